@@ -19,6 +19,8 @@ PRIVATE = 0o600
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _DRAFT = re.compile(r"\..+\.(?P<pid>\d+)\.draft")
+_open_drafts: set[str] = set()
+"""Names of the drafts that this process is writing."""
 
 
 @contextmanager
@@ -30,6 +32,7 @@ def whole_file(path: Path, *, mode: int = 0o666, overwrite: bool = True) -> Iter
     """
     # a name of its own for each of several writers
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.{os.getpid()}.draft")
+    _open_drafts.add(draft.name)
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
             yield stream
@@ -42,6 +45,7 @@ def whole_file(path: Path, *, mode: int = 0o666, overwrite: bool = True) -> Iter
         sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+        _open_drafts.discard(draft.name)
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666, overwrite: bool = True) -> None:
@@ -54,8 +58,12 @@ def sweep_drafts(folder: Path) -> None:
     """Removes the drafts of `whole_file` whose process ended without a chance to."""
     for path in folder.glob(".*.draft"):
         if draft := _DRAFT.fullmatch(path.name):
+            if (pid := int(draft["pid"])) == os.getpid():  # in a container each start has the same number
+                if path.name not in _open_drafts:
+                    path.unlink(missing_ok=True)
+                continue
             try:
-                os.kill(int(draft["pid"]), 0)
+                os.kill(pid, 0)
             except ProcessLookupError:
                 path.unlink(missing_ok=True)
             except OSError:

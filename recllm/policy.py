@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import timedelta
 from functools import cache
 from typing import ClassVar
 
@@ -115,6 +116,11 @@ class Policy(FrozenModel):
     @classmethod
     def _any_case(cls, words: frozenset[str]) -> frozenset[str]:
         return frozenset(word.casefold() for word in words)
+
+    @property
+    def clock_error(self) -> timedelta:
+        """What is dated further ahead of the clock was written by a clock that ran ahead."""
+        return timedelta(hours=max(24, self.future_hours))
 
     def is_sensitive(self, category: Iterable[str]) -> bool:
         """True when any part of a category path names a sensitive category."""

@@ -26,7 +26,7 @@ from recllm.campaigns.texts import message
 from recllm.data.dataset import utc
 from recllm.documents import guarded, plain
 from recllm.errors import NothingToDo, PolicyError
-from recllm.files import write_whole
+from recllm.files import sweep_drafts, write_whole
 from recllm.jobs.announce import announce
 from recllm.jobs.feedback import FEEDBACK_SCHEMA
 from recllm.jobs.messages import undeliverable
@@ -108,9 +108,10 @@ def export_campaign(
             "texts": {p.user_id: p.text_id for p in reached},
             "dropped": dropped,
         }
+        # before the line that says they are known: whoever repeats a stopped export records them, and nobody twice
+        _record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
         append(campaign.folder.exports, [entry])
         announce(campaign.workspace, EXPORTED, _announcement(campaign, entry, files, window))
-    _record_shown(campaign, [p for p in reached if p.user_id not in before], at)
     _logger.info("exported %d people, %d held out, %d dropped", len(reached), len(held_out), sum(dropped.values()))
     return CampaignExport(
         campaign_id=plan.campaign_id,
@@ -210,6 +211,7 @@ def _write_files(
             **({CALL_TO_ACTION: call} if channel.slots[-1].lines else {}),
         }
 
+    sweep_drafts(folder)  # of an export that was killed
     for channel in campaign.file.channels:
         if channel in campaign.file.public_channels:
             approved = [t for t in texts.values() if states[t.id].action is TextStatus.APPROVED]
@@ -273,9 +275,11 @@ def _request_id(campaign: OpenCampaign, person: PlannedPerson) -> str:
     return sha256(f"{campaign.plan.campaign_id}\0{person.user_id}".encode()).hexdigest()[:16]
 
 
-def _record_shown(campaign: OpenCampaign, people: Sequence[PlannedPerson], clock: datetime) -> None:
+def _record_shown(
+    campaign: OpenCampaign, people: Sequence[PlannedPerson], messages: Mapping[str, CampaignMessage], clock: datetime
+) -> None:
     """What people were sent counts as shown, for frequency caps and feedback: at the last second before the present, so
-    that the end of a log that is replayed stays where it is."""
+    that the end of a log that is replayed stays where it is. Each message once, however often it is recorded."""
     from recllm.ingest.record import record_events
 
     workspace = campaign.workspace
@@ -283,10 +287,12 @@ def _record_shown(campaign: OpenCampaign, people: Sequence[PlannedPerson], clock
     counted_in = workspace.gate().permits_each([p.user_id for p in people], Purpose.ANALYTICS)
     rows = [
         {
+            "event_id": f"message {messages[p.user_id].message_id}",
             "user_id": p.user_id,
             "item_id": p.item_id,
             "event": Action.SHOWN.value,
             "timestamp": at,
+            "is_timed": False,
             "request_id": _request_id(campaign, p),
             "position": 1,
             "model_version": campaign.plan.model_version,
@@ -298,5 +304,5 @@ def _record_shown(campaign: OpenCampaign, people: Sequence[PlannedPerson], clock
         if agreed and p.item_id in campaign.catalogue.items
     ]
     if rows:
-        frame = pl.DataFrame(rows, schema=FEEDBACK_SCHEMA)
+        frame = pl.DataFrame(rows, schema={**FEEDBACK_SCHEMA, "event_id": pl.String, "is_timed": pl.Boolean})
         record_events(frame, workspace.store(), source=f"campaign {campaign.plan.campaign_id}")

@@ -29,8 +29,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 
 from recllm.audiences.spread import SpreadFigures
 from recllm.documents import json_value, plain
-from recllm.errors import ConflictError, DataError, PolicyError, UsageError
-from recllm.files import lock_file, safe_id, write_whole
+from recllm.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
+from recllm.files import lock_file, safe_id, sweep_drafts, write_whole
 
 COPIES = "copies"
 """Folder of a workspace with the records of its texts."""
@@ -228,15 +228,31 @@ class CampaignFolder:
     def locked(self) -> Iterator[None]:
         """Nobody else reads or changes the campaign meanwhile. What a publication that was stopped left is put right.
 
-        Not to be nested. Raises `StoreError` when another process keeps the campaign for a minute.
+        Not to be nested. Raises `StoreError` when another process keeps the campaign for a minute, and when the disk
+        does not take what is written in the block.
         """
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with lock_file(self.path.with_name(f".{self.path.name}.lock")):
-            if self.old.exists() and self.path.exists():
-                shutil.rmtree(self.old, ignore_errors=True)
-            elif self.old.exists():  # stopped between the two renames of `publish`
-                self.old.replace(self.path)
-            yield
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with lock_file(self.path.with_name(f".{self.path.name}.lock")):
+                if self.old.exists() and self.path.exists():
+                    shutil.rmtree(self.old, ignore_errors=True)
+                elif self.old.exists():  # stopped between the two renames of `publish`
+                    self.old.replace(self.path)
+                if self.draft.exists():
+                    shutil.rmtree(self.draft, ignore_errors=True)
+                sweep_drafts(self.path)
+                yield
+        except OSError as error:
+            reason = f"{error.strerror or error}: {error.filename or self.path}"
+            raise StoreError(
+                f"the campaign {self.path.name!r} cannot be written ({reason}); nothing half done was kept: free some "
+                "space or make the folder writable, then repeat it"
+            ) from error
+
+    @property
+    def draft(self) -> Path:
+        """Where a plan lies until it is published."""
+        return self.path.with_name(f".{self.path.name}.part")
 
     def revision(self, digest: str) -> str:
         """16 hex digits over all that is known of the campaign: its file, by the digest, its plan and its logs.
@@ -271,18 +287,20 @@ def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisi
     """Puts a plan with its first decisions into its folder. Raises what `check_free` raises."""
     with folder.locked():
         folder.check_free(replace=replace)
-        draft = CampaignFolder.at(folder.path.with_name(f".{folder.path.name}.part"))
-        shutil.rmtree(draft.path, ignore_errors=True)
-        draft.path.mkdir(mode=0o700)
-        people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
-        write_whole(draft.people, _json_lines(people))
-        head = plain(dataclasses.replace(plan, people=()))
-        del head["people"]
-        write_whole(draft.plan, json.dumps(head, ensure_ascii=False, indent=1) + "\n")
-        append_decisions(draft.decisions, decisions)
-        if folder.path.exists():
-            folder.path.replace(folder.old)
-        draft.path.replace(folder.path)
+        draft = CampaignFolder.at(folder.draft)
+        try:
+            draft.path.mkdir(mode=0o700)
+            people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
+            write_whole(draft.people, _json_lines(people))
+            head = plain(dataclasses.replace(plan, people=()))
+            del head["people"]
+            write_whole(draft.plan, json.dumps(head, ensure_ascii=False, indent=1) + "\n")
+            append_decisions(draft.decisions, decisions)
+            if folder.path.exists():
+                folder.path.replace(folder.old)
+            draft.path.replace(folder.path)
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
         shutil.rmtree(folder.old, ignore_errors=True)
 
 

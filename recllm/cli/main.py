@@ -144,6 +144,9 @@ def main() -> None:
             message = f"no space left on the disk while writing {file}; free some and run this again"
         sys.stderr.write(f"recllm: {message}\n")
         sys.exit(1)
+    except MemoryError:
+        sys.stderr.write("recllm: out of memory; nothing half done was kept: close other programs, or use less data\n")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("recllm: stopped; nothing half done was kept\n")
         sys.exit(130)

@@ -18,6 +18,7 @@ from recllm.data.interactions import Ints, merge
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors, new_item_vectors
+from recllm.files import sweep_drafts
 from recllm.recommender.lineage import Lineage, Origin
 from recllm.recommender.people import Histories
 from recllm.recommender.serving_state import (
@@ -201,7 +202,7 @@ def people_who_agree(workspace: Workspace, path: Path) -> PeopleState:
         # numbers of erased events may be given again: what the store writes from now on is to count as new
         event_no = min(state.event_no, marks.event_no)
         state = without_people(path, state, keep, event_no=event_no, consent_load=consent_load)
-        _sweep(path, 0)
+        _sweep(path, 0, consent_load)
     return state
 
 
@@ -221,6 +222,7 @@ def forget_in_states(workspace: Workspace) -> None:
     for outdated in folder.glob("*.safetensors"):
         if outdated != path:
             outdated.unlink(missing_ok=True)
+    sweep_drafts(folder)
 
 
 def write_people(
@@ -232,21 +234,33 @@ def write_people(
     event_no: int,
     consent_load: int,
 ) -> None:
-    """Write the people's part of a version's state; that of one other version stays, to which one may go back quickly.
+    """Write the people's part of a version's state; that of one other version stays, to which one may go back quickly,
+    if nobody decided anything since it was made.
 
     data: everybody with all events. event_no, consent_load: how far the store was written before it was read, so that
     whatever is written meanwhile is read again.
     """
     path = people_path(workspace, version)
     save_people_state(path, data, population, event_no=event_no, consent_load=consent_load)
-    _sweep(path, 1)
+    _sweep(path, 1, consent_load)
 
 
-def _sweep(path: Path, n_others: int) -> None:
-    """Remove the people's parts of all versions but that of `path` and the latest others, so many."""
+def _sweep(path: Path, n_others: int, consent_load: int) -> None:
+    """Remove the people's parts of all versions but that of `path` and the latest others, so many, that know the same
+    decisions; and what a killed process left of one, which holds everybody's history as well."""
+    sweep_drafts(path.parent)
     others = sorted(set(path.parent.glob("*.safetensors")) - {path}, key=lambda file: file.stat().st_mtime)
-    for outdated in others[: len(others) - n_others]:
+    current = [other for other in others if _knows_decisions(other, consent_load)]
+    for outdated in set(others) - set(current[len(current) - n_others :] if n_others else ()):
         outdated.unlink(missing_ok=True)
+
+
+def _knows_decisions(path: Path, consent_load: int) -> bool:
+    """Whether a people's part is whole and was made after the load of consent of that number."""
+    try:
+        return open_people_state(path).consent_load == consent_load
+    except ModelError:
+        return False
 
 
 def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFrame:
@@ -351,16 +365,26 @@ def publish_recommender(
     variants = {tuple(sorted(row.items())): row for row in lacking_one}
     basics_vectors(encoder, list(variants.values())[: workspace.settings.serving.basics_texts], locale)
 
+    lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
+    consent_load, people = marks.load_no.get(Table.CONSENT, 0), None
+
     def save_state(folder: Path) -> None:
+        nonlocal people
         item_load = marks.load_no.get(Table.ITEMS, 0)
         of_items = (recommender.item_offsets, recommender.together)
         save_catalogue_state(folder, data, population, *of_items, locale=locale, item_load=item_load)
+        if not lineage.is_refused:  # before it serves: on a full disk the old version goes on with what it has
+            people = people_path(workspace, folder.stem)
+            save_people_state(people, everybody, population, event_no=marks.event_no, consent_load=consent_load)
 
-    lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
-    version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
-    if serving(workspace.models_dir) == version:
-        consent_load = marks.load_no.get(Table.CONSENT, 0)
-        write_people(workspace, version, everybody, population, event_no=marks.event_no, consent_load=consent_load)
+    version = None
+    try:
+        version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
+    finally:
+        if people is not None and serving(workspace.models_dir) != people.stem:
+            people.unlink(missing_ok=True)
+    if people is not None and people.exists():
+        _sweep(people, 1, consent_load)
     if workspace.store().tombstones().keys() - set(erased):
         at = datetime.now(UTC)
         mark_version_tainted(workspace.models_dir, version, at=at, use_until=tainted_until(workspace, at))

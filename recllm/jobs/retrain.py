@@ -291,7 +291,7 @@ def served_model(
         measured=data.users["user_id"].is_in(policy_gate.permitted_users(Purpose.ANALYTICS)).to_numpy(),
         as_of=as_of,
         until=int(datetime.fromisoformat(model.training["until"]).timestamp()),
-        end=window_end(data, as_of, is_replayed=log_end(workspace) == as_of),
+        end=window_end(data, as_of, is_replayed=log_end(workspace, now) == as_of),
         settings=workspace.settings.retraining,
         seed=seed,
     )

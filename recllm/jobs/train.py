@@ -16,7 +16,7 @@ from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import publish_recommender, workspace_encoder
 from recllm.schema import Encoder, Purpose
 from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings, Settings
-from recllm.workspace.workspace import Workspace, call_settings
+from recllm.workspace.workspace import Workspace, call_settings, log_end
 
 if TYPE_CHECKING:
     from recllm.encoder.onnx_export import OnnxExport
@@ -97,6 +97,8 @@ def train_workspace(
             "nobody in this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
+    if (end := log_end(workspace)) is not None and end < data.as_of:  # a clock that ran ahead wrote the rest
+        data = data.before(end)
     base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
     if lora is not None:
         tuned = tune_workspace(workspace, lora, encoder=base, progress=tell)

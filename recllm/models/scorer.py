@@ -341,9 +341,11 @@ def write_part(
     indent: int | None = None,
 ) -> None:
     """A part of a model as `name`.safetensors and `name`.json."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file({key: np.array(value, order="C") for key, value in weights.items()}, folder / f"{name}.safetensors")
+    # written here: what the library writes by itself fails with an error of its own on a full disk
+    content = save({key: np.array(value, order="C") for key, value in weights.items()})
+    (folder / f"{name}.safetensors").write_bytes(content)
     text = json.dumps(record, indent=indent, ensure_ascii=False)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 

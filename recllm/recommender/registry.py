@@ -29,7 +29,7 @@ from typing import Any
 
 from recllm.documents import FrozenModel, Text, json_text, json_value, plain
 from recllm.errors import ModelError, UsageError
-from recllm.files import lock_file, safe_id, sync_folder, write_whole
+from recllm.files import lock_file, safe_id, sweep_drafts, sync_folder, write_whole
 from recllm.recommender.lineage import GateReason, GateReport, Lineage, Origin
 
 MANIFEST = "manifest.json"
@@ -49,6 +49,8 @@ class Manifest:
     files: Mapping[str, tuple[str, int]]
     lineage: Lineage | None = None
     """Where it comes from; None for a version that was published without."""
+    number: int = 0
+    """Its place in the order of publication, whatever the clock said; 0 for one of an older recllm."""
 
     @property
     def is_refused(self) -> bool:
@@ -118,12 +120,17 @@ def publish(
         (models_dir / "versions").mkdir(parents=True, exist_ok=True)
         with lock_file(models_dir / ".lock"):
             _write_version(models_dir / "versions", version, write, lineage)
-            _inherit_taint(models_dir, version)
-            decision = _gate_decision(models_dir, lineage)
-            if decision is DecisionKind.PROMOTED:
-                _point(models_dir, decision, version)
-            else:
-                _decide(models_dir, decision, version, previous=serving(models_dir), gate=lineage and lineage.gate)
+            try:
+                _inherit_taint(models_dir, version)
+                decision = _gate_decision(models_dir, lineage)
+                if decision is DecisionKind.PROMOTED:
+                    _point(models_dir, decision, version)
+                else:
+                    _decide(models_dir, decision, version, previous=serving(models_dir), gate=lineage and lineage.gate)
+            except BaseException:
+                if serving(models_dir) != version:  # nobody decided that it exists, and each try would leave another
+                    shutil.rmtree(models_dir / "versions" / version, ignore_errors=True)
+                raise
     return version
 
 
@@ -154,7 +161,7 @@ def _remedy(models_dir: Path) -> str:
 
 
 def versions(models_dir: Path) -> list[Manifest]:
-    """Every version whose manifest can be read, oldest first."""
+    """Every version whose manifest can be read, in the order of their publication."""
     manifests = []
     for folder in sorted((models_dir / "versions").glob("*")):
         if folder.is_dir() and folder.suffix != ".tmp":
@@ -162,7 +169,7 @@ def versions(models_dir: Path) -> list[Manifest]:
                 manifests.append(_read_manifest(folder))
             except ModelError:
                 continue
-    return sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version))
+    return sorted(manifests, key=lambda manifest: (manifest.number, manifest.created_at, manifest.version))
 
 
 def open_version(models_dir: Path, version: str | None = None) -> Path:
@@ -436,6 +443,7 @@ def _write_version(
         raise ModelError(f"model version {version} exists in {versions_dir}; versions never change, choose a new name")
     for leftover in versions_dir.glob("*.tmp"):  # of killed publications: this one holds the lock
         shutil.rmtree(leftover)
+    sweep_drafts(versions_dir.parent)
     draft = versions_dir / f"{version}.tmp"
     draft.mkdir()
     try:
@@ -460,7 +468,9 @@ def _seal(draft: Path, version: str, lineage: Lineage | None) -> None:
         with (draft / name).open("rb") as stream:
             os.fsync(stream.fileno())
             files[name] = (hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
-    manifest = Manifest(version=version, created_at=datetime.now(UTC).isoformat(), files=files, lineage=lineage)
+    number = 1 + max((manifest.number for manifest in versions(draft.parents[1])), default=0)
+    now = datetime.now(UTC).isoformat()
+    manifest = Manifest(version=version, created_at=now, files=files, lineage=lineage, number=number)
     write_whole(draft / MANIFEST, _sealed(_manifest_body(manifest)))
     for folder in sorted({(draft / name).parent for name in names} - {draft}, reverse=True):
         sync_folder(folder)
@@ -483,6 +493,7 @@ def _files(folder: Path) -> list[str]:
 def _manifest_body(manifest: Manifest) -> dict[str, Any]:
     body: dict[str, Any] = {"version": manifest.version, "created_at": manifest.created_at}
     body["files"] = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()}
+    body["number"] = manifest.number
     if manifest.lineage is not None:
         body["lineage"] = plain(manifest.lineage)
     return body
@@ -501,7 +512,10 @@ def _read_manifest(folder: Path) -> Manifest:
         files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in body["files"].items()}
         lineage = Lineage(**body["lineage"]) if "lineage" in body else None
         created_at = str(body["created_at"])
-        manifest = Manifest(version=str(body["version"]), created_at=created_at, files=files, lineage=lineage)
+        number = int(body.get("number", 0))
+        manifest = Manifest(
+            version=str(body["version"]), created_at=created_at, files=files, lineage=lineage, number=number
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{path} is missing or damaged; train again, or run: recllm models rollback") from error
     # every byte of the manifest counts, too; a lineage as it was written, whatever fields later versions add to it

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,7 +33,7 @@ from recllm.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroup
 from recllm.documents import json_value
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics, ItemStatistics
-from recllm.files import PRIVATE, whole_file
+from recllm.files import PRIVATE, write_whole
 from recllm.models.sequence import SequenceModel, SequenceWeights
 from recllm.settings import CollaborativeSettings
 
@@ -138,7 +139,7 @@ def save_people_state(
         arrays |= _csr_arrays(name, getattr(population, name))
     for name in VOTED:
         arrays |= _csr_arrays(f"votes.{name}", population.group_statistics[name].votes)
-    _save(path, arrays, {"salt": salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)})
+    _save_people(path, arrays, salt, event_no, consent_load)
 
 
 def without_people(
@@ -160,9 +161,21 @@ def without_people(
         arrays["pool_basics"] = arrays["pool_basics"][pool_kept]
     for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
         arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
-    metadata = {"salt": state.salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)}
-    _save(path, arrays, metadata)
+    _save_people(path, arrays, state.salt, event_no, consent_load)
     return open_people_state(path)
+
+
+def _save_people(path: Path, arrays: Arrays, salt: bytes, event_no: int, consent_load: int) -> None:
+    numbers = {"event_no": event_no, "consent_load": consent_load, "crc32": _checksum(arrays)}
+    _save(path, arrays, {"salt": salt.hex(), **{name: str(number) for name, number in numbers.items()}})
+
+
+def _checksum(arrays: Arrays) -> int:
+    """CRC-32 of all arrays in the order of their names. No manifest stands beside the people's part."""
+    checksum = 0
+    for name in sorted(arrays):
+        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).data, checksum)
+    return checksum
 
 
 def _csr_arrays(name: str, matrix: csr_matrix) -> Arrays:
@@ -178,9 +191,12 @@ def _save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
     from safetensors.numpy import save
 
     content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata=dict(metadata))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with whole_file(path, mode=PRIVATE) as stream:
-        stream.write(content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, content, mode=PRIVATE)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -228,9 +244,11 @@ def open_catalogue_state(folder: Path) -> CatalogueState | None:
 
 
 def open_people_state(path: Path) -> PeopleState:
-    """What `save_people_state` wrote. Raises `ModelError` for a damaged one."""
+    """What `save_people_state` wrote; read once, to check it. Raises `ModelError` for a damaged one."""
     arrays, metadata = map_arrays(path)
     try:
+        if "crc32" in metadata and int(metadata["crc32"]) != _checksum(arrays):  # an older recllm wrote none
+            raise ValueError("its bytes are not those that were written")
         events = Events(*(arrays[f"events.{f.name}"] for f in fields(Events)))
         salt, event_no = bytes.fromhex(metadata["salt"]), int(metadata["event_no"])
         return PeopleState(arrays["digests"], events, arrays, salt, event_no, int(metadata["consent_load"]))

@@ -538,9 +538,13 @@ def _explained(engine: Engine, where: str) -> Iterator[None]:
     """Turns a database error into a `StoreError` of one line: what, where, what to do."""
     try:
         yield
+    except UnicodeDecodeError as error:  # of SQLite's own words about a damaged schema, which quote it
+        raise StoreError(f"the store {where} {_REMEDIES['SQLITE_CORRUPT']}") from error
     except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
         cause = getattr(error, "orig", None) or error
         name = getattr(cause, "sqlite_errorname", None) or postgres.state_of(error)
+        if str(cause).startswith("Could not decode to UTF-8"):  # of the driver, which would quote the text
+            name = "SQLITE_CORRUPT"
         first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
         remedies = (remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix))
         remedy = next(remedies, "refused the request: {cause}").replace("{cause}", first_line)

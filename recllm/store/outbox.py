@@ -16,6 +16,9 @@ from recllm.schema import Announcement, AnnouncementStatus
 from recllm.store import tables
 from recllm.store.messages import microseconds
 
+LONGEST_WAIT = timedelta(days=30)
+"""Of an attempt that waits for longer, a clock that ran ahead said when."""
+
 
 def queue(connection: sa.Connection, announcements: Sequence[Announcement]) -> None:
     """Keeps announcements, due at once."""
@@ -39,7 +42,8 @@ def is_due(connection: sa.Connection, now: datetime) -> bool:
 
 def _due(now: datetime) -> sa.ColumnElement[bool]:
     o = tables.outbox.c
-    return sa.and_(o.status == AnnouncementStatus.QUEUED.value, o.next_at <= microseconds(now))
+    is_time = sa.or_(o.next_at <= microseconds(now), o.next_at > microseconds(now + LONGEST_WAIT))
+    return sa.and_(o.status == AnnouncementStatus.QUEUED.value, is_time)
 
 
 def claim(connection: sa.Connection, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:

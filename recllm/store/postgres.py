@@ -20,6 +20,10 @@ MIN_COPY_ROWS = 200
 _KEEPALIVES: Mapping[str, int] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 """Seconds, and tries, until each side gives up a machine that died; the server then frees the lock of its load."""
 
+_USER_TIMEOUT = 60_000
+"""Milliseconds until each side gives up what it sent and nobody answered, in which case nothing is kept alive: without
+it the system tries for a quarter of an hour."""
+
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 
 _NOT_PERMITTED = "42501"
@@ -59,8 +63,11 @@ def open_engine(url: sa.URL, busy_seconds: float) -> sa.Engine:
     if not (isinstance(schema, str) and _SCHEMA_NAME.fullmatch(schema)):
         raise StoreError(f"the schema {schema!r} is not a name such as shop_1; use a to z, digits and '_'")
     options = [f"-ctcp_{name}={value}" for name, value in _KEEPALIVES.items()]
+    user_timeout = str(query.get("tcp_user_timeout", _USER_TIMEOUT))
+    options.append(f"-ctcp_user_timeout={user_timeout}")
     query["options"] = " ".join([str(query.get("options", "")), f"-csearch_path={schema}", *options])
-    query = {"connect_timeout": "10", **{n: str(v) for n, v in _KEEPALIVES.items()}, **query, "client_encoding": "utf8"}
+    limits = {"connect_timeout": "10", **{n: str(v) for n, v in _KEEPALIVES.items()}, "tcp_user_timeout": user_timeout}
+    query = {**limits, **query, "client_encoding": "utf8"}
     try:
         engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg", password=str(query.pop("password", "")) or None, query=query),

@@ -72,7 +72,11 @@ _USER = (
 )
 _DECISION = (
     sa.select(tables.consent.c.granted)
-    .where(tables.consent.c.user_key == sa.bindparam("user_key"), tables.consent.c.purpose == sa.bindparam("purpose"))
+    .where(
+        tables.consent.c.user_key == sa.bindparam("user_key"),
+        tables.consent.c.purpose == sa.bindparam("purpose"),
+        sa.or_(~tables.consent.c.granted, tables.consent.c.at <= sa.bindparam("latest")),
+    )
     .order_by(tables.consent.c.at.desc(), tables.consent.c.granted)
 )
 _HISTORY = (
@@ -85,7 +89,7 @@ _HISTORY = (
     )
     .order_by(tables.events.c.event_no)
 )
-_LAST_EVENT = sa.select(sa.func.max(tables.loads.c.last_at))
+_LAST_EVENT = sa.select(sa.func.max(tables.loads.c.last_at)).where(tables.loads.c.last_at <= sa.bindparam("latest"))
 """What is asked at each answer of a service: as text, because to build a statement takes longer than to run it."""
 
 _ALWAYS = 2**62
@@ -147,13 +151,16 @@ class StoreReader:
         without_decision: bool,
         since: datetime | None = None,
         before: datetime | None = None,
+        granted_until: datetime | None = None,
     ) -> StoredHistory:
-        """One person's, with since <= time of an event < before, if they agreed to the purpose."""
+        """One person's, with since <= time of an event < before, if they agreed to the purpose. granted_until: as in
+        `consent`."""
         rows = self._rows(_USER, {"user_id": user_id})
         if not rows:
             return StoredHistory(is_known=False, permitted=without_decision)
         user_key, basics, restricted_at = rows[0]
-        decided = self._rows(_DECISION, {"user_key": user_key, "purpose": purpose})
+        latest = _ALWAYS if granted_until is None else round(granted_until.timestamp() * 1_000_000)
+        decided = self._rows(_DECISION, {"user_key": user_key, "purpose": purpose, "latest": latest})
         if restricted_at is not None or not (bool(decided[0][0]) if decided else without_decision):
             return StoredHistory(is_known=True, permitted=False)
         limits = {
@@ -202,10 +209,17 @@ class StoreReader:
         brand = tables.items.c.brand
         return self._frame(sa.select(brand).where(brand.is_not(None)).distinct().order_by(brand))["brand"].to_list()
 
-    def consent(self, purpose: str | None = None, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
+    def consent(
+        self,
+        purpose: str | None = None,
+        user_ids: Iterable[str] | None = None,
+        *,
+        granted_until: datetime | None = None,
+    ) -> pl.DataFrame:
         """user_id, purpose, granted, at (UTC): every decision, or those for one purpose, or of these people.
 
-        Each person's stand oldest first; of one instant, the refusal last.
+        Each person's stand oldest first; of one instant, the refusal last. granted_until: without agreements that are
+        dated later than this; refusals count whatever their date.
         """
         c, u = tables.consent.c, tables.users.c
         query = sa.select(u.user_id, c.purpose, c.granted, c.at).join_from(
@@ -213,6 +227,8 @@ class StoreReader:
         )
         if purpose is not None:
             query = query.where(c.purpose == purpose)
+        if granted_until is not None:
+            query = query.where(sa.or_(~c.granted, c.at <= round(granted_until.timestamp() * 1_000_000)))
         keys = None if user_ids is None else (u.user_id, user_ids)
         frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), keys)
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
@@ -261,9 +277,12 @@ class StoreReader:
         query = query.where(loads.source.not_in(list(without_sources))).order_by(loads.load_no.desc()).limit(limit)
         return self._frame(query).with_columns(pl.col("committed_at").cast(pl.Datetime("us", "UTC")))
 
-    def last_event(self) -> datetime | None:
-        """When the latest event happened (UTC, whole seconds); None without events."""
-        ((last,),) = self._rows(_LAST_EVENT, {})
+    def last_event(self, until: datetime | None = None) -> datetime | None:
+        """When the latest event happened (UTC, whole seconds); None without events. until: of the loads that hold no
+        later one, if there is any."""
+        ((last,),) = self._rows(_LAST_EVENT, {"latest": _ALWAYS if until is None else round(until.timestamp() * 1e6)})
+        if last is None and until is not None:
+            return self.last_event()
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
     def first_shown(self) -> datetime | None:

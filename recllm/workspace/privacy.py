@@ -154,7 +154,8 @@ class HistoryFrames:
 class PolicyGate:
     """Who may be used for what. Decisions are read anew on every call, so a withdrawal acts at once.
 
-    Of several decisions of a person for a purpose the latest counts; of one instant, the refusal. Without a decision
+    Of several decisions of a person for a purpose the latest counts; of one instant, the refusal. An agreement that is
+    dated further ahead of the clock than it may err does not count; a refusal always does. Without a decision
     `consent_default` counts, except for the policy's explicit purposes, which are refused. Of an anonymous session it
     counts for the policy's `session_purposes` alone. What is read of everybody holds no sessions: they are nobody's
     neighbour, in no audience, prediction or training; only `histories` and `permits_each` answer for one that is named.
@@ -178,7 +179,7 @@ class PolicyGate:
     def permits_each(self, user_ids: Sequence[str], purpose: Purpose) -> list[bool]:
         """`permits` for many people at once, in order. Only these people's decisions are read."""
         with self._store.read() as reader:
-            decided = dict(_latest(reader, purpose, user_ids).iter_rows())
+            decided = dict(self._latest(reader, purpose, user_ids).iter_rows())
         defaults = {is_session: self._without_decision(purpose, is_session) for is_session in (False, True)}
         return [decided.get(user_id, defaults[user_id.startswith(SESSION_PREFIX)]) for user_id in user_ids]
 
@@ -228,6 +229,7 @@ class PolicyGate:
                     without_decision=defaults[user_id.startswith(SESSION_PREFIX)],
                     since=oldest,
                     before=before,
+                    granted_until=self._latest_agreement(),
                 )
                 for user_id in user_ids
             ]
@@ -285,7 +287,7 @@ class PolicyGate:
 
         sessions: whether everybody includes anonymous sessions; those among `user_ids` always count.
         """
-        latest = _latest(reader, purpose, user_ids)
+        latest = self._latest(reader, purpose, user_ids)
         people, is_session = reader.users(user_ids), pl.col("user_id").str.starts_with(SESSION_PREFIX)
         if user_ids is None and not sessions:
             people = people.filter(~is_session)
@@ -307,12 +309,16 @@ class PolicyGate:
         days = self._policy.event_days
         return None if days is None else datetime.now(UTC) - timedelta(days=days)
 
+    def _latest(self, reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
+        """user_id and granted: the last decision of everybody, or of these people; who is restricted refuses all."""
+        decisions = reader.consent(purpose.value, user_ids, granted_until=self._latest_agreement())
+        restricted = reader.restrictions(user_ids).select("user_id", granted=pl.lit(False))
+        decided = pl.concat([decisions.select("user_id", "granted"), restricted])
+        return decided.group_by("user_id", maintain_order=True).last()
 
-def _latest(reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
-    """user_id and granted: the last decision of everybody, or of these people; who is restricted refuses all."""
-    decisions = reader.consent(purpose.value, user_ids).select("user_id", "granted")
-    restricted = reader.restrictions(user_ids).select("user_id", granted=pl.lit(False))
-    return pl.concat([decisions, restricted]).group_by("user_id", maintain_order=True).last()
+    def _latest_agreement(self) -> datetime:
+        """Agreements that are dated later do not count: no refusal of today could end them."""
+        return datetime.now(UTC) + self._policy.clock_error
 
 
 def _catalogue(items: pl.DataFrame) -> pl.DataFrame:

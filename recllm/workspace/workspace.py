@@ -33,7 +33,7 @@ import tomli_w
 from recllm.data.dataset import utc
 from recllm.documents import toml_table
 from recllm.errors import RecllmError, StoreError, UsageError
-from recllm.files import lock_file, write_whole
+from recllm.files import lock_file, sweep_drafts, write_whole
 from recllm.settings import Settings, merged
 from recllm.store.database import Store, without_password
 from recllm.workspace.privacy import (
@@ -136,6 +136,7 @@ class Workspace:
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
+                sweep_drafts(root)  # of a creation that was killed, that of a key among them
                 if not (root / SETTINGS_FILE).exists():
                     for name in ("quarantine", "models", "cache"):
                         (root / name).mkdir(mode=0o700, exist_ok=True)
@@ -271,10 +272,14 @@ def fingerprint_of(keys: Sequence[bytes], tenant: str) -> str:
     return Pseudonymiser(*keys, domain="fingerprint", tenant=tenant).fingerprint()
 
 
-def log_end(workspace: Workspace) -> int | None:
-    """The second after the last event of anybody, in epoch seconds; None for an empty log."""
+def log_end(workspace: Workspace, now: datetime | None = None) -> int | None:
+    """The second after the last event of anybody, in epoch seconds; None for an empty log.
+
+    What was loaded with an event further ahead of the clock than that may err is left out, unless there is nothing
+    else: everything would be history. now: an aware time instead of the clock.
+    """
     with workspace.store().read() as reader:
-        last = reader.last_event()
+        last = reader.last_event((now or datetime.now(UTC)) + workspace.policy.clock_error)
     return None if last is None else int(last.timestamp()) + 1
 
 
@@ -287,7 +292,8 @@ def present(workspace: Workspace, now: datetime | None = None) -> int:
 
     now: an aware time instead of the clock of this machine.
     """
-    clock, end = now or datetime.now(UTC), log_end(workspace)
+    clock = now or datetime.now(UTC)
+    end = log_end(workspace, clock)
     if end is None:
         return int(clock.timestamp())
     replayed = clock - utc(end) > timedelta(days=REPLAY_DAYS)

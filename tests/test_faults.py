@@ -1,0 +1,729 @@
+"""Faults survived: kills at random moments, a full or read-only disk, jumps of the clock, damaged files, two writers,
+a lost network, no memory.
+
+`eval/faults.py` kills each operation many times; here a handful of times. What else is tested where: kills of loads and
+of publications at the level of the store and the registry in test_store, test_ingest and test_artifacts; a retraining
+that is killed in test_retrain; the service while its store is locked, full or gone and its models break in
+test_service_faults; a damaged file, no permission and a full disk below the store in test_store_sqlite; a server's lost
+connections and full disks in test_store_postgres.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command
+from postgres_server import PostgresServer
+
+from recllm.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan
+from recllm.campaigns.open_campaign import approve_texts, open_campaign, reject_texts
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import ModelError, RecllmError, StoreError
+from recllm.files import sweep_drafts, whole_file
+from recllm.jobs.load import add_consent, add_events, feedback_report, load_file, record_shown
+from recllm.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh
+from recllm.jobs.train import train_workspace
+from recllm.recommender import registry
+from recllm.recommender.saved_model import load_model
+from recllm.schema import Announcement, Purpose
+from recllm.store.database import Store
+from recllm.workspace.workspace import Workspace, log_end, present
+
+HERE = Path(__file__).parent
+SPEC = importlib.util.spec_from_file_location("faults", HERE.parent / "eval" / "faults.py")
+assert SPEC is not None and SPEC.loader is not None
+sys.modules["faults"] = faults = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(faults)
+campaign, feedback = faults.Campaign(), faults.Feedback()
+
+
+@pytest.fixture(scope="module")
+def tiny_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained workspace `shop`, to be copied."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RECLLM_KEY", raising=False)
+        patch.delenv("RECLLM_STORE_URL", raising=False)
+        faults.make_shop(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tiny_shop: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_shop, tmp_path / "copy")) / "shop"
+
+
+@pytest.fixture
+def shop(folder: Path) -> Iterator[Workspace]:
+    with Workspace.open(folder) as opened:
+        yield opened
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Any]:
+    worker = faults.Child()
+    yield worker
+    worker.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("operation", sorted(faults.OPERATIONS))
+def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing_half_done(
+    operation: str, child: Any, tiny_shop: Path
+) -> None:
+    account = faults.measure_operation(operation, 3, child, shop=tiny_shop)
+    assert account.losses == []
+    assert account.inside and account.acknowledged, "no kill landed in a step, or nothing was ever done"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("operation", ["load", "feedback"])
+def test_a_server_that_dies_or_stops_loses_nothing_either(operation: str, postgres_server: PostgresServer) -> None:
+    """The child, the server's process behind it, and the server itself, in turn."""
+    worker = faults.Child()
+    try:
+        account = faults.measure_operation(operation, 3, worker, server=postgres_server)
+    finally:
+        worker.close()
+    assert account.losses == []
+    assert account.told and set(account.by_fault) == {"child", "backend", "fast", "immediate"}
+
+
+def test_a_draft_of_an_earlier_process_of_the_same_number_is_swept(tmp_path: Path) -> None:
+    """In a container each start has the same number."""
+    left = tmp_path / f".state.{'0' * 32}.{os.getpid()}.draft"
+    left.touch()
+    with whole_file(tmp_path / "other") as stream:
+        stream.write(b"x")
+        sweep_drafts(tmp_path)
+        assert not left.exists()
+    assert (tmp_path / "other").read_bytes() == b"x"
+
+
+def test_no_state_stays_that_knows_who_withdrew(shop: Workspace) -> None:
+    """Neither that of the version before, nor what a killed process left of one."""
+    first = people_path(shop, str(registry.current(shop.models_dir)))
+    left = first.with_name(f".{first.name}.{'0' * 32}.{2**22 + 1}.draft")
+    shutil.copy(first, left)
+    refresh(shop)
+    assert first.exists() and not left.exists(), "to go back is quick as long as nobody decided anything"
+    add_consent(shop, [("u03", Purpose.PERSONALISATION, False, datetime.now(UTC))], source="test")
+    refresh(shop)
+    assert {path.name for path in first.parent.iterdir()} == {f"{registry.current(shop.models_dir)}.safetensors"}
+
+
+def test_a_stopped_export_is_repeated_and_everybody_was_shown_it_once(
+    shop: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = campaign.file(shop.root, "c")
+    campaign.plan(shop, file)
+    campaign.approve(shop, file)
+
+    def showings() -> int:
+        return int(faults.query(shop, "SELECT count(*) FROM events WHERE campaign_id = 'c'")[0][0])
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for part in ("append", "announce", "_write_files", "_record_shown"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"recllm.campaigns.export.{part}", stop)
+            campaign.export(shop, file)
+    reached = campaign.export(shop, file)
+    assert showings() == reached > 0
+    assert campaign.export(shop, file) == reached == showings()
+
+
+# --- a disk that is full, or read-only --------------------------------------------------------------------------------
+
+
+def operations(shop: Workspace) -> dict[str, Callable[[], Any]]:
+    """Everything that writes; each may be done again."""
+    of = partial(campaign.file, shop.root)
+    model = load_model(shop.models_dir)
+    return {
+        "load": lambda: load_file(shop, shop.root.parent / "more.csv", "events"),
+        "feedback": lambda: add_events(shop, feedback.batch("b"), source="test"),
+        "consent": lambda: add_consent(shop, [("u03", Purpose.EMAIL, False, datetime.now(UTC))], source="test"),
+        "plan": lambda: campaign.plan(shop, of("planned"), replace=True),
+        "approve": lambda: campaign.approve(shop, of("approved")),
+        "export": lambda: campaign.export(shop, of("exported")),
+        "publish": lambda: publish_recommender(shop, model, ToyEncoder()),
+        "promote": lambda: registry.promote(shop.models_dir, registry.versions(shop.models_dir)[0].version),
+        "erase": lambda: faults.erase(shop, "u05"),
+    }
+
+
+def contents(shop: Workspace) -> dict[str, Any]:
+    """What a refused operation may not change."""
+    with shop.store().read() as reader:
+        rows = reader.counts()
+    decided = {}
+    for name in ("approved", "exported"):
+        files = CampaignFolder.of(shop.root, name)
+        with files.locked():
+            lines = [list(read_log(log)) for log in (files.decisions, files.exports)]
+        decided[name] = (lines, read_plan(files))
+    versions = sorted(path.name for path in (shop.models_dir / "versions").iterdir())
+    pointer = (shop.models_dir / registry.POINTER).read_bytes()
+    states = sorted(path.name for path in people_path(shop, "").parent.iterdir())
+    return {"rows": rows, "campaigns": decided, "models": (versions, pointer), "states": states}
+
+
+def prepared(root: Path) -> None:
+    rows = [f"n{i},tea-{i % 10},2025-05-{1 + i % 28:02}T10:00:00Z,1,{i}.5" for i in range(4_000)]
+    (root.parent / "more.csv").write_text("\n".join(["user_id,item_id,timestamp,quantity,price", *rows]) + "\n")
+    with Workspace.open(root) as shop:
+        for name in ("approved", "exported"):
+            campaign.plan(shop, campaign.file(root, name))
+        campaign.approve(shop, campaign.file(root, "exported"))
+        campaign.file(root, "planned")
+        (root.parent / "out").mkdir()
+    with closing(sqlite3.connect(root / "store.sqlite")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@contextmanager
+def mounted(where: Path, megabytes: int) -> Iterator[None]:
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(where)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+@contextmanager
+def filled(disk: Path, left: int) -> Iterator[None]:
+    """So many bytes of a small disk are left."""
+    size = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    file = disk / "fill"
+    with file.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, size - left)
+    try:
+        yield
+    finally:
+        file.unlink()
+
+
+@contextmanager
+def no_file_grows(_: Path, limit: int) -> Iterator[None]:
+    """No write reaches behind so many bytes of a file: what needs no right to mount."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refused_and_unchanged(root: Path, names: list[str], *, all_refused: bool) -> None:
+    """Each operation happens or is refused in words; one that is refused changes nothing and leaves no draft."""
+    refused = []
+    for name in names:
+        with Workspace.open(root) as shop:
+            before, do = contents(shop), operations(shop)[name]
+            try:
+                do()
+            except RecllmError as error:
+                refused.append(name)
+                assert "\n" not in str(error) and "Errno" not in str(error), name
+                after = contents(shop)
+                if name == "export":  # messages and showings come before their files, each once
+                    before["rows"] = after["rows"]
+                assert after == before, name
+    assert refused and (refused == names or not all_refused), refused
+    assert not list(root.rglob("*.draft")) and not list(root.rglob("*.part"))
+
+
+@pytest.mark.parametrize("kind", ["a small disk", "a limit on files"])
+def test_a_full_disk_refuses_in_words_changes_nothing_and_all_goes_on_once_there_is_space(
+    kind: str, tiny_shop: Path, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "disk", 16) if kind == "a small disk" else nullcontext():
+        disk = tmp_path / "disk"
+        root = Path(shutil.copytree(tiny_shop, disk / "copy")) / "shop"
+        prepared(root)
+        with Workspace.open(root) as shop:
+            names = list(operations(shop))
+        for left in (60_000, 250_000) if kind == "a small disk" else (40_000,):
+            with (filled if kind == "a small disk" else no_file_grows)(disk, left):
+                refused_and_unchanged(root, [name for name in names if name != "erase"], all_refused=False)
+                with Workspace.open(root) as shop:
+                    assert open_recommender(shop).recommend("u02", k=1)[0].items, "readers go on"
+        with Workspace.open(root) as shop:
+            for name, do in operations(shop).items():
+                if name != "export" or not CampaignFolder.of(root, "exported").exports.exists():
+                    do()
+
+
+def test_a_full_disk_in_the_middle_of_an_erasure(tiny_shop: Path, tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 16):
+        root = Path(shutil.copytree(tiny_shop, tmp_path / "disk" / "copy")) / "shop"
+        with Workspace.open(root) as shop:
+            before = faults.rows_of(shop, "u05")
+            with filled(tmp_path / "disk", 40_000):
+                with pytest.raises(StoreError, match="disk is full; nothing of this change was kept"):
+                    faults.erase(shop, "u05")
+                assert faults.rows_of(shop, "u05") == before > 0
+            faults.erase(shop, "u05")
+            assert faults.rows_of(shop, "u05") == 0
+
+
+def test_a_failed_publication_leaves_no_version_behind(shop: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt on a full disk would make it fuller."""
+    before = sorted(path.name for path in (shop.models_dir / "versions").iterdir())
+    whole = registry.write_whole
+
+    def full(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == registry.POINTER:
+            raise OSError(28, "No space left on device")
+        whole(path, *arguments, **options)
+
+    monkeypatch.setattr(registry, "write_whole", full)
+    with pytest.raises(ModelError, match="No space left"):
+        refresh(shop)
+    assert sorted(path.name for path in (shop.models_dir / "versions").iterdir()) == before
+    assert [path.stem for path in people_path(shop, "").parent.iterdir()] == before
+    assert open_recommender(shop).recommend("u02", k=1)[0].model_version == before[0]
+
+
+def test_a_read_only_disk_refuses_in_words_and_changes_nothing(
+    tiny_shop: Path, tmp_path: Path, command: Command
+) -> None:
+    with mounted(tmp_path / "disk", 16):
+        root = Path(shutil.copytree(tiny_shop, tmp_path / "disk" / "copy")) / "shop"
+        prepared(root)
+        with Workspace.open(root) as shop:
+            before = contents(shop)
+            files, names = sorted(root.rglob("*")), list(operations(shop))
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+        for name in names:
+            with Workspace.open(root) as shop, pytest.raises(RecllmError) as caught:
+                operations(shop)[name]()
+            assert "\n" not in str(caught.value)
+        code, _, err = command("recommend", "--user", "u02", "-w", str(root))
+        assert code == 1 and "may be written" in err and "Traceback" not in err
+        assert command("models", "list", "-w", str(root))[0] == 0
+        subprocess.run(["mount", "-o", "remount,rw", str(tmp_path / "disk")], check=True)
+        assert [path for path in sorted(root.rglob("*")) if "sqlite-" not in path.name] == [
+            path for path in files if "sqlite-" not in path.name
+        ]
+        with Workspace.open(root) as shop:
+            assert contents(shop) == before
+            for do in operations(shop).values():
+                do()
+
+
+# --- a clock that jumps -----------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """What the whole program takes for the clock of the machine."""
+
+    offset = timedelta()
+
+    def back(self, **by: float) -> None:
+        self.offset = -timedelta(**by)
+
+    def to(self, moment: datetime) -> None:
+        self.offset = moment - datetime.now(UTC)
+
+    def right(self) -> None:
+        self.offset = timedelta()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    shown = Clock()
+
+    class AnyDatetime(type):
+        def __instancecheck__(cls, value: object) -> bool:
+            return isinstance(value, datetime)
+
+    class Shifted(datetime, metaclass=AnyDatetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + shown.offset
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("recllm.") and getattr(module, "datetime", None) is datetime:
+            monkeypatch.setattr(module, "datetime", Shifted)
+    return shown
+
+
+FAR = datetime(2040, 1, 1, tzinfo=UTC)
+PEOPLE_EVENTS = faults.PEOPLE * 28
+
+
+def test_versions_stand_in_the_order_of_their_publication_whatever_the_clock_says(
+    shop: Workspace, clock: Clock
+) -> None:
+    order = [str(registry.current(shop.models_dir))]
+    for jump in (lambda: clock.back(hours=1), lambda: clock.to(FAR), clock.right, lambda: clock.back(days=400)):
+        jump()
+        order.append(refresh(shop))
+        (slate,) = open_recommender(shop).recommend("u02", k=3)
+        assert slate.model_version == order[-1] and slate.items
+    assert [manifest.version for manifest in registry.versions(shop.models_dir)] == order
+    assert [decision.version for decision in registry.decisions(shop.models_dir)] == order
+    for earlier in reversed(order[:-1]):
+        assert registry.rollback(shop.models_dir) == earlier
+
+
+def test_an_event_of_a_clock_that_ran_ahead_does_not_make_the_rest_history(shop: Workspace, clock: Clock) -> None:
+    view = {"user_id": "u02", "item_id": "tea-1", "event": "view"}
+    add_events(shop, [view | {"timestamp": datetime.now(UTC)}], source="test")  # a shop that lives
+    before = present(shop)
+    clock.to(FAR)
+    add_events(shop, [view | {"timestamp": FAR}], source="test")
+    assert present(shop) >= int(FAR.timestamp())
+    clock.right()
+    assert before <= present(shop) < before + 3_600 and (log_end(shop) or 0) <= before + 1
+    slate = open_recommender(shop).recommend("u02", k=3)[0]
+    assert slate.as_of < datetime.now(UTC) + timedelta(hours=1) and slate.items
+    clock.back(hours=1)
+    assert present(shop) == log_end(shop), "what was written before the clock went back has happened"
+    clock.to(datetime(1970, 1, 2, tzinfo=UTC))  # a machine that does not know the time yet
+    assert present(shop) == int(FAR.timestamp()) + 1
+
+
+def test_what_a_clock_that_ran_ahead_wrote_is_not_learned_from(shop: Workspace, clock: Clock) -> None:
+    clock.to(FAR)
+    row = {"user_id": "u02", "item_id": "tea-1", "event": "purchase", "timestamp": FAR}
+    add_events(shop, [row], source="test")
+    clock.right()
+    trained = train_workspace(shop, encoder=ToyEncoder(), n_windows=2, epochs=1, min_steps=20)
+    until = datetime.fromisoformat(load_model(shop.models_dir).training["until"])
+    assert trained.rows == PEOPLE_EVENTS and until < datetime.now(UTC)
+
+
+def test_a_withdrawal_of_today_ends_an_agreement_of_a_clock_that_ran_ahead(shop: Workspace, clock: Clock) -> None:
+    name, gate = shop.pseudonymiser().one("u02"), shop.gate()
+
+    def decide(granted: bool, at: datetime) -> None:
+        add_consent(shop, [("u02", Purpose.PERSONALISATION, granted, at)], source="test")
+
+    def permitted() -> set[bool]:
+        history = gate.stored_histories([name], Purpose.PERSONALISATION)[0]
+        everybody = name in gate.permitted_users(Purpose.PERSONALISATION)
+        return {gate.permits(name, Purpose.PERSONALISATION), history.permitted, everybody}
+
+    clock.to(FAR)
+    decide(True, FAR)
+    assert permitted() == {True}
+    clock.right()
+    decide(False, datetime.now(UTC))
+    assert permitted() == {False}
+    decide(True, datetime.now(UTC) + timedelta(seconds=1))
+    assert permitted() == {True}, "and an agreement of today counts"
+    clock.to(FAR)
+    decide(False, FAR + timedelta(seconds=1))
+    clock.right()
+    assert permitted() == {False}, "a refusal counts whatever its date"
+
+
+def test_retention_by_a_clock_that_ran_ahead_deletes_nothing(folder: Path, clock: Clock) -> None:
+    settings = folder / "workspace.toml"
+    text, days = settings.read_text(), (datetime.now(UTC) - faults.LAST_DAY).days + 400
+    settings.write_text(text.replace("group_floor = 3", f"group_floor = 3\nevent_days = {days}"))
+    with Workspace.open(folder) as shop:
+        assert shop.policy.event_days == days
+        before = len(shop.gate().dataset(Purpose.ANALYTICS).events)
+        clock.to(FAR)
+        assert len(shop.gate().dataset(Purpose.ANALYTICS).events) == 0 < before
+        refresh(shop)
+        assert open_recommender(shop).recommend("u02", k=3)[0].items
+        clock.right()
+        assert len(shop.gate().dataset(Purpose.ANALYTICS).events) == before
+        refresh(shop)
+        assert len(open_recommender(shop, everybody=True).dataset.events) == before
+
+
+def test_logs_of_a_campaign_and_of_what_was_shown_stay_sane_while_the_clock_jumps(
+    shop: Workspace, clock: Clock
+) -> None:
+    file = campaign.file(shop.root, "c")
+    clock.to(FAR)
+    texts = campaign.plan(shop, file)
+    approve_texts(open_campaign(shop, file), texts, by="Ann", at=FAR)
+    clock.back(hours=1)
+    reject_texts(open_campaign(shop, file), texts[:1], by="Bob", at=datetime.now(UTC) - timedelta(hours=1))
+    states = open_campaign(shop, file).states
+    assert states[texts[0]].action is TextStatus.REJECTED, "the last word counts, whatever its date"
+    with CampaignFolder.of(shop.root, "c").locked():
+        assert len(list(read_log(CampaignFolder.of(shop.root, "c").decisions))) == len(texts) + 1
+    clock.right()
+    assert campaign.export(shop, file) > 0
+    recommender = open_recommender(shop)
+    for jump in (clock.right, lambda: clock.to(FAR), lambda: clock.back(hours=1)):
+        jump()
+        slates = recommender.recommend(["u02", "u03"], k=2)
+        assert record_shown(shop, slates) == 4
+        answers = [
+            {"user_id": s.user_id, "item_id": s.items[0].item_id, "event": "click", "request_id": s.request_id}
+            for s in slates
+        ]
+        add_events(shop, [row | {"timestamp": datetime.now(UTC) + clock.offset} for row in answers], source="test")
+    clock.right()
+    for outcome in feedback_report(shop):
+        assert 0 <= outcome.clicked <= outcome.showings and 0 <= outcome.ctr.low <= outcome.ctr.high <= 1
+
+
+def test_an_announcement_that_was_claimed_by_a_clock_that_ran_ahead_is_sent(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    with closing(Store.open(tmp_path / "store.sqlite", create=True)) as store:
+        store.queue_announcements([Announcement(announcement_id="a", target="t", type="x", body="{}", created_at=now)])
+        assert len(store.claim_announcements(FAR, lease=timedelta(minutes=1), limit=1)) == 1
+        assert len(store.claim_announcements(now, lease=timedelta(minutes=1), limit=1)) == 1
+        assert store.claim_announcements(now, lease=timedelta(minutes=1), limit=1) == []
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+def page_of(store: Path, name: str, leaf: bytes) -> int:
+    """Where a leaf page of a table or index begins in the file."""
+    content = store.read_bytes()
+    with closing(sqlite3.connect(store)) as database:
+        pages = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+    todo = list(pages)
+    while todo:
+        start = (todo.pop() - 1) * 4096
+        page = content[start : start + 4096]
+        if page[:1] == leaf:
+            return start
+        cells = [int.from_bytes(page[12 + 2 * n : 14 + 2 * n], "big") for n in range(int.from_bytes(page[3:5], "big"))]
+        todo += [int.from_bytes(page[cell : cell + 4], "big") for cell in cells[:1]]
+    raise AssertionError(name)
+
+
+def zero_a_page(store: Path) -> None:
+    content = bytearray(store.read_bytes())
+    start = page_of(store, "events", b"\x0d")
+    content[start : start + 4096] = bytes(4096)
+    start = page_of(store, "events_by_user", b"\x0a")
+    content[start : start + 4096] = bytes(4096)
+    store.write_bytes(content)
+
+
+def spoil_the_schema(store: Path) -> None:
+    """Of which SQLite quotes a part that is no text any more."""
+    content = store.read_bytes()
+    start = content.index(b"CREATE TABLE items")
+    named = content.rindex(b"tableitemsitems", 0, start)
+    spoiled = b"table" + b"\xff" * 10 + content[named + 15 : start] + b"\xff" * 12
+    store.write_bytes(content[:named] + spoiled + content[start + 12 :])
+
+
+def spoil_a_text(store: Path) -> None:
+    """Of which SQLite's checks know nothing."""
+    content = store.read_bytes()
+    assert content.count(b"Green tea 3") >= 1
+    store.write_bytes(content.replace(b"Green tea 3", b"Green \xff\xfe\xfd 3"))
+
+
+@pytest.mark.parametrize("damage", [zero_a_page, spoil_the_schema, spoil_a_text])
+def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
+    folder: Path, damage: Callable[[Path], None], command: Command
+) -> None:
+    store = folder / "store.sqlite"
+    with closing(sqlite3.connect(store)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = store.read_bytes()
+    damage(store)
+    with Workspace.open(folder) as shop:
+        for do in (
+            lambda: shop.gate().dataset(Purpose.ANALYTICS),
+            lambda: open_recommender(shop, recompute=True),
+            lambda: refresh(shop),
+        ):
+            with pytest.raises(StoreError, match="is damaged; put a backup in its place") as caught:
+                do()
+            assert "\n" not in str(caught.value) and "Green" not in str(caught.value)
+    code, out, err = command("describe", "-w", str(folder))
+    assert code == 1 and not out and "is damaged" in err
+    assert command("models", "list", "-w", str(folder))[0] == 0, "what needs no store goes on"
+    store.write_bytes(whole)
+    with Workspace.open(folder) as shop:
+        assert open_recommender(shop).recommend("u02", k=1)[0].items
+
+
+@pytest.mark.parametrize("at", [0.3, 0.6, 0.99])
+def test_a_flipped_or_missing_byte_of_a_serving_state_is_noticed_and_a_refresh_mends_it(
+    shop: Workspace, at: float
+) -> None:
+    path = people_path(shop, str(registry.current(shop.models_dir)))
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[int(at * len(whole))] ^= 1
+    for content in (bytes(flipped), whole[: int(at * len(whole))]):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="run: recllm refresh"):
+            open_recommender(shop)
+    version = refresh(shop)
+    assert open_recommender(shop).recommend("u02", k=1)[0].model_version == version
+    assert [file.stem for file in path.parent.iterdir()] == [version], "what is damaged is not kept"
+
+
+@pytest.mark.parametrize("file", ["scorer.safetensors", "serving.safetensors", "items.arrow", "manifest.json"])
+def test_a_cut_file_of_a_version_is_refused_and_going_back_serves(shop: Workspace, file: str) -> None:
+    first, second = registry.current(shop.models_dir), refresh(shop)
+    path = shop.models_dir / "versions" / second / file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="rollback"):
+        open_recommender(shop)
+    assert registry.rollback(shop.models_dir, first) == first
+    assert open_recommender(shop).recommend("u02", k=1)[0].items
+
+
+# --- two writers ------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+sys.path[:0] = sys.argv[3:]
+import faults
+from datetime import datetime, UTC
+name, root = sys.argv[1], faults.Path(sys.argv[2])
+load, campaign = faults.Load(), faults.Campaign()
+file = campaign.file(root, "shared")
+with faults.Workspace.open(root) as shop:
+    steps = [next(load.steps(root, int(name) * 10 + n)) for n in range(3)]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for step in steps:
+        step.do()
+        faults.refresh(shop)
+        text = faults.open_campaign(shop, file).plan.texts[int(name) % 2]
+        faults.approve_texts(faults.open_campaign(shop, file), [text.id], by=name, at=datetime.now(UTC))
+"""
+
+
+def test_two_processes_load_publish_and_decide_at_once(folder: Path) -> None:
+    """Each waits for the other, and both complete."""
+    with Workspace.open(folder) as shop:
+        texts = campaign.plan(shop, campaign.file(folder, "shared"))
+        before = len(registry.versions(shop.models_dir))
+    assert len(texts) > 1
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    places = [str(HERE.parent / "eval"), str(HERE)]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, name, str(folder), *places],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for name in ("1", "2")
+    ]
+    for writer in writers:
+        assert writer.stdout and writer.stdout.readline() == "ready\n"
+    said = [""] * 2
+
+    def go(number: int) -> None:
+        said[number] = writers[number].communicate("go\n")[1]
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [writer.returncode for writer in writers] == [0, 0], said
+    with Workspace.open(folder) as shop:
+        n_events = faults.query(shop, "SELECT count(*) FROM events WHERE basket_id LIKE 'f%'")[0][0]
+        assert n_events == 6 * (faults.Load.ROWS - faults.Load.BAD)
+        assert len(registry.versions(shop.models_dir)) == before + 6
+        assert faults.unserved(shop, [], interrupted=False) == []
+        with CampaignFolder.of(folder, "shared").locked():
+            decided = [line["by"] for line in read_log(CampaignFolder.of(folder, "shared").decisions)]
+        assert sorted(decided) == ["1"] * 3 + ["2"] * 3
+        assert faults.damage_of_file(shop) == []
+
+
+# --- a network that goes silent ---------------------------------------------------------------------------------------
+
+
+def test_both_sides_give_up_what_nobody_answers_within_a_minute(postgres_server: PostgresServer) -> None:
+    """The system itself would go on trying for a quarter of an hour, and the server would hold the lock as long."""
+    with closing(Store.open(postgres_server.url(), create=True)) as store, store._engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        assert driver.info.get_parameters()["tcp_user_timeout"] == "60000"
+        assert connection.exec_driver_sql("SHOW tcp_user_timeout").scalar() in ("1min", "60s", "60000ms", "60000")
+    url = postgres_server.url() + "&tcp_user_timeout=5000"
+    with closing(Store.open(url, create=True)) as store, store._engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver.info.get_parameters()["tcp_user_timeout"] == "5000"
+
+
+# --- no memory --------------------------------------------------------------------------------------------------------
+
+
+def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
+    shop: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, state = registry.current(shop.models_dir), sorted(shop.root.rglob("*"))
+
+    def out_of_memory(line: str) -> None:
+        if line.startswith("epoch"):
+            raise MemoryError
+
+    arguments: dict[str, Any] = {"encoder": ToyEncoder(), "n_windows": 2, "epochs": 1, "min_steps": 20}
+    with pytest.raises(MemoryError):
+        train_workspace(shop, progress=out_of_memory, **arguments)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr("recllm.recommender.serving_state.save_people_state", out_of_memory)
+        patch.setattr("recllm.jobs.recommenders.save_people_state", lambda *_, **__: out_of_memory("epoch"))
+        train_workspace(shop, **arguments)
+    assert registry.current(shop.models_dir) == before
+    unchanged = [path for path in sorted(shop.root.rglob("*")) if "sqlite-" not in path.name and path.name != ".lock"]
+    assert unchanged == [path for path in state if "sqlite-" not in path.name and path.name != ".lock"]
+    trained = train_workspace(shop, **arguments)
+    assert open_recommender(shop).recommend("u02", k=1)[0].model_version == trained.model_version
+
+
+LIMITED = """
+import resource, sys
+import torch, polars
+import recllm.jobs.train, recllm.training.scorer, recllm.recommender.recommender
+from recllm.cli import main
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + int(sys.argv.pop(1)) * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+main.main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set by what the process has")
+def test_a_training_without_memory_ends_in_words_or_by_the_system_and_the_next_one_works(folder: Path) -> None:
+    before = registry.current(folder / "models")
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    command = [sys.executable, "-c", LIMITED, "8", "train", "-w", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode != 0, done.stdout
+    assert registry.current(folder / "models") == before
+    assert [path.name for path in (folder / "models" / "versions").iterdir()] == [before]
+    assert faults.drafts(folder) == []
+    with Workspace.open(folder) as shop:
+        assert open_recommender(shop).recommend("u02", k=1)[0].model_version == before
+        assert train_workspace(shop, encoder=ToyEncoder(), n_windows=2, epochs=1, min_steps=20).model_version != before
