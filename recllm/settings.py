@@ -561,8 +561,8 @@ class PrivateTrainingSettings(FrozenModel):
     # --- the budget of the workspace
     total_epsilon: Positive = 24.0
     """All private trainings of a workspace together spend at most so much; epsilons are added up."""
-    total_delta: Annotated[float, Strict(), Field(gt=0, lt=1)] = 1e-4
-    """The same of delta."""
+    total_delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
+    """The same of delta; None for 1 / users."""
 
     # --- the loop
     sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.1

@@ -115,5 +115,3 @@ def is_listed(items: pl.DataFrame) -> NDArray[np.bool_]:
     stated = [pl.col(name).is_not_null() for name in ("title", "brand", "price")]
     listed = items.select(pl.any_horizontal(*stated, pl.col("category").list.len().fill_null(0) > 0)).to_series()
     return np.asarray(listed.fill_null(False).to_numpy(), bool)
-
-

@@ -136,7 +136,9 @@ def delta_for(n_users: int, settings: PrivateTrainingSettings) -> float:
     return settings.delta
 
 
-def planned_mechanisms(n_users: int, settings: PrivateTrainingSettings, *, adapter: bool) -> tuple[PrivateMechanism, ...]:
+def planned_mechanisms(
+    n_users: int, settings: PrivateTrainingSettings, *, adapter: bool
+) -> tuple[PrivateMechanism, ...]:
     """What a training is going to do and tell: of the adapter, where there is one, and of the scorer.
 
     Raises `UsageError` for a delta that is too large and an epsilon that no noise reaches; `MissingExtraError` without

@@ -11,6 +11,7 @@ The sum is not divided by the number of users, which would have to be kept secre
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -128,8 +129,12 @@ class PrivateDescent:
         """Sets each trainable tensor's `grad_sample`, (n_users, *shape), the gradient of each of these users' loss."""
         losses, owner = self.losses(users)
         if losses.shape != (len(users),):
-            raise ModelError(f"{len(users)} users have losses of shape {tuple(losses.shape)}; each has one of their own")
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+            raise ModelError(
+                f"{len(users)} users have losses of shape {tuple(losses.shape)}; each has one of their own"
+            )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Full backward hook is firing")  # the first layer's inputs are data
+            losses.sum().backward()  # type: ignore[no-untyped-call]
         for name, parameter in self.named.items():
             gradient: Any = getattr(parameter, "grad_sample", None)
             if gradient is None or isinstance(gradient, list):  # a list: of several passes, whose users would be mixed

@@ -103,7 +103,10 @@ def user_windows(
         for at in range(0, len(users), USER_BLOCK):
             block = users[at : at + USER_BLOCK]
             batch = ask(
-                nobody, past.rows(block), start, basics=None if basics is None else np.asarray(basics[block], np.float32)
+                nobody,
+                past.rows(block),
+                start,
+                basics=None if basics is None else np.asarray(basics[block], np.float32),
             )
             seeds = [_seed(dataset, settings, row, number) for row in block.tolist()]
             parts.append(_examples(batch, block, truth, listed, seeds, settings))

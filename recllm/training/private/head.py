@@ -112,7 +112,9 @@ class HeadExamples:
         logit = self.logits(network, rows)
         is_pair, label, is_new = (torch.from_numpy(part[rows]) for part in (w.is_pair, w.label, w.is_new))
         correction = torch.from_numpy(w.correction[rows])
-        loss = _listwise(logit, correction, label, is_pair) + _listwise(logit, correction, label & is_new, is_pair & is_new)
+        loss = _listwise(logit, correction, label, is_pair) + _listwise(
+            logit, correction, label & is_new, is_pair & is_new
+        )
         total = _log_total(logit + correction, is_pair)
         bought = (label * torch.exp(correction)).sum(dim=1).clamp(min=1.0)
         loss = loss + LEVEL_WEIGHT * (total - torch.log(bought)) ** 2
