@@ -39,7 +39,7 @@ def logit_confidence(loss: Values) -> Values:
 
 
 def likelihood_ratio_attack(confidence: Values, member: NDArray[np.bool_], *, fpr: float = 0.01) -> MembershipReport:
-    """Each model in turn is attacked with all others as shadows. Both (n_models, n_users); member: who was learned from.
+    """Each model in turn is attacked with all others as shadows. Both (n_models, n_users); member: learned from.
 
     The Gaussians have a mean for each user, and one variance for all users, as is better with few shadows. Raises
     `UsageError` where a user is a member of fewer than two of the others, or of all but one.

@@ -130,8 +130,8 @@ def retrain(
     bootstrap. encoder: the one that the serving model was trained with, where it is open already. People are learned
     from who agreed to model training, and measured if they agreed to analytics as well. What is interrupted leaves the
     serving model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
-    retraining of the workspace runs, `DataError` when the log before the window is too short to learn from, `PolicyError` for
-    a private model, or where the settings ask for privacy.
+    retraining of the workspace runs, `DataError` when the log before the window is too short to learn from,
+    `PolicyError` for a private model, or where the settings ask for privacy.
     """
     from recllm.recommender.saved_model import lineage_of
 

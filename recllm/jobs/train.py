@@ -97,10 +97,8 @@ def train_workspace(
     if private is None:
         private = epsilon is not None or (workspace.settings.privacy.required and tuned is None)
     if private:
-        if tuned is not None or arguments or epsilon is not None and epsilon <= 0:
-            raise UsageError(
-                "a private training has settings of its own, privacy.*, an epsilon above 0, and tunes the encoder itself"
-            )
+        if tuned is not None or arguments:
+            raise UsageError("a private training has settings of its own, privacy.*, and tunes the encoder itself")
         return train_privately(workspace, epsilon=epsilon, seed=seed, encoder=encoder, progress=progress, lora=lora)
     refuse_without_privacy(workspace.settings)
     started, tell = time.monotonic(), progress or logger.info
@@ -145,7 +143,8 @@ def train_privately(
     it. What it may tell of any one user is paid for in the workspace's ledger before anything is learned.
 
     epsilon: of this training; the settings' without. seed: of negatives and first weights; noise cannot be repeated.
-    Raises `PolicyError` where the budget does not allow it, and then trains nothing; `MissingExtraError` without Opacus.
+    Raises `PolicyError` where the budget does not allow it, and then trains nothing; `MissingExtraError` without
+    Opacus.
     """
     from tempfile import TemporaryDirectory
 
@@ -200,8 +199,8 @@ def refuse_without_privacy(settings: Settings) -> None:
     """Raises `PolicyError` where the settings say that everything is trained privately."""
     if settings.privacy.required:
         raise PolicyError(
-            "this workspace learns from people under differential privacy alone (privacy.required), and this would learn "
-            "without; train with: recllm train --private"
+            "this workspace learns from people under differential privacy alone (privacy.required), and this would "
+            "learn without; train with: recllm train --private"
         )
 
 

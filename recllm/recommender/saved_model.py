@@ -19,8 +19,8 @@ from recllm.models.sequence import SequenceWeights, load_sequence_model, save_se
 from recllm.recommender.lineage import GateReport, Lineage, Origin, RetrainCheck
 from recllm.recommender.registry import current, open_version, publish
 from recllm.settings import CandidateSettings, CollaborativeSettings
-from recllm.training.private.accounting import PrivacyGuarantee
 from recllm.training.calibration import ItemOffsets, load_item_offsets, save_item_offsets
+from recllm.training.private.accounting import PrivacyGuarantee
 
 MODEL_FILE = "model.json"
 ADAPTER = "adapter"
