@@ -48,14 +48,18 @@ from recllm.training.private.head import HeadExamples, HeadNetwork, learn_privat
 
 EPSILONS = (8.0, 3.0, 1.0)
 K = 10
-SETTINGS = {"cj-next28": {}, "beauty-loo": {"sampling_rate": 0.02}}
-"""Of ten times as many users a fifth is drawn a step: as many users, for as much computing."""
-MEASURED = 4_000
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cj-next28": {},
+    "beauty-loo": {"sampling_rate": 0.01, "n_windows": 2},
+}
+"""Of ten times as many users a fifth is drawn a step: about twice as many users."""
+METRICS = {"hr": hit_rate, "ndcg": ndcg}
+MEASURED = 1_000
 """Users of a slice on whom a scorer is measured at most, always the same."""
 SLICES = {"cj-next28": ("ALL", "NEW"), "beauty-loo": ("MASKED",)}
 
-N_MODELS, N_PEOPLE = 64, 800
-CONTROL = {"hidden": 64, "steps": 800, "learning_rate": 5e-3, "sampling_rate": 0.25, "averaged_share": 0.0}
+N_MODELS, N_PEOPLE = 64, 300
+CONTROL = {"hidden": 64, "steps": 300, "learning_rate": 1e-2, "sampling_rate": 0.33, "averaged_share": 0.0}
 N_CANARIES = 1_000
 
 
@@ -69,11 +73,11 @@ class Task:
     settings: PrivateTrainingSettings
 
     @classmethod
-    def of(cls, protocol: str, encoder: Encoder, args: Namespace) -> Task:
+    def of(cls, protocol: str, encoder: Encoder, args: Namespace, **changes: Any) -> Task:
         window = window_of(protocol, args, validation=args.validation)
         past = window.fit_on
         basics = basics_vectors(encoder, basics_of(past.users))
-        settings = PrivateTrainingSettings(**SETTINGS[protocol], seed=args.seed)
+        settings = PrivateTrainingSettings(**{**SETTINGS[protocol], "seed": args.seed, **changes})
         return cls(window, catalogue_vectors(encoder, past.items, past.as_of), basics, settings)
 
     @property
@@ -93,6 +97,8 @@ class Task:
 
 def main() -> None:
     parser = script_parser(__doc__, "seed", "data", "cache", "validation")
+    parser.add_argument("--full", action="store_true", help="train recllm without privacy here, too")
+    parser.add_argument("--protocol", action="append", choices=tuple(SLICES), help="of the quality; all without")
     parser.add_argument("--part", action="append", choices=tuple(PARTS), help="only these parts; all without")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,7 +132,7 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     mechanisms: dict[str, Any] = {}
     hashes, used = {}, {}
-    for protocol in SLICES:
+    for protocol in args.protocol or SLICES:
         task = Task.of(protocol, encoder, args)
         examples = HeadExamples.of(task.windows(), task.vectors, task.directions())
         say("%s: %d examples of %d users", protocol, len(examples.windows), examples.windows.n_users)
@@ -143,7 +149,7 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
             mechanisms[f"{protocol} {epsilon:g}"] = mechanism.model_dump()
             say("%s epsilon %g: %s", protocol, epsilon, rows[f"epsilon {epsilon:g}"])
         if not args.validation:
-            rows["recllm without privacy"] = full(task, encoder, protocol, args.seed)
+            rows["recllm without privacy"] = full(task, encoder, protocol, args.seed, trained_here=args.full)
         tables[protocol], hashes[protocol] = rows, task.window.data_hash
         used[protocol] = task.settings.model_dump(mode="json")
     return {
@@ -161,14 +167,16 @@ def measured(task: Task, network: HeadNetwork, protocol: str, vectors: Floats | 
     scorer = served_scorer(network, main_directions(vectors[task.listed], task.settings.components))
     population = private_population(past.items, vectors, past.as_of, scorer, CollaborativeSettings(target=TARGET))
     ranker, values = ItemRanker(scorer, population, PRIVATE_CANDIDATES), {}
+    first = window.slice(SLICES[protocol][0])
+    people = first.users[measured_users(len(first.users))]
+    query = window.query(replace(first, users=people), K)
+    allowed = np.isin(np.arange(past.n_items), query.items)
+    users = UserInputs(query.dataset.events.rows(people), query.as_of, None, task.basics[people])
+    both = ranker.rank_with_and_without_repeats(users, 2 * K, allowed=allowed)
     for name in SLICES[protocol]:
         part = window.slice(name)
-        sample = measured_users(len(part.users))
-        query = window.query(replace(part, users=part.users[sample], truth=part.truth.rows(sample)), K)
-        allowed = np.isin(np.arange(past.n_items), query.items)
-        users = UserInputs(query.dataset.events.rows(query.users), query.as_of, None, task.basics[query.users])
-        lists = ranker.rank(users, K, allowed=allowed, repeats=not part.mask_seen).item
-        values[name] = figures_of(lists, part.truth.rows(sample))
+        of_both, at, in_part = np.intersect1d(people, part.users, return_indices=True)
+        values[name] = figures_of(both[part.mask_seen].item[at], part.truth.rows(in_part)) | {"users": len(of_both)}
     return values
 
 
@@ -178,23 +186,23 @@ def measured_users(n: int) -> Ints:
 
 
 def figures_of(lists: NDArray[np.int32], truth: Truth) -> dict[str, float]:
-    return {f"hr@{K}": average(hit_rate(lists, truth, K)), f"ndcg@{K}": average(ndcg(lists, truth, K))}
+    return {f"{name}@{k}": average(metric(lists, truth, k)) for k in (K, 2 * K) for name, metric in METRICS.items()}
 
 
-def full(task: Task, encoder: Encoder, protocol: str, seed: int) -> dict[str, Any]:
-    """What `recllm advise` proposes, its encoder left as it is: it counts the crowd, and knows nothing of privacy. Where
-    a result file holds these very figures, they are taken from there."""
-    window, stored = task.window, RESULTS / f"{protocol}.json"
-    if stored.exists():
-        record = json.loads(stored.read_text("utf-8"))
-        slices = record["systems"]["recllm"]
-        if record["data_hash"] == window.data_hash and all(f"hr@{K}" in slices[name] for name in SLICES[protocol]):
-            of_all = {n: {f"{m}@{K}": slices[n][f"{m}@{K}"] for m in ("hr", "ndcg")} for n in SLICES[protocol]}
-            return of_all | {"source": f"{stored.name}, all users"}
-    system, values = learned_system(encoder, advised_recipe(window.fit_on, encoder, tuned=False, seed=seed)), {}
+def full(task: Task, encoder: Encoder, protocol: str, seed: int, *, trained_here: bool) -> dict[str, Any]:
+    """recllm as it is otherwise trained, from its own result file: all users of the slices, at that protocol's k. With
+    `--full` it is trained here, its encoder left as it is."""
+    record = json.loads((RESULTS / f"{protocol}.json").read_text("utf-8"))
+    names = [f"{metric}@{record['k']}" for metric in METRICS]
+    slices = record["systems"]["recllm"]
+    values: dict[str, Any] = {part: {name: slices[part][name] for name in names} for part in SLICES[protocol]}
+    values |= {"source": f"{protocol}.json", "same_data": record["data_hash"] == task.window.data_hash}
+    if not trained_here:
+        return values
+    system = learned_system(encoder, advised_recipe(task.window.fit_on, encoder, tuned=False, seed=seed))
     for name in SLICES[protocol]:
-        part = window.slice(name)
-        values[name] = figures_of(system.rank(window.query(part, K)).items, part.truth)
+        part = task.window.slice(name)
+        values[name] |= figures_of(system.rank(task.window.query(part, 2 * K)).items, part.truth)
     return values
 
 
@@ -269,7 +277,7 @@ def private_like(past: Dataset, vectors: Floats) -> Any:
 
 
 def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
-    task = Task.of("cj-next28", encoder, args)
+    task = Task.of("cj-next28", encoder, args, n_windows=1)
     rng = np.random.default_rng([args.seed, 1])
     windows = task.windows()
     people = np.sort(rng.permutation(np.unique(windows.user))[:N_PEOPLE])
@@ -345,7 +353,7 @@ def with_canaries(windows: UserWindows, n: int, rng: np.random.Generator) -> Use
 
 
 def audit(encoder: Encoder, args: Namespace) -> dict[str, Any]:
-    task = Task.of("cj-next28", encoder, args)
+    task = Task.of("cj-next28", encoder, args, n_windows=1)
     rng = np.random.default_rng([args.seed, 2])
     windows = task.windows()
     people = np.sort(rng.permutation(np.unique(windows.user)))
@@ -363,7 +371,7 @@ def audit(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     examples = HeadExamples.of(mislabelled, task.vectors, task.directions())
     users = np.concatenate([np.arange(n_real), n_real + np.flatnonzero(included)])
     for name in ("private", "control"):
-        control = task.settings.model_copy(update=CONTROL | {"steps": 1_500, "sampling_rate": 0.1})
+        control = task.settings.model_copy(update=CONTROL | {"steps": 600, "sampling_rate": 0.1})
         network = task.network(task.settings if name == "private" else control)
         if name == "private":
             learn_privately(network, examples, task.settings, mechanism, users=users)

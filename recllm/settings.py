@@ -565,7 +565,7 @@ class PrivateTrainingSettings(FrozenModel):
     """The same of delta; None for 1 / users."""
 
     # --- the loop
-    sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.1
+    sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.05
     """Chance of a user to be learned from in a step, each by a draw of their own."""
     steps: Count = 300
     """Of the scorer; all of them are made, as an early end would have to look at people."""

@@ -1,4 +1,4 @@
-"""What a private model is and serves from: the catalogue, and what the model itself says; nothing counted over people."""
+"""What a private model serves from: the catalogue, and what the model itself says; nothing counted over people."""
 
 from __future__ import annotations
 

@@ -107,7 +107,8 @@ def tune_privately(
     averaged = AveragedWeights(tower.parameters, mechanism.steps, settings.averaged_share)
     tell = progress or (lambda _: None)
     tell(
-        f"private adapter: {mechanism.steps} steps, noise {mechanism.noise_multiplier:.3g}, epsilon {mechanism.epsilon:.3g}"
+        f"private adapter: {mechanism.steps} steps, noise {mechanism.noise_multiplier:.3g}, "
+        f"epsilon {mechanism.epsilon:.3g}"
     )
 
     def after_step(number: int) -> None:

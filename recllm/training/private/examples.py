@@ -84,8 +84,8 @@ def user_windows(
     settings: PrivateTrainingSettings,
     population: CollaborativeSettings,
 ) -> UserWindows:
-    """The examples of all users. vectors: unit rows of the items by the catalogue alone, (n_items, dim). basics: Emb(I),
-    (n_users, dim), or None.
+    """The examples of all users. vectors: unit rows of the items by the catalogue alone, (n_items, dim). basics:
+    Emb(I), (n_users, dim), or None.
 
     Raises `DataError` when nobody bought a listed item in any window.
     """

@@ -106,7 +106,7 @@ class HeadExamples:
         return logits
 
     def losses(self, network: HeadNetwork, rows: Ints) -> Tensor:
-        """Of each example, (len(rows),), from nothing but its own pairs; 0 for the row -1, a user without an example."""
+        """Of each example, (len(rows),), from its own pairs alone; 0 for the row -1, a user without an example."""
         w, has = self.windows, torch.from_numpy(rows >= 0)
         rows = np.maximum(rows, 0)
         logit = self.logits(network, rows)
@@ -130,8 +130,8 @@ def fit_private_scorer(
     population: CollaborativeSettings | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> PrivateScorer:
-    """Learn the scorer privately. vectors: of the items by the catalogue alone, unit rows (n_items, dim). basics: Emb(I)
-    of the users, (n_users, dim), or None. mechanism: what `planned_mechanisms` says of the scorer.
+    """Learn the scorer privately. vectors: of the items by the catalogue alone, unit rows (n_items, dim). basics:
+    Emb(I) of the users, (n_users, dim), or None. mechanism: what `planned_mechanisms` says of the scorer.
 
     Nothing about the people leaves this function but the weights: no loss and no metric is logged. Raises `DataError`
     when there is nothing to learn from; what `PrivateDescent` raises.
