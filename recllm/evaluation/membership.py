@@ -46,7 +46,7 @@ def likelihood_ratio_attack(confidence: Values, member: NDArray[np.bool_], *, fp
     """
     n_models, n_users = member.shape
     n_in = member.sum(axis=0)
-    if n_in.min(initial=0) < 3 or (n_models - n_in).min(initial=0) < 3:
+    if n_in.min(initial=n_models) < 3 or (n_models - n_in).min(initial=n_models) < 3:
         raise UsageError("each user must be in three models at least, and out of three; train more shadow models")
     aucs, rates = [], []
     for target in range(n_models):
