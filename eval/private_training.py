@@ -111,6 +111,7 @@ class Task:
 def main() -> None:
     parser = script_parser(__doc__, "seed", "data", "cache", "validation")
     parser.add_argument("--full", action="store_true", help="train recllm without privacy here, too")
+    parser.add_argument("--quick", action="store_true", help="quality on two windows and 300 users")
     parser.add_argument("--protocol", action="append", choices=tuple(SLICES), help="of the quality; all without")
     parser.add_argument("--part", action="append", choices=tuple(PARTS), help="only these parts; all without")
     args = parser.parse_args()
@@ -146,19 +147,19 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     mechanisms: dict[str, Any] = {}
     hashes, used = {}, {}
     for protocol in args.protocol or SLICES:
-        task = Task.of(protocol, encoder, args)
+        task = Task.of(protocol, encoder, args, **({"n_windows": 2} if args.quick else {}))
         examples = HeadExamples.of(task.windows(), task.vectors, task.directions())
         say("%s: %d examples of %d users", protocol, len(examples.windows), examples.windows.n_users)
-        rows = {"first weights": measured(task, task.network(task.settings), protocol)}
+        rows = {"first weights": measured(task, task.network(task.settings), protocol, args)}
         plain = task.network(task.settings)
         learn_without_privacy(plain, examples, task.settings, np.random.default_rng(args.seed))
-        rows["without privacy, same features"] = measured(task, plain, protocol)
+        rows["without privacy, same features"] = measured(task, plain, protocol, args)
         for epsilon in EPSILONS:
             settings = task.settings.model_copy(update={"epsilon": epsilon})
             mechanism = planned_mechanisms(examples.windows.n_users, settings, adapter=False)[0]
             network = task.network(settings)
             learn_privately(network, examples, settings, mechanism)
-            rows[f"epsilon {epsilon:g}"] = measured(task, network, protocol)
+            rows[f"epsilon {epsilon:g}"] = measured(task, network, protocol, args)
             mechanisms[f"{protocol} {epsilon:g}"] = mechanism.model_dump()
             say("%s epsilon %g: %s", protocol, epsilon, rows[f"epsilon {epsilon:g}"])
         if not args.validation:
@@ -173,15 +174,14 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     }
 
 
-def measured(task: Task, network: HeadNetwork, protocol: str, vectors: Floats | None = None) -> dict[str, Any]:
+def measured(task: Task, network: HeadNetwork, protocol: str, args: Namespace) -> dict[str, Any]:
     """HR@10 and NDCG@10 of each slice, served as a private model is."""
     window, past = task.window, task.window.fit_on
-    vectors = task.vectors if vectors is None else vectors
-    scorer = served_scorer(network, main_directions(vectors[task.listed], task.settings.components))
-    population = private_population(past.items, vectors, past.as_of, scorer, CollaborativeSettings(target=TARGET))
+    scorer = served_scorer(network, task.directions())
+    population = private_population(past.items, task.vectors, past.as_of, scorer, CollaborativeSettings(target=TARGET))
     ranker, values = ItemRanker(scorer, population, PRIVATE_CANDIDATES), {}
     first = window.slice(SLICES[protocol][0])
-    people = first.users[measured_users(len(first.users))]
+    people = first.users[measured_users(len(first.users), 300 if args.quick else MEASURED)]
     query = window.query(replace(first, users=people), K)
     allowed = np.isin(np.arange(past.n_items), query.items)
     users = UserInputs(query.dataset.events.rows(people), query.as_of, None, task.basics[people])
@@ -193,9 +193,9 @@ def measured(task: Task, network: HeadNetwork, protocol: str, vectors: Floats | 
     return values
 
 
-def measured_users(n: int) -> Ints:
-    """Numbers of those on whom scorers are measured, of n."""
-    return np.sort(np.random.default_rng(0).permutation(n)[:MEASURED])
+def measured_users(n: int, size: int) -> Ints:
+    """Numbers of those on whom scorers are measured, of n at most `size`."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:size])
 
 
 def figures_of(lists: NDArray[np.int32], truth: Truth) -> dict[str, float]:
@@ -263,7 +263,7 @@ def adapter(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     examples = HeadExamples.of(moved.windows(), moved.vectors, moved.directions())
     network = task.network(task.settings)
     learn_privately(network, examples, task.settings, mechanisms[1])
-    rows = {"epsilon 8, adapter and scorer": measured(moved, network, protocol)}
+    rows = {"epsilon 8, adapter and scorer": measured(moved, network, protocol, args)}
     rows |= {f"by text alone, {name}": value for name, value in text.items()}
     return {"quality": {f"{protocol} adapter": rows}, "epsilon": {"adapter": [m.model_dump() for m in mechanisms]}}
 

@@ -137,11 +137,11 @@ def text_examples(dataset: Dataset, text_of: Ints, settings: PrivateTrainingSett
         is_new = (first_bought >= start) & (first_bought < start + horizon) & listed[tally.key]
         past = purchases.select((purchases.at < start) & listed[purchases.item])
         for user in np.unique(tally.user[is_new]).tolist():
-            own = slice(past.indptr[user], past.indptr[user + 1])
-            if own.start == own.stop:
+            run = slice(past.indptr[user], past.indptr[user + 1])
+            if run.start == run.stop:
                 continue
-            items, place = np.unique(past.item[own], return_inverse=True)
-            weight = np.bincount(place, decay(past.at[own], start, HALF_LIFE_DAYS))
+            items, group = np.unique(past.item[run], return_inverse=True)
+            weight = np.bincount(group, decay(past.at[run], start, HALF_LIFE_DAYS))
             heaviest = np.lexsort((items, -weight))[: settings.lora_history]
             bought = tally.key[is_new][slice(*np.searchsorted(tally.user[is_new], [user, user + 1]))]
             seed = [settings.seed, number, zlib.crc32(str(dataset.users[USER_COLUMN][user]).encode())]

@@ -146,9 +146,9 @@ def _examples(
         rng = np.random.default_rng(seeds[row])
         positives = truth.key[first[row] : last[row]]
         owned = batch.owned.key[ends[row] : ends[row + 1]]
-        near = _near_items(batch, row)
+        near_items = _near_items(batch, row)
         kind = np.zeros(n_items, np.int8)  # 0: any other item, 1: near, 2: bought before, 3: not to be drawn
-        kind[near], kind[owned] = 1, 2
+        kind[near_items], kind[owned] = 1, 2
         kind[positives], kind[~listed] = 3, 3
         sizes = (settings.own_negatives, settings.near_negatives, settings.catalogue_negatives)
         negatives = [np.flatnonzero(kind == number) for number in (2, 1, 0)]
