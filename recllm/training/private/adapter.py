@@ -93,9 +93,7 @@ def tune_privately(
         plain.weights, max_length=plain.limit, prompts=plain.prompts, device=device, progress=False
     )
     tower = Tower(trained, texts, lora)
-    tower.keep(
-        np.unique(np.concatenate([examples.history.ravel(), examples.positives.ravel(), examples.listed]).clip(0))
-    )
+    tower.keep(np.unique(examples.listed))
     rng = np.random.default_rng()  # seeded by the system
 
     def losses(users: Ints) -> tuple[Tensor, Tensor]:
