@@ -553,6 +553,72 @@ class ScorerTrainingSettings(FrozenModel):
     """Pull of each weight of the ranking for new users towards popularity."""
 
 
+class PrivateTrainingSettings(FrozenModel):
+    """Learning under user-level differential privacy: see `recllm.training.private`. The loop's values were chosen on
+    the tuning windows of public logs; none is to be chosen on a shop's own people, which would cost privacy too."""
+
+    section: ClassVar[str] = "privacy"
+
+    required: Flag = False
+    """Whether every training is private without being asked for, and one that is not is refused."""
+    epsilon: Positive = 8.0
+    """What one training may tell of any one user: whatever it publishes is at most exp(epsilon) times as likely with
+    the user as without, but for a chance of delta."""
+    delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
+    """Must lie below 1 / users; None for the largest power of ten at most 1 / (10 x users)."""
+    lora_share: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.5
+    """Share of epsilon and delta that the encoder's adapter takes, where it is trained too."""
+    accountant: Literal["prv", "rdp"] = "prv"
+    """By which the noise is set: prv is tight, rdp claims more than is spent. A model tells both."""
+
+    # --- the budget of the workspace
+    total_epsilon: Positive = 24.0
+    """All private trainings of a workspace together spend at most so much; epsilons are added up."""
+    total_delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
+    """The same of delta; None for 1 / users."""
+
+    # --- the loop
+    sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.05
+    """Chance of a user to be learned from in a step, each by a draw of their own."""
+    steps: Count = 300
+    """Of the scorer; all of them are made, as an early end would have to look at people."""
+    max_grad_norm: GradientNorm = 1.0
+    """A user's gradient is shortened to this length."""
+    learning_rate: LearningRate = 1e-2
+    averaged_share: Share = 0.5
+    """The weights are the mean over so many of the last steps, which costs no privacy."""
+    hidden: Count = 16
+    """Units of the hidden layer beside the linear score."""
+    components: Count = 24
+    """Main directions of the catalogue's item vectors that the score reads of a user and an item."""
+
+    # --- the examples
+    horizon_days: Count = 28
+    """Length of a window, and how far ahead the probability looks."""
+    n_windows: Count = 4
+    """Past windows, back to back; a user is learned from in one of them a step."""
+    positives: Count = 16
+    """Purchases of a window, drawn where there are more."""
+    own_negatives: CountOrZero = 24
+    """Drawn from what the user bought before and did not buy in the window."""
+    near_negatives: CountOrZero = 24
+    """Drawn from the types of items that the user buys or, in a catalogue without types, the nearest texts."""
+    catalogue_negatives: Count = 32
+    """Drawn from the whole catalogue."""
+
+    # --- the adapter
+    lora_steps: Count = 60
+    lora_sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.03
+    lora_learning_rate: LearningRate = 1e-3
+    lora_history: Count = 6
+    """Heaviest items of a user whose texts make the set."""
+    lora_positives: Count = 2
+    lora_negatives: Count = 12
+    """Items drawn from the catalogue."""
+    seed: Seed = 0
+    """Of negatives and first weights. Users and noise are drawn from the system's own source of chance."""
+
+
 class SequenceModelSettings(FrozenModel):
     """How the sequence of what users bought is learned. Cost is linear in events x epochs."""
 
@@ -1071,6 +1137,7 @@ class Settings(FrozenModel):
     webhooks: WebhookSettings = WebhookSettings()
     search: SearchSettings = SearchSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
+    privacy: PrivateTrainingSettings = PrivateTrainingSettings()
     sequence: SequenceModelSettings = SequenceModelSettings()
     lora: LoraSettings = LoraSettings()
     copywriter: CopywriterSettings = CopywriterSettings()

@@ -85,6 +85,13 @@ def train(
     lora_loss: Annotated[str | None, typer.Option(help="window, in-batch or bce.")] = None,
     report_to: Annotated[str, typer.Option(help="Trackers of the fine-tuning, with commas.")] = "",
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the fastest otherwise.")] = None,
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--no-private", help="Under user-level differential privacy; as privacy.required says."),
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="What this private training may tell of any one user; privacy.epsilon.")
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -113,7 +120,7 @@ def train(
         lora_settings = {name: value for name, value in options.items() if value is not None}
         arguments |= {"progress": note, "lora": LoraSettings.model_validate(lora_settings)}
     with open_shop(workspace) as shop, progress_lines():
-        done = train_workspace(shop, seed=seed, **arguments)
+        done = train_workspace(shop, seed=seed, private=private, epsilon=epsilon, **arguments)
     lines = [f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s"]
     lines += [f"  {name} {value:.4f}" for name, value in done.metrics.items()]
     show(done, lines, json=json)
@@ -217,8 +224,9 @@ def list_models(workspace: WorkspaceDir, json: Json) -> None:
         gate = lineage.gate if lineage else None
         state = "serves" if record.serves else gate.verdict.value if gate and gate.verdict == "refused" else ""
         origin, reasons = lineage.origin.value if lineage else "", ", ".join(gate.reasons) if gate else ""
-        cells.append((record.version, record.created_at[:19], record.megabytes, origin, state, reasons))
-    lines = table(cells, ("version", "published", "MB", "origin", "", "gate")) if cells else []
+        privacy = f"epsilon {lineage.privacy.epsilon:.3g}" if lineage and lineage.privacy else ""
+        cells.append((record.version, record.created_at[:19], record.megabytes, origin, state, reasons, privacy))
+    lines = table(cells, ("version", "published", "MB", "origin", "", "gate", "privacy")) if cells else []
     show(history, lines, json=json)
     if not cells:
         raise NothingToDo(f"no model was published; train one with: recllm train -w {workspace}")

@@ -24,7 +24,7 @@ from recllm.errors import DataError, PolicyError
 from recllm.files import lock_file
 from recllm.jobs.experiments import treatment_models
 from recllm.jobs.recommenders import forget_in_states, model_encoder, publish_recommender, usable_version
-from recllm.jobs.train import train_workspace, tune_workspace
+from recllm.jobs.train import refuse_without_privacy, train_workspace, tune_workspace
 from recllm.recommender.lineage import (
     CheckKind,
     CheckVerdict,
@@ -146,17 +146,20 @@ def retrain(
     bootstrap. encoder: the one that the serving model was trained with, where it is open already. People are learned
     from who agreed to model training, and measured if they agreed to analytics as well. What is interrupted leaves the
     serving model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
-    retraining of the workspace runs, `DataError` when the log before the window is too short to learn from.
+    retraining of the workspace runs, `DataError` when the log before the window is too short to learn from,
+    `PolicyError` for a private model, or where the settings ask for privacy.
     """
     from recllm.recommender.saved_model import lineage_of
 
     started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
+    refuse_without_privacy(workspace.settings)
     with lock_file(workspace.models_dir / LOCK, wait_seconds=0.0):
         if (version := serving(workspace.models_dir)) is not None and usable_version(workspace) is None:
             tell(
                 f"{version} may not be used any more, so there is nothing to compare with: a model is trained by itself"
             )
             return _replacement(workspace, version, now=now, seed=seed, encoder=encoder, progress=tell)
+        _refuse_after_privacy(workspace)
         served = served_model(workspace, now=now, seed=seed, encoder=encoder)
         taint = taints(workspace.models_dir).get(str(served.model.version))
         tell(f"checks of {served.model.version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
@@ -210,6 +213,19 @@ def retrain(
         removed=tuple(removed),
         seconds=time.monotonic() - started,
     )
+
+
+def _refuse_after_privacy(workspace: Workspace) -> None:
+    """Raises `PolicyError` where the serving model is private: its challenger, and the figures of the gate, would not
+    be."""
+    from recllm.recommender.saved_model import load_model
+
+    model = load_model(workspace.models_dir)
+    if model.privacy is not None:
+        raise PolicyError(
+            f"model {model.version} was trained privately, and retraining would judge and train without privacy; train "
+            "again with: recllm train --private"
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

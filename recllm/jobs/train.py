@@ -79,6 +79,8 @@ def train_workspace(
     progress: Callable[[str], None] | None = None,
     lora: LoraSettings | None = None,
     tuned: TunedEncoder | None = None,
+    private: bool | None = None,
+    epsilon: float | None = None,
     **arguments: Any,
 ) -> Trained:
     """Train the scorer on people who agreed to it, and publish it as the current model.
@@ -86,19 +88,21 @@ def train_workspace(
     `recllm.training.advise` chooses the settings, and whether there is a sequence model; what the workspace's settings
     say stands above its advice, and `arguments`, fields of `ScorerTrainingSettings`, above both. lora: fine-tune the
     encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that.
-    Raises `DataError` when the log is too small to learn from.
+    private: learn under differential privacy, see `train_privately`; None where the settings ask for it, or an epsilon
+    is given. Raises `DataError` when the log is too small to learn from, `PolicyError` for a training without privacy
+    where the settings ask for it.
     """
     from recllm.recommender.recommender import Recommender
 
+    if private is None:
+        private = epsilon is not None or (workspace.settings.privacy.required and tuned is None)
+    if private:
+        if tuned is not None or arguments:
+            raise UsageError("a private training has settings of its own, privacy.*, and tunes the encoder itself")
+        return train_privately(workspace, epsilon=epsilon, seed=seed, encoder=encoder, progress=progress, lora=lora)
+    refuse_without_privacy(workspace.settings)
     started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
-    data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
-    if not len(data.events):
-        raise PolicyError(
-            "nobody in this workspace has agreed to model training; load a consent table, "
-            "or make the workspace with --consent-default granted"
-        )
-    if (end := log_end(workspace)) is not None and end < data.as_of:  # a clock that ran ahead wrote the rest
-        data = data.before(end)
+    data = _training_data(workspace)
     base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
     if lora is not None:
         tuned = tune_workspace(workspace, lora, encoder=base, progress=tell)
@@ -126,6 +130,94 @@ def train_workspace(
     )
 
 
+def train_privately(
+    workspace: Workspace,
+    *,
+    epsilon: float | None = None,
+    seed: int = 0,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
+    lora: LoraSettings | None = None,
+) -> Trained:
+    """Train the scorer, and with `lora` the encoder's adapter first, under user-level differential privacy, and publish
+    it. What it may tell of any one user is paid for in the workspace's ledger before anything is learned.
+
+    epsilon: of this training; the settings' without. seed: of negatives and first weights; noise cannot be repeated.
+    Raises `PolicyError` where the budget does not allow it, and then trains nothing; `MissingExtraError` without
+    Opacus.
+    """
+    from tempfile import TemporaryDirectory
+
+    from recllm.recommender.private_model import fit_private_model
+    from recllm.training.private.accounting import PrivacyGuarantee, planned_mechanisms
+    from recllm.workspace.privacy_ledger import PrivacyLedger
+
+    started, tell, settings = time.monotonic(), progress or logger.info, workspace.settings
+    erased = workspace.store().tombstones()
+    asked_for = {} if epsilon is None else {"epsilon": float(epsilon)}
+    limits = settings.privacy.model_copy(update={**asked_for, "seed": seed} if seed else asked_for)
+    data = _training_data(workspace)
+    guarantee = PrivacyGuarantee.of(planned_mechanisms(data.n_users, limits, adapter=lora is not None))
+    base = encoder or workspace_encoder(workspace)
+    ledger = PrivacyLedger(workspace.root)
+    ledger.spend(guarantee.epsilon, guarantee.delta, guarantee.mechanisms, limits, data.n_users)
+    budget = ledger.budget(limits, data.n_users)
+    tell(
+        f"private training: epsilon {guarantee.epsilon:.3g} is spent, {budget.epsilon_left:.3g} left in this workspace"
+    )
+    with TemporaryDirectory(dir=workspace.cache_dir) as scratch:
+        tuned, adapter = base, None
+        if lora is not None:
+            from recllm.training.lora.tune import ADAPTER
+            from recllm.training.private.adapter import tune_privately
+
+            adapter_settings = settings.lora.model_copy(update=lora.explicit())
+            tuned = tune_privately(
+                data,
+                base,
+                limits,
+                guarantee.mechanisms[0],
+                Path(scratch),
+                lora=adapter_settings,
+                locale=settings.locale,
+                progress=tell,
+            )
+            adapter = Path(scratch) / ADAPTER
+        model = fit_private_model(
+            data,
+            tuned,
+            limits,
+            guarantee,
+            locale=settings.locale,
+            collaborative=settings.collaborative,
+            progress=tell,
+        )
+        private = replace(model, adapter=adapter)
+        version = publish_recommender(workspace, private, tuned, erased=erased, progress=tell)
+    return Trained(model_version=version, rows=len(data.events), seconds=time.monotonic() - started, metrics={})
+
+
+def refuse_without_privacy(settings: Settings) -> None:
+    """Raises `PolicyError` where the settings say that everything is trained privately."""
+    if settings.privacy.required:
+        raise PolicyError(
+            "this workspace learns from people under differential privacy alone (privacy.required), and this would "
+            "learn without; train with: recllm train --private"
+        )
+
+
+def _training_data(workspace: Workspace) -> Dataset:
+    """Of the people who agreed to model training."""
+    data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+    if not len(data.events):
+        raise PolicyError(
+            "nobody in this workspace has agreed to model training; load a consent table, "
+            "or make the workspace with --consent-default granted"
+        )
+    end = log_end(workspace)
+    return data if end is None or end >= data.as_of else data.before(end)  # a clock that ran ahead wrote the rest
+
+
 def tune_workspace(
     workspace: Workspace,
     lora: LoraSettings | None = None,
@@ -136,11 +228,12 @@ def tune_workspace(
     """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
 
     An interrupted run of the same data and settings goes on there. Raises what
-    `recllm.training.lora.tune.tune_encoder` does.
+    `recllm.training.lora.tune.tune_encoder` does, and `PolicyError` where the settings ask for privacy.
     """
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
 
+    refuse_without_privacy(workspace.settings)
     lora = workspace.settings.lora.model_copy(update=lora.explicit() if lora else {})
     base = encoder or workspace_encoder(workspace)
     data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
@@ -258,6 +351,7 @@ def evaluate_data(
         if split != "time":
             raise UsageError("a workspace is split by time; --split column is for a folder of tables")
         with Workspace.open(str(workspace)) as shop:
+            refuse_without_privacy(shop.settings)
             log, settings = _evaluable(shop.gate()), shop.settings
             encoder = encoder or workspace_encoder(shop)
         slices = tuple(slices) or ("ALL", "NEW", "COLD")

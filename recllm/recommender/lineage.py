@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from recllm.documents import CountOrZero, Flag, FrozenModel, Text
+from recllm.training.private.accounting import PrivacyGuarantee
 
 
 class Origin(StrEnum):
@@ -139,6 +140,8 @@ class Lineage(FrozenModel):
     checks: tuple[RetrainCheck, ...] = ()
     """Why it was trained, where `recllm retrain` did."""
     gate: GateReport | None = None
+    privacy: PrivacyGuarantee | None = None
+    """What the version promises to every user; None where it was trained without privacy."""
 
     @property
     def is_refused(self) -> bool:

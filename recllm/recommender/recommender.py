@@ -36,6 +36,7 @@ from recllm.profiles.profile import build_profile
 from recllm.recommender.exploration import explore
 from recllm.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommender.people import DatasetPeople, Histories, People, PeopleLacking
+from recllm.recommender.private_serving import catalogue_vectors, private_population
 from recllm.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs
 from recllm.schema import (
     ACTION_CODE,
@@ -160,12 +161,17 @@ class Recommender:
 
     @cached_property
     def item_vectors(self) -> FloatArray:
-        """Unit rows, (n_items, dim)."""
+        """Unit rows, (n_items, dim); for a private model by what the catalogue says alone."""
+        if self.model is not None and self.model.privacy is not None:
+            return catalogue_vectors(self.encoder, self.dataset.items, self.dataset.as_of, self.text_locale)
         return item_vectors(self.encoder, self.dataset, self.text_locale)
 
     @cached_property
     def population(self) -> CollaborativeStatistics:
-        """The collaborative statistics as of the dataset's time."""
+        """The collaborative statistics as of the dataset's time; for a private model, of nobody."""
+        if self.model is not None and self.model.privacy is not None:
+            scorer, settings = self.model.scorer, self.model.population
+            return private_population(self.dataset.items, self.item_vectors, self.dataset.as_of, scorer, settings)
         settings = self.model.population if self.model else None
         basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         stored = self.model.interests if self.model else None
@@ -478,7 +484,11 @@ class Recommender:
 
     def with_model(self, model: Model) -> Recommender:
         """The same people and items with another model."""
-        return self._copy(model=model, population=None, item_offsets=None)
+        before = None if self.model is None else self.model.privacy
+        changes: dict[str, Any] = {"model": model, "population": None, "item_offsets": None}
+        if (before is None) != (model.privacy is None):  # prices that people paid are in the vectors of one alone
+            changes["item_vectors"] = None
+        return self._copy(**changes)
 
     # --- ranking -----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from recllm.recommender.lineage import GateReport, Lineage, Origin, RetrainCheck
 from recllm.recommender.registry import current, open_version, publish
 from recllm.settings import CandidateSettings, CollaborativeSettings
 from recllm.training.calibration import ItemOffsets, load_item_offsets, save_item_offsets
+from recllm.training.private.accounting import PrivacyGuarantee
 
 MODEL_FILE = "model.json"
 ADAPTER = "adapter"
@@ -50,6 +51,9 @@ class Model:
     """Folder of the LoRA adapter whose vectors the scorer learned on; None for the encoder as it came."""
     item_offsets: ItemOffsets | None = field(default=None, repr=False)
     """Calibration of single items, where there is one."""
+    privacy: PrivacyGuarantee | None = None
+    """What it promises to every user of the log; None where it was trained without privacy. With it the model serves
+    from `recllm.recommender.private_serving`, and its metrics are none: nothing was measured on people."""
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -69,6 +73,7 @@ def save_model(model: Model, folder: Path) -> None:
         "training": dict(model.training),
         "population": model.population.model_dump(mode="json"),
         "candidates": model.candidates.model_dump(mode="json"),
+        "privacy": None if model.privacy is None else model.privacy.model_dump(mode="json"),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (folder / MODEL_FILE).write_text(text, encoding="utf-8")
@@ -95,6 +100,7 @@ def read_model(folder: Path, version: str | None = None, *, item_offsets: bool =
             interests=load_sequence_model(folder),
             item_offsets=load_item_offsets(folder) if item_offsets else None,
             adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
+            privacy=PrivacyGuarantee(**record["privacy"]) if record.get("privacy") else None,
         )
     except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
         raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error
@@ -121,6 +127,7 @@ def lineage_of(
         trained_until=training["until"],
         checks=tuple(checks),
         gate=gate,
+        privacy=model.privacy,
     )
 
 

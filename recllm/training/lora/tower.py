@@ -85,6 +85,14 @@ class Tower:
         order = torch.from_numpy(np.argsort(np.concatenate(rows)))
         return torch.cat(parts)[order.to(self.device)]
 
+    def at_once(self, texts: Ints) -> Tensor:
+        """Unit rows with a graph, (len(texts), dim), in one pass of the model whose rows are these texts in order, each
+        as often as it is named: what gradients row by row need."""
+        with self._autocast():
+            hidden, mask = self._inputs([int(t) for t in texts])
+            hidden = self._upper(attention_mask=mask, **hidden)[0]
+        return self.encoder.pooled(hidden, mask)
+
     def _batches(self, texts: Ints) -> Iterator[tuple[Ints, Tensor]]:
         for rows in plan_batches(self.lengths[texts], self.args.chunk_tokens):
             with self._autocast():
