@@ -29,6 +29,7 @@ settings.load_profile("untimed")
 Command = Callable[..., tuple[int, str, str]]
 
 SLOW_FILES = (
+    "test_hostile.py",
     "test_retrain.py",
     "test_console_browser.py",
     "test_store.py",
