@@ -28,6 +28,7 @@ from recllm.cli.options import (
     open_shop,
     read_ids,
     read_user_ids,
+    write_audit,
 )
 from recllm.cli.output import note, show, table
 from recllm.errors import NothingToDo, UsageError
@@ -247,6 +248,7 @@ def audience(
     from recllm.audiences.people_rule import read_rule
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
     from recllm.jobs.serve import find_audience
+    from recllm.workspace.audit import AuditAction
     from recllm.workspace.releases import LISTS_TELL
 
     choice = OfferChoice(intent=intent, objective=objective, effects=effects, sure=sure)
@@ -277,6 +279,7 @@ def audience(
         with open_shop(workspace) as shop:
             names = ids_by_pseudonym(shop, ids)
             members = find_audience(shop, request, version=model, locale=locale)
+            write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
     document = audience_document(members, names)
     show(document, _audience_lines(document), json=json)
     _note_unlisted(members.size, json)
@@ -294,12 +297,15 @@ def _audience_of_campaign(
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.plan import audience_of
     from recllm.jobs.recommenders import open_recommender
+    from recllm.workspace.audit import AuditAction
 
     campaign = read_campaign(file)
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
         recommender = open_recommender(shop, version=model, locale=locale, everybody=True)
-        return audience_of(shop, recommender, campaign, explain=explain), names
+        members = audience_of(shop, recommender, campaign, explain=explain)
+        write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
+        return members, names
 
 
 def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
@@ -352,6 +358,7 @@ def predict(
         write_prediction_csv,
     )
     from recllm.report.people import prediction_page, write_prediction_png
+    from recllm.workspace.audit import AuditAction
 
     request = PredictionRequest(
         kind=PredictionKind.named(kind),
@@ -369,6 +376,8 @@ def predict(
         names = ids_by_pseudonym(shop, ids)
         language = locale or shop.settings.locale
         prediction = predict_workspace(shop, replace(request, locale=language))
+        n_people = len(prediction.people)
+        write_audit(shop, AuditAction.PEOPLE_LISTED, what="prediction", kind=request.kind, people=n_people)
     if csv:
         write_prediction_csv(prediction, csv, names)
     if html:

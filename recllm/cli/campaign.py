@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop
+from recllm.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop, write_audit
 from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import UsageError
@@ -38,11 +38,14 @@ def plan(
     """Choose the people, one item each, and write the texts; everything is kept in the workspace."""
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.plan import plan_campaigns
+    from recllm.workspace.audit import AuditAction
 
     campaigns = [read_campaign(file) for file in files]
     progress = note if sys.stderr.isatty() else None
     with open_shop(workspace) as shop:
         plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
+        for planned in plans:
+            write_audit(shop, AuditAction.CAMPAIGN_PLANNED, campaign=planned.campaign_id, people=len(planned.people))
     documents = [_plan_document(planned) for planned in plans]
     lines = itertools.chain.from_iterable(map(_plan_lines, plans))
     show(documents if len(documents) != 1 else documents[0], lines, json=json)
@@ -76,6 +79,7 @@ def approve(
 ) -> None:
     """Decide about texts; without a decision, list them with their state."""
     from recllm.campaigns.open_campaign import text_documents
+    from recllm.workspace.audit import AuditAction
 
     text_ids = text or []
     if edit is not None and (len(text_ids) != 1 or all_clear or reject):
@@ -86,6 +90,8 @@ def approve(
         campaign = _open_campaign(shop, file)
         if all_clear or text_ids:
             _decide(campaign, text_ids, by=by, all_clear=all_clear, reject=reject, edit=edit, why=why)
+            name = campaign.plan.campaign_id
+            write_audit(shop, AuditAction.CAMPAIGN_DECIDED, campaign=name, texts=len(text_ids) or "all")
         texts = text_documents(campaign)
     counts = dict(Counter(document["status"] for document in texts))
     lines = []
@@ -108,10 +114,12 @@ def export(
     """Write what leaves: approved texts, for people who agree at this moment. Two lists side by side tell who is on one
     of them alone."""
     from recllm.campaigns.export import export_campaign
+    from recllm.workspace.audit import AuditAction
     from recllm.workspace.releases import LISTS_TELL
 
     with open_shop(workspace) as shop:
         done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
+        write_audit(shop, AuditAction.CAMPAIGN_EXPORTED, campaign=done.campaign_id, reached=done.reached)
     document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
     del document["people"]
     lines = [

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from recllm.cli.options import Json, WorkspaceDir, open_shop, read_ids
+from recllm.cli.options import Json, WorkspaceDir, open_shop, read_ids, write_audit
 from recllm.cli.output import emit_json, note, show, table
 from recllm.documents import guarded, plain
 from recllm.errors import NothingToDo, UsageError
@@ -94,6 +94,7 @@ def _load(
     from tqdm import tqdm
 
     from recllm.jobs.load import load_file
+    from recllm.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
         report = load_file(
@@ -105,6 +106,8 @@ def _load(
             progress=lambda rows: bar.update(rows - bar.n) and None,
             **asdict(reading),
         )
+        if report.committed:
+            write_audit(shop, AuditAction.LOADED, table=table, load=report.load_id, rows=report.accepted)
     verb = "kept" if report.committed else "would be kept"
     lines = [
         f"{file.name}: {report.read:,} rows read, {report.accepted:,} {verb}, "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.cli.options import Json, WorkspaceDir, open_shop
+from recllm.cli.options import Json, WorkspaceDir, open_shop, write_audit
 from recllm.cli.output import show, table
 from recllm.errors import UsageError
 
@@ -34,6 +34,7 @@ def start(
 ) -> None:
     """Split people by lot between ways to make their slates, from now on."""
     from recllm.jobs.experiments import Metric, start_experiment
+    from recllm.workspace.audit import AuditAction
 
     try:
         compared_on, guarded = Metric(metric), None if guard == "none" else Metric(guard)
@@ -44,6 +45,7 @@ def start(
         raise UsageError("two variants have one name; give each its own")
     with open_shop(workspace) as shop:
         stored = start_experiment(shop, name, variants, metric=compared_on, guard=guarded)
+        write_audit(shop, AuditAction.EXPERIMENT_STARTED, experiment=name)
     document = stored.document()
     lines = [f"{name} runs since {document['started_at']}: {', '.join(v['name'] for v in document['variants'])}"]
     show(document, lines, json=json)
@@ -118,9 +120,11 @@ def report(name: Name, *, workspace: WorkspaceDir, json: Json) -> None:
 def stop(name: Name, *, workspace: WorkspaceDir, json: Json) -> None:
     """End an experiment: everybody gets the serving model again."""
     from recllm.jobs.experiments import stop_experiment
+    from recllm.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop:
         stored = stop_experiment(shop, name)
+        write_audit(shop, AuditAction.EXPERIMENT_STOPPED, experiment=name)
     show(stored.document(), [f"{name} ended"], json=json)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.cli.options import Json, Seed, WorkspaceDir, open_shop
+from recllm.cli.options import Json, Seed, WorkspaceDir, open_shop, write_audit
 from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import NothingToDo
@@ -101,6 +101,7 @@ def train(
     """
     from recllm.jobs.train import train_workspace
     from recllm.settings import LoraSettings
+    from recllm.workspace.audit import AuditAction
 
     arguments: dict[str, Any] = {
         name: value for name, value in (("n_windows", windows), ("epochs", epochs)) if value is not None
@@ -121,6 +122,7 @@ def train(
         arguments |= {"progress": note, "lora": LoraSettings.model_validate(lora_settings)}
     with open_shop(workspace) as shop, progress_lines():
         done = train_workspace(shop, seed=seed, private=private, epsilon=epsilon, **arguments)
+        write_audit(shop, AuditAction.MODEL_TRAINED, version=done.model_version)
     lines = [f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s"]
     lines += [f"  {name} {value:.4f}" for name, value in done.metrics.items()]
     show(done, lines, json=json)
@@ -240,18 +242,22 @@ def promote(
 ) -> None:
     """Let this version serve, after checking every byte of it."""
     from recllm.recommender.registry import promote as serve_version
+    from recllm.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop:
         serving = serve_version(shop.models_dir, version, force=force)
+        write_audit(shop, AuditAction.MODEL_PROMOTED, version=serving)
     show({"serving": serving}, [f"model {serving} serves"], json=json)
 
 
 def rollback(workspace: WorkspaceDir, json: Json) -> None:
     """Let the version before the serving one serve again; refused ones are passed over."""
     from recllm.recommender.registry import rollback as roll_back
+    from recllm.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop:
         serving = roll_back(shop.models_dir)
+        write_audit(shop, AuditAction.MODEL_PROMOTED, version=serving)
     show({"serving": serving}, [f"model {serving} serves"], json=json)
 
 

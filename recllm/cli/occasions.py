@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recllm.cli.options import Csv, Explain, Ids, Json, ReasonLocale, WorkspaceDir, ids_by_pseudonym, open_shop
+from recllm.cli.options import (
+    Csv,
+    Explain,
+    Ids,
+    Json,
+    ReasonLocale,
+    WorkspaceDir,
+    ids_by_pseudonym,
+    open_shop,
+    write_audit,
+)
 from recllm.cli.output import note, show
 from recllm.errors import NothingToDo, UsageError
 
@@ -36,11 +46,13 @@ def occasions(
     """Who should hear what on a day: due again, left in the cart, cheaper, back, new, long away, just come."""
     from recllm.documents import plain
     from recllm.jobs.occasions import find_occasions
+    from recllm.workspace.audit import AuditAction
 
     day = None if on is None else _day(on)
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
         listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note)
+        write_audit(shop, AuditAction.PEOPLE_LISTED, what="occasions", people=len(listed.people))
     document = plain(listed)
     for person in document["people"]:
         person["user_id"] = names.get(person["user_id"], person["user_id"])

@@ -19,6 +19,7 @@ from recllm.errors import UsageError
 from recllm.settings import merged, sections
 
 if TYPE_CHECKING:
+    from recllm.workspace.audit import AuditAction
     from recllm.workspace.workspace import Workspace
 
 WorkspaceDir = Annotated[Path, typer.Option("-w", "--workspace", help="The workspace folder.")]
@@ -58,6 +59,13 @@ def open_shop(workspace: Path) -> Workspace:
 
         return resume_rotation(workspace)
     return Workspace.open(workspace)
+
+
+def write_audit(shop: Workspace, action: AuditAction, *, subject: str | None = None, **details: Any) -> None:
+    """Notes in the workspace's audit log what the person at this command line did."""
+    from recllm.workspace.audit import audit, command_line_actor
+
+    audit(shop, command_line_actor(), action, subject=subject, **details)
 
 
 def read_ids(file: Path | None) -> list[str]:

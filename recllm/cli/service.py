@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir, open_shop
+from recllm.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir, open_shop, write_audit
 from recllm.cli.output import LogFormatter, note, show, table
 from recllm.errors import MissingExtraError, PolicyError, UsageError
 
@@ -101,10 +101,12 @@ def create(
     json: Json,
 ) -> None:
     """Make a key; it is printed once."""
+    from recllm.workspace.audit import AuditAction
     from recllm.workspace.keys import create_key
 
     with open_shop(workspace) as shop:
         key, text = create_key(shop, name, scope)
+        write_audit(shop, AuditAction.KEY_MADE, key=key.key_id, scopes=sorted(key.scopes))
     document = {"key_id": key.key_id, "name": key.name, "scopes": sorted(key.scopes), "key": text}
     show(document, [text], json=json)
     if not json:
@@ -130,8 +132,10 @@ def revoke(
     json: Json,
 ) -> None:
     """Refuse a key from now on."""
+    from recllm.workspace.audit import AuditAction
     from recllm.workspace.keys import revoke_key
 
     with open_shop(workspace) as shop:
         revoke_key(shop, key)
+        write_audit(shop, AuditAction.KEY_REVOKED, key=key)
     show({"key_id": key, "revoked": True}, [f"{key} is refused from now on"], json=json)

@@ -21,6 +21,7 @@ from recllm.service.live import LiveShop
 from recllm.service.requests import ErrorAnswer
 from recllm.service.slates import SlateProcesses
 from recllm.settings import ServiceSettings
+from recllm.workspace.audit import AuditAction, audit
 from recllm.workspace.keys import ApiKey, Scope, authenticate, list_keys
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,10 @@ class Caller:
     def actor(self) -> str:
         """Who asks, for the audit log."""
         return "service:this machine" if self.key is None else f"key:{self.key.key_id}"
+
+    def audit(self, action: AuditAction, *, subject: str | None = None, **details: Any) -> None:
+        """Writes down what this caller did; see `recllm.workspace.audit`."""
+        audit(self.shop.workspace, self.actor, action, subject=subject, **details)
 
 
 def _service(request: Request) -> Service:

@@ -21,6 +21,7 @@ from recllm.schema import ReportBy
 from recllm.service.bodies import JsonRoute
 from recllm.service.callers import ERRORS, MayMarket, TheService, json_answer
 from recllm.service.requests import ExperimentRequest, Id, StopRequest
+from recllm.workspace.audit import AuditAction
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
@@ -60,6 +61,7 @@ async def start(body: ExperimentRequest, caller: MayMarket, service: TheService)
         if len(variants) < len(body.variants):
             raise UsageError("two variants have one name; give each its own")
         stored = start_experiment(caller.shop.workspace, body.name, variants, metric=body.metric, guard=body.guard)
+        caller.audit(AuditAction.EXPERIMENT_STARTED, experiment=body.name)
         caller.shop.update()  # what is answered is in force
         return stored.document()
 
@@ -82,6 +84,7 @@ async def stop(name: Id, body: StopRequest, caller: MayMarket, service: TheServi
 
     def ended() -> dict[str, Any]:
         stored = stop_experiment(caller.shop.workspace, name, revision=body.revision)
+        caller.audit(AuditAction.EXPERIMENT_STOPPED, experiment=name)
         caller.shop.update()
         return stored.document()
 

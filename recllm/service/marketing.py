@@ -58,6 +58,7 @@ from recllm.service.marketing_requests import (
     TextDecision,
 )
 from recllm.service.slates import visitor_of
+from recllm.workspace.audit import AuditAction
 
 if TYPE_CHECKING:
     from recllm.propensity.coupons import Coupons
@@ -139,6 +140,7 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
         )
         members = find_audience(shop.workspace, request, recommender=recommender)
         listed = replace(members, people=members.people[: body.limit])
+        caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(listed.people))
         return audience_document(listed, _shops_ids(shop, body.ids)) | {"size": members.size}
 
     return json_answer(await service.marketing.run(document))
@@ -184,6 +186,7 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
         )
         prediction = shop.everybody.prediction(request)
         listed = replace(prediction, people=prediction.people[: body.limit])
+        caller.audit(AuditAction.PEOPLE_LISTED, what="prediction", kind=body.kind, people=len(listed.people))
         return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
 
     return json_answer(await service.marketing.run(document))
@@ -206,6 +209,7 @@ async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService
         names = _shops_ids(shop, body.ids)
         for person in document["people"]:
             person["user_id"] = names.get(person["user_id"], person["user_id"])
+        caller.audit(AuditAction.PEOPLE_LISTED, what="occasions", people=len(document["people"]))
         return document
 
     def ordered() -> Job:
@@ -315,6 +319,7 @@ async def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMa
     shop, by = caller.shop, caller.name
 
     def ordered() -> Job:
+        caller.audit(AuditAction.CAMPAIGN_PLANNED, campaign=campaign_id)
         return order_plan(service, shop, campaign_id, by=by, revision=body.revision, replace=body.replace)
 
     answer = json_answer(await service.marketing.run(ordered))
@@ -364,6 +369,7 @@ async def campaign_decide(
             approve_texts(opened_campaign, body.text_ids, **common)
         else:
             reject_texts(opened_campaign, body.text_ids, why=body.why, **common)
+        caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
         return _campaign(shop, campaign_id)
 
     return json_answer(await service.marketing.run(decided))
@@ -390,6 +396,7 @@ async def campaign_export(
             files = {Path(file).name: Path(file).read_text(encoding="utf-8") for file in done.files}
         counts = {"reached": done.reached, "held_out": done.held_out}
         note(shop.workspace, campaign_id, CampaignAct.EXPORTED, by=caller.name, at=datetime.now(UTC), **counts)
+        caller.audit(AuditAction.CAMPAIGN_EXPORTED, campaign=campaign_id, reached=done.reached)
         return {
             **_revised(shop, campaign_id),
             **counts,

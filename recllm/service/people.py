@@ -19,7 +19,7 @@ from recllm.service.bodies import JsonRoute
 from recllm.service.callers import ERRORS, MayErase, MaySend, TheService, json_answer
 from recllm.service.marketing_requests import RestrictionRequest, SessionJoinRequest
 from recllm.service.requests import Id, UserId
-from recllm.workspace.audit import AuditAction, AuditCheck, AuditEntry, audit, read_audit, verify_audit
+from recllm.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ async def user_export(user_id: UserId, caller: MayErase, service: TheService) ->
     def everything() -> dict[str, Any]:
         recommender = caller.shop.recommender() if caller.shop.ready else None
         document = export_person(caller.shop.workspace, user_id, recommender=recommender)
-        audit(caller.shop.workspace, caller.actor, AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
+        caller.audit(AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
         return document
 
     return json_answer(await service.marketing.run(everything))
@@ -104,7 +104,7 @@ async def user_restrict(user_id: UserId, body: RestrictionRequest, caller: MayEr
         if workspace.store().restrict(name, datetime.now(UTC) if body.restricted else None):
             forget_in_states(workspace)
             action = AuditAction.RESTRICTED if body.restricted else AuditAction.RESTRICTION_LIFTED
-            audit(workspace, caller.actor, action, subject=name)
+            caller.audit(action, subject=name)
             caller.shop.update()
         return Restriction(restricted_since=workspace.store().restricted_since([name]).get(name))
 
