@@ -1,4 +1,4 @@
-"""What is published and kept beside people's rows holds nobody: no id, no digest of one, no row and no vector of anybody."""
+"""What is published, and kept beside people's rows, holds nobody: no id, digest, row or vector of anybody."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "users": ["user_id,age", *basics],
     }
     with Workspace.create(
-        folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy"
+        folder / "shop",
+        consent_default=True,
+        currency="USD",
+        timezone="UTC",
+        encoder="toy",
+        sequence_model=True,
+        sequence=SEQUENCE,
     ) as shop:
         for table, lines in tables.items():
             (folder / f"{table}.csv").write_text("\n".join(lines) + "\n")
             assert load_file(shop, folder / f"{table}.csv", table).accepted
-        train_workspace(shop, n_windows=2, epochs=1, min_steps=20, sequence=SEQUENCE)
+        train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
         refresh(shop)
     with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["recllm", "copy", "-u", IDS[0], "-w", str(folder / "shop"), "--pack", "us_ftc"])
@@ -119,7 +126,9 @@ def people_in(folder: Path, names: list[str], digests: dict[bytes, str]) -> list
     found = [hit for text in (MARK, *names) for hit in hits(folder, text)]
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         content, name = path.read_bytes(), str(path.relative_to(folder))
-        found += [f"{name}: {what}" for eight, what in digests.items() if eight in content or eight.hex().encode() in content]
+        found += [
+            f"{name}: {what}" for eight, what in digests.items() if eight in content or eight.hex().encode() in content
+        ]
         found += [f"{name}: {array} has {shape}" for array, shape in arrays_of(path) if SIZES & set(shape)]
     return found
 
@@ -137,9 +146,9 @@ def test_no_vector_of_a_person_is_published(made: Path, names: list[str]) -> Non
     """Arrays of numbers with fractions are about items, groups or weights: none has what a person's history weighs."""
     (state, *_) = [open_people_state(path) for path in sorted((made / "serving").glob("*.safetensors"))]
     data, indptr = state.arrays["profiles.data"], state.arrays["profiles.indptr"]
-    rows = [data[begin:end].tobytes() for begin, end in zip(indptr[:-1], indptr[1:], strict=True) if end - begin > 1]
+    rows = [data[begin:end].tobytes() for begin, end in pairwise(indptr) if end - begin > 1]
     assert len(rows) > PEOPLE // 2
-    times = [state.events.at[b:e].tobytes() for b, e in zip(state.events.indptr, state.events.indptr[1:], strict=False)]
+    times = [state.events.at[b:e].tobytes() for b, e in pairwise(state.events.indptr)]
     contents = [path.read_bytes() for part in PUBLISHED for path in (made / part).rglob("*") if path.is_file()]
     assert not [row for row in (*rows, *times) if any(row in content for content in contents)]
 
