@@ -104,7 +104,7 @@ def arrays_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
         for name, array in map_arrays(path)[0].items():
             yield name, array.shape
     elif path.suffix == ".arrow":
-        yield "rows", (pl.read_ipc(path, memory_map=False).height,)
+        yield "rows", (pl.read_ipc(path).height,)
     elif path.suffix in (".npy", ".npz"):
         loaded = np.load(path, allow_pickle=False)
         for name in getattr(loaded, "files", [""]):
