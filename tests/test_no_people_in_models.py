@@ -1,0 +1,173 @@
+"""What is published, and kept beside people's rows, holds nobody: no id, digest, row or vector of anybody."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from canaries import MARK, hits
+from safetensors.numpy import save_file
+from shop_world import shop as world
+
+from recllm.cli.main import main
+from recllm.jobs.load import load_file
+from recllm.jobs.recommenders import refresh
+from recllm.jobs.train import train_workspace
+from recllm.recommender.serving_state import map_arrays, open_people_state
+from recllm.settings import SequenceModelSettings
+from recllm.workspace.workspace import Workspace
+
+PEOPLE = 137
+"""A prime: no width of a model, and no count of items, windows or groups of this shop is it, or is one or two above."""
+SIZES = frozenset({PEOPLE, PEOPLE + 1, PEOPLE + 2})
+"""Rows for each person, or where each one's rows begin, also where an unknown person has a row too."""
+PUBLISHED = ("models", "copies")
+IDS = [f"{MARK}-{n:03}" for n in range(PEOPLE)]
+SEQUENCE = SequenceModelSettings(dim=16, epochs=1, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop that trained with a sequence model, was refreshed, and wrote an ad for somebody."""
+    folder = tmp_path_factory.mktemp("nobody")
+    data = world(people=PEOPLE, visits=8)
+    e, items = data.events, data.items["item_id"]
+    log = ["user_id,item_id,event,timestamp,quantity,price"]
+    log += [
+        f"{IDS[int(u)]},{items[int(i)]},purchase,{int(at)},1,{float(price)}"
+        for u, i, at, price in zip(e.user, e.item, e.at, e.price, strict=True)
+    ]
+    catalogue = [
+        f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}"
+        for r in data.items.to_dicts()
+    ]
+    basics = [f"{name},{30 + n % 3}" for n, name in enumerate(IDS)]
+    tables = {
+        "items": ["item_id,title,category,brand,price", *catalogue],
+        "events": log,
+        "users": ["user_id,age", *basics],
+    }
+    with Workspace.create(
+        folder / "shop",
+        consent_default=True,
+        currency="USD",
+        timezone="UTC",
+        encoder="toy",
+        sequence_model=True,
+        sequence=SEQUENCE,
+    ) as shop:
+        for table, lines in tables.items():
+            (folder / f"{table}.csv").write_text("\n".join(lines) + "\n")
+            assert load_file(shop, folder / f"{table}.csv", table).accepted
+        train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
+        refresh(shop)
+    with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["recllm", "copy", "-u", IDS[0], "-w", str(folder / "shop"), "--pack", "us_ftc"])
+        main()
+    assert not end.value.code
+    return folder / "shop"
+
+
+@pytest.fixture(scope="module")
+def names(made: Path) -> list[str]:
+    with Workspace.open(made) as shop:
+        return shop.pseudonymiser().many(IDS)
+
+
+def digests_in_use(folder: Path, names: list[str]) -> dict[bytes, str]:
+    """Eight bytes of each person as the people's states have them, and as plain hashes of ids would begin."""
+    found = {}
+    for path in sorted((folder / "serving").glob("*.safetensors")):
+        state = open_people_state(path)
+        assert len(state.digests) == PEOPLE, "the people's state has them all: it is what models are compared with"
+        found |= {int(number).to_bytes(8, "little"): f"a digest of {path.name}" for number in state.digests}
+        found |= {
+            hashlib.blake2b(name.encode(), key=state.salt, digest_size=8).digest(): "a salted digest" for name in names
+        }
+    for text in (*IDS, *names):
+        found[hashlib.blake2b(text.encode(), digest_size=8).digest()] = "BLAKE2b of an id"
+        found[hashlib.sha256(text.encode()).digest()[:8]] = "SHA-256 of an id"
+    return found
+
+
+def arrays_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every array of a file, whatever keeps it: of JSON each list, and each object by its size."""
+    if path.suffix == ".safetensors":
+        for name, array in map_arrays(path)[0].items():
+            yield name, array.shape
+    elif path.suffix == ".arrow":
+        yield "rows", (pl.read_ipc(path).height,)
+    elif path.suffix in (".npy", ".npz"):
+        loaded = np.load(path, allow_pickle=False)
+        for name in getattr(loaded, "files", [""]):
+            yield name, (loaded[name] if name else loaded).shape
+    elif path.suffix in (".json", ".jsonl"):
+        for line in path.read_text("utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text("utf-8")]:
+            yield from _lengths(json.loads(line), "")
+
+
+def _lengths(value: Any, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if isinstance(value, dict | list):
+        yield name, (len(value),)
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _lengths(part, f"{name}.{key}")
+
+
+def people_in(folder: Path, names: list[str], digests: dict[bytes, str]) -> list[str]:
+    """Where a file below a folder holds an id, a pseudonym, a digest, or as many rows as there are people."""
+    found = [hit for text in (MARK, *names) for hit in hits(folder, text)]
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content, name = path.read_bytes(), str(path.relative_to(folder))
+        found += [
+            f"{name}: {what}" for eight, what in digests.items() if eight in content or eight.hex().encode() in content
+        ]
+        found += [f"{name}: {array} has {shape}" for array, shape in arrays_of(path) if SIZES & set(shape)]
+    return found
+
+
+def test_nothing_that_is_published_holds_anybody(made: Path, names: list[str]) -> None:
+    digests = digests_in_use(made, names)
+    assert len(list((made / "models" / "versions").iterdir())) == 2 and list((made / "copies").iterdir())
+    formats = {path.suffix for path in (made / "models").rglob("*") if path.is_file()}
+    assert formats <= {".safetensors", ".arrow", ".json", ".jsonl", ".lock", ""}, "a new format has to be looked into"
+    for part in PUBLISHED:
+        assert people_in(made / part, names, digests) == []
+
+
+def test_no_vector_of_a_person_is_published(made: Path, names: list[str]) -> None:
+    """Arrays of numbers with fractions are about items, groups or weights: none has what a person's history weighs."""
+    (state, *_) = [open_people_state(path) for path in sorted((made / "serving").glob("*.safetensors"))]
+    data, indptr = state.arrays["profiles.data"], state.arrays["profiles.indptr"]
+    rows = [data[begin:end].tobytes() for begin, end in pairwise(indptr) if end - begin > 1]
+    assert len(rows) > PEOPLE // 2
+    times = [state.events.at[b:e].tobytes() for b, e in pairwise(state.events.indptr)]
+    contents = [path.read_bytes() for part in PUBLISHED for path in (made / part).rglob("*") if path.is_file()]
+    assert not [row for row in (*rows, *times) if any(row in content for content in contents)]
+
+
+@pytest.mark.parametrize("plant", ["an id", "a pseudonym", "a digest", "rows", "a table", "a list"])
+def test_the_look_finds_what_is_planted(made: Path, names: list[str], tmp_path: Path, plant: str) -> None:
+    digests = digests_in_use(made, names)
+    shutil.copytree(made / "models", tmp_path / "models")
+    version = next((tmp_path / "models" / "versions").iterdir())
+    if plant == "an id":
+        (version / "note.txt").write_bytes(IDS[5].encode("utf-16-le"))
+    elif plant == "a pseudonym":
+        (version / f"{names[5]}.json").write_text("{}")
+    elif plant == "a digest":
+        (version / "weights").write_bytes(b"\0" * 5 + next(iter(digests)) + b"\1")
+    elif plant == "rows":
+        save_file({"users": np.zeros((PEOPLE, 4), np.float32)}, version / "users.safetensors")
+    elif plant == "a table":
+        pl.DataFrame({"n": range(PEOPLE)}).write_ipc(version / "users.arrow")
+    else:
+        (version / "users.json").write_text(json.dumps({"seen": [0] * (PEOPLE + 1)}))
+    assert len(people_in(tmp_path / "models", names, digests)) == 1
