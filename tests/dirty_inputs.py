@@ -735,9 +735,9 @@ ALSO: tuple[Case, ...] = (
         no=49,
         name="a mail and a phone in descriptions",
         data=item_rows(
-            "j1,Steel pan,write to ann@shop.example",
-            "j2,Steel pan,call +49 30 1234567 or ann@shop.example",
-            "j3,Steel pan 4006381333931,28 cm",
+            "j1,Steel pan,write to ann@shop.example,Acme,9.50",
+            "j2,Steel pan,call +49 30 1234567 or ann@shop.example,Acme,9.50",
+            "j3,Steel pan 4006381333931,28 cm,Acme,9.50",
             header="item_id,title,description,brand,price",
         ),
         table="items",
@@ -748,11 +748,11 @@ ALSO: tuple[Case, ...] = (
     Case(
         no=49,
         name="a phone in the answers of a person",
-        data=b"user_id,age,phone\nu1,30,4155550132\nu2,31,\n",
+        data=b"user_id,age,city\nu1,30,call 4155550132\nu2,31,Berlin\n",
         table="users",
         warns={"W_PERSONAL_DATA": 1},
         accepted=2,
-        check=lambda r, s: dict(r.personal_data) == {"phone": 1},
+        check=lambda r, s: dict(r.personal_data) == {"city": 1},
     ),
 )
 

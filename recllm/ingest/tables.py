@@ -168,8 +168,8 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
         wrong = objects.is_null() & attributes.is_not_null()
         batch.mark("attributes", wrong, "E_ATTRIBUTES", "is not a JSON object of plain values", attributes)
         attributes = objects.fill_null("{}")
-    for name, column in {**texts, "attributes": attributes}.items():
-        batch.count_personal_data(column, batch.load.schema.column_of(name))
+    for name, column in (("title", texts["title"]), ("description", texts["description"]), ("attributes", attributes)):
+        batch.count_personal_data(column.alias(name), batch.load.schema.column_of(name))
     return pl.DataFrame(
         {
             "item_id": item,

@@ -232,7 +232,10 @@ class FieldBatch:
         self.bad |= hits
 
     def count_personal_data(self, texts: pl.Series, column: str, *, label: str = "") -> None:
-        """Counts the texts of good rows that hold personal data. A `label` before each says what a lone number is."""
+        """Counts the texts of good rows that hold personal data. A `label` before each says what a lone number is.
+
+        column: the file's name of it.
+        """
         distinct = texts.filter(self.good()).drop_nulls().str.slice(0, _PERSONAL_DATA_CHARS).value_counts(name="rows")
         candidates = (pl.lit(label) + pl.col(texts.name)).alias("text")
         suspects = distinct.select(candidates, "rows").filter(pl.col("text").str.contains(personal_data_hint()))
