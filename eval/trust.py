@@ -164,7 +164,9 @@ def replace_model(folder: Path | None) -> dict[str, Any]:
             report = retrain(shop, if_due=True)
             seconds = time.perf_counter() - started
             is_replaced = serving(shop.models_dir) == report.challenger and not taints(shop.models_dir)
-    return {"replace_model_s": round(seconds, 1), "replace_model_done": is_replaced, "replace_outcome": report.outcome}
+    reasons = [] if report.gate is None else sorted(report.gate.reasons)
+    done = {"replace_model_done": is_replaced, "replace_outcome": report.outcome, "replace_gate": reasons}
+    return {"replace_model_s": round(seconds, 1), **done}
 
 
 def audit_log(_: Path | None) -> dict[str, Any]:

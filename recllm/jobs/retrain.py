@@ -340,10 +340,14 @@ def _replacement(
 
 
 def _must_replace(gate: GateReport, taint: Taint) -> bool:
-    """Whether a refused challenger takes the place of a model that learned from somebody who was erased: at once where
-    it is only not proven to be as good, and where it is worse once the time is over."""
-    proven_worse = {GateReason.WORSE, GateReason.MISCALIBRATED, GateReason.NARROW} & set(gate.reasons)
-    return not proven_worse or taint.has_ended(datetime.now(UTC))
+    """Whether a refused challenger takes the place of a model that learned from somebody who was erased.
+
+    At once where it is only not proven to be as good, and where the serving model had learned from the very window on
+    which both were judged, which proves nothing against a challenger that had not; where it is worse, once the time is
+    over."""
+    has_seen_answers = gate.serving_seen_days > 0
+    is_worse = not {GateReason.WORSE, GateReason.MISCALIBRATED, GateReason.NARROW}.isdisjoint(gate.reasons)
+    return has_seen_answers or not is_worse or taint.has_ended(datetime.now(UTC))
 
 
 def _challenger(
