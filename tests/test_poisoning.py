@@ -13,16 +13,11 @@ from shop_world import START, history, shop, vectors
 
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import merged_lines, within_limits
-from recllm.encoder.toy import ToyEncoder
 from recllm.features.candidates import explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.recommender.ranking import ItemRanker, UserInputs
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.search import search
-from recllm.schema import SearchRequest
 from recllm.settings import CollaborativeSettings
-from recllm.text.word_index import WordIndex
 
 LIMITS = CollaborativeSettings(person_day_events=5, person_item_day_events=2)
 COUNTED = ("buyers_7", "buyers_28", "buyers_91", "buyers_ever")
@@ -214,15 +209,3 @@ def test_without_a_history_no_text_is_preferred() -> None:
     nobody = UserInputs(history([]), dataset.as_of)
     logit = ItemRanker(None, population).score(nobody, explicit(1, np.arange(dataset.n_items))).logit
     assert not logit.any()
-
-
-def test_a_search_by_vector_goes_by_what_sets_an_item_apart() -> None:
-    """The order of the answers to a query is that of the centred cosines, where words say nothing."""
-    recommender = Recommender(shop(), ToyEncoder()).warm()
-    index = WordIndex.of(recommender.dataset.items)
-    vector = recommender.encoder.encode(["green tea 3 leaf"], kind="query")[0]
-    slate = search(recommender, index, SearchRequest(query="zzzz", k=5), vector)
-    rows = recommender.dataset.item_rows(item.item_id for item in slate.items)
-    centred = recommender.item_vectors @ vector - recommender.population.text_centrality
-    by_vector = [row for row in np.argsort(-centred).tolist() if (recommender.item_vectors @ vector)[row] > 0.3]
-    assert set(rows.tolist()) <= set(by_vector) and rows[0] in by_vector[:3]

@@ -1,9 +1,8 @@
 """What somebody looks for, in an order that suits them.
 
 Candidates are the best by words (BM25, `recllm.text.word_index`) and the nearest by the query's vector, of the items on
-offer that pass the filters; of cosines above the least the item's `text_centrality` is taken off, so that a text near
-to everything answers no query better than others. Their places in three lists are joined by reciprocal rank fusion
-(Cormack, Clarke and Büttcher 2009):
+offer that pass the filters. Their places in three lists are joined by reciprocal rank fusion (Cormack, Clarke and
+Büttcher 2009):
 
     score = sum over lists    weight / (c + rank)        items of equal value share a rank
 
@@ -71,8 +70,7 @@ def search(
         cosine = np.where(allowed, recommender.item_vectors @ query_vector, np.float32(-1.0))
     named = _named(data.items, request.query) & allowed
     by_words = _best(relevance, settings.words, recommender, settings.least_words - 1e-9)
-    centred = np.where(cosine > settings.least_cosine, cosine - recommender.population.text_centrality, -np.inf)
-    by_vector = _best(centred, settings.vectors, recommender, -np.inf)
+    by_vector = _best(cosine, settings.vectors, recommender, settings.least_cosine)
     rows = np.unique(np.concatenate([np.flatnonzero(named), by_words, by_vector]))
     people = recommender if request.user is not None else recommender.for_nobody()
     slate = _scored(people, request, data.items["item_id"].gather(rows).to_list())
@@ -83,7 +81,7 @@ def search(
     fused = weight / (settings.rank_constant + _ranks(values))
     for members, value, list_weight in (
         (by_words, relevance, settings.words_weight),
-        (by_vector, centred, settings.vectors_weight),
+        (by_vector, cosine, settings.vectors_weight),
     ):
         member = np.isin(scored, members)
         fused[member] += list_weight / (settings.rank_constant + _ranks(value[scored[member]]))
