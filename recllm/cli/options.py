@@ -61,7 +61,7 @@ def open_shop(workspace: Path) -> Workspace:
     return Workspace.open(workspace)
 
 
-def write_audit(shop: Workspace, action: AuditAction, *, subject: str | None = None, **details: Any) -> None:
+def write_audit(shop: Workspace, action: AuditAction, /, *, subject: str | None = None, **details: Any) -> None:
     """Notes in the workspace's audit log what the person at this command line did."""
     from recllm.workspace.audit import audit, command_line_actor
 

@@ -163,9 +163,8 @@ def retrain(
         served = served_model(workspace, now=now, seed=seed, encoder=encoder)
         taint = taints(workspace.models_dir).get(str(served.model.version))
         tell(f"checks of {served.model.version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
-        checks = served.checks()
-        if taint is not None:
-            checks += (RetrainCheck(kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE, figures={}),)
+        is_tainted = CheckVerdict.NOT_DUE if taint is None else CheckVerdict.DUE
+        checks = (*served.checks(), RetrainCheck(kind=CheckKind.ERASURE, verdict=is_tainted, figures={}))
         due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
         tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
         challenger, gate, removed = None, None, list[str]()

@@ -91,7 +91,7 @@ class Caller:
         """Who asks, for the audit log."""
         return "service:this machine" if self.key is None else f"key:{self.key.key_id}"
 
-    def audit(self, action: AuditAction, *, subject: str | None = None, **details: Any) -> None:
+    def audit(self, action: AuditAction, /, *, subject: str | None = None, **details: Any) -> None:
         """Writes down what this caller did; see `recllm.workspace.audit`."""
         audit(self.shop.workspace, self.actor, action, subject=subject, **details)
 

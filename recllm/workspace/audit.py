@@ -101,6 +101,7 @@ def audit(
     workspace: Workspace,
     actor: str,
     action: AuditAction,
+    /,
     *,
     subject: str | None = None,
     **details: Any,
