@@ -170,8 +170,10 @@ class Recommender:
     def population(self) -> CollaborativeStatistics:
         """The collaborative statistics as of the dataset's time; for a private model, of nobody."""
         if self.model is not None and self.model.privacy is not None:
-            scorer, settings = self.model.scorer, self.model.population
-            return private_population(self.dataset.items, self.item_vectors, self.dataset.as_of, scorer, settings)
+            model = self.model
+            return private_population(
+                self.dataset.items, self.item_vectors, self.dataset.as_of, model.scorer, model.population
+            )
         settings = self.model.population if self.model else None
         basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
         stored = self.model.interests if self.model else None
