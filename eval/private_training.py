@@ -68,7 +68,7 @@ NARROW = {
     "catalogue_negatives": 8,
     "steps": 100,
 }
-"""In the attacks: a third as many pairs and of the steps (at less noise), so that 128 models are learned in minutes."""
+"""In the attacks: a third of the pairs and of the steps (at less noise), so that 128 models are learned in minutes."""
 N_CANARIES = 1_000
 
 

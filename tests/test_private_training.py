@@ -605,8 +605,8 @@ def test_members_of_an_overtrained_model_are_found_and_of_a_private_one_not(exam
     for number in range(n_models):
         users = np.flatnonzero(member[number])
         net = network(32)
-        optimiser = torch.optim.Adam(net.parameters(), lr=0.02)
-        for _ in range(120):
+        optimiser = torch.optim.Adam(net.parameters(), lr=0.05)
+        for _ in range(60):
             optimiser.zero_grad()
             examples.losses(net, examples.windows.first()[users]).mean().backward()
             optimiser.step()

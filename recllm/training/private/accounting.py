@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from recllm.documents import Count, FrozenModel, Positive, Text
 from recllm.errors import MissingExtraError, UsageError
@@ -150,18 +150,19 @@ def planned_mechanisms(
         parts.insert(0, ("adapter", share, settings.lora_sampling_rate, settings.lora_steps))
     mechanisms = []
     for part, of_both, rate, steps in parts:
-        loop = {"sampling_rate": rate, "steps": steps, "delta": delta * of_both}
-        noise = noise_for(settings.accountant, epsilon=settings.epsilon * of_both, **loop)  # type: ignore[arg-type]
-        costs = {f"epsilon_{name}": epsilon_of(name, noise=noise, **loop) for name in ("prv", "rdp")}  # type: ignore[arg-type]
+        loop: dict[str, Any] = {"sampling_rate": rate, "steps": steps, "delta": delta * of_both}
+        noise = noise_for(settings.accountant, epsilon=settings.epsilon * of_both, **loop)
+        by_prv, by_rdp = (epsilon_of(name, noise=noise, **loop) for name in get_args(Accountant))
         mechanisms.append(
             PrivateMechanism(
                 part=part,
-                epsilon=costs[f"epsilon_{settings.accountant}"],
+                epsilon=by_prv if settings.accountant == "prv" else by_rdp,
                 accountant=settings.accountant,
+                epsilon_prv=by_prv,
+                epsilon_rdp=by_rdp,
                 noise_multiplier=noise,
                 max_grad_norm=settings.max_grad_norm,
-                **costs,
-                **loop,  # type: ignore[arg-type]
+                **loop,
             )
         )
     return tuple(mechanisms)

@@ -63,7 +63,7 @@ class TextExamples:
 
     def draw(self, users: Ints, chance: Floats) -> Ints:
         """Row of one example of each user, -1 for a user without any; chance: a number in [0, 1) for each."""
-        first, last = (np.searchsorted(self.user, users, side=side) for side in ("left", "right"))  # type: ignore[call-overload]
+        first, last = (np.searchsorted(self.user, users, side=side) for side in ("left", "right"))
         return np.where(last > first, first + np.floor(chance * (last - first)).astype(np.int64), -1)
 
 
@@ -152,9 +152,9 @@ def text_examples(dataset: Dataset, text_of: Ints, settings: PrivateTrainingSett
     history = np.full((len(rows), settings.lora_history), -1, np.int64)
     log_weight = np.full((len(rows), settings.lora_history), -1e9, np.float32)
     positives = np.full((len(rows), settings.lora_positives), -1, np.int64)
-    for number, (_, texts, shares, bought) in enumerate(rows):
-        history[number, : len(texts)], log_weight[number, : len(texts)] = texts, shares
-        positives[number, : len(bought)] = bought
+    for number, (_, history_texts, log_shares, bought_texts) in enumerate(rows):
+        history[number, : len(history_texts)], log_weight[number, : len(history_texts)] = history_texts, log_shares
+        positives[number, : len(bought_texts)] = bought_texts
     user = np.array([row[0] for row in rows], np.int64)
     return TextExamples(user, history, log_weight, positives, text_of[np.flatnonzero(listed)], dataset.n_users)
 

@@ -116,7 +116,7 @@ class PrivateDescent:
                 self.gradients(part)
             else:
                 for parameter in self.named.values():
-                    parameter.grad_sample = torch.zeros((0, *parameter.shape), device=parameter.device)
+                    _set_gradients(parameter, torch.zeros((0, *parameter.shape), device=parameter.device))
             self.optimiser.signal_skip_step(number + 1 < max(len(chunks), 1))
             self.optimiser.step()
         if not self.n_drawn:
@@ -148,13 +148,18 @@ class PrivateDescent:
             gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
             if name not in self._had_gradient and torch.any(gradient != 0):
                 self._had_gradient.add(name)
-            parameter.grad_sample = gradient
+            _set_gradients(parameter, gradient)
 
     def _check_learned(self) -> None:
         """A tensor that never had a gradient was moved by noise alone."""
         silent = sorted(self.named.keys() - self._had_gradient)
         if silent and sum(self.n_drawn) > 0 and len(self.n_drawn) > 1:
             raise ModelError(f"private training never had a gradient of {silent[0]}: it was moved by noise alone")
+
+
+def _set_gradients(parameter: Any, gradients: Tensor) -> None:
+    """Where Opacus looks for the gradient of each user."""
+    parameter.grad_sample = gradients
 
 
 class AveragedWeights:

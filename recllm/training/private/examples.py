@@ -69,7 +69,8 @@ class UserWindows:
 def standardised(features: Floats) -> Floats:
     """The columns that a private scorer reads, brought to scale by constants; features as `pair_features` gives them,
     (..., n)."""
-    return np.clip((features[..., _COLUMNS] - _CENTRE) / _SPREAD, -STANDARDISED_LIMIT, STANDARDISED_LIMIT)
+    scaled = (features[..., _COLUMNS] - _CENTRE) / _SPREAD
+    return np.asarray(np.clip(scaled, -STANDARDISED_LIMIT, STANDARDISED_LIMIT), np.float32)
 
 
 def log_end_day(as_of: int) -> int:

@@ -69,7 +69,8 @@ class HeadNetwork(nn.Module):
 
     def forward(self, cosine: Tensor, inputs: Tensor) -> Tensor:
         mlp = self.second(functional.gelu(self.first(inputs)))
-        return (self.cosine(cosine[..., None]) + self.linear(inputs) + mlp).squeeze(-1)
+        logits: Tensor = (self.cosine(cosine[..., None]) + self.linear(inputs) + mlp).squeeze(-1)
+        return logits
 
 
 @dataclass(frozen=True, eq=False)
