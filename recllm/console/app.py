@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from recllm.console import campaigns, data, experiments, home, items, models, people, settings, sign_in
+from recllm.console import campaigns, data, experiments, home, items, models, people, privacy, settings, sign_in
 from recllm.console.figures import FigureCache
 from recllm.console.loads import FileLoads, sweep_uploads
 from recllm.console.pages import (
@@ -67,6 +67,7 @@ SECTIONS: tuple[ConsoleSection, ...] = (
     experiments.SECTION,
     models.SECTION,
     data.SECTION,
+    privacy.SECTION,
     settings.SECTION,
 )
 """The navigation, in its order."""
