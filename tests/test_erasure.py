@@ -251,6 +251,8 @@ def test_what_learned_from_somebody_is_marked_replaced_and_not_opened_any_more(f
         assert model.name == version
         days = datetime.fromisoformat(model.use_until) - datetime.fromisoformat(certificate.at)
         assert days == timedelta(days=30) and usable_version(shop) == version
+        apply_retention(shop, actor="test")
+        assert (shop.models_dir / "versions" / version).exists()
         # the weights of a refreshed version are those of its parent
         refreshed = refresh(shop)
         assert taints(shop.models_dir)[refreshed] == taints(shop.models_dir)[version]
@@ -265,7 +267,7 @@ def test_what_learned_from_somebody_is_marked_replaced_and_not_opened_any_more(f
         trained = train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
         assert usable_version(shop) == trained.model_version and trained.model_version not in taints(shop.models_dir)
         apply_retention(shop, actor="test")
-        assert not (shop.models_dir / "versions" / version).exists()
+        assert not (shop.models_dir / "versions" / version).exists(), "its time is over"
         path.write_text("{")
         with pytest.raises(ModelError, match="damaged"):
             open_version(shop.models_dir)

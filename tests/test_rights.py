@@ -44,6 +44,12 @@ def opened(shop: Path):
         yield workspace
 
 
+@pytest.fixture
+def empty(tmp_path: Path):
+    with Workspace.create(tmp_path / "empty") as workspace:
+        yield workspace
+
+
 # --- restriction -----------------------------------------------------------------------------------------------------
 
 
@@ -76,11 +82,11 @@ def change(workspace: Workspace, statement: str, **values: object) -> None:
         connection.execute(text(statement), values)
 
 
-def test_the_log_tells_who_did_what_to_whom(opened: Workspace) -> None:
-    fill(opened)
-    entries = read_audit(opened)
-    assert [entry.number for entry in entries] == list(range(1, 13)) and verify_audit(opened).problem is None
-    (entry,) = read_audit(opened, subjects=frozenset({"u1_3"}))
+def test_the_log_tells_who_did_what_to_whom(empty: Workspace) -> None:
+    fill(empty)
+    entries = read_audit(empty)
+    assert [entry.number for entry in entries] == list(range(1, 13)) and verify_audit(empty).problem is None
+    (entry,) = read_audit(empty, subjects=frozenset({"u1_3"}))
     assert (entry.actor, entry.action, entry.details) == ("key:1", AuditAction.PERSON_SHOWN, {"number": 3})
     assert abs(entry.at - datetime.now(UTC)) < timedelta(minutes=5)
 
@@ -99,35 +105,35 @@ def test_the_log_tells_who_did_what_to_whom(opened: Workspace) -> None:
         ("INSERT INTO audit SELECT 13, entry, hash FROM audit WHERE entry_no = 12", "entry 13 is not"),
     ],
 )
-def test_any_change_of_the_log_is_seen(opened: Workspace, statement: str, problem: str) -> None:
-    fill(opened)
-    change(opened, statement)
-    assert problem in str(verify_audit(opened).problem)
+def test_any_change_of_the_log_is_seen(empty: Workspace, statement: str, problem: str) -> None:
+    fill(empty)
+    change(empty, statement)
+    assert problem in str(verify_audit(empty).problem)
 
 
-def test_a_change_of_the_anchor_is_seen(opened: Workspace) -> None:
-    fill(opened)
-    anchor = opened.root / ANCHOR
+def test_a_change_of_the_anchor_is_seen(empty: Workspace) -> None:
+    fill(empty)
+    anchor = empty.root / ANCHOR
     whole = anchor.read_text()
-    change(opened, "DELETE FROM audit WHERE entry_no > 10")
+    change(empty, "DELETE FROM audit WHERE entry_no > 10")
     record = json.loads(whole)
     for forged in (record | {"entries": 10}, record | {"signature": "0" * 64}, {}, []):
         anchor.write_text(json.dumps(forged))
-        assert verify_audit(opened).problem
+        assert verify_audit(empty).problem
     anchor.unlink()
-    assert "is missing" in str(verify_audit(opened).problem)
+    assert "is missing" in str(verify_audit(empty).problem)
 
 
 def test_a_writer_that_was_stopped_before_the_anchor_did_no_harm(
-    opened: Workspace, monkeypatch: pytest.MonkeyPatch
+    empty: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(opened)
+    fill(empty)
     with monkeypatch.context() as patch:
         patch.setattr("recllm.workspace.audit._anchor", lambda *_: None)
-        fill(opened, 1)
-    assert verify_audit(opened).problem is None
-    fill(opened, 1)
-    assert verify_audit(opened).problem is None and len(read_audit(opened)) == 14
+        fill(empty, 1)
+    assert verify_audit(empty).problem is None
+    fill(empty, 1)
+    assert verify_audit(empty).problem is None and len(read_audit(empty)) == 14
 
 
 # --- retention -------------------------------------------------------------------------------------------------------
@@ -151,7 +157,10 @@ def test_what_is_over_its_time_goes_by_rule_and_clock(shop: Path) -> None:
         assert apply_retention(opened, actor="test", now=now + timedelta(days=11)).files["quarantine"] == 1
         assert not quarantined.exists() and (shop / "copies" / "a.json").exists()
         assert apply_retention(opened, actor="test", now=now + timedelta(days=21)).files["copies"] == 1
-        assert [entry.action for entry in read_audit(opened)] == [AuditAction.RETENTION_APPLIED] * 3
+        assert [entry.action for entry in read_audit(opened)][-3:] == [AuditAction.RETENTION_APPLIED] * 3
+        with pytest.raises(UsageError, match="--trust-clock"):
+            apply_retention(opened, actor="test", now=now + timedelta(days=5_000))
+        apply_retention(opened, actor="test", now=now + timedelta(days=5_000), trust_clock=True)
 
 
 # --- another key -----------------------------------------------------------------------------------------------------

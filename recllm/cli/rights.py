@@ -137,6 +137,7 @@ def audit_log(
 def retention(
     workspace: WorkspaceDir,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the files that would go.")] = False,
+    trust_clock: Annotated[bool, typer.Option("--trust-clock", help="Nothing was loaded for months, truly.")] = False,
     json: Json = False,
 ) -> None:
     """Delete what is older than the settings' [retention] allows, and finish what was left half done; run it daily."""
@@ -144,7 +145,7 @@ def retention(
     from recllm.workspace.audit import command_line_actor
 
     with open_shop(workspace) as shop:
-        report = apply_retention(shop, actor=command_line_actor(), dry_run=dry_run)
+        report = apply_retention(shop, actor=command_line_actor(), dry_run=dry_run, trust_clock=trust_clock)
     counts = {**report.rows, **report.files}
     lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in counts.items() if n] or ["nothing is over its time"]
     if report.finished_erasures:

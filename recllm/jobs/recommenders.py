@@ -366,6 +366,7 @@ def publish_recommender(
     basics_vectors(encoder, list(variants.values())[: workspace.settings.serving.basics_texts], locale)
 
     lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
+    lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
     consent_load, people = marks.load_no.get(Table.CONSENT, 0), None
 
     def save_state(folder: Path) -> None:

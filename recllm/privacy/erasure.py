@@ -88,13 +88,13 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
     at, store = datetime.now(UTC), workspace.store()
     subject = names[0] if len(names) == 1 else None
     with store.read() as reader:
-        first_loaded = min(reader.first_loaded(names).values(), default=None)
+        loaded = reader.first_loaded(names).values()
         n_known = len(reader.users(names))
     begun = {"people": len(names), "certificate": certificate_id}
     entry = audit(workspace, actor, AuditAction.ERASURE_BEGUN, subject=subject, **begun)
     subjects = store.bury(names, at)
 
-    models = _mark_models(workspace, first_loaded, at)
+    models = _mark_models(workspace, loaded, at)
     files, exported_in = _clean_files(workspace, subjects)
     with store.load(Table.CONSENT, load_id=secrets.token_hex(16), source="erasure") as load:
         rows = load.erase_users(subjects)
@@ -124,12 +124,15 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
     return certificate
 
 
-def _mark_models(workspace: Workspace, first_loaded: datetime | None, at: datetime) -> tuple[TaintedModel, ...]:
-    """Marks what learned from people whose first data came in at a time; None: nothing did."""
-    if first_loaded is None:
+def _mark_models(
+    workspace: Workspace, loaded: Collection[tuple[int, datetime]], at: datetime
+) -> tuple[TaintedModel, ...]:
+    """Marks what learned from people; loaded: number and time of the load with the first data of each."""
+    if not loaded:
         return ()
+    first_load, loaded_at = min(number for number, _ in loaded), min(time for _, time in loaded)
     until = tainted_until(workspace, at)
-    learned = mark_tainted(workspace.models_dir, first_loaded, at=at, use_until=until)
+    learned = mark_tainted(workspace.models_dir, first_load, loaded_at, at=at, use_until=until)
     marked = taints(workspace.models_dir)
     models = [TaintedModel(name=version, use_until=marked[version].use_until) for version in learned]
     if names := effect_names(workspace):

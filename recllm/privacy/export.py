@@ -13,7 +13,7 @@ from recllm.experiments.split import variant_of
 from recllm.jobs.experiments import list_experiments
 from recllm.jobs.recommenders import open_recommender
 from recllm.privacy.erasure import quarantined_rows
-from recllm.recommender.registry import versions
+from recllm.recommender.registry import versions_since
 from recllm.schema import RecommendRequest
 from recllm.workspace.audit import read_audit
 from recllm.workspace.workspace import Workspace
@@ -44,7 +44,7 @@ def export_person(
         consent = reader.consent(user_ids=[name]).drop("user_id").to_dicts()
         events = reader.events(user_ids=[name]).drop("user_id").to_dicts()
         sessions = sorted(reader.joined_sessions(user_id=name))
-        first_loaded = reader.first_loaded([name]).get(name)
+        first_load = reader.first_loaded([name]).get(name)
     messages = workspace.store().messages_of(name)
     refused = quarantined_rows(workspace, frozenset({name, *sessions}))
     return {
@@ -66,11 +66,7 @@ def export_person(
         "experiments": {
             stored.experiment.name: variant_of(stored.experiment, name) for stored in list_experiments(workspace)
         },
-        "models": [
-            manifest.version
-            for manifest in versions(workspace.models_dir)
-            if first_loaded is not None and manifest.created_at >= first_loaded.isoformat()
-        ],
+        "models": [] if first_load is None else versions_since(workspace.models_dir, *first_load),
         "inferred": _inferred(workspace, name, recommender),
         "accesses": [
             {"at": plain(entry.at), "action": entry.action.value}

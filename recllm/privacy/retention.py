@@ -9,10 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from recllm.campaigns.forget import campaign_folders, forget_people
+from recllm.errors import UsageError
 from recllm.privacy.erasure import finish_erasures
 from recllm.recommender.registry import remove_tainted
 from recllm.workspace.audit import AuditAction, audit
 from recllm.workspace.workspace import CERTIFICATES, UPLOADS, Workspace, present
+
+QUIET_DAYS = 90
+"""A shop that loads nothing for so long is rarer than a clock that is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +33,28 @@ class RetentionReport:
 
 
 def apply_retention(
-    workspace: Workspace, *, actor: str, now: datetime | None = None, dry_run: bool = False
+    workspace: Workspace,
+    *,
+    actor: str,
+    now: datetime | None = None,
+    dry_run: bool = False,
+    trust_clock: bool = False,
 ) -> RetentionReport:
     """Deletes what is older than the settings' `retention` allows, and ends what was left half done.
 
     The clock is that of this machine; of a log that is being replayed events and messages are counted back from its
-    end. dry_run: nothing is deleted, and the files are counted; rows are not.
+    end. dry_run: nothing is deleted, and the files are counted; rows are not. Raises `UsageError` where the clock is
+    more than `QUIET_DAYS` after the newest load, as a clock that jumped ahead would delete everything, unless
+    `trust_clock` says that the shop was quiet for so long.
     """
     limits, clock = workspace.settings.retention, now or datetime.now(UTC)
+    with workspace.store().read() as reader:
+        newest = reader.loads(1)["committed_at"]
+    if len(newest) and clock - newest[0] > timedelta(days=QUIET_DAYS) and not (trust_clock or dry_run):
+        raise UsageError(
+            f"the clock says {clock:%Y-%m-%d}, and nothing was loaded since {newest[0]:%Y-%m-%d}; if the clock is "
+            "right, say --trust-clock"
+        )
     finished = [] if dry_run else finish_erasures(workspace, actor=actor)
     of_log = min(clock, datetime.fromtimestamp(present(workspace, now), UTC))
 
@@ -64,7 +82,7 @@ def apply_retention(
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     files["campaign_people"] = _old_campaigns(workspace, limits.campaigns, clock, dry_run=dry_run)
     if not dry_run:
-        files["tainted_models"] = len(remove_tainted(workspace.models_dir)) if workspace.models_dir.exists() else 0
+        files["tainted_models"] = len(remove_tainted(workspace.models_dir, ended_by=clock))
         if any(rows.values()):
             workspace.store().purge()
         if any(rows.values()) or any(files.values()):

@@ -137,6 +137,8 @@ class Lineage(FrozenModel):
     """ISO 8601, UTC: the first event that it learned from."""
     trained_until: Text
     """It learned from nothing at or after this time."""
+    last_load: CountOrZero | None = None
+    """Number of the newest load of the store when it was published; None before that was written down."""
     checks: tuple[RetrainCheck, ...] = ()
     """Why it was trained, where `recllm retrain` did."""
     gate: GateReport | None = None

@@ -217,16 +217,31 @@ def check_usable(models_dir: Path, version: str, now: datetime | None = None) ->
         )
 
 
-def mark_tainted(models_dir: Path, made_after: datetime | None, *, at: datetime, use_until: datetime) -> list[str]:
-    """Marks every version that was made after a time, of those on disk; returns them, newly marked or not.
+def versions_since(models_dir: Path, first_load: int, loaded_at: datetime) -> list[str]:
+    """Versions on disk that were made after a load; see `mark_tainted`."""
 
-    made_after: when the first data of somebody who is erased came in; None marks none. The date of an earlier erasure
-    stays. at, use_until: aware.
+    def is_later(manifest: Manifest) -> bool:
+        last_load = None if manifest.lineage is None else manifest.lineage.last_load
+        if last_load is None:
+            return datetime.fromisoformat(manifest.created_at) >= loaded_at
+        return last_load >= first_load
+
+    return [manifest.version for manifest in versions(models_dir) if is_later(manifest)]
+
+
+def mark_tainted(
+    models_dir: Path, first_load: int, loaded_at: datetime, *, at: datetime, use_until: datetime
+) -> list[str]:
+    """Marks every version that was made after a load, of those on disk; returns them, newly marked or not.
+
+    first_load, loaded_at: number and time of the load with the first data of somebody who is erased. Numbers tell, as
+    clocks may go back; the time counts for versions from before numbers were written down. The date of an earlier
+    erasure stays. All times are aware.
     """
-    if made_after is None or not (models_dir / "versions").is_dir():
+    if not (models_dir / "versions").is_dir():
         return []
     with _explained(f"cannot mark versions in {models_dir}"), lock_file(models_dir / ".lock"):
-        learned = [m.version for m in versions(models_dir) if datetime.fromisoformat(m.created_at) >= made_after]
+        learned = versions_since(models_dir, first_load, loaded_at)
         _taint(models_dir, learned, Taint(since=at.isoformat(), use_until=use_until.isoformat()))
     return learned
 
@@ -251,11 +266,14 @@ def mark_version_tainted(models_dir: Path, version: str, *, at: datetime, use_un
         _taint(models_dir, [version], Taint(since=at.isoformat(), use_until=use_until.isoformat()))
 
 
-def remove_tainted(models_dir: Path) -> list[str]:
-    """Removes the tainted versions that do not serve; returns them."""
+def remove_tainted(models_dir: Path, *, ended_by: datetime | None = None) -> list[str]:
+    """Removes the tainted versions that do not serve, with `ended_by` those whose use has ended; returns them."""
+    if not models_dir.is_dir():
+        return []
     with _explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
         marked, now_serving = taints(models_dir), serving(models_dir)
-        removed = [m.version for m in versions(models_dir) if m.version in marked and m.version != now_serving]
+        going = {v for v, taint in marked.items() if ended_by is None or taint.has_ended(ended_by)} - {now_serving}
+        removed = [m.version for m in versions(models_dir) if m.version in going]
         for version in removed:
             _remove(models_dir, version, now_serving)
         left = {version: taint for version, taint in marked.items() if (models_dir / "versions" / version).is_dir()}
