@@ -149,7 +149,16 @@ _HOLLOW = re.compile(r"[(\[（【<][\s,;:：，；/-]{0,8}[)\]）】>]")
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
-_SIGNS = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {0x3000: " ", 0xA0: " ", 0x2007: " ", 0x202F: " ", 0x2009: " "}
+_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {0x3000: " ", 0xA0: " ", 0x2007: " ", 0x202F: " ", 0x2009: " "}
+_TRADITIONAL = dict(
+    zip(
+        map(ord, "號樓棟區縣鄉鎮電話機聯絡繫貨車碼門單莊廈園熱線傳簽顧買陳張劉黃吳趙孫馬鄭謝許韓馮鄧蕭葉蔣蘇呂盧鍾鐘譚陸賈韋鄒閻龍賀龔萬錢嚴湯溫聖東廣蓋楊羅歐陽開戶帳賬銀證訂郵間層徑灣圍給請與處臺點貳叄陸經師醫媽爺觀龐遼雲貴寧豐凱齊顏霍闕蘭喬項駱麥"),
+        "号楼栋区县乡镇电话机联络系货车码门单庄厦园热线传签顾买陈张刘黄吴赵孙马郑谢许韩冯邓萧叶蒋苏吕卢钟钟谭陆贾韦邹阎龙贺龚万钱严汤温圣东广盖杨罗欧阳开户帐账银证订邮间层径湾围给请与处台点贰叁陆经师医妈爷观庞辽云贵宁丰凯齐颜霍阙兰乔项骆麦",
+        strict=True,
+    )
+)
+"""The patterns know simplified characters only."""
+_SIGNS |= _TRADITIONAL
 _UNSEEN = re.compile(
     "[\u00ad\u034f\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
@@ -199,8 +208,17 @@ def _emails(text: str) -> Iterator[Span]:
         for match in _pattern("email.plain").finditer(text):
             if match["top"].lower() not in _words("email.no_hosts"):
                 yield match.span()
-    for match in _pattern("email.spelled").finditer(text):
-        yield match.span()
+    for match in _pattern("email.spoken").finditer(text):
+        last = match["local"].split()[-1].lower()
+        is_labelled = _pattern("email.label").search(text[max(0, match.start() - 20) : match.start()]) is not None
+        has_sign = re.search(r"[\d._+-]| dot | punkt | punto | point ", match["local"].lower()) is not None
+        is_host_spelled = match["dot"] != "."
+        if last not in _words("email.no_locals") and (is_labelled or has_sign or is_host_spelled):
+            yield match.span()
+    for name in ("email.spelled", "email.disguised", "email.local"):
+        for match in _pattern(name).finditer(text):
+            if match[0].split()[0].lower() not in _words("email.no_locals"):
+                yield match.span()
 
 
 def _links(text: str) -> Iterator[Span]:
@@ -212,7 +230,7 @@ def _handles(text: str) -> Iterator[Span]:
     if "@" in text:
         for name in ("handle.at", "handle.at_han"):
             for match in _pattern(name).finditer(text):
-                yield match.span()
+                yield match.start("name") - (name == "handle.at"), match.end()
     for name in ("handle.owned", "handle.reddit"):
         yield from (match.span("name") for match in _pattern(name).finditer(text))
     for match in _pattern("handle.labelled").finditer(text):
@@ -226,6 +244,10 @@ def _handles(text: str) -> Iterator[Span]:
 # --- numbers with a checksum ---------------------------------------------------------------------------------------
 
 
+_BETWEEN = " -./\n"
+"""What numbers are grouped with, or broken at."""
+
+
 def _ibans(text: str) -> Iterator[Span]:
     lengths = _iban_lengths()
     for match in _pattern("iban.start").finditer(text):
@@ -233,7 +255,7 @@ def _ibans(text: str) -> Iterator[Span]:
         while len(signs) < length and at < len(text):
             if text[at].isascii() and text[at].isalnum():
                 signs += text[at]
-            elif text[at] not in " -" or text[at - 1] in " -":
+            elif text[at] not in _BETWEEN or (text[at - 1] in _BETWEEN and text[at - 2] in _BETWEEN):
                 break
             at += 1
         is_whole = at == len(text) or not (text[at].isascii() and text[at].isalnum())
@@ -251,10 +273,15 @@ def _iban_lengths() -> dict[str, int]:
 def _resident_ids(text: str) -> Iterator[Span]:
     weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
     for match in _pattern("resident_id.number").finditer(text):
-        number = re.sub("[ -]", "", match[0]).upper()
+        number = re.sub(r"[ ._/\n-]", "", match[0]).upper()
+        if not _pattern("resident_id.born").match(number):
+            continue
         check = "10X98765432"[sum(int(d) * w for d, w in zip(number, weights, strict=False)) % 11]
         if number[-1] == check and number[:2] in _words("resident_id.provinces"):
             yield match.span()
+
+
+_TOLD = re.compile(r"\d{2,}[^\d]{0,3}(?=[^\W\d_]{2})")
 
 
 def _cards(text: str) -> Iterator[Span]:
@@ -262,14 +289,19 @@ def _cards(text: str) -> Iterator[Span]:
         return
     groups = _words("card.groups")
     for match in _pattern("card.number").finditer(text):
-        pieces = re.split("[ .-]", match[0])
+        pieces = re.split(r"[ ._/\n-]+", match[0])
         digits = "".join(pieces)
         is_grouped = " ".join(str(len(piece)) for piece in pieces) in groups
         if not (is_grouped or len(pieces) == 1) or len(set(digits)) == 1 or not _luhn(digits):
             continue
+        before = text[max(0, match.start() - 28) : match.start()]
+        # A number of an order that another word follows has been told: "for order 123, card 4111...".
+        begin = match.start() - len(_TOLD.split(before)[-1])
         if _is_labelled(text, match.start(), "card.label", against="phone.not_label"):
             yield match.span()
-        elif len(digits) in _card_lengths(digits) and not _is_labelled(text, match.start(), "phone.not_label"):
+        elif len(digits) in _card_lengths(digits) and not _is_labelled(
+            text, match.start(), "phone.not_label", reach=match.start() - begin
+        ):
             is_article_number = len(digits) in (13, 14) and not is_grouped
             if not is_article_number:
                 yield match.span()
@@ -293,13 +325,23 @@ def _luhn(digits: str) -> bool:
 
 def _ip_addresses(text: str) -> Iterator[Span]:
     for match in _pattern("ip.v6").finditer(text) if ":" in text else ():
+        if not _is_ipv6(match[0]):
+            continue
         groups = [group for group in match[0].split(":") if group]
-        if _is_ipv6(match[0]) and (len(groups) > 2 or any(len(group) > 2 for group in groups) or match[0] == "::1"):
+        before = text[max(0, match.start() - 24) : match.start()]
+        if any(len(group) > 2 for group in groups) or match[0] == "::1" or _pattern("ip.label").search(before):
             yield match.span()
     for match in _pattern("ip.v4").finditer(text):
         before = text[max(0, match.start() - 24) : match.start()]
         is_small = all(int(part) < 10 for part in match[0].split("."))
-        if not _pattern("ip.version").search(before) and (not is_small or _pattern("ip.label").search(before)):
+        label = max((found.end() for found in _pattern("ip.label").finditer(before)), default=0)
+        version = _pattern("ip.version").search(before)
+        is_version = _pattern("ip.version_after").search(text[match.end() : match.end() + 14]) is not None
+        if label and (version is None or label > version.end() - len(version[0]) + 3):
+            is_version = False
+        elif version or is_small:
+            is_version = True
+        if not is_version:
             yield match.span()
 
 
@@ -315,25 +357,56 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _phones(text: str) -> Iterator[Span]:
+    yield from _phones_in_digits(text)
+    yield from _phones_in_words(text)
+
+
+def _phones_in_words(text: str) -> Iterator[Span]:
+    """一三八零零…, "four one five ..."; those of a Chinese mobile number, others beside a label."""
+    for name in ("phone.numerals", "phone.spelled"):
+        for match in _pattern(name).finditer(text):
+            is_other = _is_labelled(text, match.start(), "phone.not_label")
+            is_phone = _is_labelled(
+                text, match.start(), "phone.label", reach=12, against="phone.not_label"
+            ) or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()])
+            is_mobile = name == "phone.numerals" and match["mobile"] is not None
+            if not match[0].isascii() or name == "phone.spelled":
+                if is_phone or (is_mobile and not is_other and len(set(match[0])) > 3):
+                    yield match.span()
+
+
+def _phones_in_digits(text: str) -> Iterator[Span]:
     """The shape that begins first, and of several the first in the list; each number is judged by what is beside it."""
     if not _DIGITS.search(text):
         return
     for match in _phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
         digits = re.sub(r"\D", "", match["number"])
-        before, after = text[max(0, match.start() - 8) : match.start()], text[match.end() : match.end() + 12]
-        if _pattern("phone.price_before").search(before) or _pattern("phone.unit_after").search(after):
+        before, after = text[max(0, match.start() - 12) : match.start()], text[match.end() : match.end() + 20]
+        is_quoted = before.endswith('"') and after.startswith('"')  # and no size in inches
+        if _pattern("phone.price_before").search(before[-8:]):
+            continue
+        if not is_quoted and _pattern("phone.unit_after").search(after[:12]):
+            continue
+        if "plus" not in named and _pattern("phone.standard").search(before):
+            continue
+        touches_comma = re.search(r"\d,$", before) is not None or re.match(r",\d", after) is not None
+        is_field = "plus" in named or "mobile" in named or re.fullmatch(r"\d{3}-\d{3}-\d{4}", match["number"])
+        if touches_comma and not is_field:
             continue
         if _pattern("phone.date").search(match["number"]) or len(set(digits)) == 1:
             continue
-        is_other = _is_labelled(text, match.start(), "phone.not_label")
+        is_other = _is_labelled(text, match.start(), "phone.not_label", reach=10 if "plus" in named else 28)
         reach = _data("phone.label_reach")
         is_phone = _is_labelled(text, match.start(), "phone.label", reach=reach, against="phone.not_label")
         is_phone = (
             is_phone
             or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()]) is not None
+            or (not is_other and _pattern("phone.label_after").search(after) is not None)
         )
-        if (is_phone or (not is_other and _stands_alone(named, digits, text[: match.start()][-24:]))) and _is_number(
+        if before.endswith("=") and not is_phone and "plus" not in named:
+            continue
+        if (is_phone or (not is_other and _stands_alone(named, match["number"], text[max(0, match.start() - 24) : match.start()], after))) and _is_number(
             named, digits, match["number"]
         ):
             is_bracket_of_text = match[0].startswith("(") and ")" not in match[0]
@@ -347,13 +420,24 @@ def _phone_pattern() -> re.Pattern[str]:
     return _compiled("".join(parts))
 
 
-def _stands_alone(named: Mapping[str, str], digits: str, before: str) -> bool:
+def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str) -> bool:
     """True for a number that reads like a phone without a label."""
+    digits = re.sub(r"\D", "", number)
     if "any" in named:
         is_plain = named["any"].isdigit() and len(digits) in (10, 11) and digits[0] != "1"
         return is_plain and _pattern("phone.weak_label").search(before) is not None
-    if "zeros" in named and named["zeros"].isdigit():
-        return not _is_article_number(digits)
+    if "zeros" in named:
+        code = next((digits[2 : 2 + n] for n in (1, 2, 3) if digits[2 : 2 + n] in _words("phone.country_codes")), "")
+        has_trunk = digits[2 + len(code) :].startswith("0") and "(0)" not in number
+        return not has_trunk and not (named["zeros"].isdigit() and _is_article_number(digits))
+    groups = re.findall(r"\d+", number)
+    if "trunk" in named and not number.startswith("("):
+        sizes = [len(group) for group in groups]
+        steps = {int(b) - int(a) for a, b in zip(groups, groups[1:], strict=False)}
+        is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and len(steps) == 1)
+        return not is_part and re.match(r" [A-Z](?![A-Za-z])", after) is None
+    if "pair" in named:
+        return len({int(b) - int(a) for a, b in zip(groups, groups[1:], strict=False)}) > 1
     return True
 
 
@@ -370,7 +454,8 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
         return 8 < len(digits) < 13 and not groups[0].startswith("00") and sum(len(g) == 2 for g in groups[1:]) < 5
     if "any" in named:
         mixes = "." in number and re.search(r"[ /()-]", number) is not None
-        return 7 <= len(digits) <= 15 and not mixes and not re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number)
+        is_version = re.fullmatch(r"\d+(?:\.\d+)+", number) is not None and min(map(len, number.split("."))) < 2
+        return 7 <= len(digits) <= 15 and not mixes and not is_version and not re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number)
     return True
 
 
@@ -394,8 +479,10 @@ def _plates(text: str) -> Iterator[Span]:
             )
             is_labelled = "车牌" in text[max(0, match.start() - 12) : match.start()]
             n_digits = sum(sign.isdigit() for sign in match[0])
-            if n_digits >= 2 and (is_labelled or not is_word):
+            is_count = re.match("[份张个件只元套册本名人]", text[match.end() : match.end() + 1]) is not None
+            if n_digits >= 2 and (is_labelled or not (is_word or is_count)):
                 yield match.span()
+    yield from (match.span() for match in _pattern("plate.own").finditer(text))
     for match in _pattern("plate.other").finditer(text):
         if _pattern("plate.label").search(text[max(0, match.start() - 36) : match.start()]):
             yield match.span()
@@ -409,7 +496,7 @@ def _addresses(text: str) -> Iterator[Span]:
         return
     if not text.isascii():
         yield from _chinese_addresses(text)
-    for name in ("box", "french", "southern", "dutch", "japanese"):
+    for name in ("box", "indian", "french", "southern", "dutch", "japanese", "german_small"):
         yield from (match.span() for match in _pattern(f"address.{name}").finditer(text))
     for match in _pattern("address.german").finditer(text):
         tail = _pattern("address.german_tail").match(text, match.end())
@@ -434,7 +521,7 @@ def _is_addressed(text: str, start: int) -> bool:
 
 
 def _has_postcode(text: str, end: int) -> bool:
-    return _pattern("address.postcode").match(text[end : end + 64]) is not None
+    return _pattern("address.postcode").match(text[end : end + 80]) is not None
 
 
 def _end_of_address(text: str, end: int) -> int:
@@ -447,7 +534,9 @@ def _is_street(text: str, match: re.Match[str]) -> bool:
     name = " ".join(match[0].split()[1:]).lower()
     if _names_goods(match["street"]) or any(famous in name for famous in _data("address.famous")):
         return False
-    after = text[match.end() : match.end() + 16]
+    after = text[match.end() : match.end() + 40]
+    if _pattern("address.titled").match(after):
+        return False
     return (
         re.match(r" ?(?:$|[,.;:)\n!?]| [a-z]| (?:N|S|E|W|NE|NW|SE|SW|Apt|Suite|Unit|Flat|#)\b)|[,.;:)\n!?]", after)
         is not None
@@ -532,6 +621,11 @@ def _names(text: str) -> Iterator[Span]:
         is_known = _has_known_name(words) and len(words) < 4
         after = text[match.end() : match.end() + 14]
         is_begun = re.search(r"(?:^|[.!?;\n] ?)$", text[max(0, match.start() - 2) : match.start()]) is not None
+        if match["title"] in _TITLES_OF_PEOPLE and len(words) < 5:
+            yield match.start(), match.start() + len(match[0].rstrip())
+            continue
+        if match["title"] == "M" and not is_known:
+            continue
         begins = is_begun and match["title"] not in _TITLES_OF_BRANDS and re.match(r"[,.;:]? [a-z]|[,;:]| \d", after)
         if is_known or spoken or begins or re.search(_data("name.spoken_after"), after):
             yield match.start(), match.start() + len(match[0].rstrip())
@@ -542,6 +636,7 @@ def _names(text: str) -> Iterator[Span]:
             end = _end_of_name(match["name"], match["label"])
             if end:
                 yield match.start("name"), match.start("name") + end
+    yield from _loosely_labelled_names(text)
     for name in ("name.greeting", "name.closing"):
         for match in _pattern(name).finditer(text):
             words = [word.lower() for word in match["name"].split()]
@@ -567,6 +662,26 @@ def _end_of_name(name: str, label: str) -> int:
     return len(" ".join(words)) if is_known or is_firm or has_names else 0
 
 
+def _loosely_labelled_names(text: str) -> Iterator[Span]:
+    for match in _pattern("name.loose_label").finditer(text):
+        words = [word.lower().strip(".,") for word in match["name"].split()]
+        is_told = _pattern("name.loose_after").match(match["after"]) is not None
+        is_known = not _words("name.given").isdisjoint(words[:-1])
+        is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")
+        if _words("name.no_names").isdisjoint(words) and (is_known or (is_told and not is_message)):
+            yield match.span("name")
+    if text.isascii():
+        return
+    for name in ("name.han_name", "name.han_sent"):
+        for match in _pattern(name).finditer(text):
+            value = match["name"]
+            is_name = not any(value.startswith(w) or value.endswith(w) for w in _words("name.no_chinese_names"))
+            if is_name and _surname(value) and (len(value) < 4 or "·" in value or _surname(value) == 2):
+                yield match.span("name")
+
+
+_TITLES_OF_PEOPLE = frozenset({"Herrn", "Frau", "Mme", "Mlle", "Sra", "Señora", "Signora", "Sig.ra"})
+"""Goods are seldom called after these."""
 _TITLES_OF_BRANDS = frozenset({"Dr", "DR", "Miss", "Sir", "Madam", "Madame", "Professor", "Prof", "Mx"})
 
 
