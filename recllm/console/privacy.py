@@ -59,7 +59,9 @@ def stored_table(visit: Visit) -> ConsoleTable:
         ("serving", _count((root / "serving").glob("*.safetensors")), None),
         ("vectors", _count((workspace.cache_dir / "vectors").glob(QUERY_CACHE_FILE)), None),
         ("fine_tuning", _count((workspace.cache_dir / "lora").glob("*")), limits.fine_tuning),
+        ("releases", store.n_releases(), workspace.policy.release_days),
         ("tombstones", len(store.tombstones()), None),
+        ("audit", len(store.audit_entries()), None),
         ("certificates", _count((root / CERTIFICATES).glob("*.json")), limits.certificates),
     )
     rows: list[TableRow] = [
@@ -94,8 +96,8 @@ def tainted_table(visit: Visit, marked: dict[str, Taint]) -> ConsoleTable | None
 
     def row(version: str, taint: Taint) -> TableRow:
         serves = version == now_serving
-        said = visit.say(f"people.{'yes' if serves else 'no'}")
-        return version, taint.use_until[:10], TableCell(value=serves, text=said)
+        said = TableCell(value=serves, text=visit.say("privacy.it_does") if serves else "")
+        return version, taint.use_until[:10], said
 
     return ConsoleTable(
         name="tainted",

@@ -315,6 +315,11 @@ class Store:
             connection.execute(insert(tables.meta).values(name="key_fingerprint", value=key_fingerprint))
             return n_renamed
 
+    def n_releases(self) -> int:
+        """Groups of people that were counted or listed, as far as they are remembered."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return self._count(connection, tables.releases)
+
     def key_fingerprint(self) -> str | None:
         """Of the pseudonym key that the rows were made with."""
         with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():

@@ -149,10 +149,19 @@ _HOLLOW = re.compile(r"[(\[（【<][\s,;:：，；/-]{0,8}[)\]）】>]")
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
-_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {0x3000: " ", 0xA0: " ", 0x2007: " ", 0x202F: " ", 0x2009: " "}
+_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {
+    0x3000: " ",
+    0xA0: " ",
+    0x2007: " ",
+    0x202F: " ",
+    0x2009: " ",
+}
 _TRADITIONAL = dict(
     zip(
-        map(ord, "號樓棟區縣鄉鎮電話機聯絡繫貨車碼門單莊廈園熱線傳簽顧買陳張劉黃吳趙孫馬鄭謝許韓馮鄧蕭葉蔣蘇呂盧鍾鐘譚陸賈韋鄒閻龍賀龔萬錢嚴湯溫聖東廣蓋楊羅歐陽開戶帳賬銀證訂郵間層徑灣圍給請與處臺點貳叄陸經師醫媽爺觀龐遼雲貴寧豐凱齊顏霍闕蘭喬項駱麥"),
+        map(
+            ord,
+            "號樓棟區縣鄉鎮電話機聯絡繫貨車碼門單莊廈園熱線傳簽顧買陳張劉黃吳趙孫馬鄭謝許韓馮鄧蕭葉蔣蘇呂盧鍾鐘譚陸賈韋鄒閻龍賀龔萬錢嚴湯溫聖東廣蓋楊羅歐陽開戶帳賬銀證訂郵間層徑灣圍給請與處臺點貳叄陸經師醫媽爺觀龐遼雲貴寧豐凱齊顏霍闕蘭喬項駱麥",
+        ),
         "号楼栋区县乡镇电话机联络系货车码门单庄厦园热线传签顾买陈张刘黄吴赵孙马郑谢许韩冯邓萧叶蒋苏吕卢钟钟谭陆贾韦邹阎龙贺龚万钱严汤温圣东广盖杨罗欧阳开户帐账银证订邮间层径湾围给请与处台点贰叁陆经师医妈爷观庞辽云贵宁丰凯齐颜霍阙兰乔项骆麦",
         strict=True,
     )
@@ -406,9 +415,13 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         )
         if before.endswith("=") and not is_phone and "plus" not in named:
             continue
-        if (is_phone or (not is_other and _stands_alone(named, match["number"], text[max(0, match.start() - 24) : match.start()], after))) and _is_number(
-            named, digits, match["number"]
-        ):
+        if (
+            is_phone
+            or (
+                not is_other
+                and _stands_alone(named, match["number"], text[max(0, match.start() - 24) : match.start()], after)
+            )
+        ) and _is_number(named, digits, match["number"]):
             is_bracket_of_text = match[0].startswith("(") and ")" not in match[0]
             yield match.start() + is_bracket_of_text, match.end()
 
@@ -455,7 +468,12 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
     if "any" in named:
         mixes = "." in number and re.search(r"[ /()-]", number) is not None
         is_version = re.fullmatch(r"\d+(?:\.\d+)+", number) is not None and min(map(len, number.split("."))) < 2
-        return 7 <= len(digits) <= 15 and not mixes and not is_version and not re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number)
+        return (
+            7 <= len(digits) <= 15
+            and not mixes
+            and not is_version
+            and not re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number)
+        )
     return True
 
 
