@@ -155,7 +155,7 @@ def test_no_vector_of_a_person_is_published(made: Path, names: list[str]) -> Non
 
 @pytest.mark.parametrize("plant", ["an id", "a pseudonym", "a digest", "rows", "a table", "a list"])
 def test_the_look_finds_what_is_planted(made: Path, names: list[str], tmp_path: Path, plant: str) -> None:
-    digests = digests_in_use(made, names)
+    names, digests = names[:8], dict(list(digests_in_use(made, names).items())[:8])  # a few are looked for in a moment
     shutil.copytree(made / "models", tmp_path / "models")
     version = next((tmp_path / "models" / "versions").iterdir())
     if plant == "an id":
