@@ -22,6 +22,23 @@ write to <<jane [at] shop [dot] com>>
 mailto:<<ann@xn--bcher-kva.example>>
 订单问题发<<ming_99@foxmail.com>>谢谢
 the gift is for <<a.b-c@d-e.org>>, not me
+<<ann DOT smith AT example DOT com>>
+<<ann.smith(a)example.com>>
+<<ann-at-example-dot-com>>
+邮箱：<<wanglei@163点com>>
+<<wanglei#163.com>>（#换成@）
+<<ann @ example . com>>
+<<lei.wang（at）example.com>>
+<<lei.wang【at】example【dot】com>>
+<<ann {at} example {dot} org>>
+<<ann arobase exemple point fr>>
+<<ann chiocciola esempio punto it>>
+user <<a@b.co>>
+email: <<ann@mail-1.example.museum>>
+QQ邮箱<<88888888@qq.com>>
+<<ann@例子.中国>>
+<<ann(at)example.com>>
+<<kim dot lee at example dot co dot uk>>
 """,
         Kind.PHONE: """
 <<(212) 555-0187>>
@@ -89,11 +106,88 @@ Rappelez-moi au <<0612345678>>
 erreichbar unter <<01711234567>>
 拨打<<88886666>>咨询
 <<138\u200b1234\u200b5678>>
+手机号<<一三八零零零零四五六七>>
+打<<幺三九 零零幺二 三四五六>>找我
+联系方式：<<一五零-零零零零-一二三四>>
+my no is <<09876543211>> pls call
+confirm on <<+91 98765 43210>> before dispatch
++91<<9876543210>>
+call <<+91 80 5550 1298>>
+tel<<18800006655>>号
+A1号楼<<13800001111>>收
+电话：<<010-5550 1234 转 8021>>
+<<021-55501234分机12>>
+phone <<212-555-0187 x24>>
+座机<<5550 8821>>
+phone: <<555-0147>>
+our number's <<555.0147>>
+Tel. <<+39 347 555 0123>>
+móvil: <<612345678>>
+<<+34 91 555 01 23>>
+tél. <<06 39 98 12 34>>
+<<+33(0)639981234>>
+handy <<0151 5550 1234>>
+<<0151-555 01234>> anrufen
+<<06 1234 5678>> bellen aub
++31<<612345678>>
+<<+44-7700-900-123>>
+<<07700900123>> is my cell
+<<(02) 5550 0123>> Sydney
+<<0491-570-156>>
+<<+61 (0)491 570 156>>
+<<1 (800) 555-0199>>
+<<8005550199>> call toll free
+<<(415)555 0123>>
+<<+1 415-555-0123>>
+台湾<<0912345678>>手机
+<<+886 900 000 123>>
+香港<<5555 0198>>电话
+whatsapp <<+65 9123 4567>>
+電話：<<13800001234>>
+聯絡電話<<5555 0198>>
+13800001234/<<13900001234>>
+手机<<138-00-00-12-34>>
+手机<<138_0000_1234>>
+vx同号<<13800001234>>
+mobile=<<13800001234>>&x=1
+tel:<<+1-415-555-0132>>
+客服电话<<02155501234>>
+电话：<<57155501234>>
+<<+86 21 5550 1234>>
+(+86)<<13800001234>>
+86-<<13800001234>>
+<<4005550123>>热线
+<<+49 (30) 555 0134>>
+<<+43 1 5550123>>
+<<+55 (11) 95555-0123>>
+<<+7 (900) 555 01 23>>
+<<+82 10-5555-0123>>
+<<080-5555-0123>> まで
+reach me @ <<415.555.0132>>
+M: <<07700 900456>>
+contact no. <<98765 43210>>
+Cont: <<9876543210>>
+mob:<<9876543210>>
+alt no <<9876543210>>
+five five five, call <<four one five five five five zero one three two>>
 """,
         Kind.RESIDENT_ID: """
 身份证号<<11010519491231002X>>
 <<11010519491231002x>>
 id <<110105 19491231 002X>>
+身份证11010519491231002X收 <<11010519491231002X>>
+身份证<<110105 1949 1231 002X>>
+身份证<<1101 0519 4912 3100 2X>>
+身份证<<110 105 194 912 310 02X>>
+身份证<<110105-1949-1231-002x>>
+身份证<<110105.19491231.002X>>
+ID<<11010519491231002X>>请
+id=<<11010519491231002X>>
+我<<11010519491231002X>>的
+sfz<<11010519491231002X>>
+No<<11010519491231002X>>
+身份证<<110105_19491231_002X>>
+身份证<<110105/19491231/002X>>
 """,
         Kind.CARD: """
 <<4111 1111 1111 1111>>
@@ -105,6 +199,22 @@ card <<4222222222222>>
 diners <<30569309025904>>
 <<6011-1111-1111-1117>>
 <<3530 1113 3330 0000>>
+card no.<<370000000000002>>,wants
+pan=<<4111111111111111>>
+卡号<<4111111111111111>>扣了两次
+amex<<378282246310005>>被拒
+visa ending... full <<4012 8888 8888 1881>>
+我的卡<<4012888888881881>>丢了
+Kartennummer <<4111 1111 1111 1111>>
+tarjeta <<4111 1111 1111 1111>>
+<<4111 1111 1111 1111>> exp 12/27 cvv 123
+<<4111/1111/1111/1111>>
+信用卡（<<4111111111111111>>）
+order 551, card <<4111111111111111>>
+invoice 11 paid with <<4111111111111111>>
+尾号 <<4111 1111 1111 1111>>
+diners <<3852 0000 0232 37>>
+卡<<6222021234567890128>>收款
 """,
         Kind.IBAN: """
 <<DE89 3704 0044 0532 0130 00>>
@@ -112,6 +222,19 @@ iban <<gb82west12345698765432>>
 <<FR14 2004 1010 0505 0001 3M02 606>>
 <<MT84 MALT 0110 0001 2345 MTLC AST0 01S>> bitte
 <<NL91ABNA0417164300>>.
+IBAN:<<de89370400440532013000>>
+iban <<de89 3704 0044 0532 0130 00>>
+IBANDE89370400440532013000 <<DE89370400440532013000>>
+账号<<DE89370400440532013000>>收
+<<DE89-3704-0044-0532-0130-00>>
+<<DE89.3704.0044.0532.0130.00>>
+<<DE89  3704  0044  0532  0130  00>>
+<<DE 89 3704 0044 0532 0130 00>>
+<<ＤＥ８９　３７０４　００４４　０５３２　０１３０　００>>
+iban=<<gb82west12345698765432>>;
+<<DE89/3704/0044/0532/0130/00>>
+IBAN nr.<<DE89370400440532013000>>
+iban_<<DE89370400440532013000>>
 """,
         Kind.IP: """
 from <<192.168.1.20>> at noon
@@ -122,6 +245,25 @@ dns <<8.8.8.8>>
 <<fe80::1ff:fe23:4567:890a>>
 [<<2001:db8:85a3::8a2e:370:7334>>]:443
 <<::ffff:192.0.2.1>>
+来源IP<<203.0.113.77>>已冻结
+登录ip:<<198.51.100.9>>，异常
+从<<203.0.113.9>>登录的
+IPv4=<<198.51.100.7>>;port=443
+登录IP：<<3fff:12:34::abcd>>
+IP：<<2001:DB8:ACAD:1::10>>（非常用设备）
+IPv6地址<<2001:db8::8a2e:370:7334>>登录
+src=<<2001:db8:1:2:3:4:5:6>>
+IP2001:DB8::77 登录 <<2001:DB8::77>>
+ipv6:<<2001:db8:abcd::1>>
+来自<<fd12:3456:789a::1>>的请求
+ＩＰ：<<１９２．０．２．１４６>>
+ip_address=<<203.0.113.12>>&ua=x
+client [<<2001:db8::5>>]:8443
+IP地址为<<203.0.113.200>>。
+最后登录地点上海(<<203.0.113.88>>)
+ip <<5.6.7.8>> was blocked
+<<203.0.113.4>>/24
+用户<<203.0.113.5>>发帖
 """,
         Kind.PLATE: """
 <<京A·12345>>
@@ -136,6 +278,23 @@ plate number <<KA-01-AB-1234>>
 reg no <<LM19 XYZ>>
 plaque <<AB-123-CD>>
 车牌号：<<京A·F0236>>
+车牌<<京A.12345>>
+<<粤B·F12345>>
+<<沪 A 12345>>
+车牌号码是<<苏e 88k66>>
+<<苏E12345D>>
+<<粤ZH123港>>
+白色SUV，<<鲁Q·7Z8K9>>
+reg <<AB12 CDE>>
+van reg <<LM19 XYZ>>
+tag number <<ABC 1234>>
+plate no. <<KA 01 AB 1234>>
+Kennz. <<HH AB 1234>>
+immatriculée <<AB 123 CD>>
+targa <<AB 123 CD>>
+kenteken <<AB-12-CD>>
+vehicle no <<MH12AB1234>>
+plate=<<7ABC123>>;
 """,
         Kind.ADDRESS: """
 Flat 2, <<14 Elm Grove, Bristol BS6 5AB>>
@@ -163,6 +322,31 @@ No. <<12, MG Road>>, Bengaluru
 <<江苏省南京市鼓楼区汉口路22号>>
 <<阳光花园5栋2单元1203室>>
 收货地址：<<北京市朝阳区三里屯SOHO5号楼>>
+66 quillfeather close, norwich <<nr99 4xx>>
+<<Flat 402, Plot 17, Sample Nagar>> 2nd Main, Bengaluru 560001
+<<H.No. 12-3-45, Sample Nagar>>, Hyderabad 500001
+<<12/4, 3rd Cross, Example Layout>>, Bangalore 560078
+<<5/88 Example St>>, Fitzroy VIC 3065
+<<1 Example Rd>>
+<<PO Box 123>>, Springfield
+九龍旺角<<範例街25號8樓B室>>
+台北市大安區<<範例路一段12號5樓>>
+<<北京市海淀区示例村12号>>
+上海市<<静安区示例路123弄4号502室>>
+<<四川省成都市高新区天府示例街66号1栋1单元1001>>
+我家在<<示例小区12号楼3单元402>>
+住<<朝阳区示例家园8-2-301>>
+<<musterstraße 12, 12345 musterstadt>>
+<<Am Beispielplatz 5, 12345 Musterstadt>>
+<<12 bis, avenue du Modèle 69003 Lyon>>
+<<C/ Ejemplo 12, 3º B, 28001 Madrid>>
+<<Avda. de la Muestra 44>>, Sevilla
+<<Via Esempio 12/B, 00100 Roma>>
+<<Voorbeeldstraat 12, 1012 AB Amsterdam>>
+<<1-2-3 Sample, Shibuya-ku, Tokyo>>
+Shipping address: <<9 Placeholder Way>>, Bristol
+<<123 Main St., Anytown, CA 90210>>
+<<Sample House, 12 Example Lane, Oxford OX1 2AB>>
 """,
         Kind.NAME: """
 <<Mr. John Doe>>
@@ -186,6 +370,36 @@ an <<Frau Müller>>
 尊敬的<<陈小姐>>
 我叫<<刘洋>>，
 联系人:<<陈经理>>
+签收人<<祁小满>>
+收货人 <<顾晚棠>> 138
+ship_name=<<GRETA OLMSTEAD>>;qty=1
+buyer: <<greta olmstead>>, 2 pcs
+contact person <<Tobias Quennell>>
+Attn: Mrs <<Quennell>>
+z.Hd. Herrn <<Quennell>>
+Mme <<Duquesnel>> attend
+Frau <<Feldhüter>> holt ab
+Sig.ra <<Brambilla>>
+leave with <<Greta Olmstead>> next door
+gift from <<Greta Olmstead>> to her mum
+Signed by <<G. OLMSTEAD>>
+Regards, <<Greta Olmstead>>
+请<<祁小满>>女士签收
+收件人：<<阿依古丽·买买提>>
+收貨人：<<陳大文>>
+寄件人<<祁小满>>地址
+姓名=<<祁小满>>
+name: <<祁小满>>
+To: <<Greta Olmstead>>, 12 boxes
+cardholder <<GRETA OLMSTEAD>>
+for <<Mr Olmstead>> at reception
+Naam: <<Greta van Olmstead>>
+Nom : <<Greta Duquesnel>>
+Empfänger <<Greta Feldhüter>>
+快递写<<祁小满>>收
+经手人：<<祁小满>>
+my husband <<Tobias Quennell>> will pick up
+This is <<Greta Olmstead>>, order 55
 """,
         Kind.HANDLE: """
 follow <<@jane_doe92>>
@@ -290,4 +504,136 @@ HP 903XL 6ZC73AE ink
 Type 2 socket 32 A 7.4 kW
 第1号店 全场5折
 天地壹号 2号楼同款
+@所有人 今晚8点直播
+微博@客服小助手
+Sealing ring N 021 301 1
+Thermostat 050 121 113 C
+执行标准：Q/ABC 0001-2020
+YY/T 0969-2013 医用口罩
+QB/T 1333-2018
+EN ISO 20345:2011 S3
+DIN EN 13795-1
+ASTM F2413-2018
+NF EN 71-3
+IEC 60335-2-80
+T/CNTAC 123-2022
+粤妆20160001
+苏械备20180123号
+沪ICP备12345678号-1
+京公网安备11010502030123号
+PO 4500123456 line 10
+purchase order 0045-0077-81
+RMA# 415-555-0132
+DN 0080012345
+batch: 0123 456 789
+drawing 030 123 456
+Cat. 010 123 4567
+微信8.0.49.2600版本
+系统12.1.4.0
+iOS客户端6.12.1.90
+driver 31.0.15.4601
+Office 16.0.14332.2
+requires 10.2.1.15 or later
+742 Evergreen Terrace LEGO set
+12 Grimmauld Place model kit
+1600 Pennsylvania Avenue mug
+42nd Street musical poster
+10 Cloverfield Lane Blu-ray
+77 Sunset Strip DVD
+5th Avenue perfume 125 ml
+No. 1 Street food cookbook
+2 Drive Bays NAS
+1 Park Place cufflinks
+24 Hour Drive recorder
+18号色口红
+长安街十里红妆
+南京路8号色
+道3号琴弦
+里程表12号
+1号店自营
+9号公路摩托车
+Serial 4111 1111 1111 1111
+EAN 4006381333931, 4 pack
+order=4111111111111111;qty=1
+运单号4100000000654328
+shipment 6222021234567890128
+型号6011000990139424
+IMEI: 378282246310005
+Contact lenses monthly, 6 pack
+contact Us
+contact Paper Roll
+Contact Solution Travel Kit
+收货人签字后生效
+收货人地址不详
+收货人 电话 地址 都没填
+姓名贴 幼儿园 防水
+客户评价很好
+name=Deluxe Mug;qty=1
+item_name=Steel Pan
+file_name=IMG_2024
+shop_name=Blue Meadow
+ship to stock
+Attn buyers: final sale
+一九九八年出品
+二〇二四年新款
+一五一十 三三两两
+九九八十一难
+九八七六五四三二一零 倒计时
+1:1.5:2:2.5
+a::b c::d
+::before css mug
+ff:ff:ff:ff:ff:ff
+d:e:a:d
+10:20:30:40
+时间12:34:56:78
+1.2.3.4.5
+Model 10.5.20.30-B
+98765 43210 beads
+91234 56789 pcs
+Plot 3 hours of fun
+Sector 7 Transformers toy
+Flat 50% off, 2 days only
+Close 5 gaps
+Unit 3 workbook
+plate 4 pcs, 3 bowls
+车牌框 A12345款
+云A12345份
+川A型板 12345
+M. Asam 100 ml
+Mr. Bean DVD
+Mme Bovary
+Herr Nilsson Plüschtier
+M. Night Shyamalan DVD
+Thanks, Team
+This is Spinal Tap
+To: Mom
+From Paris With Love DVD
+leave with neighbour
+look at amazon.com
+look at our site example dot
+available at store.example.com
+5 at $3.50 each
+HP 45A@100
+50% off@checkout
+100-200-3000 ml
+90-100-110 cm
+Pantone 19-4052 TCX
+OEM 000 989 92 03
+EC 231-791-2
+HS 8517.12.0000
+UN 3480 PI 965
+US Patent 7,654,321
+DUNS 08-146-6849
+USt-IdNr. DE136695976
+EORI GB123456789000
+GSTIN 27AAPFU0939F1ZV
+EIN 12-3456789
+SIRET 732 829 320 00074
+HRB 123456
+统一社会信用代码91310115MA1K3ABC0D
+Season 2019-2020
+Width 060-070-080 cm
+035-040-045 needles
+pearls 06 08 10 12 14 mm
+色号01 02 03 04 05 06
 """.strip().splitlines()

@@ -24,6 +24,7 @@ from enum import StrEnum
 from functools import cache, lru_cache
 from importlib import resources
 from ipaddress import AddressValueError, IPv6Address
+from itertools import pairwise
 from typing import Any
 
 
@@ -149,25 +150,15 @@ _HOLLOW = re.compile(r"[(\[（【<][\s,;:：，；/-]{0,8}[)\]）】>]")
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
-_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {
+_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"}
+_SIGNS |= {
     0x3000: " ",
     0xA0: " ",
     0x2007: " ",
     0x202F: " ",
     0x2009: " ",
 }
-_TRADITIONAL = dict(
-    zip(
-        map(
-            ord,
-            "號樓棟區縣鄉鎮電話機聯絡繫貨車碼門單莊廈園熱線傳簽顧買陳張劉黃吳趙孫馬鄭謝許韓馮鄧蕭葉蔣蘇呂盧鍾鐘譚陸賈韋鄒閻龍賀龔萬錢嚴湯溫聖東廣蓋楊羅歐陽開戶帳賬銀證訂郵間層徑灣圍給請與處臺點貳叄陸經師醫媽爺觀龐遼雲貴寧豐凱齊顏霍闕蘭喬項駱麥",
-        ),
-        "号楼栋区县乡镇电话机联络系货车码门单庄厦园热线传签顾买陈张刘黄吴赵孙马郑谢许韩冯邓萧叶蒋苏吕卢钟钟谭陆贾韦邹阎龙贺龚万钱严汤温圣东广盖杨罗欧阳开户帐账银证订邮间层径湾围给请与处台点贰叁陆经师医妈爷观庞辽云贵宁丰凯齐颜霍阙兰乔项骆麦",
-        strict=True,
-    )
-)
-"""The patterns know simplified characters only."""
-_SIGNS |= _TRADITIONAL
+_SIGNS |= dict(zip(map(ord, _data("reading.traditional")), _data("reading.simplified"), strict=True))
 _UNSEEN = re.compile(
     "[\u00ad\u034f\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
@@ -379,9 +370,9 @@ def _phones_in_words(text: str) -> Iterator[Span]:
                 text, match.start(), "phone.label", reach=12, against="phone.not_label"
             ) or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()])
             is_mobile = name == "phone.numerals" and match["mobile"] is not None
-            if not match[0].isascii() or name == "phone.spelled":
-                if is_phone or (is_mobile and not is_other and len(set(match[0])) > 3):
-                    yield match.span()
+            is_worded = not match[0].isascii() or name == "phone.spelled"
+            if is_worded and (is_phone or (is_mobile and not is_other and len(set(match[0])) > 3)):
+                yield match.span()
 
 
 def _phones_in_digits(text: str) -> Iterator[Span]:
@@ -392,6 +383,7 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         named = {name: value for name, value in match.groupdict().items() if value}
         digits = re.sub(r"\D", "", match["number"])
         before, after = text[max(0, match.start() - 12) : match.start()], text[match.end() : match.end() + 20]
+        near = text[max(0, match.start() - 24) : match.start()]
         is_quoted = before.endswith('"') and after.startswith('"')  # and no size in inches
         if _pattern("phone.price_before").search(before[-8:]):
             continue
@@ -415,13 +407,9 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         )
         if before.endswith("=") and not is_phone and "plus" not in named:
             continue
-        if (
-            is_phone
-            or (
-                not is_other
-                and _stands_alone(named, match["number"], text[max(0, match.start() - 24) : match.start()], after)
-            )
-        ) and _is_number(named, digits, match["number"]):
+        if (is_phone or (not is_other and _stands_alone(named, match["number"], near, after))) and _is_number(
+            named, digits, match["number"]
+        ):
             is_bracket_of_text = match[0].startswith("(") and ")" not in match[0]
             yield match.start() + is_bracket_of_text, match.end()
 
@@ -446,11 +434,11 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
     groups = re.findall(r"\d+", number)
     if "trunk" in named and not number.startswith("("):
         sizes = [len(group) for group in groups]
-        steps = {int(b) - int(a) for a, b in zip(groups, groups[1:], strict=False)}
+        steps = {int(b) - int(a) for a, b in pairwise(groups)}
         is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and len(steps) == 1)
         return not is_part and re.match(r" [A-Z](?![A-Za-z])", after) is None
     if "pair" in named:
-        return len({int(b) - int(a) for a, b in zip(groups, groups[1:], strict=False)}) > 1
+        return len({int(b) - int(a) for a, b in pairwise(groups)}) > 1
     return True
 
 
