@@ -86,6 +86,8 @@ class Task:
         window = window_of(protocol, args, validation=args.validation)
         past = window.fit_on
         basics = basics_vectors(encoder, basics_of(past.users))
+        if args.epsilon is not None:
+            changes["epsilon"] = args.epsilon
         settings = PrivateTrainingSettings(**{**SETTINGS[protocol], "seed": args.seed, **changes})
         return cls(window, catalogue_vectors(encoder, past.items, past.as_of), basics, settings)
 
@@ -118,6 +120,8 @@ class Task:
 def main() -> None:
     parser = script_parser(__doc__, "seed", "data", "cache", "validation")
     parser.add_argument("--full", action="store_true", help="train recllm without privacy here, too")
+    parser.add_argument("--epsilon", type=float, help="of what is attacked; the setting's own without")
+    parser.add_argument("--without-control", action="store_true", help="of lira, where the control was run before")
     parser.add_argument("--quick", action="store_true", help="quality on two windows and 300 users")
     parser.add_argument("--protocol", action="append", choices=tuple(SLICES), help="of the quality; all without")
     parser.add_argument("--part", action="append", choices=tuple(PARTS), help="only these parts; all without")
@@ -320,9 +324,12 @@ def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
         learn_privately(network, examples, task.settings, mechanism, users=np.flatnonzero(member[number]))
         return network
 
-    confidence: dict[str, list[NDArray[np.float64]]] = {"control": [], "private": []}
+    trained = {"control": overtrained, "private": private}
+    if args.without_control:
+        del trained["control"]
+    confidence: dict[str, list[NDArray[np.float64]]] = {name: [] for name in trained}
     for number in range(N_MODELS):
-        for name, train in (("control", overtrained), ("private", private)):
+        for name, train in trained.items():
             confidence[name].append(confidences(train(number), examples))
         done = number + 1
         some = member[:done].sum(axis=0)
@@ -333,20 +340,11 @@ def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
                 for name, of in confidence.items()
             }
             say("lira, %d models, %d users: %s", done, enough.sum(), reports)
-    return {
-        "lira": {
-            f"{name}_{figure}": getattr(report, figure) for name, report in reports.items() for figure in ("auc", "tpr")
-        }
-        | {
-            "models": N_MODELS,
-            "users": len(people),
-            "fpr": 0.01,
-            "epsilon": mechanism.epsilon,
-            "delta": mechanism.delta,
-        }
-        | {"control": CONTROL},
-        "data_hash": {"cj-next28": task.window.data_hash},
-    }
+    figures: dict[str, Any] = {"models": N_MODELS, "users": len(people), "fpr": 0.01}
+    for name, report in reports.items():
+        figures |= {f"{name}_auc": report.auc, f"{name}_tpr": report.tpr}
+    figures |= {"epsilon": mechanism.epsilon, "delta": mechanism.delta, "control": CONTROL, "private": NARROW}
+    return {"lira": figures, "data_hash": {"cj-next28": task.window.data_hash}}
 
 
 def only(windows: UserWindows, people: Ints) -> UserWindows:

@@ -561,7 +561,7 @@ class PrivateTrainingSettings(FrozenModel):
 
     required: Flag = False
     """Whether every training is private without being asked for, and one that is not is refused."""
-    epsilon: Positive = 8.0
+    epsilon: Positive = 3.0
     """What one training may tell of any one user: whatever it publishes is at most exp(epsilon) times as likely with
     the user as without, but for a chance of delta."""
     delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
@@ -572,7 +572,7 @@ class PrivateTrainingSettings(FrozenModel):
     """By which the noise is set: prv is tight, rdp claims more than is spent. A model tells both."""
 
     # --- the budget of the workspace
-    total_epsilon: Positive = 24.0
+    total_epsilon: Positive = 12.0
     """All private trainings of a workspace together spend at most so much; epsilons are added up."""
     total_delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
     """The same of delta; None for 1 / users."""
