@@ -608,11 +608,14 @@ class PrivateTrainingSettings(FrozenModel):
 
     # --- the adapter
     lora_steps: Count = 60
+    """Of the adapter, all of which are made."""
     lora_sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.03
+    """Chance of a user to be learned from in a step of the adapter."""
     lora_learning_rate: LearningRate = 1e-3
     lora_history: Count = 6
     """Heaviest items of a user whose texts make the set."""
     lora_positives: Count = 2
+    """Items that the user first bought in a window, drawn where there are more."""
     lora_negatives: Count = 12
     """Items drawn from the catalogue."""
     seed: Seed = 0

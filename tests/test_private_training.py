@@ -338,7 +338,7 @@ def test_weights_are_the_mean_of_the_last_steps() -> None:
         weight.data.fill_(step)
         averaged.after_step(step)
     averaged.put_back()
-    assert float(weight) == 3.5
+    assert weight.item() == 3.5
 
 
 # --- the adapter -----------------------------------------------------------------------------------------------------
