@@ -14,6 +14,7 @@ All patterns and word lists are data, in `data/personal_data.toml`. They read a 
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 import unicodedata
@@ -24,7 +25,6 @@ from enum import StrEnum
 from functools import cache, lru_cache
 from importlib import resources
 from ipaddress import AddressValueError, IPv6Address
-from itertools import pairwise
 from typing import Any
 
 
@@ -150,15 +150,25 @@ _HOLLOW = re.compile(r"[(\[（【<][\s,;:：，；/-]{0,8}[)\]）】>]")
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
-_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"}
-_SIGNS |= {
+_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {
     0x3000: " ",
     0xA0: " ",
     0x2007: " ",
     0x202F: " ",
     0x2009: " ",
 }
-_SIGNS |= dict(zip(map(ord, _data("reading.traditional")), _data("reading.simplified"), strict=True))
+_TRADITIONAL = dict(
+    zip(
+        map(
+            ord,
+            "號樓棟區縣鄉鎮電話機聯絡繫貨車碼門單莊廈園熱線傳簽顧買陳張劉黃吳趙孫馬鄭謝許韓馮鄧蕭葉蔣蘇呂盧鍾鐘譚陸賈韋鄒閻龍賀龔萬錢嚴湯溫聖東廣蓋楊羅歐陽開戶帳賬銀證訂郵間層徑灣圍給請與處臺點貳叄陸經師醫媽爺觀龐遼雲貴寧豐凱齊顏霍闕蘭喬項駱麥",
+        ),
+        "号楼栋区县乡镇电话机联络系货车码门单庄厦园热线传签顾买陈张刘黄吴赵孙马郑谢许韩冯邓萧叶蒋苏吕卢钟钟谭陆贾韦邹阎龙贺龚万钱严汤温圣东广盖杨罗欧阳开户帐账银证订邮间层径湾围给请与处台点贰叁陆经师医妈爷观庞辽云贵宁丰凯齐颜霍阙兰乔项骆麦",
+        strict=True,
+    )
+)
+"""The patterns know simplified characters only."""
+_SIGNS |= _TRADITIONAL
 _UNSEEN = re.compile(
     "[\u00ad\u034f\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
 )
@@ -230,7 +240,8 @@ def _handles(text: str) -> Iterator[Span]:
     if "@" in text:
         for name in ("handle.at", "handle.at_han"):
             for match in _pattern(name).finditer(text):
-                yield match.start("name") - (name == "handle.at"), match.end()
+                if name == "handle.at_han" or _is_mention(text, match.start(), match["name"]):
+                    yield match.start("name") - (name == "handle.at"), match.end()
     for name in ("handle.owned", "handle.reddit"):
         yield from (match.span("name") for match in _pattern(name).finditer(text))
     for match in _pattern("handle.labelled").finditer(text):
@@ -239,6 +250,14 @@ def _handles(text: str) -> Iterator[Span]:
         is_word = value.isalpha() and value.islower() and group == "name"
         if value.lower() not in _words("handle.no_handles") and not (is_word and match[0].lower().startswith("line")):
             yield match.start(group), match.start(group) + len(value)
+
+
+def _is_mention(text: str, start: int, name: str) -> bool:
+    """True for "@ann_s" and "@annsmith", False for "@Brighton Pier", but after a word such as "follow"."""
+    if not name.isalpha():
+        return True
+    is_place = name.istitle() or name.isupper() or name in _words("handle.at_words")
+    return not is_place or _pattern("handle.at_label").search(text[max(0, start - 24) : start]) is not None
 
 
 # --- numbers with a checksum ---------------------------------------------------------------------------------------
@@ -287,24 +306,37 @@ _TOLD = re.compile(r"\d{2,}[^\d]{0,3}(?=[^\W\d_]{2})")
 def _cards(text: str) -> Iterator[Span]:
     if not _DIGITS.search(text):
         return
-    groups = _words("card.groups")
     for match in _pattern("card.number").finditer(text):
-        pieces = re.split(r"[ ._/\n-]+", match[0])
-        digits = "".join(pieces)
-        is_grouped = " ".join(str(len(piece)) for piece in pieces) in groups
-        if not (is_grouped or len(pieces) == 1) or len(set(digits)) == 1 or not _luhn(digits):
-            continue
         before = text[max(0, match.start() - 28) : match.start()]
         # A number of an order that another word follows has been told: "for order 123, card 4111...".
         begin = match.start() - len(_TOLD.split(before)[-1])
-        if _is_labelled(text, match.start(), "card.label", against="phone.not_label"):
-            yield match.span()
-        elif len(digits) in _card_lengths(digits) and not _is_labelled(
-            text, match.start(), "phone.not_label", reach=match.start() - begin
-        ):
-            is_article_number = len(digits) in (13, 14) and not is_grouped
-            if not is_article_number:
-                yield match.span()
+        is_labelled = _is_labelled(text, match.start(), "card.label", against="phone.not_label")
+        is_other = _is_labelled(text, match.start(), "phone.not_label", reach=match.start() - begin)
+        # The date of expiry may follow: "4111 1111 1111 1111 12/27".
+        for end in [match.end(), *(gap.start() for gap in reversed(list(_GAP.finditer(text, *match.span()))))]:
+            if _is_card(text[match.start() : end], is_labelled, is_other, is_whole=end == match.end()):
+                yield match.start(), end
+                break
+
+
+_GAP = re.compile(r"[ ._/\n-]+")
+
+
+def _is_card(number: str, is_labelled: bool, is_other: bool, *, is_whole: bool) -> bool:
+    pieces = _GAP.split(number)
+    digits, sizes = "".join(pieces), [len(piece) for piece in pieces]
+    if len(digits) < 12 or len(set(digits)) == 1 or not _luhn(digits):
+        return False
+    is_issued = len(digits) in _card_lengths(digits)
+    is_grouped = " ".join(map(str, sizes)) in _words("card.groups") or (
+        is_issued and (set(sizes) == {1} or (is_labelled and len(sizes) < 7))
+    )
+    if not is_whole:
+        return is_issued and not is_other and (len(sizes) == 1 or is_grouped) and len(digits) > 14
+    if not (is_grouped or len(pieces) == 1):
+        return False
+    is_article_number = len(digits) in (13, 14) and not is_grouped
+    return is_labelled or (is_issued and not is_other and not is_article_number)
 
 
 def _card_lengths(digits: str) -> frozenset[int]:
@@ -325,12 +357,15 @@ def _luhn(digits: str) -> bool:
 
 def _ip_addresses(text: str) -> Iterator[Span]:
     for match in _pattern("ip.v6").finditer(text) if ":" in text else ():
-        if not _is_ipv6(match[0]):
+        # A colon before it may be that of a label.
+        start = match.start() + (match[0].startswith(":") and not match[0].startswith("::"))
+        address = text[start : match.end()]
+        if not _is_ipv6(address):
             continue
-        groups = [group for group in match[0].split(":") if group]
+        groups = [group for group in address.split(":") if group]
         before = text[max(0, match.start() - 24) : match.start()]
-        if any(len(group) > 2 for group in groups) or match[0] == "::1" or _pattern("ip.label").search(before):
-            yield match.span()
+        if any(len(group) > 2 for group in groups) or address == "::1" or _pattern("ip.label").search(before):
+            yield start, match.end()
     for match in _pattern("ip.v4").finditer(text):
         before = text[max(0, match.start() - 24) : match.start()]
         is_small = all(int(part) < 10 for part in match[0].split("."))
@@ -370,9 +405,9 @@ def _phones_in_words(text: str) -> Iterator[Span]:
                 text, match.start(), "phone.label", reach=12, against="phone.not_label"
             ) or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()])
             is_mobile = name == "phone.numerals" and match["mobile"] is not None
-            is_worded = not match[0].isascii() or name == "phone.spelled"
-            if is_worded and (is_phone or (is_mobile and not is_other and len(set(match[0])) > 3)):
-                yield match.span()
+            if not match[0].isascii() or name == "phone.spelled":
+                if is_phone or (is_mobile and not is_other and len(set(match[0])) > 3):
+                    yield match.span()
 
 
 def _phones_in_digits(text: str) -> Iterator[Span]:
@@ -381,37 +416,93 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         return
     for match in _phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
-        digits = re.sub(r"\D", "", match["number"])
-        before, after = text[max(0, match.start() - 12) : match.start()], text[match.end() : match.end() + 20]
-        near = text[max(0, match.start() - 24) : match.start()]
-        is_quoted = before.endswith('"') and after.startswith('"')  # and no size in inches
+        number, end = _without_next_words(match["number"], match.end("number"), text)
+        end = match.end() if end == match.end("number") else end
+        start = match.start() + (match[0].startswith("(") and ")" not in text[match.start() : end])
+        digits = re.sub(r"\D", "", number)
+        before, after = text[max(0, match.start() - 12) : match.start()], text[end : end + 20]
+        is_inch = after.startswith('"') and len(digits) < 9
         if _pattern("phone.price_before").search(before[-8:]):
             continue
-        if not is_quoted and _pattern("phone.unit_after").search(after[:12]):
+        if _pattern("phone.unit_after").search(after[:12]) and (is_inch or not after.startswith('"')):
             continue
         if "plus" not in named and _pattern("phone.standard").search(before):
             continue
         touches_comma = re.search(r"\d,$", before) is not None or re.match(r",\d", after) is not None
-        is_field = "plus" in named or "mobile" in named or re.fullmatch(r"\d{3}-\d{3}-\d{4}", match["number"])
+        is_field = "plus" in named or "mobile" in named or re.fullmatch(r"\d{3}-\d{3}-\d{4}", number)
         if touches_comma and not is_field:
             continue
-        if _pattern("phone.date").search(match["number"]) or len(set(digits)) == 1:
+        if "plus" not in named and re.search(r"\d:$", before):  # 00:00-2024.06.18
             continue
-        is_other = _is_labelled(text, match.start(), "phone.not_label", reach=10 if "plus" in named else 28)
-        reach = _data("phone.label_reach")
-        is_phone = _is_labelled(text, match.start(), "phone.label", reach=reach, against="phone.not_label")
+        if _pattern("phone.date").search(number) or len(set(digits)) == 1:
+            continue
+        near = text[max(0, match.start() - 48) : match.start()]
+        is_other = _is_of_a_thing(text, match.start(), 10 if "plus" in named else 28)
+        is_phone = _is_labelled(
+            text, match.start(), "phone.label", reach=_data("phone.label_reach"), against="phone.not_label"
+        )
         is_phone = (
             is_phone
-            or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()]) is not None
+            or _pattern("phone.soft_label").search(near) is not None
+            or ("mobile" in named and _pattern("phone.told").search(before) is not None)
             or (not is_other and _pattern("phone.label_after").search(after) is not None)
         )
         if before.endswith("=") and not is_phone and "plus" not in named:
             continue
-        if (is_phone or (not is_other and _stands_alone(named, match["number"], near, after))) and _is_number(
-            named, digits, match["number"]
-        ):
-            is_bracket_of_text = match[0].startswith("(") and ")" not in match[0]
-            yield match.start() + is_bracket_of_text, match.end()
+        if not is_phone and not is_other:
+            is_phone = _stands_alone(named, number, near[-24:], after) or (
+                _is_callable(named, number)
+                and _pattern("phone.context").search(near + " " + text[end : end + 32]) is not None
+            )
+        if is_phone and _is_number(named, digits, number):
+            yield start, end
+
+
+def _without_next_words(number: str, end: int, text: str) -> tuple[str, int]:
+    """(the number, where it ends in `text`) without the groups that belong to what follows: "... 900877 30 min"."""
+    while " " in number:
+        n_digits = sum(map(str.isdigit, number))
+        if n_digits < 13 and not _pattern("phone.next_words").match(text[end : end + 12]):
+            break
+        shorter = number.rpartition(" ")[0].rstrip(" .-/(")
+        if sum(map(str.isdigit, shorter)) < (7 if n_digits < 16 else 12):
+            break
+        if number.startswith(("+", "(+", "00")) and n_digits < 16 and text[end : end + 1] != ":":
+            break
+        number, end = shorter, end - len(number) + len(shorter)
+    return number, end
+
+
+_CLAUSE = re.compile(r"[!?。;] ?|[,.、\n] ?(?=[^\W\d_]{2})")
+
+
+def _is_of_a_thing(text: str, start: int, reach: int) -> bool:
+    """True where a word for a number of orders or articles stands before, in the same clause."""
+    begin = max(0, start - reach)
+    clause = _CLAUSE.split(text[begin:start])[-1]
+    return _is_labelled(text, start, "phone.not_label", reach=len(clause))
+
+
+def _is_callable(named: Mapping[str, str], number: str) -> bool:
+    """True for digits that are a phone's where somebody calls beside them."""
+    digits = re.sub(r"\D", "", number)
+    if "any" not in named:
+        return "single" in named
+    if number.isdigit():
+        return _pattern("phone.plain_told").fullmatch(number) is not None and not _is_article_number(digits)
+    groups, gaps = re.findall(r"\d+", number), set(re.findall(r"\D+", number))
+    return (
+        8 <= len(digits) <= 12
+        and len(gaps) < 3
+        and "." not in gaps
+        and min(map(len, groups)) > 1
+        and not _is_row(groups)
+    )
+
+
+def _is_row(groups: Sequence[str]) -> bool:
+    """True for sizes and the like in a row: 36 38 40 42."""
+    return len({int(b) - int(a) for a, b in itertools.pairwise(groups)}) == 1
 
 
 @cache
@@ -425,8 +516,11 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
     """True for a number that reads like a phone without a label."""
     digits = re.sub(r"\D", "", number)
     if "any" in named:
-        is_plain = named["any"].isdigit() and len(digits) in (10, 11) and digits[0] != "1"
-        return is_plain and _pattern("phone.weak_label").search(before) is not None
+        is_plain = number.isdigit() and len(digits) in (10, 11) and digits[0] != "1"
+        is_mobile = _pattern("phone.plain").fullmatch(number) is not None
+        return is_mobile or (is_plain and _pattern("phone.weak_label").search(before) is not None)
+    if "single" in named:
+        return re.match(r"0[1-9]\d{8,9}$", digits) is not None
     if "zeros" in named:
         code = next((digits[2 : 2 + n] for n in (1, 2, 3) if digits[2 : 2 + n] in _words("phone.country_codes")), "")
         has_trunk = digits[2 + len(code) :].startswith("0") and "(0)" not in number
@@ -434,11 +528,11 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
     groups = re.findall(r"\d+", number)
     if "trunk" in named and not number.startswith("("):
         sizes = [len(group) for group in groups]
-        steps = {int(b) - int(a) for a, b in pairwise(groups)}
+        steps = {int(b) - int(a) for a, b in itertools.pairwise(groups)}
         is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and len(steps) == 1)
         return not is_part and re.match(r" [A-Z](?![A-Za-z])", after) is None
     if "pair" in named:
-        return len({int(b) - int(a) for a, b in pairwise(groups)}) > 1
+        return len({int(b) - int(a) for a, b in itertools.pairwise(groups)}) > 1
     return True
 
 
@@ -456,12 +550,13 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
     if "any" in named:
         mixes = "." in number and re.search(r"[ /()-]", number) is not None
         is_version = re.fullmatch(r"\d+(?:\.\d+)+", number) is not None and min(map(len, number.split("."))) < 2
-        return (
-            7 <= len(digits) <= 15
-            and not mixes
-            and not is_version
-            and not re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number)
+        is_row = re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number) is not None and (
+            "." in number or len(digits) not in (8, 10) or _is_row(number.split())
         )
+        is_filled = digits.startswith("00") and len(digits) < 10
+        return 7 <= len(digits) <= 15 and not mixes and not is_version and not is_row and not is_filled
+    if "single" in named:
+        return len(set(digits)) > 2 and not _is_row(digits)
     return True
 
 
@@ -635,7 +730,7 @@ def _names(text: str) -> Iterator[Span]:
         begins = is_begun and match["title"] not in _TITLES_OF_BRANDS and re.match(r"[,.;:]? [a-z]|[,;:]| \d", after)
         if is_known or spoken or begins or re.search(_data("name.spoken_after"), after):
             yield match.start(), match.start() + len(match[0].rstrip())
-    for name in ("name.label", "name.bare_label"):
+    for name in ("name.label", "name.bare_label", "name.line_label"):
         if name == "name.label" and not _COLON.search(text):
             continue
         for match in _pattern(name).finditer(text):
@@ -718,14 +813,17 @@ def _chinese_names(text: str) -> Iterator[Span]:
         is_name = not any(
             name[:size].startswith(word) or name[:size].endswith(word) for word in _words("name.no_chinese_names")
         )
-        may_be = bool(_surname(name)) or (has_colon and is_firm)
+        may_be = bool(_surname(name)) or (is_firm and (has_colon or "·" in name))
         if is_name and 2 <= size <= (12 if "·" in name else 4) and may_be and (is_firm or has_colon):
             yield match.start("name"), match.start("name") + size
+    no_names = _words("name.no_honorific")
     for match in _pattern("name.honorific").finditer(text):
         for size in (3, 2, 4, 1):
             start = match.start() - size
             if start < 0 or not all(map(_is_han, text[start : match.start()])):
                 continue
+            if text[start : match.start()] in no_names:
+                break
             surname = _surname(text[start : match.start()])
             is_whole = _pattern("name.honorific_before").search(text[max(0, start - 1) : start]) is not None
             if surname and size - surname <= 2 and is_whole:
