@@ -112,7 +112,7 @@ class ConsoleMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request, nonce, started = Request(scope, receive), secrets.token_urlsafe(12), False
+        request, nonce, started = Request(scope, receive), secrets.token_urlsafe(16), False
         form_cookie = request.cookies.get(FORM_COOKIE) or new_form_cookie()
 
         async def send_with_headers(message: Message) -> None:

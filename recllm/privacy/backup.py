@@ -57,7 +57,8 @@ LEFT_OUT = frozenset(
 _MAGIC = b"recllm encrypted backup 1\n"
 _BLOCK = 1 << 20
 _TAG = 16
-_SCRYPT = {"n": 1 << 15, "r": 8, "p": 1}
+_SCRYPT = {"n": 1 << 17, "r": 8, "p": 1}
+"""128 MiB and some tenths of a second for each guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,5 +437,5 @@ def _cipher(passphrase: str, salt: bytes) -> Any:
         raise MissingExtraError("cryptography", "privacy") from error
     if len(passphrase) < 12:
         raise UsageError("the passphrase has fewer than 12 characters; take a longer one")
-    key = hashlib.scrypt(passphrase.encode(), salt=salt, dklen=32, maxmem=128 << 20, **_SCRYPT)
+    key = hashlib.scrypt(passphrase.encode(), salt=salt, dklen=32, maxmem=256 << 20, **_SCRYPT)
     return AESGCM(key)

@@ -405,9 +405,9 @@ def _phones_in_words(text: str) -> Iterator[Span]:
                 text, match.start(), "phone.label", reach=12, against="phone.not_label"
             ) or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()])
             is_mobile = name == "phone.numerals" and match["mobile"] is not None
-            if not match[0].isascii() or name == "phone.spelled":
-                if is_phone or (is_mobile and not is_other and len(set(match[0])) > 3):
-                    yield match.span()
+            is_written_out = not match[0].isascii() or name == "phone.spelled"
+            if is_written_out and (is_phone or (is_mobile and not is_other and len(set(match[0])) > 3)):
+                yield match.span()
 
 
 def _phones_in_digits(text: str) -> Iterator[Span]:
