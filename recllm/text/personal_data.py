@@ -193,11 +193,11 @@ def _plain(text: str) -> tuple[str, list[int] | None]:
 def _is_labelled(text: str, start: int, label: str, *, reach: int = 28, against: str | None = None) -> bool:
     """True where a word of the pattern `label` stands before `start`, and none of `against` stands nearer."""
     before = text[max(0, start - reach) : start]
-    ends = [m.end() for m in _pattern(label).finditer(before)]
-    if not ends:
+    last = max(((m.end(), -m.start()) for m in _pattern(label).finditer(before)), default=None)
+    if last is None:
         return False
-    others = [m.end() for m in _pattern(against).finditer(before)] if against else []
-    return not others or ends[-1] >= others[-1]
+    other = max(((m.end(), -m.start()) for m in _pattern(against).finditer(before)), default=None) if against else None
+    return other is None or last >= other  # of two that end together the longer: "invoice number" is of an invoice
 
 
 # --- e-mail, links and handles -------------------------------------------------------------------------------------
@@ -302,6 +302,7 @@ def _cards(text: str) -> Iterator[Span]:
         begin = match.start() - len(_TOLD.split(before)[-1])
         is_labelled = _is_labelled(text, match.start(), "card.label", against="phone.not_label")
         is_other = _is_labelled(text, match.start(), "phone.not_label", reach=match.start() - begin)
+        is_other = is_other and _pattern("card.told").search(before) is None
         # The date of expiry may follow: "4111 1111 1111 1111 12/27".
         for end in [match.end(), *(gap.start() for gap in reversed(list(_GAP.finditer(text, *match.span()))))]:
             if _is_card(text[match.start() : end], is_labelled, is_other, is_whole=end == match.end()):
@@ -319,7 +320,7 @@ def _is_card(number: str, is_labelled: bool, is_other: bool, *, is_whole: bool) 
         return False
     is_issued = len(digits) in _card_lengths(digits)
     is_grouped = " ".join(map(str, sizes)) in _words("card.groups") or (
-        is_issued and (set(sizes) == {1} or (is_labelled and len(sizes) < 7))
+        is_issued and (set(sizes) == {1} or ((is_labelled or digits.startswith("62")) and len(sizes) < 7))
     )
     if not is_whole:
         return is_issued and not is_other and (len(sizes) == 1 or is_grouped) and len(digits) > 14
@@ -406,7 +407,7 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         return
     for match in _phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
-        number, end = _without_next_words(match["number"], match.end("number"), text)
+        number, end = _without_next_words(match["number"], match.end("number"), text, is_loose=not named.keys().isdisjoint(("any", "trunk")))
         end = match.end() if end == match.end("number") else end
         start = match.start() + (match[0].startswith("(") and ")" not in text[match.start() : end])
         digits = re.sub(r"\D", "", number)
@@ -448,11 +449,11 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
             yield start, end
 
 
-def _without_next_words(number: str, end: int, text: str) -> tuple[str, int]:
+def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> tuple[str, int]:
     """(the number, where it ends in `text`) without the groups that belong to what follows: "... 900877 30 min"."""
     while " " in number:
         n_digits = sum(map(str.isdigit, number))
-        if n_digits < 13 and not _pattern("phone.next_words").match(text[end : end + 12]):
+        if (n_digits < 13 or not is_loose) and not _pattern("phone.next_words").match(text[end : end + 12]):
             break
         shorter = number.rpartition(" ")[0].rstrip(" .-/(")
         if sum(map(str.isdigit, shorter)) < (7 if n_digits < 16 else 12):
@@ -506,8 +507,9 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
     if "single" in named:
         return re.match(r"0[1-9]\d{8,9}$", digits) is not None
     if "zeros" in named:
-        code = next((digits[2 : 2 + n] for n in (1, 2, 3) if digits[2 : 2 + n] in _words("phone.country_codes")), "")
-        has_trunk = digits[2 + len(code) :].startswith("0") and "(0)" not in number
+        abroad = digits.removeprefix("00").removeprefix("011")
+        code = next((abroad[:n] for n in (1, 2, 3) if abroad[:n] in _words("phone.country_codes")), "")
+        has_trunk = abroad[len(code) :].startswith("0") and "(0)" not in number
         return not has_trunk and not (named["zeros"].isdigit() and _is_article_number(digits))
     groups = re.findall(r"\d+", number)
     if "trunk" in named and not number.startswith("("):
@@ -523,7 +525,7 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
 def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
     """False for what has the shape of a number that nobody can have."""
     if "plus" in named or "zeros" in named:
-        national = digits.removeprefix("00")
+        national = digits.removeprefix("00").removeprefix("011")
         code = next((national[:n] for n in (1, 2, 3) if national[:n] in _words("phone.country_codes")), None)
         if code is None or set(national[len(code) :]) == {"0"}:
             return False
@@ -537,6 +539,8 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
         is_row = re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number) is not None and (
             "." in number or len(digits) not in (8, 10) or _is_row(number.split())
         )
+        groups = re.findall(r"\d+", number)
+        is_row |= len(groups) > 2 and all(group.endswith("0") for group in groups[1:])  # 10 000 000, 1200 1500 1800
         is_filled = digits.startswith("00") and len(digits) < 10
         return 7 <= len(digits) <= 15 and not mixes and not is_version and not is_row and not is_filled
     if "single" in named:
