@@ -464,7 +464,7 @@ def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> 
     return number, end
 
 
-_CLAUSE = re.compile(r"[!?。;] ?|[,.、\n] ?(?=[^\W\d_]{2})")
+_CLAUSE = re.compile(r"[!?。;] ?|(?<=[a-z]{4})(?<!nr)\. |[,.、\n] ?(?=[^\W\d_]{2})")
 
 
 def _is_of_a_thing(text: str, start: int, reach: int) -> bool:
@@ -532,6 +532,8 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
         return 8 <= len(national) <= 16 and (code != "1" or (len(national) == 11 and national[1] in "23456789"))
     if "trunk" in named:
         groups = re.findall(r"\d+", number)
+        if len(groups) > 2 and {len(group) for group in groups} == {2}:  # a draw of a lottery
+            return False
         return 8 < len(digits) < 13 and not groups[0].startswith("00") and sum(len(g) == 2 for g in groups[1:]) < 5
     if "any" in named:
         mixes = "." in number and re.search(r"[ /()-]", number) is not None
