@@ -14,6 +14,7 @@ All patterns and word lists are data, in `data/personal_data.toml`. They read a 
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 import unicodedata
@@ -149,10 +150,19 @@ _HOLLOW = re.compile(r"[(\[（【<][\s,;:：，；/-]{0,8}[)\]）】>]")
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
-_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {0x3000: " ", 0xA0: " ", 0x2007: " ", 0x202F: " ", 0x2009: " "}
+_SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {
+    0x3000: " ",
+    0xA0: " ",
+    0x2007: " ",
+    0x202F: " ",
+    0x2009: " ",
+}
 _TRADITIONAL = dict(
     zip(
-        map(ord, "號樓棟區縣鄉鎮電話機聯絡繫貨車碼門單莊廈園熱線傳簽顧買陳張劉黃吳趙孫馬鄭謝許韓馮鄧蕭葉蔣蘇呂盧鍾鐘譚陸賈韋鄒閻龍賀龔萬錢嚴湯溫聖東廣蓋楊羅歐陽開戶帳賬銀證訂郵間層徑灣圍給請與處臺點貳叄陸經師醫媽爺觀龐遼雲貴寧豐凱齊顏霍闕蘭喬項駱麥"),
+        map(
+            ord,
+            "號樓棟區縣鄉鎮電話機聯絡繫貨車碼門單莊廈園熱線傳簽顧買陳張劉黃吳趙孫馬鄭謝許韓馮鄧蕭葉蔣蘇呂盧鍾鐘譚陸賈韋鄒閻龍賀龔萬錢嚴湯溫聖東廣蓋楊羅歐陽開戶帳賬銀證訂郵間層徑灣圍給請與處臺點貳叄陸經師醫媽爺觀龐遼雲貴寧豐凱齊顏霍闕蘭喬項駱麥",
+        ),
         "号楼栋区县乡镇电话机联络系货车码门单庄厦园热线传签顾买陈张刘黄吴赵孙马郑谢许韩冯邓萧叶蒋苏吕卢钟钟谭陆贾韦邹阎龙贺龚万钱严汤温圣东广盖杨罗欧阳开户帐账银证订邮间层径湾围给请与处台点贰叁陆经师医妈爷观庞辽云贵宁丰凯齐颜霍阙兰乔项骆麦",
         strict=True,
     )
@@ -396,9 +406,9 @@ def _phones_in_words(text: str) -> Iterator[Span]:
                 text, match.start(), "phone.label", reach=12, against="phone.not_label"
             ) or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()])
             is_mobile = name == "phone.numerals" and match["mobile"] is not None
-            if not match[0].isascii() or name == "phone.spelled":
-                if is_phone or (is_mobile and not is_other and len(set(match[0])) > 3):
-                    yield match.span()
+            is_in_words = not match[0].isascii() or name == "phone.spelled"
+            if is_in_words and (is_phone or (is_mobile and not is_other and len(set(match[0])) > 3)):
+                yield match.span()
 
 
 def _phones_in_digits(text: str) -> Iterator[Span]:
@@ -407,7 +417,9 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         return
     for match in _phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
-        number, end = _without_next_words(match["number"], match.end("number"), text, is_loose=not named.keys().isdisjoint(("any", "trunk")))
+        number, end = _without_next_words(
+            match["number"], match.end("number"), text, is_loose=not named.keys().isdisjoint(("any", "trunk"))
+        )
         end = match.end() if end == match.end("number") else end
         start = match.start() + (match[0].startswith("(") and ")" not in text[match.start() : end])
         digits = re.sub(r"\D", "", number)
@@ -458,7 +470,7 @@ def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> 
         shorter = number.rpartition(" ")[0].rstrip(" .-/(")
         if sum(map(str.isdigit, shorter)) < (7 if n_digits < 16 else 12):
             break
-        if number.startswith(("+", "(+", "00")) and n_digits < 16 and not text[end : end + 1] == ":":
+        if number.startswith(("+", "(+", "00")) and n_digits < 16 and text[end : end + 1] != ":":
             break
         number, end = shorter, end - len(number) + len(shorter)
     return number, end
@@ -482,12 +494,18 @@ def _is_callable(named: Mapping[str, str], number: str) -> bool:
     if number.isdigit():
         return _pattern("phone.plain_told").fullmatch(number) is not None and not _is_article_number(digits)
     groups, gaps = re.findall(r"\d+", number), set(re.findall(r"\D+", number))
-    return 8 <= len(digits) <= 12 and len(gaps) < 3 and "." not in gaps and min(map(len, groups)) > 1 and not _is_row(groups)
+    return (
+        8 <= len(digits) <= 12
+        and len(gaps) < 3
+        and "." not in gaps
+        and min(map(len, groups)) > 1
+        and not _is_row(groups)
+    )
 
 
 def _is_row(groups: Sequence[str]) -> bool:
     """True for sizes and the like in a row: 36 38 40 42."""
-    return len({int(b) - int(a) for a, b in zip(groups, groups[1:], strict=False)}) == 1
+    return len({int(b) - int(a) for a, b in itertools.pairwise(groups)}) == 1
 
 
 @cache
@@ -514,11 +532,11 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
     groups = re.findall(r"\d+", number)
     if "trunk" in named and not number.startswith("("):
         sizes = [len(group) for group in groups]
-        steps = {int(b) - int(a) for a, b in zip(groups, groups[1:], strict=False)}
+        steps = {int(b) - int(a) for a, b in itertools.pairwise(groups)}
         is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and len(steps) == 1)
         return not is_part and re.match(r" [A-Z](?![A-Za-z])", after) is None
     if "pair" in named:
-        return len({int(b) - int(a) for a, b in zip(groups, groups[1:], strict=False)}) > 1
+        return len({int(b) - int(a) for a, b in itertools.pairwise(groups)}) > 1
     return True
 
 
@@ -732,7 +750,8 @@ def _names(text: str) -> Iterator[Span]:
         for match in _pattern(name).finditer(text):
             words = [word.lower() for word in match["name"].split()]
             is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
-            is_whole = len(words) > 1 and (is_dear or name == "name.closing")
+            is_signed = name == "name.closing" and not match[0].lower().startswith("love ")
+            is_whole = len(words) > 1 and (is_dear or is_signed)
             if _words("name.no_names").isdisjoint(words) and len(words) < 4 and (is_whole or _has_known_name(words)):
                 yield match.span("name")
     if not text.isascii():
@@ -758,6 +777,7 @@ def _loosely_labelled_names(text: str) -> Iterator[Span]:
         words = [word.lower().strip(".,") for word in match["name"].split()]
         is_told = _pattern("name.loose_after").match(match["after"]) is not None
         is_known = not _words("name.given").isdisjoint(words[:-1])
+        is_known &= not (match["name"].isupper() and len(words) > 2)  # CARDHOLDER HOLLY WREATH METAL
         is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")
         if _words("name.no_names").isdisjoint(words) and (is_known or (is_told and not is_message)):
             yield match.span("name")
