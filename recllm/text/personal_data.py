@@ -206,8 +206,8 @@ def _is_labelled(text: str, start: int, label: str, *, reach: int = 28, against:
     last = max(((m.end(), -m.start()) for m in _pattern(label).finditer(before)), default=None)
     if last is None:
         return False
-    other = max(((m.end(), -m.start()) for m in _pattern(against).finditer(before)), default=None) if against else None
-    return other is None or last >= other  # of two that end together the longer: "invoice number" is of an invoice
+    rival = max(((m.end(), -m.start()) for m in _pattern(against).finditer(before)), default=None) if against else None
+    return rival is None or last >= rival  # of two that end together the longer: "invoice number" is of an invoice
 
 
 # --- e-mail, links and handles -------------------------------------------------------------------------------------
@@ -439,23 +439,23 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
             continue
         if _pattern("phone.date").search(number) or len(set(digits)) == 1:
             continue
-        near = text[max(0, match.start() - 48) : match.start()]
+        words_before = text[max(0, match.start() - 48) : match.start()]
         is_other = _is_of_a_thing(text, match.start(), 10 if "plus" in named else 28)
         is_phone = _is_labelled(
             text, match.start(), "phone.label", reach=_data("phone.label_reach"), against="phone.not_label"
         )
         is_phone = (
             is_phone
-            or _pattern("phone.soft_label").search(near) is not None
+            or _pattern("phone.soft_label").search(words_before) is not None
             or ("mobile" in named and _pattern("phone.told").search(before) is not None)
             or (not is_other and _pattern("phone.label_after").search(after) is not None)
         )
         if before.endswith("=") and not is_phone and "plus" not in named:
             continue
         if not is_phone and not is_other:
-            is_phone = _stands_alone(named, number, near[-24:], after) or (
+            is_phone = _stands_alone(named, number, words_before[-24:], after) or (
                 _is_callable(named, number)
-                and _pattern("phone.context").search(near + " " + text[end : end + 32]) is not None
+                and _pattern("phone.context").search(words_before + " " + text[end : end + 32]) is not None
             )
         if is_phone and _is_number(named, digits, number):
             yield start, end
