@@ -9,6 +9,26 @@ POSITIVES: tuple[tuple[Kind, str, str], ...] = tuple(
     (kind, text.replace("<<", "").replace(">>", ""), text.split("<<")[1].split(">>")[0])
     for kind, lines in {
         Kind.EMAIL: """
+write <<o.hara+x_1@mail.example.org>>
+mail <<bj#3@example.com>>
+mail <<a!b@example.com>>
+mail <<a$b@example.com>>
+mail <<sales/uk@example.com>>
+mail <<x=y@example.com>>
+mail <<who?me@example.com>>
+mail <<"ann b"@example.com>>
+mail <<a|b@example.com>>
+mail <<ann`x@example.com>>
+mail <<ann@example.museum>>
+发<<ann.b@sub.example.com.cn>>
+邮箱<<张三@example.cn>>
+<<ann AT example DOT com>>
+<<ann [at] example [dot] co [dot] uk>>
+<<ann_b{at}example.com>>
+<<ann @ example . com>>
+<<ann@ example.com>>
+<<ann＠example．com>>
+邮箱：<<ann艾特163点com>>
 Reach me at <<jane.doe+orders@mail.example.co.uk>> please
 e-mail: <<o'connor@firm.ie>>
 SEND TO <<JANE_DOE@EXAMPLE.COM>>!
@@ -41,6 +61,113 @@ QQ邮箱<<88888888@qq.com>>
 <<kim dot lee at example dot co dot uk>>
 """,
         Kind.PHONE: """
+Please buzz <<212 555 0133>> when outside
+my digits: <<503/555/0142>>
+text <<5035550191>> plz
+Bitte <<0176/12345678>> anrufen
+Tel: <<0 30 / 12 34 56 78>>
+<<07700900456>> is my mobile
+driver rang <<07700.900.456>> got voicemail
+please ring <<0 2 0 7 9 4 6 0 9 5 8>> thanks
+mon numéro : <<06/12/34/56/78>>
+mi móvil es <<699123456>>
+Teléfono <<934 567 890>>
+cell. <<3331234567>>
+bel mij op <<0612345678>>
+call <<9876543210>> before delivery
+mob <<098765-43210>> near temple
+ring <<0491 570 156>> when close
+HK customer <<5550 0123>> call first
+电话：<<9123 4567>>（香港）
+ring <<412 34 567>>
+звоните <<8 916 123-45-67>>
+<<+7 916 123 45 67>>
+llámame al <<55 1234 5678>>
+<<011 44 20 7946 0958>> from the US call
+dial <<+44 (0) 20-7946-0958>>
+<<(+44) 7700 900321>>
+tel:<<+49/171/1234567>>
+"phone":"<<503-555-0144>>"
+tel_no <<0161 496 0777>>
+order #12345 - my number is <<503 555 0144>>
+parcel lost? ring <<0161 496 0777>> pls
+text msgs only <<5 0 3 5 5 5 0 1 4 4>>
+if u need anything: <<503 555-0144>>
+打<<13800001111>>没人接就打<<13800001111>>
+手机号<<138.0000.1111>>
+手机<<13800-001111>>
+联系<<138/0000/1111>>
+改成<<13800001111>>
+订单备注：<<13800001111>>
+快递员联系<<138 0000 1111>>
+物流太慢，打了三次<<13800001111>>
+商品有问题请拨<<400-820-0000>>
+座机<<02155500142>>
+座机：<<021 5550 0142>>
+前台电话<<5550 0142>>
+备用<<１３８　００００　１１１１>>
+我妈手机<<13800001111>>她在家
+请联系李女士 <<13800001111>>
+<<86-13800001111>>
+電話<<0912 345 678>>
+市話<<02-2555-0188>>
+回电<<13800001111>>谢谢
+款到后通知<<13800001111>>
+二维码扫不了，<<13800001111>>
+机主<<13800001111>>
+Call Ana @ <<503 555 0144>>
+T: <<020 7946 0123>>
+P: <<503-555-0144>>
+phone (day) <<0161 496 0123>>
+PH#<<503-555-0144>>
+cell#<<5035550144>>
+txt <<5035550144>>
+Customer (<<07700 900123>>) refused the parcel
+whatsapp me <<971501234567>>
+Please ring bell, otherwise <<07700 900123>>
+Gate 4 - <<07700900123>>
+<<0664/1234567>> bitte anrufen
+Tel. <<044 668 18 00>>
+ring <<08-123 456 78>>
+call on <<0861234567>>
+call (503)-555-0144 or <<(503) 555 0145>>
+<<503-555-0144>>ask for Bo
+call me:<<07700900123>>pls
+<<090 1234 5678>>に電話
+<<010 1234 5678>> 연락
+Unit 3 <<503-555-0144>>
+x2 <<13800001111>>
+can someone call me, <<5035550144>>, about the refund?
+case cracked. <<503-555-0144>>
+no answer <<07700 900123>>
+gate code 4512 then <<07700 900 123>>
+Item arrived damaged, please ring <<0161 496 0123>>
+Model broke; text <<07700 900123>>
+发票寄到了没 <<138 0000 1111>>
+产品坏了<<13800001111>>
+物流信息发<<13800001111>>
+包裹放丰巢，验证码发<<13800001111>>
+送货到楼下打<<138-0000-1111>>
+phone number on the order is wrong, it is <<07700 900123>>
+SMS <<0044 7700 900123>>
+Tel. <<030-23125012>>
+erreichbar: <<0151 23456789>>
+Portable <<+33 (0)6 39 98 12 34>>
+<<0639981234>> pour le livreur
+tel: <<+39 333 123 4567>>
+Llámame: <<+34600123456>>
+llamar <<600-123-456>>
+Tel <<91 123 4567>>
+Call <<+91 9876543210>>
+<<+86 10 5550 0123>>
+<<0086 138 0000 1111>>
+电话：<<138 00001111>>
+电话:<<138 000 01111>>
+手机尾号不对，应为<<13800001111>>
+手机：<<138·0000·1111>>
+手机：<<(138)00001111>>
+手机：<<138 - 0000 - 1111>>
+手机：<<138零零零零1111>>
 <<(212) 555-0187>>
 call <<212.555.0187>> after six
 <<+1 (212) 555-0187 ext. 22>>
@@ -190,6 +317,36 @@ No<<11010519491231002X>>
 身份证<<110105/19491231/002X>>
 """,
         Kind.CARD: """
+card: <<4242 4242 4242 4242>> exp 12/27
+<<4111 1111 1111 1111>> 12/27 123
+<<4111-1111-1111-1111>>/12/27
+visa <<4111111111111111>>,cvv 123
+<<5555555555554444>> exp0127
+amex <<3714 496353 98431>>
+amex <<3714-496353-98431>>
+diners <<3056 930902 5904>>
+jcb <<3530 1113 3330 0000>>
+on card <<41111111 11111111>>
+pay <<411111 1111111111>>
+card <<4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1>>
+card <<4-1-1-1-1-1-1-1-1-1-1-1-1-1-1-1>>
+卡 <<6222 0200 0000 1234 566>>
+打到<<622202 0000001234566>>
+返现<<6222020 000001234566>>
+退到<<62220200 00001234566>>
+订单退款到<<6228480000001234566>>
+订单备注：<<6228480000001234566>>
+订单3927退款卡<<6228480000001234566>>
+发票已开，卡号<<6228480000001234566>>
+<<4111.1111.1111.1111>>
+<<4111_1111_1111_1111>>
+<<4111/1111/1111/1111>>
+card <<4111¶1111¶1111¶1111>>
+card <<4111 - 1111 - 1111 - 1111>>
+order 555 paid by <<4242424242424242>>
+my order was charged to <<4242 4242 4242 4242>>
+2x <<4111 1111 1111 1111>>
+9 <<4111 1111 1111 1111>>
 <<4111 1111 1111 1111>>
 paid with <<5500000000000004>> yesterday
 amex <<3782 822463 10005>>
@@ -349,6 +506,35 @@ Shipping address: <<9 Placeholder Way>>, Bristol
 <<Sample House, 12 Example Lane, Oxford OX1 2AB>>
 """,
         Kind.NAME: """
+Name¶<<Jonas Wetterling>>¶Address below
+Ship to:¶<<Margaret Oyelaran>>¶12 High St
+Attn¶<<Siobhan McArdle>>
+Recipient:¶<<Li Wei>>
+Dear Ms <<Okonkwo>>, your lamp is ready
+To: <<Priya Raman>>, 2nd floor
+gift for <<Hettie Langstrom>>, please wrap
+Cheers,¶<<Tobias Lund>>
+c/o <<Ingrid Solheim>>
+收货人¶<<买买提·艾力>>
+收件人：<<阿卜杜拉·买买提>>
+收件人：<<迪丽娜尔·艾山>> 电话
+联系人：¶<<陈默然>>
+姓名¶<<林若溪>>
+致<<林若溪小姐>>：
+致：<<林若溪女士>>
+送给<<林若溪女士>>
+祝<<顾明远先生>>生日快乐
+给<<王建国师傅>>打电话
+我叫<<李晓明>>，三楼
+签收：<<赵一鸣>>
+收货人姓名<<赵一鸣>>电话
+转交<<赵一鸣先生>>
+麻烦转交<<周雨桐女士>>
+写“<<周雨桐女士>>收”
+Mr <<J. Pettigrove>> signed
+Herr <<Jörg Wetter>> hat bestellt
+Señora <<Lucía Prado>> pregunta
+Customer: <<Hanna Virtanen>>
 <<Mr. John Doe>>
 please ask <<Mrs. O'Hara>>
 leave it with <<Ms. Adeyemi>>
@@ -419,12 +605,89 @@ my insta is <<janedoe>>
 微博<<@小明同学>>
 """,
     }.items()
-    for text in lines.strip().splitlines()
-    if "<<" in text
+    for line in lines.strip().splitlines()
+    if "<<" in line
+    for text in [line.replace("¶", "\n")]
 )
-"""(kind, text, what of it is personal)."""
+"""(kind, text, what of it is personal); ¶ is the end of a line."""
 
 NEGATIVES = """
+@Christmas market stall 12
+Open house @HQ on Friday
+Live @Wembley 2024
+Exp 2026-03-31, LOT 240915
+谢谢老师傅
+发票号码12345678
+Model number 800-1234-01
+Item no. 555-123-4567
+Artikelnr. 0171 234 567
+Bosch 0445110183 injector
+0672329166
+UPC 012345678905
+012345678905 cereal
+BMW 34 11 6 855 000
+size 36 38 40 42 44
+US 6 7 8 9 10 11 12 13
+Set 0 1 2 3 4 5 6 7 8 9
+code 4 8 15 16 23 42
+1 200 000 units sold
+Driver bits 20 25 30 35 40
+screwdriver set 100 200 300 400
+call of duty 2024 10 24 release
+Phone case 160 x 78 x 12
+Ring 18 750 000
+2 @ 9.99, 10 @ 8.50
+order 203-5557712-0091844
+订单号202411082233
+单号13800001111
+运单 13800001111
+型号18900235678 现货
+批号20240915
+通知：2024-06-18 10:00发
+打8折 199 299 399
+改价 1299 899 699
+转速 12000-18000
+联系客服 工作时间 9:00-21:00
+活动 2024.10.24-2024.11.11
+1380x900x450 mm
+1:18 1380 pcs
+Windows 11 22H2 22621.1234
+0-0-0-0 code
+coordinates 40.7128 -74.0060
+NSN 5305-00-068-0508
+SSCC 003401234500000012
+tracking 9400 1000 0000 0000 0000 00
+Gift card design 1234
+全体老师 5折
+方便老师批改
+Love it. 10/10 would buy 2 more
+Track record 1999 2001 2004
+EN 60335-1 2012 2014
+SKU 07700900123
+item 0171 1234567
+合同号 2024 0001 2345
+统一社会信用代码91310000MA1K35XX12
+Roll of 1000, 2.25 x 1.25
+Pack 10 20 30 50 100
+SIM 89 44 1000 0000
+toll 100-200-300
+Watch dial 40 20 22 mm
+engraving "01.02.2003 04.05.2006"
+Lot 24 31 40 45 50 60
+Code 503 555 0144
+EAN 4 006381 333931
+5 012345 678900
+Pantone 18-3838 19-4052
+order code: 415-555-0132
+07/12/2024 - 08/12/2024
+10/11/12/13 cm
+0.5/1.0/1.5/2.0 mm
+01-02-03-04-05-06
+150-180-200-220 cm
+138/0000 x
+手机 6.7 寸 2400 1080 120
+打印纸 80g 500张 210 297
+约 1200 1500 1800 转
 EAN 4006381333931
 Barcode 5012345678900 in stock
 ISBN 978-3-16-148410-0

@@ -203,11 +203,11 @@ def _plain(text: str) -> tuple[str, list[int] | None]:
 def _is_labelled(text: str, start: int, label: str, *, reach: int = 28, against: str | None = None) -> bool:
     """True where a word of the pattern `label` stands before `start`, and none of `against` stands nearer."""
     before = text[max(0, start - reach) : start]
-    ends = [m.end() for m in _pattern(label).finditer(before)]
-    if not ends:
+    last = max(((m.end(), -m.start()) for m in _pattern(label).finditer(before)), default=None)
+    if last is None:
         return False
-    others = [m.end() for m in _pattern(against).finditer(before)] if against else []
-    return not others or ends[-1] >= others[-1]
+    rival = max(((m.end(), -m.start()) for m in _pattern(against).finditer(before)), default=None) if against else None
+    return rival is None or last >= rival  # of two that end together the longer: "invoice number" is of an invoice
 
 
 # --- e-mail, links and handles -------------------------------------------------------------------------------------
@@ -312,6 +312,7 @@ def _cards(text: str) -> Iterator[Span]:
         begin = match.start() - len(_TOLD.split(before)[-1])
         is_labelled = _is_labelled(text, match.start(), "card.label", against="phone.not_label")
         is_other = _is_labelled(text, match.start(), "phone.not_label", reach=match.start() - begin)
+        is_other = is_other and _pattern("card.told").search(before) is None
         # The date of expiry may follow: "4111 1111 1111 1111 12/27".
         for end in [match.end(), *(gap.start() for gap in reversed(list(_GAP.finditer(text, *match.span()))))]:
             if _is_card(text[match.start() : end], is_labelled, is_other, is_whole=end == match.end()):
@@ -329,7 +330,7 @@ def _is_card(number: str, is_labelled: bool, is_other: bool, *, is_whole: bool) 
         return False
     is_issued = len(digits) in _card_lengths(digits)
     is_grouped = " ".join(map(str, sizes)) in _words("card.groups") or (
-        is_issued and (set(sizes) == {1} or (is_labelled and len(sizes) < 7))
+        is_issued and (set(sizes) == {1} or ((is_labelled or digits.startswith("62")) and len(sizes) < 7))
     )
     if not is_whole:
         return is_issued and not is_other and (len(sizes) == 1 or is_grouped) and len(digits) > 14
@@ -405,8 +406,8 @@ def _phones_in_words(text: str) -> Iterator[Span]:
                 text, match.start(), "phone.label", reach=12, against="phone.not_label"
             ) or _pattern("phone.soft_label").search(text[max(0, match.start() - 48) : match.start()])
             is_mobile = name == "phone.numerals" and match["mobile"] is not None
-            is_written_out = not match[0].isascii() or name == "phone.spelled"
-            if is_written_out and (is_phone or (is_mobile and not is_other and len(set(match[0])) > 3)):
+            is_in_words = not match[0].isascii() or name == "phone.spelled"
+            if is_in_words and (is_phone or (is_mobile and not is_other and len(set(match[0])) > 3)):
                 yield match.span()
 
 
@@ -416,7 +417,9 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         return
     for match in _phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
-        number, end = _without_next_words(match["number"], match.end("number"), text)
+        number, end = _without_next_words(
+            match["number"], match.end("number"), text, is_loose=not named.keys().isdisjoint(("any", "trunk"))
+        )
         end = match.end() if end == match.end("number") else end
         start = match.start() + (match[0].startswith("(") and ")" not in text[match.start() : end])
         digits = re.sub(r"\D", "", number)
@@ -436,33 +439,33 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
             continue
         if _pattern("phone.date").search(number) or len(set(digits)) == 1:
             continue
-        near = text[max(0, match.start() - 48) : match.start()]
+        words_before = text[max(0, match.start() - 48) : match.start()]
         is_other = _is_of_a_thing(text, match.start(), 10 if "plus" in named else 28)
         is_phone = _is_labelled(
             text, match.start(), "phone.label", reach=_data("phone.label_reach"), against="phone.not_label"
         )
         is_phone = (
             is_phone
-            or _pattern("phone.soft_label").search(near) is not None
+            or _pattern("phone.soft_label").search(words_before) is not None
             or ("mobile" in named and _pattern("phone.told").search(before) is not None)
             or (not is_other and _pattern("phone.label_after").search(after) is not None)
         )
         if before.endswith("=") and not is_phone and "plus" not in named:
             continue
         if not is_phone and not is_other:
-            is_phone = _stands_alone(named, number, near[-24:], after) or (
+            is_phone = _stands_alone(named, number, words_before[-24:], after) or (
                 _is_callable(named, number)
-                and _pattern("phone.context").search(near + " " + text[end : end + 32]) is not None
+                and _pattern("phone.context").search(words_before + " " + text[end : end + 32]) is not None
             )
         if is_phone and _is_number(named, digits, number):
             yield start, end
 
 
-def _without_next_words(number: str, end: int, text: str) -> tuple[str, int]:
+def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> tuple[str, int]:
     """(the number, where it ends in `text`) without the groups that belong to what follows: "... 900877 30 min"."""
     while " " in number:
         n_digits = sum(map(str.isdigit, number))
-        if n_digits < 13 and not _pattern("phone.next_words").match(text[end : end + 12]):
+        if (n_digits < 13 or not is_loose) and not _pattern("phone.next_words").match(text[end : end + 12]):
             break
         shorter = number.rpartition(" ")[0].rstrip(" .-/(")
         if sum(map(str.isdigit, shorter)) < (7 if n_digits < 16 else 12):
@@ -473,7 +476,7 @@ def _without_next_words(number: str, end: int, text: str) -> tuple[str, int]:
     return number, end
 
 
-_CLAUSE = re.compile(r"[!?。;] ?|[,.、\n] ?(?=[^\W\d_]{2})")
+_CLAUSE = re.compile(r"[!?。;] ?|(?<=[a-z]{4})(?<!nr)\. |[,.、\n] ?(?=[^\W\d_]{2})")
 
 
 def _is_of_a_thing(text: str, start: int, reach: int) -> bool:
@@ -522,8 +525,9 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
     if "single" in named:
         return re.match(r"0[1-9]\d{8,9}$", digits) is not None
     if "zeros" in named:
-        code = next((digits[2 : 2 + n] for n in (1, 2, 3) if digits[2 : 2 + n] in _words("phone.country_codes")), "")
-        has_trunk = digits[2 + len(code) :].startswith("0") and "(0)" not in number
+        abroad = digits.removeprefix("00").removeprefix("011")
+        code = next((abroad[:n] for n in (1, 2, 3) if abroad[:n] in _words("phone.country_codes")), "")
+        has_trunk = abroad[len(code) :].startswith("0") and "(0)" not in number
         return not has_trunk and not (named["zeros"].isdigit() and _is_article_number(digits))
     groups = re.findall(r"\d+", number)
     if "trunk" in named and not number.startswith("("):
@@ -539,13 +543,15 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
 def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
     """False for what has the shape of a number that nobody can have."""
     if "plus" in named or "zeros" in named:
-        national = digits.removeprefix("00")
+        national = digits.removeprefix("00").removeprefix("011")
         code = next((national[:n] for n in (1, 2, 3) if national[:n] in _words("phone.country_codes")), None)
         if code is None or set(national[len(code) :]) == {"0"}:
             return False
         return 8 <= len(national) <= 16 and (code != "1" or (len(national) == 11 and national[1] in "23456789"))
     if "trunk" in named:
         groups = re.findall(r"\d+", number)
+        if len(groups) > 2 and {len(group) for group in groups} == {2}:  # a draw of a lottery
+            return False
         return 8 < len(digits) < 13 and not groups[0].startswith("00") and sum(len(g) == 2 for g in groups[1:]) < 5
     if "any" in named:
         mixes = "." in number and re.search(r"[ /()-]", number) is not None
@@ -553,6 +559,8 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
         is_row = re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number) is not None and (
             "." in number or len(digits) not in (8, 10) or _is_row(number.split())
         )
+        groups = re.findall(r"\d+", number)
+        is_row |= len(groups) > 2 and all(group.endswith("0") for group in groups[1:])  # 10 000 000, 1200 1500 1800
         is_filled = digits.startswith("00") and len(digits) < 10
         return 7 <= len(digits) <= 15 and not mixes and not is_version and not is_row and not is_filled
     if "single" in named:
@@ -742,7 +750,8 @@ def _names(text: str) -> Iterator[Span]:
         for match in _pattern(name).finditer(text):
             words = [word.lower() for word in match["name"].split()]
             is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
-            is_whole = len(words) > 1 and (is_dear or name == "name.closing")
+            is_signed = name == "name.closing" and not match[0].lower().startswith("love ")
+            is_whole = len(words) > 1 and (is_dear or is_signed)
             if _words("name.no_names").isdisjoint(words) and len(words) < 4 and (is_whole or _has_known_name(words)):
                 yield match.span("name")
     if not text.isascii():
@@ -768,6 +777,7 @@ def _loosely_labelled_names(text: str) -> Iterator[Span]:
         words = [word.lower().strip(".,") for word in match["name"].split()]
         is_told = _pattern("name.loose_after").match(match["after"]) is not None
         is_known = not _words("name.given").isdisjoint(words[:-1])
+        is_known &= not (match["name"].isupper() and len(words) > 2)  # CARDHOLDER HOLLY WREATH METAL
         is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")
         if _words("name.no_names").isdisjoint(words) and (is_known or (is_told and not is_message)):
             yield match.span("name")
