@@ -3,7 +3,7 @@
     python eval/private_training.py -o eval/results/private-training.json
     python eval/private_training.py --part lira -o FILE      one of its parts: quality, adapter, lira, audit
 
-quality  HR@10 and NDCG@10 of the private scorer at epsilon 8, 3 and 1, of the same scorer without privacy, of its first
+quality  HR@10 and NDCG@10 of the private scorer at epsilon 8, 3, 2 and 1, of the same scorer without privacy, of its first
          weights, and of recllm as it is otherwise trained (which also counts the crowd), on cj-next28 and beauty-loo.
 adapter  the private LoRA together with the scorer, half of epsilon each, on cj-next28.
 lira     64 models, each learned from a random half of some households of Complete Journey; the control is larger, and
@@ -46,7 +46,7 @@ from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import TARGET, UserWindows, user_windows
 from recllm.training.private.head import HeadExamples, HeadNetwork, learn_privately, main_directions, served_scorer
 
-EPSILONS = (8.0, 3.0, 1.0)
+EPSILONS = (8.0, 3.0, 2.0, 1.0)
 K = 10
 SETTINGS: dict[str, dict[str, Any]] = {
     "cj-next28": {},
