@@ -3,9 +3,9 @@
     python eval/private_training.py -o eval/results/private-training.json
     python eval/private_training.py --part lira -o FILE      one of its parts: quality, adapter, lira, audit
 
-quality  HR@10 and NDCG@10 of the private scorer at epsilon 8, 3 and 1, of the same scorer without privacy, of its first
+quality  HR@10 and NDCG@10 of the private scorer at epsilon 8, 3, 2 and 1, of the same scorer without privacy, of its first
          weights, and of recllm as it is otherwise trained (which also counts the crowd), on cj-next28 and beauty-loo.
-adapter  the private LoRA at epsilon 8 together with the scorer (4 + 4), on cj-next28.
+adapter  the private LoRA together with the scorer, half of epsilon each, on cj-next28.
 lira     64 models, each learned from a random half of some households of Complete Journey; the control is larger, and
          trained far too long without privacy: it has to be caught, or else the attack is worth nothing.
 audit    one run with canaries, each in by a fair coin: white box (the sum of all noisy gradients is seen) and black box
@@ -46,7 +46,7 @@ from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import TARGET, UserWindows, user_windows
 from recllm.training.private.head import HeadExamples, HeadNetwork, learn_privately, main_directions, served_scorer
 
-EPSILONS = (8.0, 3.0, 1.0)
+EPSILONS = (8.0, 3.0, 2.0, 1.0)
 K = 10
 SETTINGS: dict[str, dict[str, Any]] = {
     "cj-next28": {},
@@ -262,7 +262,7 @@ def adapter(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     from recllm.training.private.adapter import tune_privately
 
     protocol = "cj-next28"
-    task = Task.of(protocol, encoder, args)
+    task = Task.of(protocol, encoder, args, **({"n_windows": 2} if args.quick else {}))
     past = task.window.fit_on
     mechanisms = planned_mechanisms(past.n_users, task.settings, adapter=True)
     with TemporaryDirectory() as folder:
@@ -270,11 +270,11 @@ def adapter(encoder: Encoder, args: Namespace) -> dict[str, Any]:
             past, encoder, task.settings, mechanisms[0], Path(folder), lora=LoraSettings(), progress=say
         )
         moved = replace(task, vectors=catalogue_vectors(tuned, past.items, past.as_of))
-    text = {name: by_text(one) for name, one in (("untuned", task), ("epsilon 4", moved))}
+    text = {name: by_text(one) for name, one in (("untuned", task), ("tuned", moved))}
     examples = HeadExamples.of(moved.windows(), moved.vectors, moved.directions())
     network = task.network(task.settings)
     learn_privately(network, examples, task.settings, mechanisms[1])
-    rows = {"epsilon 8, adapter and scorer": measured(moved, network, protocol, args)}
+    rows = {f"epsilon {task.settings.epsilon:g}, adapter and scorer": measured(moved, network, protocol, args)}
     rows |= {f"by text alone, {name}": value for name, value in text.items()}
     return {"quality": {f"{protocol} adapter": rows}, "epsilon": {"adapter": [m.model_dump() for m in mechanisms]}}
 

@@ -561,7 +561,7 @@ class PrivateTrainingSettings(FrozenModel):
 
     required: Flag = False
     """Whether every training is private without being asked for, and one that is not is refused."""
-    epsilon: Positive = 3.0
+    epsilon: Positive = 2.0
     """What one training may tell of any one user: whatever it publishes is at most exp(epsilon) times as likely with
     the user as without, but for a chance of delta."""
     delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
