@@ -107,12 +107,12 @@ def test_the_explained_place_is_the_slate_s(recommender: Recommender) -> None:
 
 
 def test_what_the_sentence_says_is_true(recommender: Recommender) -> None:
-    found = recommender.explain("ann", "mate", k=3)
+    found = recommender.explain("ann", "mug", k=3)
     assert found.counterfactual is not None and found.rank is not None
     titles = dict(zip(SHOP.items["title"].to_list(), SHOP.items["item_id"].to_list(), strict=True))
     ann = recommender.person("ann")
     gone = [u for u in UNITS if u.item >= 0 and u.item in {ROW[titles[t]] for t in found.without if t in titles}]
-    after = positions(recommender, ann, ROW["mate"], 3)(*lacking(ann, [gone]))
+    after = positions(recommender, ann, ROW["mug"], 3)(*lacking(ann, [gone]))
     assert int(after[0]) == found.after and found.after > 3
     assert str(found.after) in found.counterfactual and str(found.rank) in found.counterfactual
 

@@ -515,8 +515,9 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
         reach = count_reachable(shop, open_recommender(shop, everybody=True), read_campaign(file))
     assert {p.user_id for p in plan.people} == due and plan.addressed and plan.held_out
     assert {p.item_id for p in plan.people} == {"milk"} and all(p.probability >= 0.2 for p in plan.people)
-    assert plan.excluded["no_occasion"] is not None and reach.excluded["no_occasion"] is not None
-    assert abs((reach.reachable or 0) + sum(n or 0 for n in reach.excluded.values()) - 160) <= 6 * 3
+    assert "no_occasion" in plan.excluded and "no_occasion" in reach.excluded
+    if None not in reach.excluded.values():  # a small group is not told
+        assert abs((reach.reachable or 0) + sum(n or 0 for n in reach.excluded.values()) - 160) <= 6 * 3
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,7 @@ class ServiceMachine(RuleBasedStateMachine):
         person = self.people.pop(name, None)
         answer = self.answer("DELETE", f"/v1/users/{name}")
         assert answer.status_code == (404 if person is None else 200), answer.text
+        self.erased.add(("user_id", name))
         if person is None:
             return
         rows = answer.json()["rows"]

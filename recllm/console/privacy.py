@@ -96,8 +96,8 @@ def tainted_table(visit: Visit, marked: dict[str, Taint]) -> ConsoleTable | None
 
     def row(version: str, taint: Taint) -> TableRow:
         serves = version == now_serving
-        said = TableCell(value=serves, text=visit.say("privacy.it_does") if serves else "")
-        return version, taint.use_until[:10], said
+        cell = TableCell(value=serves, text=visit.say("privacy.it_does") if serves else "")
+        return version, taint.use_until[:10], cell
 
     return ConsoleTable(
         name="tainted",

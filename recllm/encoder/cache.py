@@ -100,7 +100,7 @@ class CachedEncoder:
             key.update(text.encode("utf-8", "surrogatepass"))
             keys.append(key.digest())
         rows = np.zeros((len(texts_once), self.dim), np.float32)
-        file = self._files[kind]
+        file = self._files["query" if kind == "query" else "document"]  # what is neither, the encoder refuses
         missing = np.flatnonzero(~file.read(keys, rows))
         if not len(missing):
             return rows[inverse]

@@ -250,7 +250,7 @@ def _sweep(path: Path, n_others: int, consent_load: int) -> None:
     decisions; and what a killed process left of one, which holds everybody's history as well."""
     sweep_drafts(path.parent)
     others = sorted(set(path.parent.glob("*.safetensors")) - {path}, key=lambda file: file.stat().st_mtime)
-    current = [other for other in others if _knows_decisions(other, consent_load)]
+    current = [path for path in others if _knows_decisions(path, consent_load)]
     for outdated in set(others) - set(current[len(current) - n_others :] if n_others else ()):
         outdated.unlink(missing_ok=True)
 

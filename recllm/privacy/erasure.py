@@ -23,7 +23,7 @@ from typing import Any
 
 from recllm.campaigns.forget import forget_people
 from recllm.encoder.cache import QUERY_CACHE_FILE
-from recllm.errors import NothingToDo, UsageError
+from recllm.errors import NothingToDo, StoreError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, whole_file, write_whole
 from recllm.jobs.effects import FOLDER as EFFECTS
 from recllm.jobs.effects import effect_names
@@ -58,9 +58,14 @@ def erase_people(
         raise UsageError("nobody was named: give the person's id")
     names = list(dict.fromkeys(user_ids if by_pseudonym else workspace.pseudonymiser().many(user_ids)))
     notes = workspace.root / CERTIFICATES
-    notes.mkdir(mode=0o700, exist_ok=True)
     certificate_id = f"erasure-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    write_whole(notes / f".{certificate_id}{_NOTE}", json.dumps(names), mode=PRIVATE)
+    try:
+        notes.mkdir(mode=0o700, exist_ok=True)
+        write_whole(notes / f".{certificate_id}{_NOTE}", json.dumps(names), mode=PRIVATE)
+    except OSError as error:
+        raise StoreError(
+            f"nothing was erased: {notes} cannot be written ({error.strerror}); then repeat this"
+        ) from error
     certificate = _erase(workspace, certificate_id, names, actor)
     if certificate.unknown == len(names):
         raise NothingToDo(

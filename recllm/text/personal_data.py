@@ -352,7 +352,7 @@ def _card_lengths(digits: str) -> frozenset[int]:
 
 def _luhn(digits: str) -> bool:
     """ISO/IEC 7812-1, annex B."""
-    doubled = [int(d) * (2 if place % 2 else 1) for place, d in enumerate(reversed(digits))]
+    doubled = [int(d) * (2 if index % 2 else 1) for index, d in enumerate(reversed(digits))]
     return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
 
 
@@ -370,7 +370,7 @@ def _ip_addresses(text: str) -> Iterator[Span]:
     for match in _pattern("ip.v4").finditer(text):
         before = text[max(0, match.start() - 24) : match.start()]
         is_small = all(int(part) < 10 for part in match[0].split("."))
-        label = max((found.end() for found in _pattern("ip.label").finditer(before)), default=0)
+        label = max((match.end() for match in _pattern("ip.label").finditer(before)), default=0)
         version = _pattern("ip.version").search(before)
         is_version = _pattern("ip.version_after").search(text[match.end() : match.end() + 14]) is not None
         if label and (version is None or label > version.end() - len(version[0]) + 3):
@@ -570,7 +570,7 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
 
 def _is_article_number(digits: str) -> bool:
     """By the check digit of GTIN-8, -12, -13 and -14 (GS1)."""
-    weighted = sum(int(d) * (3 if place % 2 else 1) for place, d in enumerate(reversed(digits)))
+    weighted = sum(int(d) * (3 if index % 2 else 1) for index, d in enumerate(reversed(digits)))
     return len(digits) in (8, 12, 13, 14) and weighted % 10 == 0
 
 
@@ -675,8 +675,8 @@ def _chinese_addresses(text: str) -> Iterator[Span]:
             is_counted = re.search(r"\d", match[0]) is not None and match.start() - start >= 1
             is_enough = len(regions) > 1 or _near(label_ends, start) if name == "chinese_village" else True
             if is_enough and (is_counted or regions):
-                more = _pattern("address.chinese_more").match(text[match.end() : match.end() + 60])
-                yield start, match.end() + (more.end() if more else 0)
+                continuation = _pattern("address.chinese_more").match(text[match.end() : match.end() + 60])
+                yield start, match.end() + (continuation.end() if continuation else 0)
     for match in _pattern("address.chinese_house").finditer(text):
         start = _left_of(text, match.start(), label_ends)
         left = text[start : match.start()]
@@ -724,8 +724,8 @@ def _names(text: str) -> Iterator[Span]:
     for match in _pattern("name.salutation").finditer(text):
         words = match["name"].replace("’", "'").lower().split()
         brands = _data("name.brands").get(match["title"].lower(), "")
-        spoken = _pattern("name.spoken_before").search(text[max(0, match.start() - 24) : match.start()])
-        if words[0].removesuffix("'s") in brands.split() and not (spoken and "ear" in spoken[0]):
+        salutation = _pattern("name.spoken_before").search(text[max(0, match.start() - 24) : match.start()])
+        if words[0].removesuffix("'s") in brands.split() and not (salutation and "ear" in salutation[0]):
             continue
         is_known = _has_known_name(words) and len(words) < 4
         after = text[match.end() : match.end() + 14]
@@ -736,7 +736,7 @@ def _names(text: str) -> Iterator[Span]:
         if match["title"] == "M" and not is_known:
             continue
         begins = is_begun and match["title"] not in _TITLES_OF_BRANDS and re.match(r"[,.;:]? [a-z]|[,;:]| \d", after)
-        if is_known or spoken or begins or re.search(_data("name.spoken_after"), after):
+        if is_known or salutation or begins or re.search(_data("name.spoken_after"), after):
             yield match.start(), match.start() + len(match[0].rstrip())
     for name in ("name.label", "name.bare_label", "name.line_label"):
         if name == "name.label" and not _COLON.search(text):
