@@ -4,8 +4,7 @@
     python eval/private_training.py --part lira -o FILE      one of its parts: quality, adapter, lira, audit
 
 quality  HR@10 and NDCG@10 of the private scorer at epsilon 8, 3, 2 and 1, of the same scorer without privacy, of its
-         first weights, and of recllm as it is otherwise trained (which also counts the crowd), on cj-next28 and
-         beauty-loo.
+         first weights, and of recllm as it is otherwise trained (it counts the crowd), on cj-next28 and beauty-loo.
 adapter  the private LoRA together with the scorer, half of epsilon each, on cj-next28.
 lira     64 models, each learned from a random half of some households of Complete Journey; the control is larger, and
          trained far too long without privacy: it has to be caught, or else the attack is worth nothing.
