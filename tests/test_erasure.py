@@ -191,6 +191,23 @@ def test_canaries_are_seen_in_every_form(tmp_path: Path) -> None:
     assert len(set(forms(text).values())) == len(forms(text))
 
 
+def test_of_refused_rows_only_their_own_go(folder: Path, tmp_path: Path) -> None:
+    """A number that happens to be somebody's id makes no row theirs, but for rows that nobody could read."""
+    rows = ["7,tea1,purchase,not a time,1", "u02,tea1,purchase,not a time,7", "7,tea1,purchase,2024-02-01T10:00:00Z"]
+    good = [f"u{n:02},tea1,view,2024-02-19T10:00:00Z,1" for n in range(2, 82)]
+    (tmp_path / "rows.csv").write_text("\n".join(["user_id,item_id,event,timestamp,quantity", *rows, *good]) + "\n")
+    with Workspace.open(folder) as shop:
+        add_events(shop, [{"user_id": "7", "item_id": "tea1", "event": "view", "timestamp": AT_NOON}], source="test")
+        report = load_file(shop, tmp_path / "rows.csv", "events")
+        assert report.quarantined == 3 and len(export_person(shop, "7")["refused_rows"]) == 1
+        assert erase_people(shop, ["7"], actor="test").files["quarantined_rows"] == 2
+        (line,) = (folder / "quarantine").glob("*.jsonl")
+        assert json.loads(line.read_text())["user"] == "u02"
+
+
+AT_NOON = datetime(2024, 2, 1, 12, tzinfo=UTC)
+
+
 def test_late_events_do_not_bring_somebody_back(folder: Path, tmp_path: Path) -> None:
     with Workspace.open(folder) as shop:
         erase_people(shop, [WHO], actor="test")

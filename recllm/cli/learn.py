@@ -227,8 +227,11 @@ def list_models(workspace: WorkspaceDir, json: Json) -> None:
         state = "serves" if record.serves else gate.verdict.value if gate and gate.verdict == "refused" else ""
         origin, reasons = lineage.origin.value if lineage else "", ", ".join(gate.reasons) if gate else ""
         privacy = f"epsilon {lineage.privacy.epsilon:.3g}" if lineage and lineage.privacy else ""
-        cells.append((record.version, record.created_at[:19], record.megabytes, origin, state, reasons, privacy))
-    lines = table(cells, ("version", "published", "MB", "origin", "", "gate", "privacy")) if cells else []
+        until = record.taint.use_until[:10] if record.taint else ""
+        named = (record.version, record.created_at[:19], record.megabytes)
+        cells.append((*named, origin, state, reasons, privacy, until))
+    heads = ("version", "published", "MB", "origin", "", "gate", "privacy", "usable until")
+    lines = table(cells, heads) if cells else []
     show(history, lines, json=json)
     if not cells:
         raise NothingToDo(f"no model was published; train one with: recllm train -w {workspace}")

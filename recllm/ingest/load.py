@@ -283,6 +283,7 @@ class _Quarantine:
         line = self._source | {"line_no": record.line_no, "record_no": record_no} | asdict(record)
         if self._is_masked:
             line |= {"raw": scrub(record.raw)[0], "message": scrub(record.message)[0]}
+            line["user"] = None if record.user is None else scrub(record.user)[0]
             if record.fields is not None:
                 line["fields"] = {name: cell and scrub(cell)[0] for name, cell in record.fields.items()}
         with self._explained():

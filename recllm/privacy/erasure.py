@@ -16,7 +16,7 @@ import logging
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -179,8 +179,14 @@ def _clean_quarantine(workspace: Workspace, subjects: frozenset[str]) -> int:
     return n_removed
 
 
-def quarantined_rows(workspace: Workspace, subjects: frozenset[str]) -> dict[Path, list[bytes]]:
-    """File of the quarantine -> its lines in which one of these pseudonyms is named, wherever in the row."""
+def quarantined_rows(
+    workspace: Workspace, subjects: frozenset[str], *, with_unread: bool = True
+) -> dict[Path, list[bytes]]:
+    """File of the quarantine -> its lines about people with one of these pseudonyms.
+
+    with_unread: where nobody could read whose row it is, also those in which one of them is named anywhere, which may
+    be somebody else's with the same number in it.
+    """
     people, sessions = workspace.pseudonymiser(), workspace.session_pseudonymiser()
     is_named: dict[str, bool] = {}
 
@@ -189,19 +195,24 @@ def quarantined_rows(workspace: Workspace, subjects: frozenset[str]) -> dict[Pat
             is_named[token] = not subjects.isdisjoint((token, people.one(token), sessions.one(token)))
         return is_named[token]
 
+    def is_theirs(line: bytes) -> bool:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = {"raw": line.decode("utf-8", "replace")}
+        if record.get("user") is not None:
+            return names_one(record["user"])
+        return with_unread and any(map(names_one, _tokens(record)))
+
     lines = {
-        path: [line for line in path.read_bytes().splitlines(keepends=True) if any(map(names_one, _tokens(line)))]
+        path: [line for line in path.read_bytes().splitlines(keepends=True) if is_theirs(line)]
         for path in sorted(workspace.quarantine_dir.glob("*.jsonl"))
     }
     return {path: theirs for path, theirs in lines.items() if theirs}
 
 
-def _tokens(line: bytes) -> set[str]:
+def _tokens(record: Mapping[str, Any]) -> set[str]:
     """Everything in a refused row that may be an id: whole cells, and words of what could not be told apart."""
-    try:
-        record: dict[str, Any] = json.loads(line)
-    except ValueError:
-        record = {"raw": line.decode("utf-8", "replace")}
     texts = [str(record.get("raw") or ""), *(str(cell) for cell in (record.get("fields") or {}).values() if cell)]
     return {token for text in texts for token in (text.strip(), *_BETWEEN_IDS.split(text)) if token}
 

@@ -46,7 +46,7 @@ def export_person(
         sessions = sorted(reader.joined_sessions(user_id=name))
         first_load = reader.first_loaded([name]).get(name)
     messages = workspace.store().messages_of(name)
-    refused = quarantined_rows(workspace, frozenset({name, *sessions}))
+    refused = quarantined_rows(workspace, frozenset({name, *sessions}), with_unread=False)
     return {
         "format": FORMAT,
         "user_id": user_id,

@@ -7,6 +7,7 @@ cannot be seen; what is odd about them is counted.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -228,7 +229,9 @@ class FieldBatch:
                 value = values[row]
                 text = f"{'an empty cell' if value is None else repr(str(value)[:60])} {message}"
             record = self._chunk.bad_row(row, column, code, text)
-            self.errors.append(record if keep else replace(record, raw="", fields=None))
+            self.errors.append(
+                replace(record, user=self._user_of(row)) if keep else replace(record, raw="", fields=None)
+            )
         self.bad |= hits
 
     def count_personal_data(self, texts: pl.Series, column: str, *, label: str = "") -> None:
@@ -248,6 +251,14 @@ class FieldBatch:
         """The same for what people said of themselves, by column."""
         for name, column in self.load.schema.basics.items():
             self.count_personal_data(self._chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
+
+    def _user_of(self, row: int) -> str | None:
+        """The cell with the person's id, as `ids` cleans it."""
+        cell = self.fields["user_id"][row] if self.has("user_id") else None
+        if cell is None:
+            return None
+        cell = unicodedata.normalize("NFC", cell.strip())
+        return (cell.removesuffix(".0") if "user_id" in self.load.schema.float_ids else cell) or None
 
     def ids(self, field: str) -> pl.Series:
         """Cleaned ids, null where empty; rows with unseen characters or overlong ids are marked.

@@ -38,6 +38,8 @@ class BadRecord:
     raw: str
     fields: Mapping[str, str | None] | None = None
     """Its cells by column name, where it had as many as there are columns; None where `raw` says as much."""
+    user: str | None = None
+    """The id of the person of whom the record tells, where its cell could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
