@@ -365,6 +365,7 @@ def test_quarantine_says_where_what_and_why(shop: Shop) -> None:
         "message": "an item needs a title",
         "raw": "j2,,Home,Acme,2.00",
         "fields": line["fields"],
+        "user": None,
     }
     assert [line["fields"][name] for name in ("item_id", "title", "price")] == ["j2", None, "2.00"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
