@@ -42,6 +42,7 @@ from recllm.privacy.rotation import successor_of
 from recllm.store.database import Store
 from recllm.workspace.audit import AuditAction, anchor_audit, audit
 from recllm.workspace.privacy import find_keys
+from recllm.workspace.privacy_ledger import LEDGER_FILE
 from recllm.workspace.workspace import SETTINGS_FILE, STORE_FILE, Workspace, fingerprint_of
 
 logger = logging.getLogger(__name__)
@@ -193,6 +194,7 @@ def restore(
                 rows.take_over(draft / STORE_FILE)
             (draft / STORE_FILE).unlink()
         _settle(draft, keys, store)
+        _keep_what_is_spent(root, draft)
         with Workspace.open(draft) as restored:
             anchor_audit(restored)
             for certificate in certificates:
@@ -335,6 +337,13 @@ def _settle(folder: Path, keys: tuple[bytes, ...], store: str | None) -> None:
     write_whole(path, tomli_w.dumps(plain(table)))
     for name in ("quarantine", "models", "cache"):
         (folder / name).mkdir(mode=0o700, exist_ok=True)
+
+
+def _keep_what_is_spent(root: Path, draft: Path) -> None:
+    """What private trainings have told is told: of two ledgers, which only grow, the longer one counts."""
+    present, restored = root / LEDGER_FILE, draft / LEDGER_FILE
+    if present.exists() and (not restored.exists() or present.stat().st_size > restored.stat().st_size):
+        write_whole(restored, present.read_bytes(), mode=PRIVATE)
 
 
 def _erase_again(workspace: Workspace, tombstones: Sequence[str], actor: str) -> int:
