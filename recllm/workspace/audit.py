@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Any
 
 from recllm.documents import plain
-from recllm.files import PRIVATE, lock_file, write_whole
+from recllm.files import PRIVATE, lock_file, sweep_drafts, write_whole
 from recllm.workspace.workspace import Workspace
 
 ANCHOR = "audit.json"
@@ -204,6 +204,7 @@ def anchor_audit(workspace: Workspace) -> None:
 def _anchor(workspace: Workspace, number: int, digest: str) -> None:
     signature = _signature(workspace.signing_key("audit"), number, digest)
     record = {"entries": number, "hash": digest, "signature": signature}
+    sweep_drafts(workspace.root)
     write_whole(workspace.root / ANCHOR, json.dumps(record) + "\n", mode=PRIVATE)
 
 
