@@ -2,10 +2,10 @@
 
     python eval/personal_data.py [-o eval/results/personal-data.json]
 
-Reads the sets of `eval/personal_data/judged.toml`, each made by somebody who had not read the rules and judged once; the
+Reads the sets of `eval/personal_data/judged.toml`, each by somebody who had not read the rules, and judged once; the
 figures of that day stand there, those of today are measured. `--cases FILE` judges another one. A set holds lines
 {"text", "kind", "span_text"}, where kind is a value of `PersonalDataKind` and span_text the piece of the text that is
-personal; both null for a text, such as a product's title, that holds nothing. A case is found when a finding of its kind
+personal; both null for a text, such as a title, that holds nothing. A case is found when a finding of its kind
 covers the whole piece. Of addresses and names, which have no sharp ends, a finding has to cover half of the piece's
 letters and digits.
 """
