@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from recllm.console.oidc import SignInError, SignInProblem, SignInRequest
+from recllm.workspace.console_sessions import ConsoleSession
 
 PENDING_SECONDS = 600
 """So long somebody has at the provider."""
@@ -28,6 +30,11 @@ class PendingSignIn:
     language: str
     shop: str
     """Name of the shop that was looked at; "" for none."""
+    sessions: Mapping[str, ConsoleSession]
+    """Name of a shop -> the browser's session there until now."""
+    form_cookie: str = field(repr=False)
+    is_confirmation: bool
+    """Whether the console began it, to hear of the provider that the person is still let in."""
 
 
 class PendingSignIns:

@@ -5,7 +5,8 @@
     workspace.toml, models/, campaigns/, campaign-files/, copies/, effects/, certificates/, ...
     key, webhooks.json   only on request: whoever has the key and the store can try out ids
 
-Left out: what can be made again (cache, serving state), refused rows and uploads, which are raw.
+Left out: what can be made again (cache, serving state), refused rows and uploads, which are raw, and sessions of the
+console, so that nobody is in by a restore.
 
 A tar file; encrypted it is cut into blocks of 1 MiB, each sealed by AES-256-GCM under a key that scrypt makes from the
 passphrase, with the number of the block and whether it is the last one in the nonce (STREAM: Hoang, Reyhanitabar,
@@ -43,7 +44,14 @@ from recllm.store.database import Store
 from recllm.workspace.audit import AuditAction, anchor_audit, audit
 from recllm.workspace.privacy import find_keys
 from recllm.workspace.privacy_ledger import LEDGER_FILE
-from recllm.workspace.workspace import SETTINGS_FILE, STORE_FILE, Workspace, fingerprint_of
+from recllm.workspace.workspace import (
+    CONSOLE_SESSIONS,
+    SETTINGS_FILE,
+    STORE_FILE,
+    UPLOADS,
+    Workspace,
+    fingerprint_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +59,7 @@ FORMAT = 1
 MANIFEST = "backup.json"
 SECRETS = ("key", "webhooks.json")
 LEFT_OUT = frozenset(
-    {"cache", "serving", "quarantine", "uploads", STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"}
+    {"cache", "serving", "quarantine", UPLOADS, CONSOLE_SESSIONS, STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"}
 )
 """Names in a workspace's folder that no backup takes along."""
 
