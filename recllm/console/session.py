@@ -29,6 +29,9 @@ from recllm.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+FRESH_SECONDS = 600
+"""For so long after signing in somebody may end other sessions; later they sign in again for that."""
+
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
@@ -116,8 +119,11 @@ def begin_staff_session(
 ) -> tuple[ConsoleSession, str]:
     """A session of somebody of the company's directory, and its token. confirmed: the one until now, which goes on in
     this one where it is the same person's, and else is none of theirs."""
-    is_theirs = confirmed is not None and _is_same_person(confirmed, identity)
-    return begin_session(workspace, person=asdict(identity), confirmed=confirmed if is_theirs else None)
+    person = asdict(identity)
+    is_theirs = (
+        confirmed is not None and confirmed.person is not None and _subject(confirmed.person) == _subject(person)
+    )
+    return begin_session(workspace, person=person, confirmed=confirmed if is_theirs else None)
 
 
 def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | StaffMember | None:
@@ -129,7 +135,8 @@ def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | S
     elif time.time() > session.proven_at + 2 * _confirm_seconds(workspace):
         return None
     else:
-        visitor = staff_member(_identity(session.person), workspace.settings.oidc)
+        identity = _identity(session.person)
+        visitor = staff_member(identity, workspace.settings.oidc) if identity else None
     return visitor if visitor is not None and visitor.allows(Scope.CONSOLE) else None
 
 
@@ -138,20 +145,28 @@ def has_to_be_confirmed(workspace: Workspace, session: ConsoleSession) -> bool:
     return session.person is not None and time.time() > session.proven_at + _confirm_seconds(workspace)
 
 
+def has_just_signed_in(session: ConsoleSession) -> bool:
+    """Whether somebody proved lately who they are; that the directory confirmed them does not count."""
+    return time.time() <= session.begun_at + FRESH_SECONDS
+
+
 def is_same_visitor(session: ConsoleSession, another: ConsoleSession) -> bool:
-    """Whether two sessions are of one key, or of one person."""
+    """Whether two sessions are of one key, or of one person: a subject of an issuer, whatever their address is."""
     if session.person is None or another.person is None:
         return session.key_id is not None and session.key_id == another.key_id
-    return _is_same_person(session, _identity(another.person))
+    return _subject(session.person) == _subject(another.person)
 
 
-def _is_same_person(session: ConsoleSession, identity: StaffIdentity) -> bool:
-    person = session.person or {}
-    return (person.get("issuer"), person.get("subject")) == (identity.issuer, identity.subject)
+def _subject(person: Mapping[str, Any]) -> tuple[str, str]:
+    return str(person.get("issuer")), str(person.get("subject"))
 
 
-def _identity(person: Mapping[str, Any]) -> StaffIdentity:
-    return StaffIdentity(**{**person, "groups": tuple(person["groups"])})
+def _identity(person: Mapping[str, Any]) -> StaffIdentity | None:
+    """None for what another version of this program wrote down of somebody: they sign in again."""
+    try:
+        return StaffIdentity(**{**person, "groups": tuple(person["groups"])})
+    except (KeyError, TypeError):
+        return None
 
 
 def _confirm_seconds(workspace: Workspace) -> float:

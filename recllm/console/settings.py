@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from recllm.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
-from recllm.console.session import is_same_visitor, session_visitor
+from recllm.console.session import has_just_signed_in, is_same_visitor, session_visitor
 from recllm.console.staff import StaffMember
 from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
 from recllm.errors import PolicyError, UnknownIdError, UsageError
@@ -21,6 +21,8 @@ from recllm.workspace.keys import ApiKey, Scope, create_key, list_keys, revoke_k
 
 router = APIRouter(prefix="/settings")
 SECTION = ConsoleSection("settings", "/settings", router)
+
+SIGN_IN_AGAIN = "/sign-in?after=/settings"
 
 
 @router.get("")
@@ -67,24 +69,36 @@ async def revoke(visit: TheVisit, key_id: str) -> Response:
 @router.post("/sessions/{session_id}/end")
 async def end_one_session(visit: TheVisit, session_id: str) -> Response:
     """A session of one's own in another browser, or for an administrator anybody's."""
-    await visit.run(lambda: _end_sessions(visit, [s for s in _sessions(visit) if s[0].session_id == session_id]))
-    return visit.back("/settings#sessions")
+    return await _end_sessions(visit, lambda session: session.session_id == session_id)
 
 
 @router.post("/sessions/end")
 async def end_other_sessions(visit: TheVisit) -> Response:
     """All of one's own but this one."""
-    await visit.run(lambda: _end_sessions(visit, [s for s in _sessions(visit) if _is_mine(visit, s[0])]))
+    return await _end_sessions(visit, lambda session: _is_mine(visit, session))
+
+
+async def _end_sessions(visit: Visit, is_meant: Callable[[ConsoleSession], bool]) -> Response:
+    """This browser's own is left: signing out ends that. Whoever found a browser where somebody is signed in locks
+    nobody out: it is for who signed in just now. Raises `UnknownIdError` where there is none to end."""
+    if not _may_end(visit):
+        return RedirectResponse(SIGN_IN_AGAIN, 303)
+
+    def end() -> None:
+        meant = [(s, visitor) for s, visitor in _sessions(visit) if is_meant(s) and not _is_this(visit, s)]
+        if not meant:
+            raise UnknownIdError("there is no such session any more")
+        ended = [(s, visitor) for s, visitor in meant if end_session(visit.workspace, s.session_id)]
+        for session, visitor in ended:
+            visit.remember("end_session", session=session.session_id[:8], of=visitor.name)
+
+    await visit.run(end)
     return visit.back("/settings#sessions")
 
 
-def _end_sessions(visit: Visit, sessions: Sequence[tuple[ConsoleSession, ApiKey | StaffMember]]) -> None:
-    """This browser's own is left: signing out ends that. Raises `UnknownIdError` where nothing is ended."""
-    if not (others := [entry for entry in sessions if not _is_this(visit, entry[0])]):
-        raise UnknownIdError("there is no such session any more")
-    for session, visitor in others:
-        if end_session(visit.workspace, session.session_id):
-            visit.remember("end_session", session=session.session_id[:8], of=visitor.name)
+def _may_end(visit: Visit) -> bool:
+    current = visit.signed_in.session if visit.signed_in else None
+    return current is not None and has_just_signed_in(current)
 
 
 def _sessions(visit: Visit) -> list[tuple[ConsoleSession, ApiKey | StaffMember]]:
@@ -124,6 +138,8 @@ async def _page(
             "sessions": sessions_table(visit, sessions) if sessions else None,
             "endable": [(s.session_id, visitor.name, _moment(s.begun_at)) for s, visitor in others],
             "has_others": any(_is_mine(visit, session) for session, _ in others),
+            "may_end": _may_end(visit),
+            "sign_in_again": SIGN_IN_AGAIN,
         }
 
     return visit.page(

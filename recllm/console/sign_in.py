@@ -156,13 +156,16 @@ async def go_to_provider(visit: TheVisit, provider: str, after: str = "/") -> Re
 async def go_to_be_confirmed(visit: Visit) -> Response | None:
     """To the provider and back to this very page, where it did not say for long that it lets this person in.
 
-    None where that is not so or can wait: for forms, parts of pages and files, and while the provider does not answer.
+    None where that is not so or can wait: for forms, parts of pages and files, while another tab is on its way there,
+    and while the provider does not answer.
     """
     request, session = visit.request, visit.signed_in.session if visit.signed_in else None
     if session is None or request.method != "GET" or visit.is_part or visit.wants_file:
         return None
     provider = provider_id(visit.workspace.settings.oidc)
     if provider not in visit.state.providers or not has_to_be_confirmed(visit.workspace, session):
+        return None
+    if not visit.state.pending.may_confirm(session):
         return None
     after = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     try:
@@ -177,7 +180,12 @@ async def go_to_be_confirmed(visit: Visit) -> Response | None:
 async def _begin_at_provider(visit: Visit, provider: str, after: str, *, is_confirmation: bool = False) -> Response:
     """Raises `OverloadError` and `SignInError`."""
     visit.state.sign_ins.count(_address(visit))
-    address, begun = await visit.state.providers[provider].begin(visit.words.tag)
+    sessions = visit.signed_in.sessions if visit.signed_in else {}
+    persons = [session.person for session in sessions.values() if session.person is not None]
+    client = visit.state.providers[provider]
+    # whoever is in and comes by the button wants to prove who they are
+    asks_again = not is_confirmation and any(person.get("issuer") == client.issuer for person in persons)
+    address, begun = await client.begin(visit.words.tag, asks_again=asks_again)
     sign_in_begun = PendingSignIn(
         request=begun,
         provider=provider,
@@ -185,7 +193,7 @@ async def _begin_at_provider(visit: Visit, provider: str, after: str, *, is_conf
         after=after,
         language=visit.language,
         shop=unquote(visit.cookies.get(SHOP_COOKIE, "")),
-        sessions=visit.signed_in.sessions if visit.signed_in else {},
+        sessions=sessions,
         form_cookie=visit.cookies.get(FORM_COOKIE, ""),
         is_confirmation=is_confirmation,
     )
@@ -285,8 +293,9 @@ def _sessions(
                 confirmed = before if pending.is_confirmation else None
                 session, token = begin_staff_session(shop.workspace, member.identity, confirmed)
                 sessions.append((shop, session, token))
-                if not session.is_confirmed:
-                    _audit(shop.workspace, f"console:{member.name}", session, "directory")
+                if not session.is_confirmed:  # an address may be somebody else's one day; a subject never is
+                    actor, subject = f"console:{member.name}", member.identity.subject
+                    _audit(shop.workspace, actor, session, "directory", issuer=member.identity.issuer, person=subject)
             if before is not None and (shop.name in looking or before.person is not None):
                 end_session(shop.workspace, before.session_id)
         except StoreError as error:
@@ -297,10 +306,10 @@ def _sessions(
     return sessions
 
 
-def _audit(workspace: Workspace, actor: str, session: ConsoleSession, way: str) -> None:
+def _audit(workspace: Workspace, actor: str, session: ConsoleSession, way: str, **facts: str) -> None:
     """A load that holds the store for longer keeps nobody out: the log has the sign-in at any rate."""
     try:
-        audit(workspace, actor, AuditAction.SIGNED_IN, way=way, session=session.session_id[:8])
+        audit(workspace, actor, AuditAction.SIGNED_IN, way=way, session=session.session_id[:8], **facts)
     except StoreError as error:
         logger.warning("a sign-in is missing in the audit log: %s", error)
 
