@@ -132,8 +132,8 @@ class OidcClient:
     async def begin(self, language: str, *, asks_again: bool = False) -> tuple[str, SignInRequest]:
         """The address that the browser has to go to, and what the sign-in is finished with.
 
-        asks_again: the provider is to have somebody prove anew who they are, also where they are signed in there. Raises
-        `SignInError`.
+        asks_again: the provider is to have somebody prove anew who they are, also where they are signed in there.
+        Raises `SignInError`.
         """
         from authlib.oauth2.rfc7636 import create_s256_code_challenge
 

@@ -24,7 +24,14 @@ from recllm.console.cookies import FORM_COOKIE, PENDING_COOKIE, SHOP_COOKIE, YEA
 from recllm.console.oidc import OidcClient, SignInError, SignInProblem, connect_provider, provider_id
 from recllm.console.pages import TheForm, TheVisit, Visit, from_here, local_path, text_of
 from recllm.console.pending import PENDING_SECONDS, PendingSignIn
-from recllm.console.session import begin_staff_session, has_to_be_confirmed, new_form_cookie, session_cookie, sign_in
+from recllm.console.session import (
+    begin_staff_session,
+    has_to_be_confirmed,
+    is_session_of,
+    new_form_cookie,
+    session_cookie,
+    sign_in,
+)
 from recllm.console.staff import StaffIdentity, StaffMember, groups_in_use, staff_identity, staff_member
 from recllm.errors import StoreError
 from recllm.service.capacity import OverloadError
@@ -115,6 +122,10 @@ async def sign_in_returned(visit: TheVisit) -> Response:
         claim_names = sorted({name for shop in shops for name in _claims_in_use(shop)})
         claims = await visit.state.providers[provider].finish(pending.request, query, claim_names)
         identities = [(shop, staff_identity(claims, shop.workspace.settings.oidc)) for shop in shops]
+        if pending.is_confirmation and not any(
+            is_session_of(session, identities[0][1]) for session in pending.sessions.values()
+        ):
+            raise SignInError(SignInProblem.DECLINED, "somebody else is signed in there than here")
         sessions = await anyio.to_thread.run_sync(_sessions, identities, pending)
     except OverloadError:
         answer = _too_many(visit, after, "a provider")
