@@ -704,18 +704,19 @@ def test_tabs_that_open_together_ask_once(tmp_path: Path, provider: Provider) ->
         assert to_provider_and_back(first, client, provider).status_code == 200 and is_in(client)
 
 
-def test_somebody_else_does_not_go_on_with_a_session(tmp_path: Path, provider: Provider) -> None:
-    """Who comes back may be another person, under the address of the first one even."""
+def test_somebody_else_does_not_go_on_with_a_session(
+    tmp_path: Path, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who comes back may be another person, under the address of the first one even, and did not ask to be let in."""
     folder = make_shop(tmp_path / "shop", provider)
     with serving(folder) as client:
         sign_in(client)
-        form = form_token(client)
-        before = change_session(folder, proven_at=31 * 60, begun_at=31 * 60)
+        change_session(folder, proven_at=31 * 60)
         provider.person["sub"] = "subject-0815"
-        assert to_provider_and_back(client.get("/settings"), client, provider).status_code == 200
-        after = change_session(folder)  # one file: that of the first person is gone
-        assert after["person"]["subject"] == "subject-0815" and after["begun_at"] > before["begun_at"]
-        assert form_token(client) != form
+        assert to_provider_and_back(client.get("/settings"), client, provider).status_code == 401
+        assert "somebody else is signed in there" in causes(caplog)
+        assert session_files(folder) == [] and not is_in(client)
+        assert sign_in(client).status_code == 200 and is_in(client)
 
 
 def test_an_address_that_another_person_has_now(tmp_path: Path, provider: Provider) -> None:
@@ -783,7 +784,10 @@ def test_a_providers_tokens_go_nowhere(tmp_path: Path, provider: Provider) -> No
         answers.append(client.post("/sign-out", data={"form_token": form_token(client)}))
         sign_in(client)  # a session that lasts
         heard = "".join(f"{answer.headers.multi_items()}{answer.text}" for answer in answers)
-        heard += "".join(f"{cookie.value}" for cookie in client.cookies.jar)
+        kept = "".join(f"{cookie.value}" for cookie in client.cookies.jar)
+        kept += "".join(cookie for answer in answers for cookie in answer.headers.get_list("set-cookie"))
+        assert "anna" not in kept and "4711" not in kept and "crm" not in kept  # nothing of a person either
+        heard += kept
         by_browser = {text for path, query in provider.requests if path == "/authorize" for text in (query["nonce"],)}
         codes = {form["code"] for path, form in provider.requests if path == "/token"}
         tokens = set(provider.issued) - by_browser - codes

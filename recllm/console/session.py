@@ -119,11 +119,8 @@ def begin_staff_session(
 ) -> tuple[ConsoleSession, str]:
     """A session of somebody of the company's directory, and its token. confirmed: the one until now, which goes on in
     this one where it is the same person's, and else is none of theirs."""
-    person = asdict(identity)
-    is_theirs = (
-        confirmed is not None and confirmed.person is not None and _subject(confirmed.person) == _subject(person)
-    )
-    return begin_session(workspace, person=person, confirmed=confirmed if is_theirs else None)
+    is_theirs = confirmed is not None and is_session_of(confirmed, identity)
+    return begin_session(workspace, person=asdict(identity), confirmed=confirmed if is_theirs else None)
 
 
 def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | StaffMember | None:
@@ -155,6 +152,10 @@ def is_same_visitor(session: ConsoleSession, another: ConsoleSession) -> bool:
     if session.person is None or another.person is None:
         return session.key_id is not None and session.key_id == another.key_id
     return _subject(session.person) == _subject(another.person)
+
+
+def is_session_of(session: ConsoleSession, identity: StaffIdentity) -> bool:
+    return session.person is not None and _subject(session.person) == (identity.issuer, identity.subject)
 
 
 def _subject(person: Mapping[str, Any]) -> tuple[str, str]:
