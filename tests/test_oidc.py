@@ -46,8 +46,8 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECLLM_OIDC_SECRET", CLIENT_SECRET)
 
 
-CLOCKS = {"created", "msecs", "relativeCreated", "thread", "process", "taskName"}
-"""What `logging` itself puts into a record: its digits may hold any number by chance."""
+DRAWN = {"created", "msecs", "relativeCreated", "thread", "process", "taskName", "request_id", "session"}
+"""Clocks, counters and random names of a record: their digits may hold any number by chance."""
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def provider(caplog: pytest.LogCaptureFixture) -> Iterator[Provider]:
         logged = ""
         for record in (*caplog.get_records("setup"), *caplog.get_records("call"), *caplog.records):
             if record.name.startswith("recllm"):
-                held = {key: value for key, value in vars(record).items() if key not in CLOCKS}
+                held = {key: value for key, value in vars(record).items() if key not in DRAWN}
                 logged += f"{record.getMessage()}{held}".replace(provider.issuer, "")  # its port is drawn, too
         personal = [provider.person.get(name) for name in ("sub", "email", "name")]
         for text in (*provider.issued, CLIENT_SECRET, *personal, "anna", "4711"):
