@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from recllm.documents import plain
-from recllm.files import PRIVATE, lock_file, write_whole
+from recllm.files import PRIVATE, lock_file, sweep_drafts, write_whole
 from recllm.workspace.workspace import Workspace
 
 ANCHOR = "audit.json"
@@ -91,6 +92,9 @@ class AuditCheck:
     entries: int
     problem: str | None
     """What is wrong, None when nothing is."""
+    n_unsigned: int = 0
+    """So many entries at the start were signed with a key that was lost since: their order is checked, not their text.
+    """
 
 
 def command_line_actor() -> str:
@@ -149,9 +153,14 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
     """
     entries, digest = workspace.store().audit_entries(), ""
     keys, hashes = list(workspace.signing_keys("audit")), []
+    n_unsigned = _signed_with_a_lost_key(entries, keys)
     for expected, (number, entry, recorded) in enumerate(entries, start=1):
         if number != expected:
             return AuditCheck(entries=len(entries), problem=f"entry {expected} is missing")
+        if number <= n_unsigned:
+            digest = recorded
+            hashes.append(digest)
+            continue
         while keys and not hmac.compare_digest(_hash(keys[0], digest, entry), recorded):
             del keys[0]  # from here on with the next key, or with none
         if not keys:
@@ -173,7 +182,19 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
         return AuditCheck(entries=len(entries), problem=f"the last {count - len(entries)} entries are missing")
     if count and hashes[count - 1] != last:
         return AuditCheck(entries=len(entries), problem=f"entry {count} is not the one that was signed")
-    return AuditCheck(entries=len(entries), problem=None)
+    return AuditCheck(entries=len(entries), problem=None, n_unsigned=n_unsigned)
+
+
+def _signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Sequence[bytes]) -> int:
+    """How many entries stand before the latest one that says, signed, that the key before it was lost. It is signed
+    over the last hash before it, so that nothing is taken out of or put between those later."""
+    for (_, _, before), (number, entry, recorded) in reversed(list(pairwise(entries))):
+        if '"lost":true' not in entry or all(_hash(key, before, entry) != recorded for key in keys):
+            continue
+        fields = json.loads(entry)
+        if fields["action"] == AuditAction.KEY_ROTATED and fields["details"].get("lost"):
+            return number - 1
+    return 0
 
 
 def anchor_audit(workspace: Workspace) -> None:
@@ -187,6 +208,7 @@ def anchor_audit(workspace: Workspace) -> None:
 def _anchor(workspace: Workspace, number: int, digest: str) -> None:
     signature = _signature(workspace.signing_key("audit"), number, digest)
     record = {"entries": number, "hash": digest, "signature": signature}
+    sweep_drafts(workspace.root)
     write_whole(workspace.root / ANCHOR, json.dumps(record) + "\n", mode=PRIVATE)
 
 
