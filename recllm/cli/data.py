@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,15 @@ from recllm.documents import guarded, plain
 from recllm.errors import NothingToDo, UsageError
 from recllm.settings import sections
 
-File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet; text files may be gzipped.")]
-TableName = Annotated[str, typer.Option("--table", help="users, items, events or consent.")]
+File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL, Parquet or .xlsx; text files may be gzipped.")]
+TableName = Annotated[
+    str | None,
+    typer.Option("--table", help="users, items, events or consent; exports of known shop systems need none."),
+]
+ConsentFrom = Annotated[
+    list[str] | None,
+    typer.Option(help="A column of a known export that says who agreed to what, to be taken in; may be repeated."),
+]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 
 _written = partial(typer.Option, rich_help_panel="How the file is written")
@@ -37,6 +44,7 @@ class FileOptions:
     ts_format: Annotated[str | None, _written(help="iso, epoch, excel or a strptime pattern.")]
     date_order: Annotated[Literal["dmy", "mdy"] | None, _written(help="How 03/04/2025 is meant.")]
     currency: Annotated[str | None, _written(help="ISO code of every price in the file.")]
+    sheet: Annotated[str | None, _written(help="Sheet of a workbook, where several hold something.")]
     on_bad_bytes: Annotated[Literal["fail", "quarantine"], _rows(help="Rows with bytes of no text.")] = "fail"
     anonymous: Annotated[Literal["quarantine", "keep"], _rows(help="Events without a person.")] = "quarantine"
     returns: Annotated[
@@ -78,48 +86,90 @@ def init(
     show(document, [f"made {shop.root}; people who said nothing count as {consent_default}"], json=json)
 
 
-def ingest(file: File, table: TableName, reading: FileOptions, workspace: WorkspaceDir, map: Map, json: Json) -> None:
-    """Read a file into the store: every row accepted, counted as a duplicate, or quarantined with its reason."""
-    _load(file, table, reading, workspace, map, json, dry_run=False)
+def ingest(
+    file: File,
+    reading: FileOptions,
+    workspace: WorkspaceDir,
+    map: Map,
+    json: Json,
+    table: TableName = None,
+    consent_from: ConsentFrom = None,
+) -> None:
+    """Read a file into the store: every row accepted, counted as a duplicate, or quarantined with its reason.
+
+    Without --table the file says itself what it is, by its columns: an export of Shopify, for example."""
+    _load(file, table, reading, workspace, map, json, consent_from or (), dry_run=False)
 
 
-def validate(file: File, table: TableName, reading: FileOptions, workspace: WorkspaceDir, map: Map, json: Json) -> None:
+def validate(
+    file: File,
+    reading: FileOptions,
+    workspace: WorkspaceDir,
+    map: Map,
+    json: Json,
+    table: TableName = None,
+    consent_from: ConsentFrom = None,
+) -> None:
     """The same as ingest, with nothing kept in the store."""
-    _load(file, table, reading, workspace, map, json, dry_run=True)
+    _load(file, table, reading, workspace, map, json, consent_from or (), dry_run=True)
 
 
 def _load(
-    file: Path, table: str, reading: FileOptions, workspace: Path, map: str | None, json: bool, *, dry_run: bool
+    file: Path,
+    table: str | None,
+    reading: FileOptions,
+    workspace: Path,
+    map: str | None,
+    json: bool,
+    consent_from: Sequence[str],
+    *,
+    dry_run: bool,
 ) -> None:
     from tqdm import tqdm
 
-    from recllm.jobs.load import load_file
+    from recllm.jobs.load import load_export, load_file
     from recllm.workspace.audit import AuditAction
 
+    if map is not None and table is None:
+        raise UsageError("--map says how columns are called; say with --table which table the file is")
+    if table is not None and consent_from:
+        raise UsageError("--consent-from is for exports of known shop systems; leave --table out")
+    lines: list[str] = []
     with open_shop(workspace) as shop, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
-        report = load_file(
-            shop,
-            file,
-            table,
-            mapping=map,
-            dry_run=dry_run,
-            progress=lambda rows: bar.update(rows - bar.n) and None,
-            **asdict(reading),
-        )
-        if report.committed:
-            write_audit(shop, AuditAction.LOADED, table=table, load=report.load_id, rows=report.accepted)
-    verb = "kept" if report.committed else "would be kept"
-    lines = [
-        f"{file.name}: {report.read:,} rows read, {report.accepted:,} {verb}, "
-        f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
-        *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
-        *(f"  personal data in {column}: {count:,}" for column, count in report.personal_data.items()),
-        *([f"  columns not used: {', '.join(report.ignored_columns)}"] if report.ignored_columns else []),
-    ]
-    show(report, lines, json=json)
-    if report.quarantine_file and not json:
-        note(f"quarantined rows: {report.quarantine_file}")
-    if not report.read:
+        how = {"dry_run": dry_run, "progress": lambda rows: bar.update(rows - bar.n) and None, **asdict(reading)}
+        if table is not None:
+            reports = [load_file(shop, file, table, mapping=map, **how)]
+            document: Any = reports[0]
+        else:
+            recognised, reports = load_export(shop, file, consent_from=consent_from, **how)
+            source = recognised.source
+            signature = ", ".join(names[0] for names in source.signature[:5])
+            lines += [f"{file.name} is {source.title}: it has {signature} ..."]
+            lines += [f"  it could also be {other.title}" for other in recognised.others]
+            lines += [f"  {caveat}" for caveat in source.caveats]
+            if source.consent is not None and not consent_from:
+                columns = ", ".join(source.consent.columns)
+                lines.append(f"  who agreed to what was not taken in; say --consent-from COLUMN, of {columns}")
+            document = {"source": source.name, "caveats": source.caveats, "reports": reports}
+        for report in reports:
+            if report.committed:
+                write_audit(shop, AuditAction.LOADED, table=report.table, load=report.load_id, rows=report.accepted)
+    for report in reports:
+        verb = "kept" if report.committed else "would be kept"
+        of_table = file.name if table is not None else f"{report.table}"
+        lines += [
+            f"{of_table}: {report.read:,} rows read, {report.accepted:,} {verb}, "
+            f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
+            *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
+            *(f"  personal data in {column}: {count:,}" for column, count in report.personal_data.items()),
+        ]
+        if report.ignored_columns and table is not None:
+            lines.append(f"  columns not used: {', '.join(report.ignored_columns)}")
+    show(document, lines, json=json)
+    for report in reports:
+        if report.quarantine_file and not json:
+            note(f"quarantined rows: {report.quarantine_file}")
+    if not any(report.read for report in reports):
         raise NothingToDo(f"{file.name} has a header and no rows")
 
 

@@ -325,7 +325,7 @@ def map_of(form: FormData, table: Table, columns: tuple[str, ...]) -> ColumnMap:
     missing = [field for field in REQUIRED[table] if field not in selected]
     if missing:
         raise UsageError(f"choose a column for {', '.join(missing)}")
-    basics = {name: name for name in form.getlist("basic") if isinstance(name, str) and name in columns}
+    basics = {name: (name,) for name in form.getlist("basic") if isinstance(name, str) and name in columns}
     return ColumnMap(table=table, columns={field: (column,) for field, column in selected.items()}, basics=basics)
 
 

@@ -11,16 +11,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as _field
 from itertools import chain, takewhile
+from typing import TypeVar
 
 import polars as pl
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, nearest, normal
-from recllm.ingest.options import ColumnMap, IngestOptions, JoinedColumns, LineTotal, RejectRule
+from recllm.ingest.options import ColumnMap, IngestOptions, JoinedColumns, LineTotal, RowRule
 from recllm.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
 from recllm.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
 from recllm.ingest.read.records import RecordReader
 from recllm.schema import Table
+
+_Rule = TypeVar("_Rule", bound=RowRule)
 
 LINE_TOTAL = "(line total)"
 """Name of the helper field that holds a line total until the unit price is known."""
@@ -135,6 +138,8 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     if column_map.table not in {None, table}:
         raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
     header = _Header(columns, file)
+    if column_map.optional:
+        column_map = _without_missing(header, table, column_map)
     plain = _plain_columns(header, table, column_map)
     joins, totals = {}, {}
     for field, join in column_map.joins.items():
@@ -151,6 +156,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     }
     basics = _basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
     resolved["reject"] = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.reject)
+    resolved["returns"] = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.returns)
     return FileSchema(
         table=table,
         columns=plain,
@@ -158,6 +164,38 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
         basics=basics,
         ignored=tuple(column for column in columns if column not in header.used),
         n_aliases=header.n_aliases,
+    )
+
+
+def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> ColumnMap:
+    """The map without what the file has no column for, save what the table has to have."""
+
+    def present(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if header.find(name) is not None)
+
+    joins = {}
+    for field, join in column_map.joins.items():
+        first, *following = [*present(join.columns), *present(join.otherwise)] or [""]
+        if present(join.columns):
+            joins[field] = join.model_copy(
+                update={"columns": present(join.columns), "otherwise": present(join.otherwise)}
+            )
+        elif first:
+            joins[field] = join.model_copy(update={"columns": (first,), "otherwise": tuple(following)})
+        elif field in REQUIRED[table]:
+            raise header.missing(" or ".join((*join.columns, *join.otherwise)), field)
+    needed = REQUIRED[table]
+    return column_map.model_copy(
+        update={
+            "columns": {f: names for f, names in column_map.columns.items() if present(names) or f in needed},
+            "joins": joins,
+            "totals": {f: t for f, t in column_map.totals.items() if len(present((t.total, t.per))) == 2},
+            "paths": {f: present(names) for f, names in column_map.paths.items() if present(names)},
+            "attributes": {name: c for name, c in column_map.attributes.items() if present([c])},
+            "basics": {name: names for name, names in column_map.basics.items() if present(names)},
+            "reject": tuple(rule for rule in column_map.reject if present([rule.column])),
+            "returns": tuple(rule for rule in column_map.returns if present([rule.column])),
+        }
     )
 
 
@@ -194,8 +232,10 @@ def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str
             'declare it in the map (special = ["..."]) when there is a legal basis',
         )
     basics = {
-        name: header.find(column) or header.by_alias(name) or header.require(column, name)
-        for name, column in column_map.basics.items()
+        name: next(filter(None, map(header.find, names)), None)
+        or header.by_alias(name)
+        or header.require(names[0], name)
+        for name, names in column_map.basics.items()
     }
     for name in BASICS:
         column = None if name in basics else header.by_alias(name)
@@ -209,7 +249,7 @@ def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str
     return basics
 
 
-def _with_column(header: _Header, rule: RejectRule, column_map: ColumnMap, plain: Mapping[str, str]) -> RejectRule:
+def _with_column(header: _Header, rule: _Rule, column_map: ColumnMap, plain: Mapping[str, str]) -> _Rule:
     """A rule names its column as the map does; in a file with other names it is the field that the column fills."""
     column, key = header.find(rule.column), normal(rule.column)
     if column is None:

@@ -21,7 +21,7 @@ import polars as pl
 
 from recllm.errors import IngestError, StoreError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, whole_file
-from recllm.ingest.column_names import REQUIRED
+from recllm.ingest.column_names import REQUIRED, normal
 from recllm.ingest.file_schema import settle_schema
 from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache
@@ -30,6 +30,7 @@ from recllm.ingest.read.jsonl import open_jsonl
 from recllm.ingest.read.parquet import open_parquet
 from recllm.ingest.read.records import BadRecord, Chunk, RecordReader, read_blocks
 from recllm.ingest.read.source import FileKind, SourceFile, find_decoding, probe
+from recllm.ingest.read.workbook import open_workbook
 from recllm.ingest.record import with_event_keys
 from recllm.ingest.tables import BUILDERS
 from recllm.policy import Policy
@@ -80,7 +81,7 @@ def ingest_file(
     options = IngestOptions(**{**of_map, **of_caller})
     options = options.model_copy(update={"tz": options.tz or options.shop_tz})
     source = probe(path, policy)
-    reader = open_records(source, options, column_map)
+    reader = prepared(open_records(source, options, column_map), column_map, source.path.name)
     state = LoadState(
         file=source.path.name,
         schema=settle_schema(reader, table, options, column_map, source.path.name),
@@ -121,6 +122,8 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
     """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
     if source.kind is FileKind.PARQUET:
         return open_parquet(source.path, source.policy)
+    if source.kind is FileKind.WORKBOOK:
+        return open_workbook(source.path, options.sheet or column_map.read.sheet, source.policy)
     decoding = find_decoding(source, options, column_map)
     blocks = partial(read_blocks, source, decoding, options.block_bytes)
     if source.kind is FileKind.JSONL:
@@ -128,6 +131,36 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
     else:
         reader = open_delimited(blocks, source, options.delimiter)
     return replace(reader, warnings=decoding.warnings)
+
+
+def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
+    """The reader with the cells that the map carries down from the first row of an order, and without those that it
+    calls nothing. Raises `IngestError` E_MISSING_COLUMN."""
+    carry, nothing = column_map.carry, list(column_map.nothing)
+    if carry is None and not nothing:
+        return reader
+    by_normal = {normal(column): column for column in reader.columns}
+    names = [] if carry is None else [carry.by, *carry.columns]
+    missing = [name for name in names if normal(name) not in by_normal]
+    if missing and not column_map.optional:
+        raise IngestError("E_MISSING_COLUMN", f"{file}: no column {missing[0]}; found {', '.join(reader.columns[:30])}")
+    key = by_normal.get(normal(carry.by)) if carry is not None else None
+    carried = [by_normal[normal(name)] for name in names[1:] if normal(name) in by_normal]
+
+    def chunks() -> Iterator[Chunk]:
+        before: pl.DataFrame | None = None
+        for chunk in reader.chunks():
+            frame = chunk.frame
+            if nothing:
+                frame = frame.with_columns(pl.when(~pl.all().str.strip_chars().is_in(nothing)).then(pl.all()))
+            if key is not None and frame.height:
+                whole = frame if before is None else pl.concat([before, frame])
+                run = (pl.col(key) != pl.col(key).shift(1)).fill_null(True).cum_sum()
+                whole = whole.with_columns(pl.col(column).forward_fill().over(run) for column in carried)
+                before, frame = whole.tail(1), whole.tail(frame.height)
+            yield replace(chunk, frame=frame)
+
+    return replace(reader, chunks=chunks)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -175,15 +208,7 @@ class _RowStage:
         notes["W_BLANK_LINE"] += chunk.blank_lines
         batch = FieldBatch(chunk, self.state)
         for rule in schema.column_map.reject:
-            column = chunk.frame[rule.column].str.strip_chars()
-            mask = batch.constant(False, pl.Boolean)
-            if rule.empty:
-                mask = mask | column.is_null() | (column == "")
-            if rule.values:
-                mask = mask | column.is_in(list(rule.values))
-            if rule.matches:
-                mask = mask | column.str.contains(rule.matches)
-            batch.mark("", mask, "E_MAP_REJECT", rule.reason, column=rule.column)
+            batch.mark("", rule.holds(chunk.frame), "E_MAP_REJECT", rule.reason, column=rule.column)
         good = BUILDERS[schema.table](batch).filter(batch.good())
         if self.merged is not None:
             self.merged.add(good)
@@ -240,7 +265,7 @@ class _RowStage:
             warnings={code: n for code, n in sorted(notes.items()) if n},
             quarantine_file=quarantine_file,
             ignored_columns=schema.ignored,
-            codes=dict(sorted(self.codes.items())),
+            codes={code: n for code, n in sorted(self.codes.items()) if n},
             personal_data=dict(sorted(state.personal_data.items())),
             committed=committed,
         )

@@ -3,11 +3,14 @@
 A column map tells how one shop's file says what a table means. It is a TOML file; see `maps/` for examples.
 
 table = "events"                        # the table that it is for
+optional = true                         # a file may lack what the map names, save what its table has to have
+nothing = ["Default Title"]             # cells that say nothing, and count as empty
 keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
 special = ["health"]                    # special-category columns that may be taken in as basics
 
 [read]                                  # what IngestOptions may say too, which then wins:
-tz = "UTC"                              #   encoding, delimiter, decimal, tz, ts_format, date_order, currency
+tz = "UTC"                              #   encoding, delimiter, decimal, tz, ts_format, date_order, currency,
+                                        #   sheet
 [columns]
 user_id = "household_id"                # or several names, the first that is there counts
 [constants]
@@ -22,13 +25,19 @@ price = { total = "sales_value", per = "quantity" }
 [attributes]                            # items: name = "column"
 size = "package_size"
 [basics]                                # users: name = "column"
-age = "age"
+age = "age"                             # or several names, as above
 [values.event]                          # translations of single values, matched without case
 alipay = "purchase"
 [[reject]]                              # rows that are not meant: quarantined as E_MAP_REJECT, never held
 column = "StockCode"                    # against the reject limit
 in = ["POST", "DOT"]                    # or: matches = "^gift", or: empty = true
 reason = "not a product"
+[[returns]]                             # rows that take goods back, with the same conditions
+column = "Status"
+in = ["refunded"]
+[carry]                                 # cells that stand only in the first of the rows of one order: the following
+by = "Name"                             # ones take them from it
+columns = ["Email"]
 """
 
 from __future__ import annotations
@@ -81,6 +90,8 @@ class ReadOptions(_Part):
     """How 03/04/2025 is meant; inferred when some day is above 12 and no row contradicts."""
     currency: str | None = None
     """ISO code of every price in the file, when no column says it."""
+    sheet: str | None = None
+    """Of a workbook; not needed where only one sheet holds anything."""
 
 
 class IngestOptions(ReadOptions):
@@ -135,11 +146,10 @@ class LineTotal(_Part):
     per: str
 
 
-class RejectRule(_Part):
-    """Rows to leave out: the column is empty, or has one of `values`, or is matched by `matches`."""
+class RowRule(_Part):
+    """Some rows: the column is empty, or has one of `values`, or is matched by `matches`."""
 
     column: str
-    reason: str = "left out by the map"
     values: Names = Field((), alias="in")
     matches: str | None = None
     empty: StrictBool = False
@@ -147,7 +157,7 @@ class RejectRule(_Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.model_fields_set & {"values", "matches", "empty"}:
-            raise ValueError("takes column, reason and one of in, matches, empty")
+            raise ValueError("takes column and one of in, matches, empty")
         try:
             re.compile(self.matches or "")
             pl.Series([""]).str.contains(self.matches or "")  # what searches in the end, with limits of its own
@@ -155,6 +165,31 @@ class RejectRule(_Part):
             reason = str(error).split("\n", 1)[0]
             raise ValueError(f"matches = {self.matches!r} is not a pattern that is searched for: {reason}") from error
         return self
+
+    def holds(self, frame: pl.DataFrame) -> pl.Series:
+        """Of each row of a frame with the column."""
+        column = frame[self.column].str.strip_chars()
+        holds = pl.Series([False], dtype=pl.Boolean).new_from_index(0, frame.height)
+        if self.empty:
+            holds = holds | column.is_null() | (column == "")
+        if self.values:
+            holds = holds | column.is_in(list(self.values))
+        if self.matches:
+            holds = holds | column.str.contains(self.matches)
+        return holds.fill_null(False)
+
+
+class RejectRule(RowRule):
+    """Rows to leave out."""
+
+    reason: str = "left out by the map"
+
+
+class CarriedColumns(_Part):
+    """Cells that stand only in the first of consecutive rows with the same `by`."""
+
+    by: str
+    columns: Names
 
 
 def _without_case(values: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
@@ -172,9 +207,14 @@ class ColumnMap(_Part):
     paths: Mapping[str, Names] = {}
     totals: Mapping[str, LineTotal] = {}
     attributes: Mapping[str, str] = {}
-    basics: Mapping[str, str] = {}
+    basics: Mapping[str, Names] = {}
     values: Annotated[Mapping[str, Mapping[str, str]], AfterValidator(_without_case)] = {}
     reject: tuple[RejectRule, ...] = ()
+    returns: tuple[RowRule, ...] = ()
+    carry: CarriedColumns | None = None
+    nothing: Names = ()
+    optional: StrictBool = False
+    """Whether what the map names and a file lacks is left out, but for what the table cannot do without."""
     special: Names = ()
     keep: Literal["all", "most_common"] = "all"
 
@@ -225,6 +265,8 @@ def parse_map(text: str, name: str) -> ColumnMap:
                 "joins": JoinedColumns,
                 "totals": LineTotal,
                 "reject": RejectRule,
+                "returns": RowRule,
+                "carry": CarriedColumns,
             }
             part = parts.get(str(first["loc"][0]), ColumnMap)
             why = f"is unknown; known: {', '.join(f.alias or name for name, f in part.model_fields.items())}"

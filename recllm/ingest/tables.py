@@ -63,6 +63,7 @@ def build_events(batch: FieldBatch) -> pl.DataFrame:
         event = key.replace_strict(_EVENTS, default=None, return_dtype=pl.String)
         batch.mark("event", event.is_null(), "E_EVENT", f"is no known event; known: {', '.join(Action)}", names)
         batch.load.notes["W_EVENT_ALIAS"] += int((event != names).sum())
+    event = event.set(batch.returned() & (event == Action.PURCHASE.value).fill_null(False), Action.RETURN.value)
     times = batch.times()
     quantity, event = _quantities(batch, event)
     price = _event_prices(batch, quantity)

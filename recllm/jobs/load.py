@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.ingest.options import ColumnMap
+    from recllm.ingest.sources import Recognised
 
 EVENT_SCHEMA: Mapping[str, Any] = {
     **FEEDBACK_SCHEMA,
@@ -67,6 +69,32 @@ def load_file(
         dry_run=dry_run,
         progress=progress,
     )
+
+
+def load_export(
+    workspace: Workspace,
+    file: Path,
+    *,
+    consent_from: Sequence[str] = (),
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> tuple[Recognised, list[IngestReport]]:
+    """Read an export of a known shop system into every table that it gives; see `recllm.ingest.sources`.
+
+    consent_from: columns of the file that say what people agreed to, which are taken in only when named here. Each
+    table is loaded whole or not at all; where one is refused those before it stay, and the same file again adds what
+    is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is not of consent.
+    """
+    from recllm.ingest.options import IngestOptions
+    from recllm.ingest.sources import consent_map, recognise_file
+
+    reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
+    recognised = recognise_file(file, workspace.policy, reading)
+    maps = [*recognised.source.maps.items()]
+    maps += [(Table.CONSENT, consent_map(recognised.source, column)) for column in consent_from]
+    load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)
+    return recognised, [load(table=table, mapping=column_map) for table, column_map in maps]
 
 
 def describe_workspace(workspace: Workspace) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import polars as pl
@@ -200,6 +202,11 @@ class FieldBatch:
 
     def constant(self, value: str | bool | float | None, dtype: pl.DataType | type[pl.DataType]) -> pl.Series:
         return pl.repeat(value, self.fields.height, dtype=dtype, eager=True)
+
+    def returned(self) -> pl.Series:
+        """Boolean (n,): rows that the map's `returns` name."""
+        masks = [rule.holds(self._chunk.frame) for rule in self.load.schema.column_map.returns]
+        return reduce(or_, masks, self.constant(False, pl.Boolean))
 
     def text(self, field: str) -> pl.Series:
         """The field as it is; nulls where the file has no such field."""

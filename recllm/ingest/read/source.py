@@ -53,6 +53,7 @@ class FileKind(StrEnum):
     DELIMITED = "delimited"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    WORKBOOK = "workbook"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,12 @@ def probe(path: str | Path, policy: Policy) -> SourceFile:
         source = SourceFile(path=path, sha256=sha256, head=magic, gzipped=gzipped, policy=policy)
         if is_parquet:
             return replace(source, kind=FileKind.PARQUET)
+        if suffix == ".xlsx" and magic.startswith(b"PK\x03\x04"):
+            return replace(source, kind=FileKind.WORKBOOK)
+        if suffix == ".xlsx" and magic.startswith(b"\xd0\xcf\x11\xe0"):
+            raise IngestError(
+                "E_NOT_TEXT", f"{path.name} is locked with a password, or an old workbook: save it as .xlsx without one"
+            )
         if not gzipped:
             _refuse_binary(path, magic)
         return _probe_text(source)

@@ -1,0 +1,156 @@
+"""Exports of shop systems that are known without a map: what a file is, which tables it gives, and what it cannot tell.
+
+A source is a TOML file in `known/`:
+
+title = "Shopify: orders"
+signature = ["Name", "Lineitem name"]   # columns that such a file always has; a list within it: one of these
+caveats = ["..."]                       # what whoever loads it has to know
+[consent]                               # taken in only where somebody says so
+columns = { "Accepts Marketing" = "email" }
+timestamp = "Created at"                # when it was given; the time of the load where there is none
+[events]                                # the maps of the tables that it gives, see `recllm.ingest.options`
+columns = { user_id = "Email" }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from recllm.documents import toml_table
+from recllm.errors import IngestError, UsageError
+from recllm.ingest.column_names import normal
+from recllm.ingest.load import open_records
+from recllm.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _Part
+from recllm.ingest.read.source import probe
+from recllm.policy import Policy
+from recllm.schema import Purpose, Table
+
+ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
+"""In which the tables of a file are loaded: products and people before what they did."""
+_KNOWN = files("recllm.ingest") / "known"
+
+
+class ConsentColumns(_Part):
+    """Columns that say whether somebody agreed to something."""
+
+    columns: Mapping[str, Purpose]
+    timestamp: str | None = None
+
+
+class FileSource(_Part):
+    """One kind of export."""
+
+    name: str
+    title: str
+    signature: tuple[Names, ...]
+    """What such a file has: of each entry one of its names."""
+    caveats: tuple[str, ...] = ()
+    consent: ConsentColumns | None = None
+    items: ColumnMap | None = None
+    users: ColumnMap | None = None
+    events: ColumnMap | None = None
+
+    @property
+    def maps(self) -> dict[Table, ColumnMap]:
+        """In the order in which they are loaded."""
+        of_table = {table: getattr(self, table.value) for table in ORDER}
+        return {table: column_map for table, column_map in of_table.items() if column_map is not None}
+
+    def missing(self, columns: Sequence[str]) -> list[str]:
+        """Of the signature, what is not among the columns of a file."""
+        present = {normal(column) for column in columns}
+        return [names[0] for names in self.signature if present.isdisjoint(map(normal, names))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognised:
+    """What a file was taken for."""
+
+    source: FileSource
+    others: tuple[FileSource, ...] = ()
+    """Other kinds that it could be as well, with fewer columns to tell them by."""
+
+
+@cache
+def known_sources() -> Mapping[str, FileSource]:
+    """By name, sorted."""
+    sources = {}
+    for file in sorted(_KNOWN.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            name = file.name.removesuffix(".toml")
+            table: dict[str, Any] = dict(toml_table(file.read_text("utf-8")))
+            for part in set(table) & {*map(str, ORDER)}:
+                table[part] = {"table": part, "optional": True, **table[part]}
+            try:
+                sources[name] = FileSource(name=name, **table)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise IngestError("E_MAP", f"{file.name}: {'.'.join(map(str, first['loc']))} {first['msg']}") from error
+    return sources
+
+
+def consent_map(source: FileSource, column: str) -> ColumnMap:
+    """The map of the consent table that one column gives. Raises `UsageError` for one that is no such column."""
+    consent, people = source.consent, source.users or source.events
+    purposes = {} if consent is None else {normal(name): purpose for name, purpose in consent.columns.items()}
+    if people is None or normal(column) not in purposes:
+        known = "" if consent is None else f"; it has {', '.join(consent.columns)}"
+        raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{known}")
+    columns: dict[str, Any] = {"user_id": people.columns["user_id"], "granted": (column,)}
+    constants = {"purpose": purposes[normal(column)].value}
+    if consent is not None and consent.timestamp is not None:
+        columns["timestamp"] = (consent.timestamp,)
+    else:
+        constants["timestamp"] = datetime.now(UTC).isoformat(timespec="seconds")
+    silent = {"column": column, "empty": True, "reason": "nothing was said"}
+    return people.model_copy(
+        update={
+            "table": Table.CONSENT,
+            "keep": "all",
+            "columns": columns,
+            "constants": constants,
+            **dict.fromkeys(("joins", "totals", "paths", "attributes", "basics", "values"), {}),
+            "returns": (),
+            "reject": (
+                *people.reject,
+                RejectRule.model_validate({"column": column, "empty": True, "reason": "nothing was said"}),
+            ),
+        }
+    )
+
+
+def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recognised:
+    """By the header of a file. Raises `IngestError` as reading it does, and as `recognise` does."""
+    names = {name for source in known_sources().values() for names in source.signature for name in names}
+    header = ColumnMap(columns={"user_id": tuple(sorted(names))})  # so that an encoding can be told by them
+    return recognise(open_records(probe(path, policy), options, header).columns, path.name)
+
+
+def recognise(columns: Sequence[str], file: str) -> Recognised:
+    """By the names of its columns: the kind of which most columns are there, all of its signature.
+
+    Raises `IngestError` E_SOURCE for none, with the nearest three and what is missing for them.
+    """
+    fitting: list[tuple[int, str, FileSource, list[str]]] = []
+    others: list[tuple[int, str, FileSource, list[str]]] = []
+    for source in known_sources().values():
+        missing = source.missing(columns)
+        (others if missing else fitting).append((len(missing) or -len(source.signature), source.name, source, missing))
+    if fitting:
+        first, *rest = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
+        return Recognised(source=first, others=tuple(rest))
+    others.sort(key=lambda entry: (len(entry[3]) / len(entry[2].signature), entry[1]))
+    near = "; ".join(f"{source.title} (missing: {', '.join(missing[:5])})" for _, _, source, missing in others[:3])
+    raise IngestError(
+        "E_SOURCE",
+        f"{file}: of no known kind. Nearest: {near}. Say what it is: --table events, items, users or consent, with "
+        "--map FILE where its columns have other names",
+    )
