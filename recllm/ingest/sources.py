@@ -117,12 +117,9 @@ def consent_map(source: FileSource, column: str) -> ColumnMap:
             "keep": "all",
             "columns": columns,
             "constants": constants,
-            **dict.fromkeys(("joins", "totals", "paths", "attributes", "basics", "values"), {}),
+            **{part: {} for part in ("joins", "totals", "paths", "attributes", "basics", "values")},
             "returns": (),
-            "reject": (
-                *people.reject,
-                RejectRule.model_validate({"column": column, "empty": True, "reason": "nothing was said"}),
-            ),
+            "reject": (*people.reject, RejectRule.model_validate(silent)),
         }
     )
 
