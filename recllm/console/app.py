@@ -6,6 +6,7 @@ mount_console(app)                  # the pages at "/", beside the operations un
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ from recllm.console.session import (
     same_token,
 )
 from recllm.console.sign_in import connect_providers
+from recllm.console.staff import StaffMember
 from recllm.console.words import LANGUAGES, Words, language_of
 from recllm.errors import RecllmError
 from recllm.service.app import STATUS
@@ -138,7 +140,7 @@ class ConsoleMiddleware:
         except RecllmError as error:
             problem = error
         visit = Visit(request, self._state, signed_in, self._words(request, signed_in), token, nonce)
-        scope.setdefault("state", {})["visit"] = visit
+        scope.setdefault("state", {}).update(visit=visit, actor=_actor(signed_in))
         if problem is not None and not scope["path"].startswith(OPEN_PATHS):
             answer: Response | None = error_page(visit, problem)
         else:
@@ -234,6 +236,16 @@ def mount_console(app: FastAPI) -> None:
     for kind in (RecllmError, HTTPException, RequestValidationError):
         console.add_exception_handler(kind, _refused)
     app.router.routes.append(ConsoleMount("/", console, name="console"))
+
+
+def _actor(signed_in: SignedIn | None) -> str:
+    """Who it is, for the log of refusals, which names no person."""
+    if signed_in is None:
+        return "nobody"
+    if isinstance(signed_in.visitor, StaffMember):
+        identity = signed_in.visitor.identity
+        return f"staff:{hashlib.sha256(f'{identity.issuer} {identity.subject}'.encode()).hexdigest()[:12]}"
+    return "this machine" if signed_in.key_id is None else f"key:{signed_in.key_id}"
 
 
 async def _refused(request: Request, error: Exception) -> Response:
