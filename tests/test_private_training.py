@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,14 @@ from recllm.features.candidates import candidates
 from recllm.features.collaborative import ask
 from recllm.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
 from recllm.features.pair_features import FEATURE_NAMES, pair_features
-from recllm.jobs.retrain import model_history, retrain
+from recllm.jobs.retrain import RetrainOutcome, model_history, retrain
 from recllm.jobs.train import train_privately, train_workspace, tune_workspace
+from recllm.privacy.erasure import erase_people
+from recllm.recommender.lineage import CheckKind
 from recllm.recommender.private_model import fit_private_model
 from recllm.recommender.private_serving import private_population
 from recllm.recommender.recommender import Recommender
+from recllm.recommender.registry import mark_version_tainted, taints
 from recllm.recommender.saved_model import load_model
 from recllm.settings import CollaborativeSettings, LoraSettings, PrivateTrainingSettings
 from recllm.text.items import item_texts
@@ -545,7 +549,6 @@ def test_where_privacy_is_required_nothing_is_learned_without(folder: Path) -> N
         for refused in (
             lambda: train_workspace(workspace, private=False, encoder=ToyEncoder()),
             lambda: tune_workspace(workspace, LoraSettings()),
-            lambda: retrain(workspace),
         ):
             with pytest.raises(PolicyError, match="--private"):
                 refused()
@@ -553,8 +556,40 @@ def test_where_privacy_is_required_nothing_is_learned_without(folder: Path) -> N
         train_workspace(workspace, encoder=ToyEncoder())
         assert load_model(workspace.models_dir).privacy is not None
         assert len(PrivacyLedger(folder).spendings()) == 1
-    with Workspace.open(str(folder)) as workspace, pytest.raises(PolicyError, match="trained privately"):
-        retrain(workspace)
+
+
+def test_a_private_model_is_retrained_privately(folder: Path) -> None:
+    """By age and erasure alone, with the epsilon that it had, and never without the ledger."""
+    budget = {"privacy": QUICK["privacy"] | {"total_epsilon": 3.5}}
+    with overridden(budget), Workspace.open(str(folder)) as workspace:
+        first = train_privately(workspace, epsilon=1.0, encoder=ToyEncoder()).model_version
+        report = retrain(workspace, if_due=True, encoder=ToyEncoder())
+        assert (report.outcome, report.challenger) == (RetrainOutcome.NOT_DUE, None)
+        assert {check.kind for check in report.checks} == {CheckKind.AGE, CheckKind.ERASURE}
+        with workspace.store().read() as reader:
+            name = reader.users()["user_id"][0]
+        erase_people(workspace, [name], actor="test", by_pseudonym=True)
+        assert first in taints(workspace.models_dir)
+        report = retrain(workspace, if_due=True, encoder=ToyEncoder())
+        assert (report.outcome, report.parent, report.gate) == (RetrainOutcome.PROMOTED, first, None)
+        assert report.removed == (first,) and not taints(workspace.models_dir)
+        assert load_model(workspace.models_dir).version == report.challenger
+        (made,) = model_history(workspace).versions
+        assert made.lineage is not None and made.lineage.parent == first and made.lineage.privacy is not None
+        assert [round(spending.epsilon, 1) for spending in PrivacyLedger(folder).spendings()] == [1.0, 1.0]
+        retrain(workspace, encoder=ToyEncoder())
+        with pytest.raises(PolicyError, match="nothing was trained"):
+            retrain(workspace, encoder=ToyEncoder())
+        assert len(PrivacyLedger(folder).spendings()) == 3
+
+
+def test_a_private_model_whose_use_has_ended_is_not_replaced_by_another_kind(folder: Path) -> None:
+    with overridden(QUICK), Workspace.open(str(folder)) as workspace:
+        first = train_privately(workspace, epsilon=1.0, encoder=ToyEncoder()).model_version
+        ended = datetime.now(UTC) - timedelta(days=1)
+        mark_version_tainted(workspace.models_dir, first, at=ended, use_until=ended)
+        report = retrain(workspace, encoder=ToyEncoder())
+        assert report.challenger is not None and load_model(workspace.models_dir).privacy is not None
 
 
 def test_a_killed_training_is_paid_for(folder: Path) -> None:

@@ -170,6 +170,8 @@ def _retrain_lines(report: RetrainReport) -> list[str]:
             lines.append(f"the serving model had learned from {gate.serving_seen_days:.1f} of these days: an advantage")
         lines += table(rows, ("slice", "metric", "people", "challenger", "serving", "difference, 95 %"))
         lines += ["", f"model {report.challenger}: {report.outcome.value} ({', '.join(gate.reasons)})"]
+    elif report.challenger is not None:
+        lines += ["", f"model {report.challenger}: {report.outcome.value}, judged by no gate"]
     lines += [f"removed: {version}" for version in report.removed]
     return [*lines, f"{report.seconds:.0f} s"]
 

@@ -24,7 +24,7 @@ from recllm.errors import DataError, PolicyError
 from recllm.files import lock_file
 from recllm.jobs.experiments import treatment_models
 from recllm.jobs.recommenders import forget_in_states, model_encoder, publish_recommender, usable_version
-from recllm.jobs.train import refuse_without_privacy, train_workspace, tune_workspace
+from recllm.jobs.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
 from recllm.recommender.lineage import (
     CheckKind,
     CheckVerdict,
@@ -146,20 +146,30 @@ def retrain(
     bootstrap. encoder: the one that the serving model was trained with, where it is open already. People are learned
     from who agreed to model training, and measured if they agreed to analytics as well. What is interrupted leaves the
     serving model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
-    retraining of the workspace runs, `DataError` when the log before the window is too short to learn from,
-    `PolicyError` for a private model, or where the settings ask for privacy.
+    retraining of the workspace runs, `DataError` when the log before the window is too short to learn from.
+
+    Where the serving model is private, or the settings ask for privacy, its age and an erasure alone say whether it is
+    due, another is trained privately, and no gate judges it: drift and comparisons are figures of the log, and would
+    tell of people. Then `PolicyError` where the budget is spent.
     """
     from recllm.recommender.saved_model import lineage_of
 
     started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
-    refuse_without_privacy(workspace.settings)
     with lock_file(workspace.models_dir / LOCK, wait_seconds=0.0):
-        if (version := serving(workspace.models_dir)) is not None and usable_version(workspace) is None:
-            tell(
-                f"{version} may not be used any more, so there is nothing to compare with: a model is trained by itself"
+        parent = serving(workspace.models_dir)
+        lineage = next(
+            (manifest.lineage for manifest in versions(workspace.models_dir) if manifest.version == parent), None
+        )
+        if parent is not None and lineage is not None and (lineage.privacy or workspace.settings.privacy.required):
+            return _retrain_privately(
+                workspace, parent, lineage, now=now, if_due=if_due, seed=seed, encoder=encoder, progress=tell
             )
-            return _replacement(workspace, version, now=now, seed=seed, encoder=encoder, progress=tell)
-        _refuse_after_privacy(workspace)
+        refuse_without_privacy(workspace.settings)
+        if parent is not None and usable_version(workspace) is None:
+            tell(
+                f"{parent} may not be used any more, so there is nothing to compare with: a model is trained by itself"
+            )
+            return _replacement(workspace, parent, now=now, seed=seed, encoder=encoder, progress=tell)
         served = served_model(workspace, now=now, seed=seed, encoder=encoder)
         taint = taints(workspace.models_dir).get(str(served.model.version))
         tell(f"checks of {served.model.version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
@@ -214,17 +224,62 @@ def retrain(
     )
 
 
-def _refuse_after_privacy(workspace: Workspace) -> None:
-    """Raises `PolicyError` where the serving model is private: its challenger, and the figures of the gate, would not
-    be."""
-    from recllm.recommender.saved_model import load_model
+def _retrain_privately(
+    workspace: Workspace,
+    parent: str,
+    lineage: Lineage,
+    *,
+    now: datetime | None,
+    if_due: bool,
+    seed: int,
+    encoder: Encoder | None,
+    progress: Callable[[str], None],
+) -> RetrainReport:
+    """With the epsilon of the parent, where that was private, and paid for as any private training is."""
+    from recllm.evaluation.drift import age_check
 
-    model = load_model(workspace.models_dir)
-    if model.privacy is not None:
-        raise PolicyError(
-            f"model {model.version} was trained privately, and retraining would judge and train without privacy; train "
-            "again with: recllm train --private"
+    started, limits = time.monotonic(), workspace.settings.retraining
+    as_of, is_tainted = present(workspace, now), parent in taints(workspace.models_dir)
+    until = int(datetime.fromisoformat(lineage.trained_until).timestamp())
+    erasure = RetrainCheck(
+        kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE if is_tainted else CheckVerdict.NOT_DUE, figures={}
+    )
+    checks = (age_check(until, as_of, limits), erasure)
+    is_due = any(check.verdict is CheckVerdict.DUE for check in checks)
+    is_early = as_of - until < limits.min_days * DAY
+    outcome = RetrainOutcome.TOO_EARLY if is_due else RetrainOutcome.NOT_DUE
+    challenger, removed = None, list[str]()
+    if not if_due or is_tainted or (is_due and not is_early):
+        has_adapter = (workspace.models_dir / "versions" / parent / "adapter").is_dir()
+        challenger = train_privately(
+            workspace,
+            epsilon=None if lineage.privacy is None else lineage.privacy.epsilon,
+            seed=seed,
+            encoder=encoder,
+            lora=workspace.settings.lora if has_adapter else None,
+            parent=parent,
+            checks=checks,
+            progress=progress,
+        ).model_version
+        outcome = RetrainOutcome.PROMOTED
+        removed = remove_old(
+            workspace.models_dir,
+            refused=limits.refused_versions,
+            retrained=limits.retrained_versions,
+            needed=treatment_models(workspace),
         )
+        removed += remove_tainted(workspace.models_dir)
+        forget_in_states(workspace)
+    return RetrainReport(
+        outcome=outcome,
+        parent=parent,
+        challenger=challenger,
+        as_of=utc(as_of).isoformat(),
+        checks=checks,
+        gate=None,
+        removed=tuple(removed),
+        seconds=time.monotonic() - started,
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -21,6 +21,7 @@ from recllm.workspace.workspace import Workspace, call_settings, log_end
 if TYPE_CHECKING:
     from recllm.encoder.onnx_export import OnnxExport
     from recllm.evaluation.report import Report
+    from recllm.recommender.lineage import RetrainCheck
     from recllm.training.advise import Advice
     from recllm.training.lora.tune import TunedEncoder
     from recllm.workspace.privacy import PolicyGate
@@ -138,17 +139,22 @@ def train_privately(
     encoder: Encoder | None = None,
     progress: Callable[[str], None] | None = None,
     lora: LoraSettings | None = None,
+    parent: str | None = None,
+    checks: Sequence[RetrainCheck] = (),
 ) -> Trained:
     """Train the scorer, and with `lora` the encoder's adapter first, under user-level differential privacy, and publish
     it. What it may tell of any one user is paid for in the workspace's ledger before anything is learned.
 
     epsilon: of this training; the settings' without. seed: of negatives and first weights; noise cannot be repeated.
+    parent, checks: the version that it takes the place of, and why, where that is a retraining.
     Raises `PolicyError` where the budget does not allow it, and then trains nothing; `MissingExtraError` without
     Opacus.
     """
     from tempfile import TemporaryDirectory
 
+    from recllm.recommender.lineage import Origin
     from recllm.recommender.private_model import fit_private_model
+    from recllm.recommender.saved_model import lineage_of
     from recllm.training.private.accounting import PrivacyGuarantee, planned_mechanisms
     from recllm.workspace.privacy_ledger import PrivacyLedger
 
@@ -193,7 +199,8 @@ def train_privately(
             progress=tell,
         )
         private = replace(model, adapter=adapter)
-        version = publish_recommender(workspace, private, tuned, erased=erased, progress=tell)
+        lineage = None if parent is None else lineage_of(private, Origin.RETRAINED, parent, checks=checks)
+        version = publish_recommender(workspace, private, tuned, lineage=lineage, erased=erased, progress=tell)
     return Trained(model_version=version, rows=len(data.events), seconds=time.monotonic() - started, metrics={})
 
 

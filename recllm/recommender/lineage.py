@@ -18,7 +18,7 @@ class Origin(StrEnum):
     TRAINED = "trained"
     """By hand, `recllm train`."""
     RETRAINED = "retrained"
-    """By `recllm retrain`, and judged by the gate."""
+    """By `recllm retrain`, and judged by the gate, but for private ones."""
     REFRESHED = "refreshed"
     """The weights of its parent, counted anew up to the present."""
 

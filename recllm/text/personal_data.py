@@ -145,7 +145,7 @@ def _words(name: str) -> frozenset[str]:
 
 
 _DIGIT, _DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,4}\d){6}")
-_COLON = re.compile(r"[:=]| is ", re.IGNORECASE)
+_COLON = re.compile(r"[:=]| is |[\"'] ?[,;]", re.IGNORECASE)
 _HOLLOW = re.compile(r"[(\[（【<][\s,;:：，；/-]{0,8}[)\]）】>]")
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def _is_card(number: str, is_labelled: bool, is_other: bool, *, is_whole: bool) 
     )
     if not is_whole:
         return is_issued and not is_other and (len(sizes) == 1 or is_grouped) and len(digits) > 14
-    if not (is_grouped or len(pieces) == 1):
+    if not (is_grouped or len(pieces) == 1 or (is_labelled and is_issued and len(pieces) < 4)):
         return False
     is_article_number = len(digits) in (13, 14) and not is_grouped
     return is_labelled or (is_issued and not is_other and not is_article_number)
@@ -605,7 +605,7 @@ def _addresses(text: str) -> Iterator[Span]:
         return
     if not text.isascii():
         yield from _chinese_addresses(text)
-    for name in ("box", "indian", "french", "southern", "dutch", "japanese", "german_small"):
+    for name in ("box", "posted", "indian", "french", "southern", "dutch", "japanese", "german_small"):
         yield from (match.span() for match in _pattern(f"address.{name}").finditer(text))
     for match in _pattern("address.german").finditer(text):
         tail = _pattern("address.german_tail").match(text, match.end())
