@@ -314,10 +314,10 @@ class AuditSettings(FrozenModel):
     copy_to: Annotated[
         Text | None,
         StringConstraints(pattern=r"^(stderr|/.+)$"),
-        Field(json_schema_extra={"expected": "stderr, or the path of a socket such as /dev/log"}),
+        Field(json_schema_extra={"expected": "stderr, or the path of a socket such as /dev/log or of a file"}),
     ] = None
-    """Each entry goes there too, as a line of JSON: stderr, for whoever collects what the process writes, or the socket
-    of this machine's syslog, which sends it on."""
+    """Each entry goes there too, without whom it was about, as a line of JSON with its number and hash: stderr, the
+    socket of this machine's syslog, or a file that is there already; for a collector that sends it on."""
 
 
 class SearchSettings(FrozenModel):

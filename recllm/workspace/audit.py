@@ -12,15 +12,16 @@ import getpass
 import hmac
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
+from itertools import count
 from typing import Any
 
 from recllm.documents import plain
 from recllm.files import PRIVATE, lock_file, write_whole
+from recllm.workspace.audit_copy import copied_hashes, copied_line, send_copies
 from recllm.workspace.workspace import Workspace
 
 ANCHOR = "audit.json"
@@ -121,9 +122,18 @@ def audit_each(
         "details": plain(details),
     }
     entries = [_canonical({**same, "subject": subject}) for subject in subjects]
+    key, hashes = workspace.signing_key("audit"), list[str]()
+
+    def hashed(last: str, entry: str) -> str:
+        hashes.append(_hash(key, last, entry))
+        return hashes[-1]
+
     with lock_file(workspace.root / f".{ANCHOR}.lock"):
-        number, digest = workspace.store().append_audit(entries, partial(_hash, workspace.signing_key("audit")))
+        number, digest = workspace.store().append_audit(entries, hashed)
         _anchor(workspace, number, digest)
+        if (copy_to := workspace.settings.audit.copy_to) is not None:
+            numbered = zip(count(number - len(entries) + 1), entries, hashes, strict=False)
+            send_copies(copy_to, [copied_line(workspace.root.name, *entry) for entry in numbered])
     return number
 
 
@@ -170,6 +180,20 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
     if count and hashes[count - 1] != last:
         return AuditCheck(entries=len(entries), problem=f"entry {count} is not the one that was signed")
     return AuditCheck(entries=len(entries), problem=None)
+
+
+def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
+    """Checks that what another system collected of this log (`audit.copy_to`) is still in it: a log whose end was cut
+    and signed anew, by somebody who has the key, looks whole to `verify_audit`."""
+    kept = {number: digest for number, _, digest in workspace.store().audit_entries()}
+    copied = copied_hashes(lines, workspace.root.name)
+    for number, digest in sorted(copied):
+        if number not in kept:
+            return AuditCheck(entries=len(copied), problem=f"entry {number} was copied and is missing")
+        if not hmac.compare_digest(kept[number], digest):
+            return AuditCheck(entries=len(copied), problem=f"entry {number} is not the one that was copied")
+    problem = None if copied else f"the copy has no entry of a shop called {workspace.root.name!r}"
+    return AuditCheck(entries=len(copied), problem=problem)
 
 
 def anchor_audit(workspace: Workspace) -> None:
