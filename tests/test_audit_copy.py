@@ -35,7 +35,7 @@ def test_each_entry_is_appended_to_a_file_without_whom_it_was_about(tmp_path: Pa
         assert [line["number"] for line in lines] == [entry.number for entry in read_audit(shop)] == [1, 2, 3]
         assert [line["hash"] for line in lines] == [digest for _, _, digest in shop.store().audit_entries()]
         assert lines[0]["details"] == {"note": "two\nlines"} and lines[0]["actor"] == "key:0a"
-        assert {"shop", "number", "at", "actor", "action", "details", "hash"} == lines[1].keys()
+        assert {"shop", "log", "number", "at", "actor", "action", "details", "hash"} == lines[1].keys()
         assert PERSON not in file.read_text() and lines[1]["at"].endswith("+00:00")
 
 
@@ -70,9 +70,9 @@ def test_what_was_cut_here_and_signed_anew_is_missed_there(tmp_path: Path, run: 
         assert "entry 3 was copied and is missing" in (verify_copy(shop, whole).problem or "")
         audit(shop, "key:0a", AuditAction.PEOPLE_LISTED, people=7)
         assert verify_audit(shop).problem is None
-        noise = ["Nov 27 16:00:01 host app: {not JSON", "[1]", '{"a": 1}', '{"shop": "else", "number": 9, "hash": "x"}']
+        noise = ["Nov 27 16:00:01 host app: {not JSON", "[1]", '{"a": 1}', '{"log": "else", "number": 9, "hash": "x"}']
         assert "entry 3 is not the one that was copied" in (verify_copy(shop, [*noise, *whole]).problem or "")
-        assert "no entry of a shop called 'shop'" in (verify_copy(shop, noise).problem or "")
+        assert "the copy has no entry of this log" in (verify_copy(shop, noise).problem or "")
     code, out, err = run("privacy", "audit", "--copy", str(file), "-w", str(tmp_path / "shop"))
     assert code != 0 and "the log was changed" in out and "entry 3 is not the one that was copied" in err
     assert run("privacy", "audit", "--copy", str(tmp_path / "gone"), "-w", str(tmp_path / "shop"))[0] == 2

@@ -133,7 +133,8 @@ def audit_each(
         _anchor(workspace, number, digest)
         if (copy_to := workspace.settings.audit.copy_to) is not None:
             numbered = zip(count(number - len(entries) + 1), entries, hashes, strict=False)
-            send_copies(copy_to, [copied_line(workspace.root.name, *entry) for entry in numbered])
+            shop, log = workspace.root.name, _log_name(workspace)
+            send_copies(copy_to, [copied_line(shop, log, n, entry, of_entry) for n, entry, of_entry in numbered])
     return number
 
 
@@ -186,13 +187,13 @@ def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
     """Checks that what another system collected of this log (`audit.copy_to`) is still in it: a log whose end was cut
     and signed anew, by somebody who has the key, looks whole to `verify_audit`."""
     kept = {number: digest for number, _, digest in workspace.store().audit_entries()}
-    copied = copied_hashes(lines, workspace.root.name)
+    copied = copied_hashes(lines, _log_name(workspace))
     for number, digest in sorted(copied):
         if number not in kept:
             return AuditCheck(entries=len(copied), problem=f"entry {number} was copied and is missing")
         if not hmac.compare_digest(kept[number], digest):
             return AuditCheck(entries=len(copied), problem=f"entry {number} is not the one that was copied")
-    problem = None if copied else f"the copy has no entry of a shop called {workspace.root.name!r}"
+    problem = None if copied else f"the copy has no entry of this log, which is called {_log_name(workspace)}"
     return AuditCheck(entries=len(copied), problem=problem)
 
 
@@ -202,6 +203,11 @@ def anchor_audit(workspace: Workspace) -> None:
         entries = workspace.store().audit_entries()
         number, _, digest = entries[-1] if entries else (0, "", "")
         _anchor(workspace, number, digest)
+
+
+def _log_name(workspace: Workspace) -> str:
+    """Which log it is, among those of other shops; it goes with the workspace's first key, not with the folder."""
+    return workspace.signing_keys("name of the audit log")[0].hex()[:12]
 
 
 def _anchor(workspace: Workspace, number: int, digest: str) -> None:

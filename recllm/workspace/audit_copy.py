@@ -1,7 +1,7 @@
 """Entries of the audit log, sent to where another system collects them: whoever cuts the store does not reach them.
 
-A line is JSON, `{"shop", "number", "at", "actor", "action", "details", "hash"}`. It does not say whom an entry was
-about, which nobody could erase there; the hash stands for that as well.
+A line is JSON, `{"shop", "log", "number", "at", "actor", "action", "details", "hash"}`; `log` tells the logs of several
+shops apart. It does not say whom an entry was about, which nobody could erase there; the hash stands for that as well.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _SYSLOG_SECONDS = 5.0
 """So long a full queue of syslog is waited for."""
 
 
-def copied_line(shop: str, number: int, entry: str, digest: str) -> str:
+def copied_line(shop: str, log: str, number: int, entry: str, digest: str) -> str:
     """An entry, which is JSON, as it is sent."""
     fields = {name: value for name, value in json.loads(entry).items() if name != "subject"}
-    return json.dumps({"shop": shop, "number": number, **fields, "hash": digest})
+    return json.dumps({"shop": shop, "log": log, "number": number, **fields, "hash": digest})
 
 
 def send_copies(copy_to: str, lines: Sequence[str]) -> None:
@@ -54,14 +54,14 @@ def send_copies(copy_to: str, lines: Sequence[str]) -> None:
         )
 
 
-def copied_hashes(lines: Iterable[str], shop: str) -> set[tuple[int, str]]:
-    """Number and hash of a shop's entries in a collected log; what stands before a line, as syslog's time does,
+def copied_hashes(lines: Iterable[str], log: str) -> set[tuple[int, str]]:
+    """Number and hash of a log's entries in what was collected; what stands before a line, as syslog's time does,
     and lines that are something else are passed over. After a cut two may have one number."""
     hashes = set()
     for line in lines:
         try:
             fields = json.loads(line[line.index("{") :])
-            if fields["shop"] == shop:
+            if fields["log"] == log:
                 hashes.add((int(fields["number"]), str(fields["hash"])))
         except (ValueError, KeyError, TypeError):
             continue
