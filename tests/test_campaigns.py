@@ -49,6 +49,7 @@ from recllm.jobs.load import add_events, load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import find_audience
 from recllm.jobs.train import train_workspace
+from recllm.privacy.export import export_person
 from recllm.report.campaign import preview_page, report_page
 from recllm.schema import Objective, Purpose
 from recllm.workspace.privacy import KEY_VARIABLE
@@ -971,6 +972,9 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     assert "no_effect_shown" in members["excluded"] and members["expected_extra"] > 0
     assert all(one["effect_low"] > 0 for one in members["people"])
     with Workspace.open(folder / "shop") as again:
+        best = members["people"][0]
+        person = export_person(again, best["user_id"], by_pseudonym=True)["inferred"]["effects"]["first"]
+        assert (person["effect"] > person["low"] > 0) and person["low"] == pytest.approx(best["effect_low"], abs=1e-6)
         second = changed(folder, *CHOOSES, name="second")
         text = second.source.read_text().replace(
             'intent = "mixed"', 'intent = "mixed"\nobjective = "uplift"\neffects = "first"'

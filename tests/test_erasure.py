@@ -421,8 +421,11 @@ def test_the_export_holds_nobody_else(folder: Path, tmp_path: Path) -> None:
             assert canary(part) in text
         assert len(document["sessions"]) == 1 and document["messages"][0]["campaign_id"] == "tea"
         assert document["campaigns"][0]["text"] and document["campaigns"][0]["exported_at"]
-        assert document["models"] and document["inferred"]["recommendations"]["items"][0]["reasons"]
-        assert document["inferred"]["profile"]
+        inferred = document["inferred"]
+        assert document["models"] and inferred["recommendations"]["mixed"]["items"][0]["reasons"]
+        assert inferred["status"] == "inferred" and inferred["profile"] and inferred["recommendations"]["remind"]
+        assert document["processing"]["purposes"]["personalisation"] is True
+        assert document["processing"]["kept_days"]["campaigns"] == 730
         assert {access["action"] for access in document["accesses"]} == {
             *("consent_changed", "person_shown", "person_exported")
         }

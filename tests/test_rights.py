@@ -17,7 +17,7 @@ import pytest
 from canaries import canary, hits
 from conftest import Command
 from postgres_server import PostgresServer
-from sqlalchemy import text
+from sqlalchemy import delete, insert, select, text
 from store_view import view
 
 from recllm.errors import DataError, PolicyError, StoreError, UsageError
@@ -32,6 +32,7 @@ from recllm.privacy.retention import apply_retention
 from recllm.privacy.rotation import resume_rotation, rotate_key
 from recllm.schema import Purpose
 from recllm.store.database import writing
+from recllm.store.tables import audit as audit_table
 from recllm.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
 from recllm.workspace.keys import create_key, list_keys, revoke_key
 from recllm.workspace.privacy import KEY_VARIABLE, Pseudonymiser
@@ -255,13 +256,25 @@ def test_a_lost_key_is_told_and_there_is_a_way_on(shop: Path, run: Command) -> N
     (shop / "key").chmod(0o600)
     code, _, errors = run("privacy", "export", "-u", "ann", "-w", str(shop))
     assert code == 1 and "rotate-key --lost" in errors
-    with Workspace.open(shop) as old:
-        rotate_key(old, actor="test", lost=True)
+    code, _, errors = run("privacy", "rotate-key", "--lost", "-w", str(shop))
+    assert code == 2 and "tombstones keep nobody out" in errors
+    assert run("privacy", "rotate-key", "--lost", "--yes", "-w", str(shop))[0] == 0
     with Workspace.open(shop) as new:
         users = view(new.store()).users()["user_id"].to_list()
         assert new.pseudonymiser().one("ann") not in users and len(users) == 2
         assert export_person(new, users[0], by_pseudonym=True)["events"]
         erase_people(new, [users[0]], actor="test", by_pseudonym=True)
+        check = verify_audit(new)
+        assert check.problem is None and 0 < check.n_unsigned < check.entries
+        for number in (1, check.n_unsigned, check.n_unsigned + 1, check.entries):
+            this = audit_table.c.entry_no == number
+            with writing(new.store()._engine) as connection:
+                row = connection.execute(select(audit_table).where(this)).mappings().one()
+                connection.execute(delete(audit_table).where(this))
+            assert verify_audit(new).problem, number
+            with writing(new.store()._engine) as connection:
+                connection.execute(insert(audit_table), dict(row))
+        assert verify_audit(new).problem is None
 
 
 def test_a_key_in_the_environment_is_its_owners_to_change(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,8 +228,12 @@ def test_a_prediction_is_learned_once_and_knows_who_withdrew(
     assert first["size"] == len(first["people"]) == PEOPLE and 0 <= first["people"][0]["probability"] <= 1
     likely = first["people"][0]["user_id"]
     assert ask(client, "/v1/predict", query | {"limit": 3})["people"] == first["people"][:3] and len(calls) == 1
+    (exported,) = client.post("/v1/users/export", json={"user_id": likely}).json()["inferred"]["predictions"]
+    assert exported["kind"] == "buy" and exported["probability"] == first["people"][0]["probability"]
     refusal = {"user_id": likely, "purpose": "personalisation", "granted": False}
     ask(client, "/v1/consent", {"consent": [refusal]})
+    inferred = client.post("/v1/users/export", json={"user_id": likely}).json()["inferred"]
+    assert inferred["status"] == "not_agreed" and not (inferred["predictions"] or inferred["profile"])
     second = ask(client, "/v1/predict", query)
     assert len(calls) == 1 and likely not in {p["user_id"] for p in second["people"]}
     assert second["left_out"]["no_consent"] == 1

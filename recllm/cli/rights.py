@@ -22,13 +22,22 @@ PassphraseFile = Annotated[
 ]
 
 
-def export(user: User, workspace: WorkspaceDir, by_pseudonym: Pseudonyms = False) -> None:
+def export(
+    user: User,
+    workspace: WorkspaceDir,
+    by_pseudonym: Pseudonyms = False,
+    predictions: Annotated[
+        bool, typer.Option(help="Learn what the person will do, which is not stored; the slowest part.")
+    ] = True,
+) -> None:
     """Everything that is stored and inferred of one person, as JSON."""
+    from recllm.jobs.predict import everyday_predictions
     from recllm.privacy.export import export_person
     from recllm.workspace.audit import AuditAction, audit, command_line_actor
 
     with open_shop(workspace) as shop:
-        document = export_person(shop, user, by_pseudonym=by_pseudonym)
+        predicted = everyday_predictions(shop) if predictions else ()
+        document = export_person(shop, user, by_pseudonym=by_pseudonym, predictions=predicted)
         audit(shop, command_line_actor(), AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
     show(document, [], json=True)
 
@@ -139,6 +148,10 @@ def audit_log(
         entries = read_audit(shop, subjects=names)[-last:]
     rows = [(e.number, f"{e.at:%Y-%m-%d %H:%M:%S}", e.actor, e.action.value, e.subject or "") for e in entries]
     state = f"{check.entries:,} entries, each as it was written" if check.problem is None else "the log was changed"
+    if check.n_unsigned:
+        state += (
+            f"; the first {check.n_unsigned:,} were signed with a key that was lost, and only their order is checked"
+        )
     lines = [*table(rows, ["entry", "at (UTC)", "who", "what", "whose"]), state]
     show({"check": check, "entries": entries}, lines, json=json)
     if check.problem is not None:
@@ -166,14 +179,18 @@ def retention(
 
 def rotate_key(
     workspace: WorkspaceDir,
-    lost: Annotated[bool, typer.Option("--lost", help="The old key is gone for good; see the guide first.")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="The old key is gone for good; needs --yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --lost: no backup of the key exists, truly.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also while an experiment runs.")] = False,
     json: Json = False,
 ) -> None:
     """Give everybody another pseudonym under a new key; start services again afterwards, and back up the key file."""
+    from recllm.privacy.rotation import LOST_WITH_THE_KEY
     from recllm.privacy.rotation import rotate_key as rotate
     from recllm.workspace.audit import command_line_actor
 
+    if lost and not yes:
+        raise UsageError(f"look for a backup of the key first; without it {LOST_WITH_THE_KEY}. To go on, say --yes")
     with open_shop(workspace) as shop:
         rotation = rotate(shop, actor=command_line_actor(), lost=lost, force=force)
     lines = [f"{rotation.pseudonyms:,} pseudonyms renamed; {rotation.generation} keys are in force: keep them all"]

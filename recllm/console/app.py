@@ -245,7 +245,7 @@ def _actor(signed_in: SignedIn | None) -> str:
     if isinstance(signed_in.visitor, StaffMember):
         identity = signed_in.visitor.identity
         return f"staff:{hashlib.sha256(f'{identity.issuer} {identity.subject}'.encode()).hexdigest()[:12]}"
-    return "this machine" if signed_in.key_id is None else f"key:{signed_in.key_id}"
+    return "console:this machine" if signed_in.key_id is None else f"key:{signed_in.key_id}"
 
 
 async def _refused(request: Request, error: Exception) -> Response:

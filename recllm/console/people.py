@@ -399,7 +399,8 @@ async def erase(visit: TheVisit, name: str) -> Response:
 
 def _export(visit: Visit, name: str) -> dict[str, Any]:
     recommender = visit.shop.recommender() if visit.shop.ready else None
-    return export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender)
+    predictions = visit.shop.everybody.held_predictions()
+    return export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=predictions)
 
 
 def person_values(visit: Visit, name: str, without: Sequence[str], page: int) -> dict[str, Any]:

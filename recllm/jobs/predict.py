@@ -5,12 +5,14 @@ Learned from: people who agreed to model training. Told about: people who agreed
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
-from recllm.errors import PolicyError, UsageError
+from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.schema import Purpose
 from recllm.workspace.workspace import call_settings, present
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from recllm.propensity.trial_effects import TrialEstimate
     from recllm.propensity.uplift import UpliftEstimate, UpliftRequest
     from recllm.workspace.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Prediction:
@@ -60,6 +64,20 @@ def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Predi
     if refused <= 0 or request.kind is PredictionKind.REDEEM:
         return prediction
     return replace(prediction, left_out={"no_consent": refused, **prediction.left_out})
+
+
+def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
+    """Who buys, who leaves, who is worth how much and who orders when, of everybody, each learned as it is asked for.
+
+    A kind that this log does not allow is left out, and the log of the process says why.
+    """
+    from recllm.propensity.prediction import PredictionKind, PredictionRequest
+
+    for kind in (PredictionKind.BUY, PredictionKind.LEAVE, PredictionKind.NEXT_ORDER, PredictionKind.VALUE):
+        try:
+            yield predict_workspace(workspace, PredictionRequest(kind=kind, locale=workspace.settings.locale))
+        except (DataError, NothingToDo, PolicyError) as error:
+            logger.warning("no prediction of %s: %s", kind, error)
 
 
 def uplift_workspace(

@@ -105,15 +105,17 @@ def similar_items(recommender: Recommender, item_id: str, k: int) -> list[tuple[
     return list(zip(items["item_id"], item_names(items, recommender.locale), cosine[best].tolist(), strict=True))
 
 
-def person_profile(workspace: Workspace, user_id: str, locale: str) -> tuple[Profile, UserTexts]:
-    """One person's profile and its texts, read by key.
+def person_profile(
+    workspace: Workspace, user_id: str, locale: str, *, by_pseudonym: bool = False
+) -> tuple[Profile, UserTexts]:
+    """One person's profile and its texts, read by key. by_pseudonym: the id is the pseudonym already.
 
     Raises `PolicyError` without consent, `UsageError` for a person who is not known.
     """
     from recllm.profiles.profile import build_profile
     from recllm.text.users import user_texts
 
-    gate, name = workspace.gate(), workspace.pseudonymiser().one(user_id)
+    gate, name = workspace.gate(), user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
     if not gate.permits(name, Purpose.PERSONALISATION):
         raise PolicyError(NOT_AGREED)
     read = gate.histories([name], Purpose.PERSONALISATION)

@@ -27,7 +27,7 @@ from recllm.files import PRIVATE, write_whole
 from recllm.jobs.experiments import list_experiments, running_experiment
 from recllm.jobs.recommenders import people_path
 from recllm.schema import SESSION_PREFIX
-from recllm.workspace.audit import AuditAction, anchor_audit, audit
+from recllm.workspace.audit import AuditAction, anchor_audit, audit, command_line_actor
 from recllm.workspace.privacy import Pseudonymiser
 from recllm.workspace.releases import SIGNED_AS as RELEASES
 from recllm.workspace.releases import Releases
@@ -35,6 +35,14 @@ from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace, finge
 
 Successor = Callable[[str], str]
 """A pseudonym of the old key -> that of the new one."""
+
+
+LOST_WITH_THE_KEY = (
+    "people known so far are reached by pseudonym alone (--pseudonyms, the console), what comes of them later is of "
+    "somebody unknown, tombstones keep nobody out who is sent under their own id, certificates can no longer be "
+    "verified, and of the audit log only what is written from now on"
+)
+"""What a rotation without the old key ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +58,7 @@ class Rotation:
 def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: bool = False) -> Rotation:
     """Puts a new random key behind the workspace's, and renames everybody; services are started again afterwards.
 
-    lost: the old key is gone for good: the new one stands alone. People known so far keep their rows, and can be
-    reached by pseudonym alone, in the console; what comes of them later is of somebody unknown. Raises `UsageError`
+    lost: the old key is gone for good: the new one stands alone, and `LOST_WITH_THE_KEY` is over. Raises `UsageError`
     where the key comes from RECLLM_KEY, whose text only its owner can change, and `PolicyError` while an experiment
     runs, whose lots, like those of the global holdout, are drawn by pseudonym, unless `force` says that they may be
     drawn anew.
@@ -75,8 +82,7 @@ def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: b
     released_under = None if lost else workspace.signing_key(RELEASES)
     n_renamed = workspace.store().rename_users(successor, fingerprint)
     workspace.close()
-    with finish_rotation(workspace, None if released_under is None else (released_under, names)) as renamed:
-        audit(renamed, actor, AuditAction.KEY_ROTATED, generation=len(keys), pseudonyms=n_renamed, lost=lost)
+    finish_rotation(workspace, None if released_under is None else (released_under, names), actor=actor).close()
     return Rotation(generation=len(keys), pseudonyms=n_renamed)
 
 
@@ -84,13 +90,15 @@ def resume_rotation(root: Path) -> Workspace:
     """Opens a workspace whose rotation was stopped: as it was where the store was not renamed yet, else finished."""
     rotated = Workspace.open_rotated(root)
     if rotated.is_rotated():
-        return finish_rotation(rotated)
+        return finish_rotation(rotated, actor=command_line_actor())
     rotated.close()
     (root / NEXT_KEY).unlink(missing_ok=True)
     return Workspace.open(root)
 
 
-def finish_rotation(workspace: Workspace, released: tuple[bytes, Mapping[str, str]] | None = None) -> Workspace:
+def finish_rotation(
+    workspace: Workspace, released: tuple[bytes, Mapping[str, str]] | None = None, *, actor: str
+) -> Workspace:
     """After the store was renamed: the files by the new names, then settings and key. Returns the workspace, opened
     with the new key. It can be stopped and called again.
 
@@ -122,6 +130,8 @@ def finish_rotation(workspace: Workspace, released: tuple[bytes, Mapping[str, st
     write_whole(settings_file, tomli_w.dumps(table))
     write_whole(key_file, b"\n".join(keys) + b"\n", mode=PRIVATE)
     anchor_audit(renamed)
+    # a key alone, after a rotation, stands behind none that it came from
+    audit(renamed, actor, AuditAction.KEY_ROTATED, generation=len(keys), lost=len(keys) == 1)
     (root / NEXT_KEY).unlink()
     renamed.close()
     return Workspace.open(root)

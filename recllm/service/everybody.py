@@ -135,6 +135,10 @@ class Everybody:
         learned = self._predictions.get((current(self._workspace.models_dir), request))
         return learned if learned is not None and self._is_young(learned) else None
 
+    def held_predictions(self) -> list[Prediction]:
+        """All that are in memory, as they were learned: whoever withdrew or was erased since is still in them."""
+        return [learned.prediction for learned in list(self._predictions.values())]
+
     def _is_young(self, learned: LearnedPrediction) -> bool:
         return time.monotonic() - learned.at <= 3_600 * self._workspace.settings.service.prediction_hours
 

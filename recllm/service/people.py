@@ -76,11 +76,13 @@ async def user_erase(body: PersonRequest, caller: MayErase, service: TheService)
 @router.post("/v1/users/export", response_model=None, tags=["privacy"])
 async def user_export(body: PersonRequest, caller: MayErase, service: TheService) -> Response:
     """Everything of one person, given and inferred: basics, decisions, events, messages, campaigns, profile,
-    recommendations with reasons, models that learned from them, and when somebody looked at it."""
+    recommendations with reasons, predictions that are in memory, models that learned from them, for what and how long
+    it is kept, and when somebody looked at it."""
 
     def everything() -> dict[str, Any]:
         recommender = caller.shop.recommender() if caller.shop.ready else None
-        document = export_person(caller.shop.workspace, body.user_id, recommender=recommender)
+        predictions, workspace = caller.shop.everybody.held_predictions(), caller.shop.workspace
+        document = export_person(workspace, body.user_id, recommender=recommender, predictions=predictions)
         caller.audit(AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
         return document
 

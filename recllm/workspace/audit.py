@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import count
+from itertools import pairwise
 from typing import Any
 
 from recllm.documents import plain
@@ -88,6 +88,9 @@ class AuditCheck:
     entries: int
     problem: str | None
     """What is wrong, None when nothing is."""
+    n_unsigned: int = 0
+    """So many entries at the start were signed with a key that was lost since: their order is checked, not their text.
+    """
 
 
 def command_line_actor() -> str:
@@ -132,9 +135,9 @@ def audit_each(
         number, digest = workspace.store().append_audit(entries, hashed)
         _anchor(workspace, number, digest)
         if (copy_to := workspace.settings.audit.copy_to) is not None:
-            numbered = zip(count(number - len(entries) + 1), entries, hashes, strict=False)
-            shop, log = workspace.root.name, _log_name(workspace)
-            send_copies(copy_to, [copied_line(shop, log, n, entry, of_entry) for n, entry, of_entry in numbered])
+            shop, log, first = workspace.root.name, _log_name(workspace), number - len(entries) + 1
+            hashed_entries = enumerate(zip(entries, hashes, strict=True), start=first)
+            send_copies(copy_to, [copied_line(shop, log, n, *hashed_entry) for n, hashed_entry in hashed_entries])
     return number
 
 
@@ -156,9 +159,14 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
     """
     entries, digest = workspace.store().audit_entries(), ""
     keys, hashes = list(workspace.signing_keys("audit")), []
+    n_unsigned = _signed_with_a_lost_key(entries, keys)
     for expected, (number, entry, recorded) in enumerate(entries, start=1):
         if number != expected:
             return AuditCheck(entries=len(entries), problem=f"entry {expected} is missing")
+        if number <= n_unsigned:
+            digest = recorded
+            hashes.append(digest)
+            continue
         while keys and not hmac.compare_digest(_hash(keys[0], digest, entry), recorded):
             del keys[0]  # from here on with the next key, or with none
         if not keys:
@@ -180,7 +188,19 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
         return AuditCheck(entries=len(entries), problem=f"the last {count - len(entries)} entries are missing")
     if count and hashes[count - 1] != last:
         return AuditCheck(entries=len(entries), problem=f"entry {count} is not the one that was signed")
-    return AuditCheck(entries=len(entries), problem=None)
+    return AuditCheck(entries=len(entries), problem=None, n_unsigned=n_unsigned)
+
+
+def _signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Sequence[bytes]) -> int:
+    """How many entries stand before the latest one that says, signed, that the key before it was lost. It is signed
+    over the last hash before it, so that nothing is taken out of or put between those later."""
+    for (_, _, before), (number, entry, recorded) in reversed(list(pairwise(entries))):
+        if '"lost":true' not in entry or all(_hash(key, before, entry) != recorded for key in keys):
+            continue
+        fields = json.loads(entry)
+        if fields["action"] == AuditAction.KEY_ROTATED and fields["details"].get("lost"):
+            return number - 1
+    return 0
 
 
 def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
