@@ -87,7 +87,7 @@ def test_whose_key_lacked_what_is_logged(folder: Path, caplog: pytest.LogCapture
 def test_limits_that_were_hit_are_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     key_id, key = make_key(folder, "recommend", "events")
     with serving(folder, requests_per_minute=3, max_body_mib=0.001) as client:
-        sent = {"X-API-Key": key}
+        sent = {"X-API-Key": key, "Content-Type": "application/json"}
         client.post("/v1/recommend", content=b'{"user_id": "' + b"x" * 2_000, headers=sent)
         client.post("/v1/recommend", json={"user_id": "null"}, headers=sent)
         client.post("/v1/recommend", content=b'{"user_id": "\xff"}', headers=sent)
