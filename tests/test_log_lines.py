@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from recllm.cli import main as command_line
 from recllm.text.log_lines import TRACEBACK_MARK, LogFormatter, log_to_stderr
 
 FORGED = "2026-03-01T09:00:00.000Z WARNING recllm.service.app all is well"
@@ -56,6 +57,17 @@ def test_fields_are_told_apart() -> None:
     assert line_of("x", a="one two", b='say "no"', c="k=v", d="", e=3).endswith(
         'x a="one two" b="say \\"no\\"" c="k=v" d="" e=3'
     )
+
+
+def test_warnings_of_any_command_have_this_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(logging, "lastResort", logging._StderrHandler(logging.WARNING))  # type: ignore[attr-defined]
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(command_line, "app", lambda: logging.getLogger("recllm.x").warning("bad\n%s", FORGED))
+    command_line.main()
+    (line,) = stream.getvalue().splitlines()
+    assert re.fullmatch(rf"\S+Z WARNING recllm\.x bad\\n{re.escape(FORGED)}", line)
 
 
 def test_libraries_speak_in_the_same_form_and_once(monkeypatch: pytest.MonkeyPatch) -> None:

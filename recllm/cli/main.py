@@ -13,7 +13,7 @@ from recllm import __version__
 from recllm.cli import adtext, answer, campaign, data, experiment, learn, occasions, rights, service, show, webhooks
 from recllm.cli.options import add_command
 from recllm.errors import RecllmError
-from recllm.text.log_lines import log_to_stderr
+from recllm.text.log_lines import log_to_stderr, warn_in_this_form
 
 app = typer.Typer(
     name="recllm",
@@ -129,6 +129,7 @@ def _options(
 
 def main() -> None:
     """Entry point of the `recllm` command."""
+    warn_in_this_form()
     try:
         app()
     except RecllmError as error:

@@ -58,6 +58,12 @@ def _value(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text
 
 
+def warn_in_this_form() -> None:
+    """From now on what Python writes to standard error where no handler was set, warnings and worse, has this form."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(LogFormatter())
+
+
 def log_to_stderr() -> None:
     """From now on the log of this process, libraries included, goes to standard error in this form, once."""
     root = logging.getLogger()
