@@ -206,12 +206,12 @@ def _signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Seque
 def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
     """Checks that what another system collected of this log (`audit.copy_to`) is still in it: a log whose end was cut
     and signed anew, by somebody who has the key, looks whole to `verify_audit`."""
-    kept = {number: digest for number, _, digest in workspace.store().audit_entries()}
+    recorded = {number: digest for number, _, digest in workspace.store().audit_entries()}
     copied = copied_hashes(lines, _log_name(workspace))
     for number, digest in sorted(copied):
-        if number not in kept:
+        if number not in recorded:
             return AuditCheck(entries=len(copied), problem=f"entry {number} was copied and is missing")
-        if not hmac.compare_digest(kept[number], digest):
+        if not hmac.compare_digest(recorded[number], digest):
             return AuditCheck(entries=len(copied), problem=f"entry {number} is not the one that was copied")
     problem = None if copied else f"the copy has no entry of this log, which is called {_log_name(workspace)}"
     return AuditCheck(entries=len(copied), problem=problem)
