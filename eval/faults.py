@@ -45,18 +45,21 @@ from recllm.campaigns.folder import CampaignFolder, read_log, read_plan  # noqa:
 from recllm.campaigns.open_campaign import approve_texts, open_campaign  # noqa: E402
 from recllm.campaigns.plan import plan_campaigns  # noqa: E402
 from recllm.encoder.toy import ToyEncoder  # noqa: E402
-from recllm.errors import NothingToDo, RecllmError, UnknownIdError, UsageError  # noqa: E402
+from recllm.errors import NothingToDo, RecllmError, StoreError, UnknownIdError, UsageError  # noqa: E402
 from recllm.jobs.load import add_consent, add_events, add_users, load_file  # noqa: E402
 from recllm.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh  # noqa: E402
 from recllm.jobs.sessions import join_session  # noqa: E402
+from recllm.privacy.backup import back_up, restore  # noqa: E402
 from recllm.privacy.erasure import erase_people, finish_erasures  # noqa: E402
+from recllm.privacy.rotation import resume_rotation, rotate_key  # noqa: E402
 from recllm.recommender import registry  # noqa: E402
 from recllm.recommender.recommender import Recommender  # noqa: E402
 from recllm.recommender.saved_model import load_model  # noqa: E402
 from recllm.recommender.serving_state import open_people_state  # noqa: E402
 from recllm.schema import Purpose  # noqa: E402
 from recllm.settings import ScorerTrainingSettings  # noqa: E402
-from recllm.workspace.workspace import Workspace  # noqa: E402
+from recllm.workspace.audit import verify_audit  # noqa: E402
+from recllm.workspace.workspace import NEXT_KEY, Workspace, restore_drafts  # noqa: E402
 
 HALF = (".draft", ".tmp", ".part")
 """Ends of the names of what is being written."""
@@ -565,8 +568,132 @@ class Erasure(Operation):
         return problems
 
 
+class Rotation(Operation):
+    """Everybody gets another pseudonym, again and again; somebody was erased before."""
+
+    name, targets, trained = "rotation", ("rotate",), False
+
+    def steps(self, folder: Path, round_no: int) -> Iterator[Step]:
+        with Workspace.open(folder) as shop:
+            yield Step("erase", f"g{round_no}", lambda: erase(shop, f"g{round_no}"))
+        for n in count():
+            yield Step("rotate", f"{round_no}-{n}", lambda: self._rotate(folder))
+
+    def _rotate(self, folder: Path) -> int:
+        with Workspace.open(folder) as shop:
+            return rotate_key(shop, actor="faults").generation
+
+    def losses(self, folder: Path, traces: Traces) -> list[str]:
+        problems: list[str] = []
+        try:
+            with Workspace.open(folder):
+                pass  # nothing of it was done, or all
+        except StoreError:
+            if not (folder / NEXT_KEY).exists():
+                problems.append("a workspace does not open, and there is no key to go on with")
+        with resume_rotation(folder) if (folder / NEXT_KEY).exists() else Workspace.open(folder) as shop:
+            generations = [n for _, _, n in traces.done if n]
+            n_keys = len(shop.keys())
+            if generations and n_keys - generations[-1] not in (0, int(traces.begun is not None)):
+                problems.append(f"{n_keys} keys after the acknowledged {generations[-1]}")
+            names = shop.pseudonymiser().many([f"u{n:02}" for n in range(PEOPLE)])
+            per_person = "SELECT user_id, count(*) FROM events JOIN users USING (user_key) GROUP BY user_id"
+            if dict(query(shop, per_person)) != dict.fromkeys(names, 28):
+                problems.append("people do not have their events under the names of the key")
+            for name in traces.acknowledged("erase"):
+                add_events(
+                    shop,
+                    [{"user_id": name, "item_id": "tea-1", "event": "view", "timestamp": LAST_DAY}],
+                    source="faults",
+                )
+                if rows_of(shop, name):
+                    problems.append("a tombstone keeps nobody out")
+            if problem := verify_audit(shop).problem:
+                problems.append(f"the audit log: {problem}")
+            problems += damage_of_file(shop)
+        if traces.begun is not None:
+            self._rotate(folder)
+        return problems + [f"a draft stays: {name}" for name in drafts(folder)]
+
+
+class Restore(Operation):
+    """A backup is put in the place of a workspace that went on: people refused, events came."""
+
+    name, targets, trained = "restore", ("restore",), False
+    ROWS = 5
+
+    def steps(self, folder: Path, round_no: int) -> Iterator[Step]:
+        file = folder.parent / f"backup-{round_no}.tar"
+        yield Step("back up", file.name, lambda: self._back_up(folder, file))
+        for n in count():
+            name = f"c{round_no}x{n}"
+            yield Step("change", name, lambda name=name, n=n: self._change(folder, name, f"u{n % PEOPLE:02}"))
+            yield Step("restore", name, lambda: self._restore(folder, file))
+
+    def _back_up(self, folder: Path, file: Path) -> None:
+        with Workspace.open(folder) as shop:
+            now = datetime.now(UTC)
+            add_consent(shop, [(f"u{n:02}", Purpose.EMAIL, True, now) for n in range(PEOPLE)], source="faults")
+            back_up(shop, file, actor="faults")
+
+    def _change(self, folder: Path, name: str, user_id: str) -> str:
+        with Workspace.open(folder) as shop:
+            add_consent(shop, [(user_id, Purpose.EMAIL, False, datetime.now(UTC))], source="faults")
+            row = {"user_id": user_id, "item_id": "tea-1", "event": "view", "basket_id": name}
+            rows = [row | {"timestamp": LAST_DAY - timedelta(days=n)} for n in range(self.ROWS)]
+            add_events(shop, rows, source="faults")
+            erase(shop, f"g{name}")
+            return user_id
+
+    def _restore(self, folder: Path, file: Path) -> bool:
+        return restore(file, folder, actor="faults", replace=True).taken_over
+
+    def losses(self, folder: Path, traces: Traces) -> list[str]:
+        problems = []
+        if traces.interrupted("restore"):
+            if not folder.exists():
+                with contextlib.suppress(StoreError), Workspace.open(folder):
+                    problems.append("a workspace opens that is not there")
+            (file,) = folder.parent.glob("backup-*.tar")
+            self._restore(folder, file)
+        per_change = "SELECT basket_id, count(*) FROM events WHERE basket_id LIKE 'c%' GROUP BY basket_id"
+        kept: Counter[str] = Counter()
+        befores = list(folder.parent.glob(f"{folder.name}.before-*"))
+        for root in (folder, *befores):
+            with Workspace.open(root) as shop:
+                changes = dict(query(shop, per_change))
+                problems += [f"{n} of {self.ROWS} events of a change" for n in changes.values() if n != self.ROWS]
+                problems += damage_of_file(shop)
+                kept.update(changes)
+        with Workspace.open(folder) as shop:
+            gate, names = shop.gate(), shop.pseudonymiser()
+            for name, user_id in traces.acknowledged("change").items():
+                if name not in kept:
+                    problems.append("events of a change are neither in the workspace nor in what was replaced")
+                if gate.permits(names.one(user_id), Purpose.EMAIL):
+                    problems.append("a refusal was turned back")
+                add_events(
+                    shop,
+                    [{"user_id": f"g{name}", "item_id": "tea-1", "event": "view", "timestamp": LAST_DAY}],
+                    source="faults",
+                )
+                if rows_of(shop, f"g{name}"):
+                    problems.append("somebody who was erased is kept again")
+            if query(shop, "SELECT count(*) FROM events WHERE basket_id IS NULL")[0][0] != PEOPLE * 28:
+                problems.append("events of before the backup are gone")
+            if problem := verify_audit(shop).problem:
+                problems.append(f"the audit log: {problem}")
+        problems += [f"{path.name} stays" for path in restore_drafts(folder) if path.exists()]
+        for root in befores:
+            shutil.rmtree(root)
+        for file in folder.parent.glob("backup-*.tar"):
+            file.unlink()
+        return problems + [f"a draft stays: {name}" for name in drafts(folder)]
+
+
 OPERATIONS: Mapping[str, type[Operation]] = {
-    kind.name: kind for kind in (NewWorkspace, Load, Feedback, Publication, Refresh, Campaign, Erasure)
+    kind.name: kind
+    for kind in (NewWorkspace, Load, Feedback, Publication, Refresh, Campaign, Erasure, Rotation, Restore)
 }
 ON_A_SERVER = ("load", "feedback", "erasure")
 
@@ -628,7 +755,7 @@ class Account:
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def document(self) -> dict[str, Any]:
-        lengths = {kind: round(1_000 * statistics.median(values), 1) for kind, values in self.seconds.items()}
+        lengths = {kind: round(1_000 * statistics.median(values), 1) for kind, values in self.seconds.items() if values}
         return {
             "kills": self.kills,
             "inside": self.inside,
@@ -689,9 +816,10 @@ def measure_operation(
             fault = faults[round_no % len(faults)]
             target = rng.choice(operation.targets)
             # the first round measures how long steps take, and is killed after them
-            wait_for = len(operation.targets) + 1 if round_no == 0 else rng.randint(0, 1)
+            measured = set(operation.targets) if round_no == 0 else set()
+            wait_for = rng.randint(0, 1)
             worker = child.begin(name, root, round_no)
-            traces, problems = _one_round(child, worker, target, wait_for, fault, server, account, rng)
+            traces, problems = _one_round(child, worker, target, wait_for, measured, fault, server, account, rng)
             account.by_fault[fault] += 1
             account.kills += 1
             account.inside += traces.begun is not None and traces.begun[0] in operation.targets
@@ -709,6 +837,7 @@ def _one_round(
     worker: int,
     target: str,
     wait_for: int,
+    measured: set[str],
     fault: str,
     server: Any,
     account: Account,
@@ -719,9 +848,10 @@ def _one_round(
     while True:
         events.append(event := child.next())
         n_done += "done" in event
-        if "crashed" in event or "ended" in event:
+        if "crashed" in event or "ended" in event or ("failed" in event and server is None):
             break
-        if event.get("begin") == target and n_done >= wait_for:
+        is_measured = {event["done"] for event in events if "done" in event} >= measured
+        if event.get("begin") == target and n_done >= wait_for and is_measured:
             break
     if "ended" in events[-1]:
         return Traces((), None), ["the worker ended by itself"]

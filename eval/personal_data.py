@@ -2,15 +2,19 @@
 
     python eval/personal_data.py [-o eval/results/personal-data.json]
 
-Reads `eval/personal_data/cases.jsonl`, made by people who have not read the rules: lines {"text", "kind", "span_text"},
-where kind is a value of `PersonalDataKind` and span_text the piece of the text that is personal; both null for a text,
-such as a product's title, that holds nothing. A case is found when a finding of its kind covers the whole piece. Of
-addresses and names, which have no sharp ends, a finding has to cover half of the piece's letters and digits.
+Reads the sets of `eval/personal_data/judged.toml`, each by somebody who had not read the rules, and judged once; the
+figures of that day stand there, those of today are measured. `--cases FILE` judges another one. A set holds lines
+{"text", "kind", "span_text"}, where kind is a value of `PersonalDataKind` and span_text the piece of the text that is
+personal; both null for a text, such as a title, that holds nothing. A case is found when a finding of its kind
+covers the whole piece. Of addresses and names, which have no sharp ends, a finding has to cover half of the piece's
+letters and digits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from inputs import finish, script_parser
 from recllm.errors import DataError
 from recllm.text.personal_data import EXACT_KINDS, PersonalDataKind, find_personal_data
 
-CASES = Path(__file__).resolve().parent / "personal_data" / "cases.jsonl"
+SETS = Path(__file__).resolve().parent / "personal_data"
 MIN_RECALL, MAX_FALSE_HITS = 0.98, 0.01
 
 
@@ -55,7 +59,25 @@ def coverage(text: str, piece: str, kind: PersonalDataKind | None = None) -> flo
     return sum(place in covered for place in places) / max(1, len(places))
 
 
-def measure(file: Path = CASES) -> dict[str, Any]:
+def judged_sets() -> list[dict[str, Any]]:
+    """The sets with what was said of them when they were judged. Raises `DataError` for one that was changed since."""
+    sets: list[dict[str, Any]] = tomllib.loads((SETS / "judged.toml").read_text("utf-8"))["sets"]
+    for one in sets:
+        if hashlib.sha256((SETS / one["file"]).read_bytes()).hexdigest() != one["sha256"]:
+            raise DataError(f"{one['file']} is not the file that was judged")
+    return sets
+
+
+def measure_sets() -> dict[str, Any]:
+    """recall and false_hits: of the last set, when it was judged. sets: all of them, then and now."""
+    sets = []
+    for one in judged_sets():
+        now = measure(SETS / one["file"])
+        sets.append(one | {f"{name}_now": now[name] for name in ("recall", "false_hits")})
+    return {**{name: sets[-1][name] for name in ("recall", "false_hits")}, "sets": sets}
+
+
+def measure(file: Path) -> dict[str, Any]:
     """recall and false_hits in [0, 1], the same per kind, and the cases that went wrong.
 
     recall_any_kind counts a piece as found under another name too: what is scrubbed is gone, whatever it is called.
@@ -95,9 +117,9 @@ def measure(file: Path = CASES) -> dict[str, Any]:
 
 def main() -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--cases", type=Path, default=CASES, help="the file of cases")
+    parser.add_argument("--cases", type=Path, help="one set, with the cases that went wrong")
     args = parser.parse_args()
-    figures = measure(args.cases)
+    figures = measure_sets() if args.cases is None else measure(args.cases)
     holds = figures["recall"] >= MIN_RECALL and figures["false_hits"] <= MAX_FALSE_HITS
     limits = {"min_recall": MIN_RECALL, "max_false_hits": MAX_FALSE_HITS}
     finish({"script": "personal_data.py", "limits": limits, "holds": holds, **figures}, args.output)

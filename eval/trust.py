@@ -251,9 +251,9 @@ def poison(_: Path | None) -> dict[str, Any]:
 
 
 def scrub(_: Path | None) -> dict[str, Any]:
-    from personal_data import measure
+    from personal_data import measure_sets
 
-    return {"scrubber": measure()}
+    return {"scrubber": measure_sets()}
 
 
 PARTS = {

@@ -1,5 +1,5 @@
 """Texts of our own with personal data in them, and texts that look so and hold none. The cases that the rules are
-judged by are others: `eval/personal_data/cases.jsonl`, by people who have not read the rules."""
+judged by are others: `eval/personal_data/`, by people who have not read the rules."""
 
 from __future__ import annotations
 

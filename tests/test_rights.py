@@ -512,6 +512,18 @@ def test_a_backup_is_of_one_moment_while_events_come(shop: Path, tmp_path: Path)
 # --- by command ------------------------------------------------------------------------------------------------------
 
 
+def test_an_anonymous_visitor_has_the_same_rights(run: Command, shop: Path) -> None:
+    visit = {"session_id": "cookie-7", "item_id": "tea", "event": "view", "timestamp": PAST}
+    with Workspace.open(shop) as opened:
+        assert add_events(opened, [visit], source="test").accepted == 1
+    code, out, _ = run("privacy", "export", "-u", "cookie-7", "--sessions", "--no-predictions", "-w", "shop")
+    assert code == 0 and [event["item_id"] for event in json.loads(out)["events"]] == ["tea"]
+    assert run("privacy", "erase", "-u", "cookie-7", "--sessions", "--yes", "-w", "shop")[0] == 0
+    assert run("privacy", "export", "-u", "cookie-7", "--sessions", "-w", "shop")[0] == 2
+    with Workspace.open(shop) as opened:
+        assert add_events(opened, [visit], source="test").erased == [0]
+
+
 def test_rights_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
     assert run("profile", "ann", "-w", "shop")[0] == 0
     assert "restricted since" in run("privacy", "restrict", "-u", "ann", "-w", "shop")[1]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recllm.privacy.certificate import ErasureCertificate
 
 Pseudonyms = Annotated[bool, typer.Option("--pseudonyms", help="The ids are pseudonyms already.")]
+Sessions = Annotated[bool, typer.Option("--sessions", help="The ids are of anonymous visitors' sessions.")]
 PassphraseFile = Annotated[
     Path | None, typer.Option(help="A file whose first line encrypts the backup; keep it apart from the backup.")
 ]
@@ -26,6 +27,7 @@ def export(
     user: User,
     workspace: WorkspaceDir,
     by_pseudonym: Pseudonyms = False,
+    sessions: Sessions = False,
     predictions: Annotated[
         bool, typer.Option(help="Learn what the person will do, which is not stored; the slowest part.")
     ] = True,
@@ -37,6 +39,8 @@ def export(
 
     with open_shop(workspace) as shop:
         predicted = everyday_predictions(shop) if predictions else ()
+        if sessions:
+            user, by_pseudonym = shop.session_pseudonymiser().one(user), True
         document = export_person(shop, user, by_pseudonym=by_pseudonym, predictions=predicted)
         audit(shop, command_line_actor(), AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
     show(document, [], json=True)
@@ -48,6 +52,7 @@ def erase(
     users: UserFile,
     yes: Annotated[bool, typer.Option("--yes", help="Really do it: nothing brings the people back.")] = False,
     by_pseudonym: Pseudonyms = False,
+    sessions: Sessions = False,
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
@@ -59,6 +64,8 @@ def erase(
         raise UsageError("nothing brings an erased person back; say --yes")
     with open_shop(workspace) as shop:
         names = read_user_ids(user, users)
+        if sessions:
+            names, by_pseudonym = shop.session_pseudonymiser().many(names), True
         certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
     show(certificate, certificate_lines(certificate), json=json)
 

@@ -124,7 +124,9 @@ def add_events(
     from recllm.ingest.record import record_events
 
     frame = pl.DataFrame(list(rows), schema={name: EVENT_SCHEMA[name] for name in rows[0]})
-    if not by_pseudonym:
+    if "session_id" in frame.columns and "user_id" not in frame.columns:
+        frame = frame.with_columns(user_id=pl.lit(None, pl.String))
+    if not by_pseudonym and "user_id" in frame.columns:
         people = workspace.pseudonymiser().many(frame["user_id"].fill_null("").to_list())
         frame = frame.with_columns(user_id=pl.when(pl.col("user_id").is_not_null()).then(pl.Series(people)))
     if "session_id" in frame.columns:

@@ -104,6 +104,7 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
     files, exported_in = _clean_files(workspace, subjects)
     with store.load(Table.CONSENT, load_id=secrets.token_hex(16), source="erasure") as load:
         rows = load.erase_users(subjects)
+    rows.pop("restrictions", None)  # what `bury` put, so that nothing of theirs was used meanwhile
     rows["release_people"] = Releases(workspace).forget(subjects)
     forget_in_states(workspace)
     database = store.purge()

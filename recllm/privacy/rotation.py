@@ -23,7 +23,7 @@ from recllm.campaigns.folder import people_lines, read_log
 from recllm.campaigns.forget import campaign_folders, rename_people
 from recllm.data.dataset import utc
 from recllm.errors import PolicyError, UsageError
-from recllm.files import PRIVATE, write_whole
+from recllm.files import PRIVATE, sweep_drafts, write_whole
 from recllm.jobs.experiments import list_experiments, running_experiment
 from recllm.jobs.recommenders import people_path
 from recllm.schema import SESSION_PREFIX
@@ -93,6 +93,7 @@ def resume_rotation(root: Path) -> Workspace:
         return finish_rotation(rotated, actor=command_line_actor())
     rotated.close()
     (root / NEXT_KEY).unlink(missing_ok=True)
+    sweep_drafts(root)  # one of a key may be among them
     return Workspace.open(root)
 
 

@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 from recllm.documents import plain
-from recllm.files import PRIVATE, lock_file, write_whole
+from recllm.files import PRIVATE, lock_file, sweep_drafts, write_whole
 from recllm.workspace.audit_copy import copied_hashes, copied_line, send_copies
 from recllm.workspace.workspace import Workspace
 
@@ -233,6 +233,7 @@ def _log_name(workspace: Workspace) -> str:
 def _anchor(workspace: Workspace, number: int, digest: str) -> None:
     signature = _signature(workspace.signing_key("audit"), number, digest)
     record = {"entries": number, "hash": digest, "signature": signature}
+    sweep_drafts(workspace.root)
     write_whole(workspace.root / ANCHOR, json.dumps(record) + "\n", mode=PRIVATE)
 
 
