@@ -593,7 +593,6 @@ def test_an_erased_person_is_gone_everywhere(folder: Path) -> None:
         rows = client.post("/v1/users/erase", json={"user_id": "u00"}).json()["rows"]
         assert {t: n for t, n in rows.items() if n} == {
             **{"events": 29, "consent": 1, "sessions": 1, "users": 1},
-            "restrictions": 1,  # since the tombstone stood
             "release_people": 1,  # of the audience
         }
         assert ask(client, "/v1/recommend", {"user_id": "u00", "k": 3})["status"] == "unknown_user"
