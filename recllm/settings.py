@@ -367,7 +367,9 @@ class ConsoleSettings(FrozenModel):
     section: ClassVar[str] = "console"
 
     session_hours: Positive = 12.0
-    """Who signed in has to sign in again after so many hours."""
+    """Who signed in has to sign in again after so many hours, whatever they do."""
+    idle_minutes: Positive = 60.0
+    """And where nothing was done for so many minutes."""
     sign_ins_per_minute: Count = 10
     """Tries to sign in from one address; further ones are refused with 429."""
     max_upload_mib: Positive = 2_048.0
@@ -400,6 +402,9 @@ class OidcSettings(FrozenModel):
     """What is asked of the provider; many need one more for groups."""
     timeout_seconds: Positive = 5.0
     """What the provider is asked in one step of a sign-in has to be answered by then."""
+    confirm_minutes: Positive = 30.0
+    """After so long the next page that somebody opens leads by way of the provider, which asks nothing where they are
+    signed in there; who was not confirmed for twice as long is out."""
     title: Text = ""
     """What the button calls the provider; empty for the issuer's host."""
     allowed_domains: tuple[Text, ...] = ()

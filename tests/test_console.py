@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -34,7 +35,7 @@ from recllm.console.figures import MIN_VISITS, rhythms
 from recllm.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
 from recllm.console.pages import HISTORY_FILE, local_path
 from recllm.console.predictions import PredictionLine, PredictionState, people_like
-from recllm.console.session import make_session, session_cookie, session_key
+from recllm.console.session import session_cookie, session_visitor
 from recllm.console.words import LANGUAGES, sentences
 from recllm.errors import UnknownIdError, UsageError
 from recllm.experiments.effect import Interval
@@ -54,7 +55,8 @@ from recllm.schema import Purpose, Table
 from recllm.service.app import create_app
 from recllm.service.live import LiveShop
 from recllm.settings import ConsoleSettings, ServiceSettings
-from recllm.workspace.keys import Scope, create_key, revoke_key
+from recllm.workspace.console_sessions import begin_session, find_session
+from recllm.workspace.keys import Scope, create_key, key_in_force, revoke_key
 from recllm.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,10 +147,12 @@ class Page(HTMLParser):
 
 
 def assert_harmless(text: str) -> Page:
-    """Nothing runs in a page but the console's own two scripts, and nothing is styled inline."""
+    """Nothing runs in a page but the console's own scripts, and nothing is styled inline."""
     page = Page(text)
     scripts = page.of("script")
-    assert [s["src"].split("?")[0] for s in scripts if s["src"]] == ["/static/htmx.min.js", "/static/hx-csp.min.js"]  # type: ignore[union-attr]
+    sources = [str(script["src"]).split("?")[0] for script in scripts]
+    assert sources[:2] == ["/static/htmx.min.js", "/static/hx-csp.min.js"]
+    assert sources[2:] == (["/static/session.js"] if 'action="/sign-out"' in text else [])
     nonces = {s["nonce"] for s in scripts}
     assert len(nonces) == 1 and all(nonces)
     for tag, attributes in page.elements:
@@ -516,14 +520,19 @@ def test_the_shops_own_id_stays_out_of_addresses_and_logs(
     assert not history.exists() or SHOP_ID not in history.read_text("utf-8")
 
 
-def test_the_id_is_told_only_to_the_browser_that_typed_it(looking: TestClient) -> None:
+def test_the_id_is_told_only_to_the_browser_that_typed_it(looking: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = send(looking, "/people/search", user_id=SHOP_ID)
-    cookie = answer.headers["set-cookie"]
     address = answer.headers["location"]
-    assert f"Path={address}" in cookie and "HttpOnly" in cookie and "SameSite=strict" in cookie
+    assert "set-cookie" not in answer.headers  # no browser keeps it
+    assert SHOP_ID in looking.get(address).text
+    cookies = dict(looking.cookies)
     looking.cookies.clear()
     assert SHOP_ID not in looking.get(address).text
-    assert SHOP_ID not in looking.get(address, headers={"cookie": "recllm-person=somebody"}).text
+    looking.cookies.clear()
+    looking.cookies.update(cookies)
+    assert SHOP_ID in looking.get(address).text
+    monkeypatch.setattr("recllm.console.typed.TYPED_SECONDS", -1)
+    assert SHOP_ID not in looking.get(address).text
 
 
 def test_a_person_with_reasons(looking: TestClient, trained: Path) -> None:
@@ -668,33 +677,44 @@ def test_a_cookie_is_secure_over_https(folder: Path) -> None:
     _, text = with_key(folder, Scope.CONSOLE)
     with serving(folder, base="https://localhost") as client:
         answer = send(client, "/sign-in", key=text)
-        assert all("Secure" in cookie for cookie in answer.headers.get_list("set-cookie"))
+        cookies = answer.headers.get_list("set-cookie")
+        cookies += client.get("/language/zh", follow_redirects=False).headers.get_list("set-cookie")
+        assert len(cookies) == 4 and all(re.match(r"__Host-recllm-[\w-]+=", cookie) for cookie in cookies)
+        assert all("Secure" in c and "; Path=/;" in f"{c};" and "Domain" not in c for c in cookies)
+        assert client.get("/people", follow_redirects=False).status_code == 200
+        # what somebody else set without the prefix is not read
+        value = client.cookies[f"__Host-{session_cookie(folder.name)}"]
+        client.cookies.clear()
+        client.cookies.set(session_cookie(folder.name), value)
+        assert client.get("/people", follow_redirects=False).status_code == 303
 
 
 def test_a_session_cannot_be_made_or_changed(folder: Path, tmp_path: Path) -> None:
-    _, text = with_key(folder, Scope.CONSOLE)
+    key_id, _ = with_key(folder, Scope.CONSOLE)
     with Workspace.open(folder) as shop, Workspace.create(tmp_path / "other", encoder="toy") as other:
-        from recllm.workspace.keys import authenticate
-
-        key = authenticate(shop, text)
-        assert key is not None
-        later = int(time.time()) + 60
-        session = make_session(shop, key, later)
-        assert session_key(shop, session) == key
-        assert session_key(other, session) is None
-        key_id, end, signature = session.split(".")
-        for forged in (
-            f"{key_id}.{later + 999}.{signature}",
-            f"{'0' * 12}.{end}.{signature}",
-            f"{key_id}.{end}.{'0' * 64}",
-            f"{key_id}.{end}.ü",
-            session + "0",
-            "..",
+        key = key_in_force(shop, key_id)
+        session, token = begin_session(shop, key_id=key_id)
+        found = find_session(shop, token, is_used=False)
+        assert len(token) == 43 and found == replace(session, used_at=found.used_at)
+        assert session_visitor(shop, session) == key
+        shutil.copytree(shop.root / "console-sessions", other.root / "console-sessions")
+        assert find_session(other, token, is_used=True) is None  # no token fits a file under another workspace's key
+        for forged in (session.session_id, f"{token[:-1]}{'AB'[token.endswith('A')]}", f"{token}0", "../key", "ü", ""):
+            assert find_session(shop, forged, is_used=True) is None
+        path = shop.root / "console-sessions" / session.session_id
+        content = json.loads(path.read_bytes())
+        assert token not in path.read_text("utf-8") and path.stat().st_mode & 0o777 == 0o600
+        for wrong in (
             "",
-            "x",
+            "[]",
+            "{}",
+            json.dumps(content | {"end": "soon"}),
+            json.dumps(content | {"scopes": ["admin"]}),
         ):
-            assert session_key(shop, forged) is None
-        assert session_key(shop, make_session(shop, key, int(time.time()) - 1)) is None
+            path.write_text(wrong, "utf-8")
+            assert find_session(shop, token, is_used=True) is None and not path.exists()
+        path.write_text(json.dumps(content | {"end": time.time() - 1}), "utf-8")
+        assert find_session(shop, token, is_used=True) is None and not path.exists()
         assert session_cookie("a") != session_cookie("b")
 
 
@@ -1145,7 +1165,7 @@ def test_what_others_wrote_is_what_they_published() -> None:
         for name, entry in table.items():
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == entry["sha256"], name
             assert entry["licence"] in ("0BSD", "MIT", "MPL-2.0") and entry["version"]
-    ours = {"console.css", "icon.svg", "vendored.toml", "LICENSES.txt"}
+    ours = {"console.css", "icon.svg", "session.js", "vendored.toml", "LICENSES.txt"}
     listed = tomllib.loads((CONSOLE / "static" / "vendored.toml").read_text("utf-8"))
     assert {path.name for path in (CONSOLE / "static").iterdir()} == ours | set(listed)
     licences = (CONSOLE / "static" / "LICENSES.txt").read_text("utf-8")

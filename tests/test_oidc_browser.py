@@ -3,6 +3,7 @@ console is at localhost and the provider at 127.0.0.1, another site. Needs what 
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -69,6 +70,33 @@ def test_a_browser_signs_in_and_out(driver: Any, console: str, directory: Provid
         assert driver.current_url.startswith(f"{console}/sign-in?")
     finally:
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_a_page_goes_by_way_of_the_directory_and_comes_back(
+    driver: Any,  # noqa: F811
+    console: str,
+    directory: Provider,
+    tmp_path: Path,
+) -> None:
+    driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    driver.get(f"{console}/settings")
+    find(driver, "a[href^='/sign-in/oidc/']").click()
+    until(lambda: driver.current_url.startswith(directory.issuer))
+    find(driver, "a").click()
+    until(lambda: driver.current_url == f"{console}/settings")
+    form = find(driver, "form[action='/sign-out'] input").get_attribute("value")
+    (path,) = (tmp_path / "shop" / "console-sessions").iterdir()
+    content = json.loads(path.read_bytes())
+    path.write_text(json.dumps(content | {"proven_at": content["proven_at"] - 1_900}), "utf-8")
+    driver.get(f"{console}/settings?page=2")
+    until(lambda: driver.current_url.startswith(directory.issuer))
+    find(driver, "a").click()
+    until(lambda: driver.current_url == f"{console}/settings?page=2")
+    assert find(driver, ".who").text == "anna@shop.example"
+    # a form of another tab, which was open before, is still good
+    assert find(driver, "form[action='/sign-out'] input").get_attribute("value") == form
+    (after,) = (tmp_path / "shop" / "console-sessions").iterdir()
+    assert after != path
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -6,7 +6,6 @@ mount_console(app)                  # the pages at "/", beside the operations un
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 from collections.abc import Mapping
@@ -25,10 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from recllm.console import campaigns, data, experiments, home, items, models, people, privacy, settings, sign_in
+from recllm.console.cookies import FORM_COOKIE, LANGUAGE_COOKIE, SHOP_COOKIE, YEAR, read_cookies, set_cookie
 from recllm.console.figures import FigureCache
 from recllm.console.loads import FileLoads, sweep_uploads
 from recllm.console.pages import (
-    YEAR,
     ConsoleSection,
     ConsoleState,
     TheForm,
@@ -36,27 +35,20 @@ from recllm.console.pages import (
     Visit,
     from_here,
     local_path,
-    set_cookie,
     static_folder,
     text_of,
 )
 from recllm.console.pending import PendingSignIns
-from recllm.console.session import (
-    FORM_COOKIE,
-    SHOP_COOKIE,
-    SignedIn,
-    form_token,
-    identify_browser,
-    new_form_cookie,
-    same_token,
-)
-from recllm.console.sign_in import connect_providers
-from recllm.console.staff import StaffMember
+from recllm.console.session import SignedIn, form_token, identify_browser, new_form_cookie, same_token
+from recllm.console.sign_in import connect_providers, go_to_be_confirmed
+from recllm.console.sign_in_log import SignInLog
+from recllm.console.typed import TypedTexts
 from recllm.console.words import LANGUAGES, Words, language_of
 from recllm.errors import RecllmError
 from recllm.service.app import STATUS
 from recllm.service.callers import Service
 from recllm.service.capacity import OverloadError, RateLimit
+from recllm.workspace.console_sessions import end_outdated_sessions
 from recllm.workspace.keys import Scope
 
 logger = logging.getLogger(__name__)
@@ -74,10 +66,11 @@ SECTIONS: tuple[ConsoleSection, ...] = (
 )
 """The navigation, in its order."""
 
-LANGUAGE_COOKIE = "recllm-language"
 OPEN_PATHS = ("/sign-in", "/language/", "/static/")
 """What is answered to whoever has not signed in."""
 SAFE_METHODS = ("GET", "HEAD")
+WAITING_HEADER = "x-waiting"
+"""Of a request that a page sends by itself while it waits, which is no use of a session."""
 OPERATION_NAMES = frozenset({"v1", "webhooks", "livez", "readyz", "metrics", "openapi.json"})
 """First names of the service's paths, which are no pages."""
 FILE_SECONDS = 3_600
@@ -115,7 +108,8 @@ class ConsoleMiddleware:
             await self._app(scope, receive, send)
             return
         request, nonce, started = Request(scope, receive), secrets.token_urlsafe(16), False
-        form_cookie = request.cookies.get(FORM_COOKIE) or new_form_cookie()
+        cookies = read_cookies(request)
+        form_cookie = cookies.get(FORM_COOKIE) or new_form_cookie()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
@@ -127,7 +121,7 @@ class ConsoleMiddleware:
                 headers["Content-Security-Policy"] = content_policy(nonce)
                 is_file = _path(request).startswith("/static/")
                 headers["Cache-Control"] = f"public, max-age={FILE_SECONDS}" if is_file else "no-store"
-                if FORM_COOKIE not in request.cookies:
+                if not cookies.get(FORM_COOKIE) and FORM_COOKIE not in str(headers.getlist("set-cookie")):
                     holder = Response()
                     set_cookie(holder, request, FORM_COOKIE, form_cookie)
                     headers.append("Set-Cookie", holder.headers["Set-Cookie"])
@@ -136,15 +130,17 @@ class ConsoleMiddleware:
         problem: Exception | None = None
         signed_in, token = None, ""
         try:
-            signed_in, token = await anyio.to_thread.run_sync(self._identify, request, form_cookie)
+            signed_in, token = await anyio.to_thread.run_sync(self._identify, request, cookies, form_cookie)
         except RecllmError as error:
             problem = error
-        visit = Visit(request, self._state, signed_in, self._words(request, signed_in), token, nonce)
+        visit = Visit(request, self._state, cookies, signed_in, self._words(cookies, signed_in), token, nonce)
         scope.setdefault("state", {}).update(visit=visit, actor=_actor(signed_in))
         if problem is not None and not scope["path"].startswith(OPEN_PATHS):
             answer: Response | None = error_page(visit, problem)
         else:
             answer = self._refusal(visit)
+        if answer is None and not _path(request).startswith(OPEN_PATHS):
+            answer = await go_to_be_confirmed(visit)
         try:
             if answer is not None:
                 await answer(scope, receive, send_with_headers)
@@ -154,21 +150,21 @@ class ConsoleMiddleware:
             if not started:
                 await error_page(visit, HTTPException(400))(scope, receive, send_with_headers)
         except Exception as error:
-            logger.error("a page failed", exc_info=error, extra={"request_id": _request_id(request)})
+            logger.error("a page failed", exc_info=error, extra={"request_id": visit.request_id})
             if started:
                 raise
             await error_page(visit, error)(scope, receive, send_with_headers)
 
-    def _identify(self, request: Request, form_cookie: str) -> tuple[SignedIn | None, str]:
+    def _identify(self, request: Request, cookies: Mapping[str, str], form_cookie: str) -> tuple[SignedIn | None, str]:
         service = self._state.service
-        signed_in = identify_browser(service, request.cookies)
+        is_used = WAITING_HEADER not in request.headers and not _path(request).startswith(OPEN_PATHS)
+        signed_in = identify_browser(service, cookies, is_used=is_used)
         signer = signed_in.shop if signed_in else next(iter(service.shops.values()))
-        session = signed_in.session if signed_in else ""
-        return signed_in, form_token(signer.workspace, form_cookie, session)
+        return signed_in, form_token(signer.workspace, form_cookie, signed_in.session if signed_in else None)
 
-    def _words(self, request: Request, signed_in: SignedIn | None) -> Words:
+    def _words(self, cookies: Mapping[str, str], signed_in: SignedIn | None) -> Words:
         shop = signed_in.shop if signed_in else next(iter(self._state.service.shops.values()))
-        settings, name = shop.workspace.settings, request.cookies.get(LANGUAGE_COOKIE, "")
+        settings, name = shop.workspace.settings, cookies.get(LANGUAGE_COOKIE, "")
         name = name if name in LANGUAGES else language_of(settings.locale)
         return Words(name, settings.currency, settings.timezone)
 
@@ -218,14 +214,17 @@ def mount_console(app: FastAPI) -> None:
         service,
         SECTIONS,
         RateLimit(limits.sign_ins_per_minute),
+        SignInLog(),
         connect_providers(service.shops),
         PendingSignIns(),
         FileLoads(),
         FigureCache(),
+        TypedTexts(),
     )
     service.body_limits[data.UPLOAD_PATH] = int(limits.max_upload_mib * 2**20)
     for shop in service.shops.values():
         sweep_uploads(shop.workspace)
+        end_outdated_sessions(shop.workspace)
     console = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(genuine)])
     console.mount("/static", StaticFiles(directory=static_folder()), name="static")
     console.include_router(sign_in.router)
@@ -239,13 +238,12 @@ def mount_console(app: FastAPI) -> None:
 
 
 def _actor(signed_in: SignedIn | None) -> str:
-    """Who it is, for the log of refusals, which names no person."""
+    """Who it is, for the log of refusals, which names no person: sessions as the log of sign-ins does."""
     if signed_in is None:
         return "nobody"
-    if isinstance(signed_in.visitor, StaffMember):
-        identity = signed_in.visitor.identity
-        return f"staff:{hashlib.sha256(f'{identity.issuer} {identity.subject}'.encode()).hexdigest()[:12]}"
-    return "console:this machine" if signed_in.key_id is None else f"key:{signed_in.key_id}"
+    if signed_in.key_id is not None:
+        return f"key:{signed_in.key_id}"
+    return "console:this machine" if signed_in.session is None else f"session:{signed_in.session.session_id[:8]}"
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -270,15 +268,11 @@ def error_page(visit: Visit, error: Exception) -> Response:
         if status < 500 or visit.may(Scope.ADMIN):  # what stands in the way may name files of this machine
             details = visit.problem_text(error)
         if status >= 500:
-            logger.warning("refused: %s", error, extra={"request_id": _request_id(visit.request)})
+            logger.warning("refused: %s", error, extra={"request_id": visit.request_id})
     elif isinstance(error, OSError):  # a full disk, for instance
         status = 503
-    request_id = _request_id(visit.request)
+    request_id = visit.request_id
     return visit.page("error.html.j2", status=status, title=title, details=details, request_id=request_id)
-
-
-def _request_id(request: Request) -> str:
-    return getattr(request.state, "request_id", "")
 
 
 def _path(request: Request) -> str:

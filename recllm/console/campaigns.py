@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -95,8 +95,8 @@ MAX_BRANDS = 100
 MAX_FILE_BYTES = 200_000
 MAX_IDS_BYTES = 20_000_000
 SHOWN_ITEMS = 20
-NAME_COOKIE = "recllm-decider"
-"""The name that whoever decides typed last, where nobody has to sign in."""
+DECIDER = "decider"
+"""What was typed last as the name of whoever decides, where nobody has to sign in; see `recllm.console.typed`."""
 OPENING = "everybody"
 """What the job is about that reads all people for the first time."""
 PLAN_STEPS = 4
@@ -879,14 +879,16 @@ async def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         page = _page_number(form)
         where = f"/campaigns/campaign/{quote(campaign_id)}?step=words" + (f"&page={page}" if page > 1 else "")
         answer = visit.back(where, {"approve": "text_approved", "reject": "text_rejected", "edit": "text_edited"}[act])
-    return _remember_name(visit, answer, by)
+    _remember_name(visit, by)
+    return answer
 
 
 @router.post("/name")
 async def remember_name(visit: TheVisit, form: TheForm, campaign: Annotated[str, Query(max_length=64)]) -> Response:
     """Remember who decides in this browser, where nobody signs in."""
     by = text_of(form, "by", 80).strip()
-    return _remember_name(visit, visit.back(f"/campaigns/campaign/{quote(campaign)}?step=words"), by)
+    _remember_name(visit, by)
+    return visit.back(f"/campaigns/campaign/{quote(campaign)}?step=words")
 
 
 def _page_number(form: FormData) -> int:
@@ -906,14 +908,12 @@ def _typed_name(visit: Visit) -> str | None:
     """What stands in the field of the name; None where the key says it."""
     if visit.signed_in and visit.signed_in.name:
         return None
-    return unquote(visit.request.cookies.get(NAME_COOKIE, ""))[:80]
+    return visit.state.typed.recall(visit.form_token, DECIDER)
 
 
-def _remember_name(visit: Visit, answer: Response, by: str) -> Response:
+def _remember_name(visit: Visit, by: str) -> None:
     if by and _typed_name(visit) is not None:
-        secure = visit.request.url.scheme == "https"
-        answer.set_cookie(NAME_COOKIE, quote(by), httponly=True, samesite="strict", secure=secure, path="/campaigns")
-    return answer
+        visit.state.typed.remember(visit.form_token, DECIDER, by)
 
 
 # --- what leaves -----------------------------------------------------------------------------------------------------

@@ -129,8 +129,12 @@ class OidcClient:
         """What people call the provider."""
         return self._settings.title or urlsplit(self._issuer).netloc
 
-    async def begin(self, language: str) -> tuple[str, SignInRequest]:
-        """The address that the browser has to go to, and what the sign-in is finished with. Raises `SignInError`."""
+    async def begin(self, language: str, *, asks_again: bool = False) -> tuple[str, SignInRequest]:
+        """The address that the browser has to go to, and what the sign-in is finished with.
+
+        asks_again: the provider is to have somebody prove anew who they are, also where they are signed in there.
+        Raises `SignInError`.
+        """
         from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
         async with self._asking() as http:
@@ -152,7 +156,7 @@ class OidcClient:
             "code_challenge": create_s256_code_challenge(request.verifier),
             "code_challenge_method": "S256",
             "ui_locales": language,
-        }
+        } | ({"prompt": "login"} if asks_again else {})
         return _with_query(metadata.authorization_endpoint, query), request
 
     async def finish(

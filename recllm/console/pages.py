@@ -28,7 +28,9 @@ from recllm.console.loads import FileLoads
 from recllm.console.oidc import OidcClient
 from recllm.console.pending import PendingSignIns
 from recllm.console.session import SignedIn
+from recllm.console.sign_in_log import SignInLog
 from recllm.console.tables import ConsoleTable, cell_remark, cell_text, csv_lines, tables_of
+from recllm.console.typed import TypedTexts
 from recllm.console.words import LANGUAGES, Words
 from recllm.data.dataset import utc
 from recllm.errors import RecllmError, StoreError, UnknownIdError, UsageError
@@ -42,9 +44,6 @@ from recllm.workspace.workspace import REPLAY_DAYS, Workspace, present
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-YEAR = 365 * 24 * 3_600
-"""Seconds that a choice is remembered by the browser."""
-
 PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
 FILE_FIELD = "csv"
 """Of an address: the name of the table of the page that is asked for as a file."""
@@ -53,6 +52,7 @@ HISTORY_FILE = "console.jsonl"
 AUDITED: Mapping[str, AuditAction] = {
     "consent": AuditAction.CONSENT_CHANGED,
     "download": AuditAction.FILE_DOWNLOADED,
+    "end_session": AuditAction.SESSION_ENDED,
     "erase": AuditAction.ERASED,
     "export": AuditAction.PERSON_EXPORTED,
     "export_campaign": AuditAction.CAMPAIGN_EXPORTED,
@@ -91,11 +91,13 @@ class ConsoleState:
     service: Service
     sections: tuple[ConsoleSection, ...]
     sign_ins: RateLimit
+    sign_in_log: SignInLog
     providers: Mapping[str, OidcClient]
     """By `provider_id`; empty where people sign in with keys alone."""
     pending: PendingSignIns
     loads: FileLoads
     figures: FigureCache
+    typed: TypedTexts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +106,8 @@ class Visit:
 
     request: Request
     state: ConsoleState
+    cookies: Mapping[str, str]
+    """Of the console, by `recllm.console.cookies.read_cookies`."""
     signed_in: SignedIn | None
     words: Words
     form_token: str
@@ -124,6 +128,16 @@ class Visit:
     @property
     def language(self) -> str:
         return self.words.language
+
+    @property
+    def idle_seconds(self) -> float:
+        """After so long without a request the session is over."""
+        return self.workspace.settings.console.idle_minutes * 60
+
+    @property
+    def request_id(self) -> str:
+        """By which the log names this request."""
+        return getattr(self.request.state, "request_id", "")
 
     @property
     def is_part(self) -> bool:
@@ -311,13 +325,6 @@ def from_here(request: Request) -> bool:
     only as far as its form's token goes."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     return site in (None, "same-origin") and (origin is None or urlsplit(origin).netloc == request.headers.get("host"))
-
-
-def set_cookie(answer: Response, request: Request, name: str, value: str, *, max_age: int | None = None) -> None:
-    """A cookie that no script reads and no other site sends; over https never without it."""
-    answer.set_cookie(
-        name, value, max_age=max_age, httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
 
 
 @cache

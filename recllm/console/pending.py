@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from recllm.console.oidc import SignInError, SignInProblem, SignInRequest
+from recllm.workspace.console_sessions import ConsoleSession
 
 PENDING_SECONDS = 600
 """So long somebody has at the provider."""
+CONFIRM_SECONDS = 60
+"""A provider is asked so often at most whether it still lets somebody in."""
 MAX_PENDING = 1_000
 """The oldest go first where more have begun."""
 
@@ -28,6 +32,11 @@ class PendingSignIn:
     language: str
     shop: str
     """Name of the shop that was looked at; "" for none."""
+    sessions: Mapping[str, ConsoleSession]
+    """Name of a shop -> the browser's session there until now."""
+    form_cookie: str = field(repr=False)
+    is_confirmation: bool
+    """Whether the console began it, to hear of the provider that the person is still let in."""
 
 
 class PendingSignIns:
@@ -35,10 +44,22 @@ class PendingSignIns:
 
     def __init__(self) -> None:
         self._pending: dict[str, PendingSignIn] = {}
+        self._asked_at: dict[str, float] = {}
+        """Id of a session -> when the provider was asked for it."""
 
     def add(self, sign_in: PendingSignIn) -> None:
         self._forget()
         self._pending[sign_in.request.state] = sign_in
+
+    def may_confirm(self, session: ConsoleSession) -> bool:
+        """Whether the provider may be asked for this session now, which counts as asking; not where that began just
+        before: for another tab that opens with this one, whose way back would not know its cookie, or in vain."""
+        now = time.time()
+        self._asked_at = {name: at for name, at in self._asked_at.items() if now - CONFIRM_SECONDS < at <= now}
+        if session.session_id in self._asked_at:
+            return False
+        self._asked_at[session.session_id] = now
+        return True
 
     def take(self, state: str, browser: str) -> PendingSignIn:
         """The sign-in of a state, which cannot be had again. Raises `SignInError` for one that was never begun, is over

@@ -1,8 +1,8 @@
 """People: one person's profile, consent, history, recommendations with reasons, and what would be if.
 
 The shop's own id of a person comes in by a form alone and becomes a pseudonym at once; addresses and logs have that.
-The id stays in a cookie of the person's own page for an hour, so that the page can say whose it is; the pseudonym
-proves it.
+The id stays in this process's memory for an hour, for the browser that typed it, so that the person's page can say
+whose it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from urllib.parse import quote, unquote
 
 import numpy as np
 import polars as pl
@@ -45,8 +44,6 @@ from recllm.workspace.workspace import present
 router = APIRouter(prefix="/people")
 SECTION = ConsoleSection("people", "/people", router)
 
-ID_COOKIE = "recllm-person"
-ID_SECONDS = 3_600
 SHOWN_ITEMS = 6
 """Items of each of the two lists."""
 LIST_ITEMS = 20
@@ -155,17 +152,8 @@ async def search(visit: TheVisit, form: TheForm) -> Response:
     name, is_known = await visit.run(lookup)
     if not is_known:
         return await _index(visit, typed=typed, problem="people.unknown", status=404)
-    answer = RedirectResponse(f"/people/{name}", 303)
-    answer.set_cookie(
-        ID_COOKIE,
-        quote(typed),
-        max_age=ID_SECONDS,
-        path=f"/people/{name}",
-        httponly=True,
-        samesite="strict",
-        secure=visit.request.url.scheme == "https",
-    )
-    return answer
+    visit.state.typed.remember(visit.form_token, name, typed)
+    return RedirectResponse(f"/people/{name}", 303)
 
 
 @router.get("/list/{kind}")
@@ -390,6 +378,7 @@ async def erase(visit: TheVisit, name: str) -> Response:
     def write() -> None:
         visit.require_person(name)
         certificate = erase_people(visit.workspace, [name], actor=visit.actor, by_pseudonym=True)
+        visit.state.typed.forget_subject(name)
         visit.remember("erase", certificate=certificate.certificate_id)
         visit.shop.update()
 
@@ -444,8 +433,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
 
 def _shop_id(visit: Visit, name: str) -> str | None:
     """The shop's own id, where this browser typed it."""
-    typed = unquote(visit.request.cookies.get(ID_COOKIE, ""))
-    return typed if typed and visit.workspace.pseudonymiser().one(typed) == name else None
+    return visit.state.typed.recall(visit.form_token, name) or None
 
 
 def consent_lines(visit: Visit, name: str) -> list[ConsentLine]:

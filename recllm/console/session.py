@@ -1,39 +1,36 @@
-"""Who looks: signed cookies of keys and of people, and forms that only the console's own pages can send.
+"""Who looks: sessions of keys and of people, and forms that only the console's own pages can send.
 
-A session is a cookie `<key id>.<end>.<signature>`, signed with a key that only the workspace has. The API key behind it
-is looked up at each request, so that revoking it ends the session. That of somebody who signed in through the company's
-directory is `oidc.<identity>.<end>.<signature>`; whether the settings let them in is looked up likewise. Where no shop
-has keys or a directory, the service answers this machine alone, and whoever works on it is in.
+A session is a file of the workspace and a random token in a cookie; see `recllm.workspace.console_sessions`. The API
+key behind it is looked up at each request, so that revoking it ends the session; whether the settings let somebody of
+the company's directory in is looked up likewise. Where no shop has keys or a directory, the service answers this
+machine alone, and whoever works on it is in.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
-import json
 import logging
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import unquote
 
+from recllm.console.cookies import SHOP_COOKIE
 from recllm.console.staff import StaffIdentity, StaffMember, staff_member
 from recllm.errors import StoreError
 from recllm.service.callers import Service
 from recllm.service.live import LiveShop
+from recllm.workspace.console_sessions import ConsoleSession, begin_session, find_session
 from recllm.workspace.keys import ApiKey, Scope, authenticate, key_in_force, list_keys
 from recllm.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-SHOP_COOKIE = "recllm-shop"
-"""Name of the shop that is looked at."""
-FORM_COOKIE = "recllm-form"
-"""A random text that the forms of this browser are bound to."""
-STAFF_SESSION = "oidc"
-"""What the cookie of a person's session begins with; no key has such an id."""
+FRESH_SECONDS = 600
+"""For so long after signing in somebody may end other sessions; later they sign in again for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +40,15 @@ class SignedIn:
     shop: LiveShop
     visitor: ApiKey | StaffMember | None
     """None where the console is open to this machine."""
-    session: str
-    """The cookie's text; "" where the console is open."""
     shops: tuple[str, ...]
     """Names of all shops that this browser may look at."""
+    sessions: Mapping[str, ConsoleSession]
+    """Name of a shop -> this browser's session there; empty where the console is open."""
+
+    @property
+    def session(self) -> ConsoleSession | None:
+        """At the shop that is looked at."""
+        return self.sessions.get(self.shop.name)
 
     def may(self, scope: Scope) -> bool:
         """Whether what the scope allows may be done."""
@@ -68,20 +70,24 @@ def session_cookie(shop_name: str) -> str:
     return f"recllm-session-{hashlib.sha256(shop_name.encode()).hexdigest()[:12]}"
 
 
-def identify_browser(service: Service, cookies: Mapping[str, str]) -> SignedIn | None:
-    """Who looks; None for whoever has to sign in first.
+def identify_browser(service: Service, cookies: Mapping[str, str], *, is_used: bool) -> SignedIn | None:
+    """Who looks; None for whoever has to sign in first. is_used: somebody does something, so that no session of this
+    browser gets idle.
 
     One shop's trouble is no other's: one whose keys cannot be read is closed. Raises `StoreError` where that is so for
     all of them.
     """
-    shops, sessions = service.shops, {}
+    shops = service.shops
+    visitors: dict[str, ApiKey | StaffMember] = {}
+    sessions: dict[str, ConsoleSession] = {}
     is_open, problem, n_read = service.is_private, None, 0
     for name, shop in shops.items():
         try:
             is_open = is_open and shop.workspace.settings.oidc.issuer is None and not list_keys(shop.workspace)
-            text = cookies.get(session_cookie(name), "")
-            if text and (visitor := session_visitor(shop.workspace, text)):
-                sessions[name] = (visitor, text)
+            token = cookies.get(session_cookie(name), "")
+            session = find_session(shop.workspace, token, is_used=is_used) if token else None
+            if session is not None and (visitor := session_visitor(shop.workspace, session)):
+                visitors[name], sessions[name] = visitor, session
             n_read += 1
         except StoreError as error:
             is_open, problem = False, error
@@ -90,11 +96,11 @@ def identify_browser(service: Service, cookies: Mapping[str, str]) -> SignedIn |
         raise problem
     chosen_name = unquote(cookies.get(SHOP_COOKIE, ""))
     if is_open:
-        return SignedIn(shops.get(chosen_name) or next(iter(shops.values())), None, "", tuple(shops))
+        return SignedIn(shops.get(chosen_name) or next(iter(shops.values())), None, tuple(shops), {})
     if not sessions:
         return None
     name = chosen_name if chosen_name in sessions else next(iter(sessions))
-    return SignedIn(shops[name], *sessions[name], tuple(sessions))
+    return SignedIn(shops[name], visitors[name], tuple(sessions), sessions)
 
 
 def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
@@ -108,67 +114,76 @@ def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
     return None
 
 
-def make_session(workspace: Workspace, key: ApiKey, end: int) -> str:
-    """The text of a session's cookie; end: epoch seconds after which it is refused."""
-    return f"{key.key_id}.{end}.{_signature(workspace, 'console session', f'{key.key_id}.{end}')}"
+def begin_staff_session(
+    workspace: Workspace, identity: StaffIdentity, confirmed: ConsoleSession | None = None
+) -> tuple[ConsoleSession, str]:
+    """A session of somebody of the company's directory, and its token. confirmed: the one until now, which goes on in
+    this one where it is the same person's, and else is none of theirs."""
+    is_theirs = confirmed is not None and is_session_of(confirmed, identity)
+    return begin_session(workspace, person=asdict(identity), confirmed=confirmed if is_theirs else None)
 
 
-def make_staff_session(workspace: Workspace, identity: StaffIdentity, end: int) -> str:
-    """The same for somebody of the company's directory."""
-    body = base64.urlsafe_b64encode(json.dumps(asdict(identity), ensure_ascii=False).encode()).decode().rstrip("=")
-    return f"{STAFF_SESSION}.{body}.{end}.{_signature(workspace, 'console session of staff', f'{body}.{end}')}"
-
-
-def session_visitor(workspace: Workspace, text: str) -> ApiKey | StaffMember | None:
-    """Who is behind a session's cookie, as far as it is in force and they may look."""
-    return session_staff(workspace, text) if is_staff_session(text) else session_key(workspace, text)
-
-
-def is_staff_session(text: str) -> bool:
-    """Whether a cookie says that it is a person's session, which proves nothing."""
-    return text.startswith(f"{STAFF_SESSION}.")
-
-
-def session_staff(workspace: Workspace, text: str) -> StaffMember | None:
-    """Whoever signed in with a session that is signed by this workspace and not over, if the settings of now let them
-    look."""
-    _, _, tail = text.partition(".")
-    signed, _, signature = tail.rpartition(".")
-    body, _, end = signed.rpartition(".")
-    expected = _signature(workspace, "console session of staff", signed)
-    is_genuine = is_staff_session(text) and hmac.compare_digest(signature.encode(), expected.encode())
-    if not is_genuine or not end.isdigit() or int(end) < time.time():
+def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | StaffMember | None:
+    """Who is behind a session, as far as they may look now; None for a person whom the directory did not confirm for
+    too long."""
+    visitor: ApiKey | StaffMember | None
+    if session.person is None:
+        visitor = key_in_force(workspace, session.key_id or "")
+    elif time.time() > session.proven_at + 2 * _confirm_seconds(workspace):
         return None
-    values = json.loads(base64.urlsafe_b64decode(f"{body}=="))
-    identity = StaffIdentity(**values | {"groups": tuple(values["groups"])})
-    member = staff_member(identity, workspace.settings.oidc)
-    return member if member is not None and member.allows(Scope.CONSOLE) else None
+    else:
+        identity = _identity(session.person)
+        visitor = staff_member(identity, workspace.settings.oidc) if identity else None
+    return visitor if visitor is not None and visitor.allows(Scope.CONSOLE) else None
 
 
-def session_key(workspace: Workspace, text: str) -> ApiKey | None:
-    """The key of a session that is signed by this workspace, not over, and whose key is in force and may look."""
-    key_id, _, tail = text.partition(".")
-    end, _, signature = tail.partition(".")
-    expected = _signature(workspace, "console session", f"{key_id}.{end}")
-    if not hmac.compare_digest(signature.encode(), expected.encode()) or not end.isdigit() or int(end) < time.time():
+def has_to_be_confirmed(workspace: Workspace, session: ConsoleSession) -> bool:
+    """Whether the directory has to say anew that it still lets this person in."""
+    return session.person is not None and time.time() > session.proven_at + _confirm_seconds(workspace)
+
+
+def has_just_signed_in(session: ConsoleSession) -> bool:
+    """Whether somebody proved lately who they are; that the directory confirmed them does not count."""
+    return time.time() <= session.begun_at + FRESH_SECONDS
+
+
+def is_same_visitor(session: ConsoleSession, another: ConsoleSession) -> bool:
+    """Whether two sessions are of one key, or of one person: a subject of an issuer, whatever their address is."""
+    if session.person is None or another.person is None:
+        return session.key_id is not None and session.key_id == another.key_id
+    return _subject(session.person) == _subject(another.person)
+
+
+def is_session_of(session: ConsoleSession, identity: StaffIdentity) -> bool:
+    return session.person is not None and _subject(session.person) == (identity.issuer, identity.subject)
+
+
+def _subject(person: Mapping[str, Any]) -> tuple[str, str]:
+    return str(person.get("issuer")), str(person.get("subject"))
+
+
+def _identity(person: Mapping[str, Any]) -> StaffIdentity | None:
+    """None for what another version of this program wrote down of somebody: they sign in again."""
+    try:
+        return StaffIdentity(**{**person, "groups": tuple(person["groups"])})
+    except (KeyError, TypeError):
         return None
-    key = key_in_force(workspace, key_id)
-    return key if key is not None and key.allows(Scope.CONSOLE) else None
+
+
+def _confirm_seconds(workspace: Workspace) -> float:
+    return workspace.settings.oidc.confirm_minutes * 60
 
 
 def new_form_cookie() -> str:
     return secrets.token_urlsafe(18)
 
 
-def form_token(workspace: Workspace, form_cookie: str, session: str) -> str:
+def form_token(workspace: Workspace, form_cookie: str, session: ConsoleSession | None) -> str:
     """What every form carries: nobody can make it who has neither this workspace's key nor this browser's cookies."""
-    return _signature(workspace, "console form", f"{form_cookie}\0{session}")
+    text = f"{form_cookie}\0{session.form_seed if session else ''}".encode(errors="replace")
+    return hmac.digest(workspace.signing_key("console form"), text, "sha256").hex()
 
 
 def same_token(token: str, expected: str) -> bool:
     """Compares in a time that does not depend on the texts."""
     return hmac.compare_digest(token.encode(errors="replace"), expected.encode())
-
-
-def _signature(workspace: Workspace, use: str, text: str) -> str:
-    return hmac.digest(workspace.signing_key(use), text.encode(errors="replace"), "sha256").hex()

@@ -1,22 +1,28 @@
-"""Settings: what holds and why, and the keys of the shop."""
+"""Settings: what holds and why, the keys of the shop, and who is signed in."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from recllm.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
+from recllm.console.session import has_just_signed_in, is_same_visitor, session_visitor
+from recllm.console.staff import StaffMember
 from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
-from recllm.errors import PolicyError, UsageError
+from recllm.errors import PolicyError, UnknownIdError, UsageError
 from recllm.jobs.setting_rows import setting_rows, setting_text
+from recllm.workspace.console_sessions import ConsoleSession, end_session, list_sessions
 from recllm.workspace.keys import ApiKey, Scope, create_key, list_keys, revoke_key
 
 router = APIRouter(prefix="/settings")
 SECTION = ConsoleSection("settings", "/settings", router)
+
+SIGN_IN_AGAIN = "/sign-in?after=/settings"
 
 
 @router.get("")
@@ -60,6 +66,62 @@ async def revoke(visit: TheVisit, key_id: str) -> Response:
     return visit.back("/settings#keys", "")
 
 
+@router.post("/sessions/{session_id}/end")
+async def end_one_session(visit: TheVisit, session_id: str) -> Response:
+    """A session of one's own in another browser, or for an administrator anybody's."""
+    return await _end_sessions(visit, lambda session: session.session_id == session_id)
+
+
+@router.post("/sessions/end")
+async def end_other_sessions(visit: TheVisit) -> Response:
+    """All of one's own but this one."""
+    return await _end_sessions(visit, lambda session: _is_mine(visit, session))
+
+
+async def _end_sessions(visit: Visit, is_meant: Callable[[ConsoleSession], bool]) -> Response:
+    """This browser's own is left: signing out ends that. Whoever found a browser where somebody is signed in locks
+    nobody out: it is for who signed in just now. Raises `UnknownIdError` where there is none to end."""
+    if not _may_end(visit):
+        return RedirectResponse(SIGN_IN_AGAIN, 303)
+
+    def end() -> None:
+        meant = [(s, visitor) for s, visitor in _sessions(visit) if is_meant(s) and not _is_this(visit, s)]
+        if not meant:
+            raise UnknownIdError("there is no such session any more")
+        ended = [(s, visitor) for s, visitor in meant if end_session(visit.workspace, s.session_id)]
+        for session, visitor in ended:
+            visit.remember("end_session", session=session.session_id[:8], of=visitor.name)
+
+    await visit.run(end)
+    return visit.back("/settings#sessions")
+
+
+def _may_end(visit: Visit) -> bool:
+    current = visit.signed_in.session if visit.signed_in else None
+    return current is not None and has_just_signed_in(current)
+
+
+def _sessions(visit: Visit) -> list[tuple[ConsoleSession, ApiKey | StaffMember]]:
+    """Those that the visitor may see and end, with who is behind each: their own, and for an administrator all."""
+    return [
+        (session, visitor)
+        for session in list_sessions(visit.workspace)
+        if (visit.may(Scope.ADMIN) or _is_mine(visit, session))
+        and (visitor := session_visitor(visit.workspace, session)) is not None
+    ]
+
+
+def _is_mine(visit: Visit, session: ConsoleSession) -> bool:
+    """Whether it is of the key, or of the person, that the visitor signed in as."""
+    current = visit.signed_in.session if visit.signed_in else None
+    return current is not None and is_same_visitor(current, session)
+
+
+def _is_this(visit: Visit, session: ConsoleSession) -> bool:
+    current = visit.signed_in.session if visit.signed_in else None
+    return current is not None and current.session_id == session.session_id
+
+
 async def _page(
     visit: Visit, *, key_text: str | None = None, problem: str | None = None, typed: str = "", status: int = 200
 ) -> Response:
@@ -67,10 +129,17 @@ async def _page(
         rows = setting_rows(visit.workspace.root, {})
         groups = itertools.groupby(rows, lambda row: str(row["section"]))
         keys = list_keys(visit.workspace) if visit.may(Scope.ADMIN) else []
+        sessions = _sessions(visit)
+        others = [(session, visitor) for session, visitor in sessions if not _is_this(visit, session)]
         return {
             "groups": [(name, settings_table(visit, name, list(group))) for name, group in groups],
             "keys": keys_table(visit, keys) if keys else None,
             "revocable": [key for key in keys if not key.revoked_at and not _is_own(visit, key)],
+            "sessions": sessions_table(visit, sessions) if sessions else None,
+            "endable": [(s.session_id, visitor.name, _moment(s.begun_at)) for s, visitor in others],
+            "has_others": any(_is_mine(visit, session) for session, _ in others),
+            "may_end": _may_end(visit),
+            "sign_in_again": SIGN_IN_AGAIN,
         }
 
     return visit.page(
@@ -119,6 +188,38 @@ def keys_table(visit: Visit, keys: Sequence[ApiKey]) -> ConsoleTable:
         ),
         rows=[row(key) for key in keys],
     )
+
+
+def sessions_table(visit: Visit, sessions: Sequence[tuple[ConsoleSession, ApiKey | StaffMember]]) -> ConsoleTable:
+    """Who is signed in, since when, and when something was done last."""
+
+    def row(session: ConsoleSession, visitor: ApiKey | StaffMember) -> TableRow:
+        way = "directory" if isinstance(visitor, StaffMember) else "key"
+        is_this = _is_this(visit, session)
+        return (
+            TableCell(value=visitor.name, tag=visit.say("settings.this_browser") if is_this else "", tone="good"),
+            TableCell(value=way, text=visit.say(f"settings.by.{way}")),
+            _moment(session.begun_at),
+            _moment(session.used_at),
+            _moment(session.end),
+        )
+
+    return ConsoleTable(
+        name="sessions",
+        title=visit.say("settings.sessions"),
+        columns=(
+            TableColumn(name="name", label=visit.say("settings.who")),
+            TableColumn(name="by", label=visit.say("settings.with")),
+            TableColumn(name="begun_at", label=visit.say("settings.signed_in_at"), kind=CellKind.MOMENT),
+            TableColumn(name="used_at", label=visit.say("settings.used_at"), kind=CellKind.MOMENT),
+            TableColumn(name="ends_at", label=visit.say("settings.ends_at"), kind=CellKind.MOMENT),
+        ),
+        rows=[row(session, visitor) for session, visitor in sessions],
+    )
+
+
+def _moment(epoch_seconds: float) -> datetime:
+    return datetime.fromtimestamp(epoch_seconds, UTC).replace(microsecond=0)
 
 
 def settings_table(visit: Visit, section: str, rows: Sequence[Mapping[str, Any]]) -> ConsoleTable:

@@ -5,7 +5,8 @@
     workspace.toml, models/, campaigns/, campaign-files/, copies/, effects/, certificates/, ...
     key, webhooks.json   only on request: whoever has the key and the store can try out ids
 
-Left out: what can be made again (cache, serving state), refused rows and uploads, which are raw.
+Left out: what can be made again (cache, serving state), refused rows and uploads, which are raw, and sessions of the
+console, so that nobody is in by a restore.
 
 A restore turns purchases back, and not what people decided since: of the workspace that is replaced it takes over
 decisions of consent, restrictions, tombstones, certificates, the audit log, revoked keys and the spent budget.
@@ -49,9 +50,11 @@ from recllm.workspace.privacy import find_keys
 from recllm.workspace.privacy_ledger import LEDGER_FILE
 from recllm.workspace.workspace import (
     CERTIFICATES,
+    CONSOLE_SESSIONS,
     SETTINGS_FILE,
     SNAPSHOT,
     STORE_FILE,
+    UPLOADS,
     Workspace,
     fingerprint_of,
     restore_drafts,
@@ -63,7 +66,7 @@ FORMAT = 1
 MANIFEST = "backup.json"
 SECRETS = ("key", "webhooks.json")
 LEFT_OUT = frozenset(
-    {"cache", "serving", "quarantine", "uploads", STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"}
+    {"cache", "serving", "quarantine", UPLOADS, CONSOLE_SESSIONS, STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"}
 )
 """Names in a workspace's folder that no backup takes along."""
 

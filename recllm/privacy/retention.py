@@ -13,6 +13,7 @@ from recllm.errors import UsageError
 from recllm.privacy.erasure import finish_erasures
 from recllm.recommender.registry import remove_tainted
 from recllm.workspace.audit import AuditAction, audit
+from recllm.workspace.console_sessions import end_outdated_sessions
 from recllm.workspace.workspace import CERTIFICATES, UPLOADS, Workspace
 
 QUIET_DAYS = 90
@@ -78,6 +79,7 @@ def apply_retention(
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     files["campaign_people"] = _old_campaigns(workspace, limits.campaigns, clock, dry_run=dry_run)
     if not dry_run:
+        end_outdated_sessions(workspace)
         files["tainted_models"] = len(remove_tainted(workspace.models_dir, ended_by=clock))
         if any(rows.values()):
             workspace.store().purge()

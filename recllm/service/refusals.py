@@ -41,9 +41,9 @@ class RefusalLog:
         self._lock = Lock()
 
     def add(self, actor: str, shop: str, operation: str, status: int, request_id: str, key_text: str | None) -> None:
-        """One more. actor: "key:ID", "service:this machine", "console:this machine", "staff:DIGEST" for somebody of
-        the company's directory, or "nobody" for who is not known. key_text: what was sent as a key; of it the log has
-        the id that it claims, and no more."""
+        """One more. actor: "key:ID", "service:this machine", "console:this machine", "session:ID" for somebody of
+        the company's directory, as the log of sign-ins has it, or "nobody" for who is not known. key_text: what was
+        sent as a key; of it the log has the id that it claims, and no more."""
         kind, now = (actor, shop, operation, status), time.monotonic()
         with self._lock:
             at, unlogged = self._lines.get(kind, (now - SECONDS, 0))

@@ -62,6 +62,10 @@ class AuditAction(StrEnum):
     KEY_ROTATED = "key_rotated"
     BACKED_UP = "backed_up"
     RESTORED = "restored"
+    SIGNED_IN = "signed_in"
+    """To the console."""
+    SESSION_ENDED = "session_ended"
+    """Of the console, by somebody else or from another browser."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ webhooks.json    who may report on messages and who is told of exports, with the
 audit.json       number and signature of the last entry of the store's audit log
 quarantine/      refused rows of each load
 uploads/         files that the console received, until they are loaded
+console-sessions/   who is signed in to the console, until they are out
 campaigns/, campaign-files/, copies/   plans with their people, the files behind them, records of texts
 models/          published model versions
 serving/         what answering keeps of people; made anew when somebody withdraws or is erased
@@ -51,7 +52,7 @@ STORE_FILE = "store.sqlite"
 STORE_VARIABLE = "RECLLM_STORE_URL"
 NEXT_KEY = "key.next"
 """Beside the key while it is exchanged for another one."""
-UPLOADS, CERTIFICATES = "uploads", "certificates"
+UPLOADS, CERTIFICATES, CONSOLE_SESSIONS = "uploads", "certificates", "console-sessions"
 SNAPSHOT = ".backup"
 """Folder of the copy of the store while a backup is written."""
 REPLAY_DAYS = 14
