@@ -1,0 +1,122 @@
+"""Postal addresses: a street and a number, and what stands with them."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from recllm.text.finders.patterns import A_DIGIT, Span, entry, is_han, pattern, word_set
+
+
+def addresses(text: str) -> Iterator[Span]:
+    if text.isascii() and not A_DIGIT.search(text):
+        return
+    if not text.isascii():
+        yield from _chinese_addresses(text)
+    for name in ("box", "posted", "indian", "french", "southern", "dutch", "japanese", "german_small"):
+        yield from (match.span() for match in pattern(f"address.{name}").finditer(text))
+    for match in pattern("address.german").finditer(text):
+        tail = pattern("address.german_tail").match(text, match.end())
+        yield match.start(), tail.end() if tail else match.end()
+    for match in pattern("address.german_weak").finditer(text):
+        tail = pattern("address.german_tail").match(text, match.end())
+        if tail or _is_addressed(text, match.start()):
+            yield match.start(), tail.end() if tail else match.end()
+    for sort in ("strong", "weak"):
+        for match in pattern("address.english", SORT=entry(f"address.{sort}")).finditer(text):
+            sure = _is_addressed(text, match.start()) or _has_postcode(text, match.end())
+            if sure or (sort == "strong" and _is_street(text, match)):
+                yield match.start(), _end_of_address(text, match.end())
+        for match in pattern("address.english_small", SORT=entry(f"address.{sort}")).finditer(text):
+            is_told = sort == "strong" and _is_addressed(text, match.start())
+            if is_told or (_has_postcode(text, match.end()) and not _names_goods(match["street"])):
+                yield match.start(), _end_of_address(text, match.end())
+
+
+def _is_addressed(text: str, start: int) -> bool:
+    return pattern("address.label").search(text[max(0, start - 36) : start]) is not None
+
+
+def _has_postcode(text: str, end: int) -> bool:
+    return pattern("address.postcode").match(text[end : end + 80]) is not None
+
+
+def _end_of_address(text: str, end: int) -> int:
+    tail = pattern("address.tail").match(text, end)
+    return tail.end() if tail else end
+
+
+def _is_street(text: str, match: re.Match[str]) -> bool:
+    """True for "12 Baker Street" before a comma, a small letter or the end; "28 Inch Carbon Road Bike" is a thing."""
+    name = " ".join(match[0].split()[1:]).lower()
+    if _names_goods(match["street"]) or any(famous in name for famous in entry("address.famous")):
+        return False
+    after = text[match.end() : match.end() + 40]
+    if pattern("address.titled").match(after):
+        return False
+    return (
+        re.match(r" ?(?:$|[,.;:)\n!?]| [a-z]| (?:N|S|E|W|NE|NW|SE|SW|Apt|Suite|Unit|Flat|#)\b)|[,.;:)\n!?]", after)
+        is not None
+    )
+
+
+def _names_goods(street: str) -> bool:
+    return not word_set("address.goods").isdisjoint(street.lower().split())
+
+
+_LEFT_OF_STREET = 40
+"""Characters before a Chinese street that may belong to its address."""
+
+
+def _chinese_addresses(text: str) -> Iterator[Span]:
+    label_ends: list[int] = []
+    label_tail = pattern("address.chinese_label_tail")
+    for match in pattern("address.chinese_label").finditer(text):
+        label_ends.append(match.end())
+        tail = label_tail.match(text, match.end())
+        if tail and re.search(r"\d|[省市区县镇乡村路街]", tail[0]) and _has_house(tail[0]):
+            yield tail.start(), tail.end()
+    for name in ("chinese", "chinese_village"):
+        for match in pattern(f"address.{name}").finditer(text):
+            start = _left_of(text, match.start(), label_ends)
+            regions = pattern("address.chinese_regions").findall(text[start : match.end()])
+            is_counted = re.search(r"\d", match[0]) is not None and match.start() - start >= 1
+            is_enough = len(regions) > 1 or _near(label_ends, start) if name == "chinese_village" else True
+            if is_enough and (is_counted or regions):
+                continuation = pattern("address.chinese_more").match(text[match.end() : match.end() + 60])
+                yield start, match.end() + (continuation.end() if continuation else 0)
+    for match in pattern("address.chinese_house").finditer(text):
+        start = _left_of(text, match.start(), label_ends)
+        left = text[start : match.start()]
+        regions = pattern("address.chinese_regions").findall(left)
+        settled = re.search(
+            entry("address.chinese_settlement") + r"[ ]?(?:[一二三四五六七八九十\d]{1,2}(?:期|区)[ ]?)?$", left
+        )
+        if len(regions) > 1 or (settled and len(left) >= 3):
+            yield start, match.end()
+
+
+def _has_house(address: str) -> bool:
+    """True where a text after the word for an address holds a number of a house, or two regions."""
+    return (
+        re.search(r"[\d一二三四五六七八九十][号弄栋幢楼室组座]|\d-\d", address) is not None
+        or len(pattern("address.chinese_regions").findall(address)) > 1
+    )
+
+
+def _left_of(text: str, at: int, label_ends: list[int]) -> int:
+    """Where the Chinese address begins whose street stands at `at`."""
+    start, earliest = at, max(0, at - _LEFT_OF_STREET)
+    while start > earliest and (is_han(text[start - 1]) or text[start - 1].isalnum()):
+        start -= 1
+    if index := bisect_right(label_ends, at):
+        start = max(start, label_ends[index - 1])
+    for stop in pattern("address.chinese_stop").finditer(text, start, at):
+        start = stop.end()
+    return start
+
+
+def _near(ends: list[int], start: int) -> bool:
+    index = bisect_right(ends, start)
+    return index > 0 and start - ends[index - 1] < 3

@@ -1,0 +1,147 @@
+"""Names of people, after a salutation or a label."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from recllm.text.finders.patterns import Span, entry, is_han, pattern, word_set
+
+_COLON = re.compile(r"[:=]| is |[\"'] ?[,;]", re.IGNORECASE)
+
+
+def names(text: str) -> Iterator[Span]:
+    for match in pattern("name.salutation").finditer(text):
+        words = match["name"].replace("’", "'").lower().split()
+        brands = entry("name.brands").get(match["title"].lower(), "")
+        salutation = pattern("name.spoken_before").search(text[max(0, match.start() - 24) : match.start()])
+        if words[0].removesuffix("'s") in brands.split() and not (salutation and "ear" in salutation[0]):
+            continue
+        is_known = _has_known_name(words) and len(words) < 4
+        after = text[match.end() : match.end() + 14]
+        is_begun = re.search(r"(?:^|[.!?;\n] ?)$", text[max(0, match.start() - 2) : match.start()]) is not None
+        if match["title"] in _TITLES_OF_PEOPLE and len(words) < 5:
+            yield match.start(), match.start() + len(match[0].rstrip())
+            continue
+        if match["title"] == "M" and not is_known:
+            continue
+        begins = is_begun and match["title"] not in _TITLES_OF_BRANDS and re.match(r"[,.;:]? [a-z]|[,;:]| \d", after)
+        if is_known or salutation or begins or re.search(entry("name.spoken_after"), after):
+            yield match.start(), match.start() + len(match[0].rstrip())
+    for name in ("name.label", "name.bare_label", "name.line_label"):
+        if name == "name.label" and not _COLON.search(text):
+            continue
+        for match in pattern(name).finditer(text):
+            end = _end_of_name(match["name"], match["label"])
+            if end:
+                yield match.start("name"), match.start("name") + end
+    yield from _loosely_labelled_names(text)
+    for name in ("name.greeting", "name.closing"):
+        for match in pattern(name).finditer(text):
+            words = [word.lower() for word in match["name"].split()]
+            is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
+            is_signed = name == "name.closing" and not match[0].lower().startswith("love ")
+            is_whole = len(words) > 1 and (is_dear or is_signed)
+            if word_set("name.no_names").isdisjoint(words) and len(words) < 4 and (is_whole or _has_known_name(words)):
+                yield match.span("name")
+    if not text.isascii():
+        yield from _chinese_names(text)
+
+
+def _end_of_name(name: str, label: str) -> int:
+    """Length of the name at the beginning of what follows a label; 0 for none."""
+    words = name.split(" ")
+    size = next(
+        (n for n, word in enumerate(words) if word.lower().strip(".,") in word_set("name.no_names")), len(words)
+    )
+    words = words[:size]
+    lowered = [word.lower().strip(".,") for word in words]
+    is_known = _has_known_name(lowered)
+    is_firm = " ".join(label.lower().split()).rstrip(".") in word_set("name.firm_labels")
+    if not words or not (is_known or name[0].isupper()):
+        return 0
+    has_names = len(words) > 1 and label.lower() not in ("name", "names", "owner", "nom", "nombre")
+    return len(" ".join(words)) if is_known or is_firm or has_names else 0
+
+
+def _loosely_labelled_names(text: str) -> Iterator[Span]:
+    for match in pattern("name.loose_label").finditer(text):
+        words = [word.lower().strip(".,") for word in match["name"].split()]
+        is_told = pattern("name.loose_after").match(match["after"]) is not None
+        is_known = not word_set("name.given").isdisjoint(words[:-1])
+        is_known &= not (match["name"].isupper() and len(words) > 2)  # CARDHOLDER HOLLY WREATH METAL
+        is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")
+        if word_set("name.no_names").isdisjoint(words) and (is_known or (is_told and not is_message)):
+            yield match.span("name")
+    if text.isascii():
+        return
+    for name in ("name.han_name", "name.han_sent"):
+        for match in pattern(name).finditer(text):
+            value = match["name"]
+            is_name = not any(value.startswith(w) or value.endswith(w) for w in word_set("name.no_chinese_names"))
+            if is_name and _surname(value) and (len(value) < 4 or "·" in value or _surname(value) == 2):
+                yield match.span("name")
+
+
+_TITLES_OF_PEOPLE = frozenset({"Herrn", "Frau", "Mme", "Mlle", "Sra", "Señora", "Signora", "Sig.ra"})
+"""Goods are seldom called after these."""
+_TITLES_OF_BRANDS = frozenset({"Dr", "DR", "Miss", "Sir", "Madam", "Madame", "Professor", "Prof", "Mx"})
+
+
+def _has_known_name(words: Sequence[str]) -> bool:
+    """True where one of the words, in small letters, is a common given or family name, with or without accents."""
+    bare = (unicodedata.normalize("NFD", word).encode("ascii", "ignore").decode() for word in words)
+    return not _known_names().isdisjoint(bare) or not _known_names().isdisjoint(words)
+
+
+@cache
+def _known_names() -> frozenset[str]:
+    return word_set("name.given") | word_set("name.family")
+
+
+def _chinese_names(text: str) -> Iterator[Span]:
+    for match in pattern("name.chinese_label").finditer(text):
+        name, is_firm = match["name"], match["label"] in word_set("name.firm_chinese_labels")
+        if name.isascii():
+            if match["colon"].strip() and _end_of_name(name, "recipient"):
+                yield match.span("name")
+            continue
+        stop = pattern("name.chinese_name_stop").search(name)
+        size = len(name[: stop.start()] if stop else name)
+        longest = 4 if name[:2] in word_set("name.double_surnames") or "·" in name else 3
+        has_colon = match["colon"].strip() not in ("", "为", "是")
+        if size > longest and has_colon and is_firm and _surname(name):
+            size = 3 if longest == 3 else 4
+        is_name = not any(
+            name[:size].startswith(word) or name[:size].endswith(word) for word in word_set("name.no_chinese_names")
+        )
+        may_be = bool(_surname(name)) or (is_firm and (has_colon or "·" in name))
+        if is_name and 2 <= size <= (12 if "·" in name else 4) and may_be and (is_firm or has_colon):
+            yield match.start("name"), match.start("name") + size
+    no_names = word_set("name.no_honorific")
+    for match in pattern("name.honorific").finditer(text):
+        for size in (3, 2, 4, 1):
+            start = match.start() - size
+            if start < 0 or not all(map(is_han, text[start : match.start()])):
+                continue
+            if text[start : match.start()] in no_names:
+                break
+            surname = _surname(text[start : match.start()])
+            is_whole = pattern("name.honorific_before").search(text[max(0, start - 1) : start]) is not None
+            if surname and size - surname <= 2 and is_whole:
+                yield start, match.end()
+                break
+
+
+def _surname(name: str) -> int:
+    """How many characters of a Chinese name are the surname; 0 where it begins with none."""
+    if name[:2] in word_set("name.double_surnames"):
+        return 2
+    return int(name[:1] in _surnames())
+
+
+@cache
+def _surnames() -> frozenset[str]:
+    return frozenset(entry("name.surnames").strip())

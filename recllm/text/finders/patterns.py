@@ -1,0 +1,60 @@
+"""The patterns and word lists of `data/personal_data.toml`, and what all finders do with them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+Span = tuple[int, int]
+"""Of a text: first character, and the one behind the last."""
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    text = (resources.files("recllm.text") / "data" / "personal_data.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def entry(name: str) -> Any:
+    group, _, key = name.partition(".")
+    return _table()[group][key]
+
+
+@cache
+def pattern(name: str, **parts: str) -> re.Pattern[str]:
+    return compiled(entry(name), **parts)
+
+
+def compiled(text: str, **parts: str) -> re.Pattern[str]:
+    for _ in range(3):  # a part may hold parts
+        for part, value in {**_table()["parts"], **parts}.items():
+            text = text.replace(f"{{{part}}}", value)
+    return re.compile(re.sub(r"\n *", "", text))
+
+
+@cache
+def word_set(name: str) -> frozenset[str]:
+    """A list of words, or words as one text."""
+    value = entry(name)
+    return frozenset(value.split() if isinstance(value, str) else value)
+
+
+A_DIGIT, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,4}\d){6}")
+
+
+def has_label(text: str, start: int, label: str, *, reach: int = 28, against: str | None = None) -> bool:
+    """True where a word of the pattern `label` stands before `start`, and none of `against` stands nearer."""
+    before = text[max(0, start - reach) : start]
+    last = max(((m.end(), -m.start()) for m in pattern(label).finditer(before)), default=None)
+    if last is None:
+        return False
+    rival = max(((m.end(), -m.start()) for m in pattern(against).finditer(before)), default=None) if against else None
+    return rival is None or last >= rival  # of two that end together the longer: "invoice number" is of an invoice
+
+
+def is_han(sign: str) -> bool:
+    return "\u3400" <= sign <= "\u9fff" or "\uf900" <= sign <= "\ufaff"
