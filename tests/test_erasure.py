@@ -71,6 +71,9 @@ def make_shop(folder: Path, **settings: Any) -> Path:
         f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}"
         for r in data.items.to_dicts()
     ]
+    (folder / "shop").mkdir()
+    (folder / "shop" / "key").write_text("5e" * 32 + "\n")  # lots are drawn by pseudonym, and this one draws the person
+    (folder / "shop" / "key").chmod(0o600)
     (folder / "items.csv").write_text("\n".join(["item_id,title,category,brand,price", *rows]) + "\n")
     with Workspace.create(
         folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", service=FAST, **settings
@@ -288,6 +291,23 @@ def test_what_learned_from_somebody_is_marked_replaced_and_not_opened_any_more(f
         path.write_text("{")
         with pytest.raises(ModelError, match="damaged"):
             open_version(shop.models_dir)
+
+
+def test_a_model_is_marked_though_what_it_learned_from_is_gone_by_age(folder: Path) -> None:
+    toml = (folder / "workspace.toml").read_text()
+    (folder / "workspace.toml").write_text(f"{toml}\n[retention]\nevents = 1\n")
+    with Workspace.open(folder) as shop:
+        version, name = serving_version(shop.models_dir), shop.pseudonymiser().one(WHO)
+        with shop.store().read() as reader:
+            first = reader.first_loaded([name])
+        assert apply_retention(shop, actor="test").rows["events"]
+        with shop.store().read() as reader:
+            assert not reader.events(user_ids=[name]).height and reader.first_loaded([name]) == first
+        assert export_person(shop, WHO)["models"] == [version]
+        (model,) = erase_people(shop, [WHO], actor="test").models
+        assert model.name == version
+        with shop.store().read() as reader:
+            assert not reader.first_loaded([name])
 
 
 def test_somebody_without_events_taints_nothing(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 from canaries import canary, hits
 from conftest import Command
@@ -21,9 +22,10 @@ from store_view import view
 
 from recllm.errors import DataError, PolicyError, StoreError, UsageError
 from recllm.jobs.experiments import Treatment, start_experiment
-from recllm.jobs.load import add_events
+from recllm.jobs.load import add_consent, add_events, add_users
 from recllm.jobs.recommenders import open_recommender
 from recllm.privacy.backup import back_up, read_backup, restore
+from recllm.privacy.certificate import read_certificate
 from recllm.privacy.erasure import erase_people
 from recllm.privacy.export import export_person
 from recllm.privacy.retention import apply_retention
@@ -31,9 +33,10 @@ from recllm.privacy.rotation import resume_rotation, rotate_key
 from recllm.schema import Purpose
 from recllm.store.database import writing
 from recllm.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
+from recllm.workspace.keys import create_key, list_keys, revoke_key
 from recllm.workspace.privacy import KEY_VARIABLE, Pseudonymiser
 from recllm.workspace.privacy_ledger import LEDGER_FILE
-from recllm.workspace.workspace import NEXT_KEY, Workspace
+from recllm.workspace.workspace import CERTIFICATES, NEXT_KEY, SNAPSHOT, Workspace, restore_drafts
 
 SECRET = "correct horse battery"
 PAST = datetime(2025, 3, 1, tzinfo=UTC)
@@ -149,12 +152,14 @@ def test_what_is_over_its_time_goes_by_rule_and_clock(shop: Path) -> None:
         (shop / "copies" / "a.json").write_text("{}")
         n_events = view(opened.store()).events().height
         now = datetime.now(UTC)
+        dry = apply_retention(opened, actor="test", now=now + timedelta(days=9), dry_run=True)
+        assert dry.rows["events"] == n_events == view(opened.store()).events().height
         report = apply_retention(opened, actor="test", now=now + timedelta(days=9))
-        # the log is replayed: its last event is its present, and what is 5 days older than that goes
-        assert report.rows["events"] == 1 and view(opened.store()).events().height == n_events - 1
+        # the clock counts, and not the end of a log of the past
+        assert report.rows["events"] == n_events and view(opened.store()).events().height == 0
         assert quarantined.exists() and report.files["quarantine"] == 0
         dry = apply_retention(opened, actor="test", now=now + timedelta(days=11), dry_run=True)
-        assert dry.files["quarantine"] == 1 and dry.rows == {} and quarantined.exists()
+        assert dry.files["quarantine"] == 1 and not any(dry.rows.values()) and quarantined.exists()
         assert apply_retention(opened, actor="test", now=now + timedelta(days=11)).files["quarantine"] == 1
         assert not quarantined.exists() and (shop / "copies" / "a.json").exists()
         assert apply_retention(opened, actor="test", now=now + timedelta(days=21)).files["copies"] == 1
@@ -162,6 +167,19 @@ def test_what_is_over_its_time_goes_by_rule_and_clock(shop: Path) -> None:
         with pytest.raises(UsageError, match="--trust-clock"):
             apply_retention(opened, actor="test", now=now + timedelta(days=5_000))
         apply_retention(opened, actor="test", now=now + timedelta(days=5_000), trust_clock=True)
+
+
+def test_of_somebody_restricted_nothing_goes_by_age(shop: Path) -> None:
+    toml = (shop / "workspace.toml").read_text()
+    (shop / "workspace.toml").write_text(f"{toml}\n[retention]\nevents = 5\n")
+    with Workspace.open(shop) as opened:
+        events = view(opened.store()).events()
+        name = events["user_id"][0]
+        n_theirs = events.filter(pl.col("user_id") == name).height
+        opened.store().restrict(name, datetime.now(UTC))
+        report = apply_retention(opened, actor="test", now=datetime.now(UTC) + timedelta(days=9))
+        assert report.rows["events"] == events.height - n_theirs
+        assert view(opened.store()).events()["user_id"].to_list() == [name] * n_theirs
 
 
 # --- another key -----------------------------------------------------------------------------------------------------
@@ -376,6 +394,77 @@ def test_a_backup_goes_from_one_database_to_the_other(
         restore(tmp_path / "c", tmp_path / "back", actor="test", key_file=opened.root / "key")
         with Workspace.open(tmp_path / "back") as back:
             assert facts(back, "ann") == facts(there, "ann") and facts(back, "new") == facts(there, "new")
+
+
+def test_what_people_decided_since_a_backup_stays_in_force(shop: Path, tmp_path: Path) -> None:
+    with Workspace.open(shop) as opened:
+        add_users(opened, {"third": {"age": "30"}}, source="test")
+        ann, second, third = map(opened.pseudonymiser().one, ("ann", "bob", "third"))
+        opened.store().restrict(third, PAST)
+        api_key, _ = create_key(opened, "shop", ["recommend"])
+        audit(opened, "test", AuditAction.PERSON_SHOWN, subject=ann)
+        assert opened.gate().permits(ann, Purpose.EMAIL)
+        back_up(opened, tmp_path / "b", actor="test")
+        add_consent(opened, [("ann", Purpose.EMAIL, False, datetime.now(UTC))], source="test")
+        opened.store().restrict(second, PAST)
+        opened.store().restrict(third, None)
+        revoke_key(opened, api_key.key_id)
+        add_users(opened, {"newcomer": {"age": "30"}}, source="test")
+        newcomer = opened.pseudonymiser().one("newcomer")
+        opened.store().restrict(newcomer, PAST)
+        audit(opened, "test", AuditAction.PERSON_EXPORTED, subject=second)
+        log = [(entry.number, entry.action) for entry in read_audit(opened)]
+    assert restore(tmp_path / "b", shop, actor="test", replace=True).taken_over
+    with Workspace.open(shop) as again:
+        assert not again.gate().permits(ann, Purpose.EMAIL)
+        assert again.store().restricted_since() == {second: PAST, newcomer: PAST}
+        assert [key.revoked_at is not None for key in list_keys(again)] == [True]
+        entries = [(entry.number, entry.action) for entry in read_audit(again)]
+        assert entries[: len(log)] == log and entries[len(log)][1] is AuditAction.RESTORED
+        assert verify_audit(again).problem is None
+    (beside,) = shop.parent.glob("*.before-*")
+    with Workspace.open(shop) as again:
+        certificate = erase_people(again, ["ann"], actor="test")
+        assert certificate.beside == (beside.name,)
+        assert read_certificate(again, again.root / CERTIFICATES / f"{certificate.certificate_id}.json") == certificate
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_restore_that_was_stopped_between_two_names_is_completed(
+    shop: Path, tmp_path: Path, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Workspace.open(shop) as opened:
+        back_up(opened, tmp_path / "b", actor="test")
+        gone = opened.pseudonymiser().one("ann")
+        erase_people(opened, ["ann"], actor="test")
+    renames, rename = [0], Path.rename
+
+    def stopping(path: Path, target: Path) -> Path:
+        renames[0] += 1
+        if renames[0] == nth:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", stopping)
+        restore(tmp_path / "b", shop, actor="test", replace=True)
+    if not shop.exists():
+        with pytest.raises(StoreError, match=r"a restore of .* was stopped"):
+            Workspace.open(shop)
+    restore(tmp_path / "b", shop, actor="test", replace=True)
+    with Workspace.open(shop) as again:
+        assert gone in again.store().tombstones() and gone not in view(again.store()).users()["user_id"].to_list()
+        assert verify_audit(again).problem is None
+    assert not [path for path in shop.parent.iterdir() if path.name.startswith(f".{shop.name}.restor")]
+
+
+def test_what_a_killed_backup_leaves_goes_with_the_next_erasure(opened: Workspace) -> None:
+    (opened.root / SNAPSHOT).mkdir()
+    (opened.root / SNAPSHOT / "store.sqlite").write_text("everybody")
+    draft, _ = restore_drafts(opened.root)
+    draft.mkdir()
+    erase_people(opened, ["ann"], actor="test")
+    assert not (opened.root / SNAPSHOT).exists() and not draft.exists()
 
 
 def test_a_backup_is_of_one_moment_while_events_come(shop: Path, tmp_path: Path) -> None:

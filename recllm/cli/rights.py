@@ -63,6 +63,7 @@ def certificate_lines(certificate: ErasureCertificate) -> list[str]:
     if certificate.exported_in:
         campaigns = ", ".join(certificate.exported_in)
         lines.append(f"delete the files that left, and what providers keep, of the campaigns {campaigns}")
+    lines += [f"delete {folder}, beside the workspace: they are in it" for folder in certificate.beside]
     undone = [step.replace("_", " ") for step, is_done in certificate.database.items() if not is_done]
     if undone:
         lines.append(f"left to the database's owner: {', '.join(undone)}")
@@ -136,7 +137,7 @@ def audit_log(
 
 def retention(
     workspace: WorkspaceDir,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the files that would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, and count what would go.")] = False,
     trust_clock: Annotated[bool, typer.Option("--trust-clock", help="Nothing was loaded for months, truly.")] = False,
     json: Json = False,
 ) -> None:
@@ -212,7 +213,7 @@ def restore(
     store: Annotated[str | None, typer.Option(help="URL of an empty PostgreSQL schema for the rows.")] = None,
     json: Json = False,
 ) -> None:
-    """Make a workspace of a backup; whoever was erased since is erased again."""
+    """Make a workspace of a backup; whoever was erased since is erased again, and later refusals stay in force."""
     from recllm.privacy.backup import restore as restore_backup
     from recllm.workspace.audit import command_line_actor
 
@@ -228,8 +229,13 @@ def restore(
     )
     lines = [f"{done.workspace}: as of {done.created_at}; {done.erased_again:,} people were erased again"]
     if done.before is not None:
-        lines.append(f"what was in its place lies in {done.before}: delete it when you do not need it")
+        lines.append(f"what was in its place lies in {done.before}, with everybody in it: delete it soon")
     show(done, lines, json=json)
+    if not done.taken_over:
+        note(
+            "refusals, restrictions and erasures since the backup are not known here: give --certificate for each "
+            "erasure, and load the consent table again before anybody is written to"
+        )
 
 
 def _passphrase(file: Path | None) -> str | None:

@@ -7,6 +7,9 @@
 
 Left out: what can be made again (cache, serving state), refused rows and uploads, which are raw.
 
+A restore turns purchases back, and not what people decided since: of the workspace that is replaced it takes over
+decisions of consent, restrictions, tombstones, certificates, the audit log, revoked keys and the spent budget.
+
 A tar file; encrypted it is cut into blocks of 1 MiB, each sealed by AES-256-GCM under a key that scrypt makes from the
 passphrase, with the number of the block and whether it is the last one in the nonce (STREAM: Hoang, Reyhanitabar,
 Rogaway, Vizár 2015), so that blocks cannot be changed, moved or cut off.
@@ -21,7 +24,6 @@ import logging
 import secrets
 import shutil
 import tarfile
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -30,20 +32,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import polars as pl
 import tomli_w
 
 from recllm.campaigns.folder import CampaignFolder
 from recllm.documents import plain
 from recllm.errors import DataError, MissingExtraError, NothingToDo, StoreError, UsageError
-from recllm.files import PRIVATE, whole_file, write_whole
+from recllm.files import PRIVATE, lock_file, whole_file, write_whole
 from recllm.privacy.certificate import read_certificate
 from recllm.privacy.erasure import erase_people
 from recllm.privacy.rotation import successor_of
+from recllm.schema import Table
 from recllm.store.database import Store
 from recllm.workspace.audit import AuditAction, anchor_audit, audit
 from recllm.workspace.privacy import find_keys
 from recllm.workspace.privacy_ledger import LEDGER_FILE
-from recllm.workspace.workspace import SETTINGS_FILE, STORE_FILE, Workspace, fingerprint_of
+from recllm.workspace.workspace import (
+    CERTIFICATES,
+    SETTINGS_FILE,
+    SNAPSHOT,
+    STORE_FILE,
+    Workspace,
+    fingerprint_of,
+    restore_drafts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +98,8 @@ class Restored:
     erased_again: int
     """People with a tombstone who were in the backup and were erased again."""
     tombstones: int
+    taken_over: bool
+    """Whether there was a workspace whose people's later decisions, and audit log, went into this one."""
     before: str | None
     """Where the workspace lies that was in its place; it is deleted by hand, as it holds people's data."""
 
@@ -103,8 +117,8 @@ def back_up(
         raise UsageError("the key goes along only in an encrypted backup: give --passphrase-file too")
     created_at, root = datetime.now(UTC), workspace.root
     hashes: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(dir=root, prefix=".backup-") as scratch, whole_file(file, mode=PRIVATE) as target:
-        snapshot = Path(scratch) / STORE_FILE
+    with _snapshot_folder(root) as scratch, whole_file(file, mode=PRIVATE) as target:
+        snapshot = scratch / STORE_FILE
         people = workspace.store().snapshot(snapshot)
         with _sealed(target, passphrase) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
             _add_file(tar, STORE_FILE, snapshot, hashes)
@@ -144,6 +158,19 @@ def back_up(
     )
 
 
+@contextmanager
+def _snapshot_folder(root: Path) -> Iterator[Path]:
+    """An empty folder for the copy of the store; one backup is written at a time."""
+    with lock_file(root / f"{SNAPSHOT}.lock", wait_seconds=0.0):
+        folder = root / SNAPSHOT
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def restore(
     file: Path,
     root: Path,
@@ -157,11 +184,16 @@ def restore(
 ) -> Restored:
     """Makes a workspace of a backup, and erases again whoever was erased since it was made.
 
-    Tombstones come from the backup, from the workspace that is replaced, and from certificates. key_file: the keys
-    where the backup has none and `root` has none; an older backup is brought to their newest. replace: put it in the
-    place of the workspace in `root`, which is kept beside it. store: URL of an empty PostgreSQL schema for the rows.
-    Raises `DataError` for a damaged, changed or cut file, or a wrong passphrase, changing nothing.
+    Tombstones come from the backup, from the workspace that is replaced, and from certificates; what else is taken over
+    from it stands above. key_file: the keys where the backup has none and `root` has none; an older backup is brought
+    to their newest. replace: put it in the place of the workspace in `root`, which is kept beside it. store: URL of an
+    empty PostgreSQL schema for the rows. Where it is stopped, the old workspace or the new one is there after it was
+    called again. Raises `DataError` for a damaged, changed or cut file, or a wrong passphrase, changing nothing.
     """
+    draft, done = restore_drafts(root)
+    if done.exists() and not root.exists():  # stopped between two names
+        done.rename(root)
+    shutil.rmtree(done, ignore_errors=True)
     is_there = (root / SETTINGS_FILE).exists()
     if is_there and not replace:
         raise UsageError(f"{root} is a workspace; say --replace to put the backup in its place, or give another folder")
@@ -170,11 +202,8 @@ def restore(
     tombstones: set[str] = set()
     keys: tuple[bytes, ...] | None = None
     if is_there:
-        with Workspace.open(root) as present_workspace:
-            keys = present_workspace.keys()
-            with suppress(StoreError):  # the store that is lost is why there is a restore
-                tombstones |= present_workspace.store().tombstones().keys()
-    draft = root.with_name(f".{root.name}.restoring")
+        with Workspace.open(root) as replaced:
+            keys = replaced.keys()
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700, parents=True)
     try:
@@ -200,24 +229,32 @@ def restore(
             for certificate in certificates:
                 tombstones |= set(read_certificate(restored, certificate).subjects)
             tombstones |= restored.store().tombstones().keys()
+            is_taken_over = False
+            if is_there:
+                with suppress(StoreError), Workspace.open(root) as replaced:  # a lost store is why there is a restore
+                    tombstones |= replaced.store().tombstones().keys()
+                    _take_over(replaced, restored)
+                    is_taken_over = True
             audit(restored, actor, AuditAction.RESTORED, made=manifest["created_at"], tombstones=len(tombstones))
             n_erased = _erase_again(restored, sorted(tombstones), actor)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     before = None
+    draft.rename(done)
     if root.exists():
         if is_there:
-            before = root.with_name(f"{root.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+            before = root.with_name(f"{root.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
             root.rename(before)
         else:
             root.rmdir()
-    draft.rename(root)
+    done.rename(root)
     return Restored(
         workspace=str(root),
         created_at=manifest["created_at"],
         erased_again=n_erased,
         tombstones=len(tombstones),
+        taken_over=is_taken_over,
         before=None if before is None else str(before),
     )
 
@@ -344,6 +381,38 @@ def _keep_what_is_spent(root: Path, draft: Path) -> None:
     present, restored = root / LEDGER_FILE, draft / LEDGER_FILE
     if present.exists() and (not restored.exists() or present.stat().st_size > restored.stat().st_size):
         write_whole(restored, present.read_bytes(), mode=PRIVATE)
+
+
+def _take_over(replaced: Workspace, restored: Workspace) -> None:
+    """What people decided since the backup, and the proof of what was done."""
+    old, new = replaced.store(), restored.store()
+    with old.read() as reader:
+        decisions, users = reader.consent(), reader.users()
+    since = old.restricted_since()
+    with new.read() as reader:
+        strangers = sorted(since.keys() - set(reader.users(since)["user_id"]))
+    with new.load(Table.USERS, load_id=secrets.token_hex(16), source="restore") as load:
+        # who came after the backup and is restricted stays so, whenever their next event comes
+        load.write(users.filter(pl.col("user_id").is_in(strangers)).select("user_id", "basics"))
+    with new.load(Table.CONSENT, load_id=secrets.token_hex(16), source="restore") as load:
+        load.write(decisions.with_columns(pl.col("at").dt.epoch("us")))
+    in_backup, in_force = set(new.restricted_since()), set(since) - set(old.tombstones(since))
+    for name in in_force - in_backup:
+        new.restrict(name, since[name])
+    for name in (in_backup & set(users["user_id"])) - set(since):
+        new.restrict(name, None)
+    for key in old.api_keys():
+        if key["revoked_at"] is not None:
+            new.revoke_api_key(key["key_id"], key["revoked_at"])
+    entries, in_copy = old.audit_entries(), new.audit_entries()
+    if entries[: len(in_copy)] == in_copy:
+        new.copy_audit(entries[len(in_copy) :])
+        anchor_audit(restored)
+    for path in (replaced.root / CERTIFICATES).glob("*.json"):
+        target = restored.root / CERTIFICATES / path.name
+        if not target.exists():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            write_whole(target, path.read_bytes(), mode=PRIVATE)
 
 
 def _erase_again(workspace: Workspace, tombstones: Sequence[str], actor: str) -> int:

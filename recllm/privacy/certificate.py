@@ -51,6 +51,8 @@ class ErasureCertificate:
     """What makes deleted rows unreadable in the database's files -> whether it was done; False: its owner has to."""
     audit_entry: int
     """Number of the entry of the audit log that tells of the beginning."""
+    beside: tuple[str, ...] = ()
+    """Folders beside the workspace that a restore put away, with everybody who was in them: to be deleted."""
     signature: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     """HMAC-SHA256 over all else, keyed by the workspace."""
 

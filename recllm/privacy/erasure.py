@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 from recllm.campaigns.forget import forget_people
 from recllm.encoder.cache import QUERY_CACHE_FILE
 from recllm.errors import NothingToDo, StoreError, UsageError
-from recllm.files import PRIVATE, sweep_drafts, whole_file, write_whole
+from recllm.files import PRIVATE, lock_file, sweep_drafts, whole_file, write_whole
 from recllm.jobs.effects import FOLDER as EFFECTS
 from recllm.jobs.effects import effect_names
 from recllm.jobs.occasions import MODEL_FILE as REPLENISHMENT
@@ -34,7 +35,7 @@ from recllm.recommender.registry import mark_tainted, taint_folder, taints
 from recllm.schema import Table
 from recllm.workspace.audit import AuditAction, audit
 from recllm.workspace.releases import Releases
-from recllm.workspace.workspace import CERTIFICATES, UPLOADS, Workspace
+from recllm.workspace.workspace import CERTIFICATES, SNAPSHOT, UPLOADS, Workspace, restore_drafts
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,9 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
     rows["release_people"] = Releases(workspace).forget(subjects)
     forget_in_states(workspace)
     database = store.purge()
+    root = workspace.root.absolute()
+    for draft in restore_drafts(root):  # of a restore that was stopped, or knows nothing of this
+        shutil.rmtree(draft, ignore_errors=True)
 
     certificate = issue(
         workspace,
@@ -120,6 +124,7 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
             models=models,
             database=database,
             audit_entry=entry,
+            beside=tuple(sorted(path.name for path in root.parent.glob(f"{root.name}.before-*"))),
         ),
     )
     done = {"certificate": certificate_id, "rows": sum(rows.values()), "models": len(models)}
@@ -159,6 +164,8 @@ def _clean_files(workspace: Workspace, subjects: Collection[str]) -> tuple[dict[
         "cached_vectors": _remove_query_vectors(workspace),
         "fine_tuning_examples": _remove_examples(workspace),
     }
+    with suppress(StoreError), lock_file(workspace.root / f"{SNAPSHOT}.lock", wait_seconds=0.0):
+        shutil.rmtree(workspace.root / SNAPSHOT, ignore_errors=True)  # of a backup that was killed
     for folder in ("", "campaign-files", "quarantine", "serving"):
         sweep_drafts(workspace.root / folder)
     return removed, campaigns.exported_in

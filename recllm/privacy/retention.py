@@ -13,7 +13,7 @@ from recllm.errors import UsageError
 from recllm.privacy.erasure import finish_erasures
 from recllm.recommender.registry import remove_tainted
 from recllm.workspace.audit import AuditAction, audit
-from recllm.workspace.workspace import CERTIFICATES, UPLOADS, Workspace, present
+from recllm.workspace.workspace import CERTIFICATES, UPLOADS, Workspace
 
 QUIET_DAYS = 90
 """A shop that loads nothing for so long is rarer than a clock that is wrong."""
@@ -42,8 +42,8 @@ def apply_retention(
 ) -> RetentionReport:
     """Deletes what is older than the settings' `retention` allows, and ends what was left half done.
 
-    The clock is that of this machine; of a log that is being replayed events and messages are counted back from its
-    end. dry_run: nothing is deleted, and the files are counted; rows are not. Raises `UsageError` where the clock is
+    The clock is that of this machine, also for a log of the past. Of people who are restricted no row goes: their data
+    are to be kept. dry_run: nothing is deleted, and what would go is counted. Raises `UsageError` where the clock is
     more than `QUIET_DAYS` after the newest load, as a clock that jumped ahead would delete everything, unless
     `trust_clock` says that the shop was quiet for so long.
     """
@@ -56,15 +56,11 @@ def apply_retention(
             "right, say --trust-clock"
         )
     finished = [] if dry_run else finish_erasures(workspace, actor=actor)
-    of_log = min(clock, datetime.fromtimestamp(present(workspace, now), UTC))
-
     rows: dict[str, int] = {}
     ages = {name: getattr(limits, name) for name in ("events", "messages", "explored_slates", "announcements")}
-    before = {
-        n: (of_log if n == "events" else clock) - timedelta(days=days) for n, days in ages.items() if days is not None
-    }
-    if before and not dry_run:
-        rows = workspace.store().delete_old(before)
+    if before := {name: clock - timedelta(days=days) for name, days in ages.items() if days is not None}:
+        store = workspace.store()
+        rows = store.count_old(before) if dry_run else store.delete_old(before)
 
     root = workspace.root
     kinds: dict[str, tuple[int | None, Iterable[Path]]] = {

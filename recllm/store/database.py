@@ -268,9 +268,15 @@ class Store:
         return dict(rows.iter_rows())
 
     def delete_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
-        """Deletes what of `writers.AGES` is older than a time, by name. Returns the rows of each table."""
+        """Deletes what of `writers.AGES` is older than a time, by name, but of people who are restricted. Returns the
+        rows of each table."""
         with self.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="retention") as load:
             return load.delete_old({name: _microseconds(at) for name, at in before.items()})
+
+    def count_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
+        """How many rows of each table `delete_old` would delete."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return writers.count_old(connection, {name: _microseconds(at) for name, at in before.items()})
 
     def append_audit(self, entries: Sequence[str], hashed: Callable[[str, str], str]) -> tuple[int, str]:
         """Appends entries to the audit log; durable on return. Returns the number and hash of the last entry.
@@ -286,6 +292,13 @@ class Store:
                 number, digest = number + 1, hashed(digest, entry)
                 connection.execute(insert(tables.audit).values(entry_no=number, entry=entry, hash=digest))
             return number, digest
+
+    def copy_audit(self, entries: Sequence[tuple[int, str, str]]) -> None:
+        """Appends entries of another copy of this log as they are: number, entry and hash of each."""
+        rows = [{"entry_no": number, "entry": entry, "hash": digest} for number, entry, digest in entries]
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            if rows:
+                connection.execute(insert(tables.audit), rows)
 
     def audit_entries(self, after: int | None = None) -> list[tuple[int, str, str]]:
         """Number, entry and hash of every entry of the audit log, or of those behind a number, the oldest first."""

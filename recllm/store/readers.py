@@ -241,20 +241,20 @@ class StoreReader:
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 
     def first_loaded(self, user_ids: Iterable[str]) -> dict[str, tuple[int, datetime]]:
-        """Pseudonym -> number and time of the load with the first of the person's events that are there; nobody without
-        events."""
-        e, u, load = tables.events.c, tables.users.c, tables.loads.c
-        first = sa.func.min(load.load_no).label("load_no")
-        query = (
-            sa.select(u.user_id, first, sa.func.min(load.committed_at).label("committed_at"))
-            .join_from(tables.users, tables.events, e.user_key == u.user_key)
-            .join(tables.loads, load.load_no == e.load_no)
-            .group_by(u.user_id)
-        )
-        frame = self._frame(query, (u.user_id, user_ids))
-        return {
-            user_id: (number, datetime.fromtimestamp(at / 1_000_000, UTC)) for user_id, number, at in frame.iter_rows()
-        }
+        """Pseudonym -> number and time of the load with the first of the person's events, whether it is there or was
+        deleted by age since; nobody who never had one."""
+        u, load, names = tables.users.c, tables.loads.c, list(user_ids)
+        first: dict[str, tuple[int, int]] = {}
+        for table in (tables.events, tables.first_loads):
+            query = (
+                sa.select(u.user_id, sa.func.min(load.load_no), sa.func.min(load.committed_at).label("committed_at"))
+                .join_from(tables.users, table, table.c.user_key == u.user_key)
+                .join(tables.loads, load.load_no == table.c.load_no)
+                .group_by(u.user_id)
+            )
+            for user_id, number, at in self._frame(query, (u.user_id, names)).iter_rows():
+                first[user_id] = min(first.get(user_id, (number, at)), (number, at))
+        return {user_id: (n, datetime.fromtimestamp(at / 1_000_000, UTC)) for user_id, (n, at) in first.items()}
 
     def joined_sessions(self, session_ids: Iterable[str] | None = None, user_id: str | None = None) -> dict[str, str]:
         """Session -> person, of the sessions that were joined to one: all, these, or those of a person."""

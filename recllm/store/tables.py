@@ -42,7 +42,7 @@ from recllm.errors import StoreError
 from recllm.schema import Table as TableName
 from recllm.store import postgres
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -262,6 +262,15 @@ restrictions = Table(
 )
 """People whose data are kept and used for nothing, whatever they agreed to: as they wish, or soon to be erased."""
 
+first_loads = Table(
+    "first_loads",
+    metadata,
+    Column("user_key", BigInteger, primary_key=True, autoincrement=False),
+    Column("load_no", BigInteger, nullable=False),
+)
+"""The load with the first events of people of whom events were deleted by age: what was trained since learned from
+them, whatever of them is still there."""
+
 audit = Table(
     "audit",
     metadata,
@@ -355,6 +364,11 @@ def _protect_people(connection: Connection) -> None:
         table.create(connection)
 
 
+def _remember_first_loads(connection: Connection) -> None:
+    """Version 11: since when models learned from people whose first events were deleted by age."""
+    first_loads.create(connection)
+
+
 def record_item_states(connection: Connection, load_no: int | None = None) -> None:
     """Adds the state of the items that a load changed, all items when None, where it differs from their last one."""
     earlier = item_states.alias()
@@ -381,6 +395,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     7: _tell_when_items_changed,
     8: _follow_prices_and_stock,
     9: _protect_people,
+    10: _remember_first_loads,
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -188,8 +188,8 @@ class Load:
             ).all()
             delete(tables.explored_slates, tables.explored_slates.c.request_id.in_(requests))
             delete(tables.message_events, tables.message_events.c.message_no.in_(sent))
-            of_people = (tables.messages, tables.events, tables.consent, tables.sessions, tables.restrictions)
-            for table in (*of_people, tables.users):
+            of_people = (tables.messages, tables.events, tables.first_loads, tables.consent, tables.sessions)
+            for table in (*of_people, tables.restrictions, tables.users):
                 delete(table, table.c.user_key.in_(keys))
             if pending_keys:  # products that only these people's events knew
                 named = sa.select(event.item_key).where(event.item_key == item.item_key)
@@ -209,18 +209,25 @@ class Load:
         return _insert_new(self._connection, tables.restrictions, row, key=["user_key"]) > 0
 
     def delete_old(self, before: Mapping[str, int]) -> dict[str, int]:
-        """Deletes the rows of `AGES` that are older than an epoch microsecond. For a load of consent."""
+        """Deletes the rows of `AGES` that are older than an epoch microsecond, but of restricted people. Of whom
+        events go, the load of the first one is remembered. For a load of consent."""
+        event, first = tables.events.c, tables.first_loads.c
+        conditions = list(_outdated(before))
+        for table, condition in conditions:
+            if table is not tables.events:
+                continue
+            of_person = sa.select(event.user_key, sa.func.min(event.load_no)).where(condition).group_by(event.user_key)
+            is_new = event.user_key.not_in(sa.select(first.user_key))
+            self._connection.execute(
+                sa.insert(tables.first_loads).from_select(["user_key", "load_no"], of_person.where(is_new))
+            )
+            earlier = sa.select(sa.func.min(event.load_no)).where(event.user_key == first.user_key, condition)
+            number = earlier.scalar_subquery()
+            self._connection.execute(sa.update(tables.first_loads).where(number < first.load_no).values(load_no=number))
         rows: dict[str, int] = {}
-        for name, at in before.items():
-            for age in AGES[name]:
-                condition = age < at
-                if name == "messages" and age.table is tables.message_events:
-                    old = sa.select(tables.messages.c.message_no).where(tables.messages.c.exported_at < at)
-                    condition = tables.message_events.c.message_no.in_(old)
-                if age.table is tables.outbox:
-                    condition = sa.and_(condition, tables.outbox.c.status != AnnouncementStatus.QUEUED.value)
-                n_deleted = self._connection.execute(sa.delete(age.table).where(condition)).rowcount
-                rows[age.table.name] = rows.get(age.table.name, 0) + n_deleted
+        for table, condition in conditions:
+            n_deleted = self._connection.execute(sa.delete(table).where(condition)).rowcount
+            rows[table.name] = rows.get(table.name, 0) + n_deleted
         return rows
 
     def join_session(self, session_id: str, user_id: str) -> int:
@@ -250,7 +257,12 @@ class Load:
             connection.execute(old.values(event_key=secrets.token_bytes(16)))
         if moved:
             connection.execute(sa.insert(tables.events), moved)
-        for table in (tables.events, tables.consent, tables.users):
+        first = tables.first_loads
+        if (number := connection.scalar(sa.select(first.c.load_no).where(first.c.user_key == key))) is not None:
+            _insert_new(connection, first, pl.DataFrame({"user_key": [person], "load_no": [number]}), key=["user_key"])
+            is_later = sa.and_(first.c.user_key == person, first.c.load_no > number)
+            connection.execute(sa.update(first).where(is_later).values(load_no=number))
+        for table in (tables.events, first, tables.consent, tables.users):
             connection.execute(sa.delete(table).where(table.c.user_key == key))
         return len(moved)
 
@@ -388,6 +400,34 @@ def _conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
         else:
             picked.append(pl.col(column).cast(dtype))
     return frame.select(picked)
+
+
+def count_old(connection: sa.Connection, before: Mapping[str, int]) -> dict[str, int]:
+    """How many rows `Load.delete_old` would delete."""
+    rows: dict[str, int] = {}
+    for table, condition in _outdated(before):
+        n_rows = connection.scalar(sa.select(sa.func.count()).select_from(table).where(condition)) or 0
+        rows[table.name] = rows.get(table.name, 0) + n_rows
+    return rows
+
+
+def _outdated(before: Mapping[str, int]) -> Iterator[tuple[sa.Table, sa.ColumnElement[bool]]]:
+    """Table, and what of it is over its time, in the order of deleting; nothing of people who are restricted."""
+    message, restricted = tables.messages.c, sa.select(tables.restrictions.c.user_key)
+    for name, at in before.items():
+        for age in AGES[name]:
+            table, condition = age.table, age < at
+            if "user_key" in table.c:
+                condition = sa.and_(condition, table.c.user_key.not_in(restricted))
+            if table is tables.message_events:
+                gone = sa.select(message.message_no).where(
+                    message.exported_at < at, message.user_key.not_in(restricted)
+                )
+                condition = tables.message_events.c.message_no.in_(gone)
+            if table is tables.outbox:
+                condition = sa.and_(condition, tables.outbox.c.status != AnnouncementStatus.QUEUED.value)
+            assert isinstance(table, sa.Table)  # noqa: S101 - of a column of `AGES`
+            yield table, condition
 
 
 def erased_among(connection: sa.Connection, user_ids: pl.Series) -> pl.Series:

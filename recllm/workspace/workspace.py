@@ -52,6 +52,8 @@ STORE_VARIABLE = "RECLLM_STORE_URL"
 NEXT_KEY = "key.next"
 """Beside the key while it is exchanged for another one."""
 UPLOADS, CERTIFICATES = "uploads", "certificates"
+SNAPSHOT = ".backup"
+"""Folder of the copy of the store while a backup is written."""
 REPLAY_DAYS = 14
 
 _OVERRIDES: ContextVar[Mapping[str, Any]] = ContextVar("settings of this call", default={})  # noqa: B039 - never changed
@@ -165,6 +167,8 @@ class Workspace:
         environment = environment_settings()
         path = Path(root) / SETTINGS_FILE
         if not path.is_file():
+            if restore_drafts(Path(root).absolute())[1].exists():
+                raise StoreError(f"a restore of {root} was stopped: repeat it, recllm restore FILE -w {root} --replace")
             raise StoreError(f"there is no workspace in {root}; make one with: recllm init -w {root}")
         try:
             table = toml_table(path.read_text("utf-8"))
@@ -260,6 +264,11 @@ class Workspace:
 def _store_location(root: Path, settings: Settings) -> str | Path:
     """Path or URL, which may hold a password: it goes to `Store.open` and nowhere else."""
     return os.environ.get(STORE_VARIABLE) or settings.store or root / STORE_FILE
+
+
+def restore_drafts(root: Path) -> tuple[Path, Path]:
+    """Where a restore builds a workspace, and where it lies complete before it takes its place; beside `root`."""
+    return root.with_name(f".{root.name}.restoring"), root.with_name(f".{root.name}.restored")
 
 
 def is_being_rotated(root: Path) -> bool:
