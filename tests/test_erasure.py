@@ -143,7 +143,8 @@ def through_every_door(folder: Path, scratch: Path) -> None:
         order = {"revision": campaign["revision"], "ids": [WHO, *(f"u{n:02}" for n in range(1, PEOPLE))]}
         sent = ask("/v1/campaigns/tea/export", order)
         assert WHO in {row["user_id"] for row in csv.DictReader(io.StringIO(sent["files"]["tea-email.csv"]))}
-        assert client.get(f"/v1/users/{WHO}/export").status_code == 200
+        for view_of_person in ("export", "profile"):
+            assert client.get(f"/v1/users/{WHO}/{view_of_person}").status_code == 200
 
 
 def test_a_person_is_in_every_byte_and_then_in_none(folder: Path, tmp_path: Path) -> None:
@@ -171,6 +172,23 @@ def plain_request(user: str) -> Any:
     from recllm.schema import RecommendRequest
 
     return RecommendRequest(users=(user,), k=3)
+
+
+def test_every_door_writes_to_the_log_what_it_did_to_whom(folder: Path, tmp_path: Path) -> None:
+    through_every_door(folder, tmp_path)
+    with Workspace.open(folder) as shop:
+        name, actions = shop.pseudonymiser().one(WHO), [entry.action for entry in read_audit(shop)]
+        assert {entry.action for entry in read_audit(shop, subjects=frozenset({name}))} == {
+            *(AuditAction.CONSENT_CHANGED, AuditAction.PERSON_EXPORTED, AuditAction.PERSON_SHOWN)
+        }
+        assert set(actions) >= {
+            *(AuditAction.PEOPLE_LISTED, AuditAction.CAMPAIGN_PLANNED),
+            *(AuditAction.CAMPAIGN_DECIDED, AuditAction.CAMPAIGN_EXPORTED),
+        }
+        erase_people(shop, [WHO, "u02"], actor="test")
+        for person in (name, shop.pseudonymiser().one("u02")):
+            *_, last = read_audit(shop, subjects=frozenset({person}))
+            assert last.action is AuditAction.ERASED, "each of several has an entry of their own"
 
 
 def test_canaries_are_seen_in_every_form(tmp_path: Path) -> None:
@@ -405,7 +423,9 @@ def test_the_export_holds_nobody_else(folder: Path, tmp_path: Path) -> None:
         assert document["campaigns"][0]["text"] and document["campaigns"][0]["exported_at"]
         assert document["models"] and document["inferred"]["recommendations"]["items"][0]["reasons"]
         assert document["inferred"]["profile"]
-        assert [access["action"] for access in document["accesses"]] == ["person_exported"]
+        assert {access["action"] for access in document["accesses"]} == {
+            *("consent_changed", "person_shown", "person_exported")
+        }
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ def test_two_who_ask_at_once_are_compared_with_each_other(shop: Workspace) -> No
 def test_a_store_of_version_9_gets_the_tables(shop: Workspace) -> None:
     store = shop.store()
     with writing(store._engine) as connection:
-        for table in ("releases", "release_people", "tombstones", "restrictions", "audit"):
+        for table in ("releases", "release_people", "tombstones", "restrictions", "audit", "first_loads"):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE meta SET value = '9' WHERE name = 'schema_version'"))
     with writing(store._engine) as connection:

@@ -500,6 +500,7 @@ def test_a_backup_is_of_one_moment_while_events_come(shop: Path, tmp_path: Path)
 
 
 def test_rights_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
+    assert run("profile", "ann", "-w", "shop")[0] == 0
     assert "restricted since" in run("privacy", "restrict", "-u", "ann", "-w", "shop")[1]
     assert "not restricted" in run("privacy", "restrict", "-u", "ann", "--lift", "-w", "shop")[1]
     assert run("privacy", "erase", "-u", "ann", "-w", "shop")[0] == 2
@@ -513,7 +514,7 @@ def test_rights_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
     assert run("privacy", "readmit", "-u", "ann", "--yes", "-w", "shop")[0] == 2
     assert "nothing is over its time" in run("privacy", "retention", "-w", "shop")[1]
     code, out, _ = run("privacy", "audit", "-w", "shop")
-    for action in ("restricted", "restriction_lifted", "erasure_begun", "erased", "readmitted"):
+    for action in ("person_shown", "restricted", "restriction_lifted", "erasure_begun", "erased", "readmitted"):
         assert action in out
     assert "entries, each as it was written" in out and "cli:" in out
     assert "2 keys" in run("privacy", "rotate-key", "-w", "shop")[1]

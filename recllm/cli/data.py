@@ -173,12 +173,14 @@ def profile(
 ) -> None:
     """What is known of a person: User = (I, B, H), as numbers and as the text that models read."""
     from recllm.jobs.serve import person_evolution, person_profile
+    from recllm.workspace.audit import AuditAction
 
     if not evolution:
         if plot or html:
             raise UsageError("--plot and --html draw the picture of --evolution; add it")
         with open_shop(workspace) as shop:
             person, texts = person_profile(shop, user, locale or shop.settings.locale)
+            write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
         lines = []
         for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
             lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
@@ -190,6 +192,7 @@ def profile(
     kind = check_by(by)
     with open_shop(workspace) as shop:
         moves = person_evolution(shop, user, by=kind)
+        write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
         language = locale or shop.settings.locale
     if html:
         html.write_text(evolution_page(moves, name=user, locale=language), encoding="utf-8")

@@ -33,7 +33,7 @@ from recllm.jobs.recommenders import forget_in_states, tainted_until
 from recllm.privacy.certificate import ErasureCertificate, TaintedModel, issue
 from recllm.recommender.registry import mark_tainted, taint_folder, taints
 from recllm.schema import Table
-from recllm.workspace.audit import AuditAction, audit
+from recllm.workspace.audit import AuditAction, audit, audit_each
 from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import CERTIFICATES, SNAPSHOT, UPLOADS, Workspace, restore_drafts
 
@@ -128,7 +128,7 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
         ),
     )
     done = {"certificate": certificate_id, "rows": sum(rows.values()), "models": len(models)}
-    audit(workspace, actor, AuditAction.ERASED, subject=subject, **done)
+    audit_each(workspace, actor, AuditAction.ERASED, names, **done)
     (workspace.root / CERTIFICATES / f".{certificate_id}{_NOTE}").unlink(missing_ok=True)
     logger.info("erased %d people", len(names), extra={"certificate": certificate_id})
     return certificate

@@ -51,6 +51,7 @@ from recllm.service.requests import (
     UsersRequest,
 )
 from recllm.settings import ServiceSettings
+from recllm.workspace.audit import AuditAction
 from recllm.workspace.keys import Scope
 from recllm.workspace.workspace import present
 
@@ -182,7 +183,10 @@ async def consent(body: ConsentRequest, caller: MaySend, service: TheService) ->
 
     def write() -> Any:
         decisions = [(row.user_id, row.purpose, row.granted, row.timestamp or now) for row in body.consent]
-        return add_consent(caller.shop.workspace, decisions, source="service")
+        done = add_consent(caller.shop.workspace, decisions, source="service")
+        if done.accepted:
+            caller.audit_each(AuditAction.CONSENT_CHANGED, [row.user_id for row in body.consent])
+        return done
 
     return await _written(service, len(body.consent), write)
 
@@ -202,6 +206,7 @@ async def profile(user_id: UserId, caller: MayAsk, service: TheService, locale: 
     def known() -> dict[str, Any]:
         workspace = caller.shop.workspace
         person, texts = person_profile(workspace, user_id, locale or workspace.settings.locale)
+        caller.audit_each(AuditAction.PERSON_SHOWN, [user_id])
         return {**plain(person), "user_id": user_id, "texts": plain(texts)}
 
     return json_answer(await service.capacity.run(known))

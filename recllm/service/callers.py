@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from recllm.service.live import LiveShop
 from recllm.service.requests import ErrorAnswer
 from recllm.service.slates import SlateProcesses
 from recllm.settings import ServiceSettings
-from recllm.workspace.audit import AuditAction, audit
+from recllm.workspace.audit import AuditAction, audit, audit_each
 from recllm.workspace.keys import ApiKey, Scope, authenticate, list_keys
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,11 @@ class Caller:
     def actor(self) -> str:
         """Who asks, for the audit log."""
         return "service:this machine" if self.key is None else f"key:{self.key.key_id}"
+
+    def audit_each(self, action: AuditAction, user_ids: Sequence[str], /, **details: Any) -> None:
+        """Notes what was done to the data of each of these people."""
+        names = self.shop.workspace.pseudonymiser().many(list(dict.fromkeys(user_ids)))
+        audit_each(self.shop.workspace, self.actor, action, names, **details)
 
     def audit(self, action: AuditAction, /, *, subject: str | None = None, **details: Any) -> None:
         """Writes down what this caller did; see `recllm.workspace.audit`."""

@@ -12,7 +12,7 @@ import getpass
 import hmac
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -75,7 +75,7 @@ class AuditEntry:
     """Who: "key:ID" of the service, "console:NAME", "cli:LOGIN", or "retention"."""
     action: AuditAction
     subject: str | None
-    """Pseudonym of the person it was about, under the key of that time; None for more than one, or nobody."""
+    """Pseudonym of the person it was about, under the key of that time; None for a group of them, or nobody."""
     details: Mapping[str, Any]
     """Counts and names of things; no id of a person."""
 
@@ -107,17 +107,22 @@ def audit(
     **details: Any,
 ) -> int:
     """Appends an entry, durable on return; its number. subject: a pseudonym. details: what JSON can hold."""
-    entry = _canonical(
-        {
-            "at": datetime.now(UTC).isoformat(timespec="microseconds"),
-            "actor": actor,
-            "action": action.value,
-            "subject": subject,
-            "details": plain(details),
-        }
-    )
+    return audit_each(workspace, actor, action, [subject], **details)
+
+
+def audit_each(
+    workspace: Workspace, actor: str, action: AuditAction, subjects: Sequence[str | None], /, **details: Any
+) -> int:
+    """Appends an entry about each of these people, so that a person's own log has it; the number of the last one."""
+    same = {
+        "at": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "actor": actor,
+        "action": action.value,
+        "details": plain(details),
+    }
+    entries = [_canonical({**same, "subject": subject}) for subject in subjects]
     with lock_file(workspace.root / f".{ANCHOR}.lock"):
-        number, digest = workspace.store().append_audit([entry], partial(_hash, workspace.signing_key("audit")))
+        number, digest = workspace.store().append_audit(entries, partial(_hash, workspace.signing_key("audit")))
         _anchor(workspace, number, digest)
     return number
 
