@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from recllm.text.finders.patterns import SEVEN_DIGITS, Span, entry, has_label, pattern, word_set
+from recllm.text.finders.spelled import spelled_numbers
 
 _BETWEEN = " -./\n"
 """What numbers are grouped with, or broken at."""
@@ -31,24 +32,33 @@ def ibans(text: str) -> Iterator[Span]:
 
 @cache
 def _iban_lengths() -> dict[str, int]:
-    return {entry[:2]: int(entry[2:]) for entry in entry("iban.lengths").split()}
+    return {country[:2]: int(country[2:]) for country in entry("iban.lengths").split()}
 
 
 def resident_ids(text: str) -> Iterator[Span]:
-    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    for start, end, number in spelled_numbers(text):
+        if len(number) == 18 and _is_resident_id(number):
+            yield start, end
     for match in pattern("resident_id.number").finditer(text):
-        number = re.sub(r"[ ._/\n-]", "", match[0]).upper()
-        if not pattern("resident_id.born").match(number):
-            continue
-        check = "10X98765432"[sum(int(d) * w for d, w in zip(number, weights, strict=False)) % 11]
-        if number[-1] == check and number[:2] in word_set("resident_id.provinces"):
+        if _is_resident_id(re.sub(r"[ ._/\n-]", "", match[0]).upper()):
             yield match.span()
+
+
+def _is_resident_id(number: str) -> bool:
+    if not pattern("resident_id.born").match(number):
+        return False
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    check = "10X98765432"[sum(int(d) * w for d, w in zip(number, weights, strict=False)) % 11]
+    return number[-1] == check and number[:2] in word_set("resident_id.provinces")
 
 
 _TOLD = re.compile(r"\d{2,}[^\d]{0,3}(?=[^\W\d_]{2})")
 
 
 def cards(text: str) -> Iterator[Span]:
+    for start, end, digits in spelled_numbers(text):
+        if len(digits) in _card_lengths(digits) and luhn(digits):
+            yield start, end
     if not SEVEN_DIGITS.search(text):
         return
     for match in pattern("card.number").finditer(text):
@@ -58,31 +68,35 @@ def cards(text: str) -> Iterator[Span]:
         is_labelled = has_label(text, match.start(), "card.label", against="phone.not_label")
         is_other = has_label(text, match.start(), "phone.not_label", reach=match.start() - begin)
         is_other = is_other and pattern("card.told").search(before) is None
+        if not is_labelled and text[match.end() : match.end() + 1].isalpha() and text[match.end()].isascii():
+            continue
+        beside = before + " " + text[match.end() : match.end() + 28]
+        is_told = not is_other and pattern("card.context").search(beside) is not None
         # The date of expiry may follow: "4111 1111 1111 1111 12/27".
         for end in [match.end(), *(gap.start() for gap in reversed(list(_GAP.finditer(text, *match.span()))))]:
-            if _is_card(text[match.start() : end], is_labelled, is_other, is_whole=end == match.end()):
+            if _is_card(text[match.start() : end], is_labelled, is_other, is_told, is_whole=end == match.end()):
                 yield match.start(), end
                 break
 
 
-_GAP = re.compile(r"[ ._/\n-]+")
+_GAP = re.compile(r"[ ._/·\n-]+")
 
 
-def _is_card(number: str, is_labelled: bool, is_other: bool, *, is_whole: bool) -> bool:
+def _is_card(number: str, is_labelled: bool, is_other: bool, is_told: bool, *, is_whole: bool) -> bool:
     pieces = _GAP.split(number)
     digits, sizes = "".join(pieces), [len(piece) for piece in pieces]
     if len(digits) < 12 or len(set(digits)) == 1 or not luhn(digits):
         return False
     is_issued = len(digits) in _card_lengths(digits)
     is_grouped = " ".join(map(str, sizes)) in word_set("card.groups") or (
-        is_issued and (set(sizes) == {1} or ((is_labelled or digits.startswith("62")) and len(sizes) < 7))
+        is_issued and (set(sizes) == {1} or ((is_labelled or is_told or digits.startswith("62")) and len(sizes) < 7))
     )
     if not is_whole:
         return is_issued and not is_other and (len(sizes) == 1 or is_grouped) and len(digits) > 14
     if not (is_grouped or len(pieces) == 1 or (is_labelled and is_issued and len(pieces) < 4)):
         return False
-    is_article_number = len(digits) in (13, 14) and not is_grouped
-    return is_labelled or (is_issued and not is_other and not is_article_number)
+    is_article = is_article_number(digits) and not is_grouped
+    return is_labelled or (is_issued and not is_other and not is_article)
 
 
 def _card_lengths(digits: str) -> frozenset[int]:
