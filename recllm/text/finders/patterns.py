@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -58,3 +59,31 @@ def has_label(text: str, start: int, label: str, *, reach: int = 28, against: st
 
 def is_han(sign: str) -> bool:
     return "\u3400" <= sign <= "\u9fff" or "\uf900" <= sign <= "\ufaff"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A table in a text: the first line names the columns."""
+
+    text: str
+    delimiter: str
+    heads: tuple[str, ...]
+
+    def label(self, at: int) -> str:
+        """The name of the column that `text[at]` stands in; empty in the first line."""
+        begin = self.text.rfind("\n", 0, at) + 1
+        column = self.text.count(self.delimiter, begin, at)
+        return self.heads[column] if begin and column < len(self.heads) else ""
+
+
+_HEADS = re.compile(r"[^\d\n,;|\t]{2,24}(?P<delimiter>[,;|\t])[^\d\n,;|\t]{2,24}(?:(?P=delimiter)[^\d\n,;|\t]{2,24}){0,20}\n")
+
+
+@lru_cache(maxsize=4)
+def columns(text: str) -> Columns | None:
+    """The table that a text is; None for any other."""
+    match = _HEADS.match(text) if "\n" in text else None
+    if match is None or text.count(match["delimiter"], match.end()) < match[0].count(match["delimiter"]):
+        return None
+    heads = tuple(head.strip(" \"'").replace("_", " ") for head in match[0].split(match["delimiter"]))
+    return Columns(text, match["delimiter"], heads)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 from recllm.text.finders.numbers import is_article_number
-from recllm.text.finders.patterns import SEVEN_DIGITS, Span, compiled, entry, has_label, pattern, word_set
+from recllm.text.finders.patterns import SEVEN_DIGITS, Span, columns, compiled, entry, has_label, pattern, word_set
+from recllm.text.finders.spelled import spelled_numbers
 
 
 def phones(text: str) -> Iterator[Span]:
@@ -18,22 +19,34 @@ def phones(text: str) -> Iterator[Span]:
 
 def _phones_in_words(text: str) -> Iterator[Span]:
     """一三八零零…, "four one five ..."; those of a Chinese mobile number, others beside a label."""
-    for name in ("phone.numerals", "phone.spelled"):
-        for match in pattern(name).finditer(text):
-            is_other = has_label(text, match.start(), "phone.not_label")
-            is_phone = has_label(text, match.start(), "phone.label", reach=12, against="phone.not_label") or pattern(
-                "phone.soft_label"
-            ).search(text[max(0, match.start() - 48) : match.start()])
-            is_mobile = name == "phone.numerals" and match["mobile"] is not None
-            is_in_words = not match[0].isascii() or name == "phone.spelled"
-            if is_in_words and (is_phone or (is_mobile and not is_other and len(set(match[0])) > 3)):
-                yield match.span()
+    for match in pattern("phone.numerals").finditer(text):
+        is_mobile = match["mobile"] is not None and len(set(match[0])) > 3
+        if not match[0].isascii() and (
+            _is_told(text, *match.span()) or (is_mobile and not has_label(text, match.start(), "phone.not_label"))
+        ):
+            yield match.span()
+    for start, end, digits in spelled_numbers(text):
+        # Ten digits and more are seldom said of anything else.
+        is_long = len(digits) > 9 and len(set(digits)) > 3 and not _is_row(digits)
+        is_other = has_label(text, start, "phone.not_label", reach=40)
+        if 7 <= len(digits) <= 15 and (_is_told(text, start, end) or (is_long and not is_other)):
+            yield start, end
+
+
+def _is_told(text: str, start: int, end: int) -> bool:
+    """True where a word for phones stands beside."""
+    return (
+        has_label(text, start, "phone.label", reach=16, against="phone.not_label")
+        or pattern("phone.soft_label").search(text[max(0, start - 48) : start]) is not None
+        or pattern("phone.label_after").search(text[end : end + 40]) is not None
+    )
 
 
 def _phones_in_digits(text: str) -> Iterator[Span]:
     """The shape that begins first, and of several the first in the list; each number is judged by what is beside it."""
     if not SEVEN_DIGITS.search(text):
         return
+    heads = columns(text)
     for match in _phone_pattern().finditer(text):
         named = {name: value for name, value in match.groupdict().items() if value}
         number, end = _without_next_words(
@@ -42,7 +55,8 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         end = match.end() if end == match.end("number") else end
         start = match.start() + (match[0].startswith("(") and ")" not in text[match.start() : end])
         digits = re.sub(r"\D", "", number)
-        before, after = text[max(0, match.start() - 12) : match.start()], text[end : end + 20]
+        before, after = text[max(0, match.start() - 12) : match.start()], text[end : end + 40]
+        is_in_column = heads is not None and pattern("phone.label").search(heads.label(match.start())) is not None
         is_inch = after.startswith('"') and len(digits) < 9
         if pattern("phone.price_before").search(before[-8:]):
             continue
@@ -52,7 +66,7 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
             continue
         touches_comma = re.search(r"\d,$", before) is not None or re.match(r",\d", after) is not None
         is_field = "plus" in named or "mobile" in named or re.fullmatch(r"\d{3}-\d{3}-\d{4}", number)
-        if touches_comma and not is_field:
+        if touches_comma and not is_field and not is_in_column:
             continue
         if "plus" not in named and re.search(r"\d:$", before):  # 00:00-2024.06.18
             continue
@@ -76,7 +90,8 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
                 _is_callable(named, number)
                 and pattern("phone.context").search(words_before + " " + text[end : end + 32]) is not None
             )
-        if is_phone and _is_number(named, digits, number):
+        is_other = not is_in_column and pattern("phone.not_label_after").match(after) is not None
+        if (is_phone or is_in_column) and not is_other and _is_number(named, digits, number):
             yield start, end
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from recllm.text.finders.patterns import A_DIGIT, Span, compiled, pattern
+from recllm.text.finders.patterns import A_DIGIT, Span, columns, compiled, pattern
 
 
 def plates(text: str) -> Iterator[Span]:
@@ -19,10 +19,17 @@ def plates(text: str) -> Iterator[Span]:
             )
             is_labelled = "车牌" in text[max(0, match.start() - 12) : match.start()]
             n_digits = sum(sign.isdigit() for sign in match[0])
-            is_count = re.match("[份张个件只元套册本名人]", text[match.end() : match.end() + 1]) is not None
+            is_count = re.match("[型款份张个件只元套册本名人]", text[match.end() : match.end() + 1]) is not None
             if n_digits >= 2 and (is_labelled or not (is_word or is_count)):
                 yield match.span()
     yield from (match.span() for match in pattern("plate.own").finditer(text))
+    heads, car = columns(text), None
     for match in pattern("plate.other").finditer(text):
-        if pattern("plate.label").search(text[max(0, match.start() - 36) : match.start()]):
+        label = heads.label(match.start()) + ":" if heads else text[max(0, match.start() - 36) : match.start()]
+        if pattern("plate.label").search(label):
             yield match.span()
+    for match in pattern("plate.shaped").finditer(text):
+        car = car or pattern("plate.car").search(text)
+        if car is None:
+            break
+        yield match.span()
