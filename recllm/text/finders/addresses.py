@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from recllm.text.finders.patterns import A_DIGIT, Span, entry, is_han, pattern, word_set
+from recllm.text.finders.patterns import A_DIGIT, Span, entry, has_label, is_han, pattern, reads_like_title, word_set
 
 
 def addresses(text: str) -> Iterator[Span]:
@@ -14,24 +14,59 @@ def addresses(text: str) -> Iterator[Span]:
         return
     if not text.isascii():
         yield from _chinese_addresses(text)
-    for name in ("box", "posted", "indian", "french", "southern", "dutch", "japanese", "german_small"):
+    if pattern("address.european_code").search(text):
+        yield from _european_addresses(text)
+    yield from (match.span() for match in pattern("address.british").finditer(text))
+    yield from (match.span() for match in pattern("address.numbered").finditer(text))
+    for match in pattern("address.indian").finditer(text):
+        if _is_indian(text, match):
+            yield match.span()
+    for name in ("box", "posted", "japanese", "german_small"):
         yield from (match.span() for match in pattern(f"address.{name}").finditer(text))
-    for match in pattern("address.german").finditer(text):
-        tail = pattern("address.german_tail").match(text, match.end())
-        yield match.start(), tail.end() if tail else match.end()
-    for match in pattern("address.german_weak").finditer(text):
-        tail = pattern("address.german_tail").match(text, match.end())
-        if tail or _is_addressed(text, match.start()):
-            yield match.start(), tail.end() if tail else match.end()
+    for name in ("french", "southern", "dutch"):
+        for match in pattern(f"address.{name}").finditer(text):
+            if pattern("address.european_code").search(match[0]) or not _is_of_goods(text, match.start()):
+                yield match.span()
+    for name in ("german", "german_weak"):
+        for match in pattern(f"address.{name}").finditer(text):
+            tail = pattern("address.german_tail").match(text, match.end())
+            is_sure = not _is_of_goods(text, match.start()) if name == "german" else _is_addressed(text, match.start())
+            if tail or is_sure:
+                yield match.start(), tail.end() if tail else match.end()
+    for match in pattern("address.english_after").finditer(text):
+        if _is_addressed(text, match.start()):
+            yield match.start(), _end_of_address(text, match.end())
     for sort in ("strong", "weak"):
         for match in pattern("address.english", SORT=entry(f"address.{sort}")).finditer(text):
             sure = _is_addressed(text, match.start()) or _has_postcode(text, match.end())
-            if sure or (sort == "strong" and _is_street(text, match)):
+            if sure or (sort == "strong" and _is_street(text, match) and not reads_like_title(text)):
                 yield match.start(), _end_of_address(text, match.end())
         for match in pattern("address.english_small", SORT=entry(f"address.{sort}")).finditer(text):
             is_told = sort == "strong" and _is_addressed(text, match.start())
             if is_told or (_has_postcode(text, match.end()) and not _names_goods(match["street"])):
                 yield match.start(), _end_of_address(text, match.end())
+
+
+def _european_addresses(text: str) -> Iterator[Span]:
+    for match in pattern("address.european").finditer(text):
+        if match["town"].lower() in word_set("address.no_towns"):
+            continue
+        is_street = pattern("address.european_place").search(match["street"]) is not None
+        is_plain = len(match["code"]) == 4 and match["comma"] is None
+        if is_street or (not is_plain and not _is_of_goods(text, match.start())):
+            yield match.span()
+
+
+def _is_of_goods(text: str, start: int) -> bool:
+    return reads_like_title(text) and not _is_addressed(text, start)
+
+
+def _is_indian(text: str, match: re.Match[str]) -> bool:
+    """False where the six digits at the end belong to a word for a number, or to goods."""
+    words = re.findall(r"[^\W\d]+", match[0].lower())
+    return not _is_of_goods(text, match.start()) and (
+        has_label(text, match.end() - 6, "phone.not_label", reach=12) is False and len(words) > 2
+    )
 
 
 def _is_addressed(text: str, start: int) -> bool:
@@ -93,14 +128,15 @@ def _chinese_addresses(text: str) -> Iterator[Span]:
         settled = re.search(
             entry("address.chinese_settlement") + r"[ ]?(?:[一二三四五六七八九十\d]{1,2}(?:期|区)[ ]?)?$", left
         )
-        if len(regions) > 1 or (settled and len(left) >= 3):
+        is_chain = len(left) > 1 and pattern("address.chinese_chain").search(match[0]) is not None
+        if len(regions) > 1 or is_chain or (settled and len(left) >= 3):
             yield start, match.end()
 
 
 def _has_house(address: str) -> bool:
     """True where a text after the word for an address holds a number of a house, or two regions."""
     return (
-        re.search(r"[\d一二三四五六七八九十][号弄栋幢楼室组座]|\d-\d", address) is not None
+        re.search(r"[\d一二三四五六七八九十A-Z][号弄栋幢楼室组座]|\d-\d", address) is not None
         or len(pattern("address.chinese_regions").findall(address)) > 1
     )
 

@@ -87,3 +87,9 @@ def columns(text: str) -> Columns | None:
         return None
     heads = tuple(head.strip(" \"'").replace("_", " ") for head in match[0].split(match["delimiter"]))
     return Columns(text, match["delimiter"], heads)
+
+
+@lru_cache(maxsize=4)
+def reads_like_title(text: str) -> bool:
+    """True for a text with sizes, amounts or kinds of goods, in which nobody speaks to anybody."""
+    return pattern("title.talk").search(text) is None and pattern("title.goods").search(text) is not None
