@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator
 
-from recllm.text.finders.patterns import Span, entry, is_han, pattern, word_set
+from recllm.text.finders.introduced import introduced_names
+from recllm.text.finders.known_names import has_known_name, is_no_name, surname
+from recllm.text.finders.patterns import Span, entry, is_han, pattern, reads_like_title, word_set
 
 _COLON = re.compile(r"[:=]| is |[\"'] ?[,;]", re.IGNORECASE)
 
@@ -19,8 +19,10 @@ def names(text: str) -> Iterator[Span]:
         salutation = pattern("name.spoken_before").search(text[max(0, match.start() - 24) : match.start()])
         if words[0].removesuffix("'s") in brands.split() and not (salutation and "ear" in salutation[0]):
             continue
-        is_known = _has_known_name(words) and len(words) < 4
         after = text[match.end() : match.end() + 14]
+        if reads_like_title(text) and not salutation and not re.search(entry("name.spoken_after"), after):
+            continue
+        is_known = has_known_name(words) and len(words) < 4
         is_begun = re.search(r"(?:^|[.!?;\n] ?)$", text[max(0, match.start() - 2) : match.start()]) is not None
         if match["title"] in _TITLES_OF_PEOPLE and len(words) < 5:
             yield match.start(), match.start() + len(match[0].rstrip())
@@ -34,7 +36,10 @@ def names(text: str) -> Iterator[Span]:
         if name == "name.label" and not _COLON.search(text):
             continue
         for match in pattern(name).finditer(text):
-            end = _end_of_name(match["name"], match["label"])
+            if pattern("name.label_of_goods").search(text[max(0, match.start("label") - 12) : match.start("label")]):
+                continue
+            is_title = reads_like_title(text) and match["label"].lower() not in ("fao", "attn", "attention", "c/o")
+            end = 0 if is_title else _end_of_name(match["name"], match["label"])
             if end:
                 yield match.start("name"), match.start("name") + end
     yield from _loosely_labelled_names(text)
@@ -44,8 +49,13 @@ def names(text: str) -> Iterator[Span]:
             is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
             is_signed = name == "name.closing" and not match[0].lower().startswith("love ")
             is_whole = len(words) > 1 and (is_dear or is_signed)
-            if word_set("name.no_names").isdisjoint(words) and len(words) < 4 and (is_whole or _has_known_name(words)):
+            # A word of its own line, or before what is said to somebody.
+            is_alone = name == "name.closing" and "\n" in match[0].rstrip("\n") and not text[match.end() :].strip()
+            is_alone |= name == "name.greeting" and pattern("name.greeted").match(text, match.end()) is not None
+            is_name = is_whole or is_alone or has_known_name(words)
+            if not is_no_name(words) and len(words) < 5 and is_name and not reads_like_title(text):
                 yield match.span("name")
+    yield from introduced_names(text)
     if not text.isascii():
         yield from _chinese_names(text)
 
@@ -58,11 +68,12 @@ def _end_of_name(name: str, label: str) -> int:
     )
     words = words[:size]
     lowered = [word.lower().strip(".,") for word in words]
-    is_known = _has_known_name(lowered)
-    is_firm = " ".join(label.lower().split()).rstrip(".") in word_set("name.firm_labels")
+    is_known = has_known_name(lowered)
+    label = re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]", " ", label).lower()
+    is_firm = " ".join(label.split()).rstrip(".") in word_set("name.firm_labels")
     if not words or not (is_known or name[0].isupper()):
         return 0
-    has_names = len(words) > 1 and label.lower() not in ("name", "names", "owner", "nom", "nombre")
+    has_names = len(words) > 1 and (len(words) < 5 or label not in ("name", "names", "owner", "nom", "nombre"))
     return len(" ".join(words)) if is_known or is_firm or has_names else 0
 
 
@@ -73,7 +84,7 @@ def _loosely_labelled_names(text: str) -> Iterator[Span]:
         is_known = not word_set("name.given").isdisjoint(words[:-1])
         is_known &= not (match["name"].isupper() and len(words) > 2)  # CARDHOLDER HOLLY WREATH METAL
         is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")
-        if word_set("name.no_names").isdisjoint(words) and (is_known or (is_told and not is_message)):
+        if not is_no_name(words) and not reads_like_title(text) and (is_known or (is_told and not is_message)):
             yield match.span("name")
     if text.isascii():
         return
@@ -81,24 +92,13 @@ def _loosely_labelled_names(text: str) -> Iterator[Span]:
         for match in pattern(name).finditer(text):
             value = match["name"]
             is_name = not any(value.startswith(w) or value.endswith(w) for w in word_set("name.no_chinese_names"))
-            if is_name and _surname(value) and (len(value) < 4 or "·" in value or _surname(value) == 2):
+            if is_name and surname(value) and (len(value) < 4 or "·" in value or surname(value) == 2):
                 yield match.span("name")
 
 
 _TITLES_OF_PEOPLE = frozenset({"Herrn", "Frau", "Mme", "Mlle", "Sra", "Señora", "Signora", "Sig.ra"})
 """Goods are seldom called after these."""
 _TITLES_OF_BRANDS = frozenset({"Dr", "DR", "Miss", "Sir", "Madam", "Madame", "Professor", "Prof", "Mx"})
-
-
-def _has_known_name(words: Sequence[str]) -> bool:
-    """True where one of the words, in small letters, is a common given or family name, with or without accents."""
-    bare = (unicodedata.normalize("NFD", word).encode("ascii", "ignore").decode() for word in words)
-    return not _known_names().isdisjoint(bare) or not _known_names().isdisjoint(words)
-
-
-@cache
-def _known_names() -> frozenset[str]:
-    return word_set("name.given") | word_set("name.family")
 
 
 def _chinese_names(text: str) -> Iterator[Span]:
@@ -112,12 +112,12 @@ def _chinese_names(text: str) -> Iterator[Span]:
         size = len(name[: stop.start()] if stop else name)
         longest = 4 if name[:2] in word_set("name.double_surnames") or "·" in name else 3
         has_colon = match["colon"].strip() not in ("", "为", "是")
-        if size > longest and has_colon and is_firm and _surname(name):
+        if size > longest and has_colon and is_firm and surname(name):
             size = 3 if longest == 3 else 4
         is_name = not any(
             name[:size].startswith(word) or name[:size].endswith(word) for word in word_set("name.no_chinese_names")
         )
-        may_be = bool(_surname(name)) or (is_firm and (has_colon or "·" in name))
+        may_be = bool(surname(name)) or (is_firm and (has_colon or "·" in name))
         if is_name and 2 <= size <= (12 if "·" in name else 4) and may_be and (is_firm or has_colon):
             yield match.start("name"), match.start("name") + size
     no_names = word_set("name.no_honorific")
@@ -128,20 +128,9 @@ def _chinese_names(text: str) -> Iterator[Span]:
                 continue
             if text[start : match.start()] in no_names:
                 break
-            surname = _surname(text[start : match.start()])
+            n_surname = surname(text[start : match.start()])
             is_whole = pattern("name.honorific_before").search(text[max(0, start - 1) : start]) is not None
-            if surname and size - surname <= 2 and is_whole:
+            is_brand = pattern("name.honorific_of_goods").match(text, match.end()) is not None or reads_like_title(text)
+            if n_surname and size - n_surname <= 2 and is_whole and not is_brand:
                 yield start, match.end()
                 break
-
-
-def _surname(name: str) -> int:
-    """How many characters of a Chinese name are the surname; 0 where it begins with none."""
-    if name[:2] in word_set("name.double_surnames"):
-        return 2
-    return int(name[:1] in _surnames())
-
-
-@cache
-def _surnames() -> frozenset[str]:
-    return frozenset(entry("name.surnames").strip())
