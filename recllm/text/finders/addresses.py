@@ -6,22 +6,36 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from recllm.text.finders.patterns import A_DIGIT, Span, entry, has_label, is_han, pattern, reads_like_title, word_set
+from recllm.text.finders.patterns import (
+    A_DIGIT,
+    A_WORD,
+    Span,
+    entry,
+    has_label,
+    is_han,
+    pattern,
+    reads_like_title,
+    word_set,
+)
 
 
 def addresses(text: str) -> Iterator[Span]:
-    if text.isascii() and not A_DIGIT.search(text):
-        return
     if not text.isascii():
         yield from _chinese_addresses(text)
+    for name in ("box", "japanese"):
+        yield from (match.span() for match in pattern(f"address.{name}").finditer(text))
+    if not A_DIGIT.search(text) or not A_WORD.search(text):
+        return
     if pattern("address.european_code").search(text):
         yield from _european_addresses(text)
     yield from (match.span() for match in pattern("address.british").finditer(text))
     yield from (match.span() for match in pattern("address.numbered").finditer(text))
+    for match in pattern("address.field").finditer(text) if ":" in text or "=" in text else ():
+        yield match.span("address")
     for match in pattern("address.indian").finditer(text):
         if _is_indian(text, match):
             yield match.span()
-    for name in ("box", "posted", "japanese", "german_small"):
+    for name in ("posted", "german_small"):
         yield from (match.span() for match in pattern(f"address.{name}").finditer(text))
     for name in ("french", "southern", "dutch"):
         for match in pattern(f"address.{name}").finditer(text):
@@ -38,8 +52,9 @@ def addresses(text: str) -> Iterator[Span]:
             yield match.start(), _end_of_address(text, match.end())
     for sort in ("strong", "weak"):
         for match in pattern("address.english", SORT=entry(f"address.{sort}")).finditer(text):
-            sure = _is_addressed(text, match.start()) or _has_postcode(text, match.end())
-            if sure or (sort == "strong" and _is_street(text, match) and not reads_like_title(text)):
+            is_title = reads_like_title(text)
+            sure = (_is_addressed(text, match.start()) and not is_title) or _has_postcode(text, match.end())
+            if sure or (sort == "strong" and _is_street(text, match) and not is_title):
                 yield match.start(), _end_of_address(text, match.end())
         for match in pattern("address.english_small", SORT=entry(f"address.{sort}")).finditer(text):
             is_told = sort == "strong" and _is_addressed(text, match.start())
@@ -51,8 +66,10 @@ def _european_addresses(text: str) -> Iterator[Span]:
     for match in pattern("address.european").finditer(text):
         if match["town"].lower() in word_set("address.no_towns"):
             continue
+        if match["street"].split()[-1].lower() in word_set("address.no_streets"):
+            continue
         is_street = pattern("address.european_place").search(match["street"]) is not None
-        is_plain = len(match["code"]) == 4 and match["comma"] is None
+        is_plain = match["code"].isdigit() and match["comma"] is None
         if is_street or (not is_plain and not _is_of_goods(text, match.start())):
             yield match.span()
 
@@ -63,9 +80,11 @@ def _is_of_goods(text: str, start: int) -> bool:
 
 def _is_indian(text: str, match: re.Match[str]) -> bool:
     """False where the six digits at the end belong to a word for a number, or to goods."""
-    words = re.findall(r"[^\W\d]+", match[0].lower())
-    return not _is_of_goods(text, match.start()) and (
-        has_label(text, match.end() - 6, "phone.not_label", reach=12) is False and len(words) > 2
+    words = re.findall(r"[^\W\d]+", match[0])
+    if _is_of_goods(text, match.start()) or has_label(text, match.end() - 6, "phone.not_label", reach=12):
+        return False
+    return len(words) > 2 and (
+        any(word[0].isupper() and len(word) > 1 for word in words[1:]) or _is_addressed(text, match.start())
     )
 
 
@@ -118,6 +137,8 @@ def _chinese_addresses(text: str) -> Iterator[Span]:
             regions = pattern("address.chinese_regions").findall(text[start : match.end()])
             is_counted = re.search(r"\d", match[0]) is not None and match.start() - start >= 1
             is_enough = len(regions) > 1 or _near(label_ends, start) if name == "chinese_village" else True
+            if not regions and not _near(label_ends, start) and reads_like_title(text):
+                continue
             if is_enough and (is_counted or regions):
                 continuation = pattern("address.chinese_more").match(text[match.end() : match.end() + 60])
                 yield start, match.end() + (continuation.end() if continuation else 0)
@@ -129,7 +150,8 @@ def _chinese_addresses(text: str) -> Iterator[Span]:
             entry("address.chinese_settlement") + r"[ ]?(?:[一二三四五六七八九十\d]{1,2}(?:期|区)[ ]?)?$", left
         )
         is_chain = len(left) > 1 and pattern("address.chinese_chain").search(match[0]) is not None
-        if len(regions) > 1 or is_chain or (settled and len(left) >= 3):
+        is_lone = re.fullmatch(r"\d+号", match[0]) is not None
+        if len(regions) > (2 if is_lone else 1) or is_chain or (settled and len(left) >= 3 and not is_lone):
             yield start, match.end()
 
 

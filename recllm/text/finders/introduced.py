@@ -17,19 +17,28 @@ from recllm.text.finders.patterns import Span, columns, entry, pattern, reads_li
 def introduced_names(text: str) -> Iterator[Span]:
     if not text.isascii():
         yield from _chinese_introductions(text)
-    yield from (match.span("name") for match in pattern("introduced.ticket").finditer(text))
     yield from _names_in_columns(text)
+    yield from _latin_introductions(text)
+
+
+def _latin_introductions(text: str) -> Iterator[Span]:
     relation = entry("introduced.relation")
-    for name in ("person", "whose", "self", "made", "beside"):
+    has_names = pattern("introduced.two_names").search(text) is not None
+    names = ("person", "whose", "self", "subject", "wish", "made", "beside", "ticket")
+    for name in ("bell", *(names if has_names else ())):
         for match in pattern(f"introduced.{name}", RELATION=relation).finditer(text):
             words = match["name"].lower().split()
-            if not is_no_name(words) and (not reads_like_title(text) or (name == "person" and has_known_name(words))):
+            if match["name"].isupper() and name != "ticket" and not pattern("introduced.loud").search(match[0]):
+                continue
+            is_title = reads_like_title(text)
+            is_title |= name in ("self", "whose") and reads_like_title(text[match.start("name") :])
+            if not is_no_name(words) and (not is_title or (name == "person" and has_known_name(words))):
                 yield match.span("name")
     for match in pattern("introduced.person_small", RELATION=relation).finditer(text):
-        given, family = match["name"].lower().split()
-        if given in word_set("name.given") and given not in word_set("introduced.no_given"):
+        first, family = match["name"].lower().split()
+        if first in word_set("name.given") and first not in word_set("introduced.no_given"):
             is_whole = family not in word_set("introduced.no_family")
-            yield match.start("name"), match.end("name") if is_whole else match.start("name") + len(given)
+            yield match.start("name"), match.end("name") if is_whole else match.start("name") + len(first)
 
 
 def _names_in_columns(text: str) -> Iterator[Span]:
@@ -48,9 +57,11 @@ def _names_in_columns(text: str) -> Iterator[Span]:
 
 def _chinese_introductions(text: str) -> Iterator[Span]:
     parts = {"CHINESE_RELATION": entry("introduced.chinese_relation"), "CHINESE_NAME": chinese_name_pattern()}
-    for name in ("chinese", "chinese_signed", "chinese_beside"):
+    for name in ("chinese", "chinese_signed", "chinese_beside", "chinese_dotted", "chinese_used"):
         for match in pattern(f"introduced.{name}", **parts).finditer(text):
             group = "name" if match["name"] else "name_after"
             value = match[group]
-            if surname(value) and not is_no_chinese_name(value) and not reads_like_title(text):
+            if pattern("introduced.chinese_goods").match(text, match.end()) and ":" not in text:
+                continue
+            if (surname(value) or "·" in value) and not is_no_chinese_name(value) and not reads_like_title(text):
                 yield match.span(group)

@@ -7,12 +7,20 @@ from collections.abc import Iterator
 
 from recllm.text.finders.introduced import introduced_names
 from recllm.text.finders.known_names import has_known_name, is_no_name, surname
-from recllm.text.finders.patterns import Span, entry, is_han, pattern, reads_like_title, word_set
+from recllm.text.finders.patterns import A_WORD, Span, entry, is_han, pattern, reads_like_title, word_set
 
-_COLON = re.compile(r"[:=]| is |[\"'] ?[,;]", re.IGNORECASE)
+_COLON = re.compile(r"[:=|\t]|name - | is |[\"'] ?[,;]", re.IGNORECASE)
 
 
 def names(text: str) -> Iterator[Span]:
+    if A_WORD.search(text):
+        yield from _latin_names(text)
+    yield from introduced_names(text)
+    if not text.isascii():
+        yield from _chinese_names(text)
+
+
+def _latin_names(text: str) -> Iterator[Span]:
     for match in pattern("name.salutation").finditer(text):
         words = match["name"].replace("’", "'").lower().split()
         brands = entry("name.brands").get(match["title"].lower(), "")
@@ -29,8 +37,9 @@ def names(text: str) -> Iterator[Span]:
             continue
         if match["title"] == "M" and not is_known:
             continue
+        is_doubled = re.match(r"(?:Dr|Prof)\.? ", match["name"]) is not None and len(words) > 2
         begins = is_begun and match["title"] not in _TITLES_OF_BRANDS and re.match(r"[,.;:]? [a-z]|[,;:]| \d", after)
-        if is_known or salutation or begins or re.search(entry("name.spoken_after"), after):
+        if is_known or is_doubled or salutation or begins or re.search(entry("name.spoken_after"), after):
             yield match.start(), match.start() + len(match[0].rstrip())
     for name in ("name.label", "name.bare_label", "name.line_label"):
         if name == "name.label" and not _COLON.search(text):
@@ -38,7 +47,8 @@ def names(text: str) -> Iterator[Span]:
         for match in pattern(name).finditer(text):
             if pattern("name.label_of_goods").search(text[max(0, match.start("label") - 12) : match.start("label")]):
                 continue
-            is_title = reads_like_title(text) and match["label"].lower() not in ("fao", "attn", "attention", "c/o")
+            is_title = reads_like_title(text) or (match["label"] == "Contact" and reads_like_title(text[match.end() :]))
+            is_title &= match["label"].lower() not in ("fao", "attn", "attention", "c/o")
             end = 0 if is_title else _end_of_name(match["name"], match["label"])
             if end:
                 yield match.start("name"), match.start("name") + end
@@ -47,17 +57,20 @@ def names(text: str) -> Iterator[Span]:
         for match in pattern(name).finditer(text):
             words = [word.lower() for word in match["name"].split()]
             is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
-            is_signed = name == "name.closing" and not match[0].lower().startswith("love ")
+            is_signed = name == "name.closing" and pattern("name.closed").match(match[0]) is not None
             is_whole = len(words) > 1 and (is_dear or is_signed)
             # A word of its own line, or before what is said to somebody.
             is_alone = name == "name.closing" and "\n" in match[0].rstrip("\n") and not text[match.end() :].strip()
             is_alone |= name == "name.greeting" and pattern("name.greeted").match(text, match.end()) is not None
-            is_name = is_whole or is_alone or has_known_name(words)
-            if not is_no_name(words) and len(words) < 5 and is_name and not reads_like_title(text):
+            is_loose = name == "name.closing" and pattern("name.loose_closing").match(match[0]) is not None
+            is_name = is_whole or is_alone or (has_known_name(words) and not is_loose)
+            if (
+                not is_no_name(words)
+                and len(words) < 5
+                and is_name
+                and not reads_like_title(text[match.start("name") :])
+            ):
                 yield match.span("name")
-    yield from introduced_names(text)
-    if not text.isascii():
-        yield from _chinese_names(text)
 
 
 def _end_of_name(name: str, label: str) -> int:
@@ -69,11 +82,12 @@ def _end_of_name(name: str, label: str) -> int:
     words = words[:size]
     lowered = [word.lower().strip(".,") for word in words]
     is_known = has_known_name(lowered)
+    is_field = label == "Name" and len(words) == 2 and len(words) == len(name.split())  # no key of a product's record
     label = re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]", " ", label).lower()
     is_firm = " ".join(label.split()).rstrip(".") in word_set("name.firm_labels")
     if not words or not (is_known or name[0].isupper()):
         return 0
-    has_names = len(words) > 1 and (len(words) < 5 or label not in ("name", "names", "owner", "nom", "nombre"))
+    has_names = len(words) > 1 and (is_field or label not in ("name", "names", "owner", "nom", "nombre"))
     return len(" ".join(words)) if is_known or is_firm or has_names else 0
 
 
@@ -81,19 +95,13 @@ def _loosely_labelled_names(text: str) -> Iterator[Span]:
     for match in pattern("name.loose_label").finditer(text):
         words = [word.lower().strip(".,") for word in match["name"].split()]
         is_told = pattern("name.loose_after").match(match["after"]) is not None
-        is_known = not word_set("name.given").isdisjoint(words[:-1])
+        first_words = [part for word in words[:-1] for part in (word, *word.split("-"))]
+        is_known = not word_set("name.given").isdisjoint(first_words)
         is_known &= not (match["name"].isupper() and len(words) > 2)  # CARDHOLDER HOLLY WREATH METAL
         is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")
-        if not is_no_name(words) and not reads_like_title(text) and (is_known or (is_told and not is_message)):
+        is_title = reads_like_title(text) or reads_like_title(text[match.start("name") :])
+        if not is_no_name(words) and not is_title and (is_known or (is_told and not is_message)):
             yield match.span("name")
-    if text.isascii():
-        return
-    for name in ("name.han_name", "name.han_sent"):
-        for match in pattern(name).finditer(text):
-            value = match["name"]
-            is_name = not any(value.startswith(w) or value.endswith(w) for w in word_set("name.no_chinese_names"))
-            if is_name and surname(value) and (len(value) < 4 or "·" in value or surname(value) == 2):
-                yield match.span("name")
 
 
 _TITLES_OF_PEOPLE = frozenset({"Herrn", "Frau", "Mme", "Mlle", "Sra", "Señora", "Signora", "Sig.ra"})
@@ -102,6 +110,12 @@ _TITLES_OF_BRANDS = frozenset({"Dr", "DR", "Miss", "Sir", "Madam", "Madame", "Pr
 
 
 def _chinese_names(text: str) -> Iterator[Span]:
+    for name in ("name.han_name", "name.han_sent"):
+        for match in pattern(name).finditer(text):
+            value = match["name"]
+            is_name = not any(value.startswith(w) or value.endswith(w) for w in word_set("name.no_chinese_names"))
+            if is_name and surname(value) and (len(value) < 4 or "·" in value or surname(value) == 2):
+                yield match.span("name")
     for match in pattern("name.chinese_label").finditer(text):
         name, is_firm = match["name"], match["label"] in word_set("name.firm_chinese_labels")
         if name.isascii():

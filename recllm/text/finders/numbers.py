@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from recllm.text.finders.patterns import SEVEN_DIGITS, Span, entry, has_label, pattern, word_set
+from recllm.text.finders.patterns import Span, entry, has_label, n_digits, pattern, word_set
 from recllm.text.finders.spelled import spelled_numbers
 
-_BETWEEN = " -./\n"
+_BETWEEN = " -._/\n"
 """What numbers are grouped with, or broken at."""
 
 
 def ibans(text: str) -> Iterator[Span]:
     lengths = _iban_lengths()
-    for match in pattern("iban.start").finditer(text):
+    for match in pattern("iban.start").finditer(text) if n_digits(text) > 9 else ():
         length, signs, at = lengths.get(match[0][:2].upper(), 0), "", match.start()
         while len(signs) < length and at < len(text):
             if text[at].isascii() and text[at].isalnum():
@@ -39,7 +39,7 @@ def resident_ids(text: str) -> Iterator[Span]:
     for start, end, number in spelled_numbers(text):
         if len(number) == 18 and _is_resident_id(number):
             yield start, end
-    for match in pattern("resident_id.number").finditer(text):
+    for match in pattern("resident_id.number").finditer(text) if n_digits(text) > 16 else ():
         if _is_resident_id(re.sub(r"[ ._/\n-]", "", match[0]).upper()):
             yield match.span()
 
@@ -59,7 +59,7 @@ def cards(text: str) -> Iterator[Span]:
     for start, end, digits in spelled_numbers(text):
         if len(digits) in _card_lengths(digits) and luhn(digits):
             yield start, end
-    if not SEVEN_DIGITS.search(text):
+    if n_digits(text) < 12:
         return
     for match in pattern("card.number").finditer(text):
         before = text[max(0, match.start() - 28) : match.start()]
@@ -89,7 +89,12 @@ def _is_card(number: str, is_labelled: bool, is_other: bool, is_told: bool, *, i
         return False
     is_issued = len(digits) in _card_lengths(digits)
     is_grouped = " ".join(map(str, sizes)) in word_set("card.groups") or (
-        is_issued and (set(sizes) == {1} or ((is_labelled or is_told or digits.startswith("62")) and len(sizes) < 7))
+        is_issued
+        and (
+            set(sizes) == {1}
+            or all(n % 4 == 0 for n in sizes)
+            or ((is_labelled or is_told or digits.startswith("62")) and len(sizes) < 7)
+        )
     )
     if not is_whole:
         return is_issued and not is_other and (len(sizes) == 1 or is_grouped) and len(digits) > 14

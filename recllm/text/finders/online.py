@@ -17,6 +17,12 @@ def emails(text: str) -> Iterator[Span]:
             if match["top"].lower() not in word_set("email.no_hosts") and not is_handle:
                 yield match.span()
         yield from (match.span() for match in pattern("email.letters").finditer(text))
+    if pattern("email.hidden").search(text):
+        yield from _hidden_emails(text)
+
+
+def _hidden_emails(text: str) -> Iterator[Span]:
+    """Those whose signs are in words, in brackets, or other signs."""
     for match in pattern("email.spoken").finditer(text):
         last = match["local"].split()[-1].lower()
         is_labelled = pattern("email.label").search(text[max(0, match.start() - 20) : match.start()]) is not None
@@ -25,10 +31,10 @@ def emails(text: str) -> Iterator[Span]:
         if last not in word_set("email.no_locals") and (is_labelled or has_sign or is_host_spelled):
             yield match.span()
     for match in pattern("email.stand_in").finditer(text):
-        told = pattern("email.stand_in_told").search(text[match.end() : match.end() + 20])
-        if told or pattern("email.label").search(text[max(0, match.start() - 20) : match.start()]):
+        explanation = pattern("email.stand_in_told").search(text[match.end() : match.end() + 20])
+        if explanation or pattern("email.label").search(text[max(0, match.start() - 20) : match.start()]):
             yield match.span()
-    for name in ("email.spelled", "email.disguised", "email.local"):
+    for name in ("email.spelled", "email.disguised", *(("email.local",) if "@" in text else ())):
         for match in pattern(name).finditer(text):
             if match[0].split()[0].lower() not in word_set("email.no_locals"):
                 yield match.span()
@@ -50,7 +56,9 @@ def handles(text: str) -> Iterator[Span]:
     for match in pattern("handle.labelled").finditer(text):
         group = next(name for name in ("name", "name_zh", "number") if match[name])
         value = match[group].rstrip(".-")
-        is_word = value.isalpha() and value.islower() and group == "name"
+        is_word = value.isalpha() and value[1:].islower() and group == "name"
+        if is_word and re.match(r" (?:[a-z]{3}|[A-Z] )", text[match.end() : match.end() + 4]):  # discord: teal purple
+            continue
         if value.lower() not in word_set("handle.no_handles") and not (is_word and match[0].lower().startswith("line")):
             yield match.start(group), match.start(group) + len(value)
 
@@ -72,7 +80,11 @@ def ip_addresses(text: str) -> Iterator[Span]:
             continue
         groups = [group for group in address.split(":") if group]
         before = text[max(0, match.start() - 24) : match.start()]
-        if any(len(group) > 2 for group in groups) or address == "::1" or pattern("ip.label").search(before):
+        if (
+            (len(groups) > 1 and any(len(group) > 2 for group in groups))
+            or address == "::1"
+            or pattern("ip.label").search(before)
+        ):
             yield start, match.end()
     for match in pattern("ip.v4").finditer(text):
         parts = [int(part) for part in match[0].split(".")]
@@ -84,7 +96,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
         is_version = pattern("ip.version_after").search(text[match.end() : match.end() + 14]) is not None
         if label and (version is None or label > version.end() - len(version[0]) + 3):
             is_version = False
-        elif version or max(parts) < 10:
+        elif (version and parts[0] < 100) or max(parts) < 10:
             is_version = True
         elif parts[0] < _MAX_VERSION:  # a field of a line of a log is none of a version
             is_version = not pattern("ip.field").search(text[max(0, match.start() - 2) : match.start()])

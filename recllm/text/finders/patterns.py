@@ -44,6 +44,8 @@ def word_set(name: str) -> frozenset[str]:
     return frozenset(value.split() if isinstance(value, str) else value)
 
 
+A_WORD = re.compile("[A-Za-zÀ-ÿ]{2}")
+"""Of Latin letters."""
 A_DIGIT, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,4}\d){6}")
 
 
@@ -55,6 +57,11 @@ def has_label(text: str, start: int, label: str, *, reach: int = 28, against: st
         return False
     rival = max(((m.end(), -m.start()) for m in pattern(against).finditer(before)), default=None) if against else None
     return rival is None or last >= rival  # of two that end together the longer: "invoice number" is of an invoice
+
+
+@lru_cache(maxsize=4)
+def n_digits(text: str) -> int:
+    return len(A_DIGIT.findall(text))
 
 
 def is_han(sign: str) -> bool:
@@ -76,7 +83,8 @@ class Columns:
         return self.heads[column] if begin and column < len(self.heads) else ""
 
 
-_HEADS = re.compile(r"[^\d\n,;|\t]{2,24}(?P<delimiter>[,;|\t])[^\d\n,;|\t]{2,24}(?:(?P=delimiter)[^\d\n,;|\t]{2,24}){0,20}\n")
+_HEAD = r"[^\d\n,;|\t]{2,24}"
+_HEADS = re.compile(rf"{_HEAD}(?P<delimiter>[,;|\t]){_HEAD}(?:(?P=delimiter){_HEAD}){{0,20}}\n")
 
 
 @lru_cache(maxsize=4)

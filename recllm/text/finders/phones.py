@@ -184,7 +184,9 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
         return 8 <= len(national) <= 16 and (code != "1" or (len(national) == 11 and national[1] in "23456789"))
     if "trunk" in named:
         groups = re.findall(r"\d+", number)
-        if len(groups) > 2 and {len(group) for group in groups} == {2}:  # a draw of a lottery
+        if (
+            len(groups) > 2 and {len(group) for group in groups} == {2} and len(set(re.findall(r"\D+", number))) == 1
+        ):  # a draw of a lottery
             return False
         return 8 < len(digits) < 13 and not groups[0].startswith("00") and sum(len(g) == 2 for g in groups[1:]) < 5
     if "any" in named:
