@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import cache
 
 from recllm.text.finders.known_names import (
     chinese_name_pattern,
@@ -22,11 +24,10 @@ def introduced_names(text: str) -> Iterator[Span]:
 
 
 def _latin_introductions(text: str) -> Iterator[Span]:
-    relation = entry("introduced.relation")
+    patterns = _latin_patterns()
     has_names = pattern("introduced.two_names").search(text) is not None
-    names = ("person", "whose", "self", "subject", "wish", "made", "beside", "ticket")
-    for name in ("bell", *(names if has_names else ())):
-        for match in pattern(f"introduced.{name}", RELATION=relation).finditer(text):
+    for name in _OF_TWO_WORDS if has_names else ("bell",):
+        for match in patterns[name].finditer(text):
             words = match["name"].lower().split()
             if match["name"].isupper() and name != "ticket" and not pattern("introduced.loud").search(match[0]):
                 continue
@@ -34,11 +35,27 @@ def _latin_introductions(text: str) -> Iterator[Span]:
             is_title |= name in ("self", "whose") and reads_like_title(text[match.start("name") :])
             if not is_no_name(words) and (not is_title or (name == "person" and has_known_name(words))):
                 yield match.span("name")
-    for match in pattern("introduced.person_small", RELATION=relation).finditer(text):
+    for match in patterns["person_small"].finditer(text):
         first, family = match["name"].lower().split()
         if first in word_set("name.given") and first not in word_set("introduced.no_given"):
             is_whole = family not in word_set("introduced.no_family")
             yield match.start("name"), match.end("name") if is_whole else match.start("name") + len(first)
+
+
+_OF_TWO_WORDS = ("bell", "person", "whose", "self", "subject", "wish", "made", "beside", "ticket")
+
+
+@cache
+def _latin_patterns() -> dict[str, re.Pattern[str]]:
+    relation = entry("introduced.relation")
+    return {name: pattern(f"introduced.{name}", RELATION=relation) for name in (*_OF_TWO_WORDS, "person_small")}
+
+
+@cache
+def _chinese_patterns() -> dict[str, re.Pattern[str]]:
+    parts = {"CHINESE_RELATION": entry("introduced.chinese_relation"), "CHINESE_NAME": chinese_name_pattern()}
+    names = ("chinese", "chinese_signed", "chinese_beside", "chinese_dotted", "chinese_used")
+    return {name: pattern(f"introduced.{name}", **parts) for name in names}
 
 
 def _names_in_columns(text: str) -> Iterator[Span]:
@@ -56,9 +73,8 @@ def _names_in_columns(text: str) -> Iterator[Span]:
 
 
 def _chinese_introductions(text: str) -> Iterator[Span]:
-    parts = {"CHINESE_RELATION": entry("introduced.chinese_relation"), "CHINESE_NAME": chinese_name_pattern()}
-    for name in ("chinese", "chinese_signed", "chinese_beside", "chinese_dotted", "chinese_used"):
-        for match in pattern(f"introduced.{name}", **parts).finditer(text):
+    for expression in _chinese_patterns().values():
+        for match in expression.finditer(text):
             group = "name" if match["name"] else "name_after"
             value = match[group]
             if pattern("introduced.chinese_goods").match(text, match.end()) and ":" not in text:
