@@ -28,15 +28,16 @@ def addresses(text: str) -> Iterator[Span]:
         return
     if pattern("address.european_code").search(text):
         yield from _european_addresses(text)
-    yield from (match.span() for match in pattern("address.british").finditer(text))
+    has_code = pattern("address.posted_code").search(text) is not None
+    for name in ("british", "posted") if has_code else ():
+        yield from (match.span() for match in pattern(f"address.{name}").finditer(text))
     yield from (match.span() for match in pattern("address.numbered").finditer(text))
     for match in pattern("address.field").finditer(text) if ":" in text or "=" in text else ():
         yield match.span("address")
     for match in pattern("address.indian").finditer(text):
         if _is_indian(text, match):
             yield match.span()
-    for name in ("posted", "german_small"):
-        yield from (match.span() for match in pattern(f"address.{name}").finditer(text))
+    yield from (match.span() for match in pattern("address.german_small").finditer(text))
     for name in ("french", "southern", "dutch"):
         for match in pattern(f"address.{name}").finditer(text):
             if pattern("address.european_code").search(match[0]) or not _is_of_goods(text, match.start()):
