@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 from inputs import HERE, finish, in_new_process, say, script_parser
 
+from recllm.evaluation.record import provenance
+
 TESTS = HERE.parent / "tests"
 AUDIT_ENTRIES, AUDIT_CHANGES = 60, 1_000
 PEOPLE = 1_000
@@ -53,17 +55,26 @@ def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--part", choices=sorted(PARTS), help="run one part and print its figures")
     parser.add_argument("--folder", type=Path, help="the demonstration's trained workspace, if there is one")
+    parser.add_argument("--parts", type=Path, help="a folder where finished parts stay; a run that was stopped goes on")
     args = parser.parse_args()
     if args.part:
         print(json.dumps(PARTS[args.part](args.folder)))
         return
     started = time.perf_counter()
     figures: dict[str, Any] = {}
+    commits: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder or Path(scratch) / "shop"
+        folder, kept = args.folder or Path(scratch) / "shop", args.parts or Path(scratch)
+        kept.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             say(part)
-            figures |= in_new_process("trust.py", "--part", part, "--folder", str(folder))
+            file = kept / f"{part}.json"
+            if not file.exists():
+                measured = in_new_process("trust.py", "--part", part, "--folder", str(folder))
+                file.write_text(json.dumps({"commit": provenance()["commit"], "figures": measured}), "utf-8")
+            done = json.loads(file.read_text("utf-8"))
+            figures |= done["figures"]
+            commits[part] = done["commit"]
     for name in ("private-training", "faults"):
         file = HERE / "results" / f"{name}.json"
         if file.exists():
@@ -71,7 +82,7 @@ def main() -> None:
             keys = ("lira", "epsilon", "kills", "losses")
             figures |= {key: value for key, value in (written.get("figures") or written).items() if key in keys}
     seconds = round(time.perf_counter() - started, 1)
-    finish({"protocol": "trust", "seconds": seconds, **figures, "aims": AIMS}, args.output)
+    finish({"protocol": "trust", "seconds": seconds, "commits": commits, **figures, "aims": AIMS}, args.output)
 
 
 def demonstration(folder: Path | None) -> Path:

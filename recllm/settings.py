@@ -9,6 +9,7 @@ Units stand in the field's name or in its documentation. A wrong name or value r
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import zoneinfo
 from collections.abc import Mapping
@@ -280,6 +281,43 @@ class ServiceSettings(FrozenModel):
     """Predictions kept in memory, of one shop; the one not asked for the longest goes first."""
     prediction_hours: Positive = 24.0
     """A prediction is learned anew when it is older than this, or another model serves."""
+
+    # --- who may listen on the way
+    certificate: Annotated[Text | None, Field(json_schema_extra={"expected": "a PEM file"})] = None
+    """File of the certificate and those between it and its root, in PEM: the service then speaks TLS itself. Exchanged
+    files count within half a minute."""
+    certificate_key: Annotated[Text | None, Field(json_schema_extra={"expected": "a PEM file"})] = None
+    """File of the certificate's private key, without a passphrase; None where it stands in the same file."""
+    trusted_proxies: tuple[Text, ...] = ("127.0.0.1", "::1")
+    """Addresses or networks of proxies that end TLS before the service: they are believed what a caller's address is,
+    and whether it came by https (X-Forwarded-For, X-Forwarded-Proto)."""
+    plain_http: Flag = False
+    """Whether other machines are answered that did not come by https, to this service or to a trusted proxy: only where
+    nobody else can listen on the way, as in a network that encrypts by itself."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ValueError(f"{network!r} is not an address or network such as 10.0.0.7 or 10.0.0.0/24") from None
+        return networks
+
+
+class AuditSettings(FrozenModel):
+    """Where entries of the audit log go besides the workspace's store."""
+
+    section: ClassVar[str] = "audit"
+
+    copy_to: Annotated[
+        Text | None,
+        StringConstraints(pattern=r"^(stderr|/.+)$"),
+        Field(json_schema_extra={"expected": "stderr, or the path of a socket such as /dev/log or of a file"}),
+    ] = None
+    """Each entry goes there too, without whom it was about, as a line of JSON with its number and hash: stderr, the
+    socket of this machine's syslog, or a file that is there already; for a collector that sends it on."""
 
 
 class SearchSettings(FrozenModel):
@@ -1143,6 +1181,7 @@ class Settings(FrozenModel):
     console: ConsoleSettings = ConsoleSettings()
     oidc: OidcSettings = OidcSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    audit: AuditSettings = AuditSettings()
     search: SearchSettings = SearchSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     privacy: PrivateTrainingSettings = PrivateTrainingSettings()

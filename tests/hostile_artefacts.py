@@ -1608,8 +1608,8 @@ for _name, _text in CONDITIONS.items():
 IDS = (SQL, PATHS, "..%2f..%2foutside%2fmark", "%00", "CON", "{{ 7*7 }}", "x" * 5_000, "a%0d%0aSet-Cookie:%20x=y")
 for _id in IDS:
     _request(f"items like {_id[:30]}", "GET", f"/v1/items/{_id}/similar")
-    _request(f"a profile of {_id[:30]}", "GET", f"/v1/users/{_id}/profile", inert=True)
-    _request(f"an export of {_id[:30]}", "GET", f"/v1/users/{_id}/export", inert=True)
+    _request(f"a profile of {_id[:30]}", "POST", "/v1/users/profile", json={"user_id": _id}, inert=True)
+    _request(f"an export of {_id[:30]}", "POST", "/v1/users/export", json={"user_id": _id}, inert=True)
 for _id in (PATHS, "..%2f..%2fworkspace.toml", "%2e%2e%2fkey", "x" * 5_000):
     _request(f"a campaign {_id[:30]}", "GET", f"/v1/campaigns/{_id}")
     _request(f"an experiment {_id[:30]}", "GET", f"/v1/experiments/{_id}")

@@ -9,6 +9,33 @@ POSITIVES: tuple[tuple[Kind, str, str], ...] = tuple(
     (kind, text.replace("<<", "").replace(">>", ""), text.split("<<")[1].split(">>")[0])
     for kind, lines in {
         Kind.EMAIL: """
+it's <<ann underscore lee at example dot com>>
+<<kate@example[.]com>>
+<<kate@example(dot)com>>
+e-mail <<pete*example.com>> (* = @)
+邮箱 <<wang.lei$example.com>> ($换成@)
+邮箱是<<lili2001小老鼠example.com>>
+redirect=/account?email=<<ida.holm%40example.se>>&x=1
+mailto:<<first.last%2Bshop%40example.com>>
+`<<lee@example.net>>`
+(<<lee@example.net>>)
+<<ann_at_example_dot_com>>
+<<ann@@example.com>>
+<<ann.lee@example,co,uk>>
+Hotmail: <<ann.lee@hotmail>>
+my gmail is <<annlee88 at gmail>>
+gmail <<annlee88@gmail>>
+<<a n n l e e @ e x a m p l e . c o m>>
+Notify <<user+tag@sub.example.co.uk>>!
+send to “<<jane@example.com>>”
+<<jane (AT) example.com>>
+<<jane~at~example.com>>
+<<jane@example dot com>>
+<<z.s#example.com>> 把#换成@
+u=<<h.l%40example.it>>
+<<h.l&#x40;example.it>>
+<<meg dot ryder at example dot org>>
+我的邮箱<<meg@example.com>>收不到
 write <<o.hara+x_1@mail.example.org>>
 mail <<bj#3@example.com>>
 mail <<a!b@example.com>>
@@ -61,6 +88,35 @@ QQ邮箱<<88888888@qq.com>>
 <<kim dot lee at example dot co dot uk>>
 """,
         Kind.PHONE: """
+plz txt me b4 u come <<7185550143>>
+SDT <<0905 550 123>>
+โทร <<081-555-0123>>
+it's <<oh seven seven double oh nine hundred one two three>>
+my cell is <<four one five - five five five - zero one nine two>>
+<<555 0147>> is my work line
+Mobile no <<07700 900 77 4>>
+telemóvel <<912 555 012>>
+hp <<012-555 0123>>
+老公手机<<1770000 4321>>
+订单,电话¶88,<<021-65550123>>
+Bei Fragen: <<0911 / 55 50 12-3>>
+If no one answers the door try <<(0)7700 900 812>>
+numéro: <<07.55.50.12.34>> (après 18h)
+<<06-12 34 56 78>> is mijn mobiel
+my nos <<07700 900 111>> / 07700 900 112
+〒は後で 電話 <<090 5555 0123>>
+<<+81-90-5555-0123>>
+手机号错了，是<<13912345678>>不是13912345679
+<<1391234 5678>>
+香港手提 <<9123 4567>>
+SG hp <<9123 4567>>
+Meine Nummer: <<null eins sieben eins fünf fünf fünf null eins zwei drei>>
+<<zero seven seven zero zero nine zero zero one two three>>
+Deliver after 5. <<617-555-0139>>. Thanks
+{"to":"<<+16175550139>>","body":"Your order"}
+cust mob <<07700900555>> wants callback
+numer: <<512-555-012>>
+my cell's <<415-555-0132>>
 Please buzz <<212 555 0133>> when outside
 my digits: <<503/555/0142>>
 text <<5035550191>> plz
@@ -317,6 +373,24 @@ No<<11010519491231002X>>
 身份证<<110105/19491231/002X>>
 """,
         Kind.CARD: """
+MC <<5555 5555 5555 4444>>exp0927
+jcb:<<3566002020360505>>pls
+Karte<<4000002500003155>>gesperrt
+<<five one zero five, one zero five one, zero five one zero, five one zero zero>>
+card: <<4111 one one one one 1111 1111>>
+card no<<4242424242424242>>cvc123
+<<4242·4242·4242·4242>>
+my old <<5424 1800 12345 671>> was stolen
+maestro<<6759649826438453>>
+tarjeta terminada, completa es <<4548812049400004>>
+cc=<<4012888888881881>>&cvv=123
+Charge card <<5555 5555 5555 4444>> please
+amex <<3782-822463-10005>>
+<<6011000990139424>> is my discover
+<<3530111333300000>>
+CB <<4970 1012 3456 7893>>
+<<4012 88888888 1881>>
+<<36 2272 0627 1667>> diners
 card: <<4242 4242 4242 4242>> exp 12/27
 <<4111 1111 1111 1111>> 12/27 123
 <<4111-1111-1111-1111>>/12/27
@@ -374,6 +448,7 @@ diners <<3852 0000 0232 37>>
 卡<<6222021234567890128>>收款
 """,
         Kind.IBAN: """
+<<DE89_3704_0044_0532_0130_00>>
 <<DE89 3704 0044 0532 0130 00>>
 iban <<gb82west12345698765432>>
 <<FR14 2004 1010 0505 0001 3M02 606>>
@@ -394,8 +469,14 @@ IBAN nr.<<DE89370400440532013000>>
 iban_<<DE89370400440532013000>>
 """,
         Kind.IP: """
-from <<192.168.1.20>> at noon
-<<10.0.0.1>>:8080
+blocked ip: <<198 . 51 . 100 . 23>>
+visitor <<203(.)0(.)113(.)9>>
+Client IP <<198.51.100.14>>
+logged in from <<198.51.100.14>>
+shop blocked me <<203[.]0[.]113[.]9>>
+failed payment from <<45.83.12.9>>
+from <<203.0.113.20>> at noon
+<<198.51.100.1>>:8080
 login <<203.0.113.77>>
 dns <<8.8.8.8>>
 <<2001:db8::1>>
@@ -423,6 +504,24 @@ ip <<5.6.7.8>> was blocked
 用户<<203.0.113.5>>发帖
 """,
         Kind.PLATE: """
+Wunschkennzeichen <<M AB 123>>
+immat. <<AB-123-CD>>
+my car <<WX19 ABC>> is parked outside
+matricula <<1234 BBC>>
+rego <<ABC 12D>>
+plate;job¶<<B-MW 4711>>;oil
+车牌,项目¶<<京A88888>>,洗车
+Auto mit <<K-LM 2024>> steht im Hof
+tablice rej. <<WA 12345>>
+registered <<KA01AB1234>>
+KFZ <<M-AB 1234>>
+nummerplaat <<1-ABC-234>>
+registreringsnummer <<ABC 123>>
+I drive a white van <<YK70 HBD>>
+rego: <<1AB 2CD>>
+visitor parking for <<7ABC123>>
+grey Audi <<KX21 ABC>> in bay 4
+mein Auto (<<M-RK 1234>>) steht
 <<京A·12345>>
 车牌<<沪BD12345>>停在楼下
 <<粤B 12345>>
@@ -454,6 +553,43 @@ vehicle no <<MH12AB1234>>
 plate=<<7ABC123>>;
 """,
         Kind.ADDRESS: """
+<<Carrer de Mallorca 401, 08013 Barcelona>>
+Lieferung an <<Auf dem Hügel 12, 53121 Bonn>>
+<<Hinter der Mühle 3a, 37073 Göttingen>>
+wohne jetzt <<An den Linden 45, Hinterhaus, 10315 Berlin>>
+Paket nach <<In der Au 17, 6020 Innsbruck>>
+adresse: <<14 rue du Faubourg-Saint-Antoine, 3e étage, 75011 Paris>>
+<<Lieu-dit Le Moulin, 24250 Daglan>>
+<<ul. Marszałkowska 84/92 m. 15, 00-514 Warszawa>>
+adress: <<Storgatan 14 lgh 1102, 114 55 Stockholm>>
+levering til <<Vesterbrogade 56, 2. tv, 1620 København V>>
+My new address is <<The Old Rectory, Church Lane, Little Snoring, NR21 0AB>>
+I'm at <<Rose Cottage, Mill Road, Great Bardfield CM7 4QQ>>
+new addr <<8814 sw 152nd ave, miami fl 33196>>
+drop off at <<3300 N Lake Shore Dr Apt 9C, Chicago IL 60657>>
+<<RR 2 Box 118, Fairfield, IA 52556>>
+<<Blk 123 Ang Mo Kio Ave 6 #08-456, Singapore 560123>>
+return label should go to <<9 Penrose Terrace, Truro>>
+I live on <<Harcourt Street 18>>, Dublin
+<<河北省保定市徐水区大王店镇南营村六组>>
+改地址到<<朝阳区望京SOHO塔3 B座1902>>
+快递放<<翠湖天地6号楼3单元1201>>门口
+老家<<山东省临沂市兰陵县向城镇丁庄村>>
+<<上海市静安区愚园路 1018 号 2 楼>>
+Address: <<P.O. Box 5512, Tulsa, OK 74101>>
+<<Résidence Les Pins, 12 chemin du Lac, 74000 Annecy>>
+<<Rue de la Loi 16, 1000 Bruxelles>>
+<<Nørregade 10, 1165 København>>
+<<ul. Długa 5/7, 31-147 Kraków>>
+<<上海市徐汇区漕溪北路595号A座12楼>>收
+<<江苏省昆山市花桥镇绿地大道231弄6号>>
+<<福建省泉州市晋江市陈埭镇涵口村中片88号>>
+快递柜：<<云景花园11栋1单元2602>>
+my address: <<House 9, Road 12, Dhanmondi, Dhaka 1209>>
+Neue Adresse: <<Zum Alten Hof 3, 99084 Erfurt>>
+<<Unit 12/45 Beach Rd, Cottesloe WA 6011>>
+<<甘肃省兰州市城关区东岗西路街道天水中路3号>>
+住<<河南省新乡市长垣市蒲西街道向阳小区6号楼>>
 Flat 2, <<14 Elm Grove, Bristol BS6 5AB>>
 <<742 Evergreen Terrace, Springfield, OR 97403>>
 we live at <<10 Downing Street>>
@@ -506,6 +642,122 @@ Shipping address: <<9 Placeholder Way>>, Bristol
 <<Sample House, 12 Example Lane, Oxford OX1 2AB>>
 """,
         Kind.NAME: """
+please write on the card: With love from Uncle <<Bartholomew Finch>>
+My flatmate <<Oluwaseun Adeyemi>> will open the door
+I'm <<Rosalind Quarterman>> and I ordered the green kettle
+This is <<Tadhg O'Sullivan>>, my parcel never came
+Account in the name of <<Ngozi Umeh>>
+invoice should be made out to <<Hildegard Zwick>>
+Please change the name on the invoice to <<Marguerite Delacroix>>
+Name: <<Xiomara Villalobos>>
+Saludos, <<Iñaki Goikoetxea>>
+Un saluto, <<Ludovica Pellegrini>>
+Mvg, <<Wouter van der Heijden>>
+Rechnung bitte auf <<Gundula Fenstermacher>> ausstellen
+Bitte bei Nachbar <<Eberhard Klotz>> abgeben
+Paket ist für meine Mutter <<Walburga Steinbeißer>>
+Hallo Herr <<Pfannenschmidt>>, Ihr Paket ist da
+facture au nom de <<Thibault Charbonneau>>
+Le colis est pour mon fils <<Corentin Le Goff>>
+Bonjour Madame <<Vautrin>>, votre commande est prête
+Pedido a nombre de <<Encarnación Belmonte Ruiz>>
+Firmado por: <<Nuria Castelló>>
+Ritira mia moglie <<Ornella Buonfiglio>>
+A nome di <<Giancarlo Sforza>>
+Op naam van <<Femke Hoekstra>>
+Ondertekend: <<Sjoerd Bakhuizen>>
+the buyer, Mr <<Fotheringham>>, says it was broken
+Passenger <<KOWALCZYK/AGNIESZKA MRS>> seat 14C
+first_name=<<Thandiwe>>&last_name=Mokoena
+{"firstName":"<<Svetlana>>","lastName":"Kuznetsova"}
+order_id,customer_name,total¶1182,<<Beatrix Kiddle>>,44.00
+name;phone;qty¶<<Anselm Rother>>;;3
+收货人姓名,商品¶<<钱思远>>,保温杯
+buyer|<<Yevgenia Lipskaya>>|2 pcs
+customer wants embroidery "<<Josephine Marlow>>" on the robe
+Engrave: <<Leopold & Clementine Ashby>>
+Picked up by a man called <<Garrick Stonehouse>>
+the courier signed it as "<<M. Pemberton>>" but nobody with that name lives here
+delivered to someone named <<Vikram Chattopadhyay>>
+I spoke to your colleague <<Jolanta Wisniewska>> yesterday
+my wife <<Perpetua Nwosu>> paid with her card
+parcel addressed to <<Cornelius Vandersloot>>
+attn <<Hiroko Matsuyama>>, reception
+t.a.v. <<Marloes Dijkgraaf>>
+p.p. <<Henning Rasmussen>>
+Hi <<Clementine>>, your order shipped
+Dear <<Ignatius>>,
+落款写<<苏明哲>>就行
+署名：<<周雨薇>>
+<<王思聪>>敬上
+此致敬礼 <<何晓东>>
+贺卡请写：送给<<方志敏>>，生日快乐
+贺卡上写“亲爱的<<唐糖糖>>生日快乐”
+帮我寄给我妹妹<<罗雨晴>>，别打我电话
+东西是我男朋友<<江皓>>的，他来取
+快递让我室友<<孟凡星>>代收
+抬头：<<郑爽爽>>（个人）
+发票抬头 <<曾国强>>
+开票名称：<<范晓萱>>
+我是<<夏知秋>>，昨天下单的
+客户叫<<彭于晏>>，住三楼
+<<吕秀才>> 13900001234 杭州市西湖区文三路1号
+<<冯巩>>，电话13800001111，周末送
+寄给<<蒋勤勤>>，谢谢
+收：<<韩梅梅>>
+投诉人：<<邓超群>>
+申请人<<魏晨光>>，退款原因：破损
+退款账户名：<<潘长江>>
+账户名 <<丁俊晖>> 招商银行
+购买人：<<姚晨晨>>
+用户真名<<卢俊义>>，已实名
+预约人：<<叶知秋>> 周六到店
+送货单签字：<<余文乐>>
+寄件：<<杜子腾>>，顺丰到付
+绣名字：<<陈可欣>>
+收件人姓名,数量¶<<高圆圆>>,2
+To: <<Ann-Kathrin Weidenbusch>>
+<<Prof. Dr. Eckhart Lindner>> wartet auf die Lieferung
+Mr. <<Nakamura>> will pick it up
+bestellt von <<Irmgard Dolezal>>
+ordered by <<Kwabena Asante>>
+I, <<Francesca Montgomery>>, hereby return
+my name's <<Siobhán Kelleher>>
+hi its <<Priscilla Okeke>> here
+buyer name - <<Rodrigo Fuentes>>
+Best, <<Rodrigo>>
+Cheers¶<<Rodrigo>>
+cardholder <<RODRIGO FUENTES>>
+happy birthday <<Rodrigo Fuentes>>!
+Congratulations <<Maya & Tobias Lund>>!
+for the attention of <<Rodrigo Fuentes>>
+delivery for <<Rodrigo Fuentes>>
+Mevrouw <<De Groot>> is thuis
+收件人 <<欧阳修远>>
+联系<<王建军>>
+<<刘思琪>>收
+给<<刘思琪>>
+<<张伟>>（先生）
+客户<<张伟>>反馈破损
+买家<<张伟>>要求退款
+店长<<张伟>>
+经理<<张伟>>
+生日快乐<<张伟>>
+祝<<张伟>>生日快乐
+To <<张伟>>
+<<张伟>>：你好
+<<阿依古丽·买买提>>收
+Kundin <<Roswitha Niedermayer>> beschwert sich
+handed over to <<Gerald Iwu>>
+last name <<Abramowitz>>
+cust. <<Ifeoma Nnamdi>> wants exchange
+refund issued to <<Ifeoma Nnamdi>>
+贺卡署名<<程思远>>
+我老公<<高建国>>的名字
+报<<林晓>>的名字取货
+<<胡一菲>>女士的订单
+订单是<<曾小贤>>下的
+用<<吕子乔>>的名字注册的
 Name¶<<Jonas Wetterling>>¶Address below
 Ship to:¶<<Margaret Oyelaran>>¶12 High St
 Attn¶<<Siobhan McArdle>>
@@ -588,6 +840,15 @@ my husband <<Tobias Quennell>> will pick up
 This is <<Greta Olmstead>>, order 55
 """,
         Kind.HANDLE: """
+加Q<<123456789>>
+扣扣<<12345678>>
+我V <<liming_88>>
+薇：<<liming88>>
+wechat id <<liming88>>
+IG <<@anna.bakes>>
+my discord is <<pixel#4821>>
+find me on snap, <<jess_x0x>>
+skype <<live:ann.smith>>
 follow <<@jane_doe92>>
 <<twitter.com/janedoe>>
 <<https://www.instagram.com/jane.doe/>>
@@ -612,6 +873,179 @@ my insta is <<janedoe>>
 """(kind, text, what of it is personal); ¶ is the end of a line."""
 
 NEGATIVES = """
+Monsieur Bricolage perceuse 18 V, 2 batteries
+Monsieur Cuisine connect bol 4,5 L
+Mr. Brown Coffee 240ml x 24
+Mr Porky pork scratchings 65g
+Mrs. Crimble's macaroons gluten free 195 g
+Mrs Mills: secrets of the jazz piano, LP
+Sir John A. rye whisky glass set of 2
+Frau Meier Nudeln mit Ei 500g
+Herr Lehmann, Roman, Taschenbuch
+Sra. Jolly hot sauce 5oz
+Señor Frogs t-shirt XL
+Ring by Pilgrim, gold plated
+Poster by Keith Haring, 50 x 70 cm
+Book signed by Stephen King, first edition 1983
+Signed by Michael Jordan, framed 8x10 photo with COA
+Charles Eames lounge chair replica, walnut
+Jamie Oliver pan 28 cm by Tefal
+Paul Hollywood 20 cm cake tin
+Estee Lauder Double Wear 1W2 Sand 30 ml
+Jack & Jones jeans Glenn 32/34
+Hermione Granger wand, resin, 38 cm
+Dear Evan Hansen: the novel
+Dear John, Nicholas Sparks, paperback
+Hey Duggee puzzle 4-in-1
+Contact: Carl Sagan, SF Masterworks
+Uncle Ben's rice 1kg
+Auntie Anne's pretzel kit
+Oma Kleinmann Reibekuchen 1,5 kg
+Papa John's gift card 25
+Mama Bear sweatshirt XL
+Neighbour Totoro plush 30 cm
+Baker Street Boys DVD
+Monopoly: Park Lane and Mayfair edition
+"10 Rillington Place" Blu-ray
+1313 Mockingbird Lane doormat 60x40
+84 Charing Cross Road, Helene Hanff, 1st ed.
+Lindenstraße Staffel 12 DVD
+Puzzle Schloss Neuschwanstein 3, 1500 Teile
+Calle Ocho 8 cigar sampler
+张三疯奶茶 350ml
+李宁 韦德之道10 42.5码
+周大生 足金999 3.2g
+老干妈辣椒油 275g
+高姐洗发水 500ml
+林志玲同款连衣裙 S码
+周杰伦专辑 范特西 CD
+鲁迅全集 18卷
+张爱玲全集 14册
+致敬米开朗基罗 雕像 30cm
+3号楼梯 扶手配件
+1号店同款 抽纸 24包
+Router default login 192.168.0.1, user admin
+Set the static IP 10.0.0.42 on the printer
+default IP 192.168.1.254 printed below
+小米路由器 默认地址192.168.31.1
+摄像头默认IP 192.168.1.64
+ping 127.0.0.1
+0.0.0.0/0 route via 10.8.0.1
+DNS 255.255.255.0 netmask
+Actualización 4.2.0.11 corrige el brillo
+Aktualisierung auf 6.1.2.15 dauert 10 Minuten
+npm i @babel/core @vue/cli@5.0.8
+nuget Newtonsoft.Json 13.0.3.27
+libpng 1.6.37.1-3
+composer require acme/shop 2.10.0.1
+OS 16.7.8.9 beta
+Cat6 U/FTP 50 m
+S/FTP Cat 7 u/utp 10 m
+1200 u/min Bohrmaschine
+CSS @keyframes cheat sheet mug
+discord: teal purple colour palette
+旺旺雪饼 520g
+Part 06A 906 032 HN
+OEM 1K0 615 301 AA
+Mann W 712/95 Ölfilter
+INA 530 0550 10
+NGK 97968 LZTR4A
+Wera 05003533001
+020-1234567 part no.
+Ersatzteil 030 12345 06
+7 12 24 pack cans
+AB12 CDE toner chip
+KA 19 box spanner
+鲁A1234K型号水泵
+青K12345型 电机
+2B, Castell 9000, 119002
+4B, 6B, 8B pencils, 123456
+House no. 7, enamel, 100 200
+Model name: Max Power 3000
+Product name: Anna Chair
+The best gift for Harry Potter fans
+My friend Google told me so
+老师说用这个牌子好
+王先生家的酸奶 很浓
+李阿姨水饺 1kg
+陈老师英语 初中 3册
+关羽手办 30cm
+孙悟空 公仔 40cm
+Michael Kors Jet Set crossbody, black
+Charlotte Tilbury Pillow Talk lipstick
+Delia Smith complete cookery course
+J. R. R. Tolkien - The Hobbit (70th anniversary)
+Fireman Sam bed sheets 90x200
+Professor Snape wand
+Queen Elizabeth II commemorative mug
+My Friend Dahmer graphic novel
+Love, Rosie DVD
+Personalised Teddy Bear 30 cm
+12 rue des Lilas, roman policier, 320 pages
+Via Veneto 33 ml profumo
+10 Ring Road Lego track
+长安街 夜景 挂画 40*60
+和平路12号 咖啡豆 250g
+5号楼同款 灯
+石头扫地机 P10
+温碧泉 补水套装
+白猫 洗洁精 1.5kg
+雷柏 键盘 V500
+徐福记 凤梨酥 184g
+周六福 手链
+史丹利 复合肥 50kg
+邵万生 黄泥螺
+花西子 散粉
+贾国龙 酸菜鱼
+张君雅 小妹妹 点心面
+王老师教你学数学 视频课
+白老师粉笔 100支
+李医生 祛痘 套装
+马医生 贴膏
+林先生 眼镜 1.67
+何小姐 的店 连衣裙
+Thread 40/2 5000 m
+货号13912345678
+ISSN 1234-5678
+ratio 16:9, 1920 x 1080
+1234 5678 combination lock
+T-1000 figure
+F-16 kit 1/72
+B-17 plane 1:48
+C-3PO
+KA-52 model
+H7 55W 12V bulb
+@ 2.99
+u/c adapter
+Paul Newman salad mug
+Jean Paul Gaultier Scandal
+Bob Evans mashed potatoes
+Bob Marley One Love coffee
+Jack Link's beef jerky
+Ritter Rost CD
+Käthe Kruse Puppe Anna 30 cm
+Rosa Parks print
+Miles Davis Kind of Blue LP
+Flavor: Earl Grey
+角色：孙悟空
+品名：王老吉
+口味：麻辣
+颜色：黄金叶
+湖南腊肉 500g
+13500转 电机
+0 12345 67890 5
+3M 2097 filter
+AC/DC T-shirt
+KN95 20pcs
+FFP2 NR
+GU10 50W
+R7s 118mm
+S 36 M 38 L 40
+UK6 US8.5
+1-1/4" x 50'
+Zeichnung 4711-0815
+JD0012345678901
+Vorgang 030-445566
 @Christmas market stall 12
 Open house @HQ on Friday
 Live @Wembley 2024

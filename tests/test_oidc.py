@@ -992,6 +992,14 @@ def test_a_console_with_a_directory_is_not_open_to_this_machine(client: TestClie
     assert answer.status_code == 303 and answer.headers["location"] == "/sign-in?after=/settings"
 
 
+def test_the_operations_of_a_shop_with_a_directory_need_a_key(client: TestClient) -> None:
+    person = {"user_id": "u01"}
+    answers = [client.post(f"/v1/{name}", json=person) for name in ("recommend", "users/profile", "users/export")]
+    for answer in (*answers, client.get("/v1/audit"), client.get("/metrics")):
+        assert answer.status_code == 401 and "X-API-Key" in answer.json()["error"]["message"], answer.url
+    assert client.get("/livez").status_code == 200
+
+
 def test_sign_in_is_tried_a_few_times_a_minute(tmp_path: Path, provider: Provider) -> None:
     folder = make_shop(tmp_path / "shop", provider)
     with (folder / "workspace.toml").open("a", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, Provider, running_provider
-from test_console_browser import WIDTHS, driver, errors, faults, find, resize, text_of  # noqa: F401
+from test_console_browser import ROOM, driver, errors, faults, find, resize, text_of  # noqa: F401
 from waiting import until
 
 from recllm.console.app import mount_console
@@ -99,7 +99,7 @@ def test_a_page_goes_by_way_of_the_directory_and_comes_back(
     assert after != path
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [width for width, _ in ROOM])
 def test_the_page_of_sign_in_is_within_reach(driver: Any, console: str, width: int) -> None:  # noqa: F811
     driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
     resize(driver, width)

@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MAP: dict[str, Any] = tomllib.loads((ROOT / "tests" / "security_map.toml").read_text(encoding="utf-8"))
 LISTS: dict[str, list[str]] = MAP.pop("lists")
+LLM_2026 = LISTS.pop("llm_2026")
+"""By the numbers of that edition, from LLM01 on: the rows of the same risks here."""
 STATES = ("tests", "documented", "not_applicable", "open")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -45,6 +47,7 @@ def test_every_requirement_has_a_row_and_nothing_else_has_one() -> None:
         "asvs_level_2": 110,
         "llm_2025": 10,
     }
+    assert len(LLM_2026) == len(set(LLM_2026)) == 9 and set(LLM_2026) <= set(LISTS["llm_2025"])
 
 
 @pytest.mark.parametrize("name", MAP)

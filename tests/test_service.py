@@ -194,20 +194,20 @@ def test_texts_that_anyone_wrote_are_checked(client: TestClient) -> None:
 def test_people_and_their_consent_come_in(client: TestClient) -> None:
     person = {"user_id": "told", "basics": {"age": "35-44", "城市": "上海"}}
     assert client.post("/v1/users", json={"users": [person]}).json()["accepted"] == 1
-    known = client.get("/v1/users/told/profile").json()
+    known = client.post("/v1/users/profile", json={"user_id": "told"}).json()
     assert known["basics"] == person["basics"] and known["user_id"] == "told" and "35-44" in known["texts"]["basics"]
-    assert client.get("/v1/users/stranger/profile").status_code == 404
+    assert client.post("/v1/users/profile", json={"user_id": "stranger"}).status_code == 404
     refusal = {"user_id": "told", "purpose": "personalisation", "granted": False}
     assert client.post("/v1/consent", json={"consent": [refusal]}).json()["accepted"] == 1
-    assert client.get("/v1/users/told/profile").status_code == 403
+    assert client.post("/v1/users/profile", json={"user_id": "told"}).status_code == 403
     assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] == "no_consent"
     again = refusal | {"granted": True}
     tomorrow = (datetime.now(UTC) + timedelta(hours=23)).isoformat()
     assert client.post("/v1/consent", json={"consent": [again | {"timestamp": tomorrow}]}).status_code == 422
     assert client.post("/v1/consent", json={"consent": [again | {"user_id": "told.0"}]}).json()["accepted"] == 1
-    assert client.get("/v1/users/told/profile").status_code == 403  # told.0 is somebody else
+    assert client.post("/v1/users/profile", json={"user_id": "told"}).status_code == 403  # told.0 is somebody else
     assert client.post("/v1/consent", json={"consent": [again]}).json()["accepted"] == 1
-    assert client.get("/v1/users/told/profile").status_code == 200
+    assert client.post("/v1/users/profile", json={"user_id": "told"}).status_code == 200
     wrong = [refusal | {"purpose": "everything"}]
     assert client.post("/v1/consent", json={"consent": wrong}).status_code == 422
 
@@ -511,7 +511,7 @@ def test_no_id_of_a_person_is_in_logs_or_metrics(client: TestClient, caplog: pyt
     event = {"user_id": "secret-person", "item_id": "tea-1", "event": "view"}
     client.post("/v1/events", json={"events": [event]})
     client.post("/v1/explain", json={"user_id": "secret-person", "item_id": "tea-1"})
-    client.get("/v1/users/secret-person/profile")
+    client.post("/v1/users/profile", json={"user_id": "secret-person"})
     logged = "".join(f"{r.getMessage()}{vars(r)}" for r in caplog.records if not r.name.startswith("httpx2"))
     assert "secret-person" not in logged + client.get("/metrics").text
 
@@ -622,7 +622,7 @@ def test_a_real_server_answers_and_stops_when_told(folder: Path) -> None:
             until(ready)
             answer = client.post("/v1/recommend", json={"user_id": "u01", "k": 2})
             assert answer.status_code == 200 and answer.json()["items"][0]["item_id"].startswith("tools")
-            assert client.get("/v1/users/u01/profile").status_code == 200
+            assert client.post("/v1/users/profile", json={"user_id": "u01"}).status_code == 200
             assert "server" not in answer.headers
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=60)[0]

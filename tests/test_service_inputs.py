@@ -192,6 +192,11 @@ WRONG: tuple[tuple[str, Any], ...] = (
     ("/v1/items", {"items": [ITEM | {"item_id": "x", "available_until": "9999-99-99T00:00:00Z"}]}),
     ("/v1/users", {"users": [{"user_id": "x", "basics": {"age": "\ud800"}}]}),
     ("/v1/users", {"users": [{"user_id": "x", "basics": {"age": 5}}]}),
+    ("/v1/users/profile", {"user_id": "\0"}),
+    ("/v1/users/export", {"user_id": "a\u202eb"}),
+    ("/v1/users/erase", {"user_id": "x" * 300}),
+    ("/v1/users/restrict", {"user_id": "null", "restricted": True}),
+    ("/v1/users/restrict", {"user_id": "u00"}),
     ("/v1/sessions/join", {"session_id": "null", "user_id": "u00"}),
     ("/v1/audience", {"items": ["tea-1"], "budget": -1}),
     ("/v1/predict", {"kind": "leave", "horizon_days": 10**30}),
@@ -212,10 +217,9 @@ def test_what_is_no_value_is_refused_and_nothing_of_its_request_is_taken(
 
 def test_paths_and_queries_hold_nothing_odd(client: TestClient) -> None:
     for path in (
-        "/v1/users/%00/profile",
-        "/v1/users/a%E2%80%AEb/export",
-        "/v1/users/" + "x" * 300 + "/profile",
-        "/v1/users/null/profile",
+        "/v1/items/%00/similar",
+        "/v1/items/a%E2%80%AEb/similar",
+        "/v1/items/" + "x" * 300 + "/similar",
         "/v1/items/tea-1/similar?k=0",
         "/v1/items/tea-1/similar?k=" + "9" * 5_000,
         "/v1/items/%20/similar",
@@ -225,9 +229,9 @@ def test_paths_and_queries_hold_nothing_odd(client: TestClient) -> None:
         "/v1/report?by=everything",
     ):
         refused(client.get(path), 422)
-    for path in ("/v1/users/..%2f..%2fkey/profile", "/v1/items/%2e%2e/similar", "/v1/campaigns/tea", "/v1/jobs/x"):
+    for path in ("/v1/items/..%2f..%2fkey/similar", "/v1/items/%2e%2e/similar", "/v1/campaigns/tea", "/v1/jobs/x"):
         refused(client.get(path), 404)
-    for path in ("/v1/users/%ff/profile", "/v1/items/%ed%a0%80/similar"):  # no UTF-8
+    for path in ("/v1/items/%ff/similar", "/v1/items/%ed%a0%80/similar"):  # no UTF-8
         refused(client.get(path), 404, 422)
 
 
@@ -271,12 +275,9 @@ def test_what_is_another_shops_is_not_there(folder: Path, tmp_path: Path) -> Non
                 client.post("/v1/recommend", json=who, headers=headers).json()["status"] for headers in (own, other)
             ]
             assert statuses == ["personal", "unknown_user"]
-        for verb, path in (
-            ("GET", "/v1/users/only-here/export"),
-            ("DELETE", "/v1/users/only-here"),
-            ("GET", "/v1/items/only-here/similar"),
-            ("DELETE", "/v1/items/only-here"),
-        ):
+        for path in ("/v1/users/export", "/v1/users/erase"):
+            refused(client.post(path, json={"user_id": "only-here"}, headers=other), 404)
+        for verb, path in (("GET", "/v1/items/only-here/similar"), ("DELETE", "/v1/items/only-here")):
             refused(client.request(verb, path, headers=other), 404)
         refused(client.post("/v1/recommend", json={}, headers={"X-Shop": "third"}), 404)
         with Workspace.open(folder) as shop:
@@ -291,7 +292,7 @@ def test_what_is_another_shops_is_not_there(folder: Path, tmp_path: Path) -> Non
         for headers in wrong:
             refused(client.post("/v1/recommend", json={}, headers=headers), 401)
         assert "scope" in refused(client.post("/v1/events", json={"events": [EVENT]}, headers={"X-API-Key": key}), 403)
-        exported = client.get("/v1/users/only-here/export", headers={"X-API-Key": key})
+        exported = client.post("/v1/users/export", json={"user_id": "only-here"}, headers={"X-API-Key": key})
         refused(exported, 403)
 
 

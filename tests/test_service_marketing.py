@@ -228,16 +228,16 @@ def test_a_prediction_is_learned_once_and_knows_who_withdrew(
     assert first["size"] == len(first["people"]) == PEOPLE and 0 <= first["people"][0]["probability"] <= 1
     likely = first["people"][0]["user_id"]
     assert ask(client, "/v1/predict", query | {"limit": 3})["people"] == first["people"][:3] and len(calls) == 1
-    (exported,) = client.get(f"/v1/users/{likely}/export").json()["inferred"]["predictions"]
+    (exported,) = client.post("/v1/users/export", json={"user_id": likely}).json()["inferred"]["predictions"]
     assert exported["kind"] == "buy" and exported["probability"] == first["people"][0]["probability"]
     refusal = {"user_id": likely, "purpose": "personalisation", "granted": False}
     ask(client, "/v1/consent", {"consent": [refusal]})
-    inferred = client.get(f"/v1/users/{likely}/export").json()["inferred"]
+    inferred = client.post("/v1/users/export", json={"user_id": likely}).json()["inferred"]
     assert inferred["status"] == "not_agreed" and not (inferred["predictions"] or inferred["profile"])
     second = ask(client, "/v1/predict", query)
     assert len(calls) == 1 and likely not in {p["user_id"] for p in second["people"]}
     assert second["left_out"]["no_consent"] == 1
-    assert client.delete(f"/v1/users/{first['people'][1]['user_id']}").status_code == 200
+    assert client.post("/v1/users/erase", json={"user_id": first["people"][1]["user_id"]}).status_code == 200
     assert ask(client, "/v1/predict", query)["size"] == PEOPLE - 2 and len(calls) == 1
     ask(client, "/v1/predict", {"kind": "buy", "horizon_days": 7, "items": ["tea2"], "limit": 3})
     assert len(calls) == 2
@@ -378,11 +378,11 @@ def test_nobody_who_withdrew_or_was_erased_since_is_exported(client: TestClient)
     reached = [row["user_id"] for row in csv.DictReader(io.StringIO(first["files"]["tea-email.csv"]))]
     refusal = {"user_id": reached[0], "purpose": "email", "granted": False}
     ask(client, "/v1/consent", {"consent": [refusal]})
-    assert client.delete(f"/v1/users/{reached[1]}").status_code == 200
+    assert client.post("/v1/users/erase", json={"user_id": reached[1]}).status_code == 200
     assert client.post("/v1/campaigns/tea/export", json=order | {"revision": first["revision"]}).status_code == 409
     now = client.get("/v1/campaigns/tea").json()["revision"]
     second = ask(client, "/v1/campaigns/tea/export", order | {"revision": now})
-    (message,) = client.get(f"/v1/users/{reached[2]}/export").json()["messages"]
+    (message,) = client.post("/v1/users/export", json={"user_id": reached[2]}).json()["messages"]
     assert message["campaign_id"] == "tea" and message["channel"] == "email"
     again = {row["user_id"] for row in csv.DictReader(io.StringIO(second["files"]["tea-email.csv"]))}
     assert again == set(reached[2:]) and second["dropped"] == {"consent_withdrawn": 1}
@@ -509,7 +509,7 @@ def test_a_session_has_a_history_and_joins_one_person(client: TestClient) -> Non
     answer = ask(client, "/v1/recommend", {"user_id": "newcomer", "k": 5})
     assert answer["status"] == "personal" and answer["items"][0]["item_id"].startswith("tool")
     ask(client, "/v1/events", viewed("v1", "tea1"))  # late events, too, are the person's
-    own = client.get("/v1/users/newcomer/export").json()
+    own = client.post("/v1/users/export", json={"user_id": "newcomer"}).json()
     assert sorted(event["item_id"] for event in own["events"]) == ["tea1", "tool1", "tool2"]
     assert len(own["sessions"]) == 1
     assert ask(client, "/v1/recommend", {"session_id": "v1", "k": 5})["status"] == "personal"  # by the person's consent
@@ -544,7 +544,7 @@ def test_a_session_of_someone_who_refused_is_not_joined_and_has_refused(client: 
     join = {"session_id": "v3", "user_id": "u01"}
     assert ask(client, "/v1/sessions/join", join) == {"joined": False, "events": 0}
     assert ask(client, "/v1/recommend", {"session_id": "v3", "k": 3})["status"] == "no_consent"
-    own = client.get("/v1/users/u01/export").json()
+    own = client.post("/v1/users/export", json={"user_id": "u01"}).json()
     assert own["sessions"] == [] and len(own["events"]) == 28
     ask(client, "/v1/consent", {"consent": [refusal | {"granted": True}]})
     assert ask(client, "/v1/sessions/join", join) == {"joined": True, "events": 1}
@@ -554,7 +554,8 @@ def test_what_a_session_was_shown_is_recorded(client: TestClient) -> None:
     ask(client, "/v1/events", viewed("v4", "tool1"))
     ask(client, "/v1/recommend", {"session_id": "v4", "k": 3, "record": True})
     ask(client, "/v1/sessions/join", {"session_id": "v4", "user_id": "fresh"})
-    assert [e["event"] for e in client.get("/v1/users/fresh/export").json()["events"]] == ["cart"] + ["shown"] * 3
+    own = client.post("/v1/users/export", json={"user_id": "fresh"}).json()
+    assert [e["event"] for e in own["events"]] == ["cart"] + ["shown"] * 3
 
 
 def test_an_event_is_of_a_person_or_a_session(client: TestClient) -> None:
@@ -572,11 +573,11 @@ def test_an_event_is_of_a_person_or_a_session(client: TestClient) -> None:
 def test_a_person_gets_everything_of_theirs_and_nobody_elses(client: TestClient) -> None:
     ask(client, "/v1/users", {"users": [{"user_id": "u00", "basics": {"age": "35-44"}}]})
     ask(client, "/v1/consent", {"consent": [{"user_id": "u00", "purpose": "email", "granted": False}]})
-    own = client.get("/v1/users/u00/export").json()
+    own = client.post("/v1/users/export", json={"user_id": "u00"}).json()
     assert own["basics"] == {"age": "35-44"} and own["user_id"] == "u00"
     assert [(d["purpose"], d["granted"]) for d in own["consent"]] == [("email", False)]
     assert len(own["events"]) == 28 and all(event["item_id"].startswith("tea") for event in own["events"])
-    assert client.get("/v1/users/stranger/export").status_code == 404
+    assert client.post("/v1/users/export", json={"user_id": "stranger"}).status_code == 404
 
 
 def test_an_erased_person_is_gone_everywhere(folder: Path) -> None:
@@ -589,16 +590,15 @@ def test_an_erased_person_is_gone_everywhere(folder: Path) -> None:
         ask(client, "/v1/sessions/join", {"session_id": "v1", "user_id": "u00"})
         ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
         neighbours = ask(client, "/v1/recommend", {"user_id": "u02", "k": 3})
-        rows = client.delete("/v1/users/u00").json()["rows"]
+        rows = client.post("/v1/users/erase", json={"user_id": "u00"}).json()["rows"]
         assert {t: n for t, n in rows.items() if n} == {
             **{"events": 29, "consent": 1, "sessions": 1, "users": 1},
-            "restrictions": 1,  # since the tombstone stood
             "release_people": 1,  # of the audience
         }
         assert ask(client, "/v1/recommend", {"user_id": "u00", "k": 3})["status"] == "unknown_user"
-        for path in ("/v1/users/u00/profile", "/v1/users/u00/export"):
-            assert client.get(path).status_code == 404
-        assert client.delete("/v1/users/u00").status_code == 404
+        for path in ("/v1/users/profile", "/v1/users/export"):
+            assert client.post(path, json={"user_id": "u00"}).status_code == 404
+        assert client.post("/v1/users/erase", json={"user_id": "u00"}).status_code == 404
         assert client.post("/v1/explain", json={"user_id": "u00", "item_id": "tea1"}).status_code == 404
         assert client.post("/v1/copy", json={"user_id": "u00", "channel": "push"}).status_code < 500
         answer = ask(client, "/v1/audience", {"category": "food > tea", "size": 60})
@@ -607,7 +607,7 @@ def test_an_erased_person_is_gone_everywhere(folder: Path) -> None:
         back = {"user_id": "u00", "item_id": "tool1", "event": "purchase"}
         assert ask(client, "/v1/events", {"events": [back, back | {"user_id": "u01"}]})["rejected"] == [0]
         assert ask(client, "/v1/users", {"users": [{"user_id": "u00", "basics": {}}]})["erased"] == 1
-        assert client.get("/v1/users/u00/export").status_code == 404
+        assert client.post("/v1/users/export", json={"user_id": "u00"}).status_code == 404
         assert ask(client, "/v1/sessions/join", {"session_id": "v2", "user_id": "u00"})["joined"] is False
         assert ask(client, "/v1/recommend", {"user_id": "u00", "k": 3})["status"] == "unknown_user"
     kept = {
@@ -625,7 +625,7 @@ def test_what_is_written_after_an_erasure_counts_for_everybody(folder: Path) -> 
             from recllm.jobs.recommenders import refresh
 
             refresh(shop)
-        client.delete("/v1/users/last")
+        client.post("/v1/users/erase", json={"user_id": "last"})
         ask(client, "/v1/events", {"events": [last | {"user_id": "u01", "item_id": "tea7"}]})
         with Workspace.open(folder) as shop:
             from recllm.jobs.recommenders import open_recommender
@@ -649,8 +649,8 @@ def test_an_item_taken_off_is_nowhere_and_its_events_stay(client: TestClient) ->
     assert client.post("/v1/copy", json={"user_id": "u00", "item_id": item}).status_code in (404, 422)
     assert client.post("/v1/audience", json={"items": [item]}).status_code == 404
     ask(client, "/v1/recommend", {"user_id": "u00", "exclude": [item], "basket": [item], "explain": True})
-    assert item in {e["item_id"] for e in client.get("/v1/users/u00/export").json()["events"]}
-    assert client.get("/v1/users/u00/profile").status_code == 200
+    assert item in {e["item_id"] for e in client.post("/v1/users/export", json={"user_id": "u00"}).json()["events"]}
+    assert client.post("/v1/users/profile", json={"user_id": "u00"}).status_code == 200
     ask(client, "/v1/items", {"items": [{"item_id": item, "title": "Green tea again", "category": "food > tea"}]})
     assert item in shown(client, user_id="u00")
 
@@ -678,8 +678,8 @@ def test_each_operation_needs_its_scope(folder: Path) -> None:
             ("POST", "/v1/search", {"query": "tea"}, "recommend"),
             ("POST", "/v1/sessions/join", {"session_id": "s", "user_id": "a"}, "events"),
             ("DELETE", "/v1/items/tea1", None, "events"),
-            ("GET", "/v1/users/u00/export", None, "privacy"),
-            ("DELETE", "/v1/users/u00", None, "privacy"),
+            ("POST", "/v1/users/export", {"user_id": "u00"}, "privacy"),
+            ("POST", "/v1/users/erase", {"user_id": "u00"}, "privacy"),
             ("POST", "/v1/audience", {"items": ["tea2"], "size": 60}, "marketing"),
             ("POST", "/v1/predict", {"kind": "leave", "items": ["tea2"]}, "marketing"),
             ("GET", "/v1/campaigns", None, "marketing"),

@@ -122,7 +122,7 @@ class ServiceMachine(RuleBasedStateMachine):
             with Workspace.open(self.folder) as shop:
                 self.items = {row["item_id"]: Offer(row["title"]) for row in shop.store().items().to_dicts()}
             for name in PEOPLE[:3]:
-                export = self.ask("GET", f"/v1/users/{name}/export")
+                export = self.ask("POST", "/v1/users/export", {"user_id": name})
                 events = Counter((event["item_id"], event["event"]) for event in export["events"])
                 self.people[name] = Person(events, basics=export["basics"])
 
@@ -270,7 +270,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(PEOPLE))
     def erase(self, name: str) -> None:
         person = self.people.pop(name, None)
-        answer = self.answer("DELETE", f"/v1/users/{name}")
+        answer = self.answer("POST", "/v1/users/erase", {"user_id": name})
         assert answer.status_code == (404 if person is None else 200), answer.text
         self.erased.add(("user_id", name))
         if person is None:
@@ -285,9 +285,9 @@ class ServiceMachine(RuleBasedStateMachine):
         for visitor in gone:
             assert self.slate({visitor[0]: visitor[1], "k": 3})["status"] == "unknown_user"
         for path in ("profile", "export"):
-            self.ask("GET", f"/v1/users/{name}/{path}", status=404)
+            self.ask("POST", f"/v1/users/{path}", {"user_id": name}, status=404)
         self.ask("POST", "/v1/explain", {"user_id": name, "item_id": "tools-9"}, status=404)
-        self.ask("DELETE", f"/v1/users/{name}", status=404)
+        self.ask("POST", "/v1/users/erase", {"user_id": name}, status=404)
 
     @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(PEOPLE))
     def join(self, session: str, name: str) -> None:
@@ -408,8 +408,8 @@ class ServiceMachine(RuleBasedStateMachine):
     def read_what_is_stored(self, name: str) -> None:
         """The export and the profile have what was acknowledged, and nothing more."""
         person = self.people.get(name)
-        profile = self.answer("GET", f"/v1/users/{name}/profile")
-        export = self.answer("GET", f"/v1/users/{name}/export")
+        profile = self.answer("POST", "/v1/users/profile", {"user_id": name})
+        export = self.answer("POST", "/v1/users/export", {"user_id": name})
         if person is None:
             assert (profile.status_code, export.status_code) == (404, 404)
             return

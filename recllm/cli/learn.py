@@ -15,6 +15,7 @@ from recllm.cli.options import Json, Seed, WorkspaceDir, open_shop, write_audit
 from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import NothingToDo
+from recllm.text.log_lines import LogFormatter
 
 if TYPE_CHECKING:
     from recllm.jobs.retrain import RetrainReport
@@ -30,11 +31,12 @@ def progress_lines() -> Iterator[None]:
 
     A terminal has its bars instead.
     """
-    if sys.stderr.isatty():
+    package = logging.getLogger("recllm")
+    if sys.stderr.isatty() or package.isEnabledFor(logging.INFO):  # -v shows them already
         yield
         return
-    package, handler = logging.getLogger("recllm"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter())
     level = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)

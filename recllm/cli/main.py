@@ -12,8 +12,8 @@ import typer
 from recllm import __version__
 from recllm.cli import adtext, answer, campaign, data, experiment, learn, occasions, rights, service, show, webhooks
 from recllm.cli.options import add_command
-from recllm.cli.output import LogFormatter
 from recllm.errors import RecllmError
+from recllm.text.log_lines import log_to_stderr, warn_in_this_form
 
 app = typer.Typer(
     name="recllm",
@@ -123,15 +123,13 @@ def _options(
     verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the log of the rooms on standard error."),
 ) -> None:
     if verbose:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(LogFormatter("%(asctime)s %(name)s %(message)s"))
-        logger = logging.getLogger("recllm")
-        logger.handlers = [handler]
-        logger.setLevel(logging.INFO)
+        log_to_stderr()
+        logging.getLogger("recllm").setLevel(logging.INFO)
 
 
 def main() -> None:
     """Entry point of the `recllm` command."""
+    warn_in_this_form()
     try:
         app()
     except RecllmError as error:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from recllm.documents import json_text
-from recllm.text.personal_data import PersonalDataKind, scrub
 
 
 def emit_json(document: Any) -> None:
@@ -53,24 +51,3 @@ def _cell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "" if value is None else str(value)
-
-
-class LogFormatter(logging.Formatter):
-    """A line of the log with its structured fields behind it, as name=value; without mails, phones and numbers of
-    cards, accounts and people, should an error quote one."""
-
-    _masked = frozenset(
-        {
-            PersonalDataKind.EMAIL,
-            PersonalDataKind.PHONE,
-            PersonalDataKind.CARD,
-            PersonalDataKind.IBAN,
-            PersonalDataKind.RESIDENT_ID,
-        }
-    )
-    _standard = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {name: value for name, value in record.__dict__.items() if name not in self._standard}
-        line = super().format(record) + "".join(f" {name}={value}" for name, value in fields.items())
-        return scrub(line, self._masked)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -134,13 +135,22 @@ def audit_log(
     workspace: WorkspaceDir,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Only what was done to this person's data.")] = None,
     last: Annotated[int, typer.Option(min=0, help="So many of the latest entries; 0 for all.")] = 20,
+    copy: Annotated[
+        Path | None, typer.Option(help="What a collector has of audit.copy_to: each entry of it has to be in the log.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Who did what to whose data; the whole log is checked first."""
-    from recllm.workspace.audit import read_audit, verify_audit
+    from recllm.workspace.audit import read_audit, verify_audit, verify_copy
 
     with open_shop(workspace) as shop:
         check = verify_audit(shop)
+        if copy is not None and check.problem is None:
+            try:
+                collected = copy.read_text(encoding="utf-8", errors="replace").splitlines()
+            except OSError as error:
+                raise UsageError(f"{copy}: cannot be read as a copy of the log: {error.strerror}") from error
+            check = replace(verify_copy(shop, collected), entries=check.entries)
         names = None if user is None else frozenset(shop.pseudonymiser().each(user))
         entries = read_audit(shop, subjects=names)[-last:]
     rows = [(e.number, f"{e.at:%Y-%m-%d %H:%M:%S}", e.actor, e.action.value, e.subject or "") for e in entries]

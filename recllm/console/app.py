@@ -134,7 +134,7 @@ class ConsoleMiddleware:
         except RecllmError as error:
             problem = error
         visit = Visit(request, self._state, cookies, signed_in, self._words(cookies, signed_in), token, nonce)
-        scope.setdefault("state", {})["visit"] = visit
+        scope.setdefault("state", {}).update(visit=visit, actor=_actor(signed_in))
         if problem is not None and not scope["path"].startswith(OPEN_PATHS):
             answer: Response | None = error_page(visit, problem)
         else:
@@ -235,6 +235,15 @@ def mount_console(app: FastAPI) -> None:
     for kind in (RecllmError, HTTPException, RequestValidationError):
         console.add_exception_handler(kind, _refused)
     app.router.routes.append(ConsoleMount("/", console, name="console"))
+
+
+def _actor(signed_in: SignedIn | None) -> str:
+    """Who it is, for the log of refusals, which names no person: sessions as the log of sign-ins does."""
+    if signed_in is None:
+        return "nobody"
+    if signed_in.key_id is not None:
+        return f"key:{signed_in.key_id}"
+    return "console:this machine" if signed_in.session is None else f"session:{signed_in.session.session_id[:8]}"
 
 
 async def _refused(request: Request, error: Exception) -> Response:

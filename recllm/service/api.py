@@ -43,11 +43,10 @@ from recllm.service.requests import (
     Id,
     ItemsRequest,
     LoadAnswer,
-    Locale,
+    ProfileRequest,
     SimilarItems,
     SlateRequest,
     TextsRequest,
-    UserId,
     UsersRequest,
 )
 from recllm.settings import ServiceSettings
@@ -199,15 +198,15 @@ async def _written(service: Service, n_rows: int, write: Callable[[], Any]) -> R
     return json_answer({"accepted": done.accepted, "duplicates": done.duplicates, "erased": len(done.erased)})
 
 
-@router.get("/v1/users/{user_id:path}/profile", response_model=None, tags=["recommend"])
-async def profile(user_id: UserId, caller: MayAsk, service: TheService, locale: Locale = None) -> Response:
+@router.post("/v1/users/profile", response_model=None, tags=["recommend"])
+async def profile(body: ProfileRequest, caller: MayAsk, service: TheService) -> Response:
     """What is known of a person: User = (I, B, H), as figures and as the texts that models read."""
 
     def known() -> dict[str, Any]:
         workspace = caller.shop.workspace
-        person, texts = person_profile(workspace, user_id, locale or workspace.settings.locale)
-        caller.audit_each(AuditAction.PERSON_SHOWN, [user_id])
-        return {**plain(person), "user_id": user_id, "texts": plain(texts)}
+        person, texts = person_profile(workspace, body.user_id, body.locale or workspace.settings.locale)
+        caller.audit_each(AuditAction.PERSON_SHOWN, [body.user_id])
+        return {**plain(person), "user_id": body.user_id, "texts": plain(texts)}
 
     return json_answer(await service.capacity.run(known))
 

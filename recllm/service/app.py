@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -21,7 +21,7 @@ import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Send
@@ -48,6 +48,7 @@ from recllm.service.callers import (
 from recllm.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.service.live import LiveShop
 from recllm.service.outgoing import AnnouncementSender
+from recllm.service.refusals import REFUSALS, RefusalLog
 from recllm.service.slates import SlateProcesses
 from recllm.settings import ServiceSettings
 
@@ -74,15 +75,28 @@ MAX_FAULTS = 20
 MAX_NAME = 80
 """Signs of a field's name in a message; a caller may have chosen it."""
 
+ANSWER_HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "Cache-Control": "no-store",
+}
+"""Of every answer that says nothing else, as the console's pages do: a browser that is led to it renders nothing."""
+HTTPS_ONLY = "max-age=31536000; includeSubDomains"
+"""A year."""
+ANYHOW = ("/livez", "/readyz")
+"""What whoever runs the service may ask by http in any case."""
+
 CANNOT_ANSWER = "the shop cannot answer now; the log says why"
 
 
 class RequestMiddleware:
     """Around every request: who asks is known before a byte of the body is read; size and time are measured."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, https_only: bool) -> None:
         self._app = app
         self._service = service
+        self._https_only = https_only
+        self._refusals = RefusalLog()
         self._max_bytes = int(service.settings.max_body_mib * 2**20)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -97,6 +111,9 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in answer_headers(scope["scheme"]).items():
+                    headers.setdefault(name, value)
             await send(message)
 
         async def bounded_receive() -> Message:
@@ -107,20 +124,28 @@ class RequestMiddleware:
                 raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than is taken")
             return message
 
+        headers = Headers(scope=scope)
         try:
+            if self._https_only and scope["scheme"] != "https" and scope["path"] not in ANYHOW:
+                error = HTTPException(HTTPStatus.FORBIDDEN, "this service is asked by https alone")
+                await (await _refused(Request(scope), error))(scope, receive, counted_send)
+                return
             if scope["path"].startswith(("/v1/", "/metrics")):
-                headers = Headers(scope=scope)
                 asking = partial(identify, self._service, headers.get("x-api-key"), headers.get("x-shop"))
                 try:
                     caller = await anyio.to_thread.run_sync(asking)
                 except (HTTPException, RecllmError) as error:
                     await (await _refused(Request(scope), error))(scope, receive, counted_send)
                     return
-                state["caller"], shop_name = caller, caller.shop.name
+                state["caller"], state["actor"], shop_name = caller, caller.actor, caller.shop.name
             await self._app(scope, bounded_receive, counted_send)
         finally:
             operation = getattr(scope.get("route"), "name", "unknown")
-            figures = self._service.metrics[shop_name or state.get("shop_name", "")]
+            shop_name = shop_name or state.get("shop_name", "")
+            if status in REFUSALS:
+                actor, key_text = state.get("actor", "nobody"), headers.get("x-api-key")
+                self._refusals.add(actor, shop_name, operation, status, state["request_id"], key_text)
+            figures = self._service.metrics[shop_name]
             figures.requests.labels(operation, status).inc()
             figures.seconds.labels(operation).observe(time.perf_counter() - began)
 
@@ -131,11 +156,12 @@ def create_app(
     *,
     slates: SlateProcesses | None = None,
     loopback_only: bool = True,
+    https_only: bool = False,
 ) -> FastAPI:
     """The service of some shops, which it opens at its start and closes at its end.
 
     slates: the processes that follow these shops; None computes slates in this one. loopback_only: answer only where
-    the Host header names this machine, as a service without keys has to.
+    the Host header names this machine, as a service without keys has to. https_only: refuse who came by http.
     """
     capacity = Capacity(settings)
     service = Service(
@@ -185,15 +211,20 @@ def create_app(
     app.state.service = service
     for operations in (api, loop, marketing, people, webhooks):
         app.include_router(operations.router)
-    app.add_middleware(RequestMiddleware, service=service)
     if loopback_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))
+    app.add_middleware(RequestMiddleware, service=service, https_only=https_only)  # around the other, to tell of it
     app.add_exception_handler(RecllmError, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(OSError, _disk_refused)
     app.add_exception_handler(Exception, _failed)
     return app
+
+
+def answer_headers(scheme: str) -> dict[str, str]:
+    """What every answer bears. scheme: by which the caller came, to this service or to a proxy that it trusts."""
+    return {**ANSWER_HEADERS, **({"Strict-Transport-Security": HTTPS_ONLY} if scheme == "https" else {})}
 
 
 def _error(request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
@@ -236,4 +267,7 @@ async def _disk_refused(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     request_id = getattr(request.state, "request_id", "")
     logger.error("a request failed", exc_info=error, extra={"request_id": request_id})
-    return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something failed here; the log has more")
+    message = "something failed here; the log has more"
+    # this answer passes no middleware
+    headers = answer_headers(request.scope["scheme"])
+    return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message, headers)

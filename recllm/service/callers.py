@@ -119,7 +119,8 @@ def identify(service: Service, key_text: str | None, shop_name: str | None) -> C
     for shop in service.shops.values():
         try:
             if key_text is None:
-                is_open = is_open and not list_keys(shop.workspace)
+                # a directory closes a shop as a key does: somebody has to be known
+                is_open = is_open and shop.workspace.settings.oidc.issuer is None and not list_keys(shop.workspace)
             elif shop.name in named and (key := authenticate(shop.workspace, key_text)):
                 service.rate.count(key.key_id)
                 return Caller(shop, key)

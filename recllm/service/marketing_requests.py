@@ -11,7 +11,18 @@ from recllm.audiences.people_rule import RuleField
 from recllm.campaigns.drafts import CampaignSummary
 from recllm.propensity.prediction import PredictionKind
 from recllm.schema import Intent, Objective
-from recllm.service.requests import Condition, Id, Ids, Locale, ServiceRequest, SessionId, Text, UserId, one_of
+from recllm.service.requests import (
+    Condition,
+    Id,
+    Ids,
+    Locale,
+    PersonRequest,
+    ServiceRequest,
+    SessionId,
+    Text,
+    UserId,
+    one_of,
+)
 
 MAX_LISTED_IDS = 100_000
 
@@ -285,12 +296,12 @@ class SessionJoinRequest(ServiceRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "v-93", "user_id": "4711"}]})
 
 
-class RestrictionRequest(ServiceRequest):
+class RestrictionRequest(PersonRequest):
     """Whether a person's data are to be used for nothing."""
 
     restricted: bool
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"restricted": True}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "restricted": True}]})
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

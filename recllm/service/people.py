@@ -18,7 +18,7 @@ from recllm.privacy.export import export_person
 from recllm.service.bodies import JsonRoute
 from recllm.service.callers import ERRORS, MayErase, MaySend, TheService, json_answer
 from recllm.service.marketing_requests import RestrictionRequest, SessionJoinRequest
-from recllm.service.requests import Id, UserId
+from recllm.service.requests import Id, PersonRequest
 from recllm.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 
 
@@ -53,10 +53,8 @@ async def session_join(body: SessionJoinRequest, caller: MaySend, service: TheSe
     return json_answer(await service.capacity.run(joined))
 
 
-@router.delete(
-    "/v1/users/{user_id:path}", response_model=None, responses={200: {"model": ErasureCertificate}}, tags=["privacy"]
-)
-async def user_erase(user_id: UserId, caller: MayErase, service: TheService) -> Response:
+@router.post("/v1/users/erase", response_model=None, responses={200: {"model": ErasureCertificate}}, tags=["privacy"])
+async def user_erase(body: PersonRequest, caller: MayErase, service: TheService) -> Response:
     """Everything about a person goes, from rows to campaigns and refused rows, and a tombstone keeps them out: nothing
     that is sent about them later is kept. Somebody unknown is a 404, with a tombstone all the same.
 
@@ -66,7 +64,7 @@ async def user_erase(user_id: UserId, caller: MayErase, service: TheService) -> 
 
     def erased() -> ErasureCertificate:
         try:
-            certificate = erase_people(caller.shop.workspace, [user_id], actor=caller.actor)
+            certificate = erase_people(caller.shop.workspace, [body.user_id], actor=caller.actor)
         except NothingToDo as error:
             raise UnknownIdError(str(error)) from error
         caller.shop.update()
@@ -75,34 +73,29 @@ async def user_erase(user_id: UserId, caller: MayErase, service: TheService) -> 
     return json_answer(await service.marketing.run(erased))
 
 
-@router.get("/v1/users/{user_id:path}/export", response_model=None, tags=["privacy"])
-async def user_export(user_id: UserId, caller: MayErase, service: TheService) -> Response:
+@router.post("/v1/users/export", response_model=None, tags=["privacy"])
+async def user_export(body: PersonRequest, caller: MayErase, service: TheService) -> Response:
     """Everything of one person, given and inferred: basics, decisions, events, messages, campaigns, profile,
     recommendations with reasons, predictions that are in memory, models that learned from them, for what and how long
     it is kept, and when somebody looked at it."""
 
     def everything() -> dict[str, Any]:
         recommender = caller.shop.recommender() if caller.shop.ready else None
-        predictions = caller.shop.everybody.held_predictions()
-        document = export_person(caller.shop.workspace, user_id, recommender=recommender, predictions=predictions)
+        predictions, workspace = caller.shop.everybody.held_predictions(), caller.shop.workspace
+        document = export_person(workspace, body.user_id, recommender=recommender, predictions=predictions)
         caller.audit(AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
         return document
 
     return json_answer(await service.marketing.run(everything))
 
 
-@router.put(
-    "/v1/users/{user_id:path}/restriction",
-    response_model=None,
-    responses={200: {"model": Restriction}},
-    tags=["privacy"],
-)
-async def user_restrict(user_id: UserId, body: RestrictionRequest, caller: MayErase, service: TheService) -> Response:
+@router.post("/v1/users/restrict", response_model=None, responses={200: {"model": Restriction}}, tags=["privacy"])
+async def user_restrict(body: RestrictionRequest, caller: MayErase, service: TheService) -> Response:
     """A person's data are kept and used for nothing, whatever they agreed to; or used again, as they agreed."""
 
     def restricted() -> Restriction:
         workspace = caller.shop.workspace
-        name = workspace.pseudonymiser().one(user_id)
+        name = workspace.pseudonymiser().one(body.user_id)
         if workspace.store().restrict(name, datetime.now(UTC) if body.restricted else None):
             forget_in_states(workspace)
             action = AuditAction.RESTRICTED if body.restricted else AuditAction.RESTRICTION_LIFTED

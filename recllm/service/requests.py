@@ -267,6 +267,20 @@ class ItemsRequest(ServiceRequest):
     )
 
 
+class PersonRequest(ServiceRequest):
+    """One person. The id stands here and in no address: proxies and browsers write those down."""
+
+    user_id: UserId
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711"}]})
+
+
+class ProfileRequest(PersonRequest):
+    """What is known of a person."""
+
+    locale: Locale = None
+
+
 class CopyTextRequest(ServiceRequest):
     """An ad text for a person."""
 

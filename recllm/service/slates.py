@@ -29,6 +29,7 @@ from recllm.jobs.sessions import session_pseudonyms
 from recllm.schema import RecommendRequest, Slate, SlateStatus
 from recllm.service.live import LiveShop
 from recllm.service.requests import SlateRequest
+from recllm.text.log_lines import log_to_stderr
 from recllm.workspace.workspace import Workspace, call_overrides, overridden
 
 if TYPE_CHECKING:
@@ -245,6 +246,7 @@ def _serve(folders: Mapping[str, str], overrides: Mapping[str, Any], answers: Co
     """Answers until the other side closes or is gone."""
     from threadpoolctl import threadpool_limits
 
+    log_to_stderr()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the other process answers by ending this one
     with overridden(overrides):
         shops = {name: LiveShop(Workspace.open(folder), name) for name, folder in folders.items()}

@@ -12,16 +12,16 @@ import getpass
 import hmac
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from recllm.documents import plain
 from recllm.files import PRIVATE, lock_file, sweep_drafts, write_whole
+from recllm.workspace.audit_copy import copied_hashes, copied_line, send_copies
 from recllm.workspace.workspace import Workspace
 
 ANCHOR = "audit.json"
@@ -129,9 +129,19 @@ def audit_each(
         "details": plain(details),
     }
     entries = [_canonical({**same, "subject": subject}) for subject in subjects]
+    key, hashes = workspace.signing_key("audit"), list[str]()
+
+    def hashed(last: str, entry: str) -> str:
+        hashes.append(_hash(key, last, entry))
+        return hashes[-1]
+
     with lock_file(workspace.root / f".{ANCHOR}.lock"):
-        number, digest = workspace.store().append_audit(entries, partial(_hash, workspace.signing_key("audit")))
+        number, digest = workspace.store().append_audit(entries, hashed)
         _anchor(workspace, number, digest)
+        if (copy_to := workspace.settings.audit.copy_to) is not None:
+            shop, log, first = workspace.root.name, _log_name(workspace), number - len(entries) + 1
+            hashed_entries = enumerate(zip(entries, hashes, strict=True), start=first)
+            send_copies(copy_to, [copied_line(shop, log, n, *hashed_entry) for n, hashed_entry in hashed_entries])
     return number
 
 
@@ -197,12 +207,31 @@ def _signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Seque
     return 0
 
 
+def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
+    """Checks that what another system collected of this log (`audit.copy_to`) is still in it: a log whose end was cut
+    and signed anew, by somebody who has the key, looks whole to `verify_audit`."""
+    recorded = {number: digest for number, _, digest in workspace.store().audit_entries()}
+    copied = copied_hashes(lines, _log_name(workspace))
+    for number, digest in sorted(copied):
+        if number not in recorded:
+            return AuditCheck(entries=len(copied), problem=f"entry {number} was copied and is missing")
+        if recorded[number] != digest:
+            return AuditCheck(entries=len(copied), problem=f"entry {number} is not the one that was copied")
+    problem = None if copied else f"the copy has no entry of this log, which is called {_log_name(workspace)}"
+    return AuditCheck(entries=len(copied), problem=problem)
+
+
 def anchor_audit(workspace: Workspace) -> None:
     """Signs the end of the log as it stands: after the workspace's key, or the store as a whole, was exchanged."""
     with lock_file(workspace.root / f".{ANCHOR}.lock"):
         entries = workspace.store().audit_entries()
         number, _, digest = entries[-1] if entries else (0, "", "")
         _anchor(workspace, number, digest)
+
+
+def _log_name(workspace: Workspace) -> str:
+    """Which log it is, among those of other shops; it goes with the workspace's first key, not with the folder."""
+    return workspace.signing_keys("name of the audit log")[0].hex()[:12]
 
 
 def _anchor(workspace: Workspace, number: int, digest: str) -> None:

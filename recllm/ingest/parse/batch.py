@@ -26,7 +26,7 @@ from recllm.ingest.parse.times import ROW_ERRORS, ParsedTimes, parse_times
 from recllm.ingest.read.records import BadRecord, Chunk
 from recllm.ingest.record import Occurrences
 from recllm.policy import Policy
-from recllm.text.personal_data import find_personal_data, personal_data_hint
+from recllm.text.personal_data import find_personal_data, personal_data_hints
 from recllm.workspace.privacy import Pseudonymiser
 
 _CACHED_PEOPLE = 300_000
@@ -248,7 +248,8 @@ class FieldBatch:
         """
         distinct = texts.filter(self.good()).drop_nulls().str.slice(0, _PERSONAL_DATA_CHARS).value_counts(name="rows")
         candidates = (pl.lit(label) + pl.col(texts.name)).alias("text")
-        suspects = distinct.select(candidates, "rows").filter(pl.col("text").str.contains(personal_data_hint()))
+        is_suspect = pl.any_horizontal(pl.col("text").str.contains(hint) for hint in personal_data_hints())
+        suspects = distinct.select(candidates, "rows").filter(is_suspect)
         n_rows = sum(rows for text, rows in suspects.iter_rows() if find_personal_data(text))
         if n_rows:
             self.load.notes["W_PERSONAL_DATA"] += n_rows

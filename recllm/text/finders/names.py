@@ -1,0 +1,150 @@
+"""Names of people, after a salutation or a label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from recllm.text.finders.introduced import introduced_names
+from recllm.text.finders.known_names import has_known_name, is_no_name, surname
+from recllm.text.finders.patterns import A_WORD, Span, entry, is_han, pattern, reads_like_title, word_set
+
+_COLON = re.compile(r"[:=|\t]|name - | is |[\"'] ?[,;]", re.IGNORECASE)
+
+
+def names(text: str) -> Iterator[Span]:
+    if A_WORD.search(text):
+        yield from _latin_names(text)
+    yield from introduced_names(text)
+    if not text.isascii():
+        yield from _chinese_names(text)
+
+
+def _latin_names(text: str) -> Iterator[Span]:
+    for match in pattern("name.salutation").finditer(text):
+        words = match["name"].replace("’", "'").lower().split()
+        brands = entry("name.brands").get(match["title"].lower(), "")
+        salutation = pattern("name.spoken_before").search(text[max(0, match.start() - 24) : match.start()])
+        if words[0].removesuffix("'s") in brands.split() and not (salutation and "ear" in salutation[0]):
+            continue
+        after = text[match.end() : match.end() + 14]
+        if reads_like_title(text) and not salutation and not re.search(entry("name.spoken_after"), after):
+            continue
+        is_known = has_known_name(words) and len(words) < 4
+        is_begun = re.search(r"(?:^|[.!?;\n] ?)$", text[max(0, match.start() - 2) : match.start()]) is not None
+        if match["title"] in _TITLES_OF_PEOPLE and len(words) < 5:
+            yield match.start(), match.start() + len(match[0].rstrip())
+            continue
+        if match["title"] == "M" and not is_known:
+            continue
+        is_doubled = re.match(r"(?:Dr|Prof)\.? ", match["name"]) is not None and len(words) > 2
+        begins = is_begun and match["title"] not in _TITLES_OF_BRANDS and re.match(r"[,.;:]? [a-z]|[,;:]| \d", after)
+        if is_known or is_doubled or salutation or begins or re.search(entry("name.spoken_after"), after):
+            yield match.start(), match.start() + len(match[0].rstrip())
+    for name in ("name.label", "name.bare_label", "name.line_label"):
+        if name == "name.label" and not _COLON.search(text):
+            continue
+        for match in pattern(name).finditer(text):
+            if pattern("name.label_of_goods").search(text[max(0, match.start("label") - 12) : match.start("label")]):
+                continue
+            is_title = reads_like_title(text) or (match["label"] == "Contact" and reads_like_title(text[match.end() :]))
+            is_title &= match["label"].lower() not in ("fao", "attn", "attention", "c/o")
+            end = 0 if is_title else _end_of_name(match["name"], match["label"])
+            if end:
+                yield match.start("name"), match.start("name") + end
+    yield from _loosely_labelled_names(text)
+    for name in ("name.greeting", "name.closing"):
+        for match in pattern(name).finditer(text):
+            words = [word.lower() for word in match["name"].split()]
+            is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
+            is_signed = name == "name.closing" and pattern("name.closed").match(match[0]) is not None
+            is_whole = len(words) > 1 and (is_dear or is_signed)
+            # A word of its own line, or before what is said to somebody.
+            is_alone = name == "name.closing" and "\n" in match[0].rstrip("\n") and not text[match.end() :].strip()
+            is_alone |= name == "name.greeting" and pattern("name.greeted").match(text, match.end()) is not None
+            is_loose = name == "name.closing" and pattern("name.loose_closing").match(match[0]) is not None
+            is_name = is_whole or is_alone or (has_known_name(words) and not is_loose)
+            if (
+                not is_no_name(words)
+                and len(words) < 5
+                and is_name
+                and not reads_like_title(text[match.start("name") :])
+            ):
+                yield match.span("name")
+
+
+def _end_of_name(name: str, label: str) -> int:
+    """Length of the name at the beginning of what follows a label; 0 for none."""
+    words = name.split(" ")
+    size = next(
+        (n for n, word in enumerate(words) if word.lower().strip(".,") in word_set("name.no_names")), len(words)
+    )
+    words = words[:size]
+    lowered = [word.lower().strip(".,") for word in words]
+    is_known = has_known_name(lowered)
+    is_field = label == "Name" and len(words) == 2 and len(words) == len(name.split())  # no key of a product's record
+    label = re.sub(r"(?<=[a-z])(?=[A-Z])|[_-]", " ", label).lower()
+    is_firm = " ".join(label.split()).rstrip(".") in word_set("name.firm_labels")
+    if not words or not (is_known or name[0].isupper()):
+        return 0
+    has_names = len(words) > 1 and (is_field or label not in ("name", "names", "owner", "nom", "nombre"))
+    return len(" ".join(words)) if is_known or is_firm or has_names else 0
+
+
+def _loosely_labelled_names(text: str) -> Iterator[Span]:
+    for match in pattern("name.loose_label").finditer(text):
+        words = [word.lower().strip(".,") for word in match["name"].split()]
+        is_told = pattern("name.loose_after").match(match["after"]) is not None
+        first_words = [part for word in words[:-1] for part in (word, *word.split("-"))]
+        is_known = not word_set("name.given").isdisjoint(first_words)
+        is_known &= not (match["name"].isupper() and len(words) > 2)  # CARDHOLDER HOLLY WREATH METAL
+        is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")
+        is_title = reads_like_title(text) or reads_like_title(text[match.start("name") :])
+        if not is_no_name(words) and not is_title and (is_known or (is_told and not is_message)):
+            yield match.span("name")
+
+
+_TITLES_OF_PEOPLE = frozenset({"Herrn", "Frau", "Mme", "Mlle", "Sra", "Señora", "Signora", "Sig.ra"})
+"""Goods are seldom called after these."""
+_TITLES_OF_BRANDS = frozenset({"Dr", "DR", "Miss", "Sir", "Madam", "Madame", "Professor", "Prof", "Mx"})
+
+
+def _chinese_names(text: str) -> Iterator[Span]:
+    for name in ("name.han_name", "name.han_sent"):
+        for match in pattern(name).finditer(text):
+            value = match["name"]
+            is_name = not any(value.startswith(w) or value.endswith(w) for w in word_set("name.no_chinese_names"))
+            if is_name and surname(value) and (len(value) < 4 or "·" in value or surname(value) == 2):
+                yield match.span("name")
+    for match in pattern("name.chinese_label").finditer(text):
+        name, is_firm = match["name"], match["label"] in word_set("name.firm_chinese_labels")
+        if name.isascii():
+            if match["colon"].strip() and _end_of_name(name, "recipient"):
+                yield match.span("name")
+            continue
+        stop = pattern("name.chinese_name_stop").search(name)
+        size = len(name[: stop.start()] if stop else name)
+        longest = 4 if name[:2] in word_set("name.double_surnames") or "·" in name else 3
+        has_colon = match["colon"].strip() not in ("", "为", "是")
+        if size > longest and has_colon and is_firm and surname(name):
+            size = 3 if longest == 3 else 4
+        is_name = not any(
+            name[:size].startswith(word) or name[:size].endswith(word) for word in word_set("name.no_chinese_names")
+        )
+        may_be = bool(surname(name)) or (is_firm and (has_colon or "·" in name))
+        if is_name and 2 <= size <= (12 if "·" in name else 4) and may_be and (is_firm or has_colon):
+            yield match.start("name"), match.start("name") + size
+    no_names = word_set("name.no_honorific")
+    for match in pattern("name.honorific").finditer(text):
+        for size in (3, 2, 4, 1):
+            start = match.start() - size
+            if start < 0 or not all(map(is_han, text[start : match.start()])):
+                continue
+            if text[start : match.start()] in no_names:
+                break
+            n_surname = surname(text[start : match.start()])
+            is_whole = pattern("name.honorific_before").search(text[max(0, start - 1) : start]) is not None
+            is_brand = pattern("name.honorific_of_goods").match(text, match.end()) is not None or reads_like_title(text)
+            if n_surname and size - n_surname <= 2 and is_whole and not is_brand:
+                yield start, match.end()
+                break

@@ -1,0 +1,103 @@
+"""The patterns and word lists of `data/personal_data.toml`, and what all finders do with them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import resources
+from typing import Any
+
+Span = tuple[int, int]
+"""Of a text: first character, and the one behind the last."""
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    text = (resources.files("recllm.text") / "data" / "personal_data.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def entry(name: str) -> Any:
+    group, _, key = name.partition(".")
+    return _table()[group][key]
+
+
+@cache
+def pattern(name: str, **parts: str) -> re.Pattern[str]:
+    return compiled(entry(name), **parts)
+
+
+def compiled(text: str, **parts: str) -> re.Pattern[str]:
+    for _ in range(3):  # a part may hold parts
+        for part, value in {**_table()["parts"], **parts}.items():
+            text = text.replace(f"{{{part}}}", value)
+    return re.compile(re.sub(r"\n *", "", text))
+
+
+@cache
+def word_set(name: str) -> frozenset[str]:
+    """A list of words, or words as one text."""
+    value = entry(name)
+    return frozenset(value.split() if isinstance(value, str) else value)
+
+
+A_WORD = re.compile("[A-Za-zÀ-ÿ]{2}")
+"""Of Latin letters."""
+A_DIGIT, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,4}\d){6}")
+
+
+def has_label(text: str, start: int, label: str, *, reach: int = 28, against: str | None = None) -> bool:
+    """True where a word of the pattern `label` stands before `start`, and none of `against` stands nearer."""
+    before = text[max(0, start - reach) : start]
+    last = max(((m.end(), -m.start()) for m in pattern(label).finditer(before)), default=None)
+    if last is None:
+        return False
+    rival = max(((m.end(), -m.start()) for m in pattern(against).finditer(before)), default=None) if against else None
+    return rival is None or last >= rival  # of two that end together the longer: "invoice number" is of an invoice
+
+
+@lru_cache(maxsize=4)
+def n_digits(text: str) -> int:
+    return len(A_DIGIT.findall(text))
+
+
+def is_han(sign: str) -> bool:
+    return "\u3400" <= sign <= "\u9fff" or "\uf900" <= sign <= "\ufaff"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A table in a text: the first line names the columns."""
+
+    text: str
+    delimiter: str
+    heads: tuple[str, ...]
+
+    def label(self, at: int) -> str:
+        """The name of the column that `text[at]` stands in; empty in the first line."""
+        begin = self.text.rfind("\n", 0, at) + 1
+        column = self.text.count(self.delimiter, begin, at)
+        return self.heads[column] if begin and column < len(self.heads) else ""
+
+
+_HEAD = r"[^\d\n,;|\t]{2,24}"
+_HEADS = re.compile(rf"{_HEAD}(?P<delimiter>[,;|\t]){_HEAD}(?:(?P=delimiter){_HEAD}){{0,20}}\n")
+
+
+@lru_cache(maxsize=4)
+def columns(text: str) -> Columns | None:
+    """The table that a text is; None for any other."""
+    match = _HEADS.match(text) if "\n" in text else None
+    if match is None or text.count(match["delimiter"], match.end()) < match[0].count(match["delimiter"]):
+        return None
+    heads = tuple(head.strip(" \"'").replace("_", " ") for head in match[0].split(match["delimiter"]))
+    return Columns(text, match["delimiter"], heads)
+
+
+@lru_cache(maxsize=4)
+def reads_like_title(text: str) -> bool:
+    """True for a text with sizes, amounts or kinds of goods, in which nobody speaks to anybody."""
+    return pattern("title.talk").search(text) is None and pattern("title.goods").search(text) is not None

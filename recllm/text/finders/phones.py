@@ -1,0 +1,204 @@
+"""Numbers of phones, in digits and in words."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+
+from recllm.text.finders.numbers import is_article_number
+from recllm.text.finders.patterns import SEVEN_DIGITS, Span, columns, compiled, entry, has_label, pattern, word_set
+from recllm.text.finders.spelled import spelled_numbers
+
+
+def phones(text: str) -> Iterator[Span]:
+    yield from _phones_in_digits(text)
+    yield from _phones_in_words(text)
+
+
+def _phones_in_words(text: str) -> Iterator[Span]:
+    """一三八零零…, "four one five ..."; those of a Chinese mobile number, others beside a label."""
+    for match in pattern("phone.numerals").finditer(text):
+        is_mobile = match["mobile"] is not None and len(set(match[0])) > 3
+        if not match[0].isascii() and (
+            _is_told(text, *match.span()) or (is_mobile and not has_label(text, match.start(), "phone.not_label"))
+        ):
+            yield match.span()
+    for start, end, digits in spelled_numbers(text):
+        # Ten digits and more are seldom said of anything else.
+        is_long = len(digits) > 9 and len(set(digits)) > 3 and not _is_row(digits)
+        is_other = has_label(text, start, "phone.not_label", reach=40)
+        if 7 <= len(digits) <= 15 and (_is_told(text, start, end) or (is_long and not is_other)):
+            yield start, end
+
+
+def _is_told(text: str, start: int, end: int) -> bool:
+    """True where a word for phones stands beside."""
+    return (
+        has_label(text, start, "phone.label", reach=16, against="phone.not_label")
+        or pattern("phone.soft_label").search(text[max(0, start - 48) : start]) is not None
+        or pattern("phone.label_after").search(text[end : end + 40]) is not None
+    )
+
+
+def _phones_in_digits(text: str) -> Iterator[Span]:
+    """The shape that begins first, and of several the first in the list; each number is judged by what is beside it."""
+    if not SEVEN_DIGITS.search(text):
+        return
+    heads = columns(text)
+    for match in _phone_pattern().finditer(text):
+        named = {name: value for name, value in match.groupdict().items() if value}
+        number, end = _without_next_words(
+            match["number"], match.end("number"), text, is_loose=not named.keys().isdisjoint(("any", "trunk"))
+        )
+        end = match.end() if end == match.end("number") else end
+        start = match.start() + (match[0].startswith("(") and ")" not in text[match.start() : end])
+        digits = re.sub(r"\D", "", number)
+        before, after = text[max(0, match.start() - 12) : match.start()], text[end : end + 40]
+        is_in_column = heads is not None and pattern("phone.label").search(heads.label(match.start())) is not None
+        is_inch = after.startswith('"') and len(digits) < 9
+        if pattern("phone.price_before").search(before[-8:]):
+            continue
+        if pattern("phone.unit_after").search(after[:12]) and (is_inch or not after.startswith('"')):
+            continue
+        if "plus" not in named and pattern("phone.standard").search(before):
+            continue
+        touches_comma = re.search(r"\d,$", before) is not None or re.match(r",\d", after) is not None
+        is_field = "plus" in named or "mobile" in named or re.fullmatch(r"\d{3}-\d{3}-\d{4}", number)
+        if touches_comma and not is_field and not is_in_column:
+            continue
+        if "plus" not in named and re.search(r"\d:$", before):  # 00:00-2024.06.18
+            continue
+        if pattern("phone.date").search(number) or len(set(digits)) == 1:
+            continue
+        words_before = text[max(0, match.start() - 48) : match.start()]
+        is_other = _is_of_a_thing(text, match.start(), 10 if "plus" in named else 28)
+        is_phone = has_label(
+            text, match.start(), "phone.label", reach=entry("phone.label_reach"), against="phone.not_label"
+        )
+        is_phone = (
+            is_phone
+            or pattern("phone.soft_label").search(words_before) is not None
+            or ("mobile" in named and pattern("phone.told").search(before) is not None)
+            or (not is_other and pattern("phone.label_after").search(after) is not None)
+        )
+        if before.endswith("=") and not is_phone and "plus" not in named:
+            continue
+        if not is_phone and not is_other:
+            is_phone = _stands_alone(named, number, words_before[-24:], after) or (
+                _is_callable(named, number)
+                and pattern("phone.context").search(words_before + " " + text[end : end + 32]) is not None
+            )
+        is_other = not is_in_column and pattern("phone.not_label_after").match(after) is not None
+        if (is_phone or is_in_column) and not is_other and _is_number(named, digits, number):
+            yield start, end
+
+
+def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> tuple[str, int]:
+    """(the number, where it ends in `text`) without the groups that belong to what follows: "... 900877 30 min"."""
+    while " " in number:
+        n_digits = sum(map(str.isdigit, number))
+        if (n_digits < 13 or not is_loose) and not pattern("phone.next_words").match(text[end : end + 12]):
+            break
+        shorter = number.rpartition(" ")[0].rstrip(" .-/(")
+        if sum(map(str.isdigit, shorter)) < (7 if n_digits < 16 else 12):
+            break
+        if number.startswith(("+", "(+", "00")) and n_digits < 16 and text[end : end + 1] != ":":
+            break
+        number, end = shorter, end - len(number) + len(shorter)
+    return number, end
+
+
+_CLAUSE = re.compile(r"[!?。;] ?|(?<=[a-z]{4})(?<!nr)\. |[,.、\n] ?(?=[^\W\d_]{2})")
+
+
+def _is_of_a_thing(text: str, start: int, reach: int) -> bool:
+    """True where a word for a number of orders or articles stands before, in the same clause."""
+    begin = max(0, start - reach)
+    clause = _CLAUSE.split(text[begin:start])[-1]
+    return has_label(text, start, "phone.not_label", reach=len(clause))
+
+
+def _is_callable(named: Mapping[str, str], number: str) -> bool:
+    """True for digits that are a phone's where somebody calls beside them."""
+    digits = re.sub(r"\D", "", number)
+    if "any" not in named:
+        return "single" in named
+    if number.isdigit():
+        return pattern("phone.plain_told").fullmatch(number) is not None and not is_article_number(digits)
+    groups, gaps = re.findall(r"\d+", number), set(re.findall(r"\D+", number))
+    return (
+        8 <= len(digits) <= 12
+        and len(gaps) < 3
+        and "." not in gaps
+        and min(map(len, groups)) > 1
+        and not _is_row(groups)
+    )
+
+
+def _is_row(groups: Sequence[str]) -> bool:
+    """True for sizes and the like in a row: 36 38 40 42."""
+    return len({int(b) - int(a) for a, b in itertools.pairwise(groups)}) == 1
+
+
+@cache
+def _phone_pattern() -> re.Pattern[str]:
+    shapes = "|".join(f"(?:{shape.removeprefix('?')})" for shape in entry("phone.shapes"))
+    parts = (entry("phone.before"), f"(?P<number>{shapes})", entry("phone.extension"), entry("phone.after"))
+    return compiled("".join(parts))
+
+
+def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str) -> bool:
+    """True for a number that reads like a phone without a label."""
+    digits = re.sub(r"\D", "", number)
+    if "any" in named:
+        is_plain = number.isdigit() and len(digits) in (10, 11) and digits[0] != "1"
+        is_mobile = pattern("phone.plain").fullmatch(number) is not None
+        return is_mobile or (is_plain and pattern("phone.weak_label").search(before) is not None)
+    if "single" in named:
+        return re.match(r"0[1-9]\d{8,9}$", digits) is not None
+    if "zeros" in named:
+        abroad = digits.removeprefix("00").removeprefix("011")
+        code = next((abroad[:n] for n in (1, 2, 3) if abroad[:n] in word_set("phone.country_codes")), "")
+        has_trunk = abroad[len(code) :].startswith("0") and "(0)" not in number
+        return not has_trunk and not (named["zeros"].isdigit() and is_article_number(digits))
+    groups = re.findall(r"\d+", number)
+    if "trunk" in named and not number.startswith("("):
+        sizes = [len(group) for group in groups]
+        steps = {int(b) - int(a) for a, b in itertools.pairwise(groups)}
+        is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and len(steps) == 1)
+        return not is_part and re.match(r" [A-Z](?![A-Za-z])", after) is None
+    if "pair" in named:
+        return len({int(b) - int(a) for a, b in itertools.pairwise(groups)}) > 1
+    return True
+
+
+def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
+    """False for what has the shape of a number that nobody can have."""
+    if "plus" in named or "zeros" in named:
+        national = digits.removeprefix("00").removeprefix("011")
+        code = next((national[:n] for n in (1, 2, 3) if national[:n] in word_set("phone.country_codes")), None)
+        if code is None or set(national[len(code) :]) == {"0"}:
+            return False
+        return 8 <= len(national) <= 16 and (code != "1" or (len(national) == 11 and national[1] in "23456789"))
+    if "trunk" in named:
+        groups = re.findall(r"\d+", number)
+        if (
+            len(groups) > 2 and {len(group) for group in groups} == {2} and len(set(re.findall(r"\D+", number))) == 1
+        ):  # a draw of a lottery
+            return False
+        return 8 < len(digits) < 13 and not groups[0].startswith("00") and sum(len(g) == 2 for g in groups[1:]) < 5
+    if "any" in named:
+        mixes = "." in number and re.search(r"[ /()-]", number) is not None
+        is_version = re.fullmatch(r"\d+(?:\.\d+)+", number) is not None and min(map(len, number.split("."))) < 2
+        is_row = re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number) is not None and (
+            "." in number or len(digits) not in (8, 10) or _is_row(number.split())
+        )
+        groups = re.findall(r"\d+", number)
+        is_row |= len(groups) > 2 and all(group.endswith("0") for group in groups[1:])  # 10 000 000, 1200 1500 1800
+        is_filled = digits.startswith("00") and len(digits) < 10
+        return 7 <= len(digits) <= 15 and not mixes and not is_version and not is_row and not is_filled
+    if "single" in named:
+        return len(set(digits)) > 2 and not _is_row(digits)
+    return True

@@ -1,0 +1,124 @@
+"""Who was refused what, and which limits were hit, is in the log: without anybody's id or key, and not without end."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from recllm.console.app import mount_console
+from recllm.service import refusals
+from recllm.service.app import create_app
+from recllm.service.live import LiveShop
+from recllm.service.refusals import MAX_KINDS, SECONDS, RefusalLog
+from recllm.settings import ServiceSettings
+from recllm.text.log_lines import LogFormatter
+from recllm.workspace.keys import create_key
+from recllm.workspace.workspace import Workspace
+
+PERSON = "person-0815"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Workspace.create(tmp_path / "shop", encoder="toy", consent_default=True).close()
+    return tmp_path / "shop"
+
+
+def make_key(folder: Path, *scopes: str) -> tuple[str, str]:
+    """Id and text."""
+    with Workspace.open(folder) as shop:
+        key, text = create_key(shop, "site", list(scopes))
+    return key.key_id, text
+
+
+@contextmanager
+def serving(folder: Path, **settings: float) -> Iterator[TestClient]:
+    app = create_app([LiveShop(Workspace.open(folder), "shop")], ServiceSettings(**settings))
+    mount_console(app)
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False, follow_redirects=False) as client:
+        yield client
+
+
+def refused(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines so far, as standard error has them, without their times and requests' ids; they are forgotten."""
+    lines = [LogFormatter().format(record) for record in caplog.records if record.name == refusals.__name__]
+    everything = "".join(LogFormatter().format(record) for record in caplog.records)
+    assert not [secret for secret in ("rk_", PERSON, "root") if secret in everything]
+    caplog.clear()
+    assert all(re.search(r" request_id=[0-9a-f]{32}\b", line) for line in lines)
+    return [re.sub(r" request_id=\w+", "", line.partition(" refused ")[2]) for line in lines]
+
+
+def test_whose_key_lacked_what_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (key_id, key), (other_id, other_key) = make_key(folder, "recommend"), make_key(folder, "console")
+    with serving(folder) as client:
+        sent = {"X-API-Key": key}
+        client.post("/v1/users/erase", json={"user_id": PERSON}, headers=sent)
+        client.post("/v1/recommend", json={"user_id": PERSON, "record": True}, headers=sent)
+        assert refused(caplog) == [
+            f"actor=key:{key_id} operation=user_erase status=403 shop=shop",
+            f"actor=key:{key_id} operation=recommend status=403 shop=shop",
+        ]
+        client.get("/v1/audit")
+        assert refused(caplog) == ["actor=nobody operation=unknown status=401"]
+    with serving(folder) as client:
+        client.get("/v1/audit", headers={"X-API-Key": f"rk_{key_id}_{'x' * 43}"})
+        assert refused(caplog) == [f"actor=nobody operation=unknown status=401 claimed_key={key_id}"]
+        client.get("/v1/audit", headers={"X-API-Key": "x\tactor=root"})
+        assert not refused(caplog)  # of the same kind, within the minute
+        page = client.get("/sign-in").text
+        form = {"form_token": re.findall(r'name="form_token" value="([^"]+)"', page)[0], "key": other_key}
+        assert client.post("/sign-in", data=form, headers={"Origin": "http://localhost"}).status_code == 303
+        form = {"form_token": re.findall(r'name="form_token" value="([^"]+)"', client.get("/data").text)[0]}
+        answer = client.post("/settings/keys", data={**form, "name": "x"}, headers={"Origin": "http://localhost"})
+        assert answer.status_code == 403
+        (line,) = refused(caplog)
+        assert line.startswith(f"actor=key:{other_id} operation=") and line.endswith(" status=403")
+        client.post("/settings/keys", data={"name": "x"}, headers={"Origin": "https://evil.example"})
+        assert len(refused(caplog)) == 1
+
+
+def test_limits_that_were_hit_are_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key_id, key = make_key(folder, "recommend", "events")
+    with serving(folder, requests_per_minute=3, max_body_mib=0.001) as client:
+        sent = {"X-API-Key": key, "Content-Type": "application/json"}
+        client.post("/v1/recommend", content=b'{"user_id": "' + b"x" * 2_000, headers=sent)
+        client.post("/v1/recommend", json={"user_id": "null"}, headers=sent)
+        client.post("/v1/recommend", content=b'{"user_id": "\xff"}', headers=sent)
+        client.post("/v1/recommend", json={"user_id": PERSON}, headers=sent)
+    of_key = f"actor=key:{key_id} operation=recommend status="
+    assert refused(caplog) == [
+        f"{of_key}413 shop=shop",
+        f"{of_key}422 shop=shop",
+        f"{of_key}400 shop=shop",
+        f"actor=nobody operation=unknown status=429 claimed_key={key_id}",
+    ]
+
+
+def test_a_flood_is_a_line_a_minute(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, now = RefusalLog(), 1_000.0
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: now)
+    for _ in range(500):
+        log.add("key:a", "shop", "recommend", 403, "0" * 32, None)
+    log.add("key:b", "shop", "recommend", 403, "0" * 32, None)
+    assert len(refused(caplog)) == 2
+    now += SECONDS
+    log.add("key:a", "shop", "recommend", 403, "0" * 32, None)
+    assert refused(caplog) == ["actor=key:a operation=recommend status=403 shop=shop unlogged=499"]
+    for n in range(3 * MAX_KINDS):
+        log.add(f"key:{n}", "shop", "recommend", 403, "0" * 32, None)
+    assert len(refused(caplog)) == len(log._lines) - 1 == MAX_KINDS - 1
+    now += SECONDS
+    log.add("key:late", "shop", "recommend", 403, "0" * 32, None)
+    assert len(refused(caplog)) == 1 and len(log._lines) == 1
+
+
+@pytest.fixture(autouse=True)
+def _warnings(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
