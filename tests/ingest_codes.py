@@ -13,6 +13,8 @@ FILE_CODES: Mapping[str, str] = {
     "E_DELIMITER": "no delimiter gives the same number of columns on at least 95 % of the lines",
     "E_QUOTE": "a quote is never closed (over 1,000 lines: the file; else the row)",
     "E_HEADER": "the header has too many columns, or is not a header",
+    "E_SHEET": "it is not clear which sheet of a workbook is meant",
+    "E_SOURCE": "without --table: the columns are of no known kind of export",
     "E_MISSING_COLUMN": "a required column, or one that the map names, is not in the file",
     "E_DUP_COLUMN": "two columns have, or mean, the same name",
     "E_NESTED": "a Parquet column holds lists, structs or bytes",

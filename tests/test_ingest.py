@@ -537,9 +537,9 @@ def test_a_wrong_map_is_refused(text: str) -> None:
     [
         ("tabel = 'events'", "map m: tabel is unknown; known: table, read, columns"),
         ("[read]\nspeed = 'fast'", "read.speed is unknown; known: encoding, delimiter"),
-        ("[[reject]]\ncolumn = 'a'\nvalues = ['b']", "reject.0.values is unknown; known: column, reason, in"),
+        ("[[reject]]\ncolumn = 'a'\nvalues = ['b']", "reject.0.values is unknown; known: column, in"),
         ("[columns]\nuser_id = 5", "columns.user_id has to be a name or a list of names, not 5"),
-        ("[[reject]]\ncolumn = 'a'", "reject.0 takes column, reason and one of in, matches, empty"),
+        ("[[reject]]\ncolumn = 'a'", "reject.0 takes column and one of in, matches, empty"),
     ],
 )
 def test_a_wrong_map_says_where_and_what_is_known(text: str, words: str) -> None:

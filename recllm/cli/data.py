@@ -145,7 +145,7 @@ def _load(
             source = recognised.source
             signature = ", ".join(names[0] for names in source.signature[:5])
             lines += [f"{file.name} is {source.title}: it has {signature} ..."]
-            lines += [f"  it could also be {other.title}" for other in recognised.others]
+            lines += [f"  it could also be {alternative.title}" for alternative in recognised.alternatives]
             lines += [f"  {caveat}" for caveat in source.caveats]
             if source.consent is not None and not consent_from:
                 columns = ", ".join(source.consent.columns)

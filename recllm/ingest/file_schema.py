@@ -339,9 +339,10 @@ def settle_schema(
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
     decimal = options.decimal or reader.decimal
-    has_numbers = not {*schema.columns, *column_map.built_fields}.isdisjoint(("quantity", "price", "value"))
+    filled = {*schema.columns, *column_map.built_fields}
+    has_numbers = not filled.isdisjoint(("quantity", "price", "value"))
     evidence = _ReadingEvidence(
-        times=TimeEvidence() if "timestamp" in schema.columns and declared is None else None,
+        times=TimeEvidence() if "timestamp" in filled and declared is None else None,
         decimals=DecimalEvidence() if has_numbers and decimal is None else None,
     )
     for chunk in reader.chunks():

@@ -154,10 +154,10 @@ def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordRe
             if nothing:
                 frame = frame.with_columns(pl.when(~pl.all().str.strip_chars().is_in(nothing)).then(pl.all()))
             if key is not None and frame.height:
-                whole = frame if before is None else pl.concat([before, frame])
+                rows = frame if before is None else pl.concat([before, frame])
                 run = (pl.col(key) != pl.col(key).shift(1)).fill_null(True).cum_sum()
-                whole = whole.with_columns(pl.col(column).forward_fill().over(run) for column in carried)
-                before, frame = whole.tail(1), whole.tail(frame.height)
+                rows = rows.with_columns(pl.col(column).forward_fill().over(run) for column in carried)
+                before, frame = rows.tail(1), rows.tail(frame.height)
             yield replace(chunk, frame=frame)
 
     return replace(reader, chunks=chunks)

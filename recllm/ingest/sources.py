@@ -75,7 +75,7 @@ class Recognised:
     """What a file was taken for."""
 
     source: FileSource
-    others: tuple[FileSource, ...] = ()
+    alternatives: tuple[FileSource, ...] = ()
     """Other kinds that it could be as well, with fewer columns to tell them by."""
 
 
@@ -102,8 +102,8 @@ def consent_map(source: FileSource, column: str) -> ColumnMap:
     consent, people = source.consent, source.users or source.events
     purposes = {} if consent is None else {normal(name): purpose for name, purpose in consent.columns.items()}
     if people is None or normal(column) not in purposes:
-        known = "" if consent is None else f"; it has {', '.join(consent.columns)}"
-        raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{known}")
+        columns_of_consent = "" if consent is None else f"; it has {', '.join(consent.columns)}"
+        raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{columns_of_consent}")
     columns: dict[str, Any] = {"user_id": people.columns["user_id"], "granted": (column,)}
     constants = {"purpose": purposes[normal(column)].value}
     if consent is not None and consent.timestamp is not None:
@@ -142,12 +142,12 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
         missing = source.missing(columns)
         (others if missing else fitting).append((len(missing) or -len(source.signature), source.name, source, missing))
     if fitting:
-        first, *rest = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
-        return Recognised(source=first, others=tuple(rest))
+        source, *alternatives = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
+        return Recognised(source=source, alternatives=tuple(alternatives))
     others.sort(key=lambda entry: (len(entry[3]) / len(entry[2].signature), entry[1]))
-    near = "; ".join(f"{source.title} (missing: {', '.join(missing[:5])})" for _, _, source, missing in others[:3])
+    nearest = "; ".join(f"{source.title} (missing: {', '.join(missing[:5])})" for _, _, source, missing in others[:3])
     raise IngestError(
         "E_SOURCE",
-        f"{file}: of no known kind. Nearest: {near}. Say what it is: --table events, items, users or consent, with "
+        f"{file}: of no known kind. Nearest: {nearest}. Say what it is: --table events, items, users or consent, with "
         "--map FILE where its columns have other names",
     )

@@ -54,8 +54,8 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy) -> RecordReader
     if not names:
         raise IngestError("E_EMPTY", f"{path.name} has no cell with anything in it")
     if (sheet is None and len(names) > 1) or (sheet is not None and sheet not in names):
-        asked = "has several sheets" if sheet is None else f"has no sheet {sheet!r} with anything in it"
-        raise IngestError("E_SHEET", f"{path.name} {asked}: say --sheet NAME, one of {', '.join(names)}")
+        why = "has several sheets" if sheet is None else f"has no sheet {sheet!r} with anything in it"
+        raise IngestError("E_SHEET", f"{path.name} {why}: say --sheet NAME, one of {', '.join(names)}")
     try:
         cells = fastexcel.read_excel(path).load_sheet(sheet or names[0], header_row=None, dtypes="string").to_polars()
     except (fastexcel.FastExcelError, pl.exceptions.PolarsError) as error:
@@ -96,12 +96,12 @@ def _chunks(rows: pl.DataFrame, first_row: int, policy: Policy) -> Iterator[Chun
         )
         good = ~is_blank & ~is_long
         message = f"a cell is longer than {policy.max_cell_bytes:,} bytes, or the row than {policy.max_row_bytes:,}"
-        kept = frame.filter(pl.Series(good))
+        good_rows = frame.filter(pl.Series(good))
         yield Chunk(
-            frame=kept,
+            frame=good_rows,
             line_no=line_no[good],
-            byte_offset=np.full(kept.height, -1, np.int64),
-            raw=partial(_raw, kept),
+            byte_offset=np.full(good_rows.height, -1, np.int64),
+            raw=partial(_raw, good_rows),
             bad=tuple(
                 BadRecord(int(line_no[row]), None, None, "E_TOO_LONG", message, _raw(frame, row))
                 for row in np.flatnonzero(is_long).tolist()

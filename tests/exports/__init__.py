@@ -1,0 +1,61 @@
+"""Made-up exports of shop systems, as these write them, with their usual defects; nothing is copied from a real file.
+
+Each module has `exports(rng)`, which gives the files of one system. `tests/test_sources.py` loads each into an empty
+workspace and compares what is there with what the file was made from.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from recllm.schema import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedEvent:
+    """An event that has to be in the store after the load."""
+
+    user_id: str
+    item_id: str
+    event: str
+    at: str
+    """ISO 8601 in UTC."""
+    quantity: float = 1.0
+    price: float | None = None
+    basket_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """One file of a system, and what it says."""
+
+    source: str
+    """Name of the source that it has to be taken for."""
+    file_name: str
+    content: bytes
+    accepted: dict[Table, int]
+    """Rows of each table that are kept."""
+    events: tuple[ExpectedEvent, ...] = ()
+    """All events, in any order."""
+    items: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Item id -> columns of the store's items that have to have these values."""
+    basics: dict[str, dict[str, str]] = field(default_factory=dict)
+    """User id -> basics."""
+    consent_from: tuple[str, ...] = ()
+    consent: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """(user id, purpose) -> what they said."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What whoever loads the file has to say, e.g. the zone of its times."""
+
+
+def csv_of(header: str, rows: Iterable[dict[str, Any]], *, delimiter: str = ",") -> str:
+    """header: names with commas. Columns that a row lacks are empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header.split(","), restval="", delimiter=delimiter, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,91 @@
+"""Exports of shop systems are recognised, and what they say is in the store."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from exports import Export, shopify
+from store_view import view
+
+from recllm.errors import IngestError, UsageError
+from recllm.ingest.sources import known_sources, recognise
+from recllm.jobs.load import load_export
+from recllm.schema import Table
+from recllm.workspace.workspace import Workspace
+
+SYSTEMS = (shopify,)
+EXPORTS = [export for system in SYSTEMS for export in system.exports(random.Random(1))]
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=lambda export: f"{export.source}-{export.file_name}")
+def test_an_export_is_known_and_what_it_says_is_in_the_store(export: Export, tmp_path: Path) -> None:
+    file = tmp_path / export.file_name
+    file.write_bytes(export.content)
+    with Workspace.create(tmp_path / "shop", consent_default=False, currency="USD", timezone="UTC") as shop:
+        recognised, reports = load_export(shop, file, consent_from=export.consent_from, **export.options)
+        assert recognised.source.name == export.source
+        accepted: dict[Table, int] = {}
+        for report in reports:
+            accepted[report.table] = accepted.get(report.table, 0) + report.accepted
+            assert set(report.codes) <= {"E_MAP_REJECT"}, report.codes
+        assert accepted == export.accepted
+        names, stored = shop.pseudonymiser(), view(shop.store())
+        events = stored.events()
+        found = sorted(
+            (row["user_id"], row["item_id"], row["event"], row["timestamp"].isoformat(), row["quantity"], row["price"])
+            for row in events.iter_rows(named=True)
+        )
+        assert found == sorted(
+            (names.one(e.user_id), e.item_id, e.event, e.at, e.quantity, e.price) for e in export.events
+        )
+        items = {row["item_id"]: row for row in stored.items().iter_rows(named=True)}
+        for item_id, values in export.items.items():
+            for name, value in values.items():
+                assert items[item_id][name] == value, (item_id, name)
+        basics = {row["user_id"]: json.loads(row["basics"]) for row in stored.users().iter_rows(named=True)}
+        for user_id, told in export.basics.items():
+            assert told.items() <= basics[names.one(user_id)].items()
+        with shop.store().read() as reader:
+            decisions = reader.consent()
+        decided = {(row["user_id"], row["purpose"]): row["granted"] for row in decisions.iter_rows(named=True)}
+        assert decided == {(names.one(user), purpose): yes for (user, purpose), yes in export.consent.items()}
+        _, again = load_export(shop, file, consent_from=export.consent_from, **export.options)
+        assert not any(report.accepted for report in again if report.table is Table.EVENTS), "sent twice it counts once"
+
+
+def test_every_source_has_an_export_and_says_what_it_cannot() -> None:
+    assert {export.source for export in EXPORTS} == set(known_sources())
+    assert all(source.caveats and source.maps for source in known_sources().values())
+
+
+def test_consent_is_taken_in_only_when_told_so(tmp_path: Path) -> None:
+    export = next(export for export in EXPORTS if export.source == "shopify-orders")
+    file = tmp_path / export.file_name
+    file.write_bytes(export.content)
+    with Workspace.create(tmp_path / "shop", currency="USD") as shop:
+        load_export(shop, file)
+        with shop.store().read() as reader:
+            assert not len(reader.consent())
+        with pytest.raises(UsageError, match="it has Accepts Marketing"):
+            load_export(shop, file, consent_from=["Email"])
+
+
+def test_a_file_of_no_known_kind_is_told_what_is_nearest() -> None:
+    with pytest.raises(IngestError, match=r"Shopify: products \(missing: Vendor, Variant Price\)") as refused:
+        recognise(["Handle", "Title", "Body (HTML)", "Variant SKU"], "a.csv")
+    assert refused.value.code == "E_SOURCE" and "--table" in str(refused.value)
+
+
+def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
+    for export in EXPORTS[:2]:
+        (tmp_path / export.file_name).write_bytes(export.content)
+    assert run("init", "-w", "shop", "--currency", "USD")[0] == 0
+    code, out, _ = run("ingest", str(tmp_path / "orders_export_1.csv"), "-w", "shop")
+    assert code == 0 and "Shopify: orders" in out and "two addresses" in out and "--consent-from" in out
+    code, out, _ = run("validate", str(tmp_path / "products_export_1.csv"), "-w", "shop", "--json")
+    assert code == 0 and json.loads(out)["source"] == "shopify-products"
+    assert run("ingest", str(tmp_path / "orders_export_1.csv"), "--map", "x", "-w", "shop")[0] == 2
