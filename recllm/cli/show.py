@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -58,6 +58,49 @@ def demo(
 
     record = run_demo(workspace, generator=generator, seed=seed)
     show(record, [f"{record['seconds']:.0f} s; open {record['report']}"], json=json)
+
+
+def start(
+    files: Annotated[list[Path], typer.Argument(help="Exports of a known shop system: CSV, JSONL, Parquet or .xlsx.")],
+    workspace: Annotated[
+        Path, typer.Option("-w", "--workspace", help="The workspace folder; made where there is none.")
+    ] = DEFAULT_WORKSPACE,
+    consent_default: Annotated[
+        Literal["granted", "denied"], typer.Option(help="What holds for people who said nothing.")
+    ] = "denied",
+    consent_from: Annotated[
+        list[str] | None, typer.Option(help="A column of the files that says who agreed to what; may be repeated.")
+    ] = None,
+    currency: Annotated[str | None, typer.Option(help="ISO code of the prices, e.g. USD.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
+    locale: Annotated[str, typer.Option(help="Language of texts: en or zh.")] = "en",
+    encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
+    generator: Annotated[
+        str, typer.Option(help="Who writes the ads' opening words: auto, template, smollm2, ...")
+    ] = "auto",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """A shop's own exports to a page, in one command: what they are, what was read, people, slates, ad texts, how good
+    it is beside simple systems, what to do next; leaves report.html."""
+    from recllm.start import run_start
+
+    record = run_start(
+        workspace,
+        files,
+        consent_default=consent_default == "granted",
+        consent_from=consent_from or (),
+        currency=currency,
+        timezone=timezone,
+        locale=locale,
+        encoder=encoder,
+        generator=generator,
+        seed=seed,
+    )
+    lines = [f"{file['file']} is {file['title']}" for file in record["files"]]
+    lines += [f"not yet: {problem}" for problem in record["problems"].values()]
+    lines += [f"{step['text']}  {step['command']}" for step in record["next"]]
+    show(record, [*lines, f"{record['seconds']:.0f} s; open {record['report']}"], json=json)
 
 
 def prompts(json: Json) -> None:

@@ -66,6 +66,7 @@ def write_ads(
     variants: int = 1,
     effect: EffectModel | None = None,
     records: Path | None = None,
+    by_pseudonym: bool = False,
 ) -> list[AdCopy]:
     """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item of the
     `intent` by `objective`: whoever buys a thing anyway needs no advertisement for it.
@@ -74,7 +75,8 @@ def write_ads(
     agreed to it, by the generator's `purpose`; the others get the shop's own lines. A local one that is given by name,
     with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `effect` orders the
     texts that the checks let stand. `records` is the folder that receives what makes a text again. An item of a
-    sensitive category is never advertised to a person.
+    sensitive category is never advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender`
+    takes them.
 
     Raises `PolicyError` when a person has not agreed to personalisation, or to the channel: there is no personal ad
     without it; and where every item is sensitive. Raises `UsageError` for a person without any item.
@@ -85,7 +87,7 @@ def write_ads(
 
     vocabulary = approved_words(vocabulary_file(workspace.root))
     people = [slate.user_id for slate in slates] if slates is not None else list(users)
-    user_ids, gate = workspace.pseudonymiser().many(people), workspace.gate()
+    user_ids, gate = people if by_pseudonym else workspace.pseudonymiser().many(people), workspace.gate()
     for purpose in filter(None, (Purpose.PERSONALISATION, CHANNEL_PURPOSE.get(channel))):
         if not all(gate.permits_each(user_ids, purpose)):
             raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
