@@ -26,7 +26,6 @@ from recllm.campaigns.folder import CampaignPlan
 from recllm.campaigns.open_campaign import open_campaign, preview_document
 from recllm.campaigns.outcome import campaign_outcome
 from recllm.campaigns.plan import plan_campaigns
-from recllm.demo import data_folder
 from recllm.documents import plain
 from recllm.files import write_whole
 from recllm.jobs.load import load_file
@@ -36,6 +35,7 @@ from recllm.metrics import share
 from recllm.recommender.registry import current
 from recllm.report.campaign import preview_page, preview_png, report_page, report_png
 from recllm.schema import Encoder
+from recllm.start.demo import data_folder
 from recllm.workspace.workspace import Workspace
 
 CAMPAIGN, SEND = 17, 9

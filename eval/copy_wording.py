@@ -25,10 +25,10 @@ from recllm.adcopy.lexicon import fold, words
 from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.verify.guarantees import distinct_pairs
 from recllm.adcopy.write import write_copy
-from recllm.demo import data_folder
 from recllm.jobs.ad_copy import item_of, write_ads
 from recllm.jobs.recommenders import open_recommender
 from recllm.schema import AdCopy, Item, ReasonKind
+from recllm.start.demo import data_folder
 from recllm.workspace.workspace import Workspace
 
 CHANNELS = ("email", "push")

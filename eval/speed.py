@@ -61,8 +61,8 @@ def main() -> None:
 
 
 def ingest(args: argparse.Namespace) -> dict[str, Any]:
-    from recllm.demo import FILES, data_folder
     from recllm.jobs.load import load_file
+    from recllm.start.demo import FILES, data_folder
     from recllm.workspace.workspace import Workspace
 
     with Workspace.create(args.folder, consent_default=True, currency="USD", timezone="UTC") as shop:
@@ -190,7 +190,7 @@ def cold(args: argparse.Namespace) -> dict[str, Any]:
     """Each command in a new process on the workspace that `serve` trained: median of five, and the peak memory."""
     import polars as pl
 
-    from recllm.demo import data_folder
+    from recllm.start.demo import data_folder
 
     log = pl.read_parquet(data_folder() / "transactions.parquet", columns=["household_id", "product_id"])
     user = str(log["household_id"].value_counts(sort=True)["household_id"][100])

@@ -87,9 +87,9 @@ def main() -> None:
 
 def demonstration(folder: Path | None) -> Path:
     """The demonstration's workspace with a trained model, made where there is none."""
-    from recllm.demo import FILES, data_folder
     from recllm.jobs.load import load_file
     from recllm.jobs.train import train_workspace
+    from recllm.start.demo import FILES, data_folder
     from recllm.workspace.workspace import Workspace
 
     folder = folder or Path(tempfile.mkdtemp()) / "shop"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from recllm.charts import NEGATIVE, PLAIN, STRONG, Bar, BarChart, bar_chart, svg
-from recllm.demo import offers_apart
 from recllm.report.page import render_page
 from recllm.schema import Recommendation, Slate, SlateStatus
+from recllm.start.demo import offers_apart
 
 EVIL = "<script>alert(1)</script>"
 
@@ -56,6 +56,9 @@ def record() -> dict[str, Any]:
                     "offer": {"title": "Mint tea", "part_text": "new for you",
                               "reasons": [{"text": "You bought tea."}]},
                     }],
+        "title": EVIL, "command": "recllm demo", "problems": {"copy": EVIL},
+        "files": [{"file": EVIL, "title": "Shopify: orders", "caveats": [EVIL]}],
+        "next": [{"text": EVIL, "command": "recllm train"}],
         "feedback": {"story": "gone", "rows": [{"rank": 1, "before": "a", "after": "b"}]},
         "evaluation": evaluation, "timings": [{"step": "read", "seconds": 1.0}], "provenance": {"seed": "0"},
     }  # fmt: skip
@@ -79,6 +82,12 @@ def test_the_page_is_self_contained_and_escapes_everything() -> None:
     assert "script" not in parsed.tags and not parsed.sources
     assert EVIL not in page and "&lt;script&gt;" in page
     assert "http" not in re.sub(r'http-equiv="', "", page)
+
+
+def test_a_page_leaves_out_what_could_not_be_done() -> None:
+    nothing = {"profile": None, "people": [], "feedback": None, "evaluation": None, "data_note": None, "next": []}
+    page = render_page(record() | nothing)
+    assert "Measured against baselines" not in page and "their slates" not in page and "1. What was read" in page
 
 
 def test_the_page_shows_what_the_record_holds() -> None:

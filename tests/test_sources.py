@@ -80,6 +80,29 @@ def test_a_file_of_no_known_kind_is_told_what_is_nearest() -> None:
     assert refused.value.code == "E_SOURCE" and "--table" in str(refused.value)
 
 
+def test_a_shops_own_files_become_its_page_in_one_command(run: Command, tmp_path: Path) -> None:
+    files = []
+    for export in EXPORTS:
+        if export.source.startswith("shopify"):
+            files.append(str(tmp_path / export.file_name))
+            (tmp_path / export.file_name).write_bytes(export.content)
+    options = ("--encoder", "toy", "--generator", "template", "--currency", "USD", "-w", "mine")
+    code, out, _ = run("start", *files, *options, "--consent-default", "granted", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert [file["title"] for file in record["files"]] == ["Shopify: orders", "Shopify: products", "Shopify: customers"]
+    assert {load["table"] for load in record["loads"]} == {"items", "users", "events"}
+    assert len(record["people"]) == 3 and all(slate["items"] for slate in record["slates"])
+    assert "--consent-from" in record["next"][0]["command"]
+    page = Path(record["report"]).read_text("utf-8")
+    assert "one who ordered with two addresses is two people" in page and "recllm serve" in page
+    assert "example.com" not in page, "people are told by pseudonym"
+    code, _, errors = run("start", *files, *options, "--consent-from", "Nothing")
+    assert code == 2 and "Accepts Marketing" in errors
+    code, out, _ = run("start", *files, "--encoder", "toy", "--generator", "template", "-w", "denied", "--json")
+    assert code == 0 and "model" in json.loads(out)["problems"], "without consent nothing is learned, and it is said"
+
+
 def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
     for export in EXPORTS[:2]:
         (tmp_path / export.file_name).write_bytes(export.content)
@@ -89,3 +112,14 @@ def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
     code, out, _ = run("validate", str(tmp_path / "products_export_1.csv"), "-w", "shop", "--json")
     assert code == 0 and json.loads(out)["source"] == "shopify-products"
     assert run("ingest", str(tmp_path / "orders_export_1.csv"), "--map", "x", "-w", "shop")[0] == 2
+
+
+def test_orders_change_nothing_that_the_catalogue_says(tmp_path: Path) -> None:
+    with Workspace.create(tmp_path / "shop", currency="USD") as shop:
+        for source in ("shopify-products", "shopify-customers", "shopify-orders"):
+            export = next(export for export in EXPORTS if export.source == source)
+            (tmp_path / export.file_name).write_bytes(export.content)
+            load_export(shop, tmp_path / export.file_name)
+        items = {row["item_id"]: row for row in view(shop.store()).items().iter_rows(named=True)}
+        assert items["LS-M"]["title"] == "Linen shirt M" and items["LS-M"]["category"] == ["Apparel", "Tops"]
+        assert json.loads(items["Mug"]["attributes"]) == {"parent": "mug"}

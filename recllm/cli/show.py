@@ -54,7 +54,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """The whole way on the Complete Journey log: read, train, measure, recommend, write, listen; leaves report.html."""
-    from recllm.demo import run_demo
+    from recllm.start.demo import run_demo
 
     record = run_demo(workspace, generator=generator, seed=seed)
     show(record, [f"{record['seconds']:.0f} s; open {record['report']}"], json=json)
@@ -83,7 +83,7 @@ def start(
 ) -> None:
     """A shop's own exports to a page, in one command: what they are, what was read, people, slates, ad texts, how good
     it is beside simple systems, what to do next; leaves report.html."""
-    from recllm.start import run_start
+    from recllm.start.shop import run_start
 
     record = run_start(
         workspace,

@@ -3,6 +3,7 @@
 A column map tells how one shop's file says what a table means. It is a TOML file; see `maps/` for examples.
 
 table = "events"                        # the table that it is for
+only_new = true                         # with it: what is known already stays as it is
 optional = true                         # a file may lack what the map names, save what its table has to have
 nothing = ["Default Title"]             # cells that say nothing, and count as empty
 keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
@@ -213,6 +214,8 @@ class ColumnMap(_Part):
     returns: tuple[RowRule, ...] = ()
     carry: CarriedColumns | None = None
     nothing: Names = ()
+    only_new: StrictBool = False
+    """Items or users out of a log: those that the store knows already stay as they are."""
     optional: StrictBool = False
     """Whether what the map names and a file lacks is left out, but for what the table cannot do without."""
     special: Names = ()
@@ -227,6 +230,8 @@ class ColumnMap(_Part):
     def _check(self) -> Self:
         if self.keep == "most_common" and self.table not in {Table.ITEMS, Table.USERS}:
             raise ValueError('keep = "most_common" is for items and users')
+        if self.only_new and self.keep != "most_common":
+            raise ValueError('only_new goes with keep = "most_common"')
         if self.table is not None:
             fields = FIELDS[self.table]
             for part in ("columns", "constants", "joins", "paths", "totals", "values"):

@@ -23,7 +23,7 @@ from recllm.jobs.load import add_feedback, load_file, record_shown
 from recllm.jobs.recommenders import open_recommender, publish_recommender, workspace_encoder
 from recllm.report.page import render_page
 from recllm.schema import Action, Purpose, Slate
-from recllm.start import (
+from recllm.start.shop import (
     BASELINES,
     CHANNEL,
     GUARANTEE_NAMES,

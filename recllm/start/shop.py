@@ -1,7 +1,7 @@
 """From a shop's own exports to a page that tells what is in them: what was read, people, slates, offers with texts, how
 good the model is beside simple systems, and what to do next.
 
-The demonstration, `recllm.demo`, is the same way on one public log.
+The demonstration, `recllm.start.demo`, is the same way on one public log.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def run_start(
 
     times = StepTimes()
     options = {"currency": currency, "timezone": timezone, "encoder": encoder}
-    said = {name: value for name, value in options.items() if value is not None}
-    workspace = Workspace.create(folder, exist_ok=True, consent_default=consent_default, locale=locale, **said)
+    stated = {name: value for name, value in options.items() if value is not None}
+    workspace = Workspace.create(folder, exist_ok=True, consent_default=consent_default, locale=locale, **stated)
     kinds = [recognise_file(file, workspace.policy, IngestOptions(**reading)).source for file in files]
     columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
     if unknown := sorted(set(consent_from) - columns):

@@ -1,0 +1,1 @@
+"""The whole way in one command: on a shop's own exports, and on one public log."""
