@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, SetOptions, read_settings
-from recllm.cli.output import show
+from recllm.cli.output import show, table
 from recllm.documents import unknown_name
-from recllm.errors import UsageError
+from recllm.errors import RecllmError, UsageError
 from recllm.settings import sections
 
 
@@ -58,6 +58,23 @@ def demo(
 
     record = run_demo(workspace, generator=generator, seed=seed)
     show(record, [f"{record['seconds']:.0f} s; open {record['report']}"], json=json)
+
+
+def doctor(
+    workspace: Annotated[
+        Path | None, typer.Option("-w", "--workspace", help="A workspace folder to be looked at as well.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What this installation can do, and what is missing for what: versions, extras, machine, weights, a workspace."""
+    from recllm.jobs.doctor import CheckState, check_installation
+
+    checks = list(check_installation(workspace))
+    rows = [(check.name, check.state.value, check.what) for check in checks]
+    show({"checks": checks}, table(rows, ["check", "", ""]), json=json)
+    wrong = [check.name for check in checks if check.state is CheckState.WRONG]
+    if wrong:
+        raise RecllmError(f"not well: {', '.join(wrong)}")
 
 
 def start(
