@@ -127,6 +127,7 @@ def train(
         write_audit(shop, AuditAction.MODEL_TRAINED, version=done.model_version)
     lines = [f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s"]
     lines += [f"  {name} {value:.4f}" for name, value in done.metrics.items()]
+    lines += [f"  note: {line}" for line in done.notes]
     show(done, lines, json=json)
 
 

@@ -39,6 +39,8 @@ class Trained:
     seconds: float
     metrics: Mapping[str, float]
     """Of the validation users of the latest past window, who also chose the epoch and calibrated the probability."""
+    notes: tuple[str, ...] = ()
+    """What whoever serves the model has to know."""
 
 
 def export_encoder(
@@ -128,6 +130,7 @@ def train_workspace(
         rows=len(data.events),
         seconds=time.monotonic() - started,
         metrics=model.metrics,
+        notes=tuple(model.training.get("notes", ())),
     )
 
 

@@ -58,6 +58,12 @@ class FittedScorer:
     """(n_items,), see `recllm.training.calibration`; None without a calibration of items."""
 
 
+POPULARITY = "buyers_28"
+"""The feature by which a list of what sells is ordered."""
+WORSE_THAN_POPULAR = (
+    "on the validation users this model is worse than a list of what sells: look at the times of the log (steps that "
+    "are no days, one time for many orders), and serve it only if you know why"
+)
 UNTIMED = CollaborativeSettings(item_item_half_life_days=None, item_item_l2=500.0)
 """Of a log that knows only each user's order: its steps are no days that anything could be forgotten in."""
 
@@ -104,6 +110,10 @@ def fit_scorer(
     if (n_buyers := _n_buyers(validation)) < args.min_validation_users:
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
     network, history, best = learn(windows, args, validation, tell, new_users)
+    sold_lately = validation.features[:, FEATURE_NAMES.index(POPULARITY)]
+    popular = list_quality(sold_lately, validation)["ndcg@20_all"]
+    if (reached := history[best]["ndcg@20_all"]) < popular:
+        notes = (*notes, f"{WORSE_THAN_POPULAR} (NDCG@20 {reached:.4f} against {popular:.4f})")
     logit = predict(network, validation)
     network.platt.copy_(torch.from_numpy(calibrate(logit, validation, args.calibration_prior)))
     offsets = None
@@ -383,11 +393,17 @@ def predict(network: ScorerNetwork, window: Window) -> Floats:
 
 
 def evaluate(network: ScorerNetwork, window: Window) -> dict[str, float]:
-    """NDCG@20 over the window's candidates, against everything the users bought: all items, and those new to them.
+    """`list_quality` of the network's order."""
+    return list_quality(predict(network, window), window)
+
+
+def list_quality(logit: Floats, window: Window) -> dict[str, float]:
+    """NDCG@20 over the window's candidates, (n_pairs,) in the order of these scores, against everything the users
+    bought: all items, and those new to them.
 
     Mean over the users with anything to find; 0 when nobody has.
     """
-    logit, k, metrics = predict(network, window), 20, {}
+    k, metrics = 20, {}
     new_logit = np.where(window.bought_before, -np.inf, logit)
     for name, score, truth in (("all", logit, window.bought), ("new", new_logit, window.discovered)):
         order = np.lexsort((window.item, -score, window.user))
