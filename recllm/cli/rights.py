@@ -14,7 +14,10 @@ from recllm.cli.output import note, show, table
 from recllm.errors import DataError, UnknownIdError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from recllm.privacy.certificate import ErasureCertificate
+    from recllm.propensity.prediction import Prediction
 
 Pseudonyms = Annotated[bool, typer.Option("--pseudonyms", help="The ids are pseudonyms already.")]
 Sessions = Annotated[bool, typer.Option("--sessions", help="The ids are of anonymous visitors' sessions.")]
@@ -33,12 +36,16 @@ def export(
     ] = True,
 ) -> None:
     """Everything that is stored and inferred of one person, as JSON."""
-    from recllm.jobs.predict import everyday_predictions
+    from tqdm import tqdm
+
+    from recllm.jobs.predict import EVERYDAY, everyday_predictions
     from recllm.privacy.export import export_person
     from recllm.workspace.audit import AuditAction, audit, command_line_actor
 
     with open_shop(workspace) as shop:
-        predicted = everyday_predictions(shop) if predictions else ()
+        predicted: Iterable[Prediction] = ()
+        if predictions:
+            predicted = tqdm(everyday_predictions(shop), total=len(EVERYDAY), desc="predictions", disable=None)
         if sessions:
             user, by_pseudonym = shop.session_pseudonymiser().one(user), True
         document = export_person(shop, user, by_pseudonym=by_pseudonym, predictions=predicted)

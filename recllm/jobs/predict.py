@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+EVERYDAY = ("buy", "leave", "next-order", "value")
+"""Kinds of predictions that need nothing but the log."""
+
+
 def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Prediction:
     """Predict everybody of a workspace. Coupon tables (under the shop's ids) and the target are read before the log.
 
@@ -73,7 +77,7 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
     """
     from recllm.propensity.prediction import PredictionKind, PredictionRequest
 
-    for kind in (PredictionKind.BUY, PredictionKind.LEAVE, PredictionKind.NEXT_ORDER, PredictionKind.VALUE):
+    for kind in map(PredictionKind, EVERYDAY):
         try:
             yield predict_workspace(workspace, PredictionRequest(kind=kind, locale=workspace.settings.locale))
         except (DataError, NothingToDo, PolicyError) as error:
