@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from recllm.recommender.explanation import Explanation
+    from recllm.recommender.pretrained import CardFacts
     from recllm.recommender.saved_model import Model
     from recllm.schema import FloatArray
 
@@ -307,6 +308,31 @@ class Recommender:
         if self.model is None:
             raise UsageError("there is no trained model to publish: call fit first")
         return publish_model(self.model, models_dir)
+
+    def save_pretrained(self, folder: str | Path, facts: CardFacts | None = None) -> Path:
+        """Write the model and the catalogue into a folder that can be handed on, without any person; see
+        `recllm.recommender.pretrained`. facts: what the card is to say besides."""
+        from recllm.recommender.pretrained import save_pretrained
+
+        return save_pretrained(self, Path(folder), facts)
+
+    def push_to_hub(self, repo_id: str, facts: CardFacts | None = None, *, private: bool = True) -> str:
+        """`save_pretrained` into a repository of the model hub, closed to others unless `private` is false; returns its
+        address."""
+        from tempfile import TemporaryDirectory
+
+        from recllm.recommender.pretrained import push_to_hub, save_pretrained
+
+        with TemporaryDirectory() as folder:
+            return push_to_hub(save_pretrained(self, Path(folder) / "model", facts), repo_id, private=private)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, encoder: Encoder | None = None) -> Recommender:
+        """What `save_pretrained` wrote: a folder, or a repository "owner/name" of the model hub. It knows nobody: ask
+        it with a basket."""
+        from recllm.recommender.pretrained import from_pretrained
+
+        return from_pretrained(cls, name, encoder=encoder)
 
     # --- answer ------------------------------------------------------------------------------------------------------
 
