@@ -1,4 +1,4 @@
-"""Youzan's report of goods and JD's orders: GB18030, numbers kept as text by a tab or a quote, orders that were not paid."""
+"""Youzan's report of goods and JD's orders: GB18030, numbers kept as text by a tab, orders that were not paid."""
 
 from __future__ import annotations
 

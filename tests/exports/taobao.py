@@ -1,4 +1,4 @@
-"""Taobao and Tmall: order lines with and without buyers, and orders, as Qianniu writes them: GB18030, ids as formulas."""
+"""Taobao and Tmall: order lines with and without buyers, and orders, as Qianniu writes them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ LINE_COLUMNS = (
 )
 ORDER_COLUMNS = (
     "订单编号,买家会员名,买家支付宝账号,支付单号,买家应付货款,买家应付邮费,买家支付积分,总金额,返点积分,买家实际支付金额,"
-    "买家实际支付积分,订单状态,买家留言,收货人姓名,收货地址 ,运送方式,联系电话 ,联系手机,订单创建时间,订单付款时间 ,宝贝标题 ,"
-    "宝贝种类 ,物流单号 ,物流公司,订单备注,宝贝总数量,店铺Id,店铺名称,订单关闭原因,卖家服务费,买家服务费,发票抬头,是否手机订单"
+    "买家实际支付积分,订单状态,买家留言,收货人姓名,收货地址 ,运送方式,联系电话 ,联系手机,订单创建时间,"
+    "订单付款时间 ,宝贝标题 ,宝贝种类 ,物流单号 ,物流公司,订单备注,宝贝总数量,店铺Id,店铺名称,"
+    "订单关闭原因,卖家服务费,买家服务费,发票抬头,是否手机订单"
 )
 GOODS = [
     ("纯棉短袖衬衫男夏季薄款", "颜色分类:白色;尺码:M", "CS-M", "610000000001", 129.0),
@@ -56,7 +57,7 @@ def lines(rng: random.Random, file_name: str, *, buyer: str) -> Export:
                     "标题": title,
                     "价格": f"{price:.2f}",
                     "购买数量": str(1 + line),
-                    "外部系统编号": "null" if not code else code,
+                    "外部系统编号": code or "null",
                     "商品属性": variant,
                     "套餐信息": "null",
                     "备注": "请尽快发货，谢谢" if number == 2 else "null",
