@@ -167,9 +167,9 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
         missing = source.missing(columns)
         (others if missing else fitting).append((len(missing) or -len(source.signature), source.name, source, missing))
     if fitting:
-        source, *others_that_fit = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
+        source, *further = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
         # one whose whole signature is in that of the first says less of the same
-        alternatives = (other for other in others_that_fit if not {*other.signature} <= {*source.signature})
+        alternatives = (kind for kind in further if not {*kind.signature} <= {*source.signature})
         return Recognised(source=source, alternatives=tuple(alternatives))
     others.sort(key=lambda entry: (len(entry[3]) / len(entry[2].signature), entry[1]))
     nearest = "; ".join(f"{source.title} (missing: {', '.join(missing[:5])})" for _, _, source, missing in others[:3])
