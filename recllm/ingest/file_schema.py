@@ -68,9 +68,9 @@ class FileSchema:
         columns += [_joined(join).alias(field) for field, join in built.joins.items()]
         columns += [pl.col(total.total).alias(LINE_TOTAL) for total in built.totals.values()]
         fields = frame.select(columns)
-        for name, meaning in built.defaults.items():
+        for name, default in built.defaults.items():
             cell = pl.col(name).str.strip_chars() if name in fields.columns else pl.lit(None, pl.String)
-            fields = fields.with_columns(pl.when(cell != "").then(cell).otherwise(pl.lit(meaning)).alias(name))
+            fields = fields.with_columns(pl.when(cell != "").then(cell).otherwise(pl.lit(default)).alias(name))
         for name, meanings in built.values.items():
             if name in fields.columns:
                 key = pl.col(name).str.strip_chars().str.to_lowercase()

@@ -46,7 +46,7 @@ _GROUPS = 5
 _NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id"})
 """Fields that no value tells."""
 _MAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
-_MONEY = r"[.,]\d{1,2}\D*$|^\s*[$€£¥￥]|[$€£¥￥元]\s*$"
+_MONEY = r"[.,](\d\d|[1-9])\D*$|^\s*[$€£¥￥]|[$€£¥￥元]\s*$"
 _WORDS = r"\S\s+\S|\p{Han}{4}"
 _NUMBER_WORDS = {"timestamp": "times", "price": "amounts of money", "quantity": "numbers", "value": "numbers"}
 
@@ -67,7 +67,7 @@ class ColumnLook:
     ones: float
     mails: float
     ids: float
-    """Words without a space, of 64 characters at most, and neither a time nor an amount of money."""
+    """Words without a space, of 64 characters at most, and no time, amount of money or fraction."""
     words: float
     """Texts of several words."""
     actions: float
@@ -162,21 +162,24 @@ def suggest_map(
     usable = {column: look for column, look in looks.items() if look.filled and not is_special(column)}
     finder = _ColumnFinder(frame, usable)
     tables = [table] if table is not None else [Table.CONSENT, Table.EVENTS, Table.ITEMS, Table.USERS]
+    doubts: list[str] = []
     for attempt in tables:
         fills = finder.fills(attempt)
         if all(name in fills for name in REQUIRED[attempt]):
             return _suggestion(attempt, fills, finder, looks, options)
+        doubts += (doubt for doubt in finder.doubts if doubt not in doubts)
     lines = "".join(f"\n  {column}: {look.words_for_people()}" for column, look in looks.items())
-    doubts = "".join(f"\n  {note}" for note in finder.doubts)
+    unclear = "table it is" if table is None else f"columns {table} takes from it"
     raise NothingToDo(
-        f"{path.name}: nothing tells which {'table it is' if table is None else f'columns {table} takes from it'}; write "
-        f"a map by hand (see recllm/ingest/maps/). What its columns hold:{lines}{doubts}"
+        f"{path.name}: nothing tells which {unclear}; write a map by hand (see recllm/ingest/maps/). What its columns "
+        f"hold:{lines}" + "".join(f"\n{doubt}" for doubt in doubts)
     )
 
 
 def mapped_rows(path: Path, policy: Policy, options: IngestOptions, suggestion: Suggestion) -> MappedRows:
     """The first rows, built as a load builds them."""
-    column_map, problems = suggestion.column_map(), []
+    column_map = suggestion.column_map()
+    problems: list[str] = []
     options = options.model_copy(update={"tz": options.tz or options.shop_tz})
     for tz in (options.tz, "UTC"):
         try:
@@ -234,32 +237,35 @@ def _sample(path: Path, policy: Policy, options: IngestOptions) -> pl.DataFrame:
     return frame.with_columns(pl.when(pl.all() != "").then(pl.all()))
 
 
+def _share(mask: pl.Series) -> float:
+    """Of the rows, those where the mask holds; 0 where there are none."""
+    return int(mask.fill_null(False).sum()) / max(len(mask), 1)
+
+
 def _look(column: pl.Series) -> ColumnLook:
     cells = column.drop_nulls()
 
-    def share(mask: pl.Series) -> float:
-        return float(mask.fill_null(False).mean() or 0.0) if len(cells) else 0.0
-
     def words(names: Sequence[str]) -> float:
-        return share(key.is_in(list(names)))
+        return _share(key.is_in(list(names)))
 
     key = cells.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
     numbers = [parse_numbers(cells, decimal, money=True) for decimal in (".", ",")]
-    number = numbers[int(share(numbers[1].is_not_null()) > share(numbers[0].is_not_null()))]
+    number = numbers[int(_share(numbers[1].is_not_null()) > _share(numbers[0].is_not_null()))]
     whole = cells.str.contains(r"^[+-]?\d{1,3}(\.0+)?$")
     times, money = look_like_times(cells), number.is_not_null() & cells.str.contains(_MONEY)
-    is_id = cells.str.contains(r"^\S{1,64}$") & ~times & ~money
+    is_fraction = cells.str.contains(r"^[+-]?\d*[.,]\d+$")
+    is_id = cells.str.contains(r"^\S{1,64}$") & ~times & ~money & ~is_fraction
     return ColumnLook(
         filled=len(cells) / max(len(column), 1),
         distinct=cells.n_unique(),
-        times=share(times),
-        numbers=share(number.is_not_null()),
-        money=share(money & ~times),
-        counts=share(whole),
-        ones=share(number == 1),
-        mails=share(cells.str.contains(_MAIL)),
-        ids=share(is_id),
-        words=share(cells.str.contains(_WORDS) & ~times & number.is_null()),
+        times=_share(times),
+        numbers=_share(number.is_not_null()),
+        money=_share(money & ~times),
+        counts=_share(whole),
+        ones=_share(number == 1),
+        mails=_share(cells.str.contains(_MAIL)),
+        ids=_share(is_id),
+        words=_share(cells.str.contains(_WORDS) & ~times & number.is_null()),
         actions=words([name for names in EVENT_NAMES.values() for name in names]),
         purposes=words([purpose.value for purpose in Purpose]),
         answers=words(
@@ -283,6 +289,10 @@ _FITS: Mapping[str, _Fit] = {
     "item_id": lambda look: look.times < 0.5,
 }
 """What the values of a column must be like before its name is believed."""
+
+
+def _anything(_: ColumnLook) -> bool:
+    return True
 
 
 class _ColumnFinder:
@@ -316,7 +326,7 @@ class _ColumnFinder:
     def _by_names(self, table: Table, fills: dict[str, str]) -> None:
         names = {normal(column): column for column in self.looks}
         for name in (f for f in FIELDS[table] if f not in _NOT_MAPPED):
-            fits = _FITS.get(name, lambda _: True)
+            fits = _FITS.get(name, _anything)
             aliases = [column for key, column in names.items() if key in candidates(name)]
             aliases.sort(key=lambda column: normal(column) != normal(name))
             columns = [c for c in aliases if c not in fills.values()]
@@ -328,7 +338,7 @@ class _ColumnFinder:
                 addition = f" ({', '.join(columns[1:])} could be it too)" if columns[1:] else ""
                 self._take(fills, name, columns[0], f"it is called so{addition}")
         for name in (f for f in FIELDS[table] if f not in _NOT_MAPPED and f not in fills):
-            fits, free = _FITS.get(name, lambda _: True), {n: c for n, c in names.items() if c not in fills.values()}
+            fits, free = _FITS.get(name, _anything), {n: c for n, c in names.items() if c not in fills.values()}
             matches = {
                 free[key]: alias
                 for alias in sorted(candidates(name))
@@ -343,8 +353,10 @@ class _ColumnFinder:
         self._times(fills)
         if "timestamp" not in fills:
             return
-        if "event" not in fills and (columns := self._open(fills, lambda look: look.actions >= _SURE)):
-            self._take(fills, "event", columns[0], "its values name what was done")
+        if "event" not in fills and (
+            columns := self._open(fills, lambda look: look.actions >= 0.5 and look.distinct <= 12)
+        ):
+            self._take(fills, "event", columns[0], "most of its values name what was done")
         self._mails(fills)
         self._quantity_and_price(fills)
         self._people_orders_and_products(fills)
@@ -385,7 +397,7 @@ class _ColumnFinder:
         )
         several = pieces.abs() > 1
         equal = (whole.abs() - unit.abs() * pieces.abs()).abs() < 0.011
-        return bool(several.sum()) and float(equal.fill_null(False).mean() or 0.0) >= _SURE
+        return bool(several.sum()) and _share(equal) >= _SURE
 
     def _people_orders_and_products(self, fills: dict[str, str]) -> None:
         """Who, what and which order, by what the rows share: one order has one time and one person."""
@@ -419,6 +431,11 @@ class _ColumnFinder:
         if "item_id" in fills and "user_id" not in fills and len(ids) == 1:
             self._take(fills, "user_id", ids[0], "it is the only other column of ids")
             ids.remove(ids[0])
+        if "item_id" in fills and (titles := [c for c in texts if self._decides(fills["item_id"], c)]):
+            self.doubts.append(
+                f"{titles[0]} seems to hold the titles of products: a second map takes them out of the same file, with "
+                f'table = "items" and keep = "most_common"'
+            )
         if ids and not {"user_id", "item_id"} <= {*fills}:
             self.doubts.append(f"which of {', '.join(ids)} is the person and which the product cannot be told")
 
@@ -430,7 +447,7 @@ class _ColumnFinder:
             .agg(pl.len().alias("rows"), pl.col(value).n_unique().alias("values"))
             .filter(pl.col("rows") > 1)
         )
-        return groups.height >= _GROUPS and float((groups["values"] == 1).mean() or 0.0) >= _SURE
+        return groups.height >= _GROUPS and _share(groups["values"] == 1) >= _SURE
 
     def _items_by_values(self, fills: dict[str, str]) -> None:
         """Only of a file with amounts of money and without people: a list of people has ids and names as well."""
