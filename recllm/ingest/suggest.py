@@ -251,7 +251,7 @@ def _look(column: pl.Series) -> ColumnLook:
     key = cells.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
     numbers = [parse_numbers(cells, decimal, money=True) for decimal in (".", ",")]
     number = numbers[int(_share(numbers[1].is_not_null()) > _share(numbers[0].is_not_null()))]
-    whole = cells.str.contains(r"^[+-]?\d{1,3}(\.0+)?$")
+    is_count = cells.str.contains(r"^[+-]?\d{1,3}(\.0+)?$")
     times, money = look_like_times(cells), number.is_not_null() & cells.str.contains(_MONEY)
     is_fraction = cells.str.contains(r"^[+-]?\d*[.,]\d+$")
     is_id = cells.str.contains(r"^\S{1,64}$") & ~times & ~money & ~is_fraction
@@ -261,7 +261,7 @@ def _look(column: pl.Series) -> ColumnLook:
         times=_share(times),
         numbers=_share(number.is_not_null()),
         money=_share(money & ~times),
-        counts=_share(whole),
+        counts=_share(is_count),
         ones=_share(number == 1),
         mails=_share(cells.str.contains(_MAIL)),
         ids=_share(is_id),
@@ -392,11 +392,11 @@ class _ColumnFinder:
         """Whether one amount is the other times the quantity, and not always the same."""
         if quantity is None or total == price:
             return False
-        whole, unit, pieces = (
+        line_total, unit, pieces = (
             parse_numbers(self.frame[c].fill_null(""), ".", money=True) for c in (total, price, quantity)
         )
         several = pieces.abs() > 1
-        equal = (whole.abs() - unit.abs() * pieces.abs()).abs() < 0.011
+        equal = (line_total.abs() - unit.abs() * pieces.abs()).abs() < 0.011
         return bool(several.sum()) and _share(equal) >= _SURE
 
     def _people_orders_and_products(self, fills: dict[str, str]) -> None:
