@@ -87,6 +87,10 @@ def lines(rng: random.Random, file_name: str, *, buyer: str) -> Export:
                     )
                 )
     header = LINE_COLUMNS + (f",{buyer}" if buyer else "")
+    if is_workbook:  # as the console names them since it writes workbooks
+        newer = {"标题": "商品标题", "价格": "商品价格", "买家实际支付金额": "买家实付金额", "备注": "商家备注"}
+        header = ",".join(newer.get(name, name) for name in header.split(","))
+        rows = [{newer.get(name, name): value for name, value in row.items()} for row in rows]
     accepted = {Table.ITEMS: 3}
     return Export(
         source="taobao-order-lines" if buyer else "taobao-order-lines-without-buyers",
