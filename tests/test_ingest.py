@@ -539,7 +539,7 @@ def test_a_wrong_map_is_refused(text: str) -> None:
         ("[read]\nspeed = 'fast'", "read.speed is unknown; known: encoding, delimiter"),
         ("[[reject]]\ncolumn = 'a'\nvalues = ['b']", "reject.0.values is unknown; known: column, in"),
         ("[columns]\nuser_id = 5", "columns.user_id has to be a name or a list of names, not 5"),
-        ("[[reject]]\ncolumn = 'a'", "reject.0 takes column and one of in, matches, empty"),
+        ("[[reject]]\ncolumn = 'a'", "reject.0 takes column and one of in, not_in, matches, empty"),
     ],
 )
 def test_a_wrong_map_says_where_and_what_is_known(text: str, words: str) -> None:
@@ -555,6 +555,25 @@ def test_an_unknown_map_lists_the_shipped_ones() -> None:
 def test_a_map_for_another_table(shop: Shop) -> None:
     with pytest.raises(IngestError, match="E_MAP"):
         shop.load(csv(), "items", mapping="online-retail-events")
+
+
+def test_a_map_takes_marks_of_texts_off_and_says_what_an_empty_cell_means(shop: Shop, store: Store) -> None:
+    column_map = parse_map(
+        'text_marks = true\noptional = true\n[defaults]\nevent = "view"\ntimestamp = "2025-01-01T00:00:00Z"\n'
+        '[columns]\ntimestamp = "when"\n'
+        '[[reject]]\ncolumn = "event"\nnot_in = ["", "purchase"]\n'
+        '[[returns]]\ncolumn = "state"\nin = ["closed"]\nunless = ["kept"]\n',
+        "of a test",
+    )
+    rows = ('="007",\tb,purchase,closed,', "'42,b,purchase,closed,yes", 'it\'s,="b",,,', "x,b,search,,")
+    report = shop.load("user_id,item_id,event,state,kept\n" + "\n".join(rows) + "\n", mapping=column_map)
+    assert (report.accepted, report.codes) == (3, {"E_MAP_REJECT": 1})
+    found = {row["user_id"]: row for row in view(store).events().to_dicts()}
+    assert {found[KEY.one(user)]["event"] for user in ("007",)} == {"return"}
+    assert [found[KEY.one(user)]["event"] for user in ("42", "it's")] == ["purchase", "view"]
+    assert {(row["item_id"], row["timestamp"].isoformat()) for row in found.values()} == {
+        ("b", "2025-01-01T00:00:00+00:00")
+    }
 
 
 def test_a_map_file_by_path(shop: Shop, store: Store) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 from conftest import Command
-from exports import Export, shopify
+from exports import Export, analytics, china, people, shopify, taobao
 from store_view import view
 
 from recllm.errors import IngestError, UsageError
-from recllm.ingest.sources import known_sources, recognise
+from recllm.ingest.options import IngestOptions
+from recllm.ingest.sources import known_sources, recognise, recognise_file
 from recllm.jobs.load import load_export
+from recllm.policy import Policy
 from recllm.schema import Table
 from recllm.workspace.workspace import Workspace
 
-SYSTEMS = (shopify,)
+SYSTEMS = (shopify, taobao, china, analytics, people)
 EXPORTS = [export for system in SYSTEMS for export in system.exports(random.Random(1))]
 
 
@@ -60,6 +63,41 @@ def test_an_export_is_known_and_what_it_says_is_in_the_store(export: Export, tmp
 def test_every_source_has_an_export_and_says_what_it_cannot() -> None:
     assert {export.source for export in EXPORTS} == set(known_sources())
     assert all(source.caveats and source.maps for source in known_sources().values())
+
+
+def test_signatures_tell_systems_apart(tmp_path: Path) -> None:
+    for export in EXPORTS:
+        file = tmp_path / export.file_name
+        file.write_bytes(export.content)
+        recognised = recognise_file(file, Policy(), IngestOptions())
+        assert (recognised.source.name, recognised.alternatives) == (export.source, ())
+
+
+def test_ids_that_are_formulas_without_quotes_around_them_are_read_too(tmp_path: Path) -> None:
+    export = next(export for export in EXPORTS if export.source == "taobao-order-lines")
+    file = tmp_path / export.file_name
+    text = re.sub(r'"=""(\d+)"""', r'="\1"', export.content.decode("gb18030"))
+    assert '="2' in text
+    file.write_bytes(text.encode("gb18030"))
+    with Workspace.create(tmp_path / "shop", currency="CNY") as shop:
+        reports = load_export(shop, file)[1]
+        assert {report.table: report.accepted for report in reports} == export.accepted
+        baskets = view(shop.store()).events()["basket_id"].unique().to_list()
+    assert set(baskets) == {event.basket_id for event in export.events}
+
+
+def test_consent_has_the_time_at_which_it_was_given_or_that_of_the_load(tmp_path: Path) -> None:
+    export = next(export for export in EXPORTS if export.source == "klaviyo-profiles")
+    file = tmp_path / export.file_name
+    file.write_bytes(export.content)
+    with Workspace.create(tmp_path / "shop", currency="USD") as shop:
+        load_export(shop, file, consent_from=["SMS Marketing Consent", "email marketing consent"])
+        names = shop.pseudonymiser()
+        with shop.store().read() as reader:
+            times = {(row["user_id"], row["purpose"]): row["at"] for row in reader.consent().to_dicts()}
+    assert times[names.one("person4@example.com"), "email"].isoformat() == "2024-02-05T10:00:00+00:00"
+    assert times[names.one("person2@example.com"), "sms"].isoformat() == "2024-03-01T10:00:00+00:00"
+    assert times[names.one("person1@example.com"), "sms"].year > 2025, "without a time it counts from the load"
 
 
 def test_consent_is_taken_in_only_when_told_so(tmp_path: Path) -> None:

@@ -10,7 +10,20 @@ from collections.abc import Callable, Mapping
 import typer
 
 from recllm import __version__
-from recllm.cli import adtext, answer, campaign, data, experiment, learn, occasions, rights, service, show, webhooks
+from recllm.cli import (
+    adtext,
+    answer,
+    campaign,
+    data,
+    experiment,
+    learn,
+    maps,
+    occasions,
+    rights,
+    service,
+    show,
+    webhooks,
+)
 from recllm.cli.options import add_command
 from recllm.errors import RecllmError
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
@@ -35,6 +48,7 @@ COMMANDS = (
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
+    "map": ("Column maps: how a shop's own files say what a table means.", {"suggest": maps.suggest}),
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "What people did with what they were shown.",

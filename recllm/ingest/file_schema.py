@@ -68,6 +68,9 @@ class FileSchema:
         columns += [_joined(join).alias(field) for field, join in built.joins.items()]
         columns += [pl.col(total.total).alias(LINE_TOTAL) for total in built.totals.values()]
         fields = frame.select(columns)
+        for name, default in built.defaults.items():
+            cell = pl.col(name).str.strip_chars() if name in fields.columns else pl.lit(None, pl.String)
+            fields = fields.with_columns(pl.when(cell != "").then(cell).otherwise(pl.lit(default)).alias(name))
         for name, meanings in built.values.items():
             if name in fields.columns:
                 key = pl.col(name).str.strip_chars().str.to_lowercase()
@@ -184,7 +187,7 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
             joins[field] = join.model_copy(update={"columns": (first,), "otherwise": tuple(following)})
         elif field in REQUIRED[table]:
             raise header.missing(" or ".join((*join.columns, *join.otherwise)), field)
-    needed = REQUIRED[table]
+    needed = {*REQUIRED[table]} - {*column_map.defaults}
     return column_map.model_copy(
         update={
             "columns": {f: names for f, names in column_map.columns.items() if present(names) or f in needed},
@@ -193,8 +196,14 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
             "paths": {f: present(names) for f, names in column_map.paths.items() if present(names)},
             "attributes": {name: c for name, c in column_map.attributes.items() if present([c])},
             "basics": {name: names for name, names in column_map.basics.items() if present(names)},
-            "reject": tuple(rule for rule in column_map.reject if present([rule.column])),
-            "returns": tuple(rule for rule in column_map.returns if present([rule.column])),
+            **{
+                part: tuple(
+                    rule.model_copy(update={"unless": present(rule.unless)})
+                    for rule in getattr(column_map, part)
+                    if present([rule.column])
+                )
+                for part in ("reject", "returns")
+            },
         }
     )
 
@@ -212,7 +221,7 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
             header.n_aliases += column is not None and column != field
         if column is not None:
             plain[field] = column
-        elif names or field in REQUIRED[table]:
+        elif field not in column_map.defaults and (names or field in REQUIRED[table]):
             raise header.missing(" or ".join(names) or field, field)
     doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
     if doubled and not column_map.columns:
@@ -261,7 +270,7 @@ def _with_column(header: _Header, rule: _Rule, column_map: ColumnMap, plain: Map
     if column is None:
         raise header.missing(rule.column, rule.column)
     header.used.add(column)
-    return rule.model_copy(update={"column": column})
+    return rule.model_copy(update={"column": column, "unless": header.require_all(rule.unless, rule.column)})
 
 
 def _joined(join: JoinedColumns) -> pl.Expr:
@@ -339,7 +348,7 @@ def settle_schema(
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
     decimal = options.decimal or reader.decimal
-    filled = {*schema.columns, *column_map.built_fields}
+    filled = {*schema.columns, *column_map.built_fields, *column_map.defaults}
     has_numbers = not filled.isdisjoint(("quantity", "price", "value"))
     evidence = _ReadingEvidence(
         times=TimeEvidence() if "timestamp" in filled and declared is None else None,

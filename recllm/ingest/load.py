@@ -46,6 +46,9 @@ _ERASED = "E_ERASED_SUBJECT"
 """Rows of people who were erased: of such a row only its number is kept."""
 _LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
 """Codes of rows that are no mistake of the file's: they do not count towards the reject limit."""
+_FORMULA_TEXT = r'^="(.*)"$'
+_QUOTED_NUMBER = r"^['\x60](\d.*)$"
+"""How exports tell a spreadsheet that a cell with digits is text."""
 
 
 def ingest_file(
@@ -145,10 +148,10 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
 
 
 def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
-    """The reader with the cells that the map carries down from the first row of an order, and without those that it
-    calls nothing. Raises `IngestError` E_MISSING_COLUMN."""
+    """The reader with the cells that the map carries down from the first row of an order, without those that it calls
+    nothing, and without the marks of texts. Raises `IngestError` E_MISSING_COLUMN."""
     carry, nothing = column_map.carry, list(column_map.nothing)
-    if carry is None and not nothing:
+    if carry is None and not nothing and not column_map.text_marks:
         return reader
     by_normal = {normal(column): column for column in reader.columns}
     names = [] if carry is None else [carry.by, *carry.columns]
@@ -162,6 +165,9 @@ def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordRe
         before: pl.DataFrame | None = None
         for chunk in reader.chunks():
             frame = chunk.frame
+            if column_map.text_marks:
+                bare = pl.all().str.strip_chars().str.replace(_FORMULA_TEXT, "$1").str.replace(_QUOTED_NUMBER, "$1")
+                frame = frame.with_columns(bare.str.strip_chars())
             if nothing:
                 frame = frame.with_columns(pl.when(~pl.all().str.strip_chars().is_in(nothing)).then(pl.all()))
             if key is not None and frame.height:

@@ -6,6 +6,8 @@ table = "events"                        # the table that it is for
 only_new = true                         # with it: what is known already stays as it is
 optional = true                         # a file may lack what the map names, save what its table has to have
 nothing = ["Default Title"]             # cells that say nothing, and count as empty
+text_marks = true                       # ="123", '123 and a leading tab tell a spreadsheet that a cell is text: the
+                                        # mark is no part of it
 keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
 special = ["health"]                    # special-category columns that may be taken in as basics
 
@@ -16,6 +18,8 @@ tz = "UTC"                              #   encoding, delimiter, decimal, tz, ts
 user_id = "household_id"                # or several names, the first that is there counts
 [constants]
 event = "purchase"
+[defaults]                              # what an empty cell of a field means, and a column that is not there
+timestamp = "2024-01-01T00:00:00Z"
 [joins]                                 # one text of several columns, empty ones left out; "otherwise" stands
                                         # in for the first column where that is empty
 title = { columns = ["product_type", "package_size"], separator = " ", otherwise = ["product_category"] }
@@ -31,7 +35,8 @@ age = "age"                             # or several names, as above
 alipay = "purchase"
 [[reject]]                              # rows that are not meant: quarantined as E_MAP_REJECT, never held
 column = "StockCode"                    # against the reject limit
-in = ["POST", "DOT"]                    # or: matches = "^gift", or: empty = true
+in = ["POST", "DOT"]                    # or: not_in = ["sale"], matches = "^gift", empty = true
+unless = ["Paid at"]                    # the rule holds only where these columns are empty
 reason = "not a product"
 [[returns]]                             # rows that take goods back, with the same conditions
 column = "Status"
@@ -148,17 +153,20 @@ class LineTotal(_Part):
 
 
 class RowRule(_Part):
-    """Some rows: the column is empty, or has one of `values`, or is matched by `matches`."""
+    """Some rows: the column is empty, or has one of `values` or none of `others`, or is matched by `matches`."""
 
     column: str
     values: Names = Field((), alias="in")
+    others: Names = Field((), alias="not_in")
     matches: str | None = None
     empty: StrictBool = False
+    unless: Names = ()
+    """Columns: only rows in which all of them are empty."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.model_fields_set & {"values", "matches", "empty"}:
-            raise ValueError("takes column and one of in, matches, empty")
+        if not self.model_fields_set & {"values", "others", "matches", "empty"}:
+            raise ValueError("takes column and one of in, not_in, matches, empty")
         try:
             re.compile(self.matches or "")
             pl.Series([""]).str.contains(self.matches or "")  # what searches in the end, with limits of its own
@@ -168,15 +176,19 @@ class RowRule(_Part):
         return self
 
     def holds(self, frame: pl.DataFrame) -> pl.Series:
-        """Of each row of a frame with the column."""
+        """Of each row of a frame with the columns."""
         column = frame[self.column].str.strip_chars()
         holds = pl.Series([False], dtype=pl.Boolean).new_from_index(0, frame.height)
         if self.empty:
             holds = holds | column.is_null() | (column == "")
         if self.values:
             holds = holds | column.is_in(list(self.values))
+        if self.others:
+            holds = holds | ~column.fill_null("").is_in(list(self.others))
         if self.matches:
             holds = holds | column.str.contains(self.matches)
+        for name in self.unless:
+            holds = holds & ~(frame[name].str.strip_chars() != "").fill_null(False)
         return holds.fill_null(False)
 
 
@@ -204,6 +216,7 @@ class ColumnMap(_Part):
     read: ReadOptions = ReadOptions()
     columns: Mapping[str, Names] = {}
     constants: Mapping[str, str] = {}
+    defaults: Mapping[str, str] = {}
     joins: Mapping[str, JoinedColumns] = {}
     paths: Mapping[str, Names] = {}
     totals: Mapping[str, LineTotal] = {}
@@ -216,6 +229,7 @@ class ColumnMap(_Part):
     nothing: Names = ()
     only_new: StrictBool = False
     """Items or users out of a log: those that the store knows already stay as they are."""
+    text_marks: StrictBool = False
     optional: StrictBool = False
     """Whether what the map names and a file lacks is left out, but for what the table cannot do without."""
     special: Names = ()
@@ -234,7 +248,7 @@ class ColumnMap(_Part):
             raise ValueError('only_new goes with keep = "most_common"')
         if self.table is not None:
             fields = FIELDS[self.table]
-            for part in ("columns", "constants", "joins", "paths", "totals", "values"):
+            for part in ("columns", "constants", "defaults", "joins", "paths", "totals", "values"):
                 unknown = ", ".join(sorted(set(getattr(self, part)) - set(fields)))
                 if unknown:
                     raise ValueError(f"[{part}] {unknown} is no field of {self.table}; fields: {', '.join(fields)}")

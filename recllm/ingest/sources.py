@@ -7,7 +7,12 @@ signature = ["Name", "Lineitem name"]   # columns that such a file always has; a
 caveats = ["..."]                       # what whoever loads it has to know
 [consent]                               # taken in only where somebody says so
 columns = { "Accepts Marketing" = "email" }
-timestamp = "Created at"                # when it was given; the time of the load where there is none
+timestamp = "Created at"                # when it was given, or { column = "Created at" } for each of them; the time
+                                        # of the load where there is none
+values = { subscribed = "yes" }         # answers in other words, matched without case
+nothing = ["never asked"]               # answers that say nothing
+says = { "Unsubscribed at" = "no" }     # columns of times: what everybody agreed to or took back who has one; with
+                                        # "no" those without a time did so at the load
 [events]                                # the maps of the tables that it gives, see `recllm.ingest.options`
 columns = { user_id = "Email" }
 """
@@ -20,7 +25,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -42,7 +47,16 @@ class ConsentColumns(_Part):
     """Columns that say whether somebody agreed to something."""
 
     columns: Mapping[str, Purpose]
-    timestamp: str | None = None
+    timestamp: str | Mapping[str, str] | None = None
+    values: Mapping[str, Literal["yes", "no"]] = {}
+    nothing: Names = ()
+    says: Mapping[str, Literal["yes", "no"]] = {}
+
+    def time_column(self, column: str) -> str | None:
+        """The column that says when the answer in another one was given."""
+        if column in self.says:
+            return column
+        return self.timestamp.get(column) if isinstance(self.timestamp, Mapping) else self.timestamp
 
 
 class FileSource(_Part):
@@ -102,26 +116,37 @@ def known_sources() -> Mapping[str, FileSource]:
 def consent_map(source: FileSource, column: str) -> ColumnMap:
     """The map of the consent table that one column gives. Raises `UsageError` for one that is no such column."""
     consent, people = source.consent, source.users or source.events
-    purposes = {} if consent is None else {normal(name): purpose for name, purpose in consent.columns.items()}
-    if people is None or normal(column) not in purposes:
+    names = {} if consent is None else {normal(name): name for name in consent.columns}
+    if consent is None or people is None or normal(column) not in names:
         columns_of_consent = "" if consent is None else f"; it has {', '.join(consent.columns)}"
         raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{columns_of_consent}")
-    columns: dict[str, Any] = {"user_id": people.columns["user_id"], "granted": (column,)}
-    constants = {"purpose": purposes[normal(column)].value}
-    if consent is not None and consent.timestamp is not None:
-        columns["timestamp"] = (consent.timestamp,)
+    name = names[normal(column)]
+    constants, defaults = {"purpose": consent.columns[name].value}, {}
+    columns: dict[str, Any] = {"user_id": people.columns["user_id"]}
+    if name in consent.says:
+        constants["granted"] = consent.says[name]
     else:
-        constants["timestamp"] = datetime.now(UTC).isoformat(timespec="seconds")
-    silent = {"column": column, "empty": True, "reason": "nothing was said"}
+        columns["granted"] = (name,)
+    now, at = datetime.now(UTC).isoformat(timespec="seconds"), consent.time_column(name)
+    if at is None:
+        constants["timestamp"] = now
+    else:
+        columns["timestamp"], defaults["timestamp"] = (at,), now
+    silent = {"column": name, "empty": True, "in": consent.nothing, "reason": "nothing was said"}
     return people.model_copy(
         update={
             "table": Table.CONSENT,
             "keep": "all",
             "columns": columns,
             "constants": constants,
-            **{part: {} for part in ("joins", "totals", "paths", "attributes", "basics", "values")},
+            "defaults": defaults,
+            "values": {"granted": {text.casefold(): answer for text, answer in consent.values.items()}},
+            **{part: {} for part in ("joins", "totals", "paths", "attributes", "basics")},
             "returns": (),
-            "reject": (*people.reject, RejectRule.model_validate(silent)),
+            "reject": (
+                *people.reject,
+                *([] if consent.says.get(name) == "no" else [RejectRule.model_validate(silent)]),
+            ),
         }
     )
 
@@ -144,7 +169,9 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
         missing = source.missing(columns)
         (others if missing else fitting).append((len(missing) or -len(source.signature), source.name, source, missing))
     if fitting:
-        source, *alternatives = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
+        source, *further = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
+        # one whose whole signature is in that of the first says less of the same
+        alternatives = (kind for kind in further if not {*kind.signature} <= {*source.signature})
         return Recognised(source=source, alternatives=tuple(alternatives))
     others.sort(key=lambda entry: (len(entry[3]) / len(entry[2].signature), entry[1]))
     nearest = "; ".join(f"{source.title} (missing: {', '.join(missing[:5])})" for _, _, source, missing in others[:3])

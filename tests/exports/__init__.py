@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import xlsxwriter
+
 from recllm.schema import Table
 
 
@@ -59,3 +61,14 @@ def csv_of(header: str, rows: Iterable[dict[str, Any]], *, delimiter: str = ",")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def workbook_of(header: str, rows: Iterable[dict[str, Any]]) -> bytes:
+    """The same as a workbook of one sheet."""
+    stream = io.BytesIO()
+    with xlsxwriter.Workbook(stream, {"in_memory": True}) as book:
+        sheet, names = book.add_worksheet(), header.split(",")
+        sheet.write_row(0, 0, names)
+        for number, row in enumerate(rows, 1):
+            sheet.write_row(number, 0, [row.get(name, "") for name in names])
+    return stream.getvalue()

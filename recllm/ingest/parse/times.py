@@ -75,6 +75,15 @@ class ParsedTimes:
 NO_OFFSET = -9999
 
 
+_RECENT_EPOCH = r"^1(\d{9}(\.\d*)?|\d{12}|\d{15})$"
+"""From 2001 to 2033: other numbers of so many digits are rather phones or ids."""
+
+
+def look_like_times(column: pl.Series) -> pl.Series:
+    """Boolean (n,): whether each text is written as a time, whatever it means; null where the text is."""
+    return column.str.contains(_ISO_PARTS) | column.str.contains(_SLASH_PARTS) | column.str.contains(_RECENT_EPOCH)
+
+
 @dataclass(slots=True)
 class TimeEvidence:
     """What a file's times look like."""

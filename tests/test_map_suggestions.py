@@ -1,0 +1,151 @@
+"""Maps for files of no known kind: what names and values tell, what they do not, and that the map loads the file."""
+
+from __future__ import annotations
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+from recllm.errors import NothingToDo
+from recllm.ingest.options import IngestOptions, load_map, parse_map
+from recllm.ingest.suggest import SHOWN_ROWS, mapped_rows, suggest_map
+from recllm.jobs.load import load_file
+from recllm.policy import Policy
+from recllm.schema import Table
+from recllm.workspace.workspace import Workspace
+
+GOODS = [(f"X{n}-{n * n}", f"Pot of {n} litres, blue", f"{3 + n}.95") for n in range(1, 13)]
+
+
+def orders(header: str, *, n: int = 60, seed: int = 1) -> str:
+    """Lines of an order, a person, a time, a product, its name, pieces, its price and the sum, under these names."""
+    rng, lines = random.Random(seed), [header]
+    for order in range(n):
+        at, person = datetime(2024, 5, 1, tzinfo=UTC) + timedelta(hours=7 * order), f"K{rng.randrange(15):03d}"
+        for code, title, price in rng.sample(GOODS, rng.randint(1, 3)):
+            pieces = rng.choice([1, 1, 1, 2, 4])
+            total = f"{float(price) * pieces:.2f}"
+            cells = [f"B{order:05d}", person, f"{at:%Y-%m-%d %H:%M:%S}", code, f'"{title}"', str(pieces), price, total]
+            lines.append(",".join(cells))
+    return "\n".join(lines) + "\n"
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "file.csv"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_values_tell_the_columns_of_a_log_whose_names_nobody_knows(tmp_path: Path) -> None:
+    file = written(tmp_path, orders("tilaus,ostaja,hetki,tuote,nimike,kpl,hinta,summa"))
+    suggestion = suggest_map(file, Policy())
+    assert suggestion.table is Table.EVENTS
+    assert suggestion.columns == {
+        "user_id": "ostaja",
+        "item_id": "tuote",
+        "timestamp": "hetki",
+        "quantity": "kpl",
+        "price": "hinta",
+        "basket_id": "tilaus",
+    }
+    assert suggestion.reasons["timestamp"] == "its values are times"
+    assert suggestion.reasons["price"] == "another amount is this one times the quantity"
+    assert suggestion.reasons["item_id"] == "each of its values has one value of nimike"
+    assert suggestion == suggest_map(file, Policy()), "equal files give equal maps"
+    with Workspace.create(tmp_path / "shop", currency="EUR") as shop:
+        report = load_file(shop, file, "events", mapping=parse_map(suggestion.toml(), "suggested"), tz="UTC")
+    assert report.accepted == report.read and report.read > 60
+
+
+def test_columns_that_nothing_tells_apart_are_left_open(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    rows = [f"a{rng.randrange(9)},b{rng.randrange(9)},2024-05-01 10:{n:02d}:00" for n in range(60)]
+    with pytest.raises(NothingToDo, match="which of aa, bb is the person and which the product"):
+        suggest_map(written(tmp_path, "aa,bb,cc\n" + "\n".join(rows)), Policy(), table=Table.EVENTS)
+
+
+def test_an_orders_file_with_names_that_are_nearly_known(tmp_path: Path) -> None:
+    header = "OrderNumber,Customers_ID,Order Date,product_codes,Product Name,Qty,Unit Price,Line Sum"
+    file = written(tmp_path, orders(header))
+    suggestion = suggest_map(file, Policy(), IngestOptions(tz="Europe/Paris"))
+    assert suggestion.columns["user_id"] == "Customers_ID" and "nearly" in suggestion.reasons["user_id"]
+    assert suggestion.columns["item_id"] == "product_codes" and suggestion.columns["price"] == "Unit Price"
+    assert "no column says what was done: every row counts as a purchase" in suggestion.notes
+    rows = mapped_rows(file, Policy(), IngestOptions(tz="Europe/Paris"), suggestion)
+    assert len(rows.rows) == SHOWN_ROWS and not rows.problems
+    assert rows.rows[0]["user_id"].startswith("K") and rows.rows[0]["timestamp"] == "2024-04-30T22:00:00Z"
+    assert parse_map(suggestion.toml(), "suggested").read.tz == "Europe/Paris"
+
+
+def test_names_are_not_believed_against_the_values(tmp_path: Path) -> None:
+    rows = [f"u{n % 7},i{n % 5},soon,2024-05-{1 + n % 28:02d}T10:00:00Z,kauf" for n in range(40)]
+    suggestion = suggest_map(written(tmp_path, "user_id,item_id,date,x,event\n" + "\n".join(rows)), Policy())
+    assert suggestion.columns["timestamp"] == "x"
+    assert "date is called like timestamp, but does not hold times" in suggestion.notes
+    assert (
+        suggestion.translations == ("kauf",) and '# "kauf" = "purchase"' not in suggestion.toml().split("[columns]")[0]
+    )
+    assert "# kauf = " in suggestion.toml()
+
+
+def test_an_items_file(tmp_path: Path) -> None:
+    text = "Nummer;Ware;Text;Preis\n" + "".join(
+        f"{code};{title};{'A pot of steel for every stove, with a lid of glass and two handles. ' * 2};{price}\n"
+        for code, title, price in GOODS
+    )
+    file = written(tmp_path, text)
+    suggestion = suggest_map(file, Policy())
+    assert (suggestion.table, suggestion.columns) == (
+        Table.ITEMS,
+        {"item_id": "Nummer", "title": "Ware", "description": "Text", "price": "Preis"},
+    )
+    rows = mapped_rows(file, Policy(), IngestOptions(), suggestion).rows
+    assert (rows[0]["title"], rows[0]["price"]) == ("Pot of 1 litres, blue", "4.95")
+
+
+def test_people_and_consent(tmp_path: Path) -> None:
+    people = "kontakt,Stadt,city,religion\n" + "".join(f"p{n}@example.com,x,Ulm,none\n" for n in range(9))
+    suggestion = suggest_map(written(tmp_path, people), Policy())
+    assert (suggestion.table, suggestion.columns) == (Table.USERS, {"user_id": "kontakt"})
+    assert suggestion.basics == {"city": "city"}
+    assert any("left out, since the law protects them specially: religion" in remark for remark in suggestion.notes)
+    assert "religion" not in suggestion.column_map().model_dump_json()
+    consent = "wer,was,ja,seit\n" + "".join(f"p{n}@example.com,email,yes,2024-05-01T00:00:00Z\n" for n in range(9))
+    suggestion = suggest_map(written(tmp_path, consent), Policy())
+    assert suggestion.table is Table.CONSENT
+    assert suggestion.columns == {"user_id": "wer", "purpose": "was", "granted": "ja", "timestamp": "seit"}
+
+
+def test_a_list_of_people_is_no_catalogue(tmp_path: Path) -> None:
+    people = "customer_id,name,city\n" + "".join(f"{n:05d},Ann Smith {n},Ulm\n" for n in range(9))
+    assert suggest_map(written(tmp_path, people), Policy()).table is Table.USERS
+
+
+def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:
+    file = written(tmp_path, "a,b\n" + "".join(f"{n * 7},blue\n" for n in range(30)))
+    with pytest.raises(NothingToDo, match="nothing tells which table it is") as refused:
+        suggest_map(file, Policy())
+    assert "a: 100% numbers" in str(refused.value) and "30 different" in str(refused.value)
+    with pytest.raises(NothingToDo, match="no rows"):
+        suggest_map(written(tmp_path, "a,b\n"), Policy())
+
+
+def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
+    file = written(tmp_path, orders("tilaus,ostaja,hetki,tuote,nimike,kpl,hinta,summa"))
+    code, out, _ = run("map", "suggest", str(file), "--write", "my.toml")
+    assert code == 0 and "hetki, because its values are times" in out and "times without a zone" in out
+    assert "as the store would take them" in out and "[columns]" not in out
+    assert load_map(tmp_path / "my.toml").columns["user_id"] == ("ostaja",)
+    assert run("map", "suggest", str(file), "--write", "my.toml")[0] == 2, "what is there is not written over"
+    code, out, _ = run("map", "suggest", str(file), "--tz", "UTC", "--json")
+    document = json.loads(out)
+    assert code == 0 and document["table"] == "events" and len(document["rows"]) == SHOWN_ROWS
+    assert 'tz = "UTC"' in document["map"]
+    (tmp_path / "profiles.csv").write_text("Email,Klaviyo ID,Date Added\na@b.c,1,2024-01-01\n")
+    code, out, _ = run("map", "suggest", "profiles.csv")
+    assert code == 0 and "takes it without a map" in out
+    assert run("map", "suggest", str(file), "--table", "things")[0] == 2
