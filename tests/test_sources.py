@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
-from exports import Export, magento, prestashop, shopify, woocommerce
+from exports import Export, amazon, ebay, magento, prestashop, shopify, woocommerce
 from store_view import view
 
 from recllm.errors import IngestError, UsageError
@@ -17,7 +17,7 @@ from recllm.jobs.load import load_export
 from recllm.schema import Table
 from recllm.workspace.workspace import Workspace
 
-SYSTEMS = (shopify, woocommerce, magento, prestashop)
+SYSTEMS = (shopify, woocommerce, magento, prestashop, amazon, ebay)
 EXPORTS = [export for system in SYSTEMS for export in system.exports(random.Random(1))]
 
 
