@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from exports import Export, amazon, ebay, magento, prestashop, shopify, woocomme
 from store_view import view
 
 from recllm.errors import IngestError, UsageError
-from recllm.ingest.sources import known_sources, recognise
+from recllm.ingest.options import IngestOptions
+from recllm.ingest.sources import known_sources, recognise, recognise_file
 from recllm.jobs.load import load_export
+from recllm.policy import Policy
 from recllm.schema import Table
 from recllm.workspace.workspace import Workspace
 
@@ -60,6 +63,62 @@ def test_an_export_is_known_and_what_it_says_is_in_the_store(export: Export, tmp
 def test_every_source_has_an_export_and_says_what_it_cannot() -> None:
     assert {export.source for export in EXPORTS} == set(known_sources())
     assert all(source.caveats and source.maps for source in known_sources().values())
+
+
+def test_an_export_is_of_one_source_alone(tmp_path: Path) -> None:
+    for export in EXPORTS:
+        file = tmp_path / export.file_name
+        file.write_bytes(export.content)
+        recognised = recognise_file(file, Policy(), IngestOptions())
+        assert recognised.source.name == export.source and not recognised.alternatives, export.file_name
+
+
+def test_orders_do_not_take_away_what_the_products_say(tmp_path: Path) -> None:
+    with Workspace.create(tmp_path / "shop", currency="USD", timezone="UTC") as shop:
+        for name in ("orders-2024-06-01-10-00-00.csv", "wc-product-export-1-6-2024.csv", "orders-old.csv"):
+            (tmp_path / name).write_bytes(next(e.content for e in EXPORTS if e.file_name == name))
+            load_export(shop, tmp_path / name)
+        items = {row["item_id"]: row for row in view(shop.store()).items().iter_rows(named=True)}
+        assert items["S-LI"]["category"] == ["Shop", "Shirt"]
+
+
+def test_four_commands_from_exports_to_a_campaign(run: Command, tmp_path: Path) -> None:
+    start = datetime(2024, 1, 1, 9, tzinfo=UTC)
+    for export in (
+        woocommerce.products(),
+        woocommerce.orders(random.Random(3), n_orders=700, n_people=120, start=start),
+    ):
+        (tmp_path / export.file_name).write_bytes(export.content)
+    (tmp_path / "tea.toml").write_text(TEA)
+    assert run("init", "-w", "shop", "--consent-default", "granted", "--currency", "USD", "--encoder", "toy",
+               "--timezone", "UTC")[0] == 0  # fmt: skip
+    for file in ("wc-product-export-1-6-2024.csv", "orders-2024-06-01-10-00-00.csv"):
+        code, _, problem = run("ingest", file, "-w", "shop")
+        assert code == 0, problem
+    code, _, problem = run("train", "--windows", "2", "--epochs", "2", "-w", "shop")
+    assert code == 0, problem
+    code, out, problem = run("campaign", "plan", "tea.toml", "-w", "shop", "--json")
+    assert code == 0, problem
+    assert json.loads(out)
+
+
+TEA = """\
+id = "tea"
+goal = "tea for those who drink it"
+channels = ["email"]
+[target]
+category = "Shop > Tea"
+[offer]
+type = "percent"
+value = 20
+[limits]
+size = 55
+holdout = 0.1
+[sender]
+name = "Leaf & Iron"
+address = "1 Market Street"
+opt_out = "https://example.com/stop"
+"""
 
 
 def test_consent_is_taken_in_only_when_told_so(tmp_path: Path) -> None:

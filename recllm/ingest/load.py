@@ -196,7 +196,7 @@ class _RowStage:
         if self.merged is not None:
             rows = self.merged.rows()
             if rows.height:
-                result = load.write(rows)
+                result = load.write(rows, only_new=self.state.schema.column_map.only_new)
                 self.accepted += result.accepted
                 self.codes[_ERASED] += len(result.erased)
             self.duplicates += self.read - self.codes.total() - self.accepted
@@ -219,7 +219,7 @@ class _RowStage:
             positions = np.flatnonzero(~batch.bad)
             if schema.table is Table.EVENTS:
                 good = with_event_keys(good, self.state.occurrences)
-            result = load.write(good)
+            result = load.write(good, only_new=schema.column_map.only_new)
             self.accepted += result.accepted
             self.duplicates += result.duplicates
             if result.conflicts:

@@ -6,6 +6,7 @@ table = "events"                        # the table that it is for
 optional = true                         # a file may lack what the map names, save what its table has to have
 nothing = ["Default Title"]             # cells that say nothing, and count as empty
 keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
+only_new = true                         # items and users of whom something is known already stay as they are
 special = ["health"]                    # special-category columns that may be taken in as basics
 
 footer = "^\\d+ records"                 # lines with fewer or more cells than the header that are no rows: a pattern
@@ -303,6 +304,7 @@ class ColumnMap(_Part):
     """Whether what the map names and a file lacks is left out, but for what the table cannot do without."""
     special: Names = ()
     keep: Literal["all", "most_common"] = "all"
+    only_new: StrictBool = False
 
     @property
     def built_fields(self) -> frozenset[str]:

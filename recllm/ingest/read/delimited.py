@@ -58,8 +58,11 @@ def open_delimited(
     cut = first.text[:_SAMPLE_BYTES].rfind(b"\n") + 1
     sample = first.text[: cut or first.text.index(b"\n") + 1].decode("utf-8")
     delimiter = delimiter or _sniff(sample, file)
-    quoting = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quoting=quoting)
+    text = io.StringIO(sample, newline="")
+    if has_quotes:
+        reader = csv.reader(text, delimiter=delimiter)
+    else:
+        reader = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     top: list[tuple[list[str], int]] = []
     """The first records and the number of lines down to the end of each."""
     try:
