@@ -86,7 +86,7 @@ def test_four_commands_from_exports_to_a_campaign(run: Command, tmp_path: Path) 
     start = datetime(2024, 1, 1, 9, tzinfo=UTC)
     for export in (
         woocommerce.products(),
-        woocommerce.orders(random.Random(3), n_orders=700, n_people=120, start=start),
+        woocommerce.orders(random.Random(3), n_orders=500, n_people=80, start=start),
     ):
         (tmp_path / export.file_name).write_bytes(export.content)
     (tmp_path / "tea.toml").write_text(TEA)
@@ -95,7 +95,7 @@ def test_four_commands_from_exports_to_a_campaign(run: Command, tmp_path: Path) 
     for file in ("wc-product-export-1-6-2024.csv", "orders-2024-06-01-10-00-00.csv"):
         code, _, problem = run("ingest", file, "-w", "shop")
         assert code == 0, problem
-    code, _, problem = run("train", "--windows", "2", "--epochs", "2", "-w", "shop")
+    code, _, problem = run("train", "--windows", "1", "--epochs", "1", "-w", "shop")
     assert code == 0, problem
     code, out, problem = run("campaign", "plan", "tea.toml", "-w", "shop", "--json")
     assert code == 0, problem

@@ -96,7 +96,8 @@ def ingest_file(
     with ExitStack() as draft, ExitStack() as temporary:
         quarantine = _Quarantine(quarantine_dir, load_id, source, draft, is_masked=policy.mask_quarantine)
         merged = MostCommon(REQUIRED[table][0]) if column_map.keep == "most_common" else None
-        rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged)
+        known_ids = _known_ids(store, table) if store is not None and column_map.only_new else frozenset()
+        rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
         try:
             if store is None:
                 folder = temporary.enter_context(tempfile.TemporaryDirectory(prefix="recllm-validate-"))
@@ -118,6 +119,16 @@ def ingest_file(
         _log.warning("texts hold personal data", extra={"load_id": load_id, "columns": dict(report.personal_data)})
     _log.info("load done", extra={"seconds": seconds, **{name: getattr(report, name) for name in logged}})
     return report
+
+
+def _known_ids(store: Store, table: Table) -> frozenset[str]:
+    """Items with a title, people with basics."""
+    with store.read() as reader:
+        if table is Table.ITEMS:
+            items = reader.items()
+            return frozenset(items.filter(pl.col("title").is_not_null())["item_id"])
+        users = reader.users()
+        return frozenset(users.filter(pl.col("basics") != "{}")["user_id"])
 
 
 def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
@@ -175,6 +186,8 @@ class _RowStage:
     reader: RecordReader
     merged: MostCommon | None
     """Where the good rows gather that become one per id; None where they go to the store as they are."""
+    known_ids: frozenset[str] = frozenset()
+    """Of `merged`, what stays as the store has it."""
     read: int = 0
     accepted: int = 0
     duplicates: int = 0
@@ -195,8 +208,10 @@ class _RowStage:
                 raise self._refused(f"{self.n_bad_in_head:,} of the first {head:,} rows are bad")
         if self.merged is not None:
             rows = self.merged.rows()
+            if self.known_ids:
+                rows = rows.filter(~rows[REQUIRED[self.state.schema.table][0]].is_in(list(self.known_ids)))
             if rows.height:
-                result = load.write(rows, only_new=self.state.schema.column_map.only_new)
+                result = load.write(rows)
                 self.accepted += result.accepted
                 self.codes[_ERASED] += len(result.erased)
             self.duplicates += self.read - self.codes.total() - self.accepted
@@ -219,7 +234,7 @@ class _RowStage:
             positions = np.flatnonzero(~batch.bad)
             if schema.table is Table.EVENTS:
                 good = with_event_keys(good, self.state.occurrences)
-            result = load.write(good, only_new=schema.column_map.only_new)
+            result = load.write(good)
             self.accepted += result.accepted
             self.duplicates += result.duplicates
             if result.conflicts:

@@ -3,10 +3,10 @@
 A column map tells how one shop's file says what a table means. It is a TOML file; see `maps/` for examples.
 
 table = "events"                        # the table that it is for
+only_new = true                         # with it: what is known already stays as it is
 optional = true                         # a file may lack what the map names, save what its table has to have
 nothing = ["Default Title"]             # cells that say nothing, and count as empty
 keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
-only_new = true                         # items and users of whom something is known already stay as they are
 special = ["health"]                    # special-category columns that may be taken in as basics
 
 footer = "^\\d+ records"                 # lines with fewer or more cells than the header that are no rows: a pattern
@@ -300,11 +300,12 @@ class ColumnMap(_Part):
     lines: OrderLines | None = None
     footer: str | None = None
     nothing: Names = ()
+    only_new: StrictBool = False
+    """Items or users out of a log: those that the store knows already stay as they are."""
     optional: StrictBool = False
     """Whether what the map names and a file lacks is left out, but for what the table cannot do without."""
     special: Names = ()
     keep: Literal["all", "most_common"] = "all"
-    only_new: StrictBool = False
 
     @property
     def built_fields(self) -> frozenset[str]:
@@ -315,6 +316,8 @@ class ColumnMap(_Part):
     def _check(self) -> Self:
         if self.keep == "most_common" and self.table not in {Table.ITEMS, Table.USERS}:
             raise ValueError('keep = "most_common" is for items and users')
+        if self.only_new and self.keep != "most_common":
+            raise ValueError('only_new goes with keep = "most_common"')
         if self.table is not None:
             fields = FIELDS[self.table]
             for part in ("columns", "constants", "joins", "paths", "totals", "values"):

@@ -94,6 +94,8 @@ def known_sources() -> Mapping[str, FileSource]:
             table: dict[str, Any] = dict(toml_table(file.read_text("utf-8")))
             for part in set(table) & {*map(str, ORDER)}:
                 table[part] = {"table": part, "optional": True, **table[part]}
+                if part != Table.EVENTS and Table.EVENTS in table:  # an order says less of a product than a catalogue
+                    table[part] = {"keep": "most_common", "only_new": True, **table[part]}
             try:
                 sources[name] = FileSource(name=name, **table)
             except ValidationError as error:

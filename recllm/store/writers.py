@@ -115,16 +115,13 @@ class Load:
         if self._builds_index:
             tables.events_by_user.drop(connection)
 
-    def write(self, frame: pl.DataFrame, *, only_new: bool = False) -> WriteResult:
+    def write(self, frame: pl.DataFrame) -> WriteResult:
         """Writes one frame of the load's table; the columns of each table stand above.
 
         Events: the first of several equal keys counts; unknown items become pending. Users and items are inserted or
         replaced: the same content again is a duplicate, and an item that was pending is so no longer. Consent:
         decisions are appended, nothing is replaced, the latest one counts when read. Rows of people who were erased
         are left out, whatever the table.
-
-        only_new: items that the catalogue has and people of whom something was told stay as they are; such a row is a
-        duplicate.
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
         """
@@ -141,12 +138,10 @@ class Load:
             case Table.EVENTS:
                 accepted, conflicts = self._write_events(frame)
             case Table.USERS:
-                bare = tables.users.c.basics == "{}" if only_new else None
-                accepted = _upsert(connection, tables.users, frame, key="user_id", only=bare)
+                accepted = _upsert(connection, tables.users, frame, key="user_id")
             case Table.ITEMS:
                 stamped = frame.with_columns(pending=pl.lit(False), load_no=pl.lit(self._load_no))
-                bare = tables.items.c.pending if only_new else None
-                accepted = _upsert(connection, tables.items, stamped, key="item_id", stamp="load_no", only=bare)
+                accepted = _upsert(connection, tables.items, stamped, key="item_id", stamp="load_no")
             case Table.CONSENT:
                 rows = frame.drop("user_id").with_columns(user_key=self._users.keys(frame["user_id"]))
                 accepted = _insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
@@ -480,18 +475,11 @@ def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame,
 
 
 def _upsert(
-    connection: sa.Connection,
-    table: sa.Table,
-    frame: pl.DataFrame,
-    *,
-    key: str,
-    stamp: str | None = None,
-    only: sa.ColumnElement[bool] | None = None,
+    connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: str, stamp: str | None = None
 ) -> int:
     """Inserts or replaces rows by `key`. Returns how many rows were new or said something new, in the order given.
 
     stamp: a column that is written with a row that says something new, and says nothing new itself.
-    only: which of the rows that are there may be replaced; all where None.
     """
     others = [c for c in frame.columns if c not in (key, stamp)]
     differs = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift().over(key)) for c in others)
@@ -504,8 +492,6 @@ def _upsert(
         statement = _insert(connection, table, rows)
         new = statement.excluded
         new_content = sa.or_(*(table.c[c].is_distinct_from(new[c]) for c in others))
-        if only is not None:
-            new_content = sa.and_(new_content, only)
         values = {c: new[c] for c in frame.columns if c != key}
         statement = statement.on_conflict_do_update(index_elements=[key], set_=values, where=new_content)
         accepted += _execute_many(connection, statement, rows) * (rows is first)

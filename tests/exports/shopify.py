@@ -118,8 +118,8 @@ def products() -> Export:
                 "category": ["Apparel", "Tops"],
                 "attributes": '{"parent": "linen-shirt"}',
             },
-            "mug": {"title": "Mug", "available": True},
-            "old": {"available": False},
+            "Mug": {"title": "Mug", "available": True},
+            "Old hat": {"available": False},
         },
     )
 
