@@ -754,6 +754,32 @@ ALSO: tuple[Case, ...] = (
         accepted=2,
         check=lambda r, s: dict(r.personal_data) == {"city": 1},
     ),
+    Case(
+        no=38,
+        name="a month by its English name, the day before or behind it",
+        data=csv(
+            row(N, timestamp='"May 1, 2025 3:15 PM"'), clean=dated(lambda i: f"0{1 + i % 9}-May-25"), header=HEADER
+        ),
+        options={"tz": "UTC"},
+        accepted=N + 1,
+        check=lambda r, s: datetime(2025, 5, 1, 15, 15, tzinfo=UTC) in at(s) and {t.month for t in at(s)} == {5},
+    ),
+    Case(
+        no=50,
+        name="a title with commas, a filter, then the header",
+        data=b"Orders, all of May\nFilter,none\n,,,,,\n" + csv(",,,,,", row(N, item_id="")),
+        quarantined={BAD + 4: "E_NO_ITEM"},
+        warns={"W_BLANK_LINE": 1},
+        accepted=N,
+    ),
+    Case(
+        no=50,
+        name="a total below a short file",
+        data=csv("2 orders", n=2, clean=row),
+        quarantined={4: "E_FIELD_COUNT"},
+        options={},
+        fails="E_REJECT_LIMIT",
+    ),
 )
 
 TABLE: tuple[tuple[int, str, str], ...] = (
@@ -810,6 +836,11 @@ TABLE: tuple[tuple[int, str, str], ...] = (
     (47, "One user with 30 % of the events", "A, counted"),
     (48, "Special-category columns about people", "F unless the map declares them"),
     (49, "Personal data in texts", "A, counted by column; encoders, prompts and pages get the texts without it"),
+    (
+        50,
+        "Titles and filters above the header, lines of nothing but delimiters, totals at the end",
+        "A for the first 20 lines and blank ones; a total: Q, or left out by the `footer` of a map",
+    ),
 )
 
 

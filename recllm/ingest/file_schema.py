@@ -17,7 +17,7 @@ import polars as pl
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, nearest, normal
-from recllm.ingest.options import ColumnMap, IngestOptions, JoinedColumns, LineTotal, RowRule
+from recllm.ingest.options import ColumnMap, ColumnPath, IngestOptions, JoinedColumns, LineTotal, RowRule, WrittenPath
 from recllm.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
 from recllm.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
 from recllm.ingest.read.records import RecordReader
@@ -146,7 +146,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     plain = _plain_columns(header, table, column_map)
     joins, totals = {}, {}
     for field, join in column_map.joins.items():
-        names = {part: header.require_all(getattr(join, part), field) for part in ("columns", "otherwise")}
+        names = {part: header.require_all(getattr(join, part), field) for part in ("columns", "otherwise", "instead")}
         joins[field] = join.model_copy(update=names)
     for field, total in column_map.totals.items():
         per = header.require(total.per, "quantity")
@@ -154,7 +154,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     resolved = {
         "joins": joins,
         "totals": totals,
-        "paths": {field: header.require_all(names, field) for field, names in column_map.paths.items()},
+        "paths": {field: _path_columns(header, path, field) for field, path in column_map.paths.items()},
         "attributes": {name: header.require(column, name) for name, column in column_map.attributes.items()},
     }
     basics = _basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
@@ -176,31 +176,38 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
     def present(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if header.find(name) is not None)
 
+    def has_columns(rule: RowRule) -> bool:
+        return all(header.find(name) is not None for name in (rule.column, rule.equals) if name is not None)
+
     joins = {}
     for field, join in column_map.joins.items():
-        first, *following = [*present(join.columns), *present(join.otherwise)] or [""]
-        if present(join.columns):
-            joins[field] = join.model_copy(
-                update={"columns": present(join.columns), "otherwise": present(join.otherwise)}
-            )
-        elif first:
-            joins[field] = join.model_copy(update={"columns": (first,), "otherwise": tuple(following)})
+        columns, otherwise, instead = (present(names) for names in (join.columns, join.otherwise, join.instead))
+        if not columns:  # what stands in for the first leads
+            columns, otherwise = otherwise[:1], otherwise[1:]
+        if not columns:
+            columns, instead = instead[:1], instead[1:]
+        if columns:
+            joins[field] = join.model_copy(update={"columns": columns, "otherwise": otherwise, "instead": instead})
         elif field in REQUIRED[table]:
-            raise header.missing(" or ".join((*join.columns, *join.otherwise)), field)
+            raise header.missing(" or ".join((*join.columns, *join.otherwise, *join.instead)), field)
     needed = {*REQUIRED[table]} - {*column_map.defaults}
     return column_map.model_copy(
         update={
             "columns": {f: names for f, names in column_map.columns.items() if present(names) or f in needed},
             "joins": joins,
             "totals": {f: t for f, t in column_map.totals.items() if len(present((t.total, t.per))) == 2},
-            "paths": {f: present(names) for f, names in column_map.paths.items() if present(names)},
+            "paths": {
+                f: path if isinstance(path, WrittenPath) else present(path)
+                for f, path in column_map.paths.items()
+                if present([path.column] if isinstance(path, WrittenPath) else path)
+            },
             "attributes": {name: c for name, c in column_map.attributes.items() if present([c])},
             "basics": {name: names for name, names in column_map.basics.items() if present(names)},
             **{
                 part: tuple(
                     rule.model_copy(update={"unless": present(rule.unless)})
                     for rule in getattr(column_map, part)
-                    if present([rule.column])
+                    if has_columns(rule)
                 )
                 for part in ("reject", "returns")
             },
@@ -270,21 +277,37 @@ def _with_column(header: _Header, rule: _Rule, column_map: ColumnMap, plain: Map
     if column is None:
         raise header.missing(rule.column, rule.column)
     header.used.add(column)
-    return rule.model_copy(update={"column": column, "unless": header.require_all(rule.unless, rule.column)})
+    equals = None if rule.equals is None else header.require(rule.equals, rule.column)
+    unless = header.require_all(rule.unless, rule.column)
+    return rule.model_copy(update={"column": column, "equals": equals, "unless": unless})
+
+
+def _path_columns(header: _Header, path: ColumnPath, field: str) -> ColumnPath:
+    """The path with names of columns as the file writes them."""
+    if isinstance(path, WrittenPath):
+        return path.model_copy(update={"column": header.require(path.column, field)})
+    return header.require_all(path, field)
 
 
 def _joined(join: JoinedColumns) -> pl.Expr:
-    stripped = {column: pl.col(column).str.strip_chars() for column in (*join.columns, *join.otherwise)}
+    names = (*join.columns, *join.otherwise, *join.instead)
+    stripped = {column: pl.col(column).str.strip_chars() for column in names}
     filled = {column: pl.when(text != "").then(text) for column, text in stripped.items()}
     first, *following = join.columns
     lead = pl.coalesce([filled[column] for column in (first, *join.otherwise)])
-    return pl.concat_str([lead, *(filled[c] for c in following)], separator=join.separator, ignore_nulls=True)
+    joined = pl.concat_str([lead, *(filled[c] for c in following)], separator=join.separator, ignore_nulls=True)
+    return pl.coalesce([*(filled[c] for c in join.instead), joined])
 
 
-def _paths(frame: pl.DataFrame, field: str, columns: tuple[str, ...]) -> pl.Series:
-    """JSON lists from the widest name on; each ends at its first empty one, since a gap would shift what follows."""
+def _paths(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
+    """JSON lists from the widest name on; of several columns each ends at its first empty one, since a gap would shift
+    what follows."""
+    columns = (path.column,) if isinstance(path, WrittenPath) else path
     rows = frame.select(pl.col(column).str.strip_chars() for column in columns).rows()
-    paths = {row: list(takewhile(bool, row)) for row in set(rows)}
+    if isinstance(path, WrittenPath):
+        paths = {row: path.names(row[0] or "") for row in set(rows)}
+    else:
+        paths = {row: list(takewhile(bool, row)) for row in set(rows)}
     texts = {row: json.dumps(names, ensure_ascii=False) if names else None for row, names in paths.items()}
     return pl.Series(field, [texts[row] for row in rows], dtype=pl.String)
 

@@ -31,6 +31,7 @@ from recllm.ingest.read.parquet import open_parquet
 from recllm.ingest.read.records import BadRecord, Chunk, RecordReader, read_blocks
 from recllm.ingest.read.source import FileKind, SourceFile, find_decoding, probe
 from recllm.ingest.read.workbook import open_workbook
+from recllm.ingest.rearrange import rearranged
 from recllm.ingest.record import with_event_keys
 from recllm.ingest.tables import BUILDERS
 from recllm.policy import Policy
@@ -84,7 +85,8 @@ def ingest_file(
     options = IngestOptions(**{**of_map, **of_caller})
     options = options.model_copy(update={"tz": options.tz or options.shop_tz})
     source = probe(path, policy)
-    reader = prepared(open_records(source, options, column_map), column_map, source.path.name)
+    reader = rearranged(open_records(source, options, column_map), column_map, source.path.name)
+    reader = prepared(reader, column_map, source.path.name)
     state = LoadState(
         file=source.path.name,
         schema=settle_schema(reader, table, options, column_map, source.path.name),
@@ -143,7 +145,8 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
     if source.kind is FileKind.JSONL:
         reader = open_jsonl(blocks, source)
     else:
-        reader = open_delimited(blocks, source, options.delimiter)
+        has_quotes = (options.quotes or column_map.read.quotes) != "off"
+        reader = open_delimited(blocks, source, options.delimiter, has_quotes=has_quotes)
     return replace(reader, warnings=decoding.warnings)
 
 

@@ -11,9 +11,11 @@ text_marks = true                       # ="123", '123 and a leading tab tell a 
 keep = "most_common"                    # items or users out of a log: one row each, every field its commonest value
 special = ["health"]                    # special-category columns that may be taken in as basics
 
+footer = "^\\d+ records"                 # lines with fewer or more cells than the header that are no rows: a pattern
+
 [read]                                  # what IngestOptions may say too, which then wins:
-tz = "UTC"                              #   encoding, delimiter, decimal, tz, ts_format, date_order, currency,
-                                        #   sheet
+tz = "UTC"                              #   encoding, delimiter, quotes, decimal, tz, ts_format, date_order,
+                                        #   currency, sheet
 [columns]
 user_id = "household_id"                # or several names, the first that is there counts
 [constants]
@@ -21,10 +23,11 @@ event = "purchase"
 [defaults]                              # what an empty cell of a field means, and a column that is not there
 timestamp = "2024-01-01T00:00:00Z"
 [joins]                                 # one text of several columns, empty ones left out; "otherwise" stands
-                                        # in for the first column where that is empty
+                                        # in for the first column where that is empty, and "instead" for the whole
 title = { columns = ["product_type", "package_size"], separator = " ", otherwise = ["product_category"] }
 [paths]                                 # the category, widest name first
-category = ["department", "product_category"]
+category = ["department", "product_category"]   # or written in one column, several beside each other:
+# category = { column = "categories", levels = "/", several = ",", without = ["Default Category"] }
 [totals]                                # unit price = line total / quantity
 price = { total = "sales_value", per = "quantity" }
 [attributes]                            # items: name = "column"
@@ -35,7 +38,8 @@ age = "age"                             # or several names, as above
 alipay = "purchase"
 [[reject]]                              # rows that are not meant: quarantined as E_MAP_REJECT, never held
 column = "StockCode"                    # against the reject limit
-in = ["POST", "DOT"]                    # or: not_in = ["sale"], matches = "^gift", empty = true
+in = ["POST", "DOT"]                    # or: not_in = ["sale"], matches = "^gift", empty = true,
+                                        # equals = "another column"
 unless = ["Paid at"]                    # the rule holds only where these columns are empty
 reason = "not a product"
 [[returns]]                             # rows that take goods back, with the same conditions
@@ -44,6 +48,15 @@ in = ["refunded"]
 [carry]                                 # cells that stand only in the first of the rows of one order: the following
 by = "Name"                             # ones take them from it
 columns = ["Email"]
+[parents]                               # rows of variants take the cells that they lack from the row of their product,
+named_by = "Parent"                     # which stands anywhere in the file; or: lists = the column of the product
+keys = { SKU = "", ID = "id:" }         # that holds the keys of its variants, each what the group of `matches` finds.
+columns = ["Categories", "Description"] # keys: columns that name a row, and what is put before them
+name = "parent_sku"                     # a new column with the key of the product
+[lines]                                 # rows of which some cells hold a line of an order each: a row for each line
+columns = "^line_item_\\d+$"            # a pattern of their names
+separator = "|"                         # between the parts of such a cell, which are columns then: "name:Mug|sku:M1"
+names = { name = "line_name", sku = "line_sku" }
 """
 
 from __future__ import annotations
@@ -87,6 +100,8 @@ class ReadOptions(_Part):
     """Tried after a byte order mark and strict UTF-8, e.g. "gb18030" or "cp1252"."""
     delimiter: str | None = None
     """One character; sniffed from the first 64 KiB when not said."""
+    quotes: Literal["on", "off"] | None = None
+    """"off" where a quote is a character like any other, as in tab-delimited reports."""
     decimal: Literal[".", ","] | None = None
     tz: str | None = None
     """Zone of times that carry none, e.g. "Europe/London"."""
@@ -143,6 +158,37 @@ class JoinedColumns(_Part):
     separator: str = " "
     otherwise: Names = ()
     """What stands in for the first column in rows where it is empty: the first of these that is not."""
+    instead: Names = ()
+    """What stands for the whole text in rows where it is not empty: the first of these that is not."""
+
+
+class WrittenPath(_Part):
+    """A path that stands in one column, among others: the one with the most names counts, of equals the first."""
+
+    column: str
+    levels: str = Field(min_length=1)
+    """Between two names of a path."""
+    several: str = ""
+    """Between two paths; behind a backslash it is a part of a name."""
+    without: Names = ()
+    """Names that are left out, such as a root of everything."""
+
+    def names(self, text: str) -> list[str]:
+        """The names of the path, widest first."""
+        paths = re.split(rf"(?<!\\){re.escape(self.several)}", text) if self.several else [text]
+        split = [
+            [name for part in path.split(self.levels) if (name := part.replace("\\", "").strip()) not in self.without]
+            for path in paths
+        ]
+        return max(([name for name in names if name] for names in split), key=len)
+
+
+def _as_path(value: object) -> object:
+    return value if isinstance(value, Mapping | WrittenPath) else _as_list(value)
+
+
+ColumnPath = Annotated[tuple[str, ...] | WrittenPath, BeforeValidator(_as_path)]
+"""Columns of a path, widest name first, or the column in which it is written."""
 
 
 class LineTotal(_Part):
@@ -153,7 +199,8 @@ class LineTotal(_Part):
 
 
 class RowRule(_Part):
-    """Some rows: the column is empty, or has one of `values` or none of `others`, or is matched by `matches`."""
+    """Some rows: the column is empty, or has one of `values` or none of `others`, or is matched by `matches`, or says
+    the same as another column."""
 
     column: str
     values: Names = Field((), alias="in")
@@ -162,11 +209,12 @@ class RowRule(_Part):
     empty: StrictBool = False
     unless: Names = ()
     """Columns: only rows in which all of them are empty."""
+    equals: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.model_fields_set & {"values", "others", "matches", "empty"}:
-            raise ValueError("takes column and one of in, not_in, matches, empty")
+        if not self.model_fields_set & {"values", "others", "matches", "empty", "equals"}:
+            raise ValueError("takes column and one of in, not_in, matches, empty, equals")
         try:
             re.compile(self.matches or "")
             pl.Series([""]).str.contains(self.matches or "")  # what searches in the end, with limits of its own
@@ -187,6 +235,8 @@ class RowRule(_Part):
             holds = holds | ~column.fill_null("").is_in(list(self.others))
         if self.matches:
             holds = holds | column.str.contains(self.matches)
+        if self.equals:
+            holds = holds | _same(column, frame[self.equals].str.strip_chars())
         for name in self.unless:
             holds = holds & ~(frame[name].str.strip_chars() != "").fill_null(False)
         return holds.fill_null(False)
@@ -205,6 +255,40 @@ class CarriedColumns(_Part):
     columns: Names
 
 
+def _same(a: pl.Series, b: pl.Series) -> pl.Series:
+    """Boolean (n,): rows of equal texts or numbers, two empty ones left out."""
+    number_a, number_b = (column.cast(pl.Float64, strict=False) for column in (a, b))
+    return ((a == b) & (a != "")).fill_null(False) | (number_a == number_b).fill_null(False)
+
+
+class ParentRows(_Part):
+    """The row of the product to which a row of a variant belongs; the module's docstring explains each part."""
+
+    keys: Mapping[str, str]
+    named_by: str | None = None
+    lists: str | None = None
+    matches: str = "(.+)"
+    columns: Names = ()
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.named_by is None) == (self.lists is None):
+            raise ValueError("takes one of named_by and lists")
+        if re.compile(self.matches).groups != 1:
+            raise ValueError(f"matches = {self.matches!r} has to have one group, the key of a variant")
+        return self
+
+
+class OrderLines(_Part):
+    """Cells that hold a line of an order each; the module's docstring explains each part."""
+
+    columns: str
+    separator: str = Field(min_length=1)
+    names: Mapping[str, str]
+    """Name of a part -> name of its column."""
+
+
 def _without_case(values: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
     return {field: {text.casefold(): meaning for text, meaning in table.items()} for field, table in values.items()}
 
@@ -218,7 +302,7 @@ class ColumnMap(_Part):
     constants: Mapping[str, str] = {}
     defaults: Mapping[str, str] = {}
     joins: Mapping[str, JoinedColumns] = {}
-    paths: Mapping[str, Names] = {}
+    paths: Mapping[str, ColumnPath] = {}
     totals: Mapping[str, LineTotal] = {}
     attributes: Mapping[str, str] = {}
     basics: Mapping[str, Names] = {}
@@ -226,6 +310,9 @@ class ColumnMap(_Part):
     reject: tuple[RejectRule, ...] = ()
     returns: tuple[RowRule, ...] = ()
     carry: CarriedColumns | None = None
+    parents: ParentRows | None = None
+    lines: OrderLines | None = None
+    footer: str | None = None
     nothing: Names = ()
     only_new: StrictBool = False
     """Items or users out of a log: those that the store knows already stay as they are."""
@@ -286,6 +373,8 @@ def parse_map(text: str, name: str) -> ColumnMap:
                 "reject": RejectRule,
                 "returns": RowRule,
                 "carry": CarriedColumns,
+                "parents": ParentRows,
+                "lines": OrderLines,
             }
             part = parts.get(str(first["loc"][0]), ColumnMap)
             why = f"is unknown; known: {', '.join(f.alias or name for name, f in part.model_fields.items())}"

@@ -33,7 +33,7 @@ from recllm.documents import toml_table
 from recllm.errors import IngestError, UsageError
 from recllm.ingest.column_names import normal
 from recllm.ingest.load import open_records
-from recllm.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _Part
+from recllm.ingest.options import ColumnMap, IngestOptions, Names, ReadOptions, RejectRule, _Part
 from recllm.ingest.read.source import probe
 from recllm.policy import Policy
 from recllm.schema import Purpose, Table
@@ -77,6 +77,11 @@ class FileSource(_Part):
         """In the order in which they are loaded."""
         of_table = {table: getattr(self, table.value) for table in ORDER}
         return {table: column_map for table, column_map in of_table.items() if column_map is not None}
+
+    @property
+    def encodings(self) -> frozenset[str]:
+        """What such files are written in where they are not UTF-8."""
+        return frozenset(m.read.encoding for m in self.maps.values() if m.read.encoding is not None)
 
     def missing(self, columns: Sequence[str]) -> list[str]:
         """Of the signature, what is not among the columns of a file."""
@@ -155,7 +160,22 @@ def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recogn
     """By the header of a file. Raises `IngestError` as reading it does, and as `recognise` does."""
     names = {name for source in known_sources().values() for names in source.signature for name in names}
     header = ColumnMap(columns={"user_id": tuple(sorted(names))})  # so that an encoding can be told by them
-    return recognise(open_records(probe(path, policy), options, header).columns, path.name)
+    file = probe(path, policy)
+    try:
+        return recognise(open_records(file, options, header).columns, path.name)
+    except IngestError as error:
+        if error.code != "E_ENCODING":
+            raise
+        # one that a source says of its files, where the file turns out to be of that source
+        for hint in sorted({hint for source in known_sources().values() for hint in source.encodings}):
+            hinted = header.model_copy(update={"read": ReadOptions(encoding=hint)})
+            try:
+                recognised = recognise(open_records(file, options, hinted).columns, path.name)
+            except IngestError:
+                continue
+            if hint in recognised.source.encodings:
+                return recognised
+        raise
 
 
 def recognise(columns: Sequence[str], file: str) -> Recognised:

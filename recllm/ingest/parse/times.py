@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recllm.errors import IngestError
 from recllm.policy import Policy
 
-TimeKind = Literal["iso", "dmy", "mdy", "epoch", "excel", "pattern"]
+TimeKind = Literal["iso", "dmy", "mdy", "named", "epoch", "excel", "pattern"]
 
 _EPOCH = r"^(\d{10}(\.\d*)?|\d{13}(\.0*)?|\d{16}(\.0*)?)$"
 _ISO = r"^\d{4,6}[-/.年]\d{1,2}[-/.月]\d{1,2}"
@@ -24,6 +24,9 @@ _CLOCK = r"(?:[T\s,]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?\s*([AaPp])
 _ZONE = r"\s*(Z|z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?$"
 _ISO_PARTS = r"^(\d{4,6})[-/.年](\d{1,2})[-/.月](\d{1,2})日?" + _CLOCK + _ZONE
 _SLASH_PARTS = r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})" + _CLOCK + _ZONE
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NAMED = rf"(?i)^(?:(\d{{1,2}})[-/. ]+)?({'|'.join(_MONTHS)})[a-z]*[-/., ]+(?:(\d{{1,2}})[-/., ]+)?(\d{{4}}|\d{{2}})"
+"""May-01-24, 01-May-2024, May 1, 2024: one of the first and the third group is the day."""
 _BARE_NUMBER = r"^\d+(\.\d+)?$"
 """In a file with dates: a day number of a spreadsheet, or another unit."""
 _QUICK = "%Y-%m-%d %H:%M:%S%.f"
@@ -89,7 +92,7 @@ class TimeEvidence:
     """What a file's times look like."""
 
     kinds: Counter[str] = field(default_factory=Counter)
-    """"epoch", "iso" and "slash"."""
+    """"epoch", "iso", "named" (a month by its English name) and "slash"."""
     digits: Counter[int] = field(default_factory=Counter)
     day_first: int = 0
     month_first: int = 0
@@ -102,7 +105,9 @@ class TimeEvidence:
         if epoch.any():
             digits = text.filter(epoch).str.extract(r"^(\d+)").str.len_chars()
             self.digits.update(dict(digits.value_counts().iter_rows()))
-        slash = text.filter(~epoch & ~iso)
+        named = text.str.contains(_NAMED)
+        self.kinds["named"] += int(named.sum())
+        slash = text.filter(~epoch & ~iso & ~named)
         if len(slash):
             parts = slash.str.extract_groups(_DAY_FIRST_OR_NOT)
             first, second = (parts.struct.field(n).cast(pl.Int32) for n in ("1", "2"))
@@ -114,7 +119,7 @@ class TimeEvidence:
     def settled(self) -> bool:
         """Nothing that later rows say can change the decision (they may still contradict it)."""
         kind = self._commonest()
-        return kind in {"iso", "epoch"} or (kind == "slash" and bool(self.day_first or self.month_first))
+        return kind in {"iso", "epoch", "named"} or (kind == "slash" and bool(self.day_first or self.month_first))
 
     def decide(self, file: str, date_order: str | None, tz: str | None) -> TimeFormat:
         """Raises `IngestError` E_MIXED_EPOCH or E_AMBIGUOUS_DATE."""
@@ -124,7 +129,7 @@ class TimeEvidence:
                 raise _mixed_epoch(file, sorted(self.digits))
             return TimeFormat(kind="epoch", epoch_digits=next(iter(self.digits)), tz=tz)
         if kind != "slash":
-            return TimeFormat(kind="iso", tz=tz)
+            return TimeFormat(kind="named" if kind == "named" else "iso", tz=tz)
         if date_order is None and bool(self.day_first) == bool(self.month_first):
             raise _ambiguous_date(file, contradictory=bool(self.day_first))
         day_first = date_order == "dmy" if date_order else bool(self.day_first)
@@ -239,13 +244,15 @@ def _pattern(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
 
 def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     """Clock times as written, with the offset where one is written."""
-    parts = text.str.extract_groups(_ISO_PARTS if form.kind == "iso" else _SLASH_PARTS).struct.unnest()
+    if form.kind == "named":
+        text = _with_numbered_months(text)
+    parts = text.str.extract_groups(_SLASH_PARTS if form.kind in {"dmy", "mdy"} else _ISO_PARTS).struct.unnest()
     matched = parts["1"].is_not_null().to_numpy()
     a, b, c, hour, minute, second = (
         parts[n].cast(pl.Int64, strict=False).fill_null(0).to_numpy() for n in ("1", "2", "3", "4", "5", "6")
     )
-    year, month, day = {"iso": (a, b, c), "dmy": (c, b, a), "mdy": (c, a, b)}[form.kind]
-    if form.kind != "iso" and (matched & (month > 12) & (day <= 12)).any():
+    year, month, day = {"dmy": (c, b, a), "mdy": (c, a, b)}.get(form.kind, (a, b, c))
+    if form.kind in {"dmy", "mdy"} and (matched & (month > 12) & (day <= 12)).any():
         raise _ambiguous_date(file, contradictory=True)
     half = parts["8"].str.to_lowercase()
     afternoon, morning = ((half == mark).fill_null(False).to_numpy() for mark in ("p", "a"))
@@ -270,6 +277,16 @@ def _by_parts(text: pl.Series, form: TimeFormat, file: str) -> ParsedTimes:
     status[np.abs(offset) > 16 * 60] = UNREADABLE
     has_zone = parts["9"].is_not_null().to_numpy()  # "Z" and its kin are an offset of 0
     return ParsedTimes(at=at, offset=np.where(has_zone, offset, NO_OFFSET).astype(np.int16), status=status)
+
+
+def _with_numbered_months(text: pl.Series) -> pl.Series:
+    """ISO dates for those with English names of months; years of two digits are of this century."""
+    parts = text.str.extract_groups(_NAMED).struct.unnest()
+    numbers = {name: f"{number:02}" for number, name in enumerate(_MONTHS, 1)}
+    month = parts["2"].str.to_lowercase().replace_strict(numbers, default=None, return_dtype=pl.String)
+    day = parts["1"].zip_with(parts["3"].is_null(), parts["3"].set(parts["1"].is_not_null(), None))
+    year = ("20" + parts["4"]).str.slice(-4)
+    return year + "-" + month + "-" + day + text.str.replace(_NAMED, "")
 
 
 def _to_utc(clock: ParsedTimes, form: TimeFormat, file: str) -> ParsedTimes:

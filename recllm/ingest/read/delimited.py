@@ -3,6 +3,8 @@
 Lines without a quote are split by a fast columnar parser; a record that begins on a line with a quote goes through
 the `csv` module in strict mode. After a quote that never closes properly only that one line is lost: reading goes on
 with the next line.
+
+Titles, filters and dates may stand above the header, and a line that holds nothing but delimiters is blank.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,12 +20,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import IngestError
+from recllm.ingest.column_names import known_count
 from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten
-from recllm.ingest.read.source import DELIMITERS, SourceFile
+from recllm.ingest.read.source import DELIMITERS, HEADER_ROWS, SourceFile
 
 _QUOTE, _RETURN = ord('"'), ord("\r")
 _SAMPLE_BYTES = 64 << 10
 _MAX_RECORD_LINES = 1000
+_FOOTER_LINES = 3
+"""So many odd lines at the end, such as a total, say nothing about the delimiter."""
 
 _Problem = tuple[str, str]
 """Code and message of a record that cannot be used."""
@@ -36,10 +41,14 @@ class _CsvFormat:
     delimiter: str
     columns: tuple[str, ...]
     header_lines: int
-    """Lines down to the end of the header, blank ones before it included."""
+    """Lines down to the end of the header, those above it included."""
+    has_quotes: bool = True
+    """False where a quote is a character like any other."""
 
 
-def open_delimited(blocks: Blocks, source: SourceFile, delimiter: str | None) -> RecordReader:
+def open_delimited(
+    blocks: Blocks, source: SourceFile, delimiter: str | None, *, has_quotes: bool = True
+) -> RecordReader:
     """Settle delimiter and header from the first block. Raises `IngestError` for the file stage's codes."""
     file, first = source.path.name, next((b for b in blocks() if b.text.strip()), None)
     if first is None:
@@ -49,19 +58,43 @@ def open_delimited(blocks: Blocks, source: SourceFile, delimiter: str | None) ->
     cut = first.text[:_SAMPLE_BYTES].rfind(b"\n") + 1
     sample = first.text[: cut or first.text.index(b"\n") + 1].decode("utf-8")
     delimiter = delimiter or _sniff(sample, file)
-    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter)
+    text = io.StringIO(sample, newline="")
+    if has_quotes:
+        reader = csv.reader(text, delimiter=delimiter)
+    else:
+        reader = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    top: list[tuple[list[str], int]] = []
+    """The first records and the number of lines down to the end of each."""
     try:
-        header = next(row for row in reader if any(cell.strip() for cell in row))
+        while len(top) < HEADER_ROWS:
+            record = next(reader)
+            if any(cell.strip() for cell in record):
+                top.append((record, reader.line_num))
     except (csv.Error, StopIteration) as error:
-        raise IngestError("E_HEADER", f"{file}: the first line is not a header: {error}") from error
+        if not top:
+            raise IngestError("E_HEADER", f"{file}: the first line is not a header: {error}") from error
+    n_above = _header_row([record for record, _ in top])
+    header, header_lines = top[n_above]
     if len(header) > MAX_COLUMNS:
         raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
     columns = tuple(cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1))
     repeated = [name for name, count in Counter(columns).items() if count > 1]
     if repeated:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
-    form = _CsvFormat(source=source, delimiter=delimiter, columns=columns, header_lines=reader.line_num)
-    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=1)
+    form = _CsvFormat(
+        source=source, delimiter=delimiter, columns=columns, header_lines=header_lines, has_quotes=has_quotes
+    )
+    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=n_above + 1)
+
+
+def _header_row(top: Sequence[Sequence[str]]) -> int:
+    """Which of the first records is the header: the first, unless one below has at least two names that mean something,
+    more than the first has, and more cells than any above it."""
+    n_cells = [sum(bool(cell.strip()) for cell in record) for record in top]
+    n_known = [known_count(record) for record in top]
+    best = max(range(len(top)), key=lambda row: (n_known[row], -row))
+    is_below = n_known[best] >= max(2, n_known[0] + 1) and n_cells[best] > max(n_cells[:best], default=0)
+    return best if is_below else 0
 
 
 def _sniff(sample: str, file: str) -> str:
@@ -69,9 +102,13 @@ def _sniff(sample: str, file: str) -> str:
     candidates = []
     for delimiter in DELIMITERS:
         try:
-            widths = [len(row) for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if row]
+            rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if any(row)]
         except csv.Error:
             continue
+        widths = [len(row) for row in rows[_header_row(rows[:HEADER_ROWS]) if rows else 0 :]]
+        for _ in range(_FOOTER_LINES):
+            if len(widths) > 1 and widths[-1] < widths[0]:
+                widths.pop()
         if widths and widths[0] > 1:
             # one odd line in a small file is a bad row, not a format
             odd = sum(width != widths[0] for width in widths)
@@ -110,10 +147,11 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     covered[list(problems)] = True
     for start, n, _ in quoted:
         covered[start : start + n] = True
-    # a line is blank when nothing stands in it, or only the carriage return of its end
+    # a line is blank when nothing stands in it but delimiters and the carriage return of its end
     length = block.ends - block.starts
-    blank = ((length == 0) | ((length == 1) & (block.codes[block.starts] == _RETURN))) & ~covered
     width = block.count(ord(form.delimiter)) + 1
+    ends_in_return = (length > 0) & (block.codes[block.ends - 1] == _RETURN)
+    blank = (length - ends_in_return == width - 1) & ~covered
     unquoted = ~covered & ~blank
     unquoted[end:] = False
     fast = unquoted & (width == len(form.columns))
@@ -166,7 +204,7 @@ def _quoted_records(
     """
     records: list[tuple[int, int, list[str | None]]] = []
     problems: dict[int, _Problem] = {}
-    has_quote = (block.count(_QUOTE) > 0).tolist()
+    has_quote = ((block.count(_QUOTE) > 0) & form.has_quotes).tolist()
     line = 0
     for start in np.flatnonzero(has_quote).tolist():
         if start < line:

@@ -28,6 +28,8 @@ from recllm.policy import Policy
 DELIMITERS = (",", ";", "\t", "|")
 RATIO_FLOOR = 1 << 20
 """A few kilobytes of zeros compress well and are harmless: the ratio is judged above this size."""
+HEADER_ROWS = 20
+"""A header is looked for so far down: exports have a title, a filter or a date above it."""
 _PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 64 << 10
 
@@ -229,13 +231,12 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
         return Decoding(encoding="utf-8", tolerant=True)
     if _first_bad(source, "gb18030") is None:
         text = codecs.getincrementaldecoder("gb18030")().decode(head)
-        if common_han_share(text) > 0.9 and _header_is_known(text.lstrip().split("\n", 1)[0], column_map):
+        if common_han_share(text) > 0.9 and _header_is_known(text, column_map):
             return Decoding(encoding="gb18030", warnings={"W_ENCODING": 1})
     hint = canonical_name(column_map.read.encoding) if column_map.read.encoding else None
-    if hint and _first_bad(source, hint) is None:
-        first_line = head.split(b"\n", 1)[0].decode(hint, errors="replace")
-        if _header_is_known(first_line, column_map):
-            return Decoding(encoding=hint, warnings={"W_ENCODING": 1})
+    is_hinted = hint is not None and _header_is_known(head.decode(hint, errors="replace"), column_map)
+    if hint is not None and is_hinted and _first_bad(source, hint) is None:
+        return Decoding(encoding=hint, warnings={"W_ENCODING": 1})
     able = [name for name in _SUGGESTED[:-1] if undecodable_at(codecs.getincrementaldecoder(name)(), head, 0) is None]
     raise IngestError(
         "E_ENCODING",
@@ -244,14 +245,17 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
     )
 
 
-def _header_is_known(line: str, column_map: ColumnMap) -> bool:
-    """Whether a first line has at least two names that mean something here."""
+def _header_is_known(head: str, column_map: ColumnMap) -> bool:
+    """Whether one of the first lines has at least two names that mean something here."""
     mapped = {name.casefold() for names in column_map.columns.values() for name in names}
-    for delimiter in DELIMITERS:
-        cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
-        if known_count(cells) + sum(cell.casefold() in mapped for cell in cells) >= 2:
+    for line in head.lstrip().split("\n", HEADER_ROWS)[:HEADER_ROWS]:
+        for delimiter in DELIMITERS:
+            cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
+            if known_count(cells) + sum(cell.casefold() in mapped for cell in cells) >= 2:
+                return True
+        if '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2:
             return True
-    return '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2
+    return False
 
 
 def canonical_name(name: str) -> str:

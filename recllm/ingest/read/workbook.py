@@ -19,11 +19,9 @@ import polars as pl
 from recllm.errors import IngestError
 from recllm.ingest.column_names import known_count
 from recllm.ingest.read.records import MAX_COLUMNS, RAW_BYTES, BadRecord, Chunk, RecordReader
-from recllm.ingest.read.source import RATIO_FLOOR
+from recllm.ingest.read.source import HEADER_ROWS, RATIO_FLOOR
 from recllm.policy import Policy
 
-HEADER_ROWS = 20
-"""A header is looked for so far down: exports have a title, a filter or a date above it."""
 CHUNK_ROWS = 1 << 16
 
 

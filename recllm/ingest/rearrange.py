@@ -1,0 +1,147 @@
+"""Files of another shape than a row for each line of an order or each product, brought into that shape.
+
+A column map says so with `lines`, `parents` and `footer`; see `recllm.ingest.options`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.errors import IngestError
+from recllm.ingest.column_names import normal
+from recllm.ingest.options import ColumnMap, OrderLines, ParentRows
+from recllm.ingest.read.records import BadRecord, Chunk, RecordReader
+
+_KEY, _ROW, _CELL = "(key)", "(row)", "(cell)"
+"""Helper columns."""
+
+
+def rearranged(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
+    """The reader with a row for each line of an order, and variants with what they have from their product.
+
+    Raises `IngestError` E_MISSING_COLUMN.
+    """
+    if column_map.footer is not None:
+        reader = _without_footer(reader, column_map.footer)
+    if column_map.lines is not None:
+        reader = _with_lines(reader, column_map.lines, file)
+    if column_map.parents is not None:
+        reader = _with_parents(reader, column_map.parents, file, optional=column_map.optional)
+    return reader
+
+
+def _without_footer(reader: RecordReader, pattern: str) -> RecordReader:
+    """Lines of another width that the pattern matches are left out by the map, and are no mistakes."""
+
+    def told_apart(record: BadRecord) -> BadRecord:
+        is_footer = record.code == "E_FIELD_COUNT" and re.search(pattern, record.raw) is not None
+        return replace(record, code="E_MAP_REJECT", message="no row, by the map's footer") if is_footer else record
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in reader.chunks():
+            yield replace(chunk, bad=tuple(map(told_apart, chunk.bad)))
+
+    return replace(reader, chunks=chunks)
+
+
+def _with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordReader:
+    """A row for each cell with a line of an order: the other columns as they are, and those of its parts. What has no
+    such cell stays one row, with empty parts."""
+    cells = [column for column in reader.columns if re.search(lines.columns, column)]
+    if not cells:
+        raise IngestError("E_MISSING_COLUMN", f"{file}: no column whose name is matched by {lines.columns}")
+    others = [column for column in reader.columns if column not in cells]
+
+    def part(name: str) -> pl.Expr:
+        start, separator = re.escape(name + ":"), re.escape(lines.separator)
+        return pl.col(_CELL).str.extract(rf"(?s)(?:^|{separator}){start}(.*?)(?:{separator}|$)")
+
+    def raw_of(chunk: Chunk, rows: NDArray[np.uint32], row: int) -> str:
+        return chunk.raw(int(rows[row]))
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in reader.chunks():
+            numbered = chunk.frame.with_row_index(_ROW)
+            long = numbered.unpivot(cells, index=_ROW, variable_name=_KEY, value_name=_CELL)
+            long = long.filter(pl.col(_CELL).str.strip_chars() != "")
+            empty = numbered.join(long, on=_ROW, how="anti").select(_ROW, pl.lit(None, pl.String).alias(_CELL))
+            long = pl.concat([long.select(_ROW, _CELL), empty]).sort(_ROW, maintain_order=True)
+            frame = long.join(numbered.select(_ROW, *others), on=_ROW, how="left", maintain_order="left")
+            rows = frame[_ROW].to_numpy()
+            yield replace(
+                chunk,
+                frame=frame.select(*others, *(part(name).alias(column) for name, column in lines.names.items())),
+                line_no=chunk.line_no[rows],
+                byte_offset=chunk.byte_offset[rows],
+                raw=partial(raw_of, chunk, rows),
+            )
+
+    return replace(reader, columns=(*others, *lines.names.values()), chunks=chunks)
+
+
+def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional: bool) -> RecordReader:
+    """Variants with the cells of their product where their own are empty, and the key of it in a column. The rows of
+    products are read once before, and kept."""
+    by_normal = {normal(column): column for column in reader.columns}
+
+    def present(*names: str | None) -> list[str]:
+        found = [by_normal.get(normal(name)) for name in names if name is not None]
+        if None in found and not optional:
+            raise IngestError(
+                "E_MISSING_COLUMN", f"{file}: no column {names[found.index(None)]}, which [parents] names"
+            )
+        return [column for column in found if column is not None]
+
+    source = present(rule.named_by, rule.lists)
+    keys = {column: before for name, before in rule.keys.items() for column in present(name)}
+    columns = present(*rule.columns)
+    if not source or not keys:
+        return reader
+    parent = rule.name or "parent row"
+    own_key = pl.coalesce(
+        [
+            pl.when(pl.col(c).str.strip_chars() != "").then(before + pl.col(c).str.strip_chars())
+            for c, before in keys.items()
+        ]
+    )
+    matched = pl.col(source[0]).str.extract_all(rule.matches)
+    products: list[pl.DataFrame] = []
+    for chunk in reader.chunks():
+        if rule.lists is not None:
+            rows = chunk.frame.filter(pl.col(source[0]).str.strip_chars() != "")
+            found = rows.select(matched.alias(_KEY), own_key.alias(parent), *columns).explode(_KEY)
+            found = found.with_columns(pl.col(_KEY).str.extract(rule.matches).str.strip_chars())
+        else:
+            rows = chunk.frame.filter(~(pl.col(source[0]).str.strip_chars() != "").fill_null(False))
+            found = pl.concat(
+                [
+                    rows.select((before + pl.col(c).str.strip_chars()).alias(_KEY), own_key.alias(parent), *columns)
+                    for c, before in keys.items()
+                ]
+            )
+        products.append(found.filter(pl.col(_KEY) != ""))
+    lookup = pl.concat(products).unique(_KEY, keep="first", maintain_order=True) if products else pl.DataFrame()
+    renamed = {column: f"{column} of the product" for column in columns}
+    key = own_key if rule.lists is not None else pl.col(source[0]).str.extract(rule.matches).str.strip_chars()
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in reader.chunks():
+            frame = chunk.frame.with_columns(key.alias(_KEY))
+            frame = frame.join(lookup.rename(renamed), on=_KEY, how="left", maintain_order="left")
+            frame = frame.with_columns(
+                pl.coalesce([pl.when(pl.col(column).str.strip_chars() != "").then(column), pl.col(of_product)]).alias(
+                    column
+                )
+                for column, of_product in renamed.items()
+            )
+            named = pl.coalesce(parent, _KEY) if rule.named_by is not None else pl.col(parent)
+            yield replace(chunk, frame=frame.select(*reader.columns, named.alias(parent)))
+
+    return replace(reader, columns=(*reader.columns, parent), chunks=chunks)
