@@ -81,10 +81,15 @@ def test_a_product_may_list_its_variants(shop: Workspace) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['[parents]\nkeys = { a = "" }', '[parents]\nkeys = { a = "" }\nlists = "b"\nmatches = "sku="'],
+    [
+        '[parents]\nkeys = { a = "" }',
+        '[parents]\nkeys = { a = "" }\nlists = "b"\nmatches = "sku="',
+        'footer = "("',
+        '[lines]\ncolumns = "["\nseparator = "|"\nnames = {}',
+    ],
 )
-def test_parents_are_named_or_listed(text: str) -> None:
-    with pytest.raises(IngestError, match=r"takes one of|has to have one group"):
+def test_wrong_parts_of_a_map_are_told(text: str) -> None:
+    with pytest.raises(IngestError, match=r"takes one of|has to have one group|is not a pattern"):
         parse_map(text, "m")
 
 

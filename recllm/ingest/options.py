@@ -151,6 +151,21 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 """One name or a list of them."""
 
 
+def _searched_for(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+        pl.Series([""]).str.contains(pattern)
+    except (re.error, RecursionError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise ValueError(
+            f"{pattern!r} is not a pattern that is searched for: {str(error).split(chr(10), 1)[0]}"
+        ) from error
+    return pattern
+
+
+SearchPattern = Annotated[str, AfterValidator(_searched_for)]
+"""A regular expression that Python and polars both take."""
+
+
 class JoinedColumns(_Part):
     """One text of several columns; empty ones are left out."""
 
@@ -267,7 +282,7 @@ class ParentRows(_Part):
     keys: Mapping[str, str]
     named_by: str | None = None
     lists: str | None = None
-    matches: str = "(.+)"
+    matches: SearchPattern = "(.+)"
     columns: Names = ()
     name: str | None = None
 
@@ -283,7 +298,7 @@ class ParentRows(_Part):
 class OrderLines(_Part):
     """Cells that hold a line of an order each; the module's docstring explains each part."""
 
-    columns: str
+    columns: SearchPattern
     separator: str = Field(min_length=1)
     names: Mapping[str, str]
     """Name of a part -> name of its column."""
@@ -312,7 +327,7 @@ class ColumnMap(_Part):
     carry: CarriedColumns | None = None
     parents: ParentRows | None = None
     lines: OrderLines | None = None
-    footer: str | None = None
+    footer: SearchPattern | None = None
     nothing: Names = ()
     only_new: StrictBool = False
     """Items or users out of a log: those that the store knows already stay as they are."""

@@ -92,12 +92,11 @@ def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional
     by_normal = {normal(column): column for column in reader.columns}
 
     def present(*names: str | None) -> list[str]:
-        found = [by_normal.get(normal(name)) for name in names if name is not None]
-        if None in found and not optional:
-            raise IngestError(
-                "E_MISSING_COLUMN", f"{file}: no column {names[found.index(None)]}, which [parents] names"
-            )
-        return [column for column in found if column is not None]
+        asked_for = [name for name in names if name is not None]
+        missing = [name for name in asked_for if normal(name) not in by_normal]
+        if missing and not optional:
+            raise IngestError("E_MISSING_COLUMN", f"{file}: no column {missing[0]}, which [parents] names")
+        return [by_normal[normal(name)] for name in asked_for if name not in missing]
 
     source = present(rule.named_by, rule.lists)
     keys = {column: before for name, before in rule.keys.items() for column in present(name)}
@@ -116,17 +115,17 @@ def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional
     for chunk in reader.chunks():
         if rule.lists is not None:
             rows = chunk.frame.filter(pl.col(source[0]).str.strip_chars() != "")
-            found = rows.select(matched.alias(_KEY), own_key.alias(parent), *columns).explode(_KEY)
-            found = found.with_columns(pl.col(_KEY).str.extract(rule.matches).str.strip_chars())
+            of_products = rows.select(matched.alias(_KEY), own_key.alias(parent), *columns).explode(_KEY)
+            of_products = of_products.with_columns(pl.col(_KEY).str.extract(rule.matches).str.strip_chars())
         else:
             rows = chunk.frame.filter(~(pl.col(source[0]).str.strip_chars() != "").fill_null(False))
-            found = pl.concat(
+            of_products = pl.concat(
                 [
                     rows.select((before + pl.col(c).str.strip_chars()).alias(_KEY), own_key.alias(parent), *columns)
                     for c, before in keys.items()
                 ]
             )
-        products.append(found.filter(pl.col(_KEY) != ""))
+        products.append(of_products.filter(pl.col(_KEY) != ""))
     lookup = pl.concat(products).unique(_KEY, keep="first", maintain_order=True) if products else pl.DataFrame()
     renamed = {column: f"{column} of the product" for column in columns}
     key = own_key if rule.lists is not None else pl.col(source[0]).str.extract(rule.matches).str.strip_chars()

@@ -150,7 +150,7 @@ def webtoffee(rng: random.Random) -> Export:
             "order_date": f"{at:%Y-%m-%d %H:%M:%S}",
             "status": status,
             "order_currency": "USD",
-            "customer_email": email,
+            "billing_email": email,
             "billing_city": "Lyon",
             "billing_country": "FR",
         }
