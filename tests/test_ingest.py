@@ -211,6 +211,14 @@ def test_prices_in_another_currency_than_the_shops_are_not_prices(shop: Shop, st
     assert view(store).events()["price"].null_count() == 30
 
 
+def test_prices_with_the_sign_of_another_currency_are_not_prices(shop: Shop, store: Store) -> None:
+    text = csv(header="user_id,item_id,timestamp,price", clean=lambda i: f"u{i},i{i},2025-01-01T00:00:00Z,£{i + 1}.50")
+    assert shop.load(text, shop_currency="USD").warnings["W_FOREIGN_PRICE"] > 0
+    assert view(store).events()["price"].null_count() == view(store).events().height
+    said = shop.load(text.replace(b"2025-01-01", b"2025-01-02"), shop_currency="USD", currency="USD")
+    assert "W_FOREIGN_PRICE" not in said.warnings, "who says what the prices are in is believed"
+
+
 def test_of_equally_common_currencies_the_first_by_name_is_the_files(shop: Shop, store: Store) -> None:
     codes = [f"{letter}UR" for letter in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
     header = "user_id,item_id,event,timestamp,quantity,price,currency"

@@ -55,6 +55,8 @@ class FileSchema:
     """Fields whose ids all end in ".0"."""
     currency: str | None = None
     """The money that prices are in: as said, the shop's own (events), or what the file names most."""
+    is_foreign: bool = False
+    """Whether the signs beside the prices of events name another currency than `currency`."""
 
     def column_of(self, field: str) -> str:
         """How the file calls a field, for messages and the quarantine."""
@@ -385,12 +387,16 @@ def settle_schema(
     times = evidence.times.decide(file, options.date_order, options.tz) if evidence.times else declared
     if options.ts_format == "epoch" and times and times.kind != "epoch":
         raise IngestError("E_TIMESTAMP", f"{file}: --ts-format epoch, but the times are not epoch numbers")
+    currency = _currency(evidence, table, options, file)
+    signs = {sign for sign in distinct_currencies(evidence.money) if len(sign) == 3}
+    is_said = options.currency is not None or bool(evidence.currency_codes)
     return replace(
         schema,
+        is_foreign=table is Table.EVENTS and not is_said and bool(signs) and signs != {currency},
         decimal=evidence.decimals.decide(file) if evidence.decimals else decimal or ".",
         times=times,
         float_ids=frozenset(name for name, all_float in evidence.float_ids.items() if all_float),
-        currency=_currency(evidence, table, options, file),
+        currency=currency,
     )
 
 

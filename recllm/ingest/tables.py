@@ -137,6 +137,9 @@ def _event_prices(batch: FieldBatch, quantity: pl.Series) -> pl.Series:
     else:
         return batch.constant(None, pl.Float64)
     batch.check_prices(price)
+    if batch.load.schema.is_foreign:
+        batch.load.notes["W_FOREIGN_PRICE"] += int((price.is_not_null() & batch.good()).sum())
+        return batch.constant(None, pl.Float64)
     if not batch.has("currency"):
         return price
     foreign = (batch.currency() != batch.load.schema.currency).fill_null(False) & price.is_not_null()
