@@ -808,3 +808,29 @@ def test_raw_ids_stay_out_of_the_store(shop: Shop) -> None:
 def test_a_wrong_option_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=f"option {next(iter(wrong))}: "):
         IngestOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Kundennummer;Artikelnummer;Bestelldatum;Menge;Einzelpreis;Bestellnummer",
+        "code client;code article;date de commande;quantité;prix unitaire;numéro commande",
+        "id_cliente;codigo_producto;fecha_pedido;cantidad;precio_unitario;numero_pedido",
+        "Klantnummer;Artikelnr;Besteldatum;Aantal;Stukprijs;Bestelnr",
+        "codice cliente;codice articolo;data ordine;quantità;prezzo unitario;numero ordine",
+    ],
+)
+def test_headers_of_other_languages_are_known(header: str, shop: Shop, store: Store) -> None:
+    lines_of = [f"k{n};a{n};{n + 13}.03.2025 10:00;2;3,50;b{n}" for n in range(15)]
+    report = shop.load("\n".join([header, *lines_of]).encode(), tz="UTC")
+    assert report.accepted == 15 and report.ignored_columns == ()
+    events = view(store).events()
+    assert events["quantity"].unique().to_list() == [2.0] and events["price"].unique().to_list() == [3.5]
+    assert set(events["basket_id"]) == {f"b{n}" for n in range(15)}
+
+
+def test_specially_protected_columns_are_known_in_other_languages(shop: Shop) -> None:
+    for column in ("Konfession", "santé", "embarazo", "geloof"):
+        with pytest.raises(IngestError) as refused:
+            shop.load(f"user_id,{column}\nann,x\n".encode(), "users")
+        assert refused.value.code == "E_SPECIAL_CATEGORY"
