@@ -108,7 +108,7 @@ def test_an_items_file(tmp_path: Path) -> None:
 
 
 def test_people_and_consent(tmp_path: Path) -> None:
-    people = "kontakt,Stadt,city,religion\n" + "".join(f"p{n}@example.com,x,Ulm,none\n" for n in range(9))
+    people = "kontakt,Kiez,city,religion\n" + "".join(f"p{n}@example.com,x,Ulm,none\n" for n in range(9))
     suggestion = suggest_map(written(tmp_path, people), Policy())
     assert (suggestion.table, suggestion.columns) == (Table.USERS, {"user_id": "kontakt"})
     assert suggestion.basics == {"city": "city"}
