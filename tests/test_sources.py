@@ -191,6 +191,9 @@ def test_a_shops_own_files_become_its_page_in_one_command(run: Command, tmp_path
     assert code == 2 and "Accepts Marketing" in errors
     code, out, _ = run("start", *files, "--encoder", "toy", "--generator", "template", "-w", "denied", "--json")
     assert code == 0 and "model" in json.loads(out)["problems"], "without consent nothing is learned, and it is said"
+    assert any("has not agreed to be learned from" in step["text"] for step in json.loads(out)["next"])
+    code, _, errors = run("start", *files, "--consent-default", "granted", "-w", "denied")
+    assert code == 2 and "consent_default = False" in errors
 
 
 def test_from_the_command_line(run: Command, tmp_path: Path) -> None:

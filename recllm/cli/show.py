@@ -83,14 +83,14 @@ def start(
         Path, typer.Option("-w", "--workspace", help="The workspace folder; made where there is none.")
     ] = DEFAULT_WORKSPACE,
     consent_default: Annotated[
-        Literal["granted", "denied"], typer.Option(help="What holds for people who said nothing.")
-    ] = "denied",
+        Literal["granted", "denied"] | None, typer.Option(help="What holds for people who said nothing; else denied.")
+    ] = None,
     consent_from: Annotated[
         list[str] | None, typer.Option(help="A column of the files that says who agreed to what; may be repeated.")
     ] = None,
     currency: Annotated[str | None, typer.Option(help="ISO code of the prices, e.g. USD.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
-    locale: Annotated[str, typer.Option(help="Language of texts: en or zh.")] = "en",
+    locale: Annotated[str | None, typer.Option(help="Language of texts: en or zh; else en.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
     generator: Annotated[
         str, typer.Option(help="Who writes the ads' opening words: auto, template, smollm2, ...")
@@ -105,7 +105,7 @@ def start(
     record = run_start(
         workspace,
         files,
-        consent_default=consent_default == "granted",
+        consent_default=None if consent_default is None else consent_default == "granted",
         consent_from=consent_from or (),
         currency=currency,
         timezone=timezone,

@@ -77,11 +77,11 @@ def run_start(
     folder: Path,
     files: Sequence[Path],
     *,
-    consent_default: bool = False,
+    consent_default: bool | None = None,
     consent_from: Sequence[str] = (),
     currency: str | None = None,
     timezone: str | None = None,
-    locale: str = "en",
+    locale: str | None = None,
     encoder: str | None = None,
     generator: str = "auto",
     seed: int = 0,
@@ -93,15 +93,18 @@ def run_start(
     Run again it reads what is new and learns anew. consent_from: columns of consent; each is taken from the files that
     have it. reading: fields of `IngestOptions`. What cannot be done yet, for want of people who agreed or of a long
     enough log, is told on the page. Raises `IngestError` for a file of no known kind, `UsageError` for a column of
-    consent that no file has, and what making a workspace raises.
+    consent that no file has, and for a workspace with other settings than these.
     """
     from recllm.ingest.options import IngestOptions
     from recllm.ingest.sources import recognise_file
 
     times = StepTimes()
-    options = {"currency": currency, "timezone": timezone, "encoder": encoder}
-    stated = {name: value for name, value in options.items() if value is not None}
-    workspace = Workspace.create(folder, exist_ok=True, consent_default=consent_default, locale=locale, **stated)
+    options = {"consent_default": consent_default, "currency": currency, "timezone": timezone, "encoder": encoder}
+    stated = {name: value for name, value in (options | {"locale": locale}).items() if value is not None}
+    workspace = Workspace.create(folder, exist_ok=True, **stated)
+    for name, value in stated.items():
+        if (own := getattr(workspace.settings, name)) != value:
+            raise UsageError(f"{folder} is a workspace with {name} = {own!r}: change that in its workspace.toml")
     kinds = [recognise_file(file, workspace.policy, IngestOptions(**reading)).source for file in files]
     columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
     if unknown := sorted(set(consent_from) - columns):
@@ -184,7 +187,7 @@ def run_start(
         "profile": profile_card(serving, people[0]) if people else None,
         "people": person_cards(people, slates, copies, [None] * len(people), offers),
         "feedback": None,
-        "next": next_steps(folder, kinds, consent_from, problems),
+        "next": next_steps(folder, kinds, consent_from, problems, consent_default=workspace.settings.consent_default),
         "timings": times.steps,
         "provenance": {
             "model": model_version or "none: texts alone",
@@ -214,7 +217,12 @@ def typical_people(serving: Recommender) -> list[dict[str, str]]:
 
 
 def next_steps(
-    folder: Path, kinds: Sequence[FileSource], consent_from: Sequence[str], problems: Mapping[str, str]
+    folder: Path,
+    kinds: Sequence[FileSource],
+    consent_from: Sequence[str],
+    problems: Mapping[str, str],
+    *,
+    consent_default: bool,
 ) -> list[dict[str, str]]:
     """What to do next: a sentence and a command each."""
     steps = []
@@ -227,7 +235,16 @@ def next_steps(
         steps.append(("No file tells what was bought: add an export of orders.", f"recllm ingest ORDERS -w {folder}"))
     if Table.ITEMS not in tables or not any("product" in kind.name for kind in kinds):
         steps.append(("An export of products has categories and descriptions.", f"recllm ingest PRODUCTS -w {folder}"))
-    if "model" in problems:
+    if "model" in problems and not consent_default:
+        steps.append(
+            (
+                "Who may be written to has not agreed to be learned from: load decisions of model_training, "
+                "personalisation and analytics (user_id, purpose, granted, timestamp), or say that another legal ground "
+                "holds for everybody.",
+                "recllm start FILE... -w ANOTHER_FOLDER --consent-default granted",
+            )
+        )
+    elif "model" in problems:
         steps.append(("Train when more is known.", f"recllm train -w {folder}"))
     else:
         steps.append(("See what training could gain on this machine.", f"recllm advise -w {folder}"))
