@@ -239,7 +239,7 @@ def next_steps(
         steps.append(
             (
                 "Who may be written to has not agreed to be learned from: load decisions of model_training, "
-                "personalisation and analytics (user_id, purpose, granted, timestamp), or say that another legal ground "
+                "personalisation and analytics (user_id, purpose, granted, timestamp), or say that another ground "
                 "holds for everybody.",
                 "recllm start FILE... -w ANOTHER_FOLDER --consent-default granted",
             )
