@@ -78,8 +78,8 @@ def test_libraries_speak_in_the_same_form_and_once(monkeypatch: pytest.MonkeyPat
     try:
         log_to_stderr()
         log_to_stderr()
-        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+        logging.getLogger("a.library").warning("Invalid HTTP request received.")
         (line,) = stream.getvalue().splitlines()
-        assert re.fullmatch(r"\S+Z WARNING uvicorn\.error Invalid HTTP request received\.", line)
+        assert re.fullmatch(r"\S+Z WARNING a\.library Invalid HTTP request received\.", line)
     finally:
         root.handlers = before

@@ -134,8 +134,9 @@ def with_adapter(encoder: Encoder, adapter: str | Path) -> Encoder:
     return replace(encoder, adapter=Path(adapter))
 
 
-def find_weights(name: str | Path) -> ModelFolder:
-    """The folder of a model: `name` is a path or a hub id such as "distilbert-base-uncased".
+def find_weights(name: str | Path, *, from_hub: bool = True) -> ModelFolder:
+    """The folder of a model: `name` is a path or a hub id such as "distilbert-base-uncased". from_hub: whether what is
+    not on this machine is fetched.
 
     Looked at, in this order: a local folder of that name, the hub cache (`HF_HOME`), an installed package that carries
     the model, the hub (unless `HF_HUB_OFFLINE` is set). A folder is checked before it is returned: see
@@ -147,7 +148,7 @@ def find_weights(name: str | Path) -> ModelFolder:
         return check_folder(path.resolve(), path.name or text, "folder")
     looked = [f"local folder {path.absolute()}: not there"]
     if _HUB_ID.fullmatch(text):
-        for search in (_hub_cache, _package, _hub):
+        for search in (_hub_cache, _package, *((_hub,) if from_hub else ())):
             if (match := search(text, looked)) is not None:
                 folder, source = match
                 return check_folder(folder, text, source)

