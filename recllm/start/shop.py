@@ -103,8 +103,8 @@ def run_start(
     stated = {name: value for name, value in (options | {"locale": locale}).items() if value is not None}
     workspace = Workspace.create(folder, exist_ok=True, **stated)
     for name, value in stated.items():
-        if (own := getattr(workspace.settings, name)) != value:
-            raise UsageError(f"{folder} is a workspace with {name} = {own!r}: change that in its workspace.toml")
+        if (setting := getattr(workspace.settings, name)) != value:
+            raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
     kinds = [recognise_file(file, workspace.policy, IngestOptions(**reading)).source for file in files]
     columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
     if unknown := sorted(set(consent_from) - columns):
