@@ -410,7 +410,7 @@ def test_kill_9_during_loads_keeps_all_or_nothing(url: str, tmp_path: Path) -> N
     acks = tmp_path / "acks"
     store = Store.open(url, create=True)
     acks.touch()
-    rounds = 20
+    rounds = 10
     child = subprocess.Popen(
         [sys.executable, HERE / "crash_child.py", "store", url, acks, str(rounds), "7"],
         stdin=subprocess.PIPE,

@@ -69,6 +69,8 @@ def test_online_retail_from_a_dirty_european_file(tmp_path: Path, encoding: str,
     lines = [line for line in Path(str(report.quarantine_file)).read_text().splitlines() if line]
     planted = {int(re.search(r'"line_no": ?(\d+)', line)[1]) for line in lines}  # type: ignore[index]
     assert planted == set(dirty.codes) and report.quarantined == len(dirty.codes)
+    if encoding != "utf-8-sig":
+        return  # the same rows: one of them is enough to learn from
 
     encoder = encoder_or_skip(shop.settings.encoder, tmp_path / "vectors")
     assert train_workspace(shop, encoder=encoder, n_windows=1, epochs=1, horizon_days=14).model_version
