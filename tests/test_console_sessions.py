@@ -357,7 +357,7 @@ def test_every_try_to_sign_in_is_logged(folder: Path, caplog: pytest.LogCaptureF
     assert vars(lines[1])["key"] == key.key_id and vars(lines[2])["shop"] == "shop"
     assert all(vars(line)["request_id"] for line in lines) and vars(lines[0])["address"] == "testclient"
     logged = "".join(f"{line.getMessage()}{vars(line)}" for line in caplog.records)
-    for secret in (text.rsplit("_", 1)[1] for text in (good, lacking)):
+    for secret in (text[-32:] for text in (good, lacking)):
         assert secret not in logged
     assert "rk_wrong" not in logged and "Anna" not in logged
     with Workspace.open(folder) as shop:
