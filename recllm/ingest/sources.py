@@ -142,6 +142,7 @@ def consent_map(source: FileSource, column: str) -> ColumnMap:
         update={
             "table": Table.CONSENT,
             "keep": "all",
+            "only_new": False,
             "columns": columns,
             "constants": constants,
             "defaults": defaults,

@@ -75,6 +75,7 @@ def load_export(
     workspace: Workspace,
     file: Path,
     *,
+    recognised: Recognised | None = None,
     consent_from: Sequence[str] = (),
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -82,6 +83,7 @@ def load_export(
 ) -> tuple[Recognised, list[IngestReport]]:
     """Read an export of a known shop system into every table that it gives; see `recllm.ingest.sources`.
 
+    recognised: what it was taken for, where that is known already.
     consent_from: columns of the file that say what people agreed to, which are taken in only when named here. Each
     table is loaded whole or not at all; where one is refused those before it stay, and the same file again adds what
     is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is not of consent.
@@ -90,7 +92,7 @@ def load_export(
     from recllm.ingest.sources import consent_map, recognise_file
 
     reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
-    recognised = recognise_file(file, workspace.policy, reading)
+    recognised = recognised or recognise_file(file, workspace.policy, reading)
     maps = [*recognised.source.maps.items()]
     maps += [(Table.CONSENT, consent_map(recognised.source, column)) for column in consent_from]
     load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)

@@ -32,9 +32,12 @@ EVERYDAY = ("buy", "leave", "next-order", "value")
 """Kinds of predictions that need nothing but the log."""
 
 
-def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Prediction:
+def predict_workspace(
+    workspace: Workspace, request: PredictionRequest, *, datasets: tuple[Dataset, Dataset] | None = None
+) -> Prediction:
     """Predict everybody of a workspace. Coupon tables (under the shop's ids) and the target are read before the log.
 
+    datasets: people who may be learned from and who may be told about, where they were read already.
     Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
     Raises `PolicyError` when nobody may be learned from, and what `recllm.propensity.predict.predict` tells.
     """
@@ -48,7 +51,7 @@ def predict_workspace(workspace: Workspace, request: PredictionRequest) -> Predi
     if request.targeted:
         catalogue = workspace.gate().catalogue(request.items or None)
         Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # raises what is wrong with the target
-    learn, ask = _datasets(workspace)
+    learn, ask = datasets or _datasets(workspace)
     if not len(learn.events):
         raise PolicyError(
             "nobody in this workspace has agreed to model training; load a consent table, "
@@ -77,9 +80,11 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
     """
     from recllm.propensity.prediction import PredictionKind, PredictionRequest
 
+    datasets = _datasets(workspace)
     for kind in map(PredictionKind, EVERYDAY):
+        request = PredictionRequest(kind=kind, locale=workspace.settings.locale)
         try:
-            yield predict_workspace(workspace, PredictionRequest(kind=kind, locale=workspace.settings.locale))
+            yield predict_workspace(workspace, request, datasets=datasets)
         except (DataError, NothingToDo, PolicyError) as error:
             logger.warning("no prediction of %s: %s", kind, error)
 

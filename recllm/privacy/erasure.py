@@ -85,11 +85,6 @@ def finish_erasures(workspace: Workspace, *, actor: str) -> list[ErasureCertific
     return certificates
 
 
-def is_being_erased(workspace: Workspace) -> bool:
-    """Whether a stopped process left an erasure to go on with."""
-    return any((workspace.root / CERTIFICATES).glob(f".erasure-*{_NOTE}"))
-
-
 def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], actor: str) -> ErasureCertificate:
     at, store = datetime.now(UTC), workspace.store()
     subject = names[0] if len(names) == 1 else None

@@ -105,16 +105,18 @@ def run_start(
     for name, value in stated.items():
         if (setting := getattr(workspace.settings, name)) != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
-    kinds = [recognise_file(file, workspace.policy, IngestOptions(**reading)).source for file in files]
+    recognised = [recognise_file(file, workspace.policy, IngestOptions(**reading)) for file in files]
+    kinds = [one.source for one in recognised]
     columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
     if unknown := sorted(set(consent_from) - columns):
         listed = ", ".join(sorted(columns)) or "none of these files says who agreed to what"
         raise UsageError(f"--consent-from {unknown[0]!r}: no file has such a column of consent; there are: {listed}")
     loads: list[dict[str, Any]] = []
-    for file, kind in zip(files, kinds, strict=True):
+    for file, taken_for in zip(files, recognised, strict=True):
+        kind = taken_for.source
         of_file = [c for c in consent_from if kind.consent is not None and c in kind.consent.columns]
         with times.step(f"read {file.name}: {kind.title}"):
-            _, reports = load_export(workspace, file, consent_from=of_file, **reading)
+            _, reports = load_export(workspace, file, recognised=taken_for, consent_from=of_file, **reading)
         seconds = max(times.steps[-1]["seconds"], 1e-3)
         rate = round(sum(report.read for report in reports) / seconds)
         loads += [{**plain(report), "file": file.name, "rows_per_second": rate} for report in reports]
