@@ -106,7 +106,7 @@ def run_start(
         if (setting := getattr(workspace.settings, name)) != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
     recognised = [recognise_file(file, workspace.policy, IngestOptions(**reading)) for file in files]
-    kinds = [one.source for one in recognised]
+    kinds = [kind.source for kind in recognised]
     columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
     if unknown := sorted(set(consent_from) - columns):
         listed = ", ".join(sorted(columns)) or "none of these files says who agreed to what"
