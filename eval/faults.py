@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import logging
 import os
 import random
 import shutil
@@ -99,7 +98,6 @@ def make_shop(folder: Path, *, store: str | None = None, train: bool = True) -> 
     pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row").write_csv(folder / "items.csv")
     columns = ["user_id", "item_id", "timestamp", "price"]
     pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
-    logging.getLogger("recllm").setLevel(logging.WARNING)
     settings: dict[str, Any] = {"currency": "EUR", "timezone": "UTC", "encoder": "toy", "policy": {"group_floor": 3}}
     with Workspace.create(folder / "shop", consent_default=True, store=store, **settings) as shop:
         for table in ("items", "events"):

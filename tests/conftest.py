@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -64,6 +65,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files come first: of several workers, none then waits at the end for another that began one late."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """No test leaves the package's log louder or quieter for the next one of its process."""
+    yield
+    logging.getLogger("recllm").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -268,4 +268,3 @@ def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, mo
     code, out, err = run("-v", "describe", "-w", "shop", "--json")
     assert code == 0 and document(out) == {"items": 4} and "recllm.jobs.load described tables=4" in err
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", err), "times are UTC and say so"
-    logging.getLogger("recllm").setLevel(logging.NOTSET)

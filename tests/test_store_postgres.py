@@ -345,7 +345,6 @@ def test_no_password_is_written_or_said(
     texts += [said, said_without, caplog.text, *(p.read_text() for p in (tmp_path / "shop").rglob("*") if p.is_file())]
     assert not [t for t in texts if PASSWORD in t or secret in t or "a wrong one" in t or "a%20wrong" in t]
     logging.getLogger("recllm").handlers.clear()
-    logging.getLogger("recllm").setLevel(logging.NOTSET)
 
 
 def test_the_variable_stands_above_the_file(
