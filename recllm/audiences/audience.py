@@ -444,31 +444,38 @@ def audience_target(
     """The target of one of the three, a text possibly with its category, or of the whole catalogue, and the recommender
     that knows its items.
 
-    Items are named by their ids, or for more than three by their number and a hash of them, so that every set has its
-    own name. Of a category its available items count; see `recllm.data.catalogue.in_category`. For a text see
-    `text_target`. Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all are of a
-    sensitive category.
+    It is named by `target_name`. Of a category its available items count; see `recllm.data.catalogue.in_category`. For
+    a text see `text_target`. Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all
+    are of a sensitive category.
     """
     if text is not None:
         return text_target(recommender, text, category)
     catalogue = recommender.dataset.items
     if items is None and category is None:
-        name, rows = "catalogue", np.flatnonzero(recommender.dataset.item_index.on_offer(recommender.dataset.as_of))
+        rows = np.flatnonzero(recommender.dataset.item_index.on_offer(recommender.dataset.as_of))
     elif category is not None:
-        name = category
         rows = np.flatnonzero(in_category(catalogue, category) & on_offer(catalogue, recommender.dataset.as_of))
         if not len(rows):
             raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
     else:
-        ids = list(dict.fromkeys(items or ()))
-        rows = catalogue_rows(recommender.dataset, ids)
-        digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
-        name = ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
+        rows = catalogue_rows(recommender.dataset, list(dict.fromkeys(items or ())))
     sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)
     if sensitive.all():
         raise PolicyError(SENSITIVE_TARGET)
     notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
-    return recommender, AudienceTarget(name, np.sort(rows[~sensitive]), notes)
+    return recommender, AudienceTarget(target_name(items, category), np.sort(rows[~sensitive]), notes)
+
+
+def target_name(items: Sequence[str] | None, category: str | None) -> str:
+    """What a target without a text is called: a category's name, the ids of items, or for more than three their number
+    and a hash of them, so that every set has its own name."""
+    if category is not None:
+        return category
+    if items is None:
+        return "catalogue"
+    ids = list(dict.fromkeys(items))
+    digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
+    return ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
 
 
 def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:

@@ -13,6 +13,7 @@ from recllm import __version__
 from recllm.cli import (
     adtext,
     answer,
+    batch,
     campaign,
     data,
     experiment,
@@ -48,6 +49,10 @@ COMMANDS = (
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
+    "batch": (
+        "Answers for everybody, shard by shard: in processes, or on many machines with Ray.",
+        {"recommend": batch.recommend, "audience": batch.audience, "copy": batch.copy},
+    ),
     "map": ("Column maps: how a shop's own files say what a table means.", {"suggest": maps.suggest}),
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (

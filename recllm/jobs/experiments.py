@@ -222,18 +222,23 @@ def recommend_in_experiments(
     request: RecommendRequest,
     experiments: Sequence[SlateExperiment],
     recommender_of: Callable[[str | None], Recommender | None],
+    *,
+    by_pseudonym: bool = False,
+    rng: np.random.Generator | None = None,
 ) -> list[Slate]:
     """The slates of a request, each person's by the treatment of their variant, with experiment and variant named.
 
     recommender_of: the recommender of a model's version, None for the serving one's; None where it cannot be opened:
-    its people then get the serving model and are in no variant, which the sample ratio will show.
+    its people then get the serving model and are in no variant, which the sample ratio will show. by_pseudonym: the ids
+    are pseudonyms, and the recommenders take them. rng: as in `Recommender.recommend`.
     """
     settings = workspace.settings.experiments
     serving = recommender_of(None)
     assert serving is not None  # noqa: S101 - without a serving recommender there is nothing to ask
     running = running_experiment(experiments, utc(serving.dataset.as_of))
     groups: dict[tuple[str | None, str | None], list[int]] = {}  # by experiment and variant
-    for position, name in enumerate(workspace.pseudonymiser().many(request.users)):
+    names = request.users if by_pseudonym else workspace.pseudonymiser().many(request.users)
+    for position, name in enumerate(names):
         group: tuple[str | None, str | None] = (None, None)
         if in_global_holdout(name, settings.holdout_share, settings.holdout_salt):
             group = (GLOBAL_HOLDOUT, HELD_OUT)
@@ -261,7 +266,7 @@ def recommend_in_experiments(
             explore_share=request.explore_share or explore_share,
             explore_pool=settings.explore_pool,
         )
-        for position, slate in zip(positions, recommender.recommend(of_group), strict=True):
+        for position, slate in zip(positions, recommender.recommend(of_group, rng=rng), strict=True):
             if slate.status in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY, SlateStatus.HOLDOUT):
                 slate = replace(slate, experiment=experiment, variant=variant)
             slates[position] = slate

@@ -156,7 +156,7 @@ def open_recommender(
     together = together_of(catalogue, items.height)
     common |= {"text_locale": catalogue.locale, "item_offsets": offsets, "together": together}
     if everybody:
-        data, pool = _everybody(gate, shop, people)
+        data, pool = AgreedPeople.read(gate, shop, people).dataset()
         return Recommender(data, encoder, population=replace(population, pool=pool), **common)
     reader = StorePeople(gate, shop, people)
     return Recommender(shop, encoder, population=population, people=reader, **common)
@@ -303,30 +303,62 @@ def with_current_offer(workspace: Workspace, recommender: Recommender) -> Recomm
     return recommender.offering(_described(recommender.dataset.items, workspace.gate().catalogue()))
 
 
-def _everybody(gate: PolicyGate, shop: Dataset, state: PeopleState) -> tuple[Dataset, Ints]:
-    """Everybody who agreed, with what they did since the state was made; and the row of each neighbour of its pool."""
-    users, written = gate.people(Purpose.PERSONALISATION, after_event=state.event_no)
-    ids = users["user_id"].to_list()
-    digests = state.digest(ids)
-    row_in_state = {int(number): row for row, number in enumerate(state.digests)}
-    rows = np.array([row_in_state.get(number, -1) for number in digests.tolist()], np.int64)
-    in_state = rows >= 0
-    new = [ids[n] for n in np.flatnonzero(~in_state)]
-    if new:
-        earlier = gate.histories(new, Purpose.PERSONALISATION).events
-        written = pl.concat([written.filter(~pl.col("user_id").is_in(new)), earlier], how="vertical_relaxed")
-    past = state.events
-    lengths = np.where(in_state, np.diff(past.indptr)[rows], 0)
-    events = past.rows(rows[in_state])
-    events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-    if len(written):
-        events = merge(events, shop.pack(written, ids))
-    row_of_digest = dict(zip(digests.tolist(), range(len(ids)), strict=True))
-    pool = np.array([row_of_digest.get(int(d), -1) for d in state.digests[state.arrays["pool"]]], np.int64)
-    oldest = gate.oldest_event()
-    if oldest is not None:
-        events = events.select(events.at >= int(oldest.timestamp()))
-    return replace(shop, users=users, events=events).before(shop.as_of), pool
+@dataclass(frozen=True, eq=False)
+class AgreedPeople:
+    """Everybody who agreed to personalisation, with a state's histories and what they did since it was made.
+
+    `dataset` makes arrays of all of them, or of some: only then are histories read, as far as they are asked for.
+    """
+
+    shop: Dataset
+    """The catalogue and the present; nobody needs to be in it."""
+    state: PeopleState
+    users: pl.DataFrame
+    """As `Dataset.users`."""
+    digests: Ints
+    """Of each of the users in the state, (n_users,)."""
+    state_rows: Ints
+    """Row of each of the users in the state, -1 for one that it does not have, (n_users,)."""
+    written: pl.DataFrame
+    """Events since the state was made; all of those of users whom it does not have."""
+    oldest: datetime | None
+    """What is older is not used any more."""
+
+    @classmethod
+    def read(cls, gate: PolicyGate, shop: Dataset, state: PeopleState) -> AgreedPeople:
+        users, written = gate.people(Purpose.PERSONALISATION, after_event=state.event_no)
+        ids = users[USER_COLUMN].to_list()
+        digests, order = state.digest(ids), np.argsort(state.digests)
+        in_order = state.digests[order]
+        nearest = np.minimum(np.searchsorted(in_order, digests), max(len(in_order) - 1, 0))
+        in_state = in_order[nearest] == digests if len(in_order) else np.zeros(len(ids), bool)
+        new = [ids[n] for n in np.flatnonzero(~in_state)]
+        if new:
+            earlier = gate.histories(new, Purpose.PERSONALISATION).events
+            written = pl.concat([written.filter(~pl.col(USER_COLUMN).is_in(new)), earlier], how="vertical_relaxed")
+        state_rows = np.where(in_state, order[nearest], -1) if len(in_order) else np.full(len(ids), -1)
+        return cls(shop, state, users, digests, state_rows, written, gate.oldest_event())
+
+    def dataset(self, rows: Ints | None = None) -> tuple[Dataset, Ints]:
+        """The users of these rows, in their order, all when None; and the row among them of each neighbour of the
+        state's pool, -1 for one who is not among them."""
+        rows = np.arange(len(self.users)) if rows is None else rows
+        users, digests, state_rows = self.users[rows.tolist()], self.digests[rows], self.state_rows[rows]
+        ids, in_state, past = users[USER_COLUMN].to_list(), state_rows >= 0, self.state.events
+        lengths = np.where(in_state, np.diff(past.indptr)[state_rows], 0) if len(past.indptr) > 1 else 0 * rows
+        events = past.rows(state_rows[in_state])
+        events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        written = self.written
+        if len(rows) < len(self.users):
+            written = written.filter(pl.col(USER_COLUMN).is_in(users[USER_COLUMN].implode()))
+        if len(written):
+            events = merge(events, self.shop.pack(written, ids))
+        row_of_digest = dict(zip(digests.tolist(), range(len(ids)), strict=True))
+        pool_digests = self.state.digests[self.state.arrays["pool"]].tolist()
+        pool = np.array([row_of_digest.get(digest, -1) for digest in pool_digests], np.int64)
+        if self.oldest is not None:
+            events = events.select(events.at >= int(self.oldest.timestamp()))
+        return replace(self.shop, users=users, events=events).before(self.shop.as_of), pool
 
 
 def publish_recommender(

@@ -21,6 +21,7 @@ from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
+    from recllm.audiences.exclusions import Consents
     from recllm.audiences.people_match import ContactRecords
     from recllm.audiences.request import AudienceRequest
     from recllm.profiles.evolution import By, Evolution
@@ -55,20 +56,32 @@ def find_audience(
     from recllm.audiences import audience
     from recllm.jobs.effects import effects_of
 
-    gate, purpose = workspace.gate(), CHANNEL_PURPOSE.get(request.channel or "")
-    if request.channel is not None and purpose is None:
-        raise UsageError(
-            f"nobody can agree to the channel {request.channel!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
-        )
-    agreed = None if purpose is None else lambda ids: gate.permits_each(ids, purpose)
+    gate = workspace.gate()
+    agreed, request = agreement(gate, request.channel), with_global_holdout(workspace, request)
     recommender = recommender or open_recommender(workspace, version=version, locale=locale, everybody=True)
-    holdout = workspace.settings.experiments
-    exclusions = replace(request.exclusions, holdout_share=holdout.holdout_share, holdout_salt=holdout.holdout_salt)
-    request = replace(request, exclusions=exclusions)
     name = request.choice.effects
     effects = None if name is None else effects_of(workspace, name, recommender.dataset)
     contacts, tell = contact_records(gate), group_teller(workspace, recommender, topic)
     return audience.find_audience(recommender, request, agreed=agreed, contacts=contacts, effects=effects, tell=tell)
+
+
+def agreement(gate: PolicyGate, channel: str | None) -> Consents | None:
+    """Who agreed to a channel, as decided when it is asked; None without a channel. Raises `UsageError` for a channel
+    that nobody can agree to."""
+    if channel is None:
+        return None
+    if channel not in CHANNEL_PURPOSE:
+        raise UsageError(
+            f"nobody can agree to the channel {channel!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
+        )
+    return lambda ids: gate.permits_each(ids, CHANNEL_PURPOSE[channel])
+
+
+def with_global_holdout(workspace: Workspace, request: AudienceRequest) -> AudienceRequest:
+    """The same without whoever belongs to the workspace's global holdout."""
+    holdout = workspace.settings.experiments
+    exclusions = replace(request.exclusions, holdout_share=holdout.holdout_share, holdout_salt=holdout.holdout_salt)
+    return replace(request, exclusions=exclusions)
 
 
 def contact_records(gate: PolicyGate) -> ContactRecords:

@@ -498,6 +498,11 @@ class Recommender:
         """Row of each of the caller's ids in the dataset's users, -1 for an unknown one."""
         return self.dataset.user_rows(self._pseudonyms(users))
 
+    def with_people(self, dataset: Dataset, pool: Ints) -> Recommender:
+        """The same items and model over other people; pool: their row, or -1, for each neighbour of the collaborative
+        statistics."""
+        return self._copy(dataset=dataset, people=None, population=replace(self.population, pool=pool))
+
     def with_items(self, dataset: Dataset, vectors: FloatArray) -> Recommender:
         """This one's model over another dataset, which has its items first; vectors: those of further items, if any."""
         vectors = np.concatenate([self.item_vectors, vectors])

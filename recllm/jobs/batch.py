@@ -1,0 +1,528 @@
+"""Slates, audiences and ad texts for everybody, shard by shard: in this process, in several, or on Ray's machines.
+
+    run_batch(BatchRun.plan(workspace, folder, BatchTask.RECOMMEND, {"k": 10}, shards=64), Engine.PROCESSES, workers=2)
+
+A shard is the people whose pseudonyms hash to its number. `work_on` reads one shard's people, answers, and writes one
+file; it is the same function for every engine, and its file is the same byte for byte. Memory is bounded by the shard
+and by what the crowd and the catalogue need, which is mapped and not read. A run that was killed goes on: shards whose
+file stands are not done again. The folder holds
+
+    plan.json               what is asked, of which model, as of when, in how many shards
+    shard-00007.parquet     the answer for one shard, complete or not there
+    done.json               once all are there: rows and SHA-256 of each file
+
+On several machines the workspace and the folder have to be on a file system that all of them see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from recllm.data.dataset import USER_COLUMN, utc
+from recllm.documents import json_text, json_value
+from recllm.errors import DataError, NotFittedError, PolicyError, RecllmError, UsageError
+from recllm.files import PRIVATE, sweep_drafts, write_whole
+from recllm.jobs.engines import Engine, shard_outcomes
+from recllm.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
+from recllm.schema import Intent, Objective, RecommendRequest, Slate, SlateStatus
+from recllm.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from recllm.audiences.request import AudienceRequest
+    from recllm.policy import Policy
+    from recllm.recommender.recommender import Recommender
+    from recllm.schema import Generator
+
+logger = logging.getLogger(__name__)
+
+PLAN, DONE = "plan.json", "done.json"
+MAX_SHARDS = 100_000
+PEOPLE_AT_ONCE = 512
+"""People who are ranked together: a shard of any size needs no more memory than so many."""
+
+
+class BatchTask(StrEnum):
+    RECOMMEND = "recommend"
+    AUDIENCE = "audience"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRun:
+    """What is done for whom, and where the files go. Each worker gets it, and nothing else."""
+
+    workspace: Path
+    folder: Path
+    task: BatchTask
+    options: str
+    """JSON of the task's options: those of `RecommendRequest`, of the audience, or of the ad texts."""
+    shards: int
+    version: str
+    """Of the model that answers, also if another one is published meanwhile."""
+    as_of: datetime
+    """The present of the whole run."""
+    seed: int = 0
+    """Of what slates explore."""
+
+    @classmethod
+    def plan(
+        cls,
+        workspace: Workspace,
+        folder: Path,
+        task: BatchTask,
+        options: Mapping[str, Any],
+        *,
+        shards: int,
+        version: str | None = None,
+        seed: int = 0,
+    ) -> BatchRun:
+        """The run of a folder: a new one, whose plan is written there, or the one that was begun there.
+
+        Raises `UsageError` for a number of shards outside of 1 to `MAX_SHARDS`, options that cannot be, a folder with
+        other files, or with the plan of another run; `NotFittedError` without a trained model.
+        """
+        if not 1 <= shards <= MAX_SHARDS:
+            raise UsageError(f"shards is {shards}; give 1 to {MAX_SHARDS:,}")
+        request: dict[str, Any] = {
+            "task": task.value,
+            "options": json_text(dict(options)),
+            "shards": shards,
+            "seed": seed,
+            "workspace": workspace.pseudonymiser().fingerprint(),
+        }
+        OPTIONS[task](options)
+        begun = _read_plan(folder)
+        if begun is None:
+            if folder.exists() and any(folder.iterdir()):
+                raise UsageError(f"{folder} holds other files; give an empty or a new folder")
+            version = version or usable_version(workspace)
+            if version is None:
+                raise NotFittedError("a batch needs a trained model: recllm train")
+            begun = request | {"version": version, "as_of": utc(present(workspace)).isoformat()}
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_whole(folder / PLAN, json_text(begun, indent=2), mode=PRIVATE)
+        elif changed := [name for name in request if begun.get(name) != request[name]]:
+            raise UsageError(
+                f"{folder} holds a run with other {', '.join(changed)}; ask as {folder / PLAN} says to go on with it, "
+                "or give another folder"
+            )
+        elif version not in (None, begun["version"]):
+            raise UsageError(f"{folder} holds a run of the model {begun['version']}; give another folder")
+        return cls(
+            workspace=workspace.root,
+            folder=folder,
+            task=task,
+            options=request["options"],
+            shards=shards,
+            version=begun["version"],
+            as_of=datetime.fromisoformat(begun["as_of"]),
+            seed=seed,
+        )
+
+    def file(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05}.parquet"
+
+    def read(self, shard: int) -> pl.DataFrame:
+        """The answer for a shard. Raises `DataError` where it is missing or damaged."""
+        try:
+            return pl.read_parquet(self.file(shard))
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"{self.file(shard)} is missing or damaged; run the same batch again: {error}") from error
+
+
+def _read_plan(folder: Path) -> dict[str, Any] | None:
+    path = folder / PLAN
+    if not path.exists():
+        return None
+    try:
+        plan = json_value(path.read_bytes())
+        datetime.fromisoformat(plan["as_of"])
+        str(plan["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is no plan of a batch ({error}); give another folder") from error
+    return dict(plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardOutcome:
+    """What became of one shard."""
+
+    shard: int
+    people: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    """Why it has no file; None where it has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    folder: Path
+    shards: int
+    resumed: int
+    """Shards whose file stood already."""
+    people: int
+    """Of the shards that were done now."""
+    seconds: float
+    failed: tuple[ShardOutcome, ...] = ()
+
+
+# --- who is in which shard -------------------------------------------------------------------------------------------
+
+
+def shard_numbers(pseudonyms: Sequence[str], shards: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The shard of each person, int64 (n,) in [0, shards): by a hash, so that it never depends on who else is there."""
+    hashes = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in pseudonyms)
+    return (np.frombuffer(hashes, "<u8") % np.uint64(shards)).astype(np.int64)
+
+
+class ShardWorker:
+    """A workspace that is opened once and asked for shard after shard."""
+
+    def __init__(self, run: BatchRun) -> None:
+        self.run = run
+        self.shop = Workspace.open(run.workspace)
+        self.options: dict[str, Any] = json.loads(run.options)
+        self._opened: dict[str, tuple[Recommender, AgreedPeople]] = {}
+        users = self._open(run.version)[1].users[USER_COLUMN]
+        self._shard_of, self._order = shard_numbers(users.to_list(), run.shards), users.arg_sort().to_numpy()
+
+    def _open(self, version: str) -> tuple[Recommender, AgreedPeople]:
+        if version not in self._opened:
+            recommender = open_recommender(
+                self.shop, version=version, locale=self.options.get("locale"), now=self.run.as_of
+            )
+            reader = recommender.people
+            if not isinstance(reader, StorePeople):
+                raise NotFittedError(f"the model {version} has no serving state; run: recllm refresh")
+            self._opened[version] = recommender, AgreedPeople.read(reader.gate, reader.shop, reader.state)
+        return self._opened[version]
+
+    def shard(self, number: int, version: str | None = None) -> Recommender:
+        """The recommender whose people are those of a shard, under their pseudonyms."""
+        recommender, people = self._open(version or self.run.version)
+        ids = people.users[USER_COLUMN]
+        if version in (None, self.run.version):
+            shard_of, order = self._shard_of, self._order
+        else:
+            shard_of, order = shard_numbers(ids.to_list(), self.run.shards), ids.arg_sort().to_numpy()
+        rows = order[shard_of[order] == number].astype(np.int64)
+        return recommender.by_pseudonym().with_people(*people.dataset(rows))
+
+    def answer(self, number: int) -> tuple[int, pl.DataFrame]:
+        """People of a shard, and the rows for them."""
+        recommender = self.shard(number)
+        rows = TASKS[self.run.task](self, number, recommender)
+        return recommender.dataset.n_users, rows
+
+
+@lru_cache(maxsize=1)
+def _worker(run: BatchRun) -> ShardWorker:
+    """A process that works on one shard after another opens the workspace once."""
+    return ShardWorker(run)
+
+
+def work_on(run: BatchRun, shard: int) -> ShardOutcome:
+    """Answers for one shard and writes its file, whole or not at all. What this library refuses becomes the outcome's
+    error; anything else is raised."""
+    began = time.perf_counter()
+    try:
+        people, rows = _worker(run).answer(shard)
+        content = io.BytesIO()
+        rows.write_parquet(content)
+        write_whole(run.file(shard), content.getvalue(), mode=PRIVATE)
+    except RecllmError as error:
+        return ShardOutcome(shard=shard, error=str(error))
+    except MemoryError:
+        return ShardOutcome(shard=shard, error=f"out of memory; more than {run.shards} shards make each smaller")
+    except OSError as error:
+        return ShardOutcome(shard=shard, error=f"{run.file(shard)} cannot be written: {error.strerror or error}")
+    return ShardOutcome(shard=shard, people=people, rows=len(rows), seconds=time.perf_counter() - began)
+
+
+# --- what is done for a shard ----------------------------------------------------------------------------------------
+
+SLATE_SCHEMA: Mapping[str, Any] = {
+    "user_id": pl.String,
+    "rank": pl.Int32,
+    "item_id": pl.String,
+    "title": pl.String,
+    "score": pl.Float64,
+    "probability": pl.Float64,
+    "propensity": pl.Float64,
+    "served_by": pl.List(pl.String),
+    "reasons": pl.List(pl.String),
+    "status": pl.String,
+    "model_version": pl.String,
+    "experiment": pl.String,
+    "variant": pl.String,
+}
+AUDIENCE_SCHEMA: Mapping[str, Any] = {
+    "user_id": pl.String,
+    "score": pl.Float64,
+    "probability": pl.Float32,
+    "item_id": pl.String,
+}
+COPY_SCHEMA: Mapping[str, Any] = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "channel": pl.String,
+    "locale": pl.String,
+    "text": pl.String,
+    "parts": pl.String,
+    "generator": pl.String,
+    "verdict": pl.String,
+}
+
+
+def _request(options: Mapping[str, Any], users: Sequence[str] = ()) -> RecommendRequest:
+    fields = {name: value for name, value in options.items() if name != "locale"}
+    enums: dict[str, Any] = {"intent": Intent, "objective": Objective}
+    fields |= {name: enums[name](fields[name]) for name in enums if name in fields}
+    return RecommendRequest(users=tuple(users), **fields)
+
+
+def _slates(worker: ShardWorker, number: int, recommender: Recommender, options: Mapping[str, Any]) -> Iterator[Slate]:
+    """Slates of everybody of a shard who may be served, by the variant that is theirs."""
+    from recllm.jobs.experiments import list_experiments, recommend_in_experiments
+
+    experiments, users = list_experiments(worker.shop), recommender.dataset.users[USER_COLUMN].to_list()
+    rng, of_version = np.random.default_rng([worker.run.seed, number]), {worker.run.version: recommender}
+
+    def recommender_of(version: str | None) -> Recommender:
+        version = version or worker.run.version
+        if version not in of_version:
+            of_version[version] = worker.shard(number, version)
+        return of_version[version]
+
+    for start in range(0, len(users), PEOPLE_AT_ONCE):
+        request = _request(options, users[start : start + PEOPLE_AT_ONCE])
+        for slate in recommend_in_experiments(
+            worker.shop, request, experiments, recommender_of, by_pseudonym=True, rng=rng
+        ):
+            if slate.status is not SlateStatus.NO_CONSENT:  # withdrawn since the run began
+                yield slate
+
+
+def recommend_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl.DataFrame:
+    """Slates, a row for each item; `SLATE_SCHEMA`."""
+    rows = [
+        (
+            *(slate.user_id, item.rank, item.item_id, item.title, item.score, item.probability, item.propensity),
+            *(list(item.served_by), [reason.text for reason in item.reasons]),
+            *(slate.status.value, slate.model_version, slate.experiment, slate.variant),
+        )
+        for slate in _slates(worker, number, recommender, worker.options)
+        for item in slate.items
+    ]
+    return pl.DataFrame(rows, schema=dict(SLATE_SCHEMA), orient="row")
+
+
+def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
+    """Raises `UsageError` as `AudienceRequest` and its parts do, and for what only `recllm audience` can."""
+    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
+
+    limits = ("size", "budget", "cost", "margin", "holdout", "salt")
+    choice = OfferChoice(
+        intent=Intent(options.get("intent", Intent.MIXED)),
+        objective=Objective(options.get("objective", Objective.PROBABILITY)),
+    )
+    if choice.objective is Objective.UPLIFT:
+        raise UsageError("a batch orders people by chance, lift or margin; order by uplift with: recllm audience")
+    return AudienceRequest(
+        items=options.get("items"),
+        category=options.get("category"),
+        campaign=options.get("campaign"),
+        channel=options.get("channel"),
+        limits=AudienceLimits(**{name: options[name] for name in limits if name in options}),
+        exclusions=Exclusions(
+            **{name: options[name] for name in ("bought_days", "frequency_cap") if options.get(name) is not None}
+        ),
+        choice=choice,
+        explain=False,
+    )
+
+
+def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl.DataFrame:
+    """Everybody of a shard who could be reached, with what they are ordered by; `AUDIENCE_SCHEMA`."""
+    from recllm.audiences.audience import audience_target, eligible_pool
+    from recllm.jobs.serve import agreement, with_global_holdout
+
+    request = with_global_holdout(worker.shop, audience_request(worker.options))
+    recommender, target = audience_target(recommender, request.items, request.category, request.text)
+    agreed = agreement(worker.shop.gate(), request.channel)
+    pool = eligible_pool(recommender, target, request.exclusions, agreed, choice=request.choice)
+    item_ids = recommender.dataset.items["item_id"].to_list()
+    best_items = [item_ids[row] if row >= 0 else None for row in pool.scores.best_item.tolist()]
+    return pl.DataFrame(
+        [pool.user_ids, pool.scores.score, pool.scores.probabilities(), best_items], schema=dict(AUDIENCE_SCHEMA)
+    )
+
+
+@lru_cache(maxsize=1)
+def _generator(spec: str, cache_dir: Path) -> Generator | None:
+    """A worker's generator, which ends with its process."""
+    from recllm.generator.locate import find_generator
+
+    return find_generator(spec, cache_dir=cache_dir / "generators", own_process=True)
+
+
+def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl.DataFrame:
+    """A checked ad text for each person of a shard who agreed to the channel; `COPY_SCHEMA`. Whose items are all of
+    sensitive categories, or who has none, gets none."""
+    from recllm.jobs.ad_copy import AD_CHOICE, write_ads
+    from recllm.jobs.serve import CHANNEL_PURPOSE
+
+    options, gate, rows = worker.options, worker.shop.gate(), []
+    channel, slate_options = options["channel"], {"k": AD_CHOICE, "explain": True}
+    slate_options |= {name: options[name] for name in ("intent", "objective") if name in options}
+    purpose = CHANNEL_PURPOSE.get(channel)
+    for slate in _slates(worker, number, recommender, slate_options):
+        agreed = purpose is None or gate.permits(slate.user_id, purpose)
+        if slate.status is not SlateStatus.PERSONAL or not agreed:
+            continue
+        try:
+            (text,) = write_ads(
+                worker.shop,
+                slates=[slate],
+                intent=Intent(options.get("intent", Intent.MIXED)),
+                channel=channel,
+                locale=options.get("locale"),
+                generator=_generator(options.get("generator", "template"), worker.shop.cache_dir),
+                seed=worker.run.seed,
+                recommender=recommender,
+                by_pseudonym=True,
+            )
+        except (PolicyError, UsageError):
+            continue
+        rows.append(
+            (
+                *(text.user_id, text.item_id, text.channel, text.locale, text.text),
+                *(json_text(dict(text.parts)), text.generator, text.verdict.value),
+            )
+        )
+    return pl.DataFrame(rows, schema=dict(COPY_SCHEMA), orient="row")
+
+
+TASKS: Mapping[BatchTask, Callable[[ShardWorker, int, Recommender], pl.DataFrame]] = {
+    BatchTask.RECOMMEND: recommend_shard,
+    BatchTask.AUDIENCE: audience_shard,
+    BatchTask.COPY: copy_shard,
+}
+OPTIONS: Mapping[BatchTask, Callable[[Mapping[str, Any]], object]] = {
+    BatchTask.RECOMMEND: _request,
+    BatchTask.AUDIENCE: audience_request,
+    BatchTask.COPY: lambda options: options["channel"],
+}
+"""What refuses options that cannot be, before anything is written."""
+
+
+# --- running it ------------------------------------------------------------------------------------------------------
+
+
+def run_batch(
+    run: BatchRun,
+    engine: Engine = Engine.HERE,
+    *,
+    workers: int = 1,
+    progress: Callable[[ShardOutcome], None] | None = None,
+) -> BatchResult:
+    """Work on the shards whose file is not there yet, and write `DONE` when all are.
+
+    A shard that cannot be done is told in `BatchResult.failed`; the others are done all the same, and the next run
+    tries it again. progress: called for each shard as it ends. Raises `MissingExtraError` for Ray without its extra,
+    `UsageError` for no worker.
+    """
+    began = time.perf_counter()
+    sweep_drafts(run.folder)
+    missing = [shard for shard in range(run.shards) if not _is_complete(run.file(shard))]
+    outcomes = []
+    work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
+    for outcome in shard_outcomes(work, missing, engine, workers=workers, lost=lost):
+        outcomes.append(outcome)
+        if progress is not None:
+            progress(outcome)
+    failed = tuple(sorted((o for o in outcomes if o.error is not None), key=lambda outcome: outcome.shard))
+    if not failed:
+        write_whole(run.folder / DONE, json_text(_contents(run), indent=2), mode=PRIVATE)
+    return BatchResult(
+        folder=run.folder,
+        shards=run.shards,
+        resumed=run.shards - len(missing),
+        people=sum(outcome.people for outcome in outcomes),
+        seconds=time.perf_counter() - began,
+        failed=failed,
+    )
+
+
+def _is_complete(file: Path) -> bool:
+    """Whether a shard's file can be read; one that was truncated by others than us is made again."""
+    try:
+        pl.read_parquet_schema(file)
+    except (OSError, pl.exceptions.PolarsError):
+        return False
+    return True
+
+
+def _contents(run: BatchRun) -> dict[str, Any]:
+    files = {}
+    for shard in range(run.shards):
+        content = run.file(shard).read_bytes()
+        files[run.file(shard).name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"finished": datetime.now(UTC).isoformat(), "files": files}
+
+
+def read_batch(run: BatchRun) -> pl.LazyFrame:
+    """All rows of a finished run, in the order of its shards. Raises `DataError` where a file is missing or damaged."""
+    for shard in range(run.shards):
+        if not _is_complete(run.file(shard)):
+            run.read(shard)
+    return pl.scan_parquet([run.file(shard) for shard in range(run.shards)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchAudience:
+    """Whom to address, out of everybody who could be reached."""
+
+    people: pl.DataFrame
+    """user_id, score, probability, item_id; best first."""
+    holdout: int
+    reachable: int
+    expected_conversions: float
+
+
+def choose_audience(run: BatchRun, policy: Policy) -> BatchAudience:
+    """The people that `recllm audience` would address, from the files of a finished run.
+
+    Raises `PolicyError` for fewer people than the policy's floor, `DataError` where a file is missing.
+    """
+    from recllm.audiences.assignment import check_floor, select
+    from recllm.audiences.audience import target_name
+    from recllm.audiences.probabilities import UserScores
+
+    request, pool = audience_request(json.loads(run.options)), read_batch(run).collect()
+    probabilities = pool["probability"].to_numpy()
+    scores = UserScores(pool["score"].to_numpy(), np.full(len(pool), -1), probabilities)
+    name = request.campaign or target_name(request.items, request.category)
+    selection = select(scores, pool["user_id"].to_list(), name, request.limits)
+    check_floor(len(selection.addressed), policy.group_floor)
+    return BatchAudience(
+        people=pool[selection.addressed.tolist()],
+        holdout=len(selection.holdout),
+        reachable=len(pool),
+        expected_conversions=float(probabilities[selection.addressed].sum(dtype=np.float64)),
+    )

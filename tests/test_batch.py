@@ -1,0 +1,210 @@
+"""Answers for everybody, shard by shard: the same as one by one, the same on every engine, and after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import killed
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Command
+from service_world import LAST_DAY, PEOPLE, build_shop
+
+from recllm.errors import DataError, MissingExtraError, NotFittedError, UsageError
+from recllm.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers
+from recllm.jobs.engines import Engine, connect, import_ray, shard_outcomes
+from recllm.jobs.load import load_file
+from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.serve import find_audience
+from recllm.schema import SlateStatus
+from recllm.workspace.workspace import Workspace
+
+SHARDS = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shop(tmp_path_factory.mktemp("batch"))
+
+
+@pytest.fixture
+def shop(folder: Path) -> Iterator[Workspace]:
+    with Workspace.open(folder) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def ray_machine() -> Iterator[bool]:
+    """Whether there is a Ray, started once; its processes find this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        try:
+            ray = import_ray()
+        except MissingExtraError:
+            yield False
+            return
+        connect(ray, 2)
+        yield True
+        ray.shutdown()
+
+
+def plan(shop: Workspace, folder: Path, task: BatchTask = BatchTask.RECOMMEND, **options: object) -> BatchRun:
+    return BatchRun.plan(shop, folder, task, options or {"k": 4, "explain": False}, shards=SHARDS)
+
+
+def files(run: BatchRun) -> dict[str, bytes]:
+    return {run.file(shard).name: run.file(shard).read_bytes() for shard in range(run.shards)}
+
+
+def test_everybody_is_in_one_shard_that_hangs_on_their_id_alone() -> None:
+    names = [f"p{n}" for n in range(2000)]
+    numbers = shard_numbers(names, 16)
+    assert set(numbers.tolist()) == set(range(16)) and np.bincount(numbers).min() > 80
+    assert shard_numbers(names[::-1], 16).tolist() == numbers[::-1].tolist()
+
+
+def test_slates_are_those_that_are_asked_for_one_by_one(shop: Workspace, tmp_path: Path) -> None:
+    run = plan(shop, tmp_path / "out", k=4, explain=True)
+    result = run_batch(run)
+    assert (result.people, result.resumed, result.failed) == (PEOPLE, 0, ())
+    rows = read_batch(run).collect()
+    recommender = open_recommender(shop)
+    people = rows["user_id"].unique(maintain_order=True).to_list()
+    assert len(people) == PEOPLE
+    for slate in recommender.by_pseudonym().recommend(people, k=4):
+        mine = rows.filter(pl.col("user_id") == slate.user_id)
+        assert mine["item_id"].to_list() == [item.item_id for item in slate.items]
+        assert mine["score"].to_list() == pytest.approx([item.score for item in slate.items], abs=1e-5)
+        assert mine["reasons"].to_list() == [[reason.text for reason in item.reasons] for item in slate.items]
+        assert set(mine["status"]) == {SlateStatus.PERSONAL.value}
+    contents = json.loads((run.folder / DONE).read_bytes())["files"]
+    assert set(contents) == set(files(run))
+
+
+def test_what_people_did_since_the_state_was_made_counts(folder: Path, tmp_path: Path) -> None:
+    """A newcomer, and one more purchase of somebody, written after the serving state."""
+    copy = shutil.copytree(folder, tmp_path / "shop")
+    with Workspace.open(copy) as shop:
+        late = LAST_DAY.isoformat()
+        columns = {"user_id": ["new", "new", "u00"], "item_id": ["tea-1", "tea-2", "tools-9"], "timestamp": [late] * 3}
+        pl.DataFrame(columns).write_csv(tmp_path / "late.csv")
+        load_file(shop, tmp_path / "late.csv", "events")
+        run = plan(shop, tmp_path / "out")
+        assert run_batch(run).people == PEOPLE + 1
+        rows = read_batch(run).collect()
+        for name in shop.pseudonymiser().many(["new", "u00"]):
+            (slate,) = open_recommender(shop).by_pseudonym().recommend([name], k=4)
+            mine = rows.filter(pl.col("user_id") == name)
+            assert mine["item_id"].to_list() == [item.item_id for item in slate.items]
+            assert mine["score"].to_list() == pytest.approx([item.score for item in slate.items], abs=1e-5)
+
+
+def test_the_audience_is_that_of_all_at_once(shop: Workspace, tmp_path: Path, command: Command) -> None:
+    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+
+    limits = AudienceLimits(size=8, holdout=0.2)
+    request = AudienceRequest(items=["tea-3"], limits=limits, exclusions=Exclusions(bought_days=10), explain=False)
+    audience = find_audience(shop, request)
+    out, csv = tmp_path / "out", tmp_path / "people.csv"
+    asked = ("--item", "tea-3", "--size", "8", "--holdout", "0.2", "--bought-days", "10", "--shards", "5")
+    arguments = ("batch", "audience", "-w", str(shop.root), "-o", str(out), *asked, "--json")
+    code, text, _ = command(*arguments, "--csv", str(csv))
+    assert code == 0
+    document = json.loads(text)
+    assert (document["size"], document["holdout"]) == (audience.size, len(audience.holdout))
+    assert document["expected_conversions"] == pytest.approx(audience.expected_conversions, rel=1e-5)
+    assert pl.read_csv(csv)["user_id"].to_list() == [member.user_id for member in audience.people]
+    code, text, _ = command(*arguments)
+    assert code == 0 and json.loads(text)["resumed"] == 5
+
+
+def test_texts_are_for_whom_they_may_be(shop: Workspace, tmp_path: Path) -> None:
+    run = plan(shop, tmp_path / "out", BatchTask.COPY, channel="push")
+    run_batch(run)
+    rows = read_batch(run).collect()
+    assert len(rows) == PEOPLE == rows["user_id"].n_unique()
+    assert set(rows["verdict"]) <= {"pass", "person"} and not rows["text"].str.contains("{", literal=True).any()
+
+
+def test_every_engine_writes_the_same_bytes(shop: Workspace, tmp_path: Path, ray_machine: bool) -> None:
+    once = plan(shop, tmp_path / "here", k=4, explain=False)
+    run_batch(once)
+    engines = [Engine.PROCESSES, *([Engine.RAY] if ray_machine else [])]
+    for engine in engines:
+        folder = tmp_path / engine
+        folder.mkdir()
+        (folder / PLAN).write_bytes((once.folder / PLAN).read_bytes())  # the same model as of the same time
+        run = plan(shop, folder)
+        assert run_batch(run, engine, workers=2).failed == ()
+        assert files(run) == files(once), engine
+
+
+def test_a_killed_run_goes_on(shop: Workspace, tmp_path: Path) -> None:
+    run = plan(shop, tmp_path / "out")
+    run_batch(run)
+    complete = files(run)
+    run.file(1).unlink()
+    run.file(3).write_bytes(complete[run.file(3).name][:100])
+    (run.folder / DONE).unlink()
+    with pytest.raises(DataError, match=r"shard-00001\.parquet is missing or damaged; run the same batch again"):
+        read_batch(run)
+    again = plan(shop, run.folder)
+    assert again == run
+    assert run_batch(again).resumed == SHARDS - 2 and files(again) == complete
+
+
+def lost(shard: int, why: str) -> str:
+    return f"{shard}: {why}"
+
+
+@pytest.mark.parametrize("engine", [Engine.PROCESSES, Engine.RAY])
+def test_a_process_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path, ray_machine: bool) -> None:
+    if engine is Engine.RAY and not ray_machine:
+        pytest.skip("the extra ray is not installed")
+    shards, work = list(range(5)), partial(killed.work, tmp_path)
+    outcomes = [str(outcome) for outcome in shard_outcomes(work, shards, engine, workers=2, lost=lost)]
+    (failed,) = set(outcomes) - set("01234")
+    assert sorted(set(outcomes) - {failed}) == ["0", "1", "3", "4"] and len(outcomes) == 5
+    assert failed.startswith("2: ") and "more shards make each smaller" in failed
+
+
+def test_a_shard_that_fails_is_told_and_the_others_stand(shop: Workspace, tmp_path: Path) -> None:
+    run = plan(shop, tmp_path / "out")
+    run.file(2).mkdir()  # nothing can be written there
+    (failed,) = run_batch(run).failed
+    assert failed.shard == 2 and "cannot be written" in str(failed.error)
+    assert not (run.folder / DONE).exists() and run.file(4).exists()
+    run.file(2).rmdir()
+    result = run_batch(run)
+    assert (result.resumed, result.failed) == (SHARDS - 1, ()) and (run.folder / DONE).exists()
+
+
+def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, command: Command) -> None:
+    run = plan(shop, tmp_path / "out")
+    with pytest.raises(UsageError, match="holds a run with other options"):
+        plan(shop, run.folder, k=5)
+    with pytest.raises(UsageError, match="holds a run with other shards"):
+        BatchRun.plan(shop, run.folder, BatchTask.RECOMMEND, {"k": 4, "explain": False}, shards=4)
+    with pytest.raises(UsageError, match="shards is 0"):
+        BatchRun.plan(shop, tmp_path / "none", BatchTask.RECOMMEND, {}, shards=0)
+    with pytest.raises(UsageError, match="k is 0"):
+        plan(shop, tmp_path / "none", k=0)
+    with pytest.raises(UsageError, match="an audience is for items"):
+        plan(shop, tmp_path / "none", BatchTask.AUDIENCE, size=3)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").touch()
+    with pytest.raises(UsageError, match="holds other files"):
+        plan(shop, tmp_path / "full")
+    (tmp_path / "full" / PLAN).write_text("{}")
+    with pytest.raises(UsageError, match="is no plan of a batch"):
+        plan(shop, tmp_path / "full")
+    assert not (tmp_path / "none").exists()
+    with Workspace.create(tmp_path / "untrained", encoder="toy") as untrained, pytest.raises(NotFittedError):
+        plan(untrained, tmp_path / "none")
+    code, _, text = command("batch", "recommend", "-w", str(folder), "-o", str(tmp_path / "x"), "--engine", "spark")
+    assert code == 2 and "spark" in text
