@@ -220,7 +220,7 @@ def test_replay_changes_nothing(tmp_path_factory: pytest.TempPathFactory, seed: 
 
 
 @examples(100)
-@given(values=st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=6))
+@given(values=st.lists(st.lists(st.sampled_from([*range(4), 2**58, 2**63, 2**64 - 1]), max_size=8), max_size=9))
 def test_occurrences_count_like_a_dictionary(values: list[list[int]]) -> None:
     counter, seen = Occurrences(), dict[int, int]()
     for chunk in values:

@@ -108,3 +108,38 @@ def test_a_full_disk_in_the_middle_of_a_load(store: Store) -> None:
     sa_event.remove(store._engine, "connect", limit)
     store.close()
     assert put(store, "events", events(list(range(1_000, 3_000))), "b").accepted == 2_000
+
+
+def indexes(store: Store) -> set[str]:
+    with store.read() as reader:
+        rows = reader._connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'index'")
+        return {name for (name,) in rows}
+
+
+def test_a_first_load_without_repeats_makes_its_indexes_at_the_end(store: Store) -> None:
+    before = indexes(store)
+    with store.load("events", load_id="first", source="a.csv") as load:
+        assert load.write(events(keys=[3, 1, 2]), are_distinct=True).accepted == 3
+        assert not {"events_by_key", "events_by_user"} & {
+            name for (name,) in load._connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'index'")
+        }
+    assert indexes(store) == before and {"events_by_key", "events_by_user"} <= before
+    with store.load("events", load_id="second", source="a.csv") as load:
+        result = load.write(events(keys=[2, 4, 1]), are_distinct=True)
+    assert (result.accepted, result.duplicates) == (1, 2)
+
+
+def test_a_load_that_turns_out_to_have_ids_looks_for_repeats_from_then_on(store: Store) -> None:
+    with store.load("events", load_id="first", source="a.csv") as load:
+        assert load.write(events(keys=[1, 2]), are_distinct=True).accepted == 2
+        result = load.write(events(keys=[2, 3, 3]))
+    assert (result.accepted, result.duplicates) == (1, 2)
+    assert {"events_by_key", "events_by_user"} <= indexes(store)
+
+
+def test_a_first_load_that_breaks_leaves_the_store_as_it_was(store: Store) -> None:
+    before = indexes(store)
+    with pytest.raises(RuntimeError, match="cut"), store.load("events", load_id="first", source="a.csv") as load:
+        load.write(events(keys=[1, 2]), are_distinct=True)
+        raise RuntimeError("cut")
+    assert indexes(store) == before and view(store).counts()["events"] == 0

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -183,6 +184,16 @@ def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordRe
     return replace(reader, chunks=chunks)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _ParsedChunk:
+    chunk: Chunk
+    batch: FieldBatch
+    good: pl.DataFrame
+    """The rows that can be used, as the store takes them."""
+    are_distinct: bool
+    """Whether no two of the load's events can have one key, because none of them has an id of the file's."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _RowStage:
     """The rows of one load, chunk by chunk, and their counts."""
@@ -204,14 +215,17 @@ class _RowStage:
 
     def run(self, load: Load, progress: Callable[[int], None] | None) -> None:
         """Raises `IngestError` E_REJECT_LIMIT as soon as it is clear."""
-        policy = self.state.policy
-        for chunk in self.reader.chunks():
-            self._one_chunk(chunk, load)
-            if progress is not None:
-                progress(self.read)
-            head = policy.reject_head_rows
-            if self.read >= head > 0 and self.n_bad_in_head > policy.reject_head_limit * head:
-                raise self._refused(f"{self.n_bad_in_head:,} of the first {head:,} rows are bad")
+        policy, chunks = self.state.policy, iter(self.reader.chunks())
+        with ThreadPoolExecutor(1, "parse") as pool:  # a chunk is parsed while the one before it is written
+            upcoming = pool.submit(self._parsed, chunks)
+            while (parsed := upcoming.result()) is not None:
+                upcoming = pool.submit(self._parsed, chunks)
+                self._write(parsed, load)
+                if progress is not None:
+                    progress(self.read)
+                head = policy.reject_head_rows
+                if self.read >= head > 0 and self.n_bad_in_head > policy.reject_head_limit * head:
+                    raise self._refused(f"{self.n_bad_in_head:,} of the first {head:,} rows are bad")
         if self.merged is not None:
             rows = self.merged.rows()
             if self.known_ids:
@@ -227,20 +241,30 @@ class _RowStage:
             limit = f"{policy.reject_limit:.0%}"
             raise self._refused(f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit}")
 
-    def _one_chunk(self, chunk: Chunk, load: Load) -> None:
+    def _parsed(self, chunks: Iterator[Chunk]) -> _ParsedChunk | None:
+        """The next chunk with its good rows as values; None after the last."""
+        chunk = next(chunks, None)
+        if chunk is None:
+            return None
         schema, notes = self.state.schema, self.state.notes
         notes["W_BLANK_LINE"] += chunk.blank_lines
         batch = FieldBatch(chunk, self.state)
         for rule in schema.column_map.reject:
             batch.mark("", rule.holds(chunk.frame), "E_MAP_REJECT", rule.reason, column=rule.column)
         good = BUILDERS[schema.table](batch).filter(batch.good())
+        are_distinct = False
+        if self.merged is None and schema.table is Table.EVENTS:
+            are_distinct = "event_id" not in good.columns or good["event_id"].null_count() == good.height
+            good = with_event_keys(good, self.state.occurrences)
+        return _ParsedChunk(chunk, batch, good, are_distinct)
+
+    def _write(self, parsed: _ParsedChunk, load: Load) -> None:
+        batch, good = parsed.batch, parsed.good
         if self.merged is not None:
             self.merged.add(good)
         elif good.height:
             positions = np.flatnonzero(~batch.bad)
-            if schema.table is Table.EVENTS:
-                good = with_event_keys(good, self.state.occurrences)
-            result = load.write(good)
+            result = load.write(good, are_distinct=parsed.are_distinct)
             self.accepted += result.accepted
             self.duplicates += result.duplicates
             if result.conflicts:
@@ -250,7 +274,7 @@ class _RowStage:
             if result.erased:
                 erased = np.isin(np.arange(len(batch.bad)), positions[result.erased])
                 batch.mark("user_id", erased, _ERASED, "was erased; nothing of the row is kept", keep=False)
-        self._set_aside(chunk, batch)
+        self._set_aside(parsed.chunk, batch)
 
     def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
         """Bad records to the quarantine, in the order of the file."""

@@ -67,11 +67,23 @@ def record_rows(rows: pl.DataFrame, table: Table, store: Store, *, source: str) 
 
 
 class Occurrences:
-    """Counts equal contents over all chunks of a file, in 12 bytes per distinct content."""
+    """Counts equal contents over all chunks of a file, in 8 bytes per distinct content, and 12 more for one that is met
+    again.
+
+    Contents lie in sorted runs, each several times as long as the next; short ones are merged as they come, so a
+    content is moved a few times and not with every chunk. They are divided by their first bits, and only a part is
+    written anew at a time.
+    """
+
+    _PARTS = 64
+    _GROWTH = 4
 
     def __init__(self) -> None:
-        self._contents: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._runs: list[list[NDArray[np.uint64]]] = [[] for _ in range(self._PARTS)]
+        self._repeated: NDArray[np.uint64] = np.empty(0, np.uint64)
+        """Contents that were met more than once, ascending."""
         self._counts: NDArray[np.uint32] = np.empty(0, np.uint32)
+        """How often each of them was met."""
 
     def number(self, contents: NDArray[np.uint64]) -> NDArray[np.int64]:
         """For each entry how many equal ones came before it, in this call and in earlier ones; int64 (n,)."""
@@ -80,17 +92,34 @@ class Occurrences:
         within = np.empty(len(contents), np.int64)
         within[order] = np.arange(len(contents)) - np.repeat(np.cumsum(counts) - counts, counts)
 
-        # both sides are sorted: a merge costs a tenth of a join with what was met before
-        at = np.searchsorted(self._contents, values)
+        step = np.uint64(2**64 // self._PARTS)
+        ends = np.append(np.searchsorted(values, np.arange(1, self._PARTS, dtype=np.uint64) * step), len(values))
         met = np.zeros(len(values), bool)
-        inside = at < len(self._contents)
-        met[inside] = self._contents[at[inside]] == values[inside]
-        before = np.zeros(len(values), np.int64)
-        before[met] = self._counts[at[met]]
-        self._counts[at[met]] += counts[met].astype(np.uint32)
-        self._contents = np.insert(self._contents, at[~met], values[~met])
-        self._counts = np.insert(self._counts, at[~met], counts[~met])
+        for start, end, runs in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), self._runs, strict=True):
+            part = values[start:end]
+            for run in runs:
+                met[start:end] |= _among(part, run)
+            runs.append(part[~met[start:end]])
+            while len(runs) > 1 and len(runs[-2]) < self._GROWTH * len(runs[-1]):
+                runs[-2:] = [np.sort(np.concatenate(runs[-2:]), kind="stable")]
+
+        before = met.astype(np.int64)
+        is_repeated = _among(values, self._repeated)
+        at = np.searchsorted(self._repeated, values)
+        before[is_repeated] = self._counts[at[is_repeated]]
+        self._counts[at[is_repeated]] += counts[is_repeated].astype(np.uint32)
+        new = ~is_repeated & (met | (counts > 1))
+        self._counts = np.insert(self._counts, at[new], (before + counts)[new].astype(np.uint32))
+        self._repeated = np.insert(self._repeated, at[new], values[new])
         return within + before[inverse]
+
+
+def _among(values: NDArray[np.uint64], run: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of some ascending values are in an ascending run; both without repeats."""
+    if not len(run):
+        return np.zeros(len(values), bool)
+    at = np.searchsorted(run, values)
+    return np.asarray(run[np.minimum(at, len(run) - 1)] == values)
 
 
 def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFrame:

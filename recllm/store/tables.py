@@ -119,7 +119,7 @@ events = Table(
     "events",
     metadata,
     Column("event_no", _Key, primary_key=True),
-    Column("event_key", LargeBinary(16), nullable=False, unique=True),
+    Column("event_key", LargeBinary(16), nullable=False),
     Column("payload_hash", BigInteger, nullable=False),
     Column("user_key", BigInteger, nullable=False),
     Column("item_key", BigInteger, nullable=False),
@@ -141,6 +141,10 @@ events = Table(
     Column("campaign_id", String),
     Column("template", String),
 )
+
+events_by_key = Index("events_by_key", events.c.event_key, unique=True)
+"""Where an event is known already. Stores that were made earlier have a constraint in its place, which does
+the same and cannot be dropped for a first load."""
 
 SHOWN_FOR = ("experiment", "variant", "campaign_id", "template")
 """Columns of an event that say what an item was shown for."""
@@ -397,6 +401,10 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     9: _protect_people,
     10: _remember_first_loads,
 }
+
+
+def has_index(connection: Connection, table: Table, index: Index) -> bool:
+    return any(named["name"] == index.name for named in inspect(connection).get_indexes(table.name))
 
 
 def version(connection: Connection) -> int | None:

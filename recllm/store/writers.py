@@ -111,17 +111,24 @@ class Load:
         self._last_event_no = self._newest_event_no()
         # for a first load, one sort at its end is faster than an insertion for each event; a server would let nobody
         # read the events until then
-        self._builds_index = table is Table.EVENTS and not self._last_event_no and connection.dialect.name == "sqlite"
-        if self._builds_index:
-            tables.events_by_user.drop(connection)
+        is_first = table is Table.EVENTS and not self._last_event_no and connection.dialect.name == "sqlite"
+        self._dropped: list[sa.Index] = []
+        self._may_drop_key = is_first and tables.has_index(connection, tables.events, tables.events_by_key)
+        if is_first:
+            self._drop(tables.events_by_user)
 
-    def write(self, frame: pl.DataFrame) -> WriteResult:
+    def _drop(self, index: sa.Index) -> None:
+        index.drop(self._connection)
+        self._dropped.append(index)
+
+    def write(self, frame: pl.DataFrame, *, are_distinct: bool = False) -> WriteResult:
         """Writes one frame of the load's table; the columns of each table stand above.
 
         Events: the first of several equal keys counts; unknown items become pending. Users and items are inserted or
         replaced: the same content again is a duplicate, and an item that was pending is so no longer. Consent:
         decisions are appended, nothing is replaced, the latest one counts when read. Rows of people who were erased
-        are left out, whatever the table.
+        are left out, whatever the table. are_distinct: the caller knows that no event of the whole load has the key of
+        another one; a first load then need not look.
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
         """
@@ -136,6 +143,12 @@ class Load:
         rows_kept, frame = (~is_erased).arg_true(), frame.filter(~is_erased)
         match self._table:
             case Table.EVENTS:
+                if are_distinct and self._may_drop_key:
+                    self._drop(tables.events_by_key)
+                elif not are_distinct and tables.events_by_key in self._dropped:
+                    self._dropped.remove(tables.events_by_key)
+                    tables.events_by_key.create(connection)
+                self._may_drop_key = False
                 accepted, conflicts = self._write_events(frame)
             case Table.USERS:
                 accepted = _upsert(connection, tables.users, frame, key="user_id")
@@ -284,8 +297,8 @@ class Load:
 
     def close(self) -> None:
         """Completes the record; the block around the load calls it before the commit."""
-        if self._builds_index:
-            tables.events_by_user.create(self._connection)
+        for index in self._dropped:
+            index.create(self._connection)
         if self._table is Table.ITEMS:
             tables.record_item_states(self._connection, self._load_no)
         record, event = tables.loads, tables.events.c
@@ -311,7 +324,8 @@ class Load:
             action=first["event"].replace_strict(codes, return_dtype=pl.Int16),
             load_no=pl.lit(self._load_no),
         )
-        accepted = _insert_new(connection, tables.events, rows, key=["event_key"])
+        key = [] if tables.events_by_key in self._dropped else ["event_key"]
+        accepted = _insert_new(connection, tables.events, rows, key=key)
         if accepted == frame.height:
             return accepted, []
         new_keys = connection.scalars(sa.select(event.event_key).where(event.event_no > last_no)).all()
@@ -465,12 +479,14 @@ def _now() -> int:
 
 
 def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: list[str]) -> int:
-    """Inserts the rows whose `key` columns are not there yet. Returns how many that were.
+    """Inserts the rows whose `key` columns are not there yet, all of them without a key. Returns how many that were.
 
     Columns that are null in every row are left out of the statement, which makes a purchase log a third faster.
     """
     frame = frame.select(c for c in frame.columns if frame[c].null_count() < frame.height)
-    statement = _insert(connection, table, frame).on_conflict_do_nothing(index_elements=key)
+    statement = _insert(connection, table, frame)
+    if key:
+        statement = statement.on_conflict_do_nothing(index_elements=key)
     return _execute_many(connection, statement, frame)
 
 
