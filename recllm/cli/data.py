@@ -44,6 +44,7 @@ class FileOptions:
     ts_format: Annotated[str | None, _written(help="iso, epoch, excel or a strptime pattern.")]
     date_order: Annotated[Literal["dmy", "mdy"] | None, _written(help="How 03/04/2025 is meant.")]
     currency: Annotated[str | None, _written(help="ISO code of every price in the file.")]
+    namespace: Annotated[str | None, _written(help="Of another shop's file: its ids become NAME:ID.")]
     sheet: Annotated[str | None, _written(help="Sheet of a workbook, where several hold something.")]
     on_bad_bytes: Annotated[Literal["fail", "quarantine"], _rows(help="Rows with bytes of no text.")] = "fail"
     anonymous: Annotated[Literal["quarantine", "keep"], _rows(help="Events without a person.")] = "quarantine"

@@ -48,6 +48,9 @@ _ERASED = "E_ERASED_SUBJECT"
 """Rows of people who were erased: of such a row only its number is kept."""
 _LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
 """Codes of rows that are no mistake of the file's: they do not count towards the reject limit."""
+_FEW_TITLES, _OTHER_TITLES = 5, 0.2
+"""So many items, and such a share of those that were known, under whose id a file has another thing: it is another
+shop's."""
 _FORMULA_TEXT = r'^="(.*)"$'
 _QUOTED_NUMBER = r"^['\x60](\d.*)$"
 """How exports tell a spreadsheet that a cell with digits is text."""
@@ -212,6 +215,10 @@ class _RowStage:
     """Bad rows near the top, of those that count towards the reject limit."""
     codes: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by code."""
+    n_titles: int = 0
+    """Items of the file that were described before."""
+    n_other_titles: int = 0
+    """Of them, those that have a title without a word of the earlier one."""
 
     def run(self, load: Load, progress: Callable[[int], None] | None) -> None:
         """Raises `IngestError` E_REJECT_LIMIT as soon as it is clear."""
@@ -263,6 +270,8 @@ class _RowStage:
         if self.merged is not None:
             self.merged.add(good)
         elif good.height:
+            if self.state.schema.table is Table.ITEMS:
+                self._compare_titles(good, load)
             positions = np.flatnonzero(~batch.bad)
             result = load.write(good, are_distinct=parsed.are_distinct)
             self.accepted += result.accepted
@@ -275,6 +284,16 @@ class _RowStage:
                 erased = np.isin(np.arange(len(batch.bad)), positions[result.erased])
                 batch.mark("user_id", erased, _ERASED, "was erased; nothing of the row is kept", keep=False)
         self._set_aside(parsed.chunk, batch)
+
+    def _compare_titles(self, items: pl.DataFrame, load: Load) -> None:
+        """Counts items whose title has no word in common with the one that is known under their id."""
+        described = load.item_titles(items["item_id"]).rename({"title": "earlier"})
+        words = [pl.col(name).str.to_lowercase().str.extract_all(r"\p{L}{2,}|\p{Han}") for name in ("title", "earlier")]
+        pairs = items.select("item_id", "title").join(described, on="item_id").select(*words)
+        pairs = pairs.filter(pl.all_horizontal(pl.all().list.len() > 0))
+        shared = pairs.select(pl.col("title").list.set_intersection("earlier").list.len()).to_series()
+        self.n_titles += pairs.height
+        self.n_other_titles += int((shared == 0).sum())
 
     def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
         """Bad records to the quarantine, in the order of the file."""
@@ -299,6 +318,8 @@ class _RowStage:
         notes = state.notes + Counter(self.reader.warnings)
         notes["W_HEADER_ALIAS"] += schema.n_aliases
         notes["W_NO_ROWS"] += self.read == 0
+        if self.n_other_titles >= max(_FEW_TITLES, _OTHER_TITLES * self.n_titles):
+            notes["W_OTHER_TITLES"] = self.n_other_titles
         notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()
         notes["W_PRICE_OUTLIER"] += state.prices.n_outliers()
         if schema.table is Table.EVENTS:

@@ -127,6 +127,8 @@ class IngestOptions(ReadOptions):
     """"keep" gives every basket without a user its own throw-away person."""
     returns: Literal["on", "off"] = "on"
     """"on" reads a negative quantity as a return; "off" quarantines it."""
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
+    """Of a file of another shop, whose numbers mean others: people, items, baskets and events are NAMESPACE:ID."""
     block_bytes: int = BLOCK_BYTES
     """Bytes read and parsed at a time; bounds the memory of a load."""
     now: datetime | None = None

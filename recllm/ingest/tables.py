@@ -68,6 +68,7 @@ def build_events(batch: FieldBatch) -> pl.DataFrame:
     quantity, event = _quantities(batch, event)
     price = _event_prices(batch, quantity)
     optional = {name: batch.ids(name) for name in _OPTIONAL_IDS if batch.has(name)}
+    optional |= {name: batch.in_namespace(optional[name]) for name in ("event_id", "basket_id") if name in optional}
     optional["value"] = batch.number("value")
     is_rating = event == Action.RATING.value
     batch.mark("value", is_rating & optional["value"].is_null(), "E_NO_VALUE", "a rating without a value")
@@ -101,11 +102,11 @@ def _event_users(batch: FieldBatch) -> pl.Series:
     nobody = is_nobody(ids)
     batch.load.notes["W_ANONYMOUS"] += int(nobody.sum())
     if not nobody.any():
-        return ids
+        return batch.in_namespace(ids)
     content = batch.fields.select(pl.concat_str(pl.all().fill_null(""), separator="\x1f")).to_series()
     basket = batch.text("basket_id").str.strip_chars()
     throw_away = ("anonymous basket " + basket).zip_with((basket != "").fill_null(False), "anonymous event " + content)
-    return ids.zip_with(~nobody, throw_away)
+    return batch.in_namespace(ids.zip_with(~nobody, throw_away))
 
 
 def _quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -291,6 +291,16 @@ class Load:
         if not self._connection.execute(gone.values(nothing | changed)).rowcount:
             raise UnknownIdError(f"no item {item_id!r} in the catalogue")
 
+    def item_titles(self, item_ids: pl.Series) -> pl.DataFrame:
+        """item_id and title of those of some items that the catalogue describes."""
+        item, rows = tables.items.c, list[tuple[str, str]]()
+        distinct = item_ids.unique().to_list()
+        for start in range(0, len(distinct), tables.IN_KEYS):
+            among = item.item_id.in_(distinct[start : start + tables.IN_KEYS])
+            query = sa.select(item.item_id, item.title).where(among, item.title.is_not(None))
+            rows += [(item_id, title) for item_id, title in self._connection.execute(query)]
+        return pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
+
     def counts(self, numbers: Mapping[str, int]) -> None:
         """Adds the caller's own numbers (rows read, quarantined, ...) to the record of the load."""
         self._counts.update(numbers)

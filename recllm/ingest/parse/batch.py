@@ -296,10 +296,15 @@ class FieldBatch:
         self.mark(field, ids.str.len_bytes() > limit, "E_TOO_LONG", f"{name} is longer than {limit} bytes")
         return ids
 
+    def in_namespace(self, ids: pl.Series) -> pl.Series:
+        """The ids as they are kept."""
+        namespace = self.load.options.namespace
+        return ids if namespace is None else f"{namespace}:" + ids
+
     def raw_user_ids(self) -> pl.Series:
         ids = self.ids("user_id")
         self.mark("user_id", is_nobody(ids), "E_NO_USER", "names no user", self.fields["user_id"])
-        return ids
+        return self.in_namespace(ids)
 
     def pseudonyms(self, raw: pl.Series) -> pl.Series:
         """Pseudonyms of the rows that are still good, null for the others."""
@@ -310,7 +315,7 @@ class FieldBatch:
     def item_ids(self) -> pl.Series:
         ids = self.ids("item_id")
         self.mark("item_id", ids.is_null(), "E_NO_ITEM", "names no item", self.fields["item_id"])
-        return ids
+        return self.in_namespace(ids)
 
     def number(self, field: str, *, money: bool = False) -> pl.Series:
         """Float64, null where empty; what is no number is marked. `money` allows currency signs around it."""
