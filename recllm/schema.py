@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from html import escape
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from recllm.errors import UsageError
@@ -484,6 +485,17 @@ class Slate:
     """In words why the slate is not personal, or is shorter than asked; None when it is neither. For people to read:
     code asks `status` and `notes`."""
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = [
+            (item.rank, item.title, chance_text(item.probability), " ".join(reason.text for reason in item.reasons))
+            for item in self.items
+        ]
+        model = f"model {self.model_version}" if self.model_version else self.served_by.value
+        caption = f"{self.user_id}, {self.as_of:%Y-%m-%d %H:%M} UTC, {model}"
+        caption += f": {self.degraded_reason}" if self.degraded_reason else ""
+        return html_table(("", "item", "chance", "why"), rows, caption)
+
 
 class CopyVerdict(StrEnum):
     """What becomes of an ad text."""
@@ -635,3 +647,25 @@ class Generator(Protocol):
     def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
         """`n` continuations, each stripped; raises `GenerationError` when the model cannot answer."""
         ...
+
+
+# --- drawn in notebooks ----------------------------------------------------------------------------------------------
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
+    """A plain table of HTML; every text is escaped, numbers stand to the right."""
+
+    def cell(value: object) -> str:
+        side = "right" if isinstance(value, int | float) else "left"
+        text = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        return f'<td style="text-align:{side}">{escape(text)}</td>'
+
+    head = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in header)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    words = f'<caption style="text-align:left">{escape(caption)}</caption>' if caption else ""
+    return f"<table>{words}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def chance_text(probability: float | None) -> str:
+    """Such as "12.3 %"; nothing where there is none."""
+    return "" if probability is None else f"{100 * probability:.1f} %"

@@ -268,3 +268,12 @@ def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, mo
     code, out, err = run("-v", "describe", "-w", "shop", "--json")
     assert code == 0 and document(out) == {"items": 4} and "recllm.jobs.load described tables=4" in err
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", err), "times are UTC and say so"
+
+
+def test_the_shell_completes_commands(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_RECLLM_COMPLETE", "complete_bash"), ("COMP_WORDS", "recllm ba"), ("COMP_CWORD", "1")):
+        monkeypatch.setenv(name, value)
+    assert run()[1].split() == ["backup", "batch"]
+    monkeypatch.setenv("COMP_WORDS", "recllm batch ")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert run()[1].split() == ["recommend", "audience", "copy"]

@@ -37,7 +37,7 @@ from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.encoder.batches import encode_unique
 from recllm.errors import PolicyError, UsageError
-from recllm.schema import Action, Intent, Objective, Reason
+from recllm.schema import Action, Intent, Objective, Reason, chance_text, html_table
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
 
@@ -121,6 +121,17 @@ class Audience:
     @property
     def size(self) -> int:
         return len(self.people)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first ten, and how many there are."""
+        rows = [
+            (person.user_id, chance_text(person.probability), " ".join(reason.text for reason in person.reasons))
+            for person in self.people[:10]
+        ]
+        caption = f"{self.campaign_id}: {self.size:,} people, {len(self.holdout):,} held out"
+        if self.expected_conversions is not None:
+            caption += f"; {self.expected_conversions:.1f} expected to buy within {self.horizon_days} days"
+        return html_table(("person", "chance", "why"), rows, caption)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ app = typer.Typer(
     name="recllm",
     help="Personal marketing from a shop's own logs: recommendations with true reasons, ad text with checked claims.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import DataError, UsageError
-from recllm.schema import ACTION_CODE, Action
+from recllm.schema import ACTION_CODE, Action, html_table
 
 DAY = 86_400
 
@@ -171,6 +171,16 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.item_index is None or self.item_index.items is not self.items:
             object.__setattr__(self, "item_index", ItemIndex(self.items))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how much there is, of when."""
+        events = self.events
+        rows: list[tuple[str, int]] = [("people", self.n_users), ("items", self.n_items), ("events", len(events))]
+        actions, counts = np.unique(events.action, return_counts=True)
+        name_of = {code: action.value for action, code in ACTION_CODE.items()}
+        rows += [(f"  {name_of[int(code)]}", int(n)) for code, n in zip(actions, counts, strict=True)]
+        since = f"{utc(int(events.at.min())):%Y-%m-%d} to " if len(events) else ""
+        return html_table(("", "rows"), rows, f"{since}{utc(self.as_of):%Y-%m-%d}")
 
     @property
     def n_users(self) -> int:

@@ -16,7 +16,7 @@ from recllm.documents import guarded, plain, write_csv
 from recllm.errors import UsageError
 from recllm.propensity.coupons import Coupons
 from recllm.propensity.quality import PredictionQuality
-from recllm.schema import Reason
+from recllm.schema import Reason, chance_text, html_table
 
 CSV_COLUMNS = ("user_id", "probability", "value", "date", "earliest", "latest", "reasons")
 
@@ -125,6 +125,19 @@ class Prediction:
     left_out: dict[str, int] = field(default_factory=dict)
     """People who are not predicted, by why."""
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first ten, and how far they can be trusted."""
+        named = {PredictionKind.VALUE: "value", PredictionKind.NEXT_ORDER: "date"}.get(self.kind)
+        rows = [
+            (
+                person.user_id,
+                chance_text(person.probability) if named is None else getattr(person, named) or "",
+                " ".join(reason.text for reason in person.reasons),
+            )
+            for person in self.people[:10]
+        ]
+        return html_table(("person", named or "chance", "why"), rows, f"{self.meaning} ({self.checked})")
 
 
 def prediction_document(prediction: Prediction, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
