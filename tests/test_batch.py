@@ -184,8 +184,11 @@ def test_a_shard_that_fails_is_told_and_the_others_stand(shop: Workspace, tmp_pa
     assert (result.resumed, result.failed) == (SHARDS - 1, ()) and (run.folder / DONE).exists()
 
 
-def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, command: Command) -> None:
+def test_what_cannot_be_asked(
+    shop: Workspace, folder: Path, tmp_path: Path, command: Command, ray_machine: bool
+) -> None:
     run = plan(shop, tmp_path / "out")
+    run_batch(run)
     with pytest.raises(UsageError, match="holds a run with other options"):
         plan(shop, run.folder, k=5)
     with pytest.raises(UsageError, match="holds a run with other shards"):
@@ -204,6 +207,11 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
     with pytest.raises(UsageError, match="is no plan of a batch"):
         plan(shop, tmp_path / "full")
     assert not (tmp_path / "none").exists()
+    for engine in (Engine.HERE, *([Engine.RAY] if ray_machine else [])):  # wrong for every shard: told once
+        category = plan(shop, tmp_path / "category", BatchTask.AUDIENCE, category="boats")
+        with pytest.raises(UsageError, match="no item on offer in the category 'boats'"):
+            run_batch(category, engine, workers=2)
+    assert run_batch(plan(shop, category.folder, BatchTask.AUDIENCE, category="tea")).failed == ()
     with Workspace.create(tmp_path / "untrained", encoder="toy") as untrained, pytest.raises(NotFittedError):
         plan(untrained, tmp_path / "none")
     code, _, text = command("batch", "recommend", "-w", str(folder), "-o", str(tmp_path / "x"), "--engine", "spark")

@@ -270,7 +270,7 @@ def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, mo
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", err), "times are UTC and say so"
 
 
-def test_the_shell_completes_commands(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_RECLLM_COMPLETE", "complete_bash"), ("COMP_WORDS", "recllm ba"), ("COMP_CWORD", "1")):
         monkeypatch.setenv(name, value)
     assert run()[1].split() == ["backup", "batch"]

@@ -106,8 +106,10 @@ class BatchRun:
         }
         OPTIONS[task](options)
         begun = _read_plan(folder)
+        if begun is not None and begun != begun | request and not any(folder.glob("shard-*.parquet")):
+            begun = None  # nothing was done yet of what was asked first
         if begun is None:
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and any(file.name != PLAN for file in folder.iterdir()):
                 raise UsageError(f"{folder} holds other files; give an empty or a new folder")
             version = version or usable_version(workspace)
             if version is None:
@@ -237,14 +239,18 @@ def _worker(run: BatchRun) -> ShardWorker:
 
 
 def work_on(run: BatchRun, shard: int) -> ShardOutcome:
-    """Answers for one shard and writes its file, whole or not at all. What this library refuses becomes the outcome's
-    error; anything else is raised."""
+    """Answers for one shard and writes its file, whole or not at all.
+
+    What goes wrong with a shard becomes the outcome's error; what is wrong with the request (`UsageError`,
+    `PolicyError`) is raised, as it is wrong for all of them."""
     began = time.perf_counter()
     try:
         people, rows = _worker(run).answer(shard)
         content = io.BytesIO()
         rows.write_parquet(content)
         write_whole(run.file(shard), content.getvalue(), mode=PRIVATE)
+    except (UsageError, PolicyError):
+        raise
     except RecllmError as error:
         return ShardOutcome(shard=shard, error=str(error))
     except MemoryError:

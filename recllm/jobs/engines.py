@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import secrets
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -41,7 +43,7 @@ def shard_outcomes(
     workers: int,
     lost: Callable[[int, str], Outcome],
 ) -> Iterator[Outcome]:
-    """What `work` returns for each shard, as they end.
+    """What `work` returns for each shard, as they end; what it raises is raised here.
 
     work: can be pickled, and may be called again for the same shard: that of a process which was killed is. lost: what
     is returned for a shard whose process was killed `DEATHS` times, with words on why. Raises `MissingExtraError` for
@@ -145,8 +147,8 @@ def _on_ray(
             shard, actor = running.pop(reference)
             try:
                 outcome = ray.get(reference)
-            except ray.exceptions.RayTaskError:
-                raise  # `work` itself failed: a mistake of ours, and not of the shard
+            except ray.exceptions.RayTaskError as error:  # `work` itself raised
+                raise error.cause from error
             except ray.exceptions.RayError as error:  # its process or its machine is gone
                 reason = type(error).__name__
                 logger.warning("an actor was lost while it worked on shard %d: %s", shard, reason)
@@ -170,6 +172,9 @@ def _on_ray(
 def import_ray() -> ModuleType:
     """Raises `MissingExtraError` without the extra."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers that it runs
+    if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:  # it reads these when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
         import ray.exceptions
@@ -179,14 +184,14 @@ def import_ray() -> ModuleType:
 
 
 def connect(ray: ModuleType, workers: int) -> None:
-    """To the cluster of `RAY_ADDRESS`, else to processes of this machine, which nobody else can reach. Raises
-    `UsageError` where there is none."""
+    """To the cluster of `RAY_ADDRESS`, else to one of this machine, whose ports ask for a token that only its processes
+    have. Raises `UsageError` where there is none."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(address="local", num_cpus=workers, _node_ip_address="127.0.0.1", **quiet)
+            ray.init(address="local", num_cpus=workers, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise UsageError(f"Ray cannot be reached at {where}: {str(error)[:200]}") from error
