@@ -39,7 +39,9 @@ class LogFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        fields = [f"{name}={_value(value)}" for name, value in record.__dict__.items() if name not in _STANDARD]
+        # what begins with _ was put there by a library for itself
+        extra = {name: value for name, value in record.__dict__.items() if name not in _STANDARD and name[0] != "_"}
+        fields = [f"{name}={_value(value)}" for name, value in extra.items()]
         entry = " ".join([f"{record.levelname} {record.name} {record.getMessage()}", *fields])
         lines = [f"{at} {one_line(scrub(entry, _MASKED)[0])}"]
         if record.exc_info:
