@@ -902,6 +902,8 @@ class PropensitySettings(FrozenModel):
 
     section: ClassVar[str] = "propensity"
 
+    learn_people: Count = 50_000
+    """People learned from at most: of more, always the same ones, by a hash of their pseudonyms."""
     rounds: Count = 150
     """Trees."""
     learning_rate: LearningRate = 0.04

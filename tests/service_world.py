@@ -29,7 +29,7 @@ PEOPLE = 24
 FAST = ServiceSettings(watch_seconds=0.1)
 
 
-def build_shop(folder: Path) -> Path:
+def build_shop(folder: Path, people: int = PEOPLE) -> Path:
     """A shop whose even people buy tea and whose odd people buy tools, each of another name.
 
     Two versions of a model are published, which score differently.
@@ -38,7 +38,7 @@ def build_shop(folder: Path) -> Path:
     kinds = (("food > tea", "tea", "Green tea {}"), ("home > tools", "tools", "Steel hammer {}"))
     items = [(f"{name}-{n}", title.format(n), path, 2.0 + n) for path, name, title in kinds for n in range(10)]
     events = []
-    for user in range(PEOPLE):
+    for user in range(people):
         liked = rng.choice(10, 4, replace=False)
         for visit in range(14):
             at = LAST_DAY - timedelta(days=7 * visit + user % 7)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Command
-from service_world import LAST_DAY, PEOPLE, build_shop
+from service_world import LAST_DAY, build_shop
 
 from recllm.errors import DataError, MissingExtraError, NotFittedError, UsageError
 from recllm.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers
@@ -21,15 +21,15 @@ from recllm.jobs.engines import Engine, connect, import_ray, shard_outcomes
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import find_audience
-from recllm.schema import SlateStatus
+from recllm.schema import Purpose, SlateStatus
 from recllm.workspace.workspace import Workspace
 
-SHARDS = 5
+SHARDS, PEOPLE = 5, 60
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_shop(tmp_path_factory.mktemp("batch"))
+    return build_shop(tmp_path_factory.mktemp("batch"), PEOPLE)
 
 
 @pytest.fixture
@@ -131,6 +131,39 @@ def test_texts_are_for_whom_they_may_be(shop: Workspace, tmp_path: Path) -> None
     assert set(rows["verdict"]) <= {"pass", "person"} and not rows["text"].str.contains("{", literal=True).any()
 
 
+@pytest.mark.parametrize("kind", ["buy", "next-order"])
+def test_predictions_are_those_of_all_at_once(shop: Workspace, tmp_path: Path, kind: str, command: Command) -> None:
+    from recllm.jobs.predict import predict_workspace
+    from recllm.propensity.prediction import PredictionKind, PredictionRequest
+
+    request = PredictionRequest(kind=PredictionKind.named(kind), horizon_days=3)
+    expected = predict_workspace(shop, request)
+    arguments = ("--horizon", "3", "--explain", "--shards", "5", "--json")
+    code, text, _ = command("batch", "predict", kind, "-w", str(shop.root), "-o", str(tmp_path / "out"), *arguments)
+    assert code == 0 and json.loads(text)["quality"]["n"] == expected.quality.n
+    rows = pl.read_parquet(tmp_path / "out" / "shard-*.parquet").sort("user_id")
+    people = sorted(expected.people, key=lambda person: person.user_id)
+    assert rows["user_id"].to_list() == [person.user_id for person in people] and len(people) == PEOPLE
+    assert rows["probability"].to_list() == pytest.approx([person.probability for person in people])
+    assert rows["date"].to_list() == [person.date for person in people]
+    assert rows["reasons"].to_list() == [[reason.text for reason in person.reasons] for person in people]
+
+
+def test_a_sample_of_people_is_learned_from_and_is_always_the_same(shop: Workspace) -> None:
+    from recllm.jobs.predict import people_learned_from
+    from recllm.settings import PropensitySettings
+
+    settings = shop.settings.model_copy(update={"propensity": PropensitySettings(learn_people=7)})
+    few, everybody = Workspace.open(shop.root), shop.gate().dataset(Purpose.MODEL_TRAINING)
+    few.settings = settings  # type: ignore[misc]
+    with few:
+        first, second = people_learned_from(few), people_learned_from(few)
+    assert first.n_users == 7 and first.data_hash() == second.data_hash()
+    for row, name in enumerate(first.users["user_id"]):
+        whole = everybody.events.rows(everybody.user_rows([name]))
+        assert len(first.events.rows(np.array([row]))) == len(whole) > 0
+
+
 def test_every_engine_writes_the_same_bytes(shop: Workspace, tmp_path: Path, ray_machine: bool) -> None:
     once = plan(shop, tmp_path / "here", k=4, explain=False)
     run_batch(once)
@@ -184,9 +217,7 @@ def test_a_shard_that_fails_is_told_and_the_others_stand(shop: Workspace, tmp_pa
     assert (result.resumed, result.failed) == (SHARDS - 1, ()) and (run.folder / DONE).exists()
 
 
-def test_what_cannot_be_asked(
-    shop: Workspace, folder: Path, tmp_path: Path, command: Command, ray_machine: bool
-) -> None:
+def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, command: Command) -> None:
     run = plan(shop, tmp_path / "out")
     run_batch(run)
     with pytest.raises(UsageError, match="holds a run with other options"):
@@ -207,10 +238,9 @@ def test_what_cannot_be_asked(
     with pytest.raises(UsageError, match="is no plan of a batch"):
         plan(shop, tmp_path / "full")
     assert not (tmp_path / "none").exists()
-    for engine in (Engine.HERE, *([Engine.RAY] if ray_machine else [])):  # wrong for every shard: told once
-        category = plan(shop, tmp_path / "category", BatchTask.AUDIENCE, category="boats")
-        with pytest.raises(UsageError, match="no item on offer in the category 'boats'"):
-            run_batch(category, engine, workers=2)
+    category = plan(shop, tmp_path / "category", BatchTask.AUDIENCE, category="boats")
+    with pytest.raises(UsageError, match="no item on offer in the category 'boats'"):
+        run_batch(category)  # wrong for every shard, and told once
     assert run_batch(plan(shop, category.folder, BatchTask.AUDIENCE, category="tea")).failed == ()
     with Workspace.create(tmp_path / "untrained", encoder="toy") as untrained, pytest.raises(NotFittedError):
         plan(untrained, tmp_path / "none")

@@ -102,6 +102,31 @@ def copy(
     _run("copy", options | ({"locale": locale} if locale else {}), locals(), json)
 
 
+def predict(
+    *,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, next-order or value.")],
+    out: Out,
+    workspace: WorkspaceDir,
+    horizon: Annotated[int, typer.Option(help="Days to look ahead.")] = 28,
+    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Only purchases of this id; may be repeated.")],
+    category: Annotated[str | None, typer.Option(help="Only purchases of a category, or its path: 'food > tea'.")],
+    active_days: Annotated[int | None, typer.Option(help="leave: who bought within so many days is active.")],
+    basics: Annotated[bool, typer.Option(help="Also use what people told of themselves.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="With the reasons, which take most of the time.")] = False,
+    locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")],
+    shards: Shards = 16,
+    engine: EngineName = Engine.HERE,
+    workers: Workers = 1,
+    seed: Seed,
+    json: Json,
+) -> None:
+    """What each person will do within a horizon: the model is learned once in each process."""
+    arguments = locals() | {"model": None}
+    options: dict[str, Any] = {"kind": kind, "horizon_days": horizon, "basics": basics, "explain": explain}
+    options |= {name: arguments[name] for name in ("category", "active_days", "locale") if arguments[name] is not None}
+    _run("predict", options | ({"items": item} if item else {}), arguments, json)
+
+
 def _run(task: str, options: Mapping[str, Any], arguments: Mapping[str, Any], json: bool) -> None:
     from tqdm import tqdm
 
@@ -143,7 +168,11 @@ def _run(task: str, options: Mapping[str, Any], arguments: Mapping[str, Any], js
             "seconds": round(result.seconds, 1),
             "model_version": run.version,
             "as_of": run.as_of,
+            "quality": result.quality,
         }
+        if result.quality is not None:
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in result.quality.items())
+            lines.append(f"on people it had not learned from: {figures}")
         if run.task is BatchTask.AUDIENCE:
             audience_chosen = choose_audience(run, shop.policy)
             names = ids_by_pseudonym(shop, arguments["ids"])

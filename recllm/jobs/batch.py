@@ -1,4 +1,4 @@
-"""Slates, audiences and ad texts for everybody, shard by shard: in this process, in several, or on Ray's machines.
+"""Slates, audiences, texts and predictions for everybody, shard by shard: here, in several processes, on many machines.
 
     run_batch(BatchRun.plan(workspace, folder, BatchTask.RECOMMEND, {"k": 10}, shards=64), Engine.PROCESSES, workers=2)
 
@@ -34,7 +34,7 @@ import polars as pl
 
 from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import json_text, json_value
-from recllm.errors import DataError, NotFittedError, PolicyError, RecllmError, UsageError
+from recllm.errors import DataError, NotFittedError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, write_whole
 from recllm.jobs.engines import Engine, shard_outcomes
 from recllm.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
@@ -44,6 +44,8 @@ from recllm.workspace.workspace import Workspace, present
 if TYPE_CHECKING:
     from recllm.audiences.request import AudienceRequest
     from recllm.policy import Policy
+    from recllm.propensity.predict import Predictor
+    from recllm.propensity.prediction import PredictionRequest
     from recllm.recommender.recommender import Recommender
     from recllm.schema import Generator
 
@@ -59,6 +61,7 @@ class BatchTask(StrEnum):
     RECOMMEND = "recommend"
     AUDIENCE = "audience"
     COPY = "copy"
+    PREDICT = "predict"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,8 @@ class ShardOutcome:
     people: int = 0
     rows: int = 0
     seconds: float = 0.0
+    quality: Mapping[str, float] | None = None
+    """Of predictions: how good the model was on people it had not learned from; the same in every shard."""
     error: str | None = None
     """Why it has no file; None where it has one."""
 
@@ -180,6 +185,8 @@ class BatchResult:
     people: int
     """Of the shards that were done now."""
     seconds: float
+    quality: Mapping[str, float] | None = None
+    """As `ShardOutcome.quality`, of the shards that were done now."""
     failed: tuple[ShardOutcome, ...] = ()
 
 
@@ -199,6 +206,8 @@ class ShardWorker:
         self.run = run
         self.shop = Workspace.open(run.workspace)
         self.options: dict[str, Any] = json.loads(run.options)
+        self.quality: Mapping[str, float] | None = None
+        """Of the predictions of the last shard."""
         self._opened: dict[str, tuple[Recommender, AgreedPeople]] = {}
         users = self._open(run.version)[1].users[USER_COLUMN]
         self._shard_of, self._order = shard_numbers(users.to_list(), run.shards), users.arg_sort().to_numpy()
@@ -257,7 +266,8 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
         return ShardOutcome(shard=shard, error=f"out of memory; more than {run.shards} shards make each smaller")
     except OSError as error:
         return ShardOutcome(shard=shard, error=f"{run.file(shard)} cannot be written: {error.strerror or error}")
-    return ShardOutcome(shard=shard, people=people, rows=len(rows), seconds=time.perf_counter() - began)
+    seconds, quality = time.perf_counter() - began, _worker(run).quality
+    return ShardOutcome(shard=shard, people=people, rows=len(rows), seconds=seconds, quality=quality)
 
 
 # --- what is done for a shard ----------------------------------------------------------------------------------------
@@ -282,6 +292,15 @@ AUDIENCE_SCHEMA: Mapping[str, Any] = {
     "score": pl.Float64,
     "probability": pl.Float32,
     "item_id": pl.String,
+}
+PREDICTION_SCHEMA: Mapping[str, Any] = {
+    "user_id": pl.String,
+    "probability": pl.Float64,
+    "value": pl.Float64,
+    "date": pl.Date,
+    "earliest": pl.Date,
+    "latest": pl.Date,
+    "reasons": pl.List(pl.String),
 }
 COPY_SCHEMA: Mapping[str, Any] = {
     "user_id": pl.String,
@@ -424,15 +443,65 @@ def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl
     return pl.DataFrame(rows, schema=dict(COPY_SCHEMA), orient="row")
 
 
+def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
+    """Raises `UsageError` as `PredictionRequest` does, and for coupons."""
+    from recllm.propensity.prediction import PredictionKind, PredictionRequest
+
+    kind = PredictionKind.named(options["kind"])
+    if kind is PredictionKind.REDEEM:
+        raise UsageError(
+            "who redeems is asked of a campaign's people alone, and not of everybody: recllm predict redeem"
+        )
+    fields = {name: value for name, value in options.items() if name not in ("kind", "items")}
+    return PredictionRequest(kind=kind, items=tuple(options.get("items", ())), **fields)
+
+
+@lru_cache(maxsize=1)
+def _predictor(worker: ShardWorker) -> Predictor:
+    """What a worker learned, once: from the same people in each, so they all say the same."""
+    from recllm.jobs.predict import people_learned_from
+    from recllm.propensity.predict import Predictor
+
+    shop = worker.shop
+    return Predictor.learn(
+        prediction_request(worker.options),
+        people_learned_from(shop),
+        policy=shop.policy,
+        settings=shop.settings.propensity,
+        reason_settings=shop.settings.prediction_reasons,
+    )
+
+
+def predict_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl.DataFrame:
+    """What each person of a shard will do, most likely first; `PREDICTION_SCHEMA`. Of whom nothing is known there is no
+    row."""
+    try:
+        prediction = _predictor(worker).predict(recommender.dataset)
+    except NothingToDo:
+        return pl.DataFrame(schema=dict(PREDICTION_SCHEMA))
+    quality = {name: getattr(prediction.quality, name) for name in ("n", "base_rate", "auc", "ece", "lift_at_10")}
+    worker.quality = {name: value for name, value in (quality | prediction.figures).items() if value is not None}
+    rows = [
+        (
+            *(person.user_id, person.probability, person.value, person.date, person.earliest, person.latest),
+            [reason.text for reason in person.reasons],
+        )
+        for person in prediction.people
+    ]
+    return pl.DataFrame(rows, schema=dict(PREDICTION_SCHEMA), orient="row")
+
+
 TASKS: Mapping[BatchTask, Callable[[ShardWorker, int, Recommender], pl.DataFrame]] = {
     BatchTask.RECOMMEND: recommend_shard,
     BatchTask.AUDIENCE: audience_shard,
     BatchTask.COPY: copy_shard,
+    BatchTask.PREDICT: predict_shard,
 }
 OPTIONS: Mapping[BatchTask, Callable[[Mapping[str, Any]], object]] = {
     BatchTask.RECOMMEND: _request,
     BatchTask.AUDIENCE: audience_request,
     BatchTask.COPY: lambda options: options["channel"],
+    BatchTask.PREDICT: prediction_request,
 }
 """What refuses options that cannot be, before anything is written."""
 
@@ -464,13 +533,16 @@ def run_batch(
             progress(outcome)
     failed = tuple(sorted((o for o in outcomes if o.error is not None), key=lambda outcome: outcome.shard))
     if not failed:
-        write_whole(run.folder / DONE, json_text(_contents(run), indent=2), mode=PRIVATE)
+        qualities = [outcome.quality for outcome in outcomes if outcome.quality is not None]
+        if missing or not (run.folder / DONE).exists():
+            write_whole(run.folder / DONE, json_text(_contents(run, qualities[:1]), indent=2), mode=PRIVATE)
     return BatchResult(
         folder=run.folder,
         shards=run.shards,
         resumed=run.shards - len(missing),
         people=sum(outcome.people for outcome in outcomes),
         seconds=time.perf_counter() - began,
+        quality=next((outcome.quality for outcome in outcomes if outcome.quality is not None), None),
         failed=failed,
     )
 
@@ -484,12 +556,12 @@ def _is_complete(file: Path) -> bool:
     return True
 
 
-def _contents(run: BatchRun) -> dict[str, Any]:
+def _contents(run: BatchRun, quality: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     files = {}
     for shard in range(run.shards):
         content = run.file(shard).read_bytes()
         files[run.file(shard).name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return {"finished": datetime.now(UTC).isoformat(), "files": files}
+    return {"finished": datetime.now(UTC).isoformat(), "quality": quality[0] if quality else None, "files": files}
 
 
 def read_batch(run: BatchRun) -> pl.LazyFrame:

@@ -5,6 +5,7 @@ Learned from: people who agreed to model training. Told about: people who agreed
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -138,6 +139,17 @@ def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed
 
 def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:
     """People who may be learned from, and people who may be told about, as of the present."""
-    gate = workspace.gate()
-    ask = gate.dataset(Purpose.PERSONALISATION)
-    return gate.dataset(Purpose.MODEL_TRAINING), ask.before(present(workspace))
+    ask = workspace.gate().dataset(Purpose.PERSONALISATION)
+    return people_learned_from(workspace), ask.before(present(workspace))
+
+
+def people_learned_from(workspace: Workspace) -> Dataset:
+    """Those who agreed to model training; of more than `propensity.learn_people` a sample, which is read by key: the
+    first by a hash of their pseudonyms, so that it changes only with the people."""
+    gate, limit = workspace.gate(), workspace.settings.propensity.learn_people
+    names = gate.permitted_users(Purpose.MODEL_TRAINING)
+    if len(names) <= limit:
+        return gate.dataset(Purpose.MODEL_TRAINING)
+    order = sorted(names, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest())
+    read = gate.histories(order[:limit], Purpose.MODEL_TRAINING)
+    return Dataset.construct(read.events, read.users, gate.catalogue())

@@ -23,7 +23,7 @@ from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.model import PropensityModel, Values, fit_propensity, validation_rows
 from recllm.propensity.prediction import Prediction
-from recllm.propensity.task import PredictionTask
+from recllm.propensity.task import Answer, PredictionTask
 from recllm.settings import PropensitySettings
 
 MAX_WINDOWS = 6
@@ -41,7 +41,7 @@ def edges(horizon_days: int) -> Values:
     return np.array([0, *(e for e in _EDGES if e < horizon_days), horizon_days], np.float64)
 
 
-def predict_next_order(task: PredictionTask) -> Prediction:
+def learn_next_order(task: PredictionTask) -> Answer:
     bounds, as_of = edges(task.request.horizon_days), task.learn.dataset.as_of
     settings = task.settings.model_copy(update={"rounds": 120, "folds": 2})
     examples = task.examples(_days_until, Cohort.with_history, MAX_WINDOWS)
@@ -50,30 +50,34 @@ def predict_next_order(task: PredictionTask) -> Prediction:
     inside, later_window = validation_rows(ordered)
     earlier, validation = fit_hazards(examples.rows(~inside), bounds, as_of, settings), examples.rows(inside)
     survival = earlier.survival(earlier.inputs(validation.features).values)
-    table, rows, left_out = task.with_past(task.ask.with_history(task.now))
-    predicted = model.survival(model.inputs(table).values)
     reach = interval_reach(survival, bounds, validation)
-    days = [day_of(predicted, bounds, quantile) for quantile in (0.5 - reach, 0.5, 0.5 + reach)]
-    dates = [[_date(task.now, n) for n in column] for column in days]
-    soonest = -np.where(np.isfinite(days[1]), days[1], 1e6 + predicted[:, -1])
-    reasons = task.reasons(model.score, model.inputs, examples.features, table)
-    people = task.people(
-        rows,
-        soonest,
-        reasons,
-        probability=(1 - predicted[:, -1]).tolist(),
-        earliest=dates[0],
-        date=dates[1],
-        latest=dates[2],
-    )
-    return task.prediction(
-        people,
-        1 - survival[:, -1],
-        ordered.label[inside],
-        validation.cut if later_window else None,
-        figures=_figures(survival, bounds, validation),
-        left_out=left_out,
-    )
+    figures = _figures(survival, bounds, validation)
+
+    def answer(query: PredictionTask) -> Prediction:
+        table, rows, left_out = query.with_past(query.ask.with_history(query.now))
+        predicted = model.survival(model.inputs(table).values)
+        days = [day_of(predicted, bounds, quantile) for quantile in (0.5 - reach, 0.5, 0.5 + reach)]
+        dates = [[_date(query.now, n) for n in column] for column in days]
+        soonest = -np.where(np.isfinite(days[1]), days[1], 1e6 + predicted[:, -1])
+        people = query.people(
+            rows,
+            soonest,
+            query.reasons(model.score, model.inputs, examples.features, table),
+            probability=(1 - predicted[:, -1]).tolist(),
+            earliest=dates[0],
+            date=dates[1],
+            latest=dates[2],
+        )
+        return query.prediction(
+            people,
+            1 - survival[:, -1],
+            ordered.label[inside],
+            validation.cut if later_window else None,
+            figures=figures,
+            left_out=left_out,
+        )
+
+    return answer
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,10 +28,10 @@ from recllm.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_fe
 from recllm.propensity.examples import Cohort, Eligible, Examples, Outcome, active_within
 from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import backtest, fit_propensity
-from recllm.propensity.next_order import predict_next_order
+from recllm.propensity.next_order import learn_next_order
 from recllm.propensity.prediction import Prediction, PredictionKind, PredictionRequest
-from recllm.propensity.task import PredictionTask
-from recllm.propensity.value import predict_value
+from recllm.propensity.task import Answer, PredictionTask
+from recllm.propensity.value import learn_value
 from recllm.settings import PredictionReasonSettings, PropensitySettings
 
 VALIDATION_SHARE = 0.25
@@ -59,30 +59,58 @@ def predict(
     horizons or without what is asked about, too few people, or an outcome that always or never happened; `NothingToDo`
     for nobody to predict; `PolicyError` for a target of a sensitive category.
     """
-    started, policy = time.perf_counter(), policy or Policy()
-    basics = Basics.of(learn.users) if request.basics else None
-    task = PredictionTask(
-        request=request,
-        learn=Cohort.of(learn, request, policy, basics),
-        ask=Cohort.of(ask, request, policy, basics),
-        policy=policy,
-        settings=(settings or PropensitySettings()).model_copy(update={"seed": request.seed}),
-        reason_settings=reason_settings or PredictionReasonSettings(),
-    )
-    kinds = {
-        PredictionKind.BUY: predict_outcome,
-        PredictionKind.LEAVE: predict_outcome,
-        PredictionKind.REDEEM: predict_redeem,
-        PredictionKind.NEXT_ORDER: predict_next_order,
-        PredictionKind.VALUE: predict_value,
-    }
-    prediction = kinds[request.kind](task)
+    started = time.perf_counter()
+    predictor = Predictor.learn(request, learn, policy=policy, settings=settings, reason_settings=reason_settings)
+    prediction = predictor.predict(ask)
     seconds = time.perf_counter() - started
     logger.info("%s: %d people predicted, %.1f s", request.kind, len(prediction.people), seconds)
     return prediction
 
 
-def predict_outcome(task: PredictionTask) -> Prediction:
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """What was learned for one request; it can be asked about many people, some at a time."""
+
+    task: PredictionTask
+    answer: Answer
+
+    @classmethod
+    def learn(
+        cls,
+        request: PredictionRequest,
+        learn: Dataset,
+        *,
+        policy: Policy | None = None,
+        settings: PropensitySettings | None = None,
+        reason_settings: PredictionReasonSettings | None = None,
+    ) -> Predictor:
+        """Arguments and errors as of `predict`."""
+        policy = policy or Policy()
+        cohort = Cohort.of(learn, request, policy, Basics.of(learn.users) if request.basics else None)
+        task = PredictionTask(
+            request=request,
+            learn=cohort,
+            ask=cohort,
+            policy=policy,
+            settings=(settings or PropensitySettings()).model_copy(update={"seed": request.seed}),
+            reason_settings=reason_settings or PredictionReasonSettings(),
+        )
+        kinds = {
+            PredictionKind.BUY: learn_outcome,
+            PredictionKind.LEAVE: learn_outcome,
+            PredictionKind.REDEEM: lambda _: predict_redeem,  # what it learns from hangs on who is asked about
+            PredictionKind.NEXT_ORDER: learn_next_order,
+            PredictionKind.VALUE: learn_value,
+        }
+        return cls(task, kinds[request.kind](task))
+
+    def predict(self, ask: Dataset) -> Prediction:
+        """ask: people, as of its own time. Raises `NothingToDo` where nothing of any of them counts."""
+        cohort = Cohort.of(ask, self.task.request, self.task.policy, self.task.learn.basics)
+        return self.answer(replace(self.task, ask=cohort))
+
+
+def learn_outcome(task: PredictionTask) -> Answer:
     """Who buys, and who leaves."""
 
     def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
@@ -97,17 +125,21 @@ def predict_outcome(task: PredictionTask) -> Prediction:
     examples, as_of = task.examples(outcome, eligible), task.learn.dataset.as_of
     past_probability, label, cut = backtest(examples, as_of, task.settings)
     model = fit_propensity(examples, as_of, task.settings)
-    table, rows, left_out = task.with_past(eligible(task.ask, task.now))
-    probability = model.probability(table)
-    reasons = task.reasons(model.logit, model.inputs, examples.features, table)
-    return task.prediction(
-        task.people(rows, probability, reasons, probability=probability.tolist()),
-        past_probability,
-        label,
-        cut,
-        left_out=left_out,
-        active_days=days,
-    )
+
+    def answer(query: PredictionTask) -> Prediction:
+        table, rows, left_out = query.with_past(eligible(query.ask, query.now))
+        probability = model.probability(table)
+        reasons = query.reasons(model.logit, model.inputs, examples.features, table)
+        return query.prediction(
+            query.people(rows, probability, reasons, probability=probability.tolist()),
+            past_probability,
+            label,
+            cut,
+            left_out=left_out,
+            active_days=days,
+        )
+
+    return answer
 
 
 # --- redeem ----------------------------------------------------------------------------------------------------------

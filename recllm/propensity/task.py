@@ -164,6 +164,10 @@ class PredictionTask:
         )
 
 
+Answer = Callable[[PredictionTask], Prediction]
+"""Of what was learned for a task, about the people that another one asks about."""
+
+
 def background(features: FeatureTable, settings: PredictionReasonSettings) -> FeatureTable:
     """The others, drawn among the people learned from."""
     rng = np.random.default_rng(settings.seed)

@@ -17,7 +17,7 @@ from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats, count, money
 from recllm.propensity.model import PropensityModel, Values, fit_propensity, people_folds, validation_rows, varying
 from recllm.propensity.prediction import Prediction
-from recllm.propensity.task import PredictionTask
+from recllm.propensity.task import Answer, PredictionTask
 from recllm.settings import PropensitySettings
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class ValueModel:
         return np.asarray(np.exp(self.log_value(self.inputs(features).values)))
 
 
-def predict_value(task: PredictionTask) -> Prediction:
+def learn_value(task: PredictionTask) -> Answer:
     """Raises `DataError` also for a log without prices."""
     if not np.isfinite(task.learn.dataset.events.price).any():
         raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
@@ -64,18 +64,24 @@ def predict_value(task: PredictionTask) -> Prediction:
     inside, later_window = validation_rows(bought)
     model = fit_value(examples, as_of, task.settings)
     earlier = fit_value(examples.rows(~inside), as_of, task.settings)
-    table, rows, left_out = task.with_past(task.ask.with_history(task.now))
-    probability, value = model.propensity.probability(table), model.value(table)
-    reasons = task.reasons(model.log_value, model.inputs, examples.features, table, "spend")
     validation = examples.rows(inside)
-    return task.prediction(
-        task.people(rows, value, reasons, probability=probability.tolist(), value=value.tolist()),
-        earlier.propensity.probability(validation.features),
-        bought.label[inside],
-        validation.cut if later_window else None,
-        figures=_figures(validation, earlier.value(validation.features)),
-        left_out=left_out,
-    )
+    past_probability = earlier.propensity.probability(validation.features)
+    figures = _figures(validation, earlier.value(validation.features))
+
+    def answer(query: PredictionTask) -> Prediction:
+        table, rows, left_out = query.with_past(query.ask.with_history(query.now))
+        probability, value = model.propensity.probability(table), model.value(table)
+        reasons = query.reasons(model.log_value, model.inputs, examples.features, table, "spend")
+        return query.prediction(
+            query.people(rows, value, reasons, probability=probability.tolist(), value=value.tolist()),
+            past_probability,
+            bought.label[inside],
+            validation.cut if later_window else None,
+            figures=figures,
+            left_out=left_out,
+        )
+
+    return answer
 
 
 def fit_value(examples: Examples, as_of: int, settings: PropensitySettings) -> ValueModel:
