@@ -43,9 +43,9 @@ from recllm.documents import toml_table
 from recllm.errors import DataError, PromptError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Item, Occasion, Reason, ReasonKind
+from recllm.text.domains import Domain, domain_of
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
-from recllm.text.domains import Domain, domain_of
 from recllm.text.templates import LOCALES, Prompts, Template, language
 
 _CODE = pattern("injection.code")

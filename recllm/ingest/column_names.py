@@ -35,8 +35,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "user_id": (
         "user", "uid", "customer", "customer_id", "customer_no", "customer_number", "client_id", "member_id",
         "visitor_id", "buyer_id", "shopper_id", "household_id", "account_id", "用户id", "用户编号", "用户", "用户号",
-        "student_id", "learner_id", "viewer_id", "listener_id", "reader_id", "subscriber_id", "学员id", "学员编号", "学生id",
-        "学号", "读者id", "观众id", "会员id", "会员编号", "会员号", "客户id", "客户编号", "客户号", "客户代码", "顾客id", "顾客编号", "买家id",
+        "会员id", "会员编号", "会员号", "客户id", "客户编号", "客户号", "客户代码", "顾客id", "顾客编号", "买家id",
         "kunde", "kunden_id", "kundennr", "kundennummer", "kdnr", "klant", "klantnr", "klantnummer", "klant_id",
         "id_client", "numero_client", "numéro_client", "code_client", "cliente", "id_cliente", "cliente_id",
         "codigo_cliente", "código_cliente", "codice_cliente",
@@ -45,9 +44,6 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "item", "product", "product_id", "product_code", "product_no", "sku", "sku_id", "article_id", "article_no",
         "stock_code", "goods_id", "material_no", "商品id", "商品编号", "商品编码", "商品代码", "商品号", "产品id",
         "产品编号", "产品编码", "产品代码", "货号", "库存代码", "宝贝id", "物品id",
-        "movie_id", "film_id", "video_id", "show_id", "series_id", "episode_id", "track_id", "song_id", "podcast_id",
-        "course_id", "module_id", "lesson_id", "news_id", "story_id", "content_id", "课程", "课程id", "课程编号", "课程号",
-        "电影id", "影片id", "影片编号", "视频id", "歌曲id", "文章id", "文章编号", "新闻id", "内容id",
         "artikelnr", "artikelnummer", "artikel_id", "art_nr", "produkt_id", "produktnummer", "produktnr", "productnr",
         "productnummer", "code_article", "ref_article", "id_article", "codigo_articulo", "código_artículo",
         "id_producto", "codigo_producto", "código_producto", "codice_articolo", "codice_prodotto",
@@ -56,8 +52,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "time", "date", "datetime", "date_time", "at", "ts", "event_time", "event_timestamp", "event_date",
         "created_at", "order_date", "order_time", "invoice_date", "purchase_date", "transaction_date",
         "transaction_time", "transaction_timestamp", "unix_timestamp", "vtime", "时间", "日期", "时间戳", "下单时间",
-        "购买时间", "订单时间", "订单日期", "发票日期", "交易时间", "交易日期", "行为时间", "观看时间", "播放时间", "阅读时间", "报名时间", "选课时间", "学习时间",
-        "watched_at", "played_at", "viewed_at", "read_at", "enrolled_at", "enrolment_date", "enrollment_date", "发生时间", "创建时间",
+        "购买时间", "订单时间", "订单日期", "发票日期", "交易时间", "交易日期", "行为时间", "发生时间", "创建时间",
         "datum", "bestelldatum", "auftragsdatum", "kaufdatum", "zeitpunkt", "besteldatum", "aankoopdatum", "tijdstip",
         "date_commande", "date_de_commande", "date_achat", "fecha", "fecha_pedido", "fecha_compra", "data_ordine",
         "data_acquisto",
@@ -96,19 +91,17 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "title": (
         "name", "item_name", "product_name", "product_title", "item_title", "goods_name", "标题", "商品标题",
         "商品名称", "商品名", "产品名称", "产品名", "名称", "商品描述",
-        "movie_title", "film_title", "video_title", "song_title", "track_name", "course_name", "course_title", "headline",
-        "article_title", "news_title", "课程名称", "课程名", "片名", "电影名", "影片名称", "歌名", "文章标题", "新闻标题",
         "bezeichnung", "artikelbezeichnung", "produktname", "artikelname", "titel", "omschrijving", "productnaam",
         "désignation", "designation", "libellé", "libelle", "nom_produit", "nombre_producto", "nome_prodotto",
         "titolo",
     ),
     "category": (
         "categories", "category_path", "category_name", "product_category", "item_category", "cat", "类目", "分类",
-        "类别", "品类", "genre", "genres", "topic", "topics", "题材", "学科", "商品类目", "商品分类", "商品类别",
+        "类别", "品类", "商品类目", "商品分类", "商品类别",
         "kategorie", "warengruppe", "categorie", "catégorie", "categoría", "categoria",
     ),
     "brand": (
-        "brand_name", "manufacturer", "studio", "publisher", "出品方", "出版社", "品牌", "品牌名称", "商品品牌",
+        "brand_name", "manufacturer", "品牌", "品牌名称", "商品品牌",
         "marke", "hersteller", "merk", "marque", "marca",
     ),
     "description": (
@@ -124,6 +117,31 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "purpose": ("consent_purpose", "用途", "目的", "同意用途"),
     "granted": ("consent", "given", "is_granted", "opt_in", "同意", "是否同意"),
 }  # fmt: skip
+
+OUTSIDE_SHOPS: Mapping[str, tuple[str, ...]] = {
+    "user_id": (
+        "viewer_id", "listener_id", "reader_id", "subscriber_id", "learner_id", "student_id", "观众id", "读者id",
+        "学员id", "学员编号", "学生id", "学号",
+    ),
+    "item_id": (
+        "movie_id", "film_id", "video_id", "series_id", "show_id", "track_id", "song_id", "podcast_id", "news_id",
+        "story_id", "content_id", "course_id", "电影id", "影片id", "影片编号", "视频id", "歌曲id", "文章id", "文章编号",
+        "新闻id", "内容id", "课程", "课程id", "课程编号", "课程号",
+    ),
+    "timestamp": (
+        "watched_at", "played_at", "viewed_at", "read_at", "enrolled_at", "enrolment_date", "enrollment_date",
+        "观看时间", "播放时间", "阅读时间", "报名时间", "选课时间", "学习时间",
+    ),
+    "title": (
+        "movie_title", "film_title", "video_title", "song_title", "track_name", "headline", "article_title",
+        "news_title", "course_name", "course_title", "片名", "电影名", "影片名称", "歌名", "文章标题", "新闻标题",
+        "课程名称", "课程名",
+    ),
+    "category": ("genre", "genres", "topic", "topics", "subject", "题材", "栏目", "学科"),
+    "brand": ("studio", "publisher", "school", "provider", "出品方", "出版社", "来源", "机构", "学校"),
+}  # fmt: skip
+"""Names of media, news and education. They count where no name of `ALIASES` is there: a bookshop's file has a category
+and a genre, a brand and a publisher."""
 
 BASICS: Mapping[str, tuple[str, ...]] = {
     "age": ("age_group", "age_range", "age_band", "年龄", "年龄段", "alter", "âge", "edad", "leeftijd", "età"),
@@ -175,6 +193,18 @@ def candidates(field: str) -> frozenset[str]:
     return frozenset(normal(n) for n in (field, *ALIASES.get(field, ()), *BASICS.get(field, ())))
 
 
+def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
+    """The columns that are called like a field: as a shop calls it, or else as others do. by_normal: by normalised name."""
+    for names in (candidates(field), _outside_shops(field)):
+        if columns := [column for name, column in by_normal.items() if name in names]:
+            return columns
+    return []
+
+
+def _outside_shops(field: str) -> frozenset[str]:
+    return frozenset(normal(n) for n in OUTSIDE_SHOPS.get(field, ()))
+
+
 def known_count(names: Iterable[str]) -> int:
     """How many of these header names mean something to some table."""
     return sum(normal(name) in _KNOWN for name in names)
@@ -183,10 +213,10 @@ def known_count(names: Iterable[str]) -> int:
 def nearest(field: str, columns: Iterable[str]) -> list[str]:
     """Up to three columns that may have been meant."""
     by_normal = {normal(column): column for column in columns}
-    names = sorted(candidates(field), key=lambda name: name != normal(field))
+    names = sorted(candidates(field) | _outside_shops(field), key=lambda name: name != normal(field))
     close = chain.from_iterable(difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6) for name in names)
     return [by_normal[name] for name in dict.fromkeys(close)][:3]
 
 
 _SPECIAL = frozenset(normal(n) for n in SPECIAL_CATEGORIES)
-_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field))
+_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field) | _outside_shops(field))

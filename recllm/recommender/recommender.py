@@ -66,8 +66,8 @@ from recllm.settings import (
     ScorerTrainingSettings,
     SequenceModelSettings,
 )
-from recllm.text.items import ItemNames, reason_text
 from recllm.text.domains import domain_of, in_domain
+from recllm.text.items import ItemNames, reason_text
 from recllm.text.templates import Prompts
 from recllm.text.users import UserTexts, user_texts
 

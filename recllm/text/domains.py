@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -32,7 +32,6 @@ WORD_CHARS = 80
 EVENT_NAMES = 200
 """Names of events that a domain may know, for each action."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 Names = Annotated[tuple[Text, ...], Field(max_length=EVENT_NAMES)]
 
 
@@ -55,7 +54,7 @@ class DomainFile(FrozenModel):
     section: ClassVar[str] = "domain"
 
     based_on: Text | None = SHOP
-    """The domain that says what this one leaves out."""
+    """The domain that says what this one leaves out; None for the shop alone."""
     titles: Literal["goods", "names", "works"] | None = None
     """What titles are. "goods" end in a size ("Ice cream 56 oz"), stand on a shelf that has sentences of its own, and
     lose what promises something ("SALE"). "names" have neither size nor shelf. Those of "works" also stay as they are,
@@ -71,59 +70,51 @@ class DomainFile(FrozenModel):
 class Domain:
     """A domain with all that it takes over from the one that it is based on. Build it with `read_domain`."""
 
-    def __init__(self, name: str, file: Path, content: DomainFile, base: Domain | None, digest: str) -> None:
-        self.name, self.file, self.digest = name, file, digest
+    def __init__(self, file: Path, content: DomainFile, base: Domain | None, digest: str) -> None:
+        self.name, self.file, self.digest = file.stem, file, digest
         self.titles: str = content.titles or (base.titles if base else "goods")
         self.offers: tuple[str, ...] = base.offers if base and content.offers is None else content.offers or ()
-        earlier = base.events if base is not None else {}
-        self.events: dict[str, Action] = {
-            **earlier,
-            **{_event_name(n): a for a, ns in content.events.items() for n in ns},
-        }
+        own_events = {_event_name(name): action for action, names in content.events.items() for name in names}
+        self.events: Mapping[str, Action] = {**(base.events if base else {}), **own_events}
+        """What logs call an event -> its action."""
         self.words: dict[str, dict[str, str]] = {}
         """Language -> name -> word."""
-        self.bodies: dict[str, dict[str, tuple[str, str]]] = {}
-        """Language -> template -> (the domain that words it, its text)."""
+        self.bodies: dict[str, dict[str, tuple[Path, str]]] = {}
+        """Language -> template -> (file, text), where the shop's own text does not do."""
         self.never: dict[str, tuple[str, ...]] = {}
         self.neutral: dict[str, tuple[str, ...]] = {}
         for language in ("en", "zh"):
             part: DomainLanguage = getattr(content, language)
             words = {key: neutralise(word, max_chars=WORD_CHARS) for key, word in part.words.items()}
-            if base is not None and (unknown := sorted(set(words) - set(base.words[language]))):
-                known = ", ".join(sorted(base.words[language]))
-                raise PromptError(f"{file}: [{language}.words] {unknown[0]} is used by no template; there are: {known}")
-            if base is not None and (
-                wrong := [w for w in words if _holes(words[w]) != _holes(base.words[language][w])]
-            ):
-                usual = base.words[language][wrong[0]]
-                raise PromptError(
-                    f"{file}: [{language}.words] {wrong[0]} takes the place of {usual!r}: as many %s, no other %"
-                )
-            bodies = {key: (name, body.strip("\n")) for key, body in part.templates.items()}
+            if base:
+                _check_words(words, base.words[language], f"{file}: [{language}.words]")
+            bodies = {key: (file, body.strip("\n")) for key, body in part.templates.items()}
             self.words[language] = {**(base.words[language] if base else {}), **words}
             self.bodies[language] = {**(base.bodies[language] if base else {}), **bodies}
             self.never[language] = part.never or (base.never[language] if base else ())
             self.neutral[language] = (*(base.neutral[language] if base else ()), *part.neutral)
 
 
-def read_domain(file: Path, base_of: Any) -> Domain:
+def _check_words(words: Mapping[str, str], usual: Mapping[str, str], where: str) -> None:
+    for name, word in words.items():
+        if name not in usual:
+            raise PromptError(f"{where} {name} is a word of no template; there are: {', '.join(sorted(usual))}")
+        if _holes(word) != _holes(usual[name]):
+            raise PromptError(f"{where} {name} = {word!r} must hold as many %s as {usual[name]!r}, and no other %")
+        if name.endswith("quotes") and len(word) != 2 and word != usual[name]:
+            raise PromptError(f"{where} {name} = {word!r} must be two marks")
+
+
+def read_domain(file: Path, base_of: Callable[[str], Domain]) -> Domain:
     """Reads a file. base_of: name -> `Domain`. Raises `PromptError` that names the file and what is wrong in it."""
     try:
         text = file.read_text(encoding="utf-8")
         content = DomainFile(**toml_table(text))
     except (OSError, ValueError, UsageError) as error:
         raise PromptError(f"{file} is no domain: {error}; correct the file") from error
-    name = checked_domain(file.stem)
-    base = None if name == SHOP or content.based_on is None else base_of(content.based_on)
+    base = base_of(content.based_on) if content.based_on is not None else None
     digest = hashlib.sha256((text + (base.digest if base is not None else "")).encode()).hexdigest()[:8]
-    return Domain(name, file, content, base, digest)
-
-
-def checked_domain(name: str) -> str:
-    """The name, when a file may be called so; raises `UsageError` otherwise."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name of a domain: give small letters and digits, such as media")
-    return name
+    return Domain(file, content, base, digest)
 
 
 def domain_of(locale: str) -> str:

@@ -210,16 +210,16 @@ class Prompts:
     def _as_worded_by(self, domain: Domain) -> Mapping[tuple[str, str], Template]:
         reworded = {}
         for (name, locale), template in self.templates.items():
-            author, body = domain.bodies[locale].get(name, ("", template.source))
+            path, body = domain.bodies[locale].get(name, (template.path, template.source))
             words = domain.words[locale]
             version = template.version.partition("-v")[2].partition("-")[0]
             reworded[name, locale] = replace(
                 template,
-                path=domain.file if author else template.path,
+                path=path,
                 version=f"{name}.{locale}@{domain.name}-v{version}-{_digest(body, words)}",
                 source=body,
                 words=words,
-                is_reworded=bool(author),
+                is_reworded=path != template.path,
             )
         for locale, bodies in domain.bodies.items():
             if unknown := sorted(name for name in bodies if (name, locale) not in reworded):
@@ -267,7 +267,7 @@ def domain_names() -> list[str]:
 @cache
 def _shipped_domain(folder: str, name: str) -> Domain:
     file = Path(folder) / FOLDER / f"{name}.toml"
-    names = sorted(other.stem for other in file.parent.glob("*.toml"))
+    names = sorted(path.stem for path in file.parent.glob("*.toml"))
     if name not in names:
         raise PromptError(f"there is no domain {name!r} in {file.parent}; there are: {', '.join(names) or 'none'}")
     return read_domain(file, lambda base: _shipped_domain(folder, base))
