@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+from recllm.text.domains import domain_of
 from recllm.text.templates import Prompts
 
 DEEDS = ("bought", "viewed", "carted", "favourited", "clicked", "dismissed", "returned")
@@ -170,12 +171,16 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
 
 
 def rendered(locale: str) -> dict[str, list[str]]:
-    """Every template in a locale, each text once, in the order of the names."""
+    """Every template in a locale, each text once, in the order of the names; of offers those that its domain tells."""
     prompts, filled = Prompts.load(), cases()
+    offers = prompts.domain(domain_of(locale)).offers
     texts: dict[str, list[str]] = {}
     for name, language in sorted(prompts.templates):
         if language == locale[:2]:
             variables = prompts.template(name, locale).variables
-            fillings = [{key: case[key] for key in variables} for case in filled.get(name, [{}])]
+            told = [
+                case for case in filled.get(name, [{}]) if "offer" not in name or case.get("type", "gift") in offers
+            ]
+            fillings = [{key: case[key] for key in variables} for case in told]
             texts[name] = list(dict.fromkeys(prompts.render(name, locale, **values) for values in fillings))
     return texts

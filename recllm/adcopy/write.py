@@ -43,7 +43,7 @@ from recllm.adcopy.verify.guarantees import likeness, review, variants_differ
 from recllm.errors import GenerationError, UsageError
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
 from recllm.text.domains import without_domain
-from recllm.text.templates import Prompts
+from recllm.text.templates import Prompts, quoted
 
 if TYPE_CHECKING:  # writing without it does without arrays
     from recllm.models.effect import EffectModel
@@ -317,16 +317,15 @@ def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
 def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
     """`name` as running text without what the facts do not bear out; empty when it is hostile, nothing is left, or what
     is left would name another thing."""
-    is_of_goods = request.domain.titles == "goods"
+    if request.domain.titles != "goods":  # a name with a piece cut out is no name
+        return name if _unsayable(name, facts, request) == [] else ""
     for _ in range(_MAX_ROUNDS):
-        name = written_out(name) if is_of_goods else name
+        name = written_out(name)
         spans = _unsayable(name, facts, request)
         if spans is None:
             return ""
-        if not spans and is_of_goods:
-            return tidy(name) if _LETTER.search(name) and not is_size(name) else ""
         if not spans:
-            return name if request.domain.titles == "works" else tidy(name)
+            return tidy(name) if _LETTER.search(name) and not is_size(name) else ""
         before = name
         for span in sorted(spans, key=len, reverse=True):
             shape = re.compile(re.escape(span.strip()), re.IGNORECASE)
@@ -361,8 +360,10 @@ def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] |
     case = Case(text=name, facts=facts, request=request)
     if any(any(check(case)) for check in (form.personal_data, form.clean_language, form.leaks)):
         return None
-    checks = () if request.domain.titles == "works" else (claims.offers, claims.proofs)
-    spans = [violation.span for check in checks for violation in check(case)]
+    violations = [] if request.domain.titles == "works" else [*claims.offers(case), *claims.proofs(case)]
+    if request.domain.titles == "names":  # what a person may let pass is no matter in a name
+        violations = [violation for violation in violations if not violation.holds]
+    spans = [violation.span for violation in violations]
     return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]
 
 
@@ -495,6 +496,9 @@ def _headline(wording: Wording, name: str, facts: FactSheet, slot: Slot, *, fact
     """The first of the wording's headlines that fits with the whole name in it, else the longest spelling of the name
     that fits."""
     for shape in () if facts_only else wording.headlines:
+        if facts.title in facts.category:  # the title cannot be told: a kind of item stands in no quotation marks
+            shape = re.sub(rf"[“《]({re.escape(NAME)})[”》]", r"\1", shape)
+        shape = shape.replace(f"《{NAME}》", quoted(name, "《》"))
         begins = shape.partition(NAME)[0].rstrip().endswith(tuple(limit("line_ends")["en"]))
         filled = shape.replace(NAME, _as_beginning(name) if begins else name)
         filled = _as_beginning(filled.replace(OFFER, facts.offer_headline or ""))

@@ -194,7 +194,7 @@ def candidates(field: str) -> frozenset[str]:
 
 
 def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
-    """The columns that are called like a field: as a shop calls it, or else as others do. by_normal: by normalised name."""
+    """The columns that are called like a field: as a shop calls it, or else as others do. Keys are normalised."""
     for names in (candidates(field), _outside_shops(field)):
         if columns := [column for name, column in by_normal.items() if name in names]:
             return columns

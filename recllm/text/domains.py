@@ -57,8 +57,9 @@ class DomainFile(FrozenModel):
     """The domain that says what this one leaves out; None for the shop alone."""
     titles: Literal["goods", "names", "works"] | None = None
     """What titles are. "goods" end in a size ("Ice cream 56 oz"), stand on a shelf that has sentences of its own, and
-    lose what promises something ("SALE"). "names" have neither size nor shelf. Those of "works" also stay as they are,
-    as long as they state no price: Free Willy. None is as in `based_on`, and so below."""
+    lose what promises something ("SALE"). "names" have neither size nor shelf, and are told whole or, where they state
+    a price, an offer or a cure, not at all. Those of "works" may promise what they like, but a price: Free Willy. None
+    is as in `based_on`, and so below."""
     offers: tuple[Literal["percent", "amount", "free_shipping", "gift", "bogo", "coupon"], ...] | None = None
     """The kinds of offers that texts tell; of another kind there is nothing to say here."""
     events: Mapping[Action, Names] = {}

@@ -79,7 +79,7 @@ _ENVIRONMENT = _Sandbox(
 )
 
 
-def _quoted(title: str, marks: str) -> str:
+def quoted(title: str, marks: str) -> str:
     """A title between its domain's two quotation marks, or without any; Chinese ones inside of the same kind become
     single ones."""
     if not marks:
@@ -90,7 +90,7 @@ def _quoted(title: str, marks: str) -> str:
     return f"{marks[0]}{title}{marks[1]}"
 
 
-_ENVIRONMENT.filters["quoted"] = _quoted
+_ENVIRONMENT.filters["quoted"] = quoted
 
 
 @dataclass(frozen=True, eq=False)
