@@ -66,7 +66,7 @@ from recllm.settings import (
     ScorerTrainingSettings,
     SequenceModelSettings,
 )
-from recllm.text.domains import domain_of, in_domain
+from recllm.text.domains import domain_of, in_domain, without_domain
 from recllm.text.items import ItemNames, reason_text
 from recllm.text.templates import Prompts
 from recllm.text.users import UserTexts, user_texts
@@ -132,7 +132,7 @@ class Recommender:
         self.model = model
         self.policy = policy or Policy()
         self.locale = locale
-        self.text_locale = text_locale or locale
+        self.text_locale = text_locale or without_domain(locale)
         self.explanations = explanations or ExplanationSettings()
         self.profiles = profiles or ProfileSettings()
         self.offers = offers or OfferSettings()
