@@ -400,6 +400,7 @@ def test_changed_words_are_spoken_when_the_workspace_is_opened_again(tmp_path: P
         ("[events]\nbuy = ['x']", "is not"),
         ('based_on = "../gym"', "there is no domain"),
         ("[[", "is no domain"),
+        ("#" * (1 << 20) + "x", "it has more than"),
     ],
 )
 def test_a_faulty_file_of_words_is_refused_before_anybody_reads_it(tmp_path: Path, wrong: str, message: str) -> None:

@@ -183,9 +183,10 @@ def load(folder: Path, record_id: str) -> CopyRecord:
 
 @cache
 def prompts_sha256(domain: str = SHOP) -> str:
-    """Hash over the versions of all prompts in use."""
-    versions = sorted(template.version for template in Prompts.load().of_domain(domain).values())
-    return sha256("\n".join(versions).encode()).hexdigest()
+    """Hash over the versions of all prompts in use, and the domain's file."""
+    prompts = Prompts.load()
+    versions = sorted(template.version for template in prompts.of_domain(domain).values())
+    return sha256("\n".join([*versions, prompts.domain(domain).digest]).encode()).hexdigest()
 
 
 def _fingerprint(generator: Generator | None) -> str:

@@ -1,6 +1,6 @@
 """What people do with items where nothing is bought in a shop: films are watched, articles read, courses taken.
 
-A domain is one file, `prompts/domains/NAME.toml`. It holds the words that templates name as `words.NAME`, whole texts
+A domain is one file, `prompts/domains/NAME.toml`. It holds the words that templates name as `domain.NAME`, whole texts
 in place of the shop's, and what its logs call the usual actions. The shop is a domain like any other, and the one that
 all others begin with: what a file leaves out is as in the domain that it is `based_on`. A workspace may bring a file of
 its own, `domains/NAME.toml` in its folder.
@@ -29,17 +29,18 @@ SHOP = "shop"
 FOLDER = "domains"
 """Of the domains, in `prompts/` and in a workspace."""
 WORD_CHARS = 80
-EVENT_NAMES = 200
-"""Names of events that a domain may know, for each action."""
+MAX_BYTES = 1 << 20
+MOST_NAMES = 200
+"""Of the names of an action, and of the words that are never or always said."""
 
-Names = Annotated[tuple[Text, ...], Field(max_length=EVENT_NAMES)]
+Names = Annotated[tuple[Text, ...], Field(max_length=MOST_NAMES)]
 
 
 class DomainLanguage(FrozenModel):
     """What a domain says in one language."""
 
     words: Mapping[Text, Annotated[Text, StringConstraints(max_length=WORD_CHARS)]] = {}
-    """Name -> word, as templates use them: `words.bought`. Text, never a template."""
+    """Name -> word, as templates use them: `domain.bought`. Text, never a template."""
     templates: Mapping[Text, Text] = {}
     """Template -> its text here, with the variables that it has for a shop, or fewer."""
     never: Names = ()
@@ -109,6 +110,8 @@ def _check_words(words: Mapping[str, str], usual: Mapping[str, str], where: str)
 def read_domain(file: Path, base_of: Callable[[str], Domain]) -> Domain:
     """Reads a file. base_of: name -> `Domain`. Raises `PromptError` that names the file and what is wrong in it."""
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
         text = file.read_text(encoding="utf-8")
         content = DomainFile(**toml_table(text))
     except (OSError, ValueError, UsageError) as error:
