@@ -11,9 +11,10 @@ education  A made log, drawn by this script: 48 courses of eight subjects, 300 l
            under Chinese names of columns and events. No public log of enrolments was at hand.
 
 Each log is read under its own names of columns and events, in a workspace of its domain without any map; the scorer is
-trained as `recllm advise` proposes, for few epochs. Then reasons of slates of --people people, ad texts for them on
-three channels, occasions of the day, and profiles as text, in English and Chinese. `leaks` counts words of other
-domains (`never` of the domain's file) outside of the items' own names; `unnamed` texts without the item's title.
+trained as `recllm advise` proposes, for few epochs and without a sequence model. Then reasons of slates of --people
+people, ad texts for them on three channels, occasions of the day, and profiles as text, in English and Chinese. `leaks`
+lists words of other domains (`never` of the domain's file) outside of the items' own names; `unnamed` counts ad texts
+without the item's title.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def leaks(texts: list[str], titles: list[str], never: tuple[str, ...]) -> list[s
     return leaked
 
 
-def told(workspace: Workspace, locale: str, n_people: int, show: int) -> dict[str, Any]:
+def spoken(workspace: Workspace, locale: str, n_people: int, show: int) -> dict[str, Any]:
     """What a workspace says in one language, counted; the first `show` of each kind go to stderr, to be read."""
     recommender = open_recommender(workspace, locale=locale)
     with workspace.store().read() as reader:
@@ -167,9 +168,9 @@ def main() -> None:
         domain, _, of_log = name.partition("-")
         with tempfile.TemporaryDirectory() as folder:
             files = films(Path(folder)) if domain == "media" else courses(Path(folder), of_log == "zh", args.seed)
-            with Workspace.create(
-                Path(folder) / "shop", domain=domain, consent_default=True, encoder=args.encoder, locale=of_log or "en"
-            ) as workspace:
+            settings: dict[str, Any] = {"domain": domain, "locale": of_log or "en", "encoder": args.encoder}
+            settings |= {"consent_default": True, "sequence_model": False}
+            with Workspace.create(Path(folder) / "shop", **settings) as workspace:
                 reports = [
                     load_file(workspace, file, table) for file, table in zip(files, ("items", "events"), strict=True)
                 ]
@@ -178,7 +179,7 @@ def main() -> None:
                     "read": {str(r.table): {"accepted": r.accepted, "quarantined": r.quarantined} for r in reports},
                     "model": trained.model_version,
                     **{
-                        locale: told(workspace, locale, args.people, args.show)
+                        locale: spoken(workspace, locale, args.people, args.show)
                         for locale in ([of_log] if of_log else ["en", "zh"])
                     },
                 }

@@ -178,9 +178,9 @@ def rendered(locale: str) -> dict[str, list[str]]:
     for name, language in sorted(prompts.templates):
         if language == locale[:2]:
             variables = prompts.template(name, locale).variables
-            told = [
+            sensible = [
                 case for case in filled.get(name, [{}]) if "offer" not in name or case.get("type", "gift") in offers
             ]
-            fillings = [{key: case[key] for key in variables} for case in told]
+            fillings = [{key: case[key] for key in variables} for case in sensible]
             texts[name] = list(dict.fromkeys(prompts.render(name, locale, **values) for values in fillings))
     return texts

@@ -25,6 +25,8 @@ from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice
 from recllm.adcopy.submissions import judge, submission_of
 from recllm.adcopy.verify.guarantees import review
 from recllm.adcopy.write import _verified, sayable_facts, write_copy
+from recllm.campaigns.file import read_campaign
+from recllm.campaigns.texts import TextKey, catalogue_at, copy_request
 from recllm.data.dataset import Dataset
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import IngestError, PromptError, UsageError
@@ -302,6 +304,19 @@ def test_a_bookshop_keeps_its_category_and_its_brand() -> None:
         **dict.fromkeys(proposed),
         **{"item_id": "courseId", "title": "course title", "category": "subject", "brand": "school"},
     }  # fmt: skip
+
+
+def test_a_campaign_writes_in_the_domain_of_its_workspace(tmp_path: Path) -> None:
+    (tmp_path / "spring.toml").write_text(
+        'id = "spring"\nchannels = ["push"]\nlocales = ["en", "zh"]\n[target]\nitems = ["m1"]\n', encoding="utf-8"
+    )
+    file = read_campaign(tmp_path / "spring.toml")
+    with loaded(tmp_path, "media", items=FILMS, events=WATCHING) as workspace:
+        catalogue = catalogue_at(workspace, file, ["m1"], NOW)
+    for locale, title in (("en", "Harbour Lights"), ("zh", "《Harbour Lights》")):
+        key = TextKey("m1", ReasonKind.KNOWN, "push", locale, False)
+        copy = best(copy_request(file, catalogue, key, NOW))
+        assert title in copy.text and copy.locale == locale
 
 
 # --- a workspace and its domain --------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ FOLDER = "domains"
 WORD_CHARS = 80
 MAX_BYTES = 1 << 20
 MOST_NAMES = 200
-"""Of the names of an action, and of the words that are never or always said."""
+"""Of the names of an action, and of the words that are never said, or claim nothing."""
 
 Names = Annotated[tuple[Text, ...], Field(max_length=MOST_NAMES)]
 
