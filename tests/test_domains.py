@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 from domain_cases import rendered
+from service_world import serving
 
 from recllm.adcopy.lexicon import phrase_pattern, read
 from recllm.adcopy.opening_line import Wording, shop_wordings
@@ -317,6 +318,22 @@ def test_a_campaign_writes_in_the_domain_of_its_workspace(tmp_path: Path) -> Non
         key = TextKey("m1", ReasonKind.KNOWN, "push", locale, False)
         copy = best(copy_request(file, catalogue, key, NOW))
         assert title in copy.text and copy.locale == locale
+
+
+def test_the_service_speaks_as_its_workspace(tmp_path: Path) -> None:
+    loaded(tmp_path, "media", items=FILMS, events=WATCHING).close()
+    with serving(tmp_path / "w") as client:
+        slate = client.post("/v1/recommend", json={"user_id": "bob", "k": 3, "explain": True}).json()
+        copy = client.post("/v1/copy", json={"user_id": "ann", "item_id": "m1", "locale": "zh"}).json()
+        profile = client.post("/v1/users/profile", json={"user_id": "ann", "locale": "zh"}).json()
+        line = {"id": "1", "text": "Put Low Tide into your basket.", "channel": "push", "locale": "en", "packs": []}
+        line["item"] = {"title": "Low Tide"}
+        check = client.post("/v1/copy/check", json={"texts": [line]}).json()
+    reasons = {reason["text"] for item in slate["items"] for reason in item["reasons"]}
+    assert "You watched “Slow Rain” less than a day ago." in reasons
+    assert "《Harbour Lights》" in copy["text"] and copy["locale"] == "zh"
+    assert "看过 1 次" in profile["texts"]["purchases"]
+    assert "G14" in json.dumps(check)
 
 
 # --- a workspace and its domain --------------------------------------------------------------------------------------
