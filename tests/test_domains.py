@@ -135,6 +135,13 @@ def test_chinese_titles_are_quoted_as_works_are() -> None:
     assert reason_text("bought_similar", "zh@news", title="大桥通车", **facts) == "您读过“大桥通车”。"
 
 
+def test_the_name_of_a_work_is_told_as_it_is_written() -> None:
+    assert (
+        reason_text("bought_similar", "en@media", title="TRON", category="IMAX") == "You watched “TRON”, also in IMAX."
+    )
+    assert reason_text("bought_similar", "en", title="GREEN TEA", category=None) == "You bought “green tea”."
+
+
 # --- ad text ---------------------------------------------------------------------------------------------------------
 
 

@@ -395,6 +395,13 @@ def clean(text: str, max_chars: int) -> str:
     return natural(neutralise(text, max_chars=max_chars), Prompts.load().short_forms)
 
 
+def name_as_told(name: str, max_chars: int, locale: str) -> str:
+    """The harmless name of an item or category: of goods as running text, of films and the like as it is written, since
+    IMAX is no shouting."""
+    is_of_goods = Prompts.load().domain(domain_of(locale)).titles == "goods"
+    return clean(name, max_chars) if is_of_goods else neutralise(name, max_chars=max_chars)
+
+
 def natural(text: str, short_forms: Mapping[str, str]) -> str:
     """`text` as running text. Idempotent. `short_forms`: capital word -> what it stands for.
 
