@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 from domain_cases import rendered
+from scripted import ScriptedGenerator
 from service_world import serving
 
 from recllm.adcopy.lexicon import phrase_pattern, read
@@ -251,6 +252,17 @@ def test_texts_of_others_are_checked_by_the_words_of_the_domain() -> None:
     assert submission_of(line | {"locale": "en@news"}, now=NOW, domain="media").request.domain.name == "news"
     with pytest.raises(UsageError, match="no domain 'gym'"):
         submission_of(line | {"locale": "en@gym"}, now=NOW)
+
+
+def test_no_model_writes_about_news() -> None:
+    line = "Take a closer look at the harbour bridge votes."
+    copies = {d: best_of_model(d, line) for d in ("news", "media")}
+    assert line not in copies["news"].text and not copies["news"].rejected
+    assert copies["media"].rejected or line in copies["media"].text
+
+
+def best_of_model(domain: str, line: str) -> AdCopy:
+    return write_copy(request(domain, "en"), generator=ScriptedGenerator([line]))[0]
 
 
 def test_the_brands_own_voice_stands_above_the_domain() -> None:

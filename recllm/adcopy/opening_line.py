@@ -180,6 +180,8 @@ def bare_prompt(locale: str) -> str:
 def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
     """False where no model is asked for a line: sensitive or hostile items, titles, and medicines and the like, about
     which nobody should be playful."""
+    if not request.domain.generated_lines:
+        return False
     return not (request.is_sensitive or request.is_hostile or request.limits.title_only or facts.is_sober)
 
 

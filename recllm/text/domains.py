@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from recllm.documents import FrozenModel, Text, toml_table
+from recllm.documents import Flag, FrozenModel, Text, toml_table
 from recllm.errors import PromptError, UsageError
 from recllm.schema import Action
 from recllm.text.injection import neutralise
@@ -63,6 +63,8 @@ class DomainFile(FrozenModel):
     is as in `based_on`, and so below."""
     offers: tuple[Literal["percent", "amount", "free_shipping", "gift", "bogo", "coupon"], ...] | None = None
     """The kinds of offers that texts tell; of another kind there is nothing to say here."""
+    generated_lines: Flag | None = None
+    """Whether a text model may write lines: not where one word more is another piece of news."""
     events: Mapping[Action, Names] = {}
     """Action -> what logs of this domain call it, besides the usual names."""
     en: DomainLanguage = DomainLanguage()
@@ -76,6 +78,8 @@ class Domain:
         self.name, self.file, self.digest = file.stem, file, digest
         self.titles: str = content.titles or (base.titles if base else "goods")
         self.offers: tuple[str, ...] = base.offers if base and content.offers is None else content.offers or ()
+        inherited = base.generated_lines if base else True
+        self.generated_lines: bool = inherited if content.generated_lines is None else content.generated_lines
         own_events = {_event_name(name): action for action, names in content.events.items() for name in names}
         self.events: Mapping[str, Action] = {**(base.events if base else {}), **own_events}
         """What logs call an event -> its action."""
