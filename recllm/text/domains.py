@@ -121,7 +121,7 @@ def read_domain(file: Path, base_of: Callable[[str], Domain]) -> Domain:
     except (OSError, ValueError, UsageError) as error:
         raise PromptError(f"{file} is no domain: {error}; correct the file") from error
     base = base_of(content.based_on) if content.based_on is not None else None
-    digest = hashlib.sha256((text + (base.digest if base is not None else "")).encode()).hexdigest()[:8]
+    digest = hashlib.sha256((text + (base.digest if base is not None else "")).encode()).hexdigest()[:16]
     return Domain(file, content, base, digest)
 
 
