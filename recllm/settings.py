@@ -1164,6 +1164,13 @@ class Settings(FrozenModel):
         Field(json_schema_extra={"expected": "a language such as en or zh-CN"}),
     ] = "en"
     """Language of texts."""
+    domain: Annotated[
+        Text,
+        StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$"),
+        Field(json_schema_extra={"expected": "a name such as shop, media, news or education"}),
+    ] = "shop"
+    """What people do with items, which decides the words of reasons and ad texts and what logs call their events: a
+    domain of `prompts/domains/`, or the workspace's own file `domains/NAME.toml`."""
     sequence_model: Flag | None = None
     """Whether a sequence model is trained before the scorer; None follows the advice."""
     store: Annotated[Text | None, Field(json_schema_extra={"expected": f"a URL such as {STORE_URL_EXAMPLE}"})] = None

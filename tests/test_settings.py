@@ -41,6 +41,7 @@ def other_value(section: str, name: str) -> Any:
         ("", "timezone"): "Asia/Shanghai",
         ("", "encoder"): "toy",
         ("", "locale"): "zh-CN",
+        ("", "domain"): "media",
         ("", "sequence_model"): False,
         ("service", "load_encoder"): True,
         ("", "tenant"): "123",

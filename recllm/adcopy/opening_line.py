@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from itertools import pairwise
 
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
-from recllm.adcopy.names import OTHER_SHELF, name_and_size, shelf
+from recllm.adcopy.names import OTHER_SHELF, shelf
 from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.generator.constraint import Constraint
 from recllm.schema import Check, Encoder, Occasion, ReasonKind
@@ -84,7 +84,9 @@ def _dressed(
     offer_headlines: Sequence[str],
 ) -> Wording:
     is_plain = facts.is_sober or request.is_sensitive
-    of_shelf = OTHER_SHELF if is_plain else shelf((facts.title, *reversed(facts.category)))
+    of_shelf = (
+        OTHER_SHELF if is_plain or request.domain.titles != "goods" else shelf((facts.title, *reversed(facts.category)))
+    )
     with_offer = [rng.choice(offer_headlines)] if offer_headlines and rng.random() < limit("offer_headlines") else []
     return Wording(
         line=line,
@@ -139,7 +141,7 @@ def brief(facts: FactSheet, request: CopyRequest) -> str:
     return Prompts.load().render(
         "ad_brief",
         request.locale,
-        name=name_and_size(facts.title)[0],
+        name=request.name_and_size(facts.title)[0],
         brand=facts.brand,
         category=facts.category[-1] if facts.category else None,
         attributes=[(k, v) for k, v in facts.attributes.items() if not any(c.isdigit() for c in v)],
@@ -170,14 +172,16 @@ def occasion_words(occasion: Occasion | None, locale: str) -> str:
 
 
 @cache
-def bare_prompt(language: str) -> str:
+def bare_prompt(locale: str) -> str:
     """What a model is asked, without the item: none of it may come back."""
-    return Prompts.load().render("ad_hook", language, name="", category=None, reason="")
+    return Prompts.load().render("ad_hook", locale, name="", category=None, reason="")
 
 
 def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
     """False where no model is asked for a line: sensitive or hostile items, titles, and medicines and the like, about
     which nobody should be playful."""
+    if not request.domain.generated_lines:
+        return False
     return not (request.is_sensitive or request.is_hostile or request.limits.title_only or facts.is_sober)
 
 
@@ -262,7 +266,7 @@ def ranked(lines: Sequence[str], facts: FactSheet, request: CopyRequest, encoder
     reason = reason_words(request.line_kind, request.locale)
     to_item = _closeness(lines, _names(facts), facts.title, encoder)
     to_reason = _closeness(lines, reason, reason, encoder)
-    example_pairs = set(pairwise(words(bare_prompt(request.language))))
+    example_pairs = set(pairwise(words(bare_prompt(request.locale))))
     scores: dict[str, float] = {}
     weights = limit("line_weights")
     for rank, line in enumerate(lines):

@@ -33,6 +33,7 @@ from recllm.documents import plain
 from recllm.errors import DataError, GenerationError
 from recllm.files import write_whole
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
+from recllm.text.domains import SHOP, domain_of
 from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def write_recorded(
             verdict=copy.verdict.value,
             template_version=copy.template_version,
             lists_sha256=lists_sha256(),
-            prompts_sha256=prompts_sha256(),
+            prompts_sha256=prompts_sha256(domain_of(request.locale)),
             packs={p.name: p.sha256 for p in request.packs},
             request=values,
         )
@@ -140,7 +141,7 @@ def replay(
         ("generator", record.generator_sha256, _fingerprint(generator)),
         ("encoder", record.encoder, encoder.fingerprint if encoder else ""),
         ("effect model", record.effect, effect.fingerprint if effect else ""),
-        ("prompts", record.prompts_sha256, prompts_sha256()),
+        ("prompts", record.prompts_sha256, prompts_sha256(domain_of(record.request["locale"]))),
         ("word lists", record.lists_sha256, lists_sha256()),
         *((f"rule pack {name}", was, used[name].sha256 if name in used else "") for name, was in record.packs.items()),
     ):
@@ -181,10 +182,11 @@ def load(folder: Path, record_id: str) -> CopyRecord:
 
 
 @cache
-def prompts_sha256() -> str:
-    """Hash over the versions of all prompts in use."""
-    versions = sorted(template.version for template in Prompts.load().templates.values())
-    return sha256("\n".join(versions).encode()).hexdigest()
+def prompts_sha256(domain: str = SHOP) -> str:
+    """Hash over the versions of all prompts in use, and the domain's file."""
+    prompts = Prompts.load()
+    versions = sorted(template.version for template in prompts.of_domain(domain).values())
+    return sha256("\n".join([*versions, prompts.domain(domain).digest]).encode()).hexdigest()
 
 
 def _fingerprint(generator: Generator | None) -> str:

@@ -36,12 +36,14 @@ from recllm.adcopy.lexicon import (
     word_class,
     words,
 )
+from recllm.adcopy.names import name_and_size
 from recllm.adcopy.packs import FilledText, Pack, parse
 from recllm.adcopy.quantities import Quantity, quantities
 from recllm.documents import toml_table
-from recllm.errors import DataError, UsageError
+from recllm.errors import DataError, PromptError, UsageError
 from recllm.policy import Policy
 from recllm.schema import Item, Occasion, Reason, ReasonKind
+from recllm.text.domains import Domain, domain_of
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
 from recllm.text.templates import LOCALES, Prompts, Template, language
@@ -131,7 +133,7 @@ class CopyRequest:
     now: datetime
     """An aware time; decides whether the offer runs."""
     locale: str = "en"
-    """Language and perhaps region, such as en, en-GB or zh."""
+    """Language and perhaps region and domain, such as en, en-GB or zh@media."""
     reason_kind: ReasonKind = ReasonKind.GENERAL
     """Told as a neutral kind ("goes with what you like"), never as what the person did."""
     occasion: Occasion | None = None
@@ -178,6 +180,20 @@ class CopyRequest:
         return language(self.locale)
 
     @property
+    def domain(self) -> Domain:
+        """What people do with the item, which decides the words."""
+        return Prompts.load().domain(domain_of(self.locale))
+
+    @property
+    def free_words(self) -> frozenset[str]:
+        """Words beyond the facts that a text may hold: those that people approved, and the domain's own."""
+        return self.vocabulary.union(self.domain.neutral[self.language])
+
+    def name_and_size(self, title: str) -> tuple[str, str]:
+        """As `recllm.adcopy.names.name_and_size`, where titles are those of goods: 21 Grams is a film."""
+        return name_and_size(title) if self.domain.titles == "goods" else (title, "")
+
+    @property
     def limits(self) -> Channel:
         """The slots and limits of the channel."""
         return channel_named(self.channel)
@@ -217,6 +233,10 @@ def checked_locale(locale: str) -> str:
     """The locale, when texts can be written in its language; raises `UsageError` otherwise."""
     if language(locale) not in LOCALES:
         raise UsageError(f"unknown locale {locale!r}; texts are written in: {', '.join(LOCALES)}")
+    try:
+        Prompts.load().domain(domain_of(locale))
+    except PromptError as error:
+        raise UsageError(f"unknown locale {locale!r}: {error}") from None
     return locale
 
 

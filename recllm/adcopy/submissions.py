@@ -45,6 +45,7 @@ from recllm.adcopy.write import is_sayable, sayable_facts
 from recllm.documents import plain
 from recllm.errors import DataError, RecllmError
 from recllm.schema import CopyVerdict, Item, ReasonKind
+from recllm.text.domains import SHOP, in_domain
 
 if TYPE_CHECKING:  # checking texts does without arrays
     from recllm.models.effect import RankedText, TextPair
@@ -157,15 +158,16 @@ def read_submissions(
     packs: tuple[Pack, ...] = (),
     voice: Voice | None = None,
     vocabulary: frozenset[str] = frozenset(),
+    domain: str = SHOP,
 ) -> Iterator[Submission | UnreadableLine]:
     """The submissions of a file in UTF-8, and the lines that are none; blank lines are skipped. An id that occurs twice
     is read the first time only. now: decides which offers run. packs: applied to every text, beside those that its line
-    names. vocabulary: what the shop's people approved."""
+    names. vocabulary: what the shop's people approved. domain: what the texts of lines that name none are about."""
     ids: set[str] = set()
     for number, line in _filled_lines(file):
         try:
             values = _json_object(line)
-            submission = submission_of(values, now=now, packs=packs, voice=voice, vocabulary=vocabulary)
+            submission = submission_of(values, now=now, packs=packs, voice=voice, vocabulary=vocabulary, domain=domain)
             if submission.id in ids:
                 raise DataError(f"the id {submission.id!r} occurs twice; each text needs its own")
         except RecllmError as error:
@@ -217,6 +219,7 @@ def submission_of(
     packs: tuple[Pack, ...] = (),
     voice: Voice | None = None,
     vocabulary: frozenset[str] = frozenset(),
+    domain: str = SHOP,
 ) -> Submission:
     """One parsed line as a submission. Raises `DataError` or `UsageError` that names the field."""
     line = parse(_SubmittedLine, values, owner="the line")
@@ -225,7 +228,7 @@ def submission_of(
         item=line.item.item(),
         channel=line.channel,
         now=now,
-        locale=line.locale,
+        locale=line.locale if "@" in line.locale else in_domain(line.locale, domain),
         known_brands=frozenset(line.known_brands or ()),
         offer=None if line.offer is None else Offer(**dict(line.offer)),
         list_price=line.item.list_price,

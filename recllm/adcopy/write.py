@@ -42,7 +42,8 @@ from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, review, variants_differ
 from recllm.errors import GenerationError, UsageError
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
-from recllm.text.templates import Prompts
+from recllm.text.domains import without_domain
+from recllm.text.templates import Prompts, quoted
 
 if TYPE_CHECKING:  # writing without it does without arrays
     from recllm.models.effect import EffectModel
@@ -220,7 +221,7 @@ def _verified(wording: Wording, facts: FactSheet, request: CopyRequest, texts: S
         is_new = not any(variants_differ([*texts, text]))
         if is_new and request.limits.fits(text):
             break
-    answer = review(text, request, facts=facts, prompt=bare_prompt(request.language))
+    answer = review(text, request, facts=facts, prompt=bare_prompt(request.locale))
     checks, verdict = answer.checks, answer.verdict
     if not is_new:
         checks = (*checks, Check(guarantee="G13", passed=False, message="is too like an earlier text", holds=True))
@@ -231,7 +232,7 @@ def _verified(wording: Wording, facts: FactSheet, request: CopyRequest, texts: S
     return AdCopy(
         text=text,
         channel=request.channel,
-        locale=request.locale,
+        locale=without_domain(request.locale),
         generator=TEMPLATE,
         verified=verdict is CopyVerdict.PASS,
         verdict=verdict,
@@ -290,8 +291,10 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     )
     sheet = replace(sheet, **_offer_texts(sheet, request))  # type: ignore[arg-type]
     title = _cleaned(facts.title, facts, bare)
-    sheet = replace(sheet, title=_with_thing(title, sheet.category)) if title else without_title(sheet, request)
-    name, _ = name_and_size(sheet.title)
+    if title and request.domain.titles == "goods":
+        title = _with_thing(title, sheet.category)
+    sheet = replace(sheet, title=title) if title else without_title(sheet, request)
+    name, _ = request.name_and_size(sheet.title)
     longest_first = (shortened(name, longest) for longest in range(len(name), _MIN_NAME - 1, -1))
     return replace(sheet, spellings=tuple(dict.fromkeys((name, *longest_first))))
 
@@ -314,6 +317,8 @@ def without_title(facts: FactSheet, request: CopyRequest) -> FactSheet:
 def _cleaned(name: str, facts: FactSheet, request: CopyRequest) -> str:
     """`name` as running text without what the facts do not bear out; empty when it is hostile, nothing is left, or what
     is left would name another thing."""
+    if request.domain.titles != "goods":  # a name with a piece cut out is no name
+        return name if _unsayable(name, facts, request) == [] else ""
     for _ in range(_MAX_ROUNDS):
         name = written_out(name)
         spans = _unsayable(name, facts, request)
@@ -355,7 +360,10 @@ def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] |
     case = Case(text=name, facts=facts, request=request)
     if any(any(check(case)) for check in (form.personal_data, form.clean_language, form.leaks)):
         return None
-    spans = [violation.span for check in (claims.offers, claims.proofs) for violation in check(case)]
+    violations = [] if request.domain.titles == "works" else [*claims.offers(case), *claims.proofs(case)]
+    if request.domain.titles == "names":  # what a person may let pass is no matter in a name
+        violations = [violation for violation in violations if not violation.holds]
+    spans = [violation.span for violation in violations]
     return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]
 
 
@@ -399,7 +407,7 @@ def _list_price_text(facts: FactSheet, request: CopyRequest) -> str | None:
 def _offer_texts(facts: FactSheet, request: CopyRequest) -> dict[str, str | None]:
     """The running offer as a sentence with its last day and the price after it, and as a headline tells it."""
     offer = facts.offer
-    if offer is None or not offer.runs(request.now):
+    if offer is None or not offer.runs(request.now) or offer.type not in request.domain.offers:
         return {}
     if offer.type is OfferType.PERCENT and offer.value is not None:  # 20 % off is 8 折: what remains, in tenths
         value: str | None = f"{(offer.value if request.language == 'en' else (100 - offer.value) / 10).normalize():f}"
@@ -454,7 +462,7 @@ def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> It
     slot = channel.slots[0]
     is_headed = len(channel.slots) > 1
     brand = facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
-    whole_name, size = (facts.title, "") if channel.title_only else name_and_size(facts.title)
+    whole_name, size = (facts.title, "") if channel.title_only else request.name_and_size(facts.title)
     headline = _headline(wording, whole_name, facts, slot, facts_only=channel.title_only)
     for length, drops in ((_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _STEPS):
         name = shortened(whole_name, length)
@@ -488,6 +496,9 @@ def _headline(wording: Wording, name: str, facts: FactSheet, slot: Slot, *, fact
     """The first of the wording's headlines that fits with the whole name in it, else the longest spelling of the name
     that fits."""
     for shape in () if facts_only else wording.headlines:
+        if facts.title in facts.category:  # the title cannot be told: a kind of item stands in no quotation marks
+            shape = re.sub(rf"[“《]({re.escape(NAME)})[”》]", r"\1", shape)
+        shape = shape.replace(f"《{NAME}》", quoted(name, "《》"))
         begins = shape.partition(NAME)[0].rstrip().endswith(tuple(limit("line_ends")["en"]))
         filled = shape.replace(NAME, _as_beginning(name) if begins else name)
         filled = _as_beginning(filled.replace(OFFER, facts.offer_headline or ""))

@@ -23,6 +23,7 @@ from recllm.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPers
 from recllm.data.catalogue import on_offer
 from recllm.jobs.ad_copy import item_of
 from recllm.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
+from recllm.text.domains import SHOP, domain_of, in_domain
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Catalogue:
     """All of the shop's, and those that the campaign names."""
     vocabulary: frozenset[str] = frozenset()
     """Words beyond the facts that the shop's people approved."""
+    domain: str = SHOP
+    """The one that texts are written in."""
 
 
 def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[str], moment: datetime) -> Catalogue:
@@ -51,7 +54,7 @@ def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[st
     rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
     items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
     vocabulary = approved_words(vocabulary_file(workspace.root))
-    return Catalogue(items, frozenset(brands) | set(file.words.known_brands), vocabulary)
+    return Catalogue(items, frozenset(brands) | set(file.words.known_brands), vocabulary, domain_of(workspace.locale()))
 
 
 def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
@@ -85,7 +88,7 @@ def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | Campa
         item=catalogue.items[text.item_id],
         channel=text.channel,
         now=now,
-        locale=text.locale,
+        locale=in_domain(text.locale, catalogue.domain),
         seed=file.words.seed,
         known_brands=catalogue.brands,
         occasion=file.target.occasion,

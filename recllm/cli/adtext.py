@@ -156,6 +156,8 @@ def check(
     from recllm.adcopy.request import load_voice
     from recllm.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
     from recllm.adcopy.vocabulary import approved_words, vocabulary_file
+    from recllm.text.domains import SHOP, domain_of
+    from recllm.workspace.workspace import SETTINGS_FILE
 
     brand_voice = load_voice(voice) if voice else None
     try:
@@ -166,6 +168,10 @@ def check(
         raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
     if workspace != DEFAULT_WORKSPACE and not workspace.is_dir():
         raise UsageError(f"there is no workspace in {workspace}; leave -w out where there is none")
+    domain = SHOP
+    if (workspace / SETTINGS_FILE).is_file():
+        with open_shop(workspace) as shop:
+            domain = domain_of(shop.locale())
     entries = list(
         read_submissions(
             file,
@@ -173,6 +179,7 @@ def check(
             packs=_packs(pack),
             voice=brand_voice,
             vocabulary=approved_words(vocabulary_file(workspace)),
+            domain=domain,
         )
     )
     reviews = [(entry.id, judge(entry)) for entry in entries if isinstance(entry, Submission)]
@@ -256,11 +263,13 @@ def learn_vocabulary(
     with its neighbour: "soft inside" is learned, "soft" is not."""
     from recllm.adcopy.submissions import Submission, phrases_of_approved, read_submissions
     from recllm.adcopy.vocabulary import add_words, approved_words, vocabulary_file
+    from recllm.text.domains import domain_of
 
     now = datetime.now(UTC)
     with open_shop(workspace) as shop:
         words = vocabulary_file(shop.root)
-        entries = list(read_submissions(file, now=now, vocabulary=approved_words(words)))
+        domain = domain_of(shop.locale())
+        entries = list(read_submissions(file, now=now, vocabulary=approved_words(words), domain=domain))
         phrases = phrases_of_approved(entry for entry in entries if isinstance(entry, Submission))
         phrases = tuple(phrase for phrase in phrases if phrase.texts >= min_texts)
         if not phrases:

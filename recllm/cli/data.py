@@ -61,6 +61,9 @@ def init(
     currency: Annotated[str | None, typer.Option(help="ISO code of the catalogue's prices, e.g. USD.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
     locale: Annotated[str, typer.Option(help="Language of texts: en or zh.")] = "en",
+    domain: Annotated[
+        str, typer.Option(help="What is done with items: shop, media, news, education, or the name of your own words.")
+    ] = "shop",
     encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
     store: Annotated[
         str | None,
@@ -80,6 +83,7 @@ def init(
         workspace,
         consent_default=consent_default == "granted",
         locale=locale,
+        domain=domain,
         **{k: v for k, v in options.items() if v is not None},  # type: ignore[arg-type]
     )
     settings = {name: value for name, value in plain(shop.settings).items() if name not in sections()}

@@ -120,14 +120,17 @@ def start(
     show(record, [*lines, f"{record['seconds']:.0f} s; open {record['report']}"], json=json)
 
 
-def prompts(json: Json) -> None:
+def prompts(
+    json: Json,
+    domain: Annotated[str, typer.Option(help="As this domain words them: shop, media, news, education.")] = "shop",
+) -> None:
     """The templates in use, with their versions."""
     from recllm.text.templates import Prompts
 
     shipped = Prompts.load()
     rows = [
         {"name": t.name, "locale": t.locale, "version": t.version, "file": t.file, "variables": sorted(t.variables)}
-        for t in sorted(shipped.templates.values(), key=lambda t: (t.name, t.locale))
+        for t in sorted(shipped.of_domain(domain).values(), key=lambda t: (t.name, t.locale))
     ]
     lines = [shipped.folder, *(f"  {r['version']}: {', '.join(r['variables'])}" for r in rows)]
     show({"folder": shipped.folder, "prompts": rows}, lines, json=json)

@@ -655,7 +655,11 @@ def rule_values(visit: Visit, text: str, *, is_typed: bool) -> dict[str, Any]:
 
 def sentence(visit: Visit, rule: PeopleRule | None) -> str:
     """A rule over people in the visitor's language; "" for none."""
-    return rule_words(rule, visit.language, visit.workspace.settings.currency) if rule is not None else ""
+    return (
+        rule_words(rule, visit.workspace.locale(visit.language), visit.workspace.settings.currency)
+        if rule is not None
+        else ""
+    )
 
 
 def rule_sentence(visit: Visit, text: str) -> str:

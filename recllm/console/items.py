@@ -248,7 +248,7 @@ def channel_texts(visit: Visit, recommender: Recommender, item: Item) -> list[tu
             item=item,
             channel=channel,
             now=utc(recommender.dataset.as_of),
-            locale=visit.language,
+            locale=visit.workspace.locale(visit.language),
             known_brands=recommender.brands,
             policy=visit.workspace.policy,
             vocabulary=vocabulary,

@@ -118,6 +118,31 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "granted": ("consent", "given", "is_granted", "opt_in", "同意", "是否同意"),
 }  # fmt: skip
 
+OUTSIDE_SHOPS: Mapping[str, tuple[str, ...]] = {
+    "user_id": (
+        "viewer_id", "listener_id", "reader_id", "subscriber_id", "learner_id", "student_id", "观众id", "读者id",
+        "学员id", "学员编号", "学生id", "学号",
+    ),
+    "item_id": (
+        "movie_id", "film_id", "video_id", "series_id", "show_id", "track_id", "song_id", "podcast_id", "news_id",
+        "story_id", "content_id", "course_id", "电影id", "影片id", "影片编号", "视频id", "歌曲id", "文章id", "文章编号",
+        "新闻id", "内容id", "课程", "课程id", "课程编号", "课程号",
+    ),
+    "timestamp": (
+        "watched_at", "played_at", "viewed_at", "read_at", "enrolled_at", "enrolment_date", "enrollment_date",
+        "观看时间", "播放时间", "阅读时间", "报名时间", "选课时间", "学习时间",
+    ),
+    "title": (
+        "movie_title", "film_title", "video_title", "song_title", "track_name", "headline", "article_title",
+        "news_title", "course_name", "course_title", "片名", "电影名", "影片名称", "歌名", "文章标题", "新闻标题",
+        "课程名称", "课程名",
+    ),
+    "category": ("genre", "genres", "topic", "topics", "subject", "题材", "栏目", "学科"),
+    "brand": ("studio", "publisher", "school", "provider", "出品方", "出版社", "来源", "机构", "学校"),
+}  # fmt: skip
+"""Names of media, news and education. They count where no name of `ALIASES` is there: a bookshop's file has a category
+and a genre, a brand and a publisher."""
+
 BASICS: Mapping[str, tuple[str, ...]] = {
     "age": ("age_group", "age_range", "age_band", "年龄", "年龄段", "alter", "âge", "edad", "leeftijd", "età"),
     "gender": ("sex", "性别", "geschlecht", "sexe", "sexo", "geslacht", "sesso"),
@@ -168,6 +193,18 @@ def candidates(field: str) -> frozenset[str]:
     return frozenset(normal(n) for n in (field, *ALIASES.get(field, ()), *BASICS.get(field, ())))
 
 
+def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
+    """The columns that are called like a field: as a shop calls it, or else as others do. Keys are normalised."""
+    for names in (candidates(field), _outside_shops(field)):
+        if columns := [column for name, column in by_normal.items() if name in names]:
+            return columns
+    return []
+
+
+def _outside_shops(field: str) -> frozenset[str]:
+    return frozenset(normal(n) for n in OUTSIDE_SHOPS.get(field, ()))
+
+
 def known_count(names: Iterable[str]) -> int:
     """How many of these header names mean something to some table."""
     return sum(normal(name) in _KNOWN for name in names)
@@ -176,10 +213,10 @@ def known_count(names: Iterable[str]) -> int:
 def nearest(field: str, columns: Iterable[str]) -> list[str]:
     """Up to three columns that may have been meant."""
     by_normal = {normal(column): column for column in columns}
-    names = sorted(candidates(field), key=lambda name: name != normal(field))
+    names = sorted(candidates(field) | _outside_shops(field), key=lambda name: name != normal(field))
     close = chain.from_iterable(difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6) for name in names)
     return [by_normal[name] for name in dict.fromkeys(close)][:3]
 
 
 _SPECIAL = frozenset(normal(n) for n in SPECIAL_CATEGORIES)
-_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field))
+_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field) | _outside_shops(field))

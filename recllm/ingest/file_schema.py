@@ -16,7 +16,7 @@ from typing import TypeVar
 import polars as pl
 
 from recllm.errors import IngestError
-from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, nearest, normal
+from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, nearest, normal
 from recllm.ingest.options import ColumnMap, ColumnPath, IngestOptions, JoinedColumns, LineTotal, RowRule, WrittenPath
 from recllm.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
 from recllm.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
@@ -129,8 +129,7 @@ class _Header:
         exact = self.find(field)
         if exact is not None:
             return exact
-        aliases = candidates(field)
-        columns = [column for key, column in self.by_normal.items() if key in aliases]
+        columns = named_so(field, self.by_normal)
         if len(columns) > 1:
             raise IngestError(
                 "E_DUP_COLUMN", f"{self.file}: {' and '.join(columns)} could both be {field}; say which with --map"

@@ -83,7 +83,7 @@ from pydantic import (
 from recllm.documents import toml_table
 from recllm.errors import IngestError, UsageError
 from recllm.ingest.column_names import FIELDS
-from recllm.schema import Table
+from recllm.schema import Action, Table
 
 BLOCK_BYTES = 4 << 20
 _MAPS = files("recllm.ingest") / "maps"
@@ -122,6 +122,8 @@ class IngestOptions(ReadOptions):
     """The shop's own zone: used when neither `tz` nor the map says one."""
     shop_currency: str | None = None
     """The shop's own currency: prices of events in another one are not kept as prices."""
+    event_names: Mapping[str, Action] = {}
+    """What events are called in the shop's domain, besides the usual names: {"watch": Action.PURCHASE}."""
     on_bad_bytes: Literal["fail", "quarantine"] = "fail"
     anonymous: Literal["quarantine", "keep"] = "quarantine"
     """"keep" gives every basket without a user its own throw-away person."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, normal
+from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, normal
 from recllm.ingest.load import open_records
 from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.ingest.read.source import probe
@@ -61,7 +61,7 @@ def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | No
     by_normal = {normal(column): column for column in columns}
     proposed: dict[str, str | None] = {}
     for field in FIELDS[table]:
-        aliases = [column for name, column in by_normal.items() if name in candidates(field)]
+        aliases = named_so(field, by_normal)
         exact = by_normal.get(normal(field))
         proposed[field] = exact if exact is not None else aliases[0] if len(aliases) == 1 else None
     return proposed

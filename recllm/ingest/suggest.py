@@ -21,7 +21,7 @@ import polars as pl
 import tomli_w
 
 from recllm.errors import IngestError, NothingToDo
-from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, normal
+from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, normal
 from recllm.ingest.file_schema import settle_schema
 from recllm.ingest.load import open_records, prepared
 from recllm.ingest.options import ColumnMap, IngestOptions, ReadOptions
@@ -327,7 +327,7 @@ class _ColumnFinder:
         names = {normal(column): column for column in self.looks}
         for name in (f for f in FIELDS[table] if f not in _NOT_MAPPED):
             fits = _FITS.get(name, _anything)
-            aliases = [column for key, column in names.items() if key in candidates(name)]
+            aliases = named_so(name, names)
             aliases.sort(key=lambda column: normal(column) != normal(name))
             columns = [c for c in aliases if c not in fills.values()]
             if columns and not fits(self.looks[columns[0]]):

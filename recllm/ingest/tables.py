@@ -60,7 +60,7 @@ def build_events(batch: FieldBatch) -> pl.DataFrame:
     if batch.has("event"):
         names = batch.fields["event"].str.strip_chars()
         key = names.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
-        event = key.replace_strict(_EVENTS, default=None, return_dtype=pl.String)
+        event = key.replace_strict(_EVENTS | dict(batch.load.options.event_names), default=None, return_dtype=pl.String)
         batch.mark("event", event.is_null(), "E_EVENT", f"is no known event; known: {', '.join(Action)}", names)
         batch.load.notes["W_EVENT_ALIAS"] += int((event != names).sum())
     event = event.set(batch.returned() & (event == Action.PURCHASE.value).fill_null(False), Action.RETURN.value)

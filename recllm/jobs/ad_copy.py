@@ -104,7 +104,7 @@ def write_ads(
                 item=item,
                 channel=channel,
                 now=slate.as_of,
-                locale=locale or workspace.settings.locale,
+                locale=workspace.locale(locale),
                 reason_kind=reason_kind(best.reasons[0] if best.reasons else None, item.item_id, sensitive=False),
                 occasion=occasion,
                 intent=None if intent is Intent.MIXED else intent.value,

@@ -56,6 +56,7 @@ def load_file(
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
     settings = workspace.settings
     values: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
+    values["event_names"] = workspace.domain.events
     values |= {name: value for name, value in options.items() if value is not None}
     return ingest_file(
         file,

@@ -90,7 +90,7 @@ def find_occasions(
     beyond = sum(map(len, first_cases.values())) - sum(map(len, listed.values()))
     left_out |= {"beyond_the_cut": beyond} if beyond else {}
     hours = best_hours(hour_shares(data, zone), settings.quiet)
-    words = locale or workspace.settings.locale
+    words = workspace.locale(locale)
     people = []
     for occasion, of_occasion in listed.items():
         items = data.items[np.maximum(of_occasion.item, 0).tolist()]

@@ -59,6 +59,7 @@ def predict_workspace(
             "or make the workspace with --consent-default granted"
         )
     settings = workspace.settings
+    request = replace(request, locale=workspace.locale(request.locale))
     prediction = predict(
         request,
         learn,

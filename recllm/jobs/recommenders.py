@@ -124,7 +124,7 @@ def open_recommender(
     common: dict[str, Any] = {
         "model": model,
         "policy": workspace.policy,
-        "locale": locale or workspace.settings.locale,
+        "locale": workspace.locale(locale),
         "explanations": workspace.settings.explanations,
         "profiles": workspace.settings.profiles,
         "offers": workspace.settings.offers,

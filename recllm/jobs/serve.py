@@ -137,7 +137,7 @@ def person_profile(
     items = gate.catalogue(read.events["item_id"].unique())
     data = Dataset.construct(read.events, read.users, items, as_of=present(workspace))
     profile = build_profile(data, 0, settings=workspace.settings.profiles)
-    return profile, user_texts(profile, data.items, locale)
+    return profile, user_texts(profile, data.items, workspace.locale(locale))
 
 
 def person_evolution(

@@ -66,6 +66,7 @@ from recllm.settings import (
     ScorerTrainingSettings,
     SequenceModelSettings,
 )
+from recllm.text.domains import domain_of, in_domain, without_domain
 from recllm.text.items import ItemNames, reason_text
 from recllm.text.templates import Prompts
 from recllm.text.users import UserTexts, user_texts
@@ -131,7 +132,7 @@ class Recommender:
         self.model = model
         self.policy = policy or Policy()
         self.locale = locale
-        self.text_locale = text_locale or locale
+        self.text_locale = text_locale or without_domain(locale)
         self.explanations = explanations or ExplanationSettings()
         self.profiles = profiles or ProfileSettings()
         self.offers = offers or OfferSettings()
@@ -470,8 +471,8 @@ class Recommender:
         return self._copy(pseudonyms=list)
 
     def in_language(self, locale: str) -> Recommender:
-        """The same with answers in another language; texts are encoded as before."""
-        return self._copy(locale=locale)
+        """The same with answers in another language and the same domain; texts are encoded as before."""
+        return self._copy(locale=in_domain(locale, domain_of(self.locale)))
 
     def lacking(self, user: str, evidence_ids: Sequence[str]) -> Recommender:
         """The same as if some of what is known of one user had never happened: "B:<item_id>" all purchases of an item,

@@ -50,6 +50,7 @@ from recllm.service.requests import (
     UsersRequest,
 )
 from recllm.settings import ServiceSettings
+from recllm.text.domains import domain_of
 from recllm.workspace.audit import AuditAction
 from recllm.workspace.keys import Scope
 from recllm.workspace.workspace import present
@@ -243,8 +244,9 @@ async def check(body: TextsRequest, caller: MayMarket, service: TheService) -> R
 
     def reviews() -> dict[str, Any]:
         now = body.at or datetime.now(UTC)
-        vocabulary = approved_words(vocabulary_file(caller.shop.workspace.root))
-        submissions = [submission_of(line, now=now, vocabulary=vocabulary) for line in body.texts]
+        workspace = caller.shop.workspace
+        vocabulary, domain = approved_words(vocabulary_file(workspace.root)), domain_of(workspace.locale())
+        submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
         return reviews_document([(submission.id, judge(submission)) for submission in submissions])
 
     return json_answer(await service.capacity.run(reviews))

@@ -296,7 +296,7 @@ def _campaign(shop: LiveShop, campaign_id: str) -> dict[str, Any]:
         settings = workspace.settings
         document["people_rule"] = {
             "rule": rule_document(file.target.people),
-            "words": rule_words(file.target.people, settings.locale, settings.currency),
+            "words": rule_words(file.target.people, shop.workspace.locale(), settings.currency),
         }
     if stage is not CampaignStage.DRAFT:
         document |= preview_document(open_by_id(workspace, campaign_id))

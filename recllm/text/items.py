@@ -11,7 +11,7 @@ from recllm.errors import DataError, PromptError
 from recllm.schema import is_confidential
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import EXACT_KINDS, without_personal_data
-from recllm.text.templates import Prompts, clean
+from recllm.text.templates import Prompts, clean, name_as_told
 
 if TYPE_CHECKING:  # ad text reads this room too, and does without tables
     import polars as pl
@@ -47,8 +47,9 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
         attributes: str | None,
         description: str | None,
     ) -> str:
-        name = _name(title, path)
-        categories = dict.fromkeys(clean(category, CATEGORY_CHARS) for category in reversed(path) if category)
+        name = _name(title, path, locale)
+        names = (name_as_told(category, CATEGORY_CHARS, locale) for category in reversed(path) if category)
+        categories = dict.fromkeys(names)
         return template.render(
             {
                 "title": name,
@@ -98,11 +99,11 @@ class ItemNames:
 def _names(titles: pl.Series, paths: pl.Series, locale: str) -> list[str]:
     unnamed = Prompts.load().render("item.unnamed", locale)
     rows = zip(titles.to_list(), paths.to_list(), strict=True)
-    return [_name(title, path or ()) or unnamed for title, path in rows]
+    return [_name(title, path or (), locale) or unnamed for title, path in rows]
 
 
-def _name(title: str | None, path: Sequence[str | None]) -> str:
-    names = (clean(_impersonal(text), TITLE_CHARS) for text in (title, *reversed(path)) if text)
+def _name(title: str | None, path: Sequence[str | None], locale: str) -> str:
+    names = (name_as_told(_impersonal(text), TITLE_CHARS, locale) for text in (title, *reversed(path)) if text)
     return next(filter(None, names), "")
 
 
@@ -140,7 +141,7 @@ def price_texts(items: pl.DataFrame, locale: str = "en", *, n_last: int | None =
 
     @cache
     def text(band: str | None, group: str | None) -> str:
-        return template.render({"band": band, "group": clean(group, CATEGORY_CHARS) if group else None})
+        return template.render({"band": band, "group": name_as_told(group, CATEGORY_CHARS, locale) if group else None})
 
     bands = _price_bands(items)
     return [text(band, group) for band, group in bands.tail(bands.height if n_last is None else n_last).iter_rows()]
@@ -181,8 +182,8 @@ def _price_bands(items: pl.DataFrame) -> pl.DataFrame:
 
 # --- the sentences of explanations: one template per kind of evidence, filled with evidence that exists ---------------
 
-_RUNNING_TEXT = {"title", "category", "name"}
-"""Facts told in running text; a brand and a person's own answers keep their spelling."""
+_NAMES = {"title", "category"}
+"""Facts that are told as names; a brand and a person's own answers keep their spelling."""
 
 
 @cache
@@ -206,8 +207,10 @@ def reason_text(kind: str, locale: str = "en", **facts: Any) -> str:
         raise PromptError(f"no reason of kind {kind!r}; there are: {', '.join(reason_kinds())}")
     values = {}
     for name, value in facts.items():
-        if isinstance(value, str) and name in _RUNNING_TEXT:
-            value = clean(value.replace("_", " ") if name == "name" else value, TITLE_CHARS)  # household_size
+        if isinstance(value, str) and name in _NAMES:
+            value = name_as_told(value, TITLE_CHARS, locale)
+        elif isinstance(value, str) and name == "name":
+            value = clean(value.replace("_", " "), TITLE_CHARS)  # household_size
         elif isinstance(value, str):
             value = neutralise(value)
         values[name] = value

@@ -14,6 +14,9 @@ The template's name is the file's NAME, or NAME.PART for one of several. The hea
 that the body uses, and `render` must be given exactly those: None or an empty list says "not known", leaving one out
 is an error. Templates can neither include files nor call into Python; values are data and are never read as a template.
 
+Every template may also use `domain.WORD`, the words of the domain that speaks ("bought" in a shop, "watched" in a media
+service), and a domain may word a whole template anew: see `recllm.text.domains`.
+
 `short_forms.LOCALE.txt` is the one other kind of file: lines "FRZN = frozen", and comments after "#". With them the
 house style of catalogues becomes running text: encoders and readers both know "frozen pizza" better than "FRZN PIZZA".
 """
@@ -23,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
@@ -34,6 +37,7 @@ import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from recllm.errors import PromptError
+from recllm.text.domains import FOLDER, SHOP, Domain, domain_of, read_domain
 from recllm.text.injection import neutralise
 
 LOCALES = ("en", "zh")
@@ -41,8 +45,11 @@ LOCALES = ("en", "zh")
 VALUE_CHARS = 2_000
 """The longest string inside a value given to `Prompts.render`; longer ones are cut at a word."""
 
+_DOMAIN_WORD = re.compile(r"\bdomain\.(\w+)")
 _HEADER = re.compile(r"^\{#\s*\n(?=template:)(.*?)\n\s*#\}[ \t]*\n", re.MULTILINE | re.DOTALL)
 _KEYS = {"template", "version", "variables", "note"}
+_DOMAIN = "domain"
+"""What templates call the words of the domain that speaks."""
 _FORBIDDEN = (jinja2.nodes.Include, jinja2.nodes.Import, jinja2.nodes.FromImport, jinja2.nodes.Extends)
 
 
@@ -72,6 +79,20 @@ _ENVIRONMENT = _Sandbox(
 )
 
 
+def quoted(title: str, marks: str) -> str:
+    """A title between its domain's two quotation marks, or without any; Chinese ones inside of the same kind become
+    single ones."""
+    if not marks:
+        return title
+    if marks == "《》":
+        title = title.removeprefix("《").removesuffix("》") if re.fullmatch("《[^《》]*》", title) else title
+        title = title.replace("《", "〈").replace("》", "〉")
+    return f"{marks[0]}{title}{marks[1]}"
+
+
+_ENVIRONMENT.filters["quoted"] = quoted
+
+
 @dataclass(frozen=True, eq=False)
 class Template:
     """One template: what its header says, and its text, which is checked when it is first used."""
@@ -83,6 +104,10 @@ class Template:
     """"NAME.LOCALE-vN-HASH", the hash over header and text: what to store beside a text made with this template."""
     variables: frozenset[str]
     source: str = field(repr=False)
+    words: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The words of the domain that speaks."""
+    is_reworded: bool = False
+    """True for a domain's own text, which may leave out variables of the shop's."""
 
     @property
     def file(self) -> str:
@@ -100,11 +125,13 @@ class Template:
             raise PromptError(f"{self.path}: {self.name}, line {error.lineno} of its text: {error.message}") from error
         if next(tree.find_all(_FORBIDDEN), None) is not None:
             raise PromptError(f"{self.path}: {self.name} must not include, import or extend other files")
-        used = jinja2.meta.find_undeclared_variables(tree)
+        used = jinja2.meta.find_undeclared_variables(tree) - {_DOMAIN}
         faults = []
+        if unknown := sorted(_domain_words(tree) - set(self.words)):
+            faults.append(f"uses domain.{unknown[0]}, a word that no domain has")
         if used - self.variables:
             faults.append(f"uses {', '.join(sorted(used - self.variables))} without listing it")
-        if self.variables - used:
+        if self.variables - used and not self.is_reworded:
             faults.append(f"lists {', '.join(sorted(self.variables - used))} without using it")
         if faults:
             raise PromptError(f"{self.path}: {self.name} {' and '.join(faults)}; correct the header's variables")
@@ -119,7 +146,7 @@ class Template:
             declared = ", ".join(sorted(self.variables)) or "none"
             raise PromptError(f"{self.file}: {self.name} has no variable {', '.join(unknown)}; it has: {declared}")
         try:
-            return self.compiled.render(values).strip()
+            return self.compiled.render({**values, _DOMAIN: self.words}).strip()
         except (
             jinja2.TemplateError,
             TypeError,
@@ -140,6 +167,8 @@ class Prompts:
     templates: Mapping[tuple[str, str], Template] = field(repr=False)
     short_forms: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Capital word -> what it stands for, of every language: catalogues mix them."""
+    _reworded: dict[str, Mapping[tuple[str, str], Template]] = field(default_factory=dict, repr=False, compare=False)
+    """The templates of each domain that spoke already."""
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Prompts:
@@ -158,10 +187,44 @@ class Prompts:
     def template(self, name: str, locale: str) -> Template:
         """The template called `name` in the language of `locale` ("zh", "zh-CN" and "zh_TW" are all Chinese)."""
         key = (name, language(locale))
-        if key in self.templates:
-            return self.templates[key]
+        templates = self.of_domain(domain_of(locale))
+        if key in templates:
+            return templates[key]
         names = ", ".join(sorted({f"{n}.{lang}" for n, lang in self.templates}))
         raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {names or 'none'}")
+
+    def of_domain(self, domain: str) -> Mapping[tuple[str, str], Template]:
+        """All templates as a domain words them. Raises `PromptError` for an unknown domain, or a fault in its file."""
+        if domain == SHOP:
+            return self.templates
+        if domain not in self._reworded:
+            self._reworded[domain] = self._as_worded_by(self.domain(domain))
+        return self._reworded[domain]
+
+    def domain(self, name: str) -> Domain:
+        """One that came with these prompts, or that a workspace brought; raises `PromptError` where there is none."""
+        if name in _BROUGHT:
+            return _BROUGHT[name]
+        return _shipped_domain(self.folder, name)
+
+    def _as_worded_by(self, domain: Domain) -> Mapping[tuple[str, str], Template]:
+        reworded = {}
+        for (name, locale), template in self.templates.items():
+            path, body = domain.bodies[locale].get(name, (template.path, template.source))
+            words = domain.words[locale]
+            version = template.version.partition("-v")[2].partition("-")[0]
+            reworded[name, locale] = replace(
+                template,
+                path=path,
+                version=f"{name}.{locale}@{domain.name}-v{version}-{_digest(body, words)}",
+                source=body,
+                words=words,
+                is_reworded=path != template.path,
+            )
+        for locale, bodies in domain.bodies.items():
+            if unknown := sorted(name for name in bodies if (name, locale) not in reworded):
+                raise PromptError(f"{domain.file}: [{locale}.templates] {unknown[0]} is the name of no template")
+        return reworded
 
     def render(self, name: str, locale: str, /, **values: Any) -> str:
         """Fills one template; every string inside `values` is neutralised first and so stays on one line.
@@ -174,8 +237,40 @@ class Prompts:
 
 
 def language(locale: str) -> str:
-    """ "zh-Hans-CN" and "ZH_tw" -> "zh"."""
-    return re.split(r"[-_]", locale.strip(), maxsplit=1)[0].casefold()
+    """ "zh-Hans-CN", "ZH_tw" and "zh@media" -> "zh"."""
+    return re.split(r"[-_@]", locale.strip(), maxsplit=1)[0].casefold()
+
+
+_BROUGHT: dict[str, Domain] = {}
+"""The domains that workspaces brought, by a name that only their words have: two shops may call theirs the same."""
+
+
+def bring_domain(file: Path) -> str:
+    """Makes a workspace's own domain known to this process; returns its name in locales. Raises `PromptError` for a
+    faulty file: all that it words anew is checked at once."""
+    prompts = Prompts.load()
+    domain = read_domain(file, prompts.domain)
+    name = f"{domain.name}-{domain.digest}"
+    if name not in _BROUGHT:
+        for template in prompts._as_worded_by(domain).values():
+            if template.path == file:
+                _ = template.compiled
+        _BROUGHT[name] = domain
+    return name
+
+
+def domain_names() -> list[str]:
+    """The domains that come with the package."""
+    return sorted(file.stem for file in (Path(Prompts.load().folder) / FOLDER).glob("*.toml"))
+
+
+@cache
+def _shipped_domain(folder: str, name: str) -> Domain:
+    file = Path(folder) / FOLDER / f"{name}.toml"
+    names = sorted(path.stem for path in file.parent.glob("*.toml"))
+    if name not in names:
+        raise PromptError(f"there is no domain {name!r} in {file.parent}; there are: {', '.join(names) or 'none'}")
+    return read_domain(file, lambda base: _shipped_domain(folder, base))
 
 
 @cache
@@ -193,6 +288,8 @@ def _read_folder(folder: Path) -> Prompts:
         raise PromptError(f"{folder}: no such folder of prompts")
     templates: dict[tuple[str, str], Template] = {}
     short_forms: dict[str, str] = {}
+    has_domains = (folder / FOLDER / f"{SHOP}.toml").is_file()
+    words = _shipped_domain(str(folder), SHOP).words if has_domains else {}
     for file in sorted(folder.glob("*.txt")):
         try:
             text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
@@ -204,7 +301,7 @@ def _read_folder(folder: Path) -> Prompts:
         if stem == "short_forms":
             short_forms |= _short_forms(file, text)
             continue
-        for template in _templates(file, stem, locale, text):
+        for template in _templates(file, stem, locale, text, words.get(locale, {})):
             key = (template.name, template.locale)
             if key in templates:
                 raise PromptError(f"{file}: {template.name} is already defined in {templates[key].file}")
@@ -224,7 +321,7 @@ def _short_forms(file: Path, text: str) -> dict[str, str]:
     return forms
 
 
-def _templates(file: Path, stem: str, locale: str, text: str) -> Iterator[Template]:
+def _templates(file: Path, stem: str, locale: str, text: str, words: Mapping[str, str]) -> Iterator[Template]:
     headers = list(_HEADER.finditer(text))
     if not headers or text[: headers[0].start()].strip():
         raise PromptError(
@@ -245,10 +342,27 @@ def _templates(file: Path, stem: str, locale: str, text: str) -> Iterator[Templa
         name = fields["template"]
         if name != stem and not name.startswith(stem + "."):
             raise PromptError(f"{file}: template {name} must be called {stem} or {stem}.PART")
-        digest = hashlib.sha256(f"{header}\n{body}".encode()).hexdigest()[:8]
+        digest = _digest(f"{header}\n{body}", words)
         version = f"{name}.{locale}-v{fields['version']}-{digest}"
         variables = frozenset(v.strip() for v in fields["variables"].split(",") if v.strip())
-        yield Template(name, locale, file, version, variables, body)
+        yield Template(name, locale, file, version, variables, body, words)
+
+
+def _digest(text: str, words: Mapping[str, str]) -> str:
+    """Of a template and of the domain's words in it."""
+    used = "".join(f"\n{key}={words[key]}" for key in sorted(set(_DOMAIN_WORD.findall(text))) if key in words)
+    return hashlib.sha256(f"{text}{used}".encode()).hexdigest()[:8]
+
+
+def _domain_words(tree: jinja2.nodes.Template) -> set[str]:
+    """The words of a domain that a template uses; "" for any other use of them than by name."""
+    by_name = [n for n in tree.find_all(jinja2.nodes.Getattr) if _is_domain(n.node)]
+    others = sum(map(_is_domain, tree.find_all(jinja2.nodes.Name))) - len(by_name)
+    return {node.attr for node in by_name} | ({""} if others else set())
+
+
+def _is_domain(node: jinja2.nodes.Node) -> bool:
+    return isinstance(node, jinja2.nodes.Name) and node.name == _DOMAIN
 
 
 def _harmless(value: Any, template: Template, variable: str) -> Any:
@@ -279,6 +393,13 @@ _CUT_WORDS = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}0-9])|(?<=[0-9])\s+(?=[{_CJ
 def clean(text: str, max_chars: int) -> str:
     """`text` as harmless running text."""
     return natural(neutralise(text, max_chars=max_chars), Prompts.load().short_forms)
+
+
+def name_as_told(name: str, max_chars: int, locale: str) -> str:
+    """The harmless name of an item or category: of goods as running text, of films and the like as it is written, since
+    IMAX is no shouting."""
+    is_of_goods = Prompts.load().domain(domain_of(locale)).titles == "goods"
+    return clean(name, max_chars) if is_of_goods else neutralise(name, max_chars=max_chars)
 
 
 def natural(text: str, short_forms: Mapping[str, str]) -> str:

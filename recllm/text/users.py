@@ -11,7 +11,7 @@ from recllm.schema import HistoryLine, Profile
 from recllm.text.injection import neutralise
 from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, item_names
 from recllm.text.personal_data import without_personal_data
-from recllm.text.templates import Prompts, clean
+from recllm.text.templates import Prompts, clean, name_as_told
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,7 +36,7 @@ def user_texts(profile: Profile, items: pl.DataFrame, locale: str = "en") -> Use
     ids = {line.item_id for line in (*profile.purchases, *profile.browsing)}
     rows = items.filter(items["item_id"].is_in(list(ids)))
     names = dict(zip(rows["item_id"].to_list(), item_names(rows, locale), strict=True))
-    purchases = chain(_favourites(profile), _history("purchases", profile.purchases, names))
+    purchases = chain(_favourites(profile, locale), _history("purchases", profile.purchases, names))
     return UserTexts(
         basics=basics_text(profile.basics, locale),
         purchases=_text(purchases, locale),
@@ -62,8 +62,10 @@ def _text(lines: Lines, locale: str) -> str:
     return "\n".join(prompts.template(name, locale).render(values) for name, values in lines)
 
 
-def _favourites(profile: Profile) -> Lines:
-    categories = [clean(share.name, CATEGORY_CHARS) for share in profile.favourite_categories[:FAVOURITES]]
+def _favourites(profile: Profile, locale: str) -> Lines:
+    categories = [
+        name_as_told(share.name, CATEGORY_CHARS, locale) for share in profile.favourite_categories[:FAVOURITES]
+    ]
     brands = [neutralise(s.name, max_chars=CATEGORY_CHARS) for s in profile.favourite_brands[:FAVOURITES]]
     for template, names in (("user_purchases.categories", categories), ("user_purchases.brands", brands)):
         if any(names):

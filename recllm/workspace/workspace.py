@@ -14,6 +14,7 @@ models/          published model versions
 serving/         what answering keeps of people; made anew when somebody withdraws or is erased
 certificates/    of erasures
 effects/, replenishment.safetensors   what trials told; when things are due to be bought again, once it was asked for
+domains/         words of the shop's own, where it has some: see `recllm.text.domains`
 cache/           what can be computed again; vectors of texts about people in a file of their own
 .lock            held while the workspace is made
 """
@@ -37,6 +38,9 @@ from recllm.errors import RecllmError, StoreError, UsageError
 from recllm.files import lock_file, sweep_drafts, write_whole
 from recllm.settings import Settings, merged
 from recllm.store.database import Store, without_password
+from recllm.text.domains import FOLDER as DOMAINS
+from recllm.text.domains import Domain, in_domain
+from recllm.text.templates import Prompts, bring_domain
 from recllm.workspace.privacy import (
     KEY_FILE_VARIABLE,
     KEY_VARIABLE,
@@ -114,6 +118,10 @@ class Workspace:
         self._next_keys: tuple[bytes, ...] | None = None
         """The keys while they are exchanged, until they lie where keys lie."""
         self._store: Store | None = None
+        own_words = root / DOMAINS / f"{settings.domain}.toml"
+        self._domain = bring_domain(own_words) if own_words.is_file() else settings.domain
+        """Its name in locales."""
+        _ = self.domain  # an unknown one is refused at once
 
     def __repr__(self) -> str:
         return f"Workspace({str(self.root)!r})"
@@ -210,6 +218,17 @@ class Workspace:
             return None
         other_file = os.environ.get(KEY_FILE_VARIABLE)
         return Path(other_file) if other_file else self.key_path
+
+    @property
+    def domain(self) -> Domain:
+        """What people do with items here, and its words."""
+        return Prompts.load().domain(self._domain)
+
+    def locale(self, locale: str | None = None) -> str:
+        """The locale of texts that people read, "en@media": `locale`, or else that of the settings, in this workspace's
+        domain. Encoders read texts in the plain language of the settings: other words for the same item are no reason
+        to learn anew."""
+        return in_domain(locale or self.settings.locale, self._domain)
 
     def store(self) -> Store:
         """The store, opened at the first call and shared by the later ones."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
 
@@ -32,6 +32,10 @@ from recllm.text.templates import Prompts, natural
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
 _HAN = re.compile(f"[{HAN}]")
 _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
+_IT = {"en": "it", "zh": "它"}
+"""Stands for the name of a work where claims are looked for."""
+_WORDS_OF_NAME = {True: 2, False: 3}
+"""So many words, or Chinese characters, make a name that is no plain word: by whether it is in plain Latin script."""
 _CONSUMED = ("food", "drink", "care", "pets")
 """Shelves whose items are eaten, drunk or put on the skin."""
 
@@ -164,6 +168,19 @@ class Case:
             return self.text
         longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
         return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
+
+    @cached_property
+    def beside_work(self) -> Case:
+        """The same without the name of a work, which claims nothing by itself: Free Willy. A name that states a price,
+        or of a single word, is read like any other text."""
+        title = self.facts.title
+        priced = any(q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT) for q in quantities(title))
+        if self.request.domain.titles != "works" or priced:
+            return self
+        names = {name for name in (title, *self.facts.spellings) if len(words(name)) >= _WORDS_OF_NAME[name.isascii()]}
+        longest_first = sorted(names, key=len, reverse=True)
+        shape = re.compile(f'["“《]?(?:{"|".join(map(re.escape, longest_first))})["”》]?') if names else None
+        return self if shape is None else replace(self, text=shape.sub(_IT[self.language], self.text))
 
     @cached_property
     def apart(self) -> frozenset[str]:

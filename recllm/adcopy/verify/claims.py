@@ -542,7 +542,7 @@ def foreign_names(case: Case) -> Iterator[Violation]:
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
             yield Violation(f"{token!r} is a name that the facts do not hold", token, holds=True)
     for match in pattern("naming.work").finditer(case.reading.folded):
-        if match["name"] not in case.facts.folded:
+        if match["name"].replace("〈", "《").replace("〉", "》") not in case.facts.folded:
             yield Violation(f"{match[0]!r} is a title that the facts do not hold", match[0], holds=True)
     # Chinese writes names without capitals; what follows 来自 or 搭载 names a place, a maker or a part. The facts hold
     # it when they hold its first two characters.

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from recllm.adcopy.channels import is_gsm7
-from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, phrase_pattern, within, word_class, words
+from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, phrase_pattern, read, within, word_class, words
 from recllm.adcopy.verify.case import Case, Violation, matches, violations
 from recllm.text.personal_data import PersonalDataKind, find_personal_data
 
@@ -233,6 +233,9 @@ def in_voice(case: Case) -> Iterator[Violation]:
         yield from (
             Violation(f"the brand does not say {p!r}", p, holds=True) for p in dict.fromkeys(shape.findall(text))
         )
+    if shape := phrase_pattern(case.request.domain.never[case.language]):
+        elsewhere = dict.fromkeys(shape.findall(read(case.own_words).squashed))
+        yield from (Violation(f"{p!r} is said of other things than these", p, holds=True) for p in elsewhere)
     for word in voice.required:
         shape = phrase_pattern([word])
         if shape and not shape.search(text):

@@ -114,7 +114,7 @@ def _phrases_that_hold(case: Case) -> Iterator[str]:
     for family in families("claims.toml"):
         if case.proves(family.evidence):
             yield from family.find(case.reading)
-    yield from (fold(phrase) for phrase in case.request.vocabulary if _is_phrase(phrase))
+    yield from (fold(phrase) for phrase in case.request.free_words if _is_phrase(phrase))
     if phrases := _neutral_phrases():
         yield from (match[0] for match in phrases.finditer(case.reading.folded))
     for unstated in (pattern("quantities.clock"), pattern("quantities.festival")):
@@ -240,7 +240,7 @@ class _Grounds:
             frozenset((*words_of_uses(facts), *_demonyms(facts), *synonyms(facts.title))),
             frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
-            frozenset(word for word in request.vocabulary if not _is_phrase(word)),
+            frozenset(word for word in request.free_words if not _is_phrase(word)),
             frozenset(_told_reasons(request)),
             frozenset(_sizes(facts)),
             frozenset(_counts_in_han(facts)),

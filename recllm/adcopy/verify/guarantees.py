@@ -41,6 +41,10 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
 """Those on the words of one text. G13 is `variants_differ`; G15, G16 and G18 stand in `recllm.adcopy.record`."""
 
 
+_OF_CLAIMS = ("G1", "G2", "G3", "G4")
+"""What the name of a work is not asked for: it is no number, offer, claim or name of the text's own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleWarning:
     """A phrase that breaks no law by itself: a person looks at it."""
@@ -96,7 +100,7 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
         if case.language not in rule.languages or is_demand_met or case.proves(rule.evidence):
             continue
         remedy = "" if rule.evidence == "never" else f"; needs {rule.evidence}"
-        for phrase in rule.find(case.reading):
+        for phrase in rule.find(case.beside_work.reading):
             message = f"{phrase!r} {rule.message} ({rule.citation}{remedy})"
             if rule.severity == "error":
                 forbidden[rule.guarantee].append(Violation(message, phrase))
@@ -107,7 +111,7 @@ def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, p
         forbidden["G11"].append(Violation(f"reads like neither English nor Chinese: {form.FOREIGN}", holds=True))
     checks: list[Check] = []
     for name, guarantee in GUARANTEES.items():
-        violations = chain(guarantee(case), forbidden[name])
+        violations = chain(guarantee(case.beside_work if name in _OF_CLAIMS else case), forbidden[name])
         faults = [
             Check(guarantee=name, passed=False, message=v.message, span=v.span, holds=v.holds)
             for v in violations

@@ -1,0 +1,496 @@
+"""Other domains than shops: their words, their events and columns, and that the shop's texts are what they were.
+
+`python tests/test_domains.py` writes the golden files anew; read the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from domain_cases import rendered
+from scripted import ScriptedGenerator
+from service_world import serving
+
+from recllm.adcopy.lexicon import phrase_pattern, read
+from recllm.adcopy.opening_line import Wording, shop_wordings
+from recllm.adcopy.record import replay, write_recorded
+from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice
+from recllm.adcopy.submissions import judge, submission_of
+from recllm.adcopy.verify.guarantees import review
+from recllm.adcopy.write import _verified, sayable_facts, write_copy
+from recllm.campaigns.file import read_campaign
+from recllm.campaigns.texts import TextKey, catalogue_at, copy_request
+from recllm.data.dataset import Dataset
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import IngestError, PromptError, UsageError
+from recllm.ingest.preview import proposed_columns
+from recllm.jobs.load import load_file
+from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.serve import person_profile
+from recllm.recommender.recommender import Recommender
+from recllm.schema import Action, AdCopy, CopyVerdict, Item, Occasion, ReasonKind, Table
+from recllm.text.domains import domain_of, in_domain
+from recllm.text.items import item_texts, reason_text
+from recllm.text.templates import LOCALES, Prompts, bring_domain, domain_names
+from recllm.workspace.workspace import Workspace
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "golden"
+GUIDE = HERE.parent / "recllm" / "GUIDE.md"
+OTHERS = ("education", "media", "news")
+NOW = datetime(2025, 3, 1, 9, tzinfo=UTC)
+ITEMS = {
+    "media": {"en": ("Harbour Lights", "Drama"), "zh": ("港口灯火", "剧情")},
+    "news": {"en": ("Council votes on the harbour bridge", "Politics"), "zh": ("市议会表决港口大桥", "时政")},
+    "education": {"en": ("Introduction to statistics", "Mathematics"), "zh": ("统计学入门", "数学")},
+}
+LINES = (*ReasonKind, *Occasion, "remind", "discover", "cross_sell")
+
+
+def request(domain: str, locale: str, title: str = "", **changes: Any) -> CopyRequest:
+    name, category = ITEMS[domain][locale] if domain in ITEMS else ("Green tea", "Tea")
+    item = Item(item_id="x", title=title or name, category=(category,))
+    return CopyRequest(**{"item": item, "channel": "email", "now": NOW, "locale": in_domain(locale, domain), **changes})
+
+
+def best(made: CopyRequest) -> AdCopy:
+    return write_copy(made)[0]
+
+
+def differing(domain: str) -> dict[str, dict[str, list[str]]]:
+    """What a domain says otherwise than the shop."""
+    texts = {locale: rendered(f"{locale}@{domain}") for locale in LOCALES}
+    shop = {locale: rendered(locale) for locale in LOCALES}
+    return {lang: {name: t for name, t in texts[lang].items() if t != shop[lang][name]} for lang in LOCALES}
+
+
+# --- every template in every domain ----------------------------------------------------------------------------------
+
+
+def test_the_shop_says_what_it_said_before_there_were_domains() -> None:
+    expected = json.loads((GOLDEN / "domain.shop.json").read_text(encoding="utf-8"))
+    assert {locale: rendered(locale) for locale in LOCALES} == expected
+
+
+@pytest.mark.parametrize("domain", OTHERS)
+def test_what_a_domain_says_otherwise_is_pinned(domain: str) -> None:
+    expected = json.loads((GOLDEN / f"domain.{domain}.json").read_text(encoding="utf-8"))
+    assert differing(domain) == expected
+
+
+def test_these_domains_are_shipped() -> None:
+    assert domain_names() == sorted((*OTHERS, "shop"))
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("domain", OTHERS)
+def test_no_word_of_a_shop_reaches_another_domain(domain: str, locale: str) -> None:
+    never = Prompts.load().domain(domain).never[locale]
+    assert {"en": {"bought", "basket", "shop", "product"}, "zh": {"购买", "买过", "商品", "顾客"}}[locale] <= {*never}
+    shape = phrase_pattern(never)
+    leaked = {
+        name: words
+        for name, texts in rendered(f"{locale}@{domain}").items()
+        # goods alone stand on shelves
+        if (not name.startswith("ad_lines.shelf_") or name == "ad_lines.shelf_other")
+        and (words := [word for text in texts for word in shape.findall(read(text).squashed)])  # type: ignore[union-attr]
+    }
+    assert leaked == {}
+
+
+@pytest.mark.parametrize("domain", OTHERS)
+def test_a_domain_words_only_what_there_is(domain: str) -> None:
+    """Each of its templates is sound, both languages replace the same kinds of things, and no version is the shop's."""
+    prompts = Prompts.load()
+    templates, content = prompts.of_domain(domain), prompts.domain(domain)
+    for key, template in templates.items():
+        assert template.compiled.render is not None
+        assert template.variables == prompts.templates[key].variables
+    lines = [{n for n in content.bodies[locale] if n.startswith("ad_lines.")} for locale in LOCALES]
+    assert lines[0] - lines[1] <= {"ad_lines.call_tap"} and lines[1] - lines[0] <= {"ad_lines.unnamed"}
+    versions = {t.version for t in templates.values()}
+    assert versions.isdisjoint(t.version for t in prompts.templates.values())
+
+
+def test_the_encoders_text_of_an_item_is_that_of_its_domain_only_when_asked() -> None:
+    items = Dataset.construct(pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [1]})).items
+    assert item_texts(items, "en@media") == ["unnamed title"]
+    assert item_texts(items, "zh@education") == ["未命名课程"]
+    assert item_texts(items) == ["unnamed item"]
+
+
+def test_chinese_titles_are_quoted_as_works_are() -> None:
+    facts = {"category": None}
+    assert reason_text("bought_similar", "zh@media", title="流浪地球", **facts) == "您看过《流浪地球》。"
+    assert reason_text("bought_similar", "zh@media", title="《流浪地球》", **facts) == "您看过《流浪地球》。"
+    assert reason_text("bought_similar", "zh@education", title="《论语》导读", **facts) == "您报名过《〈论语〉导读》。"
+    assert reason_text("bought_similar", "zh@news", title="大桥通车", **facts) == "您读过“大桥通车”。"
+
+
+def test_the_name_of_a_work_is_told_as_it_is_written() -> None:
+    assert (
+        reason_text("bought_similar", "en@media", title="TRON", category="IMAX") == "You watched “TRON”, also in IMAX."
+    )
+    assert reason_text("bought_similar", "en", title="GREEN TEA", category=None) == "You bought “green tea”."
+
+
+# --- ad text ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("domain", OTHERS)
+def test_every_line_of_a_domain_passes_every_check(domain: str, locale: str) -> None:
+    made = request(domain, locale, channel="push")
+    facts = sayable_facts(made)
+    for name in LINES:
+        for pair in Prompts.load().render(f"ad_lines.{name}", made.locale).splitlines():
+            headline, _, line = pair.partition(" | ")
+            occasion = name if isinstance(name, Occasion) else None
+            copy = _verified(Wording(line=line, headlines=(headline,)), facts, replace(made, occasion=occasion))
+            assert copy.verdict is CopyVerdict.PASS, (pair, [c for c in copy.checks if not c.passed], copy.ungrounded)
+            assert copy.locale == locale
+
+
+@pytest.mark.parametrize("channel", ["email", "push", "sms_gsm", "google_rsa"])
+@pytest.mark.parametrize("domain", OTHERS)
+def test_what_has_no_price_is_not_told_one(domain: str, channel: str) -> None:
+    copy = best(request(domain, "en", channel=channel))
+    assert copy.verified
+    assert not re.search(r"price|[€$£]|\d", copy.text)
+
+
+def test_a_film_stands_on_no_shelf_of_a_grocery() -> None:
+    wordings = {w.shelf for seed in range(6) for w in _wordings("media", "Chicken Run", seed)}
+    assert "Take your time and look around." in wordings
+    assert not [shelf for shelf in wordings if shelf and "kitchen" in shelf]
+    assert any("kitchen" in (w.shelf or "") for seed in range(6) for w in _wordings("shop", "Chicken run", seed))
+
+
+def _wordings(domain: str, title: str, seed: int) -> list[Wording]:
+    import random
+
+    made = request(domain, "en", title)
+    return shop_wordings(sayable_facts(made), made, random.Random(seed))
+
+
+@pytest.mark.parametrize(
+    "title", ["Free Willy", "The Best Years of Our Lives", "21 Grams", "8 Mile", "12 Angry Men", "The Cure for Love"]
+)
+def test_the_name_of_a_film_is_no_claim_and_no_size(title: str) -> None:
+    copy = best(request("media", "en", title))
+    assert title in copy.text and copy.verified, (copy.text, copy.checks, copy.ungrounded)
+
+
+def test_a_chinese_name_in_a_name_has_single_marks() -> None:
+    assert "《〈论语〉导读》" in best(request("education", "zh", "《论语》导读", channel="push")).text
+
+
+def test_claims_around_the_name_of_a_film_are_claims() -> None:
+    made = request("media", "en", "Free Willy")
+    for text, guarantee in (
+        ("“Free Willy”\nFree Willy, free for you this week.", "G3"),
+        ("“Free Willy”\nTake a look at Free Willy: 50% off.", "G2"),
+        ("“Free Willy”\nTake a look at Free Willy for $2.", "G1"),
+        ("“Free Willy”\nPut Free Willy into your basket.", "G14"),
+    ):
+        failed = {c.guarantee for c in review(text, replace(made, channel="push")).checks if not c.passed}
+        assert guarantee in failed, text
+
+
+def test_a_title_that_states_a_price_or_a_reduction_loses_it_everywhere() -> None:
+    for domain in OTHERS:
+        copy = best(request(domain, "en", "Harbour lessons, now 90% off, only $2"))
+        assert "Harbour lessons" not in copy.text and not re.search(r"90|\$|off\b", copy.text), copy.text
+        assert copy.text.splitlines()[0].replace(f"{ITEMS[domain]['en'][1]}", "").count("“") == 0
+        assert copy.verified
+
+
+def test_a_course_may_promise_no_cure_and_no_gift_by_its_title() -> None:
+    for title in ("Yoga that cures back pain", "Python course with a free certificate"):
+        copy = best(request("education", "en", title))
+        assert title not in copy.text and "Mathematics" in copy.text and copy.verified
+    assert "Best practices in SQL" in best(request("education", "en", "Best practices in SQL")).text
+
+
+@pytest.mark.parametrize("domain", OTHERS)
+def test_offers_that_make_no_sense_are_not_told(domain: str) -> None:
+    price = {"price": Decimal("9.00"), "currency": "EUR"}
+    item = Item(item_id="x", title=ITEMS[domain]["en"][0], **price)
+    texts = {
+        kind: best(request(domain, "en", item=item, offer=Offer(type=kind, value=value)))
+        for kind, value in ((OfferType.BOGO, None), (OfferType.FREE_SHIPPING, None), (OfferType.PERCENT, Decimal(20)))
+    }
+    assert "€9.00" in texts[OfferType.BOGO].text
+    assert not re.search(
+        r"[Bb]uy|get one|[Ss]hipping", texts[OfferType.BOGO].text + texts[OfferType.FREE_SHIPPING].text
+    )
+    assert "20% off" in texts[OfferType.PERCENT].text
+    assert all(copy.verified for copy in texts.values())
+
+
+def test_a_record_makes_the_same_text_of_its_domain_again() -> None:
+    ((copy, record),) = write_recorded(request("media", "zh"))
+    assert "《港口灯火》" in copy.text
+    assert replay(record).text == copy.text
+    ((_, of_shop),) = write_recorded(request("shop", "en"))
+    assert record.prompts_sha256 != of_shop.prompts_sha256
+
+
+def test_texts_of_others_are_checked_by_the_words_of_the_domain() -> None:
+    line = {"id": "1", "text": "Harbour Lights\nWatch it tonight.", "channel": "push", "locale": "en"}
+    line |= {"item": {"title": "Harbour Lights"}, "packs": []}
+    assert judge(submission_of(line, now=NOW, domain="media")).verified
+    assert submission_of(line | {"locale": "en@news"}, now=NOW, domain="media").request.domain.name == "news"
+    with pytest.raises(UsageError, match="no domain 'gym'"):
+        submission_of(line | {"locale": "en@gym"}, now=NOW)
+
+
+def test_no_model_writes_about_news() -> None:
+    line = "Take a closer look at the harbour bridge votes."
+    copies = {d: best_of_model(d, line) for d in ("news", "media")}
+    assert line not in copies["news"].text and not copies["news"].rejected
+    assert copies["media"].rejected or line in copies["media"].text
+
+
+def best_of_model(domain: str, line: str) -> AdCopy:
+    return write_copy(request(domain, "en"), generator=ScriptedGenerator([line]))[0]
+
+
+def test_the_brands_own_voice_stands_above_the_domain() -> None:
+    made = request("media", "en", voice=Voice(lines=("A quiet film for your evening.",)))
+    assert "A quiet film for your evening." in best(made).text
+
+
+# --- files in --------------------------------------------------------------------------------------------------------
+
+FILMS = "movieId,title,genres\nm1,Harbour Lights,Drama\nm2,Slow Rain,Drama\nm3,Low Tide,Comedy\n"
+WATCHING = (
+    "userId,movieId,event,watched_at\n"
+    "ann,m1,watch,2025-01-02T20:00:00Z\nann,m2,Played,2025-01-03T20:00:00Z\nann,m3,add-to-watchlist,2025-01-04T20:00:00Z\n"
+    "bob,m1,watched,2025-01-05T20:00:00Z\nbob,m3,thumbs_down,2025-01-06T20:00:00Z\nbob,m2,purchase,2025-01-07T20:00:00Z\n"
+)
+SCHOOL = (
+    "学号,课程编号,行为,学习时间\ns1,c1,报名,2025-01-02T20:00:00Z\ns1,c1,完成,2025-02-02T20:00:00Z\n"
+    "s1,c2,退课,2025-02-03T20:00:00Z\ns2,c1,选课,2025-01-02T20:00:00Z\n"
+)
+
+
+def loaded(folder: Path, domain: str, locale: str = "en", **files: str) -> Workspace:
+    workspace = Workspace.create(folder / "w", domain=domain, locale=locale, consent_default=True, encoder="toy")
+    for table, text in files.items():
+        (folder / f"{table}.csv").write_text(text, encoding="utf-8")
+        report = load_file(workspace, folder / f"{table}.csv", table)
+        assert not report.quarantined
+    return workspace
+
+
+def test_events_and_columns_of_a_media_service_need_no_map(tmp_path: Path) -> None:
+    with loaded(tmp_path, "media", items=FILMS, events=WATCHING) as workspace:
+        slate = open_recommender(workspace).recommend("bob", k=3, explain=True)[0]
+        person, texts = person_profile(workspace, "ann", "zh")
+        assert sorted(line.item_id for line in person.purchases) == ["m1", "m2"]
+        assert "看过 1 次" in texts.purchases and "加入过片单：Low Tide" in texts.browsing
+        assert "You watched “Slow Rain” less than a day ago." in {r.text for i in slate.items for r in i.reasons}
+
+
+def test_a_shop_knows_none_of_these_events(tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    file.write_text(WATCHING, encoding="utf-8")
+    with Workspace.create(tmp_path / "w") as workspace, pytest.raises(IngestError, match="E_EVENT 5"):
+        load_file(workspace, file, "events")
+
+
+def test_a_school_is_read_under_chinese_names(tmp_path: Path) -> None:
+    with loaded(tmp_path, "education", "zh", events=SCHOOL) as workspace:
+        person, texts = person_profile(workspace, "s1", "zh")
+    assert [line.item_id for line in person.purchases] == ["c1"]
+    assert "打开过：" in texts.browsing
+
+
+def test_a_bookshop_keeps_its_category_and_its_brand() -> None:
+    columns = ["product_id", "product_name", "category_name", "genre", "brand_name", "publisher"]
+    proposed = proposed_columns(columns, Table.ITEMS)
+    assert (proposed["category"], proposed["brand"]) == ("category_name", "brand_name")
+    assert proposed_columns(["courseId", "course title", "subject", "school"], Table.ITEMS) == {
+        **dict.fromkeys(proposed),
+        **{"item_id": "courseId", "title": "course title", "category": "subject", "brand": "school"},
+    }  # fmt: skip
+
+
+def test_a_campaign_writes_in_the_domain_of_its_workspace(tmp_path: Path) -> None:
+    (tmp_path / "spring.toml").write_text(
+        'id = "spring"\nchannels = ["push"]\nlocales = ["en", "zh"]\n[target]\nitems = ["m1"]\n', encoding="utf-8"
+    )
+    file = read_campaign(tmp_path / "spring.toml")
+    with loaded(tmp_path, "media", items=FILMS, events=WATCHING) as workspace:
+        catalogue = catalogue_at(workspace, file, ["m1"], NOW)
+    for locale, title in (("en", "Harbour Lights"), ("zh", "《Harbour Lights》")):
+        key = TextKey("m1", ReasonKind.KNOWN, "push", locale, False)
+        copy = best(copy_request(file, catalogue, key, NOW))
+        assert title in copy.text and copy.locale == locale
+
+
+def test_the_service_speaks_as_its_workspace(tmp_path: Path) -> None:
+    loaded(tmp_path, "media", items=FILMS, events=WATCHING).close()
+    with serving(tmp_path / "w") as client:
+        slate = client.post("/v1/recommend", json={"user_id": "bob", "k": 3, "explain": True}).json()
+        copy = client.post("/v1/copy", json={"user_id": "ann", "item_id": "m1", "locale": "zh"}).json()
+        profile = client.post("/v1/users/profile", json={"user_id": "ann", "locale": "zh"}).json()
+        line = {"id": "1", "text": "Put Low Tide into your basket.", "channel": "push", "locale": "en", "packs": []}
+        line["item"] = {"title": "Low Tide"}
+        check = client.post("/v1/copy/check", json={"texts": [line]}).json()
+    reasons = {reason["text"] for item in slate["items"] for reason in item["reasons"]}
+    assert "You watched “Slow Rain” less than a day ago." in reasons
+    assert "《Harbour Lights》" in copy["text"] and copy["locale"] == "zh"
+    assert "看过 1 次" in profile["texts"]["purchases"]
+    assert "G14" in json.dumps(check)
+
+
+# --- a workspace and its domain --------------------------------------------------------------------------------------
+
+GYM = """
+based_on = "education"
+
+[events]
+purchase = ["check_in"]
+
+[en.words]
+bought = "trained in"
+product = "{{ 7 * 7 }}\\u202e<b>class</b>"
+
+[en.templates]
+"explanation.general" = "One of our classes."
+"""
+
+
+def gym(folder: Path, text: str = GYM) -> Path:
+    file = folder / "domains" / "gym.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_shop_brings_its_own_words(tmp_path: Path) -> None:
+    gym(tmp_path / "w")
+    with Workspace.create(tmp_path / "w", domain="gym", consent_default=True, encoder="toy") as workspace:
+        english, chinese = workspace.locale(), workspace.locale("zh")
+        assert english.startswith("en@gym-") and chinese.startswith("zh@gym-")
+        assert reason_text("bought_similar", english, title="Yoga", category=None) == "You trained in “Yoga”."
+        assert reason_text("general", english) == "One of our classes."
+        assert reason_text("bought_similar", chinese, title="瑜伽", category=None) == "您报名过《瑜伽》。"
+        # a word is text, whatever it holds
+        assert (
+            Prompts.load()
+            .render("behaviour.breadth", english, categories=1, items=1)
+            .startswith("1 different 7 * 7 class from")
+        )
+        assert workspace.domain.events["check_in"] is Action.PURCHASE
+        assert workspace.domain.events["enrol"] is Action.PURCHASE
+        assert Recommender.in_language(_nobody(english), "zh").locale == chinese
+
+
+def test_the_example_of_the_guide_works(tmp_path: Path) -> None:
+    section = GUIDE.read_text(encoding="utf-8").partition("## Other domains")[2]
+    example = section.partition("```toml\n")[2].partition("```")[0]
+    file = tmp_path / "rental.toml"
+    file.write_text(example, encoding="utf-8")
+    locale = f"en@{bring_domain(file)}"
+    assert reason_text("bought_similar", locale, title="Drill", category=None) == "You rented “Drill”."
+    assert reason_text("new_arrival", locale, category="tools") == "New for rent in tools."
+    assert reason_text("popular", locale, category=None) == "Popular in the shop now."
+    assert best(CopyRequest(item=Item(item_id="d", title="Drill"), channel="push", now=NOW, locale=locale)).verified
+
+
+def _nobody(locale: str) -> Recommender:
+    visits = pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [1]})
+    return Recommender(Dataset.construct(visits), ToyEncoder(), locale=locale)
+
+
+def test_two_shops_may_call_their_words_the_same(tmp_path: Path) -> None:
+    names = []
+    for number, bought in enumerate(("trained in", "danced in")):
+        gym(tmp_path / str(number), GYM.replace("trained in", bought))
+        with Workspace.create(tmp_path / str(number), domain="gym") as workspace:
+            names.append(workspace.locale())
+    said = [reason_text("bought_similar", name, title="Yoga", category=None) for name in names]
+    assert said == ["You trained in “Yoga”.", "You danced in “Yoga”."]
+
+
+def test_changed_words_are_spoken_when_the_workspace_is_opened_again(tmp_path: Path) -> None:
+    gym(tmp_path / "w")
+    Workspace.create(tmp_path / "w", domain="gym").close()
+    gym(tmp_path / "w", GYM.replace("trained in", "went to"))
+    with Workspace.open(tmp_path / "w") as workspace:
+        assert reason_text("bought_similar", workspace.locale(), title="Yoga", category=None) == "You went to “Yoga”."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ('[en.words]\nbougt = "x"', r"gym\.toml: \[en\.words\] bougt is a word of no template"),
+        ('[en.words]\nlooked_at = "saw"', "must hold as many %s as"),
+        ('[en.words]\nlooked_at = "saw %s %d"', "must hold as many %s as"),
+        ('[zh.words]\nquotes = "《"', "must be two marks"),
+        (f'[en.words]\nbuy = "{"x" * 90}"', "not a"),
+        ('[en.templates]\n"explanation.none" = "x"', r"\[en\.templates\] explanation\.none is the name of no template"),
+        ('[en.templates]\n"explanation.general" = "{{ title }}"', "uses title without listing it"),
+        ('[en.templates]\n"explanation.general" = "{{ domain.__class__ }}"', "uses domain.__class__"),
+        ('[en.templates]\n"explanation.general" = "{{ domain }}"', "a word that no domain has"),
+        ('[en.templates]\n"explanation.general" = "{% include \'x\' %}"', "must not include"),
+        ('[en.templates]\n"explanation.general" = "{{ "', "line 1"),
+        ("colour = 1", "unknown setting domain.colour"),
+        ("[events]\nbuy = ['x']", "is not"),
+        ('based_on = "../gym"', "there is no domain"),
+        ("[[", "is no domain"),
+        ("#" * (1 << 20) + "x", "it has more than"),
+    ],
+)
+def test_a_faulty_file_of_words_is_refused_before_anybody_reads_it(tmp_path: Path, wrong: str, message: str) -> None:
+    file = gym(tmp_path, wrong)
+    with pytest.raises(PromptError, match=message) as caught:
+        bring_domain(file)
+    assert "gym" in str(caught.value)
+
+
+@pytest.mark.parametrize("body", ["{{ title.__class__.__mro__ }}", "{{ title() }}", "{{ 'x' * 9999999 }}"])
+def test_a_template_of_a_shops_own_cannot_reach_into_python(tmp_path: Path, body: str) -> None:
+    name = bring_domain(gym(tmp_path, f'[en.templates]\n"explanation.bought_similar" = "{body}{{{{ title }}}}"'))
+    with pytest.raises(PromptError, match="cannot be rendered"):
+        reason_text("bought_similar", f"en@{name}", title="Yoga", category=None)
+
+
+def test_an_unknown_domain_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="setting domain"):
+        Workspace.create(tmp_path / "w", domain="../media")
+    with pytest.raises(PromptError, match=r"no domain 'gym' .*education, media, news, shop"):
+        Workspace.create(tmp_path / "v", domain="gym")
+
+
+def test_the_command_line_makes_a_workspace_of_a_domain(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, error = run("init", "-w", str(tmp_path / "w"), "--domain", "news", "--locale", "zh")
+    assert code == 0, error
+    with Workspace.open(tmp_path / "w") as workspace:
+        assert (workspace.settings.domain, workspace.locale(), workspace.locale("en")) == ("news", "zh@news", "en@news")
+
+
+def test_a_locale_tells_its_domain() -> None:
+    assert (domain_of("zh"), domain_of("zh@media"), in_domain("en@news", "media")) == ("shop", "media", "en@media")
+    assert in_domain("zh-CN", "shop") == "zh-CN"
+    assert Prompts.load().template("item", "ZH_tw@media").locale == "zh"
+
+
+if __name__ == "__main__":
+    for golden in OTHERS:
+        text = json.dumps(differing(golden), ensure_ascii=False, indent=1)
+        (GOLDEN / f"domain.{golden}.json").write_text(text + "\n", encoding="utf-8")
