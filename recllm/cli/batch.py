@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,40 +16,50 @@ from recllm.errors import RecllmError
 from recllm.jobs.engines import Engine
 from recllm.schema import Intent, Objective
 
-_how = {"rich_help_panel": "How it runs"}
+if TYPE_CHECKING:
+    from recllm.jobs.batch import BatchResult, BatchRun
+    from recllm.workspace.workspace import Workspace
 
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the files; give it again to go on.")]
-Shards = Annotated[int, typer.Option(min=1, help="Parts that people are divided into; memory is that of one.", **_how)]
-EngineName = Annotated[Engine, typer.Option("--engine", help="Of Ray, RAY_ADDRESS says which cluster.", **_how)]
-Workers = Annotated[int, typer.Option(min=1, help="Processes, or actors of Ray.", **_how)]
+_how = partial(typer.Option, rich_help_panel="How it runs")
+
+Explained = Annotated[bool, typer.Option("--explain", help="With the reasons, which take most of the time.")]
+Locale = Annotated[str | None, typer.Option(help="Language of the reasons and texts: en or zh.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """Where the files go, and how the shards are worked on."""
+
+    out: Annotated[Path, _how("--out", "-o", help="Folder of the files; give it again to go on.")]
+    shards: Annotated[int, _how(min=1, help="Parts that people are divided into; memory is that of one.")] = 16
+    engine: Annotated[Engine, _how(help="Of Ray, RAY_ADDRESS says which cluster.")] = Engine.HERE
+    workers: Annotated[int, _how(min=1, help="Processes, or actors of Ray.")] = 1
 
 
 def recommend(
+    batch: BatchOptions,
     *,
-    out: Out,
     workspace: WorkspaceDir,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Items per person.")] = 10,
     intent: Annotated[Intent, typer.Option(help="As of recllm recommend.")] = Intent.MIXED,
     objective: Annotated[Objective, typer.Option(help="As of recllm recommend.")] = Objective.PROBABILITY,
     where: Annotated[str | None, typer.Option(help="Condition: \"price < 50 AND brand = 'Acme'\".")],
-    explain: Annotated[bool, typer.Option("--explain", help="With the reasons, which take most of the time.")] = False,
-    locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")],
-    shards: Shards = 16,
-    engine: EngineName = Engine.HERE,
-    workers: Workers = 1,
+    explain: Explained = False,
+    locale: Locale,
     model: Model,
     seed: Seed,
     json: Json,
 ) -> None:
     """The best items for everybody who agreed, a Parquet file for each shard."""
-    options = {"k": k, "intent": intent.value, "objective": objective.value, "explain": explain}
-    options |= {name: value for name, value in (("where", where), ("locale", locale)) if value is not None}
-    _run("recommend", options, locals(), json)
+    options = {"k": k, "intent": intent, "objective": objective, "explain": explain, "where": where, "locale": locale}
+    with open_shop(workspace) as shop:
+        _, document, lines = _run(shop, "recommend", options, batch, model, seed)
+    _show(document, lines, json)
 
 
 def audience(
+    batch: BatchOptions,
     *,
-    out: Out,
     item: Annotated[list[str] | None, typer.Option("--item", "-i", help="An item's id; may be repeated: one of them.")],
     category: Annotated[str | None, typer.Option(help="A category's name, or its path: 'food > tea'.")],
     workspace: WorkspaceDir,
@@ -67,128 +79,123 @@ def audience(
     objective: Annotated[Objective, typer.Option(help="Who comes first.")] = Objective.PROBABILITY,
     csv: Csv,
     ids: Ids,
-    shards: Shards = 16,
-    engine: EngineName = Engine.HERE,
-    workers: Workers = 1,
     model: Model,
     json: Json,
 ) -> None:
     """Who to reach: the people of recllm audience, counted shard by shard; without reasons."""
-    arguments = locals()
-    options: dict[str, Any] = {"intent": intent.value, "objective": objective.value, "holdout": holdout, "salt": salt}
-    names = ("category", "campaign", "size", "budget", "cost", "margin", "bought_days", "frequency_cap", "channel")
-    options |= {name: arguments[name] for name in names if arguments[name] is not None}
-    _run("audience", options | ({"items": item} if item else {}), arguments, json)
+    from recllm.documents import guarded, write_csv
+    from recllm.jobs.batch import choose_audience
+
+    limits = {"size": size, "budget": budget, "cost": cost, "margin": margin, "holdout": holdout, "salt": salt}
+    exclusions = {"bought_days": bought_days, "frequency_cap": frequency_cap}
+    target = {"items": item, "category": category, "campaign": campaign, "channel": channel}
+    options = limits | exclusions | target | {"intent": intent, "objective": objective}
+    with open_shop(workspace) as shop:
+        run, document, lines = _run(shop, "audience", options, batch, model)
+        members, names = choose_audience(run, shop.policy), ids_by_pseudonym(shop, ids)
+    if csv:
+        rows = (
+            (guarded(names.get(user, user)), f"{probability:.6f}", guarded(item_id or ""))
+            for user, _, probability, item_id in members.people.iter_rows()
+        )
+        write_csv(csv, ("user_id", "probability", "item_id"), rows)
+    document |= {
+        "size": len(members.people),
+        "holdout": members.holdout,
+        "expected_conversions": members.expected_conversions,
+    }
+    expected = f"{members.expected_conversions:.1f} expected to buy"
+    _show(document, [*lines, f"{len(members.people):,} people, {members.holdout:,} held out; {expected}"], json)
 
 
 def copy(
+    batch: BatchOptions,
     *,
-    out: Out,
     channel: Annotated[str, typer.Option(help="email, push, sms_gsm, google_rsa, ...")] = "email",
     generator: Annotated[str, typer.Option(help="As of recllm copy; each process has its own.")] = "template",
     intent: Annotated[Intent, typer.Option(help="What the item is for.")] = Intent.MIXED,
     objective: Annotated[Objective, typer.Option(help="What the item is best by.")] = Objective.LIFT,
-    locale: Annotated[str | None, typer.Option(help="en or zh.")],
+    locale: Locale,
     workspace: WorkspaceDir,
-    shards: Shards = 16,
-    engine: EngineName = Engine.HERE,
-    workers: Workers = 1,
     model: Model,
     seed: Seed,
     json: Json,
 ) -> None:
     """A checked ad text about the best item of everybody who agreed to the channel."""
-    options = {"channel": channel, "generator": generator, "intent": intent.value, "objective": objective.value}
-    _run("copy", options | ({"locale": locale} if locale else {}), locals(), json)
+    options = {"channel": channel, "generator": generator, "intent": intent, "objective": objective, "locale": locale}
+    with open_shop(workspace) as shop:
+        _, document, lines = _run(shop, "copy", options, batch, model, seed)
+    _show(document, lines, json)
 
 
 def predict(
+    batch: BatchOptions,
     *,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, next-order or value.")],
-    out: Out,
     workspace: WorkspaceDir,
     horizon: Annotated[int, typer.Option(help="Days to look ahead.")] = 28,
     item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Only purchases of this id; may be repeated.")],
     category: Annotated[str | None, typer.Option(help="Only purchases of a category, or its path: 'food > tea'.")],
     active_days: Annotated[int | None, typer.Option(help="leave: who bought within so many days is active.")],
     basics: Annotated[bool, typer.Option(help="Also use what people told of themselves.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="With the reasons, which take most of the time.")] = False,
-    locale: Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")],
-    shards: Shards = 16,
-    engine: EngineName = Engine.HERE,
-    workers: Workers = 1,
+    explain: Explained = False,
+    locale: Locale,
     seed: Seed,
     json: Json,
 ) -> None:
     """What each person will do within a horizon: the model is learned once in each process."""
-    arguments = locals() | {"model": None}
-    options: dict[str, Any] = {"kind": kind, "horizon_days": horizon, "basics": basics, "explain": explain}
-    options |= {name: arguments[name] for name in ("category", "active_days", "locale") if arguments[name] is not None}
-    _run("predict", options | ({"items": item} if item else {}), arguments, json)
+    target = {"items": item, "category": category, "active_days": active_days, "locale": locale, "seed": seed}
+    options = {"kind": kind, "horizon_days": horizon, "basics": basics, "explain": explain} | target
+    with open_shop(workspace) as shop:
+        _, document, lines = _run(shop, "predict", options, batch)
+    if quality := document["quality"]:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
+        lines.append(f"on people it had not learned from: {figures}")
+    _show(document, lines, json)
 
 
-def _run(task: str, options: Mapping[str, Any], arguments: Mapping[str, Any], json: bool) -> None:
+def _run(
+    shop: Workspace, task: str, options: Mapping[str, Any], batch: BatchOptions, model: str | None = None, seed: int = 0
+) -> tuple[BatchRun, dict[str, Any], list[str]]:
+    """The run, the document about it, and the same in lines. options: what is None is left out."""
     from tqdm import tqdm
 
-    from recllm.documents import guarded, write_csv
-    from recllm.jobs.batch import BatchRun, BatchTask, choose_audience, run_batch
+    from recllm.jobs.batch import BatchRun, BatchTask, run_batch
     from recllm.workspace.audit import AuditAction
+
+    stated = {name: value for name, value in options.items() if value is not None}
+    run = BatchRun.plan(shop, batch.out, BatchTask(task), stated, shards=batch.shards, version=model, seed=seed)
+    with tqdm(total=run.shards, unit=" shards", desc=task, disable=None) as bar:
+        result = run_batch(run, batch.engine, workers=batch.workers, progress=lambda _: bar.update() and None)
+    write_audit(shop, AuditAction.PEOPLE_LISTED, what=f"batch {task}", people=result.people)
+    _check(result)
+    done = f"{result.shards} shards in {result.folder}, {result.resumed} of them from before"
+    document = {
+        "folder": str(result.folder),
+        "shards": result.shards,
+        "resumed": result.resumed,
+        "people": result.people,
+        "seconds": round(result.seconds, 1),
+        "model_version": run.version,
+        "as_of": run.as_of,
+        "quality": result.quality,
+    }
+    return run, document, [f"{done}; {result.people:,} people in {result.seconds:.1f} s"]
+
+
+def _check(result: BatchResult) -> None:
+    if not result.failed:
+        return
+    first = "; ".join(f"shard {outcome.shard}: {outcome.error}" for outcome in result.failed[:3])
+    raise RecllmError(
+        f"{len(result.failed)} of {result.shards} shards failed, the others are kept; run the same command again to "
+        f"try these: {first}"
+    )
+
+
+def _show(document: dict[str, Any], lines: list[str], json: bool) -> None:
     from recllm.workspace.releases import LISTS_TELL
 
-    with open_shop(arguments["workspace"]) as shop:
-        run = BatchRun.plan(
-            shop,
-            arguments["out"],
-            BatchTask(task),
-            options,
-            shards=arguments["shards"],
-            version=arguments["model"],
-            seed=arguments.get("seed", 0),
-        )
-        with tqdm(total=run.shards, unit=" shards", desc=task, disable=None) as bar:
-            result = run_batch(
-                run, arguments["engine"], workers=arguments["workers"], progress=lambda _: bar.update() and None
-            )
-        write_audit(shop, AuditAction.PEOPLE_LISTED, what=f"batch {task}", people=result.people)
-        if result.failed:
-            listed = "; ".join(f"shard {outcome.shard}: {outcome.error}" for outcome in result.failed[:3])
-            raise RecllmError(
-                f"{len(result.failed)} of {run.shards} shards failed, the others are kept; run the same command again "
-                f"to try these: {listed}"
-            )
-        lines = [
-            f"{result.shards} shards in {result.folder}, {result.resumed} of them from before; "
-            f"{result.people:,} people in {result.seconds:.1f} s"
-        ]
-        document: dict[str, Any] = {
-            "folder": str(result.folder),
-            "shards": result.shards,
-            "resumed": result.resumed,
-            "people": result.people,
-            "seconds": round(result.seconds, 1),
-            "model_version": run.version,
-            "as_of": run.as_of,
-            "quality": result.quality,
-        }
-        if result.quality is not None:
-            figures = ", ".join(f"{name} {value:.4g}" for name, value in result.quality.items())
-            lines.append(f"on people it had not learned from: {figures}")
-        if run.task is BatchTask.AUDIENCE:
-            audience_chosen = choose_audience(run, shop.policy)
-            names = ids_by_pseudonym(shop, arguments["ids"])
-            if arguments["csv"]:
-                rows = (
-                    (guarded(names.get(user, user)), f"{probability:.6f}", guarded(item or ""))
-                    for user, _, probability, item in audience_chosen.people.iter_rows()
-                )
-                write_csv(arguments["csv"], ("user_id", "probability", "item_id"), rows)
-            document |= {
-                "size": len(audience_chosen.people),
-                "holdout": audience_chosen.holdout,
-                "expected_conversions": audience_chosen.expected_conversions,
-            }
-            expected = f"{audience_chosen.expected_conversions:.1f} expected to buy"
-            lines.append(f"{len(audience_chosen.people):,} people, {audience_chosen.holdout:,} held out; {expected}")
     show(document, lines, json=json)
     note(LISTS_TELL)
-    note(f"{result.folder} lies outside of the workspace: recllm privacy erase does not reach it")
+    note(f"{document['folder']} lies outside of the workspace: recllm privacy erase does not reach it")
