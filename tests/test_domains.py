@@ -309,6 +309,14 @@ def test_a_shop_knows_none_of_these_events(tmp_path: Path) -> None:
         load_file(workspace, file, "events")
 
 
+def test_a_map_is_proposed_in_the_words_of_the_domain(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text(WATCHING.replace("event", "what"), encoding="utf-8")
+    code, out, error = run("map", "suggest", str(file), "--domain", "media", "--json")
+    assert code == 0, error
+    assert json.loads(out)["columns"]["event"] == "what"
+
+
 def test_a_school_is_read_under_chinese_names(tmp_path: Path) -> None:
     with loaded(tmp_path, "education", "zh", events=SCHOOL) as workspace:
         person, texts = person_profile(workspace, "s1", "zh")
