@@ -31,7 +31,7 @@ from recllm.campaigns.file import read_campaign
 from recllm.campaigns.texts import TextKey, catalogue_at, copy_request
 from recllm.data.dataset import Dataset
 from recllm.encoder.toy import ToyEncoder
-from recllm.errors import IngestError, PromptError, UsageError
+from recllm.errors import IngestError, PromptError, StoreError, UsageError
 from recllm.ingest.preview import proposed_columns
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
@@ -41,7 +41,7 @@ from recllm.schema import Action, AdCopy, CopyVerdict, Item, Occasion, ReasonKin
 from recllm.text.domains import domain_of, in_domain
 from recllm.text.items import item_texts, reason_text
 from recllm.text.templates import LOCALES, Prompts, bring_domain, domain_names
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, overridden
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
@@ -88,7 +88,7 @@ def test_what_a_domain_says_otherwise_is_pinned(domain: str) -> None:
 
 
 def test_these_domains_are_shipped() -> None:
-    assert domain_names() == sorted((*OTHERS, "shop"))
+    assert domain_names() == (*OTHERS, "shop")
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -479,8 +479,12 @@ def test_a_template_of_a_shops_own_cannot_reach_into_python(tmp_path: Path, body
 def test_an_unknown_domain_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="setting domain"):
         Workspace.create(tmp_path / "w", domain="../media")
-    with pytest.raises(PromptError, match=r"no domain 'gym' .*education, media, news, shop"):
+    with pytest.raises(UsageError, match=r"there is no .*gym\.toml, and the package has education, media, news, shop"):
         Workspace.create(tmp_path / "v", domain="gym")
+    assert not list(tmp_path.iterdir())
+    Workspace.create(tmp_path / "x").close()
+    with overridden({"domain": "gym"}), pytest.raises(StoreError, match=r"gym\.toml"):
+        Workspace.open(tmp_path / "x")
 
 
 def test_the_command_line_makes_a_workspace_of_a_domain(
