@@ -268,7 +268,7 @@ def test_other_lists_cannot_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     _, record = first_recorded(REQUEST)
     for what, name in (("word lists", "lists_sha256"), ("prompts", "prompts_sha256")):
         with monkeypatch.context() as patched:
-            patched.setattr(f"recllm.adcopy.record.{name}", lambda: "0" * 64)
+            patched.setattr(f"recllm.adcopy.record.{name}", lambda *_: "0" * 64)
             with pytest.raises(GenerationError, match=f"its {what} had the hash"):
                 replay(record)
 

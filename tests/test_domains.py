@@ -31,7 +31,7 @@ from recllm.campaigns.file import read_campaign
 from recllm.campaigns.texts import TextKey, catalogue_at, copy_request
 from recllm.data.dataset import Dataset
 from recllm.encoder.toy import ToyEncoder
-from recllm.errors import IngestError, PromptError, UsageError
+from recllm.errors import IngestError, PromptError, StoreError, UsageError
 from recllm.ingest.preview import proposed_columns
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
@@ -41,7 +41,7 @@ from recllm.schema import Action, AdCopy, CopyVerdict, Item, Occasion, ReasonKin
 from recllm.text.domains import domain_of, in_domain
 from recllm.text.items import item_texts, reason_text
 from recllm.text.templates import LOCALES, Prompts, bring_domain, domain_names
-from recllm.workspace.workspace import Workspace
+from recllm.workspace.workspace import Workspace, overridden
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
@@ -88,7 +88,7 @@ def test_what_a_domain_says_otherwise_is_pinned(domain: str) -> None:
 
 
 def test_these_domains_are_shipped() -> None:
-    assert domain_names() == sorted((*OTHERS, "shop"))
+    assert domain_names() == (*OTHERS, "shop")
 
 
 @pytest.mark.parametrize("locale", LOCALES)
@@ -309,6 +309,14 @@ def test_a_shop_knows_none_of_these_events(tmp_path: Path) -> None:
         load_file(workspace, file, "events")
 
 
+def test_a_map_is_proposed_in_the_words_of_the_domain(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text(WATCHING.replace("event", "what"), encoding="utf-8")
+    code, out, error = run("map", "suggest", str(file), "--domain", "media", "--json")
+    assert code == 0, error
+    assert json.loads(out)["columns"]["event"] == "what"
+
+
 def test_a_school_is_read_under_chinese_names(tmp_path: Path) -> None:
     with loaded(tmp_path, "education", "zh", events=SCHOOL) as workspace:
         person, texts = person_profile(workspace, "s1", "zh")
@@ -471,8 +479,12 @@ def test_a_template_of_a_shops_own_cannot_reach_into_python(tmp_path: Path, body
 def test_an_unknown_domain_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="setting domain"):
         Workspace.create(tmp_path / "w", domain="../media")
-    with pytest.raises(PromptError, match=r"no domain 'gym' .*education, media, news, shop"):
+    with pytest.raises(UsageError, match=r"there is no .*gym\.toml, and the package has education, media, news, shop"):
         Workspace.create(tmp_path / "v", domain="gym")
+    assert not list(tmp_path.iterdir())
+    Workspace.create(tmp_path / "x").close()
+    with overridden({"domain": "gym"}), pytest.raises(StoreError, match=r"gym\.toml"):
+        Workspace.open(tmp_path / "x")
 
 
 def test_the_command_line_makes_a_workspace_of_a_domain(

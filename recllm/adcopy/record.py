@@ -141,7 +141,7 @@ def replay(
         ("generator", record.generator_sha256, _fingerprint(generator)),
         ("encoder", record.encoder, encoder.fingerprint if encoder else ""),
         ("effect model", record.effect, effect.fingerprint if effect else ""),
-        ("prompts", record.prompts_sha256, prompts_sha256(domain_of(record.request["locale"]))),
+        ("prompts", record.prompts_sha256, prompts_sha256(domain_of(str(record.request.get("locale", ""))))),
         ("word lists", record.lists_sha256, lists_sha256()),
         *((f"rule pack {name}", was, used[name].sha256 if name in used else "") for name, was in record.packs.items()),
     ):

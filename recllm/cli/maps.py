@@ -24,6 +24,7 @@ def suggest(
     table: Annotated[str | None, typer.Option("--table", help="users, items, events or consent, where it is known.")],
     write: Annotated[Path | None, typer.Option(help="Write the map to this TOML file, which must not be there yet.")],
     json: Json,
+    domain: Annotated[str, typer.Option(help="What is done with items: shop, media, news, education.")] = "shop",
 ) -> None:
     """Propose a map for a file of no known kind: which table it is and which column fills which field, and why.
 
@@ -33,10 +34,12 @@ def suggest(
     from recllm.ingest.suggest import mapped_rows, suggest_map
     from recllm.policy import Policy
     from recllm.schema import Table
+    from recllm.text.templates import Prompts
 
     if table is not None and table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
     options = IngestOptions(**{name: value for name, value in asdict(reading).items() if value is not None})
+    options = options.model_copy(update={"event_names": Prompts.load().domain(domain).events})
     policy = Policy()
     if table is None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,7 +158,7 @@ def suggest_map(
     frame = _sample(path, policy, options)
     if not frame.height:
         raise NothingToDo(f"{path.name} has a header and no rows")
-    looks = {column: _look(frame[column]) for column in frame.columns}
+    looks = {column: _look(frame[column], options.event_names) for column in frame.columns}
     usable = {column: look for column, look in looks.items() if look.filled and not is_special(column)}
     finder = _ColumnFinder(frame, usable)
     tables = [table] if table is not None else [Table.CONSENT, Table.EVENTS, Table.ITEMS, Table.USERS]
@@ -242,7 +242,7 @@ def _share(mask: pl.Series) -> float:
     return int(mask.fill_null(False).sum()) / max(len(mask), 1)
 
 
-def _look(column: pl.Series) -> ColumnLook:
+def _look(column: pl.Series, event_names: Iterable[str]) -> ColumnLook:
     cells = column.drop_nulls()
 
     def words(names: Sequence[str]) -> float:
@@ -266,7 +266,7 @@ def _look(column: pl.Series) -> ColumnLook:
         mails=_share(cells.str.contains(_MAIL)),
         ids=_share(is_id),
         words=_share(cells.str.contains(_WORDS) & ~times & number.is_null()),
-        actions=words([name for names in EVENT_NAMES.values() for name in names]),
+        actions=words([*event_names, *(name for names in EVENT_NAMES.values() for name in names)]),
         purposes=words([purpose.value for purpose in Purpose]),
         answers=words(
             [text.replace(" ", "_") for text in (*YES, *NO, "granted", "denied", "subscribed", "unsubscribed")]
@@ -512,7 +512,7 @@ def _suggestion(
     if table is Table.EVENTS and "event" not in fills:
         notes.append("no column says what was done: every row counts as a purchase")
     elif table is Table.EVENTS:
-        actions = {name for names in EVENT_NAMES.values() for name in names}
+        actions = {*options.event_names, *(name for names in EVENT_NAMES.values() for name in names)}
         values = finder.frame[fills["event"]].drop_nulls().unique().sort().to_list()
         translations = [text for text in values if text.casefold() not in actions][:12]
         if translations:

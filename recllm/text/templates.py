@@ -259,15 +259,19 @@ def bring_domain(file: Path) -> str:
     return name
 
 
-def domain_names() -> list[str]:
+def domain_names() -> tuple[str, ...]:
     """The domains that come with the package."""
-    return sorted(file.stem for file in (Path(Prompts.load().folder) / FOLDER).glob("*.toml"))
+    return _names_in(Prompts.load().folder)
+
+
+@cache
+def _names_in(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(file.stem for file in (Path(folder) / FOLDER).glob("*.toml")))
 
 
 @cache
 def _shipped_domain(folder: str, name: str) -> Domain:
-    file = Path(folder) / FOLDER / f"{name}.toml"
-    names = sorted(path.stem for path in file.parent.glob("*.toml"))
+    file, names = Path(folder) / FOLDER / f"{name}.toml", _names_in(folder)
     if name not in names:
         raise PromptError(f"there is no domain {name!r} in {file.parent}; there are: {', '.join(names) or 'none'}")
     return read_domain(file, lambda base: _shipped_domain(folder, base))

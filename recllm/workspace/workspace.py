@@ -40,7 +40,7 @@ from recllm.settings import Settings, merged
 from recllm.store.database import Store, without_password
 from recllm.text.domains import FOLDER as DOMAINS
 from recllm.text.domains import Domain, in_domain
-from recllm.text.templates import Prompts, bring_domain
+from recllm.text.templates import Prompts, bring_domain, domain_names
 from recllm.workspace.privacy import (
     KEY_FILE_VARIABLE,
     KEY_VARIABLE,
@@ -118,10 +118,8 @@ class Workspace:
         self._next_keys: tuple[bytes, ...] | None = None
         """The keys while they are exchanged, until they lie where keys lie."""
         self._store: Store | None = None
-        own_words = root / DOMAINS / f"{settings.domain}.toml"
-        self._domain = bring_domain(own_words) if own_words.is_file() else settings.domain
+        self._domain = _find_domain(root, settings)
         """Its name in locales."""
-        _ = self.domain  # an unknown one is refused at once
 
     def __repr__(self) -> str:
         return f"Workspace({str(self.root)!r})"
@@ -144,6 +142,7 @@ class Workspace:
         if exist_ok and (root / SETTINGS_FILE).exists():
             return cls.open(root)
         checked = Settings(**merged(environment_settings(), merged(settings, _OVERRIDES.get())))
+        _find_domain(root, checked)
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
@@ -279,6 +278,17 @@ class Workspace:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+
+def _find_domain(root: Path, settings: Settings) -> str:
+    """The name in locales of the settings' domain. Raises `UsageError` for an unknown one, `PromptError` for a faulty
+    file of the workspace."""
+    own_words = root / DOMAINS / f"{settings.domain}.toml"
+    if own_words.is_file():
+        return bring_domain(own_words)
+    if settings.domain not in (names := domain_names()):
+        raise UsageError(f"setting domain: there is no {own_words}, and the package has {', '.join(names)}")
+    return settings.domain
 
 
 def _store_location(root: Path, settings: Settings) -> str | Path:
