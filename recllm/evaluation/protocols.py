@@ -18,8 +18,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
+from recllm.data.order import HORIZON_DAYS
 from recllm.errors import DataError, UsageError
-from recllm.evaluation.tables import ORDER_STEP, LogTables
+from recllm.evaluation.tables import LogTables
 from recllm.metrics import Truth
 from recllm.schema import Action
 
@@ -311,10 +312,11 @@ def row_split(tables: LogTables, *, test: str = "test", slices: Sequence[str] = 
     length = pl.col("history").list.len().cast(pl.Int64)
     histories = rows.select("user", "history", age=pl.int_ranges(length, 0, -1)).explode("history", "age")
     past = histories.select(
-        user_id="user", item_id="history", timestamp=fit_on.as_of - pl.col("age").cast(pl.Int64) * ORDER_STEP
+        user_id="user", item_id="history", timestamp=fit_on.as_of - pl.col("age").cast(pl.Int64) * _step(tables)
     )
     targets = rows.select(user_id="user", item_id="target", timestamp=pl.lit(fit_on.as_of))
     dataset = Dataset.construct(past, users, log.items, as_of=fit_on.as_of)
+    dataset = replace(dataset, step_seconds=tables.step_seconds)
     future = Dataset.construct(targets, users, log.items, as_of=fit_on.as_of + 1).events
     window = _window(f"{tables.name}-{test}", log, dataset, fit_on, future, slices)
     return replace(window, fit_users=log.user_rows(rows["user_id"]))
@@ -346,5 +348,10 @@ def _window(
 def _events_of(tables: LogTables, log: Dataset, parts: Iterable[str]) -> Dataset:
     """The events of these parts, on the rows of `log`; a log without times ends one step after its last event."""
     events = tables.interactions.filter(pl.col("split").is_in(list(parts)))
-    part = Dataset.construct(events, log.users, log.items)
-    return replace(part, as_of=part.as_of - 1 + ORDER_STEP) if tables.by_order else part
+    part = replace(Dataset.construct(events.drop("order", strict=False), log.users, log.items), step_seconds=tables.step_seconds)
+    return replace(part, as_of=part.as_of - 1 + _step(tables)) if tables.by_order else part
+
+
+def _step(tables: LogTables) -> int:
+    """Seconds between two events of a history whose times nobody knows."""
+    return tables.step_seconds or HORIZON_DAYS * DAY

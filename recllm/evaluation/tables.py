@@ -6,13 +6,14 @@ people are; here the ids are those of a public data set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
 
-from recllm.data.dataset import DAY, Dataset
+from recllm.data.dataset import DAY, USER_COLUMN, Dataset
+from recllm.data.order import ORDER_EPOCH, checked_orders, days_of_a_step, order_steps, steps_of_people
 from recllm.errors import DataError, MissingExtraError
 from recllm.schema import ACTIONS, Action
 
@@ -25,12 +26,6 @@ EVENT_NAMES: dict[str, str] = {
     "review": Action.PURCHASE.value,
 }
 """Names that occur in public logs -> those of actions."""
-
-ORDER_EPOCH = 1_000_000_000
-"""Where the time line of a log without times begins (2001-09-09 UTC)."""
-
-ORDER_STEP = 28 * DAY
-"""Time between two events of a log without times: one horizon, so that the next window holds the next event."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,20 +40,27 @@ class LogTables:
     users: pl.DataFrame | None
     eval_rows: pl.DataFrame | None
     """Published rows to predict: split, row, user_id, history (item ids, oldest first), target."""
-    by_order: bool = False
-    """The log has no times; those in `interactions` were made from the order of each person's events."""
+    step_seconds: int | None = None
+    """What one step counts where the log has no times: those in `interactions` were made from the order of each
+    person's events. None where it has times."""
 
-    def dataset(self) -> Dataset:
-        """The whole log."""
-        return Dataset.construct(self.interactions, self.users, self.items)
+    @property
+    def by_order(self) -> bool:
+        return self.step_seconds is not None
+
+    def dataset(self, events: pl.DataFrame | None = None) -> Dataset:
+        """The whole log, or these events of it, with all people and items."""
+        events = self.interactions if events is None else events
+        data = Dataset.construct(events.drop("order", strict=False), self.users, self.items)
+        return replace(data, step_seconds=self.step_seconds)
 
 
 def read_folder(folder: str | Path) -> LogTables:
     """A folder with `interactions.parquet` and `items.parquet`, and where they exist `users`, `eval_rows`.
 
     interactions: user_id, item_id, either timestamp (epoch seconds) or order (0, 1, 2 ... inside a person), and where
-    known event, split, quantity, price, basket_id. A log with orders gets four weeks per step, laid so that each
-    person's last train event falls on the same day: a convention, by which recency means "so many events ago". Item
+    known event, split, quantity, price, basket_id. An order becomes time as `recllm.data.order` says, laid so that each
+    person's last train event falls on the same day: a convention, by which recency means "so many steps ago". Item
     prices of the folder are dropped when the events carry prices, since they may be taken over the whole span.
     """
     folder = Path(folder)
@@ -83,11 +85,18 @@ def read_folder(folder: str | Path) -> LogTables:
             raise DataError(f"{path}: unknown event {unknown[0]!r}; known: {', '.join(EVENT_NAMES)}")
         actions = pl.col("event").fill_null("purchase").replace_strict(EVENT_NAMES, return_dtype=pl.String)
         events = events.with_columns(actions)
-    by_order = "timestamp" not in events.columns or events["timestamp"].is_null().any()
-    if by_order:
-        if "order" not in events.columns or events["order"].is_null().any():
+    step_seconds = None
+    n_times, n_orders = (
+        events.height - events[name].null_count() if name in events.columns else 0 for name in ("timestamp", "order")
+    )
+    if n_times and n_orders:
+        raise DataError(f"{path}: both timestamp and order are filled; leave one of them empty in every row")
+    if n_times < events.height:
+        if n_times or n_orders < events.height:
             raise DataError(f"{path}: each event needs a timestamp, or each an order")
-        events = events.with_columns(timestamp=_times_of_orders(events))
+        events = events.with_columns(checked_orders(events["order"], f"{path}: order"))
+        step_seconds = days_of_a_step(steps_of_people(events[USER_COLUMN], events["order"])) * DAY
+        events = events.with_columns(timestamp=_times_of_orders(events, step_seconds))
     if "price" in events.columns and events["price"].is_not_null().any() and "price" in items.columns:
         items = items.drop("price")
     return LogTables(
@@ -96,7 +105,7 @@ def read_folder(folder: str | Path) -> LogTables:
         items=items,
         users=tables["users"],
         eval_rows=tables["eval_rows"],
-        by_order=by_order,
+        step_seconds=step_seconds,
     )
 
 
@@ -143,16 +152,14 @@ def complete_journey() -> LogTables:
     )
 
 
-def _times_of_orders(events: pl.DataFrame) -> pl.Expr:
-    """Each person's last event of the train part falls on one day, `ORDER_STEP` stands between two events.
+def _times_of_orders(events: pl.DataFrame, step_seconds: int) -> pl.Series:
+    """Each person's last event of the train part falls on one day, `step_seconds` stand between two steps.
 
     What follows train must not move it: how many events a person has in valid and test says who goes on buying. Where
     no event belongs to train, all of them count as train; a person without one begins a step after that day.
     """
-    order = pl.col("order").cast(pl.Int64)
-    is_train = pl.lit(True)
+    is_train = None
     if "split" in events.columns and (events["split"] == "train").any():
-        is_train = (pl.col("split") == "train").fill_null(False)
-    last_train = order.filter(is_train).max().over("user_id")
-    steps = order - pl.coalesce(last_train, order.min().over("user_id") - 1)  # 0 on that day
-    return ORDER_EPOCH + (steps - steps.min()) * ORDER_STEP
+        is_train = events["split"] == "train"
+    steps = order_steps(events[USER_COLUMN], events["order"], is_train)
+    return pl.Series(ORDER_EPOCH + (steps - steps.min()) * step_seconds, dtype=pl.Int64)
