@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.data.order import HORIZON_DAYS, ORDER_EPOCH
 from recllm.data.dataset import DAY, Dataset
+from recllm.data.order import HORIZON_DAYS, ORDER_EPOCH
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, MissingExtraError, UsageError
 from recllm.evaluation.baselines import buyers

@@ -37,7 +37,9 @@ SHOWN_CHARACTERS = 120
 """Of a field of a row that was set aside; the file has all of it."""
 PROGRAM_SOURCES = ("served", "service", "console", "feedback")
 """Loads that no file made: they are counted, not listed."""
-RARE_FIELDS = frozenset({"order", "event_id", "currency", "value", "request_id", "position", "model_version", "attributes"})
+RARE_FIELDS = frozenset(
+    {"order", "event_id", "currency", "value", "request_id", "position", "model_version", "attributes"}
+)
 """Fields that few files have; they stand behind the others."""
 QUARANTINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 

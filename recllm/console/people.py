@@ -86,7 +86,7 @@ class EvidenceLine:
     evidence_id: str
     title: str
     count: int
-    days_since: float
+    days_since: float | None
     action: Action
 
 

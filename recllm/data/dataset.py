@@ -387,8 +387,8 @@ def _times(events: pl.DataFrame) -> tuple[NDArray[np.int64], int | None]:
     if not says["order"]:
         if "timestamp" not in events.columns:
             raise DataError(
-                "events: missing column timestamp, or order where the log knows only the order of each person's events; "
-                f"found {', '.join(events.columns)}"
+                "events: missing column timestamp, or order where the log knows only the order of each person's "
+                f"events; found {', '.join(events.columns)}"
             )
         return _epoch_seconds(events["timestamp"]), None
     orders = checked_orders(events["order"], "events.order")

@@ -1,31 +1,30 @@
 """Logs that know in which order each person did things, and not when.
 
-How an order becomes time: only the order of a person's own numbers counts. Equal numbers are one step, as the lines of a
-basket are, and gaps between numbers mean nothing, so a number per person and a number over the whole log are read alike.
-The last step of everybody falls on one day, `ORDER_EPOCH`, and the others so many days before it as `days_of_a_step`
-says: one horizon of four weeks where histories are short, so that the latest window to learn from holds a step of
-everybody; less where they are long, so that a window holds several steps and the log of a median person spans
-`WINDOWS` windows. What needs real time (seasons, intervals, "two weeks ago") is then not learned and not said.
+How an order becomes time: only the order of a person's own numbers counts. Equal numbers are one step, as the lines of
+a basket are, and gaps between numbers mean nothing, so a number per person and a number over the whole log are read
+alike. The last step of everybody falls on one day, `ORDER_EPOCH`, and the others so many days before it as
+`days_of_a_step` says: one horizon of four weeks where histories are short, so that the latest window to learn from
+holds a step of everybody; less where they are long, so that a window holds several steps and the log of a median person
+spans `WINDOWS` windows. What needs real time (seasons, intervals, "two weeks ago") is then not learned and not said.
 """
 
 from __future__ import annotations
-
-from fractions import Fraction
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.errors import DataError
+from recllm.errors import DataError, UsageError
 
 ORDER_EPOCH = 1_000_000_000
-"""Where the time line of a log without times is pinned (2001-09-09 UTC): everybody's last step falls on it. Long ago, so
-that a workspace counts the log as replayed."""
+"""Where the time line of a log without times is pinned (2001-09-09 UTC): everybody's last step falls on it. Long ago,
+so that a workspace counts the log as replayed."""
 HORIZON_DAYS = 28
 WINDOWS = 13
 """Horizons that a median person's history spans at least, where it has the steps for it: a year of them."""
 MAX_STEPS = 10_000
 """Steps before the last one that stand apart; what is older counts as one step. Nobody buys that often."""
+_EPOCH_1990 = 631_152_000
 STEP_HINT = "whole numbers from 0, as 0, 1, 2 ... in each person's order"
 
 
@@ -81,8 +80,8 @@ def whole_numbers(column: pl.Series) -> pl.Series:
 
 
 def looks_like_steps(at: NDArray[np.int64], indptr: NDArray[np.int64]) -> bool:
-    """Whether times were made from step numbers: all lie whole steps of a day or more apart, and most people begin, or
-    most end, at one of the same few instants.
+    """Whether times were made from step numbers: none is of a web shop's years, or all lie whole days or more apart and
+    most people begin, or most end, at one moment.
 
     at: epoch seconds, ascending within each run of `indptr`. A log of dates alone has whole days too, and people who
     begin on any of them.
@@ -92,6 +91,17 @@ def looks_like_steps(at: NDArray[np.int64], indptr: NDArray[np.int64]) -> bool:
     if len(begins) < 10:
         return False
     times = np.unique(at)
+    if times[-1] < _EPOCH_1990:  # seconds so small are numbers of steps
+        return True
     if len(times) < 3 or int(np.gcd.reduce(np.diff(times))) < 86_400:
         return False
-    return any(float((edge == value).mean()) > float(Fraction(1, 2)) for edge, value in ((begins, times[0]), (ends, times[-1])))
+    return any(float((edge == value).mean()) > 0.5 for edge, value in ((begins, times[0]), (ends, times[-1])))
+
+
+def refuse_steps(step_seconds: int | None, what: str) -> None:
+    """Raises `UsageError` for what needs real times, where the log has none; step_seconds: as `Dataset` has it."""
+    if step_seconds is not None:
+        raise UsageError(
+            f"{what} need to know when things happened, and this log knows only in which order; load a log with times "
+            "into a workspace of its own"
+        )

@@ -348,7 +348,9 @@ def _window(
 def _events_of(tables: LogTables, log: Dataset, parts: Iterable[str]) -> Dataset:
     """The events of these parts, on the rows of `log`; a log without times ends one step after its last event."""
     events = tables.interactions.filter(pl.col("split").is_in(list(parts)))
-    part = replace(Dataset.construct(events.drop("order", strict=False), log.users, log.items), step_seconds=tables.step_seconds)
+    part = replace(
+        Dataset.construct(events.drop("order", strict=False), log.users, log.items), step_seconds=tables.step_seconds
+    )
     return replace(part, as_of=part.as_of - 1 + _step(tables)) if tables.by_order else part
 
 

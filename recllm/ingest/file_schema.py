@@ -242,11 +242,11 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
         elif field not in column_map.defaults and (names or field in REQUIRED[table]):
             raise header.missing(" or ".join(names) or field, field)
     if "order" in plain:
-        if times := {"timestamp"} & {*plain, *column_map.built_fields, *column_map.defaults}:
+        if "timestamp" in {*plain, *column_map.built_fields, *column_map.defaults}:
             raise IngestError(
                 "E_ORDER_LOG",
-                f"{header.file}: {plain['order']} is to be the order, and {plain.get(*times, 'the map')} says times; a "
-                "log is read by one of them: leave the order out of the map where the times are real, or else the times",
+                f"{header.file}: {plain['order']} is to be the order, and {plain.get('timestamp', 'the map')} says "
+                "times; a log is read by one of them: leave the order out of the map where the times are real, else the times",
             )
         if plain.get("basket_id") == plain["order"]:
             del plain["basket_id"]
@@ -426,11 +426,11 @@ def settle_schema(
             f"{STEP_HINT}, and holds {evidence.no_order!r}; where it names orders, say so in a map (basket_id = "
             f'"{schema.column_of("order")}") and add a column of times',
         )
-    if evidence.times and evidence.n_rows and not evidence.n_times and (column := _normal_find(reader, "order")):
+    if evidence.times and evidence.n_rows and not evidence.n_times and (column := _column_named(reader, "order")):
         raise IngestError(
             "E_ORDER_LOG",
-            f"{file}: {schema.column_of('timestamp')} is empty in every row; leave the column out, and {column} is read "
-            "as the number of each step of a person, which is all that this log knows of time",
+            f"{file}: {schema.column_of('timestamp')} is empty in every row; leave the column out, and {column} is "
+            "read as the number of each step of a person, which is all that this log knows of time",
         )
     times = evidence.times.decide(file, options.date_order, options.tz) if evidence.times else declared
     if options.ts_format == "epoch" and times and times.kind != "epoch":
@@ -449,7 +449,7 @@ def settle_schema(
     )
 
 
-def _normal_find(reader: RecordReader, name: str) -> str | None:
+def _column_named(reader: RecordReader, name: str) -> str | None:
     return next((column for column in reader.columns if normal(column) == normal(name)), None)
 
 

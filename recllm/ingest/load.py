@@ -148,8 +148,8 @@ def _check_order(load: Load, state: LoadState, sha256: str) -> None:
     elif order.sha256 != sha256:
         raise IngestError(
             "E_ORDER_LOG",
-            f"{state.file}: the order of this workspace's log came from another file; put all rows of a log that has no "
-            f"times into one file, and {remedy}",
+            f"{state.file}: the order of this workspace's log came from another file; put all rows of a log that has "
+            f"no times into one file, and {remedy}",
         )
 
 
@@ -320,6 +320,7 @@ class _RowStage:
             ignored_columns=schema.ignored,
             codes={code: n for code, n in sorted(self.codes.items()) if n},
             personal_data=dict(sorted(state.personal_data.items())),
+            step_days=None if state.steps is None else state.steps.step_days,
             committed=committed,
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
+from recllm.data.order import refuse_steps
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.schema import Purpose
 from recllm.workspace.workspace import call_settings, present
@@ -80,6 +81,9 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
     """
     from recllm.propensity.prediction import PredictionKind, PredictionRequest
 
+    if workspace.gate().step_seconds() is not None:
+        logger.warning("no predictions: the log knows only an order, and no days")
+        return
     datasets = _datasets(workspace)
     for kind in map(PredictionKind, EVERYDAY):
         request = PredictionRequest(kind=kind, locale=workspace.settings.locale)
@@ -140,4 +144,5 @@ def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:
     """People who may be learned from, and people who may be told about, as of the present."""
     gate = workspace.gate()
     ask = gate.dataset(Purpose.PERSONALISATION)
+    refuse_steps(ask.step_seconds, "predictions of a person's next days")
     return gate.dataset(Purpose.MODEL_TRAINING), ask.before(present(workspace))

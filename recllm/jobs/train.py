@@ -96,6 +96,7 @@ def train_workspace(
     where the settings ask for it.
     """
     from recllm.recommender.recommender import Recommender
+    from recllm.training.advise import STEPS_AS_TIMES
 
     if private is None:
         private = epsilon is not None or (workspace.settings.privacy.required and tuned is None)
@@ -113,6 +114,9 @@ def train_workspace(
     advice = _advice(workspace, data, horizon_days=arguments.get("horizon_days"), seed=seed)
     scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
     tell(f"{len(data.events):,} events to learn from, {data.n_items:,} items; their texts are encoded")
+    doubts = (STEPS_AS_TIMES,) if advice.survey.looks_like_steps else ()
+    for doubt in doubts:
+        logger.warning("%s", doubt)
     recommender = recommender.fit(
         scorer,
         interests=sequence,
@@ -130,7 +134,7 @@ def train_workspace(
         rows=len(data.events),
         seconds=time.monotonic() - started,
         metrics=model.metrics,
-        notes=tuple(model.training.get("notes", ())),
+        notes=(*doubts, *model.training.get("notes", ())),
     )
 
 

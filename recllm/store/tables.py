@@ -435,7 +435,7 @@ _ORDER_LOG = ("order_step_seconds", "order_file")
 def order_log(connection: Connection) -> OrderLog | None:
     """None where the log has times, or nothing."""
     rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ORDER_LOG)))
-    values = {name: value for name, value in rows.tuples()}
+    values = {row.name: row.value for row in rows}
     if len(values) < len(_ORDER_LOG):
         return None
     return OrderLog(step_seconds=int(values["order_step_seconds"]), sha256=values["order_file"])

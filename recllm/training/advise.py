@@ -39,8 +39,8 @@ CROWDED = 0.3
 REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
 STEPS_AS_TIMES = (
-    "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it learns "
-    "that nobody comes back: load the numbers as a column `order` instead of `timestamp`"
+    "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it "
+    "learns that nobody comes back: load the numbers as a column `order` instead of `timestamp`"
 )
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")

@@ -396,9 +396,7 @@ class FieldBatch:
         self.mark("order", orders.is_null(), "E_ORDER", f"is no step; orders are {STEP_HINT}", column)
         self.load.notes["W_ORDER_ONLY"] += int(self.good().sum())
         at = steps.times(self.fields["user_id"], orders) * 1_000_000
-        return ParsedTimes(
-            at=at, offset=np.full(len(at), NO_OFFSET, np.int16), status=np.full(len(at), OK, np.uint8)
-        )
+        return ParsedTimes(at=at, offset=np.full(len(at), NO_OFFSET, np.int16), status=np.full(len(at), OK, np.uint8))
 
 
 def is_nobody(ids: pl.Series) -> pl.Series:
