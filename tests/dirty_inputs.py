@@ -820,6 +820,7 @@ ALSO: tuple[Case, ...] = (
         no=51,
         name="a column order beside times",
         data=csv(header=HEADER + ",order", clean=lambda i: row(i) + f",A-{i // 7}"),
+        warns={"W_HEADER_ALIAS": 1},
         accepted=N,
         check=lambda r, s: r.step_days is None and "basket_id" in view(s).events().columns,
     ),

@@ -234,6 +234,8 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
         column = next((c for name in names if (c := header.find(name)) is not None), None)
         if column is None:
             column = header.by_alias(field)
+            if field == "basket_id" and "order" in plain and column == plain["order"]:
+                continue  # without times it is the step of a person
             header.n_aliases += column is not None and column != field
         if column is not None:
             plain[field] = column
@@ -241,15 +243,12 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
             continue
         elif field not in column_map.defaults and (names or field in REQUIRED[table]):
             raise header.missing(" or ".join(names) or field, field)
-    if "order" in plain:
-        if "timestamp" in {*plain, *column_map.built_fields, *column_map.defaults}:
-            raise IngestError(
-                "E_ORDER_LOG",
-                f"{header.file}: {plain['order']} is to be the order, and {plain.get('timestamp', 'the map')} says "
-                "times; a log is read by one of them: leave the order out of the map where the times are real, else the times",
-            )
-        if plain.get("basket_id") == plain["order"]:
-            del plain["basket_id"]
+    if "order" in plain and "timestamp" in {*plain, *column_map.built_fields, *column_map.defaults}:
+        raise IngestError(
+            "E_ORDER_LOG",
+            f"{header.file}: {plain['order']} is to be the order, and {plain.get('timestamp', 'the map')} says times; a "
+            "log is read by one of them: leave the order out of the map where the times are real, or else the times",
+        )
     doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
     if doubled and not column_map.columns:
         raise IngestError("E_DUP_COLUMN", f"{header.file}: {doubled[0]!r} could mean two fields; say which with --map")

@@ -36,6 +36,8 @@ LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
 """Below these an adapter would learn the log by heart; a judgement, not a measurement."""
 LEAST_PEOPLE = 10
 CROWDED = 0.3
+EXPECTED_EPOCHS = 10
+"""Of the sequence model before it sees no more gain, of 30 at most; measured by eval/advise_accuracy.py."""
 REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
 STEPS_AS_TIMES = (
@@ -89,16 +91,20 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Expected minutes on one core (more cores make it shorter) and peak memory in GiB."""
+    """Expected minutes and peak memory in GiB: as `recllm.training.probe` measured them here, or else by what one core
+    of another machine took on another log."""
 
     encode_minutes: float
     lora_minutes: float
     scorer_minutes: float
     sequence_minutes: float
-    """At most: all epochs of the sequence model. It stops earlier where validation users see no more gain."""
+    """With the expected number of epochs: it stops where validation users see no more gain."""
     minutes: float
     memory_gib: float
     source: str
+    longest_sequence_minutes: float = 0.0
+    """With all epochs that it may take."""
+    is_measured: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,7 +397,7 @@ def _cost(
     speed = {point["encoder"]: point for point in measured["encode"]}[precision]
     encode = survey.distinct_texts * survey.tokens_median / speed["tokens_per_s"]
     memory = [speed["peak_mib"]]
-    scorer = sequence = tuning = 0.0
+    scorer = sequence = longest = tuning = 0.0
     if training is not None:
         learned = survey.events * min(1.0, training.users_per_window / max(survey.people, 1))
         per_window = line(measured["scorer"], "events", "seconds", learned) / measured["scorer_windows"]
@@ -399,7 +405,8 @@ def _cost(
         memory.append(line(measured["scorer"], "events", "peak_mib", survey.events))
     if interests is not None:
         # later passes over the later events, mixed with earlier ones, are fewer than the passes over the earlier
-        sequence = line(measured["sequence"], "events", "epoch_seconds", survey.events) * interests.epochs
+        epoch = line(measured["sequence"], "events", "epoch_seconds", survey.events)
+        sequence, longest = epoch * min(interests.epochs, EXPECTED_EPOCHS), epoch * interests.epochs
         memory.append(line(measured["sequence"], "events", "peak_mib", survey.events))
     if lora is not None:
         steps = line(measured["lora"], "events", "step_seconds", survey.events) * lora.max_steps
@@ -412,6 +419,7 @@ def _cost(
     return Cost(
         **minutes,
         minutes=round(sum(seconds.values()) * slower / 60, 2),
+        longest_sequence_minutes=round(longest * slower / 60, 2),
         memory_gib=round(max(memory) / 1024, 2),
         source=f"recllm/training/{COSTS}, by {measured['script']} on {measured['machine']}",
     )
