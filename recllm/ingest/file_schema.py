@@ -246,8 +246,8 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
     if "order" in plain and "timestamp" in {*plain, *column_map.built_fields, *column_map.defaults}:
         raise IngestError(
             "E_ORDER_LOG",
-            f"{header.file}: {plain['order']} is to be the order, and {plain.get('timestamp', 'the map')} says times; a "
-            "log is read by one of them: leave the order out of the map where the times are real, or else the times",
+            f"{header.file}: {plain['order']} is to be the order, and {plain.get('timestamp', 'the map')} says times; "
+            "a log is read by one of them: leave the order out of the map where the times are real, or else the times",
         )
     doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
     if doubled and not column_map.columns:
