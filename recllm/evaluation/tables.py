@@ -201,9 +201,11 @@ def _joined_parts(folder: Path, parts: dict[str, pl.DataFrame]) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{folder}: train, valid and test have columns of different kinds: {error}") from error
     same = [c for c in (USER_COLUMN, "item_id", "timestamp", "order", "event") if c in events.columns]
-    twice = events.filter(pl.col("split").n_unique().over(same) > 1).sort(same, maintain_order=True)
+    twice = events.filter(pl.col("split").n_unique().over(same) > 1)
     if twice.height:
-        of_one = twice.filter(pl.struct(same) == twice.select(pl.struct(same)).row(0)[0]).unique("split")
+        of_one = twice.filter(pl.struct(same) == twice.select(pl.struct(same)).row(0)[0]).unique(
+            "split", keep="first", maintain_order=True
+        )
         where = " and ".join(f"row {row} of {name}" for row, name in of_one.select("row", "split").rows())
         raise DataError(
             f"{folder}: the files of the split overlap: {twice.height} rows stand in two of them, first {where}; "
@@ -219,7 +221,9 @@ def leave_one_out(tables: LogTables) -> LogTables:
     """
     when = "order" if tables.step_seconds is not None else "timestamp"
     events = tables.interactions.sort(when, maintain_order=True)
-    is_purchase = pl.lit(True) if "event" not in events.columns else pl.col("event").fill_null("purchase") == "purchase"
+    is_purchase = pl.col(USER_COLUMN).is_not_null()
+    if "event" in events.columns:
+        is_purchase = pl.col("event").fill_null("purchase") == "purchase"
     left = (is_purchase.cast(pl.Int64).sum() - is_purchase.cast(pl.Int64).cum_sum()).over(USER_COLUMN)
     enough = is_purchase.cast(pl.Int64).sum().over(USER_COLUMN) >= 3
     part = (
