@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,19 +111,15 @@ def measured(name: str, data: Path, share: float) -> dict[str, Any]:
 
 
 def cut(name: str, data: Path, share: float) -> Dataset:
-    """The log with a random share of its people, and the items that they bought."""
+    """What a model may learn from of the log, with a random share of its people and the items that they bought."""
     tables = complete_journey() if name == "complete-journey" else read_folder(data / FOLDERS[name])
-    dataset = tables.dataset()
-    if share == 1:
-        return dataset
-    rows = np.sort(np.random.default_rng(0).permutation(dataset.n_users)[: int(share * dataset.n_users)])
-    ids = dataset.users["user_id"].gather(rows.tolist())
-    kept = Dataset.construct(
-        tables.interactions.filter(tables.interactions["user_id"].is_in(ids.implode())).drop("order", strict=False),
-        None,
-        tables.items,
-    )
-    return kept.with_items(np.bincount(kept.events.item, minlength=kept.n_items) > 0)
+    events = tables.interactions
+    if "split" in events.columns and (events["split"] == "train").any():
+        events = events.filter(events["split"] == "train")
+    people = events["user_id"].unique().sort()
+    sample = people.sample(int(share * len(people)), seed=0).implode()
+    dataset = replace(tables, users=None).dataset(events.filter(events["user_id"].is_in(sample)))
+    return dataset.with_items(np.bincount(dataset.events.item, minlength=dataset.n_items) > 0)
 
 
 if __name__ == "__main__":

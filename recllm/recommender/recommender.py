@@ -777,9 +777,9 @@ class Recommender:
         bought = events.at[(events.item == cause) & (events.action == ACTION_CODE[Action.PURCHASE])]
         days = None if not len(bought) else (self.dataset.as_of - int(bought.max())) / DAY
         in_cart = days is None or days > self.offers.cross_sell_days
-        said = None if in_cart or self.dataset.step_seconds is not None else days
+        told_days = None if in_cart or self.dataset.step_seconds is not None else days
         title = self.names.of([cause])[0]
-        text = reason_text("goes_with", self.locale, title=title, days_since=said, in_cart=in_cart)
+        text = reason_text("goes_with", self.locale, title=title, days_since=told_days, in_cart=in_cart)
         return Reason(evidence_id=f"B:{item_id}", delta=0.0, text=text, kind=ReasonKind.TOGETHER)
 
     def _heading(self, part: Intent, weekly: bool) -> str:

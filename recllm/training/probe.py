@@ -85,9 +85,9 @@ def with_measured_cost(
     if advice.training is None:
         return advice
     training, interests = advice.training, advice.interests
-    chosen = [part and part.model_dump(mode="json") for part in (training, interests)]
-    asked = json.dumps([dataset.data_hash(), dataset.as_of, chosen, encoder.fingerprint, PARTS_VERSION])
-    key = f"{machine()} {workers()} workers {sha256(asked.encode()).hexdigest()[:24]}"
+    settings = [part and part.model_dump(mode="json") for part in (training, interests)]
+    content = json.dumps([dataset.data_hash(), dataset.as_of, settings, encoder.fingerprint, PARTS_VERSION])
+    key = f"{machine()} {workers()} workers {sha256(content.encode()).hexdigest()[:24]}"
     names = {field.name for field in fields(MeasuredParts)}
     answer = remembered(
         None if cache_dir is None else cache_dir / PROBE_FILE,
@@ -174,8 +174,8 @@ def _windows_and_steps(
     times = max(starts, new_item_starts, key=len)
 
     def sampled(n_users: int, n_new_users: int = 0) -> PastWindows:
-        few = {"users_per_window": n_users, "new_users_per_window": n_new_users}
-        return replace(past, args=args.model_copy(update=few))
+        changes = {"users_per_window": n_users, "new_users_per_window": n_new_users}
+        return replace(past, args=args.model_copy(update=changes))
 
     count_seconds, population = _timed(lambda: past.population(starts[0], snapshot))
     few_seconds, _ = _timed(lambda: sampled(FEW_USERS).window(population))
@@ -202,9 +202,9 @@ def _windows_and_steps(
             if new_users is not None:
                 seconds += new_user_seconds / new_users.n * min(args.new_users_per_window, buyers)
         if new_items is not None and number < len(new_item_starts):
-            fresh = min(args.users_per_window, _n_new_item_buyers(past, start))
-            seconds += new_item_seconds / new_items.n * fresh
-            n_steps += -(-fresh // args.batch_size)
+            n_buyers = min(args.users_per_window, _n_new_item_buyers(past, start))
+            seconds += new_item_seconds / new_items.n * n_buyers
+            n_steps += -(-n_buyers // args.batch_size)
     seconds /= _gain_of_threads(lambda: sampled(FEW_USERS).window(population)) if len(times) > 1 else 1.0
     return count_seconds, seconds, _steps(window, validation or window, args, n_steps, n_validation)
 
@@ -274,8 +274,12 @@ def _sequences(
     judged_on = np.flatnonzero((at >= validation_start) & (at < cuts[0]))
     first = judged_on[np.unique(learner.baskets.user[judged_on], return_index=True)[1]]
     n_judged = min(len(first), interests.validation_users)
-    few = first[: min(len(first), 2 * FEW_USERS)]
-    judged = _seconds(lambda: learner.evaluate(few)) * n_judged / max(len(few), 1) if len(few) else 0.0
+    sample_judged = first[: min(len(first), 2 * FEW_USERS)]
+    judged = (
+        _seconds(lambda: learner.evaluate(sample_judged)) * n_judged / max(len(sample_judged), 1)
+        if len(sample_judged)
+        else 0.0
+    )
     per_pass = n_batches * per_batch + judged / interests.epochs_per_evaluation
     expected = min(interests.epochs, EXPECTED_EPOCHS)
     model = learner.network.frozen(vectors, tuple(target))
