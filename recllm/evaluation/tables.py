@@ -99,7 +99,9 @@ def read_folder(folder: str | Path) -> LogTables:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; give one with interactions.parquet (see recllm evaluate --help)")
+        raise DataError(
+            f"the folder {folder} does not exist; give one with interactions.parquet (see recllm evaluate --help)"
+        )
     tables = {name: _read_table(folder, name) for name in ("interactions", "items", "users", "eval_rows")}
     parts = {name: _read_table(folder, name) for name in SPLIT_FILES}
     events, path = tables["interactions"], folder / "interactions"
