@@ -20,6 +20,8 @@ from recllm.evaluation.systems import SystemSpec, make_systems, systems_for
 from recllm.evaluation.tables import leave_one_out, read_folder
 from recllm.jobs.train import evaluate_data
 
+BEAUTY = Path(__file__).resolve().parents[2] / "shared" / "data" / "amazon_beauty_p5"
+
 
 def log(when: str = "order", people: int = 40, each: int = 8) -> pl.DataFrame:
     rng = np.random.default_rng(0)
@@ -61,6 +63,15 @@ def test_the_last_purchase_of_each_person_is_left_out(tmp_path: Path, when: str)
     }
     listed = {(int(u), int(i)) for u, row in zip(window.slice("MASKED").users, lists.items, strict=True) for i in row}
     assert not seen & listed
+
+
+@pytest.mark.skipif(not BEAUTY.is_dir(), reason="the data set amazon_beauty_p5 is not here: it may not be handed on")
+def test_the_published_split_of_beauty_is_that_of_leave_one_out() -> None:
+    published = read_folder(BEAUTY)
+    made = leave_one_out(published)
+    keys = ["user_id", "order", "item_id"]
+    assert published.interactions.sort(keys)["split"].equals(made.interactions.sort(keys)["split"])
+    assert published.interactions.sort(keys)["timestamp"].equals(made.interactions.sort(keys)["timestamp"])
 
 
 def test_nobody_with_three_purchases_is_no_protocol(tmp_path: Path) -> None:

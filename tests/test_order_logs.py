@@ -148,6 +148,9 @@ def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: C
         assert list(everyday_predictions(shop)) == []
     code, out, _ = run("ingest", "log.csv", "--table", "events", "-w", "shop", "--json")
     assert code == 0 and json.loads(out)["duplicates"] == 320
+    code, out, _ = run("describe", "-w", "shop", "--json")
+    told = json.loads(out)["events"]
+    assert code == 0 and (told["first"], told["last"], told["step_days"]) == (None, None, 28)
     code, out, _ = run("recommend", "-u", "u01", "-k", "3", "-w", "shop", "--json")
     assert code == 0 and " ago" not in out
     code, out, _ = run("profile", "u01", "-w", "shop")
