@@ -139,6 +139,8 @@ class IngestReport:
     """Accepted texts that hold personal data, per column of the file; W_PERSONAL_DATA is their sum."""
     committed: bool = True
     """False for `validate`, which writes nothing."""
+    step_days: int | None = None
+    """What one step of a person counts where the file knows only an order; None where it has times."""
 
 
 # --- profiles ------------------------------------------------------------------------------------------------------
@@ -150,6 +152,7 @@ class HistoryLine:
 
     `weight` is the decayed count (half-life in the profile's settings). `interval_days` is the person's own median
     time between purchases of the item, None below two purchases. `days_since` counts from the last event.
+    Both are None where the log knows only an order.
     """
 
     item_id: str
@@ -157,7 +160,7 @@ class HistoryLine:
     quantity: float
     spent: float
     weight: float
-    days_since: float
+    days_since: float | None
     interval_days: float | None
     action: Action
 

@@ -115,6 +115,14 @@ def zipped() -> bytes:
     return buffer.getvalue()
 
 
+STEPS = HEADER.replace("timestamp", "order")
+
+
+def steps(order: Callable[[int], str]) -> Callable[[int], str]:
+    """A clean row with a step instead of a time."""
+    return with_cells(timestamp=order)
+
+
 CHINESE = "用户ID,商品ID,行为类型,时间,数量,价格"
 TITLES = "商品ID,商品名称,类目,品牌\n" + "".join(f"i{i},夏季新款运动鞋{i}号,服装 > 运动鞋,安踏\n" for i in range(N))
 ITEM_IDS = ["NA", "None", "null"]
@@ -773,6 +781,49 @@ ALSO: tuple[Case, ...] = (
         accepted=N,
     ),
     Case(no=50, name="a total below the rows", data=csv("40 orders"), quarantined={BAD: "E_FIELD_COUNT"}, accepted=N),
+    Case(
+        no=51,
+        name="steps with gaps and ties, from 0 and from 100",
+        data=csv(header=STEPS, clean=steps(lambda i: str(100 * (i % 7 == 0) + 10 * (i // 14)))),
+        warns={"W_ORDER_ONLY": N},
+        accepted=N,
+        check=lambda r, s: len(set(at(s))) == 3 and r.step_days == 28,
+    ),
+    Case(
+        no=51,
+        name="an empty step, a negative one, half of one, a word",
+        data=csv(
+            *(row(i, timestamp=cell) for i, cell in enumerate(["", "-1", "1.5", "first"])),
+            header=STEPS,
+            n=200,
+            clean=steps(lambda i: str(i // 7)),
+        ),
+        quarantined={202 + n: "E_ORDER" for n in range(4)},
+        warns={"W_ORDER_ONLY": 200},
+        accepted=200,
+    ),
+    Case(
+        no=51,
+        name="order numbers and no times",
+        data=csv(header=STEPS, clean=steps(lambda i: f"A-{i}")),
+        fails="E_ORDER_LOG",
+        says="basket_id",
+    ),
+    Case(
+        no=51,
+        name="a column of times that is empty, beside steps",
+        data=csv(header=HEADER + ",order", clean=lambda i: row(i, timestamp="") + f",{i // 7}"),
+        fails="E_ORDER_LOG",
+        says="leave the column out",
+    ),
+    Case(
+        no=51,
+        name="a column order beside times",
+        data=csv(header=HEADER + ",order", clean=lambda i: row(i) + f",A-{i // 7}"),
+        warns={"W_HEADER_ALIAS": 1},
+        accepted=N,
+        check=lambda r, s: r.step_days is None and "basket_id" in view(s).events().columns,
+    ),
 )
 
 TABLE: tuple[tuple[int, str, str], ...] = (
@@ -833,6 +884,14 @@ TABLE: tuple[tuple[int, str, str], ...] = (
         50,
         "Titles and filters above the header, lines of nothing but delimiters, totals at the end",
         "A for the first 20 lines and blank ones; a total: Q, or left out by the `footer` of a map",
+    ),
+    (
+        51,
+        "A column `order` (or `step`, `sequence`) of numbers, and no times",
+        "A: only the order of each person's numbers counts, equal ones are one step, and the last step of everybody "
+        "falls on one day. A step counts 28 days, less where the median person has 26 steps or more, so that a window "
+        "of four weeks holds several. What needs real time is not said of such a log. Beside times `order` is the "
+        "number of an order. One file, whole: times, or another order, are refused later; the same file is duplicates",
     ),
 )
 

@@ -37,10 +37,11 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
             {"title": title, "times": times, "interval_days": interval, "days_since": days}
             for times, interval, days in (
                 (1, None, 0.2), (1, None, 1.0), (3, 13.5, 20.2), (3, 1.0, 90.0), (2, 157.0, 206.0), (2, None, 1.0),
+                (1, None, None), (3, None, None),
             )
         ],
         "explanation.bought_similar": grid(title=(title,), category=(category, None)),
-        "explanation.browsed_before": grid(title=(title,), action=BROWSED, days_since=ages),
+        "explanation.browsed_before": grid(title=(title,), action=BROWSED, days_since=(None, *ages)),
         "explanation.browsed_similar": grid(title=(title,), action=BROWSED, category=(category, None)),
         "explanation.category_favourite": grid(category=(category,), share=(0.123, 0.001)),
         "explanation.brand_favourite": grid(brand=("Norden",), share=(0.123, 0.001)),
@@ -52,7 +53,10 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
             {"titles": [title], "before": 2, "after": 37, "listed": 110},
             {"titles": [title, "Slow Rain", "Low Tide"], "before": 2, "after": None, "listed": 110},
         ],
-        "explanation.goes_with": grid(title=(title,), days_since=(None, *ages)),
+        "explanation.goes_with": [
+            {"title": title, "days_since": days, "in_cart": in_cart}
+            for days, in_cart in ((None, True), (None, False), *((age, False) for age in ages))
+        ],
         "behaviour.told": grid(fact=("spring",), up=(True, False), what=("chance", "spend")),
         "behaviour.recency": grid(days=(None, *ages)),
         "behaviour.frequency": grid(trips=(None, 1, 4)),
@@ -130,8 +134,8 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
         ],
         "slate.short": [{"shown": 2, "k": 5}],
         "slate.few_fit": [{"shown": 2, "k": 5}],
-        "slate.no_recent_purchase": [{"days": 28.0}],
-        "slate.nothing_goes_with": [{"days": 28.0}],
+        "slate.no_recent_purchase": grid(days=(None, 28.0)),
+        "slate.nothing_goes_with": grid(days=(None, 28.0)),
         "slate.nothing_to_win_back": [{"days": 28.0}],
         "slate.still_buys": grid(days=ages),
         "slate.part_remind": grid(weekly=(True, False)),

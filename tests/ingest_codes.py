@@ -26,6 +26,7 @@ FILE_CODES: Mapping[str, str] = {
     "E_AMBIGUOUS_DATE": "day and month cannot be told apart",
     "E_SPECIAL_CATEGORY": "a column with special-category personal data that was not declared",
     "E_MAP": "the column map is not valid",
+    "E_ORDER_LOG": "steps and times meet, in one file or in one workspace, or the steps are no numbers",
     "E_REJECT_LIMIT": "too many rows are bad; nothing of the load was kept",
 }
 
@@ -54,6 +55,7 @@ ROW_CODES: Mapping[str, str] = {
     "E_CURRENCY": "not a three-letter currency code",
     "E_NO_VALUE": "a rating without a value",
     "E_TIMESTAMP": "the time is missing or does not parse in the file's format",
+    "E_ORDER": "the step is missing, or no whole number from 0",
     "E_TS_RANGE": "a time before 1990 or absurdly far ahead",
     "E_TS_GAP": "a local time that the change to summer time skips",
     "E_FUTURE": "more than 24 hours in the future",
@@ -89,5 +91,6 @@ WARNINGS: Mapping[str, str] = {
     "W_PRICE_OUTLIER": "prices above 100 times the 99.9th percentile",
     "W_FOREIGN_PRICE": "prices in another currency than the shop's, not kept as prices",
     "W_DST_AMBIGUOUS": "local times that occur twice; the first was taken",
+    "W_ORDER_ONLY": "events of a log that knows only an order, whose times are made of steps",
     "W_HEAVY_USER": "users with 30 % of the events or more",
 }

@@ -16,10 +16,13 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.documents import plain
 from recllm.encoder.hardware import Machine, this_machine
 from recllm.encoder.loading import DEFAULT_ENCODER
+from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError
 from recllm.settings import ScorerTrainingSettings, SequenceModelSettings
 from recllm.text.items import item_texts
-from recllm.training.advise import COSTS, Advice, advise, costs, estimated_tokens, line
+from recllm.training import probe
+from recllm.training.advise import COSTS, EXPECTED_EPOCHS, Advice, advise, costs, estimated_tokens, line
+from recllm.training.probe import PROBE_FILE, MeasuredParts, measure_parts, with_measured_cost
 from recllm.training.scorer import fit_scorer
 
 START = 1_700_000_000
@@ -163,10 +166,57 @@ def test_the_sequence_model_is_part_of_the_cost(large: Dataset) -> None:
     here = replace(LAPTOP, product_seconds=costs()["product_seconds"])
     cost, without = ask(large, here).cost, ask(world(300, 200, n_items=20), here).cost
     epoch = line(costs()["sequence"], "events", "epoch_seconds", len(large.events))
-    assert cost.sequence_minutes == pytest.approx(SequenceModelSettings().epochs * epoch / 60, abs=0.01)
+    assert cost.sequence_minutes == pytest.approx(EXPECTED_EPOCHS * epoch / 60, abs=0.01)
+    assert cost.longest_sequence_minutes == pytest.approx(SequenceModelSettings().epochs * epoch / 60, abs=0.01)
     assert cost.sequence_minutes > 0 and without.sequence_minutes == 0
     parts = (cost.encode_minutes, cost.lora_minutes, cost.scorer_minutes, cost.sequence_minutes)
     assert cost.minutes == pytest.approx(sum(parts), abs=0.03)
+
+
+def test_the_minutes_are_measured_on_this_log_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = world(80, 20)
+    texts, encoder = item_texts(large.items), ToyEncoder()
+    advice = ask(large, encoder=encoder.name)
+    told = with_measured_cost(advice, large, texts, encoder, tmp_path).cost
+    parts = (told.encode_minutes, told.scorer_minutes, told.sequence_minutes)
+    assert told.is_measured and told.minutes == pytest.approx(sum(parts), abs=0.03) and "timed here" in told.source
+    assert told.longest_sequence_minutes > told.sequence_minutes > 0 and told.memory_gib == advice.cost.memory_gib
+
+    def again(*_: object) -> MeasuredParts:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(probe, "measure_parts", again)
+    assert with_measured_cost(advice, large, texts, encoder, tmp_path).cost == told
+    with pytest.raises(AssertionError, match="measured again"):
+        with_measured_cost(advice, large.before(large.as_of - DAY), texts, encoder, tmp_path)
+    (tmp_path / PROBE_FILE).write_text("{")
+    with pytest.raises(AssertionError, match="measured again"):
+        with_measured_cost(advice, large, texts, encoder, tmp_path)
+
+
+def test_more_rounds_are_promised_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part takes as long as the next: only the counts that they are multiplied by are compared."""
+    monkeypatch.setattr(probe, "_seconds", lambda work: (work(), 0.5)[1])
+    monkeypatch.setattr(probe, "_timed", lambda work: (1.0, work()))
+    shop = world(80, 20)
+    advice = ask(shop)
+    assert advice.training is not None and advice.interests is not None
+    texts, encoder = item_texts(shop.items), ToyEncoder()
+
+    def measured(interests: SequenceModelSettings | None = None, **changes: object) -> MeasuredParts:
+        assert advice.training is not None
+        return measure_parts(shop, texts, encoder, advice.training.model_copy(update=changes), interests)
+
+    few, many = measured(min_steps=0), measured(min_steps=3_000)
+    assert many.step_seconds > 10 * few.step_seconds and few.window_seconds == many.window_seconds
+    assert measured(n_windows=2).window_seconds < few.window_seconds
+    assert few.sequence_seconds == 0 < measured(advice.interests).sequence_seconds
+
+
+def test_nothing_is_measured_where_nothing_is_trained() -> None:
+    small = world(20, 3)
+    advice = ask(small)
+    assert with_measured_cost(advice, small, item_texts(small.items), ToyEncoder()) is advice
 
 
 def test_one_person_with_many_events_is_noted() -> None:
@@ -241,10 +291,10 @@ def test_the_command(tmp_path: Path) -> None:
     frame = {"user_id": users, "item_id": shop.items["item_id"].gather(shop.events.item), "timestamp": shop.events.at}
     pl.DataFrame(frame).write_parquet(tmp_path / "interactions.parquet")
     shop.items.select("item_id", "title").write_parquet(tmp_path / "items.parquet")
-    done = CliRunner().invoke(app, ["advise", "--data", str(tmp_path), "--json"])
+    done = CliRunner().invoke(app, ["advise", "--data", str(tmp_path), "--json", "--no-measure"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.output)
     assert told["mode"] == "scorer" and told["training"]["n_windows"] == 2 and told["lora"] is None
-    lines = CliRunner().invoke(app, ["advise", "--data", str(tmp_path)]).output
+    lines = CliRunner().invoke(app, ["advise", "--data", str(tmp_path), "--no-measure"]).output
     assert "because" in lines and "minutes" in lines and "u1" not in lines.split("60 people")[0]
     assert CliRunner().invoke(app, ["advise"]).exit_code != 0

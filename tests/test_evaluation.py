@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.data.dataset import DAY, Dataset
+from recllm.data.order import HORIZON_DAYS, ORDER_EPOCH
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, MissingExtraError, UsageError
 from recllm.evaluation.baselines import buyers
@@ -34,7 +35,7 @@ from recllm.evaluation.recllm_system import TrainingRecipe, learned_system
 from recllm.evaluation.record import finished_record, write_record
 from recllm.evaluation.report import evaluate, subgroups
 from recllm.evaluation.systems import make_systems, systems_for
-from recllm.evaluation.tables import ORDER_EPOCH, ORDER_STEP, complete_journey, read_folder
+from recllm.evaluation.tables import complete_journey, read_folder
 from recllm.schema import Action
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -263,13 +264,13 @@ def test_the_time_line_of_an_order_is_that_of_the_train_part(tmp_path: Path) -> 
         {"split": ["test"], "row": [0], "user_id": ["ann"], "history": [["a", "b", "c"]], "target": ["d"]}
     )
     tables = read_folder(write(tmp_path, frame, eval_rows=published))
-    steps = tables.interactions.with_columns((pl.col("timestamp") - ORDER_EPOCH) // ORDER_STEP)
+    steps = tables.interactions.with_columns((pl.col("timestamp") - ORDER_EPOCH) // (HORIZON_DAYS * DAY))
     assert dict(steps.group_by("user_id", maintain_order=True).agg("timestamp").iter_rows()) == {
         "ann": [1, 2, 3, 4], "bob": [0, 1, 2], "cat": [3, 4],
     }  # fmt: skip
     fit_on = row_split(tables).fit_on
     ann, bob, cat = (fit_on.events.at[slice(*fit_on.events.indptr[u : u + 2])] for u in range(3))
-    assert ann[-1] == bob[-1] == fit_on.as_of - ORDER_STEP
+    assert ann[-1] == bob[-1] == fit_on.as_of - HORIZON_DAYS * DAY
     assert len(cat) == 0
 
 
@@ -277,7 +278,7 @@ def test_an_order_without_train_events_ends_with_each_persons_last(tmp_path: Pat
     rows = [("ann", "a", 0), ("ann", "b", 1), ("bob", "c", 5)]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "order"], orient="row")
     at = read_folder(write(tmp_path, frame)).interactions["timestamp"].to_list()
-    assert at[1] == at[2] == at[0] + ORDER_STEP
+    assert at[1] == at[2] == at[0] + HORIZON_DAYS * DAY
 
 
 def test_folders_that_cannot_be_split(ordered: Path, tmp_path: Path) -> None:

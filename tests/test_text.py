@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,11 @@ ANN = Profile(
     price_band=(0.85, 1.5, 2.5),
     n_baskets=5,
 )
+UNTIMED = replace(
+    ANN,
+    purchases=tuple(replace(bought, days_since=None, interval_days=None) for bought in ANN.purchases),
+    browsing=tuple(replace(browsed, days_since=None, interval_days=None) for browsed in ANN.browsing),
+)
 NOBODY = Profile(user_id="u1_new", as_of=ANN.as_of, basics={}, purchases=(), browsing=())
 
 FACTS: dict[str, Any] = {
@@ -87,6 +93,7 @@ FACTS: dict[str, Any] = {
     "interval_days": 13.5,
     "days_since": 20.2,
     "action": "cart",
+    "in_cart": False,
     "share": 0.123,
     "low": 1.0,
     "high": 2.5,
@@ -120,6 +127,15 @@ def rendered(locale: str) -> dict[str, Any]:
         "reasons": {kind: reason(kind, locale) for kind in reason_kinds()},
         "once": reason("bought_before", locale, times=1, interval_days=None, days_since=0.3),
         "twice a day": reason("bought_before", locale, times=2, interval_days=None, days_since=1.0),
+        "without times": [
+            reason("bought_before", locale, times=1, interval_days=None, days_since=None),
+            *(
+                reason(kind, locale, interval_days=None, days_since=None)
+                for kind in ("bought_before", "browsed_before", "goes_with")
+            ),
+            *user_texts(UNTIMED, ITEMS, locale).purchases.splitlines(),
+            *user_texts(UNTIMED, ITEMS, locale).browsing.splitlines(),
+        ],
         "without category": [
             reason(kind, locale, category=None)
             for kind in ("bought_similar", "browsed_similar", "popular", "new_arrival")
@@ -132,7 +148,7 @@ def rendered(locale: str) -> dict[str, Any]:
             reason("bought_before", locale, days_since=90.0),
             reason("bought_before", locale, interval_days=157.0, times=2, days_since=206.0),
         ],
-        "in the cart": reason("goes_with", locale, days_since=None),
+        "in the cart": reason("goes_with", locale, in_cart=True),
         "deeds": [reason("browsed_before", locale, action=a) for a in ("view", "cart", "favourite", "click")],
     }
 

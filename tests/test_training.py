@@ -46,11 +46,14 @@ def test_a_shop_of_favourites_is_learned() -> None:
     assert len(fitted.notes) == 1 and "too few validation users (24)" in fitted.notes[0]
 
 
-def test_a_model_that_is_worse_than_what_sells_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_worse_than_what_sells_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(training, "evaluate", lambda *_: {"ndcg@20_all": 0.001, "ndcg@20_new": 0.001})
     fitted = fit_scorer(DATA, vectors(DATA), None, QUICK)
     (note,) = (note for note in fitted.notes if "worse than a list of what sells" in note)
     assert "(NDCG@20 0.0010 against 0." in note
+    assert note in caplog.messages  # whoever calls fit from Python reads it without asking for the notes
 
 
 def test_one_seed_gives_one_model_and_leaves_the_callers_random_state_alone() -> None:

@@ -14,7 +14,7 @@ import typer
 from recllm.cli.options import Json, Seed, WorkspaceDir, open_shop, write_audit
 from recllm.cli.output import note, show, table
 from recllm.documents import plain
-from recllm.errors import NothingToDo
+from recllm.errors import NothingToDo, UsageError
 from recllm.text.log_lines import LogFormatter
 
 if TYPE_CHECKING:
@@ -51,12 +51,18 @@ def advise(
     workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="Advice for a workspace's log.")] = None,
     data: Annotated[Path | None, typer.Option(help="Advice for a folder of parquet tables.")] = None,
     encoder: Annotated[str | None, typer.Option(help="An encoder that is decided on.")] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            help="Time parts of the training here, for a minute at most on most logs; kept for the next time."
+        ),
+    ] = True,
     json: Json = False,
 ) -> None:
     """What to train on this log and machine, why, and what it will cost; `train` without settings follows it."""
     from recllm.jobs.train import advise_data
 
-    advice = advise_data(workspace=workspace, data=data, encoder=encoder)
+    advice = advise_data(workspace=workspace, data=data, encoder=encoder, measure=measure)
     show(advice, _advice_lines(advice), json=json)
 
 
@@ -64,11 +70,12 @@ def _advice_lines(advice: Advice) -> list[str]:
     survey, cost = advice.survey, advice.cost
     rows = [[c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.rule] for c in advice.choices]
     return [
-        f"{advice.mode}: about {cost.minutes:.1f} minutes on one core and {cost.memory_gib:.1f} GiB",
+        f"{advice.mode}: about {cost.minutes:.1f} minutes "
+        f"{'here' if cost.is_measured else 'on one core'} and {cost.memory_gib:.1f} GiB",
         f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} "
         f"days; {survey.distinct_texts:,} distinct texts of about {survey.tokens_median:.0f} tokens",
         f"  minutes: encode {cost.encode_minutes:.1f}, lora {cost.lora_minutes:.1f}, scorer {cost.scorer_minutes:.1f}, "
-        f"sequence model at most {cost.sequence_minutes:.1f} ({cost.source})",
+        f"sequence model {cost.sequence_minutes:.1f}, at most {cost.longest_sequence_minutes:.1f} ({cost.source})",
         *(f"missing: {line}" for line in advice.missing),
         *table(rows, ("setting", "value", "because")),
         *(f"note: {line}" for line in advice.notes),
@@ -189,7 +196,13 @@ def _limits(figure: CheckFigure) -> str:
 def evaluate(
     workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="Measure on a workspace's log.")] = None,
     data: Annotated[Path | None, typer.Option(help="Measure on a folder of parquet tables.")] = None,
-    split: Annotated[str, typer.Option(help="time, or column: the split column of the tables.")] = "time",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="time; column: the split column, the files train, valid, test, or the published rows; leave-one-out: "
+            "the last purchase of each person."
+        ),
+    ] = "time",
     test_days: Annotated[int, typer.Option(min=1, help="Length of the test window at the end of the log.")] = 28,
     slices: Annotated[
         str, typer.Option("--slice", help="ALL, NEW, COLD, MASKED, UNMASKED with commas; the split's own otherwise.")
@@ -197,12 +210,39 @@ def evaluate(
     baselines: Annotated[
         str, typer.Option(help="Which baselines, with commas; 'all' for every one.")
     ] = "random,popular,popular-recent,personal-frequency,bm25,zero-shot",
+    k: Annotated[str, typer.Option("--k", help="Lengths of the lists, with commas, e.g. 5,10,20.")] = "20",
+    candidates: Annotated[
+        Path | None,
+        typer.Option(help="A .parquet or .csv file of user_id (or row) and item_id: rank only these for each user."),
+    ] = None,
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
     json: Json = False,
 ) -> None:
-    """Rank the whole catalogue for everyone who bought in a held-out window, beside baselines, with intervals."""
+    """Rank the whole catalogue for everyone who bought in a held-out window, beside baselines, with intervals.
+
+    \b
+    --data DIR is a folder of tables, each a .parquet or .csv file:
+      interactions  user_id, item_id, timestamp (epoch seconds, ISO 8601 in CSV)
+                    or order (0, 1, 2 ... of each person); where known event,
+                    split (train, valid, test), quantity, price, basket_id
+      train, test   instead of it, and valid where there is one: the parts of a
+                    split that others made, with the same columns
+      items         item_id, title, brand, category, description, price; may be
+                    missing, as may all columns but the first
+      users         user_id and what people told of themselves; may be missing
+      eval_rows     published rows: split, row, user_id, history (item_ids, the
+                    oldest first), target; may be missing
+
+    Slices of --split column and leave-one-out: MASKED leaves out what a person bought before, UNMASKED does not.
+    Systems that have finished are kept until the report is made: the same command goes on after an interruption.
+    """
     from recllm.jobs.train import evaluate_data
+
+    try:
+        ks = [int(length) for length in k.split(",")]
+    except ValueError:
+        raise UsageError(f"--k is {k!r}; give lengths of lists with commas, such as 5,10,20") from None
 
     with progress_lines():
         report = evaluate_data(
@@ -212,6 +252,8 @@ def evaluate(
             test_days=test_days,
             slices=tuple(s.strip().upper() for s in slices.split(",") if s.strip()),
             baselines=tuple(b.strip() for b in baselines.split(",") if b.strip()),
+            ks=ks,
+            candidates=candidates,
             seed=seed,
         )
     if output:

@@ -21,7 +21,7 @@ from recllm.console.loads import FileLoad, FileLoadState, find_upload, receive_u
 from recllm.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
 from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
 from recllm.errors import IngestError, UnknownIdError, UsageError
-from recllm.ingest.column_names import FIELDS, REQUIRED
+from recllm.ingest.column_names import FIELDS, REQUIRED, is_required
 from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.ingest.preview import basic_columns, preview_file, proposed_columns
 from recllm.schema import Table
@@ -37,7 +37,9 @@ SHOWN_CHARACTERS = 120
 """Of a field of a row that was set aside; the file has all of it."""
 PROGRAM_SOURCES = ("served", "service", "console", "feedback")
 """Loads that no file made: they are counted, not listed."""
-RARE_FIELDS = frozenset({"event_id", "currency", "value", "request_id", "position", "model_version", "attributes"})
+RARE_FIELDS = frozenset(
+    {"order", "event_id", "currency", "value", "request_id", "position", "model_version", "attributes"}
+)
 """Fields that few files have; they stand behind the others."""
 QUARANTINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 
@@ -299,9 +301,11 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
         "rows": preview.rows,
         "first_rows": first_rows_table(visit, preview.columns, preview.rows),
         "likely_rows": preview.likely_rows,
-        "is_sure": all(fills[field] is not None for field in REQUIRED[taken_for]),
+        "is_sure": all(
+            fills[field] is not None for field in REQUIRED[taken_for] if is_required(field, taken_for, fills)
+        ),
         "fields": [
-            (field, fills[field], selected.get(field, fills[field] or ""), field in REQUIRED[taken_for])
+            (field, fills[field], selected.get(field, fills[field] or ""), is_required(field, taken_for, fills))
             for field in FIELDS[taken_for]
         ],
         "rare_fields": RARE_FIELDS,
@@ -322,7 +326,7 @@ def first_rows_table(visit: Visit, columns: Sequence[str], rows: Sequence[Mappin
 def map_of(form: FormData, table: Table, columns: tuple[str, ...]) -> ColumnMap:
     """The column map that was chosen. Raises `UsageError` where a needed field has no column."""
     selected = {field: column for field, column in _selected(form) if field in FIELDS[table] and column in columns}
-    missing = [field for field in REQUIRED[table] if field not in selected]
+    missing = [f for f in REQUIRED[table] if f not in selected and is_required(f, table, selected)]
     if missing:
         raise UsageError(f"choose a column for {', '.join(missing)}")
     basics = {name: (name,) for name in form.getlist("basic") if isinstance(name, str) and name in columns}

@@ -86,7 +86,7 @@ class EvidenceLine:
     evidence_id: str
     title: str
     count: int
-    days_since: float
+    days_since: float | None
     action: Action
 
 
@@ -419,7 +419,14 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
         values |= {"changed": changed, "scores": score_table(visit, changed)}
     entries = history_entries(visit, recommender, person)
     start = (page - 1) * HISTORY_LINES
-    by_day = itertools.groupby(entries[start : start + HISTORY_LINES], key=lambda entry: visit.words.day(entry.at))
+    step_seconds = recommender.dataset.step_seconds
+
+    def when(entry: HistoryEntry) -> str:
+        if step_seconds is None:
+            return visit.words.day(entry.at)
+        return visit.say("people.steps_back", n=round((entries[0].at - entry.at).total_seconds()) // step_seconds + 1)
+
+    by_day = itertools.groupby(entries[start : start + HISTORY_LINES], key=when)
     return values | {
         "profile": profile,
         "favourites": favourites(visit, profile),

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.data.order import checked_orders, days_of_a_step, order_steps, steps_of_people, times_of_steps
 from recllm.errors import DataError, UsageError
 from recllm.schema import ACTION_CODE, Action, html_table
 
@@ -167,6 +168,9 @@ class Dataset:
     as_of: int
     item_index: ItemIndex = field(default=None, repr=False)  # type: ignore[assignment]
     """Of `items`; a dataset that is cut from another one keeps it."""
+    step_seconds: int | None = None
+    """What one step counts where the log knows only the order of each person's events, see `recllm.data.order`; None
+    where it has times."""
 
     def __post_init__(self) -> None:
         if self.item_index is None or self.item_index.items is not self.items:
@@ -201,18 +205,22 @@ class Dataset:
     ) -> Dataset:
         """The one door.
 
-        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) and, where known, event
-        (default "purchase"), quantity (1), price (null), basket_id (null). users: user_id and basics. items:
+        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) or instead of it order (a number
+        of the person's step, see `recllm.data.order` for what becomes of it) and, where known, event (default
+        "purchase"), quantity (1), price (null), basket_id (null). users: user_id and basics. items:
         `ITEM_SCHEMA`, missing columns allowed. People and items that only occur in events get a bare row. `as_of`
         defaults to one second after the last event. Raises `DataError` for a missing column, an id that is repeated,
-        empty or no text, a time that is empty or naive, and a number that is not finite (a price may be NaN: it is
-        unknown); `UsageError` for a naive `as_of`.
+        empty or no text, a time that is empty or naive, an order that is no whole number from 0 or stands beside times,
+        and a number that is not finite (a price may be NaN: it is unknown); `UsageError` for a naive `as_of`, or one of
+        a log that has no times.
         """
         if isinstance(as_of, datetime) and as_of.utcoffset() is None:
             raise UsageError(f"as_of: {as_of} has no time zone; give it one, e.g. as_of.replace(tzinfo=timezone.utc)")
-        _require(events, ("user_id", "item_id", "timestamp"), "events")
+        _require(events, ("user_id", "item_id"), "events")
         events = events.with_columns(_ids(events, key, "events") for key in (USER_COLUMN, "item_id"))
-        at = _epoch_seconds(events["timestamp"])
+        at, step_seconds = _times(events)
+        if step_seconds is not None and as_of is not None:
+            raise UsageError("as_of is a time, and events with an order have none; leave it out")
         users = _complete(users, "users", events[USER_COLUMN])
         items = _conform(_complete(items, "items", events["item_id"]))
         items = items[hash_order(items["item_id"])]
@@ -223,7 +231,7 @@ class Dataset:
             limit = int(at.max()) + 1 if len(at) else 0
         else:
             limit = int(as_of.timestamp()) if isinstance(as_of, datetime) else int(as_of)
-        return cls(users, items, packed, limit, index).before(limit)
+        return cls(users, items, packed, limit, index, step_seconds).before(limit)
 
     def before(self, as_of: int) -> Dataset:
         """The same people and items, with only the events strictly before `as_of` (epoch seconds)."""
@@ -377,6 +385,25 @@ def _epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
     if column.dtype.is_integer():
         return column.to_numpy().astype(np.int64)
     raise DataError(f"events.timestamp: {column.dtype} is neither an aware datetime nor integer epoch seconds")
+
+
+def _times(events: pl.DataFrame) -> tuple[NDArray[np.int64], int | None]:
+    """Epoch seconds of the events, (n,), and what a step counts where they were made from an order."""
+    says = {n: n in events.columns and events[n].null_count() < events.height for n in ("timestamp", "order")}
+    if all(says.values()):
+        raise DataError(
+            "events: both timestamp and order say when; drop order where the times are real, or else timestamp"
+        )
+    if not says["order"]:
+        if "timestamp" not in events.columns:
+            raise DataError(
+                "events: missing column timestamp, or order where the log knows only the order of each person's "
+                f"events; found {', '.join(events.columns)}"
+            )
+        return _epoch_seconds(events["timestamp"]), None
+    orders = checked_orders(events["order"], "events.order")
+    step_days = days_of_a_step(steps_of_people(events[USER_COLUMN], orders))
+    return times_of_steps(order_steps(events[USER_COLUMN], orders), step_days), step_days * DAY
 
 
 def _complete(frame: pl.DataFrame | None, table: str, in_events: pl.Series) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,8 +19,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
+from recllm.data.interactions import Pairs
+from recllm.data.order import HORIZON_DAYS
 from recllm.errors import DataError, UsageError
-from recllm.evaluation.tables import ORDER_STEP, LogTables
+from recllm.evaluation.tables import LogTables, leave_one_out
 from recllm.metrics import Truth
 from recllm.schema import Action
 
@@ -59,6 +62,8 @@ class EvaluationQuery:
     mask_seen: bool
     """Keep what a user has bought out of the user's list."""
     slice: str
+    candidates: Pairs | None = None
+    """Of each of `users` the items that are ranked, where a protocol gives them; None for all of `items`."""
     hidden_users: NDArray[np.int64] | None = None
     """Where a user's history is hidden although `fit_on` holds it, the row there, -1 elsewhere; None where nothing is
     hidden. A system that finds a user by other means than `fit_users`, e.g. by basics, must leave that row out."""
@@ -77,6 +82,11 @@ class RankedLists(NamedTuple):
     """That the user buys each item, NaN beside a -1; a system that gives them is also measured by them."""
     figures: Mapping[str, float] = MappingProxyType({})
     """What else the system knows of itself, such as its accuracy on pairs that it held out."""
+
+    def top(self, k: int) -> RankedLists:
+        """The first k of each list."""
+        probabilities = None if self.probabilities is None else self.probabilities[:, :k]
+        return RankedLists(self.items[:, :k], probabilities, self.figures)
 
 
 Ranker = Callable[[EvaluationQuery], RankedLists]
@@ -107,6 +117,8 @@ class Slice:
     mask_seen: bool
     hidden: bool = False
     """The query shows no event of these users."""
+    candidates: Pairs | None = None
+    """One run per person of `users`: the items that are ranked for them; None for all of `items`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -151,6 +163,7 @@ class EvaluationWindow:
             k=k,
             mask_seen=part.mask_seen,
             slice=part.name,
+            candidates=part.candidates,
             hidden_users=rows if part.hidden else None,
         )
 
@@ -236,19 +249,81 @@ def make_slices(
 def split_tables(
     tables: LogTables, *, split: str = "time", test_days: int = 28, slices: Sequence[str] | None = None
 ) -> EvaluationWindow:
-    """A window of a folder's log: split "time", or "column", which takes published rows where the folder has them.
+    """A window of a folder's log: split "time", "leave-one-out", or "column", which takes published rows where the
+    folder has them.
 
-    Without `slices`: ALL, NEW, COLD and NOHISTORY by time, UNMASKED and MASKED by column.
+    Without `slices`: ALL, NEW, COLD and NOHISTORY by time, UNMASKED and MASKED by the others.
     """
     if split == "time":
         if tables.by_order:
-            raise UsageError(f"{tables.name}: this log has no times, only an order; split it by column")
+            raise UsageError(
+                f"{tables.name}: this log has no times, only an order; split it by column, or with leave-one-out"
+            )
         name = f"{tables.name}-last{test_days}"
         return time_split(tables.dataset(), test_days=test_days, name=name, slices=slices or TIME_SLICES)
+    if split == "leave-one-out":
+        window = column_split(leave_one_out(tables), slices=slices or (UNMASKED, MASKED))
+        return replace(window, protocol=f"{tables.name}-leave-one-out")
     if split != "column":
-        raise UsageError(f"unknown split {split!r}; known: time, column")
+        raise UsageError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     cut = column_split if tables.eval_rows is None else row_split
     return cut(tables, slices=slices or (UNMASKED, MASKED))
+
+
+SPLITS = ("time", "column", "leave-one-out")
+
+
+def with_candidates(window: EvaluationWindow, table: pl.DataFrame, source: str) -> EvaluationWindow:
+    """The window with lists of items, of each user those that are ranked: what a protocol with given candidates asks.
+
+    table: item_id, and user_id, or row where the window is of published rows (`row_split`). source: what the table is
+    called in messages. Raises `DataError` for an unknown item, a user without a list, and lists without anything that
+    was bought.
+    """
+    dataset = window.dataset
+    key = "row" if "row" in table.columns else USER_COLUMN
+    missing = [name for name in (key, "item_id") if name not in table.columns]
+    if missing:
+        raise DataError(f"{source}: missing column {', '.join(missing)}; it needs user_id (or row) and item_id")
+    item = dataset.item_rows(table["item_id"].cast(pl.String))
+    if (unknown := item < 0).any():
+        row = int(np.argmax(unknown))
+        raise DataError(
+            f"{source}: {int(unknown.sum())} rows name items that the log does not know, first "
+            f"{table['item_id'][row]!r} in row {row}; add them to items, or take them out"
+        )
+    names = table[key].cast(pl.String)
+    names = ("test-" + names) if key == "row" else names
+    user = dataset.user_rows(names)
+    digest = sha256(np.unique(user * dataset.n_items + item).tobytes()).hexdigest()[:8]
+    parts, n_missing, n_wanted = [], 0, 0
+    for part in window.slices:
+        position = np.full(dataset.n_users + 1, -1)
+        position[part.users] = np.arange(len(part.users))
+        rows = position[user]
+        pairs = np.unique(rows[rows >= 0] * dataset.n_items + item[rows >= 0])
+        lengths = np.bincount(pairs // dataset.n_items, minlength=len(part.users))
+        if (lengths == 0).any():
+            raise DataError(
+                f"{source}: {int((lengths == 0).sum())} of the {len(part.users)} users of {part.name} have no "
+                "candidates; give each of them a list, or leave their events out of the test part"
+            )
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        lists = Pairs(indptr, (pairs % dataset.n_items).astype(np.int32))
+        truth = np.repeat(np.arange(len(part.users)), part.truth.sizes) * dataset.n_items + part.truth.item
+        n_wanted, n_missing = n_wanted + len(truth), n_missing + int((~np.isin(truth, pairs)).sum())
+        parts.append(replace(part, candidates=lists, items=np.unique(lists.item)))
+    if n_missing == n_wanted:
+        raise DataError(
+            f"{source}: no list holds anything that its user bought; are these the candidates of this split?"
+        )
+    note = f"{n_missing / n_wanted:.1%} of what was bought is in no list and counts as missed" if n_missing else ""
+    return replace(
+        window,
+        slices=tuple(parts),
+        protocol=f"{window.protocol}-candidates-{digest}",
+        note="; ".join(filter(None, (window.note, f"ranked are the candidates of {source}", note))),
+    )
 
 
 def time_split(
@@ -311,10 +386,11 @@ def row_split(tables: LogTables, *, test: str = "test", slices: Sequence[str] = 
     length = pl.col("history").list.len().cast(pl.Int64)
     histories = rows.select("user", "history", age=pl.int_ranges(length, 0, -1)).explode("history", "age")
     past = histories.select(
-        user_id="user", item_id="history", timestamp=fit_on.as_of - pl.col("age").cast(pl.Int64) * ORDER_STEP
+        user_id="user", item_id="history", timestamp=fit_on.as_of - pl.col("age").cast(pl.Int64) * _step(tables)
     )
     targets = rows.select(user_id="user", item_id="target", timestamp=pl.lit(fit_on.as_of))
     dataset = Dataset.construct(past, users, log.items, as_of=fit_on.as_of)
+    dataset = replace(dataset, step_seconds=tables.step_seconds)
     future = Dataset.construct(targets, users, log.items, as_of=fit_on.as_of + 1).events
     window = _window(f"{tables.name}-{test}", log, dataset, fit_on, future, slices)
     return replace(window, fit_users=log.user_rows(rows["user_id"]))
@@ -346,5 +422,12 @@ def _window(
 def _events_of(tables: LogTables, log: Dataset, parts: Iterable[str]) -> Dataset:
     """The events of these parts, on the rows of `log`; a log without times ends one step after its last event."""
     events = tables.interactions.filter(pl.col("split").is_in(list(parts)))
-    part = Dataset.construct(events, log.users, log.items)
-    return replace(part, as_of=part.as_of - 1 + ORDER_STEP) if tables.by_order else part
+    part = replace(
+        Dataset.construct(events.drop("order", strict=False), log.users, log.items), step_seconds=tables.step_seconds
+    )
+    return replace(part, as_of=part.as_of - 1 + _step(tables)) if tables.by_order else part
+
+
+def _step(tables: LogTables) -> int:
+    """Seconds between two events of a history whose times nobody knows."""
+    return tables.step_seconds or HORIZON_DAYS * DAY

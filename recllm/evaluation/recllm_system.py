@@ -148,6 +148,12 @@ def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
         return [RankedLists(ranked.item, ranked.probability) for ranked in both]
 
     def answer(query: EvaluationQuery) -> RankedLists:
+        if query.candidates is not None:
+            repeats = not query.mask_seen
+            ranked = ranker.rank_pairs(
+                inputs(query), query.candidates, query.k, repeats=repeats, popularity_weight=popularity_weight
+            )
+            return RankedLists(ranked.item, ranked.probability)
         sold = is_private or ranker.population.stats.buyers_ever[query.items].any()
         if sold and query.hidden_users is None:
             return with_and_without_repeats(query)

@@ -8,8 +8,9 @@ of MASKED and UNMASKED elsewhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,10 @@ class Report:
 
     def _block(self, name: str, columns: list[str]) -> list[str]:
         rows = {s: scores[name] for s, scores in self.systems.items() if name in scores}
-        columns = columns or list(dict.fromkeys(m for scores in rows.values() for m in scores))
+        measured = list(dict.fromkeys(m for scores in rows.values() for m in scores))
+        if not columns and len(self.extra.get("ks", ())) > 1:  # all figures of all lengths would fill no screen
+            columns = [f"{metric}@{k}" for metric in ("ndcg", "recall", "hr") for k in self.extra["ks"]]
+        columns = columns or measured
         width = [max(9, len(c) + 2) for c in columns]
         size = self.extra.get("slices", {}).get(name, {})
         items = f", {size['items']} items" if "items" in size else ""
@@ -119,6 +123,7 @@ def evaluate(
     systems: Mapping[str, System],
     *,
     k: int = 20,
+    ks: Sequence[int] = (),
     seed: int = 0,
     draws: int = 1000,
     vectors: NDArray[np.float32] | None = None,
@@ -126,6 +131,7 @@ def evaluate(
 ) -> Report:
     """Asks every system every slice it plays in, and compares recllm with each of the others person by person.
 
+    k: length of the lists that are compared. ks: further lengths, at which everything is measured as well.
     vectors: (n_items, dim), unit rows, for intra-list diversity. `seed` is the bootstrap's; systems have their own.
     resume: a folder that holds the lists of each system that has finished, so that a run that was interrupted goes on
     with the next one. They count only for the same data, settings, versions and source. They are about people, by row:
@@ -133,19 +139,22 @@ def evaluate(
     """
     began, sold = time.perf_counter(), buyers(window.fit_on, None)
     groups, main = subgroups(window, sold), f"{COMPARED[0]}@{k}"
+    lengths = sorted({k, *ks})
     values: dict[tuple[str, str], dict[str, Values]] = {}
     scores: Scores = {}
     spent: dict[str, float] = {}
     for number, (name, system) in enumerate(systems.items(), 1):
         logger.info("%s: system %d of %d on %s", name, number, len(systems), window.protocol)
-        spent[name], lists = _ranked(window, name, system, k, resume)
+        spent[name], lists = _ranked(window, name, system, lengths[-1], resume)
         for part in window.slices:
             if part.name not in lists:
                 continue
-            for group, people, figures in measure(lists[part.name], part, groups[part.name], k, window, sold, vectors):
-                values[name, group] = people
-                finite = {m: round(v, 6) for m, v in figures.items() if np.isfinite(v)}
-                scores.setdefault(name, {})[group] = finite
+            for length in lengths:
+                top, of_part = lists[part.name].top(length), groups[part.name]
+                for group, people, figures in measure(top, part, of_part, length, window, sold, vectors):
+                    values.setdefault((name, group), {}).update(people)
+                    finite = {m: round(v, 6) for m, v in figures.items() if np.isfinite(v)}
+                    scores.setdefault(name, {}).setdefault(group, {}).update(finite)
         summary = ", ".join(f"{part} {figures.get(main, 0.0):.4f}" for part, figures in scores.get(name, {}).items())
         logger.info("%s: %.1f s; %s %s", name, spent[name], main, summary, extra={"scores": scores.get(name, {})})
     best = best_peers(scores, k)
@@ -159,7 +168,7 @@ def evaluate(
         seconds=time.perf_counter() - began,
         systems=scores,
         differences=differences,
-        extra={"best_peers": best, **_about(window, groups, systems, k), "system_seconds": spent, **source},
+        extra={"best_peers": best, **_about(window, groups, systems, k, lengths), "system_seconds": spent, **source},
     )
 
 
@@ -172,7 +181,7 @@ def _ranked(
         path = resume / f"{window.protocol}-{name}.npz"
         key = run_key(
             data=window.data_hash, protocol=window.protocol, k=k, settings=dict(system.settings),
-            slices={part.name: len(part.users) for part in parts},
+            slices={part.name: _split_key(window, part) for part in parts},
         )  # fmt: skip
         if (saved := load_lists(path, key)) is not None:
             logger.info("%s: finished before, taken from %s", name, path)
@@ -185,13 +194,26 @@ def _ranked(
     return seconds, lists
 
 
+def _split_key(window: EvaluationWindow, part: Slice) -> str:
+    """Hash of what was learned from, who is asked and what they bought: another split of a log has other lists."""
+    events, digest = window.fit_on.events, sha256()
+    for column in (events.indptr, events.item, events.at, part.users, part.truth.indptr, part.truth.item):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
 def _about(
-    window: EvaluationWindow, groups: Mapping[str, list[Subgroup]], systems: Mapping[str, System], k: int
+    window: EvaluationWindow,
+    groups: Mapping[str, list[Subgroup]],
+    systems: Mapping[str, System],
+    k: int,
+    lengths: list[int],
 ) -> dict[str, Any]:
     return {
         "note": window.note,
         "notes": [system.note for system in systems.values() if system.note],
         "k": k,
+        "ks": lengths,
         "window": {"as_of": utc(window.dataset.as_of).isoformat(), "until": utc(window.until).isoformat()},
         "slices": {
             s.name: {"users": len(s.users), "items": len(s.items), "pairs": len(s.truth.item), "masked": s.mask_seen}

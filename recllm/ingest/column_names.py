@@ -21,7 +21,7 @@ REQUIRED: Mapping[Table, tuple[str, ...]] = {
 FIELDS: Mapping[Table, tuple[str, ...]] = {
     **REQUIRED,
     Table.EVENTS: (
-        *REQUIRED[Table.EVENTS], "event_id", "event", "quantity", "price", "currency", "basket_id", "value",
+        *REQUIRED[Table.EVENTS], "order", "event_id", "event", "quantity", "price", "currency", "basket_id", "value",
         "request_id", "position", "model_version",
     ),
     Table.ITEMS: (
@@ -56,6 +56,10 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "datum", "bestelldatum", "auftragsdatum", "kaufdatum", "zeitpunkt", "besteldatum", "aankoopdatum", "tijdstip",
         "date_commande", "date_de_commande", "date_achat", "fecha", "fecha_pedido", "fecha_compra", "data_ordine",
         "data_acquisto",
+    ),
+    "order": (
+        "step", "step_no", "step_number", "sequence", "seq", "sequence_no", "sequence_number", "event_order", "顺序",
+        "次序", "步骤", "先后",
     ),
     "event_id": ("eventid", "event_uuid", "事件id", "事件编号", "行为id"),
     "event": (
@@ -177,6 +181,25 @@ SPECIAL_CATEGORIES: tuple[str, ...] = (
     "religione", "salute", "malattia", "gravidanza",
 )  # fmt: skip
 """Columns about a person that the law protects specially. They are refused unless the map declares them."""
+
+
+def instead_of_times(fills: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Field -> column of a log, where "order" and "timestamp", or "basket_id", could be meant by the same file.
+
+    A column named order beside times is the number of an order, as shops write it; without times it is the step of each
+    person's history, and no basket.
+    """
+    settled = dict(fills)
+    if settled.get("timestamp") is not None:
+        settled["order"] = None
+    elif settled.get("order") is not None and settled.get("basket_id") == settled["order"]:
+        settled["basket_id"] = None
+    return settled
+
+
+def is_required(field: str, table: Table, fills: Mapping[str, str | None]) -> bool:
+    """Whether a load needs the field, given the columns of the others: a log that says the order needs no time."""
+    return field in REQUIRED[table] and not (field == "timestamp" and fills.get("order") is not None)
 
 
 def normal(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from recllm.data.dataset import DAY
 from recllm.store.database import Store
 
 _SCRIPTS: tuple[tuple[str, str], ...] = (
@@ -29,6 +30,7 @@ def describe(store: Store) -> dict[str, Any]:
     """The store's tables, JSON-ready."""
     with store.read() as reader:
         events, items, users, consent = reader.events(), reader.items(), reader.users(), reader.consent()
+        order = reader.order_log()
     catalogue = items.filter(~pl.col("pending"))
     titles = catalogue["title"].drop_nulls()
     departments = catalogue["category"].list.first().drop_nulls()
@@ -39,8 +41,10 @@ def describe(store: Store) -> dict[str, Any]:
             "rows": events.height,
             "users": events["user_id"].n_unique(),
             "items": events["item_id"].n_unique(),
-            "first": _iso(events["timestamp"].min()),
-            "last": _iso(events["timestamp"].max()),
+            # of a log that knows only an order no day is a day
+            "first": _iso(events["timestamp"].min()) if order is None else None,
+            "last": _iso(events["timestamp"].max()) if order is None else None,
+            **({} if order is None else {"step_days": order.step_seconds // DAY}),
             "kinds": dict(events["event"].value_counts(sort=True).iter_rows()),
             "events_per_user": _spread(events["user_id"].value_counts()["count"]),
             "price": _spread(events["price"]),

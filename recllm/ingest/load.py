@@ -25,7 +25,7 @@ from recllm.files import PRIVATE, sweep_drafts, whole_file
 from recllm.ingest.column_names import REQUIRED, normal
 from recllm.ingest.file_schema import settle_schema
 from recllm.ingest.options import ColumnMap, IngestOptions
-from recllm.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache
+from recllm.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache, StepTable
 from recllm.ingest.read.delimited import open_delimited
 from recllm.ingest.read.jsonl import open_jsonl
 from recllm.ingest.read.parquet import open_parquet
@@ -38,6 +38,7 @@ from recllm.ingest.tables import BUILDERS
 from recllm.policy import Policy
 from recllm.schema import IngestReport, Table
 from recllm.store.database import Store
+from recllm.store.tables import OrderLog
 from recllm.store.writers import Load
 from recllm.text.personal_data import scrub
 from recllm.workspace.privacy import Pseudonymiser
@@ -91,9 +92,11 @@ def ingest_file(
     source = probe(path, policy)
     reader = rearranged(open_records(source, options, column_map), column_map, source.path.name)
     reader = prepared(reader, column_map, source.path.name)
+    schema = settle_schema(reader, table, options, column_map, source.path.name)
     state = LoadState(
         file=source.path.name,
-        schema=settle_schema(reader, table, options, column_map, source.path.name),
+        schema=schema,
+        steps=StepTable.of(reader, schema) if schema.by_order else None,
         options=options,
         policy=policy,
         pseudonyms=PseudonymCache(pseudonymiser),
@@ -110,6 +113,8 @@ def ingest_file(
                 folder = temporary.enter_context(tempfile.TemporaryDirectory(prefix="recllm-validate-"))
                 store = temporary.enter_context(closing(Store.open(Path(folder) / "empty.sqlite", create=True)))
             with store.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load:
+                if table is Table.EVENTS:
+                    _check_order(load, state, source.sha256)
                 rows.run(load, progress)
                 quarantine_file = quarantine.publish()
                 load.counts({"read": rows.read, "quarantined": rows.codes.total()})
@@ -126,6 +131,30 @@ def ingest_file(
         _log.warning("texts hold personal data", extra={"load_id": load_id, "columns": dict(report.personal_data)})
     _log.info("load done", extra={"seconds": seconds, **{name: getattr(report, name) for name in logged}})
     return report
+
+
+def _check_order(load: Load, state: LoadState, sha256: str) -> None:
+    """A workspace's log has times, or it knows only an order, which one file says as a whole: a person's steps count
+    from the last one, so that what is added later would move those before it. Raises `IngestError` E_ORDER_LOG."""
+    order, steps = load.order_log(), state.steps
+    remedy = "make a workspace of its own for it: recllm init"
+    if steps is None:
+        if order is not None:
+            raise IngestError(
+                "E_ORDER_LOG", f"{state.file} has times, and the log of this workspace knows only an order; {remedy}"
+            )
+    elif order is None:
+        if load.has_events():
+            raise IngestError(
+                "E_ORDER_LOG", f"{state.file} knows only an order, and the log of this workspace has times; {remedy}"
+            )
+        load.keep_order_log(OrderLog(step_seconds=steps.step_days * 86_400, sha256=sha256))
+    elif order.sha256 != sha256:
+        raise IngestError(
+            "E_ORDER_LOG",
+            f"{state.file}: the order of this workspace's log came from another file; put all rows of a log that has "
+            f"no times into one file, and {remedy}",
+        )
 
 
 def _known_ids(store: Store, table: Table) -> frozenset[str]:
@@ -336,6 +365,7 @@ class _RowStage:
             ignored_columns=schema.ignored,
             codes={code: n for code, n in sorted(self.codes.items()) if n},
             personal_data=dict(sorted(state.personal_data.items())),
+            step_days=None if state.steps is None else state.steps.step_days,
             committed=committed,
         )
 

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recllm.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, normal
+from recllm.ingest.column_names import (
+    BASICS,
+    FIELDS,
+    REQUIRED,
+    candidates,
+    instead_of_times,
+    is_required,
+    is_special,
+    named_so,
+    normal,
+)
 from recllm.ingest.load import open_records
 from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.ingest.read.source import probe
@@ -30,8 +40,9 @@ class FilePreview:
 
         def fit(table: Table) -> tuple[bool, int, int]:
             fills = proposed_columns(self.columns, table)
-            required = sum(fills[field] is not None for field in REQUIRED[table])
-            return required == len(REQUIRED[table]), required, sum(column is not None for column in fills.values())
+            needed = [field for field in REQUIRED[table] if is_required(field, table, fills)]
+            required = sum(fills[field] is not None for field in needed)
+            return required == len(needed), required, sum(column is not None for column in fills.values())
 
         of_log = proposed_columns(self.columns, Table.EVENTS)
         if of_log["user_id"] is not None and of_log["item_id"] is not None:
@@ -64,7 +75,7 @@ def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | No
         aliases = named_so(field, by_normal)
         exact = by_normal.get(normal(field))
         proposed[field] = exact if exact is not None else aliases[0] if len(aliases) == 1 else None
-    return proposed
+    return instead_of_times(proposed) if table is Table.EVENTS else proposed
 
 
 def basic_columns(columns: Sequence[str], fills: Mapping[str, str | None]) -> dict[str, bool]:

@@ -43,7 +43,7 @@ _SIMILAR = 0.85
 """Similarity, as difflib measures it, from which on a name is taken for another."""
 _GROUPS = 5
 """Orders of several rows that it takes to see what the rows of an order share."""
-_NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id"})
+_NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id", "order"})
 """Fields that no value tells."""
 _MAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 _MONEY = r"[.,](\d\d|[1-9])\D*$|^\s*[$€£¥￥]|[$€£¥￥元]\s*$"

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from recllm.data.dataset import DAY, USER_COLUMN, utc
+from recllm.data.order import refuse_steps
 from recllm.errors import DataError, UsageError
 from recllm.jobs.serve import CHANNEL_PURPOSE, first_channels
 from recllm.schema import Occasion, Purpose
@@ -145,6 +146,7 @@ def open_shop_at(workspace: Workspace, as_of: int) -> Shop:
     from recllm.occasions.detect import ItemStates, Shop
 
     dataset = workspace.gate().dataset(Purpose.PERSONALISATION).before(as_of)
+    refuse_steps(dataset.step_seconds, "occasions")
     states = ItemStates.of(workspace.gate().item_states(), dataset).until(as_of)
     return Shop.of(dataset, states, workspace.settings.occasions, workspace.policy)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
+from recllm.data.order import refuse_steps
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
 from recllm.schema import Purpose
 from recllm.workspace.workspace import call_settings, present
@@ -82,6 +83,9 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
     """
     from recllm.propensity.prediction import PredictionKind, PredictionRequest
 
+    if workspace.gate().step_seconds() is not None:
+        logger.warning("no predictions: the log knows only an order, and no days")
+        return
     datasets = _datasets(workspace)
     for kind in map(PredictionKind, EVERYDAY):
         request = PredictionRequest(kind=kind, locale=workspace.settings.locale)
@@ -146,8 +150,10 @@ def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:
 
 def people_learned_from(workspace: Workspace) -> Dataset:
     """Those who agreed to model training; of more than `propensity.learn_people` a sample, which is read by key: the
-    first by a hash of their pseudonyms, so that it changes only with the people."""
+    first by a hash of their pseudonyms, so that it changes only with the people. Raises `UsageError` for a log
+    of steps."""
     gate, limit = workspace.gate(), workspace.settings.propensity.learn_people
+    refuse_steps(gate.step_seconds(), "predictions of a person's next days")
     names = gate.permitted_users(Purpose.MODEL_TRAINING)
     if len(names) <= limit:
         return gate.dataset(Purpose.MODEL_TRAINING)

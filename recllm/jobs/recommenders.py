@@ -143,7 +143,7 @@ def open_recommender(
         return Recommender(data, encoder, text_locale=workspace.settings.locale, **common)
     people = current_people(workspace, model, catalogue, encoder)
     items = _current_items(workspace, catalogue)
-    shop = Dataset.of_catalogue(items, present(workspace, now))
+    shop = replace(Dataset.of_catalogue(items, present(workspace, now)), step_seconds=gate.step_seconds())
     population = population_of(catalogue, people, model.population, model.interests)
     offsets = catalogue.arrays.get("item_offsets")
     if n_new := items.height - catalogue.items.height:

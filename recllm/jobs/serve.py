@@ -10,6 +10,7 @@ import numpy as np
 
 from recllm.data.catalogue import allowed_items, catalogue_rows
 from recllm.data.dataset import Dataset
+from recllm.data.order import refuse_steps
 from recllm.errors import PolicyError, UnknownIdError, UsageError
 from recllm.jobs.group_figures import group_teller
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
@@ -136,6 +137,7 @@ def person_profile(
         raise UnknownIdError(UNKNOWN_PERSON)
     items = gate.catalogue(read.events["item_id"].unique())
     data = Dataset.construct(read.events, read.users, items, as_of=present(workspace))
+    data = replace(data, step_seconds=gate.step_seconds())
     profile = build_profile(data, 0, settings=workspace.settings.profiles)
     return profile, user_texts(profile, data.items, workspace.locale(locale))
 
@@ -153,6 +155,7 @@ def person_evolution(
 
     name = workspace.pseudonymiser().one(user_id)
     data = workspace.gate().dataset(Purpose.PERSONALISATION)
+    refuse_steps(data.step_seconds, "periods of somebody's interests")
     row = _known_row(workspace, data, name)
     vectors = item_vectors(encoder or workspace_encoder(workspace), data, workspace.settings.locale)
     return evolve(data, row, vectors, present(workspace), by=by, policy=workspace.policy)

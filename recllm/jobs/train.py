@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recllm.data.dataset import Dataset
-from recllm.errors import DataError, PolicyError, UsageError
+from recllm.errors import DataError, MissingExtraError, ModelError, PolicyError, UsageError
 from recllm.jobs.recommenders import publish_recommender, workspace_encoder
 from recllm.schema import Encoder, Purpose
 from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings, Settings
@@ -96,6 +97,7 @@ def train_workspace(
     where the settings ask for it.
     """
     from recllm.recommender.recommender import Recommender
+    from recllm.training.advise import STEPS_AS_TIMES
 
     if private is None:
         private = epsilon is not None or (workspace.settings.privacy.required and tuned is None)
@@ -113,6 +115,9 @@ def train_workspace(
     advice = _advice(workspace, data, horizon_days=arguments.get("horizon_days"), seed=seed)
     scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
     tell(f"{len(data.events):,} events to learn from, {data.n_items:,} items; their texts are encoded")
+    doubts = (STEPS_AS_TIMES,) if advice.survey.looks_like_steps else ()
+    for doubt in doubts:
+        logger.warning("%s", doubt)
     recommender = recommender.fit(
         scorer,
         interests=sequence,
@@ -130,7 +135,7 @@ def train_workspace(
         rows=len(data.events),
         seconds=time.monotonic() - started,
         metrics=model.metrics,
-        notes=tuple(model.training.get("notes", ())),
+        notes=(*doubts, *model.training.get("notes", ())),
     )
 
 
@@ -258,12 +263,16 @@ def tune_workspace(
     )
 
 
-def advise_data(*, workspace: Path | None = None, data: Path | None = None, encoder: str | None = None) -> Advice:
+def advise_data(
+    *, workspace: Path | None = None, data: Path | None = None, encoder: str | None = None, measure: bool = False
+) -> Advice:
     """Advice for a workspace, on people who agreed to training, or for a folder of parquet tables.
 
-    encoder: one that is decided on; the workspace's own when its settings name another than the default. Raises
-    `UsageError` when neither or both sources are given.
+    encoder: one that is decided on; the workspace's own when its settings name another than the default. measure: time
+    the parts of the training here, see `recllm.training.probe`; the answer is kept in the workspace's cache, or in
+    ~/.cache/recllm. Raises `UsageError` when neither or both sources are given.
     """
+    from recllm.encoder.loading import load_encoder
     from recllm.evaluation.tables import read_folder
     from recllm.text.items import item_texts
     from recllm.training.advise import advise
@@ -272,10 +281,22 @@ def advise_data(*, workspace: Path | None = None, data: Path | None = None, enco
         raise UsageError("give one of --workspace and --data")
     if workspace is not None:
         with Workspace.open(str(workspace)) as shop:
-            return _advice(shop, shop.gate().dataset(Purpose.MODEL_TRAINING), encoder)
-    tables = read_folder(Path(str(data)))
-    log = tables.dataset()
-    return advise(log, item_texts(log.items), encoder=encoder)
+            log = shop.gate().dataset(Purpose.MODEL_TRAINING)
+            advice, locale, cache = _advice(shop, log, encoder), shop.settings.locale, shop.cache_dir
+    else:
+        log = read_folder(Path(str(data))).dataset()
+        locale, cache = "en", Path.home() / ".cache" / "recllm"
+        advice = advise(log, item_texts(log.items), encoder=encoder)
+    if not measure or advice.training is None:
+        return advice
+    from recllm.training.probe import with_measured_cost
+
+    try:
+        loaded = load_encoder(advice.encoder, cache_dir=cache / "vectors", precision="auto")
+        return with_measured_cost(advice, log, item_texts(log.items, locale), loaded, cache)
+    except (ModelError, MissingExtraError) as error:
+        note = f"the minutes are of another machine and another log, since nothing could be encoded here: {error}"
+        return replace(advice, notes=(*advice.notes, note))
 
 
 def advised_settings(workspace: Workspace) -> dict[str, Any]:
@@ -331,6 +352,8 @@ def evaluate_data(
     test_days: int = 28,
     slices: Sequence[str] = (),
     baselines: Sequence[str] = (),
+    ks: Sequence[int] = (20,),
+    candidates: Path | None = None,
     encoder: Encoder | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -339,33 +362,50 @@ def evaluate_data(
 
     Of a workspace those people count who agreed both to analytics and to model training. The scorer learns to look as
     far ahead as the test window reaches; all else is what `recllm advise` proposes for the window's past. Without
-    `slices` the split's own are used; "all" among the baselines stands for every one. Raises `UsageError` when neither
+    `slices` the split's own are used; "all" among the baselines stands for every one. ks: lengths of the lists; the
+    longest is the one that systems are compared at. candidates: a table of the items that are ranked for each user, see
+    `with_candidates`. Systems that have finished are kept in the cache until the report is made, so that the same call
+    goes on where it was interrupted. Raises `UsageError` when neither
     or both sources are given, or the test days do not fit into the log; `DataError` for a past that is too small.
     """
     from recllm.encoder.loading import load_encoder
-    from recllm.evaluation.protocols import split_tables, time_split
+    from recllm.evaluation.protocols import split_tables, time_split, with_candidates
     from recllm.evaluation.recllm_system import TrainingRecipe
+    from recllm.evaluation.record import run_key
     from recllm.evaluation.report import evaluate
-    from recllm.evaluation.systems import BASELINES, systems_for
-    from recllm.evaluation.tables import read_folder
+    from recllm.evaluation.systems import BASELINES, check_systems, systems_for
+    from recllm.evaluation.tables import LogTables, read_folder, read_table
     from recllm.text.items import item_texts
     from recllm.training.advise import advise
 
     tell, settings = progress or logger.info, call_settings()
     if (workspace is None) == (data is None):
         raise UsageError("give one of --workspace and --data")
+    if not ks or min(ks) < 1:
+        raise UsageError("the lengths of lists are whole numbers from 1, such as --k 5,10,20")
+    if candidates is not None and data is None:
+        raise UsageError("--candidates go with a folder of tables (--data)")
+    names = ("recllm", *(BASELINES if "all" in baselines else baselines))
+    check_systems(names)
     if data is not None:
         window = split_tables(read_folder(data), split=split, test_days=test_days, slices=tuple(slices) or None)
-        encoder = encoder or load_encoder()
+        encoder, cache = encoder or load_encoder(), Path.home() / ".cache" / "recllm"
     else:
-        if split != "time":
-            raise UsageError("a workspace is split by time; --split column is for a folder of tables")
+        if split not in ("time", "leave-one-out"):
+            raise UsageError(f"a workspace is split by time or leave-one-out; --split {split} is for a folder (--data)")
         with Workspace.open(str(workspace)) as shop:
             refuse_without_privacy(shop.settings)
-            log, settings = _evaluable(shop.gate()), shop.settings
+            log, settings, cache = _evaluable(shop.gate()), shop.settings, shop.cache_dir
+            if split == "time" and log.step_seconds is not None:
+                raise UsageError("the log of this workspace knows only an order; measure it with --split leave-one-out")
             encoder = encoder or workspace_encoder(shop)
-        slices = tuple(slices) or ("ALL", "NEW", "COLD")
-        window = time_split(log, test_days=test_days, name=f"workspace-last{test_days}", slices=slices)
+        if split == "leave-one-out":
+            window = split_tables(LogTables.of(log, "workspace"), split=split, slices=tuple(slices) or None)
+        else:
+            slices = tuple(slices) or ("ALL", "NEW", "COLD")
+            window = time_split(log, test_days=test_days, name=f"workspace-last{test_days}", slices=slices)
+    if candidates is not None:
+        window = with_candidates(window, read_table(candidates), candidates.name)
     past, horizon = window.fit_on, test_days if split == "time" else None
     advice = advise(past, item_texts(past.items), encoder=encoder.name, horizon_days=horizon, seed=seed)
     scorer, sequence = settings_in_use(settings, advice, past, seed=seed)
@@ -380,9 +420,12 @@ def evaluate_data(
         locale=settings.locale,
     )
     tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
-    names = ("recllm", *(BASELINES if "all" in baselines else baselines))
     systems = systems_for(window, names, lambda: encoder, recipe=recipe, seed=seed, progress=tell)
-    return evaluate(window, systems, seed=seed)
+    folder = run_key(protocol=window.protocol, encoder=encoder.fingerprint, seed=seed)[:16]
+    unfinished = cache / "unfinished" / folder
+    report = evaluate(window, systems, k=max(ks), ks=ks, seed=seed, resume=unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)  # lists of people, which nobody needs any more
+    return report
 
 
 def _evaluable(gate: PolicyGate) -> Dataset:

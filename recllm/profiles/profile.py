@@ -9,6 +9,7 @@ Definitions
                 spent and weight keep the share 1 - r / q; a line returned in full disappears.
     favourite   share of the person's weight in purchases; of a category path, the narrowest name counts, because a
                 wide one ("grocery") is everybody's favourite and says nothing about a person.
+    order only  where the log knows only an order, days and intervals are None: a step is no number of days.
     browsing    views, carts, favourites and clicks. What was shown to a person, and what they dismissed or rated, is
                 not part of H.
 """
@@ -16,6 +17,7 @@ Definitions
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -69,6 +71,13 @@ def build_profiles(
     categories = _favourites(lines, dataset.items["category"], n, settings.favourites)
     brands = _favourites(lines, dataset.items["brand"], n, settings.favourites)
     visits = _visits(bought)
+    if dataset.step_seconds is not None:  # nobody knows how long ago, or how often
+        purchases, browsing = (
+            [[replace(line, days_since=None, interval_days=None) for line in lines] for lines in part]
+            for part in (purchases, browsing)
+        )
+        unknown = {"basket_interval_days": None, "days_since_last_purchase": None}
+        visits = {position: fields | unknown for position, fields in visits.items()}
     profiles = []
     for position, basics in enumerate(dataset.users[rows].to_dicts()):
         profiles.append(

@@ -201,6 +201,20 @@ class ItemRanker:
         blocks = map_blocks(lists, users.n, block)
         return _stack([with_repeats for with_repeats, _ in blocks], k), _stack([new for _, new in blocks], k)
 
+    def rank_pairs(
+        self, users: UserInputs, pairs: Pairs, k: int, *, repeats: bool = True, popularity_weight: float = 0.0
+    ) -> Ranked:
+        """The k best of given items, those of each user alone. pairs: one run per user."""
+
+        def lists(rows: slice) -> Ranked:
+            batch, (low, high) = users.batch(self.population, rows), pairs.indptr[[rows.start, rows.stop]]
+            indptr = pairs.indptr[rows.start : rows.stop + 1] - low
+            of_users = Candidates(indptr, pairs.item[low:high], np.zeros(high - low, np.uint16))
+            of_users = of_users.select(_open(of_users, batch, None, repeats))
+            return self._top(self.score_batch(batch, of_users), of_users, k, popularity_weight)
+
+        return _stack(map_blocks(lists, users.n, 256), k)
+
     def _wide(self, k: int) -> CandidateSettings:
         """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
         longer = {"popular": max(self.candidates.popular, k), "own_history": max(self.candidates.own_history, k)}

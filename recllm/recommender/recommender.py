@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from recllm.data.catalogue import allowed_items, known_rows, sensitive_items
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs, within_limits
+from recllm.data.order import refuse_steps
 from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
@@ -352,6 +353,8 @@ class Recommender:
         Raises `UsageError` for a value out of range, an unknown item, or a condition that cannot be read.
         """
         request = users if isinstance(users, RecommendRequest) else RecommendRequest(users=users, **options)  # type: ignore[arg-type]
+        if request.intent is Intent.WIN_BACK:
+            refuse_steps(self.dataset.step_seconds, "offers to win somebody back")
         allowed = allowed_items(self.dataset, request.allow, request.deny, request.where)
         if request.objective is Objective.MARGIN:
             allowed &= np.isfinite(self.margins)
@@ -704,8 +707,9 @@ class Recommender:
                 for row, measured in zip(item_rows, reasons, strict=True)
             ]
         parts = [offers.part(request.intent, int(row)) for row in item_rows]
+        is_weekly = offers.weekly and self.dataset.step_seconds is None
         headings: dict[Intent | None, str] = {
-            part: self._heading(part, offers.weekly) for part in set(parts) if part is not None
+            part: self._heading(part, is_weekly) for part in set(parts) if part is not None
         }
         names = self.names.of(item_rows.tolist())
         item_ids = self.dataset.items["item_id"].gather(item_rows).to_list()
@@ -740,7 +744,8 @@ class Recommender:
             }[request.objective]
             notes = (self._note(kind),)
         if offers.remark is not None:
-            notes = (*notes, self._note(offers.remark[0], days=offers.remark[1]))
+            days = offers.remark[1] if self.dataset.step_seconds is None else None
+            notes = (*notes, self._note(offers.remark[0], days=days))
         return replace(self._envelope(request, position, items, status, notes), ranked=drawn_from)
 
     def _popular(
@@ -777,17 +782,19 @@ class Recommender:
         events, item_id = person.events, self.dataset.items["item_id"][cause]
         bought = events.at[(events.item == cause) & (events.action == ACTION_CODE[Action.PURCHASE])]
         days = None if not len(bought) else (self.dataset.as_of - int(bought.max())) / DAY
-        if days is not None and days > self.offers.cross_sell_days:  # in the cart now
-            days = None
-        text = reason_text("goes_with", self.locale, title=self.names.of([cause])[0], days_since=days)
+        in_cart = days is None or days > self.offers.cross_sell_days
+        told_days = None if in_cart or self.dataset.step_seconds is not None else days
+        title = self.names.of([cause])[0]
+        text = reason_text("goes_with", self.locale, title=title, days_since=told_days, in_cart=in_cart)
         return Reason(evidence_id=f"B:{item_id}", delta=0.0, text=text, kind=ReasonKind.TOGETHER)
 
     def _heading(self, part: Intent, weekly: bool) -> str:
         variables = {"weekly": weekly} if part is Intent.REMIND else {}
         return Prompts.load().render(f"slate.part_{part}", self.locale, **variables)
 
-    def _note(self, kind: NoteKind, **numbers: float) -> Note:
-        return Note(kind=kind, numbers=numbers, text=Prompts.load().render(f"slate.{kind}", self.locale, **numbers))
+    def _note(self, kind: NoteKind, **numbers: float | None) -> Note:
+        text = Prompts.load().render(f"slate.{kind}", self.locale, **numbers)
+        return Note(kind=kind, numbers={n: value for n, value in numbers.items() if value is not None}, text=text)
 
     def _envelope(
         self,

@@ -289,6 +289,10 @@ class StoreReader:
             return self.last_event()
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
 
+    def order_log(self) -> tables.OrderLog | None:
+        """Of a log that knows only the order of each person's events; None where it has times."""
+        return tables.order_log(self._connection)
+
     def first_shown(self) -> datetime | None:
         """When something was shown for the first time (UTC, whole seconds); None where nothing ever was."""
         event = tables.events.c

@@ -12,6 +12,7 @@ made at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import (
@@ -424,6 +425,34 @@ def version(connection: Connection) -> int | None:
 def key_fingerprint(connection: Connection) -> str | None:
     """Of the pseudonym key that the store was made for; None for a store that was made without one."""
     return connection.scalar(select(meta.c.value).where(meta.c.name == "key_fingerprint"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderLog:
+    """Of a log that knows only the order of each person's events: see `recllm.data.order`."""
+
+    step_seconds: int
+    """What one step counts."""
+    sha256: str
+    """Of the file that it came from."""
+
+
+_ORDER_LOG = ("order_step_seconds", "order_file")
+
+
+def order_log(connection: Connection) -> OrderLog | None:
+    """None where the log has times, or nothing."""
+    rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ORDER_LOG)))
+    values = {row.name: row.value for row in rows}
+    if len(values) < len(_ORDER_LOG):
+        return None
+    return OrderLog(step_seconds=int(values["order_step_seconds"]), sha256=values["order_file"])
+
+
+def keep_order_log(connection: Connection, log: OrderLog) -> None:
+    """For a store without one."""
+    values = zip(_ORDER_LOG, (str(log.step_seconds), log.sha256), strict=True)
+    connection.execute(insert(meta), [{"name": name, "value": value} for name, value in values])
 
 
 def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:

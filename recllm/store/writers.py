@@ -175,6 +175,20 @@ class Load:
             return pl.repeat(False, len(user_ids), eager=True)
         return user_ids.is_in(erased_among(self._connection, user_ids.unique()).implode())
 
+    # --- logs without times ------------------------------------------------------------------------------------------
+
+    def has_events(self) -> bool:
+        """Whether there was an event before this load."""
+        return bool(self._last_event_no)
+
+    def order_log(self) -> tables.OrderLog | None:
+        """See `StoreReader.order_log`."""
+        return tables.order_log(self._connection)
+
+    def keep_order_log(self, log: tables.OrderLog) -> None:
+        """From now on the log knows only an order."""
+        tables.keep_order_log(self._connection, log)
+
     # --- what is taken away or moved ---------------------------------------------------------------------------------
 
     def erase_users(self, user_ids: Sequence[str]) -> dict[str, int]:

@@ -199,7 +199,7 @@ def reason_text(kind: str, locale: str = "en", **facts: Any) -> str:
     kind and its facts: bought_before (title, times, interval_days or None, days_since), bought_similar (title,
     category or None), browsed_before (title, action, days_since), browsed_similar (title, action, category or None),
     category_favourite (category, share), brand_favourite (brand, share), price_fit (low, high), basics (name, value),
-    goes_with (title, days_since or None), neighbours (), popular (category or
+    goes_with (title, days_since or None, in_cart), neighbours (), popular (category or
     None), new_arrival (category or None), general (), withheld (). Times are in days, shares in [0, 1], actions a value
     of `recllm.schema.Action`. Raises `PromptError` for another kind, or other facts.
     """

@@ -19,6 +19,7 @@ import numpy as np
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import merged_lines, of_actions
+from recllm.data.order import HORIZON_DAYS, looks_like_steps
 from recllm.encoder.hardware import Machine, this_machine
 from recllm.encoder.loading import DEFAULT_ENCODER
 from recllm.encoder.onnx import is_onnx_folder
@@ -35,8 +36,14 @@ LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
 """Below these an adapter would learn the log by heart; a judgement, not a measurement."""
 LEAST_PEOPLE = 10
 CROWDED = 0.3
+EXPECTED_EPOCHS = 10
+"""Of the sequence model before it sees no more gain, of 30 at most; measured by eval/advise_accuracy.py."""
 REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
+STEPS_AS_TIMES = (
+    "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it "
+    "learns that nobody comes back: load the numbers as a column `order` instead of `timestamp`"
+)
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 _LETTERS = 5.5
@@ -63,7 +70,9 @@ class Survey:
     """Share of all events that the busiest person has."""
     span_days: float
     by_order: bool
-    """All times lie whole horizons apart, as `recllm.evaluation.tables` lays out a log without times."""
+    """The log knows only the order of each person's events, see `recllm.data.order`."""
+    looks_like_steps: bool
+    """The times seem to be made from numbers of steps."""
     distinct_texts: int
     tokens_median: float
     tokens_p99: float
@@ -82,16 +91,20 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Expected minutes on one core (more cores make it shorter) and peak memory in GiB."""
+    """Expected minutes and peak memory in GiB: as `recllm.training.probe` measured them here, or else by what one core
+    of another machine took on another log."""
 
     encode_minutes: float
     lora_minutes: float
     scorer_minutes: float
     sequence_minutes: float
-    """At most: all epochs of the sequence model. It stops earlier where validation users see no more gain."""
+    """With the expected number of epochs: it stops where validation users see no more gain."""
     minutes: float
     memory_gib: float
     source: str
+    longest_sequence_minutes: float = 0.0
+    """With all epochs that it may take."""
+    is_measured: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +183,8 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     pairs = len(np.unique(purchases.user.astype(np.int64) * max(dataset.n_items, 1) + purchases.item))
     once = sorted({text for text in texts if text.strip()})
     tokens = np.array([estimated_tokens(text) for text in once] or [0])
-    times = np.unique(e.at)
+    times, horizon = np.unique(e.at), HORIZON_DAYS * DAY
+    by_order = dataset.step_seconds is not None or (len(times) > 1 and bool((np.diff(times) % horizon == 0).all()))
     counts = np.bincount(e.action, minlength=len(ACTIONS))
     return Survey(
         people=dataset.n_users,
@@ -185,7 +199,8 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
         repeats=1 - pairs / len(purchases) if len(purchases) else 0.0,
         largest_person=float(np.diff(e.indptr).max() / len(e)) if len(e) else 0.0,
         span_days=float((e.at.max() - e.at.min()) / DAY) if len(e) else 0.0,
-        by_order=len(times) > 1 and bool((np.diff(times) % (28 * DAY) == 0).all()),
+        by_order=by_order,
+        looks_like_steps=not by_order and looks_like_steps(e.at, e.indptr),
         distinct_texts=len(once),
         tokens_median=float(np.median(tokens)),
         tokens_p99=float(np.quantile(tokens, 0.99)),
@@ -219,7 +234,7 @@ def _training(
     if horizon_days:
         horizon, horizon_rule = horizon_days, "the shop looks so far ahead"
     elif by_order:
-        horizon, horizon_rule = base.horizon_days, "the log knows only an order, in which a step counts as four weeks"
+        horizon, horizon_rule = base.horizon_days, ""
     elif days >= 3 * base.horizon_days:
         horizon, horizon_rule = base.horizon_days, f"four weeks, because the log spans {days:.0f} days"
     else:
@@ -235,10 +250,17 @@ def _training(
         missing.append(str(error))
     if missing:
         return None, [], missing
+    step_days = (dataset.step_seconds or HORIZON_DAYS * DAY) // DAY
     if by_order:
+        horizon_rule = f"the log knows only an order, in which a step counts as {step_days} days"
+        timed = "the log knows only an order, so times of different people cannot be compared"
+    if by_order and step_days < HORIZON_DAYS:
+        args = args.model_copy(update={"n_windows": len(starts), "timed": False})
+        windows = f"histories are long: a window holds {HORIZON_DAYS // step_days} steps of a person"
+        parts = "several windows are enough to learn from the vectors"
+    elif by_order:
         args = args.model_copy(update={"n_windows": 1, "timed": False, "parts": ("cosine", "features")})
         windows = "each window takes a step off every history, and the histories are short"
-        timed = "the log knows only an order, so times of different people cannot be compared"
         parts = "on one window the MLP learns item vectors by heart; the sequence model reads them already"
     else:
         args = args.model_copy(update={"n_windows": len(starts)})
@@ -346,6 +368,8 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
         notes.append("more than one text in a hundred is longer than 256 tokens; its end is not read")
     if survey.by_order:
         notes.append("the log has no times, only an order: seasons and intervals cannot be learned")
+    if survey.looks_like_steps:
+        notes.append(STEPS_AS_TIMES)
     if survey.purchases and survey.repeats < 0.05:
         notes.append("hardly anybody buys a thing twice: recommend with --exclude-seen")
     if machine.gpu is not None:
@@ -373,7 +397,7 @@ def _cost(
     speed = {point["encoder"]: point for point in measured["encode"]}[precision]
     encode = survey.distinct_texts * survey.tokens_median / speed["tokens_per_s"]
     memory = [speed["peak_mib"]]
-    scorer = sequence = tuning = 0.0
+    scorer = sequence = longest = tuning = 0.0
     if training is not None:
         learned = survey.events * min(1.0, training.users_per_window / max(survey.people, 1))
         per_window = line(measured["scorer"], "events", "seconds", learned) / measured["scorer_windows"]
@@ -381,7 +405,8 @@ def _cost(
         memory.append(line(measured["scorer"], "events", "peak_mib", survey.events))
     if interests is not None:
         # later passes over the later events, mixed with earlier ones, are fewer than the passes over the earlier
-        sequence = line(measured["sequence"], "events", "epoch_seconds", survey.events) * interests.epochs
+        epoch = line(measured["sequence"], "events", "epoch_seconds", survey.events)
+        sequence, longest = epoch * min(interests.epochs, EXPECTED_EPOCHS), epoch * interests.epochs
         memory.append(line(measured["sequence"], "events", "peak_mib", survey.events))
     if lora is not None:
         steps = line(measured["lora"], "events", "step_seconds", survey.events) * lora.max_steps
@@ -394,6 +419,7 @@ def _cost(
     return Cost(
         **minutes,
         minutes=round(sum(seconds.values()) * slower / 60, 2),
+        longest_sequence_minutes=round(longest * slower / 60, 2),
         memory_gib=round(max(memory) / 1024, 2),
         source=f"recllm/training/{COSTS}, by {measured['script']} on {measured['machine']}",
     )

@@ -113,7 +113,9 @@ def fit_scorer(
     sold_lately = validation.features[:, FEATURE_NAMES.index(POPULARITY)]
     popular = list_quality(sold_lately, validation)["ndcg@20_all"]
     if (reached := history[best]["ndcg@20_all"]) < popular:
-        notes = (*notes, f"{WORSE_THAN_POPULAR} (NDCG@20 {reached:.4f} against {popular:.4f})")
+        warning = f"{WORSE_THAN_POPULAR} (NDCG@20 {reached:.4f} against {popular:.4f})"
+        logger.warning("%s", warning)
+        notes = (*notes, warning)
     logit = predict(network, validation)
     network.platt.copy_(torch.from_numpy(calibrate(logit, validation, args.calibration_prior)))
     offsets = None

@@ -14,7 +14,7 @@ import os
 import secrets
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -198,9 +198,16 @@ class PolicyGate:
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
             events = _of_people(reader.events(_DETAILS, since=self.oldest_event()), people)
-            items = reader.items()
+            items, order = reader.items(), reader.order_log()
         in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
-        return Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
+        dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
+        return dataset if order is None else replace(dataset, step_seconds=order.step_seconds)
+
+    def step_seconds(self) -> int | None:
+        """What one step counts where the log knows only the order of each person's events; None where it has times."""
+        with self._store.read() as reader:
+            order = reader.order_log()
+        return None if order is None else order.step_seconds
 
     def histories(self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None) -> HistoryFrames:
         """What `dataset` knows of these people, as far as the store knows them and they agreed to the purpose.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Floats, Ints, decay, matrix, merged_lines, unit
-from recllm.errors import MissingExtraError
+from recllm.errors import MissingExtraError, UsageError
 from recllm.evaluation.baselines import BLOCK, Scores, one_pass_for_both_masks, rank_in_blocks
 from recllm.evaluation.protocols import COLD, EvaluationQuery, RankedLists, Ranker
 from recllm.features.candidates import Candidates, candidates
@@ -180,6 +180,8 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
     rank_sold = tree_ranker(forest, args)
 
     def rank(query: EvaluationQuery) -> RankedLists:
+        if query.candidates is not None:
+            raise UsageError("lightgbm ranks candidates of its own, and none that are given; leave it out")
         return rank_arrivals(arrival_forest(query.fit_on), query) if query.slice == COLD else rank_sold(query)
 
     return rank

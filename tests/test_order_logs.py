@@ -1,0 +1,183 @@
+"""A log that knows only an order: how it becomes time, what is learned of it, and what is not said of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Command
+
+from recllm.data.dataset import DAY, Dataset
+from recllm.data.order import HORIZON_DAYS, ORDER_EPOCH, days_of_a_step, looks_like_steps
+from recllm.encoder.toy import ToyEncoder
+from recllm.errors import DataError, UsageError
+from recllm.jobs.occasions import find_occasions
+from recllm.jobs.predict import everyday_predictions, predict_workspace
+from recllm.profiles.profile import build_profile
+from recllm.propensity.prediction import PredictionKind, PredictionRequest
+from recllm.recommender.recommender import Recommender
+from recllm.schema import Intent, Purpose
+from recllm.text.items import item_texts
+from recllm.training.advise import advise
+from recllm.workspace.workspace import Workspace
+
+
+def frame(*rows: tuple[str, str, object]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {"user_id": [r[0] for r in rows], "item_id": [r[1] for r in rows], "order": [r[2] for r in rows]}, strict=False
+    )
+
+
+def test_only_the_order_of_a_persons_numbers_counts() -> None:
+    """Gaps mean nothing, equal numbers are one step, and everybody's last step is of one day."""
+    data = Dataset.construct(
+        frame(("ann", "a", 0), ("ann", "b", 7), ("ann", "c", 7), ("ann", "d", 100), ("bob", "a", 3))
+    )
+    ann, bob = (data.events.at[slice(*data.events.indptr[u : u + 2])].tolist() for u in (0, 1))
+    step = HORIZON_DAYS * DAY
+    assert ann == [ORDER_EPOCH - 2 * step, ORDER_EPOCH - step, ORDER_EPOCH - step, ORDER_EPOCH]
+    assert bob == [ORDER_EPOCH] and data.as_of == ORDER_EPOCH + 1 and data.step_seconds == step
+    assert data.before(ORDER_EPOCH).step_seconds == step
+
+
+def test_one_number_over_the_whole_log_is_read_like_one_of_each_person() -> None:
+    of_each = frame(("ann", "a", 0), ("bob", "b", 0), ("ann", "c", 1), ("bob", "d", 1))
+    overall = of_each.with_columns(order=pl.int_range(pl.len()))
+    assert Dataset.construct(of_each).data_hash() == Dataset.construct(overall).data_hash()
+
+
+def test_long_histories_have_several_steps_in_a_window() -> None:
+    assert days_of_a_step(np.array([3, 9, 25])) == 28
+    assert days_of_a_step(np.array([26, 26, 400])) == 14
+    assert days_of_a_step(np.array([5000])) == 1 and days_of_a_step(np.array([], np.int64)) == 28
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([0, None], "None in row 1 is no step"),
+        ([-1, 0], "-1 in row 0 is no step"),
+        ([0.5, 1], "0.5 in row 0 is no step"),
+        (["first", "second"], "'first' in row 0 is no step .2 such rows.; orders are whole numbers from 0"),
+    ],
+)
+def test_what_is_no_step_is_refused(order: list[object], message: str) -> None:
+    events = pl.DataFrame({"user_id": ["ann"] * 2, "item_id": ["a", "b"], "order": order})
+    with pytest.raises(DataError, match=message):
+        Dataset.construct(events)
+
+
+def test_an_order_stands_for_times_and_not_beside_them() -> None:
+    events = frame(("ann", "a", 0), ("ann", "b", 1))
+    with pytest.raises(DataError, match="both timestamp and order"):
+        Dataset.construct(events.with_columns(timestamp=pl.lit(1_700_000_000)))
+    assert Dataset.construct(events.with_columns(timestamp=pl.lit(None, pl.Int64))).step_seconds is not None
+    with pytest.raises(DataError, match="missing column timestamp, or order"):
+        Dataset.construct(events.drop("order"))
+    with pytest.raises(UsageError, match="as_of is a time"):
+        Dataset.construct(events, as_of=1_700_000_000)
+
+
+def steps(people: int = 40, each: int = 8) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{u:02}", f"{'tea' if u % 2 else 'tool'}{rng.integers(9)}", n) for u in range(people) for n in range(each)
+    ]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "order"], orient="row")
+
+
+def test_advice_knows_a_log_of_steps_and_one_that_was_dressed_up_as_days() -> None:
+    """Days as steps train a bad model: the latest window holds nobody but those with the longest histories."""
+    events = steps()
+    data = Dataset.construct(events)
+    advice = advise(data, item_texts(data.items), encoder="toy")
+    assert advice.survey.by_order and not advice.survey.looks_like_steps
+    assert advice.training is not None and not advice.training.timed and advice.training.n_windows == 1
+    dressed = events.select("user_id", "item_id", timestamp=1_700_000_000 + pl.col("order") * DAY)
+    data = Dataset.construct(dressed)
+    advice = advise(data, item_texts(data.items), encoder="toy")
+    assert not advice.survey.by_order and any("column `order`" in note for note in advice.notes)
+
+
+def test_a_real_log_does_not_look_like_steps() -> None:
+    rng = np.random.default_rng(0)
+    days = np.sort(1_700_000_000 // DAY * DAY + rng.integers(0, 300, (50, 12)) * DAY, axis=1)
+    assert not looks_like_steps(days.ravel(), np.arange(0, 601, 12))
+    assert looks_like_steps(np.tile(np.arange(12) * DAY + 1_700_000_000, 50), np.arange(0, 601, 12))
+    assert looks_like_steps(np.tile(np.arange(12), 50), np.arange(0, 601, 12))
+
+
+def test_profiles_and_reasons_say_no_days() -> None:
+    items = pl.DataFrame({"item_id": ["tea", "mate", "mug"], "title": ["Green tea", "Mate tea", "Tea mug"]})
+    events = frame(*[("ann", "tea", n) for n in range(3)], ("ann", "mug", 3), ("bob", "tea", 0))
+    data = Dataset.construct(events, items=items)
+    profile = build_profile(data, 0)
+    assert [line.days_since for line in profile.purchases] == [None, None]
+    assert profile.purchases[0].interval_days is None and profile.days_since_last_purchase is None
+    slate = Recommender(data, ToyEncoder()).recommend("ann", k=3)[0]
+    words = " ".join(reason.text for item in slate.items for reason in item.reasons)
+    assert "“Green tea” 3 times." in words and " ago" not in words and "days" not in words
+    with pytest.raises(UsageError, match="only in which order"):
+        Recommender(data, ToyEncoder()).recommend("ann", intent=Intent.WIN_BACK)
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, run: Command) -> Path:
+    """A workspace with a log of steps."""
+    steps().write_csv(tmp_path / "log.csv")
+    items = steps().select("item_id").unique().sort("item_id").with_columns(title=pl.col("item_id") + " green")
+    items.write_csv(tmp_path / "items.csv")
+    assert run("init", "-w", "shop", "--consent-default", "granted", "--encoder", "toy")[0] == 0
+    assert run("ingest", "items.csv", "--table", "items", "-w", "shop")[0] == 0
+    code, out, _ = run("ingest", "log.csv", "--table", "events", "-w", "shop")
+    assert code == 0 and "each step of a person counts as 28 days" in out
+    return tmp_path
+
+
+def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: Command) -> None:
+    with Workspace.open(loaded / "shop") as shop:
+        data = shop.gate().dataset(Purpose.MODEL_TRAINING)
+        assert data.step_seconds == HORIZON_DAYS * DAY and len(np.unique(data.events.at)) == 8
+        with pytest.raises(UsageError, match="occasions need to know when"):
+            find_occasions(shop)
+        with pytest.raises(UsageError, match="only in which order"):
+            predict_workspace(shop, PredictionRequest(kind=PredictionKind.BUY))
+        assert list(everyday_predictions(shop)) == []
+    code, out, _ = run("ingest", "log.csv", "--table", "events", "-w", "shop", "--json")
+    assert code == 0 and json.loads(out)["duplicates"] == 320
+    code, out, _ = run("describe", "-w", "shop", "--json")
+    told = json.loads(out)["events"]
+    assert code == 0 and (told["first"], told["last"], told["step_days"]) == (None, None, 28)
+    code, out, _ = run("recommend", "-u", "u01", "-k", "3", "-w", "shop", "--json")
+    assert code == 0 and " ago" not in out
+    code, out, _ = run("profile", "u01", "-w", "shop")
+    assert code == 0 and "tea" in out and "ago" not in out
+
+
+def test_steps_and_times_do_not_meet_in_a_workspace(loaded: Path, run: Command) -> None:
+    steps(each=9).write_csv(loaded / "grown.csv")
+    timed = steps().select("user_id", "item_id", timestamp=pl.lit("2025-01-01T00:00:00Z"))
+    timed.write_csv(loaded / "timed.csv")
+    for file, words in (("grown.csv", "came from another file"), ("timed.csv", "knows only an order")):
+        code, _, err = run("ingest", file, "--table", "events", "-w", "shop")
+        assert code == 2 and "E_ORDER_LOG" in err and words in err
+    assert run("init", "-w", "live", "--consent-default", "granted", "--encoder", "toy")[0] == 0
+    assert run("ingest", "timed.csv", "--table", "events", "-w", "live")[0] == 0
+    code, _, err = run("ingest", "log.csv", "--table", "events", "-w", "live")
+    assert code == 2 and "E_ORDER_LOG" in err and "has times" in err
+
+
+def test_a_map_may_name_the_steps_but_not_beside_times(loaded: Path, run: Command) -> None:
+    (loaded / "map.toml").write_text('table = "events"\n[columns]\norder = "nth"\n')
+    steps().rename({"order": "nth"}).write_csv(loaded / "nth.csv")
+    assert run("init", "-w", "other", "--encoder", "toy")[0] == 0
+    assert run("validate", "nth.csv", "--table", "events", "--map", "map.toml", "-w", "other")[0] == 0
+    both = steps().rename({"order": "nth"}).with_columns(timestamp=pl.lit("2025-01-01T00:00:00Z"))
+    both.write_csv(loaded / "both.csv")
+    code, _, err = run("validate", "both.csv", "--table", "events", "--map", "map.toml", "-w", "other")
+    assert code == 2 and "nth is to be the order, and timestamp says times" in err
+    code, _, err = run("validate", "nth.csv", "--table", "events", "-w", "other")
+    assert code == 2 and "needs a column order" in err
