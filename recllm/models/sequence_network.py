@@ -169,10 +169,10 @@ class SequenceNetwork(nn.Module):
 
     def logits(self, users: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
         """(n, m) of people (n, interests, dim) and items (m, dim), (m,)."""
-        scaled = (users * self.log_scale.exp()).flatten(0, 1) @ functional.normalize(vectors, dim=-1).T
+        scaled, unit_vectors = users * self.log_scale.exp(), functional.normalize(vectors, dim=-1)
         if self.config.interests == 1:
-            return scaled + bias
-        return torch.logsumexp(scaled.view(*users.shape[:2], -1), dim=1) + bias
+            return torch.addmm(bias, scaled[:, 0], unit_vectors.T)
+        return torch.logsumexp(scaled @ unit_vectors.T, dim=1) + bias
 
     def frozen(self, item_vectors: Floats, target: tuple[Action, ...]) -> SequenceModel:
         """The served form, with a copy of the weights; see `SequenceModel.of`."""
