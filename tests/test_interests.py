@@ -186,8 +186,7 @@ def test_the_served_form_encodes_people_as_the_network_does(interests: int) -> N
     batch = sequences.padded(start, stop, basics)
     with torch.no_grad():
         read, bias = network.items(torch.from_numpy(vectors), torch.arange(24))
-        states = network.states(read, batch)
-        expected = network.users(states[torch.arange(sequences.n), torch.from_numpy(stop - start)])
+        expected = network.users(network.states(read, batch, np.arange(sequences.n), stop - start))
     np.testing.assert_allclose(model.users(data.events, data.as_of, basics), expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(model.read, read.numpy(), atol=1e-5)
     np.testing.assert_allclose(model.bias, bias.numpy(), atol=1e-5)

@@ -122,6 +122,10 @@ def visits(events: Events) -> tuple[Ints, Ints]:
     return ordinal.astype(np.int64), (running[events.indptr[1:]] - running[events.indptr[:-1]]).astype(np.int64)
 
 
+DENSE_KEYS = 8
+"""A table of all keys that could occur is faster than sorting those that do, up to so many for each event."""
+
+
 @dataclass(frozen=True, eq=False)
 class Tally:
     """Events grouped by (person, key). `keys` int64 ascending: person * n_keys + key; `group`: row of each event."""
@@ -132,8 +136,14 @@ class Tally:
 
     @classmethod
     def of(cls, user: NDArray[np.integer], key: NDArray[np.integer], n_keys: int) -> Tally:
-        keys, group = np.unique(user.astype(np.int64) * n_keys + key, return_inverse=True)
-        return cls(keys, group.astype(np.int64), n_keys)
+        row = user.astype(np.int64) * n_keys + key
+        n_rows = int(row.max(initial=-1)) + 1
+        if n_rows > DENSE_KEYS * len(row) or (len(row) and row.min() < 0):
+            keys, group = np.unique(row, return_inverse=True)
+            return cls(keys, group.astype(np.int64), n_keys)
+        occurs = np.zeros(n_rows, bool)
+        occurs[row] = True
+        return cls(np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[row], n_keys)
 
     @cached_property
     def user(self) -> Ints:
@@ -142,6 +152,18 @@ class Tally:
     @cached_property
     def key(self) -> Ints:
         return self.keys % self.n_keys
+
+    @cached_property
+    def _n_rows(self) -> int:
+        """One more than the largest key."""
+        return int(self.keys[-1]) + 1 if len(self.keys) else 0
+
+    @cached_property
+    def _position(self) -> Ints:
+        """Row of each key up to the largest, and last of none; `len(keys)` where it does not occur."""
+        position = np.full(self._n_rows + 1, len(self.keys))
+        position[self.keys] = np.arange(len(self.keys))
+        return position
 
     def total(self, weight: NDArray[Any] | None = None) -> Floats:
         """Sum of `weight` (n_events,), or the number of events, per group."""
@@ -158,6 +180,9 @@ class Tally:
     def find(self, user: NDArray[np.integer], key: NDArray[np.integer]) -> Ints:
         """Row of each (person, key) pair; `len(keys)`, where `padded` has its default, when it does not occur."""
         sought = user.astype(np.int64) * self.n_keys + key
+        if self._n_rows <= DENSE_KEYS * min(len(sought), len(self.group)):
+            in_table = (sought >= 0) & (sought < self._n_rows) & (key >= 0)
+            return np.asarray(self._position[np.where(in_table, sought, self._n_rows)])
         position = np.searchsorted(self.keys, sought)
         safe = np.minimum(position, max(len(self.keys) - 1, 0))
         occurs = (self.keys[safe] == sought) & (key >= 0) if len(self.keys) else np.zeros(len(sought), bool)

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -102,17 +102,26 @@ def map_blocks(function: Callable[[slice], Result], n: int, size: int) -> list[R
     blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
     if len(blocks) < 2:
         return [function(block) for block in blocks]
+    with one_core_each() as pool:
+        return list(pool.map(function, blocks))
+
+
+@contextlib.contextmanager
+def one_core_each() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as `workers`, in which products of matrices use one core: they leave the others to the other
+    threads, and nobody waits for a core that is busy otherwise."""
     from threadpoolctl import threadpool_limits
 
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 1
-    one_thread = (torch.set_num_threads, (1,)) if torch else (None, ())
-    try:  # products of matrices leave the other core to the other block
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers(), "block", *one_thread) as pool:
-            return list(pool.map(function, blocks))
+    n_workers = workers()
+    set_threads = torch.set_num_threads if torch else lambda _: None
+    try:
+        set_threads(1)
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_workers, "block", set_threads, (1,)) as pool:
+            yield pool
     finally:
-        if torch:
-            torch.set_num_threads(threads)
+        set_threads(threads)
 
 
 def machine() -> str:

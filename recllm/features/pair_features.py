@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
-from recllm.data.interactions import Floats, Pairs, Tally, decay, of_actions, padded, visits
+from recllm.data.interactions import Floats, Ints, Pairs, Tally, decay, of_actions, padded, visits
 from recllm.data.item_groups import GROUPINGS
 from recllm.features.collaborative import UserBatch
 from recllm.features.group_features import GROUP_FEATURES, dealings, group_columns, groupings_of, overdue
@@ -137,12 +137,15 @@ def pair_features(users: UserBatch, pairs: Pairs, *, narrow: bool = False) -> Fl
     there; it spares most of the work on groups.
     """
     population, n_pairs = users.population, len(pairs.item)
+    never_sold = np.flatnonzero(population.stats.buyers_ever[pairs.item] == 0)
+    narrow = narrow and len(never_sold) < n_pairs
+    groups, of_never_sold = _narrow_groups(users, pairs, never_sold) if narrow else (group_columns(users, pairs), {})
     columns: Columns = {
         **_own(users, pairs),
         **_alike(users, pairs),
         **_crowd(users, pairs),
         **_prices(users, pairs),
-        **(_narrow_groups if narrow else group_columns)(users, pairs),
+        **groups,
         **_person(users, pairs),
         **_text(users, pairs),
         **_browsing(users, pairs),
@@ -150,29 +153,31 @@ def pair_features(users: UserBatch, pairs: Pairs, *, narrow: bool = False) -> Fl
     }
     if population.interests is not None and users.interests is not None:
         columns["interest"] = population.interests.score(users.interests, pairs)
-    table = np.empty((n_pairs, len(FEATURE_NAMES)), np.float32)
+    table = np.zeros((n_pairs, len(FEATURE_NAMES)), np.float32)
+    numbers = {name: number for number, name in enumerate(FEATURE_NAMES)}
     for start in range(0, n_pairs, 1024):  # some rows at a time, so that they are written while in the cache
         rows = slice(start, start + 1024)
-        for number, name in enumerate(FEATURE_NAMES):
-            table[rows, number] = columns[name][rows]
+        for name, column in columns.items():
+            table[rows, numbers[name]] = column[rows]
+    for name, column in of_never_sold.items():
+        table[never_sold, numbers[name]] = column
     return table
 
 
-def _narrow_groups(users: UserBatch, pairs: Pairs) -> Columns:
-    """The groups' columns, those outside of `SOLD_FEATURES` only for items that never sold."""
-    never_sold = users.population.stats.buyers_ever[pairs.item] == 0
-    if never_sold.all():
-        return group_columns(users, pairs)
-    blank = np.zeros(len(pairs.item), np.float32)
-    accounts = dealings(users, GROUPINGS if never_sold.any() else groupings_of(_SOLD_KIND), pairs.item)
-    table = dict.fromkeys(GROUP_FEATURES, blank) | group_columns(users, pairs, _SOLD_KIND, accounts)
-    if not never_sold.any():
-        return table
-    remaining = set(GROUP_FEATURES) - set(_SOLD_KIND)
-    for name, value in group_columns(users, pairs.select(never_sold), remaining, accounts).items():
-        table[name] = blank.copy()
-        table[name][never_sold] = value
-    return table
+def _narrow_groups(users: UserBatch, pairs: Pairs, never_sold: Ints) -> tuple[Columns, Columns]:
+    """The groups' columns in `SOLD_FEATURES`, and the others of the pairs `never_sold` alone, of which only they are
+    read."""
+    sold_groupings = groupings_of(_SOLD_KIND)
+    accounts = dealings(users, sold_groupings, pairs.item)
+    columns = group_columns(users, pairs, _SOLD_KIND, accounts)
+    if not len(never_sold):
+        return columns, {}
+    mask = np.zeros(len(pairs.item), bool)
+    mask[never_sold] = True
+    arrivals = pairs.select(mask)
+    others = [name for name in GROUPINGS if name not in sold_groupings]
+    accounts |= dealings(users, others, arrivals.item)
+    return columns, group_columns(users, arrivals, set(GROUP_FEATURES) - set(_SOLD_KIND), accounts)
 
 
 def pair_cosine(users: UserBatch, pairs: Pairs) -> Floats:
@@ -297,6 +302,9 @@ def _text(users: UserBatch, p: Pairs) -> Columns:
     weight = owned.total(decay(users.purchases.at, users.as_of, settings.purchase_half_life_days))
     ends = np.searchsorted(owned.keys, np.arange(users.n + 1) * population.n_items)
     nearest, mean = np.zeros(len(p.item), np.float32), np.zeros(len(p.item), np.float32)
+    is_first = np.zeros(len(p.item) + 1, bool)
+    is_first[p.indptr] = True
+    ascending = bool(((np.diff(p.item) > 0) | is_first[1:-1]).all())  # as those of candidates are
     for user in range(users.n):
         part, own_part = slice(p.indptr[user], p.indptr[user + 1]), slice(ends[user], ends[user + 1])
         heavy = np.argsort(-weight[own_part], kind="stable")[: settings.text_items]
@@ -304,7 +312,12 @@ def _text(users: UserBatch, p: Pairs) -> Columns:
         if not len(rows) or part.start == part.stop:
             continue
         cosines = np.maximum(vectors[p.item[part]] @ vectors[rows].T, 0)
-        cosines[p.item[part][:, None] == rows[None, :]] = 0
+        if ascending:
+            at = np.minimum(np.searchsorted(p.item[part], rows), part.stop - part.start - 1)
+            same = np.flatnonzero(p.item[part][at] == rows)
+            cosines[at[same], same] = 0
+        else:
+            cosines[p.item[part][:, None] == rows[None, :]] = 0
         nearest[part] = cosines.max(axis=1)
         if settings.text_power == 8.0:  # three squares cost a tenth of a power
             for _ in range(3):

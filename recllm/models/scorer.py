@@ -307,7 +307,7 @@ def gelu(x: Floats, out: Floats | None = None) -> Floats:
 def score_in_chunks(
     score: Callable[..., Score], users: Floats, items: Floats, user: Ints, item: Ints, cosine: Floats, features: Floats
 ) -> Score:
-    """What `Scorer.score` or `ScorerNetwork.score` gives for these pairs, `CHUNK_PAIRS` of them at a time."""
+    """What `Scorer.score` gives for these pairs, `CHUNK_PAIRS` of them at a time."""
     mlp, logit = np.zeros(len(item), np.float32), np.zeros(len(item), np.float32)
     for start in range(0, len(item), CHUNK_PAIRS):
         part = slice(start, start + CHUNK_PAIRS)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, Ints, Pairs, merged_lines, of_actions, unit
+from recllm.encoder.hardware import map_blocks
 from recllm.errors import ModelError
 from recllm.models.scorer import gelu, open_part, write_part
 from recllm.schema import ACTION_CODE, BROWSING, Action
@@ -208,10 +209,14 @@ class SequenceModel:
         start = np.maximum(sequences.indptr[:-1], stop - config.max_length)
         users = np.zeros((sequences.n, config.interests, config.dim), np.float32)
         by_length = np.argsort(stop - start, kind="stable")  # rows of one block are padded to its longest
-        for block in np.split(by_length, range(USERS_AT_ONCE, len(by_length), USERS_AT_ONCE)):
+
+        def encode(part: slice) -> None:
+            block = by_length[part]
             block_basics = None if basics is None else np.asarray(basics[block], np.float32)
             batch = sequences.padded(start[block], stop[block], block_basics)
             users[block] = self._encode(batch, stop[block] - start[block])
+
+        map_blocks(encode, len(by_length), USERS_AT_ONCE)
         return users
 
     def _encode(self, batch: PaddedSequences, last: Ints) -> Floats:
@@ -219,34 +224,43 @@ class SequenceModel:
         config, w = self.config, self.weights
         n, length = batch.item.shape
         basics = np.zeros((n, config.text_dim), np.float32) if batch.basics is None else batch.basics
-        token = _layer_norm(self.read[np.maximum(batch.item, 0)], w, "item_norm")
-        token = token + w["action.weight"][batch.action] + w["gap.weight"][batch.gap] + w["place.weight"][:length]
-        x = np.concatenate([_linear(basics, w, "basics")[:, None], token], axis=1)
+        x = np.empty((n, 1 + length, config.dim), np.float32)
+        x[:, 0] = _linear(basics, w, "basics")
+        # most items occur more than once in a block
+        items, item = np.unique(np.maximum(batch.item, 0), return_inverse=True)
+        np.take(_layer_norm(self.read[items], w, "item_norm"), item.reshape(n, length), axis=0, out=x[:, 1:])
+        context = w["action.weight"][:, None] + w["gap.weight"]
+        x[:, 1:] += context[batch.action, batch.gap]
+        x[:, 1:] += w["place.weight"][:length]
         # nobody sees a later token, nor padding: with padding at the end, the first rule does for both up to `last`
-        hidden = np.triu(np.full((1 + length, 1 + length), -np.inf, np.float32), 1)
-        heads, size = config.attention_heads, config.dim // config.attention_heads
-        for layer in range(config.layers):
-            name = f"transformer.layers.{layer}"
-            query, key, value = np.split(
-                _layer_norm(x, w, f"{name}.norm1") @ w[f"{name}.self_attn.in_proj_weight"].T
-                + w[f"{name}.self_attn.in_proj_bias"],
-                3,
-                axis=-1,
-            )
-            query, key, value = (
-                part.reshape(n, 1 + length, heads, size).transpose(0, 2, 1, 3) for part in (query, key, value)
-            )
-            attention = query @ key.transpose(0, 1, 3, 2) / np.float32(np.sqrt(size)) + hidden
-            attention = np.exp(attention - attention.max(axis=-1, keepdims=True))
-            attention /= attention.sum(axis=-1, keepdims=True)
-            mixed = (attention @ value).transpose(0, 2, 1, 3).reshape(n, 1 + length, config.dim)
-            x = x + _linear(mixed, w, f"{name}.self_attn.out_proj")
-            inner = gelu(_linear(_layer_norm(x, w, f"{name}.norm2"), w, f"{name}.linear1"))
-            x = x + _linear(inner, w, f"{name}.linear2")
-        state = _layer_norm(x[np.arange(n), last], w, "norm")
+        every = np.broadcast_to(np.arange(1 + length), (n, 1 + length))
+        for layer in range(config.layers - 1):
+            x = self._block(x, every, layer)
+        # what the last block makes of other tokens nobody reads
+        state = _layer_norm(self._block(x, last[:, None], config.layers - 1)[:, 0], w, "norm")
         if config.interests > 1:
             state = _linear(state, w, "split")
         return unit(state.reshape(n * config.interests, config.dim)).reshape(n, config.interests, config.dim)
+
+    def _block(self, x: Floats, column: Ints, layer: int) -> Floats:
+        """A block of the transformer at these columns of each row (n, m), (n, m, dim), from all tokens x."""
+        w, name, dim = self.weights, f"transformer.layers.{layer}", self.config.dim
+        (n, width, _), m = x.shape, column.shape[1]
+        heads, size = self.config.attention_heads, dim // self.config.attention_heads
+        weight, bias = w[f"{name}.self_attn.in_proj_weight"], w[f"{name}.self_attn.in_proj_bias"]
+        before, row = _layer_norm(x, w, f"{name}.norm1"), np.arange(n)[:, None]
+        query = before[row, column] @ weight[:dim].T + bias[:dim]
+        key, value = np.split(before @ weight[dim:].T + bias[dim:], 2, axis=-1)
+        query = query.reshape(n, m, heads, size).transpose(0, 2, 1, 3)
+        key, value = (part.reshape(n, width, heads, size).transpose(0, 2, 1, 3) for part in (key, value))
+        attention = query @ key.transpose(0, 1, 3, 2) / np.float32(np.sqrt(size))
+        attention = np.where(np.arange(width) > column[:, None, :, None], np.float32(-np.inf), attention)
+        attention = np.exp(attention - attention.max(axis=-1, keepdims=True))
+        attention /= attention.sum(axis=-1, keepdims=True)
+        mixed = (attention @ value).transpose(0, 2, 1, 3).reshape(n, m, dim)
+        state = x[row, column] + _linear(mixed, w, f"{name}.self_attn.out_proj")
+        inner = gelu(_linear(_layer_norm(state, w, f"{name}.norm2"), w, f"{name}.linear1"))
+        return state + _linear(inner, w, f"{name}.linear2")
 
     def score(self, users: Floats, pairs: Pairs) -> Floats:
         """Logits (n_pairs,) of users' vectors (n, interests, dim) with the items of `pairs`."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats, Ints
+from recllm.encoder.hardware import one_core_each
 from recllm.models.sequence import GAPS, PaddedSequences, SequenceConfig, SequenceModel, Sequences
 from recllm.schema import ACTION_CODE, Action
 from recllm.settings import SequenceModelSettings
@@ -68,36 +70,96 @@ class SequenceNetwork(nn.Module):
         self.register_buffer("known", torch.zeros(c.n_items, dtype=torch.bool))
         self.known: Tensor
 
-    def items(self, texts: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (m, dim) and biases (m,) of item rows; texts (m, text_dim) are theirs."""
-        if self.training and self.config.text:  # a residual is dropped or kept whole
-            weight = (torch.rand(len(rows), 1) >= self.config.residual_dropout).float()
-        else:
-            weight = torch.full((len(rows), 1), 1 - self.config.residual_dropout)
-        weight = weight * self.known[rows, None]
-        vector, bias = weight * self.residual(rows), weight * self.bias(rows)
+    def items(
+        self, texts: Tensor, rows: Tensor, counts: Tensor | None = None, tables: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors (m, dim) and biases (m,) of item rows; texts (m, text_dim) are theirs.
+
+        counts: for training, 0 where a residual is dropped, (m, 1); without it all count as much as expected. tables:
+        rows of the residuals and their biases, (m, dim), (m, 1), where the caller looks after their gradient.
+        """
+        if counts is None:
+            counts = torch.full((len(rows), 1), 1 - self.config.residual_dropout)
+        if tables is None:
+            tables = self.residual(rows), self.bias(rows)
+        vector, bias = (counts * self.known[rows, None] * table for table in tables)
         if self.config.text:
             vector, bias = vector + self.text(texts), bias + self.text_bias(texts)
         return vector, bias.squeeze(1)
 
-    def states(self, vectors: Tensor, padded: PaddedSequences) -> Tensor:
-        """State after each token, (b, 1 + length, dim); position 0 is the one before the first token.
+    def states(
+        self,
+        vectors: Tensor,
+        padded: PaddedSequences,
+        row: Ints,
+        column: Ints,
+        rng: np.random.Generator | None = None,
+    ) -> Tensor:
+        """The states of rows (n,), ascending, after so many of their tokens (n,), (n, dim).
 
-        `padded.item` indexes `vectors`; `padded.basics` (b, text_dim).
+        `padded.item` indexes `vectors`; `padded.basics` (b, text_dim). rng: for training, draws what is dropped. The
+        last block computes what is asked for alone: of the other tokens it needs keys and values, and nothing more.
         """
-        item, action, gap = (torch.from_numpy(column) for column in padded[:3])
-        b, length = item.shape
-        # plain indexing sums its gradient in the order in which threads finish; this does not
-        read = functional.embedding(item.clamp(min=0), vectors)
-        token = self.item_norm(read) + self.action(action) + self.gap(gap)
-        token = token + self.place(torch.arange(length))
-        basics = padded.basics
-        stated = torch.zeros(b, self.config.text_dim) if basics is None else torch.from_numpy(basics)
-        tokens = self.drop(torch.cat([self.basics(stated)[:, None], token], dim=1))
-        future = torch.triu(torch.ones(1 + length, 1 + length, dtype=torch.bool), 1)
-        padding = torch.cat([torch.zeros(b, 1, dtype=torch.bool), item < 0], dim=1)
-        states: Tensor = self.norm(self.transformer(tokens, mask=future, src_key_padding_mask=padding))
-        return states
+        b, length = padded.item.shape
+        # basics, items and context come from tables by one look-up each. Plain indexing would sum its gradient in the
+        # order in which threads finish; this does not
+        stated = torch.zeros(1, self.config.text_dim) if padded.basics is None else torch.from_numpy(padded.basics)
+        read = torch.cat([self.basics(stated), self.item_norm(vectors)])
+        item = np.empty((b, 1 + length), np.int64)
+        item[:, 0] = 0 if padded.basics is None else np.arange(b)
+        item[:, 1:] = len(stated) + np.maximum(padded.item, 0)
+        context = (self.action.weight[:, None] + self.gap.weight).flatten(0, 1)
+        context = torch.cat([torch.zeros(1, self.config.dim), context])
+        pair = np.zeros((b, 1 + length), np.int64)
+        pair[:, 1:] = 1 + padded.action * GAPS + padded.gap
+        place = torch.cat([torch.zeros(1, self.config.dim), self.place.weight[:length]])
+        x = functional.embedding(torch.from_numpy(item), read) + place
+        x = self._drop(x + functional.embedding(torch.from_numpy(pair), context), rng)
+        every = np.divmod(np.arange(b * (1 + length)), 1 + length)
+        for number, layer in enumerate(self.transformer.layers):
+            if number + 1 < self.config.layers:
+                x = self._block(layer, x, *every, rng).view(x.shape)
+            else:
+                x = self._block(layer, x, row, column, rng)
+        return self.norm(x)
+
+    def _block(self, layer: Any, x: Tensor, row: Ints, column: Ints, rng: np.random.Generator | None) -> Tensor:
+        """A block of the transformer at these rows and columns, (n, dim), from all tokens x (b, width, dim).
+
+        Nobody sees a later token, nor padding: with padding at the end, the first rule does for both.
+        """
+        b, width, dim = x.shape
+        heads, size = self.config.attention_heads, dim // self.config.attention_heads
+        flat = torch.from_numpy(row * width + column)
+        weight, bias = layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias
+        before = layer.norm1(x)
+        asked = functional.embedding(flat, x.view(-1, dim))
+        query = functional.linear(functional.embedding(flat, before.view(-1, dim)), weight[:dim], bias[:dim])
+        key, value = functional.linear(before, weight[dim:], bias[dim:]).view(b, width, 2, heads, size).unbind(2)
+        # the queries of a row side by side, padded to the longest of them
+        counts = np.bincount(row, minlength=b)
+        number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        n_queries = int(counts.max(initial=1))
+        slot = torch.from_numpy(row * n_queries + number)
+        queries = query.new_zeros(b * n_queries, dim).index_copy(0, slot, query)
+        queries = queries.view(b, n_queries, heads, size).transpose(1, 2)
+        last = np.zeros((b, 1, n_queries, 1), np.int64)
+        last[row, 0, number, 0] = column
+        hidden = torch.from_numpy(np.arange(width) > last)
+        scores = queries @ key.permute(0, 2, 3, 1) / size**0.5
+        attention = self._drop(torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1), rng)
+        mixed = (attention @ value.transpose(1, 2)).transpose(1, 2).reshape(b * n_queries, dim)
+        x = asked + self._drop(layer.self_attn.out_proj(functional.embedding(slot, mixed)), rng)
+        inner = self._drop(functional.gelu(layer.linear1(layer.norm2(x))), rng)
+        return x + self._drop(layer.linear2(inner), rng)
+
+    def _drop(self, x: Tensor, rng: np.random.Generator | None) -> Tensor:
+        """Dropout, ten times as fast as torch's own on a processor; rng None drops nothing."""
+        if rng is None or not self.config.dropout:
+            return x
+        limit = round(self.config.dropout * 2**16)
+        mask = torch.from_numpy(rng.integers(0, 2**16, x.shape, dtype=np.uint16) >= limit)
+        return x * mask.to(torch.float32).mul_(2**16 / (2**16 - limit))
 
     def users(self, states: Tensor) -> Tensor:
         """Unit vectors of people, (n, interests, dim), from states (n, dim)."""
@@ -107,8 +169,10 @@ class SequenceNetwork(nn.Module):
 
     def logits(self, users: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
         """(n, m) of people (n, interests, dim) and items (m, dim), (m,)."""
-        scaled = users @ functional.normalize(vectors, dim=-1).T * self.log_scale.exp()
-        return torch.logsumexp(scaled, dim=1) + bias
+        scaled, unit_vectors = users * self.log_scale.exp(), functional.normalize(vectors, dim=-1)
+        if self.config.interests == 1:
+            return torch.addmm(bias, scaled[:, 0], unit_vectors.T)
+        return torch.logsumexp(scaled @ unit_vectors.T, dim=1) + bias
 
     def frozen(self, item_vectors: Floats, target: tuple[Action, ...]) -> SequenceModel:
         """The served form, with a copy of the weights; see `SequenceModel.of`."""
@@ -220,8 +284,12 @@ class SequenceLearner:
         matrices = [p for p in self.network.parameters() if p.ndim == 2]
         others = [p for p in self.network.parameters() if p.ndim != 2]
         groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=args.learning_rate)
+        self.optimiser = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
         self.rng = np.random.default_rng(args.seed)
+        self._tables = self.network.residual.weight, self.network.bias.weight
+        """One row an item, few of which have a gradient in a step."""
+        for table in self._tables:
+            table.grad = torch.zeros_like(table)
 
     def learn_first(self, early: Ints, validation: Ints, tell: Callable[[str], None]) -> None:
         """Learn until the validation users see no more gain; the network is left in the best state."""
@@ -257,66 +325,110 @@ class SequenceLearner:
         # items that occur up to the last of these baskets, so that no later new item serves as a negative
         occurred = self.sequences.at <= int(self.baskets.at[baskets].max(initial=0))
         items = np.unique(self.sequences.item[occurred].astype(np.int64))
-        self.network.train().known[torch.from_numpy(items)] = True
+        self.network.known[torch.from_numpy(items)] = True
+        occurred = np.flatnonzero(self.network.known.numpy())
         losses = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(self.rng.integers(2**31)))
+        with one_core_each() as pool:
             for batch in self._batches(baskets, self.rng):
-                loss = self._loss(batch)
-                if not torch.isfinite(loss):
+                loss = self._step(batch, occurred, pool)
+                if not np.isfinite(loss):
                     return float("nan")
-                self.optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimiser.step()
-                losses.append(loss.item())
+                losses.append(loss)
         return float(np.mean(losses)) if losses else 0.0
 
-    def _loss(self, batch: _SequenceBatch) -> Tensor:
-        """Sampled softmax over the batch's next items and uniform negatives."""
+    def _step(self, batch: _SequenceBatch, occurred: Ints, pool: ThreadPoolExecutor) -> float:
+        """Sampled softmax over the batch's next items and uniform negatives among the items that occurred; the loss.
+
+        Two halves of the batch are computed at once, one core each: the products are too small for two cores to share
+        one. Their gradients sum to the same in either order, and with them come the random numbers of each, so that
+        the number of cores changes nothing.
+        """
         positives = self.sequences.item[self.baskets.draw(batch.baskets, self.rng)].astype(np.int64)
-        occurred = np.flatnonzero(self.network.known.numpy())
         negatives = self.rng.choice(occurred, min(self.args.negatives, len(occurred)), replace=False)
         offered, answer = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
-        padded = self._padded(batch)
-        rows, row = np.unique(np.concatenate([offered, padded.item[padded.item >= 0]]), return_inverse=True)
+        share = 1 - self.network.config.residual_dropout
+        counts = (self.rng.random(len(self.item_vectors), np.float32) < share).astype(np.float32)
+        parts, middle = [], len(batch.user) // 2
+        for rows in (slice(0, middle), slice(middle, None)):
+            inside = slice(
+                *np.searchsorted(batch.row, [rows.start, len(batch.user) if rows.stop is None else rows.stop])
+            )
+            if inside.stop > inside.start:
+                seed = int(self.rng.integers(2**63))
+                parts.append((batch.part(rows, inside), answer[: len(positives)][inside], seed))
+        results = list(pool.map(lambda part: self._add_gradient(*part, offered, counts, len(positives)), parts))
+        loss = sum(result.loss for result in results)
+        if np.isfinite(loss):
+            for result in results:
+                for table, gradient in zip(self._tables, result.gradients, strict=True):
+                    table.grad[result.rows] += gradient
+            self.optimiser.step()
+        for parameter in self.network.parameters():
+            if not any(parameter is table for table in self._tables):
+                parameter.grad = None
+        for result in results:  # the rest is 0 already
+            for table in self._tables:
+                table.grad[result.rows] = 0
+        return loss
+
+    def _add_gradient(
+        self, batch: _SequenceBatch, answer: Ints, seed: int, offered: Ints, counts: Floats, n_baskets: int
+    ) -> _Gradient:
+        """Adds the gradient of a part of a batch of `n_baskets` to all parameters but the items' own tables.
+
+        offered: item rows, (m,); answer: where in them each basket's item is. counts: of each item, see `items`.
+        """
+        network, rng, padded = self.network, np.random.Generator(np.random.SFC64(seed)), self._padded(batch)
+        real = padded.item >= 0
+        rows, row = np.unique(np.concatenate([offered, padded.item[real]]), return_inverse=True)
         item = np.full(padded.item.shape, -1)
-        item[padded.item >= 0] = row[len(offered) :]
+        item[real] = row[len(offered) :]
+        item_rows, offered_rows = torch.from_numpy(rows), torch.from_numpy(row[: len(offered)])
+        # a gradient as long as the catalogue costs more than all the rest of a step
+        tables = tuple(table.detach()[item_rows].requires_grad_() for table in self._tables)
         # a fact of the processor; the gain that `encoder.precision` measures may differ from run to run, and with it
         # what is learned
         bfloat16 = self.args.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            vectors, bias = self.network.items(torch.from_numpy(self.item_vectors[rows]), torch.from_numpy(rows))
-            users = self._users(vectors, padded._replace(item=item), batch)
-            offered_rows = torch.from_numpy(row[: len(offered)])
-            logits = self.network.logits(users, vectors[offered_rows], bias[offered_rows])
-        return functional.cross_entropy(logits.float(), torch.from_numpy(answer[: len(positives)]))
+            texts = torch.from_numpy(self.item_vectors[rows])
+            vectors, bias = network.items(texts, item_rows, torch.from_numpy(counts[rows, None]), tables)
+            users = self._users(vectors, padded._replace(item=item), batch, rng)
+            logits = network.logits(users, functional.embedding(offered_rows, vectors), bias[offered_rows])
+        loss = functional.cross_entropy(logits.float(), torch.from_numpy(answer), reduction="sum") / n_baskets
+        if torch.isfinite(loss):
+            loss.backward()
+        return _Gradient(loss.item(), item_rows, [t.grad for t in tables])
 
     def evaluate(self, validation: Ints) -> float:
         """NDCG@10 of one new item each, over the catalogue without what the user bought before."""
         if not len(validation):
             return 0.0
-        self.network.eval()
-        rng = np.random.default_rng(0)
-        texts, every_row = torch.from_numpy(self.item_vectors), torch.arange(len(self.item_vectors))
-        gains = []
-        with torch.no_grad():
-            vectors, bias = self.network.items(texts, every_row)
-            for batch in self._batches(validation, None):
-                positives = self.sequences.item[self.baskets.draw(batch.baskets, rng)].astype(np.int64)
-                users = self._users(vectors, self._padded(batch), batch)
-                logits = self.network.logits(users, vectors, bias).numpy()
+        rng, every_row = np.random.default_rng(0), torch.arange(len(self.item_vectors))
+        batches = list(self._batches(validation, None))
+        drawn = [self.sequences.item[self.baskets.draw(batch.baskets, rng)].astype(np.int64) for batch in batches]
+        with torch.inference_mode():
+            vectors, bias = self.network.items(torch.from_numpy(self.item_vectors), every_row)
+
+            def gains(batch: _SequenceBatch, positives: Ints) -> Floats:
+                with torch.inference_mode():
+                    logits = self.network.logits(
+                        self._users(vectors, self._padded(batch), batch), vectors, bias
+                    ).numpy()
                 scores = np.take_along_axis(logits, positives[:, None], 1)
                 begin = self.sequences.indptr[self.baskets.user[batch.baskets]]
                 end = np.maximum(self.baskets.token[batch.baskets] + 1, 0)
                 for row, part in enumerate(map(slice, begin, end)):
                     logits[row, self.sequences.item[part]] = -np.inf
                 rank = (logits > scores).sum(axis=1)
-                gains.append(np.where(rank < 10, 1 / np.log2(rank + 2), 0).astype(np.float32))
-        return float(np.mean(np.concatenate(gains)))
+                return np.where(rank < 10, 1 / np.log2(rank + 2), 0).astype(np.float32)
 
-    def _users(self, vectors: Tensor, padded: PaddedSequences, batch: _SequenceBatch) -> Tensor:
-        states = self.network.states(vectors, padded)
-        return self.network.users(states[torch.from_numpy(batch.row), torch.from_numpy(batch.column)])
+            with one_core_each() as pool:
+                return float(np.mean(np.concatenate(list(pool.map(gains, batches, drawn)))))
+
+    def _users(
+        self, vectors: Tensor, padded: PaddedSequences, batch: _SequenceBatch, rng: np.random.Generator | None = None
+    ) -> Tensor:
+        return self.network.users(self.network.states(vectors, padded, batch.row, batch.column, rng))
 
     def _padded(self, batch: _SequenceBatch) -> PaddedSequences:
         basics = None if self.basics is None else np.asarray(self.basics[batch.user], np.float32)
@@ -355,6 +467,14 @@ class SequenceLearner:
             yield _SequenceBatch(user[batch], start[batch], stop[batch], baskets[inside], row_in_batch, column[inside])
 
 
+class _Gradient(NamedTuple):
+    """What a part of a batch adds to the loss and to the gradient of these items' residuals and biases."""
+
+    loss: float
+    rows: Tensor
+    gradients: list[Tensor | None]
+
+
 class _SequenceBatch(NamedTuple):
     """Tokens [start, stop) of each row, and the baskets that are predicted in them."""
 
@@ -366,3 +486,9 @@ class _SequenceBatch(NamedTuple):
     """Of each basket in the batch."""
     column: Ints
     """Position of the state that predicts it; 0 is before the first token."""
+
+    def part(self, rows: slice, inside: slice) -> _SequenceBatch:
+        """Some of the rows, and the baskets inside of them."""
+        first = rows.start
+        of_rows = (column[rows] for column in (self.user, self.start, self.stop))
+        return _SequenceBatch(*of_rows, self.baskets[inside], self.row[inside] - first, self.column[inside])

@@ -33,6 +33,9 @@ NAMESAKES = 100
 BLOCK_PAIRS = 2**18
 """Pairs of a block of people."""
 
+USERS_AT_ONCE = 128
+"""Users of a block, at most: what is computed of their pairs on the way stays in the cache."""
+
 TEXT_CANDIDATES = 100
 """Nearest texts that are candidates where texts are all there is to rank by."""
 
@@ -141,7 +144,7 @@ class ItemRanker:
         popularity_weight: float = 0.0,
         objective: Objective = Objective.PROBABILITY,
         margins: Floats | None = None,
-        block: int = 256,
+        block: int = USERS_AT_ONCE,
     ) -> Ranked:
         """Top `k` for each user, of the whole catalogue or of `items`: new ones that never sold, or the caller's own.
 
@@ -156,7 +159,7 @@ class ItemRanker:
         """
         if items is not None:
             items = np.unique(items).astype(np.int32)
-            block = int(np.clip(BLOCK_PAIRS // max(len(items), 1), 1, 256))
+            block = int(np.clip(BLOCK_PAIRS // max(len(items), 1), 1, USERS_AT_ONCE))
         wide, habits_lead = self._wide(k), k <= LIST_DEPTH and not popularity_weight
         habits_lead = habits_lead and objective is Objective.PROBABILITY
 
@@ -185,7 +188,7 @@ class ItemRanker:
         *,
         allowed: NDArray[np.bool_] | None = None,
         popularity_weight: float = 0.0,
-        block: int = 256,
+        block: int = USERS_AT_ONCE,
     ) -> tuple[Ranked, Ranked]:
         """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items."""
         wide = self._wide(k)
@@ -246,7 +249,7 @@ class ItemRanker:
             rows, item = np.unique(row, return_inverse=True)
             arrays = (users, projected[rows], pairs.user, item, cosine, features)
             with torch.inference_mode():
-                _, mlp, logit = score_in_chunks(ScorerNetwork.of(scorer).score, *arrays)
+                _, mlp, logit = ScorerNetwork.of(scorer).score(*arrays)
         else:
             _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
         probability = scorer.probability(logit)

@@ -24,7 +24,7 @@ from recllm.encoder.hardware import workers
 from recllm.errors import DataError
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
 from recllm.metrics import average, ndcg
-from recllm.models.scorer import Scorer, ScorerConfig, score_in_chunks
+from recllm.models.scorer import Scorer, ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
 from recllm.models.sequence import SequenceModel
 from recllm.models.sequence_network import learn_sequence_model
@@ -391,7 +391,7 @@ def predict(network: ScorerNetwork, window: Window) -> Floats:
         users = network.project(torch.from_numpy(window.user_vectors)).numpy()
         items = network.project(torch.from_numpy(window.item_vectors)).numpy()
     pairs = (window.user, window.vector_row, window.cosine, window.features)
-    return np.asarray(score_in_chunks(network.score, users, items, *pairs).logit)
+    return np.asarray(network.score(users, items, *pairs).logit)
 
 
 def evaluate(network: ScorerNetwork, window: Window) -> dict[str, float]:
