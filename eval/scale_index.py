@@ -12,32 +12,229 @@ Vectors stay in FOLDER for the next run.
 
 from __future__ import annotations
 
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+from inputs import DATA, finish, in_new_process, load_average, say, script_parser
 from numpy.typing import NDArray
 
 from recllm.data.dataset import ITEM_SCHEMA
 from recllm.encoder.loading import load_encoder
 from recllm.evaluation.tables import complete_journey, read_folder
+from recllm.features.item_index.contract import ItemIndex
+from recllm.features.item_index.opening import new_index, open_index
+from recllm.features.item_index.rows import best_products
 from recllm.features.item_vectors import new_item_vectors
 from recllm.text.items import item_texts
 
-SETS = Path("/work/shared/data")
 FOLDERS = ("online_retail_uci", "amazon_beauty_p5", "minionerec_Industrial_and_Scientific")
 FORMS = 4
 """An item of each text without a price, and at so many prices less one."""
 BRANDS = ("National", "Private", "Organic", "Value")
 SEED = 0
+K = 100
+NDCG_AT = 20
+MADE_BY = "scale_index"
 
 
-def catalogue(n_items: int, seed: int = SEED) -> tuple[pl.DataFrame, int]:
-    """A catalogue of `n_items`, and how many distinct texts of it are of real products."""
+def main() -> None:
+    if "--part" in sys.argv:  # of `measure`, in a process of its own
+        task = json.load(sys.stdin)
+        figures = build(task) if task["part"] == "build" else ask(task)
+        print(json.dumps(figures))
+        return
+    parser = script_parser(__doc__)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--kinds", default="exact,faiss,usearch", help="with commas")
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "recllm" / "scale-index")
+    parser.add_argument("--url", help="of a PostgreSQL database for pgvector, or a Qdrant server or folder for qdrant")
+    args = parser.parse_args()
+    figures = measure(args.items, args.kinds.split(","), args.folder, n_queries=args.queries, url=args.url)
+    finish({"protocol": "scale-index", "seed": SEED, "kinds": figures, "load_average": load_average()}, args.output)
+
+
+def measure(
+    n_items: int = 1_000_000,
+    kinds: Sequence[str] = ("exact", "faiss", "usearch"),
+    folder: Path | None = None,
+    *,
+    n_queries: int = 200,
+    url: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """For each kind: items; recall_100, of the 100 nearest of all queries; ms, the median of one query after another;
+    mib, what the index adds to the memory of the process besides exact vectors that are mapped from their file
+    (mapped_mib); filtered_ok, whether filters that leave a half, a tenth, a hundredth of the items, one type and fewer
+    than were asked for returned as many as there are; ndcg_ratio, NDCG@20 of searches by the index over that of
+    comparing all items, where items of the type that was searched for are relevant.
+
+    Each kind is built in one process and asked in another.
+    """
+    folder = folder or Path.home() / ".cache" / "recllm" / "scale-index"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"items-{n_items}.arrow"
+    if not path.exists():
+        catalogue(n_items).write_ipc(path, compression="uncompressed")
+    items = pl.read_ipc(path)
+    vectors, kind_of = served_vectors(items, folder), types(items)
+    say("%d items, %d distinct texts", n_items, items["text"].n_unique())
+    searches, asked_types = search_queries(items, kind_of, folder, n_queries // 2)
+    queries = np.concatenate([searches, people(vectors, n_queries - len(searches))])
+    exact_rows, exact = best_products(vectors, queries, K)
+    np.savez(
+        folder / "queries.npz", queries=queries, exact=exact, exact_rows=exact_rows, types=kind_of, asked=asked_types
+    )
+    figures = {}
+    for kind in kinds:
+        task = {"kind": kind, "n_items": n_items, "folder": str(folder), "url": url}
+        built = in_new_process("scale_index.py", "--part", task={**task, "part": "build"})
+        figures[kind] = {**in_new_process("scale_index.py", "--part", task={**task, "part": "ask"}), **built}
+    return figures
+
+
+def build(task: dict[str, Any]) -> dict[str, Any]:
+    """Build the index of a kind in its folder."""
+    folder = Path(task["folder"])
+    vectors = np.load(folder / f"vectors-{task['n_items']}.npy", mmap_mode="r", allow_pickle=False)
+    place = folder / task["kind"]
+    place.mkdir(exist_ok=True)
+    started = time.perf_counter()
+    index = new_index(task["kind"], vectors.shape[1], MADE_BY, url=task["url"])
+    index.upsert([str(row) for row in range(len(vectors))], vectors)
+    index.save(place)
+    index.close()
+    sizes = {path.name: path.stat().st_size / 2**20 for path in place.iterdir()}
+    return {
+        "build_seconds": round(time.perf_counter() - started, 1),
+        "mapped_mib": round(sizes.get("vectors.npy", 0.0), 1),
+        "file_mib": round(sum(sizes.values()) - sizes.get("vectors.npy", 0.0), 1),
+    }
+
+
+def ask(task: dict[str, Any]) -> dict[str, Any]:
+    """The figures of an index that is opened from its folder."""
+    folder = Path(task["folder"])
+    with np.load(folder / "queries.npz", allow_pickle=False) as arrays:
+        queries, exact, exact_rows = arrays["queries"], arrays["exact"], arrays["exact_rows"]
+        kind_of, asked = arrays["types"], arrays["asked"]
+    new_index("exact", queries.shape[1], MADE_BY).search(queries[:1], 1)  # libraries are loaded
+    importlib.import_module({"faiss": "faiss", "usearch": "usearch.index"}.get(task["kind"], "numpy"))
+    before = resident_mib()
+    index = open_index(folder / task["kind"], MADE_BY, url=task["url"])
+    index.search(queries, K)  # what is mapped is read
+    mib = resident_mib() - before
+    near, times = [], []
+    for query in queries:
+        started = time.perf_counter()
+        near.append(index.search(query, K))
+        times.append(1_000 * (time.perf_counter() - started))
+    cosine = np.concatenate([answer.cosine for answer in near])
+    rows = np.concatenate([answer.rows for answer in near])
+    # equal vectors are equally near, whichever of them is returned
+    recall = (cosine >= exact[:, -1:] - 1e-5).mean(axis=1)
+    n_searches = len(asked)
+    gains = [ndcg(kind_of[of] == asked[:, None]) for of in (rows[:n_searches], exact_rows[:n_searches])]
+    filtered = filters(index, queries[:20], kind_of)
+    return {
+        "items": len(index),
+        "recall_100": round(float(recall.mean()), 4),
+        "recall_100_searches": round(float(recall[:n_searches].mean()), 4),
+        "recall_100_people": round(float(recall[n_searches:].mean()), 4),
+        "ms": round(float(np.median(times)), 2),
+        "ms_mean": round(float(np.mean(times)), 2),
+        "ms_p95": round(float(np.quantile(times, 0.95)), 2),
+        "mib": round(mib, 1),
+        "filtered_ok": all(figure["ok"] for figure in filtered.values()),
+        "filtered_ms": {name: figure["ms"] for name, figure in filtered.items()},
+        "ndcg": round(float(gains[0].mean()), 4),
+        "ndcg_ratio": round(float(gains[0].mean() / gains[1].mean()), 5),
+        "load_average": load_average(),
+    }
+
+
+def filters(index: ItemIndex, queries: NDArray[np.float32], kind_of: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+    """Whether each query got as many allowed items as there are, and the median time."""
+    draw = np.random.default_rng(1).random(len(kind_of))
+    largest = np.bincount(kind_of).argmax()
+    masks = {f"{share:.0%}": draw < share for share in (0.5, 0.1, 0.01)}
+    masks |= {"one type": kind_of == largest, "fewer than k": draw < 30 / len(draw)}
+    figures = {}
+    for name, mask in masks.items():
+        times, right = [], True
+        for query in queries:
+            started = time.perf_counter()
+            rows = index.search(query, K, mask).rows[0]
+            times.append(1_000 * (time.perf_counter() - started))
+            rows = rows[rows >= 0]
+            right &= len(np.unique(rows)) == min(K, int(mask.sum())) and bool(mask[rows].all())
+        figures[name] = {"ok": right, "ms": round(float(np.median(times)), 2)}
+    return figures
+
+
+def ndcg(relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """NDCG@20 of each row, (n,); there are more relevant items than places."""
+    discount = 1 / np.log2(np.arange(2, NDCG_AT + 2))
+    return np.asarray(relevant[:, :NDCG_AT] @ discount / discount.sum())
+
+
+def resident_mib() -> float:
+    """Memory of this process, without the exact vectors that it maps from their file: those the system may drop."""
+    text = Path("/proc/self/smaps").read_text("utf-8")
+    total, counts = 0, True
+    for line in text.splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            counts = not line.endswith(".npy")
+        elif line.startswith("Rss:") and counts:
+            total += int(line.split()[1])
+    return total / 1024
+
+
+def types(items: pl.DataFrame) -> NDArray[np.int64]:
+    """The narrowest category of each item as a number, (n,); items without one are of one type."""
+    name = items["category"].list.get(-1, null_on_oob=True).fill_null("")
+    return name.cast(pl.Categorical).to_physical().cast(pl.Int64).to_numpy()
+
+
+def search_queries(
+    items: pl.DataFrame, kind_of: NDArray[np.int64], folder: Path, n: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What somebody might type: two or three words of the title of an item whose type has many; and that type."""
+    rng = np.random.default_rng(2)
+    count = np.bincount(kind_of)
+    count[kind_of[(items["category"].list.len().fill_null(0) == 0).to_numpy()]] = 0
+    fit = np.flatnonzero(count[kind_of] >= 2 * NDCG_AT)
+    rows = rng.choice(fit, n, replace=False)
+    texts = []
+    for title in items["title"].gather(rows).to_list():
+        words = title.lower().split()
+        start = int(rng.integers(max(1, len(words) - 2)))
+        texts.append(" ".join(words[start : start + 3]))
+    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+    return encoder.encode(texts, kind="query"), kind_of[rows]
+
+
+def people(vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """What candidates are looked up by: means of a few items' vectors, less the catalogue's mean."""
+    rng = np.random.default_rng(3)
+    mean = vectors[np.sort(rng.integers(len(vectors), size=50_000))].mean(axis=0)
+    means = [vectors[rng.integers(len(vectors), size=rng.integers(1, 9))].mean(axis=0) for _ in range(n)]
+    units = np.stack(means) / np.linalg.norm(means, axis=1, keepdims=True)
+    return np.asarray(units - mean, np.float32)
+
+
+def catalogue(n_items: int, seed: int = SEED) -> pl.DataFrame:
+    """A catalogue of `n_items`, with the text of each in a further column."""
     rng = np.random.default_rng(seed)
     columns = [name for name in ITEM_SCHEMA if name in ("title", "category", "brand", "description", "attributes")]
     journey = complete_journey().dataset().items.select(columns)
-    frames = [journey] + [read_folder(SETS / n).dataset().items.select(columns) for n in FOLDERS if (SETS / n).exists()]
+    frames = [journey] + [read_folder(DATA / n).dataset().items.select(columns) for n in FOLDERS if (DATA / n).exists()]
     real = pl.concat(frames)
     real = real.with_columns(text=pl.Series(item_texts(real))).unique("text", maintain_order=True)
     n_texts = -(-n_items // FORMS)
@@ -55,7 +252,7 @@ def catalogue(n_items: int, seed: int = SEED) -> tuple[pl.DataFrame, int]:
     full["item_id"] = pl.int_range(pl.len()).cast(pl.String).alias("item_id")
     items = items.with_columns(*full.values())
     priced = pl.Series(np.where(form == 0, np.nan, price)).fill_nan(None)
-    return items.with_columns(price=priced, available=pl.lit(True)), n_real
+    return items.with_columns(price=priced, available=pl.lit(True))
 
 
 def _composed(journey: pl.DataFrame, taken: set[str], n: int, rng: np.random.Generator) -> pl.DataFrame:
@@ -91,3 +288,7 @@ def served_vectors(items: pl.DataFrame, folder: Path) -> NDArray[np.float32]:
         encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
         np.save(path, new_item_vectors(encoder, items, items.height))
     return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+if __name__ == "__main__":
+    main()

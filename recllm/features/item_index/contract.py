@@ -73,7 +73,7 @@ class ItemIndex(Protocol):
     def upsert(self, item_ids: Iterable[str], vectors: Floats) -> None:
         """Add items, or exchange the vectors of those that are there. Of an id that comes twice the last one counts.
 
-        vectors: unit rows, (n, dim). Raises `UsageError` for others.
+        vectors: unit rows, (n, dim), which may be kept without a copy. Raises `UsageError` for others.
         """
 
     def delete(self, item_ids: Iterable[str]) -> int:

@@ -93,8 +93,8 @@ class PostgresIndex(RowIndex):
     def _exact(self, queries: Floats, k: int, rows: Ints | None) -> tuple[Ints, Floats]:
         # an order that no graph has: all rows are compared
         statement, listed = (_OF_ALL, {}) if rows is None else (_OF_SOME, {"rows": rows.tolist()})
-        near = list(self._answers(statement, queries, {}, n=k, **listed))
-        return np.stack([row for row, _ in near]), np.stack([product for _, product in near])
+        answers = list(self._answers(statement, queries, {}, n=k, **listed))
+        return np.stack([row for row, _ in answers]), np.stack([product for _, product in answers])
 
     def _answers(
         self, statement: str, queries: Floats, settings: dict[str, Any], **arguments: Any

@@ -86,8 +86,8 @@ class QdrantIndex(RowIndex):
         condition = None
         if rows is not None:
             condition = self._models.Filter(must=[self._models.HasIdCondition(has_id=rows.tolist())])
-        near = list(self._answers(queries, k, self._models.SearchParams(exact=True), condition))
-        return np.stack([row for row, _ in near]), np.stack([product for _, product in near])
+        answers = list(self._answers(queries, k, self._models.SearchParams(exact=True), condition))
+        return np.stack([row for row, _ in answers]), np.stack([product for _, product in answers])
 
     def _answers(self, queries: Floats, n: int, parameters: Any, condition: Any) -> Iterator[tuple[Ints, Floats]]:
         for query in queries:

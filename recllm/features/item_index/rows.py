@@ -66,23 +66,23 @@ class RowIndex(ABC):
             raise UsageError(f"k is {k}; ask for 1 item or more")
         is_open = self._present if allowed is None else self._present & self._mask(allowed)
         n_open, n_items = int(is_open.sum()), len(self)
-        width, wanted = min(k, n_open), math.ceil(OVER_FETCH * k * n_items / max(n_open, 1))
+        width, n_candidates = min(k, n_open), math.ceil(OVER_FETCH * k * n_items / max(n_open, 1))
         rows = np.full((len(queries), k), -1, np.int64)
         cosine = np.full((len(queries), k), np.nan, np.float32)
         if not width or not len(queries):
             return NearestItems(rows, cosine)
         complete = np.zeros(len(queries), bool)
-        if n_open > EXACT_ITEMS and wanted <= MAX_CANDIDATES:
+        if n_open > EXACT_ITEMS and n_candidates <= MAX_CANDIDATES:
             has_direction = np.any(queries != 0, axis=1)  # nothing is near to nothing
-            for query, (near, products) in zip(
-                np.flatnonzero(has_direction), self._candidates(queries[has_direction], wanted), strict=True
+            for query, (candidates, products) in zip(
+                np.flatnonzero(has_direction), self._candidates(queries[has_direction], n_candidates), strict=True
             ):
-                usable = (near >= 0) & (near < len(is_open))
-                usable[usable] = is_open[near[usable]]
-                near, products = near[usable], products[usable]
-                if len(near) >= width:
-                    order = np.lexsort((near, -products))[:width]
-                    rows[query, :width], cosine[query, :width] = near[order], products[order]
+                usable = (candidates >= 0) & (candidates < len(is_open))
+                usable[usable] = is_open[candidates[usable]]
+                candidates, products = candidates[usable], products[usable]
+                if len(candidates) >= width:
+                    order = np.lexsort((candidates, -products))[:width]
+                    rows[query, :width], cosine[query, :width] = candidates[order], products[order]
                     complete[query] = True
         if not complete.all():
             open_rows = None if n_open == len(is_open) else np.flatnonzero(is_open)
@@ -116,7 +116,9 @@ class RowIndex(ABC):
         n_rows = len(self._ids)
         rows = np.array([row_of.get(item_id, -1) for item_id in last], np.int64)
         rows[rows < 0] = n_rows + np.arange(len(new))
-        self._put(rows, vectors[list(last.values())], list(last), n_rows + len(new))
+        if len(last) < len(ids):
+            vectors = vectors[list(last.values())]
+        self._put(rows, vectors, list(last), n_rows + len(new))
         row_of.update(zip(new, range(n_rows, n_rows + len(new)), strict=True))
         self._ids = pl.concat([self._ids, pl.Series("item_id", new, dtype=pl.String)])
         self._present = np.append(self._present, np.ones(len(new), bool))
@@ -242,22 +244,22 @@ def best_products(vectors: Floats, queries: Floats, k: int, rows: Ints | None = 
     best = np.zeros((len(queries), k), np.float32)
     for first in range(0, len(queries), QUERIES):
         part = queries[first : first + QUERIES]
-        kept: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(part)
+        best_so_far: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(part)
         for start in range(0, n_rows, BLOCK):
             block = slice(start, start + BLOCK) if rows is None else rows[start : start + BLOCK]
             numbers = np.arange(start, min(start + BLOCK, n_rows)) if rows is None else rows[start : start + BLOCK]
             products = part @ vectors[block].T
             for n, row in enumerate(products):
-                earlier_rows, earlier = kept[n]
+                earlier_rows, earlier = best_so_far[n]
                 if len(earlier) == k:  # most of a block is below what is there already
                     fit = np.flatnonzero(row > earlier[-1])
                     row, of_block = row[fit], numbers[fit]
                 else:
                     of_block = numbers
                 if len(row):
-                    kept[n] = _top(np.append(earlier_rows, of_block), np.append(earlier, row), k)
-        for n, (found_rows, found) in enumerate(kept):
-            best_rows[first + n], best[first + n] = found_rows, found
+                    best_so_far[n] = _top(np.append(earlier_rows, of_block), np.append(earlier, row), k)
+        for n, (query_rows, query_products) in enumerate(best_so_far):
+            best_rows[first + n], best[first + n] = query_rows, query_products
     return best_rows, best
 
 
