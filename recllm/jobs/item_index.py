@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,9 +132,23 @@ def catalogue_index(
     if kind == "exact":
         return None
     fingerprint = fingerprint_of(model, catalogue)
-    return CatalogueIndex(
-        lambda: open_index(index_folder(workspace, kind), fingerprint, url=_url(workspace, kind)), item_ids
-    )
+    folder, url = index_folder(workspace, kind), _url(workspace, kind)
+    return CatalogueIndex(lambda: _opened(folder, _stamp(folder), fingerprint, url), item_ids)
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: Path, stamp: tuple[int, int], fingerprint: str, url: str | None) -> ItemIndex:
+    """An index for all recommenders of this process, which are made anew with each load of items; every byte of its
+    files is checked once. stamp: tells one index in the folder from the next."""
+    return open_index(folder, fingerprint, url=url)
+
+
+def _stamp(folder: Path) -> tuple[int, int]:
+    try:
+        about = (folder / ABOUT).stat()
+    except OSError:
+        return 0, 0
+    return about.st_ino, about.st_mtime_ns
 
 
 def fingerprint_of(model: Model, catalogue: CatalogueState) -> str:

@@ -34,7 +34,8 @@ class CatalogueIndex:
         self._row_of: Ints = np.zeros(0, np.int64)
         """Row in the catalogue of each row of the index, -1 for none."""
         self._is_same = False
-        """Whether the index has the catalogue's rows."""
+        """Whether the rows of the index are the first of the catalogue, in their order."""
+        self._complaint = ""
         self._unlisted: Ints = np.zeros(0, np.int64)
         """Rows of the catalogue that the index does not have."""
 
@@ -50,7 +51,7 @@ class CatalogueIndex:
         mask = None
         if allowed is not None or not self._is_same:
             is_open = np.ones(len(self._item_ids), bool) if allowed is None else np.asarray(allowed, bool)
-            mask = is_open if self._is_same else np.append(is_open, False)[self._row_of]
+            mask = is_open[: len(self._row_of)] if self._is_same else np.append(is_open, False)[self._row_of]
         unlisted = self._unlisted if allowed is None else self._unlisted[np.asarray(allowed, bool)[self._unlisted]]
         try:
             best_rows = index.search(queries, k, mask).rows
@@ -73,14 +74,16 @@ class CatalogueIndex:
 
     def _give_up(self, error: RecllmError) -> None:
         """Until it is tried again."""
-        logger.warning("all items are compared: %s", error)
+        if str(error) != self._complaint:  # not at each try
+            logger.warning("all items are compared: %s", error)
+        self._complaint = str(error)
         self._index, self._retry_at = None, time.monotonic() + RETRY_SECONDS
 
     def _map_rows(self, index: ItemIndex) -> None:
         listed = pl.DataFrame({"item_id": self._item_ids}).with_row_index("row")
         rows = pl.DataFrame({"item_id": index.item_ids}).join(listed, on="item_id", how="left", maintain_order="left")
         self._row_of = rows["row"].cast(pl.Int64).fill_null(-1).to_numpy()
-        self._is_same = np.array_equal(self._row_of, np.arange(len(self._item_ids)))
+        self._is_same = np.array_equal(self._row_of, np.arange(len(self._row_of)))
         is_listed = np.zeros(len(self._item_ids), bool)
         is_listed[self._row_of[self._row_of >= 0]] = True
         self._unlisted = np.flatnonzero(~is_listed)
