@@ -7,7 +7,8 @@ Beauty and Amazon Industrial, and further products of Complete Journey's types, 
 its brands. Each comes four times, without a price and at three drawn prices, which the package tells in words ("low
 price for frozen pizza"). Every vector is one that the package itself would serve for such a product: nothing is
 jittered.
-Vectors stay in FOLDER for the next run.
+Queries are words of titles, and what candidates by text are looked up by: the mean vectors of what households of
+Complete Journey bought last, less the mean of the catalogue. Vectors and indexes stay in FOLDER for the next run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +30,17 @@ import polars as pl
 from inputs import DATA, finish, in_new_process, load_average, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.data.dataset import ITEM_SCHEMA
+from recllm.data.dataset import DAY, ITEM_SCHEMA
+from recllm.encoder.hardware import machine
 from recllm.encoder.loading import load_encoder
 from recllm.evaluation.tables import complete_journey, read_folder
+from recllm.features.collaborative import CollaborativeStatistics
+from recllm.features.item_index.catalogue import CatalogueIndex
 from recllm.features.item_index.contract import ItemIndex
 from recllm.features.item_index.opening import new_index, open_index
 from recllm.features.item_index.rows import best_products
-from recllm.features.item_vectors import new_item_vectors
+from recllm.features.item_vectors import item_vectors, new_item_vectors
+from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.text.items import item_texts
 
 FOLDERS = ("online_retail_uci", "amazon_beauty_p5", "minionerec_Industrial_and_Scientific")
@@ -53,12 +62,18 @@ def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--kinds", default="exact,faiss,usearch", help="with commas")
-    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--searches", type=int, default=500)
+    parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "recllm" / "scale-index")
     parser.add_argument("--url", help="of a PostgreSQL database for pgvector, or a Qdrant server or folder for qdrant")
     args = parser.parse_args()
-    figures = measure(args.items, args.kinds.split(","), args.folder, n_queries=args.queries, url=args.url)
-    finish({"protocol": "scale-index", "seed": SEED, "kinds": figures, "load_average": load_average()}, args.output)
+    figures = measure(
+        args.items, args.kinds.split(","), args.folder, n_searches=args.searches, n_people=args.people, url=args.url
+    )
+    record = {"protocol": "scale-index", "seed": SEED, "machine": machine(), "kinds": figures}
+    embedded = [kind for kind in figures if kind in ("faiss", "usearch")]
+    record["recommendations"] = recommendations(embedded, args.folder) if embedded else {}
+    finish(record | {"load_average": load_average()}, args.output)
 
 
 def measure(
@@ -66,7 +81,8 @@ def measure(
     kinds: Sequence[str] = ("exact", "faiss", "usearch"),
     folder: Path | None = None,
     *,
-    n_queries: int = 200,
+    n_searches: int = 500,
+    n_people: int = 200,
     url: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """For each kind: items; recall_100, of the 100 nearest of all queries; ms, the median of one query after another;
@@ -85,8 +101,8 @@ def measure(
     items = pl.read_ipc(path)
     vectors, kind_of = served_vectors(items, folder), types(items)
     say("%d items, %d distinct texts", n_items, items["text"].n_unique())
-    searches, asked_types = search_queries(items, kind_of, folder, n_queries // 2)
-    queries = np.concatenate([searches, people(vectors, n_queries - len(searches))])
+    searches, asked_types = search_queries(items, kind_of, folder, n_searches)
+    queries = np.concatenate([searches, people(vectors, folder, n_people)])
     exact_rows, exact = best_products(vectors, queries, K)
     np.savez(
         folder / "queries.npz", queries=queries, exact=exact, exact_rows=exact_rows, types=kind_of, asked=asked_types
@@ -100,10 +116,14 @@ def measure(
 
 
 def build(task: dict[str, Any]) -> dict[str, Any]:
-    """Build the index of a kind in its folder."""
+    """Build the index of a kind in its folder, unless it is there."""
     folder = Path(task["folder"])
+    record = folder / f"built-{task['kind']}-{task['n_items']}.json"
+    if record.exists():
+        figures: dict[str, Any] = json.loads(record.read_text("utf-8"))
+        return figures
     vectors = np.load(folder / f"vectors-{task['n_items']}.npy", mmap_mode="r", allow_pickle=False)
-    place = folder / task["kind"]
+    place = folder / f"{task['kind']}-{task['n_items']}"
     place.mkdir(exist_ok=True)
     started = time.perf_counter()
     index = new_index(task["kind"], vectors.shape[1], MADE_BY, url=task["url"])
@@ -111,11 +131,13 @@ def build(task: dict[str, Any]) -> dict[str, Any]:
     index.save(place)
     index.close()
     sizes = {path.name: path.stat().st_size / 2**20 for path in place.iterdir()}
-    return {
+    figures = {
         "build_seconds": round(time.perf_counter() - started, 1),
         "mapped_mib": round(sizes.get("vectors.npy", 0.0), 1),
         "file_mib": round(sum(sizes.values()) - sizes.get("vectors.npy", 0.0), 1),
     }
+    record.write_text(json.dumps(figures), encoding="utf-8")
+    return figures
 
 
 def ask(task: dict[str, Any]) -> dict[str, Any]:
@@ -127,16 +149,18 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
     new_index("exact", queries.shape[1], MADE_BY).search(queries[:1], 1)  # libraries are loaded
     importlib.import_module({"faiss": "faiss", "usearch": "usearch.index"}.get(task["kind"], "numpy"))
     before = resident_mib()
-    index = open_index(folder / task["kind"], MADE_BY, url=task["url"])
+    index = open_index(folder / f"{task['kind']}-{task['n_items']}", MADE_BY, url=task["url"])
     index.search(queries, K)  # what is mapped is read
     mib = resident_mib() - before
-    near, times = [], []
-    for query in queries:
+    near = index.search(queries, K)
+    cosine, rows = near.cosine, near.rows
+    one_by_one = queries[np.random.default_rng(5).permutation(len(queries))[:100]]
+    times, processor = [], time.process_time()
+    for query in one_by_one:
         started = time.perf_counter()
-        near.append(index.search(query, K))
+        index.search(query, K)
         times.append(1_000 * (time.perf_counter() - started))
-    cosine = np.concatenate([answer.cosine for answer in near])
-    rows = np.concatenate([answer.rows for answer in near])
+    processor = 1_000 * (time.process_time() - processor) / len(one_by_one)
     # equal vectors are equally near, whichever of them is returned
     recall = (cosine >= exact[:, -1:] - 1e-5).mean(axis=1)
     n_searches = len(asked)
@@ -149,6 +173,7 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
         "recall_100_people": round(float(recall[n_searches:].mean()), 4),
         "ms": round(float(np.median(times)), 2),
         "ms_mean": round(float(np.mean(times)), 2),
+        "ms_processor": round(processor, 2),
         "ms_p95": round(float(np.quantile(times, 0.95)), 2),
         "mib": round(mib, 1),
         "filtered_ok": all(figure["ok"] for figure in filtered.values()),
@@ -157,6 +182,44 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
         "ndcg_ratio": round(float(gains[0].mean() / gains[1].mean()), 5),
         "load_average": load_average(),
     }
+
+
+def recommendations(kinds: Sequence[str], folder: Path, n_people: int = 500) -> dict[str, dict[str, float]]:
+    """NDCG@20 of lists that are ranked by text alone, for households of Complete Journey with their last ten purchases
+    before December 2017, by comparing all items and by each index: items of a type that the household buys in
+    the four weeks after are relevant. What was bought before is left out of the lists."""
+    log, start = complete_journey().dataset(), int(datetime(2017, 12, 1, tzinfo=UTC).timestamp())
+    data = log.before(start)
+    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+    population = CollaborativeStatistics.fit(data, item_vectors(encoder, data))
+    later = log.events.select((log.events.at >= start) & (log.events.at < start + 28 * DAY))
+    people_rows = np.flatnonzero((np.diff(data.events.indptr) >= 10) & (np.diff(later.indptr) > 0))
+    people_rows = np.random.default_rng(4).choice(people_rows, min(n_people, len(people_rows)), replace=False)
+    last = data.events.rows(people_rows)
+    numbers = np.arange(len(last))
+    last = last.select(numbers >= np.repeat(last.indptr[1:], np.diff(last.indptr)) - 10)
+    bought = later.rows(people_rows)
+    kind_of = population.facets.type
+    relevant = [set(kind_of[bought.item[b:e]].tolist()) - {-1} for b, e in pairwise(bought.indptr)]
+    figures: dict[str, dict[str, float]] = {}
+    for kind in ("exact", *kinds):
+        index = new_index(kind, population.item_vectors.shape[1], MADE_BY)
+        if kind != "exact":
+            index.upsert(data.items["item_id"].to_list(), population.item_vectors)
+        served = None if kind == "exact" else CatalogueIndex(partial(returned, index), data.items["item_id"])
+        ranker = ItemRanker(None, replace(population, index=served))
+        started = time.perf_counter()
+        users = UserInputs(last, data.as_of, np.full(len(people_rows), -1), None)
+        ranked = ranker.rank(users, NDCG_AT, repeats=False)
+        seconds = time.perf_counter() - started
+        gains = np.array([[kind_of[row] in of for row in rows] for rows, of in zip(ranked.item, relevant, strict=True)])
+        figures[kind] = {"ndcg": round(float(ndcg(gains).mean()), 5), "ms_a_list": round(1e3 * seconds / len(gains), 2)}
+        figures[kind]["ndcg_ratio"] = round(figures[kind]["ndcg"] / figures["exact"]["ndcg"], 5)
+    return {"items": {"n": data.n_items}, **figures}
+
+
+def returned(index: ItemIndex) -> ItemIndex:
+    return index
 
 
 def filters(index: ItemIndex, queries: NDArray[np.float32], kind_of: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
@@ -220,13 +283,20 @@ def search_queries(
     return encoder.encode(texts, kind="query"), kind_of[rows]
 
 
-def people(vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-    """What candidates are looked up by: means of a few items' vectors, less the catalogue's mean."""
-    rng = np.random.default_rng(3)
+def people(vectors: NDArray[np.float32], folder: Path, n: int) -> NDArray[np.float32]:
+    """Mean vectors of the last ten purchases of households of Complete Journey, less the mean of the catalogue."""
+    log = complete_journey().dataset()
+    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+    item_rows, rng = item_vectors(encoder, log), np.random.default_rng(3)
+    buyers = rng.choice(np.flatnonzero(np.diff(log.events.indptr) >= 10), n, replace=False)
+    means = np.stack(
+        [
+            item_rows[log.events.item[log.events.indptr[b + 1] - 10 : log.events.indptr[b + 1]]].mean(axis=0)
+            for b in buyers
+        ]
+    )
     mean = vectors[np.sort(rng.integers(len(vectors), size=50_000))].mean(axis=0)
-    means = [vectors[rng.integers(len(vectors), size=rng.integers(1, 9))].mean(axis=0) for _ in range(n)]
-    units = np.stack(means) / np.linalg.norm(means, axis=1, keepdims=True)
-    return np.asarray(units - mean, np.float32)
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True) - mean, np.float32)
 
 
 def catalogue(n_items: int, seed: int = SEED) -> pl.DataFrame:

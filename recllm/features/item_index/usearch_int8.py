@@ -24,7 +24,7 @@ CONNECTIONS = 16
 """Edges of an item, twice as many in the lowest layer: 128 bytes of memory."""
 EXPANSION_ADD = 128
 """Candidates that are compared when an item is put in."""
-EXPANSION_SEARCH = 128
+EXPANSION_SEARCH = 1_024
 """Candidates that are compared for a query, at least."""
 ADDED = 100_000
 """Items that are rounded and added at once."""
