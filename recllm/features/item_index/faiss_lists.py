@@ -22,7 +22,7 @@ LISTS_PER_ROOT = 2.0
 """Lists for each unit of the square root of the number of items."""
 TRAINED_PER_LIST = 40
 """Items from which a centre is learned; FAISS warns below 39."""
-PROBED = 112
+PROBED = 80
 """Lists that are read for a query."""
 GROWTH = 4
 """With so many times the items that the centres were learned from, they are learned anew."""

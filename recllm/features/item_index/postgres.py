@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from recllm.errors import MissingExtraError, ModelError
 from recllm.features.item_index.contract import Floats, Ints, write_about
-from recllm.features.item_index.rows import RowIndex
+from recllm.features.item_index.rows import RowIndex, padded
 
 TABLES = ("item_vectors", "item_vectors_about")
 MAX_DIM = 2_000
@@ -93,8 +93,7 @@ class PostgresIndex(RowIndex):
     def _exact(self, queries: Floats, k: int, rows: Ints | None) -> tuple[Ints, Floats]:
         # an order that no graph has: all rows are compared
         statement, listed = (_OF_ALL, {}) if rows is None else (_OF_SOME, {"rows": rows.tolist()})
-        answers = list(self._answers(statement, queries, {}, n=k, **listed))
-        return np.stack([row for row, _ in answers]), np.stack([product for _, product in answers])
+        return padded(self._answers(statement, queries, {}, n=k, **listed), k)
 
     def _answers(
         self, statement: str, queries: Floats, settings: dict[str, Any], **arguments: Any

@@ -18,7 +18,7 @@ import polars as pl
 
 from recllm.errors import MissingExtraError, ModelError
 from recllm.features.item_index.contract import Floats, Ints, write_about
-from recllm.features.item_index.rows import RowIndex
+from recllm.features.item_index.rows import RowIndex, padded
 
 KEY_VARIABLE = "RECLLM_QDRANT_KEY"
 """Environment variable of the server's API key."""
@@ -86,8 +86,7 @@ class QdrantIndex(RowIndex):
         condition = None
         if rows is not None:
             condition = self._models.Filter(must=[self._models.HasIdCondition(has_id=rows.tolist())])
-        answers = list(self._answers(queries, k, self._models.SearchParams(exact=True), condition))
-        return np.stack([row for row, _ in answers]), np.stack([product for _, product in answers])
+        return padded(self._answers(queries, k, self._models.SearchParams(exact=True), condition), k)
 
     def _answers(self, queries: Floats, n: int, parameters: Any, condition: Any) -> Iterator[tuple[Ints, Floats]]:
         for query in queries:

@@ -46,10 +46,11 @@ class RowIndex(ABC):
         self.dim, self.fingerprint = dim, fingerprint
         self._ids = pl.Series("item_id", [] if item_ids is None else item_ids, dtype=pl.String)
         self._present: NDArray[np.bool_] = self._ids.is_not_null().to_numpy()
+        self._n_items = int(self._present.sum())
         self._row_of: dict[str, int] | None = None
 
     def __len__(self) -> int:
-        return int(self._present.sum())
+        return self._n_items
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self):,} items, {self.dim} dimensions)"
@@ -64,9 +65,11 @@ class RowIndex(ABC):
         queries = self._checked(np.atleast_2d(queries), "queries")
         if k < 1:
             raise UsageError(f"k is {k}; ask for 1 item or more")
-        is_open = self._present if allowed is None else self._present & self._mask(allowed)
-        n_open, n_items = int(is_open.sum()), len(self)
-        width, n_candidates = min(k, n_open), math.ceil(OVER_FETCH * k * n_items / max(n_open, 1))
+        is_open, n_open = self._present, self._n_items
+        if allowed is not None:
+            is_open = is_open & self._mask(allowed)
+            n_open = int(is_open.sum())
+        width, n_candidates = min(k, n_open), math.ceil(OVER_FETCH * k * self._n_items / max(n_open, 1))
         rows = np.full((len(queries), k), -1, np.int64)
         cosine = np.full((len(queries), k), np.nan, np.float32)
         if not width or not len(queries):
@@ -96,7 +99,7 @@ class RowIndex(ABC):
 
     @abstractmethod
     def _exact(self, queries: Floats, k: int, rows: Ints | None) -> tuple[Ints, Floats]:
-        """The best `k` of these rows, ascending, of all rows when None; there are as many. (n, k) each."""
+        """The best `k` of these rows, ascending, of all rows when None. (n, k) each."""
 
     # --- change ------------------------------------------------------------------------------------------------------
 
@@ -122,6 +125,7 @@ class RowIndex(ABC):
         row_of.update(zip(new, range(n_rows, n_rows + len(new)), strict=True))
         self._ids = pl.concat([self._ids, pl.Series("item_id", new, dtype=pl.String)])
         self._present = np.append(self._present, np.ones(len(new), bool))
+        self._n_items += len(new)
 
     @abstractmethod
     def _put(self, rows: Ints, vectors: Floats, item_ids: list[str], n_rows: int) -> None:
@@ -138,6 +142,7 @@ class RowIndex(ABC):
             del row_of[item_id]
         self._present = self._present.copy()
         self._present[rows] = False
+        self._n_items -= len(rows)
         self._ids = self._ids.scatter(rows, None)
         return len(rows)
 
@@ -231,7 +236,16 @@ def stored_rows(folder: Path, dim: int) -> tuple[pl.Series, Floats]:
             raise ValueError(f"vectors of the shape {vectors.shape} for {len(item_ids)} items of {dim} dimensions")
     except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
         raise ModelError(f"{folder}: the item index is damaged ({error}); build it again with: recllm index") from error
-    return item_ids, vectors
+    return item_ids, np.asarray(vectors)  # still mapped, without what a memmap does at each access
+
+
+def padded(answers: Iterable[tuple[Ints, Floats]], k: int) -> tuple[Ints, Floats]:
+    """Answers of a server as (n, k) each; it may have fewer items by now, then -1 and NaN follow."""
+    answers = list(answers)
+    rows, products = np.full((len(answers), k), -1, np.int64), np.full((len(answers), k), np.nan, np.float32)
+    for n, (row, product) in enumerate(answers):
+        rows[n, : len(row)], products[n, : len(row)] = row, product
+    return rows, products
 
 
 def best_products(vectors: Floats, queries: Floats, k: int, rows: Ints | None = None) -> tuple[Ints, Floats]:
