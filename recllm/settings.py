@@ -43,6 +43,7 @@ Caching = Literal["off", "exact", "bank"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ExampleKind = Literal["arrival", "new", "next"]
 ScorePart = Literal["cosine", "vectors", "features"]
+IndexKind = Literal["exact", "faiss", "usearch", "pgvector", "qdrant"]
 
 ConsoleScope = Literal["console", "events", "marketing", "privacy", "admin"]
 """What somebody may do in the console: see `recllm.workspace.keys.Scope`."""
@@ -343,6 +344,26 @@ class SearchSettings(FrozenModel):
     """Of the list by the person's score."""
     popularity_weight: Weight = 0.5
     """Of the list by popularity, where there is no person or no consent."""
+
+
+class ItemIndexSettings(FrozenModel):
+    """How the items nearest to a vector are found: see `recllm.features.item_index`."""
+
+    section: ClassVar[str] = "item_index"
+
+    kind: IndexKind = "exact"
+    """exact compares all of them. The others are built by `recllm index`: faiss and usearch in the workspace (extras of
+    these names), pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant)."""
+    qdrant_url: Annotated[Text | None, Field(json_schema_extra={"expected": "a URL"})] = None
+    """The Qdrant server; its key is read from RECLLM_QDRANT_KEY. It is sent items' ids and vectors, and the vectors of
+    queries, which follow from somebody's history or words and name nobody."""
+    qdrant_collection: Annotated[Text, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "recllm-items"
+    """Name of the collection; one for each workspace."""
+
+    @field_validator("qdrant_url")
+    @classmethod
+    def _is_server(cls, url: str | None) -> str | None:
+        return url if url is None else _secure_url(url, "https://qdrant.shop.example")
 
 
 class ExperimentSettings(FrozenModel):
@@ -1192,6 +1213,7 @@ class Settings(FrozenModel):
     webhooks: WebhookSettings = WebhookSettings()
     audit: AuditSettings = AuditSettings()
     search: SearchSettings = SearchSettings()
+    item_index: ItemIndexSettings = ItemIndexSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     privacy: PrivateTrainingSettings = PrivateTrainingSettings()
     sequence: SequenceModelSettings = SequenceModelSettings()

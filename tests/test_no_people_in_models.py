@@ -6,9 +6,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -18,18 +19,22 @@ from safetensors.numpy import save_file
 from shop_world import shop as world
 
 from recllm.cli.main import main
+from recllm.jobs.item_index import build_index
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import refresh
 from recllm.jobs.train import train_workspace
 from recllm.recommender.serving_state import map_arrays, open_people_state
-from recllm.settings import SequenceModelSettings
+from recllm.settings import IndexKind, SequenceModelSettings
 from recllm.workspace.workspace import Workspace
 
 PEOPLE = 137
 """A prime: no width of a model, and no count of items, windows or groups of this shop is it, or is one or two above."""
 SIZES = frozenset({PEOPLE, PEOPLE + 1, PEOPLE + 2})
 """Rows for each person, or where each one's rows begin, also where an unknown person has a row too."""
-PUBLISHED = ("models", "copies")
+PUBLISHED = ("models", "copies", "cache/item-index")
+INDEXES: tuple[IndexKind, ...] = tuple(
+    kind for kind in get_args(IndexKind) if kind in ("faiss", "usearch") and find_spec(kind)
+)
 IDS = [f"{MARK}-{n:03}" for n in range(PEOPLE)]
 SEQUENCE = SequenceModelSettings(dim=16, epochs=1, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
 
@@ -69,6 +74,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert load_file(shop, folder / f"{table}.csv", table).accepted
         train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
         refresh(shop)
+        for kind in INDEXES:
+            build_index(shop, kind)
     with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["recllm", "copy", "-u", IDS[0], "-w", str(folder / "shop"), "--pack", "us_ftc"])
         main()
@@ -136,6 +143,7 @@ def people_in(folder: Path, names: list[str], digests: dict[bytes, str]) -> list
 def test_nothing_that_is_published_holds_anybody(made: Path, names: list[str]) -> None:
     digests = digests_in_use(made, names)
     assert len(list((made / "models" / "versions").iterdir())) == 2 and list((made / "copies").iterdir())
+    assert all((made / "cache" / "item-index" / kind / "vectors.npy").exists() for kind in INDEXES)
     formats = {path.suffix for path in (made / "models").rglob("*") if path.is_file()}
     assert formats <= {".safetensors", ".arrow", ".json", ".jsonl", ".lock", ""}, "a new format has to be looked into"
     for part in PUBLISHED:

@@ -320,6 +320,35 @@ def refresh(workspace: WorkspaceDir, json: Json) -> None:
     show({"serving": version}, [f"model {version} serves"], json=json)
 
 
+def index(
+    workspace: WorkspaceDir,
+    kind: Annotated[
+        str | None, typer.Option(help="faiss, usearch, pgvector or qdrant; item_index.kind of the settings else.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Build the index of item vectors, or bring it up to date: for catalogues too large to compare every item.
+
+    What is in use is the setting item_index.kind.
+    """
+    from recllm.jobs.item_index import build_index
+    from recllm.settings import ItemIndexSettings
+
+    with open_shop(workspace) as shop:
+        index_kind = None if kind is None else ItemIndexSettings.model_validate({"kind": kind}).kind
+        report = build_index(shop, index_kind, progress=note)
+        in_use = shop.settings.item_index.kind
+    lines = [
+        f"{report.kind} index of model {report.model_version}: {report.items:,} items ({report.added:,} added, "
+        f"{report.changed:,} changed, {report.removed:,} removed), {report.mib:.0f} MiB, {report.seconds:.0f} s",
+        f"  finds {100 * report.recall:.1f} % of the 100 nearest in {report.ms:.1f} ms; comparing all takes "
+        f"{report.exact_ms:.1f} ms",
+    ]
+    if in_use != report.kind:
+        lines.append(f'  in use is {in_use}; to use it: kind = "{report.kind}" below [item_index] in workspace.toml')
+    show(report, lines, json=json)
+
+
 def export(
     folder: Annotated[Path, typer.Argument(help="Where the exported encoder goes; an earlier export is replaced.")],
     workspace: Annotated[

@@ -41,7 +41,7 @@ app = typer.Typer(
 COMMANDS = (
     *(data.init, data.ingest, data.validate, data.describe, data.pseudonym, data.profile),
     *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain, answer.report),
-    *(answer.audience, answer.predict, answer.uplift, learn.refresh),
+    *(answer.audience, answer.predict, answer.uplift, learn.refresh, learn.index),
     *(show.start, show.demo, show.doctor, show.prompts, show.settings),
     answer.search,
     occasions.occasions,

@@ -113,7 +113,7 @@ _EVENT_DTYPES = (np.int32, np.int64, np.uint8, np.float32, np.float32, np.int32)
 """Of the columns of `Events`, in the order of the fields."""
 
 
-class ItemIndex:
+class ItemLookup:
     """What is looked up in a table of items again and again: rows by ids, and what is on offer.
 
     A few ids are looked up one by one, many are joined.
@@ -166,7 +166,7 @@ class Dataset:
     items: pl.DataFrame
     events: Events
     as_of: int
-    item_index: ItemIndex = field(default=None, repr=False)  # type: ignore[assignment]
+    item_index: ItemLookup = field(default=None, repr=False)  # type: ignore[assignment]
     """Of `items`; a dataset that is cut from another one keeps it."""
     step_seconds: int | None = None
     """What one step counts where the log knows only the order of each person's events, see `recllm.data.order`; None
@@ -174,7 +174,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.item_index is None or self.item_index.items is not self.items:
-            object.__setattr__(self, "item_index", ItemIndex(self.items))
+            object.__setattr__(self, "item_index", ItemLookup(self.items))
 
     def _repr_html_(self) -> str:
         """For notebooks: how much there is, of when."""
@@ -224,7 +224,7 @@ class Dataset:
         users = _complete(users, "users", events[USER_COLUMN])
         items = _conform(_complete(items, "items", events["item_id"]))
         items = items[hash_order(items["item_id"])]
-        index = ItemIndex(items)
+        index = ItemLookup(items)
         user, item = _lookup(users["user_id"], events["user_id"]), index.rows(events["item_id"])
         packed = _pack(events, at, user, item, users.height)
         if as_of is None:

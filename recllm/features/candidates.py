@@ -93,7 +93,8 @@ def candidates(
     habit = users.owned.total(decay(users.purchases.at, users.as_of, population.settings.purchase_half_life_days))
     closed = np.zeros(n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
     shut = closed.copy()
-    for user, proposals in enumerate(_proposals(users, settings, np.diff(ends))):
+    n_hidden = settings.short_history + (0 if banned is None else int(np.diff(banned[0]).max(initial=0)))
+    for user, proposals in enumerate(_proposals(users, settings, np.diff(ends), n_hidden, allowed)):
         part = slice(ends[user], ends[user + 1])
         own_items = users.owned.key[part]
         hidden = banned[1][banned[0][user] : banned[0][user + 1]] if banned is not None else own_items[:0]
@@ -122,16 +123,20 @@ def _union(keys: Ints, bits: NDArray[np.uint16], n: int, n_items: int) -> Candid
 
 
 def _proposals(
-    users: UserBatch, settings: CandidateSettings, n_own_items: Ints
+    users: UserBatch,
+    settings: CandidateSettings,
+    n_own_items: Ints,
+    n_hidden: int,
+    allowed: NDArray[np.bool_] | None,
 ) -> Iterator[list[tuple[str, NDArray[Any], NDArray[Any]]]]:
     """What the scored sources would propose to each person: source, item rows and their scores, higher is better; 0 or
-    less is never proposed."""
+    less is never proposed. n_hidden: items at most that are hidden from a person besides those that are not allowed."""
     population = users.population
     # share of the person's purchases in a type times the item's share of the type's buyers lately
     trend = WeightedSums(users.type_share, population.type_trend)
     sums = {NEIGHBOURS: users.neighbour_recent, ITEM_ITEM: users.item_item, CATEGORY_TREND: trend}
     is_short = (n_own_items < settings.short_history) & (settings.text_nearest > 0)
-    arriving, cosines = _arriving(users), _text_scores(users, is_short)
+    arriving, nearest = _arriving(users), _text_nearest(users, is_short, settings.text_nearest + n_hidden, allowed)
     sequence: Iterator[Floats] | None = None
     if population.interests is not None and users.interests is not None and settings.interests:
         sequence = population.interests.catalogue(users.interests)
@@ -142,7 +147,7 @@ def _proposals(
         if sequence is not None:
             proposals.append((INTERESTS, every, np.exp(next(sequence))))
         if is_short[user]:
-            proposals.append((TEXT_NEAREST, every, next(cosines)))
+            proposals.append((TEXT_NEAREST, *next(nearest)))
         yield proposals
 
 
@@ -156,11 +161,28 @@ def _arriving(users: UserBatch) -> Floats:
     return np.asarray((share + 1e-3) * strength, np.float32)
 
 
-def _text_scores(users: UserBatch, which: NDArray[np.bool_]) -> Iterator[Floats]:
-    """Cosine of each of these people with every item, less its `text_centrality`, a few people at a time."""
+def _text_nearest(
+    users: UserBatch, which: NDArray[np.bool_], n: int, allowed: NDArray[np.bool_] | None
+) -> Iterator[tuple[NDArray[Any], Floats]]:
+    """For each of these people, a few at a time, every item and its cosine with them, less its `text_centrality`.
+
+    With an item index, of the allowed items alone those that may be among the `n` best.
+    """
     vectors, population = users.vectors.user[which], users.population
+    every = np.arange(population.n_items)
     for start in range(0, len(vectors), 16):
-        yield from vectors[start : start + 16] @ population.item_vectors.T - population.text_centrality
+        part, nearest = vectors[start : start + 16], None
+        if population.index is not None:
+            # x·item - c·mean·item is the product of the item with one vector
+            part = part - np.float32(population.settings.text_centring) * population.mean_vector
+            nearest = population.index.nearest(part, n, allowed)
+        if nearest is not None:
+            yield from (
+                (rows, population.item_vectors[rows] @ vector) for rows, vector in zip(nearest, part, strict=True)
+            )
+        else:
+            scores = vectors[start : start + 16] @ population.item_vectors.T - population.text_centrality
+            yield from ((every, row) for row in scores)
 
 
 def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:

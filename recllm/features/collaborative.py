@@ -36,6 +36,7 @@ from recllm.features.weighted_sums import WeightedSums
 from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
+    from recllm.features.item_index.catalogue import CatalogueIndex
     from recllm.models.sequence import SequenceModel
 
 
@@ -98,6 +99,8 @@ class CollaborativeStatistics:
     """Emb(I) of the pool, (n_pool, dim), zero rows where nothing is known: who is alike when nothing was bought yet."""
     interests: SequenceModel | None = None
     """The sequence model, trained on events before `as_of` alone; None where the shop has none."""
+    index: CatalogueIndex | None = None
+    """Of `item_vectors`; None where all items are compared."""
 
     @property
     def n_items(self) -> int:
@@ -221,6 +224,7 @@ class CollaborativeStatistics:
             arrived=arrived,
             group_statistics=groups,
             interests=None if self.interests is None else self.interests.with_new_items(vectors),
+            index=None,  # its rows are those of the shorter catalogue
         )
 
     @cached_property
@@ -248,7 +252,12 @@ class CollaborativeStatistics:
         the catalogue times `text_centring`. Some texts are among the nearest of nearly every other in many dimensions,
         and centring makes them no nearer than others (Suzuki et al. 2013, "Centering similarity measures to reduce
         hubs"); so nobody wins every list by writing such a text."""
-        return np.asarray(self.settings.text_centring * (self.item_vectors @ self.item_vectors.mean(axis=0)))
+        return np.asarray(self.settings.text_centring * (self.item_vectors @ self.mean_vector))
+
+    @cached_property
+    def mean_vector(self) -> Floats:
+        """Mean of the item vectors, (dim,)."""
+        return np.asarray(self.item_vectors.mean(axis=0))
 
     @cached_property
     def profiles_by_item(self) -> Any:

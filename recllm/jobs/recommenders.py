@@ -19,6 +19,7 @@ from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors, new_item_vectors
 from recllm.files import sweep_drafts
+from recllm.jobs.item_index import bring_index_along, catalogue_index
 from recllm.recommender.lineage import Lineage, Origin
 from recllm.recommender.people import Histories
 from recllm.recommender.serving_state import (
@@ -153,6 +154,7 @@ def open_recommender(
         vectors = new_item_vectors(encoder, priced, n_new, catalogue.locale)
         population = population.with_new_items(grown, vectors)
         offsets = None if offsets is None else np.append(offsets, np.zeros(n_new, np.float32))
+    population = replace(population, index=catalogue_index(workspace, model, catalogue, items["item_id"]))
     together = together_of(catalogue, items.height)
     common |= {"text_locale": catalogue.locale, "item_offsets": offsets, "together": together}
     if everybody:
@@ -422,6 +424,8 @@ def publish_recommender(
         at = datetime.now(UTC)
         mark_version_tainted(workspace.models_dir, version, at=at, use_until=tainted_until(workspace, at))
         forget_in_states(workspace)
+    if serving(workspace.models_dir) == version:
+        bring_index_along(workspace, progress)
     return version
 
 

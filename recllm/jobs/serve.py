@@ -111,7 +111,14 @@ def similar_items(recommender: Recommender, item_id: str, k: int) -> list[tuple[
     """
     dataset, vectors = recommender.dataset, recommender.item_vectors
     row = int(catalogue_rows(dataset, [item_id])[0])
-    cosine = np.where(allowed_items(dataset), vectors @ vectors[row], -np.inf)
+    allowed, nearest_rows = allowed_items(dataset), None
+    if recommender.index is not None:
+        nearest_rows = recommender.index.nearest(vectors[row][None], k + 1, allowed)
+    if nearest_rows is None:
+        cosine = np.where(allowed, vectors @ vectors[row], -np.inf)
+    else:
+        cosine = np.full(len(vectors), -np.inf)
+        cosine[nearest_rows[0]] = vectors[nearest_rows[0]] @ vectors[row]
     cosine[row] = -np.inf
     best = np.argsort(-cosine, kind="stable")[:k]
     best = best[np.isfinite(cosine[best])]

@@ -75,6 +75,7 @@ from recllm.text.users import UserTexts, user_texts
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+    from recllm.features.item_index.catalogue import CatalogueIndex
     from recllm.recommender.explanation import Explanation
     from recllm.recommender.pretrained import CardFacts
     from recllm.recommender.saved_model import Model
@@ -181,6 +182,12 @@ class Recommender:
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
         return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests)
+
+    @property
+    def index(self) -> CatalogueIndex | None:
+        """What finds items by their vectors; None where all of them are compared."""
+        population = vars(self).get("population")  # an index comes with a serving state, never of counting anew
+        return None if population is None else population.index
 
     @cached_property
     def item_offsets(self) -> FloatArray | None:

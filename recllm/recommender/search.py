@@ -67,7 +67,13 @@ def search(
     relevance = np.round(relevance / max(float(relevance.max(initial=0.0)), 1e-9), 1)
     cosine = np.full(data.n_items, -1.0, np.float32)
     if query_vector is not None:
-        cosine = np.where(allowed, recommender.item_vectors @ query_vector, np.float32(-1.0))
+        nearest_rows = None
+        if recommender.index is not None:  # twice as many as are taken: of equal ones those that more people bought
+            nearest_rows = recommender.index.nearest(query_vector[None], 2 * settings.vectors, allowed)
+        if nearest_rows is None:
+            cosine = np.where(allowed, recommender.item_vectors @ query_vector, np.float32(-1.0))
+        else:
+            cosine[nearest_rows[0]] = recommender.item_vectors[nearest_rows[0]] @ query_vector
     named = _named(data.items, request.query) & allowed
     by_words = _best(relevance, settings.words, recommender, settings.least_words - 1e-9)
     by_vector = _best(cosine, settings.vectors, recommender, settings.least_cosine)

@@ -44,6 +44,9 @@ STEPS_AS_TIMES = (
     "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it "
     "learns that nobody comes back: load the numbers as a column `order` instead of `timestamp`"
 )
+INDEX_ITEMS, INDEX_MS = 200_000, 250
+"""From so many items on an item index is advised: then comparing all takes as long as the whole answer of a small shop.
+Milliseconds for a million items of 384 dimensions, `eval/scale_index.py`."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 _LETTERS = 5.5
@@ -366,6 +369,11 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
         )
     if survey.tokens_p99 > 256:
         notes.append("more than one text in a hundred is longer than 256 tokens; its end is not read")
+    if survey.items >= INDEX_ITEMS:
+        notes.append(
+            f"comparing {survey.items:,} items takes about {INDEX_MS * survey.items / 1e6:.0f} ms a search: "
+            "pip install 'recllm[faiss]', then recllm index --kind faiss"
+        )
     if survey.by_order:
         notes.append("the log has no times, only an order: seasons and intervals cannot be learned")
     if survey.looks_like_steps:

@@ -236,6 +236,12 @@ class Workspace:
             self._store = Store.open(location, key_fingerprint=self._key_fingerprint)
         return self._store
 
+    def postgres_url(self) -> str | None:
+        """Of the database of the store, for what lies beside the rows; it may hold a password, and is shown nowhere.
+        None where the store is a file."""
+        location = _store_location(self.root, self.settings)
+        return location if isinstance(location, str) else None
+
     def gate(self) -> PolicyGate:
         """The gate through which everything that learns or speaks reads people's rows."""
         return PolicyGate(self.store(), self.policy, self.settings.consent_default)
@@ -292,7 +298,7 @@ def _find_domain(root: Path, settings: Settings) -> str:
 
 
 def _store_location(root: Path, settings: Settings) -> str | Path:
-    """Path or URL, which may hold a password: it goes to `Store.open` and nowhere else."""
+    """Path or URL, which may hold a password: it goes to `Store.open` and the item index, and nowhere else."""
     return os.environ.get(STORE_VARIABLE) or settings.store or root / STORE_FILE
 
 

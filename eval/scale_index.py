@@ -1,0 +1,364 @@
+"""How fast, how large and how exact the kinds of item index are on a million items, and what filters leave.
+
+    python eval/scale_index.py [--items 1000000] [--kinds exact,faiss,usearch] [--folder FOLDER] [-o FILE]
+
+The items are those of a larger shop made of real ones: all distinct texts of Complete Journey, Online Retail, Amazon
+Beauty and Amazon Industrial, and further products of Complete Journey's types, in the sizes of their category and with
+its brands. Each comes four times, without a price and at three drawn prices, which the package tells in words ("low
+price for frozen pizza"). Every vector is one that the package itself would serve for such a product: nothing is
+jittered.
+Queries are words of titles, and what candidates by text are looked up by: the mean vectors of what households of
+Complete Journey bought last, less the mean of the catalogue. Vectors and indexes stay in FOLDER for the next run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from inputs import DATA, finish, in_new_process, load_average, say, script_parser
+from numpy.typing import NDArray
+
+from recllm.data.dataset import DAY, ITEM_SCHEMA
+from recllm.encoder.hardware import machine
+from recllm.encoder.loading import load_encoder
+from recllm.evaluation.tables import complete_journey, read_folder
+from recllm.features.collaborative import CollaborativeStatistics
+from recllm.features.item_index.catalogue import CatalogueIndex
+from recllm.features.item_index.contract import ItemIndex
+from recllm.features.item_index.opening import new_index, open_index
+from recllm.features.item_index.rows import best_products
+from recllm.features.item_vectors import item_vectors, new_item_vectors
+from recllm.recommender.ranking import ItemRanker, UserInputs
+from recllm.text.items import item_texts
+
+FOLDERS = ("online_retail_uci", "amazon_beauty_p5", "minionerec_Industrial_and_Scientific")
+FORMS = 4
+"""An item of each text without a price, and at so many prices less one."""
+BRANDS = ("National", "Private", "Organic", "Value")
+SEED = 0
+K = 100
+NDCG_AT = 20
+MADE_BY = "scale_index"
+
+
+def main() -> None:
+    if "--part" in sys.argv:  # of `measure`, in a process of its own
+        task = json.load(sys.stdin)
+        figures = build(task) if task["part"] == "build" else ask(task)
+        print(json.dumps(figures))
+        return
+    parser = script_parser(__doc__)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--kinds", default="exact,faiss,usearch", help="with commas")
+    parser.add_argument("--searches", type=int, default=500)
+    parser.add_argument("--people", type=int, default=200)
+    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "recllm" / "scale-index")
+    parser.add_argument("--url", help="of a PostgreSQL database for pgvector, or a Qdrant server or folder for qdrant")
+    args = parser.parse_args()
+    figures = measure(
+        args.items, args.kinds.split(","), args.folder, n_searches=args.searches, n_people=args.people, url=args.url
+    )
+    record = {"protocol": "scale-index", "seed": SEED, "machine": machine(), "kinds": figures}
+    embedded = [kind for kind in figures if kind in ("faiss", "usearch")]
+    record["recommendations"] = recommendations(embedded, args.folder) if embedded else {}
+    finish(record | {"load_average": load_average()}, args.output)
+
+
+def measure(
+    n_items: int = 1_000_000,
+    kinds: Sequence[str] = ("exact", "faiss", "usearch"),
+    folder: Path | None = None,
+    *,
+    n_searches: int = 500,
+    n_people: int = 200,
+    url: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """For each kind: items; recall_100, of the 100 nearest of all queries; ms, the median of one query after another;
+    mib, what the index adds to the memory of the process besides exact vectors that are mapped from their file
+    (mapped_mib); filtered_ok, whether filters that leave a half, a tenth, a hundredth of the items, one type and fewer
+    than were asked for returned as many as there are; ndcg_ratio, NDCG@20 of searches by the index over that of
+    comparing all items, where items of the type that was searched for are relevant.
+
+    Each kind is built in one process and asked in another.
+    """
+    folder = folder or Path.home() / ".cache" / "recllm" / "scale-index"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"items-{n_items}.arrow"
+    if not path.exists():
+        catalogue(n_items).write_ipc(path, compression="uncompressed")
+    items = pl.read_ipc(path)
+    vectors, kind_of = served_vectors(items, folder), types(items)
+    say("%d items, %d distinct texts", n_items, items["text"].n_unique())
+    searches, asked_types = search_queries(items, kind_of, folder, n_searches)
+    queries = np.concatenate([searches, people(vectors, folder, n_people)])
+    exact_rows, exact = best_products(vectors, queries, K)
+    np.savez(
+        folder / "queries.npz", queries=queries, exact=exact, exact_rows=exact_rows, types=kind_of, asked=asked_types
+    )
+    figures = {}
+    for kind in kinds:
+        task = {"kind": kind, "n_items": n_items, "folder": str(folder), "url": url}
+        built = in_new_process("scale_index.py", "--part", task={**task, "part": "build"})
+        figures[kind] = {**in_new_process("scale_index.py", "--part", task={**task, "part": "ask"}), **built}
+    return figures
+
+
+def build(task: dict[str, Any]) -> dict[str, Any]:
+    """Build the index of a kind in its folder, unless it is there."""
+    folder = Path(task["folder"])
+    record = folder / f"built-{task['kind']}-{task['n_items']}.json"
+    if record.exists():
+        figures: dict[str, Any] = json.loads(record.read_text("utf-8"))
+        return figures
+    vectors = np.load(folder / f"vectors-{task['n_items']}.npy", mmap_mode="r", allow_pickle=False)
+    place = folder / f"{task['kind']}-{task['n_items']}"
+    place.mkdir(exist_ok=True)
+    started = time.perf_counter()
+    index = new_index(task["kind"], vectors.shape[1], MADE_BY, url=task["url"])
+    index.upsert([str(row) for row in range(len(vectors))], vectors)
+    index.save(place)
+    index.close()
+    sizes = {path.name: path.stat().st_size / 2**20 for path in place.iterdir()}
+    figures = {
+        "build_seconds": round(time.perf_counter() - started, 1),
+        "mapped_mib": round(sizes.get("vectors.npy", 0.0), 1),
+        "file_mib": round(sum(sizes.values()) - sizes.get("vectors.npy", 0.0), 1),
+    }
+    record.write_text(json.dumps(figures), encoding="utf-8")
+    return figures
+
+
+def ask(task: dict[str, Any]) -> dict[str, Any]:
+    """The figures of an index that is opened from its folder."""
+    folder = Path(task["folder"])
+    with np.load(folder / "queries.npz", allow_pickle=False) as arrays:
+        queries, exact, exact_rows = arrays["queries"], arrays["exact"], arrays["exact_rows"]
+        kind_of, asked = arrays["types"], arrays["asked"]
+    new_index("exact", queries.shape[1], MADE_BY).search(queries[:1], 1)  # libraries are loaded
+    importlib.import_module({"faiss": "faiss", "usearch": "usearch.index"}.get(task["kind"], "numpy"))
+    before = resident_mib()
+    index = open_index(folder / f"{task['kind']}-{task['n_items']}", MADE_BY, url=task["url"])
+    index.search(queries, K)  # what is mapped is read
+    mib = resident_mib() - before
+    near = index.search(queries, K)
+    cosine, rows = near.cosine, near.rows
+    one_by_one = queries[np.random.default_rng(5).permutation(len(queries))[:100]]
+    times, processor = [], time.process_time()
+    for query in one_by_one:
+        started = time.perf_counter()
+        index.search(query, K)
+        times.append(1_000 * (time.perf_counter() - started))
+    processor = 1_000 * (time.process_time() - processor) / len(one_by_one)
+    # equal vectors are equally near, whichever of them is returned
+    recall = (cosine >= exact[:, -1:] - 1e-5).mean(axis=1)
+    n_searches = len(asked)
+    gains = [ndcg(kind_of[of] == asked[:, None]) for of in (rows[:n_searches], exact_rows[:n_searches])]
+    filtered = filters(index, queries[:20], kind_of)
+    return {
+        "items": len(index),
+        "recall_100": round(float(recall.mean()), 4),
+        "recall_100_searches": round(float(recall[:n_searches].mean()), 4),
+        "recall_100_people": round(float(recall[n_searches:].mean()), 4),
+        "ms": round(float(np.median(times)), 2),
+        "ms_mean": round(float(np.mean(times)), 2),
+        "ms_processor": round(processor, 2),
+        "ms_p95": round(float(np.quantile(times, 0.95)), 2),
+        "mib": round(mib, 1),
+        "filtered_ok": all(figure["ok"] for figure in filtered.values()),
+        "filtered_ms": {name: figure["ms"] for name, figure in filtered.items()},
+        "ndcg": round(float(gains[0].mean()), 4),
+        "ndcg_ratio": round(float(gains[0].mean() / gains[1].mean()), 5),
+        "load_average": load_average(),
+    }
+
+
+def recommendations(kinds: Sequence[str], folder: Path, n_people: int = 500) -> dict[str, dict[str, float]]:
+    """NDCG@20 of lists that are ranked by text alone, for households of Complete Journey with their last ten purchases
+    before December 2017, by comparing all items and by each index: items of a type that the household buys in
+    the four weeks after are relevant. What was bought before is left out of the lists."""
+    log, start = complete_journey().dataset(), int(datetime(2017, 12, 1, tzinfo=UTC).timestamp())
+    data = log.before(start)
+    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+    population = CollaborativeStatistics.fit(data, item_vectors(encoder, data))
+    later = log.events.select((log.events.at >= start) & (log.events.at < start + 28 * DAY))
+    people_rows = np.flatnonzero((np.diff(data.events.indptr) >= 10) & (np.diff(later.indptr) > 0))
+    people_rows = np.random.default_rng(4).choice(people_rows, min(n_people, len(people_rows)), replace=False)
+    last = data.events.rows(people_rows)
+    numbers = np.arange(len(last))
+    last = last.select(numbers >= np.repeat(last.indptr[1:], np.diff(last.indptr)) - 10)
+    bought = later.rows(people_rows)
+    kind_of = population.facets.type
+    relevant = [set(kind_of[bought.item[b:e]].tolist()) - {-1} for b, e in pairwise(bought.indptr)]
+    figures: dict[str, dict[str, float]] = {}
+    for kind in ("exact", *kinds):
+        index = new_index(kind, population.item_vectors.shape[1], MADE_BY)
+        if kind != "exact":
+            index.upsert(data.items["item_id"].to_list(), population.item_vectors)
+        served = None if kind == "exact" else CatalogueIndex(partial(returned, index), data.items["item_id"])
+        ranker = ItemRanker(None, replace(population, index=served))
+        started = time.perf_counter()
+        users = UserInputs(last, data.as_of, np.full(len(people_rows), -1), None)
+        ranked = ranker.rank(users, NDCG_AT, repeats=False)
+        seconds = time.perf_counter() - started
+        gains = np.array([[kind_of[row] in of for row in rows] for rows, of in zip(ranked.item, relevant, strict=True)])
+        figures[kind] = {"ndcg": round(float(ndcg(gains).mean()), 5), "ms_a_list": round(1e3 * seconds / len(gains), 2)}
+        figures[kind]["ndcg_ratio"] = round(figures[kind]["ndcg"] / figures["exact"]["ndcg"], 5)
+    return {"items": {"n": data.n_items}, **figures}
+
+
+def returned(index: ItemIndex) -> ItemIndex:
+    return index
+
+
+def filters(index: ItemIndex, queries: NDArray[np.float32], kind_of: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+    """Whether each query got as many allowed items as there are, and the median time."""
+    draw = np.random.default_rng(1).random(len(kind_of))
+    largest = np.bincount(kind_of).argmax()
+    masks = {f"{share:.0%}": draw < share for share in (0.5, 0.1, 0.01)}
+    masks |= {"one type": kind_of == largest, "fewer than k": draw < 30 / len(draw)}
+    figures = {}
+    for name, mask in masks.items():
+        times, right = [], True
+        for query in queries:
+            started = time.perf_counter()
+            rows = index.search(query, K, mask).rows[0]
+            times.append(1_000 * (time.perf_counter() - started))
+            rows = rows[rows >= 0]
+            right &= len(np.unique(rows)) == min(K, int(mask.sum())) and bool(mask[rows].all())
+        figures[name] = {"ok": right, "ms": round(float(np.median(times)), 2)}
+    return figures
+
+
+def ndcg(relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """NDCG@20 of each row, (n,); there are more relevant items than places."""
+    discount = 1 / np.log2(np.arange(2, NDCG_AT + 2))
+    return np.asarray(relevant[:, :NDCG_AT] @ discount / discount.sum())
+
+
+def resident_mib() -> float:
+    """Memory of this process, without the exact vectors that it maps from their file: those the system may drop."""
+    text = Path("/proc/self/smaps").read_text("utf-8")
+    total, counts = 0, True
+    for line in text.splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            counts = not line.endswith(".npy")
+        elif line.startswith("Rss:") and counts:
+            total += int(line.split()[1])
+    return total / 1024
+
+
+def types(items: pl.DataFrame) -> NDArray[np.int64]:
+    """The narrowest category of each item as a number, (n,); items without one are of one type."""
+    name = items["category"].list.get(-1, null_on_oob=True).fill_null("")
+    return name.cast(pl.Categorical).to_physical().cast(pl.Int64).to_numpy()
+
+
+def search_queries(
+    items: pl.DataFrame, kind_of: NDArray[np.int64], folder: Path, n: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """What somebody might type: two or three words of the title of an item whose type has many; and that type."""
+    rng = np.random.default_rng(2)
+    count = np.bincount(kind_of)
+    count[kind_of[(items["category"].list.len().fill_null(0) == 0).to_numpy()]] = 0
+    fit = np.flatnonzero(count[kind_of] >= 2 * NDCG_AT)
+    rows = rng.choice(fit, n, replace=False)
+    texts = []
+    for title in items["title"].gather(rows).to_list():
+        words = title.lower().split()
+        start = int(rng.integers(max(1, len(words) - 2)))
+        texts.append(" ".join(words[start : start + 3]))
+    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+    return encoder.encode(texts, kind="query"), kind_of[rows]
+
+
+def people(vectors: NDArray[np.float32], folder: Path, n: int) -> NDArray[np.float32]:
+    """Mean vectors of the last ten purchases of households of Complete Journey, less the mean of the catalogue."""
+    log = complete_journey().dataset()
+    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+    item_rows, rng = item_vectors(encoder, log), np.random.default_rng(3)
+    buyers = rng.choice(np.flatnonzero(np.diff(log.events.indptr) >= 10), n, replace=False)
+    means = np.stack(
+        [
+            item_rows[log.events.item[log.events.indptr[b + 1] - 10 : log.events.indptr[b + 1]]].mean(axis=0)
+            for b in buyers
+        ]
+    )
+    mean = vectors[np.sort(rng.integers(len(vectors), size=50_000))].mean(axis=0)
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True) - mean, np.float32)
+
+
+def catalogue(n_items: int, seed: int = SEED) -> pl.DataFrame:
+    """A catalogue of `n_items`, with the text of each in a further column."""
+    rng = np.random.default_rng(seed)
+    columns = [name for name in ITEM_SCHEMA if name in ("title", "category", "brand", "description", "attributes")]
+    journey = complete_journey().dataset().items.select(columns)
+    frames = [journey] + [read_folder(DATA / n).dataset().items.select(columns) for n in FOLDERS if (DATA / n).exists()]
+    real = pl.concat(frames)
+    real = real.with_columns(text=pl.Series(item_texts(real))).unique("text", maintain_order=True)
+    n_texts = -(-n_items // FORMS)
+    texts = real.sample(min(n_texts, real.height), seed=seed, shuffle=True)
+    n_real = texts.height
+    if n_texts > n_real:
+        texts = pl.concat([texts, _composed(journey, set(real["text"]), n_texts - n_real, rng)])
+    items = pl.concat([texts] * FORMS)[:n_items].sample(fraction=1.0, shuffle=True, seed=seed)
+    # forms of a text follow each other nowhere: prices are drawn for all rows, and a quarter has none
+    price = np.exp(rng.normal(1.5, 0.8, items.height)).round(2)
+    form = items.select(pl.int_range(pl.len()).over("text")).to_series().to_numpy()
+    full = {
+        name: pl.lit(None, dtype=kind).alias(name) for name, kind in ITEM_SCHEMA.items() if name not in items.columns
+    }
+    full["item_id"] = pl.int_range(pl.len()).cast(pl.String).alias("item_id")
+    items = items.with_columns(*full.values())
+    priced = pl.Series(np.where(form == 0, np.nan, price)).fill_nan(None)
+    return items.with_columns(price=priced, available=pl.lit(True))
+
+
+def _composed(journey: pl.DataFrame, taken: set[str], n: int, rng: np.random.Generator) -> pl.DataFrame:
+    """`n` products of Complete Journey's types, each in a size of its category, with texts that no other has."""
+    kinds = journey.filter(pl.col("category").list.len() == 3)
+    size = pl.col("attributes").str.json_path_match("$.size")
+    group = pl.col("category").list.get(1)
+    sizes = kinds.select(group.alias("group"), size.alias("size")).drop_nulls().unique().sort("group", "size")
+    types = kinds.select("category", group.alias("group")).unique().sort("category")
+    brands = pl.DataFrame({"brand": BRANDS})
+    every = (
+        types.join(sizes, on="group")
+        .join(brands, how="cross")
+        .with_columns(
+            title=pl.concat_str(pl.col("category").list.get(2), "size", separator=" "),
+            attributes=pl.struct("size").struct.json_encode(),
+            description=pl.lit(None, dtype=pl.String),
+        )
+    )
+    every = every[rng.permutation(every.height)].select(*journey.columns)
+    every = every.head(2 * n + 1000)
+    every = every.with_columns(text=pl.Series(item_texts(every))).unique("text", maintain_order=True)
+    every = every.filter(~pl.col("text").is_in(list(taken)))
+    if every.height < n:
+        raise ValueError(f"only {every.height} products can be composed, {n} are wanted; ask for fewer items")
+    return every.head(n)
+
+
+def served_vectors(items: pl.DataFrame, folder: Path) -> NDArray[np.float32]:
+    """The package's own vectors of a catalogue, with its default encoder; kept in `folder`."""
+    path = folder / f"vectors-{items.height}.npy"
+    if not path.exists():
+        encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
+        np.save(path, new_item_vectors(encoder, items, items.height))
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+if __name__ == "__main__":
+    main()
