@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from babel.dates import format_skeleton
 
-from recllm.adcopy.channels import Slot, width
+from recllm.adcopy.channels import width
 from recllm.adcopy.lexicon import HAN, fold, limit, pattern, table, word_class
 from recllm.adcopy.names import is_size, name_and_size, written_out
 from recllm.adcopy.opening_line import (
@@ -456,16 +456,19 @@ def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> It
     they fit or not.
 
     An offer is stated only while it runs. The opening line is never cut or left out. A headline names the item, and
-    then nothing after it does.
+    then nothing after it does; but what is called by a whole sentence, as articles are, is named below a headline that
+    is too short for it: half a sentence is another one.
     """
     prompts, channel, locale, template = Prompts.load(), request.limits, request.locale, request.template
-    slot = channel.slots[0]
-    is_headed = len(channel.slots) > 1
     brand = facts.brand if facts.brand and facts.brand.casefold() not in facts.title.casefold() else None
     whole_name, size = (facts.title, "") if channel.title_only else request.name_and_size(facts.title)
-    headline = _headline(wording, whole_name, facts, slot, facts_only=channel.title_only)
+    headline = _headline(wording, whole_name, facts, request)
+    is_headed = len(channel.slots) > 1 and (request.domain.titles == "goods" or fold(whole_name) in fold(headline))
+    marks = request.domain.words[request.language]["name_quotes"]
     for length, drops in ((_NAME_LENGTHS[length], _DROPS[drops]) for length, drops in _STEPS):
         name = shortened(whole_name, length)
+        if name != whole_name and request.domain.titles != "goods":
+            name = name.rstrip(" .,:;!?。，：；！？") + ("..." if request.language == "en" else "…")
         pieces = {
             "name": None if is_headed else _as_beginning(name),
             "size": size,
@@ -477,6 +480,8 @@ def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> It
         }
         pieces = {key: None if key in drops else value or None for key, value in pieces.items()}
         sentence = prompts.render("ad_text.facts", locale, **pieces, style=wording.style)
+        if marks and facts.title in facts.category:  # the title cannot be told, and a kind of item is no title
+            sentence = sentence.replace(quoted(_as_beginning(name), marks), _as_beginning(name))
         values = {
             "headline": headline,
             "hook": wording.line,
@@ -492,18 +497,20 @@ def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> It
         yield text, ("title", *(key for key in stated if pieces[key] or (key == "offer" and is_in_headline)))
 
 
-def _headline(wording: Wording, name: str, facts: FactSheet, slot: Slot, *, facts_only: bool) -> str:
+def _headline(wording: Wording, name: str, facts: FactSheet, request: CopyRequest) -> str:
     """The first of the wording's headlines that fits with the whole name in it, else the longest spelling of the name
-    that fits."""
-    for shape in () if facts_only else wording.headlines:
-        if facts.title in facts.category:  # the title cannot be told: a kind of item stands in no quotation marks
-            shape = re.sub(rf"[“《]({re.escape(NAME)})[”》]", r"\1", shape)
+    that fits; where titles are no goods', the whole name or none."""
+    slot, facts_only, is_of_goods = request.limits.slots[0], request.limits.title_only, request.domain.titles == "goods"
+    is_kind = not is_of_goods and facts.title in facts.category  # instead of a title that cannot be told
+    for shape in () if facts_only or is_kind else wording.headlines:
         shape = shape.replace(f"《{NAME}》", quoted(name, "《》"))
         begins = shape.partition(NAME)[0].rstrip().endswith(tuple(limit("line_ends")["en"]))
         filled = shape.replace(NAME, _as_beginning(name) if begins else name)
         filled = _as_beginning(filled.replace(OFFER, facts.offer_headline or ""))
         if slot.fits(filled) and not (OFFER in shape and facts.offer_headline is None):
             return filled
+    if not (is_of_goods or facts_only or slot.fits(_as_beginning(name))):
+        return _as_beginning(Prompts.load().render("ad_lines.unnamed", request.locale))
     spellings = (shortened(name, n) for n in range(min(len(name), slot.max), _MIN_NAME - 1, -1))
     return _as_beginning(next((spelling for spelling in spellings if slot.fits(spelling)), shortened(name, slot.max)))
 

@@ -179,7 +179,7 @@ class Case:
             return self
         names = {name for name in (title, *self.facts.spellings) if len(words(name)) >= _WORDS_OF_NAME[name.isascii()]}
         longest_first = sorted(names, key=len, reverse=True)
-        shape = re.compile(f'["“《]?(?:{"|".join(map(re.escape, longest_first))})["”》]?') if names else None
+        shape = re.compile(f"《?(?:{'|'.join(map(re.escape, longest_first))})》?") if names else None
         return self if shape is None else replace(self, text=shape.sub(_IT[self.language], self.text))
 
     @cached_property
