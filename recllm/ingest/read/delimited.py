@@ -27,6 +27,8 @@ from recllm.ingest.read.source import DELIMITERS, HEADER_ROWS, SourceFile
 _QUOTE, _RETURN = ord('"'), ord("\r")
 _SAMPLE_BYTES = 64 << 10
 _MAX_RECORD_LINES = 1000
+_WIDE = 12
+"""With more columns than this no line of a text has as many delimiters as a row."""
 _FOOTER_LINES = 3
 """So many odd lines at the end, such as a total, say nothing about the delimiter."""
 
@@ -253,11 +255,21 @@ def _problem(
         if n_lines > 1:
             return "E_QUOTE", f"a quote swallowed {n_lines - 1} further lines"
         return _field_count(len(cells), form)
-    # a text cell hardly ever holds lines with exactly a row's delimiters; below four columns it may by chance
-    delimiter, per_row = form.delimiter.encode(), len(form.columns) - 1
-    if per_row >= 3 and any(block.raw(i).count(delimiter) == per_row for i in range(line + 1, line + n_lines)):
+    if n_lines > 1 and len(form.columns) > 3 and _swallows_rows(block, line, n_lines, form):
         return "E_QUOTE", "a quote seems to have swallowed whole rows"
     return None
+
+
+def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) -> bool:
+    """Whether the lines of a record with a row's number of cells are rows rather than a text of several lines: the first
+    is one where the quote that it leaves open is a character, and so is a further one. In a wide table the delimiters
+    of one line inside of the text are enough: no text has so many by chance."""
+    width, delimiter = len(form.columns), form.delimiter
+    lines = [block.raw(i).decode("utf-8").rstrip("\r\n") for i in range(line, line + n_lines)]
+    *closed, opened = next(csv.reader(lines[:1], delimiter=delimiter))
+    if len(closed) + 1 + opened.count(delimiter) == width:
+        return any(len(next(csv.reader([text], delimiter=delimiter), ())) == width for text in lines[1:])
+    return width > _WIDE and any(text.count(delimiter) == width - 1 for text in lines[1:-1])
 
 
 def _bad_rows(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFormat) -> dict[int, _Problem]:
