@@ -14,6 +14,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import polars as pl
@@ -49,9 +50,15 @@ class _CsvFormat:
 
 
 def open_delimited(
-    blocks: Blocks, source: SourceFile, delimiter: str | None, *, has_quotes: bool = True
+    blocks: Blocks,
+    source: SourceFile,
+    delimiter: str | None,
+    *,
+    has_quotes: bool = True,
+    keeps_first: bool = False,
 ) -> RecordReader:
-    """Settle delimiter and header from the first block. Raises `IngestError` for the file stage's codes."""
+    """Settle delimiter and header from the first block. With `keeps_first` further columns of one name are numbered,
+    "name (2)", and counted. Raises `IngestError` for the file stage's codes."""
     file, first = source.path.name, next((b for b in blocks() if b.text.strip()), None)
     if first is None:
         raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
@@ -81,12 +88,26 @@ def open_delimited(
         raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
     columns = tuple(cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1))
     repeated = [name for name, count in Counter(columns).items() if count > 1]
-    if repeated:
+    if repeated and not keeps_first:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
+    if repeated:
+        columns = _numbered(columns)
     form = _CsvFormat(
         source=source, delimiter=delimiter, columns=columns, header_lines=header_lines, has_quotes=has_quotes
     )
-    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=n_above + 1)
+    warnings = {"W_DUP_COLUMN": len(repeated)} if repeated else {}
+    return RecordReader(
+        columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=n_above + 1, warnings=warnings
+    )
+
+
+def _numbered(columns: Sequence[str]) -> tuple[str, ...]:
+    """The names, those after the first of each with a number that makes them another one."""
+    names: dict[str, None] = {}
+    for column in columns:
+        free = (name for number in count(2) if (name := f"{column} ({number})") not in columns and name not in names)
+        names[next(free) if column in names else column] = None
+    return tuple(names)
 
 
 def _header_row(top: Sequence[Sequence[str]]) -> int:
