@@ -189,7 +189,9 @@ def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recogn
     which nothing can be taken in."""
     sources = known_sources().values()
     names = {name for source in sources for names in source.signature for name in names}
-    names |= {word for source in sources for table in source.languages.values() for words in table.values() for word in words}
+    names |= {
+        word for source in sources for table in source.languages.values() for words in table.values() for word in words
+    }
     header = ColumnMap(columns={"user_id": tuple(sorted(names))}, doubled="first")  # by them an encoding can be told
     file = probe(path, policy)
     try:
@@ -203,7 +205,9 @@ def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recogn
         recognised = _by_encoding(file, options, header, error)
     kind = recognised.source
     if kind.gives_nothing is not None:
-        raise IngestError("E_SOURCE", f"{path.name} is {kind.title}, of which nothing can be taken in: {kind.gives_nothing}")
+        raise IngestError(
+            "E_SOURCE", f"{path.name} is {kind.title}, of which nothing can be taken in: {kind.gives_nothing}"
+        )
     return recognised
 
 
