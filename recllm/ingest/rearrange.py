@@ -54,8 +54,8 @@ def _renamed(reader: RecordReader, renames: Mapping[str, str]) -> RecordReader:
 
 
 def _with_groups(reader: RecordReader, rule: RepeatedColumns) -> RecordReader:
-    """A row for each number of the repeated columns under which something stands; a row without any stays one row. Their
-    names win over those of the other columns."""
+    """A row for each number of the repeated columns under which something stands; a row without any stays one
+    row. Their names win over those of the other columns."""
     numbered: dict[int, dict[str, str]] = {}
     for column in reader.columns:
         if match := re.search(rule.columns, column):

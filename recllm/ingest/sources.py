@@ -212,8 +212,8 @@ def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recogn
 
 
 def _by_encoding(file: SourceFile, options: IngestOptions, header: ColumnMap, error: IngestError) -> Recognised:
-    """The kind of a file that is not UTF-8, by an encoding that this kind is written in. Raises `error` where there is no
-    such kind, and for a text that means nothing in that encoding."""
+    """The kind of a file that is not UTF-8, by an encoding that this kind is written in. Raises `error` where there is
+    no such kind, and for a text that means nothing in that encoding."""
     for encoding in sorted({encoding for source in known_sources().values() for encoding in source.encodings}):
         if encoding == "cp1252" and not reads_as_western(file.head.decode(encoding, errors="replace")):
             continue

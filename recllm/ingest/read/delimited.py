@@ -282,9 +282,9 @@ def _problem(
 
 
 def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) -> bool:
-    """Whether the lines of a record with a row's number of cells are rows rather than a text of several lines: the first
-    is one where the quote that it leaves open is a character, and so is a further one. In a wide table the delimiters
-    of one line inside of the text are enough: no text has so many by chance."""
+    """Whether the lines of a record with a row's number of cells are rows rather than a text of several lines: the
+    first is one where the quote that it leaves open is a character, and so is a further one. In a wide table the
+    delimiters of one line inside of the text are enough: no text has so many by chance."""
     width, delimiter = len(form.columns), form.delimiter
     lines = [block.raw(i).decode("utf-8").rstrip("\r\n") for i in range(line, line + n_lines)]
     *closed, opened = next(csv.reader(lines[:1], delimiter=delimiter))
