@@ -23,6 +23,7 @@ from exports import (
     shopify,
     taobao,
     woocommerce,
+    workbook_of,
 )
 from store_view import view
 
@@ -124,10 +125,14 @@ def test_an_encoding_is_not_guessed_from_the_header_alone(tmp_path: Path) -> Non
 
 def test_of_columns_of_one_name_the_first_counts_where_the_kind_is_known(tmp_path: Path) -> None:
     export = next(export for export in EXPORTS if export.source == "youzan-order-list")
-    (tmp_path / "orders.csv").write_bytes(export.content)
-    with Workspace.create(tmp_path / "shop", currency="CNY") as shop:
-        _, reports = load_export(shop, tmp_path / "orders.csv")
-    assert all(report.warnings["W_DUP_COLUMN"] == 1 for report in reports)
+    header, *lines = export.content.decode("utf-8-sig").splitlines()
+    rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    for name, content in (("orders.csv", export.content), ("orders.xlsx", workbook_of(header, rows))):
+        (tmp_path / name).write_bytes(content)
+        with Workspace.create(tmp_path / f"shop of {name}", currency="CNY") as shop:
+            _, reports = load_export(shop, tmp_path / name)
+        assert {report.table: report.accepted for report in reports} == export.accepted
+        assert all(report.warnings["W_DUP_COLUMN"] == 1 for report in reports)
     (tmp_path / "other.csv").write_text("user_id,item_id,timestamp,note,note\na,i,2024-05-01T00:00:00Z,x,y\n")
     with pytest.raises(IngestError) as refused:
         recognise_file(tmp_path / "other.csv", Policy(), IngestOptions())

@@ -140,17 +140,18 @@ def _known_ids(store: Store, table: Table) -> frozenset[str]:
 
 def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
     """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
+    keeps_first = column_map.doubled == "first"
     if source.kind is FileKind.PARQUET:
         return open_parquet(source.path, source.policy)
     if source.kind is FileKind.WORKBOOK:
-        return open_workbook(source.path, options.sheet or column_map.read.sheet, source.policy)
+        sheet = options.sheet or column_map.read.sheet
+        return open_workbook(source.path, sheet, source.policy, keeps_first=keeps_first)
     decoding = find_decoding(source, options, column_map)
     blocks = partial(read_blocks, source, decoding, options.block_bytes)
     if source.kind is FileKind.JSONL:
         reader = open_jsonl(blocks, source)
     else:
         has_quotes = (options.quotes or column_map.read.quotes) != "off"
-        keeps_first = column_map.doubled == "first"
         reader = open_delimited(blocks, source, options.delimiter, has_quotes=has_quotes, keeps_first=keeps_first)
     return replace(reader, warnings={**reader.warnings, **decoding.warnings})
 

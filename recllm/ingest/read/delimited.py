@@ -14,7 +14,6 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 
 import numpy as np
 import polars as pl
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import known_count
-from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten
+from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, numbered, shorten
 from recllm.ingest.read.source import DELIMITERS, HEADER_ROWS, SourceFile
 
 _QUOTE, _RETURN = ord('"'), ord("\r")
@@ -91,7 +90,7 @@ def open_delimited(
     if repeated and not keeps_first:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
     if repeated:
-        columns = _numbered(columns)
+        columns = numbered(columns)
     form = _CsvFormat(
         source=source, delimiter=delimiter, columns=columns, header_lines=header_lines, has_quotes=has_quotes
     )
@@ -99,15 +98,6 @@ def open_delimited(
     return RecordReader(
         columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=n_above + 1, warnings=warnings
     )
-
-
-def _numbered(columns: Sequence[str]) -> tuple[str, ...]:
-    """The names, those after the first of each with a number that makes them another one."""
-    names: dict[str, None] = {}
-    for column in columns:
-        free = (name for number in count(2) if (name := f"{column} ({number})") not in columns and name not in names)
-        names[next(free) if column in names else column] = None
-    return tuple(names)
 
 
 def _header_row(top: Sequence[Sequence[str]]) -> int:
@@ -287,8 +277,8 @@ def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) 
     delimiters of one line inside of the text are enough: no text has so many by chance."""
     width, delimiter = len(form.columns), form.delimiter
     lines = [block.raw(i).decode("utf-8").rstrip("\r\n") for i in range(line, line + n_lines)]
-    *closed, opened = next(csv.reader(lines[:1], delimiter=delimiter))
-    if len(closed) + 1 + opened.count(delimiter) == width:
+    *closed, open_cell = next(csv.reader(lines[:1], delimiter=delimiter))
+    if len(closed) + 1 + open_cell.count(delimiter) == width:
         return any(len(next(csv.reader([text], delimiter=delimiter), ())) == width for text in lines[1:])
     return width > _WIDE and any(text.count(delimiter) == width - 1 for text in lines[1:-1])
 
