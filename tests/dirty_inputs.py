@@ -310,6 +310,14 @@ CASES: tuple[Case, ...] = (
         check=lambda r, s: "Pan,\nred" in titles(s),
     ),
     Case(
+        no=13,
+        name="a text whose last line has as many delimiters as a row",
+        data=item_rows('j1,"Pan,\nred, big, wide",Acme,Acme,9.50', 'j2,"Pot\nof tin, and, lead",Home,Acme,9.50'),
+        table="items",
+        accepted=N + 2,
+        check=lambda r, s: "Pot\nof tin, and, lead" in titles(s),
+    ),
+    Case(
         no=14,
         name="a field too many, a field too few",
         data=csv(row(N) + ",9", row(N).rsplit(",", 1)[0]),

@@ -71,6 +71,7 @@ WARNINGS: Mapping[str, str] = {
     "W_ENCODING": "the text was not UTF-8 and was decoded by the ladder",
     "W_NO_ROWS": "a header and no rows",
     "W_BLANK_LINE": "blank lines, not counted as records",
+    "W_DUP_COLUMN": "names that several columns of an export of a known kind have: the first one counts",
     "W_HEADER_ALIAS": "columns understood under another name",
     "W_TRIM": "ids with spaces around them",
     "W_NFC": "ids brought to Unicode NFC",

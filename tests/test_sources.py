@@ -16,12 +16,14 @@ from exports import (
     analytics,
     china,
     ebay,
+    lists,
     magento,
     people,
     prestashop,
     shopify,
     taobao,
     woocommerce,
+    workbook_of,
 )
 from store_view import view
 
@@ -33,7 +35,7 @@ from recllm.policy import Policy
 from recllm.schema import Table
 from recllm.workspace.workspace import Workspace
 
-SYSTEMS = (shopify, woocommerce, magento, prestashop, amazon, ebay, taobao, china, analytics, people)
+SYSTEMS = (shopify, woocommerce, magento, prestashop, amazon, ebay, taobao, china, analytics, people, lists)
 EXPORTS = [export for system in SYSTEMS for export in system.exports(random.Random(1))]
 
 
@@ -74,8 +76,9 @@ def test_an_export_is_known_and_what_it_says_is_in_the_store(export: Export, tmp
 
 
 def test_every_source_has_an_export_and_says_what_it_cannot() -> None:
-    assert {export.source for export in EXPORTS} == set(known_sources())
-    assert all(source.caveats and source.maps for source in known_sources().values())
+    kinds = {name: source for name, source in known_sources().items() if source.gives_nothing is None}
+    assert {export.source for export in EXPORTS} == set(kinds)
+    assert all(source.caveats and source.maps for source in kinds.values())
 
 
 def test_signatures_tell_systems_apart(tmp_path: Path) -> None:
@@ -84,6 +87,67 @@ def test_signatures_tell_systems_apart(tmp_path: Path) -> None:
         file.write_bytes(export.content)
         recognised = recognise_file(file, Policy(), IngestOptions())
         assert (recognised.source.name, recognised.alternatives) == (export.source, ())
+
+
+def test_the_same_columns_in_another_language_are_the_same_kind() -> None:
+    for source in known_sources().values():
+        for language, names in source.languages.items():
+            columns = [names.get(entry[0], entry)[0] for entry in source.signature]
+            assert len(set(columns)) == len(columns), (source.name, language)
+            assert recognise(columns, "a.csv").source.name == source.name, (source.name, language)
+
+
+def test_a_list_of_orders_without_people_and_products_is_refused_with_what_to_load(tmp_path: Path) -> None:
+    file = tmp_path / "commandes.csv"
+    head = "ID;Référence;Nouveau client;Livraison;Client;Total;Paiement;État;Date"
+    file.write_bytes(f"{head}\r\n3360;IAMEBUBNN;0;France;B. FAÇON;34,50 €;PayPal;Livré;24/11/2026 15:19:38".encode())
+    with pytest.raises(IngestError, match=r"prestashop-orders\.toml") as refused:
+        recognise_file(file, Policy(), IngestOptions())
+    assert refused.value.code == "E_SOURCE"
+
+
+def test_an_encoding_is_not_guessed_from_the_header_alone(tmp_path: Path) -> None:
+    export = next(export for export in EXPORTS if export.source == "amazon-listings")
+    file, text = tmp_path / export.file_name, export.content.decode("cp1252")
+    for word, encoding in (
+        ("Сковорода чугунная", "cp1251"),
+        ("Pánvička žíhaná čšřž", "cp1250"),
+        ("鋳鉄フライパン", "cp932"),
+    ):
+        file.write_bytes(text.replace("Café press", word).replace("–", "-").encode(encoding))
+        if encoding == "cp932":  # which Amazon's reports in Japan are
+            assert recognise_file(file, Policy(), IngestOptions()).encoding == encoding
+            continue
+        with pytest.raises(IngestError) as refused:
+            recognise_file(file, Policy(), IngestOptions())
+        assert refused.value.code == "E_ENCODING"
+
+
+def test_of_columns_of_one_name_the_first_counts_where_the_kind_is_known(tmp_path: Path) -> None:
+    export = next(export for export in EXPORTS if export.source == "youzan-order-list")
+    header, *lines = export.content.decode("utf-8-sig").splitlines()
+    rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    for name, content in (("orders.csv", export.content), ("orders.xlsx", workbook_of(header, rows))):
+        (tmp_path / name).write_bytes(content)
+        with Workspace.create(tmp_path / f"shop of {name}", currency="CNY") as shop:
+            _, reports = load_export(shop, tmp_path / name)
+        assert {report.table: report.accepted for report in reports} == export.accepted
+        assert all(report.warnings["W_DUP_COLUMN"] == 1 for report in reports)
+    (tmp_path / "other.csv").write_text("user_id,item_id,timestamp,note,note\na,i,2024-05-01T00:00:00Z,x,y\n")
+    with pytest.raises(IngestError) as refused:
+        recognise_file(tmp_path / "other.csv", Policy(), IngestOptions())
+    assert refused.value.code == "E_SOURCE", "of no known kind"
+
+
+def test_a_zone_that_the_system_is_known_for_stands_in_where_nothing_says_one(tmp_path: Path) -> None:
+    export = next(export for export in EXPORTS if export.source == "ebay-orders")
+    (tmp_path / export.file_name).write_bytes(export.content)
+    starts = {}
+    for zone in (None, "Europe/Berlin"):
+        with Workspace.create(tmp_path / f"shop{zone is None}", currency="USD", timezone=zone) as shop:
+            load_export(shop, tmp_path / export.file_name)
+            starts[zone] = view(shop.store()).events()["timestamp"].min()
+    assert (starts[None] - starts["Europe/Berlin"]).total_seconds() == 9 * 3600
 
 
 def test_ids_that_are_formulas_without_quotes_around_them_are_read_too(tmp_path: Path) -> None:

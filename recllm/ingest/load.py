@@ -32,7 +32,7 @@ from recllm.ingest.read.parquet import open_parquet
 from recllm.ingest.read.records import BadRecord, Chunk, RecordReader, read_blocks
 from recllm.ingest.read.source import FileKind, SourceFile, find_decoding, probe
 from recllm.ingest.read.workbook import open_workbook
-from recllm.ingest.rearrange import rearranged
+from recllm.ingest.rearrange import rearranged, with_composed
 from recllm.ingest.record import with_event_keys
 from recllm.ingest.tables import BUILDERS
 from recllm.policy import Policy
@@ -88,10 +88,10 @@ def ingest_file(
     of_map = column_map.read.model_dump(exclude={"encoding"}, exclude_none=True)
     of_caller = (options or IngestOptions()).model_dump(exclude_none=True)
     options = IngestOptions(**{**of_map, **of_caller})
-    options = options.model_copy(update={"tz": options.tz or options.shop_tz})
+    options = options.model_copy(update={"tz": options.tz or options.shop_tz or options.likely_tz})
     source = probe(path, policy)
     reader = rearranged(open_records(source, options, column_map), column_map, source.path.name)
-    reader = prepared(reader, column_map, source.path.name)
+    reader = with_composed(prepared(reader, column_map, source.path.name), column_map, source.path.name)
     schema = settle_schema(reader, table, options, column_map, source.path.name)
     state = LoadState(
         file=source.path.name,
@@ -169,18 +169,20 @@ def _known_ids(store: Store, table: Table) -> frozenset[str]:
 
 def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
     """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
+    keeps_first = column_map.doubled == "first"
     if source.kind is FileKind.PARQUET:
         return open_parquet(source.path, source.policy)
     if source.kind is FileKind.WORKBOOK:
-        return open_workbook(source.path, options.sheet or column_map.read.sheet, source.policy)
+        sheet = options.sheet or column_map.read.sheet
+        return open_workbook(source.path, sheet, source.policy, keeps_first=keeps_first)
     decoding = find_decoding(source, options, column_map)
     blocks = partial(read_blocks, source, decoding, options.block_bytes)
     if source.kind is FileKind.JSONL:
         reader = open_jsonl(blocks, source)
     else:
         has_quotes = (options.quotes or column_map.read.quotes) != "off"
-        reader = open_delimited(blocks, source, options.delimiter, has_quotes=has_quotes)
-    return replace(reader, warnings=decoding.warnings)
+        reader = open_delimited(blocks, source, options.delimiter, has_quotes=has_quotes, keeps_first=keeps_first)
+    return replace(reader, warnings={**reader.warnings, **decoding.warnings})
 
 
 def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:

@@ -13,9 +13,14 @@ special = ["health"]                    # special-category columns that may be t
 
 footer = "^\\d+ records"                 # lines with fewer or more cells than the header that are no rows: a pattern
 
+doubled = "first"                       # of columns of one name the first counts: without it such a file is refused
+
 [read]                                  # what IngestOptions may say too, which then wins:
 tz = "UTC"                              #   encoding, delimiter, quotes, decimal, tz, ts_format, date_order,
                                         #   currency, sheet
+likely_tz = "America/Los_Angeles"       # the zone where neither the caller nor the shop says one
+[renames]                               # columns by the names of a language -> by which the map knows them
+Typ = "Type"
 [columns]
 user_id = "household_id"                # or several names, the first that is there counts
 [constants]
@@ -57,6 +62,14 @@ name = "parent_sku"                     # a new column with the key of the produ
 columns = "^line_item_\\d+$"            # a pattern of their names
 separator = "|"                         # between the parts of such a cell, which are columns then: "name:Mug|sku:M1"
 names = { name = "line_name", sku = "line_sku" }
+[groups]                                # columns that repeat: a row for each number, which the second group of the
+columns = "^(.+) \\(action (\\d+)\\)$"    # pattern finds, with columns of the names that the first one finds
+[composed]                              # new columns of others, in their order, for what follows to use: joined, and
+"day" = { columns = ["order"], matches = "^E(\\d{4})(\\d\\d)(\\d\\d)", text = "${1}-${2}-${3}" } # what a pattern finds
+[composed.at]                           # times with a column of zones beside them: its names -> zones
+columns = ["Date", "Time"]
+zone = "Time Zone"
+zones = { "Eastern Time (US & Canada)" = "America/New_York" }
 """
 
 from __future__ import annotations
@@ -105,6 +118,8 @@ class ReadOptions(_Part):
     decimal: Literal[".", ","] | None = None
     tz: str | None = None
     """Zone of times that carry none, e.g. "Europe/London"."""
+    likely_tz: str | None = None
+    """Zone of such times where nothing says one: the system that writes the file has one of its own."""
     ts_format: str | None = None
     """"iso", "epoch", "excel" (serial day numbers) or a strptime pattern such as "%d.%m.%y %H:%M"."""
     date_order: Literal["dmy", "mdy"] | None = None
@@ -308,6 +323,31 @@ class OrderLines(_Part):
     """Name of a part -> name of its column."""
 
 
+class RepeatedColumns(_Part):
+    """Columns that repeat, numbered; the module's docstring explains it."""
+
+    columns: SearchPattern
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if re.compile(self.columns).groups != 2:
+            raise ValueError(f"columns = {self.columns!r} has to have two groups, a name and a number")
+        return self
+
+
+class ComposedColumn(_Part):
+    """A new column of others; the module's docstring explains each part."""
+
+    columns: Names
+    separator: str = " "
+    matches: SearchPattern | None = None
+    """What the joined text has to be matched by; it is empty where it is not."""
+    text: str = "${1}"
+    """What is written for the match."""
+    zone: str | None = None
+    zones: Mapping[str, str] = {}
+
+
 def _without_case(values: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
     return {field: {text.casefold(): meaning for text, meaning in table.items()} for field, table in values.items()}
 
@@ -331,6 +371,10 @@ class ColumnMap(_Part):
     carry: CarriedColumns | None = None
     parents: ParentRows | None = None
     lines: OrderLines | None = None
+    groups: RepeatedColumns | None = None
+    composed: Mapping[str, ComposedColumn] = {}
+    renames: Mapping[str, str] = {}
+    doubled: Literal["refused", "first"] = "refused"
     footer: SearchPattern | None = None
     nothing: Names = ()
     only_new: StrictBool = False
@@ -394,6 +438,8 @@ def parse_map(text: str, name: str) -> ColumnMap:
                 "carry": CarriedColumns,
                 "parents": ParentRows,
                 "lines": OrderLines,
+                "groups": RepeatedColumns,
+                "composed": ComposedColumn,
             }
             part = parts.get(str(first["loc"][0]), ColumnMap)
             why = f"is unknown; known: {', '.join(f.alias or name for name, f in part.model_fields.items())}"

@@ -1,12 +1,12 @@
 """Files of another shape than a row for each line of an order or each product, brought into that shape.
 
-A column map says so with `lines`, `parents` and `footer`; see `recllm.ingest.options`.
+A column map says so with `renames`, `footer`, `groups`, `lines`, `parents` and `composed`; see `recllm.ingest.options`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import normal
-from recllm.ingest.options import ColumnMap, OrderLines, ParentRows
+from recllm.ingest.options import ColumnMap, ComposedColumn, OrderLines, ParentRows, RepeatedColumns
 from recllm.ingest.read.records import BadRecord, Chunk, RecordReader
 
 _KEY, _ROW, _CELL = "(key)", "(row)", "(cell)"
@@ -28,13 +28,120 @@ def rearranged(reader: RecordReader, column_map: ColumnMap, file: str) -> Record
 
     Raises `IngestError` E_MISSING_COLUMN.
     """
+    if column_map.renames:
+        reader = _renamed(reader, column_map.renames)
     if column_map.footer is not None:
         reader = _without_footer(reader, column_map.footer)
+    if column_map.groups is not None:
+        reader = _with_groups(reader, column_map.groups)
     if column_map.lines is not None:
         reader = _with_lines(reader, column_map.lines, file)
     if column_map.parents is not None:
         reader = _with_parents(reader, column_map.parents, file, optional=column_map.optional)
     return reader
+
+
+def _renamed(reader: RecordReader, renames: Mapping[str, str]) -> RecordReader:
+    """Columns under the names by which the map knows them. A name that another column has is not given again."""
+    names = {column: renames.get(column, column) for column in reader.columns}
+    names = {column: column if name != column and name in reader.columns else name for column, name in names.items()}
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in reader.chunks():
+            yield replace(chunk, frame=chunk.frame.rename(names))
+
+    return replace(reader, columns=tuple(names.values()), chunks=chunks)
+
+
+def _with_groups(reader: RecordReader, rule: RepeatedColumns) -> RecordReader:
+    """A row for each number of the repeated columns under which something stands; a row without any stays one
+    row. Their names win over those of the other columns."""
+    numbered: dict[int, dict[str, str]] = {}
+    for column in reader.columns:
+        if match := re.search(rule.columns, column):
+            numbered.setdefault(int(match[2]), {})[match[1]] = column
+    names = list(dict.fromkeys(name for group in numbered.values() for name in group))
+    repeated = {column for group in numbered.values() for column in group.values()}
+    others = [column for column in reader.columns if column not in repeated and column not in names]
+    if not numbered:
+        return reader
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in reader.chunks():
+            rows = chunk.frame.with_row_index(_ROW)
+            parts = []
+            for _, group in sorted(numbered.items()):
+                is_filled = pl.any_horizontal(pl.col(list(group.values())).str.strip_chars() != "")
+                cells = [pl.col(group[name]).alias(name) if name in group else _nothing(name) for name in names]
+                parts.append(rows.filter(is_filled).select(_ROW, *others, *cells))
+            long = pl.concat(parts)
+            alone = rows.join(long, on=_ROW, how="anti").select(_ROW, *others, *map(_nothing, names))
+            long = pl.concat([long, alone]).sort(_ROW, maintain_order=True)
+            of_chunk = long[_ROW].to_numpy()
+            yield replace(
+                chunk,
+                frame=long.select(*others, *names),
+                line_no=chunk.line_no[of_chunk],
+                byte_offset=chunk.byte_offset[of_chunk],
+                raw=partial(_raw_of, chunk, of_chunk),
+            )
+
+    return replace(reader, columns=(*others, *names), chunks=chunks)
+
+
+def _nothing(name: str) -> pl.Expr:
+    return pl.lit(None, pl.String).alias(name)
+
+
+def _raw_of(chunk: Chunk, rows: NDArray[np.uint32], row: int) -> str:
+    return chunk.raw(int(rows[row]))
+
+
+def with_composed(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
+    """The reader with the columns that the map composes of others; what is `optional` and has none of its columns is
+    left out, and a column of that name that the file has stays. Raises `IngestError` E_MISSING_COLUMN."""
+    by_normal = {normal(column): column for column in reader.columns}
+    added: dict[str, pl.Expr] = {}
+    for name, rule in column_map.composed.items():
+        present = [by_normal[normal(column)] for column in rule.columns if normal(column) in by_normal]
+        if len(present) < len(rule.columns) and not column_map.optional:
+            raise IngestError("E_MISSING_COLUMN", f"{file}: no column for {name}, of {', '.join(rule.columns)}")
+        if present and normal(name) not in by_normal:
+            added[name] = _composed(rule, present, by_normal)
+            by_normal[normal(name)] = name
+    if not added:
+        return reader
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in reader.chunks():
+            frame = chunk.frame
+            for name, column in added.items():
+                frame = frame.with_columns(column.alias(name))
+            yield replace(chunk, frame=frame)
+
+    return replace(reader, columns=(*reader.columns, *added), chunks=chunks)
+
+
+def _composed(rule: ComposedColumn, columns: list[str], by_normal: Mapping[str, str]) -> pl.Expr:
+    cells = [pl.col(column).str.strip_chars() for column in columns]
+    filled = [pl.when(cell != "").then(cell) for cell in cells]
+    text = pl.concat_str(filled, separator=rule.separator, ignore_nulls=True)
+    text = pl.when(text != "").then(text)
+    if rule.matches is not None:
+        text = pl.when(text.str.contains(rule.matches)).then(text.str.replace(rule.matches, rule.text))
+    zone_column = by_normal.get(normal(rule.zone)) if rule.zone is not None else None
+    if zone_column is None:
+        return text
+    clock = text.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="us")
+    zoned = [
+        pl.when(pl.col(zone_column).str.strip_chars() == name).then(
+            clock.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null")
+            .dt.convert_time_zone("UTC")
+            .dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+        )
+        for name, zone in rule.zones.items()
+    ]
+    return pl.coalesce([*zoned, text])
 
 
 def _without_footer(reader: RecordReader, pattern: str) -> RecordReader:
@@ -63,9 +170,6 @@ def _with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordRea
         start, separator = re.escape(name + ":"), re.escape(lines.separator)
         return pl.col(_CELL).str.extract(rf"(?s)(?:^|{separator}){start}(.*?)(?:{separator}|$)")
 
-    def raw_of(chunk: Chunk, rows: NDArray[np.uint32], row: int) -> str:
-        return chunk.raw(int(rows[row]))
-
     def chunks() -> Iterator[Chunk]:
         for chunk in reader.chunks():
             numbered = chunk.frame.with_row_index(_ROW)
@@ -80,7 +184,7 @@ def _with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordRea
                 frame=frame.select(*others, *(part(name).alias(column) for name, column in lines.names.items())),
                 line_no=chunk.line_no[rows],
                 byte_offset=chunk.byte_offset[rows],
-                raw=partial(raw_of, chunk, rows),
+                raw=partial(_raw_of, chunk, rows),
             )
 
     return replace(reader, columns=(*others, *lines.names.values()), chunks=chunks)

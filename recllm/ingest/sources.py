@@ -5,6 +5,10 @@ A source is a TOML file in `known/`:
 title = "Shopify: orders"
 signature = ["Name", "Lineitem name"]   # columns that such a file always has; a list within it: one of these
 caveats = ["..."]                       # what whoever loads it has to know
+encodings = ["cp1252"]                  # tried where a file is not UTF-8 and its header fits in one of them
+gives_nothing = "..."                   # of a kind of which no table can be made: why, and which export can
+[languages.de]                          # names of columns where the system speaks another language
+Type = "Typ"                            # or a list, as in a signature
 [consent]                               # taken in only where somebody says so
 columns = { "Accepts Marketing" = "email" }
 timestamp = "Created at"                # when it was given, or { column = "Created at" } for each of them; the time
@@ -20,7 +24,7 @@ columns = { user_id = "Email" }
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -33,8 +37,8 @@ from recllm.documents import toml_table
 from recllm.errors import IngestError, UsageError
 from recllm.ingest.column_names import normal
 from recllm.ingest.load import open_records
-from recllm.ingest.options import ColumnMap, IngestOptions, Names, ReadOptions, RejectRule, _Part
-from recllm.ingest.read.source import probe
+from recllm.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _Part
+from recllm.ingest.read.source import SourceFile, find_decoding, probe, reads_as_western
 from recllm.policy import Policy
 from recllm.schema import Purpose, Table
 
@@ -67,6 +71,12 @@ class FileSource(_Part):
     signature: tuple[Names, ...]
     """What such a file has: of each entry one of its names."""
     caveats: tuple[str, ...] = ()
+    encodings: Names = ()
+    """What such files are written in where they are not UTF-8."""
+    languages: Mapping[str, Mapping[str, Names]] = {}
+    """Language -> name of a column in the maps -> its names in that language."""
+    gives_nothing: str | None = None
+    """Why no table can be made of it, where that is so."""
     consent: ConsentColumns | None = None
     items: ColumnMap | None = None
     users: ColumnMap | None = None
@@ -78,15 +88,29 @@ class FileSource(_Part):
         of_table = {table: getattr(self, table.value) for table in ORDER}
         return {table: column_map for table, column_map in of_table.items() if column_map is not None}
 
-    @property
-    def encodings(self) -> frozenset[str]:
-        """What such files are written in where they are not UTF-8."""
-        return frozenset(m.read.encoding for m in self.maps.values() if m.read.encoding is not None)
-
     def missing(self, columns: Sequence[str]) -> list[str]:
         """Of the signature, what is not among the columns of a file."""
         present = {normal(column) for column in columns}
         return [names[0] for names in self.signature if present.isdisjoint(map(normal, names))]
+
+    def translations(self, columns: Sequence[str]) -> list[dict[str, str]]:
+        """Of each language that the source knows, the file's columns that it names -> their names in the maps."""
+        by_normal = {normal(column): column for column in reversed(columns)}
+        tables = []
+        for names in self.languages.values():
+            pairs = ((by_normal.get(normal(word)), name) for name, words in names.items() for word in words)
+            tables.append({column: name for column, name in pairs if column is not None})
+        return tables
+
+    def translated(self, renames: Mapping[str, str]) -> FileSource:
+        """The source for a file whose columns have these names, the file's own -> those of the maps."""
+        maps = {table.value: m.model_copy(update={"renames": renames}) for table, m in self.maps.items()}
+        consent = self.consent
+        if consent is not None:
+            own_names = {name: column for column, name in renames.items()}
+            columns = {own_names.get(name, name): purpose for name, purpose in consent.columns.items()}
+            consent = consent.model_copy(update={"columns": columns})
+        return self.model_copy(update={**maps, "consent": consent})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +120,8 @@ class Recognised:
     source: FileSource
     alternatives: tuple[FileSource, ...] = ()
     """Other kinds that it could be as well, with fewer columns to tell them by."""
+    encoding: str | None = None
+    """What it is written in, where it is not UTF-8."""
 
 
 @cache
@@ -107,7 +133,7 @@ def known_sources() -> Mapping[str, FileSource]:
             name = file.name.removesuffix(".toml")
             table: dict[str, Any] = dict(toml_table(file.read_text("utf-8")))
             for part in set(table) & {*map(str, ORDER)}:
-                table[part] = {"table": part, "optional": True, **table[part]}
+                table[part] = {"table": part, "optional": True, "doubled": "first", **table[part]}
                 if part != Table.EVENTS and Table.EVENTS in table:  # an order says less of a product than a catalogue
                     table[part] = {"keep": "most_common", "only_new": True, **table[part]}
             try:
@@ -127,6 +153,7 @@ def consent_map(source: FileSource, column: str) -> ColumnMap:
         raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{columns_of_consent}")
     name = names[normal(column)]
     constants, defaults = {"purpose": consent.columns[name].value}, {}
+    name = people.renames.get(name, name)
     columns: dict[str, Any] = {"user_id": people.columns["user_id"]}
     if name in consent.says:
         constants["granted"] = consent.says[name]
@@ -158,25 +185,46 @@ def consent_map(source: FileSource, column: str) -> ColumnMap:
 
 
 def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recognised:
-    """By the header of a file. Raises `IngestError` as reading it does, and as `recognise` does."""
-    names = {name for source in known_sources().values() for names in source.signature for name in names}
-    header = ColumnMap(columns={"user_id": tuple(sorted(names))})  # so that an encoding can be told by them
+    """By the header of a file. Raises `IngestError` as reading it does, as `recognise` does, and E_SOURCE for a kind of
+    which nothing can be taken in."""
+    sources = known_sources().values()
+    names = {name for source in sources for names in source.signature for name in names}
+    names |= {
+        word for source in sources for table in source.languages.values() for words in table.values() for word in words
+    }
+    header = ColumnMap(columns={"user_id": tuple(sorted(names))}, doubled="first")  # by them an encoding can be told
     file = probe(path, policy)
     try:
-        return recognise(open_records(file, options, header).columns, path.name)
+        records = open_records(file, options, header)
+        recognised = recognise(records.columns, path.name)
+        if "W_ENCODING" in records.warnings:  # a map of one table has fewer names to tell it by
+            recognised = replace(recognised, encoding=find_decoding(file, options, header).encoding)
     except IngestError as error:
-        if error.code != "E_ENCODING":
+        if error.code != "E_ENCODING" or options.encoding is not None:
             raise
-        # one that a source says of its files, where the file turns out to be of that source
-        for hint in sorted({hint for source in known_sources().values() for hint in source.encodings}):
-            hinted = header.model_copy(update={"read": ReadOptions(encoding=hint)})
-            try:
-                recognised = recognise(open_records(file, options, hinted).columns, path.name)
-            except IngestError:
-                continue
-            if hint in recognised.source.encodings:
-                return recognised
-        raise
+        recognised = _by_encoding(file, options, header, error)
+    kind = recognised.source
+    if kind.gives_nothing is not None:
+        raise IngestError(
+            "E_SOURCE", f"{path.name} is {kind.title}, of which nothing can be taken in: {kind.gives_nothing}"
+        )
+    return recognised
+
+
+def _by_encoding(file: SourceFile, options: IngestOptions, header: ColumnMap, error: IngestError) -> Recognised:
+    """The kind of a file that is not UTF-8, by an encoding that this kind is written in. Raises `error` where there is
+    no such kind, and for a text that means nothing in that encoding."""
+    for encoding in sorted({encoding for source in known_sources().values() for encoding in source.encodings}):
+        if encoding == "cp1252" and not reads_as_western(file.head.decode(encoding, errors="replace")):
+            continue
+        try:
+            records = open_records(file, options.model_copy(update={"encoding": encoding}), header)
+            recognised = recognise(records.columns, file.path.name)
+        except IngestError:
+            continue
+        if encoding in recognised.source.encodings:
+            return replace(recognised, encoding=encoding)
+    raise error
 
 
 def recognise(columns: Sequence[str], file: str) -> Recognised:
@@ -187,8 +235,12 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
     fitting: list[tuple[int, str, FileSource, list[str]]] = []
     others: list[tuple[int, str, FileSource, list[str]]] = []
     for source in known_sources().values():
-        missing = source.missing(columns)
-        (others if missing else fitting).append((len(missing) or -len(source.signature), source.name, source, missing))
+        readings: list[tuple[int, FileSource, list[str]]] = []
+        for renames in ({}, *source.translations(columns)):
+            missing = source.missing([renames.get(column, column) for column in columns])
+            readings.append((len(missing), source.translated(renames) if renames else source, missing))
+        n_missing, reading, missing = min(readings, key=lambda entry: entry[0])
+        (others if missing else fitting).append((n_missing or -len(source.signature), source.name, reading, missing))
     if fitting:
         source, *further = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
         # one whose whole signature is in that of the first says less of the same

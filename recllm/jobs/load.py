@@ -94,6 +94,7 @@ def load_export(
 
     reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
     recognised = recognised or recognise_file(file, workspace.policy, reading)
+    options = {**options, "encoding": reading.encoding or recognised.encoding}
     maps = [*recognised.source.maps.items()]
     maps += [(Table.CONSENT, consent_map(recognised.source, column)) for column in consent_from]
     load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)

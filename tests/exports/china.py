@@ -29,7 +29,7 @@ BEIJING = timedelta(hours=8)
 
 
 def exports(rng: random.Random) -> list[Export]:
-    return [youzan(rng), jd(rng)]
+    return [youzan(rng), untimed_youzan(), jd(rng)]
 
 
 def youzan(rng: random.Random) -> Export:
@@ -85,6 +85,32 @@ def youzan(rng: random.Random) -> Export:
         items={"LJ-250": {"title": TEAS[0][0], "price": "268.00", "attributes": '{"variant": "250克"}'}},
         basics={"13800000001": {"region": "浙江省", "city": "杭州市"}},
         options={"shop_currency": "CNY"},
+    )
+
+
+def untimed_youzan() -> Export:
+    """Without a time of the order: it stands in the order's number, also of an order that is on its way."""
+    at, lines = datetime(2024, 3, 1, 1, 2, 3, tzinfo=UTC), []
+    columns = [name for name in YOUZAN_COLUMNS.split(",") if name not in {"订单创建时间", "买家付款时间"}]
+    for hour, state in enumerate(("交易完成", "已发货")):
+        number = f"E{at + BEIJING + timedelta(hours=hour):%Y%m%d%H%M%S}115036122"
+        cells = {"订单号": number, "订单商品状态": state, "商品名称": "青瓷茶杯", "商品单价": "58.00", "商品数量": "1"}
+        cells |= {"收货人手机号/提货人手机号": "13800000001", "交易成功时间": "" if hour else "2024-03-04 10:00:00"}
+        lines.append(cells)
+    return Export(
+        source="youzan-orders",
+        file_name="goods_20240401.csv",
+        content=csv_of(",".join(columns), lines).encode(),
+        accepted={Table.ITEMS: 1, Table.USERS: 1, Table.EVENTS: 2},
+        events=tuple(
+            ExpectedEvent(
+                user_id="13800000001",
+                item_id="青瓷茶杯",
+                event="purchase",
+                at=(at + timedelta(hours=hour)).isoformat(),
+            )
+            for hour in range(2)
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,13 @@ PRODUCT_COLUMNS = (
 CUSTOMER_COLUMNS = (
     "ID,Social title,First name,Last name,Email address,Company,Sales,Enabled,Newsletter,Partner offers,Registration,"
     "Last visit"
+)
+SPANISH_PRODUCTS = (
+    "Product ID,Imagen,Nombre,Referencia,Categoría,Precio (imp. excl.),Precio (imp. incl.),Cantidad,Estado,Posición"
+)
+SPANISH_CUSTOMERS = (
+    "ID,Tratamiento,Nombre,Apellidos,Dirección de correo electrónico,Empresa,Ventas,Activado,Boletín de noticias,"
+    "Ofertas de asociados,Registro,Última visita"
 )
 ORDER_COLUMNS = (
     "id_order,reference,id_customer,current_state,date_add,iso_code,product_id,product_attribute_id,product_reference,"
@@ -30,7 +38,13 @@ LINES = [
 
 
 def exports(rng: random.Random) -> list[Export]:
-    return [products(), customers(), orders(rng)]
+    return [
+        products(),
+        customers(),
+        orders(rng),
+        spanish(products(), SPANISH_PRODUCTS, "cp1252"),
+        spanish(customers(), SPANISH_CUSTOMERS, "utf-8"),
+    ]
 
 
 def products() -> Export:
@@ -64,6 +78,14 @@ def products() -> Export:
             "demo_9": {"available": False},
         },
     )
+
+
+def spanish(export: Export, columns: str, encoding: str) -> Export:
+    """The same file, of a back office in Spanish. encoding: that of the export."""
+    _, _, rows = export.content.decode(encoding).partition("\r\n")
+    text = "\r\n".join([columns.replace(",", ";"), rows])
+    consent_from = tuple("Boletín de noticias" for _ in export.consent_from)
+    return replace(export, file_name=f"es_{export.file_name}", content=text.encode("cp1252"), consent_from=consent_from)
 
 
 def customers() -> Export:

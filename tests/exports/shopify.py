@@ -42,7 +42,7 @@ def orders(rng: random.Random) -> Export:
     events, consent, start = [], {}, datetime(2024, 5, 1, 14, tzinfo=UTC)
     for number in range(40):
         at, email = start + timedelta(hours=7 * number), f"person{number % 12}@example.com"
-        is_of_till, is_refunded, is_cancelled = number == 3, number == 5, number == 7
+        is_of_till, is_refunded, is_cancelled, is_paid = number == 3, number == 5, number == 7, number != 9
         local = f"{at + ZONE:%Y-%m-%d %H:%M:%S} -0400"
         agreed = number % 12 % 2 == 0
         for line, (_, title, size, sku, price) in enumerate(rng.sample([*SHIRTS, MUG], rng.randint(1, 3))):
@@ -60,7 +60,7 @@ def orders(rng: random.Random) -> Export:
             }
             if line == 0:
                 row |= {
-                    "Financial Status": "refunded" if is_refunded else "paid",
+                    "Financial Status": "refunded" if is_refunded else "paid" if is_paid else "pending",
                     "Accepts Marketing": "yes" if agreed else "no",
                     "Currency": "USD",
                     "Cancelled at": local if is_cancelled else "",
@@ -71,6 +71,7 @@ def orders(rng: random.Random) -> Export:
             rows.append(row)
             if not is_of_till:
                 consent[email, "email"] = agreed
+            if not is_of_till and is_paid:
                 events.append(
                     ExpectedEvent(
                         user_id=email,
@@ -82,6 +83,8 @@ def orders(rng: random.Random) -> Export:
                         basket_id=f"#{1001 + number}",
                     )
                 )
+    rows.append({"Name": "#1040", "Email": email, "Created at": local, "Lineitem quantity": 1, "Lineitem name": "Tip"})
+    rows[-1] |= {"Lineitem price": "2.00"}
     return Export(
         source="shopify-orders",
         file_name="orders_export_1.csv",
@@ -96,21 +99,26 @@ def orders(rng: random.Random) -> Export:
 
 
 def products() -> Export:
-    """Texts stand in the first line of a product; a picture has a line of its own."""
+    """Texts stand in the first line of a product, in several lines of the file of which the last has as many commas as
+    the header; a picture has a line of its own; variants without SKU."""
     rows: list[dict[str, Any]] = []
     for number, (handle, title, size, sku, price) in enumerate([*SHIRTS, MUG]):
         row = {"Handle": handle, "Option1 Value": size, "Variant SKU": sku, "Variant Price": f"{price:.2f}"}
         if number in (0, 3):
-            row |= {"Title": title, "Body (HTML)": f"<p>A <b>{title.lower()}</b> of linen&nbsp;&amp; cotton</p>"}
+            text = f'<p>A <b>{title.lower()}</b> of linen&nbsp;&amp; cotton</p>\n<p>wide, long, "soft"</p>'
+            row |= {"Title": title, "Body (HTML)": text, "Tags": "linen, new, summer"}
             row |= {"Vendor": "Leaf", "Product Category": "Apparel > Tops", "Type": "Shirt", "Status": "active"}
         rows.append(row)
     rows.append({"Handle": "mug", "Image Src": "https://cdn.example.com/mug.png", "Image Position": 2})
+    for number, size in enumerate(("A5", "A6")):
+        row = {"Handle": "card", "Option1 Value": size, "Option2 Value": "White", "Variant Price": "3.50"}
+        rows.append(row | ({"Title": "Card", "Vendor": "Leaf", "Status": "active"} if number == 0 else {}))
     rows.append({"Handle": "old", "Title": "Old hat", "Variant Price": "9.00", "Vendor": "Leaf", "Status": "archived"})
     return Export(
         source="shopify-products",
         file_name="products_export_1.csv",
         content=b"\xef\xbb\xbf" + csv_of(PRODUCT_COLUMNS, rows).encode(),
-        accepted={Table.ITEMS: 5},
+        accepted={Table.ITEMS: 7},
         items={
             "LS-L": {
                 "title": "Linen shirt L",
@@ -119,6 +127,7 @@ def products() -> Export:
                 "attributes": '{"parent": "linen-shirt"}',
             },
             "Mug": {"title": "Mug", "available": True},
+            "Card - A6 / White": {"title": "Card A6 White", "attributes": '{"parent": "card"}'},
             "Old hat": {"available": False},
         },
     )

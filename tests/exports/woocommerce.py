@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +36,22 @@ PRODUCT_COLUMNS = (
     "Parent,Grouped products,Upsells,Cross-sells,External URL,Button text,Position,Brands,Attribute 1 name,"
     "Attribute 1 value(s),Attribute 1 visible,Attribute 1 global"
 )
+GERMAN_PRODUCT_COLUMNS = (
+    "ID,Typ,Artikelnummer,GTIN,Name,Veröffentlicht,Ist hervorgehoben?,Sichtbarkeit im Katalog,Kurzbeschreibung,"
+    "Beschreibung,Angebotsbeginn,Angebotsende,Steuerstatus,Steuerklasse,Vorrätig?,Bestand,Geringe Lagermenge,"
+    "Lieferrückstände erlaubt?,Nur einzeln verkaufen?,Gewicht (kg),Länge (cm),Breite (cm),Höhe (cm),"
+    "Kundenrezensionen erlauben?,Hinweis zum Kauf,Angebotspreis,Regulärer Preis,Kategorien,Schlagwörter,Versandklasse,"
+    "Bilder,Downloadlimit,Ablauftage des Downloads,Übergeordnetes Produkt,Gruppierte Produkte,Zusatzverkäufe,"
+    "Cross-Sells (Querverkäufe),Externe URL,Button-Text,Position,Marken,Attribut 1 Name,Attribut 1 Wert(e),"
+    "Attribut 1 Sichtbar,Attribut 1 Global"
+)
+GERMAN_STATES = {
+    "Refunded": "Rückerstattet",
+    "Cancelled": "Storniert",
+    "Failed": "Fehlgeschlagen",
+    "Pending payment": "Zahlung ausstehend",
+    "Completed": "Abgeschlossen",
+}
 KINDS = {"Shirt": ("linen", "cotton", "wool", "silk"), "Tea": ("green", "black", "mint", "white")}
 PRODUCTS = [
     (f"{kind[0]}-{word[:2].upper()}" if word != "silk" else "", f"{word.title()} {kind.lower()}", 5.0 * number + 4.9)
@@ -45,7 +62,7 @@ PRODUCTS = [
 
 
 def exports(rng: random.Random) -> list[Export]:
-    return [orders(rng), old_orders(rng), webtoffee(rng), products()]
+    return [orders(rng), old_orders(rng), webtoffee(rng), products(), german_orders(rng), german_products()]
 
 
 def orders(rng: random.Random, n_orders: int = 40, n_people: int = 12, start: datetime | None = None) -> Export:
@@ -102,6 +119,23 @@ def orders(rng: random.Random, n_orders: int = 40, n_people: int = 12, start: da
         items={"S-LI": {"title": "Linen shirt", "price": "9.90"}},
         basics={min(people): {"city": "São Paulo", "country": "BR"}},
     )
+
+
+def german_orders(rng: random.Random) -> Export:
+    """English names of columns and German states, semicolons."""
+    export = orders(rng)
+    text = export.content.decode()
+    for state, german in GERMAN_STATES.items():
+        text = text.replace(f",{state},", f",{german},")
+    return replace(export, file_name="orders-2024-06-02.csv", content=text.encode())
+
+
+def german_products() -> Export:
+    """Names of columns in German, and signs of cp1252 as a spreadsheet saves them."""
+    export = products()
+    _, _, rows = export.content.decode("utf-8-sig").partition("\r\n")
+    text = f"{GERMAN_PRODUCT_COLUMNS}\r\n{rows}"
+    return replace(export, file_name="wc-product-export-2-6-2024.csv", content=text.encode("cp1252"))
 
 
 def old_orders(rng: random.Random) -> Export:

@@ -300,7 +300,8 @@ def _to_utc(clock: ParsedTimes, form: TimeFormat, file: str) -> ParsedTimes:
     if form.tz is None:
         raise IngestError(
             "E_NAIVE_TZ",
-            f"{file}: times without a zone; say which one they are in, e.g. --tz Europe/London or --tz UTC",
+            f"{file}: times without a zone; say which one they are in, e.g. --tz Europe/London or --tz UTC, or once "
+            "for all files of the shop: recllm init --timezone, or timezone in workspace.toml",
         )
     local, n_ambiguous = pl.Series(at[naive]).cast(pl.Datetime("us")), 0
     early = local.dt.replace_time_zone(form.tz, non_existent="null", ambiguous="earliest")

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import known_count
-from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten
+from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, numbered, shorten
 from recllm.ingest.read.source import DELIMITERS, HEADER_ROWS, SourceFile
 
 _QUOTE, _RETURN = ord('"'), ord("\r")
 _SAMPLE_BYTES = 64 << 10
 _MAX_RECORD_LINES = 1000
+_WIDE = 12
+"""With more columns than this no line of a text has as many delimiters as a row."""
 _FOOTER_LINES = 3
 """So many odd lines at the end, such as a total, say nothing about the delimiter."""
 
@@ -47,9 +49,15 @@ class _CsvFormat:
 
 
 def open_delimited(
-    blocks: Blocks, source: SourceFile, delimiter: str | None, *, has_quotes: bool = True
+    blocks: Blocks,
+    source: SourceFile,
+    delimiter: str | None,
+    *,
+    has_quotes: bool = True,
+    keeps_first: bool = False,
 ) -> RecordReader:
-    """Settle delimiter and header from the first block. Raises `IngestError` for the file stage's codes."""
+    """Settle delimiter and header from the first block. With `keeps_first` further columns of one name are numbered,
+    "name (2)", and counted. Raises `IngestError` for the file stage's codes."""
     file, first = source.path.name, next((b for b in blocks() if b.text.strip()), None)
     if first is None:
         raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
@@ -79,12 +87,17 @@ def open_delimited(
         raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
     columns = tuple(cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1))
     repeated = [name for name, count in Counter(columns).items() if count > 1]
-    if repeated:
+    if repeated and not keeps_first:
         raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
+    if repeated:
+        columns = numbered(columns)
     form = _CsvFormat(
         source=source, delimiter=delimiter, columns=columns, header_lines=header_lines, has_quotes=has_quotes
     )
-    return RecordReader(columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=n_above + 1)
+    warnings = {"W_DUP_COLUMN": len(repeated)} if repeated else {}
+    return RecordReader(
+        columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=n_above + 1, warnings=warnings
+    )
 
 
 def _header_row(top: Sequence[Sequence[str]]) -> int:
@@ -253,11 +266,21 @@ def _problem(
         if n_lines > 1:
             return "E_QUOTE", f"a quote swallowed {n_lines - 1} further lines"
         return _field_count(len(cells), form)
-    # a text cell hardly ever holds lines with exactly a row's delimiters; below four columns it may by chance
-    delimiter, per_row = form.delimiter.encode(), len(form.columns) - 1
-    if per_row >= 3 and any(block.raw(i).count(delimiter) == per_row for i in range(line + 1, line + n_lines)):
+    if n_lines > 1 and len(form.columns) > 3 and _swallows_rows(block, line, n_lines, form):
         return "E_QUOTE", "a quote seems to have swallowed whole rows"
     return None
+
+
+def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) -> bool:
+    """Whether the lines of a record with a row's number of cells are rows rather than a text of several lines: the
+    first is one where the quote that it leaves open is a character, and so is a further one. In a wide table the
+    delimiters of one line inside of the text are enough: no text has so many by chance."""
+    width, delimiter = len(form.columns), form.delimiter
+    lines = [block.raw(i).decode("utf-8").rstrip("\r\n") for i in range(line, line + n_lines)]
+    *closed, open_cell = next(csv.reader(lines[:1], delimiter=delimiter))
+    if len(closed) + 1 + open_cell.count(delimiter) == width:
+        return any(len(next(csv.reader([text], delimiter=delimiter), ())) == width for text in lines[1:])
+    return width > _WIDE and any(text.count(delimiter) == width - 1 for text in lines[1:-1])
 
 
 def _bad_rows(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFormat) -> dict[int, _Problem]:

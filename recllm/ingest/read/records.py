@@ -7,9 +7,10 @@ the file holds. Cutting at the newline byte is safe: no accepted encoding uses i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 import polars as pl
@@ -88,6 +89,15 @@ class RecordReader:
     """The decimal separator where the format fixes it (Parquet, JSON)."""
     header_records: int = 0
     """Records before the first row: they count in the numbers of the quarantine."""
+
+
+def numbered(columns: Sequence[str]) -> tuple[str, ...]:
+    """The names, those after the first of each with a number that makes them another one."""
+    names: dict[str, None] = {}
+    for column in columns:
+        free = (name for number in count(2) if (name := f"{column} ({number})") not in columns and name not in names)
+        names[next(free) if column in names else column] = None
+    return tuple(names)
 
 
 def shorten(raw: bytes) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -194,6 +195,8 @@ def _text_kind(path: Path, head: bytes) -> FileKind:
 
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _GB_FAMILY = {"gb2312", "gbk", "cp936", "gb18030", "euc_cn", "hz"}
+_LATIN = "[À-ÖØ-öø-ÿŒœŠšŽžŸ]"
+_TYPOGRAPHIC = "–—‘’“”…•€£™®©°²³¼½¾«»¿¡·×±§ºª´\u00a0"
 _SUGGESTED = ("gb18030", "cp1252", "latin-1", "big5", "shift_jis", "utf-16")
 
 
@@ -312,6 +315,16 @@ def _first_bad(source: SourceFile, encoding: str, skip: int = 0) -> int | None:
             return bad
         offset += len(piece)
     return offset if undecodable_at(decoder, b"", offset, final=True) is not None else None
+
+
+def reads_as_western(text: str) -> bool:
+    """Whether the signs beyond ASCII are those of Western Europe's languages, single letters between others and what
+    typography adds: a text in another alphabet that is decoded as cp1252 has whole words of such letters, or signs that
+    nobody writes."""
+    beyond = [sign for sign in text if ord(sign) > 127]
+    alone = re.findall(rf"(?<!{_LATIN}){_LATIN}(?!{_LATIN})", text)
+    n_typographic = sum(sign in _TYPOGRAPHIC for sign in beyond)
+    return len(alone) + n_typographic >= 0.5 * len(beyond)
 
 
 def common_han_share(text: str) -> float:

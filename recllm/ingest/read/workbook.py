@@ -18,7 +18,7 @@ import polars as pl
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import known_count
-from recllm.ingest.read.records import MAX_COLUMNS, RAW_BYTES, BadRecord, Chunk, RecordReader
+from recllm.ingest.read.records import MAX_COLUMNS, RAW_BYTES, BadRecord, Chunk, RecordReader, numbered
 from recllm.ingest.read.source import HEADER_ROWS, RATIO_FLOOR
 from recllm.policy import Policy
 
@@ -44,8 +44,9 @@ def sheet_names(path: Path, policy: Policy) -> list[str]:
         raise _damaged(path, error) from None
 
 
-def open_workbook(path: Path, sheet: str | None, policy: Policy) -> RecordReader:
-    """sheet: its name; None where only one holds anything. Raises `IngestError` E_SHEET where it is not clear which."""
+def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first: bool = False) -> RecordReader:
+    """sheet: its name; None where only one holds anything. With `keeps_first` further columns of one name are numbered,
+    "name (2)", and counted. Raises `IngestError` E_SHEET where it is not clear which."""
     import fastexcel
 
     names = sheet_names(path, policy)
@@ -65,8 +66,10 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy) -> RecordReader
     if not 0 < n_columns <= MAX_COLUMNS:
         raise IngestError("E_HEADER", f"{path.name}: no row of the first {HEADER_ROWS} is a header of columns")
     columns = tuple(name or f"column {number}" for number, name in enumerate(header[:n_columns], 1))
-    if doubled := sorted({name for name in columns if columns.count(name) > 1}):
+    doubled = sorted({name for name in columns if columns.count(name) > 1})
+    if doubled and not keeps_first:
         raise IngestError("E_DUP_COLUMN", f"{path.name}: the column {doubled[0]!r} stands there twice; remove one")
+    columns = numbered(columns)
     rows = cells[:, :n_columns].slice(header_row + 1).rename(dict(zip(cells.columns, columns, strict=False)))
     first_row = header_row + 2
     return RecordReader(
@@ -74,6 +77,7 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy) -> RecordReader
         chunks=lambda: _chunks(rows, first_row, policy),
         decimal=".",
         header_records=header_row + 1,
+        warnings={"W_DUP_COLUMN": len(doubled)} if doubled else {},
     )
 
 
