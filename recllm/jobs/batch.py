@@ -22,7 +22,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache, partial
@@ -462,9 +462,9 @@ def _predictor(worker: ShardWorker) -> Predictor:
     from recllm.jobs.predict import people_learned_from
     from recllm.propensity.predict import Predictor
 
-    shop = worker.shop
+    shop, request = worker.shop, prediction_request(worker.options)
     return Predictor.learn(
-        prediction_request(worker.options),
+        replace(request, locale=shop.locale(worker.options.get("locale"))),
         people_learned_from(shop),
         policy=shop.policy,
         settings=shop.settings.propensity,
