@@ -181,3 +181,40 @@ def test_months_by_name(shop: Workspace, text: str, day: str) -> None:
 def test_a_month_without_a_day_is_no_time(shop: Workspace) -> None:
     with pytest.raises(IngestError, match="E_TIMESTAMP 2"):
         load(shop, "Customer ID,SKU,Date\nu,a,May 2024\nu,b,1 May 2 2024\nu,c,1 May 2024\n", "events", "[read]\n")
+
+
+def test_a_name_of_another_column_is_not_given_again(shop: Workspace) -> None:
+    column_map = """
+[renames]
+Name = "title"
+Titel = "title"
+Nummer = "item_id"
+"""
+    assert load(shop, "Nummer,Name,Titel\n1,Mug,Becher\n", "items", column_map).accepted == 1
+    assert items(shop)["1"]["title"] == "Mug"
+
+
+COMPOSED = r"""
+[composed.at]
+columns = ["day", "clock"]
+zone = "zone"
+zones = { East = "America/New_York" }
+[composed.code]
+columns = ["text"]
+matches = '^(.+) x(\d+)$'
+text = "${1}/${2}"
+[columns]
+timestamp = "at"
+item_id = "code"
+"""
+
+
+def test_composed_columns_and_zones(shop: Workspace) -> None:
+    rows = [f"{person},2024-05-01,12:00:00,{zone},mug x2" for person, zone in (("a", "East"), ("b", "elsewhere"))]
+    report = load(shop, "\n".join(["user_id,day,clock,zone,text", *rows, ""]), "events", COMPOSED)
+    assert report.accepted == 2
+    events = view(shop.store()).events()
+    assert sorted(time.hour for time in events["timestamp"]) == [12, 16], "an unknown zone is that of the shop"
+    assert set(events["item_id"]) == {"mug/2"}
+    with pytest.raises(IngestError, match="no time zone"):
+        parse_map(COMPOSED.replace("America/New_York", "Mars/Base"), "a.toml")

@@ -111,6 +111,7 @@ def test_an_encoding_is_not_guessed_from_the_header_alone(tmp_path: Path) -> Non
     file, text = tmp_path / export.file_name, export.content.decode("cp1252")
     for word, encoding in (
         ("Сковорода чугунная", "cp1251"),
+        ("СКОВОРОДА ЛИТАЯ", "cp1251"),
         ("Pánvička žíhaná čšřž", "cp1250"),
         ("鋳鉄フライパン", "cp932"),
     ):

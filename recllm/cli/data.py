@@ -150,6 +150,8 @@ def _load(
             source = recognised.source
             signature = ", ".join(names[0] for names in source.signature[:5])
             lines += [f"{file.name} is {source.title}: it has {signature} ..."]
+            if recognised.encoding is not None:
+                lines.append(f"  it is not UTF-8 and was read as {recognised.encoding}")
             lines += [f"  it could also be {alternative.title}" for alternative in recognised.alternatives]
             lines += [f"  {caveat}" for caveat in source.caveats]
             if source.consent is not None and not consent_from:

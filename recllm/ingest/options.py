@@ -80,6 +80,7 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 from pydantic import (
@@ -346,6 +347,15 @@ class ComposedColumn(_Part):
     """What is written for the match."""
     zone: str | None = None
     zones: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for zone in self.zones.values():
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+                raise ValueError(f"zones: {zone!r} is no time zone") from error
+        return self
 
 
 def _without_case(values: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:

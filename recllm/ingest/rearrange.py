@@ -43,8 +43,11 @@ def rearranged(reader: RecordReader, column_map: ColumnMap, file: str) -> Record
 
 def _renamed(reader: RecordReader, renames: Mapping[str, str]) -> RecordReader:
     """Columns under the names by which the map knows them. A name that another column has is not given again."""
-    names = {column: renames.get(column, column) for column in reader.columns}
-    names = {column: column if name != column and name in reader.columns else name for column, name in names.items()}
+    names: dict[str, str] = {}
+    for column in reader.columns:
+        name = renames.get(column, column)
+        is_free = name not in reader.columns and name not in names.values()
+        names[column] = name if is_free else column
 
     def chunks() -> Iterator[Chunk]:
         for chunk in reader.chunks():

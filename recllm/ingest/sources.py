@@ -38,7 +38,7 @@ from recllm.errors import IngestError, UsageError
 from recllm.ingest.column_names import normal
 from recllm.ingest.load import open_records
 from recllm.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _Part
-from recllm.ingest.read.source import SourceFile, find_decoding, probe, reads_as_western
+from recllm.ingest.read.source import SourceFile, find_decoding, probe, reads_as
 from recllm.policy import Policy
 from recllm.schema import Purpose, Table
 
@@ -215,7 +215,7 @@ def _by_encoding(file: SourceFile, options: IngestOptions, header: ColumnMap, er
     """The kind of a file that is not UTF-8, by an encoding that this kind is written in. Raises `error` where there is
     no such kind, and for a text that means nothing in that encoding."""
     for encoding in sorted({encoding for source in known_sources().values() for encoding in source.encodings}):
-        if encoding == "cp1252" and not reads_as_western(file.head.decode(encoding, errors="replace")):
+        if not reads_as(file.head.decode(encoding, errors="replace"), encoding):
             continue
         try:
             records = open_records(file, options.model_copy(update={"encoding": encoding}), header)

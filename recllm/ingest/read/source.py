@@ -317,14 +317,19 @@ def _first_bad(source: SourceFile, encoding: str, skip: int = 0) -> int | None:
     return offset if undecodable_at(decoder, b"", offset, final=True) is not None else None
 
 
-def reads_as_western(text: str) -> bool:
-    """Whether the signs beyond ASCII are those of Western Europe's languages, single letters between others and what
-    typography adds: a text in another alphabet that is decoded as cp1252 has whole words of such letters, or signs that
-    nobody writes."""
+def reads_as(text: str, encoding: str) -> bool:
+    """Whether the signs beyond ASCII of a text that was decoded so are such as its languages write.
+
+    cp1252: single letters between others and what typography adds; a text in another alphabet has whole words of such
+    letters, or signs that nobody writes. cp932: kana among what is not ASCII. gb18030: common Han.
+    """
     beyond = [sign for sign in text if ord(sign) > 127]
-    alone = re.findall(rf"(?<!{_LATIN}){_LATIN}(?!{_LATIN})", text)
-    n_typographic = sum(sign in _TYPOGRAPHIC for sign in beyond)
-    return len(alone) + n_typographic >= 0.5 * len(beyond)
+    if encoding == "cp1252":
+        alone = re.findall(rf"(?<!{_LATIN}){_LATIN}(?!{_LATIN})", text)
+        return len(alone) + sum(sign in _TYPOGRAPHIC for sign in beyond) >= 0.5 * len(beyond)
+    if encoding == "cp932":
+        return sum("\u3041" <= sign <= "\u30fe" for sign in beyond) >= 0.2 * len(beyond)
+    return encoding != "gb18030" or common_han_share(text) > 0.5
 
 
 def common_han_share(text: str) -> float:
