@@ -112,8 +112,8 @@ class SequenceNetwork(nn.Module):
         context = torch.cat([torch.zeros(1, self.config.dim), context])
         pair = np.zeros((b, 1 + length), np.int64)
         pair[:, 1:] = 1 + padded.action * GAPS + padded.gap
-        places = torch.cat([torch.zeros(1, self.config.dim), self.place.weight[:length]])
-        x = functional.embedding(torch.from_numpy(item), read) + places
+        positions = torch.cat([torch.zeros(1, self.config.dim), self.place.weight[:length]])
+        x = functional.embedding(torch.from_numpy(item), read) + positions
         x = self._drop(x + functional.embedding(torch.from_numpy(pair), context), rng)
         every = np.divmod(np.arange(b * (1 + length)), 1 + length)
         for number, layer in enumerate(self.transformer.layers):
