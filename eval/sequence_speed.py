@@ -63,7 +63,7 @@ def main() -> None:
                 figures[name].setdefault(part, []).append(run_part(folder, part, *map(str, options)))
     record = {
         "protocol": "sequence-speed",
-        "data_hash": {part: runs[0].pop("data_hash") for part, runs in figures["now"].items()},
+        "data_hash": {part: runs[0]["data_hash"] for part, runs in figures["now"].items()},
         "seed": args.seed,
         "seconds": round(time.perf_counter() - started, 1),
         "load_average": load_average(),

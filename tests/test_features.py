@@ -224,3 +224,17 @@ def test_a_setting_reaches_every_feature_that_it_is_about(changes: dict[str, obj
     after = features_of(events, items, crowd)
     differ = {name for name in FEATURE_NAMES if not np.allclose(feature(before, name), feature(after, name))}
     assert changed <= differ, changed - differ
+
+
+@pytest.mark.parametrize("n_keys", [5, 100_000])
+def test_a_tally_by_table_is_that_by_sorting(n_keys: int) -> None:
+    rng = np.random.default_rng(0)
+    user, key = rng.integers(4, size=60), rng.integers(5, size=60) * (n_keys // 5)
+    tally = Tally.of(user, key, n_keys)
+    keys, group = np.unique(user * n_keys + key, return_inverse=True)
+    assert np.array_equal(tally.keys, keys) and np.array_equal(tally.group, group)
+    sought_user, sought_key = rng.integers(6, size=80), rng.integers(-1, 5, size=80) * (n_keys // 5)
+    sought_key = np.maximum(sought_key, -1)
+    row = {(int(k) // n_keys, int(k) % n_keys): number for number, k in enumerate(keys)}
+    expected = [row.get((int(u), int(k)), len(keys)) for u, k in zip(sought_user, sought_key, strict=True)]
+    assert tally.find(sought_user, sought_key).tolist() == expected

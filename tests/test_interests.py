@@ -21,7 +21,7 @@ from recllm.models.sequence import (
     load_sequence_model,
     save_sequence_model,
 )
-from recllm.models.sequence_network import NextBaskets, SequenceNetwork, learn_sequence_model
+from recllm.models.sequence_network import NextBaskets, SequenceLearner, SequenceNetwork, learn_sequence_model
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, SequenceModelSettings
 
@@ -232,3 +232,76 @@ def test_it_proposes_candidates() -> None:
     found = candidates(asked, CandidateSettings(**{**off, "interests": 3}), repeats=False)
     assert (np.diff(found.indptr) == 3).all()
     assert (found.sources == BIT[INTERESTS]).all()
+
+
+def learner_of(args: SequenceModelSettings) -> SequenceLearner:
+    return SequenceLearner(log(chains()), texts(), None, TARGET, args)
+
+
+def test_the_state_of_a_token_is_that_of_a_plain_transformer() -> None:
+    learner = learner_of(SMALL.model_copy(update={"layers": 2}))
+    network, sequences = learner.network.eval(), learner.sequences
+    network.known.fill_(True)
+    start, stop = sequences.indptr[:6], sequences.indptr[:6] + np.array([5, 1, 3, 5, 2, 4])
+    batch = sequences.padded(start, stop, None)
+    row, column = np.repeat(np.arange(6), 2), np.array([0, 5, 0, 1, 2, 3, 1, 4, 0, 2, 3, 4])
+    with torch.no_grad():
+        vectors, _ = network.items(torch.from_numpy(texts()), torch.arange(24))
+        states = network.states(vectors, batch, row, column)
+        item, action, gap = (torch.from_numpy(part) for part in batch[:3])
+        token = network.item_norm(vectors[item.clamp(min=0)]) + network.action(action) + network.gap(gap)
+        token = token + network.place.weight[: item.shape[1]]
+        first = network.basics(torch.zeros(6, 1, texts().shape[1]))
+        hidden = torch.triu(torch.ones(1 + item.shape[1], 1 + item.shape[1], dtype=torch.bool), 1)
+        expected = network.norm(network.transformer(torch.cat([first, token], 1), mask=hidden))
+    np.testing.assert_allclose(states.numpy(), expected[row, column].numpy(), atol=1e-5)
+
+
+def test_two_halves_of_a_batch_have_the_gradient_of_the_whole() -> None:
+    learner = learner_of(SMALL.model_copy(update={"dropout": 0.0, "residual_dropout": 0.0}))
+    network, baskets = learner.network, np.arange(60)
+    network.known.fill_(True)
+    batch = next(learner._batches(baskets, np.random.default_rng(0)))
+    answer = learner.sequences.item[learner.baskets.draw(batch.baskets, np.random.default_rng(0))].astype(np.int64)
+    middle = len(batch.user) // 2
+    inside = int(np.searchsorted(batch.row, middle))
+    halves = [
+        (batch.part(slice(0, middle), slice(0, inside)), answer[:inside]),
+        (batch.part(slice(middle, None), slice(inside, None)), answer[inside:]),
+    ]
+    sums = []
+    for parts in ([(batch, answer)], halves):
+        network.zero_grad()
+        table = torch.zeros_like(network.residual.weight)
+        loss = 0.0
+        for part, answers in parts:
+            found = learner._add_gradient(part, answers, 0, np.arange(24), np.ones(24, np.float32), len(answer))
+            table[found.rows] += found.gradients[0]
+            loss += found.loss
+        assert network.text.weight.grad is not None
+        sums.append((loss, table, network.text.weight.grad.clone()))
+    (loss, table, weight), (other_loss, other_table, other_weight) = sums
+    assert loss == pytest.approx(other_loss, rel=1e-5)
+    np.testing.assert_allclose(other_table.numpy(), table.numpy(), atol=1e-6)
+    np.testing.assert_allclose(other_weight.numpy(), weight.numpy(), atol=1e-6)
+    assert table.abs().sum() > 0
+
+
+def test_the_number_of_cores_changes_nothing() -> None:
+    data, args, models, threads = log(chains()), SMALL.model_copy(update={"epochs": 2}), [], torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            models.append(learned(data, texts(), args))
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(models[0].vectors, models[1].vectors, atol=1e-6)
+
+
+def test_what_is_dropped_is_made_up_for() -> None:
+    network = learner_of(SMALL).network
+    ones = torch.ones(400, 50)
+    dropped = network._drop(ones, np.random.default_rng(0))
+    assert (dropped == 0).float().mean().item() == pytest.approx(SMALL.dropout, abs=0.01)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.01)
+    assert network._drop(ones, None) is ones

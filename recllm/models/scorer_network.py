@@ -200,8 +200,8 @@ class ScorerNetwork(nn.Module):
         mlp = np.zeros(len(item), np.float32)
         for start in range(0, len(item), CHUNK_PAIRS):
             part = slice(start, start + CHUNK_PAIRS)
-            pairs = (torch.from_numpy(column[part]) for column in (user, item, cosine, features))
-            mlp[part] = self.each_head(*tables, *pairs, sides).mean(dim=0).numpy()
+            users_of, items_of, cosines, x = (torch.from_numpy(c[part]) for c in (user, item, cosine, features))
+            mlp[part] = self.each_head(*tables, users_of, items_of, cosines, x, sides).mean(dim=0).numpy()
         return Score(cosine, mlp, self.cosine_weight.item() * cosine + mlp)
 
     def frozen(self) -> Scorer:

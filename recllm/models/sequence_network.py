@@ -112,8 +112,8 @@ class SequenceNetwork(nn.Module):
         context = torch.cat([torch.zeros(1, self.config.dim), context])
         pair = np.zeros((b, 1 + length), np.int64)
         pair[:, 1:] = 1 + padded.action * GAPS + padded.gap
-        place = torch.cat([torch.zeros(1, self.config.dim), self.place.weight[:length]])
-        x = functional.embedding(torch.from_numpy(item), read) + place
+        positions = torch.cat([torch.zeros(1, self.config.dim), self.place.weight[:length]])
+        x = functional.embedding(torch.from_numpy(item), read) + positions
         x = self._drop(x + functional.embedding(torch.from_numpy(pair), context), rng)
         every = np.divmod(np.arange(b * (1 + length)), 1 + length)
         for number, layer in enumerate(self.transformer.layers):
@@ -121,7 +121,8 @@ class SequenceNetwork(nn.Module):
                 x = self._block(layer, x, *every, rng).view(x.shape)
             else:
                 x = self._block(layer, x, row, column, rng)
-        return self.norm(x)
+        states: Tensor = self.norm(x)
+        return states
 
     def _block(self, layer: Any, x: Tensor, row: Ints, column: Ints, rng: np.random.Generator | None) -> Tensor:
         """A block of the transformer at these rows and columns, (n, dim), from all tokens x (b, width, dim).
@@ -133,7 +134,7 @@ class SequenceNetwork(nn.Module):
         flat = torch.from_numpy(row * width + column)
         weight, bias = layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias
         before = layer.norm1(x)
-        asked = functional.embedding(flat, x.view(-1, dim))
+        queried = functional.embedding(flat, x.view(-1, dim))
         query = functional.linear(functional.embedding(flat, before.view(-1, dim)), weight[:dim], bias[:dim])
         key, value = functional.linear(before, weight[dim:], bias[dim:]).view(b, width, 2, heads, size).unbind(2)
         # the queries of a row side by side, padded to the longest of them
@@ -149,7 +150,7 @@ class SequenceNetwork(nn.Module):
         scores = queries @ key.permute(0, 2, 3, 1) / size**0.5
         attention = self._drop(torch.softmax(scores.masked_fill(hidden, -torch.inf), dim=-1), rng)
         mixed = (attention @ value.transpose(1, 2)).transpose(1, 2).reshape(b * n_queries, dim)
-        x = asked + self._drop(layer.self_attn.out_proj(functional.embedding(slot, mixed)), rng)
+        x = queried + self._drop(layer.self_attn.out_proj(functional.embedding(slot, mixed)), rng)
         inner = self._drop(functional.gelu(layer.linear1(layer.norm2(x))), rng)
         return x + self._drop(layer.linear2(inner), rng)
 
@@ -288,8 +289,9 @@ class SequenceLearner:
         self.rng = np.random.default_rng(args.seed)
         self._tables = self.network.residual.weight, self.network.bias.weight
         """One row an item, few of which have a gradient in a step."""
-        for table in self._tables:
-            table.grad = torch.zeros_like(table)
+        self._table_gradients = torch.zeros_like(self._tables[0]), torch.zeros_like(self._tables[1])
+        for table, gradient in zip(self._tables, self._table_gradients, strict=True):
+            table.grad = gradient
 
     def learn_first(self, early: Ints, validation: Ints, tell: Callable[[str], None]) -> None:
         """Learn until the validation users see no more gain; the network is left in the best state."""
@@ -323,8 +325,8 @@ class SequenceLearner:
     def epoch(self, baskets: Ints) -> float:
         """One pass; the mean loss, nan as soon as it is not finite."""
         # items that occur up to the last of these baskets, so that no later new item serves as a negative
-        occurred = self.sequences.at <= int(self.baskets.at[baskets].max(initial=0))
-        items = np.unique(self.sequences.item[occurred].astype(np.int64))
+        is_past = self.sequences.at <= int(self.baskets.at[baskets].max(initial=0))
+        items = np.unique(self.sequences.item[is_past].astype(np.int64))
         self.network.known[torch.from_numpy(items)] = True
         occurred = np.flatnonzero(self.network.known.numpy())
         losses = []
@@ -356,19 +358,23 @@ class SequenceLearner:
             if inside.stop > inside.start:
                 seed = int(self.rng.integers(2**63))
                 parts.append((batch.part(rows, inside), answer[: len(positives)][inside], seed))
-        results = list(pool.map(lambda part: self._add_gradient(*part, offered, counts, len(positives)), parts))
+
+        def add_gradient(part: tuple[_SequenceBatch, Ints, int]) -> _Gradient:
+            return self._add_gradient(*part, offered, counts, len(positives))
+
+        results = list(pool.map(add_gradient, parts))
         loss = sum(result.loss for result in results)
         if np.isfinite(loss):
             for result in results:
-                for table, gradient in zip(self._tables, result.gradients, strict=True):
-                    table.grad[result.rows] += gradient
+                for total, gradient in zip(self._table_gradients, result.gradients, strict=True):
+                    total[result.rows] += gradient
             self.optimiser.step()
         for parameter in self.network.parameters():
             if not any(parameter is table for table in self._tables):
                 parameter.grad = None
         for result in results:  # the rest is 0 already
-            for table in self._tables:
-                table.grad[result.rows] = 0
+            for total in self._table_gradients:
+                total[result.rows] = 0
         return loss
 
     def _add_gradient(
@@ -385,19 +391,20 @@ class SequenceLearner:
         item[real] = row[len(offered) :]
         item_rows, offered_rows = torch.from_numpy(rows), torch.from_numpy(row[: len(offered)])
         # a gradient as long as the catalogue costs more than all the rest of a step
-        tables = tuple(table.detach()[item_rows].requires_grad_() for table in self._tables)
+        residual, bias_of = (table.detach()[item_rows].requires_grad_() for table in self._tables)
         # a fact of the processor; the gain that `encoder.precision` measures may differ from run to run, and with it
         # what is learned
         bfloat16 = self.args.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             texts = torch.from_numpy(self.item_vectors[rows])
-            vectors, bias = network.items(texts, item_rows, torch.from_numpy(counts[rows, None]), tables)
+            vectors, bias = network.items(texts, item_rows, torch.from_numpy(counts[rows, None]), (residual, bias_of))
             users = self._users(vectors, padded._replace(item=item), batch, rng)
             logits = network.logits(users, functional.embedding(offered_rows, vectors), bias[offered_rows])
         loss = functional.cross_entropy(logits.float(), torch.from_numpy(answer), reduction="sum") / n_baskets
         if torch.isfinite(loss):
-            loss.backward()
-        return _Gradient(loss.item(), item_rows, [t.grad for t in tables])
+            loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [torch.zeros_like(t) if t.grad is None else t.grad for t in (residual, bias_of)]
+        return _Gradient(loss.item(), item_rows, gradients)
 
     def evaluate(self, validation: Ints) -> float:
         """NDCG@10 of one new item each, over the catalogue without what the user bought before."""
@@ -472,7 +479,7 @@ class _Gradient(NamedTuple):
 
     loss: float
     rows: Tensor
-    gradients: list[Tensor | None]
+    gradients: list[Tensor]
 
 
 class _SequenceBatch(NamedTuple):
@@ -489,6 +496,6 @@ class _SequenceBatch(NamedTuple):
 
     def part(self, rows: slice, inside: slice) -> _SequenceBatch:
         """Some of the rows, and the baskets inside of them."""
-        first = rows.start
-        of_rows = (column[rows] for column in (self.user, self.start, self.stop))
-        return _SequenceBatch(*of_rows, self.baskets[inside], self.row[inside] - first, self.column[inside])
+        user, start, stop = self.user[rows], self.start[rows], self.stop[rows]
+        row = self.row[inside] - rows.start
+        return _SequenceBatch(user, start, stop, self.baskets[inside], row, self.column[inside])
