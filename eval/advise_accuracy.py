@@ -31,7 +31,7 @@ from recllm.text.items import item_texts
 from recllm.training.advise import advise
 from recllm.training.probe import measure_parts, with_measured_cost
 
-SHARES = {"complete-journey": 0.03, "online-retail": 0.1, "beauty": 0.06, "industrial": 0.15}
+SHARES = {"complete-journey": 0.03, "online-retail": 0.1, "beauty": 0.03, "industrial": 0.15}
 FOLDERS = {
     "online-retail": "online_retail_uci",
     "beauty": "amazon_beauty_p5",

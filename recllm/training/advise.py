@@ -36,8 +36,8 @@ LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
 """Below these an adapter would learn the log by heart; a judgement, not a measurement."""
 LEAST_PEOPLE = 10
 CROWDED = 0.3
-EXPECTED_EPOCHS = 10
-"""Of the sequence model before it sees no more gain, of 30 at most; measured by eval/advise_accuracy.py."""
+EXPECTED_EPOCHS = 16
+"""Of the sequence model before it sees no more gain, of 30 at most: 14 and 18 in eval/results/advise.json."""
 REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
 STEPS_AS_TIMES = (
