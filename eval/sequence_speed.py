@@ -120,7 +120,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
         return [np.argpartition(-scores, 20)[:20] for scores in model.catalogue(users)]
 
     _, everybody = clocked(best_items)
-    figures = {"people": dataset.n_users, "items": dataset.n_items, "events": len(dataset.events)}
+    figures: dict[str, Any] = {"people": dataset.n_users, "items": dataset.n_items, "events": len(dataset.events)}
     figures |= {"loss": round(loss, 4), "epoch": epoch, "everybody": everybody, "peak_mib": peak_mib()}
     return figures | {"data_hash": dataset.data_hash()}
 
