@@ -25,7 +25,7 @@ from recllm.features.item_index.rows import RowIndex, padded
 TABLES = ("item_vectors", "item_vectors_about")
 MAX_DIM = 2_000
 """Dimensions that a graph of pgvector takes."""
-EXPANSION_SEARCH = 200
+EXPANSION_SEARCH = 400
 """Candidates that are compared for a query; pgvector takes 1,000 at most."""
 LEAST_VERSION = (0, 8)
 BATCH = 5_000
@@ -88,6 +88,7 @@ class PostgresIndex(RowIndex):
 
     def _candidates(self, queries: Floats, n: int) -> Iterable[tuple[Ints, Floats]]:
         settings = {"hnsw.ef_search": min(max(n, EXPANSION_SEARCH), 1_000), "hnsw.iterative_scan": "strict_order"}
+        settings["enable_seqscan"] = "off"  # the planner takes the graph for dearer than it is
         yield from self._answers(_BY_GRAPH, queries, settings, n=n)
 
     def _exact(self, queries: Floats, k: int, rows: Ints | None) -> tuple[Ints, Floats]:
