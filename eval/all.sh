@@ -47,4 +47,6 @@ python eval/sequence_speed.py -o "$results/sequence-speed.json"
 recllm demo -w "$tuned/demo"
 python eval/copy_wording.py -w "$tuned/demo" -o "$results/copy-wording.json"
 python eval/serve.py -w "$tuned/demo" -o "$results/serve.json"
+python eval/scale_index.py -o "$results/scale-index.json"
+python eval/scale.py --model "$tuned/demo/models" -o "$results/scale.json"
 python eval/results_page.py

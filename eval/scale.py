@@ -12,8 +12,9 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
                       refreshed, everybody ranked (`recllm batch recommend`, k = 20, two processes); and how long one
                       warm answer takes
     ray               everybody at 1x by one actor of Ray and by two; the files compared byte for byte
-    index             one million items, see scale_index.py, where it was measured
+    index, encode     one million items and a catalogue's texts: read from the results of scale_index.py, onnx_speed.py
 
+top20_s is everybody at 1x, 2,469 people, two processes and their start included.
 The exponent is the slope of log(time) over log(rows) of the nights; 100x is extrapolated with it, and was not run.
 """
 
@@ -40,6 +41,7 @@ SHIFT_DAYS = 3
 K = 20
 SHARDS_PER_COPY = 8
 ANSWERS = 60
+INDEX_FIGURES = ("items", "recall_100", "ms", "ms_processor", "mib", "filtered_ok", "ndcg_ratio")
 
 
 def write_log(folder: Path, copies: int) -> dict[str, Any]:
@@ -230,6 +232,7 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
     exponent = math.log(large["night_s"] / small["night_s"]) / math.log(large["rows"] / small["rows"])
     scored = json.loads((RESULTS / "onnx-speed.json").read_text("utf-8"))
     int8 = scored["distinct_alone"]["onnx int8"]
+    faiss = json.loads((RESULTS / "scale-index.json").read_text("utf-8"))["kinds"]["faiss"]
     return {
         "ingest_10x": {"rows_per_s": large["loaded"]["rows_per_s"], "peak_mib": large["loaded"]["peak_mib"]},
         "refresh_10x": {name: large["night"]["refresh"][name] for name in ("peak_mib", "seconds")},
@@ -240,7 +243,9 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
             "100x_extrapolated_s": round(large["night_s"] * 10**exponent),
         },
         "answer_10x_over_1x": round(large["answers"]["answer_ms"] / small["answers"]["answer_ms"], 2),
+        "top20_s": small["night"]["everybody"]["seconds"],
         "ray": parts["ray"],
+        "index": {name: faiss[name] for name in INDEX_FIGURES} | {"kind": "faiss", "file": "scale-index.json"},
         "encode": {
             "ratio": scored["catalogue_int8"]["times_plain_with_duplicates"],
             "cosine_min": int8["lowest_cosine"],
