@@ -15,8 +15,9 @@ import pytest
 from conftest import Command
 from service_world import LAST_DAY, build_shop
 
-from recllm.errors import DataError, MissingExtraError, NotFittedError, UsageError
-from recllm.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers
+from recllm.errors import DataError, GenerationError, MissingExtraError, NotFittedError, UsageError
+from recllm.generator import locate
+from recllm.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
 from recllm.jobs.engines import Engine, connect, import_ray, shard_outcomes
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
@@ -123,6 +124,25 @@ def test_the_audience_is_that_of_all_at_once(shop: Workspace, tmp_path: Path, co
     assert code == 0 and json.loads(text)["resumed"] == 5
 
 
+class BrokenGenerator:
+    name = "broken"
+    purpose = Purpose.LLM_LOCAL
+
+    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
+        raise GenerationError("its weights are of another shape")
+
+
+def test_a_generator_that_fails_is_told(
+    folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("batch", "copy", "-w", str(folder), "-o", str(tmp_path / "out"), "--shards", "1", "--generator")
+    code, _, text = command(*arguments, str(tmp_path / "none"))
+    assert code == 1 and "1 of 1 shards failed" in text and "none: not there" in text
+    monkeypatch.setattr(locate, "find_generator", lambda *_, **__: BrokenGenerator())
+    code, text, _ = command(*arguments, "broken")
+    assert code == 0 and f"{PEOPLE} of {PEOPLE} texts had to do without the generator: its weights are" in text
+
+
 def test_texts_are_for_whom_they_may_be(shop: Workspace, tmp_path: Path) -> None:
     run = plan(shop, tmp_path / "out", BatchTask.COPY, channel="push")
     run_batch(run)
@@ -162,6 +182,34 @@ def test_a_sample_of_people_is_learned_from_and_is_always_the_same(shop: Workspa
     for row, name in enumerate(first.users["user_id"]):
         whole = everybody.events.rows(everybody.user_rows([name]))
         assert len(first.events.rows(np.array([row]))) == len(whole) > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        (BatchTask.RECOMMEND, {"k": 2, "explain": False}),
+        (BatchTask.AUDIENCE, {"items": ["tea-3"]}),
+        (BatchTask.PREDICT, {"kind": "buy", "horizon_days": 3, "explain": False}),
+    ],
+)
+def test_a_withdrawal_counts_for_the_next_shard(
+    folder: Path, tmp_path: Path, task: BatchTask, options: dict[str, object]
+) -> None:
+    """The worker has read everybody before; who agrees is asked again."""
+    copy = shutil.copytree(folder, tmp_path / "shop")
+    with Workspace.open(copy) as shop:
+        run = BatchRun.plan(shop, tmp_path / "out", task, options, shards=2)
+        names = [f"u{n:02}" for n in range(PEOPLE)]
+        pseudonyms = shop.pseudonymiser().many(names)
+        second = [n for n, shard in enumerate(shard_numbers(pseudonyms, 2)) if shard == 1]
+        assert work_on(run, 0).error is None
+        lines = ["user_id,purpose,granted,timestamp"]
+        lines += [f"{names[n]},personalisation,no,{LAST_DAY.isoformat()}" for n in second[:5]]
+        (tmp_path / "consent.csv").write_text("\n".join(lines) + "\n")
+        assert load_file(shop, tmp_path / "consent.csv", "consent").accepted == 5
+        assert run_batch(run).people == len(second) - 5
+        left = set(read_batch(run).collect()["user_id"])
+        assert not left & {pseudonyms[n] for n in second[:5]} and {pseudonyms[n] for n in second[5:]} <= left
 
 
 def test_every_engine_writes_the_same_bytes(shop: Workspace, tmp_path: Path, ray_machine: bool) -> None:
@@ -230,6 +278,8 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
         plan(shop, tmp_path / "none", k=0)
     with pytest.raises(UsageError, match="an audience is for items"):
         plan(shop, tmp_path / "none", BatchTask.AUDIENCE, size=3)
+    with pytest.raises(UsageError, match="fax"):
+        plan(shop, tmp_path / "none", BatchTask.COPY, channel="fax")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(UsageError, match="holds other files"):

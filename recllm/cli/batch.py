@@ -122,9 +122,18 @@ def copy(
     json: Json,
 ) -> None:
     """A checked ad text about the best item of everybody who agreed to the channel."""
+    from recllm.jobs.batch import read_batch
+
     options = {"channel": channel, "generator": generator, "intent": intent, "objective": objective, "locale": locale}
     with open_shop(workspace) as shop:
-        _, document, lines = _run(shop, "copy", options, batch, model, seed)
+        run, document, lines = _run(shop, "copy", options, batch, model, seed)
+    failures = read_batch(run).select("generator_failure").collect().to_series()
+    document["without_generator"] = len(failures) - failures.null_count()
+    if document["without_generator"]:
+        reason = failures.drop_nulls()[0]
+        lines.append(
+            f"{document['without_generator']} of {len(failures)} texts had to do without the generator: {reason}"
+        )
     _show(document, lines, json)
 
 

@@ -9,7 +9,7 @@ file stands are not done again. The folder holds
 
     plan.json               what is asked, of which model, as of when, in how many shards
     shard-00007.parquet     the answer for one shard, complete or not there
-    done.json               once all are there: rows and SHA-256 of each file
+    done.json               once all are there: bytes and SHA-256 of each file
 
 On several machines the workspace and the folder have to be on a file system that all of them see.
 """
@@ -19,13 +19,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +37,12 @@ from recllm.errors import DataError, NotFittedError, NothingToDo, PolicyError, R
 from recllm.files import PRIVATE, sweep_drafts, write_whole
 from recllm.jobs.engines import Engine, shard_outcomes
 from recllm.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
-from recllm.schema import Intent, Objective, RecommendRequest, Slate, SlateStatus
+from recllm.schema import Intent, Objective, Purpose, RecommendRequest, Slate, SlateStatus
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from recllm.audiences.request import AudienceRequest
     from recllm.policy import Policy
     from recllm.propensity.predict import Predictor
@@ -49,12 +50,14 @@ if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
     from recllm.schema import Generator
 
-logger = logging.getLogger(__name__)
-
 PLAN, DONE = "plan.json", "done.json"
 MAX_SHARDS = 100_000
 PEOPLE_AT_ONCE = 512
-"""People who are ranked together: a shard of any size needs no more memory than so many."""
+"""People of a shard who are ranked together."""
+
+
+Quality = Mapping[str, float]
+"""Of predictions, on people that were not learned from: name of the figure -> value."""
 
 
 class BatchTask(StrEnum):
@@ -141,13 +144,6 @@ class BatchRun:
     def file(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05}.parquet"
 
-    def read(self, shard: int) -> pl.DataFrame:
-        """The answer for a shard. Raises `DataError` where it is missing or damaged."""
-        try:
-            return pl.read_parquet(self.file(shard))
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"{self.file(shard)} is missing or damaged; run the same batch again: {error}") from error
-
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:
     path = folder / PLAN
@@ -168,9 +164,7 @@ class ShardOutcome:
 
     shard: int
     people: int = 0
-    rows: int = 0
-    seconds: float = 0.0
-    quality: Mapping[str, float] | None = None
+    quality: Quality | None = None
     """Of predictions: how good the model was on people it had not learned from; the same in every shard."""
     error: str | None = None
     """Why it has no file; None where it has one."""
@@ -185,7 +179,7 @@ class BatchResult:
     people: int
     """Of the shards that were done now."""
     seconds: float
-    quality: Mapping[str, float] | None = None
+    quality: Quality | None = None
     """As `ShardOutcome.quality`, of the shards that were done now."""
     failed: tuple[ShardOutcome, ...] = ()
 
@@ -193,10 +187,22 @@ class BatchResult:
 # --- who is in which shard -------------------------------------------------------------------------------------------
 
 
-def shard_numbers(pseudonyms: Sequence[str], shards: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def shard_numbers(pseudonyms: Sequence[str], shards: int) -> NDArray[np.int64]:
     """The shard of each person, int64 (n,) in [0, shards): by a hash, so that it never depends on who else is there."""
     hashes = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in pseudonyms)
     return (np.frombuffer(hashes, "<u8") % np.uint64(shards)).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenedVersion:
+    """A model's version, and everybody who agreed when it was opened."""
+
+    recommender: Recommender
+    people: AgreedPeople
+    shard_of: NDArray[np.int64]
+    """Of each of the people, (n,)."""
+    order: NDArray[np.int64]
+    """Their rows by pseudonym, so that files do not hang on the order in the store; (n,)."""
 
 
 class ShardWorker:
@@ -206,39 +212,60 @@ class ShardWorker:
         self.run = run
         self.shop = Workspace.open(run.workspace)
         self.options: dict[str, Any] = json.loads(run.options)
-        self.quality: Mapping[str, float] | None = None
-        """Of the predictions of the last shard."""
-        self._opened: dict[str, tuple[Recommender, AgreedPeople]] = {}
-        users = self._open(run.version)[1].users[USER_COLUMN]
-        self._shard_of, self._order = shard_numbers(users.to_list(), run.shards), users.arg_sort().to_numpy()
-
-    def _open(self, version: str) -> tuple[Recommender, AgreedPeople]:
-        if version not in self._opened:
-            recommender = open_recommender(
-                self.shop, version=version, locale=self.options.get("locale"), now=self.run.as_of
-            )
-            reader = recommender.people
-            if not isinstance(reader, StorePeople):
-                raise NotFittedError(f"the model {version} has no serving state; run: recllm refresh")
-            self._opened[version] = recommender, AgreedPeople.read(reader.gate, reader.shop, reader.state)
-        return self._opened[version]
+        self._opened: dict[str, _OpenedVersion] = {}
 
     def shard(self, number: int, version: str | None = None) -> Recommender:
-        """The recommender whose people are those of a shard, under their pseudonyms."""
-        recommender, people = self._open(version or self.run.version)
-        ids = people.users[USER_COLUMN]
-        if version in (None, self.run.version):
-            shard_of, order = self._shard_of, self._order
-        else:
-            shard_of, order = shard_numbers(ids.to_list(), self.run.shards), ids.arg_sort().to_numpy()
-        rows = order[shard_of[order] == number].astype(np.int64)
-        return recommender.by_pseudonym().with_people(*people.dataset(rows))
+        """The recommender whose people are those of a shard who agree now, under their pseudonyms."""
+        version = version or self.run.version
+        if version not in self._opened:
+            self._opened[version] = self._open(version)
+        of_version = self._opened[version]
+        rows = of_version.order[of_version.shard_of[of_version.order] == number]
+        ids = of_version.people.users[USER_COLUMN].gather(rows).to_list()
+        agreed = np.array(self.shop.gate().permits_each(ids, Purpose.PERSONALISATION), bool)
+        return of_version.recommender.by_pseudonym().with_people(*of_version.people.dataset(rows[agreed]))
 
-    def answer(self, number: int) -> tuple[int, pl.DataFrame]:
-        """People of a shard, and the rows for them."""
-        recommender = self.shard(number)
-        rows = TASKS[self.run.task](self, number, recommender)
-        return recommender.dataset.n_users, rows
+    def _open(self, version: str) -> _OpenedVersion:
+        locale = self.options.get("locale")
+        recommender = open_recommender(self.shop, version=version, locale=locale, now=self.run.as_of)
+        reader = recommender.people
+        if not isinstance(reader, StorePeople):
+            raise NotFittedError(f"the model {version} has no serving state; run: recllm refresh")
+        people = AgreedPeople.read(reader.gate, reader.shop, reader.state)
+        ids = people.users[USER_COLUMN]
+        numbers = shard_numbers(ids.to_list(), self.run.shards)
+        return _OpenedVersion(recommender, people, numbers, ids.arg_sort().to_numpy().astype(np.int64))
+
+    @cached_property
+    def generator(self) -> Generator | None:
+        """Of the ad texts; a local one in a process of its own."""
+        from recllm.generator.locate import find_generator
+
+        cache = self.shop.cache_dir / "generators"
+        return find_generator(self.options.get("generator", "template"), cache_dir=cache, own_process=True)
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Learned from the same people in each worker, so that all say the same."""
+        from recllm.jobs.predict import people_learned_from
+        from recllm.propensity.predict import Predictor
+
+        settings, request = self.shop.settings, prediction_request(self.options)
+        return Predictor.learn(
+            replace(request, locale=self.shop.locale(self.options.get("locale"))),
+            people_learned_from(self.shop),
+            policy=self.shop.policy,
+            settings=settings.propensity,
+            reason_settings=settings.prediction_reasons,
+        )
+
+    def close(self) -> None:
+        from recllm.generator.process import ProcessGenerator
+
+        generator = vars(self).get("generator")
+        if isinstance(generator, ProcessGenerator):
+            generator.close()
+        self.shop.close()
 
 
 @lru_cache(maxsize=1)
@@ -247,14 +274,22 @@ def _worker(run: BatchRun) -> ShardWorker:
     return ShardWorker(run)
 
 
+def _close_worker(run: BatchRun) -> None:
+    """What this process opened; in other processes it ends with them."""
+    if _worker.cache_info().currsize:
+        _worker(run).close()
+    _worker.cache_clear()
+
+
 def work_on(run: BatchRun, shard: int) -> ShardOutcome:
     """Answers for one shard and writes its file, whole or not at all.
 
     What goes wrong with a shard becomes the outcome's error; what is wrong with the request (`UsageError`,
     `PolicyError`) is raised, as it is wrong for all of them."""
-    began = time.perf_counter()
     try:
-        people, rows = _worker(run).answer(shard)
+        worker = _worker(run)
+        recommender = worker.shard(shard)
+        rows, quality = TASKS[run.task](worker, shard, recommender)
         content = io.BytesIO()
         rows.write_parquet(content)
         write_whole(run.file(shard), content.getvalue(), mode=PRIVATE)
@@ -266,8 +301,7 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
         return ShardOutcome(shard=shard, error=f"out of memory; more than {run.shards} shards make each smaller")
     except OSError as error:
         return ShardOutcome(shard=shard, error=f"{run.file(shard)} cannot be written: {error.strerror or error}")
-    seconds, quality = time.perf_counter() - began, _worker(run).quality
-    return ShardOutcome(shard=shard, people=people, rows=len(rows), seconds=seconds, quality=quality)
+    return ShardOutcome(shard=shard, people=recommender.dataset.n_users, quality=quality)
 
 
 # --- what is done for a shard ----------------------------------------------------------------------------------------
@@ -310,11 +344,13 @@ COPY_SCHEMA: Mapping[str, Any] = {
     "text": pl.String,
     "parts": pl.String,
     "generator": pl.String,
+    "generator_failure": pl.String,
     "verdict": pl.String,
 }
 
 
-def _request(options: Mapping[str, Any], users: Sequence[str] = ()) -> RecommendRequest:
+def slates_request(options: Mapping[str, Any], users: Sequence[str] = ()) -> RecommendRequest:
+    """Raises `UsageError` as `RecommendRequest` does."""
     fields = {name: value for name, value in options.items() if name != "locale"}
     enums: dict[str, Any] = {"intent": Intent, "objective": Objective}
     fields |= {name: enums[name](fields[name]) for name in enums if name in fields}
@@ -335,7 +371,7 @@ def _slates(worker: ShardWorker, number: int, recommender: Recommender, options:
         return of_version[version]
 
     for start in range(0, len(users), PEOPLE_AT_ONCE):
-        request = _request(options, users[start : start + PEOPLE_AT_ONCE])
+        request = slates_request(options, users[start : start + PEOPLE_AT_ONCE])
         for slate in recommend_in_experiments(
             worker.shop, request, experiments, recommender_of, by_pseudonym=True, rng=rng
         ):
@@ -343,7 +379,7 @@ def _slates(worker: ShardWorker, number: int, recommender: Recommender, options:
                 yield slate
 
 
-def recommend_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl.DataFrame:
+def recommend_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
     """Slates, a row for each item; `SLATE_SCHEMA`."""
     rows = [
         (
@@ -354,7 +390,7 @@ def recommend_shard(worker: ShardWorker, number: int, recommender: Recommender) 
         for slate in _slates(worker, number, recommender, worker.options)
         for item in slate.items
     ]
-    return pl.DataFrame(rows, schema=dict(SLATE_SCHEMA), orient="row")
+    return pl.DataFrame(rows, schema=dict(SLATE_SCHEMA), orient="row"), None
 
 
 def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
@@ -382,7 +418,7 @@ def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
     )
 
 
-def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl.DataFrame:
+def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
     """Everybody of a shard who could be reached, with what they are ordered by; `AUDIENCE_SCHEMA`."""
     from recllm.audiences.audience import audience_target, eligible_pool
     from recllm.jobs.serve import agreement, with_global_holdout
@@ -393,22 +429,21 @@ def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -
     pool = eligible_pool(recommender, target, request.exclusions, agreed, choice=request.choice)
     item_ids = recommender.dataset.items["item_id"].to_list()
     best_items = [item_ids[row] if row >= 0 else None for row in pool.scores.best_item.tolist()]
-    return pl.DataFrame(
-        [pool.user_ids, pool.scores.score, pool.scores.probabilities(), best_items], schema=dict(AUDIENCE_SCHEMA)
-    )
+    columns = [pool.user_ids, pool.scores.score, pool.scores.probabilities(), best_items]
+    return pl.DataFrame(columns, schema=dict(AUDIENCE_SCHEMA)), None
 
 
-@lru_cache(maxsize=1)
-def _generator(spec: str, cache_dir: Path) -> Generator | None:
-    """A worker's generator, which ends with its process."""
-    from recllm.generator.locate import find_generator
+def copy_options(options: Mapping[str, Any]) -> None:
+    """Raises `UsageError` for an unknown channel."""
+    from recllm.adcopy.channels import channel_named
 
-    return find_generator(spec, cache_dir=cache_dir / "generators", own_process=True)
+    channel_named(options["channel"])
 
 
-def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl.DataFrame:
+def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
     """A checked ad text for each person of a shard who agreed to the channel; `COPY_SCHEMA`. Whose items are all of
-    sensitive categories, or who has none, gets none."""
+    sensitive categories, or who has none, gets none. `generator_failure`: why a text had to do without the generator.
+    """
     from recllm.jobs.ad_copy import AD_CHOICE, write_ads
     from recllm.jobs.serve import CHANNEL_PURPOSE
 
@@ -418,7 +453,7 @@ def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl
     purpose = CHANNEL_PURPOSE.get(channel)
     for slate in _slates(worker, number, recommender, slate_options):
         agreed = purpose is None or gate.permits(slate.user_id, purpose)
-        if slate.status is not SlateStatus.PERSONAL or not agreed:
+        if slate.status is not SlateStatus.PERSONAL or not slate.items or not agreed:
             continue
         try:
             (text,) = write_ads(
@@ -427,20 +462,21 @@ def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl
                 intent=Intent(options.get("intent", Intent.MIXED)),
                 channel=channel,
                 locale=options.get("locale"),
-                generator=_generator(options.get("generator", "template"), worker.shop.cache_dir),
+                generator=worker.generator,
                 seed=worker.run.seed,
                 recommender=recommender,
                 by_pseudonym=True,
             )
-        except (PolicyError, UsageError):
+        except PolicyError:  # all of it is sensitive, or they withdrew this very moment
             continue
+        failures = [check.message for _, checks in text.rejected for check in checks if check.guarantee == "G16"]
         rows.append(
             (
                 *(text.user_id, text.item_id, text.channel, text.locale, text.text),
-                *(json_text(dict(text.parts)), text.generator, text.verdict.value),
+                *(json_text(dict(text.parts)), text.generator, failures[0] if failures else None, text.verdict.value),
             )
         )
-    return pl.DataFrame(rows, schema=dict(COPY_SCHEMA), orient="row")
+    return pl.DataFrame(rows, schema=dict(COPY_SCHEMA), orient="row"), None
 
 
 def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
@@ -456,31 +492,15 @@ def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
     return PredictionRequest(kind=kind, items=tuple(options.get("items", ())), **fields)
 
 
-@lru_cache(maxsize=1)
-def _predictor(worker: ShardWorker) -> Predictor:
-    """What a worker learned, once: from the same people in each, so they all say the same."""
-    from recllm.jobs.predict import people_learned_from
-    from recllm.propensity.predict import Predictor
-
-    shop, request = worker.shop, prediction_request(worker.options)
-    return Predictor.learn(
-        replace(request, locale=shop.locale(worker.options.get("locale"))),
-        people_learned_from(shop),
-        policy=shop.policy,
-        settings=shop.settings.propensity,
-        reason_settings=shop.settings.prediction_reasons,
-    )
-
-
-def predict_shard(worker: ShardWorker, number: int, recommender: Recommender) -> pl.DataFrame:
+def predict_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
     """What each person of a shard will do, most likely first; `PREDICTION_SCHEMA`. Of whom nothing is known there is no
     row."""
     try:
-        prediction = _predictor(worker).predict(recommender.dataset)
+        prediction = worker.predictor.predict(recommender.dataset)
     except NothingToDo:
-        return pl.DataFrame(schema=dict(PREDICTION_SCHEMA))
-    quality = {name: getattr(prediction.quality, name) for name in ("n", "base_rate", "auc", "ece", "lift_at_10")}
-    worker.quality = {name: value for name, value in (quality | prediction.figures).items() if value is not None}
+        return pl.DataFrame(schema=dict(PREDICTION_SCHEMA)), None
+    figures = {name: getattr(prediction.quality, name) for name in ("n", "base_rate", "auc", "ece", "lift_at_10")}
+    quality = {name: value for name, value in (figures | prediction.figures).items() if value is not None}
     rows = [
         (
             *(person.user_id, person.probability, person.value, person.date, person.earliest, person.latest),
@@ -488,19 +508,19 @@ def predict_shard(worker: ShardWorker, number: int, recommender: Recommender) ->
         )
         for person in prediction.people
     ]
-    return pl.DataFrame(rows, schema=dict(PREDICTION_SCHEMA), orient="row")
+    return pl.DataFrame(rows, schema=dict(PREDICTION_SCHEMA), orient="row"), quality
 
 
-TASKS: Mapping[BatchTask, Callable[[ShardWorker, int, Recommender], pl.DataFrame]] = {
+TASKS: Mapping[BatchTask, Callable[[ShardWorker, int, Recommender], tuple[pl.DataFrame, Quality | None]]] = {
     BatchTask.RECOMMEND: recommend_shard,
     BatchTask.AUDIENCE: audience_shard,
     BatchTask.COPY: copy_shard,
     BatchTask.PREDICT: predict_shard,
 }
 OPTIONS: Mapping[BatchTask, Callable[[Mapping[str, Any]], object]] = {
-    BatchTask.RECOMMEND: _request,
+    BatchTask.RECOMMEND: slates_request,
     BatchTask.AUDIENCE: audience_request,
-    BatchTask.COPY: lambda options: options["channel"],
+    BatchTask.COPY: copy_options,
     BatchTask.PREDICT: prediction_request,
 }
 """What refuses options that cannot be, before anything is written."""
@@ -527,22 +547,24 @@ def run_batch(
     missing = [shard for shard in range(run.shards) if not _is_complete(run.file(shard))]
     outcomes = []
     work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
-    for outcome in shard_outcomes(work, missing, engine, workers=workers, lost=lost):
-        outcomes.append(outcome)
-        if progress is not None:
-            progress(outcome)
+    try:
+        for outcome in shard_outcomes(work, missing, engine, workers=workers, lost=lost):
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(outcome)
+    finally:
+        _close_worker(run)
+    quality = next((outcome.quality for outcome in outcomes if outcome.quality is not None), None)
     failed = tuple(sorted((o for o in outcomes if o.error is not None), key=lambda outcome: outcome.shard))
-    if not failed:
-        qualities = [outcome.quality for outcome in outcomes if outcome.quality is not None]
-        if missing or not (run.folder / DONE).exists():
-            write_whole(run.folder / DONE, json_text(_contents(run, qualities[:1]), indent=2), mode=PRIVATE)
+    if not failed and (missing or not (run.folder / DONE).exists()):
+        write_whole(run.folder / DONE, json_text(_contents(run, quality), indent=2), mode=PRIVATE)
     return BatchResult(
         folder=run.folder,
         shards=run.shards,
         resumed=run.shards - len(missing),
         people=sum(outcome.people for outcome in outcomes),
         seconds=time.perf_counter() - began,
-        quality=next((outcome.quality for outcome in outcomes if outcome.quality is not None), None),
+        quality=quality,
         failed=failed,
     )
 
@@ -556,19 +578,19 @@ def _is_complete(file: Path) -> bool:
     return True
 
 
-def _contents(run: BatchRun, quality: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _contents(run: BatchRun, quality: Quality | None) -> dict[str, Any]:
     files = {}
     for shard in range(run.shards):
         content = run.file(shard).read_bytes()
         files[run.file(shard).name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return {"finished": datetime.now(UTC).isoformat(), "quality": quality[0] if quality else None, "files": files}
+    return {"finished": datetime.now(UTC).isoformat(), "quality": quality, "files": files}
 
 
 def read_batch(run: BatchRun) -> pl.LazyFrame:
     """All rows of a finished run, in the order of its shards. Raises `DataError` where a file is missing or damaged."""
     for shard in range(run.shards):
         if not _is_complete(run.file(shard)):
-            run.read(shard)
+            raise DataError(f"{run.file(shard)} is missing or damaged; run the same batch again")
     return pl.scan_parquet([run.file(shard) for shard in range(run.shards)])
 
 
@@ -579,7 +601,6 @@ class BatchAudience:
     people: pl.DataFrame
     """user_id, score, probability, item_id; best first."""
     holdout: int
-    reachable: int
     expected_conversions: float
 
 
@@ -601,6 +622,5 @@ def choose_audience(run: BatchRun, policy: Policy) -> BatchAudience:
     return BatchAudience(
         people=pool[selection.addressed.tolist()],
         holdout=len(selection.holdout),
-        reachable=len(pool),
         expected_conversions=float(probabilities[selection.addressed].sum(dtype=np.float64)),
     )

@@ -6,19 +6,16 @@ Ray's core actors over shards and not Ray Data: blocks of its own would hold sev
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recllm.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from types import ModuleType
 
 logger = logging.getLogger(__name__)
@@ -80,6 +77,10 @@ def _in_processes(
 
 def _pool(work: Callable[[int], Outcome], waiting: list[int], workers: int, suspects: list[int]) -> Iterator[Outcome]:
     """Outcomes of a pool, made anew when one of its processes dies; the shards that were in work then are suspects."""
+    import multiprocessing
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from concurrent.futures.process import BrokenProcessPool
+
     waiting = waiting[::-1]
     while waiting:
         running: dict[Future[Outcome], int] = {}
@@ -171,6 +172,8 @@ def _on_ray(
 
 def import_ray() -> ModuleType:
     """Raises `MissingExtraError` without the extra."""
+    import secrets
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers that it runs
     if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:  # it reads these when it is imported
         os.environ.setdefault("RAY_AUTH_MODE", "token")
