@@ -27,6 +27,7 @@ from recllm.policy import Policy
 from recllm.schema import Action, Occasion
 
 Days = Annotated[float, Strict(), Field(gt=0)]
+DaysOrZero = Annotated[float, Strict(), Field(ge=0)]
 Leaves = Annotated[int, Strict(), Field(ge=2, description="Leaves of a tree at most.")]
 LeafRows = Annotated[int, Strict(), Field(ge=1, description="Rows in a leaf at least.")]
 TreePenalty = Annotated[float, Strict(), Field(ge=0, description="L2 penalty on the values of the leaves.")]
@@ -87,6 +88,11 @@ class CollaborativeSettings(FrozenModel):
     neighbour_influence: Positive = 1.0
     """A person weighs in the neighbourhoods of all others together at most as much as so many average people: accounts
     made to resemble everybody would otherwise speak for an item everywhere."""
+    confirmation_days: DaysOrZero = 14.0
+    """A new item that first sold less than so many days ago has as buyers of the short window at most as many as of the
+    window before it: a rush must last into a second week before it counts. Accounts made to push a new item come all
+    at once; the lists of honest people lose nothing that could be measured (`eval/LOG.md`). 0 believes the first week,
+    which suits a newspaper."""
 
     # --- similar users
     neighbours: Count = 100

@@ -55,6 +55,8 @@ class ItemStatistics:
     buyers_28: Floats
     buyers_91: Floats
     buyers_ever: Floats
+    buyers_7_before: Floats
+    """In the 7 days before the last 7."""
     repeat_rate: Floats
     """Share of the buyers who came back for it, shrunk towards the shop's mean."""
     days_since_sold: Floats
@@ -487,8 +489,9 @@ def _item_stats(
     n, as_of = dataset.n_items, dataset.as_of
     pairs = Tally.of(purchases.user, purchases.item, n)
 
-    def buyers(days: float) -> Floats:
-        late = purchases.at >= as_of - days * DAY
+    def buyers(days: float, until: float = 0) -> Floats:
+        """From `days` to `until` days ago."""
+        late = (purchases.at >= as_of - days * DAY) & (purchases.at < as_of - until * DAY)
         return np.bincount(Tally.of(purchases.user[late], purchases.item[late], n).key, minlength=n).astype(np.float32)
 
     last = np.full(n, np.iinfo(np.int64).min)
@@ -510,6 +513,7 @@ def _item_stats(
         lately,
         buyers(settings.long_window_days),
         ever,
+        buyers(2 * settings.short_window_days, settings.short_window_days),
         ((repeat_buyers + settings.prior_buyers * mean) / (ever + settings.prior_buyers)).astype(np.float32),
         np.where(sold, (as_of - last) / DAY, 0).astype(np.float32),
         np.where(sold, (as_of - first) / DAY, 0).astype(np.float32),

@@ -39,7 +39,7 @@ FEATURES: Mapping[str, str] = {
     "neighbours_lift": "neighbours_recent against the share of everybody, log ratio, [-4, 4]; 0 where nobody took it",
     "item_item": "EASE score of the item from the person's items of late (half-life 120 days), clipped to [-1, 3]",
     # the item in the crowd
-    "buyers_7": "log(1 + distinct buyers in the last 7 days)",
+    "buyers_7": "log(1 + distinct buyers in the last 7 days), of an item that is new what a second week confirms",
     "buyers_28": "log(1 + distinct buyers in the last 28 days)",
     "buyers_91": "log(1 + distinct buyers in the last 91 days)",
     "buyers_ever": "log(1 + distinct buyers ever)",
@@ -238,6 +238,8 @@ def _alike(users: UserBatch, p: Pairs) -> Columns:
 def _crowd(users: UserBatch, p: Pairs) -> Columns:
     s, days, item = users.population.stats, users.population.settings, p.item
     buyers_7, buyers_28, buyers_91 = s.buyers_7[item], s.buyers_28[item], s.buyers_91[item]
+    is_unconfirmed = users.population.arrived.young[item] & (s.days_since_arrival[item] < days.confirmation_days)
+    buyers_7 = np.where(is_unconfirmed, np.minimum(buyers_7, s.buyers_7_before[item]), buyers_7)
     return {
         "buyers_7": _log(buyers_7),
         "buyers_28": _log(buyers_28),
