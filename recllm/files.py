@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ _open_drafts: set[str] = set()
 
 @contextmanager
 def whole_file(path: Path, *, mode: int = 0o666, overwrite: bool = True) -> Iterator[IO[bytes]]:
-    """A stream whose bytes become the file at `path` at the end of the block, also if the power is cut right after.
+    """A stream, to be read as well, whose bytes become the file at `path` at the end of the block, also if the power is
+    cut right after.
 
     An exception in the block leaves `path` as it was. mode: permissions, less the umask. With `overwrite` false an
     existing file stays, and `FileExistsError` is raised at the end of the block. Raises `OSError` of the disk.
@@ -34,7 +36,7 @@ def whole_file(path: Path, *, mode: int = 0o666, overwrite: bool = True) -> Iter
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.{os.getpid()}.draft")
     _open_drafts.add(draft.name)
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+        with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -54,20 +56,41 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666, overwrit
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def drafts_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in `parent`, for the owner alone, which is gone at the end of the block."""
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = parent / f".parts.{uuid.uuid4().hex}.{os.getpid()}.draft"
+    _open_drafts.add(folder.name)
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _open_drafts.discard(folder.name)
+
+
 def sweep_drafts(folder: Path) -> None:
-    """Removes the drafts of `whole_file` whose process ended without a chance to."""
+    """Removes the drafts of `whole_file` and `drafts_folder` whose process ended without a chance to."""
     for path in folder.glob(".*.draft"):
         if draft := _DRAFT.fullmatch(path.name):
             if (pid := int(draft["pid"])) == os.getpid():  # in a container each start has the same number
                 if path.name not in _open_drafts:
-                    path.unlink(missing_ok=True)
+                    _remove(path)
                 continue
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
-                path.unlink(missing_ok=True)
+                _remove(path)
             except OSError:
                 continue  # it runs, as somebody else
+
+
+def _remove(draft: Path) -> None:
+    if draft.is_dir() and not draft.is_symlink():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
 
 
 def check_plain(path: Path) -> None:

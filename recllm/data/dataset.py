@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,6 +27,9 @@ DAY = 86_400
 
 FEW_IDS = 5_000
 """More ids than this are joined with a table, which reads the whole of it; fewer are looked up in a dictionary."""
+
+EVENTS_OF_A_PART = 4_000_000
+"""What is counted over a log of more events looks at so many at a time, and at whole people: some 500 MB."""
 
 USER_COLUMN = "user_id"
 ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -66,6 +69,17 @@ class Events:
         return len(self.item)
 
     @property
+    def n_users(self) -> int:
+        return len(self.indptr) - 1
+
+    def parts(self) -> Iterator[tuple[int, Events]]:
+        """Row of the first user, and the events of as many users from there on: the whole, where it is short."""
+        for first, end in person_ranges(self.indptr, EVENTS_OF_A_PART):
+            start, stop = self.indptr[first], self.indptr[end]
+            indptr = self.indptr[first : end + 1] - start
+            yield first, Events(indptr, *(column[start:stop] for column in self.columns()))
+
+    @property
     def user(self) -> NDArray[np.int32]:
         """Row of `Dataset.users` for each event, int32 (n,)."""
         return np.repeat(np.arange(len(self.indptr) - 1, dtype=np.int32), np.diff(self.indptr))
@@ -84,10 +98,32 @@ class Events:
         return Events(indptr, *(column[index] for column in self.columns()))
 
     @classmethod
-    def nothing(cls) -> Events:
-        """No event of nobody."""
-        columns: tuple[NDArray[Any], ...] = tuple(np.zeros(0, dtype) for dtype in _EVENT_DTYPES)
-        return cls(np.zeros(1, np.int64), *columns)
+    def nothing(cls, n_users: int = 0) -> Events:
+        """No event of so many people."""
+        columns: tuple[NDArray[Any], ...] = tuple(np.zeros(0, dtype) for dtype in EVENT_DTYPES)
+        return cls(np.zeros(n_users + 1, np.int64), *columns)
+
+    @classmethod
+    def of_rows(
+        cls,
+        n_users: int,
+        user: NDArray[np.integer],
+        item: NDArray[np.integer],
+        at: NDArray[np.int64],
+        action: NDArray[np.integer],
+        quantity: NDArray[np.floating],
+        price: NDArray[np.floating],
+        basket_id: pl.Series | None,
+    ) -> Events:
+        """Events in any order, (n,) each; of one user, time and item they keep it. price: NaN where unknown.
+        basket_id: null where unknown."""
+        basket = np.full(len(user), -1)
+        if basket_id is not None:
+            basket = np.where(basket_id.is_null().to_numpy(), -1, basket_id.rank("dense").fill_null(0).to_numpy())
+        order = np.lexsort((item, at, user))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n_users))]).astype(np.int64)
+        columns = zip((item, at, action, quantity, price, basket), EVENT_DTYPES, strict=True)
+        return cls(indptr, *(column.astype(dtype, copy=False)[order] for column, dtype in columns))
 
     @classmethod
     def concat(cls, parts: Sequence[Events]) -> Events:
@@ -109,8 +145,18 @@ class Events:
         return self.select(self.action == ACTION_CODE[action])
 
 
-_EVENT_DTYPES = (np.int32, np.int64, np.uint8, np.float32, np.float32, np.int32)
+EVENT_DTYPES = (np.int32, np.int64, np.uint8, np.float32, np.float32, np.int32)
 """Of the columns of `Events`, in the order of the fields."""
+
+
+def person_ranges(indptr: NDArray[np.int64], n_events: int) -> Iterator[tuple[int, int]]:
+    """Rows of users, first and end, that divide all of them into parts of about `n_events`; nobody is divided."""
+    first, n_users = 0, len(indptr) - 1
+    while first < n_users:
+        end = int(np.searchsorted(indptr, indptr[first] + n_events, side="right")) - 1
+        end = n_users if indptr[-1] - indptr[first] <= n_events else min(max(end, first + 1), n_users)
+        yield first, end
+        first = end
 
 
 class ItemLookup:
@@ -256,9 +302,7 @@ class Dataset:
     @classmethod
     def of_catalogue(cls, items: pl.DataFrame, as_of: int) -> Dataset:
         """Items in the order of their rows, and nobody. items: `ITEM_SCHEMA`."""
-        nothing = np.zeros(0, np.int64)
-        events = _pack(pl.DataFrame(), nothing, nothing, nothing, 0)
-        return cls(pl.DataFrame(schema={USER_COLUMN: pl.String}), items, events, as_of)
+        return cls(pl.DataFrame(schema={USER_COLUMN: pl.String}), items, Events.nothing(), as_of)
 
     def on_catalogue(self, items: pl.DataFrame) -> Dataset:
         """The same people on other items, in the order of their rows; events on items that are not there are gone."""
@@ -285,7 +329,7 @@ class Dataset:
         """
         rows = [row for run in runs for row in run]
         if not rows:
-            return replace(Events.nothing(), indptr=np.zeros(len(runs) + 1, np.int64))
+            return Events.nothing(len(runs))
         ids, actions, times, quantities, prices, baskets = zip(*rows, strict=True)
         item, at = self.item_index.few_rows(ids), np.array(times, np.int64) // 1_000_000
         fit = (item >= 0) & (at < self.as_of)
@@ -294,7 +338,7 @@ class Dataset:
         number = {basket: n for n, basket in enumerate(sorted({b for b in basket_ids if b is not None}), 1)}
         numbers = [number.get(basket, -1) for basket in basket_ids]
         # a price of None becomes NaN
-        stated = zip((item, at, actions, quantities, prices, numbers), _EVENT_DTYPES, strict=True)
+        stated = zip((item, at, actions, quantities, prices, numbers), EVENT_DTYPES, strict=True)
         columns: list[NDArray[Any]] = [np.asarray(column, dtype)[fit] for column, dtype in stated]
         order = np.lexsort((columns[0], columns[1], user))
         indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(runs)))]).astype(np.int64)
@@ -450,14 +494,8 @@ def _pack(
         quantity = numbers.fill_null(1.0).to_numpy()
     if "price" in events.columns:
         price = _finite(events["price"], "events.price", pl.Float32()).fill_null(np.nan).to_numpy()
-    basket = np.full(n, -1, np.int32)
-    if "basket_id" in events.columns:
-        ids = events["basket_id"]
-        basket = np.where(ids.is_null().to_numpy(), -1, ids.rank("dense").fill_null(0).to_numpy()).astype(np.int32)
-    order = np.lexsort((item, at, user))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n_users))]).astype(np.int64)
-    columns: tuple[NDArray[Any], ...] = (item.astype(np.int32), at, action, quantity, price, basket)
-    return Events(indptr, *(column[order] for column in columns))
+    basket_id = events["basket_id"] if "basket_id" in events.columns else None
+    return Events.of_rows(n_users, user, item, at, action, quantity, price, basket_id)
 
 
 def _finite(column: pl.Series, name: str, dtype: pl.DataType, *, nan: bool = True) -> pl.Series:

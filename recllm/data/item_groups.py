@@ -21,6 +21,8 @@ MAKER = ("manufacturer", "manufacturer_id", "maker", "producer", "supplier", "�
 SIZE = ("size", "package_size", "pack_size", "规格", "尺寸", "净含量")
 """Attributes of an item that name its maker or its size, the first that is given."""
 
+NEVER = np.iinfo(np.int64).max
+
 DEFAULTS = CollaborativeSettings()
 
 
@@ -177,7 +179,7 @@ class NewItems:
     """When items were new, (n_items,) each."""
 
     first: Ints
-    """First sale, epoch seconds; the largest int64 for an item that never sold."""
+    """First sale, epoch seconds; `NEVER` for an item that never sold."""
     judged: NDArray[np.bool_]
     """New long enough ago, and long enough after the log began, to say how a new item sells."""
     young: NDArray[np.bool_]
@@ -187,16 +189,26 @@ class NewItems:
 
     @classmethod
     def of(cls, purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings = DEFAULTS) -> NewItems:
-        first = np.full(n_items, np.iinfo(np.int64).max)
-        np.minimum.at(first, purchases.item, purchases.at)
-        sold = first < np.iinfo(np.int64).max
-        begin, span = int(purchases.at.min(initial=as_of)), int(settings.first_sales_days * DAY)
-        young = sold & (first >= begin + span)
+        began = int(purchases.at.min(initial=as_of))
+        arrived = cls.since(first_sales(purchases, n_items), began, as_of, settings)
+        return replace(arrived, got=arrived.first_buyers(purchases, settings).astype(np.float32))
+
+    @classmethod
+    def since(cls, first: Ints, began: int, as_of: int, settings: CollaborativeSettings = DEFAULTS) -> NewItems:
+        """By first sales; `began`: the first purchase of all. Nobody's purchases are in `got` yet."""
+        sold = first < NEVER
+        span = int(settings.first_sales_days * DAY)
+        young = sold & (first >= began + span)
         judged = young & (first < as_of - span) & (first >= as_of - settings.first_sales_window_days * DAY)
-        early = purchases.at < np.where(sold, first, 0)[purchases.item] + span
+        return cls(first, judged, young, np.zeros(len(first), np.float32))
+
+    def first_buyers(self, purchases: Events, settings: CollaborativeSettings = DEFAULTS) -> Ints:
+        """How many of these people bought each judged item in its `first_sales_days`, (n_items,)."""
+        n_items, span = len(self.first), int(settings.first_sales_days * DAY)
+        early = purchases.at < (np.where(self.judged, self.first, 0) + span)[purchases.item]
+        early &= self.judged[purchases.item]
         pairs = Tally.of(purchases.user[early], purchases.item[early], n_items)
-        got = np.bincount(pairs.key, minlength=n_items).astype(np.float32) * judged
-        return cls(first, judged, young, got)
+        return np.asarray(np.bincount(pairs.key, minlength=n_items))
 
     def rate(self, group: NDArray[np.int32], prior: float) -> Floats:
         """Mean first buyers of the group's new items, (n_items,), towards the mean of all as if by `prior` items."""
@@ -207,6 +219,13 @@ class NewItems:
     def count(self, group: NDArray[np.int32]) -> Floats:
         """New items of the group that could be judged, (n_items,)."""
         return per_group(group, self.judged.astype(np.float32))
+
+
+def first_sales(purchases: Events, n_items: int) -> Ints:
+    """Of each item, epoch seconds, (n_items,); `NEVER` where there is none."""
+    first = np.full(n_items, NEVER)
+    np.minimum.at(first, purchases.item, purchases.at)
+    return first
 
 
 def group_statistics(

@@ -7,8 +7,8 @@ groups of items sell. Pair features and candidates are pure functions of these s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
+from recllm.data.event_files import EventLog
 from recllm.data.interactions import (
     Floats,
     Ints,
@@ -30,7 +31,16 @@ from recllm.data.interactions import (
     user_parts,
     within_limits,
 )
-from recllm.data.item_groups import GroupStatistics, ItemGroups, NewItems, group_statistics, per_group, size_of
+from recllm.data.item_groups import (
+    NEVER,
+    GroupStatistics,
+    ItemGroups,
+    NewItems,
+    first_sales,
+    group_statistics,
+    per_group,
+    size_of,
+)
 from recllm.errors import DataError
 from recllm.features.weighted_sums import WeightedSums
 from recllm.settings import CollaborativeSettings
@@ -117,44 +127,72 @@ class CollaborativeStatistics:
         basics: Floats | None = None,
         interests: SequenceModel | None = None,
         facets: ItemGroups | None = None,
+        log: EventLog | None = None,
     ) -> CollaborativeStatistics:
         """Counts over `dataset`, which must already be cut at its `as_of`, of each person within the limits of a day.
 
         `item_vectors`: float32 unit rows (n_items, dim). `basics`: Emb(I) of its people, (n_users, dim), by which
         people who bought nothing yet find their neighbours; without it they have none. `interests` is not fitted here,
-        see `recllm.models.sequence`. facets: those of `dataset.items`, where the caller has them already.
+        see `recllm.models.sequence`. facets: those of `dataset.items`, where the caller has them already. log: what the
+        dataset's people did, where it is not in `dataset.events`; memory is bounded by one of its parts.
         Raises `DataError` when the number of vectors does not fit.
         """
-        settings = settings or CollaborativeSettings()
+        settings, log = settings or CollaborativeSettings(), dataset.events if log is None else log
         if len(item_vectors) != dataset.n_items:
             raise DataError(
                 f"item_vectors: {len(item_vectors)} rows for {dataset.n_items} items; encode every item once"
             )
-        purchases = within_limits(merged_lines(of_actions(dataset.events, settings.target)), settings)
         facets = facets or ItemGroups.of(dataset.items)
         n_items, as_of = dataset.n_items, dataset.as_of
-        counts = np.diff(purchases.indptr)
-        n_buyers = int((counts > 0).sum())
+        parts = _PurchaseParts(log, settings)
+
+        # what is counted by person, and added up
+        first, began, n_purchases, sums = np.full(n_items, NEVER), as_of, np.zeros(log.n_users, np.int64), None
+        strength, n_lines = np.zeros(n_items), np.zeros(n_items, np.int64)
+        for start, purchases in parts:
+            np.minimum(first, first_sales(purchases, n_items), out=first)
+            began = min(began, int(purchases.at.min(initial=as_of)))
+            n_purchases[start : start + purchases.n_users] = np.diff(purchases.indptr)
+            part_sums = _ItemSums.of(purchases, n_items, as_of, settings)
+            sums = part_sums if sums is None else sums + part_sums
+            owned = _bought(purchases, n_items, as_of, settings.item_item_half_life_days)
+            strength += np.asarray(owned.sum(0), np.float64).ravel()
+            n_lines += np.bincount(owned.indices, minlength=n_items)
+        sums = sums or _ItemSums.of(Events.nothing(), n_items, as_of, settings)
+        arrived = NewItems.since(first, began, as_of, settings)
+
+        n_buyers = int((n_purchases > 0).sum())
         n_pool = min(settings.neighbour_pool, n_buyers)
         # the most active alone would be whoever wants to be
-        active = np.argsort(-counts, kind="stable")[: max(n_pool, n_buyers // 2)]
+        active = np.argsort(-n_purchases, kind="stable")[: max(n_pool, n_buyers // 2)]
         pool = np.sort(np.random.default_rng(0).permutation(active)[:n_pool])
-        of_pool = purchases.rows(pool)
-        recent = of_pool.select(of_pool.at >= as_of - settings.recent_days * DAY)
-        arrived = NewItems.of(purchases, n_items, as_of, settings)
+
+        # what needs to know these first
+        related = _best_sellers(strength, n_lines, settings)
+        gram, got = np.zeros((len(related), len(related)), np.float32), np.zeros(n_items, np.int64)
+        of_pool = [Events.nothing()]
+        for start, purchases in parts:
+            got += arrived.first_buyers(purchases, settings)
+            owned = _bought(purchases, n_items, as_of, settings.item_item_half_life_days)[:, related]
+            gram += (owned.T @ owned).toarray()
+            in_part = pool[(pool >= start) & (pool < start + purchases.n_users)]
+            of_pool.append(purchases.rows(in_part - start))
+        arrived = replace(arrived, got=got.astype(np.float32))
+        pool_purchases = Events.concat(of_pool)
+        recent = pool_purchases.select(pool_purchases.at >= as_of - settings.recent_days * DAY)
         return cls(
             as_of,
             settings,
             np.asarray(item_vectors, np.float32),
             facets,
-            _item_stats(purchases, dataset, facets, arrived.first, settings),
+            _item_stats(sums, first, dataset, facets, settings),
             pool,
-            _with_bounded_influence(_profile_rows(of_pool, n_items, as_of, settings), settings),
+            _with_bounded_influence(_profile_rows(pool_purchases, n_items, as_of, settings), settings),
             _bought(recent, n_items, as_of, None),
-            _bought(of_pool, n_items, as_of, settings.purchase_half_life_days),
-            _item_item(_bought(purchases, n_items, as_of, settings.item_item_half_life_days), settings),
+            _bought(pool_purchases, n_items, as_of, settings.purchase_half_life_days),
+            _item_item(gram, related, n_items, settings),
             arrived,
-            group_statistics(facets, arrived, of_pool, as_of, settings),
+            group_statistics(facets, arrived, pool_purchases, as_of, settings),
             None if basics is None else np.asarray(basics[pool], np.float32),
             interests,
         )
@@ -211,7 +249,7 @@ class CollaborativeStatistics:
             "type_buyers_28": of_group("type", stats.type_buyers_28, 0),
         }
         arrived = NewItems(
-            longer(self.arrived.first, np.iinfo(np.int64).max),
+            longer(self.arrived.first, NEVER),
             *(longer(getattr(self.arrived, name)) for name in ("judged", "young", "got")),
         )
         return replace(
@@ -456,21 +494,42 @@ def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
     return np.asarray((buyers[used].T @ table).T)
 
 
-def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:
+@dataclass(frozen=True, eq=False)
+class _PurchaseParts:
+    """What counts of each person, part by part of a log. A log of one part is cut down once, a longer one each time."""
+
+    log: EventLog
+    settings: CollaborativeSettings
+    _whole: list[tuple[int, Events]] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[int, Events]]:
+        if self._whole:
+            yield from self._whole
+            return
+        for start, events in self.log.parts():
+            purchases = merged_lines(of_actions(events, self.settings.target))
+            part = (start, within_limits(purchases, self.settings))
+            if events.n_users == self.log.n_users:
+                self._whole.append(part)
+            yield part
+
+
+def _best_sellers(strength: NDArray[np.float64], n_lines: Ints, settings: CollaborativeSettings) -> Ints:
+    """Rows of the items that have weights to each other, ascending. strength: decayed purchases; n_lines: buyers."""
+    rows = np.sort(np.argsort(-strength.astype(np.float32), kind="stable")[: settings.item_item_items])
+    return rows[n_lines[rows] > 1]
+
+
+def _item_item(gram: Floats, rows: Ints, n_items: int, settings: CollaborativeSettings) -> Any:
     """EASE (Steck 2019) on the items that sell most lately, only its largest weights kept.
 
-    owned: (n_people, n_items), see `_bought`: what people stopped buying says less about what goes together.
+    gram: products of the items `rows` over all people, (n, n): what people stopped buying says less about what goes
+    together, see `_bought`. It is changed.
     """
     from scipy.sparse import csr_matrix
 
-    n_items = owned.shape[1]
-    strength = np.asarray(owned.sum(0)).ravel()
-    rows = np.sort(np.argsort(-strength, kind="stable")[: settings.item_item_items])
-    rows = rows[np.bincount(owned.indices, minlength=n_items)[rows] > 1]
     if not len(rows):
         return csr_matrix((n_items, n_items), dtype=np.float32)
-    x = owned[:, rows]
-    gram = (x.T @ x).toarray()
     gram[np.diag_indices(len(rows))] += settings.item_item_l2  # float32 is exact enough: the ridge conditions it well
     inverse = np.linalg.inv(gram)
     weight = -inverse / np.diag(inverse)
@@ -482,62 +541,99 @@ def _item_item(owned: Any, settings: CollaborativeSettings) -> Any:
     return csr_matrix((values.ravel(), (source, rows[best.ravel()])), shape=(n_items, n_items))
 
 
+@dataclass(frozen=True, eq=False)
+class _ItemSums:
+    """What of `ItemStatistics` adds up over people; counts are of buyers, (n_items,) each but where said."""
+
+    buyers: Ints
+    """(5, n_items): of the short, middle and long window, ever, and of the short window before the last."""
+    repeat_buyers: Ints
+    earlier_buyers: Ints
+    """Who bought it before the middle window."""
+    first_buyers: Ints
+    """Who bought it in the middle window, and not before."""
+    n_buyers: int
+    """Of anything."""
+    n_lately: int
+    """Of anything in the middle window."""
+    n_paid: Ints
+    """(2, n_items): lines with a price, ever and in the window of prices."""
+    log_paid: NDArray[np.float64]
+    """(2, n_items): log(1 + price), summed over these."""
+    last: Ints
+    """Last sale, epoch seconds; the largest of all people's."""
+
+    @classmethod
+    def of(cls, purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> _ItemSums:
+        pairs = Tally.of(purchases.user, purchases.item, n_items)
+
+        def buyers(days: float, until: float | None = None) -> Ints:
+            """From `days` to `until` days ago."""
+            late = purchases.at >= as_of - days * DAY
+            if until is not None:
+                late &= purchases.at < as_of - until * DAY
+            return np.bincount(Tally.of(purchases.user[late], purchases.item[late], n_items).key, minlength=n_items)
+
+        short = settings.short_window_days
+        windows = [buyers(days) for days in (short, settings.window_days, settings.long_window_days)]
+        is_late = purchases.at >= as_of - settings.window_days * DAY
+        before = Tally.of(purchases.user[~is_late], purchases.item[~is_late], n_items)
+        is_first = ~np.isin(pairs.keys, before.keys, assume_unique=True)
+        paid = np.isfinite(purchases.price) & (purchases.price >= 0)
+        value = np.log1p(np.where(paid, purchases.price, 0))
+        with_price = (paid, paid & (purchases.at >= as_of - settings.price_window_days * DAY))
+        last = np.full(n_items, np.iinfo(np.int64).min)
+        np.maximum.at(last, purchases.item, purchases.at)
+        return cls(
+            np.stack([*windows, np.bincount(pairs.key, minlength=n_items), buyers(2 * short, short)]),
+            np.bincount(pairs.key[pairs.total() > 1], minlength=n_items),
+            np.bincount(before.key, minlength=n_items),
+            np.bincount(pairs.key[is_first], minlength=n_items),
+            len(distinct(purchases.user)),
+            len(distinct(purchases.user[is_late])),
+            np.stack([np.bincount(purchases.item[which], minlength=n_items) for which in with_price]),
+            np.stack([np.bincount(purchases.item[which], value[which], n_items) for which in with_price]),
+            last,
+        )
+
+    def __add__(self, other: _ItemSums) -> _ItemSums:
+        """Of the people of both, who are all different."""
+        added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "last"}
+        return _ItemSums(**added, last=np.maximum(self.last, other.last))
+
+
 def _item_stats(
-    purchases: Events, dataset: Dataset, facets: ItemGroups, first: Ints, settings: CollaborativeSettings
+    sums: _ItemSums, first: Ints, dataset: Dataset, facets: ItemGroups, settings: CollaborativeSettings
 ) -> ItemStatistics:
     """first: each item's first sale, see `NewItems`."""
-    n, as_of = dataset.n_items, dataset.as_of
-    pairs = Tally.of(purchases.user, purchases.item, n)
-
-    def buyers(days: float, until: float = 0) -> Floats:
-        """From `days` to `until` days ago."""
-        late = (purchases.at >= as_of - days * DAY) & (purchases.at < as_of - until * DAY)
-        return np.bincount(Tally.of(purchases.user[late], purchases.item[late], n).key, minlength=n).astype(np.float32)
-
-    last = np.full(n, np.iinfo(np.int64).min)
-    np.maximum.at(last, purchases.item, purchases.at)
-    sold = first < np.iinfo(np.int64).max
-    ever = np.bincount(pairs.key, minlength=n).astype(np.float32)
-    repeat_buyers = np.bincount(pairs.key, pairs.total() > 1, minlength=n)
+    as_of, prior = dataset.as_of, settings.prior_buyers
+    short, lately, long, ever, short_before = sums.buyers.astype(np.float32)
+    sold, repeat_buyers = first < NEVER, sums.repeat_buyers
     mean = repeat_buyers.sum() / max(ever.sum(), 1)
-    log_price, now = _prices(purchases, dataset, settings.price_window_days)
-    lately = buyers(settings.window_days)
+    log_price, now = _prices(sums, dataset)
     type_lately = per_group(facets.type, lately)
-    is_late = purchases.at >= as_of - settings.window_days * DAY
-    before = Tally.of(purchases.user[~is_late], purchases.item[~is_late], n)
-    n_buyers, n_lately = len(distinct(purchases.user)), len(distinct(purchases.user[is_late]))
-    is_first = np.bincount(pairs.key, ~np.isin(pairs.keys, before.keys, assume_unique=True), minlength=n)
-    had_it = np.bincount(before.key, minlength=n) / max(n_buyers, 1)
+    n_lately, had_it = sums.n_lately, sums.earlier_buyers / max(sums.n_buyers, 1)
     return ItemStatistics(
-        buyers(settings.short_window_days),
+        short,
         lately,
-        buyers(settings.long_window_days),
+        long,
         ever,
-        buyers(2 * settings.short_window_days, settings.short_window_days),
-        ((repeat_buyers + settings.prior_buyers * mean) / (ever + settings.prior_buyers)).astype(np.float32),
-        np.where(sold, (as_of - last) / DAY, 0).astype(np.float32),
+        short_before,
+        ((repeat_buyers + prior * mean) / (ever + prior)).astype(np.float32),
+        np.where(sold, (as_of - sums.last) / DAY, 0).astype(np.float32),
         np.where(sold, (as_of - first) / DAY, 0).astype(np.float32),
         log_price,
         now,
         np.where(type_lately > 0, lately / np.maximum(type_lately, 1), 0).astype(np.float32),
         type_lately,
         (lately / max(n_lately, 1)).astype(np.float32),
-        (is_first / (n_lately * (1 - had_it) + 1)).astype(np.float32),
+        (sums.first_buyers / (n_lately * (1 - had_it) + 1)).astype(np.float32),
     )
 
 
-def _prices(purchases: Events, dataset: Dataset, window_days: float) -> tuple[Floats, Floats]:
+def _prices(sums: _ItemSums, dataset: Dataset) -> tuple[Floats, Floats]:
     """Log(1 + price) per item from what was paid, else from the catalogue; and how far the window is from it."""
-    paid = np.isfinite(purchases.price) & (purchases.price >= 0)
-    value = np.log1p(np.where(paid, purchases.price, 0))
-    late = paid & (purchases.at >= dataset.as_of - window_days * DAY)
-
-    def mean(which: NDArray[np.bool_]) -> NDArray[np.float64]:
-        count = np.bincount(purchases.item[which], minlength=dataset.n_items)
-        total = np.bincount(purchases.item[which], value[which], minlength=dataset.n_items)
-        return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
-
-    usual, now = mean(paid), mean(late)
+    usual, now = np.where(sums.n_paid > 0, sums.log_paid / np.maximum(sums.n_paid, 1), np.nan)
     listed = np.log1p(dataset.items["price"].cast(pl.Float64).fill_null(np.nan).to_numpy())
     usual = np.where(np.isnan(usual), listed, usual)
     return usual.astype(np.float32), np.nan_to_num(now - usual).astype(np.float32)

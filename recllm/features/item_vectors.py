@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import USER_COLUMN, Dataset
+from recllm.data.event_files import EventLog
 from recllm.data.interactions import Floats
 from recllm.encoder.batches import distinct, encode_unique
 from recllm.schema import ACTION_CODE, Action, Encoder
@@ -27,9 +28,12 @@ PRICE_WEIGHT = 0.25
 """The price is one fact among many: at equal weight two dear things would be nearer than two things to wear."""
 
 
-def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en") -> Floats:
-    """Unit vectors of all items, (n_items, dim). An item without a catalogue price takes the median price paid."""
-    return DatedItemVectors(encoder, dataset, locale).latest
+def item_vectors(encoder: Encoder, dataset: Dataset, locale: str = "en", log: EventLog | None = None) -> Floats:
+    """Unit vectors of all items, (n_items, dim). An item without a catalogue price takes the median price paid.
+
+    log: what the people did, where it is not in `dataset.events`.
+    """
+    return DatedItemVectors(encoder, dataset, locale, log).latest
 
 
 def new_item_vectors(encoder: Encoder, items: pl.DataFrame, n_new: int, locale: str = "en") -> Floats:
@@ -51,19 +55,20 @@ class DatedItemVectors:
     Catalogue prices hold at all times.
     """
 
-    def __init__(self, encoder: Encoder, dataset: Dataset, locale: str = "en") -> None:
+    def __init__(self, encoder: Encoder, dataset: Dataset, locale: str = "en", log: EventLog | None = None) -> None:
         self._encoder, self._dataset, self._locale = encoder, dataset, locale
+        self._log = dataset.events if log is None else log
         self._price_vectors: dict[str, Floats] = {}
         self._lock = Lock()  # windows of the past are prepared in threads
         vectors, rows = encode_unique(encoder, item_texts(dataset.items, locale))
         self._unpriced = vectors[rows]
-        self._latest_prices = _prices(dataset)
+        self._latest_prices = _prices(dataset, self._log)
         self.latest: Floats = self._with_prices(self._latest_prices)
         """Unit rows of all items as of today, (n_items, dim)."""
 
     def before(self, time: int) -> Floats:
         """Unit rows (n_items, dim) as somebody knew them just before `time` (epoch seconds)."""
-        prices = _prices(self._dataset, before=time)
+        prices = _prices(self._dataset, self._log, before=time)
         return self.latest if np.array_equal(prices, self._latest_prices, equal_nan=True) else self._with_prices(prices)
 
     def _with_prices(self, prices: NDArray[np.float64]) -> Floats:
@@ -101,13 +106,21 @@ def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in row.items() if value is not None} for row in rows]
 
 
-def _prices(dataset: Dataset, before: int | None = None) -> NDArray[np.float64]:
+def _prices(dataset: Dataset, log: EventLog, before: int | None = None) -> NDArray[np.float64]:
     """Catalogue price, else the median unit price paid (before a time), else NaN; float64 (n_items,)."""
-    e = dataset.events
-    paid = (e.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(e.price) & (e.price > 0)
-    if before is not None:
-        paid &= e.at < before
-    median = pl.DataFrame({"item": e.item[paid], "price": e.price[paid]}).group_by("item").median()
+    counts = pl.DataFrame(schema={"item": pl.Int32, "price": pl.Float32, "len": pl.UInt32})
+    for _, e in log.parts():
+        paid = (e.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(e.price) & (e.price > 0)
+        if before is not None:
+            paid &= e.at < before
+        lines = pl.DataFrame({"item": e.item[paid], "price": e.price[paid]})
+        of_part = lines.group_by("item", "price").len()
+        counts = pl.concat([counts, of_part]).group_by("item", "price").agg(pl.col("len").sum())
+    # of an even number of lines the median is the mean of the two in the middle
+    upto, n = pl.col("len").cum_sum().over("item"), pl.col("len").sum().over("item")
+    counts = counts.sort("item", "price").with_columns(upto=upto, n=n)
+    low, high = (pl.col("price").filter(pl.col("upto") > (pl.col("n") - i) // 2).first() for i in (1, 0))
+    median = counts.group_by("item").agg(((low + high) / 2).alias("price"))
     prices = np.full(dataset.n_items, np.nan)
     prices[median["item"].to_numpy()] = median["price"].to_numpy()
     listed = dataset.items["price"].fill_null(np.nan).to_numpy()

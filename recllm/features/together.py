@@ -14,6 +14,7 @@ what is of one kind is bought instead of the other.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import Events
-from recllm.data.interactions import Ints, distinct, visits
-from recllm.settings import OfferSettings
+from recllm.data.event_files import EventLog
+from recllm.data.interactions import Ints, distinct, visits, within_limits
+from recllm.schema import Action
+from recllm.settings import CollaborativeSettings, OfferSettings
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -31,31 +34,45 @@ LINES_AT_ONCE = 2**21
 """Pairs of lines of one trip that are looked at together."""
 
 
-def bought_together(purchases: Events, n_items: int, kind: NDArray[np.integer], settings: OfferSettings) -> csr_matrix:
+def bought_together(
+    log: EventLog,
+    n_items: int,
+    kind: NDArray[np.integer],
+    settings: OfferSettings,
+    limits: CollaborativeSettings | None = None,
+) -> csr_matrix:
     """z of each ordered pair of items that goes together, sparse float32 (n_items, n_items); nothing elsewhere.
 
-    purchases: of all people. kind: (n_items,), the narrowest group of each item, -1 for none. Only the best selling
-    `settings.together_items` are looked at, and a pair needs `settings.together_people` people with both on a trip.
+    log: of all people, of whose purchases those within `limits` count. kind: (n_items,), the narrowest group of each
+    item, -1 for none. Only the best selling `settings.together_items` are looked at, and a pair needs
+    `settings.together_people` people with both on a trip.
     """
     from scipy.sparse import csr_matrix
 
-    rows = _best_sellers(purchases, n_items, settings)
+    def parts() -> Iterator[Events]:
+        for _, events in log.parts():
+            yield within_limits(events.of(Action.PURCHASE), limits or CollaborativeSettings())
+
+    buyers = np.zeros(n_items, np.int64)
+    for purchases in parts():
+        bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
+        buyers += np.bincount(bought % max(n_items, 1), minlength=n_items)
+    # items with too few buyers cannot go with anything
+    rows = np.argsort(-buyers, kind="stable")[: settings.together_items]
+    rows = np.sort(rows[buyers[rows] >= settings.together_people])
     n = len(rows)
     if not n:
         return csr_matrix((n_items, n_items), dtype=np.float32)
     column = np.full(n_items, -1)
     column[rows] = np.arange(n)
-    sold = purchases.select(column[purchases.item] >= 0)
-    trips = _trips(sold)
-    trip, item = np.divmod(distinct(trips * n + column[sold.item]), n)  # a line for each trip and item
-    owner = np.zeros(int(trip.max()) + 1, np.int64)
-    owner[trips] = sold.user
-    size = np.bincount(trip)
-    n_lines, beside = np.bincount(item, minlength=n), np.bincount(item, size[trip] - 1, minlength=n)
-    chance = n_lines[None, :] / np.maximum(len(item) - n_lines, 1)[:, None]  # that a line beside a is of b
-    joint = np.zeros(n * n, np.int64)
-    for _, first, second in _pairs(trip, item, size):
-        joint += np.bincount(first * n + second, minlength=n * n)
+    n_lines, beside, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
+    for purchases in parts():
+        trips = _Trips.of(purchases, column, n)
+        n_lines += np.bincount(trips.item, minlength=n)
+        beside += np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
+        for _, first, second in trips.pairs():
+            joint += np.bincount(first * n + second, minlength=n * n)
+    chance = n_lines[None, :] / np.maximum(n_lines.sum() - n_lines, 1)[:, None]  # that a line beside a is of b
     observed, expected = joint.reshape(n, n), beside[:, None] * chance
     observed = observed + observed.T
     of_kind = kind[rows]
@@ -65,37 +82,69 @@ def bought_together(purchases: Events, n_items: int, kind: NDArray[np.integer], 
     promising = np.triu(promising | promising.T)
     a, b = np.nonzero(promising)
     number, is_promising = np.cumsum(promising.ravel()) - 1, promising.ravel()
-    keys = [np.zeros(0, np.int64)]
-    for at, first, second in _pairs(trip, item, size):
-        code = first * n + second
-        likely = is_promising[code]
-        keys.append(owner[trip[at[likely]]] * len(a) + number[code[likely]])
-    of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
-    person, pair = np.divmod(of_person, max(len(a), 1))
-    people = np.bincount(pair, minlength=len(a))
-    bought_by, group = np.unique(owner[trip] * n + item, return_inverse=True)
-    beside_them = np.bincount(group, size[trip] - 1)  # lines beside an item on a person's trips
-    squares = np.bincount(bought_by % n, beside_them**2, minlength=n)
+    people, squares = np.zeros(len(a), np.int64), np.zeros(n)
+    joint_squares, beside_a, beside_b = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
+    for purchases in parts():
+        trips = _Trips.of(purchases, column, n)
+        keys = [np.zeros(0, np.int64)]
+        for at, first, second in trips.pairs():
+            code = first * n + second
+            likely = is_promising[code]
+            keys.append(trips.owner[trips.trip[at[likely]]] * len(a) + number[code[likely]])
+        of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
+        person, pair = np.divmod(of_person, max(len(a), 1))
+        bought_by, group = np.unique(trips.owner[trips.trip] * n + trips.item, return_inverse=True)
+        beside_them = np.bincount(group, trips.size[trips.trip] - 1)  # lines beside an item on a person's trips
+        squares += np.bincount(bought_by % n, beside_them**2, minlength=n)
+        people += np.bincount(pair, minlength=len(a))
+        joint_squares += np.bincount(pair, n_joint**2.0, minlength=len(a))
+        for of_item, total in ((a, beside_a), (b, beside_b)):
+            lines = beside_them[np.searchsorted(bought_by, person * n + of_item[pair])]
+            total += np.bincount(pair, n_joint * lines, minlength=len(a))
 
-    def z_of(a: Ints, b: Ints) -> NDArray[np.float64]:
-        by_chance, beside_a = chance[a, b], beside_them[np.searchsorted(bought_by, person * n + a[pair])]
-        of_pair = [np.bincount(pair, weight, minlength=len(a)) for weight in (n_joint**2.0, n_joint * beside_a)]
-        variance = of_pair[0] - 2 * by_chance * of_pair[1] + by_chance**2 * squares[a]
-        return (observed[a, b] - expected[a, b]) / np.sqrt(np.maximum(variance, 1e-12))
+    def z_of(a: Ints, b: Ints, beside_a: NDArray[np.float64]) -> NDArray[np.float64]:
+        by_chance = chance[a, b]
+        variance = joint_squares - 2 * by_chance * beside_a + by_chance**2 * squares[a]
+        return np.asarray((observed[a, b] - expected[a, b]) / np.sqrt(np.maximum(variance, 1e-12)))
 
-    first, second = np.concatenate([a, b]), np.concatenate([b, a])
-    z = np.concatenate([z_of(a, b), z_of(b, a)])
+    z = np.concatenate([z_of(a, b, beside_a), z_of(b, a, beside_b)])
     passing = (z > settings.together_z) & (np.tile(people, 2) >= settings.together_people)
-    cells = (rows[first[passing]], rows[second[passing]])
+    cells = (rows[np.concatenate([a, b])[passing]], rows[np.concatenate([b, a])[passing]])
     return csr_matrix((z[passing].astype(np.float32), cells), shape=(n_items, n_items))
 
 
-def _best_sellers(purchases: Events, n_items: int, settings: OfferSettings) -> Ints:
-    """Rows of the items with most buyers, ascending; items with too few buyers cannot go with anything."""
-    bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
-    buyers = np.bincount(bought % max(n_items, 1), minlength=n_items)
-    rows = np.argsort(-buyers, kind="stable")[: settings.together_items]
-    return np.sort(rows[buyers[rows] >= settings.together_people])
+@dataclass(frozen=True, eq=False)
+class _Trips:
+    """A line for each trip and item of some people, (n_lines,)."""
+
+    trip: Ints
+    item: Ints
+    """Column of the item."""
+    size: Ints
+    """Lines of each trip, (n_trips,)."""
+    owner: Ints
+    """User row of each trip, (n_trips,)."""
+
+    @classmethod
+    def of(cls, purchases: Events, column: Ints, n: int) -> _Trips:
+        """column: (n_items,), one of n, -1 for an item that is not looked at."""
+        sold = purchases.select(column[purchases.item] >= 0)
+        trips = _trips(sold)
+        trip, item = np.divmod(distinct(trips * n + column[sold.item]), n)
+        owner = np.zeros(int(trips.max(initial=-1)) + 1, np.int64)
+        owner[trips] = sold.user
+        return cls(trip, item, np.bincount(trip, minlength=len(owner)), owner)
+
+    def pairs(self) -> Iterator[tuple[Ints, Ints, Ints]]:
+        """Each two lines of one trip once, some at a time: row of the first, and the items of both, the lower first."""
+        end = np.cumsum(self.size)[self.trip]
+        mates = end - np.arange(len(self.trip)) - 1  # lines of the trip that come later
+        ends = np.concatenate([[0], np.cumsum(mates)])
+        edges = np.searchsorted(ends, np.arange(0, ends[-1] + LINES_AT_ONCE, LINES_AT_ONCE)).clip(0, len(self.trip))
+        for low, high in pairwise(np.unique(edges).tolist()):
+            at = np.repeat(np.arange(low, high), mates[low:high])
+            later = at + 1 + np.arange(len(at)) - np.repeat(ends[low:high] - ends[low], mates[low:high])
+            yield at, self.item[at], self.item[later]
 
 
 def _trips(purchases: Events) -> Ints:
@@ -104,15 +153,3 @@ def _trips(purchases: Events) -> Ints:
     _, codes = np.unique(ordinal, return_inverse=True)
     n_codes = int(codes.max(initial=-1)) + 1
     return np.asarray(np.unique(purchases.user.astype(np.int64) * max(n_codes, 1) + codes, return_inverse=True)[1])
-
-
-def _pairs(trip: Ints, item: Ints, size: Ints) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """Each two lines of one trip once, some at a time: row of the first, and the items of both, the lower first."""
-    end = np.cumsum(size)[trip]
-    mates = end - np.arange(len(trip)) - 1  # lines of the trip that come later
-    ends = np.concatenate([[0], np.cumsum(mates)])
-    edges = np.searchsorted(ends, np.arange(0, ends[-1] + LINES_AT_ONCE, LINES_AT_ONCE)).clip(0, len(trip))
-    for low, high in pairwise(np.unique(edges).tolist()):
-        at = np.repeat(np.arange(low, high), mates[low:high])
-        later = at + 1 + np.arange(len(at)) - np.repeat(ends[low:high] - ends[low], mates[low:high])
-        yield at, item[at], item[later]

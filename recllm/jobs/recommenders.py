@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import USER_COLUMN, Dataset, hash_order, utc
+from recllm.data.dataset import USER_COLUMN, Dataset, ItemLookup, hash_order, utc
 from recllm.data.interactions import Ints, merge
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors, new_item_vectors
-from recllm.files import sweep_drafts
+from recllm.files import drafts_folder, sweep_drafts
 from recllm.jobs.item_index import bring_index_along, catalogue_index
 from recllm.recommender.lineage import Lineage, Origin
 from recllm.recommender.people import Histories
@@ -184,12 +184,17 @@ def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState
         with workspace.store().read() as reader:
             marks = reader.marks()
         consent_load = marks.load_no.get(Table.CONSENT, 0)
-        data = gate.dataset(Purpose.PERSONALISATION).on_catalogue(catalogue.items)
-        basics = basics_vectors(encoder, basics_of(data.users), catalogue.locale)
-        vectors = catalogue.arrays["item_vectors"]
-        population = CollaborativeStatistics.fit(data.before(catalogue.as_of), vectors, model.population, basics)
-        written = {"event_no": marks.event_no, "consent_load": consent_load}
-        write_people(workspace, model.version or "", data, population, **written)
+        with drafts_folder(path.parent) as folder:
+            shop, log = gate.log(Purpose.PERSONALISATION, folder)
+            log = log.on_items(ItemLookup(catalogue.items).rows(shop.items["item_id"]))
+            basics = basics_vectors(encoder, basics_of(shop.users), catalogue.locale)
+            shop = replace(shop, items=catalogue.items, as_of=catalogue.as_of)
+            vectors, settings = catalogue.arrays["item_vectors"], model.population
+            earlier = log.before(catalogue.as_of)
+            population = CollaborativeStatistics.fit(shop, vectors, settings, basics, log=earlier)
+            marked = {"event_no": marks.event_no, "consent_load": consent_load}
+            save_people_state(path, shop, population, log, **marked)
+        _sweep(path, 1, consent_load)
     return people_who_agree(workspace, path)
 
 
@@ -227,29 +232,10 @@ def forget_in_states(workspace: Workspace) -> None:
     sweep_drafts(folder)
 
 
-def write_people(
-    workspace: Workspace,
-    version: str,
-    data: Dataset,
-    population: CollaborativeStatistics,
-    *,
-    event_no: int,
-    consent_load: int,
-) -> None:
-    """Write the people's part of a version's state; that of one other version stays, to which one may go back quickly,
-    if nobody decided anything since it was made.
-
-    data: everybody with all events. event_no, consent_load: how far the store was written before it was read, so that
-    whatever is written meanwhile is read again.
-    """
-    path = people_path(workspace, version)
-    save_people_state(path, data, population, event_no=event_no, consent_load=consent_load)
-    _sweep(path, 1, consent_load)
-
-
 def _sweep(path: Path, n_others: int, consent_load: int) -> None:
     """Remove the people's parts of all versions but that of `path` and the latest others, so many, that know the same
-    decisions; and what a killed process left of one, which holds everybody's history as well."""
+    decisions: to one of them a shop may go back quickly. And what a killed process left of one, which holds
+    everybody's history as well."""
     sweep_drafts(path.parent)
     others = sorted(set(path.parent.glob("*.safetensors")) - {path}, key=lambda file: file.stat().st_mtime)
     current = [path for path in others if _knows_decisions(path, consent_load)]
@@ -390,34 +376,35 @@ def publish_recommender(
         marks = reader.marks()
     if progress:
         progress("count what the crowd did, for answers in a moment")
-    everybody = gate.dataset(Purpose.PERSONALISATION)
-    data = everybody.before(present(workspace, now))
-    recommender = Recommender(data, encoder, model=model, locale=locale, offers=workspace.settings.offers)
-    population = recommender.population
-    basics = basics_of(data.users)
-    lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
-    variants = {tuple(sorted(row.items())): row for row in lacking_one}
-    basics_vectors(encoder, list(variants.values())[: workspace.settings.serving.basics_texts], locale)
-
     lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
     lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
-    consent_load, people = marks.load_no.get(Table.CONSENT, 0), None
+    consent_load, people, version = marks.load_no.get(Table.CONSENT, 0), None, None
+    with drafts_folder(people_path(workspace, "").parent) as parts_folder:
+        shop, log = gate.log(Purpose.PERSONALISATION, parts_folder)
+        shop = replace(shop, as_of=present(workspace, now))
+        arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}
+        recommender = Recommender(shop, encoder, log=log.before(shop.as_of), **arguments)
+        population = recommender.population
+        basics = basics_of(shop.users)
+        lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
+        variants = {tuple(sorted(row.items())): row for row in lacking_one}
+        basics_vectors(encoder, list(variants.values())[: workspace.settings.serving.basics_texts], locale)
 
-    def save_state(folder: Path) -> None:
-        nonlocal people
-        item_load = marks.load_no.get(Table.ITEMS, 0)
-        of_items = (recommender.item_offsets, recommender.together)
-        save_catalogue_state(folder, data, population, *of_items, locale=locale, item_load=item_load)
-        if not lineage.is_refused:  # before it serves: on a full disk the old version goes on with what it has
-            people = people_path(workspace, folder.stem)
-            save_people_state(people, everybody, population, event_no=marks.event_no, consent_load=consent_load)
+        def save_state(folder: Path) -> None:
+            nonlocal people
+            item_load = marks.load_no.get(Table.ITEMS, 0)
+            of_items = (recommender.item_offsets, recommender.together)
+            save_catalogue_state(folder, shop, population, *of_items, locale=locale, item_load=item_load)
+            if not lineage.is_refused:  # before it serves: on a full disk the old version goes on with what it has
+                people = people_path(workspace, folder.stem)
+                numbers = {"event_no": marks.event_no, "consent_load": consent_load}
+                save_people_state(people, shop, population, log, **numbers)
 
-    version = None
-    try:
-        version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
-    finally:
-        if people is not None and serving(workspace.models_dir) != people.stem:
-            people.unlink(missing_ok=True)
+        try:
+            version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
+        finally:
+            if people is not None and serving(workspace.models_dir) != people.stem:
+                people.unlink(missing_ok=True)
     if people is not None and people.exists():
         _sweep(people, 1, consent_load)
     if workspace.store().tombstones().keys() - set(erased):

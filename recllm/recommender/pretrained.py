@@ -86,7 +86,7 @@ def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | N
     )
     of_items = (recommender.item_offsets, recommender.together)
     save_catalogue_state(folder, data, without_people, *of_items, locale=recommender.text_locale, item_load=0)
-    save_people_state(folder / NOBODY, nobody, without_people, event_no=0, consent_load=0)
+    save_people_state(folder / NOBODY, nobody, without_people, nobody.events, event_no=0, consent_load=0)
     write_whole(
         folder / CARD,
         model_card(model, facts or CardFacts(), n_items=data.n_items, locale=without_domain(recommender.locale)),

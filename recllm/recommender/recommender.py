@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from recllm.data.catalogue import allowed_items, known_rows, sensitive_items
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
-from recllm.data.interactions import Ints, Pairs, within_limits
+from recllm.data.event_files import EventLog
+from recllm.data.interactions import Ints, Pairs
 from recllm.data.order import refuse_steps
 from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
@@ -107,6 +108,7 @@ class Recommender:
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
     item_offsets, together: what these properties would compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
+    log: what the dataset's people did, where it is not in `dataset.events`; for counting over all of them.
     """
 
     def __init__(
@@ -128,8 +130,10 @@ class Recommender:
         item_offsets: FloatArray | None = None,
         together: csr_matrix | None = None,
         text_locale: str | None = None,
+        log: EventLog | None = None,
     ) -> None:
         self.dataset = dataset
+        self._log = dataset.events if log is None else log
         self.encoder = encoder
         self.model = model
         self.policy = policy or Policy()
@@ -168,7 +172,7 @@ class Recommender:
         """Unit rows, (n_items, dim); for a private model by what the catalogue says alone."""
         if self.model is not None and self.model.privacy is not None:
             return catalogue_vectors(self.encoder, self.dataset.items, self.dataset.as_of, self.text_locale)
-        return item_vectors(self.encoder, self.dataset, self.text_locale)
+        return item_vectors(self.encoder, self.dataset, self.text_locale, self._log)
 
     @cached_property
     def population(self) -> CollaborativeStatistics:
@@ -181,7 +185,7 @@ class Recommender:
         stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
-        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests)
+        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests, log=self._log)
 
     @property
     def index(self) -> CatalogueIndex | None:
@@ -203,8 +207,8 @@ class Recommender:
         """
         if not self.dataset.n_users:
             raise ModelError("the serving state does not say what is bought together; run: recllm refresh")
-        purchases = within_limits(self.dataset.events.of(Action.PURCHASE), self.population.settings)
-        return bought_together(purchases, self.dataset.n_items, self.population.facets.type, self.offers)
+        kind, limits = self.population.facets.type, self.population.settings
+        return bought_together(self._log, self.dataset.n_items, kind, self.offers, limits)
 
     @property
     def ranker(self) -> ItemRanker:
@@ -549,6 +553,7 @@ class Recommender:
             "permits": self._permits,
             "people": self.people,
             "text_locale": self.text_locale,
+            "log": None if "dataset" in changes else self._log,
         }
         computed = {
             name: vars(self)[name] for name in ("item_vectors", "population", "item_offsets") if name in vars(self)

@@ -16,24 +16,26 @@ counts at once. Computing all of it anew (`CollaborativeStatistics.fit`) stays t
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import ITEM_SCHEMA, Dataset, Events
+from recllm.data.dataset import EVENT_DTYPES, ITEM_SCHEMA, Dataset, Events
+from recllm.data.event_files import COLUMNS, EventFiles, EventLog
 from recllm.data.interactions import Floats, Ints
 from recllm.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
 from recllm.documents import json_value
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics, ItemStatistics
-from recllm.files import PRIVATE, write_whole
+from recllm.files import PRIVATE, drafts_folder, whole_file, write_whole
 from recllm.models.sequence import SequenceModel, SequenceWeights
 from recllm.settings import CollaborativeSettings
 
@@ -124,22 +126,24 @@ def save_catalogue_state(
 
 
 def save_people_state(
-    path: Path, dataset: Dataset, population: CollaborativeStatistics, *, event_no: int, consent_load: int
+    path: Path,
+    dataset: Dataset,
+    population: CollaborativeStatistics,
+    log: EventLog,
+    *,
+    event_no: int,
+    consent_load: int,
 ) -> None:
-    """Write the people's part, readable by the owner only; whole or not at all."""
+    """Write the people's part, readable by the owner only; whole or not at all. log: everybody's events."""
     salt = secrets.token_bytes(16)
-    arrays: Arrays = {
-        "digests": digest(dataset.users["user_id"].to_list(), salt),
-        **{f"events.{f.name}": getattr(dataset.events, f.name) for f in fields(Events)},
-        "pool": population.pool,
-    }
+    arrays: Arrays = {"digests": digest(dataset.users["user_id"].to_list(), salt), "pool": population.pool}
     if population.pool_basics is not None:
         arrays["pool_basics"] = population.pool_basics
     for name in ("profiles", "recent", "decayed"):
         arrays |= _csr_arrays(name, getattr(population, name))
     for name in VOTED:
         arrays |= _csr_arrays(f"votes.{name}", population.group_statistics[name].votes)
-    _save_people(path, arrays, salt, event_no, consent_load)
+    _save_people(path, arrays, log, salt, event_no, consent_load)
 
 
 def without_people(
@@ -149,32 +153,71 @@ def without_people(
 
     keep: boolean (n_users,). event_no, consent_load: as in `PeopleState`.
     """
-    rows = np.flatnonzero(keep)
     row_of = np.cumsum(keep) - 1
     pool_kept = keep[state.arrays["pool"]]
-    arrays = dict(state.arrays)
-    arrays["digests"] = state.digests[rows]
-    events = state.events.rows(rows)
-    arrays |= {f"events.{f.name}": getattr(events, f.name) for f in fields(Events)}
+    arrays = {name: array for name, array in state.arrays.items() if not name.startswith("events.")}
+    arrays["digests"] = state.digests[keep]
     arrays["pool"] = row_of[state.arrays["pool"][pool_kept]].astype(np.int64)
     if "pool_basics" in arrays:
         arrays["pool_basics"] = arrays["pool_basics"][pool_kept]
     for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
         arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
-    _save_people(path, arrays, state.salt, event_no, consent_load)
+    parts = (part.rows(np.flatnonzero(keep[start : start + part.n_users])) for start, part in state.events.parts())
+    with drafts_folder(path.parent) as folder:
+        _save_people(path, arrays, EventFiles.write(folder, parts), state.salt, event_no, consent_load)
     return open_people_state(path)
 
 
-def _save_people(path: Path, arrays: Arrays, salt: bytes, event_no: int, consent_load: int) -> None:
-    numbers = {"event_no": event_no, "consent_load": consent_load, "crc32": _checksum(arrays)}
-    _save(path, arrays, {"salt": salt.hex(), **{name: str(number) for name, number in numbers.items()}})
+def _save_people(path: Path, arrays: Arrays, log: EventLog, salt: bytes, event_no: int, consent_load: int) -> None:
+    """One part of the log is in memory at a time; the other arrays are."""
+    lengths = [np.zeros(1, np.int64), *(np.diff(part.indptr) for _, part in log.parts())]
+    arrays = {**arrays, "events.indptr": np.cumsum(np.concatenate(lengths))}
+    n_events = int(arrays["events.indptr"][-1])
+    columns = dict(zip((f"events.{name}" for name in COLUMNS), map(np.dtype, EVENT_DTYPES), strict=True))
+    dtypes = {name: array.dtype for name, array in arrays.items()} | columns
+    shapes = {name: list(array.shape) for name, array in arrays.items()} | {name: [n_events] for name in columns}
+    code_of = {np.dtype(code): name for name, code in _DTYPES.items()}
+    header: dict[str, Any] = {}
+    end = 0
+    # the widest type first, as the format has it: so every array begins where its type may
+    for name in sorted(dtypes, key=lambda name: (-dtypes[name].itemsize, name)):
+        start, end = end, end + dtypes[name].itemsize * int(np.prod(shapes[name]))
+        header[name] = {"dtype": code_of[dtypes[name]], "shape": shapes[name], "data_offsets": [start, end]}
+    numbers = {"event_no": str(event_no), "consent_load": str(consent_load)}
+
+    def beginning(checksum: int) -> bytes:
+        metadata = {"salt": salt.hex(), "body_crc32": f"{checksum:010d}", **numbers}
+        text = json.dumps({"__metadata__": metadata, **header}).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    body = len(beginning(0))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with whole_file(path, mode=PRIVATE) as stream:
+            for name, array in arrays.items():
+                stream.seek(body + header[name]["data_offsets"][0])
+                stream.write(np.ascontiguousarray(array).tobytes())
+            n_written = 0
+            for _, part in log.parts():
+                for (name, dtype), column in zip(columns.items(), part.columns(), strict=True):
+                    stream.seek(body + header[name]["data_offsets"][0] + n_written * dtype.itemsize)
+                    stream.write(column.astype(dtype, copy=False).tobytes())
+                n_written += len(part)
+            checksum = _body_checksum(stream, body)
+            stream.seek(0)
+            stream.write(beginning(checksum))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
 
 
-def _checksum(arrays: Arrays) -> int:
-    """CRC-32 of all arrays in the order of their names. No manifest stands beside the people's part."""
+def _body_checksum(stream: IO[bytes], start: int) -> int:
+    """CRC-32 of all arrays of a safetensors file as they lie in it. No manifest stands beside the people's part."""
     checksum = 0
-    for name in sorted(arrays):
-        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).data, checksum)
+    stream.seek(start)
+    while body := stream.read(2**22):
+        checksum = zlib.crc32(body, checksum)
     return checksum
 
 
@@ -247,8 +290,10 @@ def open_people_state(path: Path) -> PeopleState:
     """What `save_people_state` wrote; read once, to check it. Raises `ModelError` for a damaged one."""
     arrays, metadata = map_arrays(path)
     try:
-        if "crc32" in metadata and int(metadata["crc32"]) != _checksum(arrays):  # an older recllm wrote none
-            raise ValueError("its bytes are not those that were written")
+        with path.open("rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+            if int(metadata["body_crc32"]) != _body_checksum(stream, start):
+                raise ValueError("its bytes are not those that were written")
         events = Events(*(arrays[f"events.{f.name}"] for f in fields(Events)))
         salt, event_no = bytes.fromhex(metadata["salt"]), int(metadata["event_no"])
         return PeopleState(arrays["digests"], events, arrays, salt, event_no, int(metadata["consent_load"]))

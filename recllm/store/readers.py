@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -142,6 +142,31 @@ class StoreReader:
                 *details,
             )
         )
+
+    def events_by_user(
+        self, user_ids: pl.Series, item_ids: pl.Series, *, since: datetime | None = None
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        """The events of these users, all different, some users at a time: how many, and their events.
+
+        Columns: user (row among the users of this time), item (row of `item_ids`), action (its code), at (epoch
+        microseconds), quantity, price, basket_id; of each user in the order of writing. since: leaves out what was
+        before. They come from the index of the events by user alone, which lies in that order.
+        """
+        u, i, e = tables.users.c, tables.items.c, tables.events.c
+        items = self._frame(sa.select(i.item_key, i.item_id))
+        items = items.join(item_ids.alias("item_id").to_frame().with_row_index("item"), on="item_id")
+        columns = [e[name] for name in ("user_key", "item_key", "action", "at", "quantity", "price", "basket_id")]
+        query = sa.select(*columns).order_by(e.user_key, e.event_no)
+        if since is not None:
+            query = query.where(e.at >= round(since.timestamp() * 1_000_000))
+        for start in range(0, len(user_ids), tables.IN_KEYS):
+            some_ids = user_ids[start : start + tables.IN_KEYS].alias("user_id")
+            users = self._frame(sa.select(u.user_key, u.user_id), (u.user_id, some_ids))
+            users = users.join(some_ids.to_frame().with_row_index("user"), on="user_id")
+            frame = self._frame(query, (e.user_key, users["user_key"]))
+            frame = frame.join(users, on="user_key", how="left", maintain_order="left")
+            frame = frame.join(items, on="item_key", how="left", maintain_order="left")
+            yield len(some_ids), frame.select("user", "item", "action", "at", "quantity", "price", "basket_id")
 
     def history(
         self,

@@ -13,14 +13,16 @@ import json
 import os
 import secrets
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from recllm.data.dataset import Dataset
+from recllm.data.dataset import Dataset, Events, hash_order
+from recllm.data.event_files import EventFiles
 from recllm.errors import StoreError, UsageError
 from recllm.files import PRIVATE, write_whole
 from recllm.policy import Policy
@@ -202,6 +204,36 @@ class PolicyGate:
         in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
         dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
         return dataset if order is None else replace(dataset, step_seconds=order.step_seconds)
+
+    def log(self, purpose: Purpose, folder: Path) -> tuple[Dataset, EventFiles]:
+        """What `dataset` holds, for a log of any length: the people and the catalogue, and beside them the events,
+        which are written into an empty folder some people at a time. `Dataset.events` is empty.
+
+        The folder holds what people did: the caller removes it.
+        """
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose)
+            items, order = reader.items(), reader.order_log()
+            items = items[hash_order(items["item_id"])]
+            is_used = np.zeros(items.height, bool)
+
+            def parts() -> Iterator[Events]:
+                parts = reader.events_by_user(people["user_id"], items["item_id"], since=self.oldest_event())
+                for n_users, frame in parts:
+                    at, item = frame["at"].to_numpy() // 1_000_000, frame["item"].to_numpy()
+                    is_used[item] = True
+                    user, action, quantity = (frame[name].to_numpy() for name in ("user", "action", "quantity"))
+                    price = frame["price"].fill_null(np.nan).to_numpy()
+                    yield Events.of_rows(n_users, user, item, at, action, quantity, price, frame["basket_id"])
+
+            files = EventFiles.write(folder, parts())
+        in_catalogue = (~items["pending"]).to_numpy() | is_used
+        if not in_catalogue.all():
+            files = replace(files, item_row=np.cumsum(in_catalogue, dtype=np.int32) - 1)
+        users, shop_items = _with_basics(people), _catalogue(items.filter(pl.Series(in_catalogue)))
+        nothing = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
+        shop = Dataset.construct(nothing, users, shop_items, as_of=0)
+        return replace(shop, step_seconds=None if order is None else order.step_seconds), files
 
     def step_seconds(self) -> int | None:
         """What one step counts where the log knows only the order of each person's events; None where it has times."""
