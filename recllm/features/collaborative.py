@@ -596,10 +596,10 @@ class _ItemSums:
             last,
         )
 
-    def __add__(self, other: _ItemSums) -> _ItemSums:
+    def __add__(self, addend: _ItemSums) -> _ItemSums:
         """Of the people of both, who are all different."""
-        added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "last"}
-        return _ItemSums(**added, last=np.maximum(self.last, other.last))
+        added = {f.name: getattr(self, f.name) + getattr(addend, f.name) for f in fields(self) if f.name != "last"}
+        return _ItemSums(**added, last=np.maximum(self.last, addend.last))
 
 
 def _item_stats(
