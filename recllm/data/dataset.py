@@ -28,8 +28,8 @@ DAY = 86_400
 FEW_IDS = 5_000
 """More ids than this are joined with a table, which reads the whole of it; fewer are looked up in a dictionary."""
 
-EVENTS_OF_A_PART = 4_000_000
-"""What is counted over a log of more events looks at so many at a time, and at whole people: some 500 MB."""
+EVENTS_OF_A_PART = 2_000_000
+"""What is counted over a log of more events looks at so many at a time, and at whole people: some 250 MB."""
 
 USER_COLUMN = "user_id"
 ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
