@@ -112,6 +112,12 @@ class FileSource(_Part):
         present = {normal(column) for column in columns}
         return [names[0] for names in self.signature if present.isdisjoint(map(normal, names))]
 
+    def telling(self, columns: Sequence[str]) -> list[str]:
+        """The columns of a file of this kind by which it was told, as the file calls them."""
+        signature = {normal(name) for names in self.signature for name in names}
+        renames = next((column_map.renames for column_map in self.maps.values()), {})
+        return [column for column in columns if normal(renames.get(column, column)) in signature]
+
     def translations(self, columns: Sequence[str]) -> list[dict[str, str]]:
         """Of each language that the source knows, the file's columns that it names -> their names in the maps."""
         by_normal = {normal(column): column for column in reversed(columns)}
