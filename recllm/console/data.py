@@ -302,8 +302,8 @@ async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Resp
 
 def written_as(form: FormData) -> dict[str, str]:
     """What was said of how a file is written: fields of `IngestOptions`."""
-    said = {"tz": text_of(form, "tz").strip(), "date_order": text_of(form, "date_order")}
-    return {name: text for name, text in said.items() if text}
+    options = {"tz": text_of(form, "tz").strip(), "date_order": text_of(form, "date_order")}
+    return {name: text for name, text in options.items() if text}
 
 
 def start_load(

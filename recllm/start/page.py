@@ -58,43 +58,43 @@ class StartWords:
 
 def terminal_lines(record: Mapping[str, Any]) -> list[str]:
     """What the command says at its end."""
-    told = StartWords.of(record["locale"])
+    page_words = StartWords.of(record["locale"])
     return [
-        *(told.say("is_kind", file=file["file"], kind=file["title"]) for file in record["files"]),
-        *(told.say("not_yet", problem=told.problem(part)) for part in record["problems"]),
+        *(page_words.say("is_kind", file=file["file"], kind=file["title"]) for file in record["files"]),
+        *(page_words.say("not_yet", problem=page_words.problem(part)) for part in record["problems"]),
         *(f"  {problem}" for problem in record["problems"].values()),
         *(f"{step['text']}  {step['command']}" for step in record["next"]),
-        told.say("done", seconds=record["seconds"], report=record["report"]),
+        page_words.say("done", seconds=record["seconds"], report=record["report"]),
     ]
 
 
 def start_page(record: Mapping[str, Any]) -> str:
     """The page of the record that `recllm start --json` prints."""
-    told = StartWords.of(record["locale"], record["currency"], record["timezone"])
+    page_words = StartWords.of(record["locale"], record["currency"], record["timezone"])
     evaluation = record["evaluation"]
     return render(
         "start.html.j2",
         record=record,
-        told=told,
-        say=told.say,
-        number=told.console.number,
-        percent=told.console.percent,
-        money=told.console.money,
-        day=lambda text: told.console.day(datetime.fromisoformat(text)),
-        moment=lambda text: told.console.moment(datetime.fromisoformat(text)),
-        tag=told.console.tag,
-        shares=lambda shares: _share_chart(shares, told),
-        charts=[] if evaluation is None else _metric_charts(evaluation, told),
-        verdict="" if evaluation is None else verdict(evaluation, told),
+        page_words=page_words,
+        say=page_words.say,
+        number=page_words.console.number,
+        percent=page_words.console.percent,
+        money=page_words.console.money,
+        day=lambda text: page_words.console.day(datetime.fromisoformat(text)),
+        moment=lambda text: page_words.console.moment(datetime.fromisoformat(text)),
+        tag=page_words.console.tag,
+        shares=lambda shares: _share_chart(shares, page_words),
+        charts=[] if evaluation is None else _metric_charts(evaluation, page_words),
+        verdict="" if evaluation is None else verdict(evaluation, page_words),
         gaps={} if evaluation is None else _gaps(evaluation),
         metric=METRIC,
         ours=OURS,
         list_length=LIST_LENGTH,
-        steps=_step_chart(record["timings"], told),
+        steps=_step_chart(record["timings"], page_words),
     )
 
 
-def verdict(evaluation: Mapping[str, Any], told: StartWords) -> str:
+def verdict(evaluation: Mapping[str, Any], page_words: StartWords) -> str:
     """How the lists did beside the best of the simple ways, in a sentence: better or worse only where the interval of
     the difference leaves zero out."""
     peers = {name: slices["ALL"][METRIC] for name, slices in evaluation["systems"].items() if name != OURS}
@@ -103,7 +103,7 @@ def verdict(evaluation: Mapping[str, Any], told: StartWords) -> str:
     if best is None or gap is None:
         return ""
     outcome = "better" if gap["low"] > 0 else "worse" if gap["high"] < 0 else "same"
-    return told.say(f"verdict_{outcome}", ours=OURS, peer=told.system(best))
+    return page_words.say(f"verdict_{outcome}", ours=OURS, peer=page_words.system(best))
 
 
 def _gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -111,29 +111,33 @@ def _gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {gap["peer"]: gap for gap in evaluation["differences"] if (gap["slice"], gap["metric"]) == ("ALL", METRIC)}
 
 
-def _metric_charts(evaluation: Mapping[str, Any], told: StartWords) -> list[tuple[str, Markup]]:
+def _metric_charts(evaluation: Mapping[str, Any], page_words: StartWords) -> list[tuple[str, Markup]]:
     charts = []
     for group, title in (("ALL", "chart"), ("NEW", "chart_new")):
         n_people = evaluation["slices"].get(group, {}).get("users", 0)
         values = {name: s[group][METRIC] for name, s in evaluation["systems"].items() if METRIC in s.get(group, {})}
         bars = [
-            Bar(told.system(name), value, told.console.number(value, 2), strong=name == OURS)
+            Bar(page_words.system(name), value, page_words.console.number(value, 2), strong=name == OURS)
             for name, value in sorted(values.items(), key=lambda pair: -pair[1])
         ]
         if bars and n_people >= FEWEST_MEASURED:
-            heading = told.say(title, n=n_people)
+            heading = page_words.say(title, n=n_people)
             charts.append((heading, picture(bar_chart(bars, title=heading))))
     return charts
 
 
-def _share_chart(shares: Sequence[Mapping[str, Any]], told: StartWords) -> Markup:
-    bars = [Bar(share["name"][:28], share["share"], told.console.percent(share["share"])) for share in shares]
-    return picture(bar_chart(bars, title=told.say("favourites"), width=520))
+def _share_chart(shares: Sequence[Mapping[str, Any]], page_words: StartWords) -> Markup:
+    bars = [Bar(share["name"][:28], share["share"], page_words.console.percent(share["share"])) for share in shares]
+    return picture(bar_chart(bars, title=page_words.say("favourites"), width=520))
 
 
-def _step_chart(timings: Sequence[Mapping[str, Any]], told: StartWords) -> Markup:
+def _step_chart(timings: Sequence[Mapping[str, Any]], page_words: StartWords) -> Markup:
     bars = [
-        Bar(timing["step"], timing["seconds"], told.say("seconds", n=told.console.number(timing["seconds"], 1)))
+        Bar(
+            timing["step"],
+            timing["seconds"],
+            page_words.say("seconds", n=page_words.console.number(timing["seconds"], 1)),
+        )
         for timing in timings
     ]
-    return picture(bar_chart(bars, title=told.say("time_head")))
+    return picture(bar_chart(bars, title=page_words.say("time_head")))

@@ -94,10 +94,10 @@ def run_start(
         "domain": domain,
     }
     stated = {name: value for name, value in options.items() if value is not None}
-    spoken = {} if locale is None else {"locale": locale}
-    workspace = Workspace.create(folder, exist_ok=True, **stated, **spoken)
-    settings, spoken_locale = workspace.settings, workspace.locale(locale)
-    told = StartWords.of(spoken_locale, settings.currency, settings.timezone)
+    language_setting = {} if locale is None else {"locale": locale}
+    workspace = Workspace.create(folder, exist_ok=True, **stated, **language_setting)
+    settings, page_locale = workspace.settings, workspace.locale(locale)
+    page_words = StartWords.of(page_locale, settings.currency, settings.timezone)
     for name, value in stated.items():
         if (setting := getattr(settings, name)) != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
@@ -111,7 +111,7 @@ def run_start(
     for file, taken_for in zip(files, recognised, strict=True):
         kind = taken_for.source
         of_file = [c for c in consent_from if kind.consent is not None and c in kind.consent.columns]
-        with times.step(told.say("step_read", file=file.name, kind=kind.told(spoken_locale).title)):
+        with times.step(page_words.say("step_read", file=file.name, kind=kind.page_words(page_locale).title)):
             _, reports = load_export(workspace, file, recognised=taken_for, consent_from=of_file, **reading)
         seconds = max(times.steps[-1]["seconds"], 1e-3)
         rate = round(sum(report.read for report in reports) / seconds)
@@ -120,25 +120,25 @@ def run_start(
     problems: dict[str, str] = {}
     model_version, evaluation = None, None
     model_encoder = workspace_encoder(workspace)
-    with times.step(told.say("step_train")):
+    with times.step(page_words.say("step_train")):
         try:
             model_version = train_workspace(workspace, encoder=model_encoder, seed=seed).model_version
         except (DataError, PolicyError) as error:
             problems["model"] = str(error)
-    with times.step(told.say("step_measure", days=TEST_DAYS)):
+    with times.step(page_words.say("step_measure", days=TEST_DAYS)):
         try:
             evaluation = evaluate_data(
                 workspace=folder, test_days=TEST_DAYS, baselines=BASELINES, encoder=model_encoder, seed=seed
             )
         except (DataError, PolicyError, UsageError) as error:
             problems["evaluation"] = str(error)
-    with times.step(told.say("step_slates")):
+    with times.step(page_words.say("step_slates")):
         serving = open_recommender(workspace, locale=locale, encoder=model_encoder, everybody=True).by_pseudonym()
-        people = typical_people(serving, told)
+        people = typical_people(serving, page_words)
         slates = [serving.recommend(person["user_id"], k=6)[0] for person in people]
     offers = list(slates)
     copies: list[AdCopy | None] = [None] * len(slates)
-    with times.step(told.say("step_copy")), unpacked_generator(generator, workspace):
+    with times.step(page_words.say("step_copy")), unpacked_generator(generator, workspace):
         writer = find_writer(generator, workspace)
         try:
             offers = offers_apart([best_offer(serving, person["user_id"]) for person in people])
@@ -165,13 +165,13 @@ def run_start(
         "workspace": str(folder),
         "report": str(folder / "report.html"),
         "command": "recllm start",
-        "locale": spoken_locale,
+        "locale": page_locale,
         "currency": settings.currency,
         "timezone": settings.timezone,
         "rows": sum(load["read"] for load in loads),
         "seconds": round(time.monotonic() - times.started, 2),
         "files": [
-            {"file": file.name, "encoding": taken_for.encoding, **plain(taken_for.source.told(spoken_locale))}
+            {"file": file.name, "encoding": taken_for.encoding, **plain(taken_for.source.told(page_locale))}
             for file, taken_for in zip(files, recognised, strict=True)
         ],
         "problems": problems,
@@ -193,7 +193,7 @@ def run_start(
         "rejects": rejected_rows(loads),
         "profile": profile_card(serving, people[0]) if people else None,
         "people": cards,
-        "next": next_steps(folder, kinds, consent_from, problems, told, consent_default=settings.consent_default),
+        "next": next_steps(folder, kinds, consent_from, problems, page_words, consent_default=settings.consent_default),
         "timings": times.steps,
         "provenance": {
             "model": model_version,
@@ -207,7 +207,7 @@ def run_start(
     return record
 
 
-def typical_people(serving: Recommender, told: StartWords) -> list[dict[str, str]]:
+def typical_people(serving: Recommender, page_words: StartWords) -> list[dict[str, str]]:
     """A heavy buyer, one in the middle and a light one, by pseudonym; nobody where nobody may be served personally."""
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
     buyers = np.flatnonzero(counts > 0)
@@ -218,9 +218,9 @@ def typical_people(serving: Recommender, told: StartWords) -> list[dict[str, str
     for label, share in (("very_active", 0.98), ("typical", 0.5), ("less_active", 0.05)):
         row = int(buyers[int(share * (len(buyers) - 1))])
         n = int(counts[row])
-        about = told.say("about_one") if n == 1 else told.say("about", n=n)
+        about = page_words.say("about_one") if n == 1 else page_words.say("about", n=n)
         user_id = serving.dataset.users["user_id"][row]
-        people.setdefault(row, {"label": told.say(label), "user_id": user_id, "about": about})
+        people.setdefault(row, {"label": page_words.say(label), "user_id": user_id, "about": about})
     return list(people.values())
 
 
@@ -237,7 +237,7 @@ def next_steps(
     kinds: Sequence[FileSource],
     consent_from: Sequence[str],
     problems: Mapping[str, str],
-    told: StartWords,
+    page_words: StartWords,
     *,
     consent_default: bool,
 ) -> list[dict[str, str]]:
@@ -264,7 +264,7 @@ def next_steps(
         ("next_serve", f"recllm serve -w {folder}"),
         ("next_retrain", f"recllm retrain --if-due -w {folder}"),
     ]
-    return [{"text": told.say(name), "command": command} for name, command in steps]
+    return [{"text": page_words.say(name), "command": command} for name, command in steps]
 
 
 def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list[dict[str, Any]]:
