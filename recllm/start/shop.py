@@ -111,7 +111,7 @@ def run_start(
     for file, taken_for in zip(files, recognised, strict=True):
         kind = taken_for.source
         of_file = [c for c in consent_from if kind.consent is not None and c in kind.consent.columns]
-        with times.step(page_words.say("step_read", file=file.name, kind=kind.page_words(page_locale).title)):
+        with times.step(page_words.say("step_read", file=file.name, kind=kind.told(page_locale).title)):
             _, reports = load_export(workspace, file, recognised=taken_for, consent_from=of_file, **reading)
         seconds = max(times.steps[-1]["seconds"], 1e-3)
         rate = round(sum(report.read for report in reports) / seconds)
