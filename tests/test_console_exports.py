@@ -177,7 +177,7 @@ def test_of_an_unknown_file_the_nearest_kinds_are_told(
     page = looking.get(upload(looking, "commandes.csv", f"{head}\n1,A,0,FR,B,3,P,L,2026-11-24\n".encode())).text
     assert nothing in page
     page = looking.get(upload(looking, "log.csv", b"user_id,item_id,timestamp\na,b,2025-01-01T00:00:00Z\n")).text
-    assert "field_user_id" in page
+    assert "field_user_id" in page and "<details><summary>It is no export" not in page, "its own columns say enough"
 
 
 def test_every_field_that_a_file_can_fill_has_a_name() -> None:
