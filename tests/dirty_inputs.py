@@ -863,7 +863,11 @@ TABLE: tuple[tuple[int, str, str], ...] = (
     (22, "Ids of 17 digits and more", "A, ids are text"),
     (23, "No user: empty, NaN, `null`, `N/A`, `-`", "Q; with `--anonymous keep` each basket is a person of its own"),
     (24, "Item or brand named `NA`, `None`, `null`", "A"),
-    (25, "Ids differing in case, space or width", "N: NFC and trimmed, never case folded; near collisions are counted"),
+    (
+        25,
+        "Ids differing in case, space or width",
+        "N: NFC, trimmed, e-mail addresses in lower case; others that are near are counted",
+    ),
     (26, "Zero-width, bidi, control and tag characters", "Q in ids; N in texts"),
     (27, "Duplicate events", "counted once; two equal lines of one file are two events, a file sent again is none"),
     (28, "Conflicting duplicate", "Q, the first one stays"),

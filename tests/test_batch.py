@@ -151,11 +151,21 @@ def test_texts_are_for_whom_they_may_be(shop: Workspace, tmp_path: Path) -> None
     assert set(rows["verdict"]) <= {"pass", "person"} and not rows["text"].str.contains("{", literal=True).any()
 
 
-@pytest.mark.parametrize("kind", ["buy", "next-order"])
-def test_predictions_are_those_of_all_at_once(shop: Workspace, tmp_path: Path, kind: str, command: Command) -> None:
+def untrained(folder: Path, copy: Path) -> Path:
+    """The same shop before it ever learned."""
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("models", "serving"))
+    (copy / "models").mkdir()
+    return copy
+
+
+@pytest.mark.parametrize(("kind", "is_trained"), [("buy", True), ("next-order", True), ("buy", False)])
+def test_predictions_are_those_of_all_at_once(
+    folder: Path, tmp_path: Path, kind: str, is_trained: bool, command: Command
+) -> None:
     from recllm.jobs.predict import predict_workspace
     from recllm.propensity.prediction import PredictionKind, PredictionRequest
 
+    shop = Workspace.open(folder if is_trained else untrained(folder, tmp_path / "shop"))
     request = PredictionRequest(kind=PredictionKind.named(kind), horizon_days=3)
     expected = predict_workspace(shop, request)
     arguments = ("--horizon", "3", "--explain", "--shards", "5", "--json")
@@ -167,6 +177,23 @@ def test_predictions_are_those_of_all_at_once(shop: Workspace, tmp_path: Path, k
     assert rows["probability"].to_list() == pytest.approx([person.probability for person in people])
     assert rows["date"].to_list() == [person.date for person in people]
     assert rows["reasons"].to_list() == [[reason.text for reason in person.reasons] for person in people]
+
+
+def test_what_needs_no_model_is_batched_without_one_and_goes_on_so(folder: Path, tmp_path: Path) -> None:
+    copy, out = untrained(folder, tmp_path / "shop"), tmp_path / "out"
+    options = {"kind": "buy", "horizon_days": 3, "explain": False}
+    with Workspace.open(copy) as shop:
+        with pytest.raises(NotFittedError, match="recllm train"):
+            BatchRun.plan(shop, tmp_path / "slates", BatchTask.RECOMMEND, {"k": 2}, shards=2)
+        run = BatchRun.plan(shop, out, BatchTask.PREDICT, options, shards=2)
+        assert run.version is None and run_batch(run).people == PEOPLE
+        before = run.file(1).read_bytes()
+        run.file(1).unlink()
+        shutil.rmtree(copy / "models")
+        shutil.copytree(folder / "models", copy / "models")
+        again = BatchRun.plan(shop, out, BatchTask.PREDICT, options, shards=2)
+        assert again.version is None, "a model that was trained meanwhile changes nothing of a run that was begun"
+        assert run_batch(again).resumed == 1 and run.file(1).read_bytes() == before
 
 
 def test_a_sample_of_people_is_learned_from_and_is_always_the_same(shop: Workspace) -> None:

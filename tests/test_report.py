@@ -56,9 +56,7 @@ def record() -> dict[str, Any]:
                     "offer": {"title": "Mint tea", "part_text": "new for you",
                               "reasons": [{"text": "You bought tea."}]},
                     }],
-        "title": EVIL, "command": "recllm demo", "problems": {"copy": EVIL},
-        "files": [{"file": EVIL, "title": "Shopify: orders", "caveats": [EVIL]}],
-        "next": [{"text": EVIL, "command": "recllm train"}],
+        "title": EVIL, "command": "recllm demo",
         "feedback": {"story": "gone", "rows": [{"rank": 1, "before": "a", "after": "b"}]},
         "evaluation": evaluation, "timings": [{"step": "read", "seconds": 1.0}], "provenance": {"seed": "0"},
     }  # fmt: skip
@@ -85,7 +83,7 @@ def test_the_page_is_self_contained_and_escapes_everything() -> None:
 
 
 def test_a_page_leaves_out_what_could_not_be_done() -> None:
-    nothing = {"profile": None, "people": [], "feedback": None, "evaluation": None, "data_note": None, "next": []}
+    nothing = {"profile": None, "people": [], "feedback": None, "evaluation": None, "data_note": None}
     page = render_page(record() | nothing)
     assert "Measured against baselines" not in page and "their slates" not in page and "1. What was read" in page
 

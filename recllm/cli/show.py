@@ -90,7 +90,15 @@ def start(
     ] = None,
     currency: Annotated[str | None, typer.Option(help="ISO code of the prices, e.g. USD.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
-    locale: Annotated[str | None, typer.Option(help="Language of texts: en or zh; else en.")] = None,
+    locale: Annotated[
+        str | None, typer.Option(help="Language of page, texts and these lines, en or zh; else the workspace's, or en.")
+    ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help="What is done with items: shop, media, news, education, or the name of your own words; else shop."
+        ),
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
     generator: Annotated[
         str, typer.Option(help="Who writes the ads' opening words: auto, template, smollm2, ...")
@@ -100,6 +108,7 @@ def start(
 ) -> None:
     """A shop's own exports to a page, in one command: what they are, what was read, people, slates, ad texts, how good
     it is beside simple systems, what to do next; leaves report.html."""
+    from recllm.start.page import terminal_lines
     from recllm.start.shop import run_start
 
     record = run_start(
@@ -110,14 +119,12 @@ def start(
         currency=currency,
         timezone=timezone,
         locale=locale,
+        domain=domain,
         encoder=encoder,
         generator=generator,
         seed=seed,
     )
-    lines = [f"{file['file']} is {file['title']}" for file in record["files"]]
-    lines += [f"not yet: {problem}" for problem in record["problems"].values()]
-    lines += [f"{step['text']}  {step['command']}" for step in record["next"]]
-    show(record, [*lines, f"{record['seconds']:.0f} s; open {record['report']}"], json=json)
+    show(record, terminal_lines(record), json=json)
 
 
 def prompts(

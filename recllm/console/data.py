@@ -17,13 +17,23 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from starlette.datastructures import FormData, UploadFile
 
-from recllm.console.loads import FileLoad, FileLoadState, find_upload, receive_upload, remove_upload
+from recllm.console.loads import (
+    FileLoad,
+    FileLoadState,
+    Upload,
+    find_upload,
+    quarantine_name,
+    receive_upload,
+    remove_upload,
+)
 from recllm.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
 from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
 from recllm.errors import IngestError, UnknownIdError, UsageError
 from recllm.ingest.column_names import FIELDS, REQUIRED, is_required
 from recllm.ingest.options import ColumnMap, IngestOptions
-from recllm.ingest.preview import basic_columns, preview_file, proposed_columns
+from recllm.ingest.preview import FilePreview, basic_columns, preview_file, proposed_columns
+from recllm.ingest.sources import nearest_kinds, recognise_file
+from recllm.jobs.load import export_maps
 from recllm.schema import Table
 from recllm.workspace.keys import Scope
 
@@ -33,6 +43,10 @@ SECTION = ConsoleSection("data", "/data", router)
 UPLOAD_PATH = "/data/upload"
 LOADS = 25
 QUARANTINE_ROWS = 50
+TELLING_COLUMNS = 8
+"""So many are named by which an export was told."""
+MISSING_COLUMNS = 5
+"""So many are named of what a file lacks to be of a kind."""
 SHOWN_CHARACTERS = 120
 """Of a field of a row that was set aside; the file has all of it."""
 PROGRAM_SOURCES = ("served", "service", "console", "feedback")
@@ -51,6 +65,14 @@ class QuarantineFile:
     name: str
     table: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportChoice:
+    """What somebody chose for an export that was recognised."""
+
+    consent_from: tuple[str, ...] = ()
+    tz: str = ""
 
 
 @router.get("")
@@ -215,8 +237,13 @@ async def upload(visit: TheVisit, form: TheForm) -> Response:
 
 @router.get("/upload/{upload_id}")
 async def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
-    """Which column fills which field, with the first rows."""
+    """What a file is: an export of a known system with the tables that it gives, or, where it is none or somebody chose
+    a table, which column fills which field; with the first rows."""
     visit.require(Scope.EVENTS)
+    if table not in set(Table):
+        export = await visit.run(lambda: export_values(visit, upload_id, ExportChoice()))
+        if export is not None:
+            return visit.page("export.html.j2", section="data", problem=None, **export)
     values = await visit.run(lambda: upload_values(visit, upload_id, table, {}))
     return visit.page("upload.html.j2", section="data", problem=None, **values)
 
@@ -230,22 +257,8 @@ async def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     def start() -> FileLoad:
         file = find_upload(visit.workspace, upload_id)
         preview = preview_file(file.path, visit.workspace.policy)
-        job = FileLoad(
-            load_id=secrets.token_hex(8),
-            shop=visit.shop.name,
-            upload_id=upload_id,
-            name=file.name,
-            table=table,
-            likely_rows=preview.likely_rows,
-            dry_run=text_of(form, "act") == "check",
-        )
-        column_map = map_of(form, table, preview.columns)
-        options = IngestOptions(tz=text_of(form, "tz").strip() or None, date_order=text_of(form, "date_order") or None)
-        options_of_form = options.model_dump(include={"tz", "date_order"}, exclude_none=True)
-        visit.state.loads.start(visit.workspace, visit.shop.name, file, column_map, job, **options_of_form)
-        if not job.dry_run:
-            visit.remember("load", table=table.value, file=file.name)
-        return job
+        maps = [(table, map_of(form, table, preview.columns))]
+        return start_load(visit, form, file, preview, maps, IngestOptions(**written_as(form)))
 
     try:
         job = await visit.run(start)
@@ -256,6 +269,69 @@ async def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
         values = await visit.run(lambda: upload_values(visit, upload_id, table.value, selected))
         return visit.page("upload.html.j2", status=422, section="data", problem=problem, **values)
     return visit.back(f"/data/load/{job.load_id}")
+
+
+@router.post("/upload/{upload_id}/export")
+async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
+    """Check an export that was recognised, or load it into each table that it gives; consent only out of the columns
+    that were chosen."""
+    visit.require(Scope.EVENTS)
+    consent_from = tuple(column for column in form.getlist("consent") if isinstance(column, str))
+    choice = ExportChoice(consent_from=consent_from, tz=text_of(form, "tz").strip())
+
+    def start() -> FileLoad:
+        file = find_upload(visit.workspace, upload_id)
+        recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
+        options = IngestOptions(**written_as(form), encoding=recognised.encoding)
+        preview = preview_file(file.path, visit.workspace.policy, options)
+        maps = export_maps(recognised.source, consent_from)
+        return start_load(visit, form, file, preview, maps, options, is_export=True)
+
+    try:
+        job = await visit.run(start)
+    except UnknownIdError:
+        raise
+    except (UsageError, IngestError) as error:
+        problem = visit.problem_text(error)
+        values = await visit.run(lambda: export_values(visit, upload_id, choice))
+        if values is None:
+            return visit.back(f"{UPLOAD_PATH}/{upload_id}")
+        return visit.page("export.html.j2", status=422, section="data", problem=problem, **values)
+    return visit.back(f"/data/load/{job.load_id}")
+
+
+def written_as(form: FormData) -> dict[str, str]:
+    """What was said of how a file is written: fields of `IngestOptions`."""
+    options = {"tz": text_of(form, "tz").strip(), "date_order": text_of(form, "date_order")}
+    return {name: text for name, text in options.items() if text}
+
+
+def start_load(
+    visit: Visit,
+    form: FormData,
+    file: Upload,
+    preview: FilePreview,
+    maps: Sequence[tuple[Table, ColumnMap]],
+    options: IngestOptions,
+    *,
+    is_export: bool = False,
+) -> FileLoad:
+    """Begin to check or load an upload. Raises `UsageError` while another load of the shop runs."""
+    job = FileLoad(
+        load_id=secrets.token_hex(8),
+        shop=visit.shop.name,
+        upload_id=file.upload_id,
+        name=file.name,
+        tables=tuple(table for table, _ in maps),
+        likely_rows=preview.likely_rows,
+        dry_run=text_of(form, "act") == "check",
+        is_export=is_export,
+    )
+    options_of_form = options.model_dump(include={"tz", "date_order", "encoding"}, exclude_none=True)
+    visit.state.loads.start(visit.workspace, file, job, maps, **options_of_form)
+    if not job.dry_run:
+        visit.remember("load", table=", ".join(dict.fromkeys(job.tables)), file=file.name)
+    return job
 
 
 @router.post("/upload/{upload_id}/discard")
@@ -271,7 +347,7 @@ async def load_page(visit: TheVisit, load_id: str) -> Response:
     """How far a load is, and its account."""
     job = visit.state.loads.find(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
-    return visit.page(template, section="data", load=job)
+    return visit.page(template, section="data", load=job, quarantine_name=quarantine_name)
 
 
 @router.post("/load/{load_id}/cancel")
@@ -282,6 +358,49 @@ async def cancel(visit: TheVisit, load_id: str) -> Response:
     if not job.is_over:
         job.state = FileLoadState.CANCELLING
     return visit.back(f"/data/load/{load_id}")
+
+
+def export_values(visit: Visit, upload_id: str, choice: ExportChoice) -> dict[str, Any] | None:
+    """What the page of an export shows; None for a file of no known kind, or that cannot be read."""
+    file = find_upload(visit.workspace, upload_id)
+    try:
+        recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
+        options = IngestOptions(encoding=recognised.encoding)
+        preview = preview_file(file.path, visit.workspace.policy, options)
+    except IngestError:
+        return None
+    source, language = recognised.source, visit.language
+    consent = () if source.consent is None else tuple(source.consent.columns.items())
+    return {
+        "upload": file,
+        "told": source.told(language),
+        "alternatives": [kind.told(language).title for kind in recognised.alternatives],
+        "encoding": recognised.encoding,
+        "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
+        "tables": list(source.maps),
+        "consent": consent,
+        "choice": choice,
+        "is_timed": Table.EVENTS in source.maps or bool(consent),
+        "timezone": visit.workspace.settings.timezone,
+        "likely_rows": preview.likely_rows,
+        "first_rows": first_rows_table(visit, preview.columns, preview.rows),
+    }
+
+
+def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
+    """What the page of the columns says of kinds of exports: the one that the file is, where somebody chose a table
+    instead; the one of which nothing can be taken in; the nearest ones, with what is missing for each."""
+    nearest = nearest_kinds(columns)
+    kinds = [kind.source.told(visit.language) for kind in nearest if not kind.missing]
+    return {
+        "export_kind": next((kind for kind in kinds if kind.gives_nothing is None), None),
+        "useless_kind": next((kind for kind in kinds if kind.gives_nothing is not None), None),
+        "nearest": [
+            (kind.source.told(visit.language).title, kind.missing[:MISSING_COLUMNS])
+            for kind in nearest
+            if kind.missing and len(kind.missing) < len(kind.source.signature)
+        ],
+    }
 
 
 def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[str, str]) -> dict[str, Any]:
@@ -310,6 +429,7 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
         ],
         "rare_fields": RARE_FIELDS,
         "basics": basic_columns(preview.columns, fills) if taken_for is Table.USERS else {},
+        **kinds_told(visit, preview.columns),
     }
 
 

@@ -13,10 +13,11 @@ import secrets
 import shutil
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from recllm.errors import IngestError, RecllmError, StoreError, UnknownIdError, UsageError
 from recllm.files import PRIVATE, whole_file, write_whole
@@ -66,20 +67,25 @@ class FileLoad:
     shop: str
     upload_id: str
     name: str
-    table: Table
+    tables: tuple[Table, ...]
+    """What it goes into, in this order; several of an export that was recognised."""
     likely_rows: int
+    """About how many rows the file has; each table reads all of them."""
     dry_run: bool
+    is_export: bool = False
+    """Whether its kind was recognised, so that nobody chose its columns."""
     began: float = field(default_factory=time.monotonic)
     """By the monotonic clock, seconds."""
     rows: int = 0
-    """Read so far."""
+    """Read so far, of the table that is being loaded."""
     state: FileLoadState = FileLoadState.RUNNING
-    report: IngestReport | None = None
+    reports: list[IngestReport] = field(default_factory=list)
+    """Of the tables that are done: of a load that ended early, what stays."""
     problem: str = ""
     code: str = ""
     """Of the refusal, such as E_ENCODING."""
     quarantine: str = ""
-    """Name of the list of rows that were set aside, where there are any."""
+    """Name of the list of rows for which a table was refused."""
 
     @property
     def is_over(self) -> bool:
@@ -88,7 +94,14 @@ class FileLoad:
     @property
     def share(self) -> float:
         """About how much is read, in [0, 0.99] until it is over."""
-        return 1.0 if self.is_over else min(0.99, self.rows / max(self.likely_rows, 1))
+        share_of_table = min(1.0, self.rows / max(self.likely_rows, 1))
+        return 1.0 if self.is_over else min(0.99, (len(self.reports) + share_of_table) / len(self.tables))
+
+    @property
+    def again(self) -> str:
+        """The address where it can be tried again."""
+        table = "" if self.is_export else f"?table={self.tables[0]}"
+        return f"/data/upload/{self.upload_id}{table}"
 
     @property
     def seconds_left(self) -> float | None:
@@ -148,6 +161,11 @@ def _uploads_folder(workspace: Workspace) -> Path:
     return folder
 
 
+def quarantine_name(report: IngestReport) -> str:
+    """Name of the list of rows that a load set aside; "" where there are none."""
+    return Path(report.quarantine_file).stem if report.quarantine_file else ""
+
+
 def _safe_name(name: str) -> str:
     """The file's own name as far as it is safe in a path."""
     safe = re.sub(r"[^\w.-]+", "_", name.replace("\\", "/").rsplit("/", 1)[-1], flags=re.ASCII)[-60:].lstrip("._-")
@@ -173,22 +191,32 @@ class FileLoads:
         return next((load for load in self._loads.values() if load.shop == shop and not load.is_over), None)
 
     def start(
-        self, workspace: Workspace, shop: str, upload: Upload, column_map: ColumnMap, load: FileLoad, **options: object
+        self,
+        workspace: Workspace,
+        upload: Upload,
+        load: FileLoad,
+        maps: Sequence[tuple[Table, ColumnMap]],
+        **options: Any,
     ) -> FileLoad:
-        """Load an upload in a thread. Raises `UsageError` while another load of the shop runs."""
+        """Load an upload in a thread, a table after the other. Raises `UsageError` while another load of the shop
+        runs."""
         with self._lock:
-            if self.running(shop) is not None:
+            if self.running(load.shop) is not None:
                 raise UsageError("another file is being loaded; wait until it is done, or cancel it")
             for finished in [key for key, entry in self._loads.items() if entry.is_over][: -MOST_LOADS or None]:
                 del self._loads[finished]
             self._loads[load.load_id] = load
-        arguments = (workspace, upload, column_map, load, options)
-        threading.Thread(target=self._run, args=arguments, name=f"load {shop}", daemon=True).start()
+        arguments = (workspace, upload, load, maps, options)
+        threading.Thread(target=self._run, args=arguments, name=f"load {load.shop}", daemon=True).start()
         return load
 
     @staticmethod
     def _run(
-        workspace: Workspace, upload: Upload, column_map: ColumnMap, load: FileLoad, options: dict[str, object]
+        workspace: Workspace,
+        upload: Upload,
+        load: FileLoad,
+        maps: Sequence[tuple[Table, ColumnMap]],
+        options: Mapping[str, Any],
     ) -> None:
         def progress(rows: int) -> None:
             load.rows = rows
@@ -196,16 +224,18 @@ class FileLoads:
                 raise CancelledLoad
 
         try:
-            load.report = load_file(
-                workspace,
-                upload.path,
-                load.table,
-                mapping=column_map,
-                dry_run=load.dry_run,
-                progress=progress,
-                **options,
-            )
-            load.quarantine = Path(load.report.quarantine_file).stem if load.report.quarantine_file else ""
+            for table, column_map in maps:
+                load.rows = 0
+                report = load_file(
+                    workspace,
+                    upload.path,
+                    table,
+                    mapping=column_map,
+                    dry_run=load.dry_run,
+                    progress=progress,
+                    **options,
+                )
+                load.reports.append(report)
             if not load.dry_run:
                 remove_upload(workspace, upload.upload_id)
             load.state = FileLoadState.DONE

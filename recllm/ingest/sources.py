@@ -19,6 +19,8 @@ says = { "Unsubscribed at" = "no" }     # columns of times: what everybody agree
                                         # "no" those without a time did so at the load
 [events]                                # the maps of the tables that it gives, see `recllm.ingest.options`
 columns = { user_id = "Email" }
+[zh]                                    # title, caveats and gives_nothing for Chinese readers
+title = "..."
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from recllm.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _
 from recllm.ingest.read.source import SourceFile, find_decoding, probe, reads_as
 from recllm.policy import Policy
 from recllm.schema import Purpose, Table
+from recllm.text.templates import language
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
 """In which the tables of a file are loaded: products and people before what they did."""
@@ -63,6 +66,14 @@ class ConsentColumns(_Part):
         return self.timestamp.get(column) if isinstance(self.timestamp, Mapping) else self.timestamp
 
 
+class SourceWords(_Part):
+    """What people are told of one kind of export."""
+
+    title: str
+    caveats: tuple[str, ...] = ()
+    gives_nothing: str | None = None
+
+
 class FileSource(_Part):
     """One kind of export."""
 
@@ -77,6 +88,8 @@ class FileSource(_Part):
     """Language -> name of a column in the maps -> its names in that language."""
     gives_nothing: str | None = None
     """Why no table can be made of it, where that is so."""
+    zh: SourceWords | None = None
+    """The same words in Chinese; `told` chooses."""
     consent: ConsentColumns | None = None
     items: ColumnMap | None = None
     users: ColumnMap | None = None
@@ -88,10 +101,22 @@ class FileSource(_Part):
         of_table = {table: getattr(self, table.value) for table in ORDER}
         return {table: column_map for table, column_map in of_table.items() if column_map is not None}
 
+    def told(self, locale: str) -> SourceWords:
+        """Its title and caveats in the language of a locale; in English where there is no other."""
+        if self.zh is not None and language(locale) == "zh":
+            return self.zh
+        return SourceWords(title=self.title, caveats=self.caveats, gives_nothing=self.gives_nothing)
+
     def missing(self, columns: Sequence[str]) -> list[str]:
         """Of the signature, what is not among the columns of a file."""
         present = {normal(column) for column in columns}
         return [names[0] for names in self.signature if present.isdisjoint(map(normal, names))]
+
+    def telling(self, columns: Sequence[str]) -> list[str]:
+        """The columns of a file of this kind by which it was told, as the file calls them."""
+        signature = {normal(name) for names in self.signature for name in names}
+        renames = next((column_map.renames for column_map in self.maps.values()), {})
+        return [column for column in columns if normal(renames.get(column, column)) in signature]
 
     def translations(self, columns: Sequence[str]) -> list[dict[str, str]]:
         """Of each language that the source knows, the file's columns that it names -> their names in the maps."""
@@ -122,6 +147,15 @@ class Recognised:
     """Other kinds that it could be as well, with fewer columns to tell them by."""
     encoding: str | None = None
     """What it is written in, where it is not UTF-8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearKind:
+    """A kind that a file almost is."""
+
+    source: FileSource
+    missing: tuple[str, ...]
+    """Of its signature, what the file lacks; empty where it is of this kind."""
 
 
 @cache
@@ -232,24 +266,34 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
 
     Raises `IngestError` E_SOURCE for none, with the nearest three and what is missing for them.
     """
-    fitting: list[tuple[int, str, FileSource, list[str]]] = []
-    others: list[tuple[int, str, FileSource, list[str]]] = []
-    for source in known_sources().values():
-        readings: list[tuple[int, FileSource, list[str]]] = []
-        for renames in ({}, *source.translations(columns)):
-            missing = source.missing([renames.get(column, column) for column in columns])
-            readings.append((len(missing), source.translated(renames) if renames else source, missing))
-        n_missing, reading, missing = min(readings, key=lambda entry: entry[0])
-        (others if missing else fitting).append((n_missing or -len(source.signature), source.name, reading, missing))
+    kinds = _readings(columns)
+    fitting = sorted((kind for kind in kinds if not kind.missing), key=lambda kind: -len(kind.source.signature))
     if fitting:
-        source, *further = [source for _, _, source, _ in sorted(fitting, key=lambda entry: entry[:2])]
+        source, *further = [kind.source for kind in fitting]
         # one whose whole signature is in that of the first says less of the same
         alternatives = (kind for kind in further if not {*kind.signature} <= {*source.signature})
         return Recognised(source=source, alternatives=tuple(alternatives))
-    others.sort(key=lambda entry: (len(entry[3]) / len(entry[2].signature), entry[1]))
-    nearest = "; ".join(f"{source.title} (missing: {', '.join(missing[:5])})" for _, _, source, missing in others[:3])
+    listed = "; ".join(f"{k.source.title} (missing: {', '.join(k.missing[:5])})" for k in nearest_kinds(columns))
     raise IngestError(
         "E_SOURCE",
-        f"{file}: of no known kind. Nearest: {nearest}. Say what it is: --table events, items, users or consent, with "
+        f"{file}: of no known kind. Nearest: {listed}. Say what it is: --table events, items, users or consent, with "
         "--map FILE where its columns have other names",
     )
+
+
+def nearest_kinds(columns: Sequence[str], n: int = 3) -> list[NearKind]:
+    """The kinds of whose signature the smallest share is missing among the columns, the nearest first."""
+    return sorted(_readings(columns), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
+
+
+def _readings(columns: Sequence[str]) -> list[NearKind]:
+    """Each known kind, read in the language of which it lacks least, by name."""
+    kinds = []
+    for source in known_sources().values():
+        readings: list[NearKind] = []
+        for renames in ({}, *source.translations(columns)):
+            missing = source.missing([renames.get(column, column) for column in columns])
+            reading = source.translated(renames) if renames else source
+            readings.append(NearKind(source=reading, missing=tuple(missing)))
+        kinds.append(min(readings, key=lambda kind: len(kind.missing)))
+    return kinds

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import USER_COLUMN, utc
+from recllm.data.dataset import USER_COLUMN, Dataset, utc
 from recllm.documents import json_text, json_value
 from recllm.errors import DataError, NotFittedError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, write_whole
@@ -77,8 +77,9 @@ class BatchRun:
     options: str
     """JSON of the task's options: those of `RecommendRequest`, of the audience, or of the ad texts."""
     shards: int
-    version: str
-    """Of the model that answers, also if another one is published meanwhile."""
+    version: str | None
+    """Of the model that answers, also if another one is published meanwhile; None for predictions where there is no
+    model, as they need none."""
     as_of: datetime
     """The present of the whole run."""
     seed: int = 0
@@ -99,7 +100,7 @@ class BatchRun:
         """The run of a folder: a new one, whose plan is written there, or the one that was begun there.
 
         Raises `UsageError` for a number of shards outside of 1 to `MAX_SHARDS`, options that cannot be, a folder with
-        other files, or with the plan of another run; `NotFittedError` without a trained model.
+        other files, or with the plan of another run; `NotFittedError` without a trained model, but for predictions.
         """
         if not 1 <= shards <= MAX_SHARDS:
             raise UsageError(f"shards is {shards}; give 1 to {MAX_SHARDS:,}")
@@ -118,7 +119,7 @@ class BatchRun:
             if folder.exists() and any(file.name != PLAN for file in folder.iterdir()):
                 raise UsageError(f"{folder} holds other files; give an empty or a new folder")
             version = version or usable_version(workspace)
-            if version is None:
+            if version is None and task is not BatchTask.PREDICT:
                 raise NotFittedError("a batch needs a trained model: recllm train")
             begun = request | {"version": version, "as_of": utc(present(workspace)).isoformat()}
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -217,6 +218,8 @@ class ShardWorker:
     def shard(self, number: int, version: str | None = None) -> Recommender:
         """The recommender whose people are those of a shard who agree now, under their pseudonyms."""
         version = version or self.run.version
+        if version is None:
+            raise NotFittedError("there is no trained model: recllm train")
         if version not in self._opened:
             self._opened[version] = self._open(version)
         of_version = self._opened[version]
@@ -224,6 +227,25 @@ class ShardWorker:
         ids = of_version.people.users[USER_COLUMN].gather(rows).to_list()
         agreed = np.array(self.shop.gate().permits_each(ids, Purpose.PERSONALISATION), bool)
         return of_version.recommender.by_pseudonym().with_people(*of_version.people.dataset(rows[agreed]))
+
+    def people(self, number: int) -> Dataset:
+        """The people of a shard who agree now, as the store has them: what needs no model is asked of these."""
+        if self.run.version is not None:
+            return self.shard(number).dataset
+        everybody, numbers = self._agreed
+        ids = [everybody[row] for row in np.flatnonzero(numbers == number)]
+        read = self.shop.gate().histories(ids, Purpose.PERSONALISATION, before=self.run.as_of)
+        return Dataset.construct(read.events, read.users, self._catalogue, as_of=self.run.as_of)
+
+    @cached_property
+    def _agreed(self) -> tuple[list[str], NDArray[np.int64]]:
+        """Everybody who agreed when this was opened, by pseudonym, and the shard of each."""
+        everybody = sorted(self.shop.gate().permitted_users(Purpose.PERSONALISATION))
+        return everybody, shard_numbers(everybody, self.run.shards)
+
+    @cached_property
+    def _catalogue(self) -> pl.DataFrame:
+        return self.shop.gate().catalogue()
 
     def _open(self, version: str) -> _OpenedVersion:
         locale = self.options.get("locale")
@@ -288,8 +310,12 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
     `PolicyError`) is raised, as it is wrong for all of them."""
     try:
         worker = _worker(run)
-        recommender = worker.shard(shard)
-        rows, quality = TASKS[run.task](worker, shard, recommender)
+        if run.task is BatchTask.PREDICT:
+            people = worker.people(shard)
+            rows, quality = predict_people(worker, people)
+        else:
+            recommender = worker.shard(shard)
+            people, (rows, quality) = recommender.dataset, TASKS[run.task](worker, shard, recommender)
         content = io.BytesIO()
         rows.write_parquet(content)
         write_whole(run.file(shard), content.getvalue(), mode=PRIVATE)
@@ -301,7 +327,7 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
         return ShardOutcome(shard=shard, error=f"out of memory; more than {run.shards} shards make each smaller")
     except OSError as error:
         return ShardOutcome(shard=shard, error=f"{run.file(shard)} cannot be written: {error.strerror or error}")
-    return ShardOutcome(shard=shard, people=recommender.dataset.n_users, quality=quality)
+    return ShardOutcome(shard=shard, people=people.n_users, quality=quality)
 
 
 # --- what is done for a shard ----------------------------------------------------------------------------------------
@@ -362,7 +388,8 @@ def _slates(worker: ShardWorker, number: int, recommender: Recommender, options:
     from recllm.jobs.experiments import list_experiments, recommend_in_experiments
 
     experiments, users = list_experiments(worker.shop), recommender.dataset.users[USER_COLUMN].to_list()
-    rng, of_version = np.random.default_rng([worker.run.seed, number]), {worker.run.version: recommender}
+    rng = np.random.default_rng([worker.run.seed, number])
+    of_version: dict[str | None, Recommender] = {worker.run.version: recommender}
 
     def recommender_of(version: str | None) -> Recommender:
         version = version or worker.run.version
@@ -492,11 +519,11 @@ def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
     return PredictionRequest(kind=kind, items=tuple(options.get("items", ())), **fields)
 
 
-def predict_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
-    """What each person of a shard will do, most likely first; `PREDICTION_SCHEMA`. Of whom nothing is known there is no
+def predict_people(worker: ShardWorker, people: Dataset) -> tuple[pl.DataFrame, Quality | None]:
+    """What each of these people will do, most likely first; `PREDICTION_SCHEMA`. Of whom nothing is known there is no
     row."""
     try:
-        prediction = worker.predictor.predict(recommender.dataset)
+        prediction = worker.predictor.predict(people)
     except NothingToDo:
         return pl.DataFrame(schema=dict(PREDICTION_SCHEMA)), None
     figures = {name: getattr(prediction.quality, name) for name in ("n", "base_rate", "auc", "ece", "lift_at_10")}
@@ -515,8 +542,8 @@ TASKS: Mapping[BatchTask, Callable[[ShardWorker, int, Recommender], tuple[pl.Dat
     BatchTask.RECOMMEND: recommend_shard,
     BatchTask.AUDIENCE: audience_shard,
     BatchTask.COPY: copy_shard,
-    BatchTask.PREDICT: predict_shard,
 }
+"""What is asked of a recommender; predictions are asked of the people alone."""
 OPTIONS: Mapping[BatchTask, Callable[[Mapping[str, Any]], object]] = {
     BatchTask.RECOMMEND: slates_request,
     BatchTask.AUDIENCE: audience_request,

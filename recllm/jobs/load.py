@@ -19,7 +19,7 @@ from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
     from recllm.ingest.options import ColumnMap
-    from recllm.ingest.sources import Recognised
+    from recllm.ingest.sources import FileSource, Recognised
 
 EVENT_SCHEMA: Mapping[str, Any] = {
     **FEEDBACK_SCHEMA,
@@ -90,15 +90,22 @@ def load_export(
     is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is not of consent.
     """
     from recllm.ingest.options import IngestOptions
-    from recllm.ingest.sources import consent_map, recognise_file
+    from recllm.ingest.sources import recognise_file
 
     reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
     recognised = recognised or recognise_file(file, workspace.policy, reading)
     options = {**options, "encoding": reading.encoding or recognised.encoding}
-    maps = [*recognised.source.maps.items()]
-    maps += [(Table.CONSENT, consent_map(recognised.source, column)) for column in consent_from]
     load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)
+    maps = export_maps(recognised.source, consent_from)
     return recognised, [load(table=table, mapping=column_map) for table, column_map in maps]
+
+
+def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tuple[Table, ColumnMap]]:
+    """The tables that a kind of export gives, in the order in which they are loaded, each with its map; then those of
+    the columns of consent. Raises `UsageError` for a column that is not of consent."""
+    from recllm.ingest.sources import consent_map
+
+    return [*source.maps.items(), *((Table.CONSENT, consent_map(source, column)) for column in consent_from)]
 
 
 def describe_workspace(workspace: Workspace) -> dict[str, Any]:

@@ -57,6 +57,7 @@ from recllm.workspace.workspace import (
     UPLOADS,
     Workspace,
     fingerprint_of,
+    folds_addresses,
     restore_drafts,
 )
 
@@ -220,9 +221,9 @@ def restore(
         write_whole(draft / "key", b"\n".join(keys) + b"\n", mode=PRIVATE)
         _bring_to_newest_key(draft, keys, manifest)
         if store is not None:
-            with closing(
-                Store.open(store, create=True, key_fingerprint=fingerprint_of(keys, manifest["tenant"]))
-            ) as rows:
+            folding = folds_addresses(manifest["key_fingerprint"])
+            fingerprint = fingerprint_of(keys, manifest["tenant"], folding=folding)
+            with closing(Store.open(store, create=True, key_fingerprint=fingerprint)) as rows:
                 rows.take_over(draft / STORE_FILE)
             (draft / STORE_FILE).unlink()
         _settle(draft, keys, store)
@@ -358,7 +359,8 @@ def _is_safe(name: str) -> bool:
 def _bring_to_newest_key(folder: Path, keys: tuple[bytes, ...], manifest: Mapping[str, Any]) -> None:
     """Renames the people of a backup that was made under an older key, key by key."""
     tenant, made_under = manifest["tenant"], manifest["key_fingerprint"]
-    generations = [fingerprint_of(keys[: n + 1], tenant) for n in range(len(keys))]
+    folding = folds_addresses(made_under)
+    generations = [fingerprint_of(keys[: n + 1], tenant, folding=folding) for n in range(len(keys))]
     if made_under not in generations:
         raise UsageError("the backup was made under another key than the one given; give the right one with --key-file")
     with closing(Store.open(folder / STORE_FILE)) as store:
@@ -370,7 +372,8 @@ def _settle(folder: Path, keys: tuple[bytes, ...], store: str | None) -> None:
     """The settings of a restored workspace: its own, with the key in force and where its rows lie now."""
     path = folder / SETTINGS_FILE
     table = tomllib.loads(path.read_text("utf-8"))
-    table["key_fingerprint"] = fingerprint_of(keys, table.get("tenant", "default"))
+    folding = folds_addresses(table["key_fingerprint"])
+    table["key_fingerprint"] = fingerprint_of(keys, table.get("tenant", "default"), folding=folding)
     table.pop("store", None)
     if store is not None:
         table["store"] = store

@@ -31,7 +31,7 @@ from recllm.workspace.audit import AuditAction, anchor_audit, audit, command_lin
 from recllm.workspace.privacy import Pseudonymiser
 from recllm.workspace.releases import SIGNED_AS as RELEASES
 from recllm.workspace.releases import Releases
-from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace, fingerprint_of, present
+from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace, present
 
 Successor = Callable[[str], str]
 """A pseudonym of the old key -> that of the new one."""
@@ -75,7 +75,7 @@ def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: b
     old_keys = () if lost else workspace.keys()
     keys = (*old_keys, secrets.token_hex(32).encode())
     write_whole(workspace.root / NEXT_KEY, b"\n".join(keys) + b"\n", mode=PRIVATE)
-    fingerprint = fingerprint_of(keys, workspace.settings.tenant)
+    fingerprint = workspace.fingerprint_under(keys)
     successor = successor_of(keys, workspace.settings.tenant)
     with workspace.store().read() as reader:
         names = {name: successor(name) for name in reader.users()["user_id"]}
@@ -126,7 +126,7 @@ def finish_rotation(
 
     settings_file = root / SETTINGS_FILE
     table = tomllib.loads(settings_file.read_text("utf-8"))
-    table["key_fingerprint"] = fingerprint_of(keys, renamed.settings.tenant)
+    table["key_fingerprint"] = renamed.fingerprint_under(keys)
     assert key_file is not None  # noqa: S101 - a rotation does not begin without
     write_whole(settings_file, tomli_w.dumps(table))
     write_whole(key_file, b"\n".join(keys) + b"\n", mode=PRIVATE)

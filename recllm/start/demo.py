@@ -26,7 +26,6 @@ from recllm.schema import Action, Purpose, Slate
 from recllm.start.shop import (
     BASELINES,
     CHANNEL,
-    GUARANTEE_NAMES,
     StepTimes,
     best_offer,
     find_writer,
@@ -50,6 +49,22 @@ FILES = (
     ("transactions", "events", "complete-journey-transactions"),
 )
 """File of the package, table, column map."""
+GUARANTEE_NAMES = {
+    "G1": "every number is a fact",
+    "G2": "no offer without one",
+    "G3": "no claim without proof",
+    "G4": "no foreign brand",
+    "G5": "product named",
+    "G6": "fits the channel",
+    "G7": "mandatory parts",
+    "G8": "no personal data",
+    "G9": "clean language",
+    "G10": "nothing leaked",
+    "G11": "right language",
+    "G12": "well formed",
+    "G14": "brand voice",
+    "G17": "price format",
+}
 ON_OFFER = "category NOT LIKE 'FUEL%' AND category NOT LIKE 'MISCELLANEOUS%' AND category NOT LIKE 'COUPON%'"
 NEW_USER = {"user_id": "newcomer-with-basics", "age": "25-34", "household_size": "4", "kids_count": "2"}
 UNKNOWN_USER = "newcomer-with-nothing"
@@ -109,9 +124,6 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         "report": str(folder / "report.html"),
         "title": "One shop, from raw log to ad text",
         "command": "recllm demo",
-        "files": [],
-        "problems": {},
-        "next": [],
         "rows": sum(load["read"] for load in loads),
         "seconds": round(time.monotonic() - times.started, 2),
         "evaluation": document,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recllm.data.dataset import Dataset, utc
 from recllm.documents import json_text, plain
 from recllm.errors import DataError, GenerationError, MissingExtraError, ModelError, PolicyError, UsageError
 from recllm.files import write_whole
@@ -28,8 +29,8 @@ from recllm.jobs.ad_copy import AD_CHOICE, write_ads
 from recllm.jobs.load import load_export
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.jobs.train import evaluate_data, train_workspace
-from recllm.report.page import render_page
 from recllm.schema import Action, Intent, NoteKind, Objective, Slate, SlateStatus, Table
+from recllm.start.page import StartWords, start_page
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -40,22 +41,6 @@ if TYPE_CHECKING:
 BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "zero-shot")
 CHANNEL = "email"
 TEST_DAYS = 28
-GUARANTEE_NAMES = {
-    "G1": "every number is a fact",
-    "G2": "no offer without one",
-    "G3": "no claim without proof",
-    "G4": "no foreign brand",
-    "G5": "product named",
-    "G6": "fits the channel",
-    "G7": "mandatory parts",
-    "G8": "no personal data",
-    "G9": "clean language",
-    "G10": "nothing leaked",
-    "G11": "right language",
-    "G12": "well formed",
-    "G14": "brand voice",
-    "G17": "price format",
-}
 
 
 class StepTimes:
@@ -82,6 +67,7 @@ def run_start(
     currency: str | None = None,
     timezone: str | None = None,
     locale: str | None = None,
+    domain: str | None = None,
     encoder: str | None = None,
     generator: str = "auto",
     seed: int = 0,
@@ -91,7 +77,8 @@ def run_start(
     it, of which report.html is the page.
 
     Run again it reads what is new and learns anew. consent_from: columns of consent; each is taken from the files that
-    have it. reading: fields of `IngestOptions`. What cannot be done yet, for want of people who agreed or of a long
+    have it. locale: what page, reasons and texts are written in; a new workspace keeps it, another one keeps its own.
+    reading: fields of `IngestOptions`. What cannot be done yet, for want of people who agreed or of a long
     enough log, is told on the page. Raises `IngestError` for a file of no known kind, `UsageError` for a column of
     consent that no file has, and for a workspace with other settings than these.
     """
@@ -99,11 +86,20 @@ def run_start(
     from recllm.ingest.sources import recognise_file
 
     times = StepTimes()
-    options = {"consent_default": consent_default, "currency": currency, "timezone": timezone, "encoder": encoder}
-    stated = {name: value for name, value in (options | {"locale": locale}).items() if value is not None}
-    workspace = Workspace.create(folder, exist_ok=True, **stated)
+    options = {
+        "consent_default": consent_default,
+        "currency": currency,
+        "timezone": timezone,
+        "encoder": encoder,
+        "domain": domain,
+    }
+    stated = {name: value for name, value in options.items() if value is not None}
+    language_setting = {} if locale is None else {"locale": locale}
+    workspace = Workspace.create(folder, exist_ok=True, **stated, **language_setting)
+    settings, page_locale = workspace.settings, workspace.locale(locale)
+    page_words = StartWords.of(page_locale, settings.currency, settings.timezone)
     for name, value in stated.items():
-        if (setting := getattr(workspace.settings, name)) != value:
+        if (setting := getattr(settings, name)) != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
     recognised = [recognise_file(file, workspace.policy, IngestOptions(**reading)) for file in files]
     kinds = [kind.source for kind in recognised]
@@ -115,7 +111,7 @@ def run_start(
     for file, taken_for in zip(files, recognised, strict=True):
         kind = taken_for.source
         of_file = [c for c in consent_from if kind.consent is not None and c in kind.consent.columns]
-        with times.step(f"read {file.name}: {kind.title}"):
+        with times.step(page_words.say("step_read", file=file.name, kind=kind.told(page_locale).title)):
             _, reports = load_export(workspace, file, recognised=taken_for, consent_from=of_file, **reading)
         seconds = max(times.steps[-1]["seconds"], 1e-3)
         rate = round(sum(report.read for report in reports) / seconds)
@@ -124,25 +120,25 @@ def run_start(
     problems: dict[str, str] = {}
     model_version, evaluation = None, None
     model_encoder = workspace_encoder(workspace)
-    with times.step("train"):
+    with times.step(page_words.say("step_train")):
         try:
             model_version = train_workspace(workspace, encoder=model_encoder, seed=seed).model_version
         except (DataError, PolicyError) as error:
             problems["model"] = str(error)
-    with times.step(f"measure on the last {TEST_DAYS} days beside simple systems"):
+    with times.step(page_words.say("step_measure", days=TEST_DAYS)):
         try:
             evaluation = evaluate_data(
                 workspace=folder, test_days=TEST_DAYS, baselines=BASELINES, encoder=model_encoder, seed=seed
             )
         except (DataError, PolicyError, UsageError) as error:
             problems["evaluation"] = str(error)
-    with times.step("slates with reasons"):
-        serving = open_recommender(workspace, encoder=model_encoder, everybody=True).by_pseudonym()
-        people = typical_people(serving)
+    with times.step(page_words.say("step_slates")):
+        serving = open_recommender(workspace, locale=locale, encoder=model_encoder, everybody=True).by_pseudonym()
+        people = typical_people(serving, page_words)
         slates = [serving.recommend(person["user_id"], k=6)[0] for person in people]
     offers = list(slates)
     copies: list[AdCopy | None] = [None] * len(slates)
-    with times.step("one checked ad text for each"), unpacked_generator(generator, workspace):
+    with times.step(page_words.say("step_copy")), unpacked_generator(generator, workspace):
         writer = find_writer(generator, workspace)
         try:
             offers = offers_apart([best_offer(serving, person["user_id"]) for person in people])
@@ -152,6 +148,7 @@ def run_start(
                 slates=[offers[n] for n in filled],
                 recommender=serving,
                 channel=CHANNEL,
+                locale=locale,
                 generator=writer or "template",
                 seed=seed,
                 by_pseudonym=True,
@@ -160,62 +157,79 @@ def run_start(
                 copies[n] = copy
         except (PolicyError, UsageError) as error:
             problems["copy"] = str(error)
-    data, document = serving.dataset, None if evaluation is None else evaluation.document()
+    data, events = serving.dataset, serving.dataset.events
+    days = [] if not len(events) else [utc(int(at)) for at in (events.at.min(), events.at.max())]
+    cards = person_cards(people, slates, copies, [None] * len(people), offers)
+    add_prices(cards, data)
     record = {
         "workspace": str(folder),
         "report": str(folder / "report.html"),
-        "title": "Your shop, from its own files",
         "command": "recllm start",
+        "locale": page_locale,
+        "currency": settings.currency,
+        "timezone": settings.timezone,
         "rows": sum(load["read"] for load in loads),
         "seconds": round(time.monotonic() - times.started, 2),
         "files": [
-            {"file": file.name, "title": kind.title, "caveats": list(kind.caveats)}
-            for file, kind in zip(files, kinds, strict=True)
+            {"file": file.name, "encoding": taken_for.encoding, **plain(taken_for.source.told(page_locale))}
+            for file, taken_for in zip(files, recognised, strict=True)
         ],
         "problems": problems,
-        "evaluation": document,
+        "evaluation": None if evaluation is None else evaluation.document(),
         "slates": plain(slates),
         "copy": plain(copies),
         "model_version": model_version,
-        "made_on": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "data_note": None,
-        "protocol_note": f"learn from all but the last {TEST_DAYS} days, then rank all items sold by then for everyone "
-        "who shops in these days. The model behind the slates was trained on the whole log.",
-        "guarantees": GUARANTEE_NAMES,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "horizon_days": TEST_DAYS,
-        "shop": {"users": data.n_users, "items": int(data.items["available"].sum()), "events": len(data.events)},
+        "shop": {
+            "users": data.n_users,
+            "items": int(data.items["available"].sum()),
+            "events": len(events),
+            "first": days[0].isoformat() if days else None,
+            "last": days[1].isoformat() if days else None,
+            "days": (days[1] - days[0]).days + 1 if days else 0,
+        },
         "loads": loads,
         "rejects": rejected_rows(loads),
         "profile": profile_card(serving, people[0]) if people else None,
-        "people": person_cards(people, slates, copies, [None] * len(people), offers),
-        "feedback": None,
-        "next": next_steps(folder, kinds, consent_from, problems, consent_default=workspace.settings.consent_default),
+        "people": cards,
+        "next": next_steps(folder, kinds, consent_from, problems, page_words, consent_default=settings.consent_default),
         "timings": times.steps,
         "provenance": {
-            "model": model_version or "none: texts alone",
+            "model": model_version,
             "encoder": serving.encoder.name,
-            "generator": writer.name if writer else "the shop's own lines (no generative model installed)",
+            "generator": writer.name if writer else None,
             "seed": str(seed),
         },
     }
     (folder / "report.json").write_text(json_text(record, indent=1), encoding="utf-8")
-    write_whole(folder / "report.html", render_page(record))
+    write_whole(folder / "report.html", start_page(record))
     return record
 
 
-def typical_people(serving: Recommender) -> list[dict[str, str]]:
-    """A heavy buyer and a light one, by pseudonym; nobody where nobody may be served personally."""
+def typical_people(serving: Recommender, page_words: StartWords) -> list[dict[str, str]]:
+    """A heavy buyer, one in the middle and a light one, by pseudonym; nobody where nobody may be served personally."""
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
     buyers = np.flatnonzero(counts > 0)
     if not len(buyers):
         return []
     buyers = buyers[np.argsort(counts[buyers], kind="stable")]
     people: dict[int, dict[str, str]] = {}
-    for label, share in (("A heavy buyer", 0.98), ("A typical buyer", 0.5), ("A light buyer", 0.05)):
+    for label, share in (("very_active", 0.98), ("typical", 0.5), ("less_active", 0.05)):
         row = int(buyers[int(share * (len(buyers) - 1))])
-        about = f"{counts[row]:,} purchase{'s' if counts[row] > 1 else ''} in this log."
-        people.setdefault(row, {"label": label, "user_id": serving.dataset.users["user_id"][row], "about": about})
+        n = int(counts[row])
+        about = page_words.say("about_one") if n == 1 else page_words.say("about", n=n)
+        user_id = serving.dataset.users["user_id"][row]
+        people.setdefault(row, {"label": page_words.say(label), "user_id": user_id, "about": about})
     return list(people.values())
+
+
+def add_prices(cards: Sequence[Mapping[str, Any]], data: Dataset) -> None:
+    """Puts what each item of the cards' slates costs beside it; None where that is not known."""
+    for card in cards:
+        for item in card["slate"]["items"]:
+            (row,) = data.item_rows([item["item_id"]])
+            item["price"] = data.items["price"][int(row)]
 
 
 def next_steps(
@@ -223,6 +237,7 @@ def next_steps(
     kinds: Sequence[FileSource],
     consent_from: Sequence[str],
     problems: Mapping[str, str],
+    page_words: StartWords,
     *,
     consent_default: bool,
 ) -> list[dict[str, str]]:
@@ -232,31 +247,24 @@ def next_steps(
     columns = [column for kind in kinds if kind.consent is not None for column in kind.consent.columns]
     if columns and not consent_from:
         options = " ".join(f'--consent-from "{column}"' for column in dict.fromkeys(columns))
-        steps.append(("The files say who agreed to what; take it in.", f"recllm start FILE... -w {folder} {options}"))
+        steps.append(("next_consent", f"recllm start FILE... -w {folder} {options}"))
     if Table.EVENTS not in tables:
-        steps.append(("No file tells what was bought: add an export of orders.", f"recllm ingest ORDERS -w {folder}"))
+        steps.append(("next_orders", f"recllm ingest ORDERS -w {folder}"))
     if Table.ITEMS not in tables or not any("product" in kind.name for kind in kinds):
-        steps.append(("An export of products has categories and descriptions.", f"recllm ingest PRODUCTS -w {folder}"))
+        steps.append(("next_products", f"recllm ingest PRODUCTS -w {folder}"))
     if "model" in problems and not consent_default:
-        steps.append(
-            (
-                "Who may be written to has not agreed to be learned from: load decisions of model_training, "
-                "personalisation and analytics (user_id, purpose, granted, timestamp), or say that another ground "
-                "holds for everybody.",
-                "recllm start FILE... -w ANOTHER_FOLDER --consent-default granted",
-            )
-        )
+        steps.append(("next_decisions", "recllm start FILE... -w ANOTHER_FOLDER --consent-default granted"))
     elif "model" in problems:
-        steps.append(("Train when more is known.", f"recllm train -w {folder}"))
+        steps.append(("next_train", f"recllm train -w {folder}"))
     else:
-        steps.append(("See what training could gain on this machine.", f"recllm advise -w {folder}"))
+        steps.append(("next_advise", f"recllm advise -w {folder}"))
     steps += [
-        ("Who should hear what today.", f"recllm occasions -w {folder}"),
-        ("Whom to reach for a product.", f"recllm audience --item ID -w {folder}"),
-        ("Show it to everybody in a browser.", f"recllm serve -w {folder}"),
-        ("Every night: what is new, and whether to learn again.", f"recllm retrain --if-due -w {folder}"),
+        ("next_occasions", f"recllm occasions -w {folder}"),
+        ("next_audience", f"recllm audience --item ID -w {folder}"),
+        ("next_serve", f"recllm serve -w {folder}"),
+        ("next_retrain", f"recllm retrain --if-due -w {folder}"),
     ]
-    return [{"text": text, "command": command} for text, command in steps]
+    return [{"text": page_words.say(name), "command": command} for name, command in steps]
 
 
 def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,11 @@ KEY_VARIABLE = "RECLLM_KEY"
 KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
 MIN_KEY_BYTES = 16
 PERSON_PREFIX = "u1_"
+_NO_ADDRESS = r"\s@:,;<>()\[\]\\\""
+_ADDRESS = re.compile(
+    rf"(?P<namespace>[A-Za-z0-9_-]{{1,32}}:)?(?P<address>[^{_NO_ADDRESS}]+@[^{_NO_ADDRESS}]+\.[^\W\d_][^{_NO_ADDRESS}.]+)"
+)
+"""An e-mail address, behind the namespace of another shop's ids where there is one."""
 
 _DETAILS = ("quantity", "price", "basket_id")
 
@@ -42,8 +48,8 @@ class Pseudonymiser:
     """Raw ids to pseudonyms: `"u1_" + base32(HMAC-SHA256(key, tenant NUL domain NUL id))[:26]`, 130 bits.
 
     A plain hash would not do: phone numbers can be enumerated. Ids are brought to Unicode NFC and stripped first, so
-    that an id typed at a prompt meets the one read from a file. Equal ids of two domains, or of two tenants, cannot
-    be joined.
+    that an id typed at a prompt meets the one read from a file; with `folds_addresses` e-mail addresses to lower case
+    as well, see `fold_address`. Equal ids of two domains, or of two tenants, cannot be joined.
     """
 
     def __init__(
@@ -53,9 +59,11 @@ class Pseudonymiser:
         domain: str = "training",
         tenant: str = "default",
         prefix: str = PERSON_PREFIX,
+        folds_addresses: bool = False,
     ) -> None:
         """later_keys: those of rotations, oldest first. A pseudonym of one key is the id of the next, so that whatever
-        is stored can be brought from a key to the next without a raw id."""
+        is stored can be brought from a key to the next without a raw id. folds_addresses: whether addresses that differ
+        in case are one person; it can never be changed for people who are stored."""
         for some_key in (key, *later_keys):
             if len(some_key) < MIN_KEY_BYTES:
                 raise UsageError(
@@ -65,6 +73,7 @@ class Pseudonymiser:
         self._keys = (key, *later_keys)
         self._hmacs = [hmac.new(k, f"{tenant}\0{domain}\0".encode(), hashlib.sha256) for k in self._keys]
         self._domain, self._tenant, self._prefix = domain, tenant, prefix
+        self._folds_addresses = folds_addresses
 
     def __repr__(self) -> str:
         return f"Pseudonymiser(key=***, domain={self._domain!r})"
@@ -76,11 +85,16 @@ class Pseudonymiser:
     def each(self, raw: str) -> tuple[str, ...]:
         """The pseudonym of one id under each key, the oldest first: what records of the past call the person."""
         names: list[str] = []
-        name = unicodedata.normalize("NFC", raw).strip()
+        name = self.spelling(raw)
         for generation in range(len(self._hmacs)):
             name = self._rename(generation, name)
             names.append(name)
         return tuple(names)
+
+    def spelling(self, raw: str) -> str:
+        """The id as it is hashed: all spellings of it are one person."""
+        text = unicodedata.normalize("NFC", raw).strip()
+        return fold_address(text) if self._folds_addresses else text
 
     def successor(self, pseudonym: str) -> str:
         """What the newest key makes of a pseudonym of the key before it."""
@@ -106,6 +120,18 @@ class Pseudonymiser:
         mac = self._hmacs[-1].copy()
         mac.update(b"\0fingerprint of the key")
         return mac.hexdigest()[:16]
+
+
+def fold_address(user_id: str) -> str:
+    """An e-mail address in lower case, all of it, as the systems that send exports treat it themselves; the namespace
+    before it, and any id that is no address, as they are.
+
+    A standard lets the part before the @ differ in case (RFC 5321, 2.4); no large provider of mail makes use of it.
+    """
+    match = _ADDRESS.fullmatch(user_id) if "@" in user_id else None
+    if match is None:
+        return user_id
+    return (match["namespace"] or "") + unicodedata.normalize("NFC", match["address"].lower())
 
 
 def find_keys(key_file: Path) -> tuple[bytes, ...]:

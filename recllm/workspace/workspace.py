@@ -60,6 +60,8 @@ UPLOADS, CERTIFICATES, CONSOLE_SESSIONS = "uploads", "certificates", "console-se
 SNAPSHOT = ".backup"
 """Folder of the copy of the store while a backup is written."""
 REPLAY_DAYS = 14
+_FOLDING = "-lower-case-addresses"
+"""At the end of the key's fingerprint: e-mail addresses are brought to lower case."""
 
 _OVERRIDES: ContextVar[Mapping[str, Any]] = ContextVar("settings of this call", default={})  # noqa: B039 - never changed
 
@@ -115,6 +117,8 @@ class Workspace:
         self.models_dir = root / "models"
         self.cache_dir = root / "cache"
         self._key_fingerprint = key_fingerprint
+        self.folds_addresses = folds_addresses(key_fingerprint)
+        """Whether e-mail addresses that differ in case are one person; not so in workspaces from before that rule."""
         self._next_keys: tuple[bytes, ...] | None = None
         """The keys while they are exchanged, until they lie where keys lie."""
         self._store: Store | None = None
@@ -152,7 +156,7 @@ class Workspace:
                         (root / name).mkdir(mode=0o700, exist_ok=True)
                     if not (os.environ.get(KEY_VARIABLE) or os.environ.get(KEY_FILE_VARIABLE)):
                         make_key_file(root / "key")
-                    key_fingerprint = fingerprint_of(find_keys(root / "key"), checked.tenant)
+                    key_fingerprint = fingerprint_of(find_keys(root / "key"), checked.tenant, folding=True)
                     location = _store_location(root, checked)
                     Store.open(location, create=True, key_fingerprint=key_fingerprint).close()
                     table = checked.table() | {"key_fingerprint": key_fingerprint}
@@ -197,10 +201,10 @@ class Workspace:
     def open_rotated(cls, root: Path) -> Workspace:
         """Opens a workspace whose store is renamed already, with the keys of `NEXT_KEY`."""
         table = toml_table((root / SETTINGS_FILE).read_text("utf-8"))
-        del table["key_fingerprint"]
+        folding = folds_addresses(str(table.pop("key_fingerprint")))
         settings = Settings(**merged(merged(table, _OVERRIDES.get()), environment_settings()))
         keys = lines_of((root / NEXT_KEY).read_bytes())
-        workspace = cls(root, settings, fingerprint_of(keys, settings.tenant))
+        workspace = cls(root, settings, fingerprint_of(keys, settings.tenant, folding=folding))
         workspace._next_keys = keys
         return workspace
 
@@ -208,7 +212,7 @@ class Workspace:
         """Whether the store was renamed to the keys of `NEXT_KEY`, so that there is no way back."""
         keys = lines_of((self.root / NEXT_KEY).read_bytes())
         with closing(Store.open(_store_location(self.root, self.settings))) as store:
-            return store.key_fingerprint() == fingerprint_of(keys, self.settings.tenant)
+            return store.key_fingerprint() == self.fingerprint_under(keys)
 
     @property
     def key_file(self) -> Path | None:
@@ -252,12 +256,17 @@ class Workspace:
         Raises `StoreError` when the key is missing, or is not the one that the workspace was made with: known people
         would silently become unknown ones.
         """
-        return Pseudonymiser(*self.keys(), domain=domain, tenant=self.settings.tenant)
+        tenant = self.settings.tenant
+        return Pseudonymiser(*self.keys(), domain=domain, tenant=tenant, folds_addresses=self.folds_addresses)
+
+    def fingerprint_under(self, keys: Sequence[bytes]) -> str:
+        """What `fingerprint_of` says of other keys of this workspace, which keeps its rule of addresses."""
+        return fingerprint_of(keys, self.settings.tenant, folding=self.folds_addresses)
 
     def keys(self) -> tuple[bytes, ...]:
         """The pseudonym keys, the newest last; never shown, logged or kept elsewhere. Raises as `pseudonymiser`."""
         keys = self._next_keys or find_keys(self.key_path)
-        if fingerprint_of(keys, self.settings.tenant) != self._key_fingerprint:
+        if self.fingerprint_under(keys) != self._key_fingerprint:
             raise StoreError(
                 f"the pseudonym key is not the one that the workspace {self.root} was made with; "
                 f"check {KEY_VARIABLE}, {KEY_FILE_VARIABLE} and {self.key_path}; if it is lost for good: "
@@ -312,9 +321,16 @@ def is_being_rotated(root: Path) -> bool:
     return (root / NEXT_KEY).exists()
 
 
-def fingerprint_of(keys: Sequence[bytes], tenant: str) -> str:
-    """Tells the newest of a workspace's keys; see `Pseudonymiser.fingerprint`."""
-    return Pseudonymiser(*keys, domain="fingerprint", tenant=tenant).fingerprint()
+def fingerprint_of(keys: Sequence[bytes], tenant: str, *, folding: bool) -> str:
+    """Tells the newest of a workspace's keys, see `Pseudonymiser.fingerprint`, and the rule of addresses with it: a
+    workspace whose rule was changed afterwards would lose its people, and is refused as one with another key is."""
+    digits = Pseudonymiser(*keys, domain="fingerprint", tenant=tenant).fingerprint()
+    return digits + _FOLDING if folding else digits
+
+
+def folds_addresses(key_fingerprint: str) -> bool:
+    """Whether the workspace of this fingerprint brings e-mail addresses to lower case; older ones do not."""
+    return key_fingerprint.endswith(_FOLDING)
 
 
 def log_end(workspace: Workspace, now: datetime | None = None) -> int | None:

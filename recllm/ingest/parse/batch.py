@@ -73,6 +73,11 @@ class PseudonymCache:
         self._pairs = pl.concat([self._pairs, new.with_columns(user_id=user_ids)])
         return raw.to_frame("raw").join(self._pairs, on="raw", how="left", maintain_order="left")["user_id"]
 
+    def spellings(self, raw: pl.Series) -> pl.Series:
+        """The ids as they are hashed; those of one person are one."""
+        addresses = raw.filter(raw.str.contains("@", literal=True)).unique().to_list()
+        return raw.replace({text: self._pseudonymiser.spelling(text) for text in addresses}) if addresses else raw
+
 
 class IdTally:
     """Rows per id, by hash: 20 bytes an id. Above four million ids it stops growing and says nothing more."""
@@ -345,7 +350,7 @@ class FieldBatch:
     def pseudonyms(self, raw: pl.Series) -> pl.Series:
         """Pseudonyms of the rows that are still good, null for the others."""
         good = raw.set(pl.Series(self.bad), None)
-        self.load.users.add(good)
+        self.load.users.add(self.load.pseudonyms.spellings(good))
         return self.load.pseudonyms.user_ids(good)
 
     def item_ids(self) -> pl.Series:

@@ -1,0 +1,205 @@
+"""Exports of shop systems in the console: told what they are and why, taken in without columns, consent when chosen."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exports import Export, prestashop, shopify, taobao
+from fastapi.testclient import TestClient
+from service_world import serving
+from waiting import until
+
+from recllm.console import loads
+from recllm.console.loads import UPLOADS
+from recllm.console.words import LANGUAGES, sentences
+from recllm.errors import IngestError
+from recllm.ingest.column_names import FIELDS
+from recllm.schema import Table
+from recllm.workspace.workspace import Workspace
+
+EXPORTS = {
+    export.source: export
+    for system in (shopify, taobao, prestashop)
+    for export in reversed(system.exports(random.Random(1)))
+}
+
+
+def make_shop(folder: Path) -> Path:
+    with Workspace.create(folder, currency="USD", timezone="UTC", encoder="toy"):
+        return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_shop(tmp_path / "shop")
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[TestClient]:
+    with serving(folder, console=True) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serving(make_shop(tmp_path_factory.mktemp("console") / "shop"), console=True) as client:
+        yield client
+
+
+@pytest.fixture
+def looking(service: TestClient) -> TestClient:
+    """A shop where nothing is loaded."""
+    service.cookies.delete("recllm-language")
+    return service
+
+
+def send(client: TestClient, path: str, files: Any = None, **fields: Any) -> Any:
+    match = re.search(r'name="form_token" value="([0-9a-f]{64})"', client.get("/data").text)
+    assert match
+    return client.post(path, data={"form_token": match[1], **fields}, files=files, follow_redirects=False)
+
+
+def upload(client: TestClient, name: str, content: bytes) -> str:
+    """The address of the page that says what the file is."""
+    answer = send(client, "/data/upload", {"file": (name, content, "text/csv")}, table="")
+    assert answer.status_code == 303, answer.text
+    return str(answer.headers["location"])
+
+
+def upload_export(client: TestClient, source: str) -> tuple[str, Export]:
+    export = EXPORTS[source]
+    return upload(client, export.file_name, export.content), export
+
+
+def account(client: TestClient, answer: Any) -> str:
+    """The page of a load that is over."""
+    assert answer.status_code == 303, answer.text
+    address = answer.headers["location"]
+    until(lambda: "<progress" not in client.get(address).text)
+    return client.get(address).text
+
+
+def stored(folder: Path) -> dict[str, int]:
+    with Workspace.open(folder) as shop, shop.store().read() as reader:
+        counts = reader.counts()
+        return {"events": counts["events"], "consent": counts["consent"], "users": counts["users"]}
+
+
+ORDERS_TOLD = {
+    "en": (
+        "This is Shopify: orders.",
+        "It was told by these columns: Name",
+        "one who ordered with two addresses",
+        "Accepts Marketing: ",
+        "Nothing is chosen for you",
+    ),
+    "zh": (
+        "这是Shopify：订单。",
+        "依据这些列识别：Name",
+        "用两个地址下单的人算两位",
+        "Accepts Marketing：",
+        "系统不会替您选",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_console_says_what_a_file_is_and_why(looking: TestClient, language: str) -> None:
+    address, _ = upload_export(looking, "shopify-orders")
+    looking.cookies.set("recllm-language", language)
+    page = looking.get(address).text
+    for sentence in ORDERS_TOLD[language]:
+        assert sentence in page, sentence
+    assert 'name="consent" value="Accepts Marketing"' in page and "checked" not in page
+    assert "field_user_id" not in page, "nobody has to choose columns"
+    assert "person1@example.com" in page, "its first rows"
+
+
+def test_an_export_goes_into_every_table_that_it_gives_and_no_consent_with_it(client: TestClient, folder: Path) -> None:
+    address, export = upload_export(client, "shopify-orders")
+    checked = account(client, send(client, f"{address}/export", act="check"))
+    assert "Checked; nothing was written" in checked and stored(folder)["events"] == 0
+    assert f'href="{address}"' in checked, "back to what the file is"
+    page = account(client, send(client, f"{address}/export", act="load"))
+    assert page.count("Rows read") == 3
+    assert stored(folder) == {"events": export.accepted[Table.EVENTS], "users": 12, "consent": 0}
+    assert not list((folder / UPLOADS).iterdir())
+
+
+def test_consent_is_taken_out_of_the_columns_that_were_chosen(client: TestClient, folder: Path) -> None:
+    address, _ = upload_export(client, "shopify-customers")
+    refused = send(client, f"{address}/export", act="load", consent=["Email"])
+    assert refused.status_code == 422 and "has no such column of consent" in refused.text
+    page = account(client, send(client, f"{address}/export", act="load", consent=["Accepts Email Marketing"]))
+    assert page.count("Rows read") == 2
+    with Workspace.open(folder) as shop:
+        decisions = shop.gate().decisions(shop.pseudonymiser().one("person1@example.com"))
+        assert {purpose.value: granted for purpose, (granted, _) in decisions.items()} == {"email": True}
+
+
+def test_an_export_that_is_not_utf_8_is_read_as_it_was_written(client: TestClient, folder: Path) -> None:
+    address, export = upload_export(client, "taobao-order-lines")
+    page = client.get(address).text
+    assert "Taobao and Tmall: order lines with buyers" in page and "小鱼_" in page
+    account(client, send(client, f"{address}/export", act="load", tz="Asia/Shanghai"))
+    assert stored(folder)["events"] == export.accepted[Table.EVENTS]
+
+
+def test_somebody_may_know_better_and_come_back(looking: TestClient) -> None:
+    address, _ = upload_export(looking, "shopify-orders")
+    page = looking.get(f"{address}?table=events").text
+    assert "field_user_id" in page and "By its columns this is Shopify: orders." in page and f'href="{address}"' in page
+
+
+@pytest.mark.parametrize(
+    ("language", "unknown", "nothing"),
+    [
+        (
+            "en",
+            "Shopify: products: missing Vendor, Variant Price",
+            "Nothing of it can be taken in: it has one line",
+        ),
+        ("zh", "Shopify：商品：缺少 Vendor, Variant Price", "其中没有可载入的内容：每个订单一行"),
+    ],
+)
+def test_of_an_unknown_file_the_nearest_kinds_are_told(
+    looking: TestClient, language: str, unknown: str, nothing: str
+) -> None:
+    looking.cookies.set("recllm-language", language)
+    page = looking.get(upload(looking, "a.csv", b"Handle,Title,Body (HTML),Variant SKU\nmug,Mug,x,M-1\n")).text
+    assert unknown in page and "field_item_id" in page
+    head = "ID,Référence,Nouveau client,Livraison,Client,Total,Paiement,État,Date"
+    page = looking.get(upload(looking, "commandes.csv", f"{head}\n1,A,0,FR,B,3,P,L,2026-11-24\n".encode())).text
+    assert nothing in page
+    page = looking.get(upload(looking, "log.csv", b"user_id,item_id,timestamp\na,b,2025-01-01T00:00:00Z\n")).text
+    assert "field_user_id" in page and "<details><summary>It is no export" not in page, "its own columns say enough"
+
+
+def test_every_field_that_a_file_can_fill_has_a_name() -> None:
+    fields = {f"field.{field}" for table in FIELDS.values() for field in table}
+    assert all(fields <= set(sentences(language)) for language in LANGUAGES)
+
+
+def test_what_went_in_before_a_table_is_refused_stays_and_is_told(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_file = loads.load_file
+
+    def refusing(*arguments: Any, **options: Any) -> Any:
+        if arguments[2] is Table.EVENTS:
+            raise IngestError("E_REJECT_LIMIT", "too many rows are bad")
+        return load_file(*arguments, **options)
+
+    monkeypatch.setattr(loads, "load_file", refusing)
+    address, _ = upload_export(client, "shopify-orders")
+    page = account(client, send(client, f"{address}/export", act="load"))
+    assert "This file was not loaded" in page and "What is listed here was taken in and stays" in page
+    assert page.count("Rows read") == 2 and stored(folder) == {"events": 0, "users": 12, "consent": 0}
+    monkeypatch.undo()
+    account(client, send(client, f"{address}/export", act="load"))
+    assert stored(folder)["events"] and stored(folder)["users"] == 12, "the same file again adds what is missing"
