@@ -39,6 +39,21 @@ SHARDS, ITEMS = 4, 40
 TODAY = datetime.now(UTC).replace(microsecond=0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def encoded() -> Iterator[list[int]]:
+    """Texts of each batch that the model really read; always in float32, and without a probe that encodes texts."""
+    sizes, forward = [], HuggingFaceEncoder.forward
+
+    def counting(self: HuggingFaceEncoder, tokens: list[list[int]]) -> np.ndarray:
+        sizes.append(len(tokens))
+        return forward(self, tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HuggingFaceEncoder, "forward", counting)
+        patch.setattr(loading, "probe_bfloat16", lambda *_: Probe(0.0, 0.0))
+        yield sizes
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop that was never trained: half of its items have no price in the catalogue, two have the same text."""
@@ -70,29 +85,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "shop"
 
 
-@pytest.fixture(autouse=True)
-def float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every machine, without a probe that encodes texts."""
-    monkeypatch.setattr(loading, "probe_bfloat16", lambda *_: Probe(0.0, 0.0))
-
-
 @pytest.fixture
 def shop(folder: Path, tmp_path: Path) -> Iterator[Workspace]:
     with Workspace.open(shutil.copytree(folder, tmp_path / "shop")) as shop:
         yield shop
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Texts of each batch that the model really read."""
-    sizes, forward = [], HuggingFaceEncoder.forward
-
-    def counting(self: HuggingFaceEncoder, tokens: list[list[int]]) -> np.ndarray:
-        sizes.append(len(tokens))
-        return forward(self, tokens)
-
-    monkeypatch.setattr(HuggingFaceEncoder, "forward", counting)
-    return sizes
 
 
 def plan(shop: Workspace, folder: Path, **changes: bool) -> BatchRun:
@@ -116,35 +112,45 @@ def add_items(shop: Workspace, *rows: tuple[str, str, str, float]) -> None:
     load_file(shop, shop.root.parent / "more.csv", "items")
 
 
-def test_a_training_and_a_refresh_encode_nothing_and_new_items_are_encoded_as_usual(
-    shop: Workspace, tmp_path: Path, command: Command, encoded: list[int]
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory, encoded: list[int]) -> Path:
+    """The shop, encoded and then trained without another text."""
+    place = tmp_path_factory.mktemp("trained")
+    with Workspace.open(shutil.copytree(folder, place / "shop")) as shop:
+        encoded.clear()
+        run, result = encode(shop, place / "out")
+        fill, items = keep_vectors(run), shop.gate().catalogue()
+        texts = {*item_texts(items), *possible_price_texts(items)}
+        assert fill is not None and fill.vectors == fill.added == len(texts) <= result.texts == sum(encoded)
+        encoded.clear()
+        train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
+        assert encoded == []
+    return place / "shop"
+
+
+def test_a_refresh_encodes_nothing_and_new_items_are_encoded_as_usual(
+    trained: Path, tmp_path: Path, command: Command, encoded: list[int]
 ) -> None:
-    arguments = ("batch", "encode", "-w", str(shop.root), "-o", str(tmp_path / "out"), "--shards", "4", "--json")
-    code, text, notes = command(*arguments)
-    document = json.loads(text)
-    items = shop.gate().catalogue()
-    texts = {*item_texts(items), *possible_price_texts(items)}
-    assert (code, notes, document["resumed"]) == (0, "", 0)
-    assert document["vectors"] == document["added"] == len(texts) <= document["texts"] == sum(encoded)
-    encoded.clear()
-    train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
-    refresh(shop)
-    assert encoded == []
-    served = open_recommender(shop, everybody=True)
-    data = shop.gate().dataset(Purpose.PERSONALISATION)
-    bare = load_encoder(shop.settings.encoder, precision="float32", progress=False)
-    np.testing.assert_allclose(served.item_vectors, item_vectors(bare, data), atol=1e-5)
-    encoded.clear()
-    add_items(
-        shop, ("new-1", "the sofa with four cushions", "food > tea", 4.0), ("new-2", "a sofa", "home > shoes", 90.0)
-    )
-    refresh(shop)
-    assert sum(encoded) == 2
-    code, text, _ = command(*arguments)
-    document = json.loads(text)
-    assert (code, document["resumed"], document["texts"], document["added"]) == (0, 0, 2, 0)
-    code, text, _ = command(*arguments)
-    assert (code, json.loads(text)["resumed"], json.loads(text)["texts"]) == (0, SHARDS, 0)
+    with Workspace.open(shutil.copytree(trained, tmp_path / "shop")) as shop:
+        encoded.clear()
+        refresh(shop)
+        assert encoded == []
+        bare = load_encoder(shop.settings.encoder, precision="float32", progress=False)
+        vectors = item_vectors(bare, shop.gate().dataset(Purpose.PERSONALISATION))
+        np.testing.assert_allclose(open_recommender(shop, everybody=True).item_vectors, vectors, atol=1e-5)
+        shutil.copytree(trained.parent / "out", tmp_path / "out")
+        arguments = ("batch", "encode", "-w", str(shop.root), "-o", str(tmp_path / "out"), "--shards", "4", "--json")
+        code, text, notes = command(*arguments)
+        assert (code, notes, json.loads(text)["resumed"], json.loads(text)["texts"]) == (0, "", SHARDS, 0)
+        encoded.clear()
+        add_items(
+            shop, ("new-1", "the sofa and cushions", "food > tea", 4.0), ("new-2", "a sofa", "home > shoes", 90.0)
+        )
+        refresh(shop)
+        assert sum(encoded) == 2
+        code, text, _ = command(*arguments)
+        document = json.loads(text)
+        assert (code, document["resumed"], document["texts"], document["added"]) == (0, 0, 2, 0)
 
 
 def test_the_cache_has_every_bit_of_the_files(shop: Workspace, tmp_path: Path, encoded: list[int]) -> None:
@@ -204,12 +210,10 @@ def test_vectors_of_another_encoder_are_refused(shop: Workspace, tmp_path: Path)
         with pytest.raises(UsageError, match="holds a run with other options"):
             plan(changed, run.folder)
         foreign = plan(changed, tmp_path / "foreign")
-    shutil.copy(run.file(1), foreign.file(1))
+    for file in files(foreign):
+        shutil.copy(run.file(1), file)
     for job in (run_batch, keep_vectors):
-        with pytest.raises(UsageError, match=r"shard-00001\.parquet holds vectors of another encoder"):
-            shutil.copy(run.file(1), foreign.file(0))
-            shutil.copy(run.file(1), foreign.file(1))
-            foreign.file(0).unlink()
+        with pytest.raises(UsageError, match=r"shard-00000\.parquet holds vectors of another encoder"):
             job(foreign)
 
 
@@ -225,23 +229,22 @@ def test_the_encoder_of_a_run_does_not_change_on_the_way(shop: Workspace, tmp_pa
     assert run_batch(run).failed == ()
 
 
-def test_the_adapter_of_the_current_model_is_used(shop: Workspace, tmp_path: Path, encoded: list[int]) -> None:
-    train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
-    bare = load_encoder(shop.settings.encoder, precision="float32", progress=False)
-    assert isinstance(bare, HuggingFaceEncoder)
-    adapter = random_adapter(bare, tmp_path / "adapter")
-    bare = load_encoder(shop.settings.encoder, precision="float32", progress=False)
-    tuned = with_adapter(bare, adapter)
-    model = replace(load_model(shop.models_dir), adapter=adapter, encoder_fingerprint=tuned.fingerprint)
-    publish_recommender(shop, model, tuned)
-    run, _ = encode(shop, tmp_path / "out")
-    assert json.loads(run.options)["fingerprint"] == tuned.fingerprint
-    keep_vectors(run)
-    encoded.clear()
-    refresh(shop)
-    assert encoded == []
-    base = plan(shop, tmp_path / "base", base=True)
-    assert json.loads(base.options)["fingerprint"] == bare.fingerprint
+def test_the_adapter_of_the_current_model_is_used(trained: Path, tmp_path: Path, encoded: list[int]) -> None:
+    with Workspace.open(shutil.copytree(trained, tmp_path / "shop")) as shop:
+        bare, spare = (load_encoder(shop.settings.encoder, progress=False) for _ in range(2))
+        assert isinstance(spare, HuggingFaceEncoder)
+        adapter = random_adapter(spare, tmp_path / "adapter")
+        tuned = with_adapter(bare, adapter)
+        model = replace(load_model(shop.models_dir), adapter=adapter, encoder_fingerprint=tuned.fingerprint)
+        publish_recommender(shop, model, tuned)
+        run, _ = encode(shop, tmp_path / "out")
+        assert json.loads(run.options)["fingerprint"] == tuned.fingerprint
+        keep_vectors(run)
+        encoded.clear()
+        refresh(shop)
+        assert encoded == []
+        base = plan(shop, tmp_path / "base", base=True)
+        assert json.loads(base.options)["fingerprint"] == bare.fingerprint
 
 
 def test_a_cache_that_cannot_be_written_is_told(shop: Workspace, tmp_path: Path) -> None:
@@ -264,9 +267,9 @@ def test_an_encoder_without_a_cache_says_so(tmp_path: Path, command: Command) ->
 
 def test_whatever_things_cost_their_price_texts_are_there() -> None:
     rng = random.Random(3)
-    for case in range(30):
+    for case in range(12):
         paths = [None, *([f"d{n % 3}", f"g{n}", f"leaf {n}-{m}"] for n in range(8) for m in range(rng.choice((1, 90))))]
-        n_items = rng.choice((5, 60, 900))
+        n_items = rng.choice((5, 60, 700))
         rows = [
             {"category": rng.choice(paths), "currency": rng.choice(("EUR", None)), "available": rng.random() < 0.8}
             for _ in range(n_items)
