@@ -207,7 +207,7 @@ def test_vectors_of_another_encoder_are_refused(shop: Workspace, tmp_path: Path)
     settings = shop.settings.model_copy(update={"encoder": str(other)})
     with Workspace.open(shop.root) as changed:
         changed.settings = settings  # type: ignore[misc]
-        with pytest.raises(UsageError, match="holds a run with other options"):
+        with pytest.raises(UsageError, match=r"holds vectors of another encoder, see .*plan\.json"):
             plan(changed, run.folder)
         foreign = plan(changed, tmp_path / "foreign")
     for file in files(foreign):

@@ -17,7 +17,7 @@ from recllm.jobs.engines import Engine
 from recllm.schema import Intent, Objective
 
 if TYPE_CHECKING:
-    from recllm.jobs.batch import BatchResult, BatchRun
+    from recllm.jobs.batch import BatchResult, BatchRun, ShardOutcome
     from recllm.workspace.workspace import Workspace
 
 _how = partial(typer.Option, rich_help_panel="How it runs")
@@ -234,8 +234,16 @@ def _worked(run: BatchRun, batch: BatchOptions) -> BatchResult:
 
     from recllm.jobs.batch import run_batch
 
+    n_people = n_texts = 0
     with tqdm(total=run.shards, unit=" shards", desc=run.task.value, disable=None) as bar:
-        return run_batch(run, batch.engine, workers=batch.workers, progress=lambda _: bar.update() and None)
+
+        def advance(outcome: ShardOutcome) -> None:
+            nonlocal n_people, n_texts
+            n_people, n_texts = n_people + outcome.people, n_texts + outcome.texts
+            bar.set_postfix_str(f"{n_texts:,} texts" if n_texts else f"{n_people:,} people", refresh=False)
+            bar.update()
+
+        return run_batch(run, batch.engine, workers=batch.workers, progress=advance)
 
 
 def _check(result: BatchResult) -> None:

@@ -135,6 +135,8 @@ class BatchRun:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(folder / PLAN, json_text(begun, indent=2), mode=PRIVATE)
         elif changed := [name for name in request if begun.get(name) != request[name]]:
+            if changed == ["options"] and task is BatchTask.ENCODE:
+                raise UsageError(f"{folder} holds vectors of another encoder, see {folder / PLAN}; give another folder")
             raise UsageError(
                 f"{folder} holds a run with other {', '.join(changed)}; ask as {folder / PLAN} says to go on with it, "
                 "or give another folder"
