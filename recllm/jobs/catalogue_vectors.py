@@ -173,12 +173,12 @@ class ShardVectors:
     def checksum(self, fingerprint: str) -> str:
         digest = hashlib.blake2b(f"{fingerprint} {self.load} {self.rows.shape}".encode(), digest_size=16)
         digest.update(b"".join(self.keys))
-        digest.update(np.ascontiguousarray(self.rows, "<f4"))
+        digest.update(np.ascontiguousarray(self.rows, "<f4").data)
         return digest.hexdigest()
 
 
 def _content(vectors: ShardVectors, fingerprint: str) -> bytes:
-    schema = {"key": pl.Binary, "vector": pl.Array(pl.Float32, vectors.rows.shape[1])}
+    schema: dict[str, Any] = {"key": pl.Binary, "vector": pl.Array(pl.Float32, vectors.rows.shape[1])}
     frame = pl.DataFrame({"key": vectors.keys, "vector": vectors.rows}, schema=schema)
     about = {FINGERPRINT: fingerprint, LOAD: str(vectors.load), CHECKSUM: vectors.checksum(fingerprint)}
     content = io.BytesIO()
