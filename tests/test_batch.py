@@ -18,6 +18,7 @@ from service_world import LAST_DAY, build_shop
 from recllm.errors import DataError, GenerationError, MissingExtraError, NotFittedError, UsageError
 from recllm.generator import locate
 from recllm.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
+from recllm.jobs.catalogue_vectors import encoding_options
 from recllm.jobs.engines import Engine, connect, import_ray, shard_outcomes
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
@@ -239,15 +240,19 @@ def test_a_withdrawal_counts_for_the_next_shard(
         assert not left & {pseudonyms[n] for n in second[:5]} and {pseudonyms[n] for n in second[5:]} <= left
 
 
-def test_every_engine_writes_the_same_bytes(shop: Workspace, tmp_path: Path, ray_machine: bool) -> None:
-    once = plan(shop, tmp_path / "here", k=4, explain=False)
+@pytest.mark.parametrize("task", [BatchTask.RECOMMEND, BatchTask.ENCODE])
+def test_every_engine_writes_the_same_bytes(
+    shop: Workspace, tmp_path: Path, ray_machine: bool, task: BatchTask
+) -> None:
+    options = encoding_options(shop) if task is BatchTask.ENCODE else {"k": 4, "explain": False}
+    once = plan(shop, tmp_path / "here", task, **options)
     run_batch(once)
     engines = [Engine.PROCESSES, *([Engine.RAY] if ray_machine else [])]
     for engine in engines:
         folder = tmp_path / engine
         folder.mkdir()
         (folder / PLAN).write_bytes((once.folder / PLAN).read_bytes())  # the same model as of the same time
-        run = plan(shop, folder)
+        run = plan(shop, folder, task, **options)
         assert run_batch(run, engine, workers=2).failed == ()
         assert files(run) == files(once), engine
 

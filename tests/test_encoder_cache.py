@@ -21,7 +21,7 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import make_model
 
-from recllm.encoder.cache import CACHE_FILE, CachedEncoder
+from recllm.encoder.cache import CACHE_FILE, CachedEncoder, vector_keys
 from recllm.encoder.json_cache import HASH_FILE
 from recllm.encoder.loading import load_encoder
 from recllm.encoder.toy import ToyEncoder
@@ -168,6 +168,23 @@ def test_a_smaller_bound_shrinks_the_file(tmp_path: Path) -> None:
     assert (tmp_path / CACHE_FILE).stat().st_size <= 1 << 20 < before
     with pytest.raises(UsageError):
         CachedEncoder(ToyEncoder(), tmp_path, max_bytes=10)
+
+
+def test_what_was_reserved_stays_whoever_writes_next(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(1000)]
+    rows, keys = ToyEncoder(512).encode(texts), vector_keys(ToyEncoder(512).fingerprint, texts)
+    filling = CachedEncoder(ToyEncoder(512), tmp_path, max_bytes=1 << 20)
+    filling.reserve(len(texts))
+    assert filling.add(keys, rows) == (1000, 0) and filling.add(keys, rows) == (1000, 1000)
+    filling.close()
+    inner = Counting(512)
+    cached = CachedEncoder(inner, tmp_path, max_bytes=1 << 20)
+    cached.encode(["another one"])
+    inner.seen.clear()
+    np.testing.assert_array_equal(cached.encode(texts), rows)
+    assert inner.seen == []
+    with pytest.raises(UsageError, match=r"shape \(1000, 512\) for 999 keys"):
+        filling.add(keys[:-1], rows)
 
 
 # --- damage --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Commands that answer for everybody: shard by shard, in several processes or on many machines."""
+"""Commands that answer for everybody, or encode the catalogue: shard by shard, in processes or on many machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recllm.jobs.engines import Engine
 from recllm.schema import Intent, Objective
 
 if TYPE_CHECKING:
-    from recllm.jobs.batch import BatchResult, BatchRun
+    from recllm.jobs.batch import BatchResult, BatchRun, ShardOutcome
     from recllm.workspace.workspace import Workspace
 
 _how = partial(typer.Option, rich_help_panel="How it runs")
@@ -31,7 +31,7 @@ class BatchOptions:
     """Where the files go, and how the shards are worked on."""
 
     out: Annotated[Path, _how("--out", "-o", help="Folder of the files; give it again to go on.")]
-    shards: Annotated[int, _how(min=1, help="Parts that people are divided into; memory is that of one.")] = 16
+    shards: Annotated[int, _how(min=1, help="Parts that people or items are divided into; memory is that of one.")] = 16
     engine: Annotated[Engine, _how(help="Of Ray, RAY_ADDRESS says which cluster.")] = Engine.HERE
     workers: Annotated[int, _how(min=1, help="Processes, or actors of Ray.")] = 1
 
@@ -163,19 +163,55 @@ def predict(
     _show(document, lines, json)
 
 
+def encode(
+    batch: BatchOptions,
+    *,
+    workspace: WorkspaceDir,
+    base: Annotated[bool, typer.Option(help="Without the model's adapter, as a new training begins.")] = False,
+    model: Model,
+    json: Json,
+) -> None:
+    """The vectors of the catalogue's texts, into files and into the workspace's cache: recllm train, refresh and index
+    encode nothing then. Needs no model."""
+    from recllm.jobs.batch import BatchRun, BatchTask, keep_vectors
+    from recllm.jobs.catalogue_vectors import encoding_options
+
+    with open_shop(workspace) as shop:
+        options, cache = encoding_options(shop, model, base=base), shop.cache_dir / "vectors"
+        run = BatchRun.plan(shop, batch.out, BatchTask.ENCODE, options, shards=batch.shards)
+    result = _worked(run, batch)
+    _check(result)
+    fill = keep_vectors(run)
+    done = f"{result.shards} shards in {result.folder}, {result.resumed} of them from before"
+    if fill is None:
+        state = f"the encoder {options['encoder']} has no cache that they could be put into"
+    else:
+        state = f"{fill.vectors:,} vectors lie in {cache}, {fill.added:,} of them new there"
+    document = {
+        "folder": str(result.folder),
+        "shards": result.shards,
+        "resumed": result.resumed,
+        "texts": result.texts,
+        "seconds": round(result.seconds, 1),
+        "encoder": options["encoder"],
+        "fingerprint": options["fingerprint"],
+        "precision": options["precision"],
+        "vectors": None if fill is None else fill.vectors,
+        "added": None if fill is None else fill.added,
+    }
+    show(document, [f"{done}; {result.texts:,} texts encoded in {result.seconds:.1f} s", state], json=json)
+
+
 def _run(
     shop: Workspace, task: str, options: Mapping[str, Any], batch: BatchOptions, model: str | None = None, seed: int = 0
 ) -> tuple[BatchRun, dict[str, Any], list[str]]:
     """The run, the document about it, and the same in lines. options: what is None is left out."""
-    from tqdm import tqdm
-
-    from recllm.jobs.batch import BatchRun, BatchTask, run_batch
+    from recllm.jobs.batch import BatchRun, BatchTask
     from recllm.workspace.audit import AuditAction
 
     stated = {name: value for name, value in options.items() if value is not None}
     run = BatchRun.plan(shop, batch.out, BatchTask(task), stated, shards=batch.shards, version=model, seed=seed)
-    with tqdm(total=run.shards, unit=" shards", desc=task, disable=None) as bar:
-        result = run_batch(run, batch.engine, workers=batch.workers, progress=lambda _: bar.update() and None)
+    result = _worked(run, batch)
     write_audit(shop, AuditAction.PEOPLE_LISTED, what=f"batch {task}", people=result.people)
     _check(result)
     done = f"{result.shards} shards in {result.folder}, {result.resumed} of them from before"
@@ -190,6 +226,24 @@ def _run(
         "quality": result.quality,
     }
     return run, document, [f"{done}; {result.people:,} people in {result.seconds:.1f} s"]
+
+
+def _worked(run: BatchRun, batch: BatchOptions) -> BatchResult:
+    """With a bar on a terminal."""
+    from tqdm import tqdm
+
+    from recllm.jobs.batch import run_batch
+
+    n_people = n_texts = 0
+    with tqdm(total=run.shards, unit=" shards", desc=run.task.value, disable=None) as bar:
+
+        def advance(outcome: ShardOutcome) -> None:
+            nonlocal n_people, n_texts
+            n_people, n_texts = n_people + outcome.people, n_texts + outcome.texts
+            bar.set_postfix_str(f"{n_texts:,} texts" if n_texts else f"{n_people:,} people", refresh=False)
+            bar.update()
+
+        return run_batch(run, batch.engine, workers=batch.workers, progress=advance)
 
 
 def _check(result: BatchResult) -> None:

@@ -50,8 +50,14 @@ COMMANDS = (
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     "batch": (
-        "Answers for everybody, shard by shard: in processes, or on many machines with Ray.",
-        {"recommend": batch.recommend, "audience": batch.audience, "copy": batch.copy, "predict": batch.predict},
+        "Answers for everybody, and a catalogue's vectors, shard by shard: in processes, or on machines with Ray.",
+        {
+            "recommend": batch.recommend,
+            "audience": batch.audience,
+            "copy": batch.copy,
+            "predict": batch.predict,
+            "encode": batch.encode,
+        },
     ),
     "map": ("Column maps: how a shop's own files say what a table means.", {"suggest": maps.suggest}),
     "encoder": ("Encoders on disk.", {"export": learn.export}),

@@ -4,8 +4,8 @@ Documents lie in one file, and queries, which is what people told of themselves,
 person removes the vectors of people and not those of the catalogue. Such a file is SQLite in write-ahead mode, for
 all models' vectors: it survives a kill, and several processes may use it at once. A row's key hashes model
 fingerprint, kind and text; each row carries a checksum, so that damage is noticed and costs a recomputation, never a
-wrong vector. No text is stored. The cache never makes a call fail: when it cannot be read or written, a warning says
-so and the encoder works as if there were none.
+wrong vector. No text is stored. Vectors that were computed elsewhere can be added under their keys. The cache never
+makes a call fail: when it cannot be read or written, a warning says so and the encoder works as if there were none.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class CachedEncoder:
         *,
         progress: bool = False,
     ) -> None:
-        """`max_bytes` bounds each file; the vectors not asked for the longest (by day) go first when it is full."""
+        """`max_bytes` bounds each file, beside what was reserved in it; the vectors not asked for the longest (by day)
+        go first when it is full."""
         if max_bytes < _MIN_BYTES:
             raise UsageError(f"The embedding cache needs at least {_MIN_BYTES} bytes, not {max_bytes}.")
         self.encoder = encoder
@@ -93,12 +94,7 @@ class CachedEncoder:
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32: from disk where they are, else computed and written."""
         texts_once, inverse = distinct(texts)
-        base = hashlib.blake2b(f"{self.fingerprint}\0{kind}\0".encode(), digest_size=20)
-        keys = []
-        for text in texts_once:
-            key = base.copy()
-            key.update(text.encode("utf-8", "surrogatepass"))
-            keys.append(key.digest())
+        keys = vector_keys(self.fingerprint, texts_once, kind)
         rows = np.zeros((len(texts_once), self.dim), np.float32)
         file = self._files["query" if kind == "query" else "document"]  # what is neither, the encoder refuses
         missing = np.flatnonzero(~file.read(keys, rows))
@@ -112,6 +108,29 @@ class CachedEncoder:
                 file.write([keys[row] for row in chunk], rows[chunk])
                 bar.update(len(chunk))
         return rows[inverse]
+
+    def add(self, keys: Sequence[bytes], rows: FloatArray) -> tuple[int, int]:
+        """Keep documents' vectors that were computed elsewhere; one that the file has stays as it is.
+
+        keys: of `vector_keys` with this fingerprint. rows: unit rows, (len(keys), dim) float32. How many of them the
+        file has afterwards, and how many of these it had before. Raises `UsageError` for rows of another shape.
+        """
+        if rows.shape != (len(keys), self.dim):
+            raise UsageError(f"rows: shape {rows.shape} for {len(keys)} keys of an encoder of {self.dim} numbers")
+        file, n_stored, n_written = self._files["document"], 0, 0
+        for start in range(0, len(keys), self._chunk):
+            part = slice(start, start + self._chunk)
+            hits = file.read(keys[part], np.zeros_like(rows[part]))
+            missing = np.flatnonzero(~hits)
+            n_stored += int(hits.sum())
+            if len(missing) and file.write([keys[start + row] for row in missing.tolist()], rows[part][missing]):
+                n_written += len(missing)
+        return n_stored + n_written, n_stored
+
+    def reserve(self, n_vectors: int) -> None:
+        """Let the file of documents hold so many vectors beside the bytes that it may have anyway, now and later, in
+        whichever process: a large catalogue would otherwise drive itself out."""
+        self._files["document"].reserve(n_vectors * _row_bytes(self.dim))
 
     @cached_property
     def max_tokens(self) -> int:
@@ -134,6 +153,22 @@ class CachedEncoder:
         """Let go of the files; the next call opens them again."""
         for file in self._files.values():
             file.close()
+
+
+def vector_keys(fingerprint: str, texts: Sequence[str], kind: TextKind = "document") -> list[bytes]:
+    """Under what the cache keeps each text's vector, 20 bytes each. fingerprint: the encoder's."""
+    base = hashlib.blake2b(f"{fingerprint}\0{kind}\0".encode(), digest_size=20)
+    keys = []
+    for text in texts:
+        key = base.copy()
+        key.update(text.encode("utf-8", "surrogatepass"))
+        keys.append(key.digest())
+    return keys
+
+
+def vector_checksum(key: bytes, numbers: bytes) -> bytes:
+    """8 bytes over a key and the little-endian float32 of its vector."""
+    return hashlib.blake2b(key + numbers, digest_size=8).digest()
 
 
 class _VectorFile:
@@ -162,7 +197,7 @@ class _VectorFile:
                     row = row_of.get(key)
                     # a damaged page can even change the type of a column
                     sound = isinstance(numbers, bytes) and len(numbers) == rows.shape[1] * 4
-                    if row is None or not sound or digest != _digest(key, numbers):
+                    if row is None or not sound or digest != vector_checksum(key, numbers):
                         broken.append(key)
                         continue
                     rows[row] = np.frombuffer(numbers, "<f4")
@@ -178,18 +213,27 @@ class _VectorFile:
                     db.executemany("DELETE FROM vector WHERE key = ?", [(key,) for key in broken])
         return hits
 
-    def write(self, keys: Sequence[bytes], rows: FloatArray) -> None:
+    def write(self, keys: Sequence[bytes], rows: FloatArray) -> bool:
+        """Whether they were written."""
         with self._guarded("write"):
             db = self._connection()
             blobs = [row.astype("<f4").tobytes() for row in rows]
             today = self._today()
-            records = [(key, today, _digest(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
+            records = [(key, today, vector_checksum(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
             with db:
                 db.execute("BEGIN IMMEDIATE")
                 made_room = self._make_room(db, len(blobs) * _row_bytes(rows.shape[1]))
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
             if made_room:  # give what is still free back to the disk
                 db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint;")  # execute() frees one page only
+            return True
+        return False
+
+    def reserve(self, size: int) -> None:
+        """Raise the bound by so many bytes. It is written into the file, whoever opens it: SQLite keeps one number for
+        programs, and ours counts MiB."""
+        with self._guarded("write"):
+            self._connection().execute(f"PRAGMA user_version = {-(-size >> 20)}")
 
     def close(self) -> None:
         pid, _, db = getattr(self._thread, "connection", (None, None, None))
@@ -206,14 +250,13 @@ class _VectorFile:
         return int(time.time() // _DAY)
 
     def _make_room(self, db: sqlite3.Connection, size: int) -> bool:
-        page, pages, free = (
-            int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("page_size", "page_count", "freelist_count")
-        )
-        used_bytes = page * (pages - free)
-        if used_bytes + size <= self.max_bytes:
+        names = ("page_size", "page_count", "freelist_count", "user_version")
+        page, pages, free, reserved_mib = (int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
+        used_bytes, max_bytes = page * (pages - free), self.max_bytes + (max(0, reserved_mib) << 20)
+        if used_bytes + size <= max_bytes:
             return False
         rows = db.execute("SELECT count(*) FROM vector").fetchone()[0]
-        target = max(0, int(self.max_bytes * _SHARE_LEFT) - size)
+        target = max(0, int(max_bytes * _SHARE_LEFT) - size)
         drop = rows - int(rows * min(1.0, target / max(used_bytes, 1)))
         db.execute("DELETE FROM vector WHERE rowid IN (SELECT rowid FROM vector ORDER BY used, rowid LIMIT ?)", (drop,))
         return True
@@ -271,7 +314,3 @@ def _is_damage(error: Exception) -> bool:
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     wrong_schema = code == sqlite3.SQLITE_ERROR  # a table of that name with other columns: not our file
     return wrong_schema or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
-
-
-def _digest(key: bytes, numbers: bytes) -> bytes:
-    return hashlib.blake2b(key + numbers, digest_size=8).digest()

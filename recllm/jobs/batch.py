@@ -1,11 +1,12 @@
-"""Slates, audiences, texts and predictions for everybody, shard by shard: here, in several processes, on many machines.
+"""Slates, audiences, texts and predictions for everybody, and the catalogue's vectors, shard by shard: here, in several
+processes, on many machines.
 
     run_batch(BatchRun.plan(workspace, folder, BatchTask.RECOMMEND, {"k": 10}, shards=64), Engine.PROCESSES, workers=2)
 
-A shard is the people whose pseudonyms hash to its number. `work_on` reads one shard's people, answers, and writes one
-file; it is the same function for every engine, and its file is the same byte for byte. Memory is bounded by the shard
-and by what the crowd and the catalogue need, which is mapped and not read. A run that was killed goes on: shards whose
-file stands are not done again. The folder holds
+A shard is the people whose pseudonyms hash to its number, or the items whose ids do. `work_on` reads one shard,
+answers, and writes one file; it is the same function for every engine, and its file is the same byte for byte. Memory
+is bounded by the shard and by what the crowd and the catalogue need, which is mapped and not read. A run that was
+killed goes on: shards whose file stands are not done again. The folder holds
 
     plan.json               what is asked, of which model, as of when, in how many shards
     shard-00007.parquet     the answer for one shard, complete or not there
@@ -35,6 +36,14 @@ from recllm.data.dataset import USER_COLUMN, Dataset, utc
 from recllm.documents import json_text, json_value
 from recllm.errors import DataError, NotFittedError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, write_whole
+from recllm.jobs.catalogue_vectors import (
+    CacheFill,
+    CatalogueEncoder,
+    EncodingOptions,
+    fill_cache,
+    is_current,
+    item_load,
+)
 from recllm.jobs.engines import Engine, shard_outcomes
 from recllm.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
 from recllm.schema import Intent, Objective, Purpose, RecommendRequest, Slate, SlateStatus
@@ -65,6 +74,8 @@ class BatchTask(StrEnum):
     AUDIENCE = "audience"
     COPY = "copy"
     PREDICT = "predict"
+    ENCODE = "encode"
+    """Of items: nobody is asked for, and no trained model is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +86,11 @@ class BatchRun:
     folder: Path
     task: BatchTask
     options: str
-    """JSON of the task's options: those of `RecommendRequest`, of the audience, or of the ad texts."""
+    """JSON of the task's options: those of `RecommendRequest`, of the audience, of the ad texts, or of the encoder."""
     shards: int
     version: str | None
-    """Of the model that answers, also if another one is published meanwhile; None for predictions where there is no
-    model, as they need none."""
+    """Of the model that answers, also if another one is published meanwhile; None where none does: texts are encoded
+    without one, and predictions need none."""
     as_of: datetime
     """The present of the whole run."""
     seed: int = 0
@@ -118,13 +129,15 @@ class BatchRun:
         if begun is None:
             if folder.exists() and any(file.name != PLAN for file in folder.iterdir()):
                 raise UsageError(f"{folder} holds other files; give an empty or a new folder")
-            version = version or usable_version(workspace)
-            if version is None and task is not BatchTask.PREDICT:
+            version = None if task is BatchTask.ENCODE else version or usable_version(workspace)
+            if version is None and task not in (BatchTask.ENCODE, BatchTask.PREDICT):
                 raise NotFittedError("a batch needs a trained model: recllm train")
             begun = request | {"version": version, "as_of": utc(present(workspace)).isoformat()}
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(folder / PLAN, json_text(begun, indent=2), mode=PRIVATE)
         elif changed := [name for name in request if begun.get(name) != request[name]]:
+            if changed == ["options"] and task is BatchTask.ENCODE:
+                raise UsageError(f"{folder} holds vectors of another encoder, see {folder / PLAN}; give another folder")
             raise UsageError(
                 f"{folder} holds a run with other {', '.join(changed)}; ask as {folder / PLAN} says to go on with it, "
                 "or give another folder"
@@ -165,6 +178,8 @@ class ShardOutcome:
 
     shard: int
     people: int = 0
+    texts: int = 0
+    """That were encoded."""
     quality: Quality | None = None
     """Of predictions: how good the model was on people it had not learned from; the same in every shard."""
     error: str | None = None
@@ -180,6 +195,8 @@ class BatchResult:
     people: int
     """Of the shards that were done now."""
     seconds: float
+    texts: int = 0
+    """That were encoded now."""
     quality: Quality | None = None
     """As `ShardOutcome.quality`, of the shards that were done now."""
     failed: tuple[ShardOutcome, ...] = ()
@@ -189,7 +206,8 @@ class BatchResult:
 
 
 def shard_numbers(pseudonyms: Sequence[str], shards: int) -> NDArray[np.int64]:
-    """The shard of each person, int64 (n,) in [0, shards): by a hash, so that it never depends on who else is there."""
+    """The shard of each person or item, int64 (n,) in [0, shards): by a hash, so that it never depends on who else is
+    there."""
     hashes = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in pseudonyms)
     return (np.frombuffer(hashes, "<u8") % np.uint64(shards)).astype(np.int64)
 
@@ -281,6 +299,12 @@ class ShardWorker:
             reason_settings=settings.prediction_reasons,
         )
 
+    @cached_property
+    def catalogue(self) -> CatalogueEncoder:
+        """The items and the encoder of `BatchTask.ENCODE`."""
+        shard_of = partial(shard_numbers, shards=self.run.shards)
+        return CatalogueEncoder(self.shop, EncodingOptions.of(self.options), shard_of)
+
     def close(self) -> None:
         from recllm.generator.process import ProcessGenerator
 
@@ -310,6 +334,10 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
     `PolicyError`) is raised, as it is wrong for all of them."""
     try:
         worker = _worker(run)
+        if run.task is BatchTask.ENCODE:
+            encoded, n_texts = worker.catalogue.encode(shard, run.file(shard))
+            write_whole(run.file(shard), encoded, mode=PRIVATE)
+            return ShardOutcome(shard=shard, texts=n_texts)
         if run.task is BatchTask.PREDICT:
             people = worker.people(shard)
             rows, quality = predict_people(worker, people)
@@ -549,6 +577,7 @@ OPTIONS: Mapping[BatchTask, Callable[[Mapping[str, Any]], object]] = {
     BatchTask.AUDIENCE: audience_request,
     BatchTask.COPY: copy_options,
     BatchTask.PREDICT: prediction_request,
+    BatchTask.ENCODE: EncodingOptions.of,
 }
 """What refuses options that cannot be, before anything is written."""
 
@@ -571,7 +600,8 @@ def run_batch(
     """
     began = time.perf_counter()
     sweep_drafts(run.folder)
-    missing = [shard for shard in range(run.shards) if not _is_complete(run.file(shard))]
+    is_complete = _is_complete if run.task is not BatchTask.ENCODE else _current_vectors(run)
+    missing = [shard for shard in range(run.shards) if not is_complete(run.file(shard))]
     outcomes = []
     work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
     try:
@@ -591,6 +621,7 @@ def run_batch(
         resumed=run.shards - len(missing),
         people=sum(outcome.people for outcome in outcomes),
         seconds=time.perf_counter() - began,
+        texts=sum(outcome.texts for outcome in outcomes),
         quality=quality,
         failed=failed,
     )
@@ -603,6 +634,21 @@ def _is_complete(file: Path) -> bool:
     except (OSError, pl.exceptions.PolarsError):
         return False
     return True
+
+
+def _current_vectors(run: BatchRun) -> Callable[[Path], bool]:
+    """Whether a shard's file holds the vectors of the catalogue as it is now; one from before a load of items is made
+    again, and takes over what it has."""
+    options = EncodingOptions.of(json.loads(run.options))
+    with Workspace.open(run.workspace) as shop:
+        return partial(is_current, fingerprint=options.fingerprint, load=item_load(shop))
+
+
+def keep_vectors(run: BatchRun) -> CacheFill | None:
+    """Put the vectors of a finished `BatchTask.ENCODE` into the workspace's cache; see `fill_cache`."""
+    with Workspace.open(run.workspace) as shop:
+        files = [run.file(shard) for shard in range(run.shards)]
+        return fill_cache(shop, EncodingOptions.of(json.loads(run.options)), files)
 
 
 def _contents(run: BatchRun, quality: Quality | None) -> dict[str, Any]:

@@ -147,15 +147,39 @@ def price_texts(items: pl.DataFrame, locale: str = "en", *, n_last: int | None =
     return [text(band, group) for band, group in bands.tail(bands.height if n_last is None else n_last).iter_rows()]
 
 
+def possible_price_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
+    """Whatever `price_texts` may give of these items, or of those of them that are not off sale and any others, at any
+    prices; distinct."""
+    import polars as pl
+
+    template = Prompts.load().template("price", locale)
+    # fewer items have fewer groups, so that theirs may be deeper
+    levels = range(_price_level(items["category"]), _price_level(items.filter("available")["category"]) + 1)
+    groups: dict[str | None, None] = {None: None}
+    for level in filter(None, levels):
+        sizes = items.group_by(pl.col("category").list.head(level).alias("path"), "currency").len()
+        names = sizes.filter(pl.col("len") >= PRICED_ITEMS, pl.col("path").list.len() > 0)["path"].list.last()
+        groups |= dict.fromkeys(names.unique().sort())
+    named = [name_as_told(group, CATEGORY_CHARS, locale) if group else None for group in groups]
+    bands = [(band, group) for group in named for band in ("low", "mid", "high")]
+    return list(
+        dict.fromkeys(template.render({"band": band, "group": group}) for band, group in [(None, None), *bands])
+    )
+
+
+def _price_level(paths: pl.Series) -> int:
+    """How deep the groups are whose prices are compared: as deep as possible with at most `PRICE_GROUPS` groups; 0 for
+    the whole catalogue."""
+    deepest = int(paths.list.len().max() or 0)  # type: ignore[arg-type]
+    return next((n for n in range(deepest, 0, -1) if paths.list.head(n).n_unique() <= PRICE_GROUPS), 0)
+
+
 def _price_bands(items: pl.DataFrame) -> pl.DataFrame:
     """Columns band ("low", "mid", "high" or null) and group (its name, or null), one row per item."""
     import polars as pl
 
     price = pl.when(pl.col("price").is_finite() & (pl.col("price") > 0)).then("price")
-    # The group is as deep as possible with at most `PRICE_GROUPS` groups; level 0 is the whole catalogue.
-    paths = items["category"]
-    deepest = int(paths.list.len().max() or 0)  # type: ignore[arg-type]
-    level = next((n for n in range(deepest, 0, -1) if paths.list.head(n).n_unique() <= PRICE_GROUPS), 0)
+    level = _price_level(items["category"])
     path = pl.col("category").list.head(level)
     frame = items.select(price=price, currency=pl.col("currency"), path=pl.when(path.list.len() > 0).then(path))
     frame = frame.with_columns(
