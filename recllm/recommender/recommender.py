@@ -25,11 +25,13 @@ from recllm.data.catalogue import allowed_items, known_rows, sensitive_items
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs, within_limits
 from recllm.data.order import refuse_steps
+from recllm.data.people_sample import PeopleSample, sampled
 from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
+from recllm.features.scaled_crowd import sample_statistics
 from recllm.features.together import bought_together
 from recllm.models.scorer import ItemProjections
 from recllm.policy import Policy
@@ -107,6 +109,7 @@ class Recommender:
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
     item_offsets, together: what these properties would compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
+    sample: of how many people those of the dataset are a sample, where they are not everybody.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Recommender:
         item_offsets: FloatArray | None = None,
         together: csr_matrix | None = None,
         text_locale: str | None = None,
+        sample: PeopleSample | None = None,
     ) -> None:
         self.dataset = dataset
         self.encoder = encoder
@@ -139,6 +143,7 @@ class Recommender:
         self.profiles = profiles or ProfileSettings()
         self.offers = offers or OfferSettings()
         self.people = people or DatasetPeople(dataset)
+        self.sample = sample
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
         self.names = ItemNames(dataset.items, locale)
@@ -181,7 +186,7 @@ class Recommender:
         stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
-        return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests)
+        return sample_statistics(self.dataset, self.item_vectors, self.sample, settings, basics, interests)
 
     @property
     def index(self) -> CatalogueIndex | None:
@@ -258,7 +263,8 @@ class Recommender:
         candidates: CandidateSettings | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Recommender:
-        """A recommender with a scorer trained on the dataset; this one stays as it is.
+        """A recommender with a scorer trained on the dataset, of more than `arguments.learn_people` people on a sample
+        of them; this one stays as it is.
 
         interests: settings of the sequence model, which is trained first; None leaves it out. collaborative,
         candidates: settings of what is counted and proposed.
@@ -269,11 +275,14 @@ class Recommender:
         from recllm.training.scorer import fit_scorer
 
         arguments = arguments or ScorerTrainingSettings()
-        basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
-        ids = self.dataset.items["item_id"].to_list()
-        dated = DatedItemVectors(self.encoder, self.dataset, self.text_locale)
+        dataset, sample = self.dataset, self.sample
+        if sample is None:
+            dataset, sample = sampled(dataset, arguments.learn_people)
+        basics = basics_vectors(self.encoder, basics_of(dataset.users), self.text_locale)
+        ids = dataset.items["item_id"].to_list()
+        dated = DatedItemVectors(self.encoder, dataset, self.text_locale)
         fitted = fit_scorer(
-            self.dataset,
+            dataset,
             dated.latest,
             basics,
             arguments,
@@ -282,6 +291,7 @@ class Recommender:
             settings=candidates,
             interests=interests,
             vectors_before=dated.before,
+            sample=sample,
         )
         model = Model(
             scorer=fitted.scorer,
@@ -292,12 +302,13 @@ class Recommender:
             horizon_days=arguments.horizon_days,
             metrics=fitted.metrics,
             training={
-                "data_hash": self.dataset.data_hash(),
-                "people": self.dataset.n_users,
-                "items": self.dataset.n_items,
-                "events": len(self.dataset.events),
-                "from": utc(int(self.dataset.events.at.min())).isoformat(),
-                "until": utc(self.dataset.as_of).isoformat(),
+                "data_hash": dataset.data_hash(),
+                "people": dataset.n_users,
+                "items": dataset.n_items,
+                "events": len(dataset.events),
+                "from": utc(int(dataset.events.at.min())).isoformat(),
+                "until": utc(dataset.as_of).isoformat(),
+                "sample": sample.record(),
                 "arguments": arguments.model_dump(mode="json"),
                 "sequence": None if interests is None else interests.model_dump(mode="json"),
                 "notes": list(fitted.notes),
@@ -305,7 +316,8 @@ class Recommender:
             interests=None if fitted.interests is None else fitted.interests.stored(ids),
             item_offsets=None if fitted.item_offsets is None else ItemOffsets.of(ids, fitted.item_offsets),
         )
-        return self._copy(model=model, population=None, item_offsets=None, item_vectors=dated.latest)
+        vectors = dated.latest if dataset is self.dataset else None  # prices paid are a part of them
+        return self._copy(model=model, population=None, item_offsets=None, item_vectors=vectors)
 
     def publish(self, models_dir: Path) -> str:
         """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises.
@@ -549,6 +561,7 @@ class Recommender:
             "permits": self._permits,
             "people": self.people,
             "text_locale": self.text_locale,
+            "sample": self.sample,
         }
         computed = {
             name: vars(self)[name] for name in ("item_vectors", "population", "item_offsets") if name in vars(self)

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, Ints, Pairs, Tally, of_actions
 from recllm.data.item_groups import ItemGroups
+from recllm.data.people_sample import PeopleSample
 from recllm.errors import DataError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import pair_cosine, pair_features
+from recllm.features.scaled_crowd import sample_statistics
 from recllm.metrics import Truth
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
@@ -134,6 +136,8 @@ class PastWindows:
     candidates: CandidateSettings
     vectors_before: Callable[[int], Floats] | None = None
     """Item vectors as somebody knew them before a time (epoch seconds). None: `item_vectors` hold at all times."""
+    sample: PeopleSample | None = None
+    """Of how many people those of the dataset are a sample; None where they are all."""
 
     @cached_property
     def facets(self) -> ItemGroups:
@@ -145,7 +149,9 @@ class PastWindows:
 
     def population(self, start: int, interests: SequenceModel | None = None) -> CollaborativeStatistics:
         past, vectors = self.dataset.before(start), self.vectors_at(start)
-        return CollaborativeStatistics.fit(past, vectors, self.collaborative, self.basics, interests, self.facets)
+        return sample_statistics(
+            past, vectors, self.sample, self.collaborative, self.basics, interests, self.facets
+        )
 
     def window(self, population: CollaborativeStatistics, *, n_validation: int = 0) -> tuple[Window, Window | None]:
         """The window after `population`, sampled, and `n_validation` other users of it with all their candidates.
