@@ -28,7 +28,7 @@ import numpy as np
 from inputs import default_encoder, finish, in_new_process, load_average, peak_mib, script_parser, window_of
 
 from recllm.data.dataset import Dataset, Events
-from recllm.data.people_sample import RULE, PeopleSample, sampled
+from recllm.data.people_sample import RULE, PeopleSample
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe, served_system
 from recllm.evaluation.report import evaluate
@@ -133,7 +133,7 @@ def take_sample(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     """Writes what the training may see, and the recipe."""
     window = the_window(args)
     everybody = window.fit_on
-    sample, of = sampled(everybody, round(everybody.n_users * part["share"] / 100))
+    sample = everybody.sampled(round(everybody.n_users * part["share"] / 100))
     write_dataset(sample, args.parts / "sample")
     if part["crowd"] in ("everybody", "figures"):
         write_dataset(everybody, args.parts / "everybody")
@@ -141,7 +141,7 @@ def take_sample(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     interests = None if recipe.interests is None else recipe.interests.model_dump(mode="json")
     table = {"training": recipe.training.model_dump(mode="json"), "interests": interests}
     (args.parts / "recipe.json").write_text(json.dumps(table))
-    return {"people": of.people, "of_people": of.of_people, "events": len(sample.events)}
+    return {"people": sample.n_users, "of_people": everybody.n_users, "events": len(sample.events)}
 
 
 def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
@@ -149,15 +149,13 @@ def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
 
     recipe, began = json.loads((args.parts / "recipe.json").read_text()), time.perf_counter()
     sample, encoder = read_dataset(args.parts / "sample"), default_encoder(args)
-    of_people = 2_469
     if part["crowd"] == "sample":
-        of_people = sample.n_users
+        sample = replace(sample, sample=None)
     elif part["crowd"] != "scaled":
         count_everybody(read_dataset(args.parts / "everybody"), encoder, whole=part["crowd"] == "everybody")
-    of = PeopleSample(people=sample.n_users, of_people=max(of_people, sample.n_users))
     interests = recipe["interests"] and SequenceModelSettings(**recipe["interests"])
     training = ScorerTrainingSettings(**recipe["training"])
-    fitted = Recommender(sample, encoder, sample=of).fit(training, interests=interests)
+    fitted = Recommender(sample, encoder).fit(training, interests=interests)
     figures = {
         "people": sample.n_users,
         "events": len(sample.events),
@@ -221,7 +219,8 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
     dataset.users.write_ipc(folder / "users.arrow")
     dataset.items.write_ipc(folder / "items.arrow")
     columns = {field.name: getattr(dataset.events, field.name) for field in fields(Events)}
-    np.savez(folder / "events.npz", as_of=np.array(dataset.as_of), **columns)
+    of_people = dataset.n_users if dataset.sample is None else dataset.sample.of_people
+    np.savez(folder / "events.npz", numbers=np.array([dataset.as_of, of_people]), **columns)
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -229,8 +228,10 @@ def read_dataset(folder: Path) -> Dataset:
 
     with np.load(folder / "events.npz") as columns:
         events = Events(**{field.name: columns[field.name] for field in fields(Events)})
-        as_of = int(columns["as_of"])
-    return Dataset(pl.read_ipc(folder / "users.arrow"), pl.read_ipc(folder / "items.arrow"), events, as_of)
+        as_of, of_people = columns["numbers"].tolist()
+    users, items = pl.read_ipc(folder / "users.arrow"), pl.read_ipc(folder / "items.arrow")
+    sample = PeopleSample(people=users.height, of_people=of_people) if of_people > users.height else None
+    return Dataset(users, items, events, as_of, sample=sample)
 
 
 if __name__ == "__main__":

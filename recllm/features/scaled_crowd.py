@@ -28,16 +28,14 @@ COUNTED = ("buyers_7", "buyers_28", "buyers_91", "buyers_ever", "buyers_7_before
 def sample_statistics(
     dataset: Dataset,
     item_vectors: Floats,
-    sample: PeopleSample | None,
     settings: CollaborativeSettings | None = None,
     basics: Floats | None = None,
     interests: SequenceModel | None = None,
     facets: ItemGroups | None = None,
 ) -> CollaborativeStatistics:
-    """`CollaborativeStatistics.fit` of people who are a sample, as if everybody had been counted; without a sample, or
-    of one that is everybody, the same as that."""
-    settings = settings or CollaborativeSettings()
-    if sample is None or sample.people >= sample.of_people:
+    """`CollaborativeStatistics.fit`, of a dataset that is a sample of people as if everybody had been counted."""
+    settings, sample = settings or CollaborativeSettings(), dataset.sample
+    if sample is None:
         return CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets)
     settings = sample_settings(settings, sample)
     return _scaled(CollaborativeStatistics.fit(dataset, item_vectors, settings, basics, interests, facets), sample)

@@ -25,7 +25,6 @@ from recllm.data.catalogue import allowed_items, known_rows, sensitive_items
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.data.interactions import Ints, Pairs, within_limits
 from recllm.data.order import refuse_steps
-from recllm.data.people_sample import PeopleSample, sampled
 from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
@@ -109,7 +108,6 @@ class Recommender:
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
     item_offsets, together: what these properties would compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
-    sample: of how many people those of the dataset are a sample, where they are not everybody.
     """
 
     def __init__(
@@ -131,7 +129,6 @@ class Recommender:
         item_offsets: FloatArray | None = None,
         together: csr_matrix | None = None,
         text_locale: str | None = None,
-        sample: PeopleSample | None = None,
     ) -> None:
         self.dataset = dataset
         self.encoder = encoder
@@ -143,7 +140,6 @@ class Recommender:
         self.profiles = profiles or ProfileSettings()
         self.offers = offers or OfferSettings()
         self.people = people or DatasetPeople(dataset)
-        self.sample = sample
         self._pseudonyms = pseudonyms or list
         self._permits = permits or (lambda ids: [True] * len(ids))
         self.names = ItemNames(dataset.items, locale)
@@ -177,7 +173,8 @@ class Recommender:
 
     @cached_property
     def population(self) -> CollaborativeStatistics:
-        """The collaborative statistics as of the dataset's time; for a private model, of nobody."""
+        """The collaborative statistics as of the dataset's time, of a sample of people as if everybody had been
+        counted; for a private model, of nobody."""
         if self.model is not None and self.model.privacy is not None:
             public = (self.dataset.items, self.item_vectors, self.dataset.as_of)
             return private_population(*public, self.model.scorer, self.model.population)
@@ -186,7 +183,7 @@ class Recommender:
         stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
-        return sample_statistics(self.dataset, self.item_vectors, self.sample, settings, basics, interests)
+        return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
 
     @property
     def index(self) -> CatalogueIndex | None:
@@ -263,8 +260,8 @@ class Recommender:
         candidates: CandidateSettings | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Recommender:
-        """A recommender with a scorer trained on the dataset, of more than `arguments.learn_people` people on a sample
-        of them; this one stays as it is.
+        """A recommender with a scorer trained on the dataset, of more than `learn_people` people on a sample of them;
+        this one stays as it is.
 
         interests: settings of the sequence model, which is trained first; None leaves it out. collaborative,
         candidates: settings of what is counted and proposed.
@@ -275,9 +272,7 @@ class Recommender:
         from recllm.training.scorer import fit_scorer
 
         arguments = arguments or ScorerTrainingSettings()
-        dataset, sample = self.dataset, self.sample
-        if sample is None:
-            dataset, sample = sampled(dataset, arguments.learn_people)
+        dataset = self.dataset.sampled(arguments.learn_people)
         basics = basics_vectors(self.encoder, basics_of(dataset.users), self.text_locale)
         ids = dataset.items["item_id"].to_list()
         dated = DatedItemVectors(self.encoder, dataset, self.text_locale)
@@ -291,7 +286,6 @@ class Recommender:
             settings=candidates,
             interests=interests,
             vectors_before=dated.before,
-            sample=sample,
         )
         model = Model(
             scorer=fitted.scorer,
@@ -304,11 +298,11 @@ class Recommender:
             training={
                 "data_hash": dataset.data_hash(),
                 "people": dataset.n_users,
+                "sample": None if dataset.sample is None else dataset.sample.record(),
                 "items": dataset.n_items,
                 "events": len(dataset.events),
                 "from": utc(int(dataset.events.at.min())).isoformat(),
                 "until": utc(dataset.as_of).isoformat(),
-                "sample": sample.record(),
                 "arguments": arguments.model_dump(mode="json"),
                 "sequence": None if interests is None else interests.model_dump(mode="json"),
                 "notes": list(fitted.notes),
@@ -316,7 +310,7 @@ class Recommender:
             interests=None if fitted.interests is None else fitted.interests.stored(ids),
             item_offsets=None if fitted.item_offsets is None else ItemOffsets.of(ids, fitted.item_offsets),
         )
-        vectors = dated.latest if dataset is self.dataset else None  # prices paid are a part of them
+        vectors = dated.latest if dataset is self.dataset else None  # they hold the prices that people paid
         return self._copy(model=model, population=None, item_offsets=None, item_vectors=vectors)
 
     def publish(self, models_dir: Path) -> str:
@@ -561,7 +555,6 @@ class Recommender:
             "permits": self._permits,
             "people": self.people,
             "text_locale": self.text_locale,
-            "sample": self.sample,
         }
         computed = {
             name: vars(self)[name] for name in ("item_vectors", "population", "item_offsets") if name in vars(self)

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from recllm.data.dataset import DAY, Dataset, utc
 from recllm.data.interactions import Floats, Ints, within_limits
-from recllm.data.people_sample import PeopleSample
 from recllm.encoder.hardware import workers
 from recllm.errors import DataError
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
@@ -80,14 +79,12 @@ def fit_scorer(
     settings: CandidateSettings | None = None,
     interests: SequenceModelSettings | None = None,
     vectors_before: Callable[[int], Floats] | None = None,
-    sample: PeopleSample | None = None,
 ) -> FittedScorer:
     """Train on past windows of `dataset`, whose latest window ends at its `as_of`; of each person's events within the
-    limits of a day (`within_limits`).
+    limits of a day (`within_limits`). Where they are a sample of people, what is counted is told at the level of all.
 
     item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's users, (n_users, dim), or None.
     interests: with it the sequence model is learned too, and its score is one of the scorer's features.
-    sample: of how many people those of `dataset` are a sample; what is counted over them is told at the level of all.
     vectors_before: item vectors as of a past time, such as `DatedItemVectors.before`; without it `item_vectors` hold
     for the past as well, which is right where nothing in them was learned later than the catalogue. progress: gets a
     line a step; without it the lines are logged. Raises `DataError` when the log is too short or holds too few actions
@@ -100,7 +97,7 @@ def fit_scorer(
     target, notes = (explicit["target"], ()) if "target" in explicit else choose_target(dataset, args)
     population = (CollaborativeSettings() if args.timed else UNTIMED).model_copy(update={"target": target, **explicit})
     vectors = np.asarray(item_vectors, np.float32)
-    past = PastWindows(dataset, vectors, basics, args, population, settings, vectors_before, sample)
+    past = PastWindows(dataset, vectors, basics, args, population, settings, vectors_before)
     starts = window_starts(dataset, target, args)
     snapshots = _sequence_models(past, starts, interests, tell)
     windows, validation, new_users = _windows(past, starts, snapshots, tell)

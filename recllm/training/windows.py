@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, Ints, Pairs, Tally, of_actions
 from recllm.data.item_groups import ItemGroups
-from recllm.data.people_sample import PeopleSample
 from recllm.errors import DataError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
@@ -136,8 +135,6 @@ class PastWindows:
     candidates: CandidateSettings
     vectors_before: Callable[[int], Floats] | None = None
     """Item vectors as somebody knew them before a time (epoch seconds). None: `item_vectors` hold at all times."""
-    sample: PeopleSample | None = None
-    """Of how many people those of the dataset are a sample; None where they are all."""
 
     @cached_property
     def facets(self) -> ItemGroups:
@@ -149,9 +146,7 @@ class PastWindows:
 
     def population(self, start: int, interests: SequenceModel | None = None) -> CollaborativeStatistics:
         past, vectors = self.dataset.before(start), self.vectors_at(start)
-        return sample_statistics(
-            past, vectors, self.sample, self.collaborative, self.basics, interests, self.facets
-        )
+        return sample_statistics(past, vectors, self.collaborative, self.basics, interests, self.facets)
 
     def window(self, population: CollaborativeStatistics, *, n_validation: int = 0) -> tuple[Window, Window | None]:
         """The window after `population`, sampled, and `n_validation` other users of it with all their candidates.
