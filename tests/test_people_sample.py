@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def chosen(names: list[str], limit: int) -> set[str]:
 def test_a_larger_sample_holds_a_smaller_one_and_order_does_not_matter() -> None:
     samples = [chosen(NAMES, limit) for limit in (5, 50, 499, 500)]
     assert [len(sample) for sample in samples] == [5, 50, 499, 500]
-    assert all(small < large for small, large in zip(samples, samples[1:], strict=False))
+    assert all(small < large for small, large in pairwise(samples))
     assert chosen(NAMES[::-1], 50) == samples[1]
     assert sampled_rows(NAMES, 50).tolist() == sorted(sampled_rows(NAMES, 50).tolist())
 

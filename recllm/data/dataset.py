@@ -245,7 +245,8 @@ class Dataset:
         rows = sampled_rows(self.users[USER_COLUMN].to_list(), limit)
         if len(rows) == self.n_users:
             return self
-        sample = PeopleSample(people=len(rows), of_people=self.n_users if self.sample is None else self.sample.of_people)
+        of_people = self.n_users if self.sample is None else self.sample.of_people
+        sample = PeopleSample(people=len(rows), of_people=of_people)
         return replace(self, users=self.users[rows.tolist()], events=self.events.rows(rows), sample=sample)
 
     def with_event(self, user: int, item: int, at: int, action: Action, quantity: float = 1.0) -> Dataset:

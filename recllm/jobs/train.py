@@ -252,8 +252,9 @@ def tune_workspace(
 ) -> TunedEncoder:
     """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
 
-    people_limit: of more than so many a sample; None for `scorer.learn_people`. An interrupted run of the same data and settings goes on there. Raises what
-    `recllm.training.lora.tune.tune_encoder` does, and `PolicyError` where the settings ask for privacy.
+    people_limit: of more than so many a sample; None for `scorer.learn_people`. An interrupted run of the same data and
+    settings goes on there. Raises what `recllm.training.lora.tune.tune_encoder` does, and `PolicyError` where the
+    settings ask for privacy.
     """
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
