@@ -1,10 +1,10 @@
 """How much more people teach:  python eval/learning_curve.py --parts DIR -o eval/results/learning-curve.json
 
-cj-next28: the scorer (what `recllm advise` proposes for the log) learns from 1, 3, 10, 30 and 100 % of the people,
-nested samples by the rule of `recllm.data.people_sample`, from their events alone; then everybody is served, with what
-is counted over everybody, and judged on the same window. So that everything else is the same, what is advised for the
-whole log is trained at every size. On this log no sequence model is advised (people buy the same again); `sequence`
-says what one brings, of the sizes in SEQUENCE.
+Complete Journey (simulated from real shopping patterns, by its package's own word), protocol cj-next28: the scorer, by
+what `recllm advise` proposes for the whole log, learns from 1, 3, 10, 30 and 100 % of the people, nested samples by the
+rule of `recllm.data.people_sample`, from their events alone. Then everybody is served, with what is counted over
+everybody, and judged on the same window. On this log no sequence model is advised, as people buy the same again; at the
+shares of SEQUENCE it is trained all the same.
 
 `crowd`: at 10 and 30 %, what a sample's counts are taken for. scaled, as `recllm train` does it: numbers of buyers are
 multiplied to the level of everybody. sample: they are left as they are. figures: the figures of items are everybody's,
@@ -12,7 +12,8 @@ neighbours and what goes with what are of the sample. everybody: all that is cou
 of the sample; that needs everybody's log in memory.
 
 Each part runs in processes of its own and its figures stay in --parts, so a run that was stopped goes on: `train` sees
-nothing but the sample's events, and its seconds and peak memory are told; `serve` sees everybody.
+nothing but the sample's events, and its seconds and peak memory are told; `serve` sees everybody. --so-far makes the
+result of the parts that are there, and names the others in `not_measured`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from recllm.data.dataset import Dataset, Events
 from recllm.data.people_sample import RULE, PeopleSample
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe, served_system
+from recllm.evaluation.record import provenance
 from recllm.evaluation.report import evaluate
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.saved_model import load_model, publish_model
@@ -40,7 +42,7 @@ PROTOCOL = "cj-next28"
 SLICES = ("ALL", "NEW", "COLD")
 METRICS = ("ndcg@10", "hr@10")
 SHARES = (1, 3, 10, 30, 100)
-SEQUENCE = (10, 30)
+SEQUENCE = (10,)
 CROWDS = {10: ("sample", "figures", "everybody"), 30: ("sample", "everybody")}
 SEEDS = (0, 1)
 
@@ -51,15 +53,19 @@ def main() -> None:
     parser.add_argument("--step", choices=("sample", "train", "serve"), help="used by the script itself")
     parser.add_argument("--part", type=json.loads, help="used by the script itself")
     parser.add_argument("--only", help="parts whose names begin so, with commas, and no result file")
+    parser.add_argument("--so-far", action="store_true", help="measure nothing more")
     args = parser.parse_args()
     if args.step:
         print(json.dumps(STEPS[args.step](args, args.part)))
         return
-    started, parts = time.perf_counter(), []
+    parts, missing = [], []
     for part in planned():
         if args.only and not name_of(part).startswith(tuple(args.only.split(","))):
             continue
         file = args.parts / f"{name_of(part)}.json"
+        if not file.exists() and args.so_far:
+            missing.append(name_of(part))
+            continue
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             figures = {step: run(step, args, part) for step in ("sample", "train", "serve")}
@@ -70,21 +76,25 @@ def main() -> None:
     record = {
         "protocol": PROTOCOL,
         "data_hash": parts[0]["serve"]["data_hash"],
-        "seeds": list(SEEDS),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seeds": sorted({part["seed"] for part in parts}),
+        "seconds": round(sum(part["train"]["seconds"] + part["serve"]["seconds"] for part in parts), 1),
         "rule": RULE,
         "curve": curve(parts),
+        "not_measured": missing,
         "parts": parts,
-        "load_average": load_average(),
     }
     finish(record, args.output)
 
 
 def planned() -> list[dict[str, Any]]:
-    scorer = [{"share": share, "crowd": "scaled", "seed": seed} for seed in SEEDS for share in SHARES]
-    crowds = [{"share": s, "crowd": crowd, "seed": seed} for seed in SEEDS for s, of in CROWDS.items() for crowd in of]
-    sequence = [{"share": share, "crowd": "scaled", "seed": 0, "sequence": True} for share in SEQUENCE]
-    return [*scorer, *crowds, *sequence]
+    """What matters most first."""
+    parts: list[dict[str, Any]] = []
+    for seed in SEEDS:
+        parts += [{"share": share, "crowd": "scaled", "seed": seed} for share in SHARES]
+        parts += [{"share": share, "crowd": crowd, "seed": seed} for share, of in CROWDS.items() for crowd in of]
+        if seed == 0:
+            parts += [{"share": share, "crowd": "scaled", "seed": 0, "sequence": True} for share in SEQUENCE]
+    return parts
 
 
 def name_of(part: dict[str, Any]) -> str:
@@ -111,7 +121,7 @@ def curve(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 for slice_name in SLICES
                 for metric in METRICS
             },
-            "train_seconds": float(np.mean([p["train"]["seconds"] for p in alike])),
+            "train_cpu_seconds": float(np.mean([p["train"]["cpu_seconds"] for p in alike])),
             "train_peak_mib": max(p["train"]["peak_mib"] for p in alike),
         }
     return rows
@@ -165,7 +175,12 @@ def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     }
     assert fitted.model is not None
     publish_model(fitted.model, args.parts / "models")
-    return figures | {"metrics": dict(fitted.model.metrics), "load_average": load_average()}
+    return figures | {"metrics": dict(fitted.model.metrics), "load_average": load_average(), "commit": _commit()}
+
+
+def _commit() -> str | None:
+    commit: str | None = provenance()["commit"]
+    return commit
 
 
 def count_everybody(everybody: Dataset, encoder: Any, *, whole: bool) -> None:
