@@ -6,6 +6,9 @@ rule of `recllm.data.people_sample`, from their events alone. Then everybody is 
 everybody, and judged on the same window. On this log no sequence model is advised, as people buy the same again; at the
 shares of SEQUENCE it is trained all the same.
 
+ece@10 says how far the probabilities of the first ten are off (expected calibration error), probability@10 is their
+mean.
+
 `crowd`: at 10 and 30 %, what a sample's counts are taken for. scaled, as `recllm train` does it: numbers of buyers are
 multiplied to the level of everybody. sample: they are left as they are. figures: the figures of items are everybody's,
 neighbours and what goes with what are of the sample. everybody: all that is counted is everybody's, examples alone are
@@ -40,7 +43,7 @@ from recllm.settings import SequenceModelSettings
 
 PROTOCOL = "cj-next28"
 SLICES = ("ALL", "NEW", "COLD")
-METRICS = ("ndcg@10", "hr@10")
+METRICS = ("ndcg@10", "hr@10", "probability@10", "ece@10")
 SHARES = (1, 3, 10, 30, 100)
 SEQUENCE = (10,)
 CROWDS = {10: ("sample", "figures", "everybody"), 30: ("sample", "everybody")}
