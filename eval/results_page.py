@@ -216,6 +216,24 @@ def looped(record: dict[str, Any]) -> str:
     return table(("seed", "first model", "the loop", "difference", "95 % interval", "models promoted"), rows)
 
 
+def learned_from(record: dict[str, Any]) -> str:
+    """What is reached by how many people who are learned from, and by what their counts are taken for."""
+    rows = [
+        (
+            name.rsplit("-", 1)[0],
+            f"{row['people']:,}",
+            str(row["seeds"]),
+            *(cell(row[f"{part} {metric}"]) for part in ("ALL", "NEW", "COLD") for metric in ("ndcg@10", "hr@10")),
+            cell(row["ALL ece@10"]),
+            f"{row['train_cpu_seconds']:.0f}",
+            f"{row['train_peak_mib']:,}",
+        )
+        for name, row in record["curve"].items()
+    ]
+    figures = [f"{part} {metric}" for part in ("ALL", "NEW", "COLD") for metric in ("NDCG@10", "HR@10")]
+    return table(("counts", "people", "seeds", *figures, "ALL ECE@10", "processor s", "MiB"), rows)
+
+
 def per_thousand(figures: dict[str, float]) -> str:
     value, low, high = (1_000 * figures[name] for name in ("qini", "low", "high"))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
@@ -260,6 +278,7 @@ def page() -> str:
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     environment.globals |= {
         "load": load,
+        "learned_from": learned_from,
         "private_quality": private_quality,
         "source": source,
         "protocol": protocol,

@@ -541,6 +541,9 @@ class ScorerTrainingSettings(FrozenModel):
     section: ClassVar[str] = "scorer"
 
     # --- examples
+    learn_people: Count = 50_000
+    """People learned from at most, by the scorer, the sequence model and an adapter: of more, always the same ones, by
+    a hash of their pseudonyms; only their events are read, and numbers of buyers told at the level of everybody."""
     horizon_days: Count = 28
     """Length of a window, and how far ahead the probability looks."""
     n_windows: Count = 4

@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.order import checked_orders, days_of_a_step, order_steps, steps_of_people, times_of_steps
+from recllm.data.people_sample import PeopleSample, sampled_rows
 from recllm.errors import DataError, UsageError
 from recllm.schema import ACTION_CODE, Action, html_table
 
@@ -217,6 +218,8 @@ class Dataset:
     step_seconds: int | None = None
     """What one step counts where the log knows only the order of each person's events, see `recllm.data.order`; None
     where it has times."""
+    sample: PeopleSample | None = None
+    """Of how many people these are a sample; None where they are everybody."""
 
     def __post_init__(self) -> None:
         if self.item_index is None or self.item_index.items is not self.items:
@@ -282,6 +285,15 @@ class Dataset:
     def before(self, as_of: int) -> Dataset:
         """The same people and items, with only the events strictly before `as_of` (epoch seconds)."""
         return replace(self, events=self.events.select(self.events.at < as_of), as_of=int(as_of))
+
+    def sampled(self, limit: int) -> Dataset:
+        """At most so many of the people, with all of their events; see `recllm.data.people_sample`."""
+        rows = sampled_rows(self.users[USER_COLUMN].to_list(), limit)
+        if len(rows) == self.n_users:
+            return self
+        of_people = self.n_users if self.sample is None else self.sample.of_people
+        sample = PeopleSample(people=len(rows), of_people=of_people)
+        return replace(self, users=self.users[rows.tolist()], events=self.events.rows(rows), sample=sample)
 
     def with_event(self, user: int, item: int, at: int, action: Action, quantity: float = 1.0) -> Dataset:
         """One more event of a known person on a known item; `as_of` moves past it if it must."""

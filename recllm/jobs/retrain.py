@@ -185,7 +185,8 @@ def retrain(
             tuned = None
             if taint is not None and served.model.adapter is not None:
                 tell("the adapter of the encoder learned from somebody who was erased: it is tuned anew")
-                tuned = tune_workspace(workspace, progress=tell)
+                limit = _people_limit(served.model, workspace.settings)
+                tuned = tune_workspace(workspace, progress=tell, people_limit=limit)
             model, gate = _challenger(workspace, served, tuned, tell)
             lineage = lineage_of(model, Origin.RETRAINED, served.model.version, checks=checks, gate=gate)
             challenger = publish_recommender(
@@ -290,7 +291,7 @@ class ServedModel:
     encoder: Encoder
     locale: str
     data: Dataset
-    """Of the people who agreed to model training, before the present."""
+    """Of the people who agreed to model training, of more than `scorer.learn_people` a sample, before the present."""
     measured: NDArray[np.bool_]
     """(n_users,), who of them agreed to analytics as well."""
     as_of: int
@@ -346,8 +347,8 @@ def served_model(
     from recllm.recommender.saved_model import load_model
 
     model, policy_gate = load_model(workspace.models_dir), workspace.gate()
-    as_of = present(workspace, now)
-    data = policy_gate.dataset(Purpose.MODEL_TRAINING).before(as_of)
+    as_of, people_limit = present(workspace, now), _people_limit(model, workspace.settings)
+    data = policy_gate.sample(Purpose.MODEL_TRAINING, people_limit).before(as_of)
     if not len(data.events):
         raise PolicyError(
             "nobody in this workspace has agreed to model training; load a consent table, "
@@ -466,6 +467,11 @@ def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecip
         candidates=model.candidates.model_copy(update=settings.candidates.explicit()),
         locale=settings.locale,
     )
+
+
+def _people_limit(model: Model, settings: Settings) -> int:
+    """People learned from at most: as the serving model was trained, and above it what the settings say."""
+    return serving_recipe(model, settings, 0).training.learn_people
 
 
 def window_end(dataset: Dataset, as_of: int, *, is_replayed: bool) -> int:

@@ -87,14 +87,15 @@ def train_workspace(
     epsilon: float | None = None,
     **arguments: Any,
 ) -> Trained:
-    """Train the scorer on people who agreed to it, and publish it as the current model.
+    """Train the scorer on people who agreed to it, of more than `scorer.learn_people` on a sample of them, and publish
+    it as the current model, which serves everybody.
 
     `recllm.training.advise` chooses the settings, and whether there is a sequence model; what the workspace's settings
     say stands above its advice, and `arguments`, fields of `ScorerTrainingSettings`, above both. lora: fine-tune the
     encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that.
     private: learn under differential privacy, see `train_privately`; None where the settings ask for it, or an epsilon
-    is given. Raises `DataError` when the log is too small to learn from, `PolicyError` for a training without privacy
-    where the settings ask for it.
+    is given; it learns from all people, see `_training_data`. Raises `DataError` when the log is too small to learn
+    from, `PolicyError` for a training without privacy where the settings ask for it.
     """
     from recllm.recommender.recommender import Recommender
     from recllm.training.advise import STEPS_AS_TIMES
@@ -107,10 +108,13 @@ def train_workspace(
         return train_privately(workspace, epsilon=epsilon, seed=seed, encoder=encoder, progress=progress, lora=lora)
     refuse_without_privacy(workspace.settings)
     started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
-    data = _training_data(workspace)
+    people_limit = arguments.get("learn_people", workspace.settings.scorer.learn_people)
+    data = _training_data(workspace, people_limit)
     base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
+    if data.sample is not None:
+        tell(f"{data.sample.people:,} of {data.sample.of_people:,} people are learned from (scorer.learn_people)")
     if lora is not None:
-        tuned = tune_workspace(workspace, lora, encoder=base, progress=tell)
+        tuned = tune_workspace(workspace, lora, encoder=base, progress=tell, people_limit=people_limit)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
     advice = _advice(workspace, data, horizon_days=arguments.get("horizon_days"), seed=seed)
     scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
@@ -221,9 +225,14 @@ def refuse_without_privacy(settings: Settings) -> None:
         )
 
 
-def _training_data(workspace: Workspace) -> Dataset:
-    """Of the people who agreed to model training."""
-    data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+def _training_data(workspace: Workspace, people_limit: int | None = None) -> Dataset:
+    """Of the people who agreed to model training, of more than the limit a sample.
+
+    A private training has no limit: its promise is about one user more or less, and in a sample of fixed size one user
+    more takes another one's place, which would be a change of two.
+    """
+    gate, purpose = workspace.gate(), Purpose.MODEL_TRAINING
+    data = gate.dataset(purpose) if people_limit is None else gate.sample(purpose, people_limit)
     if not len(data.events):
         raise PolicyError(
             "nobody in this workspace has agreed to model training; load a consent table, "
@@ -239,11 +248,13 @@ def tune_workspace(
     *,
     encoder: Encoder | None = None,
     progress: Callable[[str], None] | None = None,
+    people_limit: int | None = None,
 ) -> TunedEncoder:
     """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
 
-    An interrupted run of the same data and settings goes on there. Raises what
-    `recllm.training.lora.tune.tune_encoder` does, and `PolicyError` where the settings ask for privacy.
+    people_limit: of more than so many a sample; None for `scorer.learn_people`. An interrupted run of the same data and
+    settings goes on there. Raises what `recllm.training.lora.tune.tune_encoder` does, and `PolicyError` where the
+    settings ask for privacy.
     """
     from recllm.training.lora.run_folder import run_folder_name
     from recllm.training.lora.tune import tune_encoder
@@ -251,7 +262,7 @@ def tune_workspace(
     refuse_without_privacy(workspace.settings)
     lora = workspace.settings.lora.model_copy(update=lora.explicit() if lora else {})
     base = encoder or workspace_encoder(workspace)
-    data = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+    data = workspace.gate().sample(Purpose.MODEL_TRAINING, people_limit or workspace.settings.scorer.learn_people)
     return tune_encoder(
         data,
         base,

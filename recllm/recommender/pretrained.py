@@ -159,6 +159,8 @@ def model_card(model: Model, facts: CardFacts, *, n_items: int, locale: str) -> 
     figures = [f"| {name} | {value:.4f} |" for name, value in sorted(model.metrics.items())]
     quality = ["| on validation users | |", "| --- | --- |", *figures] if figures else ["Nothing was measured."]
     notes = [f"- {note}" for note in training.get("notes", ())]
+    sample = training.get("sample")
+    of_people = "" if sample is None else f" of {sample['of_people']:,}, {sample['rule']}"
     return "\n".join(
         [
             "---",
@@ -174,7 +176,8 @@ def model_card(model: Model, facts: CardFacts, *, n_items: int, locale: str) -> 
             'Recommender.from_pretrained("THIS").recommend("a visitor", basket=["an item id"])',
             "```",
             "",
-            f"- **Learned from** {training['events']:,} events of {training['people']:,} people, {span}; data "
+            f"- **Learned from** {training['events']:,} events of {training['people']:,} people{of_people}; "
+            f"{span}; data "
             f"{training['data_hash']}. {n_items:,} items are in it.",
             f"- **Split.** The latest {model.horizon_days} days of the validation users chose the epoch and calibrated "
             "the probabilities; the figures below are theirs.",

@@ -31,6 +31,7 @@ from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, 
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
+from recllm.features.scaled_crowd import sample_statistics
 from recllm.features.together import bought_together
 from recllm.models.scorer import ItemProjections
 from recllm.policy import Policy
@@ -176,7 +177,8 @@ class Recommender:
 
     @cached_property
     def population(self) -> CollaborativeStatistics:
-        """The collaborative statistics as of the dataset's time; for a private model, of nobody."""
+        """The collaborative statistics as of the dataset's time, of a sample of people as if everybody had been
+        counted; for a private model, of nobody."""
         if self.model is not None and self.model.privacy is not None:
             public = (self.dataset.items, self.item_vectors, self.dataset.as_of)
             return private_population(*public, self.model.scorer, self.model.population)
@@ -185,6 +187,8 @@ class Recommender:
         stored = self.model.interests if self.model else None
         ids = self.dataset.items["item_id"].to_list()
         interests = None if stored is None else stored.bind(ids, self.item_vectors)
+        if self.dataset.sample is not None:
+            return sample_statistics(self.dataset, self.item_vectors, settings, basics, interests)
         return CollaborativeStatistics.fit(self.dataset, self.item_vectors, settings, basics, interests, log=self._log)
 
     @property
@@ -262,7 +266,8 @@ class Recommender:
         candidates: CandidateSettings | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Recommender:
-        """A recommender with a scorer trained on the dataset; this one stays as it is.
+        """A recommender with a scorer trained on the dataset, of more than `learn_people` people on a sample of them;
+        this one stays as it is.
 
         interests: settings of the sequence model, which is trained first; None leaves it out. collaborative,
         candidates: settings of what is counted and proposed.
@@ -273,11 +278,12 @@ class Recommender:
         from recllm.training.scorer import fit_scorer
 
         arguments = arguments or ScorerTrainingSettings()
-        basics = basics_vectors(self.encoder, basics_of(self.dataset.users), self.text_locale)
-        ids = self.dataset.items["item_id"].to_list()
-        dated = DatedItemVectors(self.encoder, self.dataset, self.text_locale)
+        dataset = self.dataset.sampled(arguments.learn_people)
+        basics = basics_vectors(self.encoder, basics_of(dataset.users), self.text_locale)
+        ids = dataset.items["item_id"].to_list()
+        dated = DatedItemVectors(self.encoder, dataset, self.text_locale)
         fitted = fit_scorer(
-            self.dataset,
+            dataset,
             dated.latest,
             basics,
             arguments,
@@ -296,12 +302,13 @@ class Recommender:
             horizon_days=arguments.horizon_days,
             metrics=fitted.metrics,
             training={
-                "data_hash": self.dataset.data_hash(),
-                "people": self.dataset.n_users,
-                "items": self.dataset.n_items,
-                "events": len(self.dataset.events),
-                "from": utc(int(self.dataset.events.at.min())).isoformat(),
-                "until": utc(self.dataset.as_of).isoformat(),
+                "data_hash": dataset.data_hash(),
+                "people": dataset.n_users,
+                "sample": None if dataset.sample is None else dataset.sample.record(),
+                "items": dataset.n_items,
+                "events": len(dataset.events),
+                "from": utc(int(dataset.events.at.min())).isoformat(),
+                "until": utc(dataset.as_of).isoformat(),
                 "arguments": arguments.model_dump(mode="json"),
                 "sequence": None if interests is None else interests.model_dump(mode="json"),
                 "notes": list(fitted.notes),
@@ -309,7 +316,8 @@ class Recommender:
             interests=None if fitted.interests is None else fitted.interests.stored(ids),
             item_offsets=None if fitted.item_offsets is None else ItemOffsets.of(ids, fitted.item_offsets),
         )
-        return self._copy(model=model, population=None, item_offsets=None, item_vectors=dated.latest)
+        vectors = dated.latest if dataset is self.dataset else None  # they hold the prices that people paid
+        return self._copy(model=model, population=None, item_offsets=None, item_vectors=vectors)
 
     def publish(self, models_dir: Path) -> str:
         """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises.

@@ -81,7 +81,7 @@ def fit_scorer(
     vectors_before: Callable[[int], Floats] | None = None,
 ) -> FittedScorer:
     """Train on past windows of `dataset`, whose latest window ends at its `as_of`; of each person's events within the
-    limits of a day (`within_limits`).
+    limits of a day (`within_limits`). Where they are a sample of people, what is counted is told at the level of all.
 
     item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's users, (n_users, dim), or None.
     interests: with it the sequence model is learned too, and its score is one of the scorer's features.

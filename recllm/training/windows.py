@@ -21,6 +21,7 @@ from recllm.errors import DataError
 from recllm.features.candidates import Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import pair_cosine, pair_features
+from recllm.features.scaled_crowd import sample_statistics
 from recllm.metrics import Truth
 from recllm.schema import Action
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
@@ -145,7 +146,7 @@ class PastWindows:
 
     def population(self, start: int, interests: SequenceModel | None = None) -> CollaborativeStatistics:
         past, vectors = self.dataset.before(start), self.vectors_at(start)
-        return CollaborativeStatistics.fit(past, vectors, self.collaborative, self.basics, interests, self.facets)
+        return sample_statistics(past, vectors, self.collaborative, self.basics, interests, self.facets)
 
     def window(self, population: CollaborativeStatistics, *, n_validation: int = 0) -> tuple[Window, Window | None]:
         """The window after `population`, sampled, and `n_validation` other users of it with all their candidates.

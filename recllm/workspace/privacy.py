@@ -24,12 +24,14 @@ import polars as pl
 
 from recllm.data.dataset import Dataset, Events, hash_order
 from recllm.data.event_files import EventFiles
+from recllm.data.people_sample import PeopleSample, sampled_rows
 from recllm.errors import StoreError, UsageError
 from recllm.files import PRIVATE, write_whole
 from recllm.policy import Policy
 from recllm.schema import SESSION_PREFIX, Purpose
 from recllm.store.database import Store
 from recllm.store.readers import EVENT_DETAILS, StoredHistory, StoreReader
+from recllm.store.tables import OrderLog
 
 KEY_VARIABLE = "RECLLM_KEY"
 KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
@@ -227,9 +229,24 @@ class PolicyGate:
             people = self._allowed(reader, purpose)
             events = _of_people(reader.events(_DETAILS, since=self.oldest_event()), people)
             items, order = reader.items(), reader.order_log()
-        in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
-        dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
-        return dataset if order is None else replace(dataset, step_seconds=order.step_seconds)
+        return _dataset(people, events, items, order, as_of)
+
+    def sample(self, purpose: Purpose, limit: int) -> Dataset:
+        """`dataset` of at most so many of the people who agreed to the purpose, chosen by `recllm.data.people_sample`.
+
+        Of more people only these people's events are read, by key; nothing of the others but how many they are.
+        """
+        with self._store.read() as reader:
+            everybody = self._allowed(reader, purpose)
+            rows = sampled_rows(everybody["user_id"].to_list(), limit)
+            is_sample = len(rows) < everybody.height
+            people = everybody[rows.tolist()]
+            names = people["user_id"] if is_sample else None
+            events = _of_people(reader.events(_DETAILS, since=self.oldest_event(), user_ids=names), people)
+            items, order = reader.items(), reader.order_log()
+        dataset = _dataset(people, events, items, order)
+        sample = PeopleSample(people=people.height, of_people=everybody.height)
+        return replace(dataset, sample=sample) if is_sample else dataset
 
     def log(self, purpose: Purpose, folder: Path) -> tuple[Dataset, EventFiles]:
         """What `dataset` holds, for a log of any length: the people and the catalogue, and beside them the events,
@@ -390,6 +407,19 @@ def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
     """Items of the store in the columns of `Dataset.items`; one that is only known from events is not available."""
     available = pl.col("available") & ~pl.col("pending")
     return items.with_columns(pl.col("price").cast(pl.Float64), available).drop("pending")
+
+
+def _dataset(
+    people: pl.DataFrame,
+    events: pl.DataFrame,
+    items: pl.DataFrame,
+    order: OrderLog | None,
+    as_of: int | datetime | None = None,
+) -> Dataset:
+    """Rows of the store as a dataset; a product that only other people's events know is not in it."""
+    in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
+    dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
+    return dataset if order is None else replace(dataset, step_seconds=order.step_seconds)
 
 
 def _of_people(events: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
