@@ -12,7 +12,7 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
                       refreshed, everybody ranked (`recllm batch recommend`, k = 20, two processes); and how long one
                       warm answer takes
     part 100x         the same at 100x, but only some of the people are ranked, in as many shards as told
-    ray               half of the people at 10x by one actor of Ray and by two; the files compared byte for byte
+    ray               a quarter of the people at 10x by one actor of Ray and by two; the files compared byte for byte
     index, encode     one million items and a catalogue's texts: read from the results of scale_index.py, onnx_speed.py
 
 top20_s is the ranking of everybody at 1x, 2,469 people, in one warm process; top20_batch_s the batch that writes
@@ -106,9 +106,9 @@ def write_log(folder: Path, copies: int) -> dict[str, Any]:
     return {"rows": n_rows}
 
 
-def step(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
+def step(name: str, folder: Path, *arguments: str, threads: int | None = None) -> dict[str, Any]:
     """A step in a process of its own: its seconds and peak memory, and its figures."""
-    return in_new_process("scale.py", "--step", name, "--folder", str(folder), *arguments)
+    return in_new_process("scale.py", "--step", name, "--folder", str(folder), *arguments, threads=threads)
 
 
 def ingest(folder: Path, file: str) -> dict[str, Any]:
@@ -267,19 +267,21 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
 
 
 def ray_actors(folder: Path) -> dict[str, Any]:
-    """One actor against two, over half of the people of the workspace of 10x in `folder`, the start of Ray included."""
+    """One actor against two, of one thread each, over a quarter of the people of the workspace of 10x in `folder`; the start
+    of Ray included. Beside them one actor that has all threads, as `--workers 1` gives it."""
     figures: dict[str, Any] = {}
     shards = SHARDS_PER_COPY * 10
     (folder / "plan.json").unlink(missing_ok=True)
-    for workers, name in ((1, "one"), (2, "two")):
+    for workers, name, threads in ((1, "one", 1), (2, "two", 1), (1, "one_all_threads", None)):
         shutil.rmtree(folder / name, ignore_errors=True)
-        options = ["--shards", str(shards), "--only", str(shards // 2), "--engine", "ray", "--workers", str(workers)]
-        measured = step("everybody", folder, *options, "--name", name)
+        options = ["--shards", str(shards), "--only", str(shards // 4), "--engine", "ray", "--workers", str(workers)]
+        measured = step("everybody", folder, *options, "--name", name, threads=threads)
         figures |= {f"{name}_s": measured["seconds"], "people": measured["people"]}
-    files = [sorted((folder / name).glob("shard-*.parquet")) for name in ("one", "two")]
-    same = all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
+    names = ("one", "two", "one_all_threads")
+    files = [sorted((folder / name).glob("shard-*.parquet")) for name in names]
+    same = all(len({file.read_bytes() for file in shard}) == 1 for shard in zip(*files, strict=True))
     ratio = round(figures["one_s"] / figures["two_s"], 2)
-    return figures | {"ratio": ratio, "identical": same and len(files[0]) == shards // 2}
+    return figures | {"ratio": ratio, "identical": same and len(files[0]) == shards // 4}
 
 
 def summary(parts: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666, overwrit
 
 @contextmanager
 def drafts_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder in `parent`, for the owner alone, which is gone at the end of the block."""
+    """An empty folder in `parent`, for the owner alone, which is gone at the end of the block. Raises `OSError`."""
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = parent / f".parts.{uuid.uuid4().hex}.{os.getpid()}.draft"
     _open_drafts.add(folder.name)

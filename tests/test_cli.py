@@ -276,4 +276,4 @@ def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch)
     assert run()[1].split() == ["backup", "batch"]
     monkeypatch.setenv("COMP_WORDS", "recllm batch ")
     monkeypatch.setenv("COMP_CWORD", "2")
-    assert run()[1].split() == ["recommend", "audience", "copy", "predict"]
+    assert run()[1].split() == ["recommend", "audience", "copy", "predict", "encode"]

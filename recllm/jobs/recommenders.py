@@ -18,13 +18,14 @@ from recllm.data.interactions import Ints, merge
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors, new_item_vectors
-from recllm.files import drafts_folder, sweep_drafts
+from recllm.files import sweep_drafts
 from recllm.jobs.item_index import bring_index_along, catalogue_index
 from recllm.recommender.lineage import Lineage, Origin
 from recllm.recommender.people import Histories
 from recllm.recommender.serving_state import (
     CatalogueState,
     PeopleState,
+    events_folder,
     open_catalogue_state,
     open_people_state,
     population_of,
@@ -184,7 +185,7 @@ def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState
         with workspace.store().read() as reader:
             marks = reader.marks()
         consent_load = marks.load_no.get(Table.CONSENT, 0)
-        with drafts_folder(path.parent) as folder:
+        with events_folder(path) as folder:
             shop, log = gate.log(Purpose.PERSONALISATION, folder)
             log = log.on_items(ItemLookup(catalogue.items).rows(shop.items["item_id"]))
             basics = basics_vectors(encoder, basics_of(shop.users), catalogue.locale)
@@ -379,7 +380,7 @@ def publish_recommender(
     lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
     lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
     consent_load, people, version = marks.load_no.get(Table.CONSENT, 0), None, None
-    with drafts_folder(people_path(workspace, "").parent) as parts_folder:
+    with events_folder(people_path(workspace, "next")) as parts_folder:
         shop, log = gate.log(Purpose.PERSONALISATION, parts_folder)
         shop = replace(shop, as_of=present(workspace, now))
         arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}

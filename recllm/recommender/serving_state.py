@@ -19,7 +19,8 @@ import hashlib
 import json
 import secrets
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -146,6 +147,18 @@ def save_people_state(
     _save_people(path, arrays, log, salt, event_no, consent_load)
 
 
+@contextmanager
+def events_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside the people's part at `path`, for events while they are counted and written; it is gone at
+    the end of the block. Raises `ModelError` where the disk refuses what is done in it."""
+    try:
+        with drafts_folder(path.parent) as folder:
+            yield folder
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
+
+
 def without_people(
     path: Path, state: PeopleState, keep: NDArray[np.bool_], *, event_no: int, consent_load: int
 ) -> PeopleState:
@@ -163,7 +176,7 @@ def without_people(
     for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
         arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
     parts = (part.rows(np.flatnonzero(keep[start : start + part.n_users])) for start, part in state.events.parts())
-    with drafts_folder(path.parent) as folder:
+    with events_folder(path) as folder:
         _save_people(path, arrays, EventFiles.write(folder, parts), state.salt, event_no, consent_load)
     return open_people_state(path)
 
