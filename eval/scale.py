@@ -267,8 +267,8 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
 
 
 def ray_actors(folder: Path) -> dict[str, Any]:
-    """One actor against two, of one thread each, over a quarter of the people of the workspace of 10x in `folder`; the start
-    of Ray included. Beside them one actor that has all threads, as `--workers 1` gives it."""
+    """One actor against two, of one thread each, over a quarter of the people of the workspace of 10x in `folder`, the
+    start of Ray included. Beside them one actor that has all threads, as `--workers 1` gives it."""
     figures: dict[str, Any] = {}
     shards = SHARDS_PER_COPY * 10
     (folder / "plan.json").unlink(missing_ok=True)
