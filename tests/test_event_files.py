@@ -241,12 +241,12 @@ def test_a_rush_on_a_new_item_waits_for_its_second_week() -> None:
     from recllm.features.collaborative import ask
     from recllm.features.pair_features import FEATURE_NAMES, pair_features
 
-    def lately(first_day: int, **changes: Any) -> float:
-        """log(1 + buyers of the last week) of an item that three people bought on a day and on each of the last two,
-        in a shop that is 90 days old; a fourth bought something else all the time."""
-        days = sorted({first_day, 88, 89})
-        runs = [[(0, START + day * DAY) for day in days]] * 3 + [[(1, START + day * DAY) for day in range(0, 90, 5)]]
-        data = Dataset(pl.DataFrame({"user_id": ["a", "b", "c", "d"]}), DATA.items, history(*runs), START + 90 * DAY)
+    def lately(first_day: int, age: int = 90, **changes: Any) -> float:
+        """Buyers of the last week, as scores see them, of an item that three people bought on a day and on each of the
+        last two, in a shop of so many days; a fourth bought something else all the time."""
+        days = sorted({first_day, age - 2, age - 1})
+        runs = [[(0, START + day * DAY) for day in days]] * 3 + [[(1, START + day * DAY) for day in range(0, age, 5)]]
+        data = Dataset(pl.DataFrame({"user_id": ["a", "b", "c", "d"]}), DATA.items, history(*runs), START + age * DAY)
         crowd = CollaborativeStatistics.fit(data, vectors(DATA), CollaborativeSettings(**changes))
         values = pair_features(ask(crowd, history([(2, START)]), data.as_of), explicit(1, np.array([0])))
         return float(np.expm1(values[0, FEATURE_NAMES.index("buyers_7")]))
@@ -255,4 +255,4 @@ def test_a_rush_on_a_new_item_waits_for_its_second_week() -> None:
     assert lately(79) == pytest.approx(3), "three bought it in the week before, too"
     assert lately(40) == pytest.approx(3), "no longer new, though nobody bought it in the week before"
     assert lately(88, confirmation_days=0.0) == pytest.approx(3)
-    assert lately(0) == pytest.approx(3), "it is as old as the log"
+    assert lately(18, age=20) == pytest.approx(3), "in a log of less than four weeks nobody knows what is new"

@@ -67,7 +67,7 @@ def bought_together(
     column[rows] = np.arange(n)
     n_lines, beside, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
     for purchases in parts():
-        trips = _Trips.of(purchases, column, n)
+        trips = _TripLines.of(purchases, column, n)
         n_lines += np.bincount(trips.item, minlength=n)
         beside += np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
         for _, first, second in trips.pairs():
@@ -85,7 +85,7 @@ def bought_together(
     people, squares = np.zeros(len(a), np.int64), np.zeros(n)
     joint_squares, beside_a, beside_b = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
     for purchases in parts():
-        trips = _Trips.of(purchases, column, n)
+        trips = _TripLines.of(purchases, column, n)
         keys = [np.zeros(0, np.int64)]
         for at, first, second in trips.pairs():
             code = first * n + second
@@ -114,7 +114,7 @@ def bought_together(
 
 
 @dataclass(frozen=True, eq=False)
-class _Trips:
+class _TripLines:
     """A line for each trip and item of some people, (n_lines,)."""
 
     trip: Ints
@@ -126,7 +126,7 @@ class _Trips:
     """User row of each trip, (n_trips,)."""
 
     @classmethod
-    def of(cls, purchases: Events, column: Ints, n: int) -> _Trips:
+    def of(cls, purchases: Events, column: Ints, n: int) -> _TripLines:
         """column: (n_items,), one of n, -1 for an item that is not looked at."""
         sold = purchases.select(column[purchases.item] >= 0)
         trips = _trips(sold)
