@@ -153,7 +153,7 @@ def refresh_state(folder: Path) -> dict[str, Any]:
 def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, only: int | None) -> dict[str, Any]:
     """only: work on so many of the shards."""
     from recllm.jobs.batch import PLAN, BatchRun, BatchTask, ShardOutcome, run_batch, work_on
-    from recllm.jobs.engines import Engine, shard_outcomes
+    from recllm.jobs.engines import Engine, open_workers
     from recllm.workspace.workspace import Workspace
 
     out = folder / name
@@ -165,7 +165,8 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, o
         if only is not None:
             began = time.perf_counter()
             work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
-            outcomes = list(shard_outcomes(work, list(range(only)), Engine(engine), workers=workers, lost=lost))
+            with open_workers(Engine(engine), workers) as opened:
+                outcomes = list(opened.outcomes(work, range(only), lost))
             assert not any(outcome.error for outcome in outcomes), outcomes
             seconds = round(time.perf_counter() - began, 1)
             shutil.copy(out / PLAN, folder / PLAN)

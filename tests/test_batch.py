@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +16,19 @@ import pytest
 from conftest import Command
 from service_world import LAST_DAY, build_shop
 
-from recllm.errors import DataError, GenerationError, MissingExtraError, NotFittedError, UsageError
+from recllm.data.dataset import utc
+from recllm.errors import DataError, GenerationError, MissingExtraError, NotFittedError, RecllmError, UsageError
 from recllm.generator import locate
 from recllm.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
 from recllm.jobs.catalogue_vectors import encoding_options
-from recllm.jobs.engines import Engine, connect, import_ray, shard_outcomes
+from recllm.jobs.engines import Engine, connect, import_ray, open_workers, spread_over
 from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.recommenders import open_recommender, people_path, refresh
 from recllm.jobs.serve import find_audience
+from recllm.recommender.serving_state import CATALOGUE_STATE, ITEMS, map_arrays
 from recllm.schema import Purpose, SlateStatus
-from recllm.workspace.workspace import Workspace
+from recllm.workspace import privacy as privacy_module
+from recllm.workspace.workspace import Workspace, present
 
 SHARDS, PEOPLE = 5, 60
 
@@ -257,6 +261,41 @@ def test_every_engine_writes_the_same_bytes(
         assert files(run) == files(once), engine
 
 
+@pytest.mark.parametrize("engine", [Engine.PROCESSES, Engine.RAY])
+def test_every_engine_counts_the_same_serving_state(
+    engine: Engine, shop: Workspace, tmp_path: Path, ray_machine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine is Engine.RAY and not ray_machine:
+        pytest.skip("the extra ray is not installed")
+    monkeypatch.setattr(privacy_module, "EVENTS_OF_A_PART", 100)
+    states, people = [], []
+    for name, spread in (("here", Engine.HERE), ("there", engine)):
+        shutil.copytree(shop.root, tmp_path / name)
+        with closing(Workspace.open(tmp_path / name)) as copied:
+            version = refresh(copied, now=utc(present(shop)), engine=spread, workers=2)
+            folder = copied.models_dir / "versions" / version
+            arrays, numbers = map_arrays(folder / CATALOGUE_STATE)
+            states.append((bytes_of(arrays), numbers, (folder / ITEMS).read_bytes()))
+            people.append(bytes_of(map_arrays(people_path(copied, version))[0]))
+            people[-1].pop("digests")  # have another salt each time
+            assert not list((copied.root / "serving").glob(".*")), "no history stays"
+    assert states[0] == states[1]
+    assert people[0] == people[1] and len(people[0]["events.item"]) > 300
+
+
+def bytes_of(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def test_a_log_whose_part_kills_its_process_is_not_counted(tmp_path: Path) -> None:
+    with open_workers(Engine.PROCESSES, 2) as workers:
+        with pytest.raises(
+            RecllmError, match="the log could not be counted: the process of shard 2 was killed 2 times"
+        ):
+            list(spread_over(workers)(partial(killed.work, tmp_path), 5))
+        assert list(spread_over(workers)(partial(killed.slow_first, 0.5), 5)) == list(range(5)), "in their order"
+
+
 def test_a_killed_run_goes_on(shop: Workspace, tmp_path: Path) -> None:
     run = plan(shop, tmp_path / "out")
     run_batch(run)
@@ -280,10 +319,13 @@ def test_a_process_that_is_killed_changes_nothing(engine: Engine, tmp_path: Path
     if engine is Engine.RAY and not ray_machine:
         pytest.skip("the extra ray is not installed")
     shards, work = list(range(5)), partial(killed.work, tmp_path)
-    outcomes = [str(outcome) for outcome in shard_outcomes(work, shards, engine, workers=2, lost=lost)]
+    with open_workers(engine, 2) as workers:
+        outcomes = [str(outcome) for outcome in workers.outcomes(work, shards, lost)]
+        again = list(workers.outcomes(partial(str.rjust, "7"), [1, 2], lost))
     (failed,) = set(outcomes) - set("01234")
     assert sorted(set(outcomes) - {failed}) == ["0", "1", "3", "4"] and len(outcomes) == 5
     assert failed.startswith("2: ") and "more shards make each smaller" in failed
+    assert sorted(again) == [" 7", "7"], "the others go on"
 
 
 def test_a_shard_that_fails_is_told_and_the_others_stand(shop: Workspace, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
 from recllm.data import dataset as dataset_module
-from recllm.data import event_files as event_files_module
-from recllm.data.dataset import DAY, Dataset, Events, person_ranges
-from recllm.data.event_files import EventFiles, EventLog
+from recllm.data.dataset import DAY, Counted, Dataset, Events, person_ranges
+from recllm.data.event_files import EventFiles, EventLog, in_turn
 from recllm.encoder.toy import ToyEncoder
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import item_vectors
@@ -30,6 +29,7 @@ from recllm.files import drafts_folder, sweep_drafts
 from recllm.jobs.load import add_consent, load_file
 from recllm.schema import Purpose
 from recllm.settings import CollaborativeSettings, OfferSettings
+from recllm.workspace import privacy as privacy_module
 from recllm.workspace.workspace import Workspace
 
 DATA = shop()
@@ -40,7 +40,7 @@ SETTINGS = CollaborativeSettings(neighbour_pool=15, new_item_days=200.0, first_s
 @pytest.fixture
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_module, "EVENTS_OF_A_PART", 30)
-    monkeypatch.setattr(event_files_module, "EVENTS_OF_A_PART", 30)
+    monkeypatch.setattr(privacy_module, "EVENTS_OF_A_PART", 30)
 
 
 def arrays_of(value: Any, name: str = "") -> dict[str, np.ndarray]:
@@ -111,9 +111,9 @@ def _nothing() -> list[tuple[str, list[Events]]]:
 
 def test_a_file_that_ends_early_is_told(tmp_path: Path) -> None:
     files = EventFiles.write(tmp_path, [DATA.events])
-    with (tmp_path / "price").open("r+b") as file:
+    with (tmp_path / "00000.price").open("r+b") as file:
         file.truncate(10)
-    with pytest.raises(OSError, match="price ends early"):
+    with pytest.raises(OSError, match=r"00000\.price ends early"):
         list(files.parts())
 
 
@@ -123,7 +123,9 @@ def test_statistics_of_parts_are_those_of_the_whole(
     in_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     basics = np.random.default_rng(0).normal(size=(DATA.n_users, 8)).astype(np.float32)
-    log = EventFiles.write(tmp_path, [DATA.events]) if in_files else DATA.events
+    log: EventLog = DATA.events
+    if in_files:
+        log = EventFiles.write(tmp_path, (part for _, part in DATA.events.parts()))
     assert len(list(log.parts())) > 3
     by_parts = CollaborativeStatistics.fit(NOBODY, vectors(DATA), SETTINGS, basics, log=log)
     kind, limits = np.full(DATA.n_items, -1), by_parts.settings
@@ -183,9 +185,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return shop
 
 
+@pytest.mark.usefixtures("short_parts")
 def test_the_log_of_a_store_is_its_dataset(workspace: Workspace, tmp_path: Path) -> None:
     expected = workspace.gate().dataset(Purpose.PERSONALISATION)
-    shop, log = workspace.gate().log(Purpose.PERSONALISATION, tmp_path)
+    shop, log, marks = workspace.gate().log(Purpose.PERSONALISATION, tmp_path)
+    assert marks.event_no >= 400 and log.n_parts > 3
     assert shop.users.equals(expected.users) and shop.items.equals(expected.items)
     assert not len(shop.events) and len(expected.events) > 300
     read, stored = whole(log), expected.events
@@ -197,12 +201,28 @@ def test_the_log_of_a_store_is_its_dataset(workspace: Workspace, tmp_path: Path)
         assert all((a == -1) == (b == -1) for a, b in numbers)
 
 
+def test_what_is_written_while_a_log_is_read_is_not_in_it(workspace: Workspace, tmp_path: Path) -> None:
+    """Whoever answers reads on from the last event that a state knows: one that was in it already would count twice."""
+    before = len(workspace.gate().dataset(Purpose.PERSONALISATION).events)
+
+    def written_meanwhile(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
+        late = pl.DataFrame({"user_id": ["u1"], "item_id": ["i1"], "timestamp": ["2023-12-02T00:00:00Z"]})
+        late.write_csv(tmp_path / "late.csv")
+        assert load_file(workspace, tmp_path / "late.csv", "events").accepted == 1
+        return in_turn(work, n_parts)
+
+    _, log, marks = workspace.gate().log(Purpose.PERSONALISATION, _empty(tmp_path / "log"), spread=written_meanwhile)
+    assert int(log.indptr[-1]) == before
+    _, written = workspace.gate().people(Purpose.PERSONALISATION, after_event=marks.event_no)
+    assert len(written) == 1
+
+
 def test_an_item_that_only_a_person_who_withdrew_knew_is_in_no_catalogue(workspace: Workspace, tmp_path: Path) -> None:
     add = pl.DataFrame({"user_id": ["u3"], "item_id": ["secret"], "timestamp": ["2023-12-01T00:00:00Z"]})
     add.write_csv(tmp_path / "late.csv")
     load_file(workspace, tmp_path / "late.csv", "events")
     folder = _empty(tmp_path / "log")
-    shop, log = workspace.gate().log(Purpose.PERSONALISATION, folder)
+    shop, log, _ = workspace.gate().log(Purpose.PERSONALISATION, folder)
     assert "secret" not in shop.items["item_id"] and "i29" in shop.items["item_id"]
     assert_alike(whole(log).item, workspace.gate().dataset(Purpose.PERSONALISATION).events.item)
 

@@ -344,8 +344,12 @@ def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch
 
     code, _, err = run("refresh", "-w", "shop")
     assert code == 1 and "recllm train" in err
-    monkeypatch.setattr(recommenders, "refresh", lambda workspace, progress: f"{workspace.root}-2")
-    assert run("refresh", "-w", "shop") == (0, "model shop-2 serves\n", "")
+    monkeypatch.setattr(
+        recommenders, "refresh", lambda workspace, engine, workers, progress: f"{workspace.root}-{engine}-{workers}"
+    )
+    assert run("refresh", "-w", "shop") == (0, "model shop-here-1 serves\n", "")
+    options = ("--engine", "processes", "--workers", "3")
+    assert run("refresh", "-w", "shop", *options) == (0, "model shop-processes-3 serves\n", "")
 
 
 def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:

@@ -15,6 +15,7 @@ from recllm.cli.options import Json, Seed, WorkspaceDir, open_shop, write_audit
 from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import NothingToDo, UsageError
+from recllm.jobs.engines import Engine
 from recllm.text.log_lines import LogFormatter
 
 if TYPE_CHECKING:
@@ -311,12 +312,18 @@ def rollback(workspace: WorkspaceDir, json: Json) -> None:
     show({"serving": serving}, [f"model {serving} serves"], json=json)
 
 
-def refresh(workspace: WorkspaceDir, json: Json) -> None:
+def refresh(
+    *,
+    engine: Annotated[Engine, typer.Option(help="Who counts the log: as of recllm batch.")] = Engine.HERE,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, or actors of Ray.")] = 1,
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
     """Count everything that the current model answers from anew, up to the present, without training."""
     from recllm.jobs.recommenders import refresh as refresh_model
 
     with open_shop(workspace) as shop:
-        version = refresh_model(shop, progress=note)
+        version = refresh_model(shop, engine=engine, workers=workers, progress=note)
     show({"serving": version}, [f"model {version} serves"], json=json)
 
 

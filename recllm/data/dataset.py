@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,8 @@ from recllm.errors import DataError, UsageError
 from recllm.schema import ACTION_CODE, Action, html_table
 
 DAY = 86_400
+
+Counted = TypeVar("Counted")
 
 FEW_IDS = 5_000
 """More ids than this are joined with a table, which reads the whole of it; fewer are looked up in a dictionary."""
@@ -74,12 +76,20 @@ class Events:
     def n_users(self) -> int:
         return len(self.indptr) - 1
 
+    @property
+    def n_parts(self) -> int:
+        return sum(1 for _ in person_ranges(self.indptr, EVENTS_OF_A_PART))
+
     def parts(self) -> Iterator[tuple[int, Events]]:
         """Row of the first user, and the events of as many users from there on: the whole, where it is short."""
         for first, end in person_ranges(self.indptr, EVENTS_OF_A_PART):
             start, stop = self.indptr[first], self.indptr[end]
             indptr = self.indptr[first : end + 1] - start
             yield first, Events(indptr, *(column[start:stop] for column in self.columns()))
+
+    def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
+        """What `count` makes of each of `parts`, in their order."""
+        return (count(first, part) for first, part in self.parts())
 
     @property
     def user(self) -> NDArray[np.int32]:

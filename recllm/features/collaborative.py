@@ -7,16 +7,17 @@ groups of items sell. Pair features and candidates are pure functions of these s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset, Events
+from recllm.data.dataset import DAY, Counted, Dataset, Events
 from recllm.data.event_files import EventLog
 from recllm.data.interactions import (
     Floats,
@@ -144,22 +145,13 @@ class CollaborativeStatistics:
             )
         facets = facets or ItemGroups.of(dataset.items)
         n_items, as_of = dataset.n_items, dataset.as_of
-        parts = _PurchaseParts(log, settings)
+        purchases = _PurchaseLog(log, settings)
 
-        # what is counted by person, and added up
-        first, began, n_purchases, sums = np.full(n_items, NEVER), as_of, np.zeros(log.n_users, np.int64), None
-        strength, n_lines = np.zeros(n_items), np.zeros(n_items, np.int64)
-        for start, purchases in parts:
-            np.minimum(first, first_sales(purchases, n_items), out=first)
-            began = min(began, int(purchases.at.min(initial=as_of)))
-            n_purchases[start : start + purchases.n_users] = np.diff(purchases.indptr)
-            part_sums = _ItemSums.of(purchases, n_items, as_of, settings)
-            sums = part_sums if sums is None else sums + part_sums
-            owned = _bought(purchases, n_items, as_of, settings.item_item_half_life_days)
-            strength += np.asarray(owned.sum(0), np.float64).ravel()
-            n_lines += np.bincount(owned.indices, minlength=n_items)
-        sums = sums or _ItemSums.of(Events.nothing(), n_items, as_of, settings)
-        arrived = NewItems.since(first, began, as_of, settings)
+        sums, n_purchases = _ItemSums.of(Events.nothing(), n_items, as_of, settings), np.zeros(log.n_users, np.int64)
+        for start, of_part, lengths in purchases.each(_part_sums, n_items=n_items, as_of=as_of):
+            sums += of_part
+            n_purchases[start : start + len(lengths)] = lengths
+        arrived = NewItems.since(sums.first, int(sums.first.min(initial=as_of)), as_of, settings)
 
         n_buyers = int((n_purchases > 0).sum())
         n_pool = min(settings.neighbour_pool, n_buyers)
@@ -168,15 +160,14 @@ class CollaborativeStatistics:
         pool = np.sort(np.random.default_rng(0).permutation(active)[:n_pool])
 
         # what needs to know these first
-        related = _best_sellers(strength, n_lines, settings)
+        related = _best_sellers(sums, settings)
         gram, got = np.zeros((len(related), len(related)), np.float32), np.zeros(n_items, np.int64)
         of_pool = [Events.nothing()]
-        for start, purchases in parts:
-            got += arrived.first_buyers(purchases, settings)
-            owned = _bought(purchases, n_items, as_of, settings.item_item_half_life_days)[:, related]
-            gram += (owned.T @ owned).toarray()
-            in_part = pool[(pool >= start) & (pool < start + purchases.n_users)]
-            of_pool.append(purchases.rows(in_part - start))
+        crowd = {"pool": pool, "related": related, "arrived": arrived, "as_of": as_of}
+        for products, first_buyers, of_part_pool in purchases.each(_part_products, **crowd):
+            gram += products
+            got += first_buyers
+            of_pool.append(of_part_pool)
         arrived = replace(arrived, got=got.astype(np.float32))
         pool_purchases = Events.concat(of_pool)
         recent = pool_purchases.select(pool_purchases.at >= as_of - settings.recent_days * DAY)
@@ -185,7 +176,7 @@ class CollaborativeStatistics:
             settings,
             np.asarray(item_vectors, np.float32),
             facets,
-            _item_stats(sums, first, dataset, facets, settings),
+            _item_stats(sums, dataset, facets, settings),
             pool,
             _with_bounded_influence(_profile_rows(pool_purchases, n_items, as_of, settings), settings),
             _bought(recent, n_items, as_of, None),
@@ -495,29 +486,62 @@ def _similarity(population: CollaborativeStatistics, profile: Any) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
-class _PurchaseParts:
+class _PurchaseLog:
     """What counts of each person, part by part of a log. A log of one part is cut down once, a longer one each time."""
 
     log: EventLog
     settings: CollaborativeSettings
-    _whole: list[tuple[int, Events]] = field(default_factory=list)
+    _whole: list[Events] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[tuple[int, Events]]:
+    def each(self, count: Callable[..., Counted], **arguments: Any) -> Iterator[Counted]:
+        """What `count` makes of each part: of the row of its first user, what they bought, and the arguments."""
+        count = partial(count, settings=self.settings, **arguments)
+        if not self._whole and self.log.n_parts == 1:
+            ((_, events),) = self.log.parts()
+            self._whole.append(_counting_purchases(events, self.settings))
         if self._whole:
-            yield from self._whole
-            return
-        for start, events in self.log.parts():
-            purchases = merged_lines(of_actions(events, self.settings.target))
-            part = (start, within_limits(purchases, self.settings))
-            if events.n_users == self.log.n_users:
-                self._whole.append(part)
-            yield part
+            return iter([count(0, self._whole[0])])
+        return self.log.each(partial(_count_purchases, count, self.settings))
 
 
-def _best_sellers(strength: NDArray[np.float64], n_lines: Ints, settings: CollaborativeSettings) -> Ints:
-    """Rows of the items that have weights to each other, ascending. strength: decayed purchases; n_lines: buyers."""
-    rows = np.sort(np.argsort(-strength.astype(np.float32), kind="stable")[: settings.item_item_items])
-    return rows[n_lines[rows] > 1]
+def _count_purchases(
+    count: Callable[[int, Events], Counted], settings: CollaborativeSettings, start: int, events: Events
+) -> Counted:
+    return count(start, _counting_purchases(events, settings))
+
+
+def _counting_purchases(events: Events, settings: CollaborativeSettings) -> Events:
+    return within_limits(merged_lines(of_actions(events, settings.target)), settings)
+
+
+def _part_sums(
+    start: int, purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings
+) -> tuple[int, _ItemSums, Ints]:
+    """start as it is, the sums, and how much each person bought."""
+    return start, _ItemSums.of(purchases, n_items, as_of, settings), np.diff(purchases.indptr)
+
+
+def _part_products(
+    start: int,
+    purchases: Events,
+    pool: Ints,
+    related: Ints,
+    arrived: NewItems,
+    as_of: int,
+    settings: CollaborativeSettings,
+) -> tuple[Floats, Ints, Events]:
+    """Products of the items `related` over these people, see `_item_item`; see `NewItems.first_buyers`; and what those
+    of them bought who are in the pool."""
+    owned = _bought(purchases, len(arrived.first), as_of, settings.item_item_half_life_days)[:, related]
+    in_part = pool[(pool >= start) & (pool < start + purchases.n_users)]
+    products = (owned.T @ owned).toarray()
+    return products, arrived.first_buyers(purchases, settings), purchases.rows(in_part - start)
+
+
+def _best_sellers(sums: _ItemSums, settings: CollaborativeSettings) -> Ints:
+    """Rows of the items that have weights to each other, ascending."""
+    rows = np.sort(np.argsort(-sums.strength.astype(np.float32), kind="stable")[: settings.item_item_items])
+    return rows[sums.n_owners[rows] > 1]
 
 
 def _item_item(gram: Floats, rows: Ints, n_items: int, settings: CollaborativeSettings) -> Any:
@@ -560,6 +584,12 @@ class _ItemSums:
     """(2, n_items): lines with a price, ever and in the window of prices."""
     log_paid: NDArray[np.float64]
     """(2, n_items): log(1 + price), summed over these."""
+    strength: NDArray[np.float64]
+    """Purchases of each person as `_bought` has them, decayed by `item_item_half_life_days`."""
+    n_owners: Ints
+    """People of whom there is such a purchase."""
+    first: Ints
+    """First sale, epoch seconds, see `first_sales`; the smallest of all people's."""
     last: Ints
     """Last sale, epoch seconds; the largest of all people's."""
 
@@ -584,6 +614,7 @@ class _ItemSums:
         with_price = (paid, paid & (purchases.at >= as_of - settings.price_window_days * DAY))
         last = np.full(n_items, np.iinfo(np.int64).min)
         np.maximum.at(last, purchases.item, purchases.at)
+        owned = _bought(purchases, n_items, as_of, settings.item_item_half_life_days)
         return cls(
             np.stack([*windows, np.bincount(pairs.key, minlength=n_items), buyers(2 * short, short)]),
             np.bincount(pairs.key[pairs.total() > 1], minlength=n_items),
@@ -593,20 +624,23 @@ class _ItemSums:
             len(distinct(purchases.user[is_late])),
             np.stack([np.bincount(purchases.item[which], minlength=n_items) for which in with_price]),
             np.stack([np.bincount(purchases.item[which], value[which], n_items) for which in with_price]),
+            np.asarray(owned.sum(0), np.float64).ravel(),
+            np.bincount(owned.indices, minlength=n_items),
+            first_sales(purchases, n_items),
             last,
         )
 
     def __add__(self, addend: _ItemSums) -> _ItemSums:
         """Of the people of both, who are all different."""
-        added = {f.name: getattr(self, f.name) + getattr(addend, f.name) for f in fields(self) if f.name != "last"}
-        return _ItemSums(**added, last=np.maximum(self.last, addend.last))
+        combine: dict[str, Callable[[Any, Any], Any]] = {"first": np.minimum, "last": np.maximum}
+        pairs = ((f.name, getattr(self, f.name), getattr(addend, f.name)) for f in fields(self))
+        return _ItemSums(**{name: combine.get(name, operator.add)(left, right) for name, left, right in pairs})
 
 
 def _item_stats(
-    sums: _ItemSums, first: Ints, dataset: Dataset, facets: ItemGroups, settings: CollaborativeSettings
+    sums: _ItemSums, dataset: Dataset, facets: ItemGroups, settings: CollaborativeSettings
 ) -> ItemStatistics:
-    """first: each item's first sale, see `NewItems`."""
-    as_of, prior = dataset.as_of, settings.prior_buyers
+    as_of, first, prior = dataset.as_of, sums.first, settings.prior_buyers
     short, lately, long, ever, short_before = sums.buyers.astype(np.float32)
     sold, repeat_buyers = first < NEVER, sums.repeat_buyers
     mean = repeat_buyers.sum() / max(ever.sum(), 1)

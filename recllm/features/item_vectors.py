@@ -10,13 +10,14 @@ items bought and browsed (`recllm.data.interactions.user_parts`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from threading import Lock
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import USER_COLUMN, Dataset
+from recllm.data.dataset import USER_COLUMN, Dataset, Events
 from recllm.data.event_files import EventLog
 from recllm.data.interactions import Floats
 from recllm.encoder.batches import distinct, encode_unique
@@ -109,12 +110,7 @@ def basics_of(users: pl.DataFrame) -> list[dict[str, str]]:
 def _prices(dataset: Dataset, log: EventLog, before: int | None = None) -> NDArray[np.float64]:
     """Catalogue price, else the median unit price paid (before a time), else NaN; float64 (n_items,)."""
     counts = pl.DataFrame(schema={"item": pl.Int32, "price": pl.Float32, "len": pl.UInt32})
-    for _, e in log.parts():
-        paid = (e.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(e.price) & (e.price > 0)
-        if before is not None:
-            paid &= e.at < before
-        lines = pl.DataFrame({"item": e.item[paid], "price": e.price[paid]})
-        of_part = lines.group_by("item", "price").len()
+    for of_part in log.each(partial(_paid_prices, before=before)):
         counts = pl.concat([counts, of_part]).group_by("item", "price").agg(pl.col("len").sum())
     # of an even number of lines the median is the mean of the two in the middle
     upto, n = pl.col("len").cum_sum().over("item"), pl.col("len").sum().over("item")
@@ -125,3 +121,11 @@ def _prices(dataset: Dataset, log: EventLog, before: int | None = None) -> NDArr
     prices[median["item"].to_numpy()] = median["price"].to_numpy()
     listed = dataset.items["price"].fill_null(np.nan).to_numpy()
     return np.where(np.isfinite(listed), listed, prices)
+
+
+def _paid_prices(_: int, events: Events, before: int | None) -> pl.DataFrame:
+    """Lines of each item at each price: item, price, len."""
+    paid = (events.action == ACTION_CODE[Action.PURCHASE]) & np.isfinite(events.price) & (events.price > 0)
+    if before is not None:
+        paid &= events.at < before
+    return pl.DataFrame({"item": events.item[paid], "price": events.price[paid]}).group_by("item", "price").len()

@@ -13,10 +13,12 @@ what is of one kind is bought instead of the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,14 +51,10 @@ def bought_together(
     """
     from scipy.sparse import csr_matrix
 
-    def parts() -> Iterator[Events]:
-        for _, events in log.parts():
-            yield within_limits(events.of(Action.PURCHASE), limits or CollaborativeSettings())
-
+    limits = limits or CollaborativeSettings()
     buyers = np.zeros(n_items, np.int64)
-    for purchases in parts():
-        bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
-        buyers += np.bincount(bought % max(n_items, 1), minlength=n_items)
+    for counts in log.each(partial(_buyers, n_items=n_items, limits=limits)):
+        buyers += counts
     # items with too few buyers cannot go with anything
     rows = np.argsort(-buyers, kind="stable")[: settings.together_items]
     rows = np.sort(rows[buyers[rows] >= settings.together_people])
@@ -66,12 +64,9 @@ def bought_together(
     column = np.full(n_items, -1)
     column[rows] = np.arange(n)
     n_lines, beside, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
-    for purchases in parts():
-        trips = _TripLines.of(purchases, column, n)
-        n_lines += np.bincount(trips.item, minlength=n)
-        beside += np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
-        for _, first, second in trips.pairs():
-            joint += np.bincount(first * n + second, minlength=n * n)
+    for of_trips in log.each(partial(_counts_of_trips, column=column, n=n, limits=limits)):
+        for total, count in zip((n_lines, beside, joint), of_trips, strict=True):
+            total += count
     chance = n_lines[None, :] / np.maximum(n_lines.sum() - n_lines, 1)[:, None]  # that a line beside a is of b
     observed, expected = joint.reshape(n, n), beside[:, None] * chance
     observed = observed + observed.T
@@ -81,26 +76,13 @@ def bought_together(
     promising &= observed - expected > settings.together_z * np.sqrt(expected)
     promising = np.triu(promising | promising.T)
     a, b = np.nonzero(promising)
-    number, is_promising = np.cumsum(promising.ravel()) - 1, promising.ravel()
+    number = np.where(promising, np.cumsum(promising).reshape(n, n) - 1, -1).ravel().astype(np.int32)
     people, squares = np.zeros(len(a), np.int64), np.zeros(n)
     joint_squares, beside_a, beside_b = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
-    for purchases in parts():
-        trips = _TripLines.of(purchases, column, n)
-        keys = [np.zeros(0, np.int64)]
-        for at, first, second in trips.pairs():
-            code = first * n + second
-            likely = is_promising[code]
-            keys.append(trips.owner[trips.trip[at[likely]]] * len(a) + number[code[likely]])
-        of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
-        person, pair = np.divmod(of_person, max(len(a), 1))
-        bought_by, group = np.unique(trips.owner[trips.trip] * n + trips.item, return_inverse=True)
-        beside_them = np.bincount(group, trips.size[trips.trip] - 1)  # lines beside an item on a person's trips
-        squares += np.bincount(bought_by % n, beside_them**2, minlength=n)
-        people += np.bincount(pair, minlength=len(a))
-        joint_squares += np.bincount(pair, n_joint**2.0, minlength=len(a))
-        for of_item, total in ((a, beside_a), (b, beside_b)):
-            lines = beside_them[np.searchsorted(bought_by, person * n + of_item[pair])]
-            total += np.bincount(pair, n_joint * lines, minlength=len(a))
+    squared = partial(_squares_of_people, column=column, pairs=(a, b), number=number, limits=limits)
+    for of_people in log.each(squared):
+        for total, count in zip((people, squares, joint_squares, beside_a, beside_b), of_people, strict=True):
+            total += count
 
     def z_of(a: Ints, b: Ints, beside_a: NDArray[np.float64]) -> NDArray[np.float64]:
         by_chance = chance[a, b]
@@ -111,6 +93,62 @@ def bought_together(
     passing = (z > settings.together_z) & (np.tile(people, 2) >= settings.together_people)
     cells = (rows[np.concatenate([a, b])[passing]], rows[np.concatenate([b, a])[passing]])
     return csr_matrix((z[passing].astype(np.float32), cells), shape=(n_items, n_items))
+
+
+def _buyers(_: int, events: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
+    """People who bought each item, (n_items,)."""
+    purchases = _purchases(events, limits)
+    bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
+    return np.bincount(bought % max(n_items, 1), minlength=n_items)
+
+
+def _counts_of_trips(
+    _: int, events: Events, column: Ints, n: int, limits: CollaborativeSettings
+) -> tuple[NDArray[Any], ...]:
+    """Lines of each item, lines beside it on the same trips, (n,) each, and trips with each two items, the lower first,
+    (n * n,). column: see `_TripLines.of`."""
+    trips, joint = _TripLines.of(_purchases(events, limits), column, n), np.zeros(n * n, np.int64)
+    for _row, first, second in trips.pairs():
+        joint += np.bincount(first * n + second, minlength=n * n)
+    beside = np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
+    return np.bincount(trips.item, minlength=n), beside, joint.astype(np.int32)
+
+
+def _squares_of_people(
+    _: int,
+    events: Events,
+    column: Ints,
+    pairs: tuple[Ints, Ints],
+    number: NDArray[np.int32],
+    limits: CollaborativeSettings,
+) -> tuple[NDArray[Any], ...]:
+    """What z sums over people: of each of the pairs (a, b) those with both on a trip, (n_pairs,); of each item the
+    squared lines beside it, (n,); of each pair the squared trips with both, and these times the lines beside a, and
+    beside b, (n_pairs,) each. number: of the pair of two columns, -1 for none, (n * n,)."""
+    n, n_pairs = math.isqrt(len(number)), len(pairs[0])
+    trips, keys = _TripLines.of(_purchases(events, limits), column, n), [np.zeros(0, np.int64)]
+    for at, first, second in trips.pairs():
+        pair = number[first * n + second]
+        keys.append((trips.owner[trips.trip[at]] * n_pairs + pair)[pair >= 0])
+    of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
+    person, pair = np.divmod(of_person, max(n_pairs, 1))
+    bought_by, group = np.unique(trips.owner[trips.trip] * n + trips.item, return_inverse=True)
+    beside = np.bincount(group, trips.size[trips.trip] - 1)  # lines beside an item on a person's trips
+    products = []
+    for of_item in pairs:
+        lines = beside[np.searchsorted(bought_by, person * n + of_item[pair])]
+        products.append(np.bincount(pair, n_joint * lines, minlength=n_pairs))
+    return (
+        np.bincount(pair, minlength=n_pairs),
+        np.bincount(bought_by % n, beside**2, minlength=n),
+        np.bincount(pair, n_joint**2.0, minlength=n_pairs),
+        products[0],
+        products[1],
+    )
+
+
+def _purchases(events: Events, limits: CollaborativeSettings) -> Events:
+    return within_limits(events.of(Action.PURCHASE), limits)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ from recllm.jobs.catalogue_vectors import (
     is_current,
     item_load,
 )
-from recllm.jobs.engines import Engine, shard_outcomes
+from recllm.jobs.engines import Engine, open_workers
 from recllm.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
 from recllm.schema import Intent, Objective, Purpose, RecommendRequest, Slate, SlateStatus
 from recllm.workspace.workspace import Workspace, present
@@ -605,10 +605,12 @@ def run_batch(
     outcomes = []
     work, lost = partial(work_on, run), lambda shard, why: ShardOutcome(shard=shard, error=why)
     try:
-        for outcome in shard_outcomes(work, missing, engine, workers=workers, lost=lost):
-            outcomes.append(outcome)
-            if progress is not None:
-                progress(outcome)
+        needed = min(workers, len(missing) or 1)  # no process is started for nothing
+        with open_workers(engine if missing else Engine.HERE, needed) as processes:
+            for outcome in processes.outcomes(work, missing, lost):
+                outcomes.append(outcome)
+                if progress is not None:
+                    progress(outcome)
     finally:
         _close_worker(run)
     quality = next((outcome.quality for outcome in outcomes if outcome.quality is not None), None)

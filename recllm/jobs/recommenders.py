@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import basics_of, basics_vectors, new_item_vectors
 from recllm.files import sweep_drafts
+from recllm.jobs.engines import Engine, open_workers, spread_over
 from recllm.jobs.item_index import bring_index_along, catalogue_index
 from recllm.recommender.lineage import Lineage, Origin
 from recllm.recommender.people import Histories
@@ -182,11 +184,9 @@ def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState
     """The people's part of the state of a version, without whoever withdrew since; made anew where it is missing."""
     path, gate = people_path(workspace, model.version or ""), workspace.gate()
     if not path.exists():
-        with workspace.store().read() as reader:
-            marks = reader.marks()
-        consent_load = marks.load_no.get(Table.CONSENT, 0)
         with events_folder(path) as folder:
-            shop, log = gate.log(Purpose.PERSONALISATION, folder)
+            shop, log, marks = gate.log(Purpose.PERSONALISATION, folder)
+            consent_load = marks.load_no.get(Table.CONSENT, 0)
             log = log.on_items(ItemLookup(catalogue.items).rows(shop.items["item_id"]))
             basics = basics_vectors(encoder, basics_of(shop.users), catalogue.locale)
             shop = replace(shop, items=catalogue.items, as_of=catalogue.as_of)
@@ -358,6 +358,8 @@ def publish_recommender(
     lineage: Lineage | None = None,
     now: datetime | None = None,
     erased: Collection[str] | None = None,
+    engine: Engine = Engine.HERE,
+    workers: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Make a model the current one, with the serving state of the people who agreed to personalisation.
@@ -365,7 +367,7 @@ def publish_recommender(
     encoder: the one that the model was trained with. lineage: where the model comes from; without one it is said to be
     trained by hand. A model that the gate refused is kept and does not serve. erased: who had been erased before the
     data of the training were read; where others were erased since, the version is marked as `mark_tainted` does.
-    Returns the version.
+    engine, workers: who reads and counts the log, part by part; every engine counts the same. Returns the version.
     """
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.registry import mark_version_tainted, serving
@@ -373,15 +375,16 @@ def publish_recommender(
 
     erased = workspace.store().tombstones() if erased is None else erased
     gate, locale = workspace.gate(), workspace.settings.locale
-    with workspace.store().read() as reader:
-        marks = reader.marks()
     if progress:
         progress("count what the crowd did, for answers in a moment")
     lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
-    lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
-    consent_load, people, version = marks.load_no.get(Table.CONSENT, 0), None, None
-    with events_folder(people_path(workspace, "next")) as parts_folder:
-        shop, log = gate.log(Purpose.PERSONALISATION, parts_folder)
+    people, version = None, None
+    with events_folder(people_path(workspace, "next")) as parts_folder, open_workers(engine, workers) as processes:
+        reopened = None if engine is Engine.HERE else partial(_gate_of, workspace.root)
+        everybody = gate.log(Purpose.PERSONALISATION, parts_folder, spread=spread_over(processes), reopened=reopened)
+        shop, log, marks = everybody
+        consent_load = marks.load_no.get(Table.CONSENT, 0)
+        lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
         shop = replace(shop, as_of=present(workspace, now))
         arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}
         recommender = Recommender(shop, encoder, log=log.before(shop.as_of), **arguments)
@@ -422,10 +425,23 @@ def tainted_until(workspace: Workspace, at: datetime) -> datetime:
     return at + timedelta(days=workspace.settings.retention.tainted_models)
 
 
-def refresh(workspace: Workspace, *, now: datetime | None = None, progress: Callable[[str], None] | None = None) -> str:
+@lru_cache(maxsize=1)
+def _gate_of(root: Path) -> PolicyGate:
+    """In a process that reads one part after another."""
+    return Workspace.open(root).gate()
+
+
+def refresh(
+    workspace: Workspace,
+    *,
+    now: datetime | None = None,
+    engine: Engine = Engine.HERE,
+    workers: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> str:
     """Bring the serving state of the current model up to the present, without training; returns the new version.
 
-    Raises `NotFittedError` when nothing was trained.
+    engine, workers: as in `publish_recommender`. Raises `NotFittedError` when nothing was trained.
     """
     from recllm.recommender.saved_model import lineage_of, load_model
 
@@ -433,4 +449,6 @@ def refresh(workspace: Workspace, *, now: datetime | None = None, progress: Call
     lineage = lineage_of(model, Origin.REFRESHED, model.version)
     model = replace(model, training={**model.training, "refreshed_from": model.version})
     encoder = model_encoder(workspace, model)
-    return publish_recommender(workspace, model, encoder, lineage=lineage, now=now, progress=progress)
+    return publish_recommender(
+        workspace, model, encoder, lineage=lineage, now=now, engine=engine, workers=workers, progress=progress
+    )

@@ -183,7 +183,7 @@ def without_people(
 
 def _save_people(path: Path, arrays: Arrays, log: EventLog, salt: bytes, event_no: int, consent_load: int) -> None:
     """One part of the log is in memory at a time; the other arrays are."""
-    lengths = [np.zeros(1, np.int64), *(np.diff(part.indptr) for _, part in log.parts())]
+    lengths = [np.zeros(1, np.int64), *log.each(_lengths)]
     arrays = {**arrays, "events.indptr": np.cumsum(np.concatenate(lengths))}
     n_events = int(arrays["events.indptr"][-1])
     columns = dict(zip((f"events.{name}" for name in COLUMNS), map(np.dtype, EVENT_DTYPES), strict=True))
@@ -223,6 +223,11 @@ def _save_people(path: Path, arrays: Arrays, log: EventLog, salt: bytes, event_n
     except OSError as error:
         reason = error.strerror or error
         raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
+
+
+def _lengths(_: int, events: Events) -> Ints:
+    """How many events each person has, (n_users,)."""
+    return np.diff(events.indptr)
 
 
 def _body_checksum(stream: IO[bytes], start: int) -> int:

@@ -10,27 +10,30 @@ import contextlib
 import hashlib
 import hmac
 import json
+import math
 import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from recllm.data.dataset import Dataset, Events, hash_order
-from recllm.data.event_files import EventFiles
+from recllm.data.dataset import EVENTS_OF_A_PART, Dataset, Events, hash_order
+from recllm.data.event_files import EventFiles, Spread, in_turn, write_part
 from recllm.data.people_sample import PeopleSample, sampled_rows
 from recllm.errors import StoreError, UsageError
 from recllm.files import PRIVATE, write_whole
 from recllm.policy import Policy
 from recllm.schema import SESSION_PREFIX, Purpose
 from recllm.store.database import Store
-from recllm.store.readers import EVENT_DETAILS, StoredHistory, StoreReader
+from recllm.store.readers import EVENT_DETAILS, Marks, StoredHistory, StoreReader
 from recllm.store.tables import OrderLog
 
 KEY_VARIABLE = "RECLLM_KEY"
@@ -169,6 +172,29 @@ def make_key_file(path: Path) -> None:
             write_whole(path, secrets.token_hex(32) + "\n", mode=PRIVATE, overwrite=False)
 
 
+_PEOPLE, _ITEMS = "people.arrow", "items.arrow"
+"""Beside the parts of a log: ids of its people and items, in the order of their rows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LogParts:
+    """How a log is read in parts, all as of one moment."""
+
+    folder: Path
+    edges: NDArray[np.int64]
+    """(n_parts + 1,), row of the first of the people of each part, and the end."""
+    since: datetime | None
+    """What is older is left out."""
+    until_event: int
+    """Number of the last event that counts; what is written meanwhile does not."""
+
+
+def _read_part(
+    gate: Callable[[], PolicyGate], plan: _LogParts, number: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return gate().write_part(plan, number)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryFrames:
     """What the store knows of some people who agreed to a purpose."""
@@ -248,35 +274,61 @@ class PolicyGate:
         sample = PeopleSample(people=people.height, of_people=everybody.height)
         return replace(dataset, sample=sample) if is_sample else dataset
 
-    def log(self, purpose: Purpose, folder: Path) -> tuple[Dataset, EventFiles]:
-        """What `dataset` holds, for a log of any length: the people and the catalogue, and beside them the events,
-        which are written into an empty folder some people at a time. `Dataset.events` is empty.
+    def log(
+        self,
+        purpose: Purpose,
+        folder: Path,
+        *,
+        spread: Spread = in_turn,
+        reopened: Callable[[], PolicyGate] | None = None,
+    ) -> tuple[Dataset, EventFiles, Marks]:
+        """What `dataset` holds, for a log of any length: the people and the catalogue, with no events; beside them the
+        events, which are written into an empty folder part by part; and how far the store was written then.
 
-        The folder holds what people did: the caller removes it.
+        spread: how the parts are read and later counted. reopened: can be pickled and makes this gate where a part is
+        read, which is this process without it. The folder holds what people did: the caller removes it.
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
-            items, order = reader.items(), reader.order_log()
-            items = items[hash_order(items["item_id"])]
-            is_used = np.zeros(items.height, bool)
-
-            def parts() -> Iterator[Events]:
-                parts = reader.events_by_user(people["user_id"], items["item_id"], since=self.oldest_event())
-                for n_users, frame in parts:
-                    at, item = frame["at"].to_numpy() // 1_000_000, frame["item"].to_numpy()
-                    is_used[item] = True
-                    user, action, quantity = (frame[name].to_numpy() for name in ("user", "action", "quantity"))
-                    price = frame["price"].fill_null(np.nan).to_numpy()
-                    yield Events.of_rows(n_users, user, item, at, action, quantity, price, frame["basket_id"])
-
-            files = EventFiles.write(folder, parts())
+            items, order, marks = reader.items(), reader.order_log(), reader.marks()
+        items = items[hash_order(items["item_id"])]
+        n_parts = min(max(1, math.ceil(marks.event_no / EVENTS_OF_A_PART)), people.height)
+        people.select("user_id").write_ipc(folder / _PEOPLE)
+        items.select("item_id").write_ipc(folder / _ITEMS)
+        # ids are hashes: of any so many people the events are about as many
+        edges = np.linspace(0, people.height, n_parts + 1).astype(np.int64)
+        plan = _LogParts(folder, edges, since=self.oldest_event(), until_event=marks.event_no)
+        lengths, is_used = [], np.zeros(items.height, bool)
+        for lengths_of_part, used in spread(partial(_read_part, reopened or (lambda: self), plan), n_parts):
+            lengths.append(lengths_of_part)
+            is_used[used] = True
+        files = replace(EventFiles.of_parts(folder, lengths), spread=spread)
         in_catalogue = (~items["pending"]).to_numpy() | is_used
         if not in_catalogue.all():
             files = replace(files, item_row=np.cumsum(in_catalogue, dtype=np.int32) - 1)
         users, shop_items = _with_basics(people), _catalogue(items.filter(pl.Series(in_catalogue)))
         nothing = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
         shop = Dataset.construct(nothing, users, shop_items, as_of=0)
-        return replace(shop, step_seconds=None if order is None else order.step_seconds), files
+        return replace(shop, step_seconds=None if order is None else order.step_seconds), files, marks
+
+    def write_part(self, plan: _LogParts, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Read one part of `log` and write it; returns how many events each of its people has, and the rows of the
+        items in them."""
+        user_ids = pl.read_ipc(plan.folder / _PEOPLE)["user_id"][plan.edges[number] : plan.edges[number + 1]]
+        item_ids = pl.read_ipc(plan.folder / _ITEMS)["item_id"]
+        is_used = np.zeros(len(item_ids), bool)
+
+        def chunks(reader: StoreReader) -> Iterator[Events]:
+            some_people = reader.events_by_user(user_ids, item_ids, since=plan.since, until_event=plan.until_event)
+            for n_users, frame in some_people:
+                at, item = frame["at"].to_numpy() // 1_000_000, frame["item"].to_numpy()
+                is_used[item] = True
+                user, action, quantity = (frame[name].to_numpy() for name in ("user", "action", "quantity"))
+                price = frame["price"].fill_null(np.nan).to_numpy()
+                yield Events.of_rows(n_users, user, item, at, action, quantity, price, frame["basket_id"])
+
+        with self._store.read() as reader:
+            return write_part(plan.folder, number, chunks(reader)), np.flatnonzero(is_used)
 
     def step_seconds(self) -> int | None:
         """What one step counts where the log knows only the order of each person's events; None where it has times."""
