@@ -109,6 +109,8 @@ class Load:
         new = sa.insert(record).values(named | {"counts": "{}", "committed_at": _now()})
         self._load_no = int(connection.execute(new.returning(record.c.load_no)).scalar_one())
         self._last_event_no = self._newest_event_no()
+        self._last_at: int | None = None
+        """Of the latest of the events that the load added, epoch microseconds."""
         # for a first load, one sort at its end is faster than an insertion for each event; a server would let nobody
         # read the events until then
         is_first = table is Table.EVENTS and not self._last_event_no and connection.dialect.name == "sqlite"
@@ -149,7 +151,7 @@ class Load:
                     self._dropped.remove(tables.events_by_key)
                     tables.events_by_key.create(connection)
                 self._may_drop_key = False
-                accepted, conflicts = self._write_events(frame)
+                accepted, conflicts = self._write_events(frame, are_distinct=are_distinct)
             case Table.USERS:
                 accepted = _upsert(connection, tables.users, frame, key="user_id")
             case Table.ITEMS:
@@ -284,6 +286,7 @@ class Load:
             connection.execute(old.values(event_key=secrets.token_bytes(16)))
         if moved:
             connection.execute(sa.insert(tables.events), moved)
+            self._note_latest(pl.Series([row["at"] for row in moved]))
         first = tables.first_loads
         if (number := connection.scalar(sa.select(first.c.load_no).where(first.c.user_key == key))) is not None:
             _insert_new(connection, first, pl.DataFrame({"user_key": [person], "load_no": [number]}), key=["user_key"])
@@ -325,18 +328,20 @@ class Load:
             index.create(self._connection)
         if self._table is Table.ITEMS:
             tables.record_item_states(self._connection, self._load_no)
-        record, event = tables.loads, tables.events.c
-        last_at = self._connection.scalar(sa.select(sa.func.max(event.at)).where(event.event_no > self._last_event_no))
-        values = {"counts": json.dumps(self._counts, sort_keys=True), "committed_at": _now(), "last_at": last_at}
+        record, counts = tables.loads, json.dumps(self._counts, sort_keys=True)
+        values = {"counts": counts, "committed_at": _now(), "last_at": self._last_at}
         self._connection.execute(sa.update(record).where(record.c.load_no == self._load_no).values(values))
 
-    def _write_events(self, frame: pl.DataFrame) -> tuple[int, list[int]]:
+    def _write_events(self, frame: pl.DataFrame, *, are_distinct: bool) -> tuple[int, list[int]]:
         """(events accepted, conflicts of `WriteResult`)."""
         if frame.is_empty():
             return 0, []
         connection, event = self._connection, tables.events.c
-        # in the order of the key, neighbouring rows touch the same pages of the key's index
-        first = self._of_people(frame.unique("event_key", keep="first").sort("event_key"))
+        key = [] if tables.events_by_key in self._dropped else ["event_key"]
+        first = frame if are_distinct else frame.unique("event_key", keep="first")
+        if key:  # in its order, neighbouring rows touch the same pages of the key's index
+            first = first.sort("event_key")
+        first = self._of_people(first)
         last_no = self._newest_event_no()
         codes = {action.value: code for action, code in ACTION_CODE.items()}
         unknown = sorted(set(first["event"].unique()) - set(codes))
@@ -348,12 +353,13 @@ class Load:
             action=first["event"].replace_strict(codes, return_dtype=pl.Int16),
             load_no=pl.lit(self._load_no),
         )
-        key = [] if tables.events_by_key in self._dropped else ["event_key"]
         accepted = _insert_new(connection, tables.events, rows, key=key)
         if accepted == frame.height:
+            self._note_latest(first["at"])
             return accepted, []
         new_keys = connection.scalars(sa.select(event.event_key).where(event.event_no > last_no)).all()
         new = first.join(pl.DataFrame({"event_key": pl.Series(new_keys, dtype=pl.Binary)}), on="event_key", how="semi")
+        self._note_latest(new["at"])
         # a conflict is a row whose content differs from what the store now has under its key
         earlier = frame.select(pl.col("event_key").unique()).join(new, on="event_key", how="anti")["event_key"].sort()
         stored = _lookup(connection, event.event_key, event.payload_hash, earlier)
@@ -366,6 +372,11 @@ class Load:
         self._users.take_back(new["user_id"])
         self._items.take_back(new["item_id"])
         return accepted, conflicts
+
+    def _note_latest(self, at: pl.Series) -> None:
+        """Takes note of the latest time among those of events that were added; epoch microseconds."""
+        times = [time for time in (self._last_at, at.max()) if isinstance(time, int)]
+        self._last_at = max(times, default=None)
 
     def _of_people(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Events of sessions that were joined to a person become that person's."""
