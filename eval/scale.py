@@ -10,9 +10,9 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
     nightly 1x, 10x   a workspace of that size: the log up to the last day is ingested (rows per second, peak memory), a
                       model that learned at 1x is published; then a night: the last day is ingested, the serving state
                       refreshed, everybody ranked (`recllm batch recommend`, k = 20, two processes); and how long one
-                      warm answer takes
+                      warm answer takes; beside it the same refresh by two processes, of which the largest is told
     part 100x         the same at 100x, but only some of the people are ranked, in as many shards as told
-    ray               a quarter of the people at 10x by one actor of Ray and by two; the files compared byte for byte
+    ray               everybody at 10x by one actor of Ray and by two; the files compared byte for byte
     index, encode     one million items and a catalogue's texts: read from the results of scale_index.py, onnx_speed.py
 
 top20_s is the ranking of everybody at 1x, 2,469 people, in one warm process; top20_batch_s the batch that writes
@@ -140,13 +140,14 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def refresh_state(folder: Path) -> dict[str, Any]:
+def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
+    from recllm.jobs.engines import Engine
     from recllm.jobs.recommenders import refresh
     from recllm.workspace.workspace import Workspace
 
     began = time.perf_counter()
     with closing(Workspace.open(folder / "shop")) as shop:
-        refresh(shop)
+        refresh(shop, engine=Engine(engine), workers=workers)
     return {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -249,11 +250,12 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     options += [] if only is None else ["--only", str(only)]
     night = {
         "ingest": step("ingest", folder, "--file", "day.parquet"),
-        "refresh": step("refresh", folder),
+        "refresh": step("refresh", folder, "--engine", "here", "--workers", "1"),
         "everybody": step("everybody", folder, *options),
     }
     for file in ("log.parquet", "day.parquet"):
         (folder / file).unlink()
+    answered = step("answers", folder)
     return {
         "copies": copies,
         "rows": loaded["rows"] + night["ingest"]["rows"],
@@ -261,28 +263,28 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
         "published": published,
         "night": night,
         "night_s": None if only is not None else round(sum(part["seconds"] for part in night.values()), 1),
-        "answers": step("answers", folder),
+        "answers": answered,
+        "refresh_by_two": step("refresh", folder, "--engine", "processes", "--workers", "2"),
         "top": step("top", folder) if copies == 1 else None,
         "store_mib": round(sum(f.stat().st_size for f in (folder / "shop").glob("store.sqlite*")) / 2**20),
     }
 
 
 def ray_actors(folder: Path) -> dict[str, Any]:
-    """One actor against two, of one thread each, over a quarter of the people of the workspace of 10x in `folder`, the
-    start of Ray included. Beside them one actor that has all threads, as `--workers 1` gives it."""
+    """One actor against two, of one thread each, for everybody of the workspace of 10x in `folder`, the start of Ray
+    included."""
     figures: dict[str, Any] = {}
     shards = SHARDS_PER_COPY * 10
     (folder / "plan.json").unlink(missing_ok=True)
-    for workers, name, threads in ((1, "one", 1), (2, "two", 1), (1, "one_all_threads", None)):
+    for workers, name in ((1, "one"), (2, "two")):
         shutil.rmtree(folder / name, ignore_errors=True)
-        options = ["--shards", str(shards), "--only", str(shards // 4), "--engine", "ray", "--workers", str(workers)]
-        measured = step("everybody", folder, *options, "--name", name, threads=threads)
+        options = ["--shards", str(shards), "--engine", "ray", "--workers", str(workers), "--name", name]
+        measured = step("everybody", folder, *options, threads=1)
         figures |= {f"{name}_s": measured["seconds"], "people": measured["people"]}
-    names = ("one", "two", "one_all_threads")
-    files = [sorted((folder / name).glob("shard-*.parquet")) for name in names]
+    files = [sorted((folder / name).glob("shard-*.parquet")) for name in ("one", "two")]
     same = all(len({file.read_bytes() for file in shard}) == 1 for shard in zip(*files, strict=True))
     ratio = round(figures["one_s"] / figures["two_s"], 2)
-    return figures | {"ratio": ratio, "identical": same and len(files[0]) == shards // 4}
+    return figures | {"ratio": ratio, "identical": same and len(files[0]) == shards}
 
 
 def summary(parts: dict[str, Any]) -> dict[str, Any]:
@@ -303,6 +305,7 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
             for job, figures, names in (
                 ("ingest", part["loaded"], ("rows_per_s", "rows_per_cpu_s", "peak_mib")),
                 ("refresh", part["night"]["refresh"], ("peak_mib", "seconds")),
+                ("refresh_by_two", part["refresh_by_two"], ("peak_mib", "seconds")),
             )
         },
         "nightly": {
@@ -341,6 +344,7 @@ def main() -> None:
             "write": (args.copies,),
             "ingest": (args.file,),
             "publish": (args.model,),
+            "refresh": (args.engine, args.workers),
             "everybody": (args.shards, args.engine, args.workers, args.name or "slates", args.only),
         }
         figures = STEPS[args.step](Path(args.folder), *options.get(args.step, ()))  # type: ignore[operator]
