@@ -93,7 +93,7 @@ def stored(folder: Path) -> dict[str, int]:
 ORDERS_TOLD = {
     "en": (
         "This is Shopify: orders.",
-        "It was told by these columns: Name",
+        "Recognised by its columns: Name",
         "one who ordered with two addresses",
         "Accepts Marketing: ",
         "Nothing is chosen for you",

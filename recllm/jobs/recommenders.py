@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import USER_COLUMN, Dataset, ItemLookup, hash_order, utc
+from recllm.data.dataset import USER_COLUMN, Counted, Dataset, ItemLookup, hash_order, utc
+from recllm.data.event_files import Spread
 from recllm.data.interactions import Ints, merge
 from recllm.errors import ModelError
 from recllm.features.collaborative import CollaborativeStatistics
@@ -41,6 +42,8 @@ from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.saved_model import Model
 
@@ -369,6 +372,8 @@ def publish_recommender(
     data of the training were read; where others were erased since, the version is marked as `mark_tainted` does.
     engine, workers: who reads and counts the log, part by part; every engine counts the same. Returns the version.
     """
+    from tqdm import tqdm
+
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.registry import mark_version_tainted, serving
     from recllm.recommender.saved_model import lineage_of, publish_model
@@ -379,10 +384,14 @@ def publish_recommender(
         progress("count what the crowd did, for answers in a moment")
     lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
     people, version = None, None
-    with events_folder(people_path(workspace, "next")) as parts_folder, open_workers(engine, workers) as processes:
+    with (
+        events_folder(people_path(workspace, "next")) as parts_folder,
+        open_workers(engine, workers) as processes,
+        tqdm(total=0, unit=" parts", desc="log", leave=False, delay=1.0, disable=None if progress else True) as bar,
+    ):
         reopened = None if engine is Engine.HERE else partial(_gate_of, workspace.root)
-        everybody = gate.log(Purpose.PERSONALISATION, parts_folder, spread=spread_over(processes), reopened=reopened)
-        shop, log, marks = everybody
+        spread = _with_bar(spread_over(processes), bar)
+        shop, log, marks = gate.log(Purpose.PERSONALISATION, parts_folder, spread=spread, reopened=reopened)
         consent_load = marks.load_no.get(Table.CONSENT, 0)
         lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
         shop = replace(shop, as_of=present(workspace, now))
@@ -423,6 +432,19 @@ def publish_recommender(
 def tainted_until(workspace: Workspace, at: datetime) -> datetime:
     """Until when a model may be used that learned from somebody who was erased at a time."""
     return at + timedelta(days=workspace.settings.retention.tainted_models)
+
+
+def _with_bar(spread: Spread, bar: tqdm[Any]) -> Spread:
+    """The same, with each part on the bar."""
+
+    def advancing(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
+        bar.total += n_parts
+        bar.refresh()
+        for counted in spread(work, n_parts):
+            bar.update()
+            yield counted
+
+    return advancing
 
 
 @lru_cache(maxsize=1)
