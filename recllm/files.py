@@ -72,18 +72,14 @@ def drafts_folder(parent: Path) -> Iterator[Path]:
 
 def sweep_drafts(folder: Path) -> None:
     """Removes the drafts of `whole_file` and `drafts_folder` whose process ended without a chance to."""
+    from psutil import pid_exists  # os.kill(pid, 0) would interrupt the process on Windows
+
     for path in folder.glob(".*.draft"):
         if draft := _DRAFT.fullmatch(path.name):
-            if (pid := int(draft["pid"])) == os.getpid():  # in a container each start has the same number
-                if path.name not in _open_drafts:
-                    _remove(path)
-                continue
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
+            pid = int(draft["pid"])
+            # in a container each start has the same number
+            if path.name not in _open_drafts if pid == os.getpid() else not pid_exists(pid):
                 _remove(path)
-            except OSError:
-                continue  # it runs, as somebody else
 
 
 def _remove(draft: Path) -> None:

@@ -439,7 +439,6 @@ def _with_bar(spread: Spread, bar: tqdm[Any]) -> Spread:
 
     def advancing(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
         bar.total += n_parts
-        bar.refresh()
         for outcome in spread(work, n_parts):
             bar.update()
             yield outcome
