@@ -155,6 +155,7 @@ def test_one_export_becomes_a_campaign_in_four_commands(source: str, run: Comman
     accepted = {report["table"]: report["accepted"] for report in loaded["reports"]}
     assert accepted == {table.value: n for table, n in export.accepted.items() if table is not Table.CONSENT}
     plan = trained_and_planned(run, shop.target, tmp_path)
+    assert {text["locale"] for text in plan["texts"]} == {shop.locale}
     assert_addresses_those_who_like_it(plan, export.events)
 
 
@@ -204,7 +205,7 @@ def assert_addresses_those_who_like_it(plan: Any, events: Iterable[ExpectedEvent
     kind = set(plan["items"])
     kind = {item for items in items_of.values() if items & kind for item in items}
     others = {item for items in items_of.values() if not items & kind for item in items}
-    assert len(kind) == len(others) == 4
+    assert len(kind) >= 3 and len(others) >= 3 and kind.isdisjoint(others)
     with Workspace.open("shop") as workspace:
         names = dict(zip(workspace.pseudonymiser().many(list(items_of)), items_of.values(), strict=True))
     assert plan["size"] == len(plan["people"]) == 50

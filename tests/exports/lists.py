@@ -266,9 +266,9 @@ def youzan_order_list(
         phone, (cake, price) = f"1380000{person:04d}", rng.choice(liked(goods, person))
         local, is_paid = f"{at + timedelta(hours=8):%Y-%m-%d %H:%M:%S}", number != 4
         pieces, kinds = 1 + number % 3, 2 if number % 4 == 1 else 1
-        goods = "; ".join([f"{cake}({pieces}件)", "碱水面包(1件)"][:kinds])
+        cell = "; ".join([f"{cake}({pieces}件)", "碱水面包(1件)"][:kinds])
         state = "交易完成" if number != 6 else "交易关闭"
-        cells = {"订单号": f"E{number:021d}", "订单状态": state, "订单创建时间": local, "全部商品名称": goods}
+        cells = {"订单号": f"E{number:021d}", "订单状态": state, "订单创建时间": local, "全部商品名称": cell}
         cells |= {"买家付款时间": local if is_paid else "", "商品金额合计": f"{price * pieces}.00", "商品种类数": kinds}
         cells |= {"收货人手机号/提货人手机号": phone, "买家手机号": "138******00", "收货人城市": "成都市"}
         lines.append(",".join(str(cells.get(name, "")) for name in YOUZAN_COLUMNS.split(",")))
