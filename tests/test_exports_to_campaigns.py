@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections.abc import Callable, Iterable
@@ -28,8 +29,9 @@ from exports import (
     woocommerce,
 )
 
+from recllm.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
 from recllm.ingest.sources import known_sources
-from recllm.schema import Table
+from recllm.schema import Action, Table
 from recllm.workspace.workspace import Workspace
 
 N_PEOPLE = 121
@@ -155,30 +157,58 @@ def test_one_export_becomes_a_campaign_in_four_commands(source: str, run: Comman
     accepted = {report["table"]: report["accepted"] for report in loaded["reports"]}
     assert accepted == {table.value: n for table, n in export.accepted.items() if table is not Table.CONSENT}
     plan = trained_and_planned(run, shop.target, tmp_path)
-    assert {text["locale"] for text in plan["texts"]} == {shop.locale}
+    assert {text.locale for text in plan.texts} == {shop.locale}
     assert_addresses_those_who_like_it(plan, export.events)
+
+
+def test_products_come_as_a_second_file_and_people_leave_by_their_own_ids(run: Command, tmp_path: Path) -> None:
+    shop = SHOPS["woocommerce-orders"]
+    init(run, shop)
+    orders = shop.export()
+    for export in (woocommerce.products(), orders):
+        (tmp_path / export.file_name).write_bytes(export.content)
+        in_json(run, "ingest", export.file_name)
+    plan = trained_and_planned(run, 'category = "Shop > Tea"', tmp_path)
+    assert_addresses_those_who_like_it(plan, orders.events)
+    succeeds(run, "campaign", "approve", "campaign.toml", "--by", "Ann", "--all")
+    assert "--ids FILE" in succeeds(run, "campaign", "export", "campaign.toml", "-o", "by-pseudonym")
+    addresses = {event.user_id for event in orders.events}
+    (tmp_path / "addresses.txt").write_text("\n".join(addresses))
+    told = succeeds(run, "campaign", "export", "campaign.toml", "-o", "by-address", "--ids", "addresses.txt")
+    assert "--ids FILE" not in told
+    rows = list(csv.DictReader((tmp_path / "by-address" / "spring-email.csv").open(encoding="utf-8", newline="")))
+    assert len(rows) == 50 and {row["user_id"] for row in rows} <= addresses
 
 
 def init(run: Command, shop: Shop) -> None:
     options = ("--encoder", "toy", "--currency", shop.currency, "--timezone", shop.timezone, "--locale", shop.locale)
-    code, _, problem = run("init", "-w", "shop", "--consent-default", "granted", *options)
+    succeeds(run, "init", "--consent-default", "granted", *options)
+
+
+def succeeds(run: Command, *command: str) -> str:
+    """What it prints."""
+    code, out, problem = run(*command, "-w", "shop")
     assert code == 0, problem
+    return out
 
 
 def in_json(run: Command, *command: str) -> Any:
-    code, out, problem = run(*command, "-w", "shop", "--json")
-    assert code == 0, problem
-    return json.loads(out)
+    return json.loads(succeeds(run, *command, "--json"))
 
 
-def trained_and_planned(run: Command, target: str, folder: Path) -> Any:
-    """The plan of a campaign, of the model that was trained for it."""
+def trained_and_planned(run: Command, target: str, folder: Path) -> CampaignPlan:
+    """The plan of a campaign, by the model that was trained for it."""
     small = ("scorer.min_steps=40", "scorer.heads=2")
     options = [part for setting in small for part in ("--set", setting)]
     trained = in_json(run, "train", "--windows", "1", "--epochs", "1", *options)
-    (folder / "campaign.toml").write_text(CAMPAIGN.format(target=target))
-    plan = in_json(run, "campaign", "plan", "campaign.toml")
-    assert plan["model_version"] == trained["model_version"]
+    (folder / "campaign.toml").write_text(CAMPAIGN.format(target=target), encoding="utf-8")
+    told = succeeds(run, "campaign", "plan", "campaign.toml")
+    plan = read_plan(CampaignFolder.of(Path("shop"), "spring"))
+    assert plan.model_version == trained["model_version"]
+    buys = plan.converts == (Action.PURCHASE,)
+    assert told.startswith(f"spring: {len(plan.addressed)} people, 0 held out")
+    assert f"expected to {'buy' if buys else 'convert'} within 28 days" in told
+    assert ("a conversion is any of" in told) is not buys
     return plan
 
 
@@ -197,29 +227,17 @@ opt_out = "https://example.com/stop"
 """
 
 
-def assert_addresses_those_who_like_it(plan: Any, events: Iterable[ExpectedEvent]) -> None:
+def assert_addresses_those_who_like_it(plan: CampaignPlan, events: Iterable[ExpectedEvent]) -> None:
     """Nearly all whom a plan addresses like the kind of goods that it is for; of all people half do."""
     items_of: dict[str, set[str]] = {}
     for event in events:
         items_of.setdefault(event.user_id, set()).add(event.item_id)
-    kind = set(plan["items"])
-    kind = {item for items in items_of.values() if items & kind for item in items}
+    target = set(plan.items)
+    kind = {item for items in items_of.values() if items & target for item in items}
     others = {item for items in items_of.values() if not items & kind for item in items}
     assert len(kind) >= 3 and len(others) >= 3 and kind.isdisjoint(others)
     with Workspace.open("shop") as workspace:
         names = dict(zip(workspace.pseudonymiser().many(list(items_of)), items_of.values(), strict=True))
-    assert plan["size"] == len(plan["people"]) == 50
-    likes_it = [bool(names[person["user_id"]] & kind) for person in plan["people"]]
-    assert sum(likes_it) >= 45
-    assert {person["item_id"] for person in plan["people"]} <= kind
-
-
-def test_products_come_as_a_second_file_and_name_the_categories(run: Command, tmp_path: Path) -> None:
-    shop = SHOPS["woocommerce-orders"]
-    init(run, shop)
-    orders = shop.export()
-    for export in (woocommerce.products(), orders):
-        (tmp_path / export.file_name).write_bytes(export.content)
-        in_json(run, "ingest", export.file_name)
-    plan = trained_and_planned(run, 'category = "Shop > Tea"', tmp_path)
-    assert_addresses_those_who_like_it(plan, orders.events)
+    likes_it = [bool(names[person.user_id] & kind) for person in plan.addressed]
+    assert len(likes_it) == 50 and sum(likes_it) >= 45
+    assert {person.item_id for person in plan.addressed} <= target
