@@ -117,7 +117,7 @@ def orders(
         events=tuple(events),
         items={
             "LAMP-1": {"title": "Vintage lamp, brass", "price": "1249.99"},
-            "110551991235 [Size:M]": {"title": "Band shirt [Size:M]", "attributes": '{"parent": "110551991235"}'},
+            "110551991235 [Size:M]": {"title": "Band shirt (Size:M)", "attributes": '{"parent": "110551991235"}'},
         },
         basics={"buyer_1": {"city": "Dayton", "country": "United States"}},
     )
