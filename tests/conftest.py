@@ -47,6 +47,7 @@ SLOW_FILES = (
     "test_evaluation.py",
     "test_console.py",
     "test_campaigns.py",
+    "test_exports_to_campaigns.py",
     "test_service_processes.py",
     "test_store_postgres.py",
     "test_loop.py",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -176,45 +175,6 @@ def test_consent_has_the_time_at_which_it_was_given_or_that_of_the_load(tmp_path
     assert times[names.one("person4@example.com"), "email"].isoformat() == "2024-02-05T10:00:00+00:00"
     assert times[names.one("person2@example.com"), "sms"].isoformat() == "2024-03-01T10:00:00+00:00"
     assert times[names.one("person1@example.com"), "sms"].year > 2025, "without a time it counts from the load"
-
-
-def test_four_commands_from_exports_to_a_campaign(run: Command, tmp_path: Path) -> None:
-    start = datetime(2024, 1, 1, 9, tzinfo=UTC)
-    for export in (
-        woocommerce.products(),
-        woocommerce.orders(random.Random(3), n_orders=500, n_people=80, start=start),
-    ):
-        (tmp_path / export.file_name).write_bytes(export.content)
-    (tmp_path / "tea.toml").write_text(TEA)
-    assert run("init", "-w", "shop", "--consent-default", "granted", "--currency", "USD", "--encoder", "toy",
-               "--timezone", "UTC")[0] == 0  # fmt: skip
-    for file in ("wc-product-export-1-6-2024.csv", "orders-2024-06-01-10-00-00.csv"):
-        code, _, problem = run("ingest", file, "-w", "shop")
-        assert code == 0, problem
-    code, _, problem = run("train", "--windows", "1", "--epochs", "1", "-w", "shop")
-    assert code == 0, problem
-    code, out, problem = run("campaign", "plan", "tea.toml", "-w", "shop", "--json")
-    assert code == 0, problem
-    assert json.loads(out)
-
-
-TEA = """\
-id = "tea"
-goal = "tea for those who drink it"
-channels = ["email"]
-[target]
-category = "Shop > Tea"
-[offer]
-type = "percent"
-value = 20
-[limits]
-size = 55
-holdout = 0.1
-[sender]
-name = "Leaf & Iron"
-address = "1 Market Street"
-opt_out = "https://example.com/stop"
-"""
 
 
 def test_consent_is_taken_in_only_when_told_so(tmp_path: Path) -> None:

@@ -375,7 +375,8 @@ class CampaignFile(_Section):
     channels: Texts
     """A person is reached on the first of these that they agreed to."""
     locales: Texts = ("en",)
-    """Of the texts: the first, unless a basic of the person (language, locale, lang) names another of them."""
+    """Of the texts: the first, unless a basic of the person (language, locale, lang) names another of them. A file that
+    names none is planned in the workspace's."""
     send: Moment | None = None
     """When texts go out; the present when None."""
     window_days: Positive | None = None

@@ -93,6 +93,7 @@ def plan_campaigns(
     published.
     """
     tell = progress or (lambda _: None)
+    files = [_in_shop_language(file, workspace) for file in files]
     checked = _checked(workspace, files, replace, generator, now)
     if recommender is None and current(workspace.models_dir) is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
@@ -116,6 +117,13 @@ def plan_campaigns(
         people, n_held_out, n_texts = len(plan.addressed), len(plan.held_out), len(plan.texts)
         _logger.info("planned %d people, %d held out, %d texts", people, n_held_out, n_texts)
     return plans
+
+
+def _in_shop_language(file: CampaignFile, workspace: Workspace) -> CampaignFile:
+    """A campaign whose file names no language speaks the workspace's."""
+    if "locales" in file.model_fields_set:
+        return file
+    return file.model_copy(update={"locales": (workspace.settings.locale,)})
 
 
 # --- what is wrong, before anything is loaded ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import UsageError
 from recllm.files import write_whole
+from recllm.schema import Action
 
 if TYPE_CHECKING:
     from recllm.campaigns.folder import CampaignPlan
@@ -26,6 +27,10 @@ Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several co
 OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
 Page = Annotated[Path | None, typer.Option("-o", "--output", help="The page; ID-preview.html or ID-report.html.")]
 Picture = Annotated[Path | None, typer.Option(help="Also draw its charts to this PNG.")]
+
+PSEUDONYMS_TELL_NOBODY = (
+    "people are named by pseudonyms, which no service can send to; --ids FILE, your ids one a line, names them instead"
+)
 
 
 def plan(
@@ -126,6 +131,7 @@ def export(
         f"{done.reached:,} people, {done.held_out:,} held out; from {done.window.start} until {done.window.end}",
         *(f"  left out: {reason} {n:,}" for reason, n in done.dropped.items()),
         *done.files,
+        *([f"note: {PSEUDONYMS_TELL_NOBODY}"] if done.reached and ids is None else []),
         *([f"note: {LISTS_TELL}"] if done.files else []),
     ]
     show(document, lines, json=json)
@@ -203,9 +209,10 @@ def _plan_lines(planned: CampaignPlan) -> list[str]:
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
+    aim = "buy" if planned.converts == (Action.PURCHASE,) else "convert"  # a note says what counts
     return [
         f"{planned.campaign_id}: {len(planned.addressed):,} people, {len(planned.held_out):,} held out; "
-        f"{planned.expected_conversions:.1f} expected to buy within {planned.horizon_days} days",
+        f"{planned.expected_conversions:.1f} expected to {aim} within {planned.horizon_days} days",
         f"  left out: {left_out}",
         f"  {len(planned.texts)} texts, {n_held} held for a person, {n_blocked} blocked; see recllm campaign preview",
         *(f"  note: {line}" for line in planned.notes),

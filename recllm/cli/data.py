@@ -155,8 +155,8 @@ def _load(
             lines += [f"  it could also be {alternative.title}" for alternative in recognised.alternatives]
             lines += [f"  {caveat}" for caveat in source.caveats]
             if source.consent is not None and not consent_from:
-                columns = ", ".join(source.consent.columns)
-                lines.append(f"  who agreed to what was not taken in; say --consent-from COLUMN, of {columns}")
+                columns = ", ".join(f'"{column}"' for column in source.consent.columns)
+                lines.append(f"  who agreed to what was not taken in; say --consent-from with one of: {columns}")
             document = {"source": source.name, "caveats": source.caveats, "reports": reports}
         for report in reports:
             if report.committed:

@@ -1,16 +1,17 @@
 """Made-up exports of shop systems, as these write them, with their usual defects; nothing is copied from a real file.
 
 Each module has `exports(rng)`, which gives the files of one system. `tests/test_sources.py` loads each into an empty
-workspace and compares what is there with what the file was made from.
+workspace and compares what is there with what the file was made from. What says who bought what is made with any number
+of orders and people: `tests/test_exports_to_campaigns.py` makes a shop of each, and `ASSORTMENT` is what it sells.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import xlsxwriter
 
@@ -52,6 +53,18 @@ class Export:
     """(user id, purpose) -> what they said."""
     options: dict[str, Any] = field(default_factory=dict)
     """What whoever loads the file has to say, e.g. the zone of its times."""
+
+
+Good = TypeVar("Good")
+
+
+def liked(goods: Sequence[Good], person: int) -> Sequence[Good]:
+    """What a person buys of: the first half of the goods where their number is odd, else the second; of fewer than
+    eight everybody buys all."""
+    if len(goods) < 8:
+        return goods
+    half = len(goods) // 2
+    return goods[:half] if person % 2 else goods[half:]
 
 
 def csv_of(header: str, rows: Iterable[dict[str, Any]], *, delimiter: str = ",") -> str:

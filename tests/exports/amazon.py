@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export
+from exports import ExpectedEvent, Export, liked
 from recllm.schema import Table
 
 ORDER_COLUMNS = (
@@ -37,6 +38,15 @@ PRODUCTS = [
     ("MUG", '"Best dad" mug', 12.5),
     ("CAF-1", "Cafetière à piston, 1 litre", 30.0),
 ]
+ASSORTMENT = [
+    *PRODUCTS[1:],
+    ("KET-1", "Bouilloire à col de cygne", 45.0),
+    ("GRI-2", "Coffee grinder, 25 settings", 89.0),
+    PRODUCTS[0],
+    ("KB-88", "Keyboard, 88 keys, silent", 64.99),
+    ("LAP-15", 'Laptop sleeve 15"', 24.0),
+    ("HUB-7", "USB hub with 7 ports", 33.5),
+]
 
 
 def tabbed(header: str, rows: list[dict[str, Any]]) -> str:
@@ -49,14 +59,21 @@ def exports(rng: random.Random) -> list[Export]:
     return [orders(rng), shipments(rng), all_orders()]
 
 
-def orders(rng: random.Random) -> Export:
+def orders(
+    rng: random.Random,
+    n_orders: int = 30,
+    n_people: int = 7,
+    start: datetime = datetime(2024, 5, 1, 9, 30, 12, tzinfo=UTC),
+    every: timedelta = timedelta(hours=11),
+    goods: Sequence[tuple[str, str, float]] = PRODUCTS,
+) -> Export:
     """A line that goes on with the one before, one that was cancelled before it was paid, one in another currency."""
     rows: list[dict[str, Any]] = []
     events = []
-    for number in range(30):
-        at = datetime(2024, 5, 1, 9, 30, 12, tzinfo=UTC) + timedelta(hours=11 * number)
-        email = "" if number == 4 else f"buyer{number % 7}@marketplace.amazon.com"
-        for sku, name, price in rng.sample(PRODUCTS, rng.randint(1, 2)):
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
+        email = "" if number == 4 else f"buyer{person}@marketplace.amazon.com"
+        for sku, name, price in rng.sample(liked(goods, person), rng.randint(1, 2)):
             quantity = 0 if number == 5 else rng.randint(1, 3)
             rows.append(
                 {
@@ -91,19 +108,26 @@ def orders(rng: random.Random) -> Export:
         source="amazon-orders",
         file_name="23456789019874.txt",
         content=tabbed(ORDER_COLUMNS, rows).encode("cp1252"),
-        accepted={Table.ITEMS: 3, Table.USERS: 7, Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.USERS: n_people, Table.EVENTS: len(events)},
         events=tuple(events),
-        items={sku: {"title": name} for sku, name, _ in PRODUCTS},
+        items={sku: {"title": name} for sku, name, _ in goods},
         basics={"buyer1@marketplace.amazon.com": {"city": "Montréal", "country": "CA"}},
     )
 
 
-def shipments(rng: random.Random) -> Export:
+def shipments(
+    rng: random.Random,
+    n_orders: int = 12,
+    n_people: int = 4,
+    start: datetime = datetime(2024, 5, 1, 9, 30, 12, tzinfo=UTC),
+    every: timedelta = timedelta(hours=11),
+    goods: Sequence[tuple[str, str, float]] = PRODUCTS,
+) -> Export:
     rows: list[dict[str, Any]] = []
     events = []
-    for number in range(12):
-        at = datetime(2024, 5, 1, 9, 30, 12, tzinfo=UTC) + timedelta(hours=11 * number)
-        (sku, name, price), email = rng.choice(PRODUCTS), f"buyer{number % 4}@marketplace.amazon.com"
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
+        (sku, name, price), email = rng.choice(liked(goods, person)), f"buyer{person}@marketplace.amazon.com"
         rows.append(
             {
                 "amazon-order-id": f"114-{number:07}-1234567",
@@ -128,7 +152,7 @@ def shipments(rng: random.Random) -> Export:
         content=tabbed(SHIPMENT_COLUMNS, rows).encode(),
         accepted={
             Table.ITEMS: len({event.item_id for event in events}),
-            Table.USERS: 4,
+            Table.USERS: n_people,
             Table.EVENTS: len(events),
         },
         events=tuple(events),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export, csv_of
+from exports import ExpectedEvent, Export, csv_of, liked
 from recllm.schema import Table
 
 GA4_COLUMNS = (
@@ -23,6 +24,16 @@ PRODUCTS = [
     ("CP-2", "Cap, blue", "Hats", 19.5),
     ("SK-3", "Socks", "Shoes", 7.25),
 ]
+ASSORTMENT = [
+    PRODUCTS[0],
+    PRODUCTS[2],
+    ("RR-4", "Road runner", "Shoes", 119.0),
+    ("IN-5", "Insoles", "Shoes", 24.0),
+    PRODUCTS[1],
+    ("SH-6", "Sun hat, straw", "Hats", 29.0),
+    ("BN-7", "Beanie, merino", "Hats", 34.0),
+    ("HB-8", "Headband", "Hats", 12.0),
+]
 GA4_KINDS = {
     "view_item": "view",
     "add_to_cart": "cart",
@@ -36,18 +47,27 @@ def exports(rng: random.Random) -> list[Export]:
     return [ga4(rng, "", "bq-results-20240601.csv"), ga4(rng, "items.", "ga4_items.csv"), matomo(rng)]
 
 
-def ga4(rng: random.Random, prefix: str, file_name: str) -> Export:
+def ga4(
+    rng: random.Random,
+    prefix: str,
+    file_name: str,
+    n_events: int = 120,
+    n_people: int = 9,
+    start: datetime = datetime(2024, 6, 1, 5, tzinfo=UTC),
+    every: timedelta = timedelta(minutes=37),
+    goods: Sequence[tuple[str, str, str, float]] = PRODUCTS,
+) -> Export:
     """Pages and scrolls without products, products that are not set, and people without an id beside the five kinds."""
     rows: list[dict[str, Any]] = []
-    events, start = [], datetime(2024, 6, 1, 5, tzinfo=UTC)
+    events = []
     other_kinds = ("page_view", "session_start", "scroll", "view_item_list")
-    for number in range(120):
-        at = start + timedelta(minutes=37 * number, microseconds=number)
-        kind = rng.choice(other_kinds) if number % 3 == 0 else list(GA4_KINDS)[number % 5]
-        item_id, name, category, price = PRODUCTS[number % 3 - 1]
+    for number in range(n_events):
+        at, person = start + number * every + timedelta(microseconds=number), number % n_people
+        kind = rng.choice(other_kinds) if number % 3 == 0 else rng.choices(list(GA4_KINDS), (8, 4, 4, 2, 1))[0]
+        item_id, name, category, price = rng.choice(liked(goods, person))
         is_signed_in, is_denied, is_unset = number % 4 == 0, number % 17 == 0, number % 19 == 0
-        browser = f"18273645{number % 9}.1717200000"
-        user_id = f"c{number % 5}" if is_signed_in and not is_denied else ""
+        browser = f"18273645{person}.1717200000"
+        user_id = f"c{person}" if is_signed_in and not is_denied else ""
         has_product = kind in GA4_KINDS or kind == "view_item_list"
         quantity = 2 if kind in ("purchase", "refund") else ""
         row = {
@@ -82,20 +102,27 @@ def ga4(rng: random.Random, prefix: str, file_name: str) -> Export:
         source="ga4-events",
         file_name=file_name,
         content=csv_of(header, rows).encode(),
-        accepted={Table.ITEMS: 3, Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.EVENTS: len(events)},
         events=tuple(events),
         items={"CP-2": {"title": "Cap, blue", "brand": "Leaf", "category": ["Hats"], "price": "19.5"}},
     )
 
 
-def matomo(rng: random.Random) -> Export:
+def matomo(
+    rng: random.Random,
+    n_actions: int = 60,
+    n_people: int = 8,
+    start: datetime = datetime(2024, 6, 1, 5, tzinfo=UTC),
+    every: timedelta = timedelta(minutes=53),
+    goods: Sequence[tuple[str, str, str, float]] = PRODUCTS,
+) -> Export:
     rows: list[dict[str, Any]] = []
-    events, start = [], datetime(2024, 6, 1, 5, tzinfo=UTC)
-    for number in range(60):
-        at = start + timedelta(minutes=53 * number)
-        item_id, name, category, price = PRODUCTS[number % 3]
+    events = []
+    for number in range(n_actions):
+        at, person = start + number * every, number % n_people
+        item_id, name, category, price = rng.choice(liked(goods, person))
         kind = ("action", "ecommerceOrder", "action", "event", "ecommerceAbandonedCart", "outlink")[number % 6]
-        browser, user_id = f"{number % 8:016x}", f"c{number % 4}" if rng.random() < 0.5 else ""
+        browser, user_id = f"{person:016x}", f"c{person}" if rng.random() < 0.5 else ""
         row = {
             "idVisit": 1000 + number // 6,
             "visitorId": browser,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export, csv_of
+from exports import ExpectedEvent, Export, csv_of, liked
 from recllm.schema import Table
 
 YOUZAN_COLUMNS = (
@@ -25,6 +26,15 @@ TEAS = [
     ("明前龙井茶叶礼盒", "100克", "LJ-100", 118.0),
     ("青瓷茶杯", "", "", 58.0),
 ]
+ASSORTMENT = [
+    *TEAS[:2],
+    ("武夷山大红袍", "125克", "DHP-125", 198.0),
+    ("云南普洱熟茶饼", "357克", "PE-357", 168.0),
+    TEAS[2],
+    ("紫砂壶西施", "200毫升", "ZS-200", 388.0),
+    ("竹制茶盘", "小号", "CP-S", 128.0),
+    ("玻璃公道杯", "", "", 39.0),
+]
 BEIJING = timedelta(hours=8)
 
 
@@ -32,16 +42,24 @@ def exports(rng: random.Random) -> list[Export]:
     return [youzan(rng), untimed_youzan(), jd(rng)]
 
 
-def youzan(rng: random.Random) -> Export:
+def youzan(
+    rng: random.Random,
+    n_orders: int = 30,
+    n_people: int = 8,
+    start: datetime = datetime(2024, 3, 1, 1, tzinfo=UTC),
+    every: timedelta = timedelta(hours=9),
+    goods: Sequence[tuple[str, str, str, float]] = TEAS,
+) -> Export:
     rows: list[dict[str, Any]] = []
-    events, phones, start = [], set(), datetime(2024, 3, 1, 1, tzinfo=UTC)
-    for number in range(30):
-        at, phone = start + timedelta(hours=9 * number), f"1380000{number % 8:04d}"
+    events, phones = [], set()
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
+        phone = f"1380000{person:04d}"
         has_person, status = number != 9, {3: "待付款", 4: "交易关闭", 5: "交易关闭"}.get(number, "交易完成")
         is_paid, local = number not in (3, 4), f"{at + BEIJING:%Y-%m-%d %H:%M:%S}"
         if has_person:
             phones.add(phone)
-        for title, variant, code, price in rng.sample(TEAS, 1 + number % 2):
+        for title, variant, code, price in rng.sample(liked(goods, person), 1 + number % 2):
             is_refunded = number == 7 or (number == 5 and is_paid)
             rows.append(
                 {
@@ -80,7 +98,7 @@ def youzan(rng: random.Random) -> Export:
         source="youzan-orders",
         file_name="商品维度订单.csv",
         content=csv_of(YOUZAN_COLUMNS, rows).encode("gb18030"),
-        accepted={Table.ITEMS: 3, Table.USERS: len(phones), Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.USERS: len(phones), Table.EVENTS: len(events)},
         events=tuple(events),
         items={"LJ-250": {"title": TEAS[0][0], "price": "268.00", "attributes": '{"variant": "250克"}'}},
         basics={"13800000001": {"region": "浙江省", "city": "杭州市"}},
@@ -114,15 +132,22 @@ def untimed_youzan() -> Export:
     )
 
 
-def jd(rng: random.Random) -> Export:
+def jd(
+    rng: random.Random,
+    n_orders: int = 25,
+    n_people: int = 7,
+    start: datetime = datetime(2024, 4, 1, 1, tzinfo=UTC),
+    every: timedelta = timedelta(hours=11),
+    goods: Sequence[tuple[str, str, str, float]] = TEAS,
+) -> Export:
     rows: list[dict[str, Any]] = []
-    events, start = [], datetime(2024, 4, 1, 1, tzinfo=UTC)
-    for number in range(25):
-        at, person = start + timedelta(hours=11 * number), f"jd_{number % 7:x}茶友"
+    events = []
+    for number in range(n_orders):
+        at, account = start + number * every, f"jd_{number % n_people:x}茶友"
         status = {3: "等待付款", 4: "已取消", 5: "(删除)等待出库"}.get(number, "完成")
         is_paid, local = number not in (3, 4), f"{at + BEIJING:%Y-%m-%d %H:%M:%S}"
-        for line, (title, variant, _, price) in enumerate(rng.sample(TEAS, 1 + number % 2)):
-            item_id = f"1000{TEAS.index((title, variant, _, price))}"
+        for line, good in enumerate(rng.sample(liked(goods, number % n_people), 1 + number % 2)):
+            (title, variant, _, price), item_id = good, f"1000{goods.index(good)}"
             rows.append(
                 {
                     "订单号": f'="29{number:010d}"',
@@ -132,7 +157,7 @@ def jd(rng: random.Random) -> Export:
                     "下单时间": local,
                     "京东价": f"{price:.2f}",
                     "订单状态": status,
-                    "下单帐号": person,
+                    "下单帐号": account,
                     "客户地址": "浙江杭州市西湖区",
                     "联系电话": "138****0000",
                     "付款确认时间": local if is_paid else "",
@@ -143,7 +168,7 @@ def jd(rng: random.Random) -> Export:
                 event = "return" if number == 5 else "purchase"
                 events.append(
                     ExpectedEvent(
-                        user_id=person,
+                        user_id=account,
                         item_id=item_id,
                         event=event,
                         at=at.isoformat(),
@@ -155,7 +180,7 @@ def jd(rng: random.Random) -> Export:
         source="jd-orders",
         file_name="订单信息.csv",
         content=csv_of(JD_COLUMNS, rows).encode("gb18030"),
-        accepted={Table.ITEMS: 3, Table.USERS: 7, Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.USERS: n_people, Table.EVENTS: len(events)},
         events=tuple(events),
         items={"10001": {"title": "明前龙井茶叶礼盒 100克", "price": "118.00"}},
         options={"shop_currency": "CNY"},

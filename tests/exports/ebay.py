@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export, csv_of
+from exports import ExpectedEvent, Export, csv_of, liked
 from recllm.schema import Table
 
 COLUMNS = (
@@ -26,6 +27,15 @@ LISTINGS = [
     ("110551991234", "Vintage lamp, brass", "LAMP-1", "", 1249.99),
     ("110551991235", "Band shirt", "", "[Size:S]", 19.5),
     ("110551991235", "Band shirt", "", "[Size:M]", 19.5),
+]
+ASSORTMENT = [
+    *LISTINGS[1:],
+    ("110551991236", "Tour poster 1979", "POSTER-79", "", 45.0),
+    ("110551991237", "Vinyl record, first pressing", "", "", 89.0),
+    LISTINGS[0],
+    ("110551991238", "Brass candle holder", "CANDLE-2", "", 38.0),
+    ("110551991239", "Oak side table", "", "", 140.0),
+    ("110551991240", "Wall clock, brass", "CLOCK-1", "", 75.0),
 ]
 
 
@@ -47,13 +57,21 @@ def report(rows: list[dict[str, Any]], header: str = COLUMNS) -> str:
     return "\n".join([blank, names, blank, *lines, "", count, "Seller ID : old_things"]) + "\n"
 
 
-def orders(rng: random.Random) -> Export:
+def orders(
+    rng: random.Random,
+    n_orders: int = 20,
+    n_people: int = 6,
+    start: datetime = datetime(2024, 5, 1, tzinfo=UTC),
+    every: timedelta = timedelta(days=1),
+    goods: Sequence[tuple[str, str, str, str, float]] = LISTINGS,
+) -> Export:
     """An order of several products has a line with the buyer and the total before them; one order is not paid."""
     rows: list[dict[str, Any]] = []
     events = []
-    for number in range(20):
-        day, buyer = datetime(2024, 5, 1, tzinfo=UTC) + timedelta(days=number), f"buyer_{number % 6}"
-        date, picked = f"{day:%b-%d-%y}", rng.sample(LISTINGS, rng.randint(1, 2))
+    for number in range(n_orders):
+        day, person = (start + number * every).replace(hour=0), number % n_people
+        buyer, date = f"buyer_{person}", f"{day:%b-%d-%y}"
+        picked = rng.sample(liked(goods, person), rng.randint(1, 2))
         common = {"Sales Record Number": 700 + number, "Order Number": f"12-{10_000 + number}-54321"}
         of_buyer = {
             "Buyer Username": buyer,
@@ -95,11 +113,11 @@ def orders(rng: random.Random) -> Export:
         source="ebay-orders",
         file_name="eBay-OrdersReport-May-31-2024.csv",
         content=b"\xef\xbb\xbf" + report(rows).encode(),
-        accepted={Table.ITEMS: 3, Table.USERS: 6, Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.USERS: n_people, Table.EVENTS: len(events)},
         events=tuple(events),
         items={
             "LAMP-1": {"title": "Vintage lamp, brass", "price": "1249.99"},
-            "110551991235 [Size:M]": {"title": "Band shirt [Size:M]", "attributes": '{"parent": "110551991235"}'},
+            "110551991235 [Size:M]": {"title": "Band shirt (Size:M)", "attributes": '{"parent": "110551991235"}'},
         },
         basics={"buyer_1": {"city": "Dayton", "country": "United States"}},
     )

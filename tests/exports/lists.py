@@ -4,11 +4,12 @@ Matomo show on a page, Youzan's report of orders. Among them are other encodings
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from exports import ExpectedEvent, Export, csv_of
+from exports import ExpectedEvent, Export, csv_of, liked
 from recllm.schema import Table
 
 SQUARE_COLUMNS = (
@@ -41,6 +42,34 @@ YOUZAN_COLUMNS = (
     "收货人/提货人,收货人手机号/提货人手机号,买家备注,买家手机号,分销员,订单退款状态,订单已退款金额,分销员,分销员手机号"
 )
 NEW_YORK = ZoneInfo("America/New_York")
+WARES = [("Mug", "Regular", "MUG-1", 18.0), ("Mug", "Large", "MUG-2", 1250.0), ("Card", "Regular", "", 4.5)]
+STATIONERY = [
+    WARES[2],
+    ("Notebook", "A5", "NB-5", 12.0),
+    ("Fountain pen", "Fine", "FP-1", 48.0),
+    ("Gift wrap", "Regular", "", 6.0),
+]
+CERAMICS = [*WARES[:2], ("Vase", "Small", "VA-1", 36.0), ("Plate", "Regular", "", 22.0)]
+COFFEES = [(f"S{number}", f"Coffee, S{number}") for number in range(3)]
+DRINKS = [
+    *COFFEES,
+    ("S3", "Coffee, decaf"),
+    ("T0", "Tea, Assam"),
+    ("T1", "Tea, Darjeeling"),
+    ("T2", "Tea, mint"),
+    ("T3", "Tea, rooibos"),
+]
+CAKES = [("草莓蛋糕(8寸)", 268)]
+BAKERY = [
+    *CAKES,
+    ("抹茶千层(6寸)", 188),
+    ("提拉米苏(6寸)", 198),
+    ("芝士蛋糕(6寸)", 168),
+    ("碱水面包", 28),
+    ("全麦吐司", 22),
+    ("法棍", 18),
+    ("肉桂卷(4个)", 45),
+]
 
 
 def exports(rng: random.Random) -> list[Export]:
@@ -51,20 +80,27 @@ def exports(rng: random.Random) -> list[Export]:
         magento_order_list(),
         ga4_exploration(),
         matomo_visits(rng),
-        youzan_order_list(),
+        youzan_order_list(rng),
         rfm_sheet(),
     ]
 
 
-def square(rng: random.Random) -> Export:
+def square(
+    rng: random.Random,
+    n_sales: int = 30,
+    n_people: int = 5,
+    start: datetime = datetime(2024, 3, 1, 23, 5, 9, tzinfo=UTC),
+    every: timedelta = timedelta(hours=13),
+    goods: Sequence[tuple[str, str, str, float]] = WARES,
+) -> Export:
     """Some sales are nobody's; a refund has a line and a time of its own; tips and gift cards are no products."""
     rows: list[dict[str, Any]] = []
     events, people = [], set()
-    goods = [("Mug", "Regular", "MUG-1", 18.0), ("Mug", "Large", "MUG-2", 1250.0), ("Card", "Regular", "", 4.5)]
-    for number in range(30):
-        at = datetime(2024, 3, 1, 23, 5, 9, tzinfo=UTC) + timedelta(hours=13 * number)  # summer time begins in between
-        is_refund, person = number in (8, 21), "" if number % 3 == 0 else f"CUST{number % 5}"
-        item, point, sku, price = goods[number % 3 - 1] if number % 7 else ("Custom Amount", "Regular", "", 9.0)
+    for number in range(n_sales):
+        at = start + number * every  # summer time begins in between
+        is_refund, person = number in (8, 21), "" if number % 3 == 0 else f"CUST{number % n_people}"
+        good = rng.choice(liked(goods, number % n_people))
+        item, point, sku, price = good if number % 7 else ("Custom Amount", "Regular", "", 9.0)
         quantity, local = 1 + number % 2, at.astimezone(NEW_YORK)
         total = f"${price * quantity:,.2f}"
         rows.append(
@@ -72,7 +108,7 @@ def square(rng: random.Random) -> Export:
                 "Date": f"{local:%Y-%m-%d}",
                 "Time": f"{local:%H:%M:%S}",
                 "Time Zone": "Eastern Time (US & Canada)",
-                "Category": "Ceramics",
+                "Category": "Stationery" if good in STATIONERY else "Ceramics",
                 "Item": item,
                 "Price Point Name": point,
                 "SKU": sku,
@@ -101,7 +137,7 @@ def square(rng: random.Random) -> Export:
         source="square-items",
         file_name="items-2024-03-01-2024-03-31.csv",
         content=csv_of(SQUARE_COLUMNS, rows).encode(),
-        accepted={Table.ITEMS: 3, Table.USERS: len(people), Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.USERS: len(people), Table.EVENTS: len(events)},
         events=tuple(events),
         items={"MUG-2": {"title": "Mug Large", "category": ["Ceramics"], "attributes": '{"parent": "Mug"}'}},
     )
@@ -179,22 +215,29 @@ def ga4_exploration() -> Export:
     )
 
 
-def matomo_visits(rng: random.Random) -> Export:
+def matomo_visits(
+    rng: random.Random,
+    n_visits: int = 20,
+    n_people: int = 6,
+    start: datetime = datetime(2024, 6, 1, 5, tzinfo=UTC),
+    every: timedelta = timedelta(hours=1),
+    goods: Sequence[tuple[str, str]] = COFFEES,
+) -> Export:
     """UTF-16; up to three actions beside each other, whose times have the name of a column of the visit."""
     header = [*VISIT_COLUMNS[:4], *(f"{name} (actionDetails {n})" for n in range(3) for name in ACTION_COLUMNS)]
     rows: list[dict[str, Any]] = []
     events = []
-    for number in range(20):
-        start = datetime(2024, 6, 1, 5, tzinfo=UTC) + timedelta(hours=number)
-        browser, user_id = f"{number % 6:016x}", f"ann{number % 6}@example.com" if number % 2 else ""
+    for number in range(n_visits):
+        begin, person = start + number * every, number % n_people
+        browser, user_id = f"{person:016x}", f"ann{person}@example.com" if number % 2 else ""
         row = {"idVisit": 100 + number, "visitorId": browser, "userId": user_id, "serverTimePretty": "05:00:00"}
-        row |= {"serverTimestamp": round(start.timestamp())}
+        row |= {"serverTimestamp": round(begin.timestamp())}
         for action in range(rng.randint(0, 3)):
-            at, is_order = start + timedelta(minutes=action), action == 2
-            sku = "" if is_order else f"S{rng.randrange(3)}"
+            at, is_order = begin + timedelta(minutes=action), action == 2
+            sku, name = ("", "") if is_order else rng.choice(liked(goods, person))
             cells = {"type": "ecommerceOrder" if is_order else "action", "timestamp": round(at.timestamp())}
-            cells |= {"productViewSku": sku, "productViewName": f"Coffee, {sku}" if sku else ""}
-            row |= {f"{name} (actionDetails {action})": cell for name, cell in cells.items()}
+            cells |= {"productViewSku": sku, "productViewName": name}
+            row |= {f"{column} (actionDetails {action})": cell for column, cell in cells.items()}
             if sku:
                 events.append(ExpectedEvent(user_id=user_id or browser, item_id=sku, event="view", at=at.isoformat()))
         rows.append(row)
@@ -204,21 +247,29 @@ def matomo_visits(rng: random.Random) -> Export:
         content=csv_of(",".join([*header, *VISIT_COLUMNS[4:]]), rows).encode("utf-16"),
         accepted={Table.ITEMS: len({event.item_id for event in events}), Table.EVENTS: len(events)},
         events=tuple(events),
-        items={events[0].item_id: {"title": f"Coffee, {events[0].item_id}"}},
+        items={events[0].item_id: {"title": dict(goods)[events[0].item_id]}},
     )
 
 
-def youzan_order_list() -> Export:
+def youzan_order_list(
+    rng: random.Random,
+    n_orders: int = 12,
+    n_people: int = 5,
+    start: datetime = datetime(2024, 3, 1, 1, tzinfo=UTC),
+    every: timedelta = timedelta(hours=9),
+    goods: Sequence[tuple[str, int]] = CAKES,
+) -> Export:
     """The header names 分销员 twice; only orders of one product say what was bought."""
     lines, events, people = [YOUZAN_COLUMNS], [], set()
-    for number in range(12):
-        at, phone = datetime(2024, 3, 1, 1, tzinfo=UTC) + timedelta(hours=9 * number), f"1380000{number % 5:04d}"
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
+        phone, (cake, price) = f"1380000{person:04d}", rng.choice(liked(goods, person))
         local, is_paid = f"{at + timedelta(hours=8):%Y-%m-%d %H:%M:%S}", number != 4
         pieces, kinds = 1 + number % 3, 2 if number % 4 == 1 else 1
-        goods = "; ".join([f"草莓蛋糕(8寸)({pieces}件)", "碱水面包(1件)"][:kinds])
+        cell = "; ".join([f"{cake}({pieces}件)", "碱水面包(1件)"][:kinds])
         state = "交易完成" if number != 6 else "交易关闭"
-        cells = {"订单号": f"E{number:021d}", "订单状态": state, "订单创建时间": local, "全部商品名称": goods}
-        cells |= {"买家付款时间": local if is_paid else "", "商品金额合计": f"{268 * pieces}.00", "商品种类数": kinds}
+        cells = {"订单号": f"E{number:021d}", "订单状态": state, "订单创建时间": local, "全部商品名称": cell}
+        cells |= {"买家付款时间": local if is_paid else "", "商品金额合计": f"{price * pieces}.00", "商品种类数": kinds}
         cells |= {"收货人手机号/提货人手机号": phone, "买家手机号": "138******00", "收货人城市": "成都市"}
         lines.append(",".join(str(cells.get(name, "")) for name in YOUZAN_COLUMNS.split(",")))
         people.add(phone)
@@ -226,7 +277,7 @@ def youzan_order_list() -> Export:
             events.append(
                 ExpectedEvent(
                     user_id=phone,
-                    item_id="草莓蛋糕(8寸)",
+                    item_id=cake,
                     event="return" if number == 6 else "purchase",
                     at=at.isoformat(),
                     quantity=pieces,
@@ -236,7 +287,7 @@ def youzan_order_list() -> Export:
         source="youzan-order-list",
         file_name="orders_20240401.csv",
         content=b"\xef\xbb\xbf" + "\r\n".join([*lines, ""]).encode(),
-        accepted={Table.ITEMS: 1, Table.USERS: len(people), Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.USERS: len(people), Table.EVENTS: len(events)},
         events=tuple(events),
         items={"草莓蛋糕(8寸)": {"title": "草莓蛋糕(8寸)"}},
         basics={"13800000001": {"city": "成都市"}},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export, csv_of
+from exports import ExpectedEvent, Export, csv_of, liked
 from recllm.schema import Table
 
 PRODUCT_COLUMNS = (
@@ -29,6 +30,17 @@ ORDER_COLUMNS = (
 )
 VARIANTS = [(f"MH01-{size}-Black", f"Chaz Hoodie-{size}-Black", 52.0) for size in ("S", "M")]
 BAG = ("24-MB01", "Joust Duffle Bag", 34.0)
+GOODS = [*VARIANTS, BAG]
+ASSORTMENT = [
+    *VARIANTS,
+    ("MJ01-M-Orange", "Beaumont Summit Kit-M-Orange", 42.0),
+    ("MS01-L-Blue", "Aero Daily Fitness Tee-L-Blue", 24.0),
+    BAG,
+    ("24-UG06", "Affirm Water Bottle", 7.0),
+    ("24-UG01", "Quest Lumaflex Band", 19.0),
+    ("24-MG04", "Aim Analog Watch", 45.0),
+]
+"""SKU, name and price; what begins with 24- has no variants."""
 
 
 def exports(rng: random.Random) -> list[Export]:
@@ -100,15 +112,22 @@ def customers() -> Export:
     )
 
 
-def orders(rng: random.Random) -> Export:
+def orders(
+    rng: random.Random,
+    n_orders: int = 30,
+    n_people: int = 5,
+    start: datetime = datetime(2024, 5, 1, 9, 30, 12, tzinfo=UTC),
+    every: timedelta = timedelta(hours=11),
+    goods: Sequence[tuple[str, str, float]] = GOODS,
+) -> Export:
     """A configurable product gives two lines; orders were cancelled and closed, one line was refunded whole, one in
     part; an order that was not paid and one without an address."""
     rows: list[dict[str, Any]] = []
     events = []
-    for number in range(30):
-        at = datetime(2024, 5, 1, 9, 30, 12, tzinfo=UTC) + timedelta(hours=11 * number)
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
         status = {3: "canceled", 4: "closed", 5: "pending_payment"}.get(number, "complete")
-        email = "" if number == 6 else f"person{number % 5}@example.com"
+        email = "" if number == 6 else f"person{person}@example.com"
         order = {
             "increment_id": f"{number + 1:09}",
             "created_at": f"{at:%Y-%m-%d %H:%M:%S}",
@@ -116,12 +135,12 @@ def orders(rng: random.Random) -> Export:
             "customer_email": email,
             "order_currency_code": "USD",
         }
-        for sku, name, price in rng.sample([*VARIANTS, BAG], rng.randint(1, 2)):
-            quantity = rng.randint(2, 4)
+        for sku, name, price in rng.sample(liked(goods, person), rng.randint(1, 2)):
+            is_simple, quantity = sku.startswith("24-"), rng.randint(2, 4)
             refunded = quantity if number == 7 else int(number == 8)
             line = {
                 "item_id": len(rows) + 1,
-                "product_type": "simple" if sku == BAG[0] else "configurable",
+                "product_type": "simple" if is_simple else "configurable",
                 "sku": sku,
                 "name": name,
                 "price": f"{price:.4f}",
@@ -130,7 +149,7 @@ def orders(rng: random.Random) -> Export:
                 "qty_refunded": f"{refunded:.4f}",
             }
             rows.append(order | line)
-            if sku != BAG[0]:
+            if not is_simple:
                 part = {"item_id": len(rows) + 1, "parent_item_id": len(rows), "product_type": "simple"}
                 rows.append(order | line | part | {"price": "0.0000"})
             if email and status != "pending_payment":
@@ -148,7 +167,7 @@ def orders(rng: random.Random) -> Export:
         source="magento-orders",
         file_name="sales_order_item.csv",
         content=csv_of(ORDER_COLUMNS, rows).encode(),
-        accepted={Table.ITEMS: 3, Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.EVENTS: len(events)},
         events=tuple(events),
         items={BAG[0]: {"title": BAG[1], "price": "34.0000", "currency": "USD"}},
     )

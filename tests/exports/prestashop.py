@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export, csv_of
+from exports import ExpectedEvent, Export, csv_of, liked
 from recllm.schema import Table
 
 PRODUCT_COLUMNS = (
@@ -33,6 +34,14 @@ LINES = [
     ("1", "2", "demo_1_M", "Hummingbird T-shirt - Size : M - Color : Blanc cassé", "demo_1_M", 28.68),
     ("7", "0", "", "Tasse « été »", "7", 14.28),
     ("8", "34", "", "Carnet - Papier : Ligné", "8-34", 15.48),
+]
+ASSORTMENT = [
+    *LINES[:2],
+    ("2", "9", "demo_3_S", "Pull ours brun - Taille : S", "demo_3_S", 43.08),
+    ("2", "10", "demo_3_M", "Pull ours brun - Taille : M", "demo_3_M", 43.08),
+    *LINES[2:],
+    ("9", "0", "demo_14", "Coussin « colibri »", "demo_14", 22.68),
+    ("3", "13", "", "Affiche encadrée - Dimension : 40x60cm", "3-13", 34.8),
 ]
 """Product, combination, reference, name, id of the item, price."""
 
@@ -114,15 +123,23 @@ def customers() -> Export:
     )
 
 
-def orders(rng: random.Random) -> Export:
+def orders(
+    rng: random.Random,
+    n_orders: int = 30,
+    n_people: int = 5,
+    start: datetime = datetime(2024, 5, 1, 9, 30, 12, tzinfo=UTC),
+    every: timedelta = timedelta(hours=11),
+    goods: Sequence[tuple[str, str, str, str, str, float]] = LINES,
+) -> Export:
     """Combinations without a reference; orders cancelled, refunded, and with a failed payment; a line sent back."""
     rows: list[dict[str, Any]] = []
     events = []
-    for number in range(30):
-        at = datetime(2024, 5, 1, 9, 30, 12, tzinfo=UTC) + timedelta(hours=11 * number)
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
         state = {3: "6", 4: "7", 5: "8"}.get(number, "5")
-        customer = "0" if number == 6 else str(1 + number % 5)
-        for product, combination, reference, name, item_id, price in rng.sample(LINES, rng.randint(1, 3)):
+        customer = "0" if number == 6 else str(1 + person)
+        picked = rng.sample(liked(goods, person), rng.randint(1, 3))
+        for product, combination, reference, name, item_id, price in picked:
             quantity = rng.randint(2, 3)
             sent_back = quantity if number == 7 else int(number == 8)
             rows.append(
@@ -158,7 +175,7 @@ def orders(rng: random.Random) -> Export:
         source="prestashop-orders",
         file_name="request_sql_1.csv",
         content=csv_of(ORDER_COLUMNS, rows, delimiter=";").encode("cp1252"),
-        accepted={Table.ITEMS: 4, Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(goods), Table.EVENTS: len(events)},
         events=tuple(events),
         items={
             "demo_1_M": {"attributes": '{"parent": "1"}'},

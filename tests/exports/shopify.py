@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export, csv_of
+from exports import ExpectedEvent, Export, csv_of, liked
 from recllm.schema import Table
 
 ORDER_COLUMNS = (
@@ -29,6 +30,15 @@ CUSTOMER_COLUMNS = (
 )
 SHIRTS = [("linen-shirt", "Linen shirt", size, f"LS-{size}", 49.0) for size in ("S", "M", "L")]
 MUG = ("mug", "Mug", "Default Title", "", 12.5)
+GOODS = [*SHIRTS, MUG]
+ASSORTMENT = [
+    *SHIRTS,
+    ("linen-trousers", "Linen trousers", "Default Title", "LT-1", 79.0),
+    MUG,
+    ("teapot", "Stoneware teapot", "Default Title", "TP-1", 64.0),
+    ("plate", "Stoneware plate", "Default Title", "PL-1", 24.0),
+    ("bowl", "Stoneware bowl", "Default Title", "BO-1", 19.5),
+]
 ZONE = timedelta(hours=-4)
 
 
@@ -36,16 +46,24 @@ def exports(rng: random.Random) -> list[Export]:
     return [orders(rng), products(), customers()]
 
 
-def orders(rng: random.Random) -> Export:
+def orders(
+    rng: random.Random,
+    n_orders: int = 40,
+    n_people: int = 12,
+    start: datetime = datetime(2024, 5, 1, 14, tzinfo=UTC),
+    every: timedelta = timedelta(hours=7),
+    goods: Sequence[tuple[str, str, str, str, float]] = GOODS,
+) -> Export:
     """Only the first line of an order says whose it is; one is refunded, one was cancelled, one is of a till."""
     rows: list[dict[str, Any]] = []
-    events, consent, start = [], {}, datetime(2024, 5, 1, 14, tzinfo=UTC)
-    for number in range(40):
-        at, email = start + timedelta(hours=7 * number), f"person{number % 12}@example.com"
+    events, consent = [], {}
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
+        email = f"person{person}@example.com"
         is_of_till, is_refunded, is_cancelled, is_paid = number == 3, number == 5, number == 7, number != 9
         local = f"{at + ZONE:%Y-%m-%d %H:%M:%S} -0400"
-        agreed = number % 12 % 2 == 0
-        for line, (_, title, size, sku, price) in enumerate(rng.sample([*SHIRTS, MUG], rng.randint(1, 3))):
+        agreed = person % 2 == 0
+        for line, (_, title, size, sku, price) in enumerate(rng.sample(liked(goods, person), rng.randint(1, 3))):
             name = title if size == "Default Title" else f"{title} - {size}"
             quantity = rng.randint(1, 3)
             row = {
@@ -83,13 +101,26 @@ def orders(rng: random.Random) -> Export:
                         basket_id=f"#{1001 + number}",
                     )
                 )
-    rows.append({"Name": "#1040", "Email": email, "Created at": local, "Lineitem quantity": 1, "Lineitem name": "Tip"})
+    rows.append(
+        {
+            "Name": f"#{1000 + n_orders}",
+            "Email": email,
+            "Created at": local,
+            "Lineitem quantity": 1,
+            "Lineitem name": "Tip",
+        }
+    )
     rows[-1] |= {"Lineitem price": "2.00"}
     return Export(
         source="shopify-orders",
         file_name="orders_export_1.csv",
         content=csv_of(ORDER_COLUMNS, rows).encode(),
-        accepted={Table.ITEMS: 4, Table.USERS: 12, Table.EVENTS: len(events), Table.CONSENT: 39},
+        accepted={
+            Table.ITEMS: len(goods),
+            Table.USERS: n_people,
+            Table.EVENTS: len(events),
+            Table.CONSENT: n_orders - 1,
+        },
         events=tuple(events),
         items={"LS-M": {"title": "Linen shirt - M", "price": "49.00", "brand": "Leaf"}, "Mug": {"title": "Mug"}},
         basics={"person1@example.com": {"city": "Boston, MA", "country": "US"}},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export, csv_of, workbook_of
+from exports import ExpectedEvent, Export, csv_of, liked, workbook_of
 from recllm.schema import Table
 
 LINE_COLUMNS = (
@@ -25,6 +26,15 @@ GOODS = [
     ("纯棉短袖衬衫男夏季薄款", "颜色分类:白色;尺码:L", "CS-L", "610000000001", 129.0),
     ("北欧简约陶瓷马克杯", "null", "", "620000000002", 39.9),
 ]
+ASSORTMENT = [
+    *GOODS[:2],
+    ("亚麻休闲长裤男士宽松", "颜色分类:卡其;尺码:L", "LK-L", "610000000003", 159.0),
+    ("羊毛开衫女秋季外套", "颜色分类:灰色;尺码:M", "YM-M", "610000000004", 269.0),
+    GOODS[2],
+    ("日式手绘陶瓷餐碗", "规格:4.5英寸", "CW-45", "620000000005", 25.8),
+    ("青花瓷茶壶家用", "null", "", "620000000006", 88.0),
+    ("竹制茶盘小号", "规格:小号", "ZP-S", "620000000007", 65.0),
+]
 BEIJING = timedelta(hours=8)
 
 
@@ -33,22 +43,33 @@ def exports(rng: random.Random) -> list[Export]:
         lines(rng, "ExportOrderDetailList202405.csv", buyer="买家会员名"),
         lines(rng, "宝贝订单明细.xlsx", buyer="买家昵称"),
         lines(rng, "ExportOrderDetailList202406.csv", buyer=""),
-        orders(),
+        orders(rng),
     ]
 
 
-def lines(rng: random.Random, file_name: str, *, buyer: str) -> Export:
+def lines(
+    rng: random.Random,
+    file_name: str,
+    *,
+    buyer: str,
+    n_orders: int = 30,
+    n_people: int = 9,
+    start: datetime = datetime(2024, 5, 1, 2, tzinfo=UTC),
+    every: timedelta = timedelta(hours=5),
+    goods: Sequence[tuple[str, str, str, str, float]] = GOODS,
+) -> Export:
     """One line is refunded, one order closed after it was paid, one before, one not paid yet."""
     is_workbook = file_name.endswith(".xlsx")
     rows: list[dict[str, Any]] = []
-    events, people, start = [], set(), datetime(2024, 5, 1, 2, tzinfo=UTC)
-    for number in range(30):
-        at, person = start + timedelta(hours=5 * number), f"小鱼_{number % 9}"
+    events, people = [], set()
+    for number in range(n_orders):
+        at, member = start + number * every, f"小鱼_{number % n_people}"
         order = f"21000000000000{number:05d}"
-        people.add(person)
+        people.add(member)
         status = {3: "交易关闭", 4: "交易关闭", 6: "等待买家付款"}.get(number, "交易成功")
         is_paid, local = number not in (4, 6), f"{at + BEIJING:%Y-%m-%d %H:%M:%S}"
-        for line, (title, variant, code, listing, price) in enumerate(rng.sample(GOODS, 1 + number % 2)):
+        picked = rng.sample(liked(goods, number % n_people), 1 + number % 2)
+        for line, (title, variant, code, listing, price) in enumerate(picked):
             refund = "退款成功" if number == 8 and line == 0 else "没有申请退款"
             ids = {"子订单编号": f"{order}{line}", "主订单编号": order}
             rows.append(
@@ -70,14 +91,14 @@ def lines(rng: random.Random, file_name: str, *, buyer: str) -> Export:
                     "订单付款时间": local if is_paid else "",
                     "商品ID": listing if is_workbook else f"\t{listing}",
                     "物流单号": "No:78000000",
-                    **({buyer: person} if buyer else {}),
+                    **({buyer: member} if buyer else {}),
                 }
             )
             if is_paid and buyer:
                 is_return = refund == "退款成功" or status == "交易关闭"
                 events.append(
                     ExpectedEvent(
-                        user_id=person,
+                        user_id=member,
                         item_id=code or listing,
                         event="return" if is_return else "purchase",
                         at=at.isoformat(),
@@ -91,7 +112,7 @@ def lines(rng: random.Random, file_name: str, *, buyer: str) -> Export:
         newer = {"标题": "商品标题", "价格": "商品价格", "买家实际支付金额": "买家实付金额", "备注": "商家备注"}
         header = ",".join(newer.get(name, name) for name in header.split(","))
         rows = [{newer.get(name, name): value for name, value in row.items()} for row in rows]
-    accepted = {Table.ITEMS: 3}
+    accepted = {Table.ITEMS: len(goods)}
     return Export(
         source="taobao-order-lines" if buyer else "taobao-order-lines-without-buyers",
         file_name=file_name,
@@ -111,12 +132,20 @@ def lines(rng: random.Random, file_name: str, *, buyer: str) -> Export:
     )
 
 
-def orders() -> Export:
+def orders(
+    rng: random.Random,
+    n_orders: int = 12,
+    n_people: int = 5,
+    start: datetime = datetime(2024, 5, 2, 3, tzinfo=UTC),
+    every: timedelta = timedelta(minutes=1),
+    goods: Sequence[tuple[str, str, str, str, float]] = GOODS,
+) -> Export:
     """Names of columns with a space behind them; an order of two products, and two that were not bought."""
     rows: list[dict[str, Any]] = []
     events = []
-    for number in range(12):
-        at, (title, *_, price) = datetime(2024, 5, 2, 3, number, tzinfo=UTC), GOODS[number % 2 * 2]
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
+        title, *_, price = rng.choice(liked(goods, person))
         kinds, status = (
             (2, "交易成功") if number == 1 else (1, {5: "交易关闭", 7: "等待买家付款"}.get(number, "交易成功"))
         )
@@ -124,7 +153,7 @@ def orders() -> Export:
         rows.append(
             {
                 "订单编号": f'="33000000000000{number:05d}"',
-                "买家会员名": f"tb{number % 5}",
+                "买家会员名": f"tb{person}",
                 "买家应付货款": f"{price * quantity:.2f}",
                 "买家应付邮费": "0",
                 "订单状态": status,
@@ -140,7 +169,7 @@ def orders() -> Export:
         if kinds == 1 and number != 7:
             events.append(
                 ExpectedEvent(
-                    user_id=f"tb{number % 5}",
+                    user_id=f"tb{person}",
                     item_id=title,
                     event="return" if number == 5 else "purchase",
                     at=at.isoformat(),
@@ -152,7 +181,7 @@ def orders() -> Export:
         source="taobao-orders",
         file_name="ExportOrderList202405.csv",
         content=csv_of(ORDER_COLUMNS, rows).encode("gb18030"),
-        accepted={Table.ITEMS: 2, Table.USERS: 5, Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len({title for title, *_ in goods}), Table.USERS: n_people, Table.EVENTS: len(events)},
         events=tuple(events),
         items={GOODS[0][0]: {"title": GOODS[0][0]}},
         options={"shop_currency": "CNY"},

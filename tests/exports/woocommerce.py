@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from exports import ExpectedEvent, Export, csv_of
+from exports import ExpectedEvent, Export, csv_of, liked
 from recllm.schema import Table
 
 ORDER_COLUMNS = (
@@ -65,13 +65,18 @@ def exports(rng: random.Random) -> list[Export]:
     return [orders(rng), old_orders(rng), webtoffee(rng), products(), german_orders(rng), german_products()]
 
 
-def orders(rng: random.Random, n_orders: int = 40, n_people: int = 12, start: datetime | None = None) -> Export:
+def orders(
+    rng: random.Random,
+    n_orders: int = 40,
+    n_people: int = 12,
+    start: datetime = datetime(2024, 5, 1, 9, 30, tzinfo=UTC),
+    every: timedelta = timedelta(hours=7),
+) -> Export:
     """Every line says whose it is; one order is a guest's of a till, one failed, two went back, one has two coupons."""
     rows: list[dict[str, Any]] = []
-    events, start = [], start or datetime(2024, 5, 1, 9, 30, tzinfo=UTC)
-    people = set()
+    events, people = [], set()
     for number in range(n_orders):
-        at, person = start + timedelta(hours=7 * number), rng.randrange(n_people)
+        at, person = start + number * every, rng.randrange(n_people)
         status = {5: "Refunded", 7: "Cancelled", 9: "Failed", 11: "Pending payment"}.get(number, "Completed")
         email = "" if number == 3 else f"person{person}@example.com"
         order = {
@@ -83,8 +88,7 @@ def orders(rng: random.Random, n_orders: int = 40, n_people: int = 12, start: da
             "Country Code (Billing)": "BR",
             "Email (Billing)": email,
         }
-        liked = PRODUCTS[:4] if person % 2 else PRODUCTS[4:]
-        for line, (sku, name, price) in enumerate(rng.sample(liked, rng.randint(1, 3)), 1):
+        for line, (sku, name, price) in enumerate(rng.sample(liked(PRODUCTS, person), rng.randint(1, 3)), 1):
             given_back = number == 13 and line == 1
             quantity = 0 if given_back else rng.randint(1, 3)
             cells = {"SKU": sku, "Item #": line, "Item Name": name, "Quantity (- Refund)": quantity}
@@ -170,14 +174,20 @@ def old_orders(rng: random.Random) -> Export:
     )
 
 
-def webtoffee(rng: random.Random) -> Export:
+def webtoffee(
+    rng: random.Random,
+    n_orders: int = 12,
+    n_people: int = 5,
+    start: datetime = datetime(2024, 5, 1, 9, 30, 15, tzinfo=UTC),
+    every: timedelta = timedelta(days=1),
+) -> Export:
     """A line for each order with up to three products in it."""
     rows: list[dict[str, Any]] = []
     events = []
-    for number in range(12):
-        at = datetime(2024, 5, 1, 9, 30, 15, tzinfo=UTC) + timedelta(days=number)
+    for number in range(n_orders):
+        at, person = start + number * every, number % n_people
         status = {2: "refunded", 3: "cancelled", 4: "failed"}.get(number, "completed")
-        email = "" if number == 5 else f"person{number % 5}@example.com"
+        email = "" if number == 5 else f"person{person}@example.com"
         row = {
             "order_id": 100 + number,
             "order_number": 100 + number,
@@ -188,7 +198,7 @@ def webtoffee(rng: random.Random) -> Export:
             "billing_city": "Lyon",
             "billing_country": "FR",
         }
-        for line, (sku, name, price) in enumerate(rng.sample(PRODUCTS, rng.randint(1, 3)), 1):
+        for line, (sku, name, price) in enumerate(rng.sample(liked(PRODUCTS, person), rng.randint(1, 3)), 1):
             quantity = rng.randint(1, 4)
             total = round(price * quantity, 2)
             row[f"line_item_{line}"] = (
@@ -211,7 +221,7 @@ def webtoffee(rng: random.Random) -> Export:
         source="woocommerce-orders-webtoffee",
         file_name="order_export_2024-06-01.csv",
         content=csv_of(WEBTOFFEE_COLUMNS, rows).encode(),
-        accepted={Table.ITEMS: len(set(lines)), Table.USERS: 5, Table.EVENTS: len(events)},
+        accepted={Table.ITEMS: len(set(lines)), Table.USERS: n_people, Table.EVENTS: len(events)},
         events=tuple(events),
         items={"T-GR": {"title": "Green tea"}},
         basics={"person1@example.com": {"city": "Lyon", "country": "FR"}},

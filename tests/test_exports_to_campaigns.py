@@ -1,0 +1,243 @@
+"""Each kind of export that says who did what leads in four commands from an empty folder to a model and a campaign."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command
+from exports import (
+    ExpectedEvent,
+    Export,
+    amazon,
+    analytics,
+    china,
+    ebay,
+    lists,
+    magento,
+    prestashop,
+    shopify,
+    taobao,
+    woocommerce,
+)
+
+from recllm.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
+from recllm.ingest.sources import known_sources
+from recllm.schema import Action, Table
+from recllm.workspace.workspace import Workspace
+
+N_PEOPLE = 121
+"""Odd, so that who comes every so many orders comes to even and odd ones. Half of them are more than the fifty people
+that a campaign has to address."""
+PERIOD = timedelta(days=150)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    """A shop of which one export is all there is."""
+
+    orders: Callable[..., Export]
+    """Makes the export from `random.Random`, n_people, start and `every`."""
+    n: int = 400
+    """Orders, or events and visits."""
+    counts: str = "n_orders"
+    target: str
+    """What the campaign is for, as its file says it."""
+    currency: str = "USD"
+    timezone: str = "UTC"
+    locale: str = "en"
+
+    def export(self) -> Export:
+        start = datetime(2024, 1, 1, 9, tzinfo=UTC)
+        amounts = {self.counts: self.n, "n_people": N_PEOPLE, "start": start, "every": PERIOD / self.n}
+        return self.orders(random.Random(5), **amounts)
+
+
+CHINESE = {"currency": "CNY", "timezone": "Asia/Shanghai", "locale": "zh"}
+SHOPS = {
+    "amazon-orders": Shop(orders=partial(amazon.orders, goods=amazon.ASSORTMENT), target='items = ["HUB-7"]'),
+    "amazon-shipments": Shop(orders=partial(amazon.shipments, goods=amazon.ASSORTMENT), target='items = ["MUG"]'),
+    "ebay-orders": Shop(orders=partial(ebay.orders, goods=ebay.ASSORTMENT), target='items = ["110551991235 [Size:M]"]'),
+    "ga4-events": Shop(
+        orders=partial(analytics.ga4, prefix="", file_name="bq-results-20240601.csv", goods=analytics.ASSORTMENT),
+        n=1500,
+        counts="n_events",
+        target='category = "Hats"',
+    ),
+    "jd-orders": Shop(orders=partial(china.jd, goods=china.ASSORTMENT), target='items = ["10002"]', **CHINESE),
+    "magento-orders": Shop(orders=partial(magento.orders, goods=magento.ASSORTMENT), target='items = ["24-UG06"]'),
+    "matomo-actions": Shop(
+        orders=partial(analytics.matomo, goods=analytics.ASSORTMENT),
+        n=1500,
+        counts="n_actions",
+        target='category = "Shoes"',
+        currency="EUR",
+        timezone="Europe/Berlin",
+    ),
+    "matomo-visits": Shop(
+        orders=partial(lists.matomo_visits, goods=lists.DRINKS), counts="n_visits", target='items = ["T2"]'
+    ),
+    "prestashop-orders": Shop(
+        orders=partial(prestashop.orders, goods=prestashop.ASSORTMENT),
+        target='items = ["demo_14"]',
+    ),
+    "shopify-orders": Shop(orders=partial(shopify.orders, goods=shopify.ASSORTMENT), target='items = ["TP-1"]'),
+    "square-items": Shop(
+        orders=partial(lists.square, goods=[*lists.STATIONERY, *lists.CERAMICS]),
+        n=600,
+        counts="n_sales",
+        target='category = "Ceramics"',
+    ),
+    "taobao-order-lines": Shop(
+        orders=partial(taobao.lines, file_name="宝贝订单明细.csv", buyer="买家会员名", goods=taobao.ASSORTMENT),
+        target='items = ["LK-L"]',
+        **CHINESE,
+    ),
+    "taobao-orders": Shop(
+        orders=partial(taobao.orders, goods=taobao.ASSORTMENT), target='items = ["青花瓷茶壶家用"]', **CHINESE
+    ),
+    "woocommerce-orders": Shop(orders=woocommerce.orders, target='items = ["T-GR"]'),
+    "woocommerce-orders-webtoffee": Shop(orders=woocommerce.webtoffee, target='items = ["S-WO"]'),
+    "youzan-order-list": Shop(
+        orders=partial(lists.youzan_order_list, goods=lists.BAKERY), target='items = ["全麦吐司"]', **CHINESE
+    ),
+    "youzan-orders": Shop(orders=partial(china.youzan, goods=china.ASSORTMENT), target='items = ["ZS-200"]', **CHINESE),
+}
+"""Kind of export -> the shop that it is tried with. The goods are of two kinds, and everybody buys of one alone."""
+
+NAMES_NO_BUYER = "names no buyer: products alone"
+NO_PRODUCTS = "names no products: people alone"
+PRODUCTS_ALONE = "a catalogue: products alone"
+PEOPLE_ALONE = "people and what they agreed to, nothing that they did"
+NOTHING_TO_LEARN_FROM = {
+    "amazon-all-orders": NAMES_NO_BUYER,
+    "amazon-listings": PRODUCTS_ALONE,
+    "ga4-exploration": NAMES_NO_BUYER,
+    "klaviyo-profiles": PEOPLE_ALONE,
+    "magento-customers": PEOPLE_ALONE,
+    "magento-order-list": NO_PRODUCTS,
+    "magento-products": PRODUCTS_ALONE,
+    "magento-subscribers": PEOPLE_ALONE,
+    "mailchimp-cleaned": PEOPLE_ALONE,
+    "mailchimp-subscribed": PEOPLE_ALONE,
+    "mailchimp-unsubscribed": PEOPLE_ALONE,
+    "prestashop-customers": PEOPLE_ALONE,
+    "prestashop-order-list": "names neither products nor whose the orders are: refused, with the export that does",
+    "prestashop-products": PRODUCTS_ALONE,
+    "rfm": "sums of what people spent, no products",
+    "shopify-customers": PEOPLE_ALONE,
+    "shopify-products": PRODUCTS_ALONE,
+    "taobao-order-lines-without-buyers": NAMES_NO_BUYER,
+    "woocommerce-products": PRODUCTS_ALONE,
+}
+"""Kind of export of which no model can be learned -> why, by the nature of the file."""
+
+
+def test_every_kind_that_says_who_did_what_is_tried() -> None:
+    kinds = {name: source.events is not None for name, source in known_sources().items()}
+    assert set(SHOPS) == {name for name, gives_events in kinds.items() if gives_events}
+    assert set(NOTHING_TO_LEARN_FROM) == {name for name, gives_events in kinds.items() if not gives_events}
+
+
+@pytest.mark.parametrize("source", SHOPS)
+def test_one_export_becomes_a_campaign_in_four_commands(source: str, run: Command, tmp_path: Path) -> None:
+    shop, export = SHOPS[source], SHOPS[source].export()
+    (tmp_path / export.file_name).write_bytes(export.content)
+    init(run, shop)
+    loaded = in_json(run, "ingest", export.file_name)
+    assert loaded["source"] == export.source == source
+    accepted = {report["table"]: report["accepted"] for report in loaded["reports"]}
+    assert accepted == {table.value: n for table, n in export.accepted.items() if table is not Table.CONSENT}
+    plan = trained_and_planned(run, shop.target, tmp_path)
+    assert {text.locale for text in plan.texts} == {shop.locale}
+    assert_addresses_those_who_like_it(plan, export.events)
+
+
+def test_products_come_as_a_second_file_and_people_leave_by_their_own_ids(run: Command, tmp_path: Path) -> None:
+    shop = SHOPS["woocommerce-orders"]
+    init(run, shop)
+    orders = shop.export()
+    for export in (woocommerce.products(), orders):
+        (tmp_path / export.file_name).write_bytes(export.content)
+        in_json(run, "ingest", export.file_name)
+    plan = trained_and_planned(run, 'category = "Shop > Tea"', tmp_path)
+    assert_addresses_those_who_like_it(plan, orders.events)
+    succeeds(run, "campaign", "approve", "campaign.toml", "--by", "Ann", "--all")
+    assert "--ids FILE" in succeeds(run, "campaign", "export", "campaign.toml", "-o", "by-pseudonym")
+    addresses = {event.user_id for event in orders.events}
+    (tmp_path / "addresses.txt").write_text("\n".join(addresses))
+    told = succeeds(run, "campaign", "export", "campaign.toml", "-o", "by-address", "--ids", "addresses.txt")
+    assert "--ids FILE" not in told
+    rows = list(csv.DictReader((tmp_path / "by-address" / "spring-email.csv").open(encoding="utf-8", newline="")))
+    assert len(rows) == 50 and {row["user_id"] for row in rows} <= addresses
+
+
+def init(run: Command, shop: Shop) -> None:
+    options = ("--encoder", "toy", "--currency", shop.currency, "--timezone", shop.timezone, "--locale", shop.locale)
+    succeeds(run, "init", "--consent-default", "granted", *options)
+
+
+def succeeds(run: Command, *command: str) -> str:
+    """What it prints."""
+    code, out, problem = run(*command, "-w", "shop")
+    assert code == 0, problem
+    return out
+
+
+def in_json(run: Command, *command: str) -> Any:
+    return json.loads(succeeds(run, *command, "--json"))
+
+
+def trained_and_planned(run: Command, target: str, folder: Path) -> CampaignPlan:
+    """The plan of a campaign, by the model that was trained for it."""
+    small = ("scorer.min_steps=40", "scorer.heads=2")
+    options = [part for setting in small for part in ("--set", setting)]
+    trained = in_json(run, "train", "--windows", "1", "--epochs", "1", *options)
+    (folder / "campaign.toml").write_text(CAMPAIGN.format(target=target), encoding="utf-8")
+    told = succeeds(run, "campaign", "plan", "campaign.toml")
+    plan = read_plan(CampaignFolder.of(Path("shop"), "spring"))
+    assert plan.model_version == trained["model_version"]
+    buys = plan.converts == (Action.PURCHASE,)
+    assert told.startswith(f"spring: {len(plan.addressed)} people, 0 held out")
+    assert f"expected to {'buy' if buys else 'convert'} within 28 days" in told
+    assert ("a conversion is any of" in told) is not buys
+    return plan
+
+
+CAMPAIGN = """\
+id = "spring"
+channels = ["email"]
+[target]
+{target}
+[limits]
+size = 50
+holdout = 0
+[sender]
+name = "Leaf & Iron"
+address = "1 Market Street"
+opt_out = "https://example.com/stop"
+"""
+
+
+def assert_addresses_those_who_like_it(plan: CampaignPlan, events: Iterable[ExpectedEvent]) -> None:
+    """Nearly all whom a plan addresses like the kind of goods that it is for; of all people half do."""
+    items_of: dict[str, set[str]] = {}
+    for event in events:
+        items_of.setdefault(event.user_id, set()).add(event.item_id)
+    target = set(plan.items)
+    kind = {item for items in items_of.values() if items & target for item in items}
+    others = {item for items in items_of.values() if not items & kind for item in items}
+    assert len(kind) >= 3 and len(others) >= 3 and kind.isdisjoint(others)
+    with Workspace.open("shop") as workspace:
+        names = dict(zip(workspace.pseudonymiser().many(list(items_of)), items_of.values(), strict=True))
+    likes_it = [bool(names[person.user_id] & kind) for person in plan.addressed]
+    assert len(likes_it) == 50 and sum(likes_it) >= 45
+    assert {person.item_id for person in plan.addressed} <= target
