@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -288,6 +289,7 @@ def outcome() -> CampaignOutcome:
         messages={},
         horizon_days=28,
         expected_conversions=31.5,
+        converts=("purchase",),
         reached=arm,
         sent=arm,
         held_out=arm,
@@ -306,6 +308,17 @@ def test_the_page_of_a_report(locale: str, said: tuple[str, ...], tmp_path: Path
     assert "<b>" not in page.replace('<div class="tile"><b>', "") and page.count("<svg") == 4
     report_png(outcome(), tmp_path / "report.png", locale=locale)
     assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_report_of_a_log_without_purchases_tells_of_no_buying() -> None:
+    for locale, buying, converting in (("en", ("buy", "bought"), "convert"), ("zh", ("购买", "买得"), "转化")):
+        pages = {}
+        for actions in (("purchase",), ("view", "cart")):
+            told = replace(outcome(), converts=actions)
+            told = replace(told, words=conclusions(told, 50, locale))
+            pages[actions] = re.sub(r"<style.*?</style>", "", report_page(told, locale=locale), flags=re.DOTALL)
+        assert not any(word in pages["view", "cart"] for word in buying) and converting in pages["view", "cart"]
+        assert any(word in pages["purchase",] for word in buying) and converting not in pages["purchase",]
 
 
 def test_every_conclusion_can_be_said() -> None:

@@ -758,7 +758,10 @@ def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
     page = preview_page(preview_document(campaign))
     assert "<script" not in page and "&lt;script&gt;" in page and "all checks passed" in page
     assert ODD not in page and campaign.plan.addressed[0].user_id in page
-    assert "beyond size or budget" in page
+    assert "beyond size or budget" in page and "expected to buy within" in page
+    for locale, expected in (("en", "expected to convert within"), ("zh", "天内转化")):
+        page = preview_page(preview_document(campaign) | {"converts": ["view"], "locale": locale})
+        assert expected in page and "expected to buy" not in page and "天内购买" not in page
     approve_texts(campaign, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
     export_campaign(campaign, folder / "out", clock=NOW)
     for locale, word in (("en", "Campaign report"), ("zh", "活动报告")):

@@ -112,6 +112,8 @@ class Audience:
     """What sets the members apart from the people who could have been reached and are not."""
     expected_conversions: float | None
     """Sum of the probabilities of `people`; None for a likeness."""
+    converts: tuple[Action, ...] = (Action.PURCHASE,)
+    """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
     expected_extra: float | None = None
     """Sum of the effects of `people`: what the treatment is expected to add. None without effects."""
     notes: tuple[str, ...] = ()
@@ -130,8 +132,16 @@ class Audience:
         ]
         caption = f"{self.campaign_id}: {self.size:,} people, {len(self.holdout):,} held out"
         if self.expected_conversions is not None:
-            caption += f"; {self.expected_conversions:.1f} expected to buy within {self.horizon_days} days"
+            caption += (
+                f"; {self.expected_conversions:.1f} expected to {aim(self.converts)} within {self.horizon_days} days"
+            )
         return html_table(("person", "chance", "why"), rows, caption)
+
+
+def aim(converts: Sequence[str]) -> str:
+    """What people are expected to do: "buy" where purchases alone convert, else "convert", and a note says what counts.
+    Also a key of the pages' words."""
+    return "buy" if tuple(converts) == (Action.PURCHASE,) else "convert"
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,6 +360,7 @@ def build_audience(
         excluded={**pool.excluded, **{reason: n for reason, n in cut.items() if n}},
         group=distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
         expected_conversions=expected,
+        converts=tuple(actions),
         expected_extra=extra,
         notes=notes,
         rule=pool.rule,

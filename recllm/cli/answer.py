@@ -309,8 +309,10 @@ def _audience_of_campaign(
 
 
 def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
-    expected = document["expected_conversions"]
-    within = "" if expected is None else f"; {expected:.1f} expected to buy within {document['horizon_days']} days"
+    from recllm.audiences.audience import aim
+
+    expected, days = document["expected_conversions"], document["horizon_days"]
+    within = "" if expected is None else f"; {expected:.1f} expected to {aim(document['converts'])} within {days} days"
     yield f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}"
     if (extra := document["expected_extra"]) is not None:
         yield f"  the treatment is expected to add {extra:+.1f} to what they do anyway"

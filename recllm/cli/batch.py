@@ -104,7 +104,7 @@ def audience(
         "holdout": members.holdout,
         "expected_conversions": members.expected_conversions,
     }
-    expected = f"{members.expected_conversions:.1f} expected to buy"
+    expected = f"{members.expected_conversions:.1f} conversions expected"
     _show(document, [*lines, f"{len(members.people):,} people, {members.holdout:,} held out; {expected}"], json)
 
 

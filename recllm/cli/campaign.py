@@ -16,7 +16,6 @@ from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import UsageError
 from recllm.files import write_whole
-from recllm.schema import Action
 
 if TYPE_CHECKING:
     from recllm.campaigns.folder import CampaignPlan
@@ -203,16 +202,15 @@ def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
 
 
 def _plan_lines(planned: CampaignPlan) -> list[str]:
-    from recllm.audiences.audience import counts_in_words
+    from recllm.audiences.audience import aim, counts_in_words
 
     left_out = counts_in_words(planned.excluded) or "nobody"
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
-    aim = "buy" if planned.converts == (Action.PURCHASE,) else "convert"  # a note says what counts
     return [
         f"{planned.campaign_id}: {len(planned.addressed):,} people, {len(planned.held_out):,} held out; "
-        f"{planned.expected_conversions:.1f} expected to {aim} within {planned.horizon_days} days",
+        f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
         f"  left out: {left_out}",
         f"  {len(planned.texts)} texts, {n_held} held for a person, {n_blocked} blocked; see recllm campaign preview",
         *(f"  note: {line}" for line in planned.notes),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recllm.audiences.audience import aim
 from recllm.campaigns.outcome import CampaignOutcome, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
 from recllm.data.catalogue import CATEGORY_SEPARATOR
@@ -29,7 +30,7 @@ def preview_page(document: Mapping[str, Any]) -> str:
     """The page for `recllm.campaigns.open_campaign.preview_document`."""
     labels = words("campaign", document["locale"])
     chart = _group_chart(document["group"], labels)
-    return render("campaign_preview.html.j2", **document, labels=labels, group_chart=picture(svg(chart)))
+    return render("campaign_preview.html.j2", **document, aim=aim, labels=labels, group_chart=picture(svg(chart)))
 
 
 def report_page(outcome: CampaignOutcome, *, currency: str = "", locale: str = "en") -> str:
@@ -39,6 +40,7 @@ def report_page(outcome: CampaignOutcome, *, currency: str = "", locale: str = "
     return render(
         "campaign_report.html.j2",
         outcome=outcome,
+        aim=aim,
         labels=labels,
         segment_name=lambda segment: _segment_name(segment, labels),
         locale=locale,
@@ -88,7 +90,7 @@ def _groups(outcome: CampaignOutcome, labels: Mapping[str, str]) -> list[tuple[s
 
 def _groups_chart(outcome: CampaignOutcome, labels: Mapping[str, str]) -> BarChart:
     bars = [_bar(name, f.rate, RATE, strong=f is outcome.reached) for name, f in _groups(outcome, labels)]
-    return BarChart(title=labels["converted"], bars=bars, width=WIDTH)
+    return BarChart(title=labels[f"converted_{aim(outcome.converts)}"], bars=bars, width=WIDTH)
 
 
 def _segments(
@@ -97,7 +99,8 @@ def _segments(
     for by in dict.fromkeys(segment.by for segment in outcome.segments):
         rows = [segment for segment in outcome.segments if segment.by == by][:MOST_ROWS]
         bars = [_bar(_segment_name(row, labels), row.reached.rate, RATE) for row in rows]
-        yield by, rows, BarChart(title=f"{labels.get(by, by)}: {labels['converted']}", bars=bars, width=WIDTH)
+        converted = labels[f"converted_{aim(outcome.converts)}"]
+        yield by, rows, BarChart(title=f"{labels.get(by, by)}: {converted}", bars=bars, width=WIDTH)
 
 
 def _effect_chart(outcome: CampaignOutcome, labels: Mapping[str, str], title: str) -> BarChart:
