@@ -282,6 +282,28 @@ def test_what_is_said_of_a_thing_of_no_shelf_claims_no_place_and_no_use() -> Non
     assert "kitchen" in teapot.text
 
 
+@pytest.mark.parametrize(
+    ("locale", "title", "told"),
+    [
+        ("en", "cap, blue", '"Cap, blue"'),
+        ("en", 'Sleeve 13", black', '“Sleeve 13", black”'),
+        ("zh", "帽子，蓝色", "“帽子，蓝色”"),
+        ("zh", "茶叶、薄荷 250克", "“茶叶、薄荷”"),
+    ],
+)
+def test_a_title_with_a_comma_is_set_off_in_a_sentence(locale: str, title: str, told: str) -> None:
+    name, _ = name_and_size(title)
+    item = Item(item_id="x", title=title, price=Decimal(9), currency="EUR")
+    for channel, kind in product(KITS, ReasonKind):
+        copy = written(item=item, channel=channel, reason_kind=kind, locale=locale)
+        assert copy.verdict is CopyVerdict.PASS, (copy.text, copy.ungrounded, copy.checks)
+        for line in copy.text.splitlines():
+            if name.casefold() in line.casefold() and line.casefold() != name.casefold():
+                assert told.casefold() in line.casefold() or line.endswith((f": {name}", f"：{name}")), line
+    plain = written(item=replace(item, title="Green Tea"), channel="sms_gsm")
+    assert '"' not in plain.text and "“" not in plain.text
+
+
 # --- a large model ---------------------------------------------------------------------------------------------------
 
 

@@ -504,8 +504,10 @@ def _headline(wording: Wording, name: str, facts: FactSheet, request: CopyReques
     is_kind = not is_of_goods and facts.title in facts.category  # instead of a title that cannot be told
     for shape in () if facts_only or is_kind else wording.headlines:
         shape = shape.replace(f"《{NAME}》", quoted(name, "《》"))
-        begins = shape.partition(NAME)[0].rstrip().endswith(tuple(limit("line_ends")["en"]))
-        filled = shape.replace(NAME, _as_beginning(name) if begins else name)
+        before = shape.partition(NAME)[0].rstrip()
+        spelling = _as_beginning(name) if not before or before.endswith(tuple(limit("line_ends")["en"])) else name
+        in_sentence = is_of_goods and not shape.endswith((f": {NAME}", f"：{NAME}"))
+        filled = shape.replace(NAME, quoted(spelling, "") if in_sentence else spelling)
         filled = _as_beginning(filled.replace(OFFER, facts.offer_headline or ""))
         if slot.fits(filled) and not (OFFER in shape and facts.offer_headline is None):
             return filled
