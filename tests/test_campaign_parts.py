@@ -13,6 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recllm.audiences.audience import counts_in_words
+from recllm.audiences.exclusions import ExclusionReason, left_out_words
+from recllm.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROVED, WITHDRAWN
 from recllm.campaigns.file import read_campaign
 from recllm.campaigns.folder import PlannedPerson, append, read_log
 from recllm.campaigns.hours import QuietHours, is_quiet, send_window
@@ -308,6 +311,14 @@ def test_the_page_of_a_report(locale: str, said: tuple[str, ...], tmp_path: Path
     assert "<b>" not in page.replace('<div class="tile"><b>', "") and page.count("<svg") == 4
     report_png(outcome(), tmp_path / "report.png", locale=locale)
     assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_reason_for_leaving_people_out_has_words() -> None:
+    english, chinese = left_out_words("en"), left_out_words("zh-CN")
+    assert english.keys() == chinese.keys() >= {*ExclusionReason, ERASED, BOUNCED, WITHDRAWN, SUPPRESSED, UNAPPROVED}
+    assert counts_in_words({"beyond_the_cut": 1200, "seed": None}) == (
+        "beyond size or budget (1,200), given as an example (few)"
+    )
 
 
 def test_a_report_of_a_log_without_purchases_tells_of_no_buying() -> None:

@@ -325,14 +325,14 @@ def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "error", "said"),
     [
-        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, "reaches nobody: beyond_the_cut 300"),
+        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, r"reaches nobody: beyond size or budget \(300\)"),
         ("size = 60", "size = 49", PolicyError, "smaller than 50"),
         ("end = 2024-03-31", "end = 2024-02-01", DataError, "ended at 2024-02-01"),
         ("end = 2024-03-31", "start = 2024-03-01T00:00:00+00:00\nend = 2024-03-31", DataError, "set send to a time"),
         ('goal = "tea for', 'send = 2024-01-01T00:00:00+00:00\ngoal = "tea for', DataError, "the present is"),
         ('category = "food > tea"', 'items = ["tea99"]', UsageError, "no item 'tea99'"),
         ('category = "food > tea"', 'category = "pharmacy"', UsageError, "no item on offer"),
-        ("size = 60", "bought_days = 400", NothingToDo, "bought_recently"),
+        ("size = 60", "bought_days = 400", NothingToDo, "bought it recently"),
     ],
 )
 def test_what_cannot_be_planned_leaves_nothing(
@@ -779,6 +779,8 @@ def run(monkeypatch: pytest.MonkeyPatch, command, folder: Path):  # type: ignore
 
 
 def test_the_commands(run, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("campaign", "plan", "tea.toml", "--replace")
+    assert code == 0 and "left out: beyond size or budget (" in out and "beyond_the_cut" not in out
     code, out, _ = run("campaign", "plan", "tea.toml", "--replace", "--json")
     found = json.loads(out)
     assert code == 0 and found["size"] == len(found["people"]) == 60 and found["holdout"] > 0

@@ -43,6 +43,7 @@ def test_tables_of_people_are_short_and_say_how_many_there_are() -> None:
     drawn = audience._repr_html_()
     assert drawn.count("<tr>") == 11 and "12.5 %" in drawn
     assert "spring: 25 people, 2 held out; 3.1 expected to buy within 28 days" in drawn
+    assert "spring: 1 person, 2 held out" in replace(audience, people=people[:1])._repr_html_()
     assert "expected to convert" in replace(audience, converts=(Action.VIEW,))._repr_html_()
 
 

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.audiences.assignment import Selection, check_floor, select
-from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
+from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only, left_out_words
 from recllm.audiences.people_match import ContactRecords, RuleMatch, match_people
 from recllm.audiences.probabilities import EffectsOf, UserScores, likeness, target_probabilities, trained_model
 from recllm.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
@@ -37,7 +37,7 @@ from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.encoder.batches import encode_unique
 from recllm.errors import PolicyError, UsageError
-from recllm.schema import Action, Intent, Objective, Reason, chance_text, html_table
+from recllm.schema import Action, Intent, Objective, Reason, chance_text, count_text, html_table
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
 
@@ -130,7 +130,7 @@ class Audience:
             (person.user_id, chance_text(person.probability), " ".join(reason.text for reason in person.reasons))
             for person in self.people[:10]
         ]
-        caption = f"{self.campaign_id}: {self.size:,} people, {len(self.holdout):,} held out"
+        caption = f"{self.campaign_id}: {count_text(self.size, 'person', 'people')}, {len(self.holdout):,} held out"
         if self.expected_conversions is not None:
             caption += (
                 f"; {self.expected_conversions:.1f} expected to {aim(self.converts)} within {self.horizon_days} days"
@@ -396,7 +396,7 @@ def _as_told(
         counts[ExclusionReason.BEYOND_LIMIT.value] = None if beyond is None else max(beyond, 0)
     is_comparable = figures["listed"].is_exact and figures["others"].is_exact
     noted = {count.words: figures[str(n)] for n, count in enumerate(rule)}
-    noted |= {reason: figures[reason] for reason in counts if reason in figures}
+    noted |= {left_out_words("en").get(code, code): figures[code] for code in counts if code in figures}
     return replace(
         audience,
         rule=rule,
@@ -453,8 +453,10 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
 
 
 def counts_in_words(counts: Mapping[str, int | None]) -> str:
-    """Such as "bought_recently 1,200, suppression_list few"; few is also what is not told."""
-    return ", ".join(f"{reason} {'few' if n is None else format(n, ',')}" for reason, n in counts.items())
+    """Such as "bought it recently (1,200), no consent (few)"; few is also what is not told."""
+    code_words = left_out_words("en")
+    told = ((code_words.get(code, code), "few" if n is None else f"{n:,}") for code, n in counts.items())
+    return ", ".join(f"{reason} ({number})" for reason, number in told)
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm.audiences.audience import aim
+from recllm.audiences.exclusions import left_out_words
 from recllm.campaigns.outcome import CampaignOutcome, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
 from recllm.data.catalogue import CATEGORY_SEPARATOR
@@ -28,14 +29,14 @@ MOST_ROWS = 12
 
 def preview_page(document: Mapping[str, Any]) -> str:
     """The page for `recllm.campaigns.open_campaign.preview_document`."""
-    labels = words("campaign", document["locale"])
+    labels = _labels(document["locale"])
     chart = _group_chart(document["group"], labels)
     return render("campaign_preview.html.j2", **document, aim=aim, labels=labels, group_chart=picture(svg(chart)))
 
 
 def report_page(outcome: CampaignOutcome, *, currency: str = "", locale: str = "en") -> str:
     """The page of a campaign's outcome."""
-    labels = words("campaign", locale)
+    labels = _labels(locale)
     segments = [(by, rows, picture(svg(chart))) for by, rows, chart in _segments(outcome, labels)]
     return render(
         "campaign_report.html.j2",
@@ -62,6 +63,10 @@ def report_png(outcome: CampaignOutcome, path: Path, *, locale: str = "en") -> s
     labels = words("campaign", locale)
     charts = [_groups_chart(outcome, labels), _effect_chart(outcome, labels, labels["effect_png"])]
     return write_png([*charts, *(chart for _, _, chart in _segments(outcome, labels))], path)
+
+
+def _labels(locale: str) -> Mapping[str, str]:
+    return {**words("campaign", locale), **left_out_words(locale)}
 
 
 def _group_chart(group: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> BarChart:
