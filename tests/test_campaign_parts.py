@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from recllm.audiences.audience import counts_in_words
 from recllm.audiences.exclusions import ExclusionReason, left_out_words
 from recllm.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROVED, WITHDRAWN
-from recllm.campaigns.file import read_campaign
+from recllm.campaigns.file import CampaignFile, read_campaign
 from recllm.campaigns.folder import PlannedPerson, append, read_log
 from recllm.campaigns.hours import QuietHours, is_quiet, send_window
 from recllm.campaigns.outcome import (
@@ -134,6 +134,25 @@ def test_a_pack_that_does_not_parse(tmp_path: Path) -> None:
         read_campaign(campaign(tmp_path, GOOD.replace('packs = ["cn"]', 'packs = ["own.toml"]')))
     with pytest.raises(DataError, match="no TOML"):
         read_campaign(campaign(tmp_path, GOOD + "\n[["))
+
+
+@pytest.mark.parametrize("refused", ["sms", "sms_cn"])
+def test_a_refused_channel_is_told_those_that_a_campaign_takes(tmp_path: Path, refused: str) -> None:
+    def reading(channels: str) -> CampaignFile:
+        changed = GOOD.replace('channels = ["push"]', f"channels = {channels}")
+        return read_campaign(
+            campaign(
+                tmp_path,
+                f'{changed}\n[sender]\nname = "Tea House"\naddress = "Riga"\nopt_out = "https://tea.example/stop"\n',
+            )
+        )
+
+    with pytest.raises(DataError) as error:
+        reading(f'["{refused}"]')
+    offered = str(error.value).partition("texts are written for: ")[2].split(", ")
+    assert "sms_gsm" in offered and not {"sms", "sms_cn"} & set(offered)
+    for channel in offered:
+        assert channel in reading(f'["push", "{channel}"]').channels
 
 
 # --- hours -----------------------------------------------------------------------------------------------------------
