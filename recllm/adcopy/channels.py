@@ -106,7 +106,7 @@ def channel_named(name: str) -> Channel:
 
 def channel_written_for(name: str) -> Channel:
     """A channel for which texts to persons are written. Raises `UsageError` with the names of these for another one."""
-    written = ", ".join(known for known, channel in channels().items() if not channel.segment_only)
+    written = ", ".join(key for key, channel in channels().items() if not channel.segment_only)
     if name not in channels():
         raise UsageError(f"unknown channel {name!r}; texts are written for: {written}")
     if channels()[name].segment_only:

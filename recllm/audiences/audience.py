@@ -455,8 +455,8 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
 def counts_in_words(counts: Mapping[str, int | None]) -> str:
     """Such as "bought it recently (1,200), no consent (few)"; few is also what is not told."""
     code_words = left_out_words("en")
-    told = ((code_words.get(code, code), "few" if n is None else f"{n:,}") for code, n in counts.items())
-    return ", ".join(f"{reason} ({number})" for reason, number in told)
+    numbers = {code: "few" if n is None else f"{n:,}" for code, n in counts.items()}
+    return ", ".join(f"{code_words.get(code, code)} ({number})" for code, number in numbers.items())
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------
