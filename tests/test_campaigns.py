@@ -433,7 +433,7 @@ def test_caps_that_leave_nobody(shop: Workspace, folder: Path) -> None:
     (plan,) = plan_campaigns(shop, [again])
     assert plan.excluded["frequency_cap"] == 60 and not set(done.people) & {p.user_id for p in plan.people}
     (folder / "never.txt").write_text("\n".join(raw_ids(shop).values()))
-    with pytest.raises(NothingToDo, match="suppression_list 300"):
+    with pytest.raises(NothingToDo, match=r"never to contact \(300\)"):
         plan_campaigns(shop, [changed(folder, name="third")])
 
 
