@@ -669,6 +669,11 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[object]], caption:
     return f"<table>{words}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def count_text(n: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, whose plural has an s where none is given: "1 person", "2,000 people", "0 texts"."""
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
+
+
 def chance_text(probability: float | None) -> str:
     """Such as "12.3 %"; nothing where there is none."""
     return "" if probability is None else f"{100 * probability:.1f} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.campaigns.file import read_campaign
+from recllm.audiences.audience import counts_in_words
+from recllm.audiences.exclusions import ExclusionReason, left_out_words
+from recllm.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROVED, WITHDRAWN
+from recllm.campaigns.file import CampaignFile, read_campaign
 from recllm.campaigns.folder import PlannedPerson, append, read_log
 from recllm.campaigns.hours import QuietHours, is_quiet, send_window
 from recllm.campaigns.outcome import (
@@ -130,6 +134,25 @@ def test_a_pack_that_does_not_parse(tmp_path: Path) -> None:
         read_campaign(campaign(tmp_path, GOOD.replace('packs = ["cn"]', 'packs = ["own.toml"]')))
     with pytest.raises(DataError, match="no TOML"):
         read_campaign(campaign(tmp_path, GOOD + "\n[["))
+
+
+@pytest.mark.parametrize("refused", ["sms", "sms_cn"])
+def test_a_refused_channel_is_told_those_that_a_campaign_takes(tmp_path: Path, refused: str) -> None:
+    def reading(channels: str) -> CampaignFile:
+        changed = GOOD.replace('channels = ["push"]', f"channels = {channels}")
+        return read_campaign(
+            campaign(
+                tmp_path,
+                f'{changed}\n[sender]\nname = "Tea House"\naddress = "Riga"\nopt_out = "https://tea.example/stop"\n',
+            )
+        )
+
+    with pytest.raises(DataError) as error:
+        reading(f'["{refused}"]')
+    offered = str(error.value).partition("texts are written for: ")[2].split(", ")
+    assert "sms_gsm" in offered and not {"sms", "sms_cn"} & set(offered)
+    for channel in offered:
+        assert channel in reading(f'["push", "{channel}"]').channels
 
 
 # --- hours -----------------------------------------------------------------------------------------------------------
@@ -288,6 +311,7 @@ def outcome() -> CampaignOutcome:
         messages={},
         horizon_days=28,
         expected_conversions=31.5,
+        converts=("purchase",),
         reached=arm,
         sent=arm,
         held_out=arm,
@@ -306,6 +330,25 @@ def test_the_page_of_a_report(locale: str, said: tuple[str, ...], tmp_path: Path
     assert "<b>" not in page.replace('<div class="tile"><b>', "") and page.count("<svg") == 4
     report_png(outcome(), tmp_path / "report.png", locale=locale)
     assert (tmp_path / "report.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_reason_for_leaving_people_out_has_words() -> None:
+    english, chinese = left_out_words("en"), left_out_words("zh-CN")
+    assert english.keys() == chinese.keys() >= {*ExclusionReason, ERASED, BOUNCED, WITHDRAWN, SUPPRESSED, UNAPPROVED}
+    assert counts_in_words({"beyond_the_cut": 1200, "seed": None}) == (
+        "beyond size or budget (1,200), given as an example (few)"
+    )
+
+
+def test_a_report_of_a_log_without_purchases_tells_of_no_buying() -> None:
+    for locale, buying, converting in (("en", ("buy", "bought"), "convert"), ("zh", ("购买", "买得"), "转化")):
+        pages = {}
+        for actions in (("purchase",), ("view", "cart")):
+            told = replace(outcome(), converts=actions)
+            told = replace(told, words=conclusions(told, 50, locale))
+            pages[actions] = re.sub(r"<style.*?</style>", "", report_page(told, locale=locale), flags=re.DOTALL)
+        assert not any(word in pages["view", "cart"] for word in buying) and converting in pages["view", "cart"]
+        assert any(word in pages["purchase",] for word in buying) and converting not in pages["purchase",]
 
 
 def test_every_conclusion_can_be_said() -> None:

@@ -325,14 +325,14 @@ def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "error", "said"),
     [
-        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, "reaches nobody: beyond_the_cut 300"),
+        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, r"reaches nobody: beyond size or budget \(300\)"),
         ("size = 60", "size = 49", PolicyError, "smaller than 50"),
         ("end = 2024-03-31", "end = 2024-02-01", DataError, "ended at 2024-02-01"),
         ("end = 2024-03-31", "start = 2024-03-01T00:00:00+00:00\nend = 2024-03-31", DataError, "set send to a time"),
         ('goal = "tea for', 'send = 2024-01-01T00:00:00+00:00\ngoal = "tea for', DataError, "the present is"),
         ('category = "food > tea"', 'items = ["tea99"]', UsageError, "no item 'tea99'"),
         ('category = "food > tea"', 'category = "pharmacy"', UsageError, "no item on offer"),
-        ("size = 60", "bought_days = 400", NothingToDo, "bought_recently"),
+        ("size = 60", "bought_days = 400", NothingToDo, "bought it recently"),
     ],
 )
 def test_what_cannot_be_planned_leaves_nothing(
@@ -433,7 +433,7 @@ def test_caps_that_leave_nobody(shop: Workspace, folder: Path) -> None:
     (plan,) = plan_campaigns(shop, [again])
     assert plan.excluded["frequency_cap"] == 60 and not set(done.people) & {p.user_id for p in plan.people}
     (folder / "never.txt").write_text("\n".join(raw_ids(shop).values()))
-    with pytest.raises(NothingToDo, match="suppression_list 300"):
+    with pytest.raises(NothingToDo, match=r"never to contact \(300\)"):
         plan_campaigns(shop, [changed(folder, name="third")])
 
 
@@ -758,7 +758,10 @@ def test_pages_escape_what_a_shop_writes(shop: Workspace, folder: Path) -> None:
     page = preview_page(preview_document(campaign))
     assert "<script" not in page and "&lt;script&gt;" in page and "all checks passed" in page
     assert ODD not in page and campaign.plan.addressed[0].user_id in page
-    assert "beyond size or budget" in page
+    assert "beyond size or budget" in page and "expected to buy within" in page
+    for locale, expected in (("en", "expected to convert within"), ("zh", "天内转化")):
+        page = preview_page(preview_document(campaign) | {"converts": ["view"], "locale": locale})
+        assert expected in page and "expected to buy" not in page and "天内购买" not in page
     approve_texts(campaign, [t.id for t in campaign.plan.texts], by="Ann", at=NOW)
     export_campaign(campaign, folder / "out", clock=NOW)
     for locale, word in (("en", "Campaign report"), ("zh", "活动报告")):
@@ -776,6 +779,8 @@ def run(monkeypatch: pytest.MonkeyPatch, command, folder: Path):  # type: ignore
 
 
 def test_the_commands(run, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("campaign", "plan", "tea.toml", "--replace")
+    assert code == 0 and "left out: beyond size or budget (" in out and "beyond_the_cut" not in out
     code, out, _ = run("campaign", "plan", "tea.toml", "--replace", "--json")
     found = json.loads(out)
     assert code == 0 and found["size"] == len(found["people"]) == 60 and found["holdout"] > 0

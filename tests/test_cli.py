@@ -166,6 +166,10 @@ def test_a_record_elsewhere_and_one_that_cannot_be_made_again(run: Run, shop: Pa
     assert code == 1 and "rule pack own had the hash" in err
     assert run("copy", "replay", "0" * 64, "-w", "shop")[0] == 2
     assert run("copy", "-u", "ann", "-w", "shop", "--pack", "mars")[0] == 2
+    for refused in ("sms", "sms_cn"):
+        code, _, error = run("copy", "-u", "ann", "-w", "shop", "--channel", refused)
+        offered = error.partition("texts are written for: ")[2].split()
+        assert code == 2 and "sms_gsm," in offered and "sms_cn," not in offered
 
 
 def test_sensitive_products_are_never_targeted(run: Run, shop: Path) -> None:

@@ -63,6 +63,10 @@ def test_the_contract(run: Run, shop: Path) -> None:
     assert all(p["user_id"].startswith("u1_") for p in found["people"]), "pseudonyms"
     assert found["excluded"]["no_consent"] is None, "three people are few"
     assert {"no_consent", "beyond_the_cut"} <= set(found["excluded"])
+    _, out, _ = run("--item", "tea3", "--size", "52", "-w", str(shop))
+    assert "left out: no consent (few), " in out and "beyond size or budget (" in out
+    assert "no consent: fewer than 50 people, so their number is not told" in out
+    assert not [code for code in ("no_consent", "beyond_the_cut", "wider group") if code in out]
     assert found["expected_conversions"] == pytest.approx(sum(p["probability"] for p in found["people"]), rel=1e-5)
 
 
@@ -94,7 +98,7 @@ def test_seeds_category_and_text(run: Run, shop: Path, tmp_path: Path) -> None:
 def test_exit_codes(run: Run, shop: Path) -> None:
     at = ("-w", str(shop))
     code, out, err = run("--item", "tea3", "--budget", "0", "--cost", "1", *at, "--json")
-    assert code == 3 and json.loads(out)["size"] == 0 and "beyond_the_cut 130" in err
+    assert code == 3 and json.loads(out)["size"] == 0 and "beyond size or budget (130)" in err
     code, out, err = run("--item", "tea3", "--size", "49", *at, "--json")
     assert code == 4 and not out and "50 people" in err
     for wrong in (("--item", "nothing"), (), ("--item", "tea3", "--budget", "9"), ("--item", "tea3", "--text", "x")):

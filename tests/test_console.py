@@ -27,6 +27,7 @@ from console_world import HOSTILE, LAST_DAY, PEOPLE, SHOP_ID, build_shop
 from fastapi.testclient import TestClient
 from waiting import until
 
+from recllm.audiences.audience import Audience
 from recllm.charts import Bar, bar_chart, without_styles
 from recllm.console import app as console_app
 from recllm.console.app import SECTIONS, mount_console
@@ -46,12 +47,13 @@ from recllm.jobs.load import load_file
 from recllm.jobs.off_policy import OffPolicyReport
 from recllm.jobs.predict import predict_workspace
 from recllm.jobs.recommenders import open_recommender
+from recllm.jobs.serve import find_audience
 from recllm.policy import Policy
 from recllm.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
 from recllm.recommender.registry import current, publish, versions
-from recllm.schema import Purpose, Table
+from recllm.schema import Action, Purpose, Table
 from recllm.service.app import create_app
 from recllm.service.live import LiveShop
 from recllm.settings import ConsoleSettings, ServiceSettings
@@ -1083,9 +1085,26 @@ def test_a_small_group_is_not_told(folder: Path) -> None:
 
 def test_who_would_buy_an_item(looking: TestClient) -> None:
     page = Page(looking.get("/items/people/tea-1").text).text
-    assert "Who would buy green tea 1?" in page.replace("Green", "green") and "expected to buy within" in page
+    assert "Who is green tea 1 for?" in page.replace("Green", "green") and "expected to buy within" in page
     assert "u1_" not in page
     assert looking.get("/items/item/no-such").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("language", "told"),
+    [("en", "expected to convert within 28 days: looked at / put in the cart"), ("zh", "浏览 / 加入购物车")],
+)
+def test_who_would_look_at_an_item(
+    language: str, told: str, looking: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recllm.console import items
+
+    def of_views(*args: Any, **options: Any) -> Audience:
+        return replace(find_audience(*args, **options), converts=(Action.VIEW, Action.CART))
+
+    monkeypatch.setattr(items, "find_audience", of_views)
+    page = Page(looking.get("/items/people/tea-1", headers={"cookie": f"recllm-language={language}"}).text).text
+    assert told in page and "expected to buy" not in page and "天内购买" not in page
 
 
 def test_an_empty_shop_says_what_to_do(tmp_path: Path) -> None:

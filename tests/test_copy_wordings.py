@@ -237,6 +237,89 @@ def test_a_shelf_is_known_by_the_narrowest_name() -> None:
     assert shelf(("Whatsit",)) == "other"
 
 
+SHELVES = {
+    "kitchen": (
+        "Stoneware Teapot 1.2 L",
+        "Electric Kettle",
+        "Rice Cooker",
+        "Wine glasses, set of 6",
+        "粗陶茶壶",
+        "铸铁煎锅 28cm",
+    ),
+    "home": (
+        "Velvet Cushion Cover",
+        "Wall Clock",
+        "Coffee Table Walnut",
+        "Wool Blanket Orange",
+        "挂钟",
+        "北欧茶几",
+        "咖啡色抱枕",
+    ),
+    "food": (
+        "Hot Dog Buns",
+        "Orange",
+        "Milk Chocolate 70 g",
+        "Table Grapes",
+        "Baby Carrots",
+        "全麦吐司",
+        "意大利直面 500克",
+    ),
+    "drink": ("Chocolate Milk", "Coffee in a glass jar", "Sports Drink", "巧克力牛奶"),
+    "garden": ("Watering Can 5 L", "Tomato Seeds", "Bird Feeder", "陶土花盆", "有机番茄种子"),
+    "paper": ("Stapler Black", "Ballpoint Pens", "黑色订书机", "圆珠笔 10支装"),
+    "pets": ("Dog Shampoo", "Goldfish Flakes", "豆腐猫砂"),
+    "children": ("Newborn Nappies", "Soft shampoo for babies", "新生儿纸尿裤 NB"),
+    "toys": ("Building Blocks", "Plush Teddy Bear", "1000片拼图"),
+    "clothing": (
+        "Merino Jumper",
+        "Evening Dresses",
+        "Plush Robe",
+        "熊猫印花卫衣",
+        "Leather Belt with Honey Buckle",
+        "棕色真皮腰带",
+        "防水冲锋衣",
+    ),
+    "other": ("Cat eye gizmo", "Whatsit in blue"),
+}
+
+
+def test_ordinary_things_stand_on_their_shelf() -> None:
+    told = {title: shelf((title,)) for titles in SHELVES.values() for title in titles}
+    assert told == {title: name for name, titles in SHELVES.items() for title in titles}
+
+
+def test_what_is_said_of_a_thing_of_no_shelf_claims_no_place_and_no_use() -> None:
+    for locale, words in (
+        ("en", ("home", "work", "way", "visit", "drop by", "week")),
+        ("zh", ("家", "上班", "路过", "用", "日子")),
+    ):
+        assert not [line for line in lines("shelf_other", locale) for word in words if word in line]
+    (teapot,) = write_copy(CopyRequest(item=Item(item_id="t", title="Stoneware Teapot"), channel="email", now=NOW))
+    assert "kitchen" in teapot.text
+
+
+@pytest.mark.parametrize(
+    ("locale", "title", "told"),
+    [
+        ("en", "cap, blue", '"Cap, blue"'),
+        ("en", 'Sleeve 13", black', '“Sleeve 13", black”'),
+        ("zh", "帽子，蓝色", "“帽子，蓝色”"),
+        ("zh", "茶叶、薄荷 250克", "“茶叶、薄荷”"),
+    ],
+)
+def test_a_title_with_a_comma_is_set_off_in_a_sentence(locale: str, title: str, told: str) -> None:
+    name, _ = name_and_size(title)
+    item = Item(item_id="x", title=title, price=Decimal(9), currency="EUR")
+    for channel, kind in product(KITS, ReasonKind):
+        copy = written(item=item, channel=channel, reason_kind=kind, locale=locale)
+        assert copy.verdict is CopyVerdict.PASS, (copy.text, copy.ungrounded, copy.checks)
+        for line in copy.text.splitlines():
+            if name.casefold() in line.casefold() and line.casefold() != name.casefold():
+                assert told.casefold() in line.casefold() or line.endswith((f": {name}", f"：{name}")), line
+    plain = written(item=replace(item, title="Green Tea"), channel="sms_gsm")
+    assert '"' not in plain.text and "“" not in plain.text
+
+
 # --- a large model ---------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import polars as pl
@@ -10,7 +11,7 @@ from recllm import Dataset, Recommender, ToyEncoder
 from recllm.audiences.audience import Audience, AudienceMember
 from recllm.evaluation.report import Report
 from recllm.propensity.prediction import Prediction, PredictionKind, PredictionQuality, UserPrediction
-from recllm.schema import html_table
+from recllm.schema import Action, html_table
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 
@@ -42,6 +43,8 @@ def test_tables_of_people_are_short_and_say_how_many_there_are() -> None:
     drawn = audience._repr_html_()
     assert drawn.count("<tr>") == 11 and "12.5 %" in drawn
     assert "spring: 25 people, 2 held out; 3.1 expected to buy within 28 days" in drawn
+    assert "spring: 1 person, 2 held out" in replace(audience, people=people[:1])._repr_html_()
+    assert "expected to convert" in replace(audience, converts=(Action.VIEW,))._repr_html_()
 
 
 def test_predictions_show_what_their_kind_tells() -> None:

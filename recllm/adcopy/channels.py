@@ -104,6 +104,19 @@ def channel_named(name: str) -> Channel:
     return channels()[name]
 
 
+def channel_written_for(name: str) -> Channel:
+    """A channel for which texts to persons are written. Raises `UsageError` with the names of these for another one."""
+    written = ", ".join(key for key, channel in channels().items() if not channel.segment_only)
+    if name not in channels():
+        raise UsageError(f"unknown channel {name!r}; texts are written for: {written}")
+    if channels()[name].segment_only:
+        raise UsageError(
+            f"{name} takes a carrier's approved templates for a whole segment only, and no text is written for a "
+            f"person; texts are written for: {written}"
+        )
+    return channels()[name]
+
+
 @cache
 def channels() -> Mapping[str, Channel]:
     form = TypeAdapter(dict[str, Channel])

@@ -8,9 +8,10 @@ shelf(("Loose leaf green tea", "Food"))    # "drink"
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache, lru_cache
 
-from recllm.adcopy.lexicon import fold, pattern, stem, stems, table, word_class, words
+from recllm.adcopy.lexicon import fold, pattern, stem, table, word_class, words
 from recllm.text.templates import Prompts, natural
 
 OTHER_SHELF = "other"
@@ -127,9 +128,46 @@ def _han_size() -> re.Pattern[str]:
 @lru_cache(maxsize=1 << 14)
 def shelf(names: tuple[str, ...]) -> str:
     """The shelf of `data/shelves.toml` that the first of the names with a listed word belongs on."""
-    for name in names:
-        folded, of_name = fold(name), stems(words(name))
-        for entry in table("shelves.toml")["shelf"]:
-            if any(word in folded if not word.isascii() else stem(word) in of_name for word in entry["words"]):
-                return str(entry["name"])
-    return OTHER_SHELF
+    return next(filter(None, map(_shelf_of_name, names)), OTHER_SHELF)
+
+
+def _shelf_of_name(name: str) -> str | None:
+    shelves, loose, first = _shelf_words()
+    parts = [_listed_in(part) for part in pattern("titles.part_of_name").split(name)]
+    for word in (word for part in parts for word in part):
+        if shelves[word] in first:
+            return shelves[word]
+    head = next(filter(None, parts), ())
+    telling = [word for word in head if word not in loose] or head
+    return shelves[telling[-1]] if telling else None
+
+
+def _listed_in(part: str) -> tuple[tuple[str, ...], ...]:
+    """The words of shelves in a part of a name, in their order; a longer one hides those in it."""
+    shelves, _, _ = _shelf_words()
+    tokens, longest = _singular(part), max(map(len, shelves))
+    listed, start = [], 0
+    while start < len(tokens):
+        candidates = (tokens[start : start + length] for length in range(longest, 0, -1))
+        word = next((candidate for candidate in candidates if candidate in shelves), tokens[start : start + 1])
+        if shelves.get(word):
+            listed.append(word)
+        start += len(word)
+    return tuple(listed)
+
+
+@cache
+def _shelf_words() -> tuple[Mapping[tuple[str, ...], str], frozenset[tuple[str, ...]], frozenset[str]]:
+    """Word -> its shelf, empty for what only hides others; the loose words; the shelves that come first."""
+    data = table("shelves.toml")
+    shelves = {_singular(word): "" for word in data["nothing"]}
+    for entry in data["shelf"]:
+        for word in entry["words"]:
+            shelves.setdefault(_singular(word), entry["name"])
+    first = frozenset(entry["name"] for entry in data["shelf"] if entry.get("first"))
+    return shelves, frozenset(map(_singular, data["loose"])), first
+
+
+def _singular(text: str) -> tuple[str, ...]:
+    """The words of a text without their plural: ("wine", "glass") of "wine glasses"; Chinese by the character."""
+    return tuple(pattern("titles.plural").sub(r"\1", stem(word)) for word in words(text))

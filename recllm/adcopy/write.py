@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from babel.dates import format_skeleton
 
-from recllm.adcopy.channels import width
+from recllm.adcopy.channels import channel_written_for, width
 from recllm.adcopy.lexicon import HAN, fold, limit, pattern, table, word_class
 from recllm.adcopy.names import is_size, name_and_size, written_out
 from recllm.adcopy.opening_line import (
@@ -40,7 +40,7 @@ from recllm.adcopy.request import CopyRequest, FactSheet, OfferType
 from recllm.adcopy.verify import claims, form
 from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import likeness, review, variants_differ
-from recllm.errors import GenerationError, UsageError
+from recllm.errors import GenerationError
 from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
 from recllm.text.domains import without_domain
 from recllm.text.templates import Prompts, quoted
@@ -78,13 +78,10 @@ def write_copy(
     A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` is told
     what its lines may not hold, one that is `tuned` is asked without examples. One that `takes_briefs`, as servers do,
     is told the item's facts and the voice; where none of its lines passes, the first one goes back once, with what is
-    wrong with it. Raises `UsageError` for a channel that
-    takes no text for a person.
+    wrong with it. Raises `UsageError` for a channel that takes
+    no text for a person.
     """
-    if request.limits.segment_only:
-        raise UsageError(
-            f"{request.channel} takes approved templates for a whole segment only; no text is written for a person"
-        )
+    channel_written_for(request.channel)
     rng = random.Random(f"{request.seed}:{request.item.item_id}")
     facts = sayable_facts(request)
     rejected: list[Rejected] = []
@@ -504,8 +501,10 @@ def _headline(wording: Wording, name: str, facts: FactSheet, request: CopyReques
     is_kind = not is_of_goods and facts.title in facts.category  # instead of a title that cannot be told
     for shape in () if facts_only or is_kind else wording.headlines:
         shape = shape.replace(f"《{NAME}》", quoted(name, "《》"))
-        begins = shape.partition(NAME)[0].rstrip().endswith(tuple(limit("line_ends")["en"]))
-        filled = shape.replace(NAME, _as_beginning(name) if begins else name)
+        before = shape.partition(NAME)[0].rstrip()
+        spelling = _as_beginning(name) if not before or before.endswith(tuple(limit("line_ends")["en"])) else name
+        in_sentence = is_of_goods and not shape.endswith((f": {NAME}", f"：{NAME}"))
+        filled = shape.replace(NAME, quoted(spelling, "") if in_sentence else spelling)
         filled = _as_beginning(filled.replace(OFFER, facts.offer_headline or ""))
         if slot.fits(filled) and not (OFFER in shape and facts.offer_headline is None):
             return filled

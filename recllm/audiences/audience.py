@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.audiences.assignment import Selection, check_floor, select
-from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
+from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only, left_out_words
 from recllm.audiences.people_match import ContactRecords, RuleMatch, match_people
 from recllm.audiences.probabilities import EffectsOf, UserScores, likeness, target_probabilities, trained_model
 from recllm.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
@@ -37,7 +37,7 @@ from recllm.data.dataset import USER_COLUMN, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.encoder.batches import encode_unique
 from recllm.errors import PolicyError, UsageError
-from recllm.schema import Action, Intent, Objective, Reason, chance_text, html_table
+from recllm.schema import Action, Intent, Objective, Reason, chance_text, count_text, html_table
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
 
@@ -112,6 +112,8 @@ class Audience:
     """What sets the members apart from the people who could have been reached and are not."""
     expected_conversions: float | None
     """Sum of the probabilities of `people`; None for a likeness."""
+    converts: tuple[Action, ...] = (Action.PURCHASE,)
+    """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
     expected_extra: float | None = None
     """Sum of the effects of `people`: what the treatment is expected to add. None without effects."""
     notes: tuple[str, ...] = ()
@@ -128,10 +130,18 @@ class Audience:
             (person.user_id, chance_text(person.probability), " ".join(reason.text for reason in person.reasons))
             for person in self.people[:10]
         ]
-        caption = f"{self.campaign_id}: {self.size:,} people, {len(self.holdout):,} held out"
+        caption = f"{self.campaign_id}: {count_text(self.size, 'person', 'people')}, {len(self.holdout):,} held out"
         if self.expected_conversions is not None:
-            caption += f"; {self.expected_conversions:.1f} expected to buy within {self.horizon_days} days"
+            caption += (
+                f"; {self.expected_conversions:.1f} expected to {aim(self.converts)} within {self.horizon_days} days"
+            )
         return html_table(("person", "chance", "why"), rows, caption)
+
+
+def aim(converts: Sequence[str]) -> str:
+    """What people are expected to do: "buy" where purchases alone convert, else "convert", and a note says what counts.
+    Also a key of the pages' words."""
+    return "buy" if tuple(converts) == (Action.PURCHASE,) else "convert"
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,6 +360,7 @@ def build_audience(
         excluded={**pool.excluded, **{reason: n for reason, n in cut.items() if n}},
         group=distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
         expected_conversions=expected,
+        converts=tuple(actions),
         expected_extra=extra,
         notes=notes,
         rule=pool.rule,
@@ -385,7 +396,7 @@ def _as_told(
         counts[ExclusionReason.BEYOND_LIMIT.value] = None if beyond is None else max(beyond, 0)
     is_comparable = figures["listed"].is_exact and figures["others"].is_exact
     noted = {count.words: figures[str(n)] for n, count in enumerate(rule)}
-    noted |= {reason: figures[reason] for reason in counts if reason in figures}
+    noted |= {left_out_words("en").get(code, code): figures[code] for code in counts if code in figures}
     return replace(
         audience,
         rule=rule,
@@ -442,8 +453,10 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
 
 
 def counts_in_words(counts: Mapping[str, int | None]) -> str:
-    """Such as "bought_recently 1,200, suppression_list few"; few is also what is not told."""
-    return ", ".join(f"{reason} {'few' if n is None else format(n, ',')}" for reason, n in counts.items())
+    """Such as "bought it recently (1,200), no consent (few)"; few is also what is not told."""
+    code_words = left_out_words("en")
+    numbers = {code: "few" if n is None else f"{n:,}" for code, n in counts.items()}
+    return ", ".join(f"{code_words.get(code, code)} ({number})" for code, number in numbers.items())
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ from pydantic import (
     model_validator,
 )
 
-from recllm.adcopy.channels import Sender, channel_named, complete
+from recllm.adcopy.channels import Sender, channel_written_for, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
 from recllm.audiences.people_rule import RuleField
@@ -404,8 +404,8 @@ class CampaignFile(_Section):
             with in_words():
                 if info.field_name == "locales":
                     checked_locale(name)
-                elif channel_named(name).segment_only:
-                    fail(f"names {name}, which takes a carrier's approved templates only: no texts are written")
+                else:
+                    channel_written_for(name)
         if info.field_name == "channels" and not set(names) & set(CHANNEL_PURPOSE):
             fail(f"reaches nobody; people are reached by: {', '.join(CHANNEL_PURPOSE)}")
         return tuple(dict.fromkeys(names)) or fail("is empty; name a language, such as en")

@@ -275,8 +275,8 @@ SAMPLE = 12
 """People shown on a preview, spread over the list."""
 
 OF_THE_PLAN = (
-    *("campaign_id", "goal", "note", "as_of", "offer", "expected_conversions", "horizon_days", "window_days"),
-    *("cost", "model_version", "excluded", "group", "notes"),
+    *("campaign_id", "goal", "note", "as_of", "offer", "expected_conversions", "converts", "horizon_days"),
+    *("window_days", "cost", "model_version", "excluded", "group", "notes"),
 )
 
 OF_A_PERSON = ("user_id", "probability", "item_id", "kind", "channel", "text_id")

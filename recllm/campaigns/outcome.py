@@ -22,6 +22,7 @@ from math import hypot
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.audiences.audience import aim
 from recllm.campaigns.folder import ExportEntry, PlannedPerson, read_entries
 from recllm.campaigns.open_campaign import OpenCampaign
 from recllm.data.dataset import Dataset, utc
@@ -129,6 +130,8 @@ class CampaignOutcome:
     horizon_days: int
     expected_conversions: float
     """Within `horizon_days`, by the model, of those reached."""
+    converts: tuple[str, ...]
+    """As `CampaignPlan.converts`."""
     reached: GroupFigures | None
     sent: GroupFigures | None
     """Everybody whose message left: the same as `reached` where that means exported."""
@@ -228,6 +231,7 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
         messages=_message_counts(sent, reports),
         horizon_days=plan.horizon_days,
         expected_conversions=sum(p.probability for p in reached),
+        converts=plan.converts,
         reached=figures if len(reached) == len(sent) else actions.figures(actions.rows(reached)),
         sent=figures,
         held_out=control,
@@ -410,6 +414,7 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
     """What the figures say and what they do not. floor: the fewest people that are told about."""
     tables = tomllib.loads(resources.files(__package__).joinpath("conclusions.toml").read_text("utf-8"))
     sentences = tables.get(language(locale), tables["en"])
+    sentences |= sentences[aim(outcome.converts)]
     days = {name: f"{getattr(outcome, name):%Y-%m-%d}" for name in ("start", "until", "end")}
     effect = outcome.effect
     if outcome.until <= outcome.start:

@@ -22,7 +22,7 @@ from recllm.campaigns.file import CampaignFile
 from recllm.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
 from recllm.data.catalogue import on_offer
 from recllm.jobs.ad_copy import item_of
-from recllm.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
+from recllm.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind, count_text
 from recllm.text.domains import SHOP, domain_of, in_domain
 from recllm.workspace.workspace import Workspace
 
@@ -231,9 +231,13 @@ def write_texts(
     remarks = []
     variants = file.words.variants
     if short := sum(len(written) < variants for written in texts.values()):
-        remarks.append(f"of {short} of {len(texts)} texts there are fewer than {variants} variants that differ")
+        remarks.append(
+            f"of {short} of {count_text(len(texts), 'text')} there are fewer than {variants} variants that differ"
+        )
     if silent:
-        remarks.append(f"{len(silent)} of {number} texts do not tell the offer: {silent[0]}")
+        remarks.append(f"{len(silent)} of {count_text(number, 'text')} do not tell the offer: {silent[0]}")
     if n_failed:
-        remarks.append(f"the generator failed at {n_failed} of {number} texts; these are the shop's own lines")
+        remarks.append(
+            f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are the shop's own lines"
+        )
     return texts, remarks

@@ -15,7 +15,7 @@ from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, W
 from recllm.cli.output import emit_json, note, say, show, table
 from recllm.documents import plain
 from recllm.errors import NothingToDo, UsageError
-from recllm.schema import CopyVerdict, Intent, Objective
+from recllm.schema import CopyVerdict, Intent, Objective, count_text
 
 if TYPE_CHECKING:
     from recllm.adcopy.packs import Pack
@@ -94,7 +94,7 @@ def copy(
     _answer(texts, json)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
     if failures:  # of the generator, one for each text
-        note(f"{len(failures)} of {len(texts)} texts had to do without the generator: {failures[0]}")
+        note(f"{len(failures)} of {count_text(len(texts), 'text')} had to do without the generator: {failures[0]}")
 
 
 def _answer(texts: Sequence[AdCopy], json: bool) -> None:
@@ -193,7 +193,10 @@ def check(
     show(document, itertools.chain.from_iterable(itertools.starmap(_lines, reviews)), json=json)
     if not json:
         counts = f"{document['held']} held for a person, {document['blocked']} blocked"
-        note(f"{passed} of {len(reviews)} texts pass; {counts}, {len(unreadable)} lines unreadable")
+        note(
+            f"{passed} of {count_text(len(reviews), 'text')} pass; {counts}, "
+            f"{count_text(len(unreadable), 'line')} unreadable"
+        )
     if passed < len(entries):
         raise typer.Exit(2)
 

@@ -32,7 +32,7 @@ from recllm.cli.options import (
 )
 from recllm.cli.output import note, show, table
 from recllm.errors import NothingToDo, UsageError
-from recllm.schema import Intent, NoteKind, Objective, RecommendRequest, ReportBy
+from recllm.schema import Intent, NoteKind, Objective, RecommendRequest, ReportBy, count_text
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
@@ -309,9 +309,12 @@ def _audience_of_campaign(
 
 
 def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
-    expected = document["expected_conversions"]
-    within = "" if expected is None else f"; {expected:.1f} expected to buy within {document['horizon_days']} days"
-    yield f"{document['campaign_id']}: {document['size']:,} people, {document['holdout']:,} held out{within}"
+    from recllm.audiences.audience import aim
+
+    expected, days = document["expected_conversions"], document["horizon_days"]
+    within = "" if expected is None else f"; {expected:.1f} expected to {aim(document['converts'])} within {days} days"
+    people = count_text(document["size"], "person", "people")
+    yield f"{document['campaign_id']}: {people}, {document['holdout']:,} held out{within}"
     if (extra := document["expected_extra"]) is not None:
         yield f"  the treatment is expected to add {extra:+.1f} to what they do anyway"
     yield f"  left out: {_counts(document['excluded']) or 'nobody'}"
@@ -391,7 +394,8 @@ def predict(
 
 def _prediction_lines(document: dict[str, Any]) -> Iterator[str]:
     quality, people = document["calibration"], document["people"]
-    yield f"{document['kind']}: {len(people):,} people as of {document['as_of'][:10]}, {document['horizon_days']} days"
+    days = count_text(document["horizon_days"], "day")
+    yield f"{document['kind']}: {count_text(len(people), 'person', 'people')} as of {document['as_of'][:10]}, {days}"
     yield from (f"  {document['meaning']}", f"  checked on {quality['checked']}:")
     yield "  " + ", ".join(f"{name} {value:.4g}" for name, value in quality.items() if isinstance(value, float))
     yield from (f"  note: {line}" for line in document["notes"])
@@ -586,7 +590,7 @@ def _show_uplift(
     rows = [[person[name] for name in columns] for person in document["people"][:MAX_PRINTED]]
     lines = [
         *([f"kept as {save}: recllm audience --objective uplift --effects {save}"] if save else []),
-        f"{of_trial['people']:,} people in the trial, {of_trial['treated']:,} treated; "
+        f"{count_text(of_trial['people'], 'person', 'people')} in the trial, {of_trial['treated']:,} treated; "
         f"mean effect {of_trial['effect']:+.4f}",
         f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
         "each person by a model of others",

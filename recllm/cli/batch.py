@@ -14,7 +14,7 @@ from recllm.cli.options import Csv, Ids, Json, Model, Seed, WorkspaceDir, ids_by
 from recllm.cli.output import note, show
 from recllm.errors import RecllmError
 from recllm.jobs.engines import Engine
-from recllm.schema import Intent, Objective
+from recllm.schema import Intent, Objective, count_text
 
 if TYPE_CHECKING:
     from recllm.jobs.batch import BatchResult, BatchRun, ShardOutcome
@@ -104,8 +104,12 @@ def audience(
         "holdout": members.holdout,
         "expected_conversions": members.expected_conversions,
     }
-    expected = f"{members.expected_conversions:.1f} expected to buy"
-    _show(document, [*lines, f"{len(members.people):,} people, {members.holdout:,} held out; {expected}"], json)
+    expected = f"{members.expected_conversions:.1f} conversions expected"
+    _show(
+        document,
+        [*lines, f"{count_text(len(members.people), 'person', 'people')}, {members.holdout:,} held out; {expected}"],
+        json,
+    )
 
 
 def copy(
@@ -132,7 +136,8 @@ def copy(
     if document["without_generator"]:
         reason = failures.drop_nulls()[0]
         lines.append(
-            f"{document['without_generator']} of {len(failures)} texts had to do without the generator: {reason}"
+            f"{document['without_generator']} of {count_text(len(failures), 'text')} "
+            f"had to do without the generator: {reason}"
         )
     _show(document, lines, json)
 
@@ -199,7 +204,11 @@ def encode(
         "vectors": None if fill is None else fill.vectors,
         "added": None if fill is None else fill.added,
     }
-    show(document, [f"{done}; {result.texts:,} texts encoded in {result.seconds:.1f} s", state], json=json)
+    show(
+        document,
+        [f"{done}; {count_text(result.texts, 'text')} encoded in {result.seconds:.1f} s", state],
+        json=json,
+    )
 
 
 def _run(
@@ -225,7 +234,7 @@ def _run(
         "as_of": run.as_of,
         "quality": result.quality,
     }
-    return run, document, [f"{done}; {result.people:,} people in {result.seconds:.1f} s"]
+    return run, document, [f"{done}; {count_text(result.people, 'person', 'people')} in {result.seconds:.1f} s"]
 
 
 def _worked(run: BatchRun, batch: BatchOptions) -> BatchResult:

@@ -16,7 +16,7 @@ from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import UsageError
 from recllm.files import write_whole
-from recllm.schema import Action
+from recllm.schema import count_text
 
 if TYPE_CHECKING:
     from recllm.campaigns.folder import CampaignPlan
@@ -101,7 +101,7 @@ def approve(
     counts = dict(Counter(document["status"] for document in texts))
     lines = []
     for t in texts:
-        head = f"{t['id']}  {t['status']}  {t['verdict']}  {t['channel']} {t['locale']}  {t['people']:,} people"
+        head = f"{t['id']}  {t['status']}  {t['verdict']}  {t['channel']} {t['locale']}  {_people(t['people'])}"
         lines += ["", head, t["text"]]
         lines += [f"  {d['rule']}: {d['message']}" for d in (*t["failures"], *t["warnings"])]
     show({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts}, lines, json=json)
@@ -118,6 +118,7 @@ def export(
 ) -> None:
     """Write what leaves: approved texts, for people who agree at this moment. Two lists side by side tell who is on one
     of them alone."""
+    from recllm.audiences.audience import counts_in_words
     from recllm.campaigns.export import export_campaign
     from recllm.workspace.audit import AuditAction
     from recllm.workspace.releases import LISTS_TELL
@@ -128,8 +129,8 @@ def export(
     document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
     del document["people"]
     lines = [
-        f"{done.reached:,} people, {done.held_out:,} held out; from {done.window.start} until {done.window.end}",
-        *(f"  left out: {reason} {n:,}" for reason, n in done.dropped.items()),
+        f"{_people(done.reached)}, {done.held_out:,} held out; from {done.window.start} until {done.window.end}",
+        *([f"  left out: {counts_in_words(done.dropped)}"] if done.dropped else []),
         *done.files,
         *([f"note: {PSEUDONYMS_TELL_NOBODY}"] if done.reached and ids is None else []),
         *([f"note: {LISTS_TELL}"] if done.files else []),
@@ -160,7 +161,7 @@ def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, j
     for name, figures in groups:
         if figures is not None:
             rate = f"{100 * figures.rate.value:.1f} %"
-            lines.append(f"{name}: {figures.people:,} people, {figures.converted:,} converted ({rate})")
+            lines.append(f"{name}: {_people(figures.people)}, {figures.converted:,} converted ({rate})")
     show(plain(outcome), [*lines, *outcome.words, str(page)], json=json)
 
 
@@ -196,6 +197,10 @@ def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
+def _people(n: int) -> str:
+    return count_text(n, "person", "people")
+
+
 def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
     people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
     counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
@@ -203,18 +208,18 @@ def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
 
 
 def _plan_lines(planned: CampaignPlan) -> list[str]:
-    from recllm.audiences.audience import counts_in_words
+    from recllm.audiences.audience import aim, counts_in_words
 
     left_out = counts_in_words(planned.excluded) or "nobody"
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
-    aim = "buy" if planned.converts == (Action.PURCHASE,) else "convert"  # a note says what counts
     return [
-        f"{planned.campaign_id}: {len(planned.addressed):,} people, {len(planned.held_out):,} held out; "
-        f"{planned.expected_conversions:.1f} expected to {aim} within {planned.horizon_days} days",
+        f"{planned.campaign_id}: {_people(len(planned.addressed))}, {len(planned.held_out):,} held out; "
+        f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
         f"  left out: {left_out}",
-        f"  {len(planned.texts)} texts, {n_held} held for a person, {n_blocked} blocked; see recllm campaign preview",
+        f"  {count_text(len(planned.texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
+        "see recllm campaign preview",
         *(f"  note: {line}" for line in planned.notes),
         *(["", *table(rows, ["what sets them apart", "share", "of the rest", "lift"])] if rows else []),
     ]

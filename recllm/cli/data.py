@@ -147,17 +147,18 @@ def _load(
             document: Any = reports[0]
         else:
             recognised, reports = load_export(shop, file, consent_from=consent_from, **how)
-            source = recognised.source
+            source, locale = recognised.source, shop.settings.locale
+            kind_words = source.told(locale)
             signature = ", ".join(names[0] for names in source.signature[:5])
-            lines += [f"{file.name} is {source.title}: it has {signature} ..."]
+            lines += [f"{file.name} is {kind_words.title}: it has {signature} ..."]
             if recognised.encoding is not None:
                 lines.append(f"  it is not UTF-8 and was read as {recognised.encoding}")
-            lines += [f"  it could also be {alternative.title}" for alternative in recognised.alternatives]
-            lines += [f"  {caveat}" for caveat in source.caveats]
+            lines += [f"  it could also be {alternative.told(locale).title}" for alternative in recognised.alternatives]
+            lines += [f"  {caveat}" for caveat in kind_words.caveats]
             if source.consent is not None and not consent_from:
                 columns = ", ".join(f'"{column}"' for column in source.consent.columns)
                 lines.append(f"  who agreed to what was not taken in; say --consent-from with one of: {columns}")
-            document = {"source": source.name, "caveats": source.caveats, "reports": reports}
+            document = {"source": source.name, "caveats": kind_words.caveats, "reports": reports}
         for report in reports:
             if report.committed:
                 write_audit(shop, AuditAction.LOADED, table=report.table, load=report.load_id, rows=report.accepted)

@@ -22,6 +22,7 @@ from recllm.cli.options import (
 )
 from recllm.cli.output import note, show
 from recllm.errors import NothingToDo, UsageError
+from recllm.schema import count_text
 
 if TYPE_CHECKING:
     from recllm.occasions.choose import OccasionList
@@ -91,14 +92,16 @@ def _day(text: str) -> date:
 
 
 def _lines(listed: OccasionList, names: dict[str, str]) -> Iterator[str]:
-    left_out = ", ".join(f"{name} {n:,}" for name, n in listed.left_out.items())
-    yield f"{listed.date}: {len(listed.people):,} people; left out: {left_out or 'nobody'}"
+    from recllm.audiences.audience import counts_in_words
+
+    left_out = counts_in_words(listed.left_out) or "nobody"
+    yield f"{listed.date}: {count_text(len(listed.people), 'person', 'people')}; left out: {left_out}"
     yield from (f"  note: {line}" for line in listed.notes)
     for occasion, n in listed.counts.items():
         if not n:
             continue
         yield ""
-        yield f"{occasion}: {n:,} people"
+        yield f"{occasion}: {count_text(n, 'person', 'people')}"
         for person in [p for p in listed.people if p.occasion is occasion][:MAX_PRINTED]:
             chance = "" if person.probability is None else f"  {100 * person.probability:.0f} %"
             when = f"{person.channel} at {person.best_hour}:00"

@@ -12,6 +12,7 @@ import typer
 from recllm.cli.options import Json, User, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
 from recllm.cli.output import note, show, table
 from recllm.errors import DataError, UnknownIdError, UsageError
+from recllm.schema import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -236,7 +237,10 @@ def backup(
     with open_shop(workspace) as shop:
         passphrase = _passphrase(passphrase_file)
         done = back_up(shop, file, actor=command_line_actor(), passphrase=passphrase, with_key=with_key)
-    lines = [f"{done.file}: {done.people:,} people, {done.members:,} files, {done.bytes / 1e6:,.1f} MB, read back"]
+    lines = [
+        f"{done.file}: {count_text(done.people, 'person', 'people')}, {count_text(done.members, 'file')}, "
+        f"{done.bytes / 1e6:,.1f} MB, read back"
+    ]
     show(done, lines, json=json)
     if not done.has_key and not json:
         note("the key is not in it: keep it apart, or nobody of the backup can be found by their id")
@@ -268,7 +272,7 @@ def restore(
         key_file=key_file,
         store=store,
     )
-    lines = [f"{done.workspace}: as of {done.created_at}; {done.erased_again:,} people were erased again"]
+    lines = [f"{done.workspace}: as of {done.created_at}; people erased again: {done.erased_again:,}"]
     if done.before is not None:
         lines.append(f"what was in its place lies in {done.before}, with everybody in it: delete it soon")
     show(done, lines, json=json)

@@ -25,6 +25,7 @@ from markupsafe import Markup, escape
 from starlette.datastructures import FormData, UploadFile
 
 from recllm.adcopy.channels import channel_named
+from recllm.audiences.audience import aim
 from recllm.audiences.people_rule import MAX_DEPTH, PeopleRule, parse_rule
 from recllm.audiences.rule_words import rule_words
 from recllm.campaigns.drafts import (
@@ -423,6 +424,7 @@ def plan_values(visit: Visit, campaign: OpenCampaign, state: PageState) -> dict[
         "passing": passing,
         "groups": groups[start : start + PAGE_TEXTS],
         "n_pages": -(-len(groups) // PAGE_TEXTS),
+        "aim": aim(plan.converts),
         "buyers": buyers,
         "smallest": smallest_effect(buyers.value / max(1, len(addressed)), len(addressed), len(plan.held_out)),
         "window": campaign.window,
@@ -1021,17 +1023,20 @@ def outcome_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any] | Non
     others = [s for s in outcome.segments if s.by in ("channel", "likelihood", "category", "reason")]
     return {
         "figures": outcome,
+        "aim": aim(outcome.converts),
         "conclusion": words[0],
         "remarks": words[1:],
         "chart": rates_chart(visit, outcome),
-        "variants": segments_table(visit, "variants", variants) if variants else None,
-        "segments": segments_table(visit, "segments", others) if others else None,
+        "variants": segments_table(visit, "variants", variants, outcome) if variants else None,
+        "segments": segments_table(visit, "segments", others, outcome) if others else None,
         "dropped": excluded_table(visit, left_out(outcome.dropped), name="dropped") if outcome.dropped else None,
         "days_left": max(0, (outcome.end - max(outcome.until, outcome.start)).days),
     }
 
 
-def segments_table(visit: Visit, name: str, segments: Sequence[SegmentFigures]) -> ConsoleTable:
+def segments_table(
+    visit: Visit, name: str, segments: Sequence[SegmentFigures], outcome: CampaignOutcome
+) -> ConsoleTable:
     """Parts of the people, each beside those held out where enough of these are."""
 
     def label(segment: SegmentFigures) -> str:
@@ -1061,8 +1066,8 @@ def segments_table(visit: Visit, name: str, segments: Sequence[SegmentFigures]) 
         TableColumn(name="group", label=visit.say("campaigns.outcome.group")),
         TableColumn(name="divided_by"),
         TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
-        column("bought_share", "campaigns.outcome.share"),
-        column("held_out_share", "campaigns.outcome.share_held_out"),
+        column("bought_share", f"campaigns.aim.{aim(outcome.converts)}.share"),
+        column("held_out_share", f"campaigns.aim.{aim(outcome.converts)}.share_held_out"),
         column("difference", "campaigns.outcome.points"),
     )
     n_columns = len(columns) if any(segment.effect for segment in segments) else len(columns) - 2
@@ -1075,7 +1080,7 @@ def segments_table(visit: Visit, name: str, segments: Sequence[SegmentFigures]) 
 
 
 def rates_chart(visit: Visit, outcome: CampaignOutcome) -> Mapping[str, Any] | None:
-    """Shares that bought, of those written to and of those held out, with intervals; None without both."""
+    """Shares that converted, of those written to and of those held out, with intervals; None without both."""
     if outcome.sent is None or outcome.held_out is None:
         return None
     bars, rows = [], []
@@ -1084,7 +1089,7 @@ def rates_chart(visit: Visit, outcome: CampaignOutcome) -> Mapping[str, Any] | N
         percent = visit.words.percent(rate.value, 1)
         bars.append(Bar(label, rate.value, percent, strong=strong, low=rate.low, high=rate.high))
         rows.append((label, figures.people, rate, figures.revenue_per_person))
-    title = visit.say("campaigns.outcome.chart")
+    title = visit.say(f"campaigns.aim.{aim(outcome.converts)}.chart")
     table = ConsoleTable(
         name="bought",
         title=title,
@@ -1093,7 +1098,7 @@ def rates_chart(visit: Visit, outcome: CampaignOutcome) -> Mapping[str, Any] | N
             TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
             TableColumn(
                 name="bought_share",
-                label=visit.say("campaigns.outcome.share"),
+                label=visit.say(f"campaigns.aim.{aim(outcome.converts)}.share"),
                 kind=CellKind.SHARE,
                 digits=1,
                 is_ranged=True,

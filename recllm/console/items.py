@@ -16,6 +16,7 @@ from recllm.adcopy.channels import channels
 from recllm.adcopy.request import CopyRequest
 from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 from recllm.adcopy.write import write_copy
+from recllm.audiences.audience import aim
 from recllm.audiences.request import AudienceLimits, AudienceRequest
 from recllm.charts import Bar, BarChart
 from recllm.console.audience_tables import checks_table, excluded_table, traits_table
@@ -94,8 +95,11 @@ async def audience_page(visit: TheVisit, item_id: str) -> Response:
                 recommender=visit.shop.everybody.recommender(),
                 topic=ITEM_PAGES,
             )
+            actions = [visit.say(f"action.{action}") for action in audience.converts]
             values |= {
                 "audience": audience,
+                "aim": aim(audience.converts),
+                "actions": " / ".join(actions),
                 "traits": traits_table(visit, audience.group),
                 "excluded": excluded_table(visit, list(audience.excluded.items())),
             }

@@ -81,10 +81,12 @@ def write_ads(
     Raises `PolicyError` when a person has not agreed to personalisation, or to the channel: there is no personal ad
     without it; and where every item is sensitive. Raises `UsageError` for a person without any item.
     """
+    from recllm.adcopy.channels import channel_written_for
     from recllm.adcopy.record import save, write_recorded
     from recllm.adcopy.request import CopyRequest, Voice, reason_kind
     from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 
+    channel_written_for(channel)
     vocabulary = approved_words(vocabulary_file(workspace.root))
     people = [slate.user_id for slate in slates] if slates is not None else list(users)
     user_ids, gate = people if by_pseudonym else workspace.pseudonymiser().many(people), workspace.gate()

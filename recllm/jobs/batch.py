@@ -489,10 +489,10 @@ def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -
 
 
 def copy_options(options: Mapping[str, Any]) -> None:
-    """Raises `UsageError` for an unknown channel."""
-    from recllm.adcopy.channels import channel_named
+    """Raises `UsageError` for a channel that no texts are written for."""
+    from recllm.adcopy.channels import channel_written_for
 
-    channel_named(options["channel"])
+    channel_written_for(options["channel"])
 
 
 def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recllm.audiences.audience import aim
+from recllm.audiences.exclusions import left_out_words
 from recllm.campaigns.outcome import CampaignOutcome, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
 from recllm.data.catalogue import CATEGORY_SEPARATOR
@@ -27,18 +29,19 @@ MOST_ROWS = 12
 
 def preview_page(document: Mapping[str, Any]) -> str:
     """The page for `recllm.campaigns.open_campaign.preview_document`."""
-    labels = words("campaign", document["locale"])
+    labels = _labels(document["locale"])
     chart = _group_chart(document["group"], labels)
-    return render("campaign_preview.html.j2", **document, labels=labels, group_chart=picture(svg(chart)))
+    return render("campaign_preview.html.j2", **document, aim=aim, labels=labels, group_chart=picture(svg(chart)))
 
 
 def report_page(outcome: CampaignOutcome, *, currency: str = "", locale: str = "en") -> str:
     """The page of a campaign's outcome."""
-    labels = words("campaign", locale)
+    labels = _labels(locale)
     segments = [(by, rows, picture(svg(chart))) for by, rows, chart in _segments(outcome, labels)]
     return render(
         "campaign_report.html.j2",
         outcome=outcome,
+        aim=aim,
         labels=labels,
         segment_name=lambda segment: _segment_name(segment, labels),
         locale=locale,
@@ -60,6 +63,10 @@ def report_png(outcome: CampaignOutcome, path: Path, *, locale: str = "en") -> s
     labels = words("campaign", locale)
     charts = [_groups_chart(outcome, labels), _effect_chart(outcome, labels, labels["effect_png"])]
     return write_png([*charts, *(chart for _, _, chart in _segments(outcome, labels))], path)
+
+
+def _labels(locale: str) -> Mapping[str, str]:
+    return {**words("campaign", locale), **left_out_words(locale)}
 
 
 def _group_chart(group: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> BarChart:
@@ -88,7 +95,7 @@ def _groups(outcome: CampaignOutcome, labels: Mapping[str, str]) -> list[tuple[s
 
 def _groups_chart(outcome: CampaignOutcome, labels: Mapping[str, str]) -> BarChart:
     bars = [_bar(name, f.rate, RATE, strong=f is outcome.reached) for name, f in _groups(outcome, labels)]
-    return BarChart(title=labels["converted"], bars=bars, width=WIDTH)
+    return BarChart(title=labels[f"converted_{aim(outcome.converts)}"], bars=bars, width=WIDTH)
 
 
 def _segments(
@@ -97,7 +104,8 @@ def _segments(
     for by in dict.fromkeys(segment.by for segment in outcome.segments):
         rows = [segment for segment in outcome.segments if segment.by == by][:MOST_ROWS]
         bars = [_bar(_segment_name(row, labels), row.reached.rate, RATE) for row in rows]
-        yield by, rows, BarChart(title=f"{labels.get(by, by)}: {labels['converted']}", bars=bars, width=WIDTH)
+        converted = labels[f"converted_{aim(outcome.converts)}"]
+        yield by, rows, BarChart(title=f"{labels.get(by, by)}: {converted}", bars=bars, width=WIDTH)
 
 
 def _effect_chart(outcome: CampaignOutcome, labels: Mapping[str, str], title: str) -> BarChart:

@@ -79,11 +79,16 @@ _ENVIRONMENT = _Sandbox(
 )
 
 
+_COMMA = re.compile("[,，、;；]")
+
+
 def quoted(title: str, marks: str) -> str:
     """A title between its domain's two quotation marks, or without any; Chinese ones inside of the same kind become
-    single ones."""
-    if not marks:
+    single ones. One that holds a comma never stands without: "Cap, blue" might suit you."""
+    if not marks and not _COMMA.search(title):
         return title
+    if not marks:  # plain ones where they can be: a text message takes no others
+        marks = '""' if title.isascii() and '"' not in title else "“”"
     if marks == "《》":
         title = title.removeprefix("《").removesuffix("》") if re.fullmatch("《[^《》]*》", title) else title
         title = title.replace("《", "〈").replace("》", "〉")

@@ -70,11 +70,11 @@ class GroupFigure:
     def words(self, floor: int) -> str:
         """Why there is no figure, or whose it is, in one sentence with what to do; empty where it is new."""
         if self.verdict is GroupVerdict.FEW:
-            return f"fewer than {floor} people: ask for a wider group"
+            return f"fewer than {floor} people, so their number is not told"
         if self.verdict is GroupVerdict.NEAR and self.since is not None:
             return (
                 f"as told on {self.since:%Y-%m-%d}: the same group, or one that differs by fewer than {floor} people; "
-                "change it by more for a figure of its own"
+                "a group that differs by more has a figure of its own"
             )
         if self.verdict is GroupVerdict.ENTANGLED:
             return (
