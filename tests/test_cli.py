@@ -277,6 +277,7 @@ def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, mo
 def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_RECLLM_COMPLETE", "complete_bash"), ("COMP_WORDS", "recllm ba"), ("COMP_CWORD", "1")):
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # `python -m pytest` would name the command
     assert run()[1].split() == ["backup", "batch"]
     monkeypatch.setenv("COMP_WORDS", "recllm batch ")
     monkeypatch.setenv("COMP_CWORD", "2")

@@ -103,6 +103,10 @@ def test_the_last_event_is_told_without_reading_the_others(store: Store) -> None
     put(store, "items", items(("i1", "Tea")), "items")
     with store.read() as reader:
         assert reader.last_event() == datetime.fromtimestamp(3, UTC)
+    again = events([1, 3, 4, 5, 6], at=[1_000_000, 3_000_000, 7_000_000, 5_000_000, 6_000_000])
+    assert put(store, "events", again, "some-new").duplicates == 2
+    with store.read() as reader:
+        assert reader.last_event() == datetime.fromtimestamp(7, UTC)
 
 
 def test_what_pages_ask_is_told_without_reading_everything(store: Store) -> None:
@@ -936,6 +940,7 @@ def test_a_session_joins_one_person_with_all_its_events(store: Store) -> None:
     with store.load("events", load_id="c", source="test") as load:
         assert load.join_session("s1_x", "u1") == 2
     moved = view(store).events(after_event=newest)
+    assert view(store).loads()[-1].last_at == 2_000_000, "of what was written anew"
     assert moved["user_id"].to_list() == ["u1", "u1"] and moved["item_id"].to_list() == ["i1", "i2"]
     assert view(store).events().height == 3 and view(store).users()["user_id"].to_list() == ["u1"]
     assert view(store).joined_sessions(["s1_x", "s1_y"]) == view(store).joined_sessions(user_id="u1") == {"s1_x": "u1"}
