@@ -227,6 +227,12 @@ def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
     assert run("init", "-w", "shop", "--currency", "USD")[0] == 0
     code, out, _ = run("ingest", str(tmp_path / "orders_export_1.csv"), "-w", "shop")
     assert code == 0 and "Shopify: orders" in out and "two addresses" in out and "--consent-from" in out
+    assert "who said no" not in out
+    assert run("init", "-w", "open", "--currency", "USD", "--consent-default", "granted")[0] == 0
+    export = str(tmp_path / "orders_export_1.csv")
+    assert "until then who said no there counts as agreed" in run("validate", export, "-w", "open")[1]
+    told = run("validate", export, "-w", "open", "--consent-from", "Accepts Marketing")[1]
+    assert "who said no" not in told
     code, out, _ = run("validate", str(tmp_path / "products_export_1.csv"), "-w", "shop", "--json")
     assert code == 0 and json.loads(out)["source"] == "shopify-products"
     assert run("ingest", str(tmp_path / "orders_export_1.csv"), "--map", "x", "-w", "shop")[0] == 2
