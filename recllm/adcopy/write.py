@@ -123,6 +123,10 @@ def write_copy(
         standing = [entry for entry in texts if _stands(entry[1])]
         line, copy = next((entry for entry in standing if entry[1].verified), (standing or texts)[0])
         copies = {line: copy}
+    if effect is not None and len(copies) > 1:  # a sentence that one variant has was left out of the later ones
+        written = list(copies.items())
+        order = effect.order([copy.text for _, copy in written], str(request.line_kind), request.channel)
+        copies = dict(sorted((written[i] for i in order), key=lambda entry: (entry[0] is None, not entry[1].verified)))
     return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
 
 

@@ -159,7 +159,9 @@ def _load(
                 columns = ", ".join(f'"{column}"' for column in source.consent.columns)
                 lines.append(f"  who agreed to what was not taken in; say --consent-from with one of: {columns}")
                 if shop.settings.consent_default:
-                    lines.append("  until then who said no there counts as agreed: silence is consent in this workspace")
+                    lines.append(
+                        "  until then who said no there counts as agreed: silence is consent in this workspace"
+                    )
             document = {"source": source.name, "caveats": kind_words.caveats, "reports": reports}
         for report in reports:
             if report.committed:

@@ -339,7 +339,7 @@ class Load:
         connection, event = self._connection, tables.events.c
         key = [] if tables.events_by_key in self._dropped else ["event_key"]
         first = frame if are_distinct else frame.unique("event_key", keep="first")
-        if key:  # in its order, neighbouring rows touch the same pages of the key's index
+        if not are_distinct or self._last_event_no:  # neighbouring rows touch the same pages of the key's index
             first = first.sort("event_key")
         first = self._of_people(first)
         last_no = self._newest_event_no()
