@@ -46,7 +46,8 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECLLM_OIDC_SECRET", CLIENT_SECRET)
 
 
-DRAWN = {"created", "msecs", "relativeCreated", "thread", "process", "taskName", "request_id", "session"}
+DRAWN = {"created", "msecs", "relativeCreated", "thread", "threadName", "process", "taskName", "request_id", "session"}
+DRAWN |= {"_ray_timestamp_ns"}  # Ray marks every record of a process that has started it
 """Clocks, counters and random names of a record: their digits may hold any number by chance."""
 
 
