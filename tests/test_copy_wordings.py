@@ -235,6 +235,8 @@ def test_a_shelf_is_known_by_the_narrowest_name() -> None:
     assert shelf(("Chews", "Dog food", "Grocery")) == "pets"
     assert shelf(("儿童运动鞋",)) == "children"
     assert shelf(("Whatsit",)) == "other"
+    tills = ("Fabric Softener Sheets", "Soil & Stain Remover", "Paper Towels & Holders", "Ramen Noodles/Ramen Cups")
+    assert [shelf((name,)) for name in tills] == ["household", "household", "household", "food"]
 
 
 SHELVES = {

@@ -192,7 +192,7 @@ class _LogParts:
 def _read_part(
     gate: Callable[[], PolicyGate], plan: _LogParts, number: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return gate().write_part(plan, number)
+    return gate()._write_part(plan, number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +311,7 @@ class PolicyGate:
         shop = Dataset.construct(nothing, users, shop_items, as_of=0)
         return replace(shop, step_seconds=None if order is None else order.step_seconds), files, marks
 
-    def write_part(self, plan: _LogParts, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _write_part(self, plan: _LogParts, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Read one part of `log` and write it; returns how many events each of its people has, and the rows of the
         items in them."""
         user_ids = pl.read_ipc(plan.folder / _PEOPLE)["user_id"][plan.edges[number] : plan.edges[number + 1]]
