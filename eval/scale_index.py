@@ -1,6 +1,6 @@
 """How fast, how large and how exact the kinds of item index are on a million items, and what filters leave.
 
-    python eval/scale_index.py [--items 1000000] [--kinds exact,faiss,usearch] [--folder FOLDER] [-o FILE]
+    python eval/scale_index.py [--items 1000000] [--kinds exact,faiss] [--folder FOLDER] [-o FILE]
 
 The items are those of a larger shop made of real ones: all distinct texts of Complete Journey, Online Retail, Amazon
 Beauty and Amazon Industrial, and further products of Complete Journey's types, in the sizes of their category and with
@@ -61,7 +61,7 @@ def main() -> None:
         return
     parser = script_parser(__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--kinds", default="exact,faiss,usearch", help="with commas")
+    parser.add_argument("--kinds", default="exact,faiss", help="with commas")
     parser.add_argument("--searches", type=int, default=500)
     parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "recllm" / "scale-index")
@@ -71,14 +71,14 @@ def main() -> None:
         args.items, args.kinds.split(","), args.folder, n_searches=args.searches, n_people=args.people, url=args.url
     )
     record = {"protocol": "scale-index", "seed": SEED, "machine": machine(), "kinds": figures}
-    embedded = [kind for kind in figures if kind in ("faiss", "usearch")]
+    embedded = [kind for kind in figures if kind == "faiss"]
     record["recommendations"] = recommendations(embedded, args.folder) if embedded else {}
     finish(record | {"load_average": load_average()}, args.output)
 
 
 def measure(
     n_items: int = 1_000_000,
-    kinds: Sequence[str] = ("exact", "faiss", "usearch"),
+    kinds: Sequence[str] = ("exact", "faiss"),
     folder: Path | None = None,
     *,
     n_searches: int = 500,
@@ -147,7 +147,7 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
         queries, exact, exact_rows = arrays["queries"], arrays["exact"], arrays["exact_rows"]
         kind_of, asked = arrays["types"], arrays["asked"]
     new_index("exact", queries.shape[1], MADE_BY).search(queries[:1], 1)  # libraries are loaded
-    importlib.import_module({"faiss": "faiss", "usearch": "usearch.index"}.get(task["kind"], "numpy"))
+    importlib.import_module({"faiss": "faiss"}.get(task["kind"], "numpy"))
     before = resident_mib()
     index = open_index(folder / f"{task['kind']}-{task['n_items']}", MADE_BY, url=task["url"])
     index.search(queries, K)  # what is mapped is read

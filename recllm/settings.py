@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, Strict, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, Strict, StringConstraints, field_validator
 
 from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight, plain, toml_table
 from recllm.errors import UsageError
@@ -44,7 +44,10 @@ Caching = Literal["off", "exact", "bank"]
 Precision = Literal["auto", "float32", "bfloat16"]
 ExampleKind = Literal["arrival", "new", "next"]
 ScorePart = Literal["cosine", "vectors", "features"]
-IndexKind = Literal["exact", "faiss", "usearch", "pgvector", "qdrant"]
+IndexKind = Annotated[
+    Literal["exact", "faiss", "pgvector", "qdrant"],
+    BeforeValidator(lambda kind: "exact" if kind == "usearch" else kind),  # a kind that older workspaces name
+]
 
 ConsoleScope = Literal["console", "events", "marketing", "privacy", "admin"]
 """What somebody may do in the console: see `recllm.workspace.keys.Scope`."""
@@ -358,8 +361,9 @@ class ItemIndexSettings(FrozenModel):
     section: ClassVar[str] = "item_index"
 
     kind: IndexKind = "exact"
-    """exact compares all of them. The others are built by `recllm index`: faiss and usearch in the workspace (extras of
-    these names), pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant)."""
+    """exact compares all of them. The others are built by `recllm index`: faiss in the workspace (extra faiss),
+    pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant). usearch, of older workspaces, means
+    exact."""
     qdrant_url: Annotated[Text | None, Field(json_schema_extra={"expected": "a URL"})] = None
     """The Qdrant server; its key is read from RECLLM_QDRANT_KEY. It is sent items' ids and vectors, and the vectors of
     queries, which follow from somebody's history or words and name nobody."""

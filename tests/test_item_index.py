@@ -19,8 +19,8 @@ from recllm.features.item_index.contract import ABOUT, ItemIndex, vectors_finger
 from recllm.features.item_index.exact import ExactIndex
 from recllm.features.item_index.opening import new_index, open_index
 
-KINDS = ("exact", "faiss", "usearch", "pgvector", "qdrant")
-MODULES = {"faiss": "faiss", "usearch": "usearch", "qdrant": "qdrant_client", "pgvector": "psycopg"}
+KINDS = ("exact", "faiss", "pgvector", "qdrant")
+MODULES = {"faiss": "faiss", "qdrant": "qdrant_client", "pgvector": "psycopg"}
 DIM = 16
 MADE_BY = vectors_fingerprint("encoder", "v1", "en")
 

@@ -32,8 +32,8 @@ from recllm.recommender.registry import rollback
 from recllm.schema import SearchRequest
 from recllm.workspace.workspace import Workspace, overridden
 
-USEARCH = {"item_index": {"kind": "usearch"}}
-pytest.importorskip("usearch")
+FAISS = {"item_index": {"kind": "faiss"}}
+pytest.importorskip("faiss")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def folder(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def shop(folder: Path) -> Iterator[Workspace]:
-    with overridden(USEARCH), Workspace.open(folder) as opened:
+    with overridden(FAISS), Workspace.open(folder) as opened:
         yield opened
 
 
@@ -82,14 +82,14 @@ def replace_short_histories(recommender: Any) -> Any:
 
 def test_a_shop_answers_the_same_by_its_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Workspace.open(folder) as shop:
-        report = build_index(shop, "usearch")
+        report = build_index(shop, "faiss")
     assert (report.items, report.added, report.changed, report.removed) == (20, 20, 0, 0)
     assert report.recall == 1.0 and report.mib > 0
     exact = answers(folder, {})
     asked: list[int] = []
     search = row_rules.RowIndex.search
     monkeypatch.setattr(row_rules.RowIndex, "search", lambda *a, **o: asked.append(1) or search(*a, **o))
-    assert answers(folder, USEARCH) == exact
+    assert answers(folder, FAISS) == exact
     assert len(asked) >= 4, "the index was asked by search, by similar items and by the candidates"
     assert any("text_nearest" in sources for _, sources in exact["recommended"])
     assert exact["filtered"], "a condition leaves some"
@@ -99,7 +99,7 @@ def test_a_shop_answers_the_same_by_its_index(folder: Path, monkeypatch: pytest.
 def test_without_an_index_all_items_are_compared_and_it_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     exact = answers(folder, {})
     with caplog.at_level(logging.WARNING, "recllm"):
-        assert answers(folder, USEARCH) == exact
+        assert answers(folder, FAISS) == exact
     assert any("all items are compared" in line and "recllm index" in line for line in caplog.messages)
 
 
@@ -118,7 +118,7 @@ def test_an_index_of_another_version_is_refused(shop: Workspace, caplog: pytest.
 
 def test_it_follows_the_catalogue_and_a_new_version(shop: Workspace, tmp_path: Path) -> None:
     build_index(shop)
-    before = open_index(index_folder(shop, "usearch"), None).fingerprint
+    before = open_index(index_folder(shop, "faiss"), None).fingerprint
     rows = [("tea-0", "Anvil of iron", "home > tools", 44.0), ("late", "Green tea 99", "food > tea", 4.0)]
     pl.DataFrame(rows, schema=["item_id", "title", "category", "price"], orient="row").write_csv(tmp_path / "more.csv")
     load_file(shop, tmp_path / "more.csv", "items")
@@ -128,7 +128,7 @@ def test_it_follows_the_catalogue_and_a_new_version(shop: Workspace, tmp_path: P
     near = recommender.index.nearest(recommender.item_vectors[new_row][None], 3)
     assert near is not None and new_row in near[0], "an item that the index does not have is always among them"
     refresh(shop)
-    after = open_index(index_folder(shop, "usearch"), None)
+    after = open_index(index_folder(shop, "faiss"), None)
     assert after.fingerprint != before, "a version that begins to serve brings its index along"
     assert "late" in after.item_ids.to_list() and len(after) == 21
     report = build_index(shop)
@@ -137,7 +137,7 @@ def test_it_follows_the_catalogue_and_a_new_version(shop: Workspace, tmp_path: P
 
 def test_what_is_gone_leaves_the_index(shop: Workspace) -> None:
     build_index(shop)
-    folder = index_folder(shop, "usearch")
+    folder = index_folder(shop, "faiss")
     index = open_index(folder, None)
     vector = index.vectors_of(np.array([0]))
     index.upsert(["withdrawn", "tea-1"], np.concatenate([vector, -vector]))
@@ -152,13 +152,13 @@ def test_what_is_gone_leaves_the_index(shop: Workspace) -> None:
 
 def test_a_damaged_index_is_built_anew(shop: Workspace) -> None:
     build_index(shop)
-    folder = index_folder(shop, "usearch")
+    folder = index_folder(shop, "faiss")
     (folder / "vectors.npy").write_bytes(b"")
-    (folder.parent / ".usearch.1.new").mkdir()
+    (folder.parent / ".faiss.1.new").mkdir()
     with pytest.raises(ModelError, match="bytes instead of"):
         open_index(folder, None)
     assert build_index(shop).added == 20
-    assert {path.name for path in folder.parent.iterdir()} == {"usearch", ".lock"}, "nothing of a killed build stays"
+    assert {path.name for path in folder.parent.iterdir()} == {"faiss", ".lock"}, "nothing of a killed build stays"
 
 
 def test_a_server_that_fails_is_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,25 +200,25 @@ def test_rows_are_those_of_the_catalogue() -> None:
 
 def test_the_command(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    code, out, _ = run("index", "-w", "shop", "--kind", "usearch")
+    code, out, _ = run("index", "-w", "shop", "--kind", "faiss")
     assert code == 0 and "finds 100.0 % of the 100 nearest" in out and "in use is exact; to use it" in out
-    code, out, _ = run("index", "-w", "shop", "--set", "item_index.kind=usearch", "--json")
-    assert code == 0 and '"kind": "usearch"' in out
+    code, out, _ = run("index", "-w", "shop", "--set", "item_index.kind=faiss", "--json")
+    assert code == 0 and '"kind": "faiss"' in out
     code, _, err = run("index", "-w", "shop")
     assert code == 3 and "exact compares all items" in err
     code, _, err = run("index", "-w", "shop", "--kind", "annoy")
-    assert code == 2 and "annoy" in err and "usearch" in err
+    assert code == 2 and "annoy" in err and "faiss" in err
     code, _, err = run("index", "-w", "shop", "--kind", "pgvector")
     assert code == 2 and "needs a server; set store" in err
-    code, out, _ = run("search", "green tea", "-w", "shop", "--set", "item_index.kind=usearch")
+    code, out, _ = run("search", "green tea", "-w", "shop", "--set", "item_index.kind=faiss")
     assert code == 0 and "Green tea" in out
 
 
 def test_exact_and_a_shop_without_a_model_have_none(folder: Path, tmp_path: Path) -> None:
-    with Workspace.open(folder) as shop, pytest.raises(NothingToDo, match="--kind usearch"):
+    with Workspace.open(folder) as shop, pytest.raises(NothingToDo, match="--kind faiss"):
         build_index(shop)
     with Workspace.create(tmp_path / "new", encoder="toy") as shop, pytest.raises(NotFittedError, match="recllm train"):
-        build_index(shop, "usearch")
+        build_index(shop, "faiss")
 
 
 def test_nothing_but_the_catalogue_goes_into_an_index() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,9 +32,7 @@ PEOPLE = 137
 SIZES = frozenset({PEOPLE, PEOPLE + 1, PEOPLE + 2})
 """Rows for each person, or where each one's rows begin, also where an unknown person has a row too."""
 PUBLISHED = ("models", "copies", "cache/item-index")
-INDEXES: tuple[IndexKind, ...] = tuple(
-    kind for kind in get_args(IndexKind) if kind in ("faiss", "usearch") and find_spec(kind)
-)
+INDEXES: tuple[IndexKind, ...] = ("faiss",) if find_spec("faiss") else ()
 IDS = [f"{MARK}-{n:03}" for n in range(PEOPLE)]
 SEQUENCE = SequenceModelSettings(dim=16, epochs=1, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
 

@@ -81,7 +81,7 @@ def other_value(section: str, name: str) -> Any:
         ("oidc", "base_scopes"): ["console", "events"],
         ("oidc", "group_scopes"): ["crm = events marketing", "it = admin"],
         ("oidc", "history_name"): "subject",
-        ("item_index", "kind"): "usearch",
+        ("item_index", "kind"): "faiss",
         ("item_index", "qdrant_url"): "https://qdrant.shop.example",
         ("item_index", "qdrant_collection"): "items",
         ("occasions", "order"): ["win_back"],

@@ -52,31 +52,22 @@ def advise(
     workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="Advice for a workspace's log.")] = None,
     data: Annotated[Path | None, typer.Option(help="Advice for a folder of parquet tables.")] = None,
     encoder: Annotated[str | None, typer.Option(help="An encoder that is decided on.")] = None,
-    measure: Annotated[
-        bool,
-        typer.Option(
-            help="Time parts of the training here, for a minute at most on most logs; kept for the next time."
-        ),
-    ] = True,
     json: Json = False,
 ) -> None:
-    """What to train on this log and machine, why, and what it will cost; `train` without settings follows it."""
+    """What to train on this log and machine, why, and about how long it takes; `train` without settings follows it."""
     from recllm.jobs.train import advise_data
 
-    advice = advise_data(workspace=workspace, data=data, encoder=encoder, measure=measure)
+    advice = advise_data(workspace=workspace, data=data, encoder=encoder)
     show(advice, _advice_lines(advice), json=json)
 
 
 def _advice_lines(advice: Advice) -> list[str]:
-    survey, cost = advice.survey, advice.cost
+    survey = advice.survey
     rows = [[c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.rule] for c in advice.choices]
     return [
-        f"{advice.mode}: about {cost.minutes:.1f} minutes "
-        f"{'here' if cost.is_measured else 'on one core'} and {cost.memory_gib:.1f} GiB",
+        f"{advice.mode}: {advice.time}",
         f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} "
         f"days; {survey.distinct_texts:,} distinct texts of about {survey.tokens_median:.0f} tokens",
-        f"  minutes: encode {cost.encode_minutes:.1f}, lora {cost.lora_minutes:.1f}, scorer {cost.scorer_minutes:.1f}, "
-        f"sequence model {cost.sequence_minutes:.1f}, at most {cost.longest_sequence_minutes:.1f} ({cost.source})",
         *(f"missing: {line}" for line in advice.missing),
         *table(rows, ("setting", "value", "because")),
         *(f"note: {line}" for line in advice.notes),
@@ -330,7 +321,7 @@ def refresh(
 def index(
     workspace: WorkspaceDir,
     kind: Annotated[
-        str | None, typer.Option(help="faiss, usearch, pgvector or qdrant; item_index.kind of the settings else.")
+        str | None, typer.Option(help="faiss, pgvector or qdrant; item_index.kind of the settings else.")
     ] = None,
     json: Json = False,
 ) -> None:

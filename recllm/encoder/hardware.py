@@ -11,7 +11,6 @@ import contextlib
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -58,8 +57,6 @@ class Machine:
     gpu_gib: float = 0.0
     bfloat16: bool = False
     """A product of matrices is faster in bfloat16 than in float32."""
-    product_seconds: float = 0.0
-    """Of one product of matrices, to compare machines by; 0 when it was not measured."""
 
 
 def this_machine() -> Machine:
@@ -76,7 +73,6 @@ def this_machine() -> Machine:
         gpu=None if gpu is None else gpu.name,
         gpu_gib=0.0 if gpu is None else round(gpu.total_memory / 2**30, 1),
         bfloat16=product_gain() >= MIN_GAIN,
-        product_seconds=product_seconds(),
     )
 
 
@@ -151,20 +147,6 @@ def _values(path: Path, name: str) -> list[str]:
     except OSError:
         return []
     return [line.partition(":")[2].strip() for line in lines if line.startswith(name)]
-
-
-def product_seconds() -> float:
-    """Processor seconds of one float32 product of matrices, on one thread; the best of a few."""
-    import torch
-
-    a = torch.ones(3072, 384)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        seconds = repeat(lambda: (a @ a[:384].T).sum().item(), timer=time.process_time, number=1, repeat=7)
-    finally:
-        torch.set_num_threads(threads)
-    return round(min(seconds), 6)
 
 
 def product_gain() -> float:

