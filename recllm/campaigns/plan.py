@@ -46,7 +46,6 @@ from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.features.item_vectors import basics_of
 from recllm.jobs.ad_copy import effect_model, may_be_modelled, open_generator
 from recllm.jobs.effects import effects_of, saved_effects
-from recllm.jobs.group_figures import group_teller, unconsented_people
 from recllm.jobs.occasions import cases_of
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import contact_records, first_channels
@@ -55,8 +54,8 @@ from recllm.occasions.detect import ItemStates, Shop
 from recllm.recommender.registry import current
 from recllm.schema import Generator, Objective, Occasion
 from recllm.text.templates import language
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.privacy import PolicyGate
-from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ URL_VARIABLE = "RECLLM_LLM_URL"
 
 LANGUAGE_BASICS = ("language", "locale", "lang", "语言")
 """Basics that say which of a campaign's locales a person reads."""
+
+REACHABLE = "reachable"
 
 _logger = logging.getLogger(__name__)
 
@@ -81,11 +82,13 @@ def plan_campaigns(
     generator: Generator | None = None,
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
+    figures: FigureGate | None = None,
 ) -> list[CampaignPlan]:
     """Plans one campaign, or several that compete for the same people, and publishes the plans in the workspace.
 
     contacts: of these campaigns, most that one person gets. generator: instead of the one that the file names. now: the
-    clock. What is wrong in the files is found before anything is loaded.
+    clock. figures: what the caller may learn of groups; None for the owner of the machine. What is wrong in the files
+    is found before anything is loaded.
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
     go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
@@ -100,7 +103,7 @@ def plan_campaigns(
     tell("opening the workspace")
     loaded = recommender or open_recommender(workspace, now=now, everybody=True)
     tell(f"finding people for {', '.join(file.id for file in files)}")
-    groups = _recipients(loaded, files, workspace, contacts)
+    groups = _recipients(loaded, files, contacts, figures or FigureGate(workspace))
     for file, group in zip(files, groups, strict=True):
         if not group.audience.people:
             counts = counts_in_words(group.audience.excluded)
@@ -285,10 +288,10 @@ class Recipients:
 
 
 def _recipients(
-    recommender: Recommender, files: Sequence[CampaignFile], workspace: Workspace, contacts: int
+    recommender: Recommender, files: Sequence[CampaignFile], contacts: int, figures: FigureGate
 ) -> list[Recipients]:
     """The people of each campaign; several compete for them, and each person gets at most `contacts` of these."""
-    reachable = [_pool(recommender, file, workspace) for file in files]
+    reachable = [_pool(recommender, file, figures.workspace) for file in files]
     pools = [pool for _, pool in reachable]
     if len(files) == 1:
         selections = [_cut(pools[0], files[0])]
@@ -296,7 +299,7 @@ def _recipients(
         names, limits = [file.id for file in files], [file.limits.cut for file in files]
         selections, _ = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
     drawn = zip(files, reachable, selections, strict=True)
-    return [_planned(file, *pair, selection, workspace) for file, pair, selection in drawn]
+    return [_planned(file, *pair, selection, figures) for file, pair, selection in drawn]
 
 
 def audience_of(
@@ -304,8 +307,7 @@ def audience_of(
 ) -> Audience:
     """Whom a campaign would address, without planning it; the errors are those of `plan_campaigns`."""
     grown, pool = _pool(recommender, file, workspace)
-    tell = group_teller(workspace, recommender)
-    return build_audience(grown, pool, _cut(pool, file), file.id, explain_first=None if explain else 0, tell=tell)
+    return build_audience(grown, pool, _cut(pool, file), file.id, None if explain else 0, figures=FigureGate(workspace))
 
 
 def _cut(pool: EligiblePool, file: CampaignFile) -> Selection:
@@ -391,9 +393,8 @@ def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
 
 @dataclass(frozen=True, kw_only=True)
 class ReachCount:
-    """About how many people a campaign could reach, before the likeliest of them are chosen: every number is an
-    estimate, see `recllm.workspace.releases`, and None for fewer people than the policy's floor. All people of the shop
-    are about reachable + sum of `excluded`."""
+    """How many people a campaign could reach, before the likeliest of them are chosen; see `recllm.workspace.figures`
+    for what a caller gets. All people of the shop are about reachable + sum of `excluded`."""
 
     reachable: int | None
     channels: Mapping[str, int | None]
@@ -404,11 +405,15 @@ class ReachCount:
     """Items that the campaign is for; 0 for one about a text."""
     rule: Mapping[PeopleRule, int | None]
     """The rule over people and each of its conditions alone -> people who agreed and meet it."""
+    next_on: datetime | None = None
+    """When new groups are counted again; None while the caller has budget."""
 
 
-def count_reachable(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> ReachCount:
-    """Estimates in a moment, because nobody's probability is asked. Raises `UsageError` for an unknown item or an empty
-    category, `PolicyError` for a sensitive target."""
+def count_reachable(
+    workspace: Workspace, recommender: Recommender, file: CampaignFile, figures: FigureGate | None = None
+) -> ReachCount:
+    """Counted in a moment, without scores. figures: what the caller may learn of groups; None for the owner of the
+    machine. Raises `UsageError` for an unknown item or an empty category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
     items, rules = np.zeros(0, np.int64), _exclusions(file, workspace)
     if section.occasion is not None:
@@ -429,18 +434,25 @@ def count_reachable(workspace: Workspace, recommender: Recommender, file: Campai
     for name, channel in zip(names, first_channels(gate, names, file.personal_channels), strict=True):
         if channel:
             members.setdefault(channel, []).append(name)
-    users, estimate = recommender.dataset.users[USER_COLUMN], Releases(workspace).estimate
-    excluded = {reason: users.gather(np.flatnonzero(mask)).to_list() for reason, mask in masks.items() if mask.any()}
-    if unconsented := unconsented_people(workspace, recommender):
-        excluded[ExclusionReason.NO_CONSENT] = [*excluded.get(ExclusionReason.NO_CONSENT, ()), *unconsented]
+    users, figures = recommender.dataset.users[USER_COLUMN], figures or FigureGate(workspace)
+
+    excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
+    if unconsented := figures.unconsented(users):
+        no_consent = ExclusionReason.NO_CONSENT.value
+        excluded[no_consent] = excluded.get(no_consent, 0) + unconsented
     visible = ~masks[ExclusionReason.NO_CONSENT]
-    rule = {} if match is None else {part: match.masks[part] & visible for part in match.counts(visible)}
+    conditions = {} if match is None else match.counts(visible)
+    question = file.model_dump_json(include={"target", "limits", "channels"})
+    cells = figures.sizes(question, {REACHABLE: len(names), **excluded}, disjoint=True)
+    channels = figures.sizes(question, {name: len(people) for name, people in members.items()}, disjoint=True)
+    rule = figures.sizes("rule", {part.model_dump_json(): n for part, n in conditions.items()})
     return ReachCount(
-        reachable=estimate(names),
-        channels={channel: estimate(people) for channel, people in members.items()},
-        excluded={reason.value: estimate(people) for reason, people in excluded.items()},
+        reachable=cells.people[REACHABLE],
+        channels=channels.people,
+        excluded={reason: cells.people[reason] for reason in excluded},
         items=len(items),
-        rule={part: estimate(users.gather(np.flatnonzero(mask)).to_list()) for part, mask in rule.items()},
+        rule={part: rule.people[part.model_dump_json()] for part in conditions},
+        next_on=cells.next_on or channels.next_on or rule.next_on,
     )
 
 
@@ -472,10 +484,12 @@ def _narrowed(
 
 
 def _planned(
-    file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, workspace: Workspace
+    file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, figures: FigureGate
 ) -> Recipients:
-    tell, scores = group_teller(workspace, recommender), pool.scores
-    audience = build_audience(recommender, pool, selection, file.id, explain_first=0, tell=tell)
+    workspace, scores = figures.workspace, pool.scores
+    audience = build_audience(
+        recommender, pool, selection, file.id, explain_first=0, figures=figures, question=file.digest
+    )
     ranks = np.concatenate([selection.addressed, selection.holdout])
     ranks = ranks[np.argsort(-scores.score[ranks], kind="stable")]
     held_out = np.isin(ranks, selection.holdout)

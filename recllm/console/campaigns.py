@@ -79,7 +79,6 @@ from recllm.files import safe_id
 from recllm.service.background import ENDED, Job
 from recllm.service.marketing import order_plan
 from recllm.workspace.keys import Scope
-from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -337,7 +336,7 @@ def campaign_values(visit: Visit, campaign_id: str, state: PageState) -> dict[st
         "texts_of_form": {**saved, **state.typed},
         "zone": workspace.settings.timezone or "UTC",
         "acts": act_lines(history(workspace, campaign_id)),
-        "floor": workspace.policy.group_floor,
+        "floor": visit.figures.floor,
         "categories": categories(visit) if stage is not CampaignStage.EXPORTED else [],
         "has_old_plan": (workspace.root / "campaigns" / campaign_id / "plan.json").exists(),
         "plan": None,
@@ -409,7 +408,7 @@ def plan_values(visit: Visit, campaign: OpenCampaign, state: PageState) -> dict[
     statuses = Counter(decision.action for decision in states.values())
     waiting = [name for name, d in states.items() if d.action in (TextStatus.DRAFT, TextStatus.EDITED)]
     passing = [name for name in waiting if not states[name].failures and not states[name].warnings]
-    channels, floor = Counter(person.channel for person in addressed), visit.workspace.policy.group_floor
+    channels, floor = Counter(person.channel for person in addressed), visit.figures.floor
     buyers = expected_buyers([person.probability for person in addressed])
     return {
         "plan": plan,
@@ -457,8 +456,7 @@ def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]
 
 def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
     """Other campaigns that wait to be sent, with about how many people both address; none under the policy's floor."""
-    estimate = Releases(visit.workspace).estimate
-    addressed_ids, pairs = {person.user_id for person in campaign.plan.addressed}, []
+    addressed_ids, common = {person.user_id for person in campaign.plan.addressed}, {}
     for folder in sorted((visit.workspace.root / "campaigns").glob("*/plan.json")):
         name = folder.parent.name
         if name.startswith(".") or name == campaign.plan.campaign_id or (folder.parent / "exports.jsonl").exists():
@@ -467,10 +465,10 @@ def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
             plan = read_plan(CampaignFolder.of(visit.workspace.root, name))
         except RecllmError:  # a damaged plan is told on its own page
             continue
-        n = estimate(sorted(addressed_ids & {person.user_id for person in plan.addressed}))
-        if n is not None and n >= visit.workspace.policy.group_floor:
-            pairs.append((name, n))
-    return pairs
+        if names := addressed_ids & {person.user_id for person in plan.addressed}:
+            common[name] = len(names)
+    sizes = visit.figures.sizes(("overlap", campaign.plan.campaign_id), common)
+    return [(name, n) for name, n in sizes.people.items() if n is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -619,7 +617,7 @@ def count_values(visit: Visit, audience: AudienceCount) -> dict[str, Any]:
         "count": audience,
         "count_excluded": count_excluded(visit, audience),
         "count_conditions": count_conditions(visit, audience),
-        "floor": visit.workspace.policy.group_floor,
+        "floor": visit.figures.floor,
         "sentence": lambda rule: sentence(visit, rule),
     }
 
@@ -687,7 +685,7 @@ def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> 
         if not everybody.is_open:
             open_everybody(visit)
             return AudienceCount(opening=True)
-        reach = count_reachable(workspace, everybody.recommender(), file)
+        reach = count_reachable(workspace, everybody.recommender(), file, visit.figures)
     except PolicyError as error:
         return AudienceCount(problem=visit.problem_text(error))
     except (UsageError, DataError) as error:
@@ -713,7 +711,9 @@ async def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     def ordered() -> Job:
         revision, anew = text_of(form, "revision"), text_of(form, "anew") == "yes"
         service = visit.state.service
-        return order_plan(service, visit.shop, campaign_id, by=_name(visit), revision=revision, replace=anew)
+        return order_plan(
+            service, campaign_id, visit.figures, shop=visit.shop, by=_name(visit), revision=revision, replace=anew
+        )
 
     try:
         job = await visit.run(ordered)
@@ -950,7 +950,7 @@ async def _export_page(
             "revision": campaign.revision,
             "was_exported": campaign.folder.exports.exists(),
             "share": campaign.plan.holdout,
-            "floor": visit.workspace.policy.group_floor,
+            "floor": visit.figures.floor,
         }
 
     values_of_page = await visit.run(values)
@@ -1016,9 +1016,9 @@ def _shops_ids(visit: Visit, content: bytes) -> dict[str, str]:
 
 def outcome_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any] | None:
     """What an exported campaign brought: sentences, figures and a picture."""
-    outcome = campaign_outcome(campaign)
-    floor = visit.workspace.policy.group_floor
-    words = conclusions(outcome, floor, visit.language)
+    figures, question = visit.figures, ("campaign", campaign.plan.campaign_id)
+    outcome = visit.shop.once_a_day(figures, question, lambda: campaign_outcome(campaign, figures))
+    words = conclusions(outcome, visit.figures.floor, visit.language)
     variants = [segment for segment in outcome.segments if segment.by == "variant"]
     others = [s for s in outcome.segments if s.by in ("channel", "likelihood", "category", "reason")]
     return {

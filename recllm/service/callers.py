@@ -23,6 +23,7 @@ from recllm.service.requests import ErrorAnswer
 from recllm.service.slates import SlateProcesses
 from recllm.settings import ServiceSettings
 from recllm.workspace.audit import AuditAction, audit, audit_each
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.keys import ApiKey, Scope, authenticate, list_keys
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,12 @@ class Caller:
     def actor(self) -> str:
         """Who asks, for the audit log."""
         return "service:this machine" if self.key is None else f"key:{self.key.key_id}"
+
+    @property
+    def figures(self) -> FigureGate:
+        """What this caller may learn of groups of customers."""
+        is_trusted = self.key is None or self.key.allows(Scope.PRIVACY)
+        return FigureGate(self.shop.workspace, None if is_trusted else self.actor)
 
     def audit_each(self, action: AuditAction, user_ids: Sequence[str], /, **details: Any) -> None:
         """Notes what was done to the data of each of these people."""

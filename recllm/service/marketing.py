@@ -59,6 +59,7 @@ from recllm.service.marketing_requests import (
 )
 from recllm.service.slates import visitor_of
 from recllm.workspace.audit import AuditAction
+from recllm.workspace.figures import FigureGate
 
 if TYPE_CHECKING:
     from recllm.propensity.coupons import Coupons
@@ -110,9 +111,10 @@ async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Resp
 async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) -> Response:
     """Whom to reach, why them, who is left out for which reason, and what to expect.
 
-    People stand under their pseudonyms, or the ids of `ids`; nobody of the holdout is named. A group of fewer people
-    than the policy's floor is refused. Counts of groups are null where they would tell of so few, also beside earlier
-    counts, and `notes` say why; two lists side by side tell who is on one of them alone.
+    People stand under their pseudonyms, or the ids of `ids`; nobody of the holdout is named. A list of fewer people
+    than the policy's floor is refused. Without the scope `privacy` counts are rounded, or null below the floor, and
+    each key has a budget of different groups; `size` is exact where `limit` takes the whole list. A list names its
+    people: two lists show who is on only one of them.
     """
     from recllm.audiences.audience import audience_document
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
@@ -138,10 +140,10 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
             explain=body.explain_first > 0,
             explain_first=body.explain_first,
         )
-        members = find_audience(shop.workspace, request, recommender=recommender)
-        listed = replace(members, people=members.people[: body.limit])
-        caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(listed.people))
-        return audience_document(listed, _shops_ids(shop, body.ids)) | {"size": members.size}
+        members = find_audience(shop.workspace, request, recommender=recommender, figures=caller.figures)
+        document = audience_document(members, _shops_ids(shop, body.ids), limit=body.limit)
+        caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))
+        return document
 
     return json_answer(await service.marketing.run(document))
 
@@ -185,9 +187,12 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
             locale=body.locale or shop.workspace.settings.locale,
         )
         prediction = shop.everybody.prediction(request)
+        people = caller.figures.people
+        left_out = {reason: people(n, reason) for reason, n in prediction.left_out.items()}
         listed = replace(prediction, people=prediction.people[: body.limit])
+        size = len(listed.people) if len(listed.people) == len(prediction.people) else people(len(prediction.people))
         caller.audit(AuditAction.PEOPLE_LISTED, what="prediction", kind=body.kind, people=len(listed.people))
-        return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
+        return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": size, "left_out": left_out}
 
     return json_answer(await service.marketing.run(document))
 
@@ -206,6 +211,7 @@ async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService
             shop.workspace, body.on, size=body.limit, explain=body.explain, locale=body.locale, progress=progress
         )
         document: dict[str, Any] = plain(day)
+        document["left_out"] = {name: caller.figures.people(n, name) for name, n in document["left_out"].items()}
         names = _shops_ids(shop, body.ids)
         for person in document["people"]:
             person["user_id"] = names.get(person["user_id"], person["user_id"])
@@ -320,7 +326,9 @@ async def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMa
 
     def ordered() -> Job:
         caller.audit(AuditAction.CAMPAIGN_PLANNED, campaign=campaign_id)
-        return order_plan(service, shop, campaign_id, by=by, revision=body.revision, replace=body.replace)
+        return order_plan(
+            service, campaign_id, caller.figures, shop=shop, by=by, revision=body.revision, replace=body.replace
+        )
 
     answer = json_answer(await service.marketing.run(ordered))
     answer.status_code = 202
@@ -328,7 +336,14 @@ async def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMa
 
 
 def order_plan(
-    service: Service, shop: LiveShop, campaign_id: str, *, by: str, revision: str, replace: bool = False
+    service: Service,
+    campaign_id: str,
+    figures: FigureGate,
+    *,
+    shop: LiveShop,
+    by: str,
+    revision: str,
+    replace: bool = False,
 ) -> Job:
     """Have a campaign planned in the background. Raises `ConflictError` for another revision, or while it is planned
     already, and `OverloadError` when too many jobs wait."""
@@ -338,7 +353,7 @@ def order_plan(
         progress("opening the workspace")
         recommender, file = shop.everybody.recommender(), campaign_file(shop.workspace, campaign_id)
         (campaign_plan,) = plan_campaigns(
-            shop.workspace, [file], replace=replace, recommender=recommender, progress=progress
+            shop.workspace, [file], replace=replace, recommender=recommender, progress=progress, figures=figures
         )
         addressed, held_out, texts = campaign_plan.addressed, campaign_plan.held_out, campaign_plan.texts
         counts = {"addressed": len(addressed), "held_out": len(held_out), "texts": len(texts)}
@@ -416,7 +431,10 @@ async def campaign_report(campaign_id: OneCampaign, caller: MayMarket, service: 
     from recllm.campaigns.outcome import campaign_outcome
 
     def outcome() -> Any:
-        return campaign_outcome(open_by_id(caller.shop.workspace, campaign_id, recheck=False))
+        figures, opened_campaign = caller.figures, open_by_id(caller.shop.workspace, campaign_id, recheck=False)
+        return caller.shop.once_a_day(
+            figures, ("campaign", campaign_id), lambda: campaign_outcome(opened_campaign, figures)
+        )
 
     return json_answer(await service.marketing.run(outcome))
 
