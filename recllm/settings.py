@@ -46,7 +46,7 @@ ExampleKind = Literal["arrival", "new", "next"]
 ScorePart = Literal["cosine", "vectors", "features"]
 IndexKind = Literal["exact", "faiss", "usearch", "pgvector", "qdrant"]
 
-ConsoleScope = Literal["console", "events", "marketing", "privacy", "admin"]
+ConsoleScope = Literal["console", "events", "marketing", "people", "privacy", "admin"]
 """What somebody may do in the console: see `recllm.workspace.keys.Scope`."""
 
 STORE_URL_EXAMPLE = "postgresql://user@host/database?schema=shop"

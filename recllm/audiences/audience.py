@@ -309,10 +309,12 @@ def build_audience(
     """The audience that was selected from a pool; explain_first as in `AudienceRequest`, figures as in `find_audience`.
     question: what was asked, see `FigureGate.sizes`.
 
-    Raises `PolicyError` for fewer people than the policy's floor, unless the shop is small."""
+    Raises `PolicyError` for fewer people than the floor. A caller without exact figures gets no list, and no size of
+    such a group, but no error that would show that it is one."""
     data, model, scores = recommender.dataset, recommender.model, pool.scores
     floor = recommender.policy.group_floor if figures is None else figures.floor
-    check_floor(len(selection.addressed), floor)
+    if figures is None or figures.is_exact:
+        check_floor(len(selection.addressed), floor)
     reached, best_items = pool.user_rows[selection.addressed], scores.best_item[selection.addressed]
     explained = slice(explain_first)
     reasons = reasons_for(recommender, reached[explained], best_items[explained])

@@ -82,13 +82,11 @@ def plan_campaigns(
     generator: Generator | None = None,
     now: datetime | None = None,
     progress: Callable[[str], None] | None = None,
-    figures: FigureGate | None = None,
 ) -> list[CampaignPlan]:
     """Plans one campaign, or several that compete for the same people, and publishes the plans in the workspace.
 
     contacts: of these campaigns, most that one person gets. generator: instead of the one that the file names. now: the
-    clock. figures: what the caller may learn of groups; None for the owner of the machine. What is wrong in the files
-    is found before anything is loaded.
+    clock. What is wrong in the files is found before anything is loaded.
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
     go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
@@ -103,7 +101,7 @@ def plan_campaigns(
     tell("opening the workspace")
     loaded = recommender or open_recommender(workspace, now=now, everybody=True)
     tell(f"finding people for {', '.join(file.id for file in files)}")
-    groups = _recipients(loaded, files, contacts, figures or FigureGate(workspace))
+    groups = _recipients(loaded, files, workspace, contacts)
     for file, group in zip(files, groups, strict=True):
         if not group.audience.people:
             counts = counts_in_words(group.audience.excluded)
@@ -288,10 +286,10 @@ class Recipients:
 
 
 def _recipients(
-    recommender: Recommender, files: Sequence[CampaignFile], contacts: int, figures: FigureGate
+    recommender: Recommender, files: Sequence[CampaignFile], workspace: Workspace, contacts: int
 ) -> list[Recipients]:
     """The people of each campaign; several compete for them, and each person gets at most `contacts` of these."""
-    reachable = [_pool(recommender, file, figures.workspace) for file in files]
+    reachable = [_pool(recommender, file, workspace) for file in files]
     pools = [pool for _, pool in reachable]
     if len(files) == 1:
         selections = [_cut(pools[0], files[0])]
@@ -299,7 +297,7 @@ def _recipients(
         names, limits = [file.id for file in files], [file.limits.cut for file in files]
         selections, _ = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
     drawn = zip(files, reachable, selections, strict=True)
-    return [_planned(file, *pair, selection, figures) for file, pair, selection in drawn]
+    return [_planned(file, *pair, selection, workspace) for file, pair, selection in drawn]
 
 
 def audience_of(
@@ -484,12 +482,10 @@ def _narrowed(
 
 
 def _planned(
-    file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, figures: FigureGate
+    file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, workspace: Workspace
 ) -> Recipients:
-    workspace, scores = figures.workspace, pool.scores
-    audience = build_audience(
-        recommender, pool, selection, file.id, explain_first=0, figures=figures, question=file.digest
-    )
+    scores = pool.scores
+    audience = build_audience(recommender, pool, selection, file.id, explain_first=0, figures=FigureGate(workspace))
     ranks = np.concatenate([selection.addressed, selection.holdout])
     ranks = ranks[np.argsort(-scores.score[ranks], kind="stable")]
     held_out = np.isin(ranks, selection.holdout)

@@ -408,15 +408,20 @@ def plan_values(visit: Visit, campaign: OpenCampaign, state: PageState) -> dict[
     statuses = Counter(decision.action for decision in states.values())
     waiting = [name for name, d in states.items() if d.action in (TextStatus.DRAFT, TextStatus.EDITED)]
     passing = [name for name in waiting if not states[name].failures and not states[name].warnings]
-    channels, floor = Counter(person.channel for person in addressed), visit.figures.floor
+    channels, figures = Counter(person.channel for person in addressed), visit.figures
     buyers = expected_buyers([person.probability for person in addressed])
     return {
         "plan": plan,
-        "people": len(addressed),
-        "held_out": len(plan.held_out),
-        "channels": {name: n for name, n in channels.most_common() if n >= floor},
+        "people": figures.people(len(addressed), plan.campaign_id, "addressed") or 0,
+        "held_out": figures.people(len(plan.held_out), plan.campaign_id, "held out") or 0,
+        "channels": {
+            n: people for n, k in channels.most_common() if (people := figures.people(k, plan.campaign_id, n))
+        },
         "items": items_table(visit, campaign),
-        "excluded": excluded_table(visit, left_out(plan.excluded)),
+        "excluded": excluded_table(
+            visit,
+            left_out({name: n and figures.people(n, plan.campaign_id, name) for name, n in plan.excluded.items()}),
+        ),
         "traits": traits_table(visit, plan.group),
         "statuses": {status.value: n for status, n in statuses.items()},
         "waiting": waiting,
@@ -435,7 +440,9 @@ def items_table(visit: Visit, campaign: OpenCampaign) -> ConsoleTable:
     """The items that most people get; the file has all of them."""
     counts = Counter(person.item_id for person in campaign.plan.addressed)
     titles = {name: item.title for name, item in campaign.catalogue.items.items()}
-    rows = [(titles.get(name, name), name, count_cell(visit, n)) for name, n in counts.most_common()]
+    figures, plan_id = visit.figures, campaign.plan.campaign_id
+    reported = {name: figures.people(n, plan_id, name) for name, n in counts.most_common()}
+    rows = [(titles.get(name, name), name, count_cell(visit, n, is_estimate=True)) for name, n in reported.items()]
     return ConsoleTable(
         name="items",
         title=visit.say("campaigns.steps.what"),
@@ -707,13 +714,12 @@ def open_everybody(visit: Visit) -> None:
 async def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Have the people chosen and the texts written, in the background."""
     visit.require(Scope.MARKETING)
+    visit.require(Scope.PEOPLE)
 
     def ordered() -> Job:
         revision, anew = text_of(form, "revision"), text_of(form, "anew") == "yes"
         service = visit.state.service
-        return order_plan(
-            service, campaign_id, visit.figures, shop=visit.shop, by=_name(visit), revision=revision, replace=anew
-        )
+        return order_plan(service, visit.shop, campaign_id, by=_name(visit), revision=revision, replace=anew)
 
     try:
         job = await visit.run(ordered)
@@ -968,6 +974,7 @@ async def _export_page(
 async def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Write the lists of one campaign and hand them over as one archive; logged as sent. Nothing of it stays here."""
     visit.require(Scope.MARKETING)
+    visit.require(Scope.PEOPLE)
     file = form.get("ids")
     content = await file.read(MAX_IDS_BYTES + 1) if isinstance(file, UploadFile) and file.filename else b""
 

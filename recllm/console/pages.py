@@ -266,7 +266,8 @@ class Visit:
     @property
     def figures(self) -> FigureGate:
         """What the visitor may learn of groups of customers."""
-        return FigureGate(self.workspace, None if self.may(Scope.PRIVACY) else self.actor)
+        sees_people = self.may(Scope.PRIVACY) or self.may(Scope.PEOPLE)
+        return FigureGate(self.workspace, None if sees_people else self.actor)
 
     def remember(self, act: str, *, subject: str | None = None, **facts: object) -> None:
         """Write to the shop's history what was done, by whom and when, and to the audit log. facts: counts and names,

@@ -37,7 +37,7 @@ from recllm.errors import ConflictError, UsageError
 from recllm.schema import SearchRequest, Slate
 from recllm.service.background import Job
 from recllm.service.bodies import JsonRoute
-from recllm.service.callers import ERRORS, MayAsk, MayMarket, Service, TheService, json_answer
+from recllm.service.callers import ERRORS, Caller, MayAsk, MayMarket, Service, TheService, json_answer, require
 from recllm.service.live import LiveShop
 from recllm.service.marketing_requests import (
     AudienceQuery,
@@ -59,7 +59,7 @@ from recllm.service.marketing_requests import (
 )
 from recllm.service.slates import visitor_of
 from recllm.workspace.audit import AuditAction
-from recllm.workspace.figures import FigureGate
+from recllm.workspace.keys import Scope
 
 if TYPE_CHECKING:
     from recllm.propensity.coupons import Coupons
@@ -111,10 +111,9 @@ async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Resp
 async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) -> Response:
     """Whom to reach, why them, who is left out for which reason, and what to expect.
 
-    People stand under their pseudonyms, or the ids of `ids`; nobody of the holdout is named. A list of fewer people
-    than the policy's floor is refused. Without the scope `privacy` counts are rounded, or null below the floor, and
-    each key has a budget of different groups; `size` is exact where `limit` takes the whole list. A list names its
-    people: two lists show who is on only one of them.
+    With the scope `people`: who they are, under their pseudonyms or the ids of `ids`, without the holdout; a list of
+    fewer people than the policy's floor is refused. Without it: figures alone, which are rounded, or null below the
+    floor, and each key has a budget of different groups.
     """
     from recllm.audiences.audience import audience_document
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
@@ -141,7 +140,8 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
             explain_first=body.explain_first,
         )
         members = find_audience(shop.workspace, request, recommender=recommender, figures=caller.figures)
-        document = audience_document(members, _shops_ids(shop, body.ids), limit=body.limit)
+        limit = body.limit if caller.may(Scope.PEOPLE) else 0
+        document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
         caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))
         return document
 
@@ -167,8 +167,9 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
     """What people will do within a horizon: a calibrated chance, a date or an amount, with reasons and how good it is.
 
     It is learned at the first time of asking, once for a model version, and kept `service.prediction_hours`; `as_of`
-    says what it knows. Whoever withdrew since is left out.
+    says what it knows. Whoever withdrew since is left out. Needs the scope `people` too.
     """
+    require(caller, Scope.PEOPLE)
     from recllm.propensity.prediction import PredictionRequest, prediction_document
 
     shop = caller.shop
@@ -187,12 +188,9 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
             locale=body.locale or shop.workspace.settings.locale,
         )
         prediction = shop.everybody.prediction(request)
-        people = caller.figures.people
-        left_out = {reason: people(n, reason) for reason, n in prediction.left_out.items()}
         listed = replace(prediction, people=prediction.people[: body.limit])
-        size = len(listed.people) if len(listed.people) == len(prediction.people) else people(len(prediction.people))
         caller.audit(AuditAction.PEOPLE_LISTED, what="prediction", kind=body.kind, people=len(listed.people))
-        return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": size, "left_out": left_out}
+        return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
 
     return json_answer(await service.marketing.run(document))
 
@@ -200,7 +198,8 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
 @router.post("/v1/occasions", response_model=None, status_code=202, responses={202: {"model": Job}}, tags=["marketing"])
 async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService) -> Response:
     """Who should hear what on a day, why, on which channel and at which hour, in the background: see
-    `GET /v1/jobs/{job_id}`, whose `result` is the list."""
+    `GET /v1/jobs/{job_id}`, whose `result` is the list. Needs the scope `people` too."""
+    require(caller, Scope.PEOPLE)
     from recllm.jobs.occasions import find_occasions
 
     shop = caller.shop
@@ -211,7 +210,6 @@ async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService
             shop.workspace, body.on, size=body.limit, explain=body.explain, locale=body.locale, progress=progress
         )
         document: dict[str, Any] = plain(day)
-        document["left_out"] = {name: caller.figures.people(n, name) for name, n in document["left_out"].items()}
         names = _shops_ids(shop, body.ids)
         for person in document["people"]:
             person["user_id"] = names.get(person["user_id"], person["user_id"])
@@ -289,13 +287,18 @@ async def campaign(campaign_id: OneCampaign, caller: MayMarket, service: TheServ
 
     Texts whose item changed its price or is gone, or whose offer ended, are withdrawn by looking.
     """
-    return json_answer(await service.marketing.run(lambda: _campaign(caller.shop, campaign_id)))
+    return json_answer(await service.marketing.run(lambda: _campaign(caller, campaign_id)))
 
 
-def _campaign(shop: LiveShop, campaign_id: str) -> dict[str, Any]:
+def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
+    """With rounded numbers and without people for callers who may not see these."""
     from recllm.campaigns.open_campaign import preview_document
 
-    workspace = shop.workspace
+    workspace, shop, figures = caller.shop.workspace, caller.shop, caller.figures
+
+    def counted(n: int | None, *question: object) -> int | None:
+        return None if n is None else figures.people(n, campaign_id, *question)
+
     stage, file = stage_of(workspace, campaign_id), campaign_file(workspace, campaign_id)
     document: dict[str, Any] = {"campaign_id": campaign_id, "goal": file.goal, "note": file.note, "people_rule": None}
     if file.target.people is not None:
@@ -305,7 +308,18 @@ def _campaign(shop: LiveShop, campaign_id: str) -> dict[str, Any]:
             "words": rule_words(file.target.people, shop.workspace.locale(), settings.currency),
         }
     if stage is not CampaignStage.DRAFT:
-        document |= preview_document(open_by_id(workspace, campaign_id))
+        preview = preview_document(open_by_id(workspace, campaign_id))
+        if not figures.is_exact:
+            preview["people"] = []
+            preview |= {name: counted(preview[name], name) for name in ("size", "holdout")}
+            preview["excluded"] = {name: counted(n, name) for name, n in preview["excluded"].items()}
+            for item in preview["items"]:
+                item["people"] = counted(item["people"], item["item_id"])
+            for way, parts in preview["divided"].items():
+                preview["divided"][way] = {name: counted(n, way, name) for name, n in parts.items()}
+            for document_of_text in preview["texts"]:
+                document_of_text["people"] = counted(document_of_text["people"], document_of_text["id"])
+        document |= preview
     return document | {
         "stage": stage,
         "revision": revision_of(workspace, campaign_id),
@@ -321,14 +335,14 @@ def _campaign(shop: LiveShop, campaign_id: str) -> dict[str, Any]:
     tags=["campaigns"],
 )
 async def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket, service: TheService) -> Response:
-    """Choose the people, one item each, and write the texts, in the background: see `GET /v1/jobs/{job_id}`."""
+    """Choose the people, one item each, and write the texts, in the background: see `GET /v1/jobs/{job_id}`. Needs the
+    scope `people` too."""
+    require(caller, Scope.PEOPLE)
     shop, by = caller.shop, caller.name
 
     def ordered() -> Job:
         caller.audit(AuditAction.CAMPAIGN_PLANNED, campaign=campaign_id)
-        return order_plan(
-            service, campaign_id, caller.figures, shop=shop, by=by, revision=body.revision, replace=body.replace
-        )
+        return order_plan(service, shop, campaign_id, by=by, revision=body.revision, replace=body.replace)
 
     answer = json_answer(await service.marketing.run(ordered))
     answer.status_code = 202
@@ -336,14 +350,7 @@ async def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMa
 
 
 def order_plan(
-    service: Service,
-    campaign_id: str,
-    figures: FigureGate,
-    *,
-    shop: LiveShop,
-    by: str,
-    revision: str,
-    replace: bool = False,
+    service: Service, shop: LiveShop, campaign_id: str, *, by: str, revision: str, replace: bool = False
 ) -> Job:
     """Have a campaign planned in the background. Raises `ConflictError` for another revision, or while it is planned
     already, and `OverloadError` when too many jobs wait."""
@@ -353,7 +360,7 @@ def order_plan(
         progress("opening the workspace")
         recommender, file = shop.everybody.recommender(), campaign_file(shop.workspace, campaign_id)
         (campaign_plan,) = plan_campaigns(
-            shop.workspace, [file], replace=replace, recommender=recommender, progress=progress, figures=figures
+            shop.workspace, [file], replace=replace, recommender=recommender, progress=progress
         )
         addressed, held_out, texts = campaign_plan.addressed, campaign_plan.held_out, campaign_plan.texts
         counts = {"addressed": len(addressed), "held_out": len(held_out), "texts": len(texts)}
@@ -385,7 +392,7 @@ async def campaign_decide(
         else:
             reject_texts(opened_campaign, body.text_ids, why=body.why, **common)
         caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
-        return _campaign(shop, campaign_id)
+        return _campaign(caller, campaign_id)
 
     return json_answer(await service.marketing.run(decided))
 
@@ -396,8 +403,10 @@ async def campaign_export(
 ) -> Response:
     """What leaves: approved texts, for people who agree at this moment, as one CSV per channel; logged as sent.
 
-    `files` holds each file's name and content. People stand under their pseudonyms, or the ids of `ids`.
+    `files` holds each file's name and content. People stand under their pseudonyms, or the ids of `ids`. Needs the
+    scope `people` too.
     """
+    require(caller, Scope.PEOPLE)
     from recllm.campaigns.export import export_campaign
 
     shop = caller.shop

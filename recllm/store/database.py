@@ -477,8 +477,8 @@ class Store:
         answered_since: datetime,
         since: datetime,
     ) -> tuple[dict[bytes, int | None], datetime]:
-        """The sizes of some questions as a caller was given them since `answered_since`; of the others those in `sizes`,
-        in order, while what was charged since `since` and their costs stay within the budget.
+        """The sizes of some questions as a caller was given them since `answered_since`; of the others those in
+        `sizes`, in order, while what was charged since `since` and their costs stay within the budget.
 
         costs, sizes: by digest of the question. Returns the sizes by digest, and the time of the oldest charge.
         """

@@ -366,7 +366,9 @@ def _remember_first_loads(connection: Connection) -> None:
 
 
 def _keep_group_sizes(connection: Connection) -> None:
-    """Version 12: callers have a budget of group sizes, instead of a register of who was in which group."""
+    """Version 12: callers have a budget of group sizes, instead of a register of who was in which group; lists of
+    customers need a scope of their own, which keys for marketing had."""
+    connection.execute(text("UPDATE api_keys SET scopes = scopes || ' people' WHERE scopes LIKE '%marketing%'"))
     for name in ("releases", "release_people"):
         connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
     group_sizes.create(connection)
