@@ -450,8 +450,10 @@ async def campaign_report(campaign_id: OneCampaign, caller: MayMarket, service: 
 
 @router.get("/v1/jobs/{job_id}", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])
 async def job(job_id: str, caller: MayMarket, service: TheService) -> Response:
-    """How a job in the background stands: queued, running with its step, done, failed and why, or cancelled."""
-    return json_answer(service.background.job(caller.shop.name, job_id))
+    """How a job in the background stands: queued, running with its step, done, failed and why, or cancelled. Its result
+    needs the scope `people` too."""
+    job = service.background.job(caller.shop.name, job_id)
+    return json_answer(job if caller.may(Scope.PEOPLE) else replace(job, result=None))
 
 
 @router.post("/v1/jobs/{job_id}/cancel", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])
