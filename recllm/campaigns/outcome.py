@@ -265,7 +265,8 @@ def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachB
 def _message_counts(sent: People, reports: Reports, gate: FigureGate) -> dict[str, int | None]:
     names = {(p.user_id, p.channel) for p in sent}
     counts = Counter(kind for name, channel, kind in reports if (name, channel) in names)
-    return {kind.value: gate.people(counts[kind], kind) for kind in MessageEventKind if counts[kind]}
+    reported = {kind: counts[kind] if gate.is_exact else gate.people(counts[kind], kind) for kind in counts}
+    return {kind.value: reported[kind] for kind in MessageEventKind if counts[kind]}
 
 
 def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> _WindowActions:
