@@ -67,7 +67,8 @@ def measure(seed: int = 0, *, scale: float = 1.0) -> dict[str, Any]:
 def _judged(guesses: dict[str, Any]) -> dict[str, Any]:
     right, n, chance = int(guesses["right"]), guesses["guesses"], guesses["chance"]
     explained = n * (chance + TOLERANCE) + 2.33 * (n * chance * (1 - chance)) ** 0.5
-    return guesses | {"right": right, "share_right": round(right / n, 3), "isolated": max(0, int(right - np.ceil(explained)))}
+    isolated = max(0, int(right - np.ceil(explained)))
+    return guesses | {"right": right, "share_right": round(right / n, 3), "isolated": isolated}
 
 
 # --- the shop --------------------------------------------------------------------------------------------------------

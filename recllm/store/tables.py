@@ -288,6 +288,7 @@ audit = Table(
 group_sizes = Table(
     "group_sizes",
     metadata,
+    Column("size_no", _Key, primary_key=True),
     Column("caller", _Id, nullable=False),
     Column("digest", LargeBinary, nullable=False),  # keyed, of the question
     Column("at", BigInteger, nullable=False),  # epoch microseconds
