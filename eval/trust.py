@@ -9,7 +9,6 @@ training, kills) are scripts of their own, whose results are read from where the
     replace     `recllm retrain` takes the place of the model that learned from them
     audit       1,000 random changes of the audit log, each looked for
     hostile     malicious files and texts, see hostile.py
-    release     adaptive questions about groups, see differencing.py
     poison      1 % fake accounts and texts near to everything, see poisoning.py
     scrub       personal data in texts, 300 with and 300 without, by somebody who has not read the rules
 """
@@ -43,7 +42,6 @@ AIMS = {
     "lira": "control_auc >= .70, control_tpr >= .05; private_auc <= .56, private_tpr <= .02",
     "epsilon": "audit_low <= claimed",
     "artefacts_effects": "0 of 40 and more",
-    "groups_isolated": "0 by 10,000 questions",
     "audit_found": "1,000 of 1,000",
     "poison_lift": "<= 1.5",
     "losses": "0 of 200 kills",
@@ -249,12 +247,6 @@ def hostile(_: Path | None) -> dict[str, Any]:
     return {key: value for key, value in measure().items() if key.startswith("artefacts") or key == "slowest_s"}
 
 
-def release(_: Path | None) -> dict[str, Any]:
-    from differencing import measure
-
-    return measure()
-
-
 def poison(_: Path | None) -> dict[str, Any]:
     from poisoning import measure
 
@@ -273,7 +265,6 @@ PARTS = {
     "erase": erase,
     "replace": replace_model,
     "hostile": hostile,
-    "release": release,
     "poison": poison,
     "scrub": scrub,
 }

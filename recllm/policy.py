@@ -31,10 +31,11 @@ class Policy(FrozenModel):
     event_days: CountOrZero | None = None
     """Events older than this many days do not pass the gate; None keeps them until they are erased."""
     group_floor: CountOrZero = 50
-    """The smallest group that may be reported or addressed as a segment. No combination of figures isolates a smaller
-    one: see `recllm.workspace.releases`."""
-    release_days: Count = 365
-    """What was told of groups is compared with what was told in so many days before; older figures are forgotten."""
+    """Smallest group that may be reported, or addressed as a segment; see `recllm.workspace.figures`."""
+    release_days: Count = 30
+    """Days for which a caller's budget of group sizes lasts."""
+    small_shop: CountOrZero = 1_000
+    """Below this number of customers, sizes and campaign results are exact and have no floor; 0 never."""
     sensitive_categories: frozenset[str] = frozenset(
         {
             "adult",

@@ -49,7 +49,7 @@ IndexKind = Annotated[
     BeforeValidator(lambda kind: "exact" if kind == "usearch" else kind),  # a kind that older workspaces name
 ]
 
-ConsoleScope = Literal["console", "events", "marketing", "privacy", "admin"]
+ConsoleScope = Literal["console", "events", "marketing", "people", "privacy", "admin"]
 """What somebody may do in the console: see `recllm.workspace.keys.Scope`."""
 
 STORE_URL_EXAMPLE = "postgresql://user@host/database?schema=shop"

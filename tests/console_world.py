@@ -92,7 +92,7 @@ def build_shop(folder: Path) -> Path:
     pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
     (folder / "users.csv").write_text(f"user_id,age,city\n{SHOP_ID},35-44,<b>Bern</b>\nu01,18-24,Basel\n", "utf-8")
     settings: dict[str, Any] = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
-    settings |= {"service": ServiceSettings(watch_seconds=0.05), "policy": Policy(group_floor=3)}
+    settings |= {"service": ServiceSettings(watch_seconds=0.05), "policy": Policy(group_floor=3, small_shop=0)}
     with Workspace.create(folder / "shop", **settings) as shop:
         for table in ("items", "events", "users"):
             load_file(shop, folder / f"{table}.csv", table)

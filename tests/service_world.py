@@ -54,7 +54,7 @@ def build_shop(folder: Path, people: int = PEOPLE) -> Path:
         timezone="UTC",
         encoder="toy",
         service=FAST,
-        policy=Policy(group_floor=3),
+        policy=Policy(group_floor=3, small_shop=0),
     ) as shop:
         for table in ("items", "events"):
             load_file(shop, folder / f"{table}.csv", table)

@@ -49,6 +49,7 @@ from recllm.jobs.load import add_events, load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import find_audience
 from recllm.jobs.train import train_workspace
+from recllm.policy import Policy
 from recllm.privacy.export import export_person
 from recllm.report.campaign import preview_page, report_page
 from recllm.schema import Objective, Purpose
@@ -125,7 +126,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory, key: None) -> Path:
     folder = tmp_path_factory.mktemp("campaigns")
     tables(folder)
     (folder / "never.txt").write_text("a stranger\n")
-    settings = {"currency": "USD", "encoder": "toy", "timezone": "Europe/Berlin"}
+    settings = {"currency": "USD", "encoder": "toy", "timezone": "Europe/Berlin", "policy": Policy(small_shop=0)}
     with Workspace.create(folder / "shop", consent_default=True, **settings) as shop:
         for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
             assert load_file(shop, folder / f"{name}.csv", table).accepted

@@ -14,6 +14,7 @@ import pytest
 from shop_world import shop as world
 
 from recllm.jobs.train import train_workspace
+from recllm.policy import Policy
 from recllm.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
@@ -35,7 +36,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     no = [f"u{n:02},{purpose},false,2024-01-01T00:00:00Z" for n, purpose in REFUSALS]
     (folder / "consent.csv").write_text("\n".join(["user_id,purpose,granted,timestamp", *no]) + "\n")
     root = folder / "shop"
-    with Workspace.create(root, consent_default=True, currency="USD", encoder="toy") as opened:
+    with Workspace.create(
+        root, consent_default=True, currency="USD", encoder="toy", policy=Policy(small_shop=0)
+    ) as opened:
         from recllm.jobs.load import load_file
 
         for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
@@ -65,7 +68,6 @@ def test_the_contract(run: Run, shop: Path) -> None:
     assert {"no_consent", "beyond_the_cut"} <= set(found["excluded"])
     _, out, _ = run("--item", "tea3", "--size", "52", "-w", str(shop))
     assert "left out: no consent (few), " in out and "beyond size or budget (" in out
-    assert "no consent: fewer than 50 people, so their number is not told" in out
     assert not [code for code in ("no_consent", "beyond_the_cut", "wider group") if code in out]
     assert found["expected_conversions"] == pytest.approx(sum(p["probability"] for p in found["people"]), rel=1e-5)
 
@@ -98,7 +100,7 @@ def test_seeds_category_and_text(run: Run, shop: Path, tmp_path: Path) -> None:
 def test_exit_codes(run: Run, shop: Path) -> None:
     at = ("-w", str(shop))
     code, out, err = run("--item", "tea3", "--budget", "0", "--cost", "1", *at, "--json")
-    assert code == 3 and json.loads(out)["size"] == 0 and "beyond size or budget (130)" in err
+    assert code == 3 and json.loads(out)["size"] == 0 and "beyond size or budget (127)" in err
     code, out, err = run("--item", "tea3", "--size", "49", *at, "--json")
     assert code == 4 and not out and "50 people" in err
     for wrong in (("--item", "nothing"), (), ("--item", "tea3", "--budget", "9"), ("--item", "tea3", "--text", "x")):

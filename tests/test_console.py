@@ -243,7 +243,7 @@ def test_a_file_has_all_rows_and_nothing_that_runs(looking: TestClient) -> None:
 def test_ids_leave_only_for_who_may_export_them(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         _, look_only = create_key(shop, "Ann", [Scope.CONSOLE])
-        _, marketing = create_key(shop, "Ben", [Scope.CONSOLE, Scope.MARKETING])
+        _, marketing = create_key(shop, "Ben", [Scope.CONSOLE, Scope.MARKETING, Scope.PEOPLE])
     for key, columns in (
         (look_only, ["last_bought", "usual_days_between"]),
         (marketing, ["pseudonym", "last_bought", "usual_days_between"]),

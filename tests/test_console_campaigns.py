@@ -307,7 +307,7 @@ def test_hostile_items_stay_text_and_a_file_starts_a_campaign(client: TestClient
 def test_who_may_only_look_changes_nothing(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         _, looker = create_key(shop, "looks", [Scope.CONSOLE])
-        _, marketer = create_key(shop, "Bo Market", [Scope.CONSOLE, Scope.MARKETING])
+        _, marketer = create_key(shop, "Bo Market", [Scope.CONSOLE, Scope.MARKETING, Scope.PEOPLE])
     with serving(folder) as client:
         signed = client.post("/sign-in", data={"form_token": token(client), "key": marketer})
         assert signed.status_code == 200

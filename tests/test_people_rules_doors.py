@@ -59,7 +59,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     no += [f"{name},email,false,2024-01-01T00:00:00Z" for name in NO_EMAIL]
     consent = ["user_id,purpose,granted,timestamp", *no]
     settings: dict[str, Any] = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
-    settings |= {"service": ServiceSettings(watch_seconds=0.05), "policy": Policy(group_floor=FLOOR)}
+    settings |= {"service": ServiceSettings(watch_seconds=0.05), "policy": Policy(group_floor=FLOOR, small_shop=0)}
     with Workspace.create(folder / "shop", **settings) as shop:
         for table, lines in {"items": catalogue, "events": log, "users": ages, "consent": consent}.items():
             (folder / f"{table}.csv").write_text("\n".join(lines) + "\n", "utf-8")
@@ -109,13 +109,12 @@ def test_an_audience_of_a_rule_adds_up_and_names_it(client: TestClient) -> None:
     assert answer["excluded"]["no_consent"] is None and answer["excluded"]["seed"] is None  # few
     assert {count["words"]: count["people"] for count in answer["rule"]} == {
         "bought “tea” and (age of 35 or more or agreed to e-mail) and never reached by the campaign winter": 17,
-        "bought “tea”": 17,  # 19 differ from those by fewer than the floor
+        "bought “tea”": 19,
         "age of 35 or more": 9,
         "agreed to e-mail": 36,
         "reached by the campaign winter": None,  # one person: fewer than the floor
     }
     assert any("only people of whom this is true: bought “tea”" in note for note in answer["notes"])
-    assert any("bought “tea”" in note and "as told on" in note for note in answer["notes"])
     everybody = audience(client)
     assert everybody["rule"] == [] and "people_rule" not in everybody["excluded"]
 
@@ -193,9 +192,7 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
         emailed = expected() - {2, 4}
         about = {"reachable": reach.reachable, "left out": reach.excluded["people_rule"]}
         exact = {"reachable": len(emailed), "left out": PEOPLE - 4 - len(emailed)}
-        pairs = zip((*about.values(), *reach.rule.values()), (*exact.values(), 16, 17, 8, 36, 1), strict=True)
-        assert all(abs((n or 0) - number) <= 1.5 * FLOOR for n, number in pairs)
-        assert list(reach.rule.values())[-1] is None  # one person
+        assert about == exact and list(reach.rule.values()) == [16, 17, 8, 36, None]  # the last is one person
         broken = CAMPAIGN | {"target": {"items": ["tea1"], "people": {"any": []}}}
         with pytest.raises(DataError, match="any must not be empty"):
             change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))
@@ -271,9 +268,9 @@ def test_a_rule_is_built_saved_and_changed_without_scripts(client: TestClient, f
     until(lambda: "read for the first time" not in send(client, f"{ADDRESS}/count", **fields).text)
     counted = assert_harmless(send(client, f"{ADDRESS}/count", **fields).text).text
     emailed, match = expected() - {2, 4}, re.search(r"\b(\d+)\s+people who agreed meet the whole rule", counted)
-    assert match is not None and abs(int(match[1]) - len(emailed)) <= 1.5 * FLOOR, counted
-    assert "Numbers of people are estimates, off by up to 4" in counted
-    assert re.search(r"bought “tea” in the last 3000 days\s*(12|15|18|21)(?!\d)", counted)
+    assert match is not None and int(match[1]) == len(emailed), counted
+    assert "are estimates" not in counted  # whoever works on this machine gets exact numbers
+    assert re.search(r"bought “tea” in the last 3000 days\s*17(?!\d)", counted)
     assert re.search(r"reached by the campaign winter\s*fewer than 3", counted)
     assert "do not meet the rule" in counted
     with Workspace.open(folder) as shop:

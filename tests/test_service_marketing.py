@@ -21,6 +21,7 @@ from waiting import until
 from recllm.errors import PolicyError, UnknownIdError
 from recllm.jobs.load import load_file
 from recllm.jobs.train import train_workspace
+from recllm.policy import Policy
 from recllm.schema import SESSION_PREFIX, Purpose
 from recllm.service.app import create_app
 from recllm.service.background import Background, JobState
@@ -61,7 +62,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "items.csv").write_text("\n".join(["item_id,title,category,brand,price", *rows]) + "\n")
     with Workspace.create(
-        folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", service=FAST
+        folder / "shop",
+        consent_default=True,
+        currency="USD",
+        timezone="UTC",
+        encoder="toy",
+        service=FAST,
+        policy=Policy(small_shop=0),
     ) as shop:
         for name, table in (("items", "items"), ("log", "events")):
             assert load_file(shop, folder / f"{name}.csv", table).accepted
@@ -90,8 +97,10 @@ def client(folder: Path) -> Iterator[TestClient]:
         yield client
 
 
-def ask(client: TestClient, path: str, body: dict[str, Any], status: int = 200) -> Any:
-    answer = client.post(path, json=body)
+def ask(
+    client: TestClient, path: str, body: dict[str, Any], status: int = 200, *, headers: dict[str, str] | None = None
+) -> Any:
+    answer = client.post(path, json=body, headers=headers)
     assert answer.status_code == status, answer.text
     return answer.json()
 
@@ -593,7 +602,6 @@ def test_an_erased_person_is_gone_everywhere(folder: Path) -> None:
         rows = client.post("/v1/users/erase", json={"user_id": "u00"}).json()["rows"]
         assert {t: n for t, n in rows.items() if n} == {
             **{"events": 29, "consent": 1, "sessions": 1, "users": 1},
-            "release_people": 1,  # of the audience
         }
         assert ask(client, "/v1/recommend", {"user_id": "u00", "k": 3})["status"] == "unknown_user"
         for path in ("/v1/users/profile", "/v1/users/export"):
@@ -672,7 +680,9 @@ def test_an_offer_ends_while_the_service_runs(client: TestClient) -> None:
 
 def test_each_operation_needs_its_scope(folder: Path) -> None:
     with serving(folder) as client:
-        keys = {scope: make_key(folder, scope) for scope in ("recommend", "events", "marketing", "privacy", "metrics")}
+        scopes = ("recommend", "events", "marketing", "privacy", "metrics", "people")
+        keys = {scope: make_key(folder, scope) for scope in scopes}
+        keys["marketing people"] = make_key(folder, "marketing", "people")
         revision = {"revision": "0" * 16}
         operations = [
             ("POST", "/v1/search", {"query": "tea"}, "recommend"),
@@ -681,14 +691,15 @@ def test_each_operation_needs_its_scope(folder: Path) -> None:
             ("POST", "/v1/users/export", {"user_id": "u00"}, "privacy"),
             ("POST", "/v1/users/erase", {"user_id": "u00"}, "privacy"),
             ("POST", "/v1/audience", {"items": ["tea2"], "size": 60}, "marketing"),
-            ("POST", "/v1/predict", {"kind": "leave", "items": ["tea2"]}, "marketing"),
+            ("POST", "/v1/predict", {"kind": "leave", "items": ["tea2"]}, "marketing people"),
+            ("POST", "/v1/occasions", {"on": "2024-01-01"}, "marketing people"),
             ("GET", "/v1/campaigns", None, "marketing"),
             ("POST", "/v1/campaigns", {"campaign": CAMPAIGN}, "marketing"),
             ("PUT", "/v1/campaigns/tea", revision | {"campaign": CAMPAIGN}, "marketing"),
             ("GET", "/v1/campaigns/tea", None, "marketing"),
-            ("POST", "/v1/campaigns/tea/plan", revision, "marketing"),
+            ("POST", "/v1/campaigns/tea/plan", revision, "marketing people"),
             ("POST", "/v1/campaigns/tea/decisions", revision | {"decision": "approve", "text_ids": ["t"]}, "marketing"),
-            ("POST", "/v1/campaigns/tea/export", revision, "marketing"),
+            ("POST", "/v1/campaigns/tea/export", revision, "marketing people"),
             ("GET", "/v1/campaigns/tea/report", None, "marketing"),
             ("GET", "/v1/jobs/none", None, "marketing"),
             ("POST", "/v1/jobs/none/cancel", None, "marketing"),
@@ -696,13 +707,33 @@ def test_each_operation_needs_its_scope(folder: Path) -> None:
         for verb, path, body, scope in operations:
             for name, headers in keys.items():
                 status = client.request(verb, path, json=body, headers=headers).status_code
-                assert (status == 403) == (name != scope) and status not in (401, 500, 503), (verb, path, name, status)
+                is_allowed = set(scope.split()) <= set(name.split())
+                assert (status == 403) != is_allowed and status not in (401, 500, 503), (verb, path, name, status)
+
+
+def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(folder: Path) -> None:
+    body = {"items": ["tea2"], "size": 60, "people": {"condition": "orders", "at_least": 1}}
+    with serving(folder) as client:
+        figures, lists = make_key(folder, "marketing"), make_key(folder, "marketing", "people")
+        exact = ask(client, "/v1/audience", body, headers=lists)
+        rounded = ask(client, "/v1/audience", body, headers=figures)
+        assert len(exact["people"]) == exact["size"] and rounded["people"] == []
+        numbers = [n for n in (rounded["size"], *rounded["excluded"].values(), rounded["rule"][0]["people"]) if n]
+        assert all(n % 50 == 0 for n in numbers) and rounded["excluded"].keys() == exact["excluded"].keys()
+        assert ask(client, "/v1/audience", body | {"explain_first": 0}, headers=figures)["size"] == rounded["size"]
+        # neither the size of the list nor an error shows how near a group is to the floor
+        one = body | {"suppressed": [f"u{n:02}" for n in range(30, PEOPLE)]}
+        assert client.post("/v1/audience", json=one, headers=lists).status_code == 403
+        assert ask(client, "/v1/audience", one, headers=figures)["people"] == []
+        many = [ask(client, "/v1/audience", body | {"salt": str(n)}, headers=figures) for n in range(60)]
+        assert {answer["size"] for answer in many[-9:]} == {None} and many[-1]["notes"][-1].startswith("no sizes")
 
 
 def test_two_shops_see_nothing_of_each_others_campaigns_and_jobs(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "other")
     with serving(folder, tmp_path / "other") as client:
-        first, second = make_key(folder, "marketing"), make_key(tmp_path / "other", "marketing")
+        first = make_key(folder, "marketing", "people")
+        second = make_key(tmp_path / "other", "marketing", "people")
         draft = client.post("/v1/campaigns", json={"campaign": CAMPAIGN}, headers=first).json()
         assert client.get("/v1/campaigns", headers=second).json() == {"campaigns": []}
         order = {"revision": draft["revision"]}

@@ -687,7 +687,7 @@ def indexes(store: Store) -> set[str | None]:
 
 
 def make_version_8(connection: Connection) -> None:
-    newer = ("item_states", "tombstones", "restrictions", "first_loads", "audit", "release_people", "releases")
+    newer = ("item_states", "tombstones", "restrictions", "first_loads", "audit", "group_sizes")
     for table in newer:
         connection.execute(text(f"DROP TABLE {table}"))
     connection.execute(text("UPDATE meta SET value = '8' WHERE name = 'schema_version'"))

@@ -847,7 +847,12 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tables(folder)
         (folder / "never.txt").write_text("a stranger\n")
         (folder / "tea.toml").write_text(TEA)
-        settings = {"currency": "USD", "encoder": "toy", "timezone": "Europe/Berlin", "policy": {"group_floor": 5}}
+        settings = {
+            "currency": "USD",
+            "encoder": "toy",
+            "timezone": "Europe/Berlin",
+            "policy": {"group_floor": 5, "small_shop": 0},
+        }
         with Workspace.create(folder / "shop", consent_default=True, **settings) as workspace:
             for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
                 assert load_file(workspace, folder / f"{name}.csv", table).accepted

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,13 +43,9 @@ from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
-    from recllm.workspace.releases import GroupFigure
+    from recllm.workspace.figures import FigureGate
 
 logger = logging.getLogger(__name__)
-
-GroupTeller = Callable[[Mapping[str, Sequence[str]], Sequence[str]], Mapping[str, "GroupFigure"]]
-"""Name -> members of groups, and whom a list addresses -> what may be told of each group, and of the list as `listed`;
-see `recllm.workspace.releases`. The ids are the dataset's."""
 
 CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
 EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
@@ -86,15 +82,14 @@ class RuleCount:
 
     words: str
     people: int | None
-    """None for fewer than the policy's floor, or where the number would tell of so few together with earlier ones."""
+    """None for fewer than the policy's floor, or without budget; see `recllm.workspace.figures`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audience:
-    """Everybody who is known is a member, in the holdout, or counted among the excluded.
+    """Every known customer is a member, in the holdout, or counted among the excluded.
 
-    A workspace tells these counts as `recllm.workspace.releases` says: they then may be earlier ones, and need not add
-    up.
+    For callers without exact figures the counts are rounded and need not add up; see `recllm.workspace.figures`.
     """
 
     campaign_id: str
@@ -107,7 +102,7 @@ class Audience:
     holdout: tuple[str, ...]
     """Who is not addressed, for comparison."""
     excluded: dict[str, int | None]
-    """`ExclusionReason` -> people; None where the number is not told."""
+    """`ExclusionReason` -> people; None where there is no figure."""
     group: tuple[AudienceTrait, ...]
     """What sets the members apart from the people who could have been reached and are not."""
     expected_conversions: float | None
@@ -119,6 +114,8 @@ class Audience:
     notes: tuple[str, ...] = ()
     rule: tuple[RuleCount, ...] = ()
     """Of the people who agreed, how many meet the rule over people: all of it first, then each condition alone."""
+    reported_size: int | None = None
+    """People addressed, as reported to a caller who does not get the list; None below the floor."""
 
     @property
     def size(self) -> int:
@@ -169,11 +166,7 @@ class EligiblePool:
     excluded: dict[str, int]
     """`ExclusionReason` -> people who are not in the pool."""
     rule: tuple[RuleCount, ...] = ()
-    """As `Audience.rule`."""
-    left_out: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
-    """`ExclusionReason` -> rows of the people."""
-    rule_rows: tuple[NDArray[np.int64], ...] = ()
-    """Rows of the people of each of `rule`."""
+    """As `Audience.rule`, also of few people."""
 
 
 def find_audience(
@@ -183,13 +176,13 @@ def find_audience(
     agreed: Consents | None = None,
     contacts: ContactRecords | None = None,
     effects: EffectsOf | None = None,
-    tell: GroupTeller | None = None,
+    figures: FigureGate | None = None,
 ) -> Audience:
     """The people to reach.
 
     The people of the dataset are those who agreed to personalisation; agreed: who agreed to the request's channel too.
     contacts: what conditions of the request's rule ask of a workspace. effects: of a treatment, for the objective
-    uplift. tell: what may be told of groups besides the list; without it everything is.
+    uplift. figures: what the caller may learn of groups; None for exact figures.
 
     An audience that exclusions or limits leave empty is an answer, with the counts. Raises `UsageError` for an unknown
     item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
@@ -210,10 +203,10 @@ def find_audience(
         choice=request.choice,
         effects=effects,
     )
-    name = request.campaign or pool.target.name
+    name, question = request.campaign or pool.target.name, plain(replace(request, explain=True, explain_first=None))
     selection = select(pool.scores, pool.user_ids, name, request.limits)
     explain_first = request.explain_first if request.explain and request.seeds is None else 0
-    audience = build_audience(recommender, pool, selection, name, explain_first, tell)
+    audience = build_audience(recommender, pool, selection, name, explain_first, figures, question)
     logger.info(
         "audience: %d of %d people, %d held out, %.1f s",
         audience.size,
@@ -282,9 +275,7 @@ def eligible_pool(
     excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
     visible = ~masks[ExclusionReason.NO_CONSENT]
     rule = rule_counts(recommender, match, visible) if match else ()
-    left_out = {reason.value: np.flatnonzero(mask) for reason, mask in masks.items() if mask.any()}
-    rule_rows = tuple(np.flatnonzero(match.masks[part] & visible) for part in match.counts(visible)) if match else ()
-    return EligiblePool(target, user_rows, user_ids, scores, excluded, rule, left_out, rule_rows)
+    return EligiblePool(target, user_rows, user_ids, scores, excluded, rule)
 
 
 def rule_match(
@@ -298,10 +289,10 @@ def rule_match(
 
 def rule_counts(recommender: Recommender, match: RuleMatch, visible: NDArray[np.bool_]) -> tuple[RuleCount, ...]:
     """visible: who may be looked at, (n_users,)."""
-    floor, currencies = recommender.policy.group_floor, recommender.dataset.items["currency"].drop_nulls().unique()
+    currencies = recommender.dataset.items["currency"].drop_nulls().unique()
     currency = currencies[0] if len(currencies) == 1 else None
     return tuple(
-        RuleCount(words=rule_words(rule, recommender.locale, currency), people=n if n >= floor else None)
+        RuleCount(words=rule_words(rule, recommender.locale, currency), people=n)
         for rule, n in match.counts(visible).items()
     )
 
@@ -312,13 +303,18 @@ def build_audience(
     selection: Selection,
     name: str,
     explain_first: int | None,
-    tell: GroupTeller | None = None,
+    figures: FigureGate | None = None,
+    question: object = "",
 ) -> Audience:
-    """The audience that was selected from a pool; explain_first as in `AudienceRequest`, tell as in `find_audience`.
+    """The audience that was selected from a pool; explain_first as in `AudienceRequest`, figures as in `find_audience`.
+    question: what was asked, see `FigureGate.sizes`.
 
-    Raises `PolicyError` for fewer people than the policy's floor."""
+    Raises `PolicyError` for fewer people than the floor. A caller without exact figures gets no list, and no size of
+    such a group, but no error that would show that it is one."""
     data, model, scores = recommender.dataset, recommender.model, pool.scores
-    check_floor(len(selection.addressed), recommender.policy.group_floor)
+    floor = recommender.policy.group_floor if figures is None else figures.floor
+    if figures is None or figures.is_exact:
+        check_floor(len(selection.addressed), floor)
     reached, best_items = pool.user_rows[selection.addressed], scores.best_item[selection.addressed]
     explained = slice(explain_first)
     reasons = reasons_for(recommender, reached[explained], best_items[explained])
@@ -358,61 +354,64 @@ def build_audience(
         people=people,
         holdout=tuple(pool.user_ids[position] for position in selection.holdout),
         excluded={**pool.excluded, **{reason: n for reason, n in cut.items() if n}},
-        group=distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
+        group=()
+        if figures
+        else distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
         expected_conversions=expected,
         converts=tuple(actions),
         expected_extra=extra,
         notes=notes,
-        rule=pool.rule,
+        rule=tuple(
+            replace(count, people=count.people if (count.people or 0) >= floor else None) for count in pool.rule
+        ),
     )
-    return (
-        audience
-        if tell is None
-        else _as_told(audience, pool, selection, data.users[USER_COLUMN], tell, recommender.policy.group_floor)
-    )
+    if figures is not None:
+        return _as_reported(audience, recommender, pool, selection, figures, question)
+    return audience
 
 
-def _as_told(
-    audience: Audience, pool: EligiblePool, selection: Selection, users: pl.Series, tell: GroupTeller, floor: int
+def _as_reported(
+    audience: Audience,
+    recommender: Recommender,
+    pool: EligiblePool,
+    selection: Selection,
+    figures: FigureGate,
+    question: object,
 ) -> Audience:
-    """The same with what may be told of groups: the rule and its conditions first, then who is left out.
+    """The same with the figures that the caller gets."""
+    n_chosen = len(selection.addressed) + len(selection.holdout) + len(selection.unprofitable_rows)
+    counts = {
+        "addressed": len(selection.addressed),
+        **pool.excluded,
+        ExclusionReason.UNPROFITABLE.value: len(selection.unprofitable_rows),
+        ExclusionReason.BEYOND_LIMIT.value: len(pool.user_rows) - n_chosen,
+    }
+    no_consent = ExclusionReason.NO_CONSENT.value
+    counts[no_consent] = counts.get(no_consent, 0) + figures.unconsented(recommender.dataset.users[USER_COLUMN])
+    sizes = figures.sizes(question, {name: n for name, n in counts.items() if n}, disjoint=True)
+    parts = figures.sizes("rule", {count.words: count.people or 0 for count in pool.rule})
+    order = [reason.value for reason in ExclusionReason]
+    size, n = sizes.people.get("addressed"), audience.size
 
-    Who is beyond the cut is told as all who could have been reached and are not, less the holdout: that one is drawn by
-    lot, and its size tells nothing of anybody.
-    """
-    rows = {str(n): members for n, members in enumerate(pool.rule_rows)}
-    rows["others"] = np.setdiff1d(pool.user_rows, pool.user_rows[selection.addressed])
-    rows |= pool.left_out
-    if len(selection.unprofitable_rows):
-        rows[ExclusionReason.UNPROFITABLE.value] = pool.user_rows[selection.unprofitable_rows]
-    groups = {name: users.gather(members).to_list() for name, members in rows.items()}
-    figures = tell(groups, [person.user_id for person in audience.people])
-    rule = tuple(replace(count, people=figures[str(n)].people) for n, count in enumerate(audience.rule))
-    counts = {reason.value: figures[reason.value].people for reason in ExclusionReason if reason.value in figures}
-    if selection.beyond_limit:
-        parts = [figures["others"].people, len(audience.holdout), counts.get(ExclusionReason.UNPROFITABLE.value, 0)]
-        numbers = [n for n in parts if n is not None]
-        beyond = numbers[0] - sum(numbers[1:]) if len(numbers) == len(parts) else None
-        counts[ExclusionReason.BEYOND_LIMIT.value] = None if beyond is None else max(beyond, 0)
-    is_comparable = figures["listed"].is_exact and figures["others"].is_exact
-    noted = {count.words: figures[str(n)] for n, count in enumerate(rule)}
-    noted |= {left_out_words("en").get(code, code): figures[code] for code in counts if code in figures}
+    def scaled(total: float | None) -> float | None:
+        """A sum over the people addressed, for as many as are reported."""
+        if total is None or not n or figures.is_exact:
+            return total
+        return None if size is None else float(f"{total / n * size:.2g}")
+
+    reached, noise = pool.user_rows[selection.addressed], figures.trait_noise(question)
+    others = np.setdiff1d(pool.user_rows, reached)
+    traits = noise and distinguishing_traits(recommender.dataset, reached, others, recommender.policy, noise)
     return replace(
         audience,
-        rule=rule,
-        excluded=counts,
-        group=audience.group if is_comparable else (),
-        notes=(*audience.notes, *telling_notes(noted, floor)),
+        reported_size=size,
+        expected_conversions=scaled(audience.expected_conversions),
+        expected_extra=scaled(audience.expected_extra),
+        rule=tuple(replace(count, people=parts.people[count.words]) for count in audience.rule),
+        excluded={name: sizes.people[name] for name in order if name in sizes.people},
+        group=traits or (),
+        notes=(*audience.notes, *sizes.notes()),
     )
-
-
-def telling_notes(figures: Mapping[str, GroupFigure], floor: int) -> list[str]:
-    """Why some figures are earlier ones or are not told: a sentence for all that it is true of. figures: by name."""
-    names: dict[str, list[str]] = {}
-    for name, figure in figures.items():
-        if words := figure.words(floor):
-            names.setdefault(words, []).append(name)
-    return [f"{', '.join(parts)}: {words}" for words, parts in names.items()]
 
 
 def _effect_fields(scores: UserScores, position: int) -> dict[str, float]:
@@ -422,16 +421,24 @@ def _effect_fields(scores: UserScores, position: int) -> dict[str, float]:
     return dict(zip(("effect", "effect_low", "effect_high"), (float(part[position]) for part in parts), strict=True))
 
 
-def audience_document(audience: Audience, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What `--json` prints; it names nobody who is held out. ids: pseudonym -> the shop's own id, where it is known."""
-    document: dict[str, Any] = plain(audience)
+def audience_document(
+    audience: Audience, ids: Mapping[str, str] | None = None, *, limit: int | None = None
+) -> dict[str, Any]:
+    """What `--json` prints, without the people of the holdout. ids: pseudonym -> the shop's own id, where it is known.
+    limit: most people listed. Where that cuts the list, `size` and `holdout` are what the caller may learn of them."""
+    listed = replace(audience, people=audience.people[:limit])
+    document: dict[str, Any] = plain(listed)
     for person in document["people"]:
         person["user_id"] = (ids or {}).get(person["user_id"], person["user_id"])
+    reported, size, n_held_out = document.pop("reported_size"), audience.size, len(audience.holdout)
+    is_cut = listed.size < size
+    if is_cut and reported != size:
+        n_held_out = round(n_held_out * (reported or 0) / size)
     return document | {
         "item_id": audience.items[0] if len(audience.items) == 1 else None,
         "items": list(audience.items[:MAX_LISTED_ITEMS]),
-        "size": audience.size,
-        "holdout": len(audience.holdout),
+        "size": reported if is_cut else size,
+        "holdout": n_held_out,
     }
 
 

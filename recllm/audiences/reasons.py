@@ -15,7 +15,7 @@ group have it or lack it, unless nobody lacks it. Sensitive categories are never
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -134,11 +134,12 @@ def distinguishing_traits(
     group: NDArray[np.integer],
     others: NDArray[np.integer],
     policy: Policy,
+    noise: Callable[[str], float] = lambda trait: 0.0,
 ) -> tuple[AudienceTrait, ...]:
     """The `MAX_TRAITS` traits that are surest to be more common in the group than among the others, surest first.
 
-    group, others: rows of people, without common ones. Only traits whose whole interval lies above 1 are named, and
-    none without others.
+    group, others: rows of people, without common ones. noise: trait -> people added to those of the group. Only traits
+    whose whole interval lies above 1 are named, and none without others.
     """
     if not len(group) or not len(others):
         return ()
@@ -147,18 +148,19 @@ def distinguishing_traits(
     counts = _trait_counts(dataset, people, policy)
     columns = (counts[name].to_numpy() for name in ("inside", "outside", "n_inside", "n_outside"))
     inside, outside, n_inside, n_outside = columns
+    inside = np.clip(inside + np.array([noise(name) for name in counts["name"]]), 0, n_inside).round().astype(int)
     nameable = enough_people(inside, outside, n_inside, policy.group_floor) & (n_outside > 0)
     ratio, low, high = lifts(inside, outside, n_inside, n_outside, 1 - (1 - LEVEL) / max(int(nameable.sum()), 1))
     traits = [
         AudienceTrait(
             kind=row["kind"],
             name=row["name"],
-            share=row["inside"] / row["n_inside"],
+            share=float(inside[n] / n_inside[n]),
             share_of_rest=row["outside"] / row["n_outside"],
             lift=float(ratio[n]),
             low=float(low[n]),
             high=float(high[n]),
-            people=row["inside"],
+            people=int(inside[n]),
         )
         for n, row in enumerate(counts.iter_rows(named=True))
         if nameable[n]

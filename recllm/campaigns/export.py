@@ -32,7 +32,7 @@ from recllm.jobs.feedback import FEEDBACK_SCHEMA
 from recllm.jobs.messages import undeliverable
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Action, CampaignMessage, Purpose
-from recllm.workspace.releases import Releases
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import present
 
 WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
@@ -90,9 +90,7 @@ def export_campaign(
         if not reached:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
             raise NothingToDo(f"nobody of {plan.campaign_id!r} is left to reach: {counts}")
-        check_floor(len(reached), campaign.workspace.policy.group_floor)
-        # figures are compared with what is on this list from now on
-        Releases(campaign.workspace, now=clock).figures({}, listed=[p.user_id for p in reached])
+        check_floor(len(reached), FigureGate(campaign.workspace).floor)
         before = {name for entry in read_entries(campaign.folder.exports, ExportEntry) for name in entry.reached}
         folder.mkdir(parents=True, exist_ok=True)
         at = clock or datetime.now(UTC)

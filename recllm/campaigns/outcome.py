@@ -1,8 +1,8 @@
 """What a campaign brought: who was reached, what they did, and how that differs from people who were held out.
 
 Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
-people. Nothing is told about fewer people than the policy's group floor, nor of two groups that differ by fewer: what
-the parts of one report say together is checked by `recllm.workspace.releases`, for as long as the log says the same.
+people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
+compared with the intervals: see `recllm.workspace.figures`.
 
 difference of two independent shares      Newcombe 1998, method 10: the square and add of Wilson's limits
 difference of two means     percentile bootstrap, each group redrawn by itself (Efron 1979)
@@ -32,14 +32,11 @@ from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.metrics import LEVEL, ConfidenceInterval, share
 from recllm.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
 from recllm.text.templates import language
-from recllm.workspace.releases import Releases
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import log_end
 
 OTHERS = "others"
 THIRDS = ("likely", "middling", "unlikely")
-WAYS = ("variant", "likelihood", "channel", "reason", "category", "locale", "item", "text")
-"""Ways to divide people: where not all parts may be told, those of the first."""
-
 People = Sequence[PlannedPerson]
 BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
 """People reached, and people held out."""
@@ -125,8 +122,8 @@ class CampaignOutcome:
     """Their message left, and on a channel where "reached" means delivered it is not known to have arrived."""
     reached_means: Mapping[str, ReachBasis]
     """Channel -> what counts as reached there."""
-    messages: Mapping[str, int]
-    """`MessageEventKind` -> people of whose message it was reported; empty without reports."""
+    messages: Mapping[str, int | None]
+    """`MessageEventKind` -> people of whose message it was reported, None below the floor; empty without reports."""
     horizon_days: int
     expected_conversions: float
     """Within `horizon_days`, by the model, of those reached."""
@@ -143,8 +140,6 @@ class CampaignOutcome:
     revenue_effect: ConfidenceInterval | None
     """Revenue per person, sent minus held out."""
     segments: tuple[SegmentFigures, ...]
-    untold_segments: int
-    """Parts of enough people that are not told, because beside the others they would tell of few."""
     words: tuple[str, ...]
     """What the figures say and what they do not, as sentences."""
 
@@ -157,41 +152,48 @@ class _WindowActions:
     converted: NDArray[np.bool_]
     revenue: NDArray[np.float64]
     unsubscribed: NDArray[np.bool_]
-    floor: int
-    """Fewest people that are told about."""
-    releases: Releases
-    topic: str
-    """Of the figures of this campaign, as far as the log goes."""
+    gate: FigureGate
+    """What the reader may learn of groups."""
 
     def rows(self, people: People) -> NDArray[np.int64]:
         """Row of each person, -1 for who has not agreed to be counted: the dataset does not hold them."""
         return self.data.user_rows([p.user_id for p in people])
 
-    def figures(self, rows: NDArray[np.int64], *, addressed: bool = True) -> GroupFigures | None:
-        """None for fewer people than the floor."""
-        n = len(rows)
-        if n < max(self.floor, 1):
+    def figures(self, rows: NDArray[np.int64], *, addressed: bool = True, is_part: bool = False) -> GroupFigures | None:
+        """None for fewer people than the floor. is_part: of a campaign's people, which has the floor of parts."""
+        n, gate = len(rows), self.gate
+        if n < (self.part_floor if is_part else gate.floor):
             return None
-        hits, money = int(self.converted[rows].sum()), float(self.revenue[rows].sum())
+        people, hits, unsubscribed = gate.people(n, "people") or 0, self.converted[rows].sum(), self.unsubscribed[rows]
+        error = float(self.revenue[rows].std()) / n**0.5
+        mean = gate.amount(float(self.revenue[rows].mean()), error, "revenue", int(hits), n)
+        rate = gate.share(share(int(hits), n), "rate", n)
         return GroupFigures(
-            people=n,
-            converted=hits,
-            rate=share(hits, n),
-            revenue=round(money, 2),
-            revenue_per_person=money / n,
-            unsubscribed=int(self.unsubscribed[rows].sum()) if addressed else None,
+            people=people,
+            converted=round(rate.value * people),
+            rate=rate,
+            revenue=round(mean * people, 2),
+            revenue_per_person=mean,
+            unsubscribed=gate.count(int(unsubscribed.sum()), "unsubscribed", n) if addressed else None,
         )
 
+    @property
+    def part_floor(self) -> int:
+        """Fewest people of a part that is reported."""
+        return max(1, self.gate.workspace.policy.group_floor)
 
-def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
-    """From the first export to the end of the window, or of the log. Raises `NothingToDo` before the first export."""
+
+def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> CampaignOutcome:
+    """From the first export to the end of the window, or of the log. gate: what the reader may learn of groups; None
+    for the owner of the machine. Raises `NothingToDo` before the first export."""
     plan, workspace = campaign.plan, campaign.workspace
     exports = read_entries(campaign.folder.exports, ExportEntry)
     if not exports:
         raise NothingToDo(f"the campaign {plan.campaign_id!r} was not exported yet; there is nothing to report")
     start = datetime.fromisoformat(exports[0].send_from)
     end = start + timedelta(days=plan.window_days)
-    actions = _window_actions(campaign, start, end)
+    gate = gate or FigureGate(workspace)
+    actions = _window_actions(campaign, start, end, gate)
     every_row = actions.rows(plan.people)
     # whom any export reached, or would have reached, had they not been held out
     reached_names = {name for entry in exports for name in entry.reached}
@@ -199,22 +201,19 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
     countable = [p for p, row in zip(plan.people, every_row, strict=True) if row >= 0]
     sent = [p for p in countable if p.user_id in reached_names]
     reports = workspace.store().campaign_message_events(plan.campaign_id)
-    basis = _reach_basis(sent, reports, actions.floor)
+    basis = _reach_basis(sent, reports, actions.part_floor)
     arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
     reached = [p for p in sent if basis[p.channel] is ReachBasis.EXPORTED or (p.user_id, p.channel) in arrived]
     held_out = [p for p in countable if p.user_id in held_out_names]
     rows, control_rows = actions.rows(sent), actions.rows(held_out)
     others = np.setdiff1d(np.arange(actions.data.n_users), every_row)
-    parts = divided(sent, held_out, campaign.catalogue.items, actions.floor)
-    tellable = _tellable(actions, sent, held_out, reached, others, parts)
-    if "reached" not in tellable:
-        basis, reached = dict.fromkeys(basis, ReachBasis.EXPORTED), sent
-    figures = actions.figures(rows) if "sent" in tellable else None
-    control = actions.figures(control_rows) if "held out" in tellable else None
-    segments, n_untold = _segments(actions, parts, tellable)
-    revenue_effect = None
+    parts = divided(sent, held_out, campaign.catalogue.items, actions.part_floor)
+    figures, control, revenue_effect = actions.figures(rows), actions.figures(control_rows), None
     if figures and control:
-        revenue_effect = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
+        exact = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
+        revenue_effect = gate.moved(exact, figures.revenue_per_person - control.revenue_per_person)
+    n_not_counted = sum(p.user_id in reached_names for p in plan.people) - len(sent)
+    n_not_delivered = len(sent) - len(reached)
     outcome = CampaignOutcome(
         campaign_id=plan.campaign_id,
         goal=plan.goal,
@@ -225,24 +224,23 @@ def campaign_outcome(campaign: OpenCampaign) -> CampaignOutcome:
         planned=len(plan.addressed),
         planned_held_out=len(plan.held_out),
         dropped=exports[-1].dropped,
-        not_counted=sum(p.user_id in reached_names for p in plan.people) - len(sent),
-        not_delivered=len(sent) - len(reached),
+        not_counted=gate.people(n_not_counted, "not counted") or 0,
+        not_delivered=gate.people(n_not_delivered, "not delivered") or 0,
         reached_means=basis,
-        messages=_message_counts(sent, reports),
+        messages=_message_counts(sent, reports, gate),
         horizon_days=plan.horizon_days,
-        expected_conversions=sum(p.probability for p in reached),
+        expected_conversions=gate.amount(sum(p.probability for p in reached), 0.0),
         converts=plan.converts,
         reached=figures if len(reached) == len(sent) else actions.figures(actions.rows(reached)),
         sent=figures,
         held_out=control,
-        other_people=actions.figures(others, addressed=False) if "others" in tellable else None,
-        effect=_effect(figures, control),
+        other_people=actions.figures(others, addressed=False),
+        effect=_effect(gate, figures, control, actions.converted[rows], actions.converted[control_rows]),
         revenue_effect=revenue_effect,
-        segments=segments,
-        untold_segments=n_untold,
+        segments=_segments(actions, parts),
         words=(),
     )
-    return replace(outcome, words=conclusions(outcome, actions.floor, workspace.settings.locale))
+    return replace(outcome, words=conclusions(outcome, gate.floor, workspace.settings.locale))
 
 
 Reports = Collection[tuple[str, str, MessageEventKind]]
@@ -264,15 +262,16 @@ def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachB
     return {name: ReachBasis.DELIVERED if name in reported else ReachBasis.EXPORTED for name in channels}
 
 
-def _message_counts(sent: People, reports: Reports) -> dict[str, int]:
+def _message_counts(sent: People, reports: Reports, gate: FigureGate) -> dict[str, int | None]:
     names = {(p.user_id, p.channel) for p in sent}
     counts = Counter(kind for name, channel, kind in reports if (name, channel) in names)
-    return {kind.value: counts[kind] for kind in MessageEventKind if counts[kind]}
+    reported = {kind: counts[kind] if gate.is_exact else gate.people(counts[kind], kind) for kind in counts}
+    return {kind.value: reported[kind] for kind in MessageEventKind if counts[kind]}
 
 
-def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime) -> _WindowActions:
-    plan, gate = campaign.plan, campaign.workspace.gate()
-    data = gate.dataset(Purpose.ANALYTICS)
+def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> _WindowActions:
+    plan, policy = campaign.plan, campaign.workspace.gate()
+    data = policy.dataset(Purpose.ANALYTICS)
     items = data.item_rows(list(plan.items))
     events = of_actions(data.events, [Action(name) for name in plan.converts])
     in_window = (events.at >= start.timestamp()) & (events.at < end.timestamp())
@@ -283,40 +282,15 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime) -> _
     channel = {p.user_id: p.channel for p in plan.people}
     unsubscribed = np.zeros(data.n_users, bool)
     for channel_name, purpose in CHANNEL_PURPOSE.items():
-        agreed = np.array(gate.permits_each(names, purpose), bool)
+        agreed = np.array(policy.permits_each(names, purpose), bool)
         unsubscribed |= np.array([channel.get(name) == channel_name for name in names], bool) & ~agreed
     return _WindowActions(
         data=data,
         converted=np.bincount(events.user, minlength=data.n_users) > 0,
         revenue=np.bincount(purchases.user, paid, minlength=data.n_users).astype(np.float64),
         unsubscribed=unsubscribed,
-        floor=campaign.workspace.policy.group_floor,
-        releases=Releases(campaign.workspace),
-        topic=f"campaign {plan.campaign_id} {min(end, utc(log_end(campaign.workspace) or 0)).isoformat()}",
+        gate=gate,
     )
-
-
-def _tellable(
-    actions: _WindowActions,
-    sent: People,
-    held_out: People,
-    reached: People,
-    others: NDArray[np.int64],
-    parts: Mapping[str, Mapping[str, BothSides]],
-) -> set[str]:
-    """Which groups of a report may be told together: "sent", "held out", "reached", "others", and `_part_name`s."""
-    groups = {"sent": sent, "held out": held_out, "reached": reached}
-    for by in WAYS:
-        for name, both in parts.get(by, {}).items():
-            groups |= {_part_name(by, name, side): people for side, people in enumerate(both)}
-    names = {group: [p.user_id for p in people] for group, people in groups.items()}
-    names["others"] = actions.data.users["user_id"].gather(others).to_list()
-    figures = actions.releases.figures(names, topic=actions.topic)
-    return {name for name, figure in figures.items() if figure.people is not None and figure.is_exact}
-
-
-def _part_name(by: str, name: str, side: int) -> str:
-    return f"{by}\0{name}\0{side}"
 
 
 def converted_in_window(
@@ -324,43 +298,44 @@ def converted_in_window(
 ) -> NDArray[np.float64]:
     """Whether each of these people did within the window what the campaign was for, 0 or 1, (n,); NaN for who has not
     agreed to be counted."""
-    actions = _window_actions(campaign, start, end)
+    actions = _window_actions(campaign, start, end, FigureGate(campaign.workspace))
     rows = actions.data.user_rows(list(names))
     return np.where(rows >= 0, actions.converted[np.maximum(rows, 0)], np.nan).astype(np.float64)
 
 
-def _effect(figures: GroupFigures | None, control: GroupFigures | None) -> ConfidenceInterval | None:
+def _effect(
+    gate: FigureGate,
+    figures: GroupFigures | None,
+    control: GroupFigures | None,
+    converted: NDArray[np.bool_],
+    control_converted: NDArray[np.bool_],
+) -> ConfidenceInterval | None:
+    """The difference of the two rates as they are reported. converted: of the people of each group."""
     if figures is None or control is None:
         return None
-    return difference(figures.converted, figures.people, control.converted, control.people)
+    hits, control_hits = int(converted.sum()), int(control_converted.sum())
+    exact = difference(hits, len(converted), control_hits, len(control_converted))
+    return gate.moved(exact, figures.rate.value - control.rate.value)
 
 
 def _segments(
-    actions: _WindowActions, parts_by_way: Mapping[str, Mapping[str, BothSides]], tellable: Collection[str]
-) -> tuple[tuple[SegmentFigures, ...], int]:
-    """Every way to divide the people, and how many parts are not told; small parts are told together, and what stays
-    small is not told.
+    actions: _WindowActions, parts_by_way: Mapping[str, Mapping[str, BothSides]]
+) -> tuple[SegmentFigures, ...]:
+    """Every way to divide the people; a part below the floor is left out.
 
-    The parts of the holdout are told only where all of them are large enough: a small one could be had by subtraction.
+    The parts of the holdout are reported only where all of them are large enough: subtraction would give a small one.
     """
-    segments, n_untold = [], 0
+    segments = []
     for by, parts in parts_by_way.items():
-        figures = {
-            name: [
-                actions.figures(actions.rows(people)) if _part_name(by, name, side) in tellable else None
-                for side, people in enumerate(both)
-            ]
-            for name, both in parts.items()
-        }
-        comparable = all(control is not None for _, control in figures.values())
+        rows = {name: [actions.rows(people) for people in both] for name, both in parts.items()}
+        figures = {name: [actions.figures(side, is_part=True) for side in both] for name, both in rows.items()}
+        is_comparable = all(control is not None for _, control in figures.values())
         for name, (group, control) in figures.items():
             if group is not None:
-                control = control if comparable else None
-                effect = _effect(group, control)
+                control = control if is_comparable else None
+                effect = _effect(actions.gate, group, control, *(actions.converted[side] for side in rows[name]))
                 segments.append(SegmentFigures(by=by, name=name, reached=group, held_out=control, effect=effect))
-            elif len(parts[name][0]) >= actions.floor:
-                n_untold += 1
-    return tuple(segments), n_untold
+    return tuple(segments)
 
 
 # --- segments --------------------------------------------------------------------------------------------------------
@@ -433,8 +408,6 @@ def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str,
         words.append(sentences["window_open"].format(**days))
     if outcome.not_counted:
         words.append(sentences["not_counted"].format(n=outcome.not_counted))
-    if outcome.untold_segments:
-        words.append(sentences["untold_segments"].format(n=outcome.untold_segments, floor=floor))
     if any(segment.effect is not None for segment in outcome.segments):
         words.append(sentences["many_segments"])
     if outcome.sent is not None and outcome.other_people is not None and effect is not None:

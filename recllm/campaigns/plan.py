@@ -46,7 +46,6 @@ from recllm.errors import DataError, NotFittedError, NothingToDo, UsageError
 from recllm.features.item_vectors import basics_of
 from recllm.jobs.ad_copy import effect_model, may_be_modelled, open_generator
 from recllm.jobs.effects import effects_of, saved_effects
-from recllm.jobs.group_figures import group_teller, unconsented_people
 from recllm.jobs.occasions import cases_of
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import contact_records, first_channels
@@ -55,8 +54,8 @@ from recllm.occasions.detect import ItemStates, Shop
 from recllm.recommender.registry import current
 from recllm.schema import Generator, Objective, Occasion
 from recllm.text.templates import language
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.privacy import PolicyGate
-from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ URL_VARIABLE = "RECLLM_LLM_URL"
 
 LANGUAGE_BASICS = ("language", "locale", "lang", "语言")
 """Basics that say which of a campaign's locales a person reads."""
+
+REACHABLE = "reachable"
 
 _logger = logging.getLogger(__name__)
 
@@ -304,8 +305,7 @@ def audience_of(
 ) -> Audience:
     """Whom a campaign would address, without planning it; the errors are those of `plan_campaigns`."""
     grown, pool = _pool(recommender, file, workspace)
-    tell = group_teller(workspace, recommender)
-    return build_audience(grown, pool, _cut(pool, file), file.id, explain_first=None if explain else 0, tell=tell)
+    return build_audience(grown, pool, _cut(pool, file), file.id, None if explain else 0, figures=FigureGate(workspace))
 
 
 def _cut(pool: EligiblePool, file: CampaignFile) -> Selection:
@@ -391,9 +391,8 @@ def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
 
 @dataclass(frozen=True, kw_only=True)
 class ReachCount:
-    """About how many people a campaign could reach, before the likeliest of them are chosen: every number is an
-    estimate, see `recllm.workspace.releases`, and None for fewer people than the policy's floor. All people of the shop
-    are about reachable + sum of `excluded`."""
+    """How many people a campaign could reach, before the likeliest of them are chosen; see `recllm.workspace.figures`
+    for what a caller gets. All people of the shop are about reachable + sum of `excluded`."""
 
     reachable: int | None
     channels: Mapping[str, int | None]
@@ -404,11 +403,15 @@ class ReachCount:
     """Items that the campaign is for; 0 for one about a text."""
     rule: Mapping[PeopleRule, int | None]
     """The rule over people and each of its conditions alone -> people who agreed and meet it."""
+    next_on: datetime | None = None
+    """When new groups are counted again; None while the caller has budget."""
 
 
-def count_reachable(workspace: Workspace, recommender: Recommender, file: CampaignFile) -> ReachCount:
-    """Estimates in a moment, because nobody's probability is asked. Raises `UsageError` for an unknown item or an empty
-    category, `PolicyError` for a sensitive target."""
+def count_reachable(
+    workspace: Workspace, recommender: Recommender, file: CampaignFile, figures: FigureGate | None = None
+) -> ReachCount:
+    """Counted in a moment, without scores. figures: what the caller may learn of groups; None for the owner of the
+    machine. Raises `UsageError` for an unknown item or an empty category, `PolicyError` for a sensitive target."""
     section, gate = file.target, workspace.gate()
     items, rules = np.zeros(0, np.int64), _exclusions(file, workspace)
     if section.occasion is not None:
@@ -429,18 +432,25 @@ def count_reachable(workspace: Workspace, recommender: Recommender, file: Campai
     for name, channel in zip(names, first_channels(gate, names, file.personal_channels), strict=True):
         if channel:
             members.setdefault(channel, []).append(name)
-    users, estimate = recommender.dataset.users[USER_COLUMN], Releases(workspace).estimate
-    excluded = {reason: users.gather(np.flatnonzero(mask)).to_list() for reason, mask in masks.items() if mask.any()}
-    if unconsented := unconsented_people(workspace, recommender):
-        excluded[ExclusionReason.NO_CONSENT] = [*excluded.get(ExclusionReason.NO_CONSENT, ()), *unconsented]
+    users, figures = recommender.dataset.users[USER_COLUMN], figures or FigureGate(workspace)
+
+    excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
+    if unconsented := figures.unconsented(users):
+        no_consent = ExclusionReason.NO_CONSENT.value
+        excluded[no_consent] = excluded.get(no_consent, 0) + unconsented
     visible = ~masks[ExclusionReason.NO_CONSENT]
-    rule = {} if match is None else {part: match.masks[part] & visible for part in match.counts(visible)}
+    conditions = {} if match is None else match.counts(visible)
+    question = file.model_dump_json(include={"target", "limits", "channels"})
+    cells = figures.sizes(question, {REACHABLE: len(names), **excluded}, disjoint=True)
+    channels = figures.sizes(question, {name: len(people) for name, people in members.items()}, disjoint=True)
+    rule = figures.sizes("rule", {part.model_dump_json(): n for part, n in conditions.items()})
     return ReachCount(
-        reachable=estimate(names),
-        channels={channel: estimate(people) for channel, people in members.items()},
-        excluded={reason.value: estimate(people) for reason, people in excluded.items()},
+        reachable=cells.people[REACHABLE],
+        channels=channels.people,
+        excluded={reason: cells.people[reason] for reason in excluded},
         items=len(items),
-        rule={part: estimate(users.gather(np.flatnonzero(mask)).to_list()) for part, mask in rule.items()},
+        rule={part: rule.people[part.model_dump_json()] for part in conditions},
+        next_on=cells.next_on or channels.next_on or rule.next_on,
     )
 
 
@@ -474,8 +484,8 @@ def _narrowed(
 def _planned(
     file: CampaignFile, recommender: Recommender, pool: EligiblePool, selection: Selection, workspace: Workspace
 ) -> Recipients:
-    tell, scores = group_teller(workspace, recommender), pool.scores
-    audience = build_audience(recommender, pool, selection, file.id, explain_first=0, tell=tell)
+    scores = pool.scores
+    audience = build_audience(recommender, pool, selection, file.id, explain_first=0, figures=FigureGate(workspace))
     ranks = np.concatenate([selection.addressed, selection.holdout])
     ranks = ranks[np.argsort(-scores.score[ranks], kind="stable")]
     held_out = np.isin(ranks, selection.holdout)

@@ -249,7 +249,7 @@ def audience(
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
     from recllm.jobs.serve import find_audience
     from recllm.workspace.audit import AuditAction
-    from recllm.workspace.releases import LISTS_TELL
+    from recllm.workspace.figures import LISTS_TELL
 
     choice = OfferChoice(intent=intent, objective=objective, effects=effects, sure=sure)
     if campaign is not None and campaign.endswith(".toml"):

@@ -85,6 +85,7 @@ def audience(
     """Who to reach: the people of recllm audience, counted shard by shard; without reasons."""
     from recllm.documents import guarded, write_csv
     from recllm.jobs.batch import choose_audience
+    from recllm.workspace.figures import FigureGate
 
     limits = {"size": size, "budget": budget, "cost": cost, "margin": margin, "holdout": holdout, "salt": salt}
     exclusions = {"bought_days": bought_days, "frequency_cap": frequency_cap}
@@ -92,7 +93,7 @@ def audience(
     options = limits | exclusions | target | {"intent": intent, "objective": objective}
     with open_shop(workspace) as shop:
         run, document, lines = _run(shop, "audience", options, batch, model)
-        members, names = choose_audience(run, shop.policy), ids_by_pseudonym(shop, ids)
+        members, names = choose_audience(run, FigureGate(shop).floor), ids_by_pseudonym(shop, ids)
     if csv:
         rows = (
             (guarded(names.get(user, user)), f"{probability:.6f}", guarded(item_id or ""))
@@ -266,7 +267,7 @@ def _check(result: BatchResult) -> None:
 
 
 def _show(document: dict[str, Any], lines: list[str], json: bool) -> None:
-    from recllm.workspace.releases import LISTS_TELL
+    from recllm.workspace.figures import LISTS_TELL
 
     show(document, lines, json=json)
     note(LISTS_TELL)

@@ -121,7 +121,7 @@ def export(
     from recllm.audiences.audience import counts_in_words
     from recllm.campaigns.export import export_campaign
     from recllm.workspace.audit import AuditAction
-    from recllm.workspace.releases import LISTS_TELL
+    from recllm.workspace.figures import LISTS_TELL
 
     with open_shop(workspace) as shop:
         done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))

@@ -162,7 +162,7 @@ def create(
     name: Annotated[str, typer.Option(help="Who uses the key.")],
     scope: Annotated[
         list[str],
-        typer.Option(help="recommend, events, marketing, privacy, metrics, console or admin; may be repeated."),
+        typer.Option(help="recommend, events, marketing, people, privacy, metrics, console or admin; may be repeated."),
     ],
     workspace: WorkspaceDir,
     json: Json,

@@ -14,10 +14,9 @@ from recllm.schema import AdCopy, Check
 
 
 def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:
-    """A number of people, as far as it may be told: fewer than the policy's floor are said to be so, on the page and
-    with an empty cell in the file. Nobody is 0. None is what may not be told: few, or too near to earlier
-    figures; of an estimate, few."""
-    floor = visit.workspace.policy.group_floor
+    """A number of people; below the floor the page says so, and the cell of the file is empty. None is no figure: few
+    people, or no budget; of an estimate, few people."""
+    floor = visit.figures.floor
     if n is None and not is_estimate:
         return TableCell(value=None, text=visit.say("items.untold", floor=floor))
     if n is None or 0 < n < floor:

@@ -79,7 +79,6 @@ from recllm.files import safe_id
 from recllm.service.background import ENDED, Job
 from recllm.service.marketing import order_plan
 from recllm.workspace.keys import Scope
-from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -337,7 +336,7 @@ def campaign_values(visit: Visit, campaign_id: str, state: PageState) -> dict[st
         "texts_of_form": {**saved, **state.typed},
         "zone": workspace.settings.timezone or "UTC",
         "acts": act_lines(history(workspace, campaign_id)),
-        "floor": workspace.policy.group_floor,
+        "floor": visit.figures.floor,
         "categories": categories(visit) if stage is not CampaignStage.EXPORTED else [],
         "has_old_plan": (workspace.root / "campaigns" / campaign_id / "plan.json").exists(),
         "plan": None,
@@ -409,15 +408,20 @@ def plan_values(visit: Visit, campaign: OpenCampaign, state: PageState) -> dict[
     statuses = Counter(decision.action for decision in states.values())
     waiting = [name for name, d in states.items() if d.action in (TextStatus.DRAFT, TextStatus.EDITED)]
     passing = [name for name in waiting if not states[name].failures and not states[name].warnings]
-    channels, floor = Counter(person.channel for person in addressed), visit.workspace.policy.group_floor
+    channels, figures = Counter(person.channel for person in addressed), visit.figures
     buyers = expected_buyers([person.probability for person in addressed])
     return {
         "plan": plan,
-        "people": len(addressed),
-        "held_out": len(plan.held_out),
-        "channels": {name: n for name, n in channels.most_common() if n >= floor},
+        "people": figures.people(len(addressed), plan.campaign_id, "addressed") or 0,
+        "held_out": figures.people(len(plan.held_out), plan.campaign_id, "held out") or 0,
+        "channels": {
+            n: people for n, k in channels.most_common() if (people := figures.people(k, plan.campaign_id, n))
+        },
         "items": items_table(visit, campaign),
-        "excluded": excluded_table(visit, left_out(plan.excluded)),
+        "excluded": excluded_table(
+            visit,
+            left_out({name: n and figures.people(n, plan.campaign_id, name) for name, n in plan.excluded.items()}),
+        ),
         "traits": traits_table(visit, plan.group),
         "statuses": {status.value: n for status, n in statuses.items()},
         "waiting": waiting,
@@ -436,7 +440,9 @@ def items_table(visit: Visit, campaign: OpenCampaign) -> ConsoleTable:
     """The items that most people get; the file has all of them."""
     counts = Counter(person.item_id for person in campaign.plan.addressed)
     titles = {name: item.title for name, item in campaign.catalogue.items.items()}
-    rows = [(titles.get(name, name), name, count_cell(visit, n)) for name, n in counts.most_common()]
+    figures, plan_id = visit.figures, campaign.plan.campaign_id
+    reported = {name: figures.people(n, plan_id, name) for name, n in counts.most_common()}
+    rows = [(titles.get(name, name), name, count_cell(visit, n, is_estimate=True)) for name, n in reported.items()]
     return ConsoleTable(
         name="items",
         title=visit.say("campaigns.steps.what"),
@@ -457,8 +463,7 @@ def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]
 
 def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
     """Other campaigns that wait to be sent, with about how many people both address; none under the policy's floor."""
-    estimate = Releases(visit.workspace).estimate
-    addressed_ids, pairs = {person.user_id for person in campaign.plan.addressed}, []
+    addressed_ids, common = {person.user_id for person in campaign.plan.addressed}, {}
     for folder in sorted((visit.workspace.root / "campaigns").glob("*/plan.json")):
         name = folder.parent.name
         if name.startswith(".") or name == campaign.plan.campaign_id or (folder.parent / "exports.jsonl").exists():
@@ -467,10 +472,10 @@ def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
             plan = read_plan(CampaignFolder.of(visit.workspace.root, name))
         except RecllmError:  # a damaged plan is told on its own page
             continue
-        n = estimate(sorted(addressed_ids & {person.user_id for person in plan.addressed}))
-        if n is not None and n >= visit.workspace.policy.group_floor:
-            pairs.append((name, n))
-    return pairs
+        if names := addressed_ids & {person.user_id for person in plan.addressed}:
+            common[name] = len(names)
+    sizes = visit.figures.sizes(("overlap", campaign.plan.campaign_id), common)
+    return [(name, n) for name, n in sizes.people.items() if n is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -619,7 +624,7 @@ def count_values(visit: Visit, audience: AudienceCount) -> dict[str, Any]:
         "count": audience,
         "count_excluded": count_excluded(visit, audience),
         "count_conditions": count_conditions(visit, audience),
-        "floor": visit.workspace.policy.group_floor,
+        "floor": visit.figures.floor,
         "sentence": lambda rule: sentence(visit, rule),
     }
 
@@ -687,7 +692,7 @@ def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> 
         if not everybody.is_open:
             open_everybody(visit)
             return AudienceCount(opening=True)
-        reach = count_reachable(workspace, everybody.recommender(), file)
+        reach = count_reachable(workspace, everybody.recommender(), file, visit.figures)
     except PolicyError as error:
         return AudienceCount(problem=visit.problem_text(error))
     except (UsageError, DataError) as error:
@@ -709,6 +714,7 @@ def open_everybody(visit: Visit) -> None:
 async def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Have the people chosen and the texts written, in the background."""
     visit.require(Scope.MARKETING)
+    visit.require(Scope.PEOPLE)
 
     def ordered() -> Job:
         revision, anew = text_of(form, "revision"), text_of(form, "anew") == "yes"
@@ -950,7 +956,7 @@ async def _export_page(
             "revision": campaign.revision,
             "was_exported": campaign.folder.exports.exists(),
             "share": campaign.plan.holdout,
-            "floor": visit.workspace.policy.group_floor,
+            "floor": visit.figures.floor,
         }
 
     values_of_page = await visit.run(values)
@@ -968,6 +974,7 @@ async def _export_page(
 async def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Write the lists of one campaign and hand them over as one archive; logged as sent. Nothing of it stays here."""
     visit.require(Scope.MARKETING)
+    visit.require(Scope.PEOPLE)
     file = form.get("ids")
     content = await file.read(MAX_IDS_BYTES + 1) if isinstance(file, UploadFile) and file.filename else b""
 
@@ -1016,9 +1023,9 @@ def _shops_ids(visit: Visit, content: bytes) -> dict[str, str]:
 
 def outcome_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any] | None:
     """What an exported campaign brought: sentences, figures and a picture."""
-    outcome = campaign_outcome(campaign)
-    floor = visit.workspace.policy.group_floor
-    words = conclusions(outcome, floor, visit.language)
+    figures, question = visit.figures, ("campaign", campaign.plan.campaign_id)
+    outcome = visit.shop.once_a_day(figures, question, lambda: campaign_outcome(campaign, figures))
+    words = conclusions(outcome, visit.figures.floor, visit.language)
     variants = [segment for segment in outcome.segments if segment.by == "variant"]
     others = [s for s in outcome.segments if s.by in ("channel", "likelihood", "category", "reason")]
     return {

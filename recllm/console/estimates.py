@@ -77,12 +77,13 @@ def estimate_values(visit: Visit, version: str, metric: Metric) -> dict[str, Any
 
 def _result(visit: Visit, report: OffPolicyReport) -> dict[str, Any]:
     people, floor = report.serving.people, visit.workspace.policy.group_floor
+    difference = None if people < floor else _difference(visit, report)
     outside = max(estimate.outside_support for estimate in report.candidate)
     verdict = EstimateVerdict.FEW_PEOPLE if people < floor else verdict_of(report)
     return {
         "verdict": verdict,
-        "people": people,
-        "difference": None if verdict is EstimateVerdict.FEW_PEOPLE else _difference(report),
+        "people": visit.figures.people(people, "estimate"),
+        "difference": difference,
         "outside": outside,
         "is_much_outside": outside >= MUCH_OUTSIDE,
         "estimates": None if verdict is EstimateVerdict.FEW_PEOPLE else estimates_table(visit, report),
@@ -98,13 +99,13 @@ def verdict_of(report: OffPolicyReport) -> EstimateVerdict:
     return EstimateVerdict.BETTER if is_more is not (report.metric is Metric.DISMISSALS) else EstimateVerdict.WORSE
 
 
-def _difference(report: OffPolicyReport) -> dict[str, float] | None:
+def _difference(visit: Visit, report: OffPolicyReport) -> dict[str, float] | None:
     """Answers per 1,000 items shown, with the ends of the range; None without one."""
     interval = report.difference_interval
     if interval is None:
         return None
-    parts = {"value": report.difference, "low": interval.low, "high": interval.high}
-    return {name: 1_000 * part for name, part in parts.items()}
+    reported = visit.figures.interval(ConfidenceInterval(report.difference, interval.low, interval.high), "difference")
+    return {name: 1_000 * getattr(reported, name) for name in ("value", "low", "high")}
 
 
 def estimates_table(visit: Visit, report: OffPolicyReport) -> ConsoleTable:
@@ -113,9 +114,9 @@ def estimates_table(visit: Visit, report: OffPolicyReport) -> ConsoleTable:
     def row(name: str, estimate: ValueEstimate) -> TableRow:
         return (
             TableCell(value=name, text=visit.say(f"estimates.estimator.{name.replace(' ', '_')}")),
-            _ranged(estimate.value, estimate.interval),
+            _ranged(visit, estimate.value, estimate.interval),
             estimate.outside_support,
-            *(estimate.effective_sample_size, estimate.rows, estimate.people),
+            *(estimate.effective_sample_size, estimate.rows, visit.figures.people(estimate.people, "estimate")),
         )
 
     number = CellKind.NUMBER
@@ -142,7 +143,8 @@ def estimates_table(visit: Visit, report: OffPolicyReport) -> ConsoleTable:
     )
 
 
-def _ranged(value: float, interval: Interval | None) -> TableCell | ConfidenceInterval:
+def _ranged(visit: Visit, value: float, interval: Interval | None) -> TableCell | ConfidenceInterval:
     if interval is None:
         return TableCell(value=None)
-    return ConfidenceInterval(value, interval.low, interval.high)
+    range_of_value = ConfidenceInterval(value, interval.low, interval.high)
+    return visit.figures.interval(range_of_value, "value")

@@ -34,10 +34,11 @@ from recllm.jobs.experiments import (
     experiment_course,
     find_experiment,
     list_experiments,
+    reported_experiment,
     start_experiment,
     stop_experiment,
 )
-from recllm.jobs.feedback import ShownOutcome
+from recllm.jobs.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.jobs.load import feedback_report
 from recllm.metrics import ConfidenceInterval
 from recllm.schema import ReportBy
@@ -323,7 +324,11 @@ async def experiment_page(visit: TheVisit, name: str) -> Response:
 def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
     stored = find_experiment(visit.workspace, name)
     experiment, at = stored.experiment, utc(present(visit.workspace))
-    looks = experiment_course(visit.workspace, name)
+
+    def reported() -> list[ExperimentLook]:
+        return [reported_experiment(look, visit.figures) for look in experiment_course(visit.workspace, name)]
+
+    looks = visit.shop.once_a_day(visit.figures, ("course", name, stored.revision), reported)
     latest, metric = looks[-1], Metric(experiment.metric)
     guard = Metric(experiment.guard) if experiment.guard else None
     comparisons = [
@@ -340,7 +345,7 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
         "as_planned": latest.report is None or latest.report.sample_ratio.verdict is RatioVerdict.AS_PLANNED,
         "comparisons": comparisons,
         "figures": [comparison.figures for comparison in comparisons],
-        "overall": overall(comparisons),
+        "overall": VariantAdvice.FEW if None in latest.people.values() else overall(comparisons),
         "charts": [course_chart(visit, stored, looks, c.variant) for c in comparisons],
         "floor": visit.workspace.policy.group_floor,
         "min_people": MIN_PEOPLE,
@@ -349,12 +354,12 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
 
 def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentLook) -> ConsoleTable:
     """Who was planned to be in each variant, and who is."""
-    total, floor = sum(latest.people.values()), visit.workspace.policy.group_floor
+    total, floor = sum(n or 0 for n in latest.people.values()), visit.workspace.policy.group_floor
     share = CellKind.SHARE
 
     def row(variant: Variant) -> TableRow:
         n = latest.people[variant.name]
-        real_share = n / total if total and n >= floor else None
+        real_share = n / total if n is not None and n >= floor else None
         words = treatment_words(visit, stored.treatments[variant.name])
         return variant.name, words, variant.weight, real_share, count_cell(visit, n)
 
@@ -381,7 +386,7 @@ def overall(comparisons: Sequence[Comparison]) -> VariantAdvice:
 def compared(visit: Visit, stored: SlateExperiment, look: ExperimentLook, comparison: VariantComparison) -> Comparison:
     experiment = stored.experiment
     assert look.report is not None  # noqa: S101 - it has this comparison
-    fewest = min(look.people[experiment.control.name], look.people[comparison.variant])
+    fewest = min(look.people[name] or 0 for name in (experiment.control.name, comparison.variant))
     if look.report.sample_ratio.verdict is RatioVerdict.MISMATCH:
         advice = VariantAdvice.MISMATCH
     elif fewest < MIN_PEOPLE:
@@ -599,9 +604,15 @@ def report_table(visit: Visit, outcomes: Sequence[ShownOutcome], by: ReportBy) -
 
 def large_groups(visit: Visit, by: ReportBy, days: float) -> tuple[list[ShownOutcome], int]:
     """The groups of the report that are told, and how many are of too few people."""
-    outcomes = feedback_report(visit.workspace, by=by, window_days=days)
-    large = [outcome for outcome in outcomes if outcome.people >= visit.workspace.policy.group_floor]
-    return large, len(outcomes) - len(large)
+    figures, floor = visit.figures, visit.workspace.policy.group_floor
+    window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
+
+    def reported() -> tuple[list[ShownOutcome], int]:
+        outcomes = feedback_report(visit.workspace, by=by, window_days=window)
+        large = [outcome for outcome in outcomes if outcome.people >= floor]
+        return list(reported_outcomes(large, figures)), len(outcomes) - len(large)
+
+    return visit.shop.once_a_day(figures, ("report page", by, window), reported)
 
 
 def report_charts(visit: Visit, outcomes: Sequence[ShownOutcome], by: ReportBy) -> list[Mapping[str, Any]]:

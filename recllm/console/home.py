@@ -16,6 +16,7 @@ from recllm.console.pages import ConsoleSection, TheVisit, Visit, history
 from recllm.console.tables import CellKind, ConsoleTable, TableColumn
 from recllm.data.dataset import utc
 from recllm.jobs.experiments import list_experiments, running_experiment
+from recllm.jobs.feedback import ShownOutcome, reported_outcomes
 from recllm.workspace.workspace import present
 
 router = APIRouter()
@@ -34,6 +35,8 @@ async def home_page(visit: TheVisit) -> Response:
             counts = reader.counts()
         return {
             "figures": figures,
+            "people": {} if figures is None else people_counts(visit, figures),
+            "outcomes": [] if figures is None else shown_lines(visit, figures),
             "counts": counts,
             "chart": None if figures is None else buyers_chart(visit, figures),
             "waiting": waiting_work(visit.workspace),
@@ -54,13 +57,30 @@ async def home_page(visit: TheVisit) -> Response:
     )
 
 
+def people_counts(visit: Visit, figures: ShopFigures) -> Mapping[str, int | None]:
+    """Customers in all, by purpose that they agreed to, and who is due or quiet."""
+    counts = {"all": figures.people, "due": len(figures.due), "quiet": len(figures.quiet)}
+    counts |= {purpose.value: n for purpose, n in figures.agreed.items()}
+    return {name: visit.figures.people(n, "home", name) for name, n in counts.items()}
+
+
+def shown_lines(visit: Visit, figures: ShopFigures) -> list[tuple[str, str, ShownOutcome | None]]:
+    """Which days, the model, and the outcomes of what was shown; None for those of few customers."""
+    floor, days = visit.workspace.policy.group_floor, {"yesterday": figures.yesterday, "recent": figures.outcomes}
+    return [
+        (key, o.name, next(iter(reported_outcomes([o], visit.figures)), None) if o.people >= floor else None)
+        for key, outcomes in days.items()
+        for o in outcomes
+    ]
+
+
 def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None:
     """People who bought, day by day, as a picture and a table; None where nobody did, or on a day fewer than the
     policy's floor."""
-    counts, floor = [n for _, n in figures.buyers_by_day], visit.workspace.policy.group_floor
-    if not any(counts) or any(0 < n < floor for n in counts):
+    buyers = [(day, n and visit.figures.people(n, "buyers", day)) for day, n in figures.buyers_by_day]
+    if not any(n for _, n in buyers) or any(n is None for _, n in buyers):
         return None
-    points = [(float(n), float(count)) for n, count in enumerate(counts, 1)]
+    points = [(float(day), float(n or 0)) for day, (_, n) in enumerate(buyers, 1)]
     title = visit.say("home.chart", days=CHART_DAYS)
     line = Line(name=visit.say("home.buyers"), points=points, marked=True)
     chart = LineChart(
@@ -73,6 +93,6 @@ def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None
             TableColumn(name="day", label=visit.say("home.date"), kind=CellKind.DAY),
             TableColumn(name="people", label=visit.say("home.buyers"), kind=CellKind.NUMBER),
         ),
-        rows=figures.buyers_by_day,
+        rows=buyers,
     )
     return {"picture": visit.picture(chart), "table": table, "caption": ""}

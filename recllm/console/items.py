@@ -39,8 +39,6 @@ SIMILAR_ITEMS = 8
 SIMILAR_DEPTH = 200
 """Nearest items among which so many of other names are looked for."""
 AUDIENCE_SIZE = 500
-ITEM_PAGES = "item pages"
-"""Topic of the figures of an item's likeliest people: whoever looks at pages takes no figures from campaigns."""
 FILE_ITEMS = 1_000
 """Items of a file that are read at once."""
 
@@ -93,7 +91,7 @@ async def audience_page(visit: TheVisit, item_id: str) -> Response:
                 visit.workspace,
                 AudienceRequest(items=(item_id,), limits=AudienceLimits(size=AUDIENCE_SIZE, holdout=0), explain=False),
                 recommender=visit.shop.everybody.recommender(),
-                topic=ITEM_PAGES,
+                figures=visit.figures,
             )
             actions = [visit.say(f"action.{action}") for action in audience.converts]
             values |= {
@@ -160,7 +158,7 @@ def matching_rows(recommender: Recommender, words: str) -> np.ndarray[Any, np.dt
 def item_lines(visit: Visit, recommender: Recommender, rows: np.ndarray[Any, np.dtype[np.int64]]) -> list[ItemLine]:
     items = recommender.dataset.items[rows.tolist()]
     buyers = recommender.population.stats.buyers_28[rows]
-    floor = visit.workspace.policy.group_floor
+    figures = visit.figures
     names = item_names(items, visit.language)
     return [
         ItemLine(
@@ -170,7 +168,7 @@ def item_lines(visit: Visit, recommender: Recommender, rows: np.ndarray[Any, np.
             price=item["price"],
             currency=item["currency"],
             available=bool(item["available"]),
-            buyers=None if 0 < buyers[n] < floor else int(buyers[n]),
+            buyers=int(buyers[n]) and figures.people(int(buyers[n]), "buyers", item["item_id"]),
         )
         for n, item in enumerate(items.iter_rows(named=True))
     ]
@@ -215,14 +213,15 @@ def items_table(
 
 def sales_chart(visit: Visit, recommender: Recommender, row: int) -> Mapping[str, Any] | None:
     """Buyers of late beside the usual level, as a picture and a table; None where one of them is under the floor."""
-    stats, settings = recommender.population.stats, recommender.population.settings
-    floor = visit.workspace.policy.group_floor
-    windows = [
-        (settings.short_window_days, float(stats.buyers_7[row])),
-        (settings.window_days, float(stats.buyers_28[row])),
-        (settings.long_window_days, float(stats.buyers_91[row])),
-    ]
-    if any(count < floor for _, count in windows):
+    stats, settings, figures = recommender.population.stats, recommender.population.settings, visit.figures
+    counts = {
+        settings.short_window_days: stats.buyers_7[row],
+        settings.window_days: stats.buyers_28[row],
+        settings.long_window_days: stats.buyers_91[row],
+    }
+    reported = [(days, figures.people(int(n), "buyers", days, row)) for days, n in counts.items()]
+    windows = [(days, n) for days, n in reported if n is not None]
+    if len(windows) < len(reported):
         return None
     labels = [visit.say("items.window", days=int(days)) for days, _ in windows]
     bars = [

@@ -39,6 +39,7 @@ from recllm.service.callers import Service
 from recllm.service.capacity import RateLimit
 from recllm.service.live import LiveShop
 from recllm.workspace.audit import AuditAction, audit
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.keys import ApiKey, Scope
 from recllm.workspace.workspace import REPLAY_DAYS, Workspace, present
 
@@ -261,6 +262,12 @@ class Visit:
         if isinstance(visitor, ApiKey):
             return f"key:{visitor.key_id}"
         return f"console:{'this machine' if visitor is None else visitor.name}"
+
+    @property
+    def figures(self) -> FigureGate:
+        """What the visitor may learn of groups of customers."""
+        sees_people = self.may(Scope.PRIVACY) or self.may(Scope.PEOPLE)
+        return FigureGate(self.workspace, None if sees_people else self.actor)
 
     def remember(self, act: str, *, subject: str | None = None, **facts: object) -> None:
         """Write to the shop's history what was done, by whom and when, and to the audit log. facts: counts and names,

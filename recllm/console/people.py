@@ -163,7 +163,7 @@ async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=
     if kind not in RHYTHMS:
         raise HTTPException(404)
     people = () if figures is None else figures.due if kind == "due" else figures.quiet
-    is_small = len(people) < visit.workspace.policy.group_floor
+    is_small = len(people) < visit.figures.floor
     start = (page - 1) * LISTED_PEOPLE
 
     def row(person: PersonRhythm) -> TableRow:
@@ -175,7 +175,7 @@ async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=
         name=f"people-{kind}",
         title=visit.say(f"people.rhythm.{kind}"),
         columns=(
-            TableColumn(name="pseudonym", label=visit.say("people.person"), scope=Scope.MARKETING),
+            TableColumn(name="pseudonym", label=visit.say("people.person"), scope=Scope.PEOPLE),
             TableColumn(name="last_bought", label=visit.say("people.last_visit"), kind=CellKind.DAY),
             TableColumn(name="usual_days_between", label=visit.say("people.gap"), kind=CellKind.NUMBER, digits=1),
         ),

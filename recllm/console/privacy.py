@@ -59,7 +59,6 @@ def stored_table(visit: Visit) -> ConsoleTable:
         ("serving", _count((root / "serving").glob("*.safetensors")), None),
         ("vectors", _count((workspace.cache_dir / "vectors").glob(QUERY_CACHE_FILE)), None),
         ("fine_tuning", _count((workspace.cache_dir / "lora").glob("*")), limits.fine_tuning),
-        ("releases", store.n_releases(), workspace.policy.release_days),
         ("tombstones", len(store.tombstones()), None),
         ("audit", len(store.audit_entries()), None),
         ("certificates", _count((root / CERTIFICATES).glob("*.json")), limits.certificates),

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recllm.audiences.request import AudienceRequest
-    from recllm.policy import Policy
     from recllm.propensity.predict import Predictor
     from recllm.propensity.prediction import PredictionRequest
     from recllm.recommender.recommender import Recommender
@@ -679,10 +678,10 @@ class BatchAudience:
     expected_conversions: float
 
 
-def choose_audience(run: BatchRun, policy: Policy) -> BatchAudience:
+def choose_audience(run: BatchRun, floor: int) -> BatchAudience:
     """The people that `recllm audience` would address, from the files of a finished run.
 
-    Raises `PolicyError` for fewer people than the policy's floor, `DataError` where a file is missing.
+    Raises `PolicyError` for fewer people than the floor, `DataError` where a file is missing.
     """
     from recllm.audiences.assignment import check_floor, select
     from recllm.audiences.audience import target_name
@@ -693,7 +692,7 @@ def choose_audience(run: BatchRun, policy: Policy) -> BatchAudience:
     scores = UserScores(pool["score"].to_numpy(), np.full(len(pool), -1), probabilities)
     name = request.campaign or target_name(request.items, request.category)
     selection = select(scores, pool["user_id"].to_list(), name, request.limits)
-    check_floor(len(selection.addressed), policy.group_floor)
+    check_floor(len(selection.addressed), floor)
     return BatchAudience(
         people=pool[selection.addressed.tolist()],
         holdout=len(selection.holdout),

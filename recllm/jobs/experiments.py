@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -23,11 +23,13 @@ import polars as pl
 from recllm.data.dataset import utc
 from recllm.documents import FrozenModel, Share, Text, plain
 from recllm.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
-from recllm.experiments.effect import ExperimentReport, Moments, analyse
+from recllm.experiments.effect import Effect, ExperimentReport, Interval, Moments, Verdict, analyse
 from recllm.experiments.split import Experiment, Variant, in_global_holdout, variant_of
 from recllm.jobs.feedback import showings_with_answers
+from recllm.metrics import ConfidenceInterval
 from recllm.recommender.registry import versions
 from recllm.schema import Action, Purpose, RecommendRequest, Slate, SlateStatus
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -105,8 +107,8 @@ class ExperimentOutcome:
 
     experiment: Mapping[str, Any]
     """`SlateExperiment.document`."""
-    people: Mapping[str, int]
-    """By variant: who was shown something in it and may be counted."""
+    people: Mapping[str, int | None]
+    """By variant: who was shown something in it and may be counted; None below the floor."""
     days: float
     """From its start to its end, or to the present."""
     report: ExperimentReport | None = field(default=None)
@@ -294,7 +296,7 @@ class ExperimentLook:
     """What could be said of an experiment at one time."""
 
     until: datetime
-    people: Mapping[str, int]
+    people: Mapping[str, int | None]
     """By variant, as in `ExperimentOutcome`."""
     report: ExperimentReport | None
 
@@ -322,6 +324,49 @@ def experiment_course(
         people, report = _look(evidence, experiment, end)
         looks.append(ExperimentLook(until=end, people=people, report=report))
     return tuple(looks)
+
+
+Seen = TypeVar("Seen", ExperimentOutcome, ExperimentLook)
+
+
+def reported_experiment(outcome: Seen, figures: FigureGate) -> Seen:
+    """An outcome or look with the figures that a caller gets: no comparison while a variant is below the floor."""
+    floor = 0 if figures.caller is None else figures.part_floor
+    people = {name: n if n is not None and n >= floor else None for name, n in outcome.people.items()}
+    report = outcome.report if None not in people.values() else None
+    if report is not None and not figures.is_exact:
+        comparisons = tuple(
+            replace(
+                comparison,
+                metric=_reported_effect(comparison.metric, figures),
+                guard=comparison.guard and _reported_effect(comparison.guard, figures),
+            )
+            for comparison in report.comparisons
+        )
+        report = replace(report, comparisons=comparisons)
+        people = {name: n and figures.people(n, name) for name, n in people.items()}
+    return replace(outcome, people=people, report=report)
+
+
+def _reported_effect(effect: Effect, figures: FigureGate) -> Effect:
+    """The same with noise on the treatment's value, and half of it on the control's."""
+    fixed, always = (
+        ConfidenceInterval(effect.difference, interval.low, interval.high)
+        for interval in (effect.interval, effect.always_valid_interval)
+    )
+    difference = figures.interval(fixed, "effect").value
+    control = figures.amount(effect.control, (fixed.high - fixed.low) / 4, "control")
+    intervals = [figures.moved(interval, difference) for interval in (fixed, always)]
+    return replace(
+        effect,
+        control=control,
+        treatment=control + difference,
+        difference=difference,
+        relative_difference=difference / control if control else float("nan"),
+        interval=Interval(intervals[0].low, intervals[0].high),
+        always_valid_interval=Interval(intervals[1].low, intervals[1].high),
+        verdict=effect.verdict if intervals[1].excludes_zero else Verdict.UNDECIDED,
+    )
 
 
 def _span(workspace: Workspace, experiment: Experiment) -> tuple[datetime, datetime]:

@@ -10,13 +10,15 @@ too; an experiment tells an effect.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import polars as pl
 
 from recllm.metrics import ConfidenceInterval, share
 from recllm.schema import Action, ReportBy, Slate
+from recllm.workspace.figures import FigureGate
 
 SHOWN_KEY = ("user_id", "item_id", "request_id")
 FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
@@ -168,6 +170,34 @@ def shown_outcomes(
             )
         )
     return tuple(outcomes)
+
+
+WINDOWS = (1.0, 3.0, 7.0, 14.0, 28.0, 90.0, 365.0)
+"""Days that a caller without exact figures may choose: between two near windows lie the purchases of few customers."""
+
+
+def reported_outcomes(outcomes: Iterable[ShownOutcome], figures: FigureGate) -> tuple[ShownOutcome, ...]:
+    """The groups with the figures that a caller gets; only the owner of the machine gets groups below the floor."""
+    floor = 0 if figures.caller is None else figures.part_floor
+    return tuple(_reported(outcome, figures) for outcome in outcomes if outcome.people >= floor)
+
+
+def _reported(outcome: ShownOutcome, figures: FigureGate) -> ShownOutcome:
+    name, items = outcome.name, figures.count(outcome.items, "items", outcome.name)
+    counts: dict[str, Any] = {
+        column: figures.count(getattr(outcome, column), column, name) for column in ("showings", "requests", *ANSWERS)
+    }
+    return replace(
+        outcome,
+        people=figures.people(outcome.people, name) or 0,
+        ctr=figures.share(outcome.ctr, "ctr", name),
+        conversion=figures.share(outcome.conversion, "conversion", name),
+        returned=outcome.returned and figures.share(outcome.returned, "returned", name),
+        revenue=figures.amount(outcome.revenue, outcome.revenue / max(1, outcome.bought) ** 0.5, name),
+        items=items,
+        coverage=outcome.coverage and outcome.coverage * items / max(1, outcome.items),
+        **counts,
+    )
 
 
 def _rate(showings: pl.DataFrame, answer: str) -> ConfidenceInterval:

@@ -12,12 +12,11 @@ from recllm.data.catalogue import allowed_items, catalogue_rows
 from recllm.data.dataset import Dataset
 from recllm.data.order import refuse_steps
 from recllm.errors import PolicyError, UnknownIdError, UsageError
-from recllm.jobs.group_figures import group_teller
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.schema import Encoder, Profile, Purpose
 from recllm.text.items import item_names
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.privacy import PolicyGate
-from recllm.workspace.releases import PEOPLE
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -45,14 +44,13 @@ def find_audience(
     recommender: Recommender | None = None,
     version: str | None = None,
     locale: str | None = None,
-    topic: str = PEOPLE,
+    figures: FigureGate | None = None,
 ) -> Audience:
     """The people to reach: `recllm.audiences.audience.find_audience`, which tells the errors, for a workspace.
 
     Whoever has not agreed to the request's channel, or belongs to the global holdout, is left out too. Everybody who is
-    known and has not agreed to personalisation is counted among the excluded. What is told of groups besides the list
-    is compared with what was told before of the topic, see `recllm.workspace.releases`. Raises `UsageError` for a
-    channel that nobody can agree to.
+    known and has not agreed to personalisation is counted among the excluded. figures: what the caller may learn of
+    groups; None for the owner of the machine. Raises `UsageError` for a channel that nobody can agree to.
     """
     from recllm.audiences import audience
     from recllm.jobs.effects import effects_of
@@ -62,8 +60,14 @@ def find_audience(
     recommender = recommender or open_recommender(workspace, version=version, locale=locale, everybody=True)
     name = request.choice.effects
     effects = None if name is None else effects_of(workspace, name, recommender.dataset)
-    contacts, tell = contact_records(gate), group_teller(workspace, recommender, topic)
-    return audience.find_audience(recommender, request, agreed=agreed, contacts=contacts, effects=effects, tell=tell)
+    return audience.find_audience(
+        recommender,
+        request,
+        agreed=agreed,
+        contacts=contact_records(gate),
+        effects=effects,
+        figures=figures or FigureGate(workspace),
+    )
 
 
 def agreement(gate: PolicyGate, channel: str | None) -> Consents | None:

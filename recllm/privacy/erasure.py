@@ -34,7 +34,6 @@ from recllm.privacy.certificate import ErasureCertificate, TaintedModel, issue
 from recllm.recommender.registry import mark_tainted, taint_folder, taints
 from recllm.schema import Table
 from recllm.workspace.audit import AuditAction, audit, audit_each
-from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import CERTIFICATES, SNAPSHOT, UPLOADS, Workspace, restore_drafts
 
 logger = logging.getLogger(__name__)
@@ -100,7 +99,6 @@ def _erase(workspace: Workspace, certificate_id: str, names: Sequence[str], acto
     with store.load(Table.CONSENT, load_id=secrets.token_hex(16), source="erasure") as load:
         rows = load.erase_users(subjects)
     rows.pop("restrictions", None)  # what `bury` put, so that nothing of theirs was used meanwhile
-    rows["release_people"] = Releases(workspace).forget(subjects)
     forget_in_states(workspace)
     database = store.purge()
     root = workspace.root.absolute()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,6 @@ from recllm.jobs.recommenders import people_path
 from recllm.schema import SESSION_PREFIX
 from recllm.workspace.audit import AuditAction, anchor_audit, audit, command_line_actor
 from recllm.workspace.privacy import Pseudonymiser
-from recllm.workspace.releases import SIGNED_AS as RELEASES
-from recllm.workspace.releases import Releases
 from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace, present
 
 Successor = Callable[[str], str]
@@ -77,12 +75,9 @@ def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: b
     write_whole(workspace.root / NEXT_KEY, b"\n".join(keys) + b"\n", mode=PRIVATE)
     fingerprint = workspace.fingerprint_under(keys)
     successor = successor_of(keys, workspace.settings.tenant)
-    with workspace.store().read() as reader:
-        names = {name: successor(name) for name in reader.users()["user_id"]}
-    released_under = None if lost else workspace.signing_key(RELEASES)
     n_renamed = workspace.store().rename_users(successor, fingerprint)
     workspace.close()
-    finish_rotation(workspace, None if released_under is None else (released_under, names), actor=actor).close()
+    finish_rotation(workspace, actor=actor).close()
     return Rotation(generation=len(keys), pseudonyms=n_renamed)
 
 
@@ -97,14 +92,9 @@ def resume_rotation(root: Path) -> Workspace:
     return Workspace.open(root)
 
 
-def finish_rotation(
-    workspace: Workspace, released: tuple[bytes, Mapping[str, str]] | None = None, *, actor: str
-) -> Workspace:
+def finish_rotation(workspace: Workspace, *, actor: str) -> Workspace:
     """After the store was renamed: the files by the new names, then settings and key. Returns the workspace, opened
-    with the new key. It can be stopped and called again.
-
-    released: the key of the figures of groups, and old name -> new; without them what was told of groups is forgotten,
-    and what is told from then on is not compared with it."""
+    with the new key. It can be stopped and called again."""
     root, key_file = workspace.root, workspace.key_file
     renamed = Workspace.open_rotated(root)
     keys = renamed.keys()
@@ -117,10 +107,6 @@ def finish_rotation(
     with store.read() as reader:
         stored = set(reader.users([*in_files, *map(successor, in_files)])["user_id"])
     rename_people(root, {n: successor(n) for n in in_files if n not in stored and successor(n) in stored})
-    if released is not None:
-        Releases(renamed).rename(*released)
-    else:
-        Releases(renamed).start_anew()
     for path in people_path(renamed, "").parent.glob("*.safetensors"):
         path.unlink(missing_ok=True)  # who is who in it is told by pseudonym; it is made anew
 

@@ -23,6 +23,7 @@ from recllm.service.requests import ErrorAnswer
 from recllm.service.slates import SlateProcesses
 from recllm.settings import ServiceSettings
 from recllm.workspace.audit import AuditAction, audit, audit_each
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.keys import ApiKey, Scope, authenticate, list_keys
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,16 @@ class Caller:
         """Who asks, for the audit log."""
         return "service:this machine" if self.key is None else f"key:{self.key.key_id}"
 
+    @property
+    def figures(self) -> FigureGate:
+        """What this caller may learn of groups of customers."""
+        sees_people = self.may(Scope.PRIVACY) or self.may(Scope.PEOPLE)
+        return FigureGate(self.shop.workspace, None if sees_people else self.actor)
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the caller has a scope; without keys everybody on this machine has all."""
+        return self.key is None or self.key.allows(scope)
+
     def audit_each(self, action: AuditAction, user_ids: Sequence[str], /, **details: Any) -> None:
         """Notes what was done to the data of each of these people."""
         names = self.shop.workspace.pseudonymiser().many(list(dict.fromkeys(user_ids)))
@@ -159,7 +170,7 @@ class Allowed:
 
 
 def require(caller: Caller, scope: Scope) -> None:
-    if caller.key is not None and not caller.key.allows(scope):
+    if not caller.may(scope):
         raise HTTPException(HTTPStatus.FORBIDDEN, f"this key lacks the scope {scope}")
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from recllm.data.dataset import utc
 from recllm.errors import ModelError, RecllmError, StoreError
@@ -22,6 +23,7 @@ from recllm.recommender.registry import current
 from recllm.schema import RecommendRequest, Slate, Table
 from recllm.service.everybody import Everybody
 from recllm.service.finder import Finder
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 NEVER = -1
@@ -74,6 +78,8 @@ class LiveShop:
         self._experiments: list[SlateExperiment] = []
         self._treatments: dict[str, tuple[ShopMarks, Recommender]] = {}
         """Of the versions that the running experiment shows besides the serving one."""
+        self._figures: dict[tuple[object, ...], tuple[date, Any]] = {}
+        """Question -> the day of its answer, and the answer."""
         self._closing = Event()
         self._thread = Thread(target=self._watch, name=f"watch {name}", daemon=True)
 
@@ -112,6 +118,17 @@ class LiveShop:
 
             self._effect = effect_model(self.workspace)
         return self._effect
+
+    def once_a_day(self, figures: FigureGate, question: tuple[object, ...], compute: Callable[[], T]) -> T:
+        """Figures of groups. Callers without exact ones get the first answer of the day (UTC): the change between two
+        looks could be what one customer did meanwhile."""
+        if figures.is_exact:
+            return compute()
+        day, answer = self._figures.get(question, (None, None))
+        if day != figures.at.date():
+            answer = compute()
+            self._figures[question] = figures.at.date(), answer
+        return answer  # type: ignore[return-value]
 
     def recommend(self, request: RecommendRequest) -> list[Slate]:
         """The slates of people, each by the treatment of their variant; see `recommend_in_experiments`."""

@@ -12,10 +12,13 @@ from recllm.jobs.experiments import (
     ExperimentOutcome,
     Treatment,
     experiment_outcome,
+    find_experiment,
     list_experiments,
+    reported_experiment,
     start_experiment,
     stop_experiment,
 )
+from recllm.jobs.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.jobs.load import feedback_report
 from recllm.schema import ReportBy
 from recllm.service.bodies import JsonRoute
@@ -33,11 +36,22 @@ async def report(
     by: ReportBy = ReportBy.MODEL,
     days: Annotated[float, Query(gt=0, le=365, description="Days for which an answer belongs to a showing.")] = 7.0,
 ) -> Response:
-    """What became of what was shown: clicks, purchases, revenue, who came back, coverage; with intervals."""
+    """Outcomes of what was shown: clicks, purchases, revenue, returning customers, coverage; with intervals.
+
+    Without the scope `privacy`, groups below the policy's floor are left out, the figures carry noise that is small
+    compared with their intervals and change once a day, and `days` is raised to the next of 1, 3, 7, 14, 28, 90, 365.
+    """
 
     def groups() -> dict[str, Any]:
-        outcomes = feedback_report(caller.shop.workspace, by=by, window_days=days)
-        return {"by": by, "window_days": days, "groups": outcomes}
+        figures = caller.figures
+        window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
+
+        def reported() -> tuple[ShownOutcome, ...]:
+            outcomes = feedback_report(caller.shop.workspace, by=by, window_days=window)
+            return reported_outcomes(outcomes, figures)
+
+        groups = caller.shop.once_a_day(figures, ("report", by, window), reported)
+        return {"by": by, "window_days": window, "groups": groups}
 
     return json_answer(await service.capacity.run(groups))
 
@@ -73,7 +87,11 @@ async def outcome(name: Id, caller: MayMarket, service: TheService) -> Response:
     """What may be said of an experiment now: intervals hold at every look."""
 
     def measured() -> ExperimentOutcome:
-        return experiment_outcome(caller.shop.workspace, name)
+        figures, workspace = caller.figures, caller.shop.workspace
+        question = ("experiment", name, find_experiment(workspace, name).revision)
+        return caller.shop.once_a_day(
+            figures, question, lambda: reported_experiment(experiment_outcome(workspace, name), figures)
+        )
 
     return json_answer(await service.capacity.run(measured))
 

@@ -37,7 +37,7 @@ from recllm.errors import ConflictError, UsageError
 from recllm.schema import SearchRequest, Slate
 from recllm.service.background import Job
 from recllm.service.bodies import JsonRoute
-from recllm.service.callers import ERRORS, MayAsk, MayMarket, Service, TheService, json_answer
+from recllm.service.callers import ERRORS, Caller, MayAsk, MayMarket, Service, TheService, json_answer, require
 from recllm.service.live import LiveShop
 from recllm.service.marketing_requests import (
     AudienceQuery,
@@ -59,6 +59,7 @@ from recllm.service.marketing_requests import (
 )
 from recllm.service.slates import visitor_of
 from recllm.workspace.audit import AuditAction
+from recllm.workspace.keys import Scope
 
 if TYPE_CHECKING:
     from recllm.propensity.coupons import Coupons
@@ -110,9 +111,9 @@ async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Resp
 async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) -> Response:
     """Whom to reach, why them, who is left out for which reason, and what to expect.
 
-    People stand under their pseudonyms, or the ids of `ids`; nobody of the holdout is named. A group of fewer people
-    than the policy's floor is refused. Counts of groups are null where they would tell of so few, also beside earlier
-    counts, and `notes` say why; two lists side by side tell who is on one of them alone.
+    With the scope `people`: who they are, under their pseudonyms or the ids of `ids`, without the holdout; a list of
+    fewer people than the policy's floor is refused. Without it: figures alone, which are rounded, or null below the
+    floor, and each key has a budget of different groups.
     """
     from recllm.audiences.audience import audience_document
     from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
@@ -138,10 +139,11 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
             explain=body.explain_first > 0,
             explain_first=body.explain_first,
         )
-        members = find_audience(shop.workspace, request, recommender=recommender)
-        listed = replace(members, people=members.people[: body.limit])
-        caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(listed.people))
-        return audience_document(listed, _shops_ids(shop, body.ids)) | {"size": members.size}
+        members = find_audience(shop.workspace, request, recommender=recommender, figures=caller.figures)
+        limit = body.limit if caller.may(Scope.PEOPLE) else 0
+        document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
+        caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))
+        return document
 
     return json_answer(await service.marketing.run(document))
 
@@ -165,8 +167,9 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
     """What people will do within a horizon: a calibrated chance, a date or an amount, with reasons and how good it is.
 
     It is learned at the first time of asking, once for a model version, and kept `service.prediction_hours`; `as_of`
-    says what it knows. Whoever withdrew since is left out.
+    says what it knows. Whoever withdrew since is left out. Needs the scope `people` too.
     """
+    require(caller, Scope.PEOPLE)
     from recllm.propensity.prediction import PredictionRequest, prediction_document
 
     shop = caller.shop
@@ -195,7 +198,8 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
 @router.post("/v1/occasions", response_model=None, status_code=202, responses={202: {"model": Job}}, tags=["marketing"])
 async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService) -> Response:
     """Who should hear what on a day, why, on which channel and at which hour, in the background: see
-    `GET /v1/jobs/{job_id}`, whose `result` is the list."""
+    `GET /v1/jobs/{job_id}`, whose `result` is the list. Needs the scope `people` too."""
+    require(caller, Scope.PEOPLE)
     from recllm.jobs.occasions import find_occasions
 
     shop = caller.shop
@@ -283,13 +287,18 @@ async def campaign(campaign_id: OneCampaign, caller: MayMarket, service: TheServ
 
     Texts whose item changed its price or is gone, or whose offer ended, are withdrawn by looking.
     """
-    return json_answer(await service.marketing.run(lambda: _campaign(caller.shop, campaign_id)))
+    return json_answer(await service.marketing.run(lambda: _campaign(caller, campaign_id)))
 
 
-def _campaign(shop: LiveShop, campaign_id: str) -> dict[str, Any]:
+def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
+    """With rounded numbers and without people for callers who may not see these."""
     from recllm.campaigns.open_campaign import preview_document
 
-    workspace = shop.workspace
+    workspace, shop, figures = caller.shop.workspace, caller.shop, caller.figures
+
+    def counted(n: int | None, *question: object) -> int | None:
+        return None if n is None else figures.people(n, campaign_id, *question)
+
     stage, file = stage_of(workspace, campaign_id), campaign_file(workspace, campaign_id)
     document: dict[str, Any] = {"campaign_id": campaign_id, "goal": file.goal, "note": file.note, "people_rule": None}
     if file.target.people is not None:
@@ -299,7 +308,18 @@ def _campaign(shop: LiveShop, campaign_id: str) -> dict[str, Any]:
             "words": rule_words(file.target.people, shop.workspace.locale(), settings.currency),
         }
     if stage is not CampaignStage.DRAFT:
-        document |= preview_document(open_by_id(workspace, campaign_id))
+        preview = preview_document(open_by_id(workspace, campaign_id))
+        if not figures.is_exact:
+            preview["people"] = []
+            preview |= {name: counted(preview[name], name) for name in ("size", "holdout")}
+            preview["excluded"] = {name: counted(n, name) for name, n in preview["excluded"].items()}
+            for item in preview["items"]:
+                item["people"] = counted(item["people"], item["item_id"])
+            for way, parts in preview["divided"].items():
+                preview["divided"][way] = {name: counted(n, way, name) for name, n in parts.items()}
+            for document_of_text in preview["texts"]:
+                document_of_text["people"] = counted(document_of_text["people"], document_of_text["id"])
+        document |= preview
     return document | {
         "stage": stage,
         "revision": revision_of(workspace, campaign_id),
@@ -315,7 +335,9 @@ def _campaign(shop: LiveShop, campaign_id: str) -> dict[str, Any]:
     tags=["campaigns"],
 )
 async def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket, service: TheService) -> Response:
-    """Choose the people, one item each, and write the texts, in the background: see `GET /v1/jobs/{job_id}`."""
+    """Choose the people, one item each, and write the texts, in the background: see `GET /v1/jobs/{job_id}`. Needs the
+    scope `people` too."""
+    require(caller, Scope.PEOPLE)
     shop, by = caller.shop, caller.name
 
     def ordered() -> Job:
@@ -370,7 +392,7 @@ async def campaign_decide(
         else:
             reject_texts(opened_campaign, body.text_ids, why=body.why, **common)
         caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
-        return _campaign(shop, campaign_id)
+        return _campaign(caller, campaign_id)
 
     return json_answer(await service.marketing.run(decided))
 
@@ -381,8 +403,10 @@ async def campaign_export(
 ) -> Response:
     """What leaves: approved texts, for people who agree at this moment, as one CSV per channel; logged as sent.
 
-    `files` holds each file's name and content. People stand under their pseudonyms, or the ids of `ids`.
+    `files` holds each file's name and content. People stand under their pseudonyms, or the ids of `ids`. Needs the
+    scope `people` too.
     """
+    require(caller, Scope.PEOPLE)
     from recllm.campaigns.export import export_campaign
 
     shop = caller.shop
@@ -416,15 +440,20 @@ async def campaign_report(campaign_id: OneCampaign, caller: MayMarket, service: 
     from recllm.campaigns.outcome import campaign_outcome
 
     def outcome() -> Any:
-        return campaign_outcome(open_by_id(caller.shop.workspace, campaign_id, recheck=False))
+        figures, opened_campaign = caller.figures, open_by_id(caller.shop.workspace, campaign_id, recheck=False)
+        return caller.shop.once_a_day(
+            figures, ("campaign", campaign_id), lambda: campaign_outcome(opened_campaign, figures)
+        )
 
     return json_answer(await service.marketing.run(outcome))
 
 
 @router.get("/v1/jobs/{job_id}", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])
 async def job(job_id: str, caller: MayMarket, service: TheService) -> Response:
-    """How a job in the background stands: queued, running with its step, done, failed and why, or cancelled."""
-    return json_answer(service.background.job(caller.shop.name, job_id))
+    """How a job in the background stands: queued, running with its step, done, failed and why, or cancelled. Its result
+    needs the scope `people` too."""
+    job = service.background.job(caller.shop.name, job_id)
+    return json_answer(job if caller.may(Scope.PEOPLE) else replace(job, result=None))
 
 
 @router.post("/v1/jobs/{job_id}/cancel", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])

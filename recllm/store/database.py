@@ -36,7 +36,6 @@ from recllm.errors import StoreError
 from recllm.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
 from recllm.store import messages, outbox, postgres, tables, writers
 from recllm.store.readers import StoreReader
-from recllm.store.releases import ReleaseRows
 from recllm.store.writers import Load
 
 _COPY_ROWS = 20_000
@@ -328,11 +327,6 @@ class Store:
             connection.execute(insert(tables.meta).values(name="key_fingerprint", value=key_fingerprint))
             return n_renamed
 
-    def n_releases(self) -> int:
-        """Groups of people that were counted or listed, as far as they are remembered."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return self._count(connection, tables.releases)
-
     def key_fingerprint(self) -> str | None:
         """Of the pseudonym key that the rows were made with."""
         with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
@@ -472,16 +466,41 @@ class Store:
         with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
             return {row.request_id: json.loads(row.ranked) for row in connection.execute(query)}
 
-    @contextmanager
-    def releases(self, *, write: bool = False) -> Iterator[ReleaseRows]:
-        """The released groups, in one transaction; with `write` it holds the write lock and is committed at its end."""
-        with _explained(self._engine, self._where), contextlib.ExitStack() as stack:
-            if write:
-                connection = stack.enter_context(writing(self._engine))
-            else:
-                connection = stack.enter_context(self._engine.connect())
-                stack.enter_context(connection.begin())
-            yield ReleaseRows(connection)
+    def keep_sizes(
+        self,
+        caller: str,
+        costs: Mapping[bytes, float],
+        sizes: Mapping[bytes, int | None],
+        *,
+        budget: float,
+        at: datetime,
+        answered_since: datetime,
+        since: datetime,
+    ) -> tuple[dict[bytes, int | None], datetime]:
+        """The sizes of some questions as a caller was given them since `answered_since`; of the others those in
+        `sizes`, in order, while what was charged since `since` and their costs stay within the budget.
+
+        costs, sizes: by digest of the question. Returns the sizes by digest, and the time of the oldest charge.
+        """
+        table = tables.group_sizes
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            connection.execute(delete(table).where(table.c.at < _microseconds(since)))
+            rows = connection.execute(select(table).where(table.c.caller == caller).order_by(table.c.at)).all()
+            answers = {bytes(row.digest): row.people for row in rows if row.at >= _microseconds(answered_since)}
+            paid_sizes, spent = (
+                {digest: answers[digest] for digest in costs if digest in answers},
+                sum(row.cost for row in rows),
+            )
+            charges = []
+            for digest, cost in costs.items():
+                if digest not in paid_sizes and spent + cost <= budget:
+                    charge = {"caller": caller, "digest": digest, "at": _microseconds(at), "cost": cost}
+                    charges.append(charge | {"people": sizes[digest]})
+                    paid_sizes[digest], spent = sizes[digest], spent + cost
+            if charges:
+                connection.execute(insert(table), charges)
+        oldest = rows[0].at if rows else _microseconds(at)
+        return paid_sizes, datetime.fromtimestamp(oldest / 1_000_000, UTC)
 
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""

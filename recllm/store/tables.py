@@ -43,7 +43,7 @@ from recllm.errors import StoreError
 from recllm.schema import Table as TableName
 from recllm.store import postgres
 
-SCHEMA_VERSION = 11
+SCHEMA_VERSION = 12
 IN_KEYS = 1_000
 """Keys of one IN list: a statement has a limited number of parameters."""
 
@@ -285,25 +285,18 @@ audit = Table(
 )
 """Who did what to whose data; see `recllm.workspace.audit`."""
 
-release_people = Table(
-    "release_people",
+group_sizes = Table(
+    "group_sizes",
     metadata,
-    Column("person_no", _Key, primary_key=True),
-    Column("digest", BigInteger, nullable=False, unique=True),  # keyed, of the pseudonym
-)
-
-releases = Table(
-    "releases",
-    metadata,
-    Column("release_no", _Key, primary_key=True),
-    Column("topic", _Id, nullable=False),
+    Column("size_no", _Key, primary_key=True),
+    Column("caller", _Id, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # keyed, of the question
     Column("at", BigInteger, nullable=False),  # epoch microseconds
-    Column("people", Integer, nullable=False),
-    Column("is_independent", Boolean, nullable=False),
-    Column("members", LargeBinary, nullable=False),  # a compressed row of bits, by `release_people.person_no`
+    Column("cost", Double, nullable=False),
+    Column("people", BigInteger),  # as it was answered
 )
-releases_by_topic = Index("releases_by_topic", releases.c.topic, releases.c.release_no)
-"""Groups of people that were counted or listed: see `recllm.store.releases`."""
+group_sizes_by_caller = Index("group_sizes_by_caller", group_sizes.c.caller, group_sizes.c.digest)
+"""Sizes of groups that callers were given: see `recllm.workspace.figures`."""
 
 
 def _read_people_by_key(connection: Connection) -> None:
@@ -363,15 +356,23 @@ def _follow_prices_and_stock(connection: Connection) -> None:
 
 
 def _protect_people(connection: Connection) -> None:
-    """Version 10: who was erased or restricted, the audit log, and which groups of people were counted or listed; of
-    what was told before, nobody knows."""
-    for table in (tombstones, restrictions, audit, release_people, releases):
+    """Version 10: who was erased or restricted, and the audit log."""
+    for table in (tombstones, restrictions, audit):
         table.create(connection)
 
 
 def _remember_first_loads(connection: Connection) -> None:
     """Version 11: since when models learned from people whose first events were deleted by age."""
     first_loads.create(connection)
+
+
+def _keep_group_sizes(connection: Connection) -> None:
+    """Version 12: callers have a budget of group sizes, instead of a register of who was in which group; lists of
+    customers need a scope of their own, which keys for marketing had."""
+    connection.execute(text("UPDATE api_keys SET scopes = scopes || ' people' WHERE scopes LIKE '%marketing%'"))
+    for name in ("releases", "release_people"):
+        connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+    group_sizes.create(connection)
 
 
 def record_item_states(connection: Connection, load_no: int | None = None) -> None:
@@ -401,6 +402,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     8: _follow_prices_and_stock,
     9: _protect_people,
     10: _remember_first_loads,
+    11: _keep_group_sizes,
 }
 
 
