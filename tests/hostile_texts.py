@@ -27,6 +27,8 @@ from recllm.workspace.workspace import Workspace
 Door = Callable[[str], object]
 
 PLAIN = "Green tea of the first harvest, 100 g, no. {}"
+LENGTHS = (5_000, 1_000, 500)
+"""A text is also cut to each of these, as a door may refuse longer ones, or not read them."""
 
 
 def doors(shop: Workspace, scratch: Path) -> dict[str, Door]:
@@ -40,8 +42,7 @@ def doors(shop: Workspace, scratch: Path) -> dict[str, Door]:
         return submission_of(TextsRequest(texts=[line]).texts[0], now=now)
 
     def with_facts(text: str) -> Submission:
-        facts: dict[str, Any] = {"description": text, "brand": text, "category": ["food", text]}
-        return submitted("Green tea for 3.50.", **facts, attributes={"Colour": text})
+        return submitted("Green tea for 3.50.", brand=text, category=["food", text], attributes={"Colour": text})
 
     def looked_for(text: str) -> object:
         query = SearchQuery(query=text).query
@@ -57,8 +58,10 @@ def doors(shop: Workspace, scratch: Path) -> dict[str, Door]:
         "check of a text, zh": lambda text: judge(submitted(text, "zh")),
         "check against a title": lambda text: judge(submitted("Green tea for 3.50.", title=text)),
         "check against facts": lambda text: judge(with_facts(text)),
+        "check against a description": lambda text: judge(submitted("Green tea for 3.50.", description=text)),
         "writing for a title": lambda text: write_copy(submitted("x", title=text).request),
         "writing for facts": lambda text: write_copy(with_facts(text).request),
+        "writing for a description": lambda text: write_copy(submitted("x", description=text).request),
         "search": looked_for,
         "personal data": find_personal_data,
         "loading of an item": loaded,
@@ -66,15 +69,19 @@ def doors(shop: Workspace, scratch: Path) -> dict[str, Door]:
 
 
 def processor_seconds(door: Door, text: str, give_up: float = 2.0) -> float:
-    """Until the door answers or refuses, all threads together; about `give_up` where it has not until then."""
+    """Until the door answers or refuses the text, all threads together, or one of its beginnings, if that takes longer;
+    about `give_up` where the door does not answer until then."""
+    return max(_seconds(door, text[:length], give_up) for length in (len(text), *LENGTHS) if length <= len(text))
 
+
+def _seconds(door: Door, text: str, give_up: float) -> float:
     def stop(*_: object) -> None:
         raise TimeoutError
 
     before = signal.signal(signal.SIGPROF, stop)
     began = time.process_time()
     try:
-        with suppress(RecllmError, ValueError, TimeoutError):
+        with suppress(RecllmError, ValueError, TimeoutError):  # pydantic's errors are ValueErrors
             signal.setitimer(signal.ITIMER_PROF, give_up)
             door(text)
     finally:

@@ -15,6 +15,7 @@ from hostile_requests import fault_of, odd_requests
 from hostile_texts import PLAIN, doors, processor_seconds
 from service_world import serving
 
+from recllm.errors import UsageError
 from recllm.workspace.workspace import Workspace
 
 
@@ -55,11 +56,18 @@ def test_every_door_for_texts_answers_and_a_slow_one_is_seen(folder: Path, tmp_p
             assert door(PLAIN.format(1)) is not None, name
             assert processor_seconds(door, PLAIN.format(2)) < 1.5, name
     assert 0.2 <= processor_seconds(_endless, "", give_up=0.3) < 1.5
+    assert processor_seconds(_short_and_slow, "x" * 20_000, give_up=0.3) >= 0.2, "what a door refuses is cut"
 
 
 def _endless(_: str) -> object:
     while True:
         pass
+
+
+def _short_and_slow(text: str) -> object:
+    if len(text) > 1_000:
+        raise UsageError("the text is too long; send at most 1,000 characters")
+    return _endless(text)
 
 
 def test_half_requests_that_are_ended_are_seen() -> None:
