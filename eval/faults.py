@@ -35,8 +35,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent / "tests")]  # the server of the tests
 
-import polars as pl  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
+from service_world import LAST_DAY, PEOPLE, build_shop  # noqa: E402
 
 from recllm.campaigns.export import export_campaign  # noqa: E402
 from recllm.campaigns.file import CampaignFile, read_campaign  # noqa: E402
@@ -52,18 +52,14 @@ from recllm.privacy.backup import back_up, restore  # noqa: E402
 from recllm.privacy.erasure import erase_people, finish_erasures  # noqa: E402
 from recllm.privacy.rotation import resume_rotation, rotate_key  # noqa: E402
 from recllm.recommender import registry  # noqa: E402
-from recllm.recommender.recommender import Recommender  # noqa: E402
 from recllm.recommender.saved_model import load_model  # noqa: E402
 from recllm.recommender.serving_state import open_people_state  # noqa: E402
 from recllm.schema import Purpose  # noqa: E402
-from recllm.settings import ScorerTrainingSettings  # noqa: E402
 from recllm.workspace.audit import verify_audit  # noqa: E402
 from recllm.workspace.workspace import NEXT_KEY, Workspace, restore_drafts  # noqa: E402
 
 HALF = (".draft", ".tmp", ".part")
 """Ends of the names of what is being written."""
-LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
-PEOPLE = 24
 CAMPAIGN = """\
 id = "{id}"
 goal = "tea for those who drink it"
@@ -85,29 +81,8 @@ opt_out = "https://example.com/stop"
 
 def make_shop(folder: Path, *, store: str | None = None, train: bool = True) -> Path:
     """A workspace whose even people buy tea and whose odd people buy tools; train: with a published model."""
-    rng = random.Random(1)
-    kinds = (("food > tea", "tea", "Green tea {}"), ("home > tools", "tools", "Steel hammer {}"))
-    items = [(f"{name}-{n}", title.format(n), path, 2.0 + n) for path, name, title in kinds for n in range(10)]
-    events = []
-    for user in range(PEOPLE):
-        liked = rng.sample(range(10), 4)
-        for visit in range(14):
-            at = (LAST_DAY - timedelta(days=7 * visit + user % 7)).isoformat()
-            events += [(f"u{user:02}", f"{kinds[user % 2][1]}-{n}", at, 2.0 + n) for n in rng.sample(liked, 2)]
     folder.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame(items, schema=["item_id", "title", "category", "price"], orient="row").write_csv(folder / "items.csv")
-    columns = ["user_id", "item_id", "timestamp", "price"]
-    pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
-    settings: dict[str, Any] = {"currency": "EUR", "timezone": "UTC", "encoder": "toy", "policy": {"group_floor": 3}}
-    with Workspace.create(folder / "shop", consent_default=True, store=store, **settings) as shop:
-        for table in ("items", "events"):
-            load_file(shop, folder / f"{table}.csv", table)
-        if train:
-            arguments = ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20)
-            model = Recommender(shop.gate().dataset(Purpose.MODEL_TRAINING), ToyEncoder()).fit(arguments).model
-            assert model is not None
-            publish_recommender(shop, model, ToyEncoder())
-    return folder / "shop"
+    return build_shop(folder, store=store, n_models=int(train))
 
 
 def query(shop: Workspace, statement: str, **values: Any) -> list[tuple[Any, ...]]:

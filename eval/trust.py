@@ -1,14 +1,11 @@
 """What is promised about people's data, measured:  python eval/trust.py -o eval/results/trust.json
 
-Each part runs in a process of its own; `--part NAME` runs one and prints it. The parts that take longest (private
-training, kills) are scripts of their own, whose results are read from where they were written.
+Each part runs in a process of its own; `--part NAME` runs one and prints it. Private training and kills are scripts of
+their own, whose results are read from where they were written; what an attacker does stands in attack.py.
 
-    bytes       a person goes in at every door of a shop, on SQLite and PostgreSQL, is erased, and every byte of every
-                file is looked at for their marks: plain, packed, base64, UTF-16, hex
     erase       one person and 1,000 are erased on the demonstration (Complete Journey, all 1.47 million rows)
     replace     `recllm retrain` takes the place of the model that learned from them
     audit       1,000 random changes of the audit log, each looked for
-    hostile     malicious files and texts, see hostile.py
     poison      1 % fake accounts and texts near to everything, see poisoning.py
     scrub       personal data in texts, 300 with and 300 without, by somebody who has not read the rules
 """
@@ -18,10 +15,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import sys
 import tempfile
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +25,15 @@ from inputs import HERE, finish, in_new_process, say, script_parser
 
 from recllm.evaluation.record import provenance
 
-TESTS = HERE.parent / "tests"
 AUDIT_ENTRIES, AUDIT_CHANGES = 60, 1_000
 PEOPLE = 1_000
 
 AIMS = {
-    "canary_hits": "0",
     "erase_one_s": "<= 10",
     "erase_1000_s": "<= 60",
     "replace_model_s": "<= 600",
     "lira": "control_auc >= .70, control_tpr >= .05; private_auc <= .56, private_tpr <= .02",
     "epsilon": "audit_low <= claimed",
-    "artefacts_effects": "0 of 40 and more",
     "audit_found": "1,000 of 1,000",
     "poison_lift": "<= 1.5",
     "losses": "0 of 200 kills",
@@ -97,38 +89,6 @@ def demonstration(folder: Path | None) -> Path:
                 load_file(shop, data_folder() / f"{name}.parquet", table, mapping=mapping)
             train_workspace(shop)
     return folder
-
-
-def every_byte(folder: Path | None) -> dict[str, Any]:
-    sys.path.insert(0, str(TESTS))
-    import os
-
-    from canaries import hits
-    from postgres_server import PASSWORD, PostgresServer, find_binaries
-    from test_erasure import WHO, make_shop, through_every_door
-
-    from recllm.privacy.erasure import erase_people
-    from recllm.workspace.workspace import Workspace
-
-    counted: dict[str, Any] = {"canary_hits_before": {}, "canary_hits": 0, "canary_files": 0}
-
-    def look(name: str, shop_folder: Path, *folders: Path) -> None:
-        through_every_door(shop_folder, shop_folder.parent)
-        with Workspace.open(shop_folder) as shop:
-            counted["canary_hits_before"][name] = sum(len(hits(path)) for path in folders)
-            erase_people(shop, [WHO], actor="eval")
-            counted["canary_hits"] += sum(len(hits(path)) for path in folders)
-            counted["canary_files"] += sum(path.is_file() for root in folders for path in root.rglob("*"))
-
-    with tempfile.TemporaryDirectory() as scratch:
-        shop = make_shop(Path(scratch))
-        look("sqlite", shop, shop)
-    if (binaries := find_binaries()) is not None:
-        with closing(PostgresServer(binaries)) as server, tempfile.TemporaryDirectory() as scratch:
-            os.environ["PGPASSWORD"] = PASSWORD
-            shop = make_shop(Path(scratch), store=server.url(user="admin", database="postgres"))
-            look("postgresql", shop, shop, server._data)
-    return counted
 
 
 def erase(folder: Path | None) -> dict[str, Any]:
@@ -241,12 +201,6 @@ def _changed(rows: list[Any], anchor: Path, whole: bytes, rng: random.Random) ->
     return changed
 
 
-def hostile(_: Path | None) -> dict[str, Any]:
-    from hostile import measure
-
-    return {key: value for key, value in measure().items() if key.startswith("artefacts") or key == "slowest_s"}
-
-
 def poison(_: Path | None) -> dict[str, Any]:
     from poisoning import measure
 
@@ -260,11 +214,9 @@ def scrub(_: Path | None) -> dict[str, Any]:
 
 
 PARTS = {
-    "bytes": every_byte,
     "audit": audit_log,
     "erase": erase,
     "replace": replace_model,
-    "hostile": hostile,
     "poison": poison,
     "scrub": scrub,
 }

@@ -5,11 +5,17 @@ from __future__ import annotations
 import base64
 import bz2
 import gzip
+import io
 import lzma
 import re
+import sqlite3
+import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+
+import polars as pl
 
 MARK = "zzcanary"
 """What every canary begins with; no other text of a shop has it."""
@@ -23,7 +29,8 @@ def canary(name: str) -> str:
 
 
 def forms(text: str) -> dict[str, bytes]:
-    """A text as bytes: plain, UTF-16, hex in both cases, and base64 at each of its three offsets."""
+    """A text as bytes: plain, UTF-16, UTF-32, hex in both cases, percent-encoded whole, and base64 at each of its three
+    offsets."""
     plain = text.encode()
     shifted = {}
     for offset in range(3):
@@ -34,6 +41,8 @@ def forms(text: str) -> dict[str, bytes]:
         "plain": plain,
         "utf-16-le": text.encode("utf-16-le"),
         "utf-16-be": text.encode("utf-16-be"),
+        "utf-32-le": text.encode("utf-32-le"),
+        "percent": "".join(f"%{byte:02X}" for byte in plain).encode(),
         "hex": plain.hex().encode(),
         "HEX": plain.hex().upper().encode(),
         **shifted,
@@ -48,14 +57,31 @@ def hits(folder: Path, text: str = MARK) -> list[str]:
         name = str(path.relative_to(folder))
         found += [f"{name}: its name"] if text in path.name else []
         if path.is_file() and not path.is_symlink():
-            for layer, content in _layers(path.read_bytes()):
+            for layer, content in (*_layers(path.read_bytes()), *_cells(path)):
                 found += [f"{name}: {layer}{form}" for form, needle in wanted.items() if needle in content]
     return found
+
+
+def _cells(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The values of a database, of which a long one lies on several pages."""
+    with path.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":
+            return
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for row in connection.execute(f'SELECT * FROM "{table}"'):  # noqa: S608
+                yield "a row, ", b"\0".join(v if isinstance(v, bytes) else str(v).encode() for v in row)
 
 
 def _layers(content: bytes) -> Iterator[tuple[str, bytes]]:
     """The bytes of a file, and what is packed in them."""
     yield "", content
+    if content[:4] == b"PAR1":
+        yield "unpacked ", pl.read_parquet(io.BytesIO(content)).write_json().encode()
+    if content[:4] == b"PK\x03\x04" and zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for member in archive.namelist():
+                yield "unpacked ", archive.read(member)
     for match in _MEMBER.finditer(content):
         try:
             opener = _OPENERS[match.group()[:1]]

@@ -19,7 +19,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -200,6 +200,19 @@ def look_at(item: Artefact, folder: Path, world: World) -> Outcome:
     case.secret_file.write_text(f"{SECRET}\n")
     door = item.make(case)
     return look(item.name, case.folder, SECRET, door, inert=item.inert, also=world.folder)
+
+
+def look_at_all(root: Path) -> list[Outcome]:
+    """One artefact after the other, each in an empty folder; libraries are loaded before."""
+    (root / "world").mkdir()
+    outcomes = []
+    with closing(World(root / "world")) as world:
+        for name in ("adapter: a sound one", "generator: code beside the weights", "effects: sound ones"):
+            look_at(ARTEFACTS[name], root / f"warm {name}", world)
+        for number, item in enumerate(ARTEFACTS.values()):
+            outcomes.append(look_at(item, root / f"{number}", world))
+            shutil.rmtree(root / f"{number}")
+    return outcomes
 
 
 # --- encoders --------------------------------------------------------------------------------------------------------

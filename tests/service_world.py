@@ -29,10 +29,10 @@ PEOPLE = 24
 FAST = ServiceSettings(watch_seconds=0.1)
 
 
-def build_shop(folder: Path, people: int = PEOPLE) -> Path:
+def build_shop(folder: Path, people: int = PEOPLE, *, store: str | None = None, n_models: int = 2) -> Path:
     """A shop whose even people buy tea and whose odd people buy tools, each of another name.
 
-    Two versions of a model are published, which score differently.
+    n_models: versions of a model that are published, which score differently. store: as of `Workspace.create`.
     """
     rng = np.random.default_rng(1)
     kinds = (("food > tea", "tea", "Green tea {}"), ("home > tools", "tools", "Steel hammer {}"))
@@ -50,6 +50,7 @@ def build_shop(folder: Path, people: int = PEOPLE) -> Path:
     with Workspace.create(
         folder / "shop",
         consent_default=True,
+        store=store,
         currency="EUR",
         timezone="UTC",
         encoder="toy",
@@ -59,7 +60,7 @@ def build_shop(folder: Path, people: int = PEOPLE) -> Path:
         for table in ("items", "events"):
             load_file(shop, folder / f"{table}.csv", table)
         data = shop.gate().dataset(Purpose.MODEL_TRAINING)
-        for seed in range(2):
+        for seed in range(n_models):
             arguments = ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20, seed=seed)
             model = Recommender(data, ToyEncoder()).fit(arguments).model
             assert model is not None

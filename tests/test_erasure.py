@@ -194,6 +194,11 @@ def test_every_door_writes_to_the_log_what_it_did_to_whom(folder: Path, tmp_path
 def test_canaries_are_seen_in_every_form(tmp_path: Path) -> None:
     import base64
     import gzip
+    import sqlite3
+    from contextlib import closing
+
+    import numpy as np
+    import polars as pl
 
     text = canary("form")
     disguises = {
@@ -204,11 +209,18 @@ def test_canaries_are_seen_in_every_form(tmp_path: Path) -> None:
         "e": base64.b64encode(b"12" + text.encode()),
         "f": base64.b64encode(text.encode() + b"zz"),
         "g": b"\0\0" + gzip.compress(b"before " + text.encode()) + b"after",
+        "h": "".join(f"%{ord(sign):02X}" for sign in text).encode(),
     }
     for name, content in disguises.items():
         (tmp_path / name).write_bytes(content)
-    (tmp_path / "h").write_bytes(b"nothing")
-    assert {hit.split(":")[0] for hit in hits(tmp_path, text)} == set(disguises)
+    np.savez_compressed(tmp_path / "i.npz", people=np.array(["x", text]))
+    pl.DataFrame({"person": [text] * 9}).write_parquet(tmp_path / "j.parquet")
+    with closing(sqlite3.connect(tmp_path / "k")) as database:
+        database.execute("CREATE TABLE t (person TEXT)")
+        database.execute("INSERT INTO t VALUES (?)", ["x" * 9_000 + text])
+        database.commit()
+    (tmp_path / "l").write_bytes(b"nothing")
+    assert {hit.split(":")[0] for hit in hits(tmp_path, text)} == {*disguises, "i.npz", "j.parquet", "k"}
     assert len(set(forms(text).values())) == len(forms(text))
 
 

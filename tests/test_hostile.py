@@ -1,7 +1,7 @@
 """What somebody hostile hands to a shop is refused with a word about it, or read as plain data, and leaves no mark.
 
 Each artefact goes through the door that would read it in earnest, while a watch looks at files, processes, sockets,
-unpickling and memory. How long each takes is measured by `eval/hostile.py`.
+unpickling and memory. How long each takes is measured by `eval/attack.py`.
 """
 
 from __future__ import annotations

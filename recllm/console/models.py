@@ -178,9 +178,9 @@ async def promote_version(visit: TheVisit, form: TheForm, version: str) -> Respo
     visit.require(Scope.ADMIN)
 
     def write() -> None:
-        models_dir = visit.workspace.models_dir
-        previous = serving(models_dir)
-        promote(models_dir, version, force=text_of(form, "force") == "yes")
+        _line_of(visit, version)
+        previous = serving(visit.workspace.models_dir)
+        promote(visit.workspace.models_dir, version, force=text_of(form, "force") == "yes")
         visit.remember("promote", version=version, previous=previous)
 
     await visit.run(write)
