@@ -36,7 +36,7 @@ ITEMS = pl.DataFrame(
     ("text", "terms"),
     [
         ("Dry CAT-Food, 3.5 LB", ["dry", "cat", "food", "3", "5", "lb"]),
-        ("berries eggs glasses bus dishes gas", ["berry", "egg", "glasse", "bus", "dishe", "gas"]),
+        ("berries eggs glasses bus dishes gas", ["berry", "egg", "glass", "bus", "dish", "gas"]),
         ("西湖龙井", ["西湖", "湖龙", "龙井"]),
         ("茶", ["茶"]),
         ("ＡＢ茶叶x", ["ab", "茶叶", "x"]),
@@ -47,6 +47,30 @@ ITEMS = pl.DataFrame(
 )
 def test_terms(text: str, terms: list[str]) -> None:
     assert terms_of(text) == terms
+
+
+PLURALS = """
+dress dresses, watch watches, box boxes, glass glasses, brush brushes, dish dishes, sandwich sandwiches, tomato
+tomatoes, knife knives, shelf shelves, scarf scarves, leaf leaves, cookie cookies, movie movies, hoodie hoodies, berry
+berries, pie pies, fly flies, shoe shoes, house houses, case cases, vase vases, bus buses, lens lenses, gas gases,
+virus viruses, size sizes, quiz quizzes, axe axes, tie ties, toe toes, key keys, kiwi kiwis, sofa sofas, woman women,
+child children, foot feet
+"""
+UNLIKE = """
+natural nature, organic organs, effective effects, healing heals, recycled recyclable, tested tests, important
+imports, safe save, care cars, caring cars, universal university, news new, cloth clothes, leave leaf, original
+origins, glassy glasses
+"""
+
+
+def test_a_word_and_its_plural_are_one_term_and_nothing_else_is() -> None:
+    apart = [pair for pair in PLURALS.split(",") if len(set(terms_of(pair))) != 1]
+    joined = [pair for pair in UNLIKE.split(",") if len(set(terms_of(pair))) != 2]
+    assert (apart, joined) == ([], [])
+    for pair in PLURALS.split(","):
+        singular, plural = pair.split()
+        index = WordIndex.of(ITEMS.head(1).with_columns(title=pl.lit(f"Green {singular}")))
+        assert index.scores(plural).any(), pair
 
 
 def found(index: WordIndex, query: str, items: pl.DataFrame = ITEMS) -> set[str]:

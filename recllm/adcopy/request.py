@@ -30,7 +30,6 @@ from recllm.adcopy.lexicon import (
     limit,
     pattern,
     read,
-    stem,
     table,
     translation,
     word_class,
@@ -46,6 +45,7 @@ from recllm.schema import Item, Occasion, Reason, ReasonKind
 from recllm.text.domains import Domain, domain_of
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
+from recllm.text.plurals import stem
 from recllm.text.templates import LOCALES, Prompts, Template, language
 
 _CODE = pattern("injection.code")

@@ -42,6 +42,7 @@ from recllm.models.effect import (
     ADAPTER,
     CARD,
     LEVEL,
+    WORD_FORMS,
     Calibration,
     PairTable,
     Rows,
@@ -110,6 +111,7 @@ def tune_effect(
     belongs = {
         "data_hash": data_hash(pairs),
         "base_hash": base.base_hash,
+        "word_forms": WORD_FORMS,
         "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})),
     }
     run = EffectRun(base, table, args, tell)
