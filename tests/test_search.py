@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -12,13 +14,15 @@ from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
 from shop_world import shop as world
+from waiting import until
 
 from recllm.data.dataset import Dataset
 from recllm.encoder.toy import ToyEncoder
-from recllm.errors import UsageError
+from recllm.errors import ModelError, UsageError
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.search import search
 from recllm.schema import SearchRequest, Slate
+from recllm.service.finder import RETRY_SECONDS, Finder, VectorState
 from recllm.settings import SearchSettings
 from recllm.text.word_index import WordIndex, terms_of
 
@@ -202,3 +206,38 @@ def test_a_file_says_until_when_an_item_is_on_sale(run: Command, shop: Path) -> 
     (shop.parent / "bad.csv").write_text("item_id,title,available_until\nx,X,soon\ny,Y,\n")
     out = run("ingest", "bad.csv", "--table", "items", "-w", "shop", "--json")[1]
     assert '"E_TIMESTAMP": 1' in out
+
+
+class FailingEncoder(ToyEncoder):
+    """Fails as often as it has errors left."""
+
+    errors: ClassVar[list[Exception]] = []
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().encode(texts, **options)
+
+
+@pytest.mark.parametrize("error", [ModelError("not here"), OSError("no network"), RuntimeError("out of memory")])
+def test_a_failed_load_of_the_encoder_is_tried_again_after_a_pause(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("recllm.service.finder.time", clock)
+    finder, encoder = Finder(), FailingEncoder()
+    monkeypatch.setattr(FailingEncoder, "errors", [error, error])
+
+    def state_after(seconds: float) -> VectorState:
+        clock.now += seconds
+        finder.warm(encoder)
+        return until(lambda: finder.vectors is not VectorState.LOADING and finder.vectors)
+
+    assert state_after(0) is VectorState.FAILED
+    assert finder.vector(encoder, "tea") is None
+    assert state_after(RETRY_SECONDS - 1) is VectorState.FAILED and len(encoder.errors) == 1
+    assert state_after(2) is VectorState.FAILED and encoder.errors == []
+    assert state_after(RETRY_SECONDS + 1) is VectorState.FAILED, "the second pause is longer"
+    assert state_after(RETRY_SECONDS) is VectorState.READY
+    vector = finder.vector(encoder, "tea")
+    assert vector is not None and vector.shape == (encoder.dim,)
