@@ -23,9 +23,11 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    false,
     func,
     insert,
     make_url,
+    or_,
     select,
     update,
 )
@@ -300,11 +302,16 @@ class Store:
             if rows:
                 connection.execute(insert(tables.audit), rows)
 
-    def audit_entries(self, after: int | None = None) -> list[tuple[int, str, str]]:
-        """Number, entry and hash of every entry of the audit log, or of those behind a number, the oldest first."""
+    def audit_entries(
+        self, after: int | None = None, containing: Sequence[str] | None = None
+    ) -> list[tuple[int, str, str]]:
+        """Number, entry and hash of every entry of the audit log, the oldest first; or of those behind a number, or of
+        those whose text contains one of these."""
         columns = tables.audit.c
         query = select(columns.entry_no, columns.entry, columns.hash)
         query = query if after is None else query.where(columns.entry_no > after)
+        if containing is not None:
+            query = query.where(or_(false(), *(columns.entry.contains(text, autoescape=True) for text in containing)))
         with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
             return [tuple(row) for row in connection.execute(query.order_by(columns.entry_no))]
 
