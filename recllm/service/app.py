@@ -8,6 +8,7 @@ service of several shops needs. An error is `{"error": {"type", "message", "requ
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 import uuid
@@ -85,6 +86,21 @@ HTTPS_ONLY = "max-age=31536000; includeSubDomains"
 """A year."""
 ANYHOW = ("/livez", "/readyz")
 """What whoever runs the service may ask by http in any case."""
+
+DISK_REFUSALS = frozenset(
+    (
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+    )
+)
+"""Errors of this machine that may be over later, such as a full disk; any other `OSError` is a bug."""
 
 CANNOT_ANSWER = "the shop cannot answer now; the log says why"
 
@@ -259,7 +275,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _disk_refused(request: Request, error: Exception) -> Response:
-    """What this machine refuses, such as a full disk, may be given again."""
+    """Answers 503 to what this machine may allow later."""
+    if not isinstance(error, OSError) or error.errno not in DISK_REFUSALS:
+        raise error
     logger.error("this machine refused what a request needs", exc_info=error)
     return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "StoreError", CANNOT_ANSWER)
 
