@@ -76,7 +76,7 @@ def build_index(
 
     kind, started = kind or workspace.settings.item_index.kind, time.monotonic()
     if kind == "exact":
-        raise NothingToDo("exact compares all items and needs no index; name another: recllm index --kind usearch")
+        raise NothingToDo("exact compares all items and needs no index; name another: recllm index --kind faiss")
     version = current(workspace.models_dir)
     if version is None:
         raise NotFittedError(f"there is no model whose items could be indexed; run: recllm train -w {workspace.root}")
