@@ -8,12 +8,12 @@ service of several shops needs. An error is `{"error": {"type", "message", "requ
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS
 from functools import partial
 from http import HTTPStatus
 
@@ -87,19 +87,7 @@ HTTPS_ONLY = "max-age=31536000; includeSubDomains"
 ANYHOW = ("/livez", "/readyz")
 """What whoever runs the service may ask by http in any case."""
 
-DISK_REFUSALS = frozenset(
-    (
-        errno.EACCES,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EIO,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOSPC,
-        errno.EPERM,
-        errno.EROFS,
-    )
-)
+DISK_REFUSALS = frozenset((EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS))
 """Errors of this machine that may be over later, such as a full disk; any other `OSError` is a bug."""
 
 CANNOT_ANSWER = "the shop cannot answer now; the log says why"

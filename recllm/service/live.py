@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from recllm.jobs.experiments import SlateExperiment, list_experiments, recommend
 from recllm.jobs.recommenders import open_recommender, usable_version, with_current_offer
 from recllm.recommender.registry import current
 from recllm.schema import RecommendRequest, Slate, Table
-from recllm.service.everybody import Everybody
+from recllm.service.everybody import Everybody, ShopMarks
 from recllm.service.finder import Finder
 from recllm.workspace.workspace import Workspace, present
 
@@ -38,20 +38,6 @@ NEVER = -1
 
 EffectMark = tuple[int, int]
 """Time of the last change and inode of an effect model's card, which is written last and removed first."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShopMarks:
-    """What a recommender in memory was opened from."""
-
-    version: str | None
-    """The model's; None before the first training."""
-    items: int
-    """Number of the last load of items."""
-    consent: int
-    """Number of the last load of consent."""
-    events: int
-    """Number of the last load of events where there is no model, 0 otherwise: then histories are read by key."""
 
 
 class LiveShop:

@@ -38,7 +38,8 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text. G13 is `variants_differ`; G15, G16 and G18 stand in `recllm.adcopy.record`."""
+"""Those on the words of one text. G13 is `variants_differ`; G15 and G18 stand in `recllm.adcopy.record`, G16 in
+`recllm.adcopy.write`."""
 
 
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
