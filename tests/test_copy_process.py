@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from scripted import ScriptedGenerator
 
-from recllm.adcopy.channels import Sender, complete, missing_parts, segments
+from recllm.adcopy.channels import Sender, complete, missing_parts
 from recllm.adcopy.packs import load_pack, pack_named
 from recllm.adcopy.record import (
     CopyRecord,
@@ -100,29 +100,6 @@ def test_parts_in_chinese() -> None:
 def test_a_sender_without_an_address_is_told() -> None:
     with pytest.raises(UsageError, match="address"):
         complete("Buns.", channel="email", locale="en", sender=Sender(name="Hearth"))
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("a" * 160, 1),
-        ("a" * 161, 2),
-        ("a" * 306, 2),
-        ("a" * 307, 3),
-        ("€" * 80, 1),
-        ("€" * 81, 2),
-        ("a" * 152 + "€" + "a" * 152, 3),
-        ("好" * 70, 1),
-        ("好" * 71, 2),
-        ("好" * 134, 2),
-        ("好" * 135, 3),
-        ("👍" * 35, 1),
-        ("好" * 66 + "👍" + "好" * 66, 3),
-        ("", 1),
-    ],
-)
-def test_segments_of_short_messages(text: str, count: int) -> None:
-    assert segments(text) == count
 
 
 # --- G13, G14 ------------------------------------------------------------------------------------------------------

@@ -131,11 +131,6 @@ def _is_of_full_title(span: str, case: Case) -> bool:
     return any(fold(span) in title and title in case.reading.folded for title in titles)
 
 
-def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> tuple[Check, ...]:
-    """`review` without the warnings."""
-    return review(text, request, facts=facts, prompt=prompt).checks
-
-
 # --- several texts -------------------------------------------------------------------------------------------------
 
 
