@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 from recllm.data.dataset import Events
 from recllm.data.interactions import Pairs
 from recllm.encoder.loading import load_encoder
-from recllm.evaluation.comparison import paired_bootstrap
+from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.explain import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
 from recllm.recommender.explanation import positions
@@ -208,7 +208,7 @@ def comprehensiveness(
     for column, name in enumerate(("comprehensiveness@1", "comprehensiveness@3")):
         ours = table["recllm"][:, column]
         for baseline in BASELINES:
-            gap = paired_bootstrap(ours, table[baseline][:, column], draws=1000, seed=seed)
+            (gap,) = paired_bootstraps((ours - table[baseline][:, column])[:, None], draws=1000, seed=seed)
             gates[f"{name} over {baseline}"] = {k: round(getattr(gap, k), 4) for k in ("mean", "low", "high")}
     return systems, gates
 

@@ -17,7 +17,7 @@ from typing import Any
 from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.evaluation.benchmarks import BENCHMARKS
 from recllm.evaluation.protocols import EvaluationWindow
-from recllm.evaluation.record import finished_record, write_record
+from recllm.evaluation.record import provenance, write_record
 from recllm.schema import Encoder
 
 HERE = Path(__file__).resolve().parent
@@ -69,6 +69,18 @@ def peer_settings(protocol: str) -> Mapping[str, Mapping[str, Any]]:
     """By system, as keywords."""
     settings: Mapping[str, Mapping[str, Any]] = tomllib.loads(PEERS.read_text("utf-8")).get(protocol, {})
     return settings
+
+
+def finished_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with its provenance, arrays as lists, and floats of six decimals, or of three digits below 1e-4."""
+
+    def rounded(digits: str) -> float:
+        number = float(digits)
+        return round(number, 6) if abs(number) >= 1e-4 else float(f"{number:.3g}")
+
+    text = json.dumps(dict(record) | provenance(), default=lambda value: value.tolist())
+    finished: dict[str, Any] = json.loads(text, parse_float=rounded)
+    return finished
 
 
 def finish(record: Mapping[str, Any], output: Path | None) -> None:

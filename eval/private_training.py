@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 from inputs import RESULTS, default_encoder, finish, say, script_parser, window_of
+from membership import audited_epsilon, likelihood_ratio_attack, logit_confidence
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, Ints
-from recllm.evaluation.membership import audited_epsilon, likelihood_ratio_attack, logit_confidence
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import advised_recipe, learned_system
 from recllm.features.item_vectors import basics_of, basics_vectors

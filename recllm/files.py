@@ -7,21 +7,25 @@ import os
 import re
 import shutil
 import stat
+import sys
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from recllm.errors import StoreError, UsageError
 
+if sys.platform != "win32":
+    import fcntl
+
 PRIVATE = 0o600
 """Permissions of a file that only its owner may read."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_DRAFT = re.compile(r"\..+\.(?P<pid>\d+)\.draft")
-_open_drafts: set[str] = set()
-"""Names of the drafts that this process is writing."""
+LOCKLESS_SECONDS = 86_400.0
+"""Age from which a draft is removed where files cannot be locked."""
 
 
 @contextmanager
@@ -32,22 +36,48 @@ def whole_file(path: Path, *, mode: int = 0o666, overwrite: bool = True) -> Iter
     An exception in the block leaves `path` as it was. mode: permissions, less the umask. With `overwrite` false an
     existing file stays, and `FileExistsError` is raised at the end of the block. Raises `OSError` of the disk.
     """
-    # a name of its own for each of several writers
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.{os.getpid()}.draft")
-    _open_drafts.add(draft.name)
-    try:
-        with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "w+b") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+    with _new_draft(path, mode) as (draft, stream):
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+        if sys.platform == "win32":  # which renames no open file
+            stream.close()
         if overwrite:
             draft.replace(path)
         else:
             path.hardlink_to(draft)  # unlike a rename it fails where a file is
         sync_folder(path.parent)
+
+
+@contextmanager
+def _new_draft(path: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A hidden file of its own beside `path`, which is locked in the block and gone at its end."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
+    try:
+        with os.fdopen(_open_locked(draft, mode), "w+b") as stream:
+            yield draft, stream
     finally:
         draft.unlink(missing_ok=True)
-        _open_drafts.discard(draft.name)
+
+
+def _open_locked(draft: Path, mode: int) -> int:
+    while True:
+        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        with suppress(OSError):
+            _lock(descriptor, wait=True)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # a sweep was faster than the lock
+
+
+def _lock(descriptor: int, *, wait: bool) -> None:
+    """Raises `BlockingIOError` where another writer holds the lock, another `OSError` where there are no locks.
+
+    Unlike a process id a lock means the same in all containers that share a volume.
+    """
+    if sys.platform == "win32":
+        raise OSError(errno.ENOTSUP, "no locks")
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666, overwrite: bool = True) -> None:
@@ -60,33 +90,43 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666, overwrit
 def drafts_folder(parent: Path) -> Iterator[Path]:
     """An empty folder in `parent`, for the owner alone, which is gone at the end of the block. Raises `OSError`."""
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = parent / f".parts.{uuid.uuid4().hex}.{os.getpid()}.draft"
-    _open_drafts.add(folder.name)
-    try:
-        folder.mkdir(mode=0o700)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        _open_drafts.discard(folder.name)
+    with _new_draft(parent / "parts", PRIVATE) as (draft, _):
+        folder = _folder_of(draft)
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of(draft: Path) -> Path:
+    """The folder that goes with a draft of `drafts_folder`."""
+    return draft.with_suffix(".folder")
 
 
 def sweep_drafts(folder: Path) -> None:
-    """Removes the drafts of `whole_file` and `drafts_folder` whose process ended without a chance to."""
-    from psutil import pid_exists  # os.kill(pid, 0) would interrupt the process on Windows
-
-    for path in folder.glob(".*.draft"):
-        if draft := _DRAFT.fullmatch(path.name):
-            pid = int(draft["pid"])
-            # in a container each start has the same number
-            if path.name not in _open_drafts if pid == os.getpid() else not pid_exists(pid):
-                _remove(path)
+    """Removes the drafts of `whole_file` and `drafts_folder` whose writer ended without a chance to: their lock is
+    free. Where files cannot be locked, drafts that were not written for `LOCKLESS_SECONDS`."""
+    for draft in folder.glob(".*.draft"):
+        with suppress(OSError):  # another sweep was faster
+            is_old = time.time() - draft.lstat().st_mtime > LOCKLESS_SECONDS
+            try:
+                with draft.open("r+b") as stream:
+                    _lock(stream.fileno(), wait=False)
+                    _remove(draft)
+            except BlockingIOError:
+                continue
+            except OSError:
+                if is_old:
+                    _remove(draft)
 
 
 def _remove(draft: Path) -> None:
-    if draft.is_dir() and not draft.is_symlink():
-        shutil.rmtree(draft, ignore_errors=True)
+    if draft.is_dir() and not draft.is_symlink():  # of an earlier version
+        shutil.rmtree(draft)
     else:
-        draft.unlink(missing_ok=True)
+        shutil.rmtree(_folder_of(draft), ignore_errors=True)
+        draft.unlink()
 
 
 def check_plain(path: Path) -> None:

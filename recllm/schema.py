@@ -8,14 +8,16 @@ half open: *as of* t means events strictly before t. Money is in the shop's curr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from html import escape
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from recllm.errors import UsageError
+from recllm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,9 +105,28 @@ SESSION_PREFIX = "s1_"
 other."""
 
 
+def exact_amount(value: object, owner: str) -> Decimal | None:
+    """A number, or a number as text, as a `Decimal` of at least 0; a float as it is printed. None stays None.
+
+    Raises `DataError`, which names the `owner`, for anything else.
+    """
+    if value is None:
+        return None
+    with suppress(InvalidOperation):
+        if isinstance(value, Real | Decimal | str) and not isinstance(value, bool):
+            amount = Decimal(str(value))
+            if amount.is_finite() and amount >= 0:
+                return amount
+    raise DataError(f"{owner} is {value!r}; give a number of at least 0, such as 4.90")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One product. `category` runs from the widest to the narrowest name; `attributes` are free name-value pairs."""
+    """One product. `category` runs from the widest to the narrowest name; `attributes` are free name-value pairs.
+
+    A price may be given as any number, a single category as a text, and values of attributes as what `str` takes.
+    Raises `DataError` for a price that is no number or below 0, and for an id or title that is no text.
+    """
 
     item_id: str
     title: str
@@ -118,6 +139,15 @@ class Item:
     available_until: datetime | None = None
     """From then on it is off sale, whatever `available` says; None for no end."""
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("item_id", "title"):
+            if not isinstance(getattr(self, name), str):
+                raise DataError(f"the item's {name} is {getattr(self, name)!r}; give a text")
+        category = (self.category,) if isinstance(self.category, str) else tuple(self.category)
+        object.__setattr__(self, "category", category)
+        object.__setattr__(self, "price", exact_amount(self.price, f"the price of item {self.item_id!r}"))
+        object.__setattr__(self, "attributes", {name: str(value) for name, value in self.attributes.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

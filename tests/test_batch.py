@@ -28,7 +28,7 @@ from recllm.jobs.serve import find_audience
 from recllm.recommender.serving_state import CATALOGUE_STATE, ITEMS, map_arrays
 from recllm.schema import Purpose, SlateStatus
 from recllm.workspace import privacy as privacy_module
-from recllm.workspace.workspace import Workspace, present
+from recllm.workspace.workspace import Workspace, overridden, present
 
 SHARDS, PEOPLE = 5, 60
 
@@ -201,16 +201,16 @@ def test_what_needs_no_model_is_batched_without_one_and_goes_on_so(folder: Path,
         assert run_batch(again).resumed == 1 and run.file(1).read_bytes() == before
 
 
-def test_a_sample_of_people_is_learned_from_and_is_always_the_same(shop: Workspace) -> None:
+def test_a_sample_of_people_is_learned_from_and_is_always_the_same_and_of_all_shards(shop: Workspace) -> None:
     from recllm.jobs.predict import people_learned_from
-    from recllm.settings import PropensitySettings
 
-    settings = shop.settings.model_copy(update={"propensity": PropensitySettings(learn_people=7)})
-    few, everybody = Workspace.open(shop.root), shop.gate().dataset(Purpose.MODEL_TRAINING)
-    few.settings = settings  # type: ignore[misc]
-    with few:
+    everybody = shop.gate().dataset(Purpose.MODEL_TRAINING)
+    with overridden({"propensity": {"learn_people": 15}}), Workspace.open(shop.root) as few:
         first, second = people_learned_from(few), people_learned_from(few)
-    assert first.n_users == 7 and first.data_hash() == second.data_hash()
+    assert first.n_users == 15 and first.data_hash() == second.data_hash()
+    learned_from = first.users["user_id"].to_list()
+    others = everybody.users.filter(~pl.col("user_id").is_in(learned_from))["user_id"].to_list()
+    assert shard_numbers(learned_from, 256).max() > shard_numbers(others, 256).min(), "they fill the first shards"
     for row, name in enumerate(first.users["user_id"]):
         whole = everybody.events.rows(everybody.user_rows([name]))
         assert len(first.events.rows(np.array([row]))) == len(whole) > 0

@@ -25,7 +25,7 @@ from recllm.adcopy.vocabulary import add_words, vocabulary_file
 from recllm.audiences.request import AudienceRequest
 from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.folder import COPIES, CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan
+from recllm.campaigns.folder import COPIES, CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan, rewrite_log
 from recllm.campaigns.open_campaign import (
     AUTO,
     OpenCampaign,
@@ -858,6 +858,37 @@ def test_what_became_of_a_wording_decides_how_often_it_goes_out_next(shop: Works
     assert {0.05 <= person.propensity <= 0.95 for person in plan.people} == {True}
     of_known = [p.variant for p in plan.people if (p.channel, texts[p.text_id].text) in counts]
     assert len(of_known) > 50 and np.mean(of_known) > 0.6, "half of them without what was learned"
+
+
+@pytest.mark.parametrize("version", ["of now", "earlier"])
+def test_an_edited_text_starts_without_the_results_of_its_earlier_wording(shop: Workspace, version: str) -> None:
+    campaign, _ = exported(shop)
+    sent = shop.gate().events(Purpose.ANALYTICS).filter(campaign_id="tea")
+    first_readers = [p for p in campaign.plan.addressed if p.text_id == campaign.plan.texts[0].id]
+    text = campaign.plan.texts[0]
+    later = NOW + timedelta(days=1)
+    late = first_readers[0].user_id
+    with campaign.folder.locked():  # the person was not reached by the first export
+        (entry,) = [dict(line) for line in read_log(campaign.folder.exports)]
+        entry["reached"].remove(late)
+        del entry["texts"][late]
+        rewrite_log(campaign.folder.exports, [entry])
+    enter_edit(campaign, text.id, f"{text.text} Enjoy.", by="Ann", at=later)
+    approve_texts(campaign, [text.id], by="Ann", at=later)
+    export_campaign(campaign, shop.root.parent / "out", clock=later)
+    if version == "earlier":
+        lines = [{k: v for k, v in line.items() if k != "decisions"} for line in read_log(campaign.folder.exports)]
+        with campaign.folder.locked():
+            rewrite_log(campaign.folder.exports, lines)
+    counts = {wording: tally.showings for wording, tally in wording_counts(shop, ["tea"]).items()}
+    n_shown = sent.filter(template=text.id).height
+    assert n_shown > 1 and sum(counts.values()) == sent.height
+    assert counts[text.channel, text.text] == n_shown - 1
+    assert counts[text.channel, f"{text.text} Enjoy."] == 1
+    with campaign.folder.locked():  # as after the time for which a shop keeps who got what
+        nobody = {"reached": [], "held": [], "texts": {}}
+        rewrite_log(campaign.folder.exports, [line | nobody for line in read_log(campaign.folder.exports)])
+    assert sum(tally.showings for tally in wording_counts(shop, ["tea"]).values()) == sent.height
 
 
 def test_a_wording_that_drives_people_away_goes_out_no_more(shop: Workspace) -> None:

@@ -30,6 +30,7 @@ from waiting import until
 from recllm.audiences.audience import Audience
 from recllm.charts import Bar, bar_chart, without_styles
 from recllm.console import app as console_app
+from recllm.console import people
 from recllm.console.app import SECTIONS, mount_console
 from recllm.console.estimates import EstimateVerdict, verdict_of
 from recllm.console.figures import MIN_VISITS, rhythms
@@ -49,6 +50,7 @@ from recllm.jobs.predict import predict_workspace
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import find_audience
 from recllm.policy import Policy
+from recllm.privacy.export import export_person
 from recllm.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
@@ -57,8 +59,10 @@ from recllm.schema import Action, Purpose, Table
 from recllm.service.app import create_app
 from recllm.service.live import LiveShop
 from recllm.settings import ConsoleSettings, ServiceSettings
+from recllm.store.readers import StoreReader
 from recllm.workspace.console_sessions import begin_session, find_session
 from recllm.workspace.keys import Scope, create_key, key_in_force, revoke_key
+from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -1105,6 +1109,30 @@ def test_who_would_look_at_an_item(
     monkeypatch.setattr(items, "find_audience", of_views)
     page = Page(looking.get("/items/people/tea-1", headers={"cookie": f"recllm-language={language}"}).text).text
     assert told in page and "expected to buy" not in page and "天内购买" not in page
+
+
+def test_pages_that_show_no_list_of_people_read_no_list_of_people(
+    looking: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Workspace.open(folder) as shop:
+        name = shop.pseudonymiser().one("u01")
+        held = export_person(shop, "u01")
+
+    everything_read = []
+    for owner, method in ((PolicyGate, "permitted_users"), (StoreReader, "counts"), (people, "export_person")):
+        monkeypatch.setattr(owner, method, lambda *_, method=method, **__: everything_read.append(method))
+    consent = StoreReader.consent
+
+    def consent_of(reader: StoreReader, *purpose: Any, user_ids: Any = None) -> pl.DataFrame:
+        if user_ids is None:
+            everything_read.append("consent")
+        return consent(reader, *purpose, user_ids=user_ids)
+
+    monkeypatch.setattr(StoreReader, "consent", consent_of)
+    assert 'name="user_id"' in looking.get("/people").text
+    erasure = Page(looking.get(f"/people/{name}/erase").text).text
+    assert held["events"] and f"{len(held['events'])} " in erasure
+    assert everything_read == []
 
 
 def test_an_empty_shop_says_what_to_do(tmp_path: Path) -> None:

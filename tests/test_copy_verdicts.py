@@ -295,6 +295,23 @@ def test_facts_ground_inflections_and_compounds(text: str) -> None:
     assert loose_words(text) == []
 
 
+def test_a_plural_says_what_its_singular_says_and_a_word_of_its_family_does_not() -> None:
+    cases = [
+        ("Kitchen knife", "Kitchen knives for you.", []),
+        ("Kitchen knives", "A kitchen knife for you.", []),
+        ("6 dish set", "6 dishes for you.", []),
+        ("Steel watch", "The watches protect your skin.", ["G3"]),
+        ("Linen dress", "Dresses protect skin.", ["G3"]),
+        ("Nature Valley oat bars", "Natural oat bars from Nature Valley.", ["G3"]),
+        ("Effects pedal", "An effective pedal.", ["G3"]),
+    ]
+    failed = []
+    for title, text, _ in cases:
+        checks = judged(text, replace(BUNS, title=title, brand=None, description=None)).checks
+        failed.append((title, text, [check.guarantee for check in checks if not check.passed]))
+    assert failed == cases
+
+
 @pytest.mark.parametrize(
     ("word", "base", "is_form"),
     [

@@ -244,6 +244,19 @@ def test_a_folder_that_is_no_model_is_refused(tuned: TunedEffect, tmp_path: Path
             load_effect(broken)
 
 
+def test_a_model_that_counts_other_forms_of_words_opens_and_says_so(
+    tuned: TunedEffect, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = Path(shutil.copytree(tuned.folder, tmp_path / "earlier"))
+    card = json.loads((earlier / "card.json").read_text("utf-8"))
+    del card["word_forms"]
+    (earlier / "card.json").write_text(json.dumps(card))
+    assert load_effect(tuned.folder).fingerprint == load_effect(earlier).fingerprint
+    assert [record.getMessage() for record in caplog.records if record.name == "recllm.models.effect"] == [
+        f"{earlier}: the effect model counts some plurals as other words; learn it again"
+    ]
+
+
 # --- the intervals ---------------------------------------------------------------------------------------------------
 
 

@@ -251,7 +251,7 @@ def test_a_folder_of_parts_is_private_and_does_not_stay(tmp_path: Path) -> None:
     child.kill()
     child.wait()
     child.stdout.close()
-    assert len(list((tmp_path / "serving").iterdir())) == 1
+    assert len(list((tmp_path / "serving").rglob("item"))) == 1
     sweep_drafts(tmp_path / "serving")
     assert not list((tmp_path / "serving").iterdir())
 

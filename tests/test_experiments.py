@@ -173,11 +173,9 @@ TABLES = st.lists(
 @given(TABLES, st.integers(0, 30))
 def test_moments_of_parts_add_up(table: np.ndarray, cut: int) -> None:
     total, parts = Moments.of(*table.T), Moments.of(*table[:cut].T) + Moments.of(*table[cut:].T)
-    sums = Moments.from_sums(len(table), table.sum(axis=0), table.T @ table)
-    for other in (parts, sums):
-        assert other.people == total.people
-        np.testing.assert_allclose(other.means, total.means, atol=1e-6)
-        np.testing.assert_allclose(other.scatter, total.scatter, atol=1e-3)
+    assert parts.people == total.people
+    np.testing.assert_allclose(parts.means, total.means, atol=1e-6)
+    np.testing.assert_allclose(parts.scatter, total.scatter, atol=1e-3)
 
 
 def test_values_of_no_people_are_refused() -> None:
@@ -190,8 +188,6 @@ def test_values_of_no_people_are_refused() -> None:
     ):
         with pytest.raises(DataError):
             Moments.of(*columns)
-    with pytest.raises(DataError):
-        Moments.from_sums(3, [1.0], np.zeros((3, 3)))
 
 
 # --- the difference ---------------------------------------------------------------------------------------------------

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from recllm import files
 from recllm.errors import StoreError
-from recllm.files import PRIVATE, lock_file, whole_file, write_whole
+from recllm.files import LOCKLESS_SECONDS, PRIVATE, drafts_folder, lock_file, sweep_drafts, whole_file, write_whole
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
@@ -56,6 +61,87 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
         second.write(b"second")
     assert path.read_bytes() == b"first", "the one that ends last"
     assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from recllm.files import drafts_folder, whole_file
+root = Path(sys.argv[1])
+with whole_file(root / "state") as stream, drafts_folder(root) as folder:
+    stream.write(b"whole")
+    (folder / "part").write_bytes(b"x")
+    print(os.getpid(), flush=True)
+    if sys.stdin.readline() == "end\\n":
+        assert (folder / "part").exists()
+    else:
+        os._exit(9)
+"""
+
+
+def drafts(folder: Path) -> list[Path]:
+    return list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("in_container", [False, True])
+def test_a_sweep_leaves_what_another_process_writes_and_takes_what_it_left(tmp_path: Path, in_container: bool) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    if in_container:
+        command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", *command]
+        try:
+            subprocess.run([*command[:5], "true"], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("this machine makes no process numbers of their own")
+    for word, written in (("end", b"whole"), ("die", None)):
+        (tmp_path / "state").unlink(missing_ok=True)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdin is not None and child.stdout is not None
+            assert (int(child.stdout.readline()) == 1) == in_container
+            assert len(drafts(tmp_path)) > 1
+            sweep_drafts(tmp_path)
+            child.stdin.write(f"{word}\n")
+            child.stdin.flush()
+            child.wait()
+        assert child.returncode == (0 if written else 9)
+        assert written is None or (tmp_path / "state").read_bytes() == written
+        assert bool(drafts(tmp_path)) == (written is None)
+    sweep_drafts(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows removes no open file")
+def test_a_draft_is_not_taken_before_its_writer_has_locked_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, n_swept = files._lock, 0
+
+    def late(descriptor: int, *, wait: bool) -> None:
+        nonlocal n_swept
+        if wait and n_swept < 3:
+            n_swept += 1
+            sweep_drafts(tmp_path)
+        lock(descriptor, wait=wait)
+
+    monkeypatch.setattr(files, "_lock", late)
+    write_whole(tmp_path / "a", "whole")
+    assert (tmp_path / "a").read_text() == "whole" and n_swept == 3
+
+
+def test_where_files_cannot_be_locked_old_drafts_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lock(descriptor: int, *, wait: bool) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(files, "_lock", no_lock)
+    new, old = tmp_path / ".new.1.draft", tmp_path / ".old.1.draft"
+    folder_of_earlier_version = tmp_path / ".parts.0123.4567.draft"
+    for draft in (new, old):
+        draft.touch()
+    folder_of_earlier_version.mkdir()
+    (folder_of_earlier_version / "part").touch()
+    for draft in (old, folder_of_earlier_version):
+        os.utime(draft, times=(0, time.time() - LOCKLESS_SECONDS - 1))
+    with drafts_folder(tmp_path) as folder:
+        sweep_drafts(tmp_path)
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == [new]
 
 
 def test_a_lock_is_for_one_at_a_time(tmp_path: Path) -> None:

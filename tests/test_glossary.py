@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,22 @@ def test_a_class_name_has_one_meaning() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(path.relative_to(ROOT)))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def test_a_constant_or_field_has_one_text() -> None:
+    """A second one belongs to something that stands elsewhere."""
+
+    def is_text(node: ast.stmt) -> bool:
+        return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+    doubled = [
+        f"{path.relative_to(ROOT)}, line {second.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for first, second in pairwise(node.body if isinstance(node, ast.Module | ast.ClassDef) else ())
+        if is_text(first) and is_text(second)
+    ]
+    assert doubled == []
 
 
 def test_the_glossary_is_short_and_names_each_noun_once() -> None:

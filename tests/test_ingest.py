@@ -28,6 +28,7 @@ from dirty_inputs import csv, item_rows, jsonl, lines, row
 from store_view import view
 
 from recllm.errors import DataError, IngestError, StoreError, UsageError
+from recllm.files import whole_file
 from recllm.ingest.describe import describe
 from recllm.ingest.load import ingest_file
 from recllm.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
@@ -396,12 +397,13 @@ def test_offsets_are_those_of_the_original_bytes(shop: Shop) -> None:
 
 def test_drafts_of_dead_processes_are_swept(shop: Shop) -> None:
     shop.quarantine.mkdir()
-    dead, alive = shop.quarantine / ".x.999999999.draft", shop.quarantine / f".y.{os.getppid()}.draft"
+    dead = shop.quarantine / f".x.{os.getppid()}.draft"
     dead.touch()
-    alive.touch()
-    shop.load(csv())
-    assert not dead.exists()
-    assert alive.exists()
+    with whole_file(shop.quarantine / "y") as stream:
+        stream.write(b"alive")
+        shop.load(csv())
+        assert not dead.exists()
+    assert (shop.quarantine / "y").read_bytes() == b"alive"
 
 
 def test_raw_is_cut_at_two_kilobytes(shop: Shop) -> None:

@@ -100,7 +100,8 @@ def calibrated() -> Recommender:
 
 def test_the_slate_keeps_its_order_and_scores(calibrated: Recommender) -> None:
     assert calibrated.model is not None and calibrated.model.item_offsets is not None
-    plain = calibrated.with_model(replace(calibrated.model, item_offsets=None))
+    model = replace(calibrated.model, item_offsets=None)
+    plain = Recommender(calibrated.dataset, ToyEncoder(), model=model)
     for with_it, without in zip(
         calibrated.recommend(["u00", "u01"], k=8, explain=False),
         plain.recommend(["u00", "u01"], k=8, explain=False),

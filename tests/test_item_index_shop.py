@@ -205,7 +205,7 @@ def test_the_command(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
     code, out, _ = run("index", "-w", "shop", "--set", "item_index.kind=faiss", "--json")
     assert code == 0 and '"kind": "faiss"' in out
     code, _, err = run("index", "-w", "shop")
-    assert code == 3 and "exact compares all items" in err
+    assert code == 3 and "exact compares all items" in err and "recllm index --kind faiss" in err, "the guide's advice"
     code, _, err = run("index", "-w", "shop", "--kind", "annoy")
     assert code == 2 and "annoy" in err and "faiss" in err
     code, _, err = run("index", "-w", "shop", "--kind", "pgvector")

@@ -252,20 +252,39 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
         rankings = shop.store().explored_slates(datetime(2000, 1, 1, tzinfo=UTC))
         real, targets = off_policy._own_slate, []
 
-        def another(then: Recommender, everybody: Dataset, rows: pl.DataFrame) -> tuple[Recommendation, ...]:
+        def another(recommender: Recommender, rows: pl.DataFrame) -> tuple[Recommendation, ...]:
             """The same people's slates from the end of what was drawn from."""
-            items = real(then, everybody, rows)
+            items = real(recommender, rows)
+            if len(targets) < 40:
+                assert items == slate_of_the_past(recommender, rows)
             ranked = rankings[rows["request_id"][0]][::-1]
             targets.extend(WORTH.get(item_id, 0.1) for item_id in ranked[: len(items)])
             return tuple(replace(item, item_id=item_id) for item, item_id in zip(items, ranked, strict=False))
 
         monkeypatch.setattr(off_policy, "_own_slate", another)
+        cuts = []
+        before = Dataset.before
+        monkeypatch.setattr(Dataset, "before", lambda data, as_of: cuts.append(as_of) or before(data, as_of))
         outcome = estimate_model(shop, version, rng=rng)
+        assert len(cuts) < 50, "the log is not copied for each request"
         assert {estimate.estimator for estimate in outcome.candidate} == set(OffPolicyEstimator)
         for estimate in outcome.candidate:
             assert estimate.outside_support == 0
             assert _is_near(estimate, float(np.mean(targets))), estimate
         assert outcome.difference == pytest.approx(np.mean(targets) - np.mean(worth_of_shown), abs=0.15)
+
+
+def slate_of_the_past(recommender: Recommender, rows: pl.DataFrame) -> tuple[Recommendation, ...]:
+    """One logged request, answered from a copy of the log up to it."""
+    past = Recommender(
+        recommender.dataset.before(int(rows["timestamp"][0].timestamp())),
+        recommender.encoder,
+        model=recommender.model,
+        locale=recommender.locale,
+        population=recommender.population,
+        item_offsets=recommender.item_offsets,
+    )
+    return past.recommend([rows["user_id"][0]], k=int(rows["position"].max()), explain=False)[0].items  # type: ignore[arg-type]
 
 
 def _is_near(estimate: ValueEstimate, truth: float) -> bool:

@@ -3,6 +3,7 @@ see."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 import torch
 from arrivals_world import arrivals
 from conftest import Command
-from retrain_world import items, log, make_shop
+from retrain_world import make_shop
 from shop_world import shop, vectors
 from tiny_encoders import make_model
 
@@ -27,7 +28,6 @@ from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import find_weights, load_encoder
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import MissingExtraError, ModelError, PolicyError, StoreError, UsageError
-from recllm.evaluation.membership import audited_epsilon, likelihood_ratio_attack, logit_confidence
 from recllm.features.candidates import candidates
 from recllm.features.collaborative import ask
 from recllm.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
@@ -36,7 +36,6 @@ from recllm.jobs.retrain import RetrainOutcome, model_history, retrain
 from recllm.jobs.train import train_privately, train_workspace, tune_workspace
 from recllm.privacy.erasure import erase_people
 from recllm.recommender.lineage import CheckKind
-from recllm.recommender.private_model import fit_private_model
 from recllm.recommender.private_serving import private_population
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import mark_version_tainted, taints
@@ -65,6 +64,11 @@ from recllm.training.private.head import (
 )
 from recllm.workspace.privacy_ledger import LEDGER_FILE, PrivacyLedger
 from recllm.workspace.workspace import Workspace, overridden
+
+SPEC = importlib.util.spec_from_file_location("membership", Path(__file__).parents[1] / "eval" / "membership.py")
+assert SPEC is not None and SPEC.loader is not None
+sys.modules["membership"] = membership = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(membership)
 
 pytest.importorskip("opacus")
 
@@ -610,18 +614,6 @@ def test_a_killed_training_is_paid_for(folder: Path) -> None:
     assert not list((folder / "models" / "versions").glob("*")) if (folder / "models" / "versions").exists() else True
 
 
-def test_a_private_model_keeps_its_vectors_when_models_change_places() -> None:
-    encoder = ToyEncoder()
-    guarantee = PrivacyGuarantee.of((mechanism(),))
-    model = fit_private_model(DATA, encoder, SETTINGS, guarantee)
-    plain = Recommender(DATA, encoder)
-    paid, listed = plain.item_vectors, plain.with_model(model)
-    assert listed.population.item_vectors is listed.item_vectors
-    assert Recommender(DATA, encoder, model=model).item_vectors.tobytes() == listed.item_vectors.tobytes()
-    assert paid.shape == listed.item_vectors.shape
-    assert items().height and log(range(1)).height  # the world of the workspace above
-
-
 # --- attacks ---------------------------------------------------------------------------------------------------------
 
 
@@ -634,7 +626,7 @@ def test_members_of_an_overtrained_model_are_found_and_of_a_private_one_not(exam
     def confidence(net: HeadNetwork) -> np.ndarray:
         first = examples.windows.first()[:-1]
         with torch.no_grad():
-            return logit_confidence(examples.losses(net, first).numpy().astype(np.float64) / 2)
+            return membership.logit_confidence(examples.losses(net, first).numpy().astype(np.float64) / 2)
 
     of: dict[str, list[np.ndarray]] = {"control": [], "private": []}
     for number in range(n_models):
@@ -649,7 +641,9 @@ def test_members_of_an_overtrained_model_are_found_and_of_a_private_one_not(exam
         net = network()
         learn_privately(net, examples, SETTINGS, how, users=users)
         of["private"].append(confidence(net))
-    control, private = (likelihood_ratio_attack(np.stack(of[name]), member) for name in ("control", "private"))
+    control, private = (
+        membership.likelihood_ratio_attack(np.stack(of[name]), member) for name in ("control", "private")
+    )
     assert control.auc > 0.7
     assert private.auc < control.auc - 0.1
 
@@ -657,9 +651,9 @@ def test_members_of_an_overtrained_model_are_found_and_of_a_private_one_not(exam
 def test_the_audit_bounds_what_is_guessed() -> None:
     rng = np.random.default_rng(0)
     included = rng.random(400) < 0.5
-    assert audited_epsilon(included + 0.1 * rng.random(400), included, 1e-5) > 3
-    assert audited_epsilon(rng.random(400), included, 1e-5) < 0.5
+    assert membership.audited_epsilon(included + 0.1 * rng.random(400), included, 1e-5) > 3
+    assert membership.audited_epsilon(rng.random(400), included, 1e-5) < 0.5
     # randomised response at epsilon 1: the bound is below the truth
     honest = rng.random(400) < np.e / (1 + np.e)
     answers = np.where(honest, included, ~included)
-    assert audited_epsilon(answers + 0.1 * rng.random(400), included, 0.0) <= 1.0
+    assert membership.audited_epsilon(answers + 0.1 * rng.random(400), included, 0.0) <= 1.0

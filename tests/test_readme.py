@@ -32,6 +32,12 @@ def test_the_map_names_every_room_and_nothing_else() -> None:
     assert named == rooms - {"__init__", "__main__", "__pycache__"}
 
 
+def test_a_heading_stands_apart() -> None:
+    for name, text in (("README.md", README), ("recllm/GUIDE.md", GUIDE), ("eval/results/README.md", RESULTS)):
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert re.findall(r"\S.*\n#{1,6} .*", prose) == [], name
+
+
 def test_the_readme_is_short_and_names_every_extra() -> None:
     assert len(README.splitlines()) <= 245
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]

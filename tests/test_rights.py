@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -31,7 +32,7 @@ from recllm.privacy.export import export_person
 from recllm.privacy.retention import apply_retention
 from recllm.privacy.rotation import resume_rotation, rotate_key
 from recllm.schema import Purpose
-from recllm.store.database import writing
+from recllm.store.database import Store, writing
 from recllm.store.tables import audit as audit_table
 from recllm.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
 from recllm.workspace.keys import create_key, list_keys, revoke_key
@@ -94,6 +95,26 @@ def test_the_log_tells_who_did_what_to_whom(empty: Workspace) -> None:
     (entry,) = read_audit(empty, subjects=frozenset({"u1_3"}))
     assert (entry.actor, entry.action, entry.details) == ("key:1", AuditAction.PERSON_SHOWN, {"number": 3})
     assert abs(entry.at - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_the_log_of_one_person_is_read_without_that_of_others(
+    empty: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(empty)
+    audit(empty, "key:1", AuditAction.LOADED, source='"subject":"u1_3"')
+    entries_read: list[int] = []
+    read_entries = Store.audit_entries
+
+    def counted(store: Store, *arguments: Any) -> list[tuple[int, str, str]]:
+        entries = read_entries(store, *arguments)
+        entries_read.append(len(entries))
+        return entries
+
+    monkeypatch.setattr(Store, "audit_entries", counted)
+    for subjects, numbers in ((["u1_3", "u1_11"], [4, 12]), (["u1_"], []), (["%"], []), ([], [])):
+        assert [entry.number for entry in read_audit(empty, subjects=frozenset(subjects))] == numbers
+    assert read_audit(empty, subjects=frozenset({"u1_3"}), after=4) == []
+    assert max(entries_read) <= 2
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -12,13 +14,15 @@ from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
 from shop_world import shop as world
+from waiting import until
 
 from recllm.data.dataset import Dataset
 from recllm.encoder.toy import ToyEncoder
-from recllm.errors import UsageError
+from recllm.errors import ModelError, UsageError
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.search import search
 from recllm.schema import SearchRequest, Slate
+from recllm.service.finder import RETRY_SECONDS, Finder, VectorState
 from recllm.settings import SearchSettings
 from recllm.text.word_index import WordIndex, terms_of
 
@@ -36,7 +40,7 @@ ITEMS = pl.DataFrame(
     ("text", "terms"),
     [
         ("Dry CAT-Food, 3.5 LB", ["dry", "cat", "food", "3", "5", "lb"]),
-        ("berries eggs glasses bus dishes gas", ["berry", "egg", "glasse", "bus", "dishe", "gas"]),
+        ("berries eggs glasses bus dishes gas", ["berry", "egg", "glass", "bus", "dish", "gas"]),
         ("西湖龙井", ["西湖", "湖龙", "龙井"]),
         ("茶", ["茶"]),
         ("ＡＢ茶叶x", ["ab", "茶叶", "x"]),
@@ -47,6 +51,30 @@ ITEMS = pl.DataFrame(
 )
 def test_terms(text: str, terms: list[str]) -> None:
     assert terms_of(text) == terms
+
+
+PLURALS = """
+dress dresses, watch watches, box boxes, glass glasses, brush brushes, dish dishes, sandwich sandwiches, tomato
+tomatoes, knife knives, shelf shelves, scarf scarves, leaf leaves, cookie cookies, movie movies, hoodie hoodies, berry
+berries, pie pies, fly flies, shoe shoes, house houses, case cases, vase vases, bus buses, lens lenses, gas gases,
+virus viruses, size sizes, quiz quizzes, axe axes, tie ties, toe toes, key keys, kiwi kiwis, sofa sofas, woman women,
+child children, foot feet
+"""
+UNLIKE = """
+natural nature, organic organs, effective effects, healing heals, recycled recyclable, tested tests, important
+imports, safe save, care cars, caring cars, universal university, news new, cloth clothes, leave leaf, original
+origins, glassy glasses
+"""
+
+
+def test_a_word_and_its_plural_are_one_term_and_nothing_else_is() -> None:
+    apart = [pair for pair in PLURALS.split(",") if len(set(terms_of(pair))) != 1]
+    joined = [pair for pair in UNLIKE.split(",") if len(set(terms_of(pair))) != 2]
+    assert (apart, joined) == ([], [])
+    for pair in PLURALS.split(","):
+        singular, plural = pair.split()
+        index = WordIndex.of(ITEMS.head(1).with_columns(title=pl.lit(f"Green {singular}")))
+        assert index.scores(plural).any(), pair
 
 
 def found(index: WordIndex, query: str, items: pl.DataFrame = ITEMS) -> set[str]:
@@ -178,3 +206,38 @@ def test_a_file_says_until_when_an_item_is_on_sale(run: Command, shop: Path) -> 
     (shop.parent / "bad.csv").write_text("item_id,title,available_until\nx,X,soon\ny,Y,\n")
     out = run("ingest", "bad.csv", "--table", "items", "-w", "shop", "--json")[1]
     assert '"E_TIMESTAMP": 1' in out
+
+
+class FailingEncoder(ToyEncoder):
+    """Fails as often as it has errors left."""
+
+    errors: ClassVar[list[Exception]] = []
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().encode(texts, **options)
+
+
+@pytest.mark.parametrize("error", [ModelError("not here"), OSError("no network"), RuntimeError("out of memory")])
+def test_a_failed_load_of_the_encoder_is_tried_again_after_a_pause(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("recllm.service.finder.time", clock)
+    finder, encoder = Finder(), FailingEncoder()
+    monkeypatch.setattr(FailingEncoder, "errors", [error, error])
+
+    def state_after(seconds: float) -> VectorState:
+        clock.now += seconds
+        finder.warm(encoder)
+        return until(lambda: finder.vectors is not VectorState.LOADING and finder.vectors)
+
+    assert state_after(0) is VectorState.FAILED
+    assert finder.vector(encoder, "tea") is None
+    assert state_after(RETRY_SECONDS - 1) is VectorState.FAILED and len(encoder.errors) == 1
+    assert state_after(2) is VectorState.FAILED and encoder.errors == []
+    assert state_after(RETRY_SECONDS + 1) is VectorState.FAILED, "the second pause is longer"
+    assert state_after(RETRY_SECONDS) is VectorState.READY
+    vector = finder.vector(encoder, "tea")
+    assert vector is not None and vector.shape == (encoder.dim,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import re
@@ -503,6 +504,19 @@ def test_what_stands_in_the_way_here_is_told_without_a_path(folder: Path, client
         answer = client.post("/v1/events", json={"events": [event]})
         assert answer.status_code == 503 and str(folder) not in answer.text
         assert shown(client)  # readers go on
+
+
+def test_the_public_description_names_no_class_of_the_code(client: TestClient) -> None:
+    classes = {
+        node.name
+        for path in (Path(__file__).resolve().parents[1] / "recllm").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and re.search("[a-z][A-Z]", node.name)
+    }
+    operations = [o for path in client.get("/openapi.json").json()["paths"].values() for o in path.values()]
+    texts = [text for o in operations for text in (o.get("summary", ""), o.get("description", ""))]
+    assert len(texts) > 50
+    assert [text for text in texts if classes.intersection(re.findall(r"\w+", text))] == []
 
 
 def test_no_id_of_a_person_is_in_logs_or_metrics(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:

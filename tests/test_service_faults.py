@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -488,3 +489,29 @@ def test_what_this_machine_refuses_is_told_as_503(folder: Path, monkeypatch: pyt
         assert str(folder) not in answer.text
         assert client.get("/v1/campaigns").json() == {"campaigns": []}
         assert client.post("/v1/campaigns", json=body).status_code == 201
+
+
+def test_a_disk_that_refuses_is_503_and_a_bug_is_500(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [
+        (OSError(errno.ENOSPC, "No space left on device", str(folder)), 503, "StoreError"),
+        (PermissionError(errno.EACCES, "Permission denied", str(folder)), 503, "StoreError"),
+        (FileNotFoundError(errno.ENOENT, "No such file", str(folder)), 500, "internal"),
+        (ConnectionResetError("a bug"), 500, "internal"),
+    ]
+
+    def raises(error: OSError) -> Callable[..., None]:
+        def work(*_: Any, **__: Any) -> None:
+            raise error
+
+        return work
+
+    with serving(folder, console=True) as client:
+        for error, status, kind in errors:
+            with monkeypatch.context() as patch:
+                patch.setattr("recllm.service.api.person_profile", raises(error))
+                patch.setattr("recllm.console.people.person_values", raises(error))
+                answer = client.post("/v1/users/profile", json={"user_id": "u00"})
+                page = client.get("/people/u1_AAAAAAAAAAAAAAAAAAAAAAAAAA")
+            assert (answer.status_code, answer.json()["error"]["type"], page.status_code) == (status, kind, status)
+            assert str(folder) not in answer.text + page.text
+        assert client.post("/v1/users/profile", json={"user_id": "u00"}).status_code == 200

@@ -19,8 +19,11 @@ from shop_world import shop as world
 from waiting import until
 
 from recllm.errors import PolicyError, UnknownIdError
+from recllm.files import write_whole
+from recllm.jobs.ad_copy import EFFECT
 from recllm.jobs.load import load_file
 from recllm.jobs.train import train_workspace
+from recllm.models.effect import CARD
 from recllm.policy import Policy
 from recllm.schema import SESSION_PREFIX, Purpose
 from recllm.service.app import create_app
@@ -761,10 +764,36 @@ def test_what_ab_tests_taught_orders_the_lines_of_an_ad(folder: Path, monkeypatc
         plain = ask(client, "/v1/copy", asked)
     opened = []
     monkeypatch.setattr("recllm.jobs.ad_copy.effect_model", lambda shop: opened.append(shop) or _Backwards())
+    (folder / EFFECT).mkdir()
+    write_whole(folder / EFFECT / CARD, "{}")
     with serving(folder) as client:
         ordered = [ask(client, "/v1/copy", asked) for _ in range(2)]
     assert len(opened) == 1 and ordered[0]["text"] == ordered[1]["text"] != plain["text"]
     assert all(text["verdict"] == "pass" and text["item_id"] == plain["item_id"] for text in ordered)
+
+
+def test_an_effect_model_is_exchanged_and_taken_away_without_a_restart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def read_card(shop: Workspace) -> str:
+        opened.append((shop.root / EFFECT / CARD).read_text())
+        return opened[-1]
+
+    monkeypatch.setattr("recllm.jobs.ad_copy.effect_model", read_card)
+    shop = LiveShop(Workspace.open(folder), "shop")
+    card = folder / EFFECT / CARD
+    card.parent.mkdir()
+    for content in (None, "first", "first", "second", None, "first"):
+        if content is None:
+            card.unlink(missing_ok=True)
+        elif opened[-1:] != [content]:
+            write_whole(card, content)
+        shop.update()
+        assert [shop.effect(), shop.effect()] == [content, content]
+    assert opened == ["first", "second", "first"]
+    shop.close()
 
 
 # --- occasions -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from recllm.adcopy.channels import Slot, channels, septets, utf16, width
 from recllm.adcopy.lexicon import Family, families, read, table
 from recllm.adcopy.quantities import quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
-from recllm.adcopy.verify.guarantees import GUARANTEES, verify
+from recllm.adcopy.verify.guarantees import GUARANTEES, review
 from recllm.errors import DataError, UsageError
 from recllm.schema import Check, Item
 
@@ -42,6 +42,10 @@ TWENTY_OFF = Offer(
 )
 
 
+def checks_of(text: str, request: CopyRequest, **more: str) -> tuple[Check, ...]:
+    return review(text, request, **more).checks
+
+
 def request_for(item: Item, **values: object) -> CopyRequest:
     return CopyRequest(item=item, **{"now": NOW, "channel": "email", **values})  # type: ignore[arg-type]
 
@@ -51,7 +55,7 @@ def failures(
 ) -> dict[str, list[str]]:
     prompt = str(more.pop("prompt", ""))
     request = request_for(item, channel=channel, locale=locale, **more)
-    checks = verify(text, request, prompt=prompt)
+    checks = checks_of(text, request, prompt=prompt)
     found: dict[str, list[str]] = {}
     for check in checks:
         if not check.passed:
@@ -99,7 +103,7 @@ def test_good_chinese_passes(text: str) -> None:
 
 
 def test_one_passed_check_per_guarantee() -> None:
-    checks = verify("Soft sandwich buns.", request_for(BUNS, channel="push"))
+    checks = checks_of("Soft sandwich buns.", request_for(BUNS, channel="push"))
     assert [c.guarantee for c in checks] == list(GUARANTEES)
     assert all(check.passed for check in checks)
     assert all(isinstance(c, Check) for c in checks)
@@ -412,7 +416,7 @@ def test_one_foreign_character_halves_a_short_message() -> None:
     ],
 )
 def test_g6_limits_and_characters(channel: str, text: str, why: str) -> None:
-    checks = verify(text, request_for(BUNS, channel=channel))
+    checks = checks_of(text, request_for(BUNS, channel=channel))
     assert any(why in c.message + c.span for c in checks if c.guarantee == "G6" and not c.passed)
 
 
@@ -428,7 +432,7 @@ def test_every_channel_says_where_its_limits_come_from() -> None:
 def test_unknown_channel_and_locale() -> None:
     for values in ({"channel": "fax", "locale": "en"}, {"channel": "push", "locale": "fr"}):
         with pytest.raises(UsageError, match=r"known|written"):
-            verify("buns", request_for(BUNS, **values))
+            checks_of("buns", request_for(BUNS, **values))
 
 
 # --- G8 to G12, G17 ------------------------------------------------------------------------------------------------
@@ -542,7 +546,7 @@ def test_any_other_digit_is_caught(data: st.DataObject) -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.text(max_size=200), st.sampled_from(["en", "zh"]), st.sampled_from(sorted(channels())))
 def test_any_text_is_answered(text: str, locale: str, channel: str) -> None:
-    checks = verify(text, request_for(BUNS, channel=channel, locale=locale))
+    checks = checks_of(text, request_for(BUNS, channel=channel, locale=locale))
     assert {c.guarantee for c in checks} == set(GUARANTEES)
 
 

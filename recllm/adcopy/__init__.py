@@ -6,5 +6,5 @@
 
 `write_copy` is the one door to a text, `write_recorded` adds what makes it again, `review` checks a text that anyone
 wrote, `read_submissions` and `judge` do so for a file of texts. The eighteen guarantees: `GUARANTEES` on one text,
-`variants_differ` on several, `reproducible`, `answered` and `approvable` on how a text came about.
+`variants_differ` on several, `approvable` on how a text came about.
 """

@@ -149,23 +149,6 @@ def septets(text: str) -> int:
     return sum(2 if c in GSM_EXTENDED else 1 for c in text)
 
 
-def segments(text: str) -> int:
-    """Short messages that a text is sent as (3GPP TS 23.040): each of several gives room to the header that joins them,
-    and a character that takes two units is never split over two messages.
-    """
-    gsm = is_gsm7(text)
-    sizes = [len(GSM_EXTENDED & {c}) + 1 if gsm else utf16(c) for c in text]
-    capacity = _GSM["septets"] if gsm else _GSM["utf16"]
-    if sum(sizes) <= capacity["alone"]:
-        return 1
-    count, used = 1, 0
-    for size in sizes:
-        if used + size > capacity["joined"]:
-            count, used = count + 1, 0
-        used += size
-    return count
-
-
 # --- G7, the parts that code adds when a text leaves: advertisement mark, sender, way to opt out, AI label ------------
 # The words stand in data/mandatory.toml with the law behind each. A part that a text holds already is not added twice.
 

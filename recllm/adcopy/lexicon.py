@@ -18,6 +18,8 @@ from hashlib import sha256
 from importlib import resources
 from typing import Any
 
+from recllm.text.plurals import stem
+
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """The range of Chinese characters, as it stands inside the brackets of a pattern."""
 
@@ -187,15 +189,6 @@ def words(text: str) -> tuple[str, ...]:
     return read(text).words
 
 
-def stem(word: str) -> str:
-    """ "berries" -> "berry", "shelves" -> "shelf", "beans" -> "bean"."""
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if word in ("shelves", "halves", "loaves", "leaves", "knives", "scarves", "calves", "wolves"):
-        return word[:-3] + ("fe" if word == "knives" else "f")
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
 def stems(words_of_text: Iterable[str]) -> frozenset[str]:
     return frozenset(stem(word) for word in words_of_text)
 
@@ -208,7 +201,7 @@ _VOWELS = "aeiou"
 @lru_cache(maxsize=8192)
 def bases(word: str) -> frozenset[str]:
     """The words that `word` may be an inflection of, itself among them: "baking" -> "bake"."""
-    candidates = {word}
+    candidates = {word, stem(word)}
     if not (word.isascii() and word.isalpha()):
         return frozenset(candidates)
     for ending in ("s", "es", "ed", "d", "ing"):

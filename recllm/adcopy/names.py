@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
 
-from recllm.adcopy.lexicon import fold, pattern, stem, table, word_class, words
+from recllm.adcopy.lexicon import fold, pattern, table, word_class, words
+from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
 OTHER_SHELF = "other"
@@ -170,4 +171,4 @@ def _shelf_words() -> tuple[Mapping[tuple[str, ...], str], frozenset[tuple[str, 
 
 def _singular(text: str) -> tuple[str, ...]:
     """The words of a text without their plural: ("wine", "glass") of "wine glasses"; Chinese by the character."""
-    return tuple(pattern("titles.plural").sub(r"\1", stem(word)) for word in words(text))
+    return tuple(map(stem, words(text)))

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
 
-from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, stem, table, word_class, words
+from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, read, table, word_class, words
 from recllm.adcopy.names import OTHER_SHELF, shelf
 from recllm.adcopy.request import CopyRequest, FactSheet
 from recllm.generator.constraint import Constraint
 from recllm.schema import Check, Encoder, Occasion, ReasonKind
+from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
 
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")

@@ -1,4 +1,4 @@
-"""G15: everything that made a text, kept so that it can be made again byte for byte; and G16, G18.
+"""G15: everything that made a text, kept so that it can be made again byte for byte; and G18.
 
     request = CopyRequest(item=item, channel="push", now=now)
     ((copy, record),) = write_recorded(request, generator=generator)
@@ -32,7 +32,7 @@ from recllm.adcopy.write import TEMPLATE, write_copy
 from recllm.documents import plain
 from recllm.errors import DataError, GenerationError
 from recllm.files import write_whole
-from recllm.schema import AdCopy, Check, CopyVerdict, Encoder, Generator
+from recllm.schema import AdCopy, Check, Encoder, Generator
 from recllm.text.domains import SHOP, domain_of
 from recllm.text.templates import Prompts
 
@@ -199,24 +199,6 @@ def _fingerprint(generator: Generator | None) -> str:
 
 
 # --- what holds of the way a text came about, and not of its words -------------------------------------------------
-
-
-def reproducible(record: CopyRecord) -> Iterator[Violation]:
-    """G15: everything that made the text is kept, and the record is as it was written."""
-    for name in ("text", "generator", "generator_sha256", "template_version", "lists_sha256", "request"):
-        if not getattr(record, name):
-            yield Violation(f"the record lacks {name}")
-    if record.id != record.digest():
-        yield Violation("the record was changed after it was written", record.id)
-
-
-def answered(copy: AdCopy, *, seconds: float, deadline: float) -> Iterator[Violation]:
-    """G16: a text that stands came back within `deadline` seconds, whatever became of the generator."""
-    is_held = copy.verdict is CopyVerdict.PERSON and all(check.passed for check in copy.checks)
-    if not (copy.verified or is_held):
-        yield Violation("no verified text came back", copy.text)
-    if seconds > deadline:
-        yield Violation(f"the text took {seconds:.1f} s of {deadline:.1f}")
 
 
 def approvable(checks: Iterable[Check], *, warnings: int, by: str | None, auto: bool = False) -> Iterator[Violation]:

@@ -30,7 +30,6 @@ from recllm.adcopy.lexicon import (
     limit,
     pattern,
     read,
-    stem,
     table,
     translation,
     word_class,
@@ -42,10 +41,11 @@ from recllm.adcopy.quantities import Quantity, quantities
 from recllm.documents import toml_table
 from recllm.errors import DataError, PromptError, UsageError
 from recllm.policy import Policy
-from recllm.schema import Item, Occasion, Reason, ReasonKind
+from recllm.schema import Item, Occasion, Reason, ReasonKind, exact_amount
 from recllm.text.domains import Domain, domain_of
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
+from recllm.text.plurals import stem
 from recllm.text.templates import LOCALES, Prompts, Template, language
 
 _CODE = pattern("injection.code")
@@ -71,7 +71,8 @@ class OfferType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """An offer and when it runs: from `start` on, before `end`; None leaves a side open."""
+    """An offer and when it runs: from `start` on, before `end`; None leaves a side open. Raises `DataError` for a value
+    or a time that cannot be."""
 
     type: OfferType
     value: Decimal | None = None
@@ -79,6 +80,7 @@ class Offer:
     end: datetime | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "value", exact_amount(self.value, "the value of an offer"))
         needs_value = self.type in (OfferType.PERCENT, OfferType.AMOUNT)
         if needs_value and (self.value is None or self.value <= 0):
             raise DataError(f"an offer of type {self.type} needs a value above 0, not {self.value}")
@@ -125,7 +127,7 @@ def load_voice(file: Path) -> Voice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyRequest:
-    """Everything that decides a text but the generator. Raises `UsageError` for a value that cannot be."""
+    """Everything that decides a text but the generator. Raises `UsageError` or `DataError` for a wrong value."""
 
     item: Item
     channel: str
@@ -147,6 +149,7 @@ class CopyRequest:
     """The catalogue's brands: none but the item's own may be named."""
     offer: Offer | None = None
     list_price: Decimal | None = None
+    """The former price, any number of at least 0."""
     evidence: Mapping[str, str] = field(default_factory=dict)
     """Proofs that the shop has, by the key of the claim in data/claims.toml or of the rule that asks for them, for
     instance {"certification": "EU 2018/848, no. 123"}."""
@@ -171,6 +174,7 @@ class CopyRequest:
         for name in ("n_candidates", "variants"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
+        object.__setattr__(self, "list_price", exact_amount(self.list_price, "the list price"))
         object.__setattr__(self, "known_brands", frozenset(self.known_brands))
         object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))
 

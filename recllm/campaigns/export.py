@@ -19,7 +19,7 @@ from recllm.adcopy.channels import CALL_TO_ACTION, channel_named
 from recllm.adcopy.write import TEMPLATE
 from recllm.audiences.assignment import check_floor, globally_held_out
 from recllm.audiences.exclusions import ExclusionReason
-from recllm.campaigns.folder import CampaignText, ExportEntry, PlannedPerson, TextStatus, append, read_entries
+from recllm.campaigns.folder import CampaignText, Decision, ExportEntry, PlannedPerson, TextStatus, append, read_entries
 from recllm.campaigns.hours import SendWindow
 from recllm.campaigns.open_campaign import OpenCampaign, States, text_states
 from recllm.campaigns.texts import message
@@ -105,6 +105,7 @@ def export_campaign(
             "held": [p.user_id for p in held_out],
             "texts": {p.user_id: p.text_id for p in reached},
             "dropped": dropped,
+            "decisions": len(read_entries(campaign.folder.decisions, Decision)),
         }
         # before the line that says they are known: whoever repeats a stopped export records them, and nobody twice
         _record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)

@@ -197,6 +197,8 @@ class ExportEntry:
     """Person -> id of their text."""
     dropped: Mapping[str, int]
     """Reason -> people of the plan who were not reached."""
+    decisions: int | None = None
+    """Number of decisions before the export, which give the wording of its texts; None for earlier versions."""
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from recllm.campaigns.folder import CampaignFolder, CampaignText, Decision, TextStatus, read_entries, read_plan
+from recllm.campaigns.folder import (
+    CampaignFolder,
+    CampaignText,
+    Decision,
+    ExportEntry,
+    TextStatus,
+    read_entries,
+    read_plan,
+)
 from recllm.errors import UsageError
 from recllm.experiments.bandit import VariantCounts, choice_probabilities
 from recllm.jobs.feedback import showings_with_answers
@@ -31,19 +39,7 @@ def wording_counts(workspace: Workspace, campaign_ids: Sequence[str]) -> dict[Wo
     """
     if not campaign_ids:
         return {}
-    wordings: dict[tuple[str, str], Wording] = {}
-    for campaign_id in campaign_ids:
-        folder = CampaignFolder.of(workspace.root, campaign_id)
-        if not folder.plan.exists():
-            raise UsageError(
-                f"words.learn_from: there is no campaign {campaign_id!r} here; name campaigns that were sent"
-            )
-        for text in read_plan(folder).texts:
-            wordings[campaign_id, text.id] = (text.channel, text.text)
-        for decision in read_entries(folder.decisions, Decision):
-            if decision.action is TextStatus.EDITED:
-                channel, _ = wordings[campaign_id, decision.text_id]
-                wordings[campaign_id, decision.text_id] = (channel, decision.text)
+    exported = pl.concat([_exported_wordings(workspace, campaign_id) for campaign_id in campaign_ids])
     left = {
         (campaign_id, user_id)
         for campaign_id in campaign_ids
@@ -54,23 +50,45 @@ def wording_counts(workspace: Workspace, campaign_ids: Sequence[str]) -> dict[Wo
     showings = showings.filter(pl.col("campaign_id").is_in(list(campaign_ids)))
     gone = pl.DataFrame(sorted(left), schema={"campaign_id": pl.String, "user_id": pl.String}, orient="row")
     showings = showings.join(gone.with_columns(left=True), on=["campaign_id", "user_id"], how="left")
-    showings = showings.with_columns(
-        success=pl.col("clicked") | pl.col("bought"), guarded=pl.col("dismissed") | pl.col("left").fill_null(False)
+    # a person whose export is older than the shop keeps it, and a page that the shop shows itself
+    last_exported = exported.filter(pl.col("user_id").is_null()).drop("user_id")
+    showings = showings.join(exported, on=["campaign_id", "user_id", "template"], how="left")
+    showings = showings.join(last_exported, on=["campaign_id", "template"], suffix="_last")
+    wording = {name: pl.coalesce(name, f"{name}_last") for name in ("channel", "text")}
+    grouped = showings.group_by(**wording, maintain_order=True).agg(
+        pl.len(),
+        success=(pl.col("clicked") | pl.col("bought")).sum(),
+        guarded=(pl.col("dismissed") | pl.col("left").fill_null(False)).sum(),
     )
-    sums: dict[Wording, list[int]] = {}
-    grouped = showings.group_by("campaign_id", "template", maintain_order=True).agg(
-        pl.len(), pl.sum("success", "guarded")
-    )
-    for campaign_id, text_id, *counts in grouped.iter_rows():
-        wording = wordings.get((campaign_id, text_id))
-        if wording is not None:
-            total = sums.setdefault(wording, [0, 0, 0])
-            for n, count in enumerate(counts):
-                total[n] += count
     return {
-        wording: VariantCounts(showings=n_shown, successes=successes, guard_events=guard_events)
-        for wording, (n_shown, successes, guard_events) in sums.items()
+        (channel, text): VariantCounts(showings=n_shown, successes=successes, guard_events=guard_events)
+        for channel, text, n_shown, successes, guard_events in grouped.iter_rows()
     }
+
+
+def _exported_wordings(workspace: Workspace, campaign_id: str) -> pl.DataFrame:
+    """campaign_id, user_id, template (the text's id), channel and text: the wording of the first export that reached a
+    person, whatever was edited later; for user_id null that of the last export."""
+    folder = CampaignFolder.of(workspace.root, campaign_id)
+    if not folder.plan.exists():
+        raise UsageError(f"words.learn_from: there is no campaign {campaign_id!r} here; name campaigns that were sent")
+    plan_texts = {text.id: text for text in read_plan(folder).texts}
+    decisions = read_entries(folder.decisions, Decision)
+    edits: dict[str, str] = {}
+    rows: dict[tuple[str | None, str], tuple[str | None, ...]] = {}
+    for entry in read_entries(folder.exports, ExportEntry):
+        n_decisions = entry.decisions
+        if n_decisions is None:
+            n_decisions = sum(decision.at <= entry.at for decision in decisions)
+        edits = {d.text_id: d.text for d in decisions[:n_decisions] if d.action is TextStatus.EDITED}
+        for user_id, text_id in entry.texts.items():
+            text = plan_texts[text_id]
+            row = (campaign_id, user_id, text_id, text.channel, edits.get(text_id, text.text))
+            rows.setdefault((user_id, text_id), row)
+    for text_id, text in plan_texts.items():
+        rows[None, text_id] = (campaign_id, None, text_id, text.channel, edits.get(text_id, text.text))
+    columns = ("campaign_id", "user_id", "template", "channel", "text")
+    return pl.DataFrame(list(rows.values()), schema=dict.fromkeys(columns, pl.String), orient="row")
 
 
 def variant_shares(

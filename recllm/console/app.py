@@ -45,7 +45,7 @@ from recllm.console.sign_in_log import SignInLog
 from recllm.console.typed import TypedTexts
 from recllm.console.words import LANGUAGES, Words, language_of
 from recllm.errors import RecllmError
-from recllm.service.app import STATUS
+from recllm.service.app import DISK_REFUSALS, STATUS
 from recllm.service.callers import Service
 from recllm.service.capacity import OverloadError, RateLimit
 from recllm.workspace.console_sessions import end_outdated_sessions
@@ -269,7 +269,7 @@ def error_page(visit: Visit, error: Exception) -> Response:
             details = visit.problem_text(error)
         if status >= 500:
             logger.warning("refused: %s", error, extra={"request_id": visit.request_id})
-    elif isinstance(error, OSError):  # a full disk, for instance
+    elif isinstance(error, OSError) and error.errno in DISK_REFUSALS:
         status = 503
     request_id = visit.request_id
     return visit.page("error.html.j2", status=status, title=title, details=details, request_id=request_id)

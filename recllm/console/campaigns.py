@@ -99,8 +99,6 @@ DECIDER = "decider"
 """What was typed last as the name of whoever decides, where nobody has to sign in; see `recllm.console.typed`."""
 OPENING = "everybody"
 """What the job is about that reads all people for the first time."""
-PLAN_STEPS = 4
-"""Steps that a plan tells: their words stand under `campaigns.step`."""
 
 
 # --- the list, and a new campaign ------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
 FILE_FIELD = "csv"
 """Of an address: the name of the table of the page that is asked for as a file."""
 HISTORY_FILE = "console.jsonl"
+"""Of a workspace: each action in the console, with its actor and time; without ids of people."""
 
 AUDITED: Mapping[str, AuditAction] = {
     "consent": AuditAction.CONSENT_CHANGED,
@@ -67,8 +68,7 @@ AUDITED: Mapping[str, AuditAction] = {
     "start_experiment": AuditAction.EXPERIMENT_STARTED,
     "stop_experiment": AuditAction.EXPERIMENT_STOPPED,
 }
-"""What the history calls what was done -> what the audit log does."""
-"""In the workspace: what was done in the console, by whom and when; no id of a person."""
+"""Actions in the history of the console -> actions in the audit log."""
 
 
 class WordedError(UsageError):

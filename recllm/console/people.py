@@ -8,6 +8,7 @@ whose it is.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ from recllm.privacy.export import export_person
 from recllm.profiles.evolution import Evolution, evolve
 from recllm.recommender.recommender import Recommender
 from recllm.report.people import evolution_chart, evolution_rows
-from recllm.schema import ACTIONS, Action, Profile, Purpose, Recommendation, SlateStatus
+from recllm.schema import ACTIONS, Action, Profile, Purpose, Recommendation, SlateStatus, Table
 from recllm.text.items import item_names
 from recllm.workspace.audit import AuditAction, audit
 from recllm.workspace.keys import Scope
@@ -127,15 +128,13 @@ async def index(visit: TheVisit) -> Response:
 
 
 async def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status: int = 200) -> Response:
-    def counted() -> tuple[int, int]:
+    def has_people() -> bool:
         with visit.workspace.store().read() as reader:
-            people = reader.counts()["users"]
-        return people, len(visit.workspace.gate().permitted_users(Purpose.PERSONALISATION))
+            loads = reader.marks().load_no
+        return not loads.keys().isdisjoint((Table.USERS, Table.EVENTS, Table.CONSENT))
 
-    people, agreed = await visit.run(counted)
-    return visit.page(
-        "people.html.j2", status=status, section="people", people=people, agreed=agreed, typed=typed, problem=problem
-    )
+    values = {"has_people": await visit.run(has_people), "typed": typed, "problem": problem}
+    return visit.page("people.html.j2", status=status, section="people", **values)
 
 
 @router.post("/search")
@@ -363,8 +362,13 @@ async def erase_page(visit: TheVisit, name: str) -> Response:
 
     def counted() -> dict[str, Any]:
         visit.require_person(name)
-        document = _export(visit, name)
-        counts = {part: len(document[part]) for part in ("events", "consent", "basics", "sessions")}
+        with visit.workspace.store().read() as reader:
+            counts = {
+                "events": reader.events((), user_ids=[name]).height,
+                "consent": reader.consent(user_ids=[name]).height,
+                "basics": len(json.loads(reader.users([name])["basics"][0])),
+                "sessions": len(reader.joined_sessions(user_id=name)),
+            }
         return {"name": name, "shop_id": _shop_id(visit, name), "counts": counts}
 
     return visit.page("person_erase.html.j2", section="people", **await visit.run(counted))

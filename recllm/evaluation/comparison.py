@@ -39,25 +39,13 @@ class SystemDifference:
     high: float
 
 
-def paired_bootstrap(
-    ours: Values, peer: Values, *, draws: int = 1000, level: float = 0.95, seed: int = 0
-) -> BootstrapInterval:
-    """Percentile interval of mean(ours - peer), people redrawn with replacement (Efron 1979; Sakai 2006 for ranking).
-
-    ours, peer: (n_users,), the same people in the same order. People without a value in either are left out. Raises
-    `UsageError` for different numbers of people or when nobody is left.
-    """
-    if ours.shape != peer.shape:
-        raise UsageError(f"paired bootstrap: {len(ours)} and {len(peer)} people; give the same people in one order")
-    return paired_bootstraps((ours - peer)[:, None], draws=draws, level=level, seed=seed)[0]
-
-
 def paired_bootstraps(
     gaps: Values, *, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> list[BootstrapInterval]:
-    """The same for several comparisons at once: (n_users, n_comparisons) of ours - peer, one interval per column.
+    """Percentile intervals of mean differences, people redrawn with replacement (Efron 1979; Sakai 2006 for ranking).
 
-    All columns see the same redrawn people. People without a value in any column are left out of all.
+    gaps: (n_users, n_comparisons) of ours - peer, one interval per column. All columns see the same redrawn people.
+    People without a value in any column are left out of all. Raises `UsageError` when nobody is left.
     """
     gaps = gaps[~np.isnan(gaps).any(axis=1)]
     if not len(gaps):

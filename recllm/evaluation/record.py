@@ -61,18 +61,6 @@ def _git(*arguments: str) -> str | None:
     return process.stdout.strip() if process.returncode == 0 else None
 
 
-def finished_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its provenance, arrays as lists, and floats of six decimals, or of three digits below 1e-4."""
-
-    def rounded(digits: str) -> float:
-        number = float(digits)
-        return round(number, 6) if abs(number) >= 1e-4 else float(f"{number:.3g}")
-
-    text = json.dumps(dict(record) | provenance(), default=lambda value: value.tolist())
-    finished: dict[str, Any] = json.loads(text, parse_float=rounded)
-    return finished
-
-
 def write_record(record: Mapping[str, Any], path: str | Path) -> None:
     """As JSON. Raises `ValueError` for a NaN, which is no JSON."""
     path = Path(path)

@@ -103,20 +103,6 @@ class Moments:
         means = table.mean(axis=0)
         return cls(len(table), means, (table - means).T @ (table - means))
 
-    @classmethod
-    def from_sums(cls, people: int, sums: ArrayLike, products: ArrayLike) -> Moments:
-        """From sums that a database can make.
-
-        sums: (3,) of numerator, denominator and covariate over people. products: (3, 3), sums of their products.
-        """
-        total, raw = np.asarray(sums, np.float64), np.asarray(products, np.float64)
-        if people < 0 or total.shape != (3,) or raw.shape != (3, 3):
-            raise DataError(f"moments of {people} people: give 3 sums, and 3 x 3 sums of products")
-        if not people:
-            return cls(0, np.zeros(3), np.zeros((3, 3)))
-        means = total / people
-        return cls(people, means, raw - people * np.outer(means, means))
-
     def __add__(self, addend: Moments) -> Moments:
         """Of the people of both (Chan et al. 1979)."""
         people = self.people + addend.people

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,8 +233,7 @@ def item_of(row: Mapping[str, Any]) -> Item:
         category=tuple(row["category"] or ()),
         brand=row["brand"],
         description=row["description"],
-        # the shortest text of a dataset's float: 3.99, not 3.98999...; the store has exact text
-        price=None if row["price"] is None else Decimal(str(row["price"])),
+        price=row["price"],
         currency=row["currency"],
         available=bool(row["available"]) and not row.get("pending"),
         available_until=row.get("available_until"),

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.data.dataset import Dataset, utc
+from recllm.data.dataset import utc
 from recllm.errors import NothingToDo, UsageError
 from recllm.experiments.effect import Interval
 from recllm.experiments.off_policy import (
@@ -114,11 +114,19 @@ def estimate_model(
     start = int(usable["timestamp"].min().timestamp())  # type: ignore[union-attr]
     encoder = model_encoder(workspace, model)
     then = Recommender(everybody.before(start), encoder, model=model, locale=workspace.settings.locale).warm()
+    recommender = Recommender(
+        everybody,
+        encoder,
+        model=model,
+        locale=workspace.settings.locale,
+        population=then.population,
+        item_offsets=then.item_offsets,
+    )
     decay = examination_decay(usable, rankings, ANSWER_COLUMNS[metric])
 
     columns: dict[str, list[float]] = {name: [] for name in ("position", "target", "chance", "own_chance", "outside")}
     for n, rows in enumerate(usable.partition_by("request_id", maintain_order=True)):
-        slate = _own_slate(then, everybody, rows)
+        slate = _own_slate(recommender, rows)
         ranked = rankings[rows["request_id"][0]]
         items = {item.item_id: item for item in slate}
         for item_id, position in zip(rows["item_id"], rows["position"], strict=True):
@@ -180,20 +188,11 @@ def estimate_model(
     )
 
 
-def _own_slate(then: Recommender, everybody: Dataset, rows: pl.DataFrame) -> tuple[Recommendation, ...]:
+def _own_slate(recommender: Recommender, rows: pl.DataFrame) -> tuple[Recommendation, ...]:
     """What the model would have shown instead of one logged slate, as long as that one."""
     moment = int(rows["timestamp"][0].timestamp())
-    recommender = Recommender(
-        everybody.before(moment),
-        then.encoder,
-        model=then.model,
-        policy=then.policy,
-        locale=then.locale,
-        population=then.population,
-        item_offsets=then.item_offsets,
-    )
     request = RecommendRequest(users=(rows["user_id"][0],), k=int(rows["position"].max()), explain=False)  # type: ignore[arg-type]
-    (slate,) = recommender.recommend(request)
+    (slate,) = recommender.at(moment).recommend(request)
     return slate.items
 
 

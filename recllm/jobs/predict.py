@@ -5,7 +5,6 @@ Learned from: people who agreed to model training. Told about: people who agreed
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -149,14 +148,8 @@ def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:
 
 
 def people_learned_from(workspace: Workspace) -> Dataset:
-    """Those who agreed to model training; of more than `propensity.learn_people` a sample, which is read by key: the
-    first by a hash of their pseudonyms, so that it changes only with the people. Raises `UsageError` for a log
-    of steps."""
-    gate, limit = workspace.gate(), workspace.settings.propensity.learn_people
+    """People who agreed to model training; of more than `propensity.learn_people` a sample, see
+    `recllm.data.people_sample`. Raises `UsageError` for a log of steps."""
+    gate = workspace.gate()
     refuse_steps(gate.step_seconds(), "predictions of a person's next days")
-    names = gate.permitted_users(Purpose.MODEL_TRAINING)
-    if len(names) <= limit:
-        return gate.dataset(Purpose.MODEL_TRAINING)
-    order = sorted(names, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest())
-    read = gate.histories(order[:limit], Purpose.MODEL_TRAINING)
-    return Dataset.construct(read.events, read.users, gate.catalogue())
+    return gate.sample(Purpose.MODEL_TRAINING, workspace.settings.propensity.learn_people)

@@ -16,6 +16,7 @@ Both slopes and the spread are the maximum of the likelihood of what these tests
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ from recllm.text.word_index import terms_of
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+logger = logging.getLogger(__name__)
+
 Values = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
@@ -58,6 +61,9 @@ SEPARATOR = " | "
 
 WORD_COLUMNS = 1 << 15
 """Columns that words and pairs of words are hashed to."""
+
+WORD_FORMS = 2
+"""Version of `terms_of`: columns of another version stand for other words."""
 
 CONTINUITY = 0.5
 """Added to answers and to showings without one, so that the log odds of no answer at all are a number."""
@@ -379,6 +385,8 @@ def load_effect(folder: str | Path, *, cache_dir: Path | None = None, threads: i
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ModelError(f"{folder}: no effect model that recllm wrote ({type(error).__name__}: {error})") from error
+    if card.get("word_forms") != WORD_FORMS:
+        logger.warning("%s: the effect model counts some plurals as other words; learn it again", folder)
     if not all(np.isfinite(a).all() for a in (weight, covariance, word_weight, astuple(calibration))):
         raise ModelError(f"{folder}: its score is not finite; learn it again")
     fingerprint = hashlib.sha256(head + adapter_hash(folder / ADAPTER).encode()).hexdigest()

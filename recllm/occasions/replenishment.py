@@ -21,7 +21,7 @@ from recllm.errors import DataError, ModelError
 from recllm.models.trees import BoostedTrees
 from recllm.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
 from recllm.propensity.features import FeatureTable
-from recllm.propensity.model import varying
+from recllm.propensity.model import sigmoid, varying
 from recllm.settings import ReplenishmentSettings
 
 MIN_REPURCHASES = 200
@@ -61,7 +61,7 @@ class ReplenishmentModel:
         if missing := set(self.trees.names) - set(features.names):
             raise ModelError(f"the replenishment model reads {min(missing)}, which is not known; learn it again")
         columns = [features.names.index(name) for name in self.trees.names]
-        return _sigmoid(self.trees.logit(features.values[:, columns]))
+        return sigmoid(self.trees.logit(features.values[:, columns]))
 
 
 def learn_replenishment(
@@ -158,7 +158,3 @@ def ranking_figures(probability: Floats, label: Floats, first: int = 10_000) -> 
         "precision": float(label[order[:first]].mean()),
         "ece": float(error / len(label)),
     }
-
-
-def _sigmoid(logit: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-logit)))

@@ -51,7 +51,7 @@ class People(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DatasetPeople:
-    """The users of a dataset; their rows there are their rows among the neighbours."""
+    """The users of a dataset and their events before its `as_of`; rows there are the rows among the neighbours."""
 
     dataset: Dataset
 
@@ -65,6 +65,7 @@ class DatasetPeople:
         """What is known of the users in these rows; -1 for an unknown one."""
         is_known = rows >= 0
         events = self.dataset.events.rows(rows[is_known])
+        events = events.select(events.at < self.dataset.as_of)
         lengths = np.zeros(len(rows), np.int64)
         lengths[is_known] = np.diff(events.indptr)
         events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

@@ -536,14 +536,6 @@ class Recommender:
         shop = replace(self.dataset, items=items)
         return self._copy(dataset=shop, people=self.people.at(shop))
 
-    def with_model(self, model: Model) -> Recommender:
-        """The same people and items with another model."""
-        before = None if self.model is None else self.model.privacy
-        changes: dict[str, Any] = {"model": model, "population": None, "item_offsets": None}
-        if (before is None) != (model.privacy is None):  # prices that people paid are in the vectors of one alone
-            changes["item_vectors"] = None
-        return self._copy(**changes)
-
     # --- ranking -----------------------------------------------------------------------------------------------------
 
     def _copy(self, **changes: Any) -> Recommender:

@@ -281,7 +281,7 @@ async def readyz(service: TheService) -> Response:
 
 @router.get("/metrics", tags=["service"], response_class=PlainTextResponse, responses=JSON_ERRORS)
 def metrics(caller: MayMeasure, service: TheService) -> Response:
-    """ShopMetrics of the caller's shop for Prometheus."""
+    """Metrics of the caller's shop, in the text format of Prometheus."""
     figures = service.metrics[caller.shop.name]
     queues = {id(queue): queue for queue in (service.capacity, service.slate_capacity)}.values()
     figures.waiting.set(sum(queue.n_waiting for queue in queues))

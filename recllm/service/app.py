@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS
 from functools import partial
 from http import HTTPStatus
 
@@ -85,6 +86,9 @@ HTTPS_ONLY = "max-age=31536000; includeSubDomains"
 """A year."""
 ANYHOW = ("/livez", "/readyz")
 """What whoever runs the service may ask by http in any case."""
+
+DISK_REFUSALS = frozenset((EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS))
+"""Errors of this machine that may be over later, such as a full disk; any other `OSError` is a bug."""
 
 CANNOT_ANSWER = "the shop cannot answer now; the log says why"
 
@@ -259,7 +263,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _disk_refused(request: Request, error: Exception) -> Response:
-    """What this machine refuses, such as a full disk, may be given again."""
+    """Answers 503 to what this machine may allow later."""
+    if not isinstance(error, OSError) or error.errno not in DISK_REFUSALS:
+        raise error
     logger.error("this machine refused what a request needs", exc_info=error)
     return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "StoreError", CANNOT_ANSWER)
 

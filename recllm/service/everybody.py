@@ -30,14 +30,16 @@ COMMON_VALUES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class CrowdMarks:
-    """What the recommender of everybody was opened from."""
+class ShopMarks:
+    """What a recommender in memory was opened from."""
 
     version: str | None
+    """The model's; None before the first training."""
     items: int
+    """Number of the last load of items, and so on."""
     consent: int
     events: int
-    """Numbers of the last loads."""
+    """0 where histories are read by key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +69,7 @@ class Everybody:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._lock, self._learning = Lock(), Lock()
-        self._opened: tuple[CrowdMarks, float, Recommender] | None = None
+        self._opened: tuple[ShopMarks, float, Recommender] | None = None
         self._basics: tuple[Recommender, Mapping[str, Sequence[str]]] | None = None
         self._predictions: OrderedDict[tuple[str | None, PredictionRequest], LearnedPrediction] = OrderedDict()
 
@@ -100,7 +102,7 @@ class Everybody:
                 loads = reader.marks().load_no
             version = current(workspace.models_dir)
             counts = (loads.get(table, 0) for table in (Table.ITEMS, Table.CONSENT, Table.EVENTS))
-            marks = CrowdMarks(version, *counts)
+            marks = ShopMarks(version, *counts)
             if self._opened is not None:
                 marks_before, at, recommender = self._opened
                 is_young = time.monotonic() - at < settings.marketing_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from enum import StrEnum
 from functools import lru_cache
 from threading import Lock, Thread
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 MAX_QUERIES = 1_000
 """Vectors of queries that are kept, in memory alone."""
 
+RETRY_SECONDS, MAX_RETRY_SECONDS = 30.0, 3_600.0
+"""Pause after the first failed load of an encoder; each failure doubles it, up to the maximum."""
+
 
 class VectorState(StrEnum):
     """Whether queries are encoded."""
@@ -31,7 +35,7 @@ class VectorState(StrEnum):
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
-    """The log says why; queries go by words."""
+    """The log says why. Queries go by words until a later try succeeds."""
 
 
 class Finder:
@@ -42,6 +46,7 @@ class Finder:
         self._index: WordIndex | None = None
         self._items: pl.DataFrame | None = None
         self._fingerprint: str | None = None
+        self._pause, self._next_try = RETRY_SECONDS, 0.0
         self._lock, self._encoding = Lock(), Lock()
         self._encode: Any = None
 
@@ -65,7 +70,9 @@ class Finder:
     def warm(self, encoder: Encoder) -> None:
         """Load the encoder in the background, unless it is loaded; most encoders load torch with it."""
         with self._lock:
-            if self._fingerprint == encoder.fingerprint and self.vectors is not VectorState.COLD:
+            if self._fingerprint != encoder.fingerprint:
+                self._pause = RETRY_SECONDS
+            elif self.vectors is not VectorState.FAILED or time.monotonic() < self._next_try:
                 return
             self._fingerprint, self.vectors = encoder.fingerprint, VectorState.LOADING
         Thread(target=self._load, args=(encoder,), name="load encoder", daemon=True).start()
@@ -81,9 +88,11 @@ class Finder:
             with self._encoding:
                 encode("warm")
             state = VectorState.READY
-        except (RecllmError, OSError) as error:
-            logger.warning("the text encoder cannot be loaded, queries go by words: %s", error)
+        except Exception as error:  # whatever a library raises, queries go by words
+            logger.warning("the text encoder cannot be loaded: %s", error, exc_info=not isinstance(error, RecllmError))
             state = VectorState.FAILED
         with self._lock:
             if self._fingerprint == encoder.fingerprint:
                 self._encode, self.vectors = encode, state
+                self._next_try = time.monotonic() + self._pause
+                self._pause = min(2 * self._pause, MAX_RETRY_SECONDS)

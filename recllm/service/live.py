@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recllm.data.dataset import utc
 from recllm.errors import ModelError, RecllmError, StoreError
+from recllm.jobs.ad_copy import EFFECT
 from recllm.jobs.experiments import SlateExperiment, list_experiments, recommend_in_experiments, running_experiment
 from recllm.jobs.recommenders import open_recommender, usable_version, with_current_offer
 from recllm.recommender.registry import current
 from recllm.schema import RecommendRequest, Slate, Table
-from recllm.service.everybody import Everybody
+from recllm.service.everybody import Everybody, ShopMarks
 from recllm.service.finder import Finder
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import Workspace, present
@@ -39,18 +40,8 @@ NEVER = -1
 """No load of consent: of a recommender that is older than the store's consent may be."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShopMarks:
-    """What a recommender in memory was opened from."""
-
-    version: str | None
-    """The model's; None before the first training."""
-    items: int
-    """Number of the last load of items."""
-    consent: int
-    """Number of the last load of consent."""
-    events: int
-    """Number of the last load of events where there is no model, 0 otherwise: then histories are read by key."""
+EffectMark = tuple[int, int]
+"""Time of the last change and inode of an effect model's card, which is written last and removed first."""
 
 
 class LiveShop:
@@ -71,7 +62,7 @@ class LiveShop:
         """Why the store could not be read when it was last tried; None when it could."""
         self.finder = Finder()
         self.everybody = Everybody(workspace)
-        self._effect: EffectModel | None = None
+        self._effect: tuple[EffectMark | None, EffectModel | None] = None, None
         self._followers = followers
         self._lock = Lock()
         self._opened: tuple[ShopMarks, Recommender] | None = None
@@ -111,13 +102,15 @@ class LiveShop:
         return self._opened[1].at(present(self.workspace))
 
     def effect(self) -> EffectModel | None:
-        """The workspace's model of which text works, opened once; None where it has none. Raises `ModelError` for a bad
-        one."""
-        if self._effect is None:
+        """The workspace's model of which text works as of the last `update`, opened by the first caller; None without
+        one. Raises `ModelError` for a bad one."""
+        mark, model = self._effect
+        if mark is not None and model is None:
             from recllm.jobs.ad_copy import effect_model
 
-            self._effect = effect_model(self.workspace)
-        return self._effect
+            model = effect_model(self.workspace)
+            self._effect = mark, model
+        return model
 
     def once_a_day(self, figures: FigureGate, question: tuple[object, ...], compute: Callable[[], T]) -> T:
         """Figures of groups. Callers without exact ones get the first answer of the day (UTC): the change between two
@@ -153,6 +146,9 @@ class LiveShop:
             with self.workspace.store().read() as reader:
                 load_no = reader.marks().load_no
             self.store_problem = None
+            effect = _effect_mark(self.workspace)
+            if effect != self._effect[0]:
+                self._effect = effect, None
             old, problem = self._opened, None
             try:
                 version = usable_version(self.workspace)
@@ -242,3 +238,13 @@ class LiveShop:
             if self.problem not in (None, before):
                 logger.warning("not served: %s", self.problem, extra={"shop": self.name})
             self._closing.wait(self.workspace.settings.service.watch_seconds)
+
+
+def _effect_mark(workspace: Workspace) -> EffectMark | None:
+    from recllm.models.effect import CARD
+
+    try:
+        status = (workspace.root / EFFECT / CARD).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino

@@ -23,9 +23,11 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    false,
     func,
     insert,
     make_url,
+    or_,
     select,
     update,
 )
@@ -245,13 +247,6 @@ class Store:
         with _explained(self._engine, self._where), writing(self._engine) as connection:
             return connection.execute(delete(tables.tombstones).where(of_person)).rowcount > 0
 
-    def unfinished_erasures(self) -> list[str]:
-        """People with a tombstone of whom there are rows all the same: a process was stopped in between."""
-        user = tables.users.c.user_id
-        query = select(user).join_from(tables.users, tables.tombstones, tables.tombstones.c.user_id == user)
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return list(connection.scalars(query.order_by(user)))
-
     def restrict(self, user_id: str, at: datetime | None) -> bool:
         """Uses the person's data for nothing from `at` on, or again as agreed where `at` is None.
 
@@ -299,11 +294,16 @@ class Store:
             if rows:
                 connection.execute(insert(tables.audit), rows)
 
-    def audit_entries(self, after: int | None = None) -> list[tuple[int, str, str]]:
-        """Number, entry and hash of every entry of the audit log, or of those behind a number, the oldest first."""
+    def audit_entries(
+        self, after: int | None = None, containing: Sequence[str] | None = None
+    ) -> list[tuple[int, str, str]]:
+        """Number, entry and hash of every entry of the audit log, the oldest first; or of those behind a number, or of
+        those whose text contains one of these."""
         columns = tables.audit.c
         query = select(columns.entry_no, columns.entry, columns.hash)
         query = query if after is None else query.where(columns.entry_no > after)
+        if containing is not None:
+            query = query.where(or_(false(), *(columns.entry.contains(text, autoescape=True) for text in containing)))
         with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
             return [tuple(row) for row in connection.execute(query.order_by(columns.entry_no))]
 

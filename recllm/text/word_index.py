@@ -3,8 +3,8 @@
     score(q, d) = sum over terms t of q    idf(t) * tf * (K1 + 1) / (tf + K1 * (1 - B + B * length / mean length))
     idf(t) = log(1 + (n - n_t + 0.5) / (n_t + 0.5))
 
-Robertson and Zaragoza 2009, "The probabilistic relevance framework". A term is a word without case and plural (Harman
-1991, "How effective is suffixing?"), and of Chinese and Japanese, which have no spaces, each two neighbouring signs. Of
+Robertson and Zaragoza 2009, "The probabilistic relevance framework". A term is a word without case and plural
+(`recllm.text.plurals`), and of Chinese and Japanese, which have no spaces, each two neighbouring signs. Of
 an item its title counts twice, its category path and brand once. Twins of one text are one document.
 """
 
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recllm.text.plurals import stem
 
 if TYPE_CHECKING:  # ad text reads this room too, and does without tables
     import polars as pl
@@ -43,18 +45,8 @@ def terms_of(text: str) -> list[str]:
         if run[0] >= "\u3040" and re.match(rf"[{_SIGNS}]", run):
             terms += [run[n : n + 2] for n in range(max(1, len(run) - 1))]
         else:
-            terms.append(_singular(run))
+            terms.append(stem(run))
     return terms
-
-
-def _singular(word: str) -> str:
-    if len(word) < 4 or not word.endswith("s"):
-        return word
-    if word.endswith("ies") and not word.endswith(("eies", "aies")):
-        return word[:-3] + "y"
-    if word.endswith("es") and not word.endswith(("aes", "ees", "oes")):
-        return word[:-1]
-    return word if word.endswith(("us", "ss")) else word[:-1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -148,7 +148,8 @@ def audit_each(
 def read_audit(workspace: Workspace, *, subjects: frozenset[str] | None = None, after: int = 0) -> list[AuditEntry]:
     """The entries behind a number, oldest first; with `subjects` those about one of these pseudonyms."""
     entries = []
-    for number, text, _ in workspace.store().audit_entries(after):
+    fields_of_subjects = None if subjects is None else [f'"subject":"{name}"' for name in sorted(subjects)]
+    for number, text, _ in workspace.store().audit_entries(after, fields_of_subjects):
         fields = json.loads(text)
         if subjects is None or fields["subject"] in subjects:
             at, action = datetime.fromisoformat(fields["at"]), AuditAction(fields["action"])

@@ -18,7 +18,6 @@ from recllm.adcopy.lexicon import (
     limit,
     pattern,
     read,
-    stem,
     stems,
     table,
     word_class,
@@ -27,6 +26,7 @@ from recllm.adcopy.lexicon import (
 from recllm.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
 from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")

@@ -22,7 +22,6 @@ from recllm.adcopy.lexicon import (
     neutral_words,
     pattern,
     read,
-    stem,
     stems,
     table,
     word_class,
@@ -42,6 +41,7 @@ from recllm.adcopy.quantities import (
 )
 from recllm.adcopy.request import FactSheet, OfferType
 from recllm.adcopy.verify.case import Case, Violation, matches, stated_by_facts, used_with, violations
+from recllm.text.plurals import stem
 
 _PRICE_TALK = {"en": "claims.price_talk", "zh": "claims.price_talk_zh"}
 _SHAPES_OF_CLAIMS = (

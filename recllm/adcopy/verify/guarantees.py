@@ -38,7 +38,8 @@ GUARANTEES: Mapping[str, Callable[[Case], Iterator[Violation]]] = {
     "G14": form.in_voice,
     "G17": claims.currency_format,
 }
-"""Those on the words of one text. G13 is `variants_differ`; G15, G16 and G18 stand in `recllm.adcopy.record`."""
+"""Those on the words of one text. G13 is `variants_differ`; G15 and G18 stand in `recllm.adcopy.record`, G16 in
+`recllm.adcopy.write`."""
 
 
 _OF_CLAIMS = ("G1", "G2", "G3", "G4")
@@ -128,11 +129,6 @@ def _is_of_full_title(span: str, case: Case) -> bool:
         return False
     titles = {read(title).folded for title in (case.facts.title, case.title_written_out) if title}
     return any(fold(span) in title and title in case.reading.folded for title in titles)
-
-
-def verify(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> tuple[Check, ...]:
-    """`review` without the warnings."""
-    return review(text, request, facts=facts, prompt=prompt).checks
 
 
 # --- several texts -------------------------------------------------------------------------------------------------

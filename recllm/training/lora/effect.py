@@ -42,6 +42,7 @@ from recllm.models.effect import (
     ADAPTER,
     CARD,
     LEVEL,
+    WORD_FORMS,
     Calibration,
     PairTable,
     Rows,
@@ -57,7 +58,7 @@ from recllm.models.effect import (
 from recllm.settings import EffectSettings, LoraSettings
 from recllm.training.lora.run_folder import CHECKPOINTS, Checkpoint, load_checkpoint, same_run, save_checkpoint
 from recllm.training.lora.tower import Tower
-from recllm.training.lora.tune import trainable
+from recllm.training.lora.tune import pace, trainable
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -110,6 +111,7 @@ def tune_effect(
     belongs = {
         "data_hash": data_hash(pairs),
         "base_hash": base.base_hash,
+        "word_forms": WORD_FORMS,
         "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})),
     }
     run = EffectRun(base, table, args, tell)
@@ -241,7 +243,9 @@ class EffectRun:
         rng = np.random.default_rng([args.seed, number])
         n_steps = sum(1 for _ in steps(pairs, args.batch_texts, np.random.default_rng(0)))
         total, began = n_steps * args.epochs, time.monotonic()
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, total, args.warmup_share))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: pace(step, total, args.warmup_share * total)
+        )
         label = torch.from_numpy(pairs.label).float().to(head.device)
         with torch.random.fork_rng(), tqdm(total=total, desc="effect", unit="step", disable=None) as bar:
             torch.manual_seed(args.seed * 1_000 + number)
@@ -292,11 +296,6 @@ def steps(pairs: PairTable, batch_texts: int, rng: np.random.Generator) -> Itera
             rows, texts = [], set()
     if rows:
         yield np.concatenate(rows)
-
-
-def pace(step: int, total: int, warmup_share: float) -> float:
-    """Learning rate over a member's steps, in [0, 1]: a linear warm-up, then linearly down to 5 %."""
-    return min(1.0, (step + 1) / (warmup_share * total + 1)) * (1 - 0.95 * step / total)
 
 
 def fit_score(vectors: Values, pairs: PairTable, penalty: float) -> Values:

@@ -215,7 +215,9 @@ class LoraRun:
             {"params": list(self.score.parameters()), "lr": args.head_learning_rate, "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: pace(step, args))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: pace(step, args.max_steps, args.warmup_steps)
+        )
         self.bank = self.base.clone()
         self.learned_texts = self.source.texts(self.groups)
         self.tower.keep(np.union1d(self.validation.texts(), self.learned_texts))
@@ -261,7 +263,7 @@ class LoraRun:
         self.optimiser.load_state_dict(optimiser)
         self.step = self.schedule.last_epoch = checkpoint.step
         for group, rate in zip(self.optimiser.param_groups, self.schedule.base_lrs, strict=True):
-            group["lr"] = rate * pace(self.step, self.args)
+            group["lr"] = rate * pace(self.step, self.args.max_steps, self.args.warmup_steps)
         self.history = [dict(h) for h in checkpoint.record["history"]]
         self.best_round, self.best = int(checkpoint.record["best_round"]), under("best/")
 
@@ -360,9 +362,9 @@ def one_step(run: LoraRun) -> float:
     return value
 
 
-def pace(step: int, args: LoraSettings) -> float:
-    """Learning rate over the run, in [0, 1]: a linear warm-up, then linearly down to 5 %."""
-    return min(1.0, (step + 1) / (args.warmup_steps + 1)) * (1 - 0.95 * step / args.max_steps)
+def pace(step: int, total: int, warmup_steps: float) -> float:
+    """Learning rate over a run, in [0, 1]: a linear warm-up, then linearly down to 5 %."""
+    return min(1.0, (step + 1) / (warmup_steps + 1)) * (1 - 0.95 * step / total)
 
 
 def add_gradients(run: LoraRun, step: StepArrays, seed: list[int]) -> float:
