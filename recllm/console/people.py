@@ -39,7 +39,7 @@ from recllm.schema import ACTIONS, Action, Profile, Purpose, Recommendation, Sla
 from recllm.text.items import item_names
 from recllm.workspace.audit import AuditAction, audit
 from recllm.workspace.keys import Scope
-from recllm.workspace.workspace import present
+from recllm.workspace.workspace import recording_time
 
 router = APIRouter(prefix="/people")
 SECTION = ConsoleSection("people", "/people", router)
@@ -313,7 +313,7 @@ async def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
             "user_id": name,
             "item_id": item_id,
             "event": FEEDBACK[act].value,
-            "timestamp": utc(present(visit.workspace)),
+            "timestamp": recording_time(visit.workspace),
             "request_id": text_of(form, "request_id", 64) or None,
         }
         add_events(visit.workspace, [row], source="console", by_pseudonym=True)

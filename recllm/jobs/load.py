@@ -13,9 +13,9 @@ import polars as pl
 
 from recllm.data.dataset import utc
 from recllm.errors import UsageError
-from recllm.jobs.feedback import FEEDBACK_SCHEMA, ShownOutcome, shown_events, shown_outcomes
+from recllm.jobs.feedback import FEEDBACK_SCHEMA, JUST_BEFORE, ShownOutcome, shown_events, shown_outcomes
 from recllm.schema import Action, IngestReport, Item, Purpose, ReportBy, Slate, Table
-from recllm.workspace.workspace import Workspace, present
+from recllm.workspace.workspace import Workspace, present, recording_time
 
 if TYPE_CHECKING:
     from recllm.ingest.options import ColumnMap
@@ -142,7 +142,7 @@ def add_feedback(
         "user_id": user_id,
         "item_id": item_id,
         "event": event,
-        "timestamp": at or utc(present(workspace)),
+        "timestamp": at or recording_time(workspace),
         "request_id": request_id,
         "value": value,
         "quantity": quantity,
@@ -246,7 +246,9 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
 def record_shown(workspace: Workspace, slates: Sequence[Slate], *, sessions: bool = False) -> int:
     """Append what was shown, of people who may be counted (purpose analytics); returns the number of events.
 
-    sessions: whether the slates are of anonymous sessions.
+    A slate is shown just before the present that it was made for, and never ahead of the clock: however many there are,
+    the present stays, and the order of writing tells those of one instant apart. Each counts once, however often it is
+    recorded. sessions: whether the slates are of anonymous sessions.
     """
     from recllm.ingest.record import record_events
 
@@ -256,9 +258,13 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate], *, sessions: boo
     pairs = [(s, n) for s, n, yes in zip(slates, names, permitted, strict=True) if yes and s.items]
     if not pairs:
         return 0
-    frame = shown_events([s for s, _ in pairs])
     alias = {s.user_id: n for s, n in pairs}
-    frame = frame.with_columns(pl.col("user_id").replace_strict(alias))
+    frame = shown_events([s for s, _ in pairs]).with_columns(
+        pl.col("user_id").replace_strict(alias),
+        timestamp=pl.min_horizontal(pl.col("timestamp") - JUST_BEFORE, datetime.now(UTC)),
+        is_timed=False,
+        event_id=pl.format("shown {} {}", "request_id", "position"),
+    )
     explored = {s.request_id: s.ranked for s, _ in pairs if s.ranked}
     if explored:  # first: an event whose propensity nobody can use is worth less than a ranking that nobody was shown
         workspace.store().add_explored_slates(explored, datetime.now(UTC))

@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import generate_latest
 
 import recllm
-from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import UsageError
 from recllm.jobs.load import add_consent, add_events, add_items, add_users
@@ -53,7 +52,7 @@ from recllm.settings import ServiceSettings
 from recllm.text.domains import domain_of
 from recllm.workspace.audit import AuditAction
 from recllm.workspace.keys import Scope
-from recllm.workspace.workspace import present
+from recllm.workspace.workspace import recording_time
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
@@ -125,7 +124,7 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
         rejected = [position for position, is_plausible in enumerate(fits) if not is_plausible]
         account: dict[str, Any] = {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
         if fit:
-            now = utc(present(shop.workspace))
+            now = recording_time(shop.workspace)
             done = add_events(shop.workspace, [body.events[n].row(now) for n in fit], source="service")
             account |= {"accepted": done.accepted, "duplicates": done.duplicates}
             account["conflicts"] = [fit[n] for n in done.conflicts]
