@@ -210,6 +210,15 @@ def test_people_and_their_consent_come_in(client: TestClient) -> None:
     assert client.post("/v1/users/profile", json={"user_id": "told"}).status_code == 200
     wrong = [refusal | {"purpose": "everything"}]
     assert client.post("/v1/consent", json={"consent": wrong}).status_code == 422
+    ahead = again | {"timestamp": (datetime.now(UTC) + timedelta(seconds=250)).isoformat()}
+    for together in ([ahead, refusal], [refusal, ahead]):
+        assert client.post("/v1/consent", json={"consent": together}).json()["accepted"] == 2
+        assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] == "no_consent"
+    assert client.post("/v1/consent", json={"consent": [again]}).json()["accepted"] == 1
+    assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] != "no_consent"
+    assert client.post("/v1/consent", json={"consent": [ahead]}).json()["accepted"] == 1
+    assert client.post("/v1/consent", json={"consent": [refusal]}).json()["accepted"] == 1
+    assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] == "no_consent"
 
 
 def test_an_event_counts_in_the_next_answer(client: TestClient) -> None:

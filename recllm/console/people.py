@@ -289,8 +289,7 @@ async def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
 
     def write() -> None:
         visit.require_person(name)
-        decision = (name, Purpose(purpose), granted, datetime.now(UTC))
-        add_consent(visit.workspace, [decision], source="console", by_pseudonym=True)
+        add_consent(visit.workspace, [(name, Purpose(purpose), granted, None)], source="console", by_pseudonym=True)
         visit.remember("consent", subject=name, purpose=purpose, granted=granted)
 
     await visit.run(write)

@@ -281,7 +281,7 @@ def build_consent(batch: FieldBatch) -> pl.DataFrame:
     batch.mark("purpose", unknown, "E_PURPOSE", message, batch.fields["purpose"])
     granted = yes_or_no(batch.fields["granted"], _GRANTED, _DENIED)
     batch.mark("granted", granted.is_null(), "E_GRANTED", "is neither granted nor denied", batch.fields["granted"])
-    times = batch.times()
+    times = batch.times(may_lie_ahead=~granted)  # a refusal counts whatever its date
     return pl.DataFrame(
         {
             "user_id": batch.pseudonyms(user),

@@ -189,12 +189,12 @@ def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, 
 
 def add_consent(
     workspace: Workspace,
-    decisions: Sequence[tuple[str, Purpose, bool, datetime]],
+    decisions: Sequence[tuple[str, Purpose, bool, datetime | None]],
     *,
     source: str,
     by_pseudonym: bool = False,
 ) -> Any:
-    """Append decisions: the shop's own id, purpose, granted, and when. Returns the store's account of them.
+    """Append decisions: the shop's own id, purpose, granted, and when (None for now). Returns the store's account.
 
     by_pseudonym: the ids are pseudonyms already.
     """
@@ -206,7 +206,7 @@ def add_consent(
             "user_id": user_ids if by_pseudonym else workspace.pseudonymiser().many(user_ids),
             "purpose": [purpose.value for purpose in purposes],
             "granted": granted,
-            "at": [int(time.timestamp() * 1_000_000) for time in times],
+            "at": [None if time is None else round(time.timestamp() * 1_000_000) for time in times],
         },
         schema_overrides={"at": pl.Int64},
     )

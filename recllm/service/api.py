@@ -173,7 +173,7 @@ async def users(body: UsersRequest, caller: MaySend, service: TheService) -> Res
 @router.post("/v1/consent", response_model=LoadAnswer, tags=["events"])
 async def consent(body: ConsentRequest, caller: MaySend, service: TheService) -> Response:
     """What people agreed to or withdrew; it counts in the next answer, for whatever is asked."""
-    now, times = datetime.now(UTC), [decision.timestamp for decision in body.consent]
+    times = [decision.timestamp for decision in body.consent]
     for position, is_plausible in enumerate(_plausible(caller.shop, service.settings, times)):
         if not is_plausible:
             raise UsageError(
@@ -181,7 +181,7 @@ async def consent(body: ConsentRequest, caller: MaySend, service: TheService) ->
             )
 
     def write() -> Any:
-        decisions = [(row.user_id, row.purpose, row.granted, row.timestamp or now) for row in body.consent]
+        decisions = [(row.user_id, row.purpose, row.granted, row.timestamp) for row in body.consent]
         done = add_consent(caller.shop.workspace, decisions, source="service")
         if done.accepted:
             caller.audit_each(AuditAction.CONSENT_CHANGED, [row.user_id for row in body.consent])
