@@ -260,7 +260,7 @@ def test_what_claims_the_future_is_dated_by_the_clock_and_a_refusal_ends_grants_
         decide(store, (person, EMAIL, granted, stated))
         at = clock if stated is None else min(stated, clock)
         if not granted:
-            dated = [(min(then, at) if yes and then > clock else then, yes) for then, yes in dated]
+            dated = [(at + clock - then if yes and then > clock else then, yes) for then, yes in dated]
         dated.append((at, granted))
         _, is_refused = max((then, not yes) for then, yes in dated)
         expected = not is_refused

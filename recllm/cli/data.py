@@ -155,13 +155,9 @@ def _load(
                 lines.append(f"  it is not UTF-8 and was read as {recognised.encoding}")
             lines += [f"  it could also be {alternative.told(locale).title}" for alternative in recognised.alternatives]
             lines += [f"  {caveat}" for caveat in kind_words.caveats]
-            if source.consent is not None and not consent_from:
-                columns = ", ".join(f'"{column}"' for column in source.consent.columns)
-                lines.append(f"  who agreed to what was not taken in; say --consent-from with one of: {columns}")
-                if shop.settings.consent_default:
-                    lines.append(
-                        "  until then who said no there counts as agreed: silence is consent in this workspace"
-                    )
+            if source.agreements and not consent_from:
+                options = " ".join(f'--consent-from "{column}"' for column in source.agreements)
+                lines.append(f"  refusals were taken in; to take in agreements, too: {options}")
             document = {"source": source.name, "caveats": kind_words.caveats, "reports": reports}
         for report in reports:
             if report.committed:

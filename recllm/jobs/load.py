@@ -85,9 +85,10 @@ def load_export(
     """Read an export of a known shop system into every table that it gives; see `recllm.ingest.sources`.
 
     recognised: what it was taken for, where that is known already.
-    consent_from: columns of the file that say what people agreed to, which are taken in only when named here. Each
-    table is loaded whole or not at all; where one is refused those before it stay, and the same file again adds what
-    is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is not of consent.
+    consent_from: columns of the file that say what people agreed to, which is taken in only when named here; what they
+    refused always is. Each table is loaded whole or not at all; where one is refused those before it stay, and the same
+    file again adds what is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is
+    not of consent.
     """
     from recllm.ingest.options import IngestOptions
     from recllm.ingest.sources import recognise_file
@@ -101,11 +102,12 @@ def load_export(
 
 
 def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tuple[Table, ColumnMap]]:
-    """The tables that a kind of export gives, in the order in which they are loaded, each with its map; then those of
-    the columns of consent. Raises `UsageError` for a column that is not of consent."""
-    from recllm.ingest.sources import consent_map
+    """The tables that a kind of export gives, in the order in which they are loaded, each with its map: what people
+    agreed to or refused before what they did. Raises `UsageError` for a column that is not of consent."""
+    from recllm.ingest.sources import consent_maps
 
-    return [*source.maps.items(), *((Table.CONSENT, consent_map(source, column)) for column in consent_from)]
+    of_consent = [(Table.CONSENT, column_map) for column_map in consent_maps(source, consent_from)]
+    return sorted([*source.maps.items(), *of_consent], key=lambda pair: pair[0] is Table.EVENTS)
 
 
 def describe_workspace(workspace: Workspace) -> dict[str, Any]:

@@ -177,20 +177,15 @@ class Load:
         )
 
     def _end_grants_ahead(self, refusals: pl.DataFrame) -> None:
-        """Dates grants that lie ahead of the clock, because it was set back or they are of an older version, back to
-        the refusals that follow them: these hold."""
-        c, people = tables.consent.c, refusals["user_key"].unique()
-        for start in range(0, len(people), tables.IN_KEYS):
-            of_some = c.user_key.in_(people[start : start + tables.IN_KEYS].to_list())
-            ahead = sa.and_(of_some, c.granted, c.at > self._began)
-            stored = self._connection.execute(sa.select(c.user_key, c.purpose).where(ahead).distinct()).fetchall()
-            grants = pl.DataFrame(stored, schema={"user_key": pl.Int64, "purpose": pl.String}, orient="row")
-            grants = refusals.with_columns(granted=True).join(grants, on=["user_key", "purpose"], how="semi")
-            if grants.height:
-                pairs = grants.select("user_key", "purpose").unique().rows()
-                refused = sa.tuple_(c.user_key, c.purpose).in_(pairs)
-                self._connection.execute(sa.delete(tables.consent).where(ahead, refused))
-                _insert_new(self._connection, tables.consent, grants, key=["user_key", "purpose", "at", "granted"])
+        """Dates grants that lie ahead of the clock, which was set back or let an older version write them, before the
+        refusals that follow them."""
+        c = tables.consent.c
+        decided = _lookup(self._connection, c.user_key, c.at, refusals["user_key"].unique())
+        late = refusals.join(decided.filter(pl.col("at") > self._began), on="user_key", how="semi")
+        for key, purpose, at in late.select("user_key", "purpose", "at").iter_rows():
+            ahead = sa.and_(c.user_key == key, c.purpose == purpose, c.granted, c.at > self._began)
+            before = at + self._began - c.at  # each at another time, as they were
+            self._connection.execute(sa.update(tables.consent).where(ahead).values(at=before))
 
     def _is_erased(self, user_ids: pl.Series) -> pl.Series:
         """Boolean, (n,): whether each id is that of somebody who was erased."""
