@@ -251,6 +251,29 @@ def test_events_are_idempotent_and_each_is_accounted_for(client: TestClient) -> 
     assert account == {"accepted": 0, "duplicates": 1, "conflicts": [1], "rejected": [0]}
 
 
+def test_an_unknown_id_is_answered_and_makes_nobody_unless_it_is_recorded(folder: Path, client: TestClient) -> None:
+    def rows() -> dict[str, int]:
+        with Workspace.open(folder) as shop, shop.store().read() as reader:
+            counts = reader.counts()
+        return {name: counts[name] for name in ("users", "events", "consent")}
+
+    before, person = rows(), {"user_id": "nobody123"}
+    visitors: list[dict[str, Any]] = [person, {"session_id": "nobody123"}, {}]
+    looks = [("recommend", visitor | {"k": 2}) for visitor in visitors]
+    looks += [("search", visitor | {"query": "tea"}) for visitor in visitors]
+    looks += [("explain", person | {"item_id": "tea-1"}), ("users/profile", person), ("users/export", person)]
+    looks += [("copy", person | {"channel": "push"})]
+    looks += [("audience", {"items": ["tea-1"], "suppressed": ["nobody123"]})]
+    for path, body in looks:
+        answer = client.post(f"/v1/{path}", json=body)
+        assert answer.status_code in (200, 403, 404), (path, body, answer.text)
+        assert rows() == before, (path, body)
+    assert client.post("/v1/recommend", json=person).json()["status"] == "unknown_user"
+    for visitor in visitors[:2]:  # the shop's own site says so of whoever sees it
+        assert client.post("/v1/recommend", json=visitor | {"k": 2, "record": True}).status_code == 200
+    assert rows() == before | {"users": before["users"] + 1, "events": before["events"] + 4}
+
+
 def test_what_was_shown_is_recorded_on_request(folder: Path, client: TestClient) -> None:
     answer = client.post("/v1/recommend", json={"user_id": "u02", "k": 3, "record": True}).json()
     client.post("/v1/recommend", json={"user_id": "u03", "k": 3})

@@ -327,7 +327,7 @@ def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
     assert run("init", "-w", "shop", "--currency", "USD")[0] == 0
     code, out, _ = run("ingest", str(tmp_path / "orders_export_1.csv"), "-w", "shop")
     assert code == 0 and "Shopify: orders" in out and "two addresses" in out
-    assert 'refusals were taken in; to take in agreements, too: --consent-from "Accepts Marketing"' in out
+    assert 'refusals are always taken in; for agreements, too: --consent-from "Accepts Marketing"' in out
     export = str(tmp_path / "orders_export_1.csv")
     assert "--consent-from" not in run("validate", export, "-w", "shop", "--consent-from", "Accepts Marketing")[1]
     code, out, _ = run("validate", str(tmp_path / "products_export_1.csv"), "-w", "shop", "--json")

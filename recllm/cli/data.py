@@ -25,7 +25,7 @@ TableName = Annotated[
 ]
 ConsentFrom = Annotated[
     list[str] | None,
-    typer.Option(help="A column of a known export that says who agreed to what, to be taken in; may be repeated."),
+    typer.Option(help="Consent column of a known export: also take in agreements; may be repeated."),
 ]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 
@@ -157,7 +157,7 @@ def _load(
             lines += [f"  {caveat}" for caveat in kind_words.caveats]
             if source.agreements and not consent_from:
                 options = " ".join(f'--consent-from "{column}"' for column in source.agreements)
-                lines.append(f"  refusals were taken in; to take in agreements, too: {options}")
+                lines.append(f"  refusals are always taken in; for agreements, too: {options}")
             document = {"source": source.name, "caveats": kind_words.caveats, "reports": reports}
         for report in reports:
             if report.committed:

@@ -191,8 +191,8 @@ def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[C
     columns = {normal(name): name for name in consent.columns}
     for column in consent_from:
         if normal(column) not in columns:
-            known = f"; it has {', '.join(columns.values())}" if columns else ""
-            raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{known}")
+            remedy = f"; it has {', '.join(columns.values())}" if columns else ""
+            raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{remedy}")
     with_yes = {columns[normal(column)] for column in consent_from}
     names = (name for name in columns.values() if name in with_yes or consent.says.get(name) != "yes")
     return [_consent_map(consent, source.users or ColumnMap(), name, with_yes=name in with_yes) for name in names]
