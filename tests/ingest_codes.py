@@ -58,7 +58,7 @@ ROW_CODES: Mapping[str, str] = {
     "E_ORDER": "the step is missing, or no whole number from 0",
     "E_TS_RANGE": "a time before 1990 or absurdly far ahead",
     "E_TS_GAP": "a local time that the change to summer time skips",
-    "E_FUTURE": "more than 24 hours in the future",
+    "E_FUTURE": "more than 24 hours in the future; a refusal of consent is taken in and counts from the load",
     "E_ID_CONFLICT": "the same event id with another content",
     "E_AVAILABLE": "availability is neither yes nor no",
     "E_ATTRIBUTES": "attributes are not one JSON object of plain values",

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_recommend(run: Run, shop: Path) -> None:
 
 
 def test_explain(run: Run, shop: Path) -> None:
-    slate = document(run("recommend", "-u", "ann", "-k", "1", "-w", "shop", "--json", "--no-record")[1])[0]
+    slate = document(run("recommend", "-u", "ann", "-k", "1", "-w", "shop", "--json")[1])[0]
     code, out, _ = run("explain", "-u", "ann", "-i", slate["items"][0]["item_id"], "-w", "shop", "--json")
     explained = document(out)
     assert code == 0 and explained["place"] == 1 and explained["available"] is True
@@ -72,7 +73,7 @@ def test_explain(run: Run, shop: Path) -> None:
 
 
 def test_recommend_takes_a_weight_on_popularity(run: Run, shop: Path) -> None:
-    command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--no-record", "--popularity-weight")
+    command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--popularity-weight")
     assert document(run(*command, "1")[1])[0]["items"]
     code, _, err = run(*command, "1.5")
     assert code == 2 and "popularity-weight" in err
@@ -87,14 +88,57 @@ def test_copy(run: Run, shop: Path) -> None:
 
 
 def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) -> None:
-    first = document(run("recommend", "-u", "ann", "-k", "1", "-w", "shop", "--json")[1])[0]
+    first = document(run("recommend", "-u", "ann", "-k", "1", "--record", "-w", "shop", "--json")[1])[0]
     item, request = first["items"][0]["item_id"], first["request_id"]
     said = run("feedback", "add", "-u", "ann", "--item", item, "--event", "dismiss", "--request", request, "-w", "shop")
     assert said[0] == 0
-    second = document(run("recommend", "-u", "ann", "-k", "4", "-w", "shop", "--json", "--no-record")[1])[0]
+    second = document(run("recommend", "-u", "ann", "-k", "4", "-w", "shop", "--json")[1])[0]
     assert item not in {i["item_id"] for i in second["items"]}
     (version,) = document(run("report", "-w", "shop", "--json")[1])["groups"]
     assert (version["shown"], version["dismissed"], version["clicked"]) == (1, 1, 0)
+
+
+def test_looking_is_not_recording(run: Run, shop: Path) -> None:
+    """A typing mistake is answered and makes no person, whatever is asked of it; only --record and events make one."""
+    ids = _write(shop.parent / "ids.txt", "nobody123\nann\n")
+    before = rows_about_people(shop)
+    _, out, told = run("recommend", "-u", "ann", "-u", "nobody123", "-k", "2", "-w", "shop", "--json")
+    slate = document(out)[1]
+    assert slate["status"] == "unknown_user" and slate["items"] and "popular now" in slate["degraded_reason"]
+    assert "nobody123: not known" in told and "ann" not in told
+    looks = [
+        ("recommend", "-u", "nobody123", "-u", "ann"),
+        ("recommend", "--users", str(ids), "--no-record"),
+        ("recommend", "-u", "nobody123", "--intent", "cross_sell"),
+        ("search", "tea", "-u", "nobody123"),
+        ("explain", "-u", "nobody123", "-i", "tea"),
+        ("copy", "-u", "nobody123", "--channel", "push"),
+        ("copy", "--users", str(ids), "--channel", "email"),
+        ("profile", "nobody123"),
+        ("profile", "nobody123", "--evolution"),
+        ("audience", "--item", "tea", "--suppress", str(ids)),
+        ("audience", "--seeds", str(ids)),
+        ("predict", "buy", "--ids", str(ids)),
+        ("occasions",),
+        ("report",),
+        ("describe",),
+        ("pseudonym", "--ids", str(ids)),
+        ("privacy", "export", "-u", "nobody123"),
+    ]
+    for look in looks:
+        code, _, problem = run(*look, "-w", "shop")
+        assert code in range(5) and "No such" not in problem and "Missing" not in problem, (look, problem)
+        assert rows_about_people(shop) == before, look
+    assert run("recommend", "-u", "nobody123", "-k", "2", "--record", "-w", "shop")[0] == 0
+    users, events, _, _ = rows_about_people(shop)
+    assert (len(users), len(events)) == (len(before[0]) + 1, len(before[1]) + 2), "as HTTP does with record"
+
+
+def rows_about_people(shop: Path) -> list[list[Any]]:
+    """All rows of the tables about people."""
+    with closing(sqlite3.connect(shop / "store.sqlite")) as store:
+        tables = ("users", "events", "consent", "sessions")
+        return [store.execute(f"select * from {table}").fetchall() for table in tables]  # noqa: S608
 
 
 def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
@@ -106,6 +150,7 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
     run("init", "-w", "shop", "--encoder", "toy")
     run("ingest", "items.csv", "--table", "items", "-w", "shop", "--currency", "USD")
     run("ingest", "log.csv", "--table", "events", "-w", "shop")
+    assert "zoe: not known" in run("recommend", "-u", "zoe", "-w", "shop")[2], "whatever silence means here"
     assert run("ingest", "yes.csv", "--table", "consent", "-w", "shop")[0] == 0
     ann, bob = document(run("recommend", "-u", "ann", "-u", "bob", "-k", "1", "-w", "shop", "--json")[1])
     assert ann["items"][0]["served_by"] == ["popular"] and "consent" in ann["degraded_reason"]
@@ -186,7 +231,7 @@ def test_sensitive_products_are_never_targeted(run: Run, shop: Path) -> None:
 
 
 def test_no_raw_id_is_kept_in_the_store(run: Run, shop: Path) -> None:
-    run("recommend", "-u", "ann", "-w", "shop")
+    run("recommend", "-u", "ann", "--record", "-w", "shop")
     names = {row[0] for row in sqlite3.connect(shop / "store.sqlite").execute("select user_id from users")}
     assert names and all(n.startswith("u1_") for n in names)
     mapped = run("pseudonym", "--ids", str(_write(shop.parent / "ids.txt", "ann\n")), "-w", "shop")[1]

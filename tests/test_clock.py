@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from recllm.data.dataset import utc
 from recllm.encoder.toy import ToyEncoder
-from recllm.jobs.load import load_file
+from recllm.jobs.feedback import showings_with_answers
+from recllm.jobs.load import add_feedback, load_file, record_shown
 from recllm.jobs.recommenders import open_recommender
+from recllm.schema import Purpose, Slate
 from recllm.workspace.workspace import Workspace, log_end, present
 
 NOW = datetime(2025, 11, 26, 12, tzinfo=UTC)
@@ -47,3 +51,72 @@ def test_a_log_that_ended_long_ago_is_replayed(shop: Workspace) -> None:
 def test_an_empty_log_lives_now(tmp_path: Path) -> None:
     with Workspace.create(tmp_path / "shop") as empty:
         assert log_end(empty) is None and utc(present(empty, NOW)) == NOW
+
+
+# --- what is recorded does not move it -------------------------------------------------------------------------------
+
+
+def shop_that_ended(folder: Path, end: datetime) -> Workspace:
+    """Ann bought tea at `end`; a mug is for sale for 400 seconds from the clock on."""
+    workspace = Workspace.create(folder, consent_default=True, encoder="toy", timezone="UTC")
+    until = (datetime.now(UTC) + timedelta(seconds=400)).isoformat()
+    items = f"item_id,title,available_until\ntea,Green tea,\nmug,Mug,{until}\n"
+    events = f"user_id,item_id,event,timestamp\nann,tea,purchase,{end.isoformat()}\n"
+    for table, text in {"items": items, "events": events}.items():
+        (folder / f"{table}.csv").write_text(text)
+        assert load_file(workspace, folder / f"{table}.csv", table).accepted
+    return workspace
+
+
+def slates_of(workspace: Workspace, n: int) -> list[Slate]:
+    """Of Ann, each asked for and recorded at the present of that moment."""
+    recommender, slates = open_recommender(workspace, encoder=ToyEncoder()), []
+    for _ in range(n):
+        slates += recommender.at(present(workspace)).recommend("ann", k=2)
+        assert record_shown(workspace, slates[-1:]) == len(slates[-1].items)
+    return slates
+
+
+def test_recorded_slates_move_no_clock(tmp_path: Path) -> None:
+    with shop_that_ended(tmp_path / "live", datetime.now(UTC) - timedelta(minutes=1)) as live:
+        slates = slates_of(live, 40)
+        assert present(live) <= time.time() + 1, "the log runs ahead of the clock"
+        assert {len(slate.items) for slate in slates} == {2}, "what is still for sale is still shown"
+    with shop_that_ended(tmp_path / "replayed", NOW) as replayed:
+        before = present(replayed)
+        slates_of(replayed, 40)
+        assert present(replayed) == before == int(NOW.timestamp()) + 1
+        shown = replayed.gate().events(Purpose.ANALYTICS).filter(pl.col("event") == "shown")
+        assert shown["request_id"].n_unique() == 40
+        assert shown["timestamp"].max() < utc(before), "what was shown is past for whatever comes next"
+
+
+def test_a_log_that_is_ahead_of_the_clock_takes_no_slate_along(tmp_path: Path) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    with shop_that_ended(tmp_path / "ahead", ahead) as shop:
+        (slate,) = slates_of(shop, 1)
+        assert present(shop) == int(ahead.timestamp()) + 1 and record_shown(shop, [slate]) == 0, "it was recorded"
+        shown = shop.gate().events(Purpose.ANALYTICS).filter(pl.col("event") == "shown")
+        assert shown.height == len(slate.items) and shown["timestamp"].max() <= datetime.now(UTC)
+
+
+def test_events_without_a_time_move_no_clock(tmp_path: Path) -> None:
+    with shop_that_ended(tmp_path / "live", datetime.now(UTC) - timedelta(minutes=1)) as live:
+        for _ in range(40):
+            assert add_feedback(live, "ann", "tea", "view").accepted == 1, "each is one of its own"
+        assert present(live) <= time.time() + 1
+
+
+def test_answers_belong_to_the_last_of_the_slates_of_one_instant(tmp_path: Path) -> None:
+    with shop_that_ended(tmp_path / "replayed", NOW) as shop:
+        first, second, third = slates_of(shop, 3)
+        shown = shop.gate().events(Purpose.ANALYTICS).filter(pl.col("event") == "shown")
+        assert shown["timestamp"].n_unique() == 1, "they are told apart by their order alone"
+        add_feedback(shop, "ann", "tea", "click")
+        add_feedback(shop, "ann", "tea", "dismiss", request_id=first.request_id)
+        showings = showings_with_answers(shop.gate().events(Purpose.ANALYTICS))
+        of_tea = showings.filter(pl.col("item_id") == "tea")
+        assert of_tea["request_id"].to_list() == [slate.request_id for slate in (first, second, third)]
+        assert of_tea["clicked"].to_list() == [False, False, True]
+        assert of_tea["dismissed"].to_list() == [True, False, False]
+        assert record_shown(shop, [first, second, third]) == 0, "recorded again it counts once"

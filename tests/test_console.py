@@ -517,6 +517,12 @@ def test_the_shops_own_id_stays_out_of_addresses_and_logs(
     unknown = send(looking, "/people/search", user_id="nobody-0815")
     assert unknown.status_code == 404 and 'value="nobody-0815"' in unknown.text
     assert "We don't know this person yet" in Page(unknown.text).text
+    with Workspace.open(trained) as shop:
+        name = shop.pseudonymiser().one("nobody-0815")
+        for path in ("", "/interests", "/erase", "/export.json"):
+            assert looking.get(f"/people/{name}{path}").status_code == 404
+        assert send(looking, f"/people/{name}/feedback", act="dismiss", item_id="tea-1").status_code == 404
+        assert not shop.gate().knows_each([name])[0], "looking for somebody makes nobody"
     links = [str(attributes.get("href")) for attributes in Page(page.text).of("a")]
     logged = " ".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
     for secret in (SHOP_ID, "nobody-0815"):

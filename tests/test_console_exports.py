@@ -19,7 +19,7 @@ from recllm.console.loads import UPLOADS
 from recllm.console.words import LANGUAGES, sentences
 from recllm.errors import IngestError
 from recllm.ingest.column_names import FIELDS
-from recllm.schema import Table
+from recllm.schema import Purpose, Table
 from recllm.workspace.workspace import Workspace
 
 EXPORTS = {
@@ -90,6 +90,15 @@ def stored(folder: Path) -> dict[str, int]:
         return {"events": counts["events"], "consent": counts["consent"], "users": counts["users"]}
 
 
+def refusers(folder: Path, purpose: str) -> set[str]:
+    """Of the people of the exports, those who refused a purpose."""
+    people = [f"person{n}@example.com" for n in range(12)]
+    with Workspace.open(folder) as shop:
+        decisions = [shop.gate().decisions(name) for name in shop.pseudonymiser().many(people)]
+    refusals = [by_purpose.get(Purpose(purpose), (True, None))[0] is False for by_purpose in decisions]
+    return {person for person, is_refused in zip(people, refusals, strict=True) if is_refused}
+
+
 ORDERS_TOLD = {
     "en": (
         "This is Shopify: orders.",
@@ -120,14 +129,15 @@ def test_the_console_says_what_a_file_is_and_why(looking: TestClient, language: 
     assert "person1@example.com" in page, "its first rows"
 
 
-def test_an_export_goes_into_every_table_that_it_gives_and_no_consent_with_it(client: TestClient, folder: Path) -> None:
+def test_an_export_goes_into_every_table_that_it_gives_with_refusals_alone(client: TestClient, folder: Path) -> None:
     address, export = upload_export(client, "shopify-orders")
     checked = account(client, send(client, f"{address}/export", act="check"))
     assert "Checked; nothing was written" in checked and stored(folder)["events"] == 0
     assert f'href="{address}"' in checked, "back to what the file is"
     page = account(client, send(client, f"{address}/export", act="load"))
-    assert page.count("Rows read") == 3
-    assert stored(folder) == {"events": export.accepted[Table.EVENTS], "users": 12, "consent": 0}
+    assert page.count("Rows read") == 4
+    assert stored(folder) | {"consent": 0} == {"events": export.accepted[Table.EVENTS], "users": 12, "consent": 0}
+    assert refusers(folder, "email") == {f"person{n}@example.com" for n in range(1, 12, 2)}
     assert not list((folder / UPLOADS).iterdir())
 
 
@@ -136,10 +146,11 @@ def test_consent_is_taken_out_of_the_columns_that_were_chosen(client: TestClient
     refused = send(client, f"{address}/export", act="load", consent=["Email"])
     assert refused.status_code == 422 and "has no such column of consent" in refused.text
     page = account(client, send(client, f"{address}/export", act="load", consent=["Accepts Email Marketing"]))
-    assert page.count("Rows read") == 2
+    assert page.count("Rows read") == 3
     with Workspace.open(folder) as shop:
         decisions = shop.gate().decisions(shop.pseudonymiser().one("person1@example.com"))
-        assert {purpose.value: granted for purpose, (granted, _) in decisions.items()} == {"email": True}
+        assert {purpose.value: granted for purpose, (granted, _) in decisions.items()} == {"email": True, "sms": False}
+    assert refusers(folder, "sms") == {f"person{n}@example.com" for n in range(1, 6)}, "whatever was chosen"
 
 
 def test_an_export_that_is_not_utf_8_is_read_as_it_was_written(client: TestClient, folder: Path) -> None:
@@ -199,7 +210,8 @@ def test_what_went_in_before_a_table_is_refused_stays_and_is_told(
     address, _ = upload_export(client, "shopify-orders")
     page = account(client, send(client, f"{address}/export", act="load"))
     assert "This file was not loaded" in page and "What is listed here was taken in and stays" in page
-    assert page.count("Rows read") == 2 and stored(folder) == {"events": 0, "users": 12, "consent": 0}
+    assert page.count("Rows read") == 3 and stored(folder)["events"] == 0 and stored(folder)["users"] == 12
+    assert len(refusers(folder, "email")) == 6, "refusals come before what people did"
     monkeypatch.undo()
     account(client, send(client, f"{address}/export", act="load"))
     assert stored(folder)["events"] and stored(folder)["users"] == 12, "the same file again adds what is missing"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -504,6 +504,24 @@ def test_consent(shop: Shop, store: Store) -> None:
     assert shop.bad_lines(report) == {42: "E_PURPOSE", 43: "E_GRANTED"}
     assert view(store).consent()["granted"].sum() == 20
     assert shop.load(text, "consent", tz="UTC").duplicates == 40
+
+
+def test_a_refusal_of_the_days_to_come_holds_today_and_an_agreement_of_them_is_set_aside(
+    shop: Shop, store: Store
+) -> None:
+    now = datetime.now(UTC)
+    in_time, far = ((now + timedelta(hours=hours)).isoformat() for hours in (5, 100))
+    rows = [
+        f"ann,email,no,{far}",
+        f"bob,email,yes,{far}",
+        f"eve,email,yes,{in_time}",
+        f"eve,email,no,{now.isoformat()}",
+    ]
+    text = "\n".join(["user_id,purpose,granted,timestamp", *rows])
+    report = shop.load(text, "consent", now=now, policy=Policy(reject_limit=0.5))
+    assert shop.bad_lines(report) == {3: "E_FUTURE"}
+    decisions = view(store).consent()
+    assert sorted(decisions["granted"]) == [False, False, True] and (decisions["at"] <= datetime.now(UTC)).all()
 
 
 def test_most_common_takes_the_first_of_equals() -> None:

@@ -54,7 +54,7 @@ def bought(*pairs: tuple[str, str], at: int = 1_000_000) -> pl.DataFrame:
     )
 
 
-def decide(store: Store, *decisions: tuple[str, Purpose, bool, int]) -> None:
+def decide(store: Store, *decisions: tuple[str, Purpose, bool, int | None]) -> None:
     frame = pl.DataFrame(
         [(user, purpose.value, granted, at) for user, purpose, granted, at in decisions],
         schema={"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64},
@@ -227,6 +227,50 @@ def test_the_latest_decision_counts_and_a_tie_is_a_refusal(store: Store) -> None
         assert answers == {"late yes": True, "late no": False, "tie": False, "other": default, "nobody": default}
         assert asked.permits_each(list(answers), EMAIL) == list(answers.values())
         assert [p.permitted for p in asked.stored_histories(list(answers), EMAIL)] == list(answers.values())
+
+
+CLOCK = 1_700_000_000_000_000
+"""Epoch microseconds at which the clock of the next test begins."""
+SECOND = 1_000_000
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(),
+            st.one_of(st.none(), st.sampled_from([-3, -1, 0, 1, 250, 90_000])),  # stated, seconds ahead of the clock
+            st.sampled_from([0, 1, 100, -400]),  # how far the clock moved since the decision before
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_what_claims_the_future_is_dated_by_the_clock_and_a_refusal_ends_grants_ahead_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, decisions: list[tuple[bool, int | None, int]]
+) -> None:
+    """The oracle: a decision is as old as it says, and never younger than its acceptance; one that is refused when
+    grants lie ahead of the clock (which was set back) ends those."""
+    person, clock = os.urandom(8).hex(), CLOCK
+    monkeypatch.setattr("recllm.store.writers._now", lambda: clock)
+    dated: list[tuple[int, bool]] = []
+    for granted, ahead, moved in decisions:
+        clock += moved * SECOND
+        stated = None if ahead is None else clock + ahead * SECOND
+        decide(store, (person, EMAIL, granted, stated))
+        at = clock if stated is None else min(stated, clock)
+        if not granted:
+            dated = [(at + clock - then if yes and then > clock else then, yes) for then, yes in dated]
+        dated.append((at, granted))
+        _, is_refused = max((then, not yes) for then, yes in dated)
+        expected = not is_refused
+        asked = gate(store, True)
+        (history,) = asked.stored_histories([person], EMAIL)
+        assert {asked.permits(person, EMAIL), history.permitted} == {expected}, dated
+        assert (person in asked.permitted_users(EMAIL)) is expected
+    with store.read() as reader:
+        stored = reader.consent("email", [person])
+    assert stored["granted"].sum() == len({at for at, yes in dated if yes}), "what was agreed to stays on record"
 
 
 def work(store: Store, call: Callable[[], object]) -> int:

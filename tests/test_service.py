@@ -211,6 +211,15 @@ def test_people_and_their_consent_come_in(client: TestClient) -> None:
     assert client.post("/v1/users/profile", json={"user_id": "told"}).status_code == 200
     wrong = [refusal | {"purpose": "everything"}]
     assert client.post("/v1/consent", json={"consent": wrong}).status_code == 422
+    ahead = again | {"timestamp": (datetime.now(UTC) + timedelta(seconds=250)).isoformat()}
+    for together in ([ahead, refusal], [refusal, ahead]):
+        assert client.post("/v1/consent", json={"consent": together}).json()["accepted"] == 2
+        assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] == "no_consent"
+    assert client.post("/v1/consent", json={"consent": [again]}).json()["accepted"] == 1
+    assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] != "no_consent"
+    assert client.post("/v1/consent", json={"consent": [ahead]}).json()["accepted"] == 1
+    assert client.post("/v1/consent", json={"consent": [refusal]}).json()["accepted"] == 1
+    assert client.post("/v1/recommend", json={"user_id": "told"}).json()["status"] == "no_consent"
 
 
 def test_an_event_counts_in_the_next_answer(client: TestClient) -> None:
@@ -241,6 +250,29 @@ def test_events_are_idempotent_and_each_is_accounted_for(client: TestClient) -> 
     other = second | at | {"event": "purchase"}
     account = client.post("/v1/events", json={"events": [second | future, other, first | at]}).json()
     assert account == {"accepted": 0, "duplicates": 1, "conflicts": [1], "rejected": [0]}
+
+
+def test_an_unknown_id_is_answered_and_makes_nobody_unless_it_is_recorded(folder: Path, client: TestClient) -> None:
+    def rows() -> dict[str, int]:
+        with Workspace.open(folder) as shop, shop.store().read() as reader:
+            counts = reader.counts()
+        return {name: counts[name] for name in ("users", "events", "consent")}
+
+    before, person = rows(), {"user_id": "nobody123"}
+    visitors: list[dict[str, Any]] = [person, {"session_id": "nobody123"}, {}]
+    looks = [("recommend", visitor | {"k": 2}) for visitor in visitors]
+    looks += [("search", visitor | {"query": "tea"}) for visitor in visitors]
+    looks += [("explain", person | {"item_id": "tea-1"}), ("users/profile", person), ("users/export", person)]
+    looks += [("copy", person | {"channel": "push"})]
+    looks += [("audience", {"items": ["tea-1"], "suppressed": ["nobody123"]})]
+    for path, body in looks:
+        answer = client.post(f"/v1/{path}", json=body)
+        assert answer.status_code in (200, 403, 404), (path, body, answer.text)
+        assert rows() == before, (path, body)
+    assert client.post("/v1/recommend", json=person).json()["status"] == "unknown_user"
+    for visitor in visitors[:2]:  # the shop's own site says so of whoever sees it
+        assert client.post("/v1/recommend", json=visitor | {"k": 2, "record": True}).status_code == 200
+    assert rows() == before | {"users": before["users"] + 1, "events": before["events"] + 4}
 
 
 def test_what_was_shown_is_recorded_on_request(folder: Path, client: TestClient) -> None:

@@ -31,7 +31,7 @@ from recllm.ingest.options import IngestOptions
 from recllm.ingest.sources import known_sources, recognise, recognise_file
 from recllm.jobs.load import load_export
 from recllm.policy import Policy
-from recllm.schema import Table
+from recllm.schema import Purpose, Table
 from recllm.workspace.workspace import Workspace
 
 SYSTEMS = (shopify, woocommerce, magento, prestashop, amazon, ebay, taobao, china, analytics, people, lists)
@@ -66,10 +66,7 @@ def test_an_export_is_known_and_what_it_says_is_in_the_store(export: Export, tmp
         basics = {row["user_id"]: json.loads(row["basics"]) for row in stored.users().iter_rows(named=True)}
         for user_id, told in export.basics.items():
             assert told.items() <= basics[names.one(user_id)].items()
-        with shop.store().read() as reader:
-            decisions = reader.consent()
-        decided = {(row["user_id"], row["purpose"]): row["granted"] for row in decisions.iter_rows(named=True)}
-        assert decided == {(names.one(user), purpose): yes for (user, purpose), yes in export.consent.items()}
+        assert decided(shop) == {(names.one(user), purpose): yes for (user, purpose), yes in export.consent.items()}
         _, again = load_export(shop, file, consent_from=export.consent_from, **export.options)
         assert not any(report.accepted for report in again if report.table is Table.EVENTS), "sent twice it counts once"
 
@@ -177,16 +174,109 @@ def test_consent_has_the_time_at_which_it_was_given_or_that_of_the_load(tmp_path
     assert times[names.one("person1@example.com"), "sms"].year > 2025, "without a time it counts from the load"
 
 
-def test_consent_is_taken_in_only_when_told_so(tmp_path: Path) -> None:
-    export = next(export for export in EXPORTS if export.source == "shopify-orders")
-    file = tmp_path / export.file_name
-    file.write_bytes(export.content)
-    with Workspace.create(tmp_path / "shop", currency="USD") as shop:
-        load_export(shop, file)
-        with shop.store().read() as reader:
-            assert not len(reader.consent())
-        with pytest.raises(UsageError, match="it has Accepts Marketing"):
-            load_export(shop, file, consent_from=["Email"])
+def decided(shop: Workspace) -> dict[tuple[str, str], bool]:
+    """(pseudonym, purpose) -> the last decision."""
+    with shop.store().read() as reader:
+        return {(row["user_id"], row["purpose"]): row["granted"] for row in reader.consent().iter_rows(named=True)}
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_refusals_are_always_taken_in_and_agreements_only_when_said_so(default: bool, tmp_path: Path) -> None:
+    wrong = {}
+    for number, export in enumerate(export for export in EXPORTS if export.consent):
+        file = tmp_path / export.file_name
+        file.write_bytes(export.content)
+        kind = known_sources()[export.source].consent
+        assert kind is not None
+        for chosen in dict.fromkeys(((), export.consent_from[:1], export.consent_from)):
+            folder = tmp_path / f"shop{number}-{len(chosen)}"
+            settings = {"currency": "USD", "timezone": "UTC", "consent_default": default}
+            with Workspace.create(folder, **settings) as shop:
+                _, reports = load_export(shop, file, consent_from=chosen)
+                assert not any(report.codes.keys() - {"E_MAP_REJECT"} for report in reports), export.file_name
+                purposes = {kind.columns.get(column, "email") for column in chosen}
+                names = shop.pseudonymiser()
+                expected = {
+                    (names.one(user), purpose): said
+                    for (user, purpose), said in export.consent.items()
+                    if not said or purpose in purposes
+                }
+                stored = decided(shop)
+                if stored != expected:
+                    wrong[export.file_name, chosen] = set(stored.items()) ^ set(expected.items())
+                for purpose in (Purpose.EMAIL, Purpose.SMS):
+                    refused = [user for (user, of), said in expected.items() if of == purpose and not said]
+                    assert not any(shop.gate().permits_each(refused, purpose))
+    assert not wrong
+
+
+NO = (
+    "no",
+    "No ",
+    "FALSE",
+    "0",
+    "n",
+    "Unsubscribed",
+    "NOT_SUBSCRIBED",
+    "not subscribed",
+    "opted out",
+    "Nein",
+    "non",
+    "退订",
+)
+NOT_SAID = ("", "  ", "yes", "TRUE", "1", "Subscribed", "ja", "oui", "Sí")
+
+
+def test_what_a_refusal_is_in_the_words_of_a_system(tmp_path: Path) -> None:
+    """Also in a file of the years before a column was renamed, and beside a column that the file lacks."""
+    for column in ("Accepts Email Marketing", "Accepts Marketing"):
+        rows = [f"{n},p{n}@example.com,{said},1.00,1" for n, said in enumerate((*NO, *NOT_SAID))]
+        file = tmp_path / "customers.csv"
+        file.write_text("\n".join([f"Customer ID,Email,{column},Total Spent,Total Orders", *rows]))
+        with Workspace.create(tmp_path / column.replace(" ", ""), currency="USD", consent_default=True) as shop:
+            load_export(shop, file)
+            names = [shop.pseudonymiser().one(f"p{n}@example.com") for n in range(len(rows))]
+            assert decided(shop) == {(name, "email"): False for name in names[: len(NO)]}
+            assert shop.gate().permits_each(names, Purpose.EMAIL) == [False] * len(NO) + [True] * len(NOT_SAID)
+            with pytest.raises(UsageError, match=f"it has {column}$"):
+                load_export(shop, file, consent_from=["Accepts SMS Marketing"])
+
+
+def test_an_answer_that_means_nothing_is_set_aside_and_counts_as_neither(tmp_path: Path) -> None:
+    rows = [f"{n},p{n}@example.com,{said},1.00,1" for n, said in enumerate(["no"] * 40 + ["yes", "perhaps"])]
+    (tmp_path / "customers.csv").write_text(
+        "\n".join(["Customer ID,Email,Accepts Email Marketing,Total Spent,Total Orders", *rows])
+    )
+    with Workspace.create(tmp_path / "shop", currency="USD", consent_default=True) as shop:
+        users, consent = load_export(shop, tmp_path / "customers.csv")[1]
+        assert (users.accepted, consent.read, consent.accepted, consent.codes) == (42, 41, 40, {"E_GRANTED": 1})
+        line = json.loads(Path(str(consent.quarantine_file)).read_text("utf-8"))
+        assert (line["line_no"], "p41@example.com" in line["raw"]) == (43, True)
+
+
+def test_whoever_said_no_to_text_messages_gets_none(run: Command, tmp_path: Path) -> None:
+    """800 customers who agreed to mail alone, in a shop where silence is consent."""
+    head = "Customer ID,Email,Accepts Email Marketing,Accepts SMS Marketing,Total Spent,Total Orders"
+    rows = [f"{n},p{n}@example.com,yes,no,10.00,1" for n in range(800)]
+    (tmp_path / "customers.csv").write_text("\n".join([head, *rows]))
+    (tmp_path / "items.csv").write_text("item_id,title,price\ntea,Green tea,3.20\nmug,Mug,7.00\n")
+    (tmp_path / "events.csv").write_text(
+        "user_id,item_id,event,timestamp\n" + "".join(f"p{n}@example.com,tea,purchase,2025-03-01\n" for n in range(8))
+    )
+    settings = ("--consent-default", "granted", "--currency", "USD", "--encoder", "toy", "--timezone", "UTC")
+    assert run("init", "-w", "shop", *settings)[0] == 0
+    for table in ("items", "events"):
+        assert run("ingest", str(tmp_path / f"{table}.csv"), "--table", table, "-w", "shop")[0] == 0
+    chosen = ("--consent-from", "Accepts Email Marketing")
+    code, out, _ = run("ingest", str(tmp_path / "customers.csv"), *chosen, "-w", "shop")
+    assert code == 0 and "who said no" not in out
+    with Workspace.open("shop") as shop:
+        may = {purpose: len(shop.gate().permitted_users(purpose)) for purpose in (Purpose.EMAIL, Purpose.SMS)}
+    assert may == {Purpose.EMAIL: 800, Purpose.SMS: 0}
+    copy = ("copy", "--user", "p1@example.com", "--item", "mug", "--generator", "template", "-w", "shop", "--channel")
+    assert run(*copy, "email")[0] == 0
+    code, _, problem = run(*copy, "sms_gsm")
+    assert code == 4 and "agreed" in problem
 
 
 def test_a_file_of_no_known_kind_is_told_what_is_nearest() -> None:
@@ -206,7 +296,7 @@ def test_a_shops_own_files_become_its_page_in_one_command(run: Command, tmp_path
     assert code == 0
     record = json.loads(out)
     assert [file["title"] for file in record["files"]] == ["Shopify: orders", "Shopify: products", "Shopify: customers"]
-    assert {load["table"] for load in record["loads"]} == {"items", "users", "events"}
+    assert {load["table"] for load in record["loads"]} == {"items", "users", "consent", "events"}
     assert len(record["people"]) == 3 and all(slate["items"] for slate in record["slates"])
     assert "--consent-from" in record["next"][0]["command"]
     page = Path(record["report"]).read_text("utf-8")
@@ -216,6 +306,16 @@ def test_a_shops_own_files_become_its_page_in_one_command(run: Command, tmp_path
     assert code == 2 and "Accepts Marketing" in errors
     code, out, _ = run("start", *files, "--encoder", "toy", "--generator", "template", "-w", "denied", "--json")
     assert code == 0 and "model" in json.loads(out)["problems"], "without consent nothing is learned, and it is said"
+    chosen = ("--consent-from", "Accepts Email Marketing", "--consent-from", "Accepts Marketing")
+    code, out, _ = run("start", *files, *options[:-2], *chosen, "--timezone", "UTC", "-w", "denied", "--json")
+    assert code == 2, "a workspace keeps its settings"
+    code, out, _ = run("start", *files, *options[:-2], *chosen, "--timezone", "UTC", "-w", "chosen", "--json")
+    (proposed,) = (step["command"] for step in json.loads(out)["next"] if "--consent-default" in step["command"])
+    said = (
+        '--consent-from "Accepts Email Marketing" --consent-from "Accepts Marketing" --currency "USD" --timezone "UTC"'
+    )
+    assert proposed == f'recllm start FILE... -w ANOTHER_FOLDER --consent-default granted {said} --encoder "toy"'
+    assert not any("SMS" in step["command"] for step in json.loads(out)["next"])
     assert any("has not agreed to be learned from" in step["text"] for step in json.loads(out)["next"])
     code, _, errors = run("start", *files, "--consent-default", "granted", "-w", "denied")
     assert code == 2 and "consent_default = False" in errors
@@ -226,13 +326,10 @@ def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
         (tmp_path / export.file_name).write_bytes(export.content)
     assert run("init", "-w", "shop", "--currency", "USD")[0] == 0
     code, out, _ = run("ingest", str(tmp_path / "orders_export_1.csv"), "-w", "shop")
-    assert code == 0 and "Shopify: orders" in out and "two addresses" in out and "--consent-from" in out
-    assert "who said no" not in out
-    assert run("init", "-w", "open", "--currency", "USD", "--consent-default", "granted")[0] == 0
+    assert code == 0 and "Shopify: orders" in out and "two addresses" in out
+    assert 'refusals are always taken in; for agreements, too: --consent-from "Accepts Marketing"' in out
     export = str(tmp_path / "orders_export_1.csv")
-    assert "until then who said no there counts as agreed" in run("validate", export, "-w", "open")[1]
-    told = run("validate", export, "-w", "open", "--consent-from", "Accepts Marketing")[1]
-    assert "who said no" not in told
+    assert "--consent-from" not in run("validate", export, "-w", "shop", "--consent-from", "Accepts Marketing")[1]
     code, out, _ = run("validate", str(tmp_path / "products_export_1.csv"), "-w", "shop", "--json")
     assert code == 0 and json.loads(out)["source"] == "shopify-products"
     assert run("ingest", str(tmp_path / "orders_export_1.csv"), "--map", "x", "-w", "shop")[0] == 2

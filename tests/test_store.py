@@ -279,6 +279,29 @@ def test_consent_keeps_every_decision_and_orders_them(store: Store) -> None:
         assert reader.consent("sms", ["u1"]).height == reader.consent("email", ["u2"]).height == 0
 
 
+def test_a_refusal_ends_grants_that_lie_ahead_of_the_clock_and_no_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an older version wrote them, or before the clock was set back."""
+    clock = 2_000_000_000_000_000
+    monkeypatch.setattr("recllm.store.writers._now", lambda: clock)
+
+    def decide(*rows: tuple[str, str, bool, int | None]) -> None:
+        columns = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
+        put(store, "consent", pl.DataFrame(rows, columns, orient="row"), os.urandom(4).hex())
+
+    ahead = [("u1", "email", True, clock - 1), ("u1", "email", True, clock - 2), ("u1", "sms", True, clock - 1)]
+    decide(*ahead, ("u2", "email", True, clock - 1))
+    clock -= 1_000
+    decide(("u1", "email", False, None), ("u2", "sms", False, clock + 5_000), ("u3", "email", False, None))
+    with store.read() as reader:
+        last = {(user, purpose): (granted, at) for user, purpose, granted, at in reader.consent().iter_rows()}
+        assert reader.consent()["granted"].sum() == 4
+    now = datetime.fromtimestamp(clock / 1_000_000, UTC)
+    assert last["u1", "email"] == last["u2", "sms"] == last["u3", "email"] == (False, now)
+    assert last["u1", "sms"][0] and last["u2", "email"][0]
+
+
 def test_a_load_is_recorded_with_its_counts(store: Store) -> None:
     with store.load("events", load_id="jan", source="jan.csv", sha256="ab" * 32) as load:
         load.write(events([1, 1]))

@@ -116,7 +116,7 @@ def exclusion_masks(
         returned = latest[Action.RETURN]
         masks[ExclusionReason.RETURNED] = (returned >= 0) & (returned >= latest[Action.PURCHASE])
     if exclusions.frequency_cap is not None:
-        # the positions of one slate have one time, and are one occasion
+        # the positions of one slate have one time: what was shown within a second is one occasion
         recent = (e.action == ACTION_CODE[Action.SHOWN]) & (e.at >= data.as_of - exclusions.frequency_days * DAY)
         occasions = np.unique(np.stack([e.user[recent].astype(np.int64), e.at[recent]]), axis=1)
         counts = np.bincount(occasions[0], minlength=data.n_users)

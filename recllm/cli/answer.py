@@ -67,7 +67,7 @@ def recommend(
         float | None, _which(min=0, max=1, help="Above 0: less of what everybody buys, more of the catalogue.")
     ],
     explain: Explain,
-    record: Annotated[bool, typer.Option(help="Remember what was shown, for feedback.")] = True,
+    record: Annotated[bool, typer.Option(help="Record the items as shown, for feedback and reports.")] = False,
     model: Model,
     locale: ReasonLocale,
     json: Json,
@@ -93,9 +93,13 @@ def recommend(
             slates = recommend_in_experiments(shop, request, list_experiments(shop), lambda v: opening(version=v))
         else:  # whoever names a model asks for that one
             slates = open_recommender(shop, version=model, locale=locale).recommend(request)
+        is_known = shop.gate().knows_each(shop.pseudonymiser().many(request.users))
+        unknown = [user_id for user_id, yes in zip(request.users, is_known, strict=True) if not yes]
         if record:
             record_shown(shop, slates)
     show(slates, itertools.chain.from_iterable(map(_slate_lines, slates)), json=json)
+    for user_id in unknown[:MAX_PRINTED]:
+        note(f"{user_id}: not known, so the items are what is popular now; check the id")
 
 
 def _slate_lines(slate: Slate) -> Iterator[str]:

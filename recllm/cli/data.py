@@ -25,7 +25,7 @@ TableName = Annotated[
 ]
 ConsentFrom = Annotated[
     list[str] | None,
-    typer.Option(help="A column of a known export that says who agreed to what, to be taken in; may be repeated."),
+    typer.Option(help="Consent column of a known export: also take in agreements; may be repeated."),
 ]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 
@@ -155,13 +155,9 @@ def _load(
                 lines.append(f"  it is not UTF-8 and was read as {recognised.encoding}")
             lines += [f"  it could also be {alternative.told(locale).title}" for alternative in recognised.alternatives]
             lines += [f"  {caveat}" for caveat in kind_words.caveats]
-            if source.consent is not None and not consent_from:
-                columns = ", ".join(f'"{column}"' for column in source.consent.columns)
-                lines.append(f"  who agreed to what was not taken in; say --consent-from with one of: {columns}")
-                if shop.settings.consent_default:
-                    lines.append(
-                        "  until then who said no there counts as agreed: silence is consent in this workspace"
-                    )
+            if source.agreements and not consent_from:
+                options = " ".join(f'--consent-from "{column}"' for column in source.agreements)
+                lines.append(f"  refusals are always taken in; for agreements, too: {options}")
             document = {"source": source.name, "caveats": kind_words.caveats, "reports": reports}
         for report in reports:
             if report.committed:

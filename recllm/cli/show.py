@@ -86,7 +86,7 @@ def start(
         Literal["granted", "denied"] | None, typer.Option(help="What holds for people who said nothing; else denied.")
     ] = None,
     consent_from: Annotated[
-        list[str] | None, typer.Option(help="A column of the files that says who agreed to what; may be repeated.")
+        list[str] | None, typer.Option(help="Consent column of the files: also take in agreements; may be repeated.")
     ] = None,
     currency: Annotated[str | None, typer.Option(help="ISO code of the prices, e.g. USD.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,

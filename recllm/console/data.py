@@ -370,7 +370,6 @@ def export_values(visit: Visit, upload_id: str, choice: ExportChoice) -> dict[st
     except IngestError:
         return None
     source, language = recognised.source, visit.language
-    consent = () if source.consent is None else tuple(source.consent.columns.items())
     return {
         "upload": file,
         "told": source.told(language),
@@ -378,9 +377,9 @@ def export_values(visit: Visit, upload_id: str, choice: ExportChoice) -> dict[st
         "encoding": recognised.encoding,
         "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
         "tables": list(source.maps),
-        "consent": consent,
+        "consent": list(source.agreements.items()),
         "choice": choice,
-        "is_timed": Table.EVENTS in source.maps or bool(consent),
+        "is_timed": Table.EVENTS in source.maps or source.consent is not None,
         "timezone": visit.workspace.settings.timezone,
         "likely_rows": preview.likely_rows,
         "first_rows": first_rows_table(visit, preview.columns, preview.rows),

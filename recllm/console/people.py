@@ -40,7 +40,7 @@ from recllm.schema import ACTIONS, Action, Profile, Purpose, Recommendation, Sla
 from recllm.text.items import item_names
 from recllm.workspace.audit import AuditAction, audit
 from recllm.workspace.keys import Scope
-from recllm.workspace.workspace import present
+from recllm.workspace.workspace import recording_time
 
 router = APIRouter(prefix="/people")
 SECTION = ConsoleSection("people", "/people", router)
@@ -288,8 +288,7 @@ async def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
 
     def write() -> None:
         visit.require_person(name)
-        decision = (name, Purpose(purpose), granted, datetime.now(UTC))
-        add_consent(visit.workspace, [decision], source="console", by_pseudonym=True)
+        add_consent(visit.workspace, [(name, Purpose(purpose), granted, None)], source="console", by_pseudonym=True)
         visit.remember("consent", subject=name, purpose=purpose, granted=granted)
 
     await visit.run(write)
@@ -312,7 +311,7 @@ async def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
             "user_id": name,
             "item_id": item_id,
             "event": FEEDBACK[act].value,
-            "timestamp": utc(present(visit.workspace)),
+            "timestamp": recording_time(visit.workspace),
             "request_id": text_of(form, "request_id", 64) or None,
         }
         add_events(visit.workspace, [row], source="console", by_pseudonym=True)

@@ -23,7 +23,7 @@ import polars as pl
 from recllm.errors import IngestError, StoreError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, whole_file
 from recllm.ingest.column_names import REQUIRED, normal
-from recllm.ingest.file_schema import settle_schema
+from recllm.ingest.file_schema import FileSchema, settle_schema
 from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache, StepTable
 from recllm.ingest.read.delimited import open_delimited
@@ -34,7 +34,7 @@ from recllm.ingest.read.source import FileKind, SourceFile, find_decoding, probe
 from recllm.ingest.read.workbook import open_workbook
 from recllm.ingest.rearrange import rearranged, with_composed
 from recllm.ingest.record import with_event_keys
-from recllm.ingest.tables import BUILDERS
+from recllm.ingest.tables import BUILDERS, DENIED, GRANTED, yes_or_no
 from recllm.policy import Policy
 from recllm.schema import IngestReport, Table
 from recllm.store.database import Store
@@ -93,6 +93,7 @@ def ingest_file(
     reader = rearranged(open_records(source, options, column_map), column_map, source.path.name)
     reader = with_composed(prepared(reader, column_map, source.path.name), column_map, source.path.name)
     schema = settle_schema(reader, table, options, column_map, source.path.name)
+    reader = _refusals(reader, schema) if column_map.only_refusals else reader
     state = LoadState(
         file=source.path.name,
         schema=schema,
@@ -214,6 +215,20 @@ def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordRe
                 rows = rows.with_columns(pl.col(column).forward_fill().over(run) for column in carried)
                 before, frame = rows.tail(1), rows.tail(frame.height)
             yield replace(chunk, frame=frame)
+
+    return replace(reader, chunks=chunks)
+
+
+def _refusals(reader: RecordReader, schema: FileSchema) -> RecordReader:
+    """The rows that do not say yes, without those that the map rejects. Lines that cannot be read are set aside by the
+    other tables of the file."""
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in reader.chunks():
+            is_out = yes_or_no(chunk.frame[schema.columns["granted"]], GRANTED, DENIED).fill_null(False)
+            for rule in schema.column_map.reject:
+                is_out |= rule.holds(chunk.frame)
+            yield replace(chunk.with_rows((~is_out).arg_true().to_numpy(), chunk.frame.filter(~is_out)), bad=())
 
     return replace(reader, chunks=chunks)
 
@@ -348,7 +363,7 @@ class _RowStage:
         state, schema = self.state, self.state.schema
         notes = state.notes + Counter(self.reader.warnings)
         notes["W_HEADER_ALIAS"] += schema.n_aliases
-        notes["W_NO_ROWS"] += self.read == 0
+        notes["W_NO_ROWS"] += self.read == 0 and not schema.column_map.only_refusals
         if self.n_other_titles >= max(_FEW_TITLES, _OTHER_TITLES * self.n_titles):
             notes["W_OTHER_TITLES"] = self.n_other_titles
         notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()

@@ -4,6 +4,7 @@ A column map tells how one shop's file says what a table means. It is a TOML fil
 
 table = "events"                        # the table that it is for
 only_new = true                         # with it: what is known already stays as it is
+only_refusals = true                    # consent: rows that say yes are left out, and those that `reject` names
 optional = true                         # a file may lack what the map names, save what its table has to have
 nothing = ["Default Title"]             # cells that say nothing, and count as empty
 text_marks = true                       # ="123", '123 and a leading tab tell a spreadsheet that a cell is text: the
@@ -389,6 +390,8 @@ class ColumnMap(_Part):
     nothing: Names = ()
     only_new: StrictBool = False
     """Items or users out of a log: those that the store knows already stay as they are."""
+    only_refusals: StrictBool = False
+    """Consent: rows that agree are left out."""
     text_marks: StrictBool = False
     optional: StrictBool = False
     """Whether what the map names and a file lacks is left out, but for what the table cannot do without."""

@@ -8,11 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import normal
@@ -80,24 +77,13 @@ def _with_groups(reader: RecordReader, rule: RepeatedColumns) -> RecordReader:
             long = pl.concat(parts)
             alone = rows.join(long, on=_ROW, how="anti").select(_ROW, *others, *map(_nothing, names))
             long = pl.concat([long, alone]).sort(_ROW, maintain_order=True)
-            of_chunk = long[_ROW].to_numpy()
-            yield replace(
-                chunk,
-                frame=long.select(*others, *names),
-                line_no=chunk.line_no[of_chunk],
-                byte_offset=chunk.byte_offset[of_chunk],
-                raw=partial(_raw_of, chunk, of_chunk),
-            )
+            yield chunk.with_rows(long[_ROW].to_numpy(), long.select(*others, *names))
 
     return replace(reader, columns=(*others, *names), chunks=chunks)
 
 
 def _nothing(name: str) -> pl.Expr:
     return pl.lit(None, pl.String).alias(name)
-
-
-def _raw_of(chunk: Chunk, rows: NDArray[np.uint32], row: int) -> str:
-    return chunk.raw(int(rows[row]))
 
 
 def with_composed(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
@@ -181,14 +167,8 @@ def _with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordRea
             empty = numbered.join(long, on=_ROW, how="anti").select(_ROW, pl.lit(None, pl.String).alias(_CELL))
             long = pl.concat([long.select(_ROW, _CELL), empty]).sort(_ROW, maintain_order=True)
             frame = long.join(numbered.select(_ROW, *others), on=_ROW, how="left", maintain_order="left")
-            rows = frame[_ROW].to_numpy()
-            yield replace(
-                chunk,
-                frame=frame.select(*others, *(part(name).alias(column) for name, column in lines.names.items())),
-                line_no=chunk.line_no[rows],
-                byte_offset=chunk.byte_offset[rows],
-                raw=partial(_raw_of, chunk, rows),
-            )
+            cells_of_lines = (part(name).alias(column) for name, column in lines.names.items())
+            yield chunk.with_rows(frame[_ROW].to_numpy(), frame.select(*others, *cells_of_lines))
 
     return replace(reader, columns=(*others, *lines.names.values()), chunks=chunks)
 

@@ -9,14 +9,13 @@ encodings = ["cp1252"]                  # tried where a file is not UTF-8 and it
 gives_nothing = "..."                   # of a kind of which no table can be made: why, and which export can
 [languages.de]                          # names of columns where the system speaks another language
 Type = "Typ"                            # or a list, as in a signature
-[consent]                               # taken in only where somebody says so
+[consent]                               # a no is always taken in, a yes only where somebody says so
 columns = { "Accepts Marketing" = "email" }
 timestamp = "Created at"                # when it was given, or { column = "Created at" } for each of them; the time
                                         # of the load where there is none
-values = { subscribed = "yes" }         # answers in other words, matched without case
 nothing = ["never asked"]               # answers that say nothing
 says = { "Unsubscribed at" = "no" }     # columns of times: what everybody agreed to or took back who has one; with
-                                        # "no" those without a time did so at the load
+                                        # "no" everybody in the file did, those without a time at the load
 [events]                                # the maps of the tables that it gives, see `recllm.ingest.options`
 columns = { user_id = "Email" }
 [zh]                                    # title, caveats and gives_nothing for Chinese readers
@@ -55,7 +54,6 @@ class ConsentColumns(_Part):
 
     columns: Mapping[str, Purpose]
     timestamp: str | Mapping[str, str] | None = None
-    values: Mapping[str, Literal["yes", "no"]] = {}
     nothing: Names = ()
     says: Mapping[str, Literal["yes", "no"]] = {}
 
@@ -101,6 +99,12 @@ class FileSource(_Part):
         of_table = {table: getattr(self, table.value) for table in ORDER}
         return {table: column_map for table, column_map in of_table.items() if column_map is not None}
 
+    @property
+    def agreements(self) -> dict[str, Purpose]:
+        """The columns in which people may agree to something, and to what."""
+        consent = self.consent or ConsentColumns(columns={})
+        return {name: purpose for name, purpose in consent.columns.items() if consent.says.get(name) != "no"}
+
     def told(self, locale: str) -> SourceWords:
         """Its title and caveats in the language of a locale; in English where there is no other."""
         if self.zh is not None and language(locale) == "zh":
@@ -127,14 +131,16 @@ class FileSource(_Part):
             tables.append({column: name for column, name in pairs if column is not None})
         return tables
 
-    def translated(self, renames: Mapping[str, str]) -> FileSource:
-        """The source for a file whose columns have these names, the file's own -> those of the maps."""
+    def of_file(self, columns: Sequence[str], renames: Mapping[str, str]) -> FileSource:
+        """The source for a file with these columns, of which some have other names: the file's own -> those of the
+        maps."""
         maps = {table.value: m.model_copy(update={"renames": renames}) for table, m in self.maps.items()}
         consent = self.consent
         if consent is not None:
             own_names = {name: column for column, name in renames.items()}
-            columns = {own_names.get(name, name): purpose for name, purpose in consent.columns.items()}
-            consent = consent.model_copy(update={"columns": columns})
+            of_consent = {own_names.get(name, name): purpose for name, purpose in consent.columns.items()}
+            present = {name: purpose for name, purpose in of_consent.items() if normal(name) in map(normal, columns)}
+            consent = consent.model_copy(update={"columns": present})
         return self.model_copy(update={**maps, "consent": consent})
 
 
@@ -178,22 +184,29 @@ def known_sources() -> Mapping[str, FileSource]:
     return sources
 
 
-def consent_map(source: FileSource, column: str) -> ColumnMap:
-    """The map of the consent table that one column gives. Raises `UsageError` for one that is no such column."""
-    consent, people = source.consent, source.users or source.events
-    names = {} if consent is None else {normal(name): name for name in consent.columns}
-    if consent is None or people is None or normal(column) not in names:
-        columns_of_consent = "" if consent is None else f"; it has {', '.join(consent.columns)}"
-        raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{columns_of_consent}")
-    name = names[normal(column)]
-    constants, defaults = {"purpose": consent.columns[name].value}, {}
-    name = people.renames.get(name, name)
+def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[ColumnMap]:
+    """The maps of the consent table, one for each column of consent: with who agreed for the columns of `consent_from`,
+    and for the others with who refused alone. Raises `UsageError` for one that is no such column."""
+    consent = source.consent or ConsentColumns(columns={})
+    columns = {normal(name): name for name in consent.columns}
+    for column in consent_from:
+        if normal(column) not in columns:
+            remedy = f"; it has {', '.join(columns.values())}" if columns else ""
+            raise UsageError(f"--consent-from {column!r}: {source.title} has no such column of consent{remedy}")
+    with_yes = {columns[normal(column)] for column in consent_from}
+    names = (name for name in columns.values() if name in with_yes or consent.says.get(name) != "yes")
+    return [_consent_map(consent, source.users or ColumnMap(), name, with_yes=name in with_yes) for name in names]
+
+
+def _consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, with_yes: bool) -> ColumnMap:
+    constants, defaults = {"purpose": consent.columns[column].value}, {}
+    name = people.renames.get(column, column)
     columns: dict[str, Any] = {"user_id": people.columns["user_id"]}
     if name in consent.says:
         constants["granted"] = consent.says[name]
     else:
         columns["granted"] = (name,)
-    now, at = datetime.now(UTC).isoformat(timespec="seconds"), consent.time_column(name)
+    now, at = datetime.now(UTC).isoformat(), consent.time_column(name)
     if at is None:
         constants["timestamp"] = now
     else:
@@ -204,10 +217,11 @@ def consent_map(source: FileSource, column: str) -> ColumnMap:
             "table": Table.CONSENT,
             "keep": "all",
             "only_new": False,
+            "only_refusals": "granted" in columns and not with_yes,
             "columns": columns,
             "constants": constants,
             "defaults": defaults,
-            "values": {"granted": {text.casefold(): answer for text, answer in consent.values.items()}},
+            "values": {},
             **{part: {} for part in ("joins", "totals", "paths", "attributes", "basics")},
             "returns": (),
             "reject": (
@@ -293,7 +307,6 @@ def _readings(columns: Sequence[str]) -> list[NearKind]:
         readings: list[NearKind] = []
         for renames in ({}, *source.translations(columns)):
             missing = source.missing([renames.get(column, column) for column in columns])
-            reading = source.translated(renames) if renames else source
-            readings.append(NearKind(source=reading, missing=tuple(missing)))
+            readings.append(NearKind(source=source.of_file(columns, renames), missing=tuple(missing)))
         kinds.append(min(readings, key=lambda kind: len(kind.missing)))
     return kinds

@@ -47,10 +47,13 @@ NO = frozenset(
         "否", "无", "缺货", "下架", "售罄",
     }
 )  # fmt: skip
-_GRANTED = YES | {"granted", "grant", "given", "opt-in", "opt_in", "optin", "accepted", "同意", "已同意"}
-_DENIED = NO | {
-    "denied", "deny", "refused", "withdrawn", "revoked", "opt-out", "opt_out", "optout", "rejected", "不同意",
-    "拒绝", "撤回",
+GRANTED = YES | {
+    "granted", "grant", "given", "opt-in", "opt_in", "optin", "opted in", "accepted", "subscribed", "ja", "oui", "si",
+    "sí", "同意", "已同意", "已订阅",
+}  # fmt: skip
+DENIED = NO | {
+    "denied", "deny", "refused", "withdrawn", "revoked", "opt-out", "opt_out", "optout", "opted out", "rejected",
+    "unsubscribed", "not subscribed", "not_subscribed", "nein", "non", "不同意", "拒绝", "撤回", "退订", "已退订",
 }  # fmt: skip
 
 
@@ -279,9 +282,9 @@ def build_consent(batch: FieldBatch) -> pl.DataFrame:
     unknown = ~purpose.is_in([p.value for p in Purpose]).fill_null(False)
     message = f"is no known purpose; known: {', '.join(Purpose)}"
     batch.mark("purpose", unknown, "E_PURPOSE", message, batch.fields["purpose"])
-    granted = yes_or_no(batch.fields["granted"], _GRANTED, _DENIED)
+    granted = yes_or_no(batch.fields["granted"], GRANTED, DENIED)
     batch.mark("granted", granted.is_null(), "E_GRANTED", "is neither granted nor denied", batch.fields["granted"])
-    times = batch.times()
+    times = batch.times(may_lie_ahead=~granted)  # a refusal counts whatever its date
     return pl.DataFrame(
         {
             "user_id": batch.pseudonyms(user),

@@ -25,7 +25,7 @@ from recllm.documents import FrozenModel, Share, Text, plain
 from recllm.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
 from recllm.experiments.effect import Effect, ExperimentReport, Interval, Moments, Verdict, analyse
 from recllm.experiments.split import Experiment, Variant, in_global_holdout, variant_of
-from recllm.jobs.feedback import showings_with_answers
+from recllm.jobs.feedback import JUST_BEFORE, showings_with_answers
 from recllm.metrics import ConfidenceInterval
 from recllm.recommender.registry import versions
 from recllm.schema import Action, Purpose, RecommendRequest, Slate, SlateStatus
@@ -376,7 +376,8 @@ def _span(workspace: Workspace, experiment: Experiment) -> tuple[datetime, datet
 
 def _events(workspace: Workspace, started: datetime) -> pl.DataFrame:
     """All that an experiment is judged by: what people did from `COVARIATE_DAYS` before its start on."""
-    return workspace.gate().events(Purpose.ANALYTICS, since=started - timedelta(days=COVARIATE_DAYS))
+    since = started - timedelta(days=COVARIATE_DAYS) - JUST_BEFORE
+    return workspace.gate().events(Purpose.ANALYTICS, since=since)
 
 
 @dataclass(frozen=True, eq=False)

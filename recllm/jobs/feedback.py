@@ -20,6 +20,8 @@ from recllm.metrics import ConfidenceInterval, share
 from recllm.schema import Action, ReportBy, Slate
 from recllm.workspace.figures import FigureGate
 
+JUST_BEFORE = timedelta(microseconds=1)
+"""A slate is shown so long before the present that it was made for: that present knows of it, and does not move."""
 SHOWN_KEY = ("user_id", "item_id", "request_id")
 FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
     "user_id": pl.String,
@@ -227,7 +229,7 @@ def _returned(showings: pl.DataFrame, purchases: pl.DataFrame, until: datetime |
 
 def _answers(showings: pl.DataFrame, answers: pl.DataFrame, window_days: float) -> pl.DataFrame:
     """The answers with the `showing` that each belongs to: one at most, and never a later one."""
-    showings = showings.select("showing", *SHOWN_KEY, shown_at="timestamp").sort("shown_at")
+    showings = showings.select("showing", *SHOWN_KEY, shown_at="timestamp").sort("shown_at", maintain_order=True)
     answers = answers.select(*SHOWN_KEY, "timestamp", "quantity", "price", "value").sort("timestamp")
     by_request = answers.filter(pl.col("request_id").is_not_null()).join_asof(
         showings, left_on="timestamp", right_on="shown_at", by=list(SHOWN_KEY), check_sortedness=False

@@ -13,9 +13,9 @@ import polars as pl
 
 from recllm.data.dataset import utc
 from recllm.errors import UsageError
-from recllm.jobs.feedback import FEEDBACK_SCHEMA, ShownOutcome, shown_events, shown_outcomes
+from recllm.jobs.feedback import FEEDBACK_SCHEMA, JUST_BEFORE, ShownOutcome, shown_events, shown_outcomes
 from recllm.schema import Action, IngestReport, Item, Purpose, ReportBy, Slate, Table
-from recllm.workspace.workspace import Workspace, present
+from recllm.workspace.workspace import Workspace, present, recording_time
 
 if TYPE_CHECKING:
     from recllm.ingest.options import ColumnMap
@@ -85,9 +85,10 @@ def load_export(
     """Read an export of a known shop system into every table that it gives; see `recllm.ingest.sources`.
 
     recognised: what it was taken for, where that is known already.
-    consent_from: columns of the file that say what people agreed to, which are taken in only when named here. Each
-    table is loaded whole or not at all; where one is refused those before it stay, and the same file again adds what
-    is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is not of consent.
+    consent_from: columns of the file that say what people agreed to, which is taken in only when named here; what they
+    refused always is. Each table is loaded whole or not at all; where one is refused those before it stay, and the same
+    file again adds what is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is
+    not of consent.
     """
     from recllm.ingest.options import IngestOptions
     from recllm.ingest.sources import recognise_file
@@ -101,11 +102,12 @@ def load_export(
 
 
 def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tuple[Table, ColumnMap]]:
-    """The tables that a kind of export gives, in the order in which they are loaded, each with its map; then those of
-    the columns of consent. Raises `UsageError` for a column that is not of consent."""
-    from recllm.ingest.sources import consent_map
+    """The tables that a kind of export gives, in the order in which they are loaded, each with its map: what people
+    agreed to or refused before what they did. Raises `UsageError` for a column that is not of consent."""
+    from recllm.ingest.sources import consent_maps
 
-    return [*source.maps.items(), *((Table.CONSENT, consent_map(source, column)) for column in consent_from)]
+    of_consent = [(Table.CONSENT, column_map) for column_map in consent_maps(source, consent_from)]
+    return sorted([*source.maps.items(), *of_consent], key=lambda pair: pair[0] is Table.EVENTS)
 
 
 def describe_workspace(workspace: Workspace) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def add_feedback(
         "user_id": user_id,
         "item_id": item_id,
         "event": event,
-        "timestamp": at or utc(present(workspace)),
+        "timestamp": at or recording_time(workspace),
         "request_id": request_id,
         "value": value,
         "quantity": quantity,
@@ -189,12 +191,12 @@ def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, 
 
 def add_consent(
     workspace: Workspace,
-    decisions: Sequence[tuple[str, Purpose, bool, datetime]],
+    decisions: Sequence[tuple[str, Purpose, bool, datetime | None]],
     *,
     source: str,
     by_pseudonym: bool = False,
 ) -> Any:
-    """Append decisions: the shop's own id, purpose, granted, and when. Returns the store's account of them.
+    """Append decisions: the shop's own id, purpose, granted, and when (None for now). Returns the store's account.
 
     by_pseudonym: the ids are pseudonyms already.
     """
@@ -206,7 +208,7 @@ def add_consent(
             "user_id": user_ids if by_pseudonym else workspace.pseudonymiser().many(user_ids),
             "purpose": [purpose.value for purpose in purposes],
             "granted": granted,
-            "at": [int(time.timestamp() * 1_000_000) for time in times],
+            "at": [None if time is None else round(time.timestamp() * 1_000_000) for time in times],
         },
         schema_overrides={"at": pl.Int64},
     )
@@ -246,7 +248,9 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
 def record_shown(workspace: Workspace, slates: Sequence[Slate], *, sessions: bool = False) -> int:
     """Append what was shown, of people who may be counted (purpose analytics); returns the number of events.
 
-    sessions: whether the slates are of anonymous sessions.
+    A slate is shown just before the present that it was made for, and never ahead of the clock: however many there are,
+    the present stays, and the order of writing tells those of one instant apart. Each counts once, however often it is
+    recorded. sessions: whether the slates are of anonymous sessions.
     """
     from recllm.ingest.record import record_events
 
@@ -256,9 +260,13 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate], *, sessions: boo
     pairs = [(s, n) for s, n, yes in zip(slates, names, permitted, strict=True) if yes and s.items]
     if not pairs:
         return 0
-    frame = shown_events([s for s, _ in pairs])
     alias = {s.user_id: n for s, n in pairs}
-    frame = frame.with_columns(pl.col("user_id").replace_strict(alias))
+    frame = shown_events([s for s, _ in pairs]).with_columns(
+        pl.col("user_id").replace_strict(alias),
+        timestamp=pl.min_horizontal(pl.col("timestamp") - JUST_BEFORE, datetime.now(UTC)),
+        is_timed=False,
+        event_id=pl.format("shown {} {}", "request_id", "position"),
+    )
     explored = {s.request_id: s.ranked for s, _ in pairs if s.ranked}
     if explored:  # first: an event whose propensity nobody can use is worth less than a ranking that nobody was shown
         workspace.store().add_explored_slates(explored, datetime.now(UTC))

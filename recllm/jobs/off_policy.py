@@ -33,7 +33,7 @@ from recllm.experiments.off_policy import (
     likelihood_interval,
 )
 from recllm.jobs.experiments import ANSWER_COLUMNS, Metric
-from recllm.jobs.feedback import showings_with_answers
+from recllm.jobs.feedback import JUST_BEFORE, showings_with_answers
 from recllm.jobs.recommenders import model_encoder
 from recllm.recommender.recommender import Recommender
 from recllm.schema import Purpose, Recommendation, RecommendRequest
@@ -93,6 +93,7 @@ def estimate_model(
     learned_until = datetime.fromisoformat(model.training["until"])
     gate = workspace.gate()
     showings = showings_with_answers(gate.events(Purpose.ANALYTICS), window_days=window_days)
+    showings = showings.with_columns(pl.col("timestamp") + JUST_BEFORE)  # the present that each slate was made for
     showings = showings.filter(pl.col("propensity").is_not_null(), pl.col("position").is_not_null())
     rankings = workspace.store().explored_slates(utc(0))
     explored = showings.filter(pl.col("request_id").is_in(list(rankings)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import polars as pl
 
@@ -47,8 +46,7 @@ def join_session(workspace: Workspace, session_id: str, user_id: str) -> Session
         owner = reader.joined_sessions([session]).get(session)
     if owner is None and not workspace.gate().permits(person, Purpose.PERSONALISATION):
         decision = {"user_id": session, "purpose": Purpose.PERSONALISATION.value, "granted": False}
-        rows = pl.DataFrame([decision | {"at": int(datetime.now(UTC).timestamp() * 1_000_000)}])
-        record_rows(rows, Table.CONSENT, workspace.store(), source="session")
+        record_rows(pl.DataFrame([decision]), Table.CONSENT, workspace.store(), source="session")
         return SessionJoin(joined=False, events=0)
     with workspace.store().load(Table.EVENTS, load_id=uuid.uuid4().hex, source="session") as load:
         n_events = load.join_session(session, person)

@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import generate_latest
 
 import recllm
-from recllm.data.dataset import utc
 from recllm.documents import plain
 from recllm.errors import UsageError
 from recllm.jobs.load import add_consent, add_events, add_items, add_users
@@ -53,7 +52,7 @@ from recllm.settings import ServiceSettings
 from recllm.text.domains import domain_of
 from recllm.workspace.audit import AuditAction
 from recllm.workspace.keys import Scope
-from recllm.workspace.workspace import present
+from recllm.workspace.workspace import recording_time
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
@@ -125,7 +124,7 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
         rejected = [position for position, is_plausible in enumerate(fits) if not is_plausible]
         account: dict[str, Any] = {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
         if fit:
-            now = utc(present(shop.workspace))
+            now = recording_time(shop.workspace)
             done = add_events(shop.workspace, [body.events[n].row(now) for n in fit], source="service")
             account |= {"accepted": done.accepted, "duplicates": done.duplicates}
             account["conflicts"] = [fit[n] for n in done.conflicts]
@@ -174,7 +173,7 @@ async def users(body: UsersRequest, caller: MaySend, service: TheService) -> Res
 @router.post("/v1/consent", response_model=LoadAnswer, tags=["events"])
 async def consent(body: ConsentRequest, caller: MaySend, service: TheService) -> Response:
     """What people agreed to or withdrew; it counts in the next answer, for whatever is asked."""
-    now, times = datetime.now(UTC), [decision.timestamp for decision in body.consent]
+    times = [decision.timestamp for decision in body.consent]
     for position, is_plausible in enumerate(_plausible(caller.shop, service.settings, times)):
         if not is_plausible:
             raise UsageError(
@@ -182,7 +181,7 @@ async def consent(body: ConsentRequest, caller: MaySend, service: TheService) ->
             )
 
     def write() -> Any:
-        decisions = [(row.user_id, row.purpose, row.granted, row.timestamp or now) for row in body.consent]
+        decisions = [(row.user_id, row.purpose, row.granted, row.timestamp) for row in body.consent]
         done = add_consent(caller.shop.workspace, decisions, source="service")
         if done.accepted:
             caller.audit_each(AuditAction.CONSENT_CHANGED, [row.user_id for row in body.consent])

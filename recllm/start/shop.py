@@ -107,6 +107,8 @@ def run_start(
     if unknown := sorted(set(consent_from) - columns):
         listed = ", ".join(sorted(columns)) or "none of these files says who agreed to what"
         raise UsageError(f"--consent-from {unknown[0]!r}: no file has such a column of consent; there are: {listed}")
+    repeated_options: list[tuple[str, Any]] = [("consent_from", column) for column in consent_from]
+    repeated_options += [pair for pair in (stated | language_setting).items() if pair[0] != "consent_default"]
     loads: list[dict[str, Any]] = []
     for file, taken_for in zip(files, recognised, strict=True):
         kind = taken_for.source
@@ -193,7 +195,9 @@ def run_start(
         "rejects": rejected_rows(loads),
         "profile": profile_card(serving, people[0]) if people else None,
         "people": cards,
-        "next": next_steps(folder, kinds, consent_from, problems, page_words, consent_default=settings.consent_default),
+        "next": next_steps(
+            folder, kinds, repeated_options, problems, page_words, consent_default=settings.consent_default
+        ),
         "timings": times.steps,
         "provenance": {
             "model": model_version,
@@ -235,25 +239,26 @@ def add_prices(cards: Sequence[Mapping[str, Any]], data: Dataset) -> None:
 def next_steps(
     folder: Path,
     kinds: Sequence[FileSource],
-    consent_from: Sequence[str],
+    repeated_options: Sequence[tuple[str, Any]],
     problems: Mapping[str, str],
     page_words: StartWords,
     *,
     consent_default: bool,
 ) -> list[dict[str, str]]:
-    """What to do next: a sentence and a command each."""
+    """What to do next: a sentence and a command each, with the options of this one that hold there, too."""
     steps = []
     tables = {table for kind in kinds for table in kind.maps}
-    columns = [column for kind in kinds if kind.consent is not None for column in kind.consent.columns]
-    if columns and not consent_from:
-        options = " ".join(f'--consent-from "{column}"' for column in dict.fromkeys(columns))
-        steps.append(("next_consent", f"recllm start FILE... -w {folder} {options}"))
+    columns = {column for kind in kinds for column in kind.agreements}
+    options = "".join(f' --{name.replace("_", "-")} "{value}"' for name, value in repeated_options)
+    if columns and "consent_from" not in dict(repeated_options):
+        options_of_consent = "".join(f' --consent-from "{column}"' for column in sorted(columns))
+        steps.append(("next_consent", f"recllm start FILE... -w {folder}{options}{options_of_consent}"))
     if Table.EVENTS not in tables:
         steps.append(("next_orders", f"recllm ingest ORDERS -w {folder}"))
     if Table.ITEMS not in tables or not any("product" in kind.name for kind in kinds):
         steps.append(("next_products", f"recllm ingest PRODUCTS -w {folder}"))
     if "model" in problems and not consent_default:
-        steps.append(("next_decisions", "recllm start FILE... -w ANOTHER_FOLDER --consent-default granted"))
+        steps.append(("next_decisions", f"recllm start FILE... -w ANOTHER_FOLDER --consent-default granted{options}"))
     elif "model" in problems:
         steps.append(("next_train", f"recllm train -w {folder}"))
     else:

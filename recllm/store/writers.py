@@ -60,7 +60,8 @@ COLUMNS: Mapping[Table, Columns] = {
         "attributes?": pl.String,  # a JSON object of strings
         "available_until?": pl.Int64,  # epoch microseconds, UTC
     },
-    Table.CONSENT: {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64},
+    # a decision without a time, or with one ahead of the clock, is dated by the clock
+    Table.CONSENT: {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at?": pl.Int64},
 }
 
 AGES: Mapping[str, tuple[sa.Column[Any], ...]] = {
@@ -103,6 +104,7 @@ class Load:
         self._anybody_erased = connection.scalar(sa.select(tombstone).limit(1)) is not None
         record = tables.loads
         safe_id(load_id, "load id")
+        self._began = _now()
         if connection.scalar(sa.select(record.c.load_no).where(record.c.load_id == load_id)) is not None:
             raise StoreError(f"the load id {load_id!r} is taken by an earlier load; give each load its own id")
         named = {"load_id": load_id, "table_name": str(table), "source": source, "sha256": sha256}
@@ -128,8 +130,9 @@ class Load:
 
         Events: the first of several equal keys counts; unknown items become pending. Users and items are inserted or
         replaced: the same content again is a duplicate, and an item that was pending is so no longer. Consent:
-        decisions are appended, nothing is replaced, the latest one counts when read. Rows of people who were erased
-        are left out, whatever the table. are_distinct: the caller knows that no event of the whole load has the key of
+        decisions are appended, the latest one counts when read, and of one instant the refusal; none is dated ahead of
+        the clock of this machine, also where a log is replayed. Rows of people who were erased are left out, whatever
+        the table. are_distinct: the caller knows that no event of the whole load has the key of
         another one; a first load then need not look.
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
@@ -158,7 +161,9 @@ class Load:
                 stamped = frame.with_columns(pending=pl.lit(False), load_no=pl.lit(self._load_no))
                 accepted = _upsert(connection, tables.items, stamped, key="item_id", stamp="load_no")
             case Table.CONSENT:
-                rows = frame.drop("user_id").with_columns(user_key=self._users.keys(frame["user_id"]))
+                keys, at = self._users.keys(frame["user_id"]), pl.min_horizontal("at", self._began)
+                rows = frame.drop("user_id").with_columns(user_key=keys, at=at)
+                self._end_grants_ahead(rows.filter(~pl.col("granted")))
                 accepted = _insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
         duplicates = frame.height - accepted - len(conflicts)
         self._counts["accepted"] += accepted
@@ -170,6 +175,17 @@ class Load:
             conflicts=rows_kept[conflicts].to_list(),
             erased=is_erased.arg_true().to_list(),
         )
+
+    def _end_grants_ahead(self, refusals: pl.DataFrame) -> None:
+        """Dates grants that lie ahead of the clock, which was set back or let an older version write them, before the
+        refusals that follow them."""
+        c = tables.consent.c
+        decided = _lookup(self._connection, c.user_key, c.at, refusals["user_key"].unique())
+        late = refusals.join(decided.filter(pl.col("at") > self._began), on="user_key", how="semi")
+        for key, purpose, at in late.select("user_key", "purpose", "at").iter_rows():
+            ahead = sa.and_(c.user_key == key, c.purpose == purpose, c.granted, c.at > self._began)
+            before = at + self._began - c.at  # each at another time, as they were
+            self._connection.execute(sa.update(tables.consent).where(ahead).values(at=before))
 
     def _is_erased(self, user_ids: pl.Series) -> pl.Series:
         """Boolean, (n,): whether each id is that of somebody who was erased."""

@@ -359,3 +359,10 @@ def present(workspace: Workspace, now: datetime | None = None) -> int:
         return int(clock.timestamp())
     replayed = clock - utc(end) > timedelta(days=REPLAY_DAYS)
     return end if replayed else max(end, int(clock.timestamp()))
+
+
+def recording_time(workspace: Workspace) -> datetime:
+    """When an event happened that is recorded without a time: now, or at the present of a log that is replayed. It is
+    never ahead of the clock, so that many of them within a second move no clock."""
+    clock = datetime.now(UTC)
+    return min(utc(present(workspace, clock)), clock)

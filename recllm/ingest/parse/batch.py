@@ -23,7 +23,7 @@ from recllm.errors import IngestError
 from recllm.ingest.file_schema import FLOAT_ID, FileSchema
 from recllm.ingest.options import IngestOptions
 from recllm.ingest.parse.numbers import parse_numbers
-from recllm.ingest.parse.times import NO_OFFSET, OK, ROW_ERRORS, ParsedTimes, parse_times
+from recllm.ingest.parse.times import FUTURE, NO_OFFSET, OK, ROW_ERRORS, ParsedTimes, parse_times
 from recllm.ingest.read.records import BadRecord, Chunk, RecordReader
 from recllm.ingest.record import Occurrences
 from recllm.policy import Policy
@@ -381,8 +381,9 @@ class FieldBatch:
         self.mark("currency", wrong, "E_CURRENCY", "is not a currency code such as EUR", codes)
         return codes
 
-    def times(self) -> ParsedTimes:
-        """Only rows that are still good may refuse the whole file."""
+    def times(self, may_lie_ahead: pl.Series | None = None) -> ParsedTimes:
+        """Only rows that are still good may refuse the whole file. may_lie_ahead: boolean (n,), rows whose time may be
+        in the future."""
         if self.load.steps is not None:
             return self._times_of_order(self.load.steps)
         column, load = self.fields["timestamp"], self.load
@@ -395,6 +396,8 @@ class FieldBatch:
             now=load.now,
             policy=load.policy,
         )
+        if may_lie_ahead is not None:
+            times.status[(times.status == FUTURE) & may_lie_ahead.fill_null(False).to_numpy()] = OK
         for status, (code, message) in ROW_ERRORS.items():
             self.mark("timestamp", times.status == status, code, message, column)
         load.notes["W_DST_AMBIGUOUS"] += times.n_ambiguous

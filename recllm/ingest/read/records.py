@@ -63,6 +63,13 @@ class Chunk:
     def n_records(self) -> int:
         return self.frame.height + len(self.bad)
 
+    def with_rows(self, rows: NDArray[np.integer], frame: pl.DataFrame) -> Chunk:
+        """The chunk with other rows, each from one of this chunk's: `rows`, (n,), of `frame`."""
+        line_no, byte_offset = self.line_no[rows], self.byte_offset[rows]
+        return replace(
+            self, frame=frame, line_no=line_no, byte_offset=byte_offset, raw=lambda row: self.raw(int(rows[row]))
+        )
+
     def bad_row(self, row: int, column: str | None, code: str, message: str) -> BadRecord:
         offset = int(self.byte_offset[row])
         byte_offset = None if offset < 0 else offset
