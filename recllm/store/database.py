@@ -246,13 +246,6 @@ class Store:
         with _explained(self._engine, self._where), writing(self._engine) as connection:
             return connection.execute(delete(tables.tombstones).where(of_person)).rowcount > 0
 
-    def unfinished_erasures(self) -> list[str]:
-        """People with a tombstone of whom there are rows all the same: a process was stopped in between."""
-        user = tables.users.c.user_id
-        query = select(user).join_from(tables.users, tables.tombstones, tables.tombstones.c.user_id == user)
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return list(connection.scalars(query.order_by(user)))
-
     def restrict(self, user_id: str, at: datetime | None) -> bool:
         """Uses the person's data for nothing from `at` on, or again as agreed where `at` is None.
 
