@@ -18,7 +18,7 @@ from typing import Any
 from recllm.campaigns.folder import CampaignFolder, ExportEntry, chained, log_lines, read_entries, read_plan
 from recllm.documents import plain
 from recllm.errors import DataError
-from recllm.files import write_whole
+from recllm.files import check_plain, write_whole
 from recllm.schema import SESSION_PREFIX
 from recllm.workspace import personal_records as records
 from recllm.workspace.privacy import PERSON_PREFIX
@@ -51,7 +51,7 @@ def _take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> rec
     for campaign in campaigns:
         with campaign.locked():
             for file in sorted(campaign.path.glob("*")):
-                removed = removed.and_also(_take_out_of(file, is_leaving))
+                removed = removed.plus(_take_out_of(file, is_leaving))
     return removed
 
 
@@ -59,6 +59,7 @@ def _take_out_of(file: Path, is_leaving: IsLeaving) -> records.Removed:
     """The log of exports is chained anew."""
     kind, n_removed, unread = f"campaign_{file.stem}", 0, f"campaigns/{file.parent.name}/{file.name}"
     try:
+        check_plain(file)
         content = remaining = file.read_bytes()
     except OSError:
         return records.Removed(unread=(unread,))
@@ -121,7 +122,7 @@ def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> records.R
 def _rename(workspace: Workspace, renamed: records.Renamed) -> None:
     for campaign in _campaigns(workspace):
         with campaign.locked():
-            for file in sorted(campaign.path.glob("*")):
+            for file in (path for path in sorted(campaign.path.glob("*")) if path.is_file()):
                 content = file.read_bytes()
                 names = renamed({name.decode() for name in _PSEUDONYM.findall(content)})
                 if names:

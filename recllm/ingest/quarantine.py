@@ -92,12 +92,17 @@ def _export(workspace: Workspace, person: ExportedPerson) -> dict[str, Any]:
 
 
 QUARANTINE = PersonalRecords(
-    name="quarantine", files=("quarantine",), entries=_FILES, retention="quarantine", forget=_forget, export=_export
+    name="quarantine",
+    files=("quarantine",),
+    entries=_FILES,
+    days=lambda limits: limits.quarantine,
+    forget=_forget,
+    export=_export,
 )
 UPLOADED = PersonalRecords(
     name="uploads",
     files=(UPLOADS,),
     entries=f"{UPLOADS}/*",
-    retention="uploads",
+    days=lambda limits: limits.uploads,
     forget=forget_files("uploads", f"{UPLOADS}/*"),
 )

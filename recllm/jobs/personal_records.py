@@ -24,14 +24,7 @@ from recllm.jobs.serve import person_profile
 from recllm.propensity.prediction import prediction_document
 from recllm.recommender.registry import mark_tainted, remove_tainted, taint_folder, taints, versions_since
 from recllm.schema import Intent, Purpose, RecommendRequest
-from recllm.workspace.personal_records import (
-    ErasedPeople,
-    ExportedPerson,
-    PersonalRecords,
-    Removed,
-    Renamed,
-    forget_files,
-)
+from recllm.workspace import personal_records as records
 from recllm.workspace.store_records import unnamed
 from recllm.workspace.workspace import Workspace, present
 
@@ -53,12 +46,12 @@ class InferenceStatus(StrEnum):
 # --- what was learned ------------------------------------------------------------------------------------------------
 
 
-def _mark_learned(workspace: Workspace, people: ErasedPeople) -> Removed:
+def _mark_learned(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
     """Marks what was made after the first data of one of the people came in; has to come before their rows go."""
     with workspace.store().read() as reader:
         loaded = reader.first_loaded(people.subjects).values()
     if not loaded:
-        return Removed()
+        return records.Removed()
     first_load, loaded_at = min(number for number, _ in loaded), min(time for _, time in loaded)
     until, root = tainted_until(workspace, people.at), workspace.root
     learned = mark_tainted(workspace.models_dir, first_load, loaded_at, at=people.at, use_until=until)
@@ -69,16 +62,15 @@ def _mark_learned(workspace: Workspace, people: ErasedPeople) -> Removed:
         of_effects = taints(root / EFFECTS)
         models |= {f"{EFFECTS}/{name}": of_effects[name].use_until for name in names}
     (root / REPLENISHMENT).unlink(missing_ok=True)  # it is learned again when occasions are asked for
-    return Removed(models=models)
+    return records.Removed(models=models)
 
 
-def _remove_ended(workspace: Workspace, clock: datetime, dry_run: bool) -> Removed:
-    if dry_run:
-        return Removed()
-    return Removed(files={"tainted_models": len(remove_tainted(workspace.models_dir, ended_by=clock))})
+def _remove_ended(workspace: Workspace, clock: datetime, dry_run: bool) -> records.Removed:
+    removed = [] if dry_run else remove_tainted(workspace.models_dir, ended_by=clock)
+    return records.Removed(files={"tainted_models": len(removed)})
 
 
-def _export(workspace: Workspace, person: ExportedPerson) -> dict[str, Any]:
+def _export(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
     with workspace.store().read() as reader:
         first_load = reader.first_loaded([person.name]).get(person.name)
     experiments = [stored.experiment for stored in list_experiments(workspace)]
@@ -89,7 +81,7 @@ def _export(workspace: Workspace, person: ExportedPerson) -> dict[str, Any]:
     }
 
 
-def _inferred(workspace: Workspace, person: ExportedPerson) -> dict[str, Any]:
+def _inferred(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
     """The profile in words, what would be recommended now with scores and reasons, what the person is predicted to do,
     and how trials say that a treatment moves them. Nothing is inferred without consent."""
     name = person.name
@@ -109,7 +101,7 @@ def _inferred(workspace: Workspace, person: ExportedPerson) -> dict[str, Any]:
     _, texts = person_profile(workspace, name, workspace.settings.locale, by_pseudonym=True)
     inferred["profile"] = plain(texts)
     for prediction in person.predictions:
-        of_person = tuple(one for one in prediction.people if one.user_id == name)
+        of_person = tuple(predicted for predicted in prediction.people if predicted.user_id == name)
         document = prediction_document(replace(prediction, people=of_person))
         question = {field: document[field] for field in ("kind", "horizon_days", "as_of", "meaning")}
         inferred["predictions"] += [question | unnamed(predicted) for predicted in document["people"]]
@@ -128,7 +120,7 @@ def _effect(workspace: Workspace, effect: str, people: Dataset, name: str) -> Ma
     return {field: float(getattr(of_person, field)[0]) for field in ("effect", "low", "high")}
 
 
-LEARNED = PersonalRecords(
+LEARNED = records.PersonalRecords(
     name="models",
     files=("models", EFFECTS, REPLENISHMENT),
     in_backup=True,
@@ -142,42 +134,42 @@ LEARNED = PersonalRecords(
 # --- who is served, and what is unfinished ---------------------------------------------------------------------------
 
 
-def _forget_served(workspace: Workspace, people: ErasedPeople) -> Removed:
+def _forget_served(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
     forget_in_states(workspace)
-    return Removed()
+    return records.Removed()
 
 
-def _remove_states(workspace: Workspace, renamed: Renamed) -> None:
+def _remove_states(workspace: Workspace, renamed: records.Renamed) -> None:
     """A state tells people by their pseudonyms; it is made again when it is needed."""
     for path in people_path(workspace, "").parent.glob("*.safetensors"):
         path.unlink(missing_ok=True)
 
 
-SERVED = PersonalRecords(
+SERVED = records.PersonalRecords(
     name="serving",
     files=("serving",),
     entries="serving/*.safetensors",
     forget=_forget_served,
     rename=_remove_states,
 )
-QUERY_VECTORS = PersonalRecords(
+QUERY_VECTORS = records.PersonalRecords(
     name="vectors",
     files=(f"cache/vectors/{QUERY_CACHE_FILE}*",),
     entries=f"cache/vectors/{QUERY_CACHE_FILE}",
-    forget=forget_files("cached_vectors", f"cache/vectors/{QUERY_CACHE_FILE}*"),
+    forget=records.forget_files("cached_vectors", f"cache/vectors/{QUERY_CACHE_FILE}*"),
 )
-FINE_TUNING = PersonalRecords(
+FINE_TUNING = records.PersonalRecords(
     name="fine_tuning",
     files=("cache/lora",),
     entries="cache/lora/*",
-    retention="fine_tuning",
+    days=lambda limits: limits.fine_tuning,
     # examples are rows of people; a run that is going on keeps its open file
-    forget=forget_files("fine_tuning_examples", "cache/lora/*/examples/*.arrow"),
+    forget=records.forget_files("fine_tuning_examples", "cache/lora/*/examples/*.arrow"),
 )
-UNFINISHED = PersonalRecords(
+UNFINISHED = records.PersonalRecords(
     name="unfinished",
     files=("cache/unfinished",),
     entries="cache/unfinished/*",
-    retention="fine_tuning",
-    forget=forget_files("unfinished_measurements", "cache/unfinished/*"),
+    days=lambda limits: limits.fine_tuning,
+    forget=records.forget_files("unfinished_measurements", "cache/unfinished/*"),
 )

@@ -23,7 +23,7 @@ CERTIFICATE_FILES = PersonalRecords(
     in_backup=True,
     leftovers=(f"{CERTIFICATES}/.*",),
     entries=f"{CERTIFICATES}/*.json",
-    retention="certificates",
+    days=lambda limits: limits.certificates,
 )
 """With pseudonyms, as proof; a note of an erasure that is not complete lies among them."""
 

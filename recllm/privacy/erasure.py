@@ -86,11 +86,11 @@ def finish_erasures(
     for path in sorted((workspace.root / CERTIFICATES).glob(f".erasure-*{_NOTE}")):
         note = _Note.read(path)
         try:
-            given = read_certificate(workspace, path.with_name(f"{note.certificate_id}.json"))
+            certificate = read_certificate(workspace, path.with_name(f"{note.certificate_id}.json"))
         except DataError:
             certificates.append(_erase(workspace, note, actor, registry))
         else:
-            certificates.append(_try_again(workspace, note, given, registry))
+            certificates.append(_try_again(workspace, note, certificate, registry))
     return certificates
 
 
@@ -161,18 +161,19 @@ def _erase(workspace: Workspace, note: _Note, actor: str, registry: RecordRegist
 
 
 def _try_again(
-    workspace: Workspace, note: _Note, given: ErasureCertificate, registry: RecordRegistry
+    workspace: Workspace, note: _Note, certificate: ErasureCertificate, registry: RecordRegistry
 ) -> ErasureCertificate:
-    """Takes the people out of files that could not be read when the certificate was given; who was readmitted since
+    """Takes the people out of files that could not be read when the certificate was written; who was readmitted since
     stays."""
     buried, done = workspace.store().tombstones(note.people), ["tombstones", "freed bytes"]
     note = replace(note, people=tuple(name for name in note.people if name in buried))
-    places = [record for record in registry.records if any(record.has(PurePath(file)) for file in given.unread)]
+    records = [record for record in registry.records if any(record.has(PurePath(file)) for file in certificate.unread)]
     with _with_what_is_left(registry, done):
-        removed = _forget(workspace, note, datetime.fromisoformat(given.at), places if note.people else (), done)
-        total = Removed(files=given.files, exported_in=given.exported_in).and_also(removed)
-        given = replace(given, files=total.files, exported_in=total.exported_in, unread=removed.unread)
-        return _issue(workspace, note, given)
+        at = datetime.fromisoformat(certificate.at)
+        removed = _forget(workspace, note, at, records if note.people else (), done)
+        total = Removed(files=certificate.files, exported_in=certificate.exported_in).plus(removed)
+        certificate = replace(certificate, files=total.files, exported_in=total.exported_in, unread=removed.unread)
+        return _issue(workspace, note, certificate)
 
 
 def _forget(
@@ -183,7 +184,7 @@ def _forget(
     removed = Removed()
     for record in records:
         if record.forget is not None:
-            removed = removed.and_also(record.forget(workspace, people))
+            removed = removed.plus(record.forget(workspace, people))
             done.append(record.name)
     for folder in {draft.parent for draft in workspace.root.rglob(".*.draft")}:
         sweep_drafts(folder)
@@ -204,8 +205,8 @@ def _with_what_is_left(registry: RecordRegistry, done: Sequence[str]) -> Iterato
         yield
     except (OSError, RecllmError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-        places = [record.name for record in registry.records if record.forget is not None]
-        left = [step for step in ("tombstones", *places, "freed bytes", "certificate") if step not in done]
+        names = [record.name for record in registry.records if record.forget is not None]
+        left = [step for step in ("tombstones", *names, "freed bytes", "certificate") if step not in done]
         raise StoreError(
             f"the erasure is not complete: {reason}. Done: {', '.join(done) or 'nothing'}; not done: "
             f"{', '.join(left)}. Free some space or mend what is said above, then run: recllm privacy retention"

@@ -20,15 +20,8 @@ from recllm.jobs.ad_copy import EFFECT
 from recllm.jobs.personal_records import FINE_TUNING, LEARNED, QUERY_VECTORS, SERVED, UNFINISHED
 from recllm.privacy.certificate import CERTIFICATE_FILES
 from recllm.text.domains import FOLDER as DOMAINS
+from recllm.workspace import personal_records as records
 from recllm.workspace.console_sessions import SIGNED_IN
-from recllm.workspace.personal_records import (
-    ErasedPeople,
-    PersonalRecords,
-    RecordRegistry,
-    Removed,
-    Renamed,
-    forget_files,
-)
 from recllm.workspace.privacy_ledger import LEDGER_FILE
 from recllm.workspace.store_records import AUDIT_LOG, RELEASED_GROUPS, STORE
 from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, SNAPSHOT, Workspace
@@ -37,20 +30,14 @@ _PAGES = ("report.json", "report.html")
 """Of `recllm start` and `recllm demo`: slates, texts and a profile of some people, and the same for the eye."""
 
 
-def _remove_pages(workspace: Workspace, renamed: Renamed) -> None:
-    """They tell people by their pseudonyms."""
-    for name in _PAGES:
-        (workspace.root / name).unlink(missing_ok=True)
-
-
-def _forget_snapshot(workspace: Workspace, people: ErasedPeople) -> Removed:
+def _forget_snapshot(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
     """Of a backup that was stopped; of one that is being written it goes with the backup."""
     with suppress(StoreError), lock_file(workspace.root / f"{SNAPSHOT}.lock", wait_seconds=0.0):
         shutil.rmtree(workspace.root / SNAPSHOT, ignore_errors=True)
-    return Removed()
+    return records.Removed()
 
 
-REGISTRY = RecordRegistry(
+REGISTRY = records.RecordRegistry(
     # in the order of an erasure: what learned from people is marked as long as their rows say since when it did; files
     # go before rows, of which the sessions are read; what serves is made from rows
     records=(
@@ -58,18 +45,18 @@ REGISTRY = RecordRegistry(
         CAMPAIGNS,
         QUARANTINE,
         UPLOADED,
-        PersonalRecords(
+        records.PersonalRecords(
             name="pages",
             files=_PAGES,
             in_backup=True,
             entries=_PAGES[0],
-            forget=forget_files("pages", "report.*"),
-            rename=_remove_pages,
+            forget=records.forget_files("pages", "report.*"),
+            rename=lambda shop, renamed: records.remove_files(shop, shop.root.glob("report.*"), "pages"),
         ),
         QUERY_VECTORS,
         FINE_TUNING,
         UNFINISHED,
-        PersonalRecords(name="backup in progress", files=(SNAPSHOT,), forget=_forget_snapshot),
+        records.PersonalRecords(name="backup in progress", files=(SNAPSHOT,), forget=_forget_snapshot),
         STORE,
         RELEASED_GROUPS,
         SERVED,
@@ -78,15 +65,21 @@ REGISTRY = RecordRegistry(
         SIGNED_IN,
     ),
     impersonal=(
-        PersonalRecords(name="copies", files=(COPIES,), in_backup=True, entries=f"{COPIES}/*.json", retention="copies"),
-        PersonalRecords(
+        records.PersonalRecords(
+            name="copies",
+            files=(COPIES,),
+            in_backup=True,
+            entries=f"{COPIES}/*.json",
+            days=lambda limits: limits.copies,
+        ),
+        records.PersonalRecords(
             name="what the shop set and wrote",
             files=(SETTINGS_FILE, LEDGER_FILE, VOCABULARY, DOMAINS, CAMPAIGN_FILES, EFFECT, "console.jsonl"),
             in_backup=True,
             leftovers=(f"{CAMPAIGN_FILES}/.*.lock",),
         ),
-        PersonalRecords(name="secrets and locks", files=("key", NEXT_KEY, "webhooks.json", ".lock", ".*.lock")),
-        PersonalRecords(
+        records.PersonalRecords(name="secrets and locks", files=("key", NEXT_KEY, "webhooks.json", ".lock", ".*.lock")),
+        records.PersonalRecords(
             name="what is computed of items",
             files=(
                 f"cache/vectors/{CACHE_FILE}*",

@@ -59,7 +59,7 @@ def apply_retention(
     erasures = [] if dry_run else finish_erasures(workspace, actor=actor, registry=registry)
     removed = Removed(unread=tuple(name for certificate in erasures for name in certificate.unread))
     for record in (*registry.records, *registry.impersonal):
-        removed = removed.and_also(record.retain(workspace, clock, dry_run=dry_run))
+        removed = removed.plus(record.retain(workspace, clock, dry_run=dry_run))
     rows, files = removed.rows, removed.files
     if not dry_run:
         if any(rows.values()):

@@ -91,8 +91,8 @@ def _unpacked(text: str) -> Iterator[bytes]:
     """What stands in base64, between slashes as well."""
     runs: list[str] = _BASE64.findall(text)
     for packed in dict.fromkeys((*runs, *(part for run in runs for part in run.split("/")))):
-        whole = packed[: len(packed) - (len(packed) % 4 == 1)]
-        yield b64decode(whole + "=" * (-len(whole) % 4), altchars=b"-_" if set(whole) & set("-_") else None)
+        packed = packed[: len(packed) - (len(packed) % 4 == 1)]
+        yield b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_" if set(packed) & set("-_") else None)
 
 
 def _pieces(text: str) -> Iterator[str]:

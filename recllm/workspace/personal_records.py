@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any
 
+from recllm.settings import RetentionSettings
 from recllm.workspace.workspace import Workspace
 
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\..*draft")
@@ -38,12 +39,12 @@ class Removed:
     unread: tuple[str, ...] = ()
     """Files, below the workspace, that could not be read and may still hold the people."""
 
-    def and_also(self, other: Removed) -> Removed:
+    def plus(self, further: Removed) -> Removed:
         rows, files = Counter(self.rows), Counter(self.files)
-        rows.update(other.rows)
-        files.update(other.files)
-        exported_in = tuple(dict.fromkeys((*self.exported_in, *other.exported_in)))
-        models, unread = {**self.models, **other.models}, (*self.unread, *other.unread)
+        rows.update(further.rows)  # unlike a sum it keeps what is zero
+        files.update(further.files)
+        exported_in = tuple(dict.fromkeys((*self.exported_in, *further.exported_in)))
+        models, unread = {**self.models, **further.models}, (*self.unread, *further.unread)
         return Removed(rows=dict(rows), files=dict(files), exported_in=exported_in, models=models, unread=unread)
 
 
@@ -102,11 +103,11 @@ class PersonalRecords:
     """Within the block a file is not replaced."""
     entries: str = ""
     """Pattern of the files that are counted and go by age."""
-    retention: str = ""
-    """Field of `RetentionSettings` with their age."""
+    days: Callable[[RetentionSettings], int | None] | None = None
+    """How long they are kept; None, or no function, where no age ends them."""
     forget: Callable[[Workspace, ErasedPeople], Removed] | None = None
     """Removes people. May be repeated."""
-    rename: Callable[[Workspace, Renamed], None] | None = None
+    rename: Callable[[Workspace, Renamed], object] | None = None
     """Brings pseudonyms to the newest key. May be repeated."""
     export: Callable[[Workspace, ExportedPerson], Mapping[str, Any]] | None = None
     """Parts of a person's export, by name."""
@@ -128,19 +129,17 @@ class PersonalRecords:
         if self.counts is not None:
             yield from self.counts(workspace)
         elif self.entries:
-            yield StoredCount(self.name, len(list(workspace.root.glob(self.entries))), self._days(workspace))
+            days = None if self.days is None else self.days(workspace.settings.retention)
+            yield StoredCount(self.name, len(list(workspace.root.glob(self.entries))), days)
 
     def retain(self, workspace: Workspace, clock: datetime, *, dry_run: bool) -> Removed:
         if self.outdated is not None:
             return self.outdated(workspace, clock, dry_run)
-        if not self.retention:
+        if self.days is None:
             return Removed()
-        days, paths = self._days(workspace), workspace.root.glob(self.entries)
+        days, paths = self.days(workspace.settings.retention), workspace.root.glob(self.entries)
         outdated = [path for path in paths if days is not None and age(path, clock) > timedelta(days=days)]
         return Removed(files={self.name: len(outdated)}) if dry_run else remove_files(workspace, outdated, self.name)
-
-    def _days(self, workspace: Workspace) -> int | None:
-        return getattr(workspace.settings.retention, self.retention, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ class RecordRegistry:
 def _lies_in(path: PurePath, patterns: Iterable[str]) -> bool:
     parts = [draft["name"] if (draft := _DRAFT.fullmatch(part)) else part for part in path.parts]
     split = [pattern.split("/") for pattern in patterns]
-    return any(len(wanted) <= len(parts) and all(map(fnmatchcase, parts, wanted)) for wanted in split)
+    return any(len(names) <= len(parts) and all(map(fnmatchcase, parts, names)) for names in split)
 
 
 def age(path: Path, clock: datetime) -> timedelta:
