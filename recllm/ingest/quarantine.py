@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from recllm.files import PRIVATE, whole_file
-from recllm.text.ids import possible_ids
+from recllm.text.ids import is_telling, possible_ids
 from recllm.workspace.personal_records import ErasedPeople, ExportedPerson, PersonalRecords, Removed, forget_files
 from recllm.workspace.workspace import UPLOADS, Workspace
 
@@ -35,8 +35,8 @@ class _Mentions:
         return namespace is not None and self._is_one(f"{namespace}:{user_id}")
 
     def _find(self, text: str, namespace: str | None, only_telling: bool) -> bool:
-        ids = possible_ids(text).items()
-        return any(self.is_of(some_id, namespace) for some_id, is_telling in ids if is_telling or not only_telling)
+        ids = possible_ids(text)
+        return any(self.is_of(some_id, namespace) for some_id in ids if not only_telling or is_telling(some_id))
 
     def taken_out(self, line: bytes) -> bytes:
         """A refused row without the people; empty where it is, or may be, theirs.

@@ -28,7 +28,7 @@ from recllm.errors import DataError, NothingToDo, RecllmError, StoreError, Usage
 from recllm.files import PRIVATE, sweep_drafts, write_whole
 from recllm.privacy.certificate import ErasureCertificate, TaintedModel, issue, read_certificate
 from recllm.privacy.registry import REGISTRY
-from recllm.text.ids import normal_id
+from recllm.text.ids import normal_ids
 from recllm.workspace.audit import AuditAction, audit, audit_each
 from recllm.workspace.personal_records import ErasedPeople, PersonalRecords, RecordRegistry, Removed
 from recllm.workspace.workspace import CERTIFICATES, Workspace, restore_drafts
@@ -57,7 +57,7 @@ def erase_people(
     names, spellings = tuple(dict.fromkeys(user_ids)), tuple[str, ...]()
     if not by_pseudonym:
         people = workspace.pseudonymiser()
-        spellings = tuple(dict.fromkeys(people.many([normal_id(user_id) for user_id in names])))
+        spellings = tuple(people.many([spelling for user_id in names for spelling in sorted(normal_ids(user_id))]))
         names = tuple(dict.fromkeys(people.many(names)))
     certificate_id = f"erasure-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     folder = workspace.root / CERTIFICATES

@@ -78,7 +78,8 @@ def rotate_key(
             "an experiment is running, and lots are drawn by pseudonym: stop it first (recllm experiments stop), or "
             "say --force to have its people, and those of the global holdout, drawn anew"
         )
-    finish_erasures(workspace, actor=actor, registry=registry)  # their notes have the old names
+    if not lost:
+        finish_erasures(workspace, actor=actor, registry=registry)  # their notes have the old names
     old_keys = () if lost else workspace.keys()
     keys = (*old_keys, secrets.token_hex(32).encode())
     write_whole(workspace.root / NEXT_KEY, b"\n".join(keys) + b"\n", mode=PRIVATE)

@@ -29,33 +29,40 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}|[A-Za-z0-9_-]{8,}")
 _AT = re.compile(r"\s{0,3}[\[({<]\s{0,3}(?:at|@)\s{0,3}[\])}>]\s{0,3}|\s{1,3}(?:at\s{1,3}|@\s{0,3})|@\s{1,3}", re.I)
 _DOT = re.compile(r"\s{0,3}[\[({<]\s{0,3}(?:dot|punkt)\s{0,3}[\])}>]\s{0,3}|\s{1,3}dot\s{1,3}", re.I)
 
-_SEPARATORS = (r"[\t\r\n,;|\"]+", r"[^\w!#$%&*+/=?^~@.:\\-]+", r"[^\w@.+-]+", r"[\W_]+")
+_SEPARATORS = tuple(map(re.compile, (r"[\t\r\n,;|\"]+", r"[^\w!#$%&*+/=?^~@.:\\-]+", r"[^\w@.+-]+", r"[\W_]+")))
 """Between cells, words, parts of addresses of the web, and the smallest pieces."""
 _NUMBERS = re.compile(r"(?<!\d)(?:\d{1,4}([-/.])\d{1,2}\1\d{1,4}(?:T\d+)?|\d+(?:[:.]\d+)+)")
 """Dates, times and decimals, whose parts are no ids."""
 _EDGES = "!#$%&*+/=?^~@.:\\-_'`"
 _DOMAIN = re.compile(r"[^\W_](?:[^\W_]|[.-]){0,252}")
+_TO_TOP_LEVEL = re.compile(r".*\.[^\W\d_]+")
 _NEXT_SENTENCE = re.compile(r"(?:\.[A-Z][a-z]+)+$")
 _PHONE = re.compile(r"(?<!\w)\+?\(?\d(?:[\s().\-/]{0,3}\d){6,18}(?!\w)")
 
 
-def possible_ids(text: str) -> dict[str, bool]:
-    """Every string in a text that may be an id, capitals as small letters too -> whether it is telling: an address, a
-    phone number, or long enough to stand there for nothing else."""
-    ids: dict[str, bool] = {}
+def possible_ids(text: str) -> set[str]:
+    """Every string in a text that may be an id; capitals as small letters too."""
+    ids: set[str] = set()
     for reading in _readings(text):
-        for candidate in (*_pieces(reading), *_addresses(reading), *_phones(reading)):
-            for spelling in (candidate, candidate.lower()):
-                if 0 < len(spelling) <= LONGEST_ID:
-                    ids[spelling] = "@" in spelling or len(spelling) >= TELLING_LENGTH
-    return ids
+        candidates = {*_pieces(reading), *_addresses(reading), *_phones(reading)}
+        ids |= candidates | {candidate.lower() for candidate in candidates}
+        ids |= {candidate.casefold() for candidate in candidates if not candidate.isascii()}
+    return {some_id for some_id in ids if 0 < len(some_id) <= LONGEST_ID}
 
 
-def normal_id(user_id: str) -> str:
-    """The spelling that is among the `possible_ids` of a text with any spelling of the id: small letters, and of a
-    phone number the digits alone."""
-    plain = _plain(user_id).strip()
-    return re.sub(r"\D", "", plain).removeprefix("00") if _PHONE.fullmatch(plain) else plain.lower()
+def is_telling(some_id: str) -> bool:
+    """Whether a string stands in a text for nothing else than an id: an address, a phone number, or a long one."""
+    return "@" in some_id or len(some_id) >= TELLING_LENGTH
+
+
+def normal_ids(user_id: str) -> set[str]:
+    """Spellings of an id of which one is among the `possible_ids` of a text with any spelling of it: small letters, the
+    domain in ASCII, and of a phone number those with and without the country."""
+    plain = _plain(user_id).strip().casefold()
+    if _PHONE.fullmatch(plain):
+        return _phone_spellings(re.sub(r"[^+\d]", "", plain.replace("(0)", "")))
+    local, at, domain = plain.rpartition("@")
+    return {f"{local}{at}{_ascii(domain)}"}
 
 
 def _readings(text: str) -> dict[str, None]:
@@ -96,12 +103,12 @@ def _unpacked(text: str) -> Iterator[bytes]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The whole text, and what stands between separators of each kind."""
-    yield text.strip()
+    """The whole text, its cells, and what stands between separators of each kind."""
+    cells, words, *smaller = _SEPARATORS
+    yield from map(str.strip, (text, *cells.split(text)))
     bare = _NUMBERS.sub(" ", text)
-    for n, separators in enumerate(_SEPARATORS):
-        for piece in re.split(separators, text if n < 2 else bare):
-            yield from (piece.strip(), piece.strip(_EDGES))
+    for pieces in (words.split(text), *(separators.split(bare) for separators in smaller)):
+        yield from (piece.strip(_EDGES) for piece in pieces)
 
 
 def _addresses(text: str) -> Iterator[str]:
@@ -115,14 +122,31 @@ def _addresses(text: str) -> Iterator[str]:
         starts |= {re.split(r"[^!-~]", local)[-1]}  # behind Chinese words there is no space
         starts |= {start.strip("._-") for start in starts}
         ends = {domain[0], _NEXT_SENTENCE.sub("", domain[0]), re.split(r"[^!-~]", domain[0])[0]}
+        ends |= {top[0] for end in ends if (top := _TO_TOP_LEVEL.match(end))}
+        ends |= {_ascii(end.casefold()) for end in ends}
         yield from (f"{start}@{end.rstrip('.-')}" for start in starts - {""} for end in ends)
 
 
+def _ascii(domain: str) -> str:
+    """A domain with other letters as name servers know it."""
+    try:
+        return domain if domain.isascii() else domain.encode("idna").decode()
+    except UnicodeError:
+        return domain
+
+
 def _phones(text: str) -> Iterator[str]:
-    """Numbers that are written in groups: all runs of neighbouring groups, with and without signs for abroad."""
+    """Numbers that are written in groups: all runs of neighbouring groups."""
     for match in _PHONE.finditer(text.replace("(0)", "")):
-        groups = re.findall(r"\d+", match[0])
+        groups = re.findall(r"\+?\d+", match[0])
         runs = ("".join(groups[n : m + 1]) for n in range(len(groups)) for m in range(n, len(groups)))
-        for digits in (run for run in runs if len(run) >= TELLING_LENGTH):
-            bare = digits.removeprefix("00")
-            yield from (digits, bare, f"+{bare}", f"00{bare}")
+        for number in (run for run in runs if len(run) >= TELLING_LENGTH):
+            yield from _phone_spellings(number)
+
+
+def _phone_spellings(number: str) -> set[str]:
+    """With each sign for abroad and without; of one with such a sign also that in its own country, whose code has one
+    to three digits."""
+    bare = number.removeprefix("+").removeprefix("00")
+    at_home = {f"0{bare[n:]}" for n in (1, 2, 3)} if bare != number else set()
+    return {bare, f"+{bare}", f"00{bare}", *at_home}
