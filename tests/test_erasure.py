@@ -334,6 +334,7 @@ FORMS: dict[str, tuple[str, ...]] = {
         "'{}'",
         "Kunde:{}",
         "customer-{}",
+        "{}.0",
         "{};12",
         "№{}",
     ),

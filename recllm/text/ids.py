@@ -108,7 +108,11 @@ def _pieces(text: str) -> Iterator[str]:
     yield from map(str.strip, (text, *cells.split(text)))
     bare = _NUMBERS.sub(" ", text)
     for pieces in (words.split(text), *(separators.split(bare) for separators in smaller)):
-        yield from (piece.strip(_EDGES) for piece in pieces)
+        bare_pieces = [piece.strip(_EDGES) for piece in pieces]
+        yield from (
+            *bare_pieces,
+            *(piece.removesuffix(".0") for piece in bare_pieces),
+        )  # as spreadsheets write a number
 
 
 def _addresses(text: str) -> Iterator[str]:
