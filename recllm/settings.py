@@ -1167,7 +1167,7 @@ class RetentionSettings(FrozenModel):
     uploads: Count = 1
     """Files that the console received and nobody loaded."""
     fine_tuning: Count | None = 30
-    """Examples and checkpoints of fine-tuning in the cache; what was published stays."""
+    """Examples and checkpoints of fine-tuning, and lists of interrupted measurements, in the cache."""
     certificates: Count | None = 1825
     """Certificates of erasures. The audit log and tombstones are never deleted: they are the proof and the defence."""
     tainted_models: Count = 30

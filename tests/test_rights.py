@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from recllm.privacy.backup import back_up, read_backup, restore
 from recllm.privacy.certificate import read_certificate
 from recllm.privacy.erasure import erase_people
 from recllm.privacy.export import export_person
+from recllm.privacy.registry import REGISTRY
 from recllm.privacy.retention import apply_retention
 from recllm.privacy.rotation import resume_rotation, rotate_key
 from recllm.schema import Purpose
@@ -36,6 +38,7 @@ from recllm.store.database import Store, writing
 from recllm.store.tables import audit as audit_table
 from recllm.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
 from recllm.workspace.keys import create_key, list_keys, revoke_key
+from recllm.workspace.personal_records import PersonalRecords
 from recllm.workspace.privacy import KEY_VARIABLE, Pseudonymiser
 from recllm.workspace.privacy_ledger import LEDGER_FILE
 from recllm.workspace.workspace import CERTIFICATES, NEXT_KEY, SNAPSHOT, Workspace, restore_drafts
@@ -243,7 +246,9 @@ def test_a_process_that_holds_the_old_key_writes_nothing_any_more(shop: Path) ->
             add_events(service, [event | {"user_id": pseudonym}], source="test", by_pseudonym=True)
 
 
-@pytest.mark.parametrize("stage", ["rename_users", "rename_people", "anchor_audit"])
+@pytest.mark.parametrize(
+    "stage", ["recllm.store.database.Store.rename_users", "a place", "recllm.privacy.rotation.anchor_audit"]
+)
 def test_a_rotation_that_was_stopped_is_old_or_new(shop: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Workspace.open(shop) as old:
         ann, before = facts(old, "ann"), old.pseudonymiser().one("ann")
@@ -251,20 +256,21 @@ def test_a_rotation_that_was_stopped_is_old_or_new(shop: Path, stage: str, monke
         def stopped(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        target = (
-            "recllm.store.database.Store.rename_users"
-            if stage == "rename_users"
-            else f"recllm.privacy.rotation.{stage}"
-        )
+        registry = REGISTRY
         with monkeypatch.context() as patch:
-            patch.setattr(target, stopped)
+            if stage == "a place":
+                stopping = PersonalRecords(name="stop", rename=stopped)
+                registry = replace(REGISTRY, records=(*REGISTRY.records, stopping))
+            else:
+                patch.setattr(stage, stopped)
             with pytest.raises(KeyboardInterrupt):
-                rotate_key(old, actor="test")
-    if stage != "rename_users":
+                rotate_key(old, actor="test", registry=registry)
+    is_old = stage.endswith("rename_users")
+    if not is_old:
         with pytest.raises(StoreError, match="being exchanged"):
             Workspace.open(shop)
     with resume_rotation(shop) as resumed:
-        assert (resumed.pseudonymiser().one("ann") == before) is (stage == "rename_users")
+        assert (resumed.pseudonymiser().one("ann") == before) is is_old
         assert facts(resumed, "ann") == ann and verify_audit(resumed).problem is None
     assert not (shop / NEXT_KEY).exists()
 

@@ -121,6 +121,7 @@ def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str,
     with folder.locked():
         if folder.plan.exists() or path.exists():
             raise ConflictError(f"there is a campaign {file.id!r}; take another id, or change that one")
+        folder.check_free(replace=False)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_whole(path, content, mode=PRIVATE)
         _note(workspace, file.id, CampaignAct.CREATED, by=by, at=at)

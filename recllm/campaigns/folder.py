@@ -16,7 +16,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -274,7 +274,13 @@ class CampaignFolder:
             )
 
     def check_free(self, *, replace: bool) -> None:
-        """Raises `UsageError` for an id that is taken, `PolicyError` when its campaign has been exported."""
+        """Raises `UsageError` for an id that is taken or that no new campaign may have, `PolicyError` when its campaign
+        has been exported."""
+        if self.path.name.startswith(".") or self.path.name.endswith(".tmp"):
+            raise UsageError(
+                f"the campaign {self.path.name!r}: an id that begins with a dot or ends in .tmp is that of a file in "
+                "the making; take another id"
+            )
         if not self.plan.exists():
             return
         if self.exports.exists():
@@ -316,19 +322,6 @@ def read_plan(folder: CampaignFolder) -> CampaignPlan:
     return dataclasses.replace(head, people=people)
 
 
-def people_lines(folder: CampaignFolder) -> list[dict[str, Any]]:
-    """The people of the plan as they lie in its file. Under the lock."""
-    if not folder.people.exists():
-        return []
-    with _undamaged(folder.people):
-        return [json.loads(line) for line in folder.people.read_bytes().split(b"\n") if line]
-
-
-def rewrite_people(folder: CampaignFolder, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Puts other lines in the place of the plan's people. Under the lock."""
-    write_whole(folder.people, _json_lines(lines))
-
-
 def check_current(folder: CampaignFolder, plan: CampaignPlan) -> None:
     """Under the lock: raises `UsageError` when the campaign was planned again since `plan` was read."""
     if _read_head(folder) != dataclasses.replace(plan, people=()):
@@ -365,31 +358,29 @@ def append(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:
 
     Source: the hash chain of Haber and Stornetta 1991. It shows a changed or removed line, but not a cut end.
     """
-    if not entries:
-        return
-    lines = list(read_log(log))
-    last = lines[-1]["hash"] if lines else ""
-    for entry in entries:
-        last = _hash(last, entry)
-        lines.append({**entry, "hash": last})
-    write_whole(log, _json_lines(lines))
+    if entries:
+        write_whole(log, chained([*read_log(log), *entries]))
 
 
-def rewrite_log(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Puts other entries in the place of a log's, chained anew: for people who leave it, or are called otherwise. Under
-    the lock."""
+def chained(entries: Iterable[Mapping[str, Any]]) -> str:
+    """The lines of a log with these entries; where they have hashes of another log, these are replaced."""
     lines, last = [], ""
     for entry in entries:
         content = {name: value for name, value in entry.items() if name != "hash"}
         last = _hash(last, content)
         lines.append({**content, "hash": last})
-    write_whole(log, _json_lines(lines))
+    return _json_lines(lines)
 
 
 def read_log(log: Path) -> Iterator[dict[str, Any]]:
     """The lines of a log, oldest first; none without the file. A last line that a stopped process left unfinished is
     dropped with a warning. Raises `DataError` at the first line that is not as it was written."""
-    *lines, torn = log.read_bytes().split(b"\n") if log.exists() else [b""]
+    return log_lines(log.read_bytes() if log.exists() else b"", log)
+
+
+def log_lines(content: bytes, log: Path) -> Iterator[dict[str, Any]]:
+    """As `read_log`, of a log's content; log: where it lies, for messages."""
+    *lines, torn = content.split(b"\n")
     if torn:
         _logger.warning("%s: the last line is incomplete, as a stopped process leaves it, and does not count", log)
     last = ""

@@ -1,90 +1,166 @@
-"""People who leave the campaigns of a workspace: out of plans and logs, while texts, decisions and figures stay."""
+"""People in the campaigns of a workspace: they leave plans and logs, get other pseudonyms, and are exported; texts,
+decisions and figures stay.
+
+A damaged file stops nothing: the pseudonyms in it are changed byte by byte. It still counts as not read, because the
+damage may hide another one.
+"""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from recllm.campaigns.folder import CampaignFolder, people_lines, read_log, rewrite_log, rewrite_people
-from recllm.files import sweep_drafts
+from recllm.campaigns.folder import CampaignFolder, ExportEntry, chained, log_lines, read_entries, read_plan
+from recllm.documents import plain
+from recllm.errors import DataError
+from recllm.files import check_plain, write_whole
+from recllm.schema import SESSION_PREFIX
+from recllm.workspace import personal_records as records
+from recllm.workspace.privacy import PERSON_PREFIX
+from recllm.workspace.store_records import unnamed
+from recllm.workspace.workspace import Workspace
+
+_LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
+"""Of a publication that was stopped; `CampaignFolder.locked` puts it right."""
+_PSEUDONYM = re.compile(rf"(?:{PERSON_PREFIX}|{SESSION_PREFIX})(?:[A-Z2-7]{{26}}|\w+)".encode())
+"""Also in the middle of damage."""
+
+IsLeaving = Callable[[str], bool]
+"""Whether the person of a pseudonym leaves."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgottenInCampaigns:
-    people: int
-    """Lines of plans."""
-    exports: int
-    """Mentions in logs of exports."""
-    exported_in: tuple[str, ...]
-    """Campaigns whose exports had one of them."""
+def _campaigns(workspace: Workspace) -> list[CampaignFolder]:
+    """Every campaign, planned or not, whatever its id."""
+    folder = workspace.root / "campaigns"
+    names = [path.name for path in folder.glob("*") if path.is_dir()]
+    ids = {match[1] if (match := _LEFTOVER.fullmatch(name)) else name for name in names}
+    return [CampaignFolder.at(folder / campaign_id) for campaign_id in sorted(ids)]
 
 
-def campaign_folders(root: Path) -> list[CampaignFolder]:
-    """Those of a workspace that were planned. root: its folder."""
-    paths = sorted((root / "campaigns").glob("*/plan.json"))
-    return [CampaignFolder.at(path.parent) for path in paths if not path.parent.name.startswith(".")]
+def _forget(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
+    return _take_out(_campaigns(workspace), people.subjects.__contains__)
 
 
-def forget_people(
-    root: Path, user_ids: Collection[str] | None, folder: CampaignFolder | None = None
-) -> ForgottenInCampaigns:
-    """Removes people, or everybody where `user_ids` is None, from all campaigns of a workspace or from one.
-
-    The log of exports is chained anew from the first entry that changed. Raises `DataError` for a damaged log.
-    """
-    leaving = None if user_ids is None else frozenset(user_ids)
-    n_people, n_exports, exported_in = 0, 0, []
-    for campaign in campaign_folders(root) if folder is None else [folder]:
+def _take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> records.Removed:
+    removed = records.Removed(files={"campaign_people": 0, "campaign_exports": 0})
+    for campaign in campaigns:
         with campaign.locked():
-            # what a publication that was killed left beside the campaign
-            shutil.rmtree(campaign.path.with_name(f".{campaign.path.name}.part"), ignore_errors=True)
-            sweep_drafts(campaign.path)
-            lines = people_lines(campaign)
-            staying = [line for line in lines if leaving is not None and line["user_id"] not in leaving]
-            if len(staying) < len(lines):
-                rewrite_people(campaign, staying)
-                n_people += len(lines) - len(staying)
-            entries = list(read_log(campaign.exports))
-            remaining = [_without(entry, leaving) for entry in entries]
-            n_mentions = sum(
-                _mentions(before) - _mentions(after) for before, after in zip(entries, remaining, strict=True)
-            )
-            if n_mentions:
-                rewrite_log(campaign.exports, remaining)
-                n_exports += n_mentions
-                exported_in.append(campaign.path.name)
-    return ForgottenInCampaigns(people=n_people, exports=n_exports, exported_in=tuple(exported_in))
+            for file in sorted(campaign.path.glob("*")):
+                removed = removed.plus(_take_out_of(file, is_leaving))
+    return removed
 
 
-def rename_people(root: Path, renamed: Mapping[str, str]) -> None:
-    """Gives the people of all campaigns other pseudonyms: old -> new; who is not named keeps theirs."""
-    for campaign in campaign_folders(root):
-        with campaign.locked():
-            lines = people_lines(campaign)
-            if any(line["user_id"] in renamed for line in lines):
-                rewrite_people(
-                    campaign, [line | {"user_id": renamed.get(line["user_id"], line["user_id"])} for line in lines]
-                )
-            entries = [
-                entry
-                | {name: [renamed.get(user, user) for user in entry[name]] for name in ("reached", "held")}
-                | {"texts": {renamed.get(user, user): text for user, text in entry["texts"].items()}}
-                for entry in read_log(campaign.exports)
-            ]
-            if entries:
-                rewrite_log(campaign.exports, entries)
+def _take_out_of(file: Path, is_leaving: IsLeaving) -> records.Removed:
+    """The log of exports is chained anew."""
+    kind, n_removed, unread = f"campaign_{file.stem}", 0, f"campaigns/{file.parent.name}/{file.name}"
+    try:
+        check_plain(file)
+        content = remaining = file.read_bytes()
+    except OSError:
+        return records.Removed(unread=(unread,))
+    is_whole = True
+    try:
+        if file.name == "people.jsonl":
+            lines = content.splitlines(keepends=True)
+            staying = [line for line in lines if not is_leaving(json.loads(line)["user_id"])]
+            remaining, n_removed = b"".join(staying), len(lines) - len(staying)
+        elif file.name == "exports.jsonl":
+            entries = list(log_lines(content, file))
+            reduced = [_entry_without(entry, is_leaving) for entry in entries]
+            n_removed = sum(map(_mentions, entries)) - sum(map(_mentions, reduced))
+            remaining = chained(reduced).encode() if n_removed else content
+    except (DataError, ValueError, KeyError, TypeError):
+        is_whole = False
+    remaining = _with_names(file, remaining, lambda name: "erased" if is_leaving(name) else None)
+    if remaining != content:
+        write_whole(file, remaining)
+    is_exported = file.name == "exports.jsonl" and remaining != content
+    return records.Removed(
+        files={kind: n_removed} if n_removed else {},
+        exported_in=(file.parent.name,) if is_exported else (),
+        unread=() if is_whole else (unread,),
+    )
 
 
-def _without(entry: Mapping[str, Any], leaving: Collection[str] | None) -> dict[str, Any]:
-    def stays(user_id: str) -> bool:
-        return leaving is not None and user_id not in leaving
-
-    lists = {name: [user for user in entry[name] if stays(user)] for name in ("reached", "held")}
-    return {**entry, **lists, "texts": {user: text for user, text in entry["texts"].items() if stays(user)}}
+def _entry_without(entry: Mapping[str, Any], is_leaving: IsLeaving) -> dict[str, Any]:
+    lists = {name: [user for user in entry[name] if not is_leaving(user)] for name in ("reached", "held")}
+    return {**entry, **lists, "texts": {user: text for user, text in entry["texts"].items() if not is_leaving(user)}}
 
 
 def _mentions(entry: Mapping[str, Any]) -> int:
     return len(entry["reached"]) + len(entry["held"])
+
+
+def _with_names(file: Path, content: bytes, name_of: Callable[[str], str | None]) -> bytes:
+    """The content with other pseudonyms, whatever its form; a log that was whole is chained anew."""
+    changed = _PSEUDONYM.sub(lambda match: (name_of(match[0].decode()) or match[0].decode()).encode(), content)
+    if changed != content:
+        with suppress(DataError):
+            n_lines = len(list(log_lines(content, file)))
+            changed = chained(map(json.loads, changed.split(b"\n")[:n_lines])).encode()
+    return changed
+
+
+def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> records.Removed:
+    """Takes everybody out of campaigns that were planned and exported long ago."""
+    days, old = workspace.settings.retention.campaigns, []
+    for campaign in _campaigns(workspace) if days is not None else ():
+        dated = [path for path in (campaign.plan, campaign.exports) if path.exists()] or [campaign.people]
+        is_old = campaign.people.is_file() and min(records.age(p, clock) for p in dated) > timedelta(days=days or 0)
+        old += [campaign] if is_old else []
+    if dry_run:
+        return records.Removed(files={"campaign_people": sum(c.people.read_bytes().count(b"\n") for c in old)})
+    removed = _take_out(old, lambda name: True)
+    return records.Removed(files={"campaign_people": sum(removed.files.values())}, unread=removed.unread)
+
+
+def _rename(workspace: Workspace, renamed: records.Renamed) -> None:
+    for campaign in _campaigns(workspace):
+        with campaign.locked():
+            for file in (path for path in sorted(campaign.path.glob("*")) if path.is_file()):
+                content = file.read_bytes()
+                names = renamed({name.decode() for name in _PSEUDONYM.findall(content)})
+                if names:
+                    write_whole(file, _with_names(file, content, names.get))
+
+
+def _export(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
+    """Each campaign that planned for the person: what for, with which text, and when it left."""
+    lines: list[dict[str, Any]] = []
+    for folder in _campaigns(workspace):
+        if not folder.plan.exists():
+            continue
+        try:
+            plan = read_plan(folder)
+            with folder.locked():
+                exports = read_entries(folder.exports, ExportEntry)
+        except DataError as error:
+            lines.append({"campaign_id": folder.path.name, "problem": str(error)})
+            continue
+        texts = {text.id: text.text for text in plan.texts}
+        for planned in plan.people:
+            if planned.user_id == person.name:
+                exported_at = [entry.at for entry in exports if person.name in entry.reached]
+                text = {"text": texts.get(planned.text_id), "exported_at": exported_at}
+                campaign = {"campaign_id": plan.campaign_id, "planned_as_of": plan.as_of}
+                lines.append(campaign | unnamed(plain(planned)) | text)
+    return {"campaigns": lines}
+
+
+CAMPAIGNS = records.PersonalRecords(
+    name="campaigns",
+    files=("campaigns",),
+    in_backup=True,
+    leftovers=("campaigns/.*.lock", "campaigns/.*.part", "campaigns/.*.old"),
+    locked=lambda file: CampaignFolder.at(file.parent).locked(),
+    forget=_forget,
+    rename=_rename,
+    export=_export,
+    counts=lambda shop: [records.StoredCount("campaigns", len(_campaigns(shop)), shop.settings.retention.campaigns)],
+    outdated=_outdated,
+)

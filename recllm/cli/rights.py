@@ -89,6 +89,8 @@ def certificate_lines(certificate: ErasureCertificate) -> list[str]:
         campaigns = ", ".join(certificate.exported_in)
         lines.append(f"delete the files that left, and what providers keep, of the campaigns {campaigns}")
     lines += [f"delete {folder}, beside the workspace: they are in it" for folder in certificate.beside]
+    lines += [f"{file}: not read, and tried again by recllm privacy retention" for file in certificate.unread]
+    lines += [f"{file}: no file of recllm; look for them in it yourself" for file in certificate.unknown_files]
     undone = [step.replace("_", " ") for step, is_done in certificate.database.items() if not is_done]
     if undone:
         lines.append(f"left to the database's owner: {', '.join(undone)}")
@@ -189,6 +191,7 @@ def retention(
     lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in counts.items() if n] or ["nothing is over its time"]
     if report.finished_erasures:
         lines.append(f"erasures that had been stopped: {report.finished_erasures} finished")
+    lines += [f"{file}: not read; put back the file from a backup, or remove it" for file in report.unread]
     show(report, lines, json=json)
 
 
@@ -241,6 +244,7 @@ def backup(
         f"{done.file}: {count_text(done.people, 'person', 'people')}, {count_text(done.members, 'file')}, "
         f"{done.bytes / 1e6:,.1f} MB, read back"
     ]
+    lines += [f"{file}: not in the backup, as it is no file of recllm" for file in done.unknown_files]
     show(done, lines, json=json)
     if not done.has_key and not json:
         note("the key is not in it: keep it apart, or nobody of the backup can be found by their id")

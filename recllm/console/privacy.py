@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import itertools
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from recllm.campaigns.forget import campaign_folders
 from recllm.console.pages import ConsoleSection, TheVisit, Visit
 from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
-from recllm.encoder.cache import QUERY_CACHE_FILE
+from recllm.privacy.registry import REGISTRY
 from recllm.recommender.registry import Taint, serving, taints
 from recllm.workspace.audit import AuditEntry, read_audit, verify_audit
 from recllm.workspace.keys import Scope
-from recllm.workspace.workspace import CERTIFICATES, UPLOADS
 
 router = APIRouter(prefix="/privacy")
 SECTION = ConsoleSection("privacy", "/privacy", router)
@@ -44,34 +41,18 @@ async def privacy_page(visit: TheVisit) -> Response:
 
 def stored_table(visit: Visit) -> ConsoleTable:
     """What is held of people, and until when: the table of the guide with the counts of this shop."""
-    workspace, limits = visit.workspace, visit.workspace.settings.retention
-    root, store = workspace.root, workspace.store()
-    with store.read() as reader:
-        counts = reader.counts()
-    kinds: tuple[tuple[str, int, int | None], ...] = (
-        ("people", counts["users"], None),
-        ("consent", counts["consent"], None),
-        ("events", counts["events"], limits.events),
-        ("messages", len(store.sent_messages()), limits.messages),
-        ("quarantine", _count(workspace.quarantine_dir.glob("*.jsonl")), limits.quarantine),
-        ("uploads", _count((root / UPLOADS).glob("*")), limits.uploads),
-        ("campaigns", len(campaign_folders(root)), limits.campaigns),
-        ("serving", _count((root / "serving").glob("*.safetensors")), None),
-        ("vectors", _count((workspace.cache_dir / "vectors").glob(QUERY_CACHE_FILE)), None),
-        ("fine_tuning", _count((workspace.cache_dir / "lora").glob("*")), limits.fine_tuning),
-        ("tombstones", len(store.tombstones()), None),
-        ("audit", len(store.audit_entries()), None),
-        ("certificates", _count((root / CERTIFICATES).glob("*.json")), limits.certificates),
-    )
+    counts = itertools.chain.from_iterable(record.stored_counts(visit.workspace) for record in REGISTRY.records)
     rows: list[TableRow] = [
         (
-            TableCell(value=kind, text=visit.say(f"privacy.what.{kind}")),
-            n,
-            visit.say(f"privacy.where.{kind}"),
-            visit.say(f"privacy.why.{kind}"),
-            visit.say("privacy.days", days=days) if days is not None else visit.say(f"privacy.until.{kind}"),
+            TableCell(value=count.kind, text=visit.say(f"privacy.what.{count.kind}")),
+            count.entries,
+            visit.say(f"privacy.where.{count.kind}"),
+            visit.say(f"privacy.why.{count.kind}"),
+            visit.say("privacy.days", days=count.days)
+            if count.days is not None
+            else visit.say(f"privacy.until.{count.kind}"),
         )
-        for kind, n, days in kinds
+        for count in counts
     ]
     return ConsoleTable(
         name="stored",
@@ -133,7 +114,3 @@ def log_table(visit: Visit) -> ConsoleTable | None:
         rows=[row(entry) for entry in entries[:ENTRIES]],
         all_rows=lambda: map(row, entries),
     )
-
-
-def _count(paths: Iterable[Path]) -> int:
-    return sum(1 for _ in paths)

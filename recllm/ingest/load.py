@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
@@ -105,7 +105,8 @@ def ingest_file(
     )
     load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with ExitStack() as draft, ExitStack() as temporary:
-        quarantine = _Quarantine(quarantine_dir, load_id, source, draft, is_masked=policy.mask_quarantine)
+        is_masked, namespace = policy.mask_quarantine, options.namespace
+        quarantine = _Quarantine(quarantine_dir, load_id, source, draft, namespace=namespace, is_masked=is_masked)
         merged = MostCommon(REQUIRED[table][0]) if column_map.keep == "most_common" else None
         known_ids = _known_ids(store, table) if store is not None and column_map.only_new else frozenset()
         rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
@@ -406,12 +407,16 @@ class _Quarantine:
         source: SourceFile,
         draft: ExitStack,
         *,
+        namespace: str | None = None,
         is_masked: bool = False,
     ) -> None:
+        """namespace: of the ids in the file, which stand in it without."""
         self._is_masked = is_masked
         self._folder = None if folder is None else Path(folder)
         self._path = (self._folder or Path()) / f"{load_id}.jsonl"
-        self._source = {"file": source.path.name, "sha256": source.sha256}
+        self._source: dict[str, Any] = {"file": source.path.name, "sha256": source.sha256}
+        if namespace is not None:
+            self._source["namespace"] = namespace
         self._draft = draft
         self._stream: IO[bytes] | None = None
         if self._folder is not None:

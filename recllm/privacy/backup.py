@@ -36,25 +36,24 @@ from typing import IO, Any
 import polars as pl
 import tomli_w
 
-from recllm.campaigns.folder import CampaignFolder
 from recllm.documents import plain
 from recllm.errors import DataError, MissingExtraError, NothingToDo, StoreError, UsageError
 from recllm.files import PRIVATE, lock_file, whole_file, write_whole
 from recllm.privacy.certificate import read_certificate
 from recllm.privacy.erasure import erase_people
+from recllm.privacy.registry import REGISTRY
 from recllm.privacy.rotation import successor_of
 from recllm.schema import Table
 from recllm.store.database import Store
 from recllm.workspace.audit import AuditAction, anchor_audit, audit
+from recllm.workspace.personal_records import PersonalRecords, RecordRegistry
 from recllm.workspace.privacy import find_keys
 from recllm.workspace.privacy_ledger import LEDGER_FILE
 from recllm.workspace.workspace import (
     CERTIFICATES,
-    CONSOLE_SESSIONS,
     SETTINGS_FILE,
     SNAPSHOT,
     STORE_FILE,
-    UPLOADS,
     Workspace,
     fingerprint_of,
     folds_addresses,
@@ -66,10 +65,6 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 MANIFEST = "backup.json"
 SECRETS = ("key", "webhooks.json")
-LEFT_OUT = frozenset(
-    {"cache", "serving", "quarantine", UPLOADS, CONSOLE_SESSIONS, STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"}
-)
-"""Names in a workspace's folder that no backup takes along."""
 
 _MAGIC = b"recllm encrypted backup 1\n"
 _BLOCK = 1 << 20
@@ -90,6 +85,8 @@ class Backup:
     encrypted: bool
     has_key: bool
     people: int
+    unknown_files: tuple[str, ...] = ()
+    """Files in the workspace's folder that recllm did not write: an erasure would not look there, so they stay out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +106,13 @@ class Restored:
 
 
 def back_up(
-    workspace: Workspace, file: Path, *, actor: str, passphrase: str | None = None, with_key: bool = False
+    workspace: Workspace,
+    file: Path,
+    *,
+    actor: str,
+    passphrase: str | None = None,
+    with_key: bool = False,
+    registry: RecordRegistry = REGISTRY,
 ) -> Backup:
     """Writes a backup, complete or not at all, reads it back and checks every byte. The workspace may be in use.
 
@@ -126,14 +129,10 @@ def back_up(
         people = workspace.store().snapshot(snapshot)
         with _sealed(target, passphrase) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
             _add_file(tar, STORE_FILE, snapshot, hashes)
-            for path in _paths(root, with_key):
-                name = path.relative_to(root).as_posix()
-                if path.parent.parent == root / "campaigns":
-                    with CampaignFolder.at(path.parent).locked():  # not the half of a decision
-                        _add(tar, name, path.read_bytes(), hashes)
-                else:
-                    with suppress(FileNotFoundError):  # a version that was removed meanwhile
-                        _add_file(tar, name, path, hashes)
+            for path, record in _members(root, registry, with_key):
+                # a version may be removed meanwhile
+                with record.locked(path), suppress(FileNotFoundError):
+                    _add_file(tar, path.relative_to(root).as_posix(), path, hashes)
             manifest = {
                 "format": FORMAT,
                 "created_at": created_at.isoformat(),
@@ -159,6 +158,7 @@ def back_up(
         encrypted=passphrase is not None,
         has_key="key" in hashes,
         people=people,
+        unknown_files=registry.unknown_files(root),
     )
 
 
@@ -313,14 +313,13 @@ def _blocks_of(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         yield stream.write
 
 
-def _paths(root: Path, with_key: bool) -> Iterator[Path]:
+def _members(root: Path, registry: RecordRegistry, with_key: bool) -> Iterator[tuple[Path, PersonalRecords]]:
     for path in sorted(root.rglob("*")):
-        parts = path.relative_to(root).parts
-        if path.is_symlink() or not path.is_file() or parts[0] in LEFT_OUT or any(p.startswith(".") for p in parts):
-            continue
-        if any(part.endswith(".tmp") for part in parts) or (parts[0] in SECRETS and not with_key):
-            continue
-        yield path
+        name = path.relative_to(root)
+        is_secret = with_key and name.as_posix() in SECRETS
+        for record in registry.owners(name) if path.is_file() and not path.is_symlink() else ():
+            if is_secret or record.is_backed_up(name):
+                yield path, record
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes, hashes: dict[str, str]) -> None:

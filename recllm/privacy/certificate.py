@@ -14,7 +14,18 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from recllm.documents import plain
 from recllm.errors import DataError
 from recllm.files import PRIVATE, write_whole
+from recllm.workspace.personal_records import PersonalRecords
 from recllm.workspace.workspace import CERTIFICATES, Workspace
+
+CERTIFICATE_FILES = PersonalRecords(
+    name="certificates",
+    files=(CERTIFICATES,),
+    in_backup=True,
+    leftovers=(f"{CERTIFICATES}/.*",),
+    entries=f"{CERTIFICATES}/*.json",
+    days=lambda limits: limits.certificates,
+)
+"""With pseudonyms, as proof; a note of an erasure that is not complete lies among them."""
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -53,6 +64,11 @@ class ErasureCertificate:
     """Number of the entry of the audit log that tells of the beginning."""
     beside: tuple[str, ...] = ()
     """Folders beside the workspace that a restore put away, with everybody who was in them: to be deleted."""
+    unread: tuple[str, ...] = ()
+    """Files of the workspace that could not be read, and may still hold them: the next erasure, or retention, tries
+    them again."""
+    unknown_files: tuple[str, ...] = ()
+    """Files in the workspace's folder that recllm did not write, and where it did not look."""
     signature: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     """HMAC-SHA256 over all else, keyed by the workspace."""
 

@@ -11,25 +11,24 @@ next one finishes first.
 
 from __future__ import annotations
 
+import json
 import secrets
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
 
-from recllm.campaigns.folder import people_lines, read_log
-from recllm.campaigns.forget import campaign_folders, rename_people
-from recllm.data.dataset import utc
 from recllm.errors import PolicyError, UsageError
 from recllm.files import PRIVATE, sweep_drafts, write_whole
-from recllm.jobs.experiments import list_experiments, running_experiment
-from recllm.jobs.recommenders import people_path
+from recllm.privacy.erasure import finish_erasures
+from recllm.privacy.registry import REGISTRY
 from recllm.schema import SESSION_PREFIX
 from recllm.workspace.audit import AuditAction, anchor_audit, audit, command_line_actor
+from recllm.workspace.personal_records import RecordRegistry
 from recllm.workspace.privacy import Pseudonymiser
-from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace, present
+from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace
 
 Successor = Callable[[str], str]
 """A pseudonym of the old key -> that of the new one."""
@@ -53,7 +52,14 @@ class Rotation:
     """People, sessions and tombstones that were renamed."""
 
 
-def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: bool = False) -> Rotation:
+def rotate_key(
+    workspace: Workspace,
+    *,
+    actor: str,
+    lost: bool = False,
+    force: bool = False,
+    registry: RecordRegistry = REGISTRY,
+) -> Rotation:
     """Puts a new random key behind the workspace's, and renames everybody; services are started again afterwards.
 
     lost: the old key is gone for good: the new one stands alone, and `LOST_WITH_THE_KEY` is over. Raises `UsageError`
@@ -65,11 +71,13 @@ def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: b
         raise UsageError(
             "the key comes from RECLLM_KEY; put it into a file that RECLLM_KEY_FILE names, then repeat this"
         )
-    if not force and running_experiment(list_experiments(workspace), utc(present(workspace))) is not None:
+    if not force and any(json.loads(text)["ended_at"] is None for _, text, _ in workspace.store().experiments()):
         raise PolicyError(
             "an experiment is running, and lots are drawn by pseudonym: stop it first (recllm experiments stop), or "
             "say --force to have its people, and those of the global holdout, drawn anew"
         )
+    if not lost:
+        finish_erasures(workspace, actor=actor, registry=registry)  # their notes have the old names
     old_keys = () if lost else workspace.keys()
     keys = (*old_keys, secrets.token_hex(32).encode())
     write_whole(workspace.root / NEXT_KEY, b"\n".join(keys) + b"\n", mode=PRIVATE)
@@ -77,7 +85,7 @@ def rotate_key(workspace: Workspace, *, actor: str, lost: bool = False, force: b
     successor = successor_of(keys, workspace.settings.tenant)
     n_renamed = workspace.store().rename_users(successor, fingerprint)
     workspace.close()
-    finish_rotation(workspace, actor=actor).close()
+    finish_rotation(workspace, actor=actor, registry=registry).close()
     return Rotation(generation=len(keys), pseudonyms=n_renamed)
 
 
@@ -92,24 +100,22 @@ def resume_rotation(root: Path) -> Workspace:
     return Workspace.open(root)
 
 
-def finish_rotation(workspace: Workspace, *, actor: str) -> Workspace:
+def finish_rotation(workspace: Workspace, *, actor: str, registry: RecordRegistry = REGISTRY) -> Workspace:
     """After the store was renamed: the files by the new names, then settings and key. Returns the workspace, opened
     with the new key. It can be stopped and called again."""
     root, key_file = workspace.root, workspace.key_file
     renamed = Workspace.open_rotated(root)
     keys = renamed.keys()
     successor, store = successor_of(keys, renamed.settings.tenant), renamed.store()
-    in_files = {
-        name
-        for folder in campaign_folders(root)
-        for name in (*(line["user_id"] for line in people_lines(folder)), *_exported(folder.exports))
-    }
-    with store.read() as reader:
-        stored = set(reader.users([*in_files, *map(successor, in_files)])["user_id"])
-    rename_people(root, {n: successor(n) for n in in_files if n not in stored and successor(n) in stored})
-    for path in people_path(renamed, "").parent.glob("*.safetensors"):
-        path.unlink(missing_ok=True)  # who is who in it is told by pseudonym; it is made anew
 
+    def renamed_among(names: Collection[str]) -> dict[str, str]:
+        with store.read() as reader:
+            stored = set(reader.users([*names, *map(successor, names)])["user_id"])
+        return {name: successor(name) for name in names if name not in stored and successor(name) in stored}
+
+    for record in registry.records:
+        if record.rename is not None:
+            record.rename(renamed, renamed_among)
     settings_file = root / SETTINGS_FILE
     table = tomllib.loads(settings_file.read_text("utf-8"))
     table["key_fingerprint"] = renamed.fingerprint_under(keys)
@@ -129,7 +135,3 @@ def successor_of(keys: tuple[bytes, ...], tenant: str) -> Successor:
     people = Pseudonymiser(*keys, tenant=tenant)
     sessions = people.of_sessions()
     return lambda name: (sessions if name.startswith(SESSION_PREFIX) else people).successor(name)
-
-
-def _exported(log: Path) -> set[str]:
-    return {user for entry in read_log(log) for name in ("reached", "held") for user in entry[name]}

@@ -183,6 +183,7 @@ def load_files(workspace: Workspace, source: Path, times: StepTimes) -> list[dic
             report = load_file(workspace, file, table, mapping=mapping)
         seconds = max(times.steps[-1]["seconds"], 1e-3)
         loads.append({**plain(report), "file": file.name, "rows_per_second": round(report.read / seconds)})
+    new_user.unlink()
     return loads
 
 

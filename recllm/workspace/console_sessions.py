@@ -16,11 +16,13 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from recllm.errors import StoreError
 from recllm.files import PRIVATE, sweep_drafts, sync_folder, write_whole
+from recllm.workspace.personal_records import PersonalRecords, Removed
 from recllm.workspace.workspace import CONSOLE_SESSIONS, Workspace
 
 TOUCH_SECONDS = 30
@@ -128,6 +130,16 @@ def end_outdated_sessions(workspace: Workspace) -> None:
     """Removes sessions that are over, and what is left of broken ones."""
     list_sessions(workspace)
     sweep_drafts(_folder(workspace))
+
+
+def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> Removed:
+    """By this machine's clock, whatever `clock` says."""
+    if not dry_run:
+        end_outdated_sessions(workspace)
+    return Removed()
+
+
+SIGNED_IN = PersonalRecords(name="console sessions", files=(CONSOLE_SESSIONS,), outdated=_outdated)
 
 
 def _read(workspace: Workspace, path: Path) -> ConsoleSession | None:
