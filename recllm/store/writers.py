@@ -132,8 +132,8 @@ class Load:
         replaced: the same content again is a duplicate, and an item that was pending is so no longer. Consent:
         decisions are appended, the latest one counts when read, and of one instant the refusal; none is dated ahead of
         the clock of this machine, also where a log is replayed. Rows of people who were erased are left out, whatever
-        the table. are_distinct: the caller knows that no event of the whole load has the key of
-        another one; a first load then need not look.
+        the table. are_distinct: the caller knows that no event of the whole load has the key of another one; a first
+        load then need not look.
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
         """
