@@ -10,7 +10,7 @@ nothing differs   2,000 people are drawn into two equal variants by `variant_of`
                   the 60 looks raise a false alarm? A fixed 95 % interval, looked at as often, stands beside.
 something differs clicks of one variant are raised; until which day does half of the experiments know? And people of one
                   variant are lost from the log: until when does the sample ratio say so?
-off-policy        slates by `explore`, another ranking's value by IPS, SNIPS and DR: how many of 1,000 intervals at 95 %
+off-policy        slates by `explore`, another ranking's value (SNIPS): how many of 1,000 intervals at 95 %
                   hold the true value, and how many of Student's would.
 bandit            four texts over 60 days: clicks lost against always showing the best one, beside those of an equal
                   split; and with a fifth, which people click most and which breaks the guard: until when is it shown?
@@ -38,7 +38,7 @@ from scipy.special import stdtrit
 
 from recllm.experiments.bandit import VariantCounts, choice_probabilities
 from recllm.experiments.effect import Moments, Verdict, estimate_effect
-from recllm.experiments.off_policy import LoggedChoices, OffPolicyEstimator, estimate_value
+from recllm.experiments.off_policy import LoggedChoices, estimate_value
 from recllm.experiments.sample_ratio import RatioVerdict, check_sample_ratio
 from recllm.experiments.split import Experiment, Variant, variant_of
 
@@ -239,51 +239,39 @@ class SlateWorld:
             propensities=np.stack([propensities for _, propensities in slates]).ravel(),
             target_probabilities=(shown == self.target).astype(float).ravel(),
             people=np.repeat(self.person, K),
-            predicted_logged=np.take_along_axis(self.appeal, shown, axis=1).ravel(),
-            predicted_target=np.take_along_axis(self.appeal, self.target, axis=1).ravel(),
+            outside_support=np.zeros(shown.size),
         )
 
 
 def off_policy(runs: int, seed: int) -> dict[str, Any]:
-    """Coverage by number of people and estimator; widths and biases are shares of the true value."""
+    """Coverage by number of people; widths and biases are shares of the true value."""
     figures: dict[str, Any] = {"runs": runs, "level": 0.95, "k": K, "pool": POOL, "share": SHARE}
     truth = SlateWorld.draw(np.random.default_rng([seed, 4]), 200_000).value()
     for people in (150, 300, 1_000):
-        answers: dict[OffPolicyEstimator, list[tuple[float, ...]]] = {estimator: [] for estimator in OffPolicyEstimator}
+        rows = []
         for run in range(runs):
             rng = np.random.default_rng([seed, run, people])
             choices = SlateWorld.draw(rng, people).log(rng)
-            for estimator, rows in answers.items():
-                answer = estimate_value(choices, estimator)
-                if answer.interval is None:
-                    raise SystemExit(f"off-policy: no interval in run {run} of {people} people")
-                low, high = student_interval(choices, estimator)
-                width = (answer.interval.high - answer.interval.low) / truth
-                rows.append((answer.interval.holds(truth), low <= truth <= high, width, answer.value / truth - 1))
+            answer = estimate_value(choices)
+            if answer.interval is None:
+                raise SystemExit(f"off-policy: no interval in run {run} of {people} people")
+            low, high = student_interval(choices)
+            width = (answer.interval.high - answer.interval.low) / truth
+            rows.append((answer.interval.holds(truth), low <= truth <= high, width, answer.value / truth - 1))
             if run % 200 == 199:
                 say("off-policy, %d people: %d of %d", people, run + 1, runs)
-        last = estimate_value(choices, OffPolicyEstimator.SNIPS)
         columns = ("coverage", "coverage_of_students_t", "mean_width", "bias")
         figures[f"{people} people"] = {
-            "rows_of_the_last": last.rows,
-            "effective_sample_size_of_the_last": last.effective_sample_size,
-            "max_weight": last.max_weight,
-        } | {
-            estimator.value: dict(zip(columns, np.mean(rows, axis=0).tolist(), strict=True))
-            for estimator, rows in answers.items()
-        }
+            "rows_of_the_last": answer.rows,
+            "effective_sample_size_of_the_last": answer.effective_sample_size,
+        } | dict(zip(columns, np.mean(rows, axis=0).tolist(), strict=True))
     return figures
 
 
-def student_interval(choices: LoggedChoices, estimator: OffPolicyEstimator) -> tuple[float, float]:
+def student_interval(choices: LoggedChoices) -> tuple[float, float]:
     """Student's interval over people of the same estimate, by the delta method."""
     weights, person = choices.target_probabilities / choices.propensities, choices.people
-    terms, sizes = weights * choices.rewards, np.ones_like(weights)
-    if estimator is OffPolicyEstimator.SNIPS:
-        sizes = weights
-    elif estimator is OffPolicyEstimator.DOUBLY_ROBUST:
-        terms = choices.predicted_target + weights * (choices.rewards - choices.predicted_logged)
-    tops, bottoms = np.bincount(person, terms), np.bincount(person, sizes)
+    tops, bottoms = np.bincount(person, weights * choices.rewards), np.bincount(person, weights)
     value, n = tops.sum() / bottoms.sum(), len(tops)
     error = np.std(tops - value * bottoms, ddof=1) / np.sqrt(n) / bottoms.mean()
     half = float(stdtrit(n - 1, 0.975)) * error
@@ -384,8 +372,10 @@ def cut(log: pl.DataFrame, own: pl.DataFrame) -> dict[str, Any]:
         rewards=log["click"].to_numpy().astype(np.float64),
         propensities=log["propensity_score"].to_numpy(),
         target_probabilities=probabilities,
+        people=np.arange(log.height),
+        outside_support=np.zeros(log.height),
     )
-    answer, rate = estimate_value(choices, OffPolicyEstimator.SNIPS), float(own["click"].mean())
+    answer, rate = estimate_value(choices), float(own["click"].mean())
     if answer.interval is None:
         raise SystemExit("Open Bandit: too few clicks for an interval; is this the wheel of obp 0.4.1?")
     return {
@@ -395,7 +385,6 @@ def cut(log: pl.DataFrame, own: pl.DataFrame) -> dict[str, Any]:
         "own_rate": rate,
         "covered": answer.interval.holds(rate),
         "effective_sample_size": answer.effective_sample_size,
-        "max_weight": answer.max_weight,
     }
 
 

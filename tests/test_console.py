@@ -41,7 +41,7 @@ from recllm.console.session import session_cookie, session_visitor
 from recllm.console.words import LANGUAGES, sentences
 from recllm.errors import UnknownIdError, UsageError
 from recllm.experiments.effect import Interval
-from recllm.experiments.off_policy import OffPolicyEstimator, ValueEstimate
+from recllm.experiments.off_policy import ValueEstimate
 from recllm.ingest.preview import preview_file, proposed_columns
 from recllm.jobs.experiments import Metric
 from recllm.jobs.load import load_file
@@ -478,15 +478,12 @@ def test_what_may_be_said_follows_the_range(
     metric: Metric, interval: Interval | None, verdict: EstimateVerdict
 ) -> None:
     estimate = ValueEstimate(
-        estimator=OffPolicyEstimator.SNIPS,
         value=0.1,
         interval=interval,
         rows=100,
         people=60,
         effective_sample_size=80.0,
         outside_support=0.0,
-        max_weight=2.0,
-        clipped=0.0,
     )
     report = OffPolicyReport(
         model_version="m",
@@ -494,7 +491,7 @@ def test_what_may_be_said_follows_the_range(
         requests=50,
         too_early=0,
         decay=0.0,
-        candidate=(estimate,),
+        candidate=estimate,
         serving=estimate,
         difference=0.01,
         difference_interval=interval,

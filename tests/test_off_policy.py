@@ -12,42 +12,41 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import f as fisher
 
-from recllm.errors import DataError, UsageError
-from recllm.experiments.off_policy import LoggedChoices, OffPolicyEstimator, estimate_value, likelihood_interval
+from recllm.errors import DataError
+from recllm.experiments.off_policy import LoggedChoices, estimate_value, likelihood_interval
 from recllm.recommender.exploration import explore, stratum
-
-IPS, SNIPS, DR = OffPolicyEstimator.IPS, OffPolicyEstimator.SNIPS, OffPolicyEstimator.DOUBLY_ROBUST
 
 FOUR = {
     "rewards": np.array([1.0, 0.0, 1.0, 0.0]),
     "propensities": np.array([0.5, 0.25, 0.8, 0.2]),
     "target_probabilities": np.array([1.0, 1.0, 0.0, 1.0]),
+    "people": np.arange(4),
+    "outside_support": np.array([0.0, 0.5, 0.0, 0.0]),
 }
 
 
-def test_the_three_estimates_by_hand() -> None:
+def choices_of(people: object = None, **columns: Any) -> LoggedChoices:
+    """Each row of another person, and all of it within the log's reach, unless said otherwise."""
+    n = len(columns["rewards"])
+    common = {"people": np.arange(n) if people is None else people, "outside_support": np.zeros(n)}
+    return LoggedChoices(**common | columns)  # type: ignore[arg-type]
+
+
+def test_the_estimate_by_hand() -> None:
     """Weights 2, 4, 0, 5."""
-    predicted = {"predicted_logged": np.full(4, 0.5), "predicted_target": np.array([0.5, 0.5, 0.25, 0.5])}
-    choices = LoggedChoices(**FOUR, **predicted)
-    assert estimate_value(choices, IPS).value == pytest.approx(2 / 4)
-    assert estimate_value(choices, SNIPS).value == pytest.approx(2 / 11)
-    assert estimate_value(choices, DR).value == pytest.approx((1.75 + 2 * 0.5 - 4 * 0.5 - 5 * 0.5) / 4)
-    answer = estimate_value(choices, IPS, max_weight=3.0)
-    assert answer.value == pytest.approx(2 / 4) and answer.max_weight == 5.0
-    assert answer.clipped == pytest.approx(1 - 8 / 11)
-    assert answer.effective_sample_size == pytest.approx(8**2 / (4 + 9 + 9))
+    answer = estimate_value(LoggedChoices(**FOUR))
+    assert answer.value == pytest.approx(2 / 11) and answer.outside_support == pytest.approx(0.5 / 4)
+    assert answer.effective_sample_size == pytest.approx(11**2 / (4 + 16 + 25))
     assert (answer.rows, answer.people) == (4, 4)
 
 
 def test_a_log_of_the_target_itself_is_a_plain_mean() -> None:
     rng = np.random.default_rng(0)
     rewards, draws = (rng.random(500) < 0.2).astype(float), np.full(500, 0.3)
-    choices = LoggedChoices(rewards=rewards, propensities=draws, target_probabilities=draws)
-    for estimator in (IPS, SNIPS):
-        answer = estimate_value(choices, estimator)
-        assert answer.value == pytest.approx(rewards.mean())
-        assert answer.effective_sample_size == pytest.approx(500) and answer.outside_support == 0.0
-        assert answer.interval is not None and answer.interval.holds(answer.value)
+    answer = estimate_value(choices_of(rewards=rewards, propensities=draws, target_probabilities=draws))
+    assert answer.value == pytest.approx(rewards.mean())
+    assert answer.effective_sample_size == pytest.approx(500) and answer.outside_support == 0.0
+    assert answer.interval is not None and answer.interval.holds(answer.value)
 
 
 def test_rows_of_one_person_are_one_draw() -> None:
@@ -59,9 +58,9 @@ def test_rows_of_one_person_are_one_draw() -> None:
         "target_probabilities": rng.integers(0, 2, 300).astype(float),
     }
     four_times = {name: np.repeat(column, 4) for name, column in once.items()}
-    single = estimate_value(LoggedChoices(**once), SNIPS)
-    by_person = estimate_value(LoggedChoices(**four_times, people=np.repeat(np.arange(300) * 7, 4)), SNIPS)
-    by_row = estimate_value(LoggedChoices(**four_times), SNIPS)
+    single = estimate_value(choices_of(**once))
+    by_person = estimate_value(choices_of(np.repeat(np.arange(300) * 7, 4), **four_times))
+    by_row = estimate_value(choices_of(**four_times))
     assert single.interval and by_person.interval and by_row.interval
     assert by_person.people == 300 and by_person.value == pytest.approx(single.value)
     assert by_person.interval.low == pytest.approx(single.interval.low, rel=0.02)
@@ -99,29 +98,29 @@ def test_the_interval_moves_with_scale_and_shift(seed: int, scale: float, shift:
 def test_nothing_that_varies_has_no_interval() -> None:
     assert likelihood_interval(np.full(30, 0.4), np.ones(30)) is None
     assert likelihood_interval(np.array([1.0]), np.array([2.0])) is None
-    assert estimate_value(LoggedChoices(**(FOUR | {"rewards": np.zeros(4)})), IPS).interval is None
-    assert estimate_value(LoggedChoices(**FOUR, people=np.zeros(4, int)), IPS).interval is None
+    assert estimate_value(LoggedChoices(**(FOUR | {"rewards": np.zeros(4)}))).interval is None
+    assert estimate_value(LoggedChoices(**(FOUR | {"people": np.zeros(4, int)}))).interval is None
 
 
 def test_a_log_whose_heavy_rows_earned_nothing_yet_does_not_rule_them_out() -> None:
     """20 rows of weight 10 without a reward, 200 of weight 1 with 20: the heavy ones may earn as much, unseen."""
-    choices = LoggedChoices(
+    choices = choices_of(
         rewards=(np.arange(220) >= 200).astype(float),
         propensities=np.where(np.arange(220) < 20, 0.1, 1.0),
         target_probabilities=np.ones(220),
     )
-    answer = estimate_value(choices, SNIPS)
+    answer = estimate_value(choices)
     weights = np.where(np.arange(220) < 20, 10.0, 1.0)
     plain = likelihood_interval(weights * choices.rewards, weights)
     assert answer.interval and plain
     assert answer.value == pytest.approx(20 / 400) and plain.high < 0.1 < answer.interval.high
     assert answer.interval.low < answer.value
-    unrewarded = LoggedChoices(
+    unrewarded = choices_of(
         rewards=np.array([0.0] * 50 + [1.0]),
         propensities=np.full(51, 0.5),
         target_probabilities=np.array([1.0] * 50 + [0.0]),
     )
-    nothing = estimate_value(unrewarded, SNIPS)
+    nothing = estimate_value(unrewarded)
     assert nothing.value == 0.0 and nothing.interval
     assert nothing.interval.low == 0.0 and 0.02 < nothing.interval.high < 0.2
 
@@ -137,7 +136,7 @@ def logged_slates(
     Clicks depend on the item's rank and on the person, who clicks more or less on everything."""
     rng = np.random.default_rng(seed)
     appeal = 0.3 * 0.93 ** np.arange(k + pool)
-    columns: dict[str, list[float]] = {name: [] for name in (*FOUR, "people", "predicted_logged", "predicted_target")}
+    columns: dict[str, list[float]] = {name: [] for name in FOUR}
     target = [stratum(j, k, k + pool, pool)[0] if j else j for j in range(k)]
     for person in range(people):
         taste = rng.uniform(0.4, 1.6)
@@ -147,40 +146,18 @@ def logged_slates(
             columns["propensities"].append(propensity)
             columns["target_probabilities"].append(float(row == target[position]))
             columns["people"].append(person)
-            columns["predicted_logged"].append(0.8 * appeal[row])
-            columns["predicted_target"].append(0.8 * appeal[target[position]])
+            columns["outside_support"].append(0.0)
     return {name: np.array(column) for name, column in columns.items()}, float(appeal[target].mean())
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """At 90 %, where 120 logs tell most; the full count stands in eval/results/experiments.json."""
+    """At 95 %; the full count stands in eval/results/experiments.json."""
     logs = [logged_slates(seed, 150) for seed in range(120)]
-    for estimator in OffPolicyEstimator:
-        answers = [(estimate_value(LoggedChoices(**columns), estimator, level=0.9), truth) for columns, truth in logs]
-        holds = [answer.interval is not None and answer.interval.holds(truth) for answer, truth in answers]
-        errors = [answer.value - truth for answer, truth in answers]
-        assert 0.82 <= np.mean(holds) <= 0.97
-        assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(len(errors))
-
-
-def test_what_the_log_could_not_show_is_told() -> None:
-    columns, _ = logged_slates(0, 4_000)
-    columns["target_probabilities"] = np.where(
-        np.arange(len(columns["rewards"])) % 3 == 2, 0.0, columns["target_probabilities"]
-    )
-    unknown = estimate_value(LoggedChoices(**columns), IPS)
-    assert unknown.outside_support == pytest.approx(1 / 3, abs=0.06)
-    stated = np.tile([0.0, 0.0, 1.0], 4_000)
-    assert estimate_value(LoggedChoices(**columns, outside_support=stated), IPS).outside_support == pytest.approx(1 / 3)
-
-
-def test_clipping_narrows_and_lowers() -> None:
-    columns, _ = logged_slates(3, 2_000)
-    plain = estimate_value(LoggedChoices(**columns), IPS)
-    clipped = estimate_value(LoggedChoices(**columns), IPS, max_weight=5.0)
-    assert plain.interval and clipped.interval
-    assert clipped.value < plain.value and clipped.clipped > 0 == plain.clipped
-    assert clipped.interval.high - clipped.interval.low < plain.interval.high - plain.interval.low
+    answers = [(estimate_value(LoggedChoices(**columns)), truth) for columns, truth in logs]
+    holds = [answer.interval is not None and answer.interval.holds(truth) for answer, truth in answers]
+    errors = [answer.value - truth for answer, truth in answers]
+    assert np.mean(holds) >= 0.89
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(len(errors))
 
 
 @pytest.mark.parametrize(
@@ -203,13 +180,6 @@ def test_logs_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
         LoggedChoices(**(FOUR | wrong))
 
 
-def test_questions_that_cannot_be_answered_are_refused() -> None:
-    choices = LoggedChoices(**FOUR)
-    with pytest.raises(UsageError, match="predicted"):
-        estimate_value(choices, DR)
-    with pytest.raises(UsageError, match="max_weight"):
-        estimate_value(choices, IPS, max_weight=0.0)
-    with pytest.raises(UsageError, match="level"):
-        estimate_value(choices, IPS, level=1.0)
+def test_a_log_without_anything_of_the_target_is_refused() -> None:
     with pytest.raises(DataError, match="nothing"):
-        estimate_value(LoggedChoices(**(FOUR | {"target_probabilities": np.zeros(4)})), SNIPS)
+        estimate_value(LoggedChoices(**(FOUR | {"target_probabilities": np.zeros(4)})))

@@ -158,7 +158,7 @@ def estimate(
         )
     rows = [
         (name, f"{value.value:.5f}", _ends(value.interval), f"{value.outside_support:.0%}")
-        for name, value in (*((e.estimator.value, e) for e in outcome.candidate), ("shown until now", outcome.serving))
+        for name, value in (("this model", outcome.candidate), ("shown until now", outcome.serving))
     ]
     lines = table(rows, ["estimate", f"{metric} per item", "95 %", "outside of the log"])
     lines.append(

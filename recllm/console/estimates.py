@@ -78,7 +78,7 @@ def estimate_values(visit: Visit, version: str, metric: Metric) -> dict[str, Any
 def _result(visit: Visit, report: OffPolicyReport) -> dict[str, Any]:
     people, floor = report.serving.people, visit.workspace.policy.group_floor
     difference = None if people < floor else _difference(visit, report)
-    outside = max(estimate.outside_support for estimate in report.candidate)
+    outside = report.candidate.outside_support
     verdict = EstimateVerdict.FEW_PEOPLE if people < floor else verdict_of(report)
     return {
         "verdict": verdict,
@@ -109,7 +109,7 @@ def _difference(visit: Visit, report: OffPolicyReport) -> dict[str, float] | Non
 
 
 def estimates_table(visit: Visit, report: OffPolicyReport) -> ConsoleTable:
-    """Each way of estimating, and what was shown until now."""
+    """The model, and what was shown until now."""
 
     def row(name: str, estimate: ValueEstimate) -> TableRow:
         return (
@@ -138,7 +138,7 @@ def estimates_table(visit: Visit, report: OffPolicyReport) -> ConsoleTable:
         ),
         rows=[
             row("shown until now", report.serving),
-            *(row(estimate.estimator.value, estimate) for estimate in report.candidate),
+            row("this model", report.candidate),
         ],
     )
 

@@ -1,48 +1,33 @@
 """What another ranking would have earned, from a log of slates whose choices were drawn with recorded propensities.
 
-Each row is one item at one position of one slate that was shown. With the weight w = target probability / propensity:
-
-IPS      mean(w * reward)                                     right on average, and the widest
-SNIPS    sum(w * reward) / sum(w)                             narrower; the bias vanishes as the log grows
-DR       mean(predicted_target + w * (reward - predicted_logged))    right when the propensities are, narrower the
-                                                              better the predictions (Dudik et al. 2011)
-
-The value is the reward per item shown. What is assumed: an item's reward depends on its position and the person, not on
-the other items of the slate. What the target would show and the log could not (outside of the support) earns nothing in
-IPS, the predictions in DR, and is left out of SNIPS.
+Each row is one item at one position of one slate that was shown. With the weight w = target probability / propensity
+the value is sum(w * reward) / sum(w), the self-normalised estimate (SNIPS; Swaminathan and Joachims 2015): the reward
+per item shown under the target. Its bias vanishes as the log grows. What is assumed: an item's reward depends on its
+position and the person, not on the other items of the slate. What the target would show and the log could not is left
+out.
 
 Intervals are those of empirical likelihood over people (Owen 1988; Karampatziakis et al. 2020 for such logs), with the
 F distribution for few people. A log can miss what matters: where a few heavy rows carry the value, none of them may
 have been rewarded yet. So each end is computed with one further row of the mean weight under the target, without reward
-for the lower end and with it for the upper one (as Fay and Feuer 1997 do for weighted counts). Of what was tried on
-simulated logs (`eval/LOG.md`) Student's t and plain likelihood miss the truth too often from below; a studentised
-bootstrap and Hall's correction are wider and no nearer to 95 %.
+for the lower end and with it for the upper one (as Fay and Feuer 1997 do for weighted counts). Student's t misses the
+truth too often from below (`eval/LOG.md`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.errors import DataError, UsageError
+from recllm.errors import DataError
 from recllm.experiments.effect import Interval
 
 Values = NDArray[np.float64]
 
 IMPOSSIBLE = 1e12
 """Stands for the -2 log likelihood ratio of a value that no weights reach."""
-
-
-class OffPolicyEstimator(StrEnum):
-    """Which of the three."""
-
-    IPS = "ips"
-    SNIPS = "snips"
-    DOUBLY_ROBUST = "doubly robust"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -56,22 +41,15 @@ class LoggedChoices:
     """(n,), in (0, 1]: the probability with which the log's ranking showed this item at this position."""
     target_probabilities: Values
     """(n,), in [0, 1]: that of the other ranking; 0 or 1 where it does not draw."""
-    people: NDArray[np.int64] | None = None
-    """(n,), who saw it, any numbering: rows of one person depend on each other. None: every row is another person."""
-    predicted_logged: Values | None = None
-    """(n,), expected reward of the item that was shown; for DR."""
-    predicted_target: Values | None = None
-    """(n,), expected reward of what the target would show at this position; for DR."""
-    outside_support: Values | None = None
+    people: NDArray[np.int64]
+    """(n,), who saw it, any numbering: rows of one person depend on each other."""
+    outside_support: Values
     """(n,), in [0, 1]: the target's probability of items that the log could not show at this position."""
 
     def __post_init__(self) -> None:
         n = np.size(self.rewards)
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                continue
-            column = np.asarray(value, np.int64 if field.name == "people" else np.float64)
+            column = np.asarray(getattr(self, field.name), np.int64 if field.name == "people" else np.float64)
             if column.shape != (n,) or not np.isfinite(column).all():
                 raise DataError(f"logged choices: {field.name} must be {n} finite numbers, one for each row")
             object.__setattr__(self, field.name, column)
@@ -80,8 +58,7 @@ class LoggedChoices:
         if not ((self.propensities > 0) & (self.propensities <= 1)).all():
             raise DataError("logged choices: propensities must be above 0 and at most 1; leave out slates without them")
         for name in ("target_probabilities", "outside_support"):
-            column = getattr(self, name)
-            if column is not None and not ((column >= 0) & (column <= 1)).all():
+            if not ((getattr(self, name) >= 0) & (getattr(self, name) <= 1)).all():
                 raise DataError(f"logged choices: {name} must be in [0, 1]")
 
 
@@ -89,77 +66,39 @@ class LoggedChoices:
 class ValueEstimate:
     """The reward per shown item under the target."""
 
-    estimator: OffPolicyEstimator
     value: float
     interval: Interval | None
-    """None where all rewards are the same, there is one person only, or nothing of the target was shown."""
+    """At 95 %; None where all rewards are the same, or there is one person only."""
     rows: int
     people: int
     effective_sample_size: float
     """(sum of weights)^2 / sum of squared weights: so many rows of the target's own would tell as much."""
     outside_support: float
-    """Share of the target's choices that the log could not show: as stated with the choices, or else 1 - mean weight,
-    which is an estimate with noise of its own."""
-    max_weight: float
-    """Before clipping."""
-    clipped: float
-    """Share of the sum of weights that clipping took away."""
+    """Share of the target's choices that the log could not show."""
 
 
-def estimate_value(
-    choices: LoggedChoices,
-    estimator: OffPolicyEstimator = OffPolicyEstimator.SNIPS,
-    *,
-    level: float = 0.95,
-    max_weight: float | None = None,
-) -> ValueEstimate:
-    """max_weight clips larger weights to it. That narrows the interval and biases the value, towards 0 in IPS, towards
-    what is logged often in SNIPS, towards the predictions in DR; the interval does not hold that bias.
-
-    Raises `UsageError` for DR without predictions, a level or a max_weight out of its range; `DataError` for SNIPS when
-    the log holds nothing that the target would show.
-    """
-    if not 0 < level < 1 or (max_weight is not None and not max_weight > 0):
-        raise UsageError(f"level is {level}, max_weight is {max_weight}; give a level in (0, 1), a weight above 0")
-    raw_weights = choices.target_probabilities / choices.propensities
-    weights = raw_weights if max_weight is None else np.minimum(raw_weights, max_weight)
-    raw_total, total, n = float(raw_weights.sum()), float(weights.sum()), len(weights)
-    if estimator is OffPolicyEstimator.SNIPS and not total:
+def estimate_value(choices: LoggedChoices) -> ValueEstimate:
+    """Raises `DataError` when the log holds nothing that the target would show."""
+    weights = choices.target_probabilities / choices.propensities
+    if not weights.any():
         raise DataError("off-policy: the log holds nothing that the target would show; explore before asking")
-
-    predicted_logged = predicted_target = np.zeros(n)
-    if estimator is OffPolicyEstimator.DOUBLY_ROBUST:
-        if choices.predicted_logged is None or choices.predicted_target is None:
-            raise UsageError("off-policy: doubly robust needs predicted_logged and predicted_target")
-        predicted_logged, predicted_target = choices.predicted_logged, choices.predicted_target
-    numerators = predicted_target + weights * (choices.rewards - predicted_logged)
-    denominators = weights if estimator is OffPolicyEstimator.SNIPS else np.ones(n)
-    person = np.arange(n) if choices.people is None else np.unique(choices.people, return_inverse=True)[1]
-    sums, sizes = np.bincount(person, numerators) * 1.0, np.bincount(person, denominators) * 1.0
+    person = np.unique(choices.people, return_inverse=True)[1]
+    sums, sizes = np.bincount(person, weights * choices.rewards), np.bincount(person, weights)
     value = float(sums.sum() / sizes.sum())
-
     # with a further row, whose reward may be the lowest or the highest: the next heavy row may earn what none did yet
     interval, rewards = None, (float(choices.rewards.min()), float(choices.rewards.max()))
-    if total and rewards[0] < rewards[1] and len(sums) > 1:
-        weight = float((weights**2).sum()) / total
-        size = weight if estimator is OffPolicyEstimator.SNIPS else 1.0
-        prediction = float(weights @ predicted_logged) / total
-        further = [float(predicted_target.mean()) + weight * (reward - prediction) for reward in rewards]
-        limits = [likelihood_interval(np.append(sums, row), np.append(sizes, size), level) for row in further]
+    if rewards[0] < rewards[1] and len(sums) > 1:
+        weight = float((weights**2).sum() / weights.sum())
+        limits = [likelihood_interval(np.append(sums, weight * r), np.append(sizes, weight)) for r in rewards]
         # without a single reward of positive weight, zeros alone are left at the lower end
         interval = Interval(limits[0].low if limits[0] else value, limits[1].high if limits[1] else value)
-
-    outside = choices.outside_support
     return ValueEstimate(
-        estimator=estimator,
         value=value,
         interval=interval,
-        rows=n,
+        rows=len(weights),
         people=len(sums),
-        effective_sample_size=total**2 / float((weights**2).sum()) if total else 0.0,
-        outside_support=max(0.0, 1 - raw_total / n) if outside is None else float(outside.mean()),
-        max_weight=float(raw_weights.max()),
-        clipped=1 - total / raw_total if total else 0.0,
+        effective_sample_size=float(weights.sum() ** 2 / (weights**2).sum()),
+        outside_support=float(choices.outside_support.mean()),
     )
 
 

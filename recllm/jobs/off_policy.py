@@ -25,13 +25,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import utc
 from recllm.errors import NothingToDo, UsageError
 from recllm.experiments.effect import Interval
-from recllm.experiments.off_policy import (
-    LoggedChoices,
-    OffPolicyEstimator,
-    ValueEstimate,
-    estimate_value,
-    likelihood_interval,
-)
+from recllm.experiments.off_policy import LoggedChoices, ValueEstimate, estimate_value, likelihood_interval
 from recllm.jobs.experiments import ANSWER_COLUMNS, Metric
 from recllm.jobs.feedback import JUST_BEFORE, showings_with_answers
 from recllm.jobs.recommenders import model_encoder
@@ -58,10 +52,9 @@ class OffPolicyReport:
     """Explored slates from before the end of the model's training, which were left out."""
     decay: float
     """Of the examination by position: 1 / position^decay."""
-    candidate: tuple[ValueEstimate, ...]
-    """By inverse propensities, self-normalised, and doubly robust with the model's own probabilities."""
+    candidate: ValueEstimate
     serving: ValueEstimate
-    """The ranking that served, had it not explored; self-normalised."""
+    """The ranking that served, had it not explored."""
     difference: float
     """Candidate - serving, both by inverse propensities over the same people."""
     difference_interval: Interval | None
@@ -125,7 +118,7 @@ def estimate_model(
     )
     decay = examination_decay(usable, rankings, ANSWER_COLUMNS[metric])
 
-    columns: dict[str, list[float]] = {name: [] for name in ("position", "target", "chance", "own_chance", "outside")}
+    columns: dict[str, list[float]] = {name: [] for name in ("position", "target", "outside")}
     for n, rows in enumerate(usable.partition_by("request_id", maintain_order=True)):
         slate = _own_slate(recommender, rows)
         ranked = rankings[rows["request_id"][0]]
@@ -135,8 +128,6 @@ def estimate_model(
             at_position = slate[position - 1] if position <= len(slate) else None
             columns["position"].append(float(own_item.rank) if own_item else float(position))
             columns["target"].append(float(own_item is not None))
-            columns["chance"].append((own_item.probability or 0.0) if own_item else 0.0)
-            columns["own_chance"].append((at_position.probability or 0.0) if at_position else 0.0)
             columns["outside"].append(float(at_position is None or at_position.item_id not in ranked))
         if progress:
             progress(n + 1)
@@ -147,14 +138,11 @@ def estimate_model(
     people = usable["user_id"].rank("dense").to_numpy().astype(np.int64)
 
     rewards = answered * (shown_at / arrays["position"]) ** decay
-    scale = _crossed_scale(answered * shown_at**decay, arrays["chance"], arrays["target"] / propensities, people)
     candidate = LoggedChoices(
         rewards=rewards,
         propensities=propensities,
         target_probabilities=arrays["target"],
         people=people,
-        predicted_logged=scale * arrays["chance"] / arrays["position"] ** decay,
-        predicted_target=scale * arrays["own_chance"] / shown_at**decay,
         outside_support=arrays["outside"],
     )
     is_greedy = np.array(
@@ -168,8 +156,6 @@ def estimate_model(
         candidate,
         rewards=answered,
         target_probabilities=is_greedy,
-        predicted_logged=None,
-        predicted_target=None,
         outside_support=np.zeros(len(answered)),
     )
     gaps = (arrays["target"] * rewards - is_greedy * answered) / propensities
@@ -182,8 +168,8 @@ def estimate_model(
         requests=len(request_ids),
         too_early=too_early,
         decay=decay,
-        candidate=tuple(estimate_value(candidate, estimator) for estimator in OffPolicyEstimator),
-        serving=estimate_value(greedy, OffPolicyEstimator.SNIPS),
+        candidate=estimate_value(candidate),
+        serving=estimate_value(greedy),
         difference=float(sums.sum() / sizes.sum()),
         difference_interval=likelihood_interval(sums, sizes),
     )
@@ -225,14 +211,3 @@ def examination_decay(showings: pl.DataFrame, rankings: Mapping[str, Sequence[st
         looked_at = np.bincount(item, n * position**-decay)  # by item, showings as if all at the first position
         likelihood.append(-of_item @ np.log(looked_at) - decay * (answers @ np.log(position)))
     return float(DECAYS[np.argmax(likelihood)])
-
-
-def _crossed_scale(relevance: Values, chances: Values, weights: Values, people: NDArray[np.int64]) -> Values:
-    """Answers per unit of the model's probability, for each row from the people of the other half."""
-    scales = np.zeros(len(chances))
-    for half in (0, 1):
-        elsewhere = people % 2 != half
-        w, p = weights[elsewhere], chances[elsewhere]
-        denominator = float((w * p * p).sum())
-        scales[~elsewhere] = float((w * p * relevance[elsewhere]).sum()) / denominator if denominator else 0.0
-    return scales
