@@ -37,7 +37,7 @@ _EDGES = "!#$%&*+/=?^~@.:\\-_'`"
 _DOMAIN = re.compile(r"[^\W_](?:[^\W_]|[.-]){0,252}")
 _TO_TOP_LEVEL = re.compile(r".*\.[^\W\d_]+")
 _NEXT_SENTENCE = re.compile(r"(?:\.[A-Z][a-z]+)+$")
-_PHONE = re.compile(r"(?<!\w)\+?\(?\d(?:[\s().\-/]{0,3}\d){6,18}(?!\w)")
+_PHONE = re.compile(r"(?<![A-Za-z0-9_])\+?\(?\d(?:[\s().\-/]{0,3}\d){6,18}(?![A-Za-z0-9_])")
 
 
 def possible_ids(text: str) -> set[str]:
@@ -78,6 +78,7 @@ def _decoded(text: str) -> Iterator[str]:
     yield _plain(text)
     yield _ESCAPE.sub(_unescaped, _ENTITY.sub(lambda entity: unescape(entity[0]), unquote(text)))
     yield unquote(_QUOTED_PRINTABLE.sub("%", text))
+    yield unquote(text.replace("+", " "))
     yield _DOT.sub(".", _AT.sub("@", text))
     for content in (*map(bytes.fromhex, _HEXADECIMAL.findall(text)), *_unpacked(text)):
         if (unpacked := content.decode(errors="replace")).isprintable() and "\ufffd" not in unpacked:
@@ -103,9 +104,9 @@ def _unpacked(text: str) -> Iterator[bytes]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The whole text, its cells, and what stands between separators of each kind."""
+    """The whole text, its cells, and what stands between separators of each kind, Chinese words among these."""
     cells, words, *smaller = _SEPARATORS
-    yield from map(str.strip, (text, *cells.split(text)))
+    yield from map(str.strip, (text, *cells.split(text), *re.split("[^!-~]+", text)))
     bare = _NUMBERS.sub(" ", text)
     for pieces in (words.split(text), *(separators.split(bare) for separators in smaller)):
         bare_pieces = [piece.strip(_EDGES) for piece in pieces]
@@ -150,7 +151,8 @@ def _phones(text: str) -> Iterator[str]:
 
 def _phone_spellings(number: str) -> set[str]:
     """With each sign for abroad and without; of one with such a sign also that in its own country, whose code has one
-    to three digits."""
+    to three digits, and which has no 0 in front in North America."""
     bare = number.removeprefix("+").removeprefix("00")
     at_home = {f"0{bare[n:]}" for n in (1, 2, 3)} if bare != number else set()
+    at_home |= {bare[1:]} if at_home and bare.startswith("1") else set()
     return {bare, f"+{bare}", f"00{bare}", *at_home}
