@@ -33,7 +33,7 @@ import numpy as np
 import polars as pl
 from inputs import finish, say, script_parser
 from numpy.typing import NDArray
-from recllm.experiments.exploration import explore, stratum
+from recllm.recommender.exploration import explore, stratum
 from scipy.special import stdtrit
 
 from recllm.experiments.bandit import VariantCounts, choice_probabilities

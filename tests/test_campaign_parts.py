@@ -306,7 +306,6 @@ def outcome() -> CampaignOutcome:
         dropped={"consent_withdrawn": 10},
         not_counted=0,
         not_delivered=0,
-        untold_segments=0,
         reached_means={"email": ReachBasis.EXPORTED},
         messages={},
         horizon_days=28,

@@ -25,7 +25,7 @@ from recllm.adcopy.vocabulary import add_words, vocabulary_file
 from recllm.audiences.request import AudienceRequest
 from recllm.campaigns.export import CampaignExport, export_campaign
 from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.folder import COPIES, CampaignFolder, CampaignPlan, TextStatus, read_log, read_plan, rewrite_log
+from recllm.campaigns.folder import COPIES, CampaignFolder, CampaignPlan, TextStatus, chained, read_log, read_plan
 from recllm.campaigns.open_campaign import (
     AUTO,
     OpenCampaign,
@@ -872,14 +872,14 @@ def test_an_edited_text_starts_without_the_results_of_its_earlier_wording(shop: 
         (entry,) = [dict(line) for line in read_log(campaign.folder.exports)]
         entry["reached"].remove(late)
         del entry["texts"][late]
-        rewrite_log(campaign.folder.exports, [entry])
+        campaign.folder.exports.write_text(chained([entry]))
     enter_edit(campaign, text.id, f"{text.text} Enjoy.", by="Ann", at=later)
     approve_texts(campaign, [text.id], by="Ann", at=later)
     export_campaign(campaign, shop.root.parent / "out", clock=later)
     if version == "earlier":
         lines = [{k: v for k, v in line.items() if k != "decisions"} for line in read_log(campaign.folder.exports)]
         with campaign.folder.locked():
-            rewrite_log(campaign.folder.exports, lines)
+            campaign.folder.exports.write_text(chained(lines))
     counts = {wording: tally.showings for wording, tally in wording_counts(shop, ["tea"]).items()}
     n_shown = sent.filter(template=text.id).height
     assert n_shown > 1 and sum(counts.values()) == sent.height
@@ -887,7 +887,7 @@ def test_an_edited_text_starts_without_the_results_of_its_earlier_wording(shop: 
     assert counts[text.channel, f"{text.text} Enjoy."] == 1
     with campaign.folder.locked():  # as after the time for which a shop keeps who got what
         nobody = {"reached": [], "held": [], "texts": {}}
-        rewrite_log(campaign.folder.exports, [line | nobody for line in read_log(campaign.folder.exports)])
+        campaign.folder.exports.write_text(chained([line | nobody for line in read_log(campaign.folder.exports)]))
     assert sum(tally.showings for tally in wording_counts(shop, ["tea"]).values()) == sent.height
 
 

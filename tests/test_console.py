@@ -456,7 +456,7 @@ def test_an_estimate_is_told_in_words_or_why_there_is_none(folder: Path) -> None
         assert "We cannot tell yet" in text and "both models would have shown the same" in text  # it is the same model
         assert f"to {PEOPLE - 1} people who agreed to be counted" in text
         rows = {row["estimate"]: row for row in rows_of(client, f"{address}?metric=clicks&csv=estimates")}
-        assert set(rows) == {"shown until now", "ips", "snips", "doubly robust"}
+        assert set(rows) == {"shown until now", "this model"}
         assert 0.1 < float(rows["shown until now"]["per_item_shown"]) < 0.5
         assert rows["snips"]["per_item_shown"] == rows["shown until now"]["per_item_shown"]
         assert client.get(f"{address}?metric=revenue").status_code == 404

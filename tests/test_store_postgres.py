@@ -383,7 +383,7 @@ def test_from_files_to_a_slate_by_the_command_line_as_on_sqlite(
         for file, table in (("items.csv", "items"), ("log.csv", "events"), ("log.csv", "events")):
             assert run("ingest", file, "--table", table, "-w", name)[0] == 0
         described = run("describe", "-w", name, "--json")[1]
-        slates = json.loads(run("recommend", "-u", "ann", "-u", "zoe", "-k", "3", "-w", name, "--json")[1])
+        slates = json.loads(run("recommend", "-u", "ann", "-u", "zoe", "-k", "3", "--record", "-w", name, "--json")[1])
         said = [
             [(i["item_id"], i["score"], [r["text"] for r in i["reasons"]]) for i in slate["items"]] for slate in slates
         ]
