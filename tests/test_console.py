@@ -458,7 +458,7 @@ def test_an_estimate_is_told_in_words_or_why_there_is_none(folder: Path) -> None
         rows = {row["estimate"]: row for row in rows_of(client, f"{address}?metric=clicks&csv=estimates")}
         assert set(rows) == {"shown until now", "this model"}
         assert 0.1 < float(rows["shown until now"]["per_item_shown"]) < 0.5
-        assert rows["snips"]["per_item_shown"] == rows["shown until now"]["per_item_shown"]
+        assert rows["this model"]["per_item_shown"] == rows["shown until now"]["per_item_shown"]
         assert client.get(f"{address}?metric=revenue").status_code == 404
         assert client.get("/models/version/nothing/estimate").status_code == 404
 

@@ -224,8 +224,8 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
         planned=len(plan.addressed),
         planned_held_out=len(plan.held_out),
         dropped=exports[-1].dropped,
-        not_counted=gate.people(n_not_counted, "not counted") or 0,
-        not_delivered=gate.people(n_not_delivered, "not delivered") or 0,
+        not_counted=gate.listed(n_not_counted, "not counted") or 0,
+        not_delivered=gate.listed(n_not_delivered, "not delivered") or 0,
         reached_means=basis,
         messages=_message_counts(sent, reports, gate),
         horizon_days=plan.horizon_days,
@@ -265,8 +265,7 @@ def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachB
 def _message_counts(sent: People, reports: Reports, gate: FigureGate) -> dict[str, int | None]:
     names = {(p.user_id, p.channel) for p in sent}
     counts = Counter(kind for name, channel, kind in reports if (name, channel) in names)
-    reported = {kind: counts[kind] if gate.is_exact else gate.people(counts[kind], kind) for kind in counts}
-    return {kind.value: reported[kind] for kind in MessageEventKind if counts[kind]}
+    return {kind.value: gate.listed(counts[kind], kind) for kind in MessageEventKind if counts[kind]}
 
 
 def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> _WindowActions:

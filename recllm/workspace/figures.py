@@ -177,6 +177,10 @@ class FigureGate:
         noisy = n + self.floor / 4 * self._noise("people", *question)
         return max(1, round(noisy / self.floor)) * self.floor if n >= self.floor else None
 
+    def listed(self, n: int, *question: object) -> int | None:
+        """As `people`, of the customers of a list: the exact number for callers who may see the list, however few."""
+        return n if self.is_exact else self.people(n, *question)
+
     def count(self, n: int, *question: object) -> int:
         """A number of clicks, purchases or the like, whose standard error is about its root."""
         return n if self.is_exact else max(0, round(self._with_noise(n, sqrt(n + 1), "count", *question)))
