@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -171,6 +172,7 @@ class CopyRequest:
         for name in ("n_candidates", "variants"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
+        object.__setattr__(self, "item", _within_limits(self.item))
         object.__setattr__(self, "known_brands", frozenset(self.known_brands))
         object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))
 
@@ -221,12 +223,26 @@ class CopyRequest:
     def is_hostile(self) -> bool:
         """True when a text of the item that is told or asked about speaks to machines."""
         item = self.item
-        texts = (item.title, item.brand, *item.category, *item.attributes, *item.attributes.values())
+        attributes = chain.from_iterable(islice(item.attributes.items(), limit("max_attributes")))
+        texts = (item.title, item.brand, *item.category, *attributes)
         return any(speaks_to_machines(text) for text in texts if text)
 
     def facts(self) -> FactSheet:
         """What the catalogue says about the item, made harmless."""
         return FactSheet.of(self.item, offer=self.offer, list_price=self.list_price)
+
+
+def _within_limits(item: Item) -> Item:
+    """The item without what is too long to be told: each check takes time by the length."""
+    longest = limit("name_chars")
+    attributes = islice(item.attributes.items(), limit("item_names"))
+    return replace(
+        item,
+        title=item.title[: limit("title_chars")],
+        brand=item.brand and item.brand[:longest],
+        category=tuple(name[:longest] for name in item.category[-limit("max_levels") :]),
+        attributes={name[:longest]: value[:longest] for name, value in attributes},
+    )
 
 
 def checked_locale(locale: str) -> str:
@@ -293,7 +309,7 @@ class FactSheet:
             _name(name, longest): _harmless(value, longest)
             for name, value in list(item.attributes.items())[: limit("max_attributes")]
         }
-        brand = _name(item.brand or "")
+        brand = _name(item.brand or "", longest)
         return cls(
             item_id=item.item_id,
             title=_harmless(item.title),
@@ -305,7 +321,7 @@ class FactSheet:
             currency=item.currency,
             offer=offer,
             description=_harmless(
-                without_personal_data((item.description or "")[: 8 * longest_description]), longest_description
+                without_personal_data((item.description or "")[: limit("description_read")]), longest_description
             ),
         )
 

@@ -33,11 +33,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from recllm.adcopy.lexicon import fold, limit
+from recllm.adcopy.lexicon import fold, limit, table
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
+from recllm.adcopy.quantities import LARGEST
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice, checked_locale
 from recllm.adcopy.verify.grounding import UngroundedWord
 from recllm.adcopy.verify.guarantees import Review, review
@@ -51,7 +52,7 @@ if TYPE_CHECKING:  # checking texts does without arrays
     from recllm.models.effect import RankedText, TextPair
 
 _NEXT_WORD = re.compile(r" [A-Za-z]+(?:['’][A-Za-z]+)?")
-_LAST_WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)? $")
+_LAST_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]+(?:['’][A-Za-z]+)? $")
 
 
 def _number(value: object) -> object:
@@ -76,10 +77,26 @@ def _category(value: object) -> object:
     return value.split(">") if isinstance(value, str) else value
 
 
-Number = Annotated[Decimal, BeforeValidator(_number)]
+def _short(text: str) -> str:
+    return _within(text, limit("submitted_chars"))
+
+
+def _within(text: str, longest: int) -> str:
+    if len(text) > longest:
+        raise ValueError(f"has {len(text)} characters; send at most {longest}")
+    return text
+
+
+Number = Annotated[Decimal, BeforeValidator(_number), Field(ge=-LARGEST, le=LARGEST, max_digits=20)]
 Time = Annotated[datetime, BeforeValidator(_time)]
-Names = Annotated[tuple[str, ...], Field(description="a list of names")]
-Texts = Annotated[dict[str, Annotated[str, BeforeValidator(_text_of)]], Field(description="an object of texts")]
+Short = Annotated[str, AfterValidator(_short)]
+"""A name, or another text that the checks read whole."""
+FilledName = Annotated[FilledText, AfterValidator(_short)]
+Description = Annotated[str, AfterValidator(lambda text: _within(text, limit("submitted_description")))]
+_MANY = Field(max_length=limit("submitted_names"))
+Names = Annotated[tuple[Short, ...], _MANY]
+Texts = Annotated[dict[Short, Annotated[Short, BeforeValidator(_text_of)]], _MANY]
+_NAMES = "a list of up to {submitted_names} names of up to {submitted_chars} characters".format_map(table("limits.toml"))
 
 
 class _Strict(BaseModel):
@@ -89,16 +106,16 @@ class _Strict(BaseModel):
 class SubmittedItem(_Strict):
     """The item of a line."""
 
-    id: str | None = Field(None, description="a string")
-    title: FilledText = Field(description="a string")
-    description: str | None = Field(None, description="a string")
-    brand: str | None = Field(None, description="a string")
-    category: Annotated[tuple[str, ...], BeforeValidator(_category)] | None = Field(
-        None, description='a list of names or a string such as "food > tea"'
+    id: Short | None = Field(None, description="a string")
+    title: FilledName = Field(description="a string")
+    description: Description | None = Field(None, description="a string")
+    brand: Short | None = Field(None, description="a string")
+    category: Annotated[tuple[Short, ...], BeforeValidator(_category)] | None = Field(
+        None, description=f'{_NAMES}, or a string such as "food > tea"'
     )
     price: Number | None = Field(None, description="a number")
     list_price: Number | None = Field(None, description="a number")
-    currency: str | None = Field(None, description="a string")
+    currency: Short | None = Field(None, description="a string")
     attributes: Texts | None = Field(None, description="an object of texts")
 
     def item(self) -> Item:
@@ -122,14 +139,14 @@ class _SubmittedOffer(_Strict):
 
 
 class _SubmittedLine(_Strict):
-    id: FilledText = Field(description="a string")
+    id: FilledName = Field(description="a string")
     text: str = Field(description="a string")
-    channel: FilledText = Field(description="a string")
-    locale: FilledText = Field(description="a string")
+    channel: FilledName = Field(description="a string")
+    locale: FilledName = Field(description="a string")
     item: SubmittedItem = Field(description="an object")
     offer: _SubmittedOffer | None = Field(None, description="an object with a type, or null")
-    packs: Names | None = Field(None, description="a list of names")
-    known_brands: Names | None = Field(None, description="a list of names")
+    packs: Names | None = Field(None, description=_NAMES)
+    known_brands: Names | None = Field(None, description=_NAMES)
     evidence: Texts | None = Field(None, description="an object of texts")
 
 

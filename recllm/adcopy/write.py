@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from babel.dates import format_skeleton
@@ -53,6 +55,10 @@ TEMPLATE = "template"
 
 Rejected = tuple[str, tuple[Check, ...]]
 """A line or text that was stopped, and the checks that it failed."""
+Faults = tuple[tuple[str, str], ...]
+"""(guarantee, span) of each check that a text failed."""
+_MAX_TRIES = 3
+"""Lines that are tried beside one fault of the item's own words."""
 
 
 def write_copy(
@@ -98,9 +104,10 @@ def write_copy(
 
     copies: dict[str | None, AdCopy] = {}
     waiting: list[AdCopy] = []  # held, or without room for the offer
+    faults: Counter[Faults] = Counter()
     for wording, source in lines:
         line = wording.line
-        if len(copies) == request.variants:
+        if len(copies) == request.variants or _no_line_helps(faults):
             break
         if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
             continue
@@ -108,6 +115,7 @@ def write_copy(
         copy = replace(copy, generator=source)
         tells_offer = "offer" in copy.facts_used or not facts.offer_text or request.limits.title_only
         if not _stands(copy):
+            faults[_faults_of_item(copy, line)] += 1
             continue
         if tells_offer and (copy.verified or (source != TEMPLATE and not request.unattended)):
             copies[line] = copy
@@ -119,7 +127,16 @@ def write_copy(
         facts = without_title(facts, request)
         plainer = [(facts, wording) for wording in shop_wordings(facts, request, rng)]
         plainer.append((replace(facts, brand=None), Wording(line=None)))  # a short message may not write the brand
-        texts = [(wording.line, _verified(wording, sheet, request)) for sheet, wording in plainer]
+        texts: list[tuple[str | None, AdCopy]] = []
+        faults.clear()
+        for sheet, wording in plainer:
+            if _no_line_helps(faults) and sheet.brand:
+                continue
+            copy = _verified(wording, sheet, request)
+            texts.append((wording.line, copy))
+            faults[_faults_of_item(copy, wording.line)] += 1
+            if copy.verified:
+                break
         standing = [entry for entry in texts if _stands(entry[1])]
         line, copy = next((entry for entry in standing if entry[1].verified), (standing or texts)[0])
         copies = {line: copy}
@@ -128,6 +145,17 @@ def write_copy(
         order = effect.order([copy.text for _, copy in written], str(request.line_kind), request.channel)
         copies = dict(sorted((written[i] for i in order), key=lambda entry: (entry[0] is None, not entry[1].verified)))
     return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
+
+
+def _faults_of_item(copy: AdCopy, line: str | None) -> Faults:
+    """What a text fails in words that are not its opening line's."""
+    failures = ((check.guarantee, check.span) for check in _failures(copy))
+    return tuple(failure for failure in failures if failure[1] not in (line or ""))
+
+
+def _no_line_helps(faults: Mapping[Faults, int]) -> bool:
+    """True once several lines failed by the same fault of the item's own words."""
+    return any(n >= _MAX_TRIES for fault, n in faults.items() if fault)
 
 
 def _by_effect(
@@ -263,7 +291,7 @@ _MIN_NAME = 12
 _MIN_FIRST_PART = 8
 """A first part of less width is too little to go by."""
 _PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
-_BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
+_BREAK = re.compile(r"(?<!\s)\s*(?:[,;|(（，；]|(?<=\s)[-–/]\s)")
 _HANGING = pattern("titles.hanging", DANGLING="|".join(word_class("dangling")))
 _NAMING = re.compile(rf"[^\W\d_]{{3,}}|[{HAN}]")
 _RUN = re.compile(rf"[{HAN}]{{2,}}|[^\W\d_]{{3,}}")
@@ -296,7 +324,8 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
         title = _with_thing(title, sheet.category)
     sheet = replace(sheet, title=title) if title else without_title(sheet, request)
     name, _ = request.name_and_size(sheet.title)
-    longest_first = (shortened(name, longest) for longest in range(len(name), _MIN_NAME - 1, -1))
+    lengths = {*_NAME_LENGTHS, *range(_MIN_NAME, request.limits.slots[0].max + 1)}.intersection(range(len(name)))
+    longest_first = (shortened(name, longest) for longest in sorted(lengths, reverse=True))
     return replace(sheet, spellings=tuple(dict.fromkeys((name, *longest_first))))
 
 
@@ -368,6 +397,7 @@ def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] |
     return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]
 
 
+@lru_cache(maxsize=1 << 12)  # of a title, every beginning is tried
 def tidy(name: str) -> str:
     """No empty brackets, exclamation marks, doubled spaces, or ends left hanging."""
     name = pattern("titles.empty_brackets").sub(" ", pattern("titles.shouts").sub(" ", name))
@@ -384,13 +414,19 @@ def shortened(title: str, longest: int) -> str:
     if len(title) <= longest:
         return title
     first = tidy(_BREAK.split(title, maxsplit=1)[0])
-    cuts = [tidy(title[: m.end()]) for m in _PIECE.finditer(title) if m.end() <= longest]
-    at_words = [name for name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1])]
+    at_words = [name for end, name in _cuts(title) if end <= longest]
     names = [first] if len(first) <= longest and width(first) >= _MIN_FIRST_PART and _NAMING.search(first) else []
     names += [name for name in at_words if _NAMING.search(name)]
     names += [run[:longest] for run in _RUN.findall(title) if len(run) <= longest or not run.isascii()]
     stated = set(quantities(title))
     return next((name for name in (*names, *at_words) if stated.issuperset(quantities(name))), title[:longest])
+
+
+@lru_cache(maxsize=1 << 8)
+def _cuts(title: str) -> tuple[tuple[int, str], ...]:
+    """(where it is cut, the beginning) at each word that may end a name, the longest first."""
+    cuts = [(match.end(), tidy(title[: match.end()])) for match in _PIECE.finditer(title)]
+    return tuple((end, name) for end, name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1]))
 
 
 def _money(amount: Decimal | None, facts: FactSheet, language: str) -> str | None:

@@ -393,7 +393,6 @@ _SMALL = re.compile(r"[a-zà-öø-ÿ]")
 _SHOUTED_WORD = re.compile(r"[A-ZÀ-ÖØ-Þ]{4}")
 _SHOUTED_AMOUNT = re.compile(r"\d\s?[A-Z]")
 _WORD = re.compile(r"[A-Z]+")
-_CUT_BRACKET = re.compile(r"\s*\([^()]*(?:\([^()]*)*$")
 _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60"
 _CUT_WORDS = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}0-9])|(?<=[0-9])\s+(?=[{_CJK}])")
 
@@ -424,7 +423,8 @@ def natural(text: str, short_forms: Mapping[str, str]) -> str:
 
     Brand names are never changed.
     """
-    text = _CUT_BRACKET.sub("", text) or text
+    cut = text.find("(", text.rfind(")") + 1)
+    text = (text[:cut].rstrip() or text) if cut >= 0 else text
     if not text.isascii():
         text = _CUT_WORDS.sub("", text)
     if not _SMALL.search(text) and (_SHOUTED_WORD.search(text) or _SHOUTED_AMOUNT.search(text)):

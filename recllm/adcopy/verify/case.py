@@ -27,6 +27,7 @@ from recllm.adcopy.lexicon import (
 from recllm.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
 from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.text.personal_data import PersonalDataKind, find_personal_data
 from recllm.text.templates import Prompts, natural
 
 _CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
@@ -60,11 +61,16 @@ class Case:
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        """Line by line: a line's last number and the next line's first are two."""
+        """Each once, line by line: a line's last number and the next line's first are two."""
         lines = self.text.split("\n")
         if self.is_lowest_price:
             lines = [pattern("claims.lowest_30d").sub(" ", fold(line)) for line in lines]
-        return tuple(q for line in lines for q in quantities(line))
+        return tuple(dict.fromkeys(q for line in lines for q in quantities(line)))
+
+    @cached_property
+    def personal_data(self) -> tuple[tuple[PersonalDataKind, str], ...]:
+        """What the text holds of it."""
+        return tuple((f.kind, self.text[f.start : f.end]) for f in find_personal_data(self.text))
 
     @cached_property
     def is_lowest_price(self) -> bool:
@@ -163,11 +169,8 @@ class Case:
     @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what somebody chose to say about it."""
-        texts = {t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
-        if not texts:
-            return self.text
-        longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
-        return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
+        texts = frozenset(t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii())
+        return _any_of(texts).sub(" ", self.text) if texts else self.text
 
     @cached_property
     def beside_work(self) -> Case:
@@ -267,6 +270,12 @@ class Case:
         if detail == "price":
             return running.type in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON)
         return running.type == detail
+
+
+@lru_cache(maxsize=1 << 7)  # of an item with a long name it takes milliseconds to make
+def _any_of(texts: frozenset[str]) -> re.Pattern[str]:
+    """The texts in any case, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=lambda t: (-len(t), t)))), re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
