@@ -19,6 +19,8 @@ COLUMNS = ("item_id", "title", "category", "brand", "price", "currency")
 CATEGORY_SEPARATOR = " > "
 """Between the names of a category's path, widest first, wherever a path is written as one text."""
 
+MAX_CONDITION = 2_000
+"""Characters of a condition on the catalogue."""
 SENSITIVE_TARGET = "nobody is targeted for products of a sensitive category; see sensitive_categories in [policy]"
 
 
@@ -72,6 +74,8 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     """
     import sqlglot
 
+    if len(where) > MAX_CONDITION:
+        raise UsageError(f"--where has {len(where)} characters; write at most {MAX_CONDITION}")
     table = items.select(COLUMNS).with_columns(pl.col("category").list.join(CATEGORY_SEPARATOR).fill_null(""))
     try:
         trees = sqlglot.parse(where)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from recllm.data.catalogue import MAX_CONDITION
 from recllm.ingest.parse.batch import NOBODY
 from recllm.jobs.experiments import Metric
 from recllm.schema import Action, Intent, Item, Objective, Purpose
@@ -44,7 +45,7 @@ SessionId = Annotated[Id, AfterValidator(_user_id)]
 Ids = Annotated[list[Id], Field(max_length=1_000)]
 BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"\S")]
-Condition = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
+Condition = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CONDITION)]
 """An SQL condition on item_id, title, category, brand, price and currency."""
 
 
