@@ -146,7 +146,7 @@ def _chinese_names(text: str) -> Iterator[Span]:
             if value in no_names:
                 break
             n_surname = surname(value)
-            is_name = n_surname and size - n_surname <= 2
+            is_name = n_surname > 0 and size - n_surname <= 2
             if is_name and pattern("name.honorific_before").search(text[max(0, start - 1) : start]):
                 yield start, match.end()
                 break
