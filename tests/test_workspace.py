@@ -13,7 +13,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.errors import StoreError, UsageError
+from recllm.errors import PromptError, StoreError, UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
 from recllm.schema import Purpose
@@ -178,6 +178,12 @@ def test_a_key_from_the_environment_stays_there(tmp_path: Path, monkeypatch: pyt
     assert not workspace.key_path.exists()
     assert all(secret.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert secret not in repr(workspace) + repr(workspace.settings)
+
+
+def test_an_unknown_locale_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="unknown locale 'de'; there are: en, zh"):
+        Workspace.create(tmp_path / "shop", locale="de")
+    assert not (tmp_path / "shop").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")

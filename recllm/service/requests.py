@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from recllm.data.catalogue import MAX_CONDITION
 from recllm.ingest.parse.batch import NOBODY
 from recllm.jobs.experiments import Metric
 from recllm.schema import Action, Intent, Item, Objective, Purpose
+from recllm.text.injection import UNSEEN_LETTERS
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -23,7 +35,8 @@ MAX_PRICE = 1e7
 
 def _id(text: str) -> str:
     text = unicodedata.normalize("NFC", text).strip()
-    if any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") for letter in text):
+    is_control = any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") for letter in text)
+    if is_control or re.search(f"[{UNSEEN_LETTERS}]", text):
         raise ValueError("an id has no invisible or control characters")
     if len(text.encode()) > MAX_ID_BYTES:
         raise ValueError(f"an id has at most {MAX_ID_BYTES} bytes")
@@ -56,6 +69,14 @@ class ServiceRequest(BaseModel):
     """A body of a request: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """pydantic would take it for 1."""
+        if isinstance(value, bool) and "bool" not in str(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("true and false stand for no number and no text")
+        return value
 
 
 def one_of(body: Body, *names: str, needed: bool = True) -> Body:

@@ -195,8 +195,11 @@ class Prompts:
         templates = self.of_domain(domain_of(locale))
         if key in templates:
             return templates[key]
-        names = ", ".join(sorted({f"{n}.{lang}" for n, lang in self.templates}))
-        raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {names or 'none'}")
+        names = sorted(other for other, of_language in self.templates if of_language == key[1])
+        if names:
+            raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {', '.join(names)}")
+        locales = ", ".join(sorted({of_language for _, of_language in self.templates}))
+        raise PromptError(f"unknown locale {locale!r}; there are: {locales or 'none'}")
 
     def of_domain(self, domain: str) -> Mapping[tuple[str, str], Template]:
         """All templates as a domain words them. Raises `PromptError` for an unknown domain, or a fault in its file."""

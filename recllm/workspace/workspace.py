@@ -148,6 +148,7 @@ class Workspace:
             return cls.open(root)
         checked = Settings(**merged(environment_settings(), merged(settings, _OVERRIDES.get())))
         _find_domain(root, checked)
+        Prompts.load().template("item", checked.locale)
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make_private(root)
