@@ -52,8 +52,7 @@ from recllm.text.templates import LOCALES
 # --- parsed JSON and TOML as checked objects, with errors that name the field and say what it takes ------------------
 
 T = TypeVar("T")
-_LONGEST_EXCERPT = 200
-"""Characters of a wrong value in a message."""
+_LONGEST_EXCERPT = 200  # characters of a wrong value
 
 
 def _filled(text: str) -> str:

@@ -172,7 +172,9 @@ class CopyRequest:
         for name in ("n_candidates", "variants"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
-        object.__setattr__(self, "item", _within_limits(self.item))
+        longest = limit("name_chars")  # each check takes time by the length, and so much is never told
+        category = tuple(name[:longest] for name in self.item.category[-limit("max_levels") :])
+        object.__setattr__(self, "item", replace(self.item, title=self.item.title[:longest], category=category))
         object.__setattr__(self, "known_brands", frozenset(self.known_brands))
         object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))
 
@@ -230,19 +232,6 @@ class CopyRequest:
     def facts(self) -> FactSheet:
         """What the catalogue says about the item, made harmless."""
         return FactSheet.of(self.item, offer=self.offer, list_price=self.list_price)
-
-
-def _within_limits(item: Item) -> Item:
-    """The item without what is too long to be told: each check takes time by the length."""
-    longest = limit("name_chars")
-    attributes = islice(item.attributes.items(), limit("item_names"))
-    return replace(
-        item,
-        title=item.title[: limit("title_chars")],
-        brand=item.brand and item.brand[:longest],
-        category=tuple(name[:longest] for name in item.category[-limit("max_levels") :]),
-        attributes={name[:longest]: value[:longest] for name, value in attributes},
-    )
 
 
 def checked_locale(locale: str) -> str:
@@ -368,7 +357,9 @@ def _name(text: str, max_chars: int = TITLE_CHARS) -> str:
 
 
 def speaks_to_machines(text: str) -> bool:
-    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it."""
+    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it, and of a
+    very long one the beginning is read."""
+    text = text[: limit("name_chars")]
     folded = fold(text)
     if _HIDDEN.search(text) or ROLE_TOKEN.search(folded) or _CODE.search(folded):
         return True

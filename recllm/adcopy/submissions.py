@@ -33,9 +33,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from recllm.adcopy.lexicon import fold, limit, table
+from recllm.adcopy.lexicon import fold, limit
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
 from recllm.adcopy.quantities import LARGEST
@@ -77,26 +77,15 @@ def _category(value: object) -> object:
     return value.split(">") if isinstance(value, str) else value
 
 
-def _short(text: str) -> str:
-    return _within(text, limit("submitted_chars"))
-
-
-def _within(text: str, longest: int) -> str:
-    if len(text) > longest:
-        raise ValueError(f"has {len(text)} characters; send at most {longest}")
-    return text
-
+_SHORT, _NAMES = "a string of up to 1000 characters", "a list of up to 1000 names of up to 1000 characters"
+_BOUND = Field(max_length=1_000)
 
 Number = Annotated[Decimal, BeforeValidator(_number), Field(ge=-LARGEST, le=LARGEST, max_digits=20)]
 Time = Annotated[datetime, BeforeValidator(_time)]
-Short = Annotated[str, AfterValidator(_short)]
-"""A name, or another text that the checks read whole."""
-FilledName = Annotated[FilledText, AfterValidator(_short)]
-Description = Annotated[str, AfterValidator(lambda text: _within(text, limit("submitted_description")))]
-_MANY = Field(max_length=limit("submitted_names"))
-Names = Annotated[tuple[Short, ...], _MANY]
-Texts = Annotated[dict[Short, Annotated[Short, BeforeValidator(_text_of)]], _MANY]
-_NAMES = "a list of up to {submitted_names} names of up to {submitted_chars} characters".format_map(table("limits.toml"))
+Short = Annotated[str, _BOUND]
+Name = Annotated[FilledText, _BOUND]
+Names = Annotated[tuple[Short, ...], _BOUND]
+Texts = Annotated[dict[Short, Annotated[Short, BeforeValidator(_text_of)]], _BOUND]
 
 
 class _Strict(BaseModel):
@@ -106,17 +95,17 @@ class _Strict(BaseModel):
 class SubmittedItem(_Strict):
     """The item of a line."""
 
-    id: Short | None = Field(None, description="a string")
-    title: FilledName = Field(description="a string")
-    description: Description | None = Field(None, description="a string")
-    brand: Short | None = Field(None, description="a string")
+    id: Short | None = Field(None, description=_SHORT)
+    title: Name = Field(description=_SHORT)
+    description: str | None = Field(None, max_length=20_000, description="a string of up to 20000 characters")
+    brand: Short | None = Field(None, description=_SHORT)
     category: Annotated[tuple[Short, ...], BeforeValidator(_category)] | None = Field(
         None, description=f'{_NAMES}, or a string such as "food > tea"'
     )
     price: Number | None = Field(None, description="a number")
     list_price: Number | None = Field(None, description="a number")
-    currency: Short | None = Field(None, description="a string")
-    attributes: Texts | None = Field(None, description="an object of texts")
+    currency: Short | None = Field(None, description=_SHORT)
+    attributes: Texts | None = Field(None, description="an object of short texts")
 
     def item(self) -> Item:
         return Item(
@@ -139,15 +128,15 @@ class _SubmittedOffer(_Strict):
 
 
 class _SubmittedLine(_Strict):
-    id: FilledName = Field(description="a string")
+    id: Name = Field(description=_SHORT)
     text: str = Field(description="a string")
-    channel: FilledName = Field(description="a string")
-    locale: FilledName = Field(description="a string")
+    channel: Name = Field(description=_SHORT)
+    locale: Name = Field(description=_SHORT)
     item: SubmittedItem = Field(description="an object")
     offer: _SubmittedOffer | None = Field(None, description="an object with a type, or null")
     packs: Names | None = Field(None, description=_NAMES)
     known_brands: Names | None = Field(None, description=_NAMES)
-    evidence: Texts | None = Field(None, description="an object of texts")
+    evidence: Texts | None = Field(None, description="an object of short texts")
 
 
 @dataclass(frozen=True, kw_only=True)

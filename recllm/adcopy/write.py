@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -55,10 +54,6 @@ TEMPLATE = "template"
 
 Rejected = tuple[str, tuple[Check, ...]]
 """A line or text that was stopped, and the checks that it failed."""
-Faults = tuple[tuple[str, str], ...]
-"""(guarantee, span) of each check that a text failed."""
-_MAX_TRIES = 3
-"""Lines that are tried beside one fault of the item's own words."""
 
 
 def write_copy(
@@ -104,10 +99,10 @@ def write_copy(
 
     copies: dict[str | None, AdCopy] = {}
     waiting: list[AdCopy] = []  # held, or without room for the offer
-    faults: Counter[Faults] = Counter()
+    of_item = fold(f"{facts.title} {facts.brand}")
     for wording, source in lines:
         line = wording.line
-        if len(copies) == request.variants or _no_line_helps(faults):
+        if len(copies) == request.variants:
             break
         if line and any(earlier and likeness(line, earlier) > limit("max_likeness") for earlier in copies):
             continue
@@ -115,7 +110,8 @@ def write_copy(
         copy = replace(copy, generator=source)
         tells_offer = "offer" in copy.facts_used or not facts.offer_text or request.limits.title_only
         if not _stands(copy):
-            faults[_faults_of_item(copy, line)] += 1
+            if any(check.span.strip() and fold(check.span) in of_item for check in _failures(copy)):
+                break  # the item's own words fail beside any line
             continue
         if tells_offer and (copy.verified or (source != TEMPLATE and not request.unattended)):
             copies[line] = copy
@@ -125,18 +121,9 @@ def write_copy(
         copies = {None: next((copy for copy in waiting if copy.verified), waiting[0])}
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
-        plainer = [(facts, wording) for wording in shop_wordings(facts, request, rng)]
+        plainer = [(facts, wording) for wording in shop_wordings(facts, request, rng)[:_MAX_PLAIN]]
         plainer.append((replace(facts, brand=None), Wording(line=None)))  # a short message may not write the brand
-        texts: list[tuple[str | None, AdCopy]] = []
-        faults.clear()
-        for sheet, wording in plainer:
-            if _no_line_helps(faults) and sheet.brand:
-                continue
-            copy = _verified(wording, sheet, request)
-            texts.append((wording.line, copy))
-            faults[_faults_of_item(copy, wording.line)] += 1
-            if copy.verified:
-                break
+        texts = [(wording.line, _verified(wording, sheet, request)) for sheet, wording in plainer]
         standing = [entry for entry in texts if _stands(entry[1])]
         line, copy = next((entry for entry in standing if entry[1].verified), (standing or texts)[0])
         copies = {line: copy}
@@ -145,17 +132,6 @@ def write_copy(
         order = effect.order([copy.text for _, copy in written], str(request.line_kind), request.channel)
         copies = dict(sorted((written[i] for i in order), key=lambda entry: (entry[0] is None, not entry[1].verified)))
     return tuple(replace(copy, rejected=tuple(rejected)) for copy in copies.values())
-
-
-def _faults_of_item(copy: AdCopy, line: str | None) -> Faults:
-    """What a text fails in words that are not its opening line's."""
-    failures = ((check.guarantee, check.span) for check in _failures(copy))
-    return tuple(failure for failure in failures if failure[1] not in (line or ""))
-
-
-def _no_line_helps(faults: Mapping[Faults, int]) -> bool:
-    """True once several lines failed by the same fault of the item's own words."""
-    return any(n >= _MAX_TRIES for fault, n in faults.items() if fault)
 
 
 def _by_effect(
@@ -286,6 +262,8 @@ def _failures(copy: AdCopy) -> tuple[Check, ...]:
 # --- what may be said, and how the product is called -----------------------------------------------------------------
 
 _MAX_ROUNDS = 12
+_MAX_PLAIN = 3
+"""Lines that are tried of an item without its title."""
 _MIN_NAME = 12
 """Characters of the shortest spelling that is tried."""
 _MIN_FIRST_PART = 8

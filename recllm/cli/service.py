@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import socket
 from contextlib import suppress
@@ -127,9 +126,7 @@ def _check_address(host: str, port: int) -> None:
         try:
             trial.bind((host, port))
         except OSError as error:
-            is_taken = error.errno == errno.EADDRINUSE
-            problem = "another program listens there" if is_taken else error.strerror
-            raise UsageError(f"port {port} of {host}: {problem}; give another --port or --host") from None
+            raise UsageError(f"{host}, port {port}: {error.strerror}; give another --port or --host") from None
 
 
 def _certificate(settings: ServiceSettings) -> ServerCertificate | None:

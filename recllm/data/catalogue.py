@@ -19,8 +19,7 @@ COLUMNS = ("item_id", "title", "category", "brand", "price", "currency")
 CATEGORY_SEPARATOR = " > "
 """Between the names of a category's path, widest first, wherever a path is written as one text."""
 
-MAX_CONDITION = 2_000
-"""Characters of a condition on the catalogue."""
+MAX_CONDITION = 2_000  # characters
 SENSITIVE_TARGET = "nobody is targeted for products of a sensitive category; see sensitive_categories in [policy]"
 
 

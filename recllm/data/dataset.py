@@ -327,12 +327,6 @@ class Dataset:
         """Items in the order of their rows, and nobody. items: `ITEM_SCHEMA`."""
         return cls(pl.DataFrame(schema={USER_COLUMN: pl.String}), items, Events.nothing(), as_of)
 
-    def on_catalogue(self, items: pl.DataFrame) -> Dataset:
-        """The same people on other items, in the order of their rows; events on items that are not there are gone."""
-        row = _lookup(items["item_id"], self.items["item_id"])
-        events = self.events.select(row[self.events.item] >= 0)
-        return replace(self, items=items, events=replace(events, item=row[events.item].astype(np.int32)))
-
     def pack(self, events: pl.DataFrame, user_ids: Sequence[str]) -> Events:
         """Events of a table, as `construct` takes it, on this dataset's items: one run for each of `user_ids`.
 

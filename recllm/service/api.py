@@ -245,7 +245,7 @@ async def check(body: TextsRequest, caller: MayMarket, service: TheService) -> R
     from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 
     def reviews() -> dict[str, Any]:
-        # looked at between two texts: the lengths of a text and of its item are bounded, so one takes some 50 ms at most
+        # looked at between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
         deadline = time.monotonic() + service.settings.deadline_seconds
         now = body.at or datetime.now(UTC)
         workspace = caller.shop.workspace

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEADER_BYTES = 64 << 10
 """Of the line and the headers of a request, about: what came with the piece in which it began is not counted."""
 HEADER_SECONDS = 10.0
-"""From the begin of a connection, or of a request, to the end of its headers."""
+"""From the begin of a connection, or the end of an answer, to the end of the headers of the next request."""
 BODY_SECONDS, BODY_BYTES = 20.0, 16 << 10
 """A body brings so much in each such time."""
 MAX_WAITING = 512
@@ -62,10 +62,11 @@ class BoundedRequests(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.arrival = Arrival.NOTHING
-        self._go_on()
         super().on_message_complete()
         if self.cycle.response_complete:  # before all of its body was there
             self._wait(HEADER_SECONDS)
+        else:
+            self._go_on()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -75,7 +76,7 @@ class BoundedRequests(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         before = self.arrival
         super().data_received(data)
-        if before is not Arrival.NOTHING and self.arrival is before:
+        if self.arrival is before:
             self.n_bytes += len(data)
             if self.arrival is Arrival.HEADERS and self.n_bytes > MAX_HEADER_BYTES:
                 self.send_400_response("The headers are too long.")
@@ -91,14 +92,13 @@ class BoundedRequests(HttpToolsProtocol):
             self.deadline.cancel()
 
     def _is_late(self) -> None:
-        cycle = self.cycle
-        is_answering = cycle is not None and not cycle.response_complete
+        is_answering = self.cycle is not None and not self.cycle.response_complete
         # what the service itself does not read yet is not late
         is_going_on = self.n_bytes >= BODY_BYTES or self.flow.read_paused
-        if self.arrival is Arrival.BODY and is_answering and (is_going_on or cycle.waiting_for_100_continue):
+        if self.arrival is Arrival.BODY and is_answering and (is_going_on or self.cycle.waiting_for_100_continue):
             self.n_bytes = 0
             self._wait(BODY_SECONDS)
-        elif self.arrival is Arrival.NOTHING or (is_answering and cycle.response_started):
+        elif self.arrival is Arrival.NOTHING or (is_answering and self.cycle.response_started):
             self.transport.close()
         else:
             self.send_400_response("The request did not arrive in time.")

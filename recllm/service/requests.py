@@ -8,17 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from recllm.data.catalogue import MAX_CONDITION
 from recllm.ingest.parse.batch import NOBODY
@@ -70,13 +60,14 @@ class ServiceRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+    def _true_is_no_number(cls, values: Any) -> Any:
         """pydantic would take it for 1."""
-        if isinstance(value, bool) and "bool" not in str(cls.model_fields[info.field_name or ""].annotation):
-            raise ValueError("true and false stand for no number and no text")
-        return value
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            if isinstance(values.get(name), bool) and "bool" not in str(field.annotation):
+                raise ValueError(f"{name}: true and false are no numbers")
+        return values
 
 
 def one_of(body: Body, *names: str, needed: bool = True) -> Body:

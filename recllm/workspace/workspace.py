@@ -151,7 +151,12 @@ class Workspace:
         Prompts.load().template("item", checked.locale)
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make_private(root)
+            if os.name == "posix" and root.stat().st_mode & 0o077:
+                if any(root.iterdir()):
+                    raise StoreError(
+                        f"others may read {root}, which is not empty; give a new folder, or run: chmod 700 {root}"
+                    )
+                root.chmod(0o700)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
                 sweep_drafts(root)  # of a creation that was killed, that of a key among them
                 if not (root / SETTINGS_FILE).exists():
@@ -309,16 +314,6 @@ def _find_domain(root: Path, settings: Settings) -> str:
     if settings.domain not in (names := domain_names()):
         raise UsageError(f"setting domain: there is no {own_words}, and the package has {', '.join(names)}")
     return settings.domain
-
-
-def _make_private(root: Path) -> None:
-    """Raises `StoreError` for a folder that others may read and that is not empty: what they read there goes on."""
-    if os.name == "posix" and root.stat().st_mode & 0o077:
-        if any(root.iterdir()):
-            raise StoreError(
-                f"other people may read {root}, and it is not empty; choose a new folder, or run: chmod 700 {root}"
-            )
-        root.chmod(0o700)
 
 
 def _store_location(root: Path, settings: Settings) -> str | Path:

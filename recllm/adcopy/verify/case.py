@@ -169,8 +169,11 @@ class Case:
     @cached_property
     def own_words(self) -> str:
         """The text without the item's own texts: what somebody chose to say about it."""
-        texts = frozenset(t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii())
-        return _any_of(texts).sub(" ", self.text) if texts else self.text
+        texts = {t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
+        if not texts:
+            return self.text
+        longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
+        return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
 
     @cached_property
     def beside_work(self) -> Case:
@@ -270,12 +273,6 @@ class Case:
         if detail == "price":
             return running.type in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON)
         return running.type == detail
-
-
-@lru_cache(maxsize=1 << 7)  # of an item with a long name it takes milliseconds to make
-def _any_of(texts: frozenset[str]) -> re.Pattern[str]:
-    """The texts in any case, the longest first."""
-    return re.compile("|".join(map(re.escape, sorted(texts, key=lambda t: (-len(t), t)))), re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,15 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import known_count
@@ -28,6 +28,7 @@ from recllm.ingest.read.records import MAX_COLUMNS, RAW_BYTES, BadRecord, Chunk,
 from recllm.ingest.read.source import HEADER_ROWS, RATIO_FLOOR
 from recllm.policy import Policy
 
+CHUNK_ROWS = 1 << 16
 PIECE_BYTES = 1 << 20
 MAX_BYTES = 2 << 30
 """Memory for one workbook; a full sheet of twenty columns fits."""
@@ -38,13 +39,13 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first:
     "name (2)", and counted. Raises `IngestError` E_SHEET where it is not clear which, E_BOMB for one that unpacks to
     much, and E_NOT_TEXT for none."""
     _check_size(path, policy)
-    names, frames = _read_apart(path, sheet)
+    names, stream = _read_apart(path, sheet)
     if not names:
         raise IngestError("E_EMPTY", f"{path.name} has no cell with anything in it")
-    if (sheet is None and len(names) > 1) or (sheet is not None and sheet not in names):
+    if not stream:
         why = "has several sheets" if sheet is None else f"has no sheet {sheet!r} with anything in it"
         raise IngestError("E_SHEET", f"{path.name} {why}: say --sheet NAME, one of {', '.join(names)}")
-    cells = next(frames())
+    cells = pl.read_ipc_stream(stream)
     top = [[(cell or "").strip() for cell in row] for row in cells.head(HEADER_ROWS).rows()]
     header_row = max(range(len(top)), key=lambda row: (known_count(top[row]), len([c for c in top[row] if c]), -row))
     header = top[header_row]
@@ -56,9 +57,11 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first:
     if doubled and not keeps_first:
         raise IngestError("E_DUP_COLUMN", f"{path.name}: the column {doubled[0]!r} stands there twice; remove one")
     columns = numbered(columns)
+    rows = cells[:, :n_columns].slice(header_row + 1).rename(dict(zip(cells.columns, columns, strict=False)))
+    first_row = header_row + 2
     return RecordReader(
         columns=columns,
-        chunks=lambda: _chunks(frames(), columns, header_row + 1, policy),
+        chunks=lambda: _chunks(rows, first_row, policy),
         decimal=".",
         header_records=header_row + 1,
         warnings={"W_DUP_COLUMN": len(doubled)} if doubled else {},
@@ -82,51 +85,34 @@ def _check_size(path: Path, policy: Policy) -> None:
         raise _damaged(path, str(error)) from None
 
 
-def _read_apart(path: Path, sheet: str | None) -> tuple[list[str], Callable[[], Iterator[pl.DataFrame]]]:
-    """(the sheets that hold anything, what yields the cells of the chosen one as text), read by `workbook_child`: what
-    a few bytes stand for takes the memory of that process, and not of one that serves."""
-    import psutil
-
+def _read_apart(path: Path, sheet: str | None) -> tuple[list[str], bytes]:
+    """(the sheets that hold anything, the cells of the chosen one), read by `workbook_child`: what a few bytes stand
+    for takes the memory of that process, and not of one that serves."""
     max_bytes = min(MAX_BYTES, psutil.virtual_memory().total // 2)
-    cells = tempfile.TemporaryFile()  # noqa: SIM115 - it has no name, and is gone with the reader
     arguments = [sys.executable, "-I", workbook_child.__file__, str(path), sheet or "", str(max_bytes)]
     environment = {**os.environ, "POLARS_MAX_THREADS": "1"}
-    ended = subprocess.run(arguments, stdout=cells, stderr=subprocess.DEVNULL, env=environment, check=False)  # noqa: S603
-    if ended.returncode < 0 or ended.returncode == workbook_child.NO_MEMORY:
+    child = subprocess.run(arguments, capture_output=True, env=environment, check=False)  # noqa: S603
+    reason = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    if child.returncode < 0 or reason == "MemoryError":
         raise _too_much(path, f"needs more than {max_bytes >> 20:,} MiB of memory to be read")
-    cells.seek(0)
-    answer = json.loads(cells.readline() or b'{"error": "its reader gave up"}')
-    if answer["error"] is not None:
-        raise _damaged(path, answer["error"])
-    begin = cells.tell()
-
-    def frames() -> Iterator[pl.DataFrame]:
-        at = begin
-        while cells.seek(at) and (size := int.from_bytes(cells.read(8), "big")):
-            yield pl.read_ipc_stream(cells.read(size))
-            at += 8 + size
-
-    return answer["sheets"], frames
+    if child.returncode:
+        raise _damaged(path, reason)
+    names, _, cells = child.stdout.partition(b"\n")
+    return json.loads(names), cells
 
 
 def _damaged(path: Path, reason: str) -> IngestError:
-    first_line = reason.strip().split("\n")[0][:200]
-    return IngestError("E_NOT_TEXT", f"{path.name} cannot be read as a workbook, it may be cut off: {first_line}")
+    return IngestError("E_NOT_TEXT", f"{path.name} cannot be read as a workbook, it may be cut off: {reason[:200]}")
 
 
 def _too_much(path: Path, why: str) -> IngestError:
     return IngestError("E_BOMB", f"{path.name} {why}; write it as CSV, or split it")
 
 
-def _chunks(frames: Iterator[pl.DataFrame], columns: Sequence[str], n_above: int, policy: Policy) -> Iterator[Chunk]:
-    """n_above: rows down to the header."""
-    first_row = 1
-    for cells in frames:
-        line_no = np.arange(first_row, first_row + cells.height, dtype=np.int64)
-        first_row += cells.height
-        below = max(0, n_above + 1 - int(line_no[0]))
-        line_no, frame = line_no[below:], cells[:, : len(columns)].slice(below)
-        frame = frame.rename(dict(zip(cells.columns, columns, strict=False)))
+def _chunks(rows: pl.DataFrame, first_row: int, policy: Policy) -> Iterator[Chunk]:
+    for start in range(0, rows.height, CHUNK_ROWS):
+        frame = rows.slice(start, CHUNK_ROWS)
+        line_no = np.arange(first_row + start, first_row + start + frame.height, dtype=np.int64)
         frame = frame.with_columns(pl.when(pl.all().str.strip_chars() != "").then(pl.all()))
         sizes = frame.select(pl.all().str.len_bytes().fill_null(0))
         is_blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()

@@ -73,23 +73,20 @@ def cards(text: str) -> Iterator[Span]:
         beside = before + " " + text[match.end() : match.end() + 28]
         is_told = not is_other and pattern("card.context").search(beside) is not None
         # The date of expiry may follow: "4111 1111 1111 1111 12/27".
-        ends = [piece.end() for piece in _PIECE.finditer(match[0])]
-        pieces = _PIECE.findall(match[0])
-        while sum(map(len, pieces)) >= _SHORTEST_CARD:
-            is_whole = len(pieces) == len(ends)
-            if _is_card(pieces, is_labelled, is_other, is_told, is_whole=is_whole):
-                yield match.start(), match.start() + ends[len(pieces) - 1]
+        pieces = list(_PIECE.finditer(match[0]))
+        for n in range(len(pieces), 0, -1):
+            parts = [piece[0] for piece in pieces[:n]]
+            if _is_card(parts, is_labelled, is_other, is_told, is_whole=n == len(pieces)):
+                yield match.start(), match.start() + pieces[n - 1].end()
                 break
-            pieces.pop()
 
 
 _PIECE = re.compile(r"[^ ._/·\n-]+")
-_SHORTEST_CARD = 12
 
 
 def _is_card(pieces: Sequence[str], is_labelled: bool, is_other: bool, is_told: bool, *, is_whole: bool) -> bool:
     digits, sizes = "".join(pieces), [len(piece) for piece in pieces]
-    if len(set(digits)) == 1 or not luhn(digits):
+    if len(digits) < 12 or len(set(digits)) == 1 or not luhn(digits):
         return False
     is_issued = len(digits) in _card_lengths(digits)
     is_grouped = " ".join(map(str, sizes)) in word_set("card.groups") or (
