@@ -7,7 +7,6 @@ measure length (code points, display width, UTF-16 units, GSM 7-bit septets), an
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ _GSM = limit("gsm7")
 GSM_BASIC = frozenset(_GSM["basic"])
 GSM_EXTENDED = frozenset(_GSM["extended"])
 """These take an escape septet before their own."""
-_MAILBOX = re.compile(r"[^\s@:/<>\"']{1,64}@[^\s@:/<>\"']{1,255}")
-_LINK = re.compile(rf"https?://[^\s/<>\"'][^\s<>\"']{{0,2000}}|mailto:{_MAILBOX.pattern}", re.IGNORECASE)
 CALL_TO_ACTION = "call_to_action"
 """The part of a text that asks for a step, where it stands in a paragraph of its own."""
 
@@ -185,8 +182,8 @@ class Sender:
 
     def __post_init__(self) -> None:
         """A mailbox gets mailto: before it. Raises `UsageError` for what is neither."""
-        link = f"mailto:{self.opt_out}" if _MAILBOX.fullmatch(self.opt_out) else self.opt_out
-        if link and not _LINK.fullmatch(link):
+        link = f"mailto:{self.opt_out}" if pattern("form.mailbox").fullmatch(self.opt_out) else self.opt_out
+        if link and not pattern("form.link").fullmatch(link):
             raise UsageError(f"opt_out {link[:80]!r} ends no messages; give a link with https://, http:// or mailto:")
         object.__setattr__(self, "opt_out", link)
 

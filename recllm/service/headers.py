@@ -44,7 +44,7 @@ class BoundedRequests(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self._wait(HEADER_SECONDS)
         if len(self.waiting) > MAX_WAITING:
-            longest = next((other for other in self.waiting if other.arrival is not Arrival.BODY), self)
+            longest = next((line for line in self.waiting if line.arrival is not Arrival.BODY), self)
             longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

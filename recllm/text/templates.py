@@ -195,7 +195,7 @@ class Prompts:
         templates = self.of_domain(domain_of(locale))
         if key in templates:
             return templates[key]
-        names = sorted(other for other, of_language in self.templates if of_language == key[1])
+        names = sorted(prompt for prompt, of_language in self.templates if of_language == key[1])
         if names:
             raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {', '.join(names)}")
         locales = ", ".join(sorted({of_language for _, of_language in self.templates}))

@@ -141,7 +141,8 @@ class Workspace:
 
         An existing one raises `StoreError`, or with `exist_ok` is opened with its own settings. A creation that was
         interrupted can be repeated. The folder and its files are for their owner alone; one that others may read, and
-        that holds something, raises `StoreError`. Raises `UsageError` for a wrong setting, before anything is made.
+        that holds more than the shop's own words, raises `StoreError`. Raises `UsageError` for a wrong setting, before
+        anything is made.
         """
         root = Path(root)
         if exist_ok and (root / SETTINGS_FILE).exists():
@@ -152,9 +153,9 @@ class Workspace:
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.name == "posix" and root.stat().st_mode & 0o077:
-                if any(root.iterdir()):
+                if any(path.name != DOMAINS for path in root.iterdir()):
                     raise StoreError(
-                        f"others may read {root}, which is not empty; give a new folder, or run: chmod 700 {root}"
+                        f"others may read {root}, and what is in it; give a new folder, or run: chmod 700 {root}"
                     )
                 root.chmod(0o700)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
