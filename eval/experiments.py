@@ -33,7 +33,6 @@ import numpy as np
 import polars as pl
 from inputs import finish, say, script_parser
 from numpy.typing import NDArray
-from recllm.recommender.exploration import explore, stratum
 from scipy.special import stdtrit
 
 from recllm.experiments.bandit import VariantCounts, choice_probabilities
@@ -41,6 +40,7 @@ from recllm.experiments.effect import Moments, Verdict, estimate_effect
 from recllm.experiments.off_policy import LoggedChoices, estimate_value
 from recllm.experiments.sample_ratio import RatioVerdict, check_sample_ratio
 from recllm.experiments.split import Experiment, Variant, variant_of
+from recllm.recommender.exploration import explore, stratum
 
 Values = NDArray[np.float64]
 Days = NDArray[np.int64]

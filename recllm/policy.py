@@ -7,6 +7,7 @@ what may be said. A workspace may override single rules in the `[policy]` table 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import cache
@@ -16,6 +17,21 @@ from pydantic import field_validator
 
 from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Share, Weight
 from recllm.schema import Purpose
+
+_SENSITIVE = """adult, alcohol, baby, beers, cigarette, cigarettes, cigars, contracept*, condom*, diabet*,
+family planning, fertility, gambling, health, hemorrhoid*, haemorrhoid*, incontinence, liquor, liquors, lingerie,
+medical, medicine, medication, pharmacy, pregnancy, sexual, smoking, tobacco, vaping, weight loss, whisky, wines, hiv,
+std test, std tests, sti test, sti tests, chlamydia, gonorrh*, syphilis, herpes, hepatitis, cancer, tumor*, tumour*,
+chemotherap*, leukemia, leukaemia, depression, depressive, antidepress*, anxiety, bipolar, schizophren*, psychosis,
+psychotic, psychiatr*, ptsd, adhd, autis*, dementia, alzheimer*, parkinson*, epilep*, multiple sclerosis, suicid*,
+self-harm, anorexi*, bulimi*, eating disorder*, obesity, addiction*, alcoholi*, methadone, opioid*, insulin,
+blood pressure, blood sugar, hypertension, asthma*, arthrit*, psoria*, eczema, insomnia, migraine*, crohn*, stoma,
+colostomy, dialysis, erectile, impoten*, viagra, prostat*, menopaus*, abortion*, miscarriage*, infertil*, ivf,
+paternity test*, gay, lesbian*, transgender, lgbt*, 计生, 成人用品, 医药, 药品, 烟草, 酒类, 孕妇, 抑郁, 焦虑症, 躁郁,
+精神分裂, 精神病, 艾滋, 性病, 梅毒, 淋病, 疱疹, 肝炎, 乙肝, 癌, 肿瘤, 白血病, 化疗, 糖尿病, 血糖, 血压, 哮喘, 癫痫,
+痴呆, 帕金森, 自闭症, 多动症, 厌食症, 肥胖症, 失眠, 关节炎, 牛皮癣, 湿疹, 痔疮, 前列腺, 阳痿, 早泄, 壮阳, 避孕, 验孕,
+流产, 不孕, 不育, 更年期, 失禁, 戒毒, 戒酒, 戒烟, 减肥, 同性恋""".replace("\n", " ").split(", ")
+"""What tells of a person's health, body, sexuality or addiction."""
 
 
 class Policy(FrozenModel):
@@ -36,49 +52,9 @@ class Policy(FrozenModel):
     """Days for which a caller's budget of group sizes lasts."""
     small_shop: CountOrZero = 1_000
     """Below this number of customers, sizes and campaign results are exact and have no floor; 0 never."""
-    sensitive_categories: frozenset[str] = frozenset(
-        {
-            "adult",
-            "alcohol",
-            "baby",
-            "beers",
-            "cigarette",
-            "cigarettes",
-            "cigars",
-            "contraception",
-            "condoms",
-            "diabetes",
-            "family planning",
-            "fertility",
-            "gambling",
-            "health",
-            "hemorrhoid",
-            "incontinence",
-            "liquor",
-            "liquors",
-            "lingerie",
-            "medical",
-            "medicine",
-            "medication",
-            "pharmacy",
-            "pregnancy",
-            "sexual",
-            "smoking",
-            "tobacco",
-            "vaping",
-            "weight loss",
-            "whisky",
-            "wines",
-            "计生",
-            "成人用品",
-            "医药",
-            "药品",
-            "烟草",
-            "酒类",
-            "孕妇",
-        }
-    )
-    """Never named to a person as a reason. Matched as whole words, in any case, against a category path."""
+    sensitive_categories: frozenset[str] = frozenset(_SENSITIVE)
+    """Never named to a person as a reason, nor a campaign's target. Matched as whole words, in any case, against the
+    category path, the title and a campaign's text; "diabet*" stands for all words that begin so."""
 
     # slates
     popularity_weight: Share = 0.0
@@ -124,13 +100,15 @@ class Policy(FrozenModel):
         return timedelta(hours=max(24, self.future_hours))
 
     def is_sensitive(self, category: Iterable[str]) -> bool:
-        """True when any part of a category path names a sensitive category."""
-        return _any_of(self.sensitive_categories).search(" > ".join(category).casefold()) is not None
+        """True when any part of a category path, or of a text beside it, names a sensitive category."""
+        text = unicodedata.normalize("NFKC", " > ".join(category)).casefold()
+        return _any_of(self.sensitive_categories).search(text) is not None
 
 
 @cache
 def _any_of(words: frozenset[str]) -> re.Pattern[str]:
     """Finds any of the words; those of Latin letters as whole words, as Chinese has no spaces between words."""
-    spaced, joined = ([re.escape(w) for w in sorted(words) if w.isascii() == ascii_] for ascii_ in (True, False))
+    escaped = [re.escape(word).replace(r"\*", "[a-z]*") for word in sorted(words)]
+    spaced, joined = ([word for word in escaped if word.isascii() == ascii_] for ascii_ in (True, False))
     parts = [rf"(?<![a-z0-9])(?:{'|'.join(spaced)})(?![a-z0-9])"] if spaced else []
     return re.compile("|".join([*parts, *joined]) or r"(?!)")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from shop_world import shop
 
 from recllm.audiences.assignment import draws, select
-from recllm.audiences.audience import Audience, audience_document, find_audience, write_audience_csv
+from recllm.audiences.audience import Audience, audience_document, audience_target, find_audience, write_audience_csv
 from recllm.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.audiences.probabilities import (
     UserScores,
@@ -30,6 +30,7 @@ from recllm.audiences.probabilities import (
 )
 from recllm.audiences.reasons import distinguishing_traits, enough_people, lifts
 from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+from recllm.campaigns.target_text import fitting_items
 from recllm.data.catalogue import in_category
 from recllm.data.dataset import DAY, Dataset
 from recllm.documents import guarded
@@ -335,6 +336,28 @@ def test_sensitive_targets_are_refused(trained: Recommender) -> None:
             audience(strict, **target)  # type: ignore[arg-type]
     mixed = audience(strict, items=["tea1", "tool1", "tool3"], explain=False)
     assert mixed.items == ("tool1",) and "2 items" in mixed.notes[0]
+
+
+def test_a_text_about_health_is_sensitive_whatever_category_it_is_given(trained: Recommender) -> None:
+    texts = (
+        *(
+            "vitamin zinc tablets against depression",
+            "HIV test kit",
+            "ＨＩＶ test",
+            "pens for diabetics",
+            "Antidepressants",
+        ),
+        *("wigs for cancer patients", "help with alcoholism", "抗抑郁软糖", "乙肝检测试纸", "gay wedding cards"),
+    )
+    plain = ("green tea for cold evenings", "a healthy breakfast", "hammer and nails", "安神花草茶")
+    for category in ("tea", "food > sweets", None):
+        for text in texts:
+            with pytest.raises(PolicyError, match="sensitive"):
+                audience(trained, text=text, category=category)
+            with pytest.raises(PolicyError, match="sensitive"):
+                fitting_items(trained, text, category, limit=3)
+        for text in plain:
+            assert audience_target(trained, text=text, category=category)[1].name == text
 
 
 # --- cuts and the holdout --------------------------------------------------------------------------------------------

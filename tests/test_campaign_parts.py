@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recllm.adcopy.channels import Sender
 from recllm.audiences.audience import counts_in_words
 from recllm.audiences.exclusions import ExclusionReason, left_out_words
 from recllm.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROVED, WITHDRAWN
@@ -31,7 +32,7 @@ from recllm.campaigns.outcome import (
     mean_difference,
     share,
 )
-from recllm.errors import DataError
+from recllm.errors import DataError, UsageError
 from recllm.report.campaign import report_page, report_png
 from recllm.report.page import words
 
@@ -424,3 +425,21 @@ def test_a_log_shows_what_was_changed(tmp_path: Path) -> None:
         file.write_text("\n".join(damaged) + "\n")
         with pytest.raises(DataError, match=r"line [123]:"):
             list(read_log(file))
+
+
+def test_the_way_to_say_no_is_a_link_of_the_web_or_of_a_mailbox() -> None:
+    for opt_out, link in (
+        ("https://shop.example/stop?u=1", "https://shop.example/stop?u=1"),
+        ("http://shop.example", "http://shop.example"),
+        ("MAILTO:stop@shop.example", "MAILTO:stop@shop.example"),
+        ("stop@shop.example", "mailto:stop@shop.example"),
+        ("", ""),
+    ):
+        assert Sender(name="Hearth", opt_out=opt_out).opt_out == link
+    for opt_out in (
+        *("javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "ftp://shop.example/", "//shop.example/"),
+        *("https://", "https:///x", "https://a b", "https://a.example/\njavascript:1", " https://a.example", "mailto:"),
+        *('https://a.example/"onclick=', "https://a.example/<script>", "reply no", "x:stop@shop.example", "@", "a@"),
+    ):
+        with pytest.raises(UsageError, match="ends no messages"):
+            Sender(name="Hearth", opt_out=opt_out)

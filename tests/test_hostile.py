@@ -12,14 +12,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hostile_artefacts import ARTEFACTS, SECRET, RefusedRequestError, World, look_at
-from hostile_watch import look
+from hostile_watch import NEVER_ENDS, look
 from waiting import until
 
 from recllm.documents import MAX_NESTING, guarded, json_value, toml_table
@@ -98,29 +99,58 @@ def test_an_empty_answer_of_the_service_is_told_apart(world: World) -> None:
     assert world.client.get("/livez").status_code == 200
 
 
-@pytest.mark.parametrize("reader", ["fast", "h11"])
-def test_headers_without_end_are_cut_off(reader: str) -> None:
-    """What an app is given later can no longer be bounded."""
+Asked = list[dict[str, Any]]
+
+
+@contextmanager
+def listening() -> Iterator[tuple[Any, Asked]]:
+    """(address, what was asked) of an app that reads a request to its end and answers 204."""
     import uvicorn
 
-    from recllm.service.headers import bounded_reader
+    from recllm.service.headers import BoundedRequests
 
-    http = bounded_reader() if reader == "fast" else "h11"
-    assert http != "h11" or reader == "h11"
-    asked: list[object] = []
+    asked: Asked = []
 
-    async def app(scope: dict[str, object], receive: object, send: Any) -> None:
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         asked.append(scope)
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        while (message := await receive()).get("more_body"):
+            pass
+        if message["type"] == "http.request":
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", log_level="critical"))
+        config = uvicorn.Config(app, http=BoundedRequests, lifespan="off", log_level="critical", timeout_keep_alive=60)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         until(lambda: server.started)
-        with socket.create_connection(listener.getsockname()) as line:
+        yield listener.getsockname(), asked
+        server.should_exit = True
+        thread.join()
+
+
+def answered(line: socket.socket, request: bytes = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") -> bytes:
+    line.settimeout(NEVER_ENDS)
+    line.sendall(request)
+    return line.recv(100)
+
+
+def has_ended(line: socket.socket) -> bool:
+    line.settimeout(NEVER_ENDS)
+    try:
+        while line.recv(1_000):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_headers_without_end_are_cut_off() -> None:
+    """What an app is given later can no longer be bounded."""
+    with listening() as (address, asked):
+        with socket.create_connection(address) as line:
             line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
             sent = 0
             with suppress(OSError):  # it hangs up in the middle
@@ -128,11 +158,59 @@ def test_headers_without_end_are_cut_off(reader: str) -> None:
                     line.sendall(b"y" * (1 << 16))
                     sent += 1 << 16
         assert sent < 64 << 20 and not asked
-        with socket.create_connection(listener.getsockname()) as line:
-            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 30_000 + b"\r\n\r\n")
-            assert line.recv(100).startswith(b"HTTP/1.1 204"), "usual headers are read"
-        server.should_exit = True
-        thread.join()
+        with socket.create_connection(address) as line:
+            usual = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 30_000 + b"\r\n\r\n"
+            assert answered(line, usual).startswith(b"HTTP/1.1 204"), "usual headers are read"
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n"
+
+
+def test_half_sent_requests_end_and_leave_room_for_a_new_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    from recllm.service import headers
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(headers, "HEADER_SECONDS", 2.0)
+    with listening() as (address, asked), ExitStack() as lines:
+        lines.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, limits[1]), limits[1]))
+        half = [lines.enter_context(socket.create_connection(address)) for _ in range(1_300)]
+        for line in half:
+            with suppress(OSError):  # the first ones are closed by now
+                line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+        until(lambda: len(headers.BoundedRequests.waiting) <= headers.MAX_WAITING)
+        with socket.create_connection(address) as line:
+            assert answered(line).startswith(b"HTTP/1.1 204")
+            assert answered(line).startswith(b"HTTP/1.1 204"), "on the same connection, too"
+        assert all(map(has_ended, half))
+        assert len(asked) == 2
+
+
+def test_what_waits_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection without a request, one that sends blank lines for ever, and a slow body; but no large body."""
+    from recllm.service import headers
+
+    monkeypatch.setattr(headers, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(headers, "BODY_SECONDS", 0.5)
+    with listening() as (address, _), ExitStack() as lines:
+        silent, blank, slow, stopped = (lines.enter_context(socket.create_connection(address)) for _ in range(4))
+        slow.sendall(HEAD + b"x")
+        stopped.sendall(HEAD + b"x" * 20_000)
+        began = time.monotonic()
+        with suppress(OSError):
+            while time.monotonic() - began < NEVER_ENDS:
+                blank.sendall(b"\r\n")
+                slow.sendall(b"x")
+                time.sleep(0.05)
+        assert all(map(has_ended, (silent, blank, slow, stopped)))
+        with socket.create_connection(address) as line:
+            line.sendall(HEAD)
+            for _ in range(5):
+                line.sendall(b"x" * 18_000)
+                time.sleep(0.3)
+            assert line.recv(100).startswith(b"HTTP/1.1 204"), "as long as it goes on"
 
 
 # --- the readers of documents ----------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from store_view import view
 
 import recllm.ingest
 from recllm.errors import IngestError
-from recllm.ingest.load import ingest_file
+from recllm.ingest.load import ingest_file, open_records
+from recllm.ingest.options import ColumnMap, IngestOptions
+from recllm.ingest.read.source import probe
 from recllm.policy import Policy
 from recllm.store.database import Store
 from recllm.workspace.privacy import Pseudonymiser
@@ -104,3 +106,23 @@ def test_every_code_is_explained() -> None:
     source = "".join(p.read_text("utf-8") for p in Path(recllm.ingest.__file__).parent.rglob("*.py"))
     used = set(re.findall(r'"([EW]_[A-Z_]+)"', source))
     assert used == set(FILE_CODES) | set(ROW_CODES) | set(WARNINGS)
+
+
+def test_a_carriage_return_within_a_quoted_cell_is_part_of_it(tmp_path: Path) -> None:
+    """In the header, above it and in rows: no row is lost, and lines are counted as they are."""
+    head, rows = b"user_id,item_id,timestamp,note\n", b"a,b,2025,x\nc,d,2026,y\n"
+    cases: list[tuple[bytes, list[int], list[str]]] = [
+        (head + b'"a\rb",i,2025,x\n' + rows, [2, 3, 4], []),
+        (b'user_id,"item\rid",timestamp,note\n' + rows, [2, 3], []),
+        (b'"Orders\rof\rMay",,,\n' + head + rows, [3, 4], []),
+        (head + b'"x,1,2,3\rz\nfoo\rbar",1,2,3\n' + rows, [4, 5], ["E_QUOTE", "E_QUOTE"]),
+        (head + b'"a\r\r\nb",i,2025,"\r"\n' + rows, [2, 4, 5], []),
+    ]
+    for content, lines, codes in cases:
+        file = tmp_path / "log.csv"
+        file.write_bytes(content)
+        reader = open_records(probe(file, Policy()), IngestOptions(), ColumnMap())
+        chunks = list(reader.chunks())
+        assert [number for chunk in chunks for number in chunk.line_no.tolist()] == lines, content
+        assert [record.code for chunk in chunks for record in chunk.bad] == codes, content
+        assert chunks[-1].frame.rows()[-2:] == [("a", "b", "2025", "x"), ("c", "d", "2026", "y")], content

@@ -635,6 +635,16 @@ def test_a_door_that_others_reach_needs_a_key(folder: Path, tmp_path: Path) -> N
     assert isinstance(twice.exception, UsageError) and "called 'shop'" in str(twice.exception)
 
 
+def test_a_taken_port_is_told_before_anything_is_opened(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        result = CliRunner().invoke(command_line, ["serve", "-w", str(tmp_path / "none"), "--port", port])
+    assert isinstance(result.exception, UsageError) and "Address already in use; give another --port" in str(
+        result.exception
+    )
+    assert not result.output
+
+
 def test_keys_by_command(folder: Path) -> None:
     def run(*words: str) -> str:
         result = CliRunner().invoke(command_line, ["keys", *words, "-w", str(folder)])

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,6 +23,8 @@ from fastapi.testclient import TestClient
 from service_world import serving
 from waiting import until
 
+from recllm.adcopy import submissions
+from recllm.adcopy.verify.guarantees import Review
 from recllm.documents import plain
 from recllm.errors import GenerationError
 from recllm.files import write_whole
@@ -49,6 +52,24 @@ def slate(client: TestClient, user: str = "u00", **body: Any) -> dict[str, Any]:
     answer = client.post("/v1/recommend", json={"user_id": user, "k": 100, **body})
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
+
+
+def test_texts_to_check_have_a_deadline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at between two texts: what one of them takes is bounded."""
+    judged: list[str] = []
+
+    def slowly(submission: submissions.Submission) -> Review:
+        time.sleep(0.3)
+        judged.append(submission.id)
+        return Review(())
+
+    monkeypatch.setattr(submissions, "judge", slowly)
+    lines = [{"id": str(n), "text": "a", "channel": "push", "locale": "en", "item": {"title": "a"}} for n in range(9)]
+    with serving(folder, settings=ServiceSettings(watch_seconds=0.1, deadline_seconds=0.5)) as client:
+        answer = client.post("/v1/copy/check", json={"texts": lines})
+        assert answer.status_code == 503 and "send fewer at once" in answer.json()["error"]["message"]
+        assert answer.headers["Retry-After"] and 0 < len(judged) < len(lines)
+        assert client.post("/v1/copy/check", json={"texts": lines[:1]}).status_code == 200
 
 
 def view(event_id: str, user: str = "u00") -> dict[str, Any]:

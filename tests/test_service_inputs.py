@@ -205,6 +205,28 @@ WRONG: tuple[tuple[str, Any], ...] = (
     ("/v1/campaigns", {"campaign": CAMPAIGN | {"note": "\udfff"}}),
     ("/v1/campaigns", {"campaign": CAMPAIGN | {"limits": {"size": 10**300}}}),
     ("/v1/campaigns", {"campaign": {**CAMPAIGN, "id": "../../etc/passwd"}}),
+    *(
+        ("/v1/events", {"events": [EVENT | {"user_id": f"u00{sign}"}]})
+        for sign in "\ufe0f\u034f\u3164\u2800\u17b4\uffa0"
+    ),
+    *(("/v1/items", {"items": [ITEM | {"item_id": f"x{sign}"}]}) for sign in "\ufe0f\u034f\u3164\u2800"),
+    *(("/v1/events", {"events": [EVENT | {name: True}]}) for name in ("quantity", "price", "value", "position")),
+    *(("/v1/recommend", {"user_id": "u00", name: True}) for name in ("k", "where", "basket")),
+    *(("/v1/items", {"items": [ITEM | {"item_id": "x", name: False}]}) for name in ("price", "title")),
+    *(("/v1/audience", {"items": ["tea-1"], name: True}) for name in ("budget", "size", "bought_days", "holdout")),
+    ("/v1/predict", {"kind": "leave", "horizon_days": True}),
+    ("/v1/copy/check", {"texts": [{"id": "a", "item": {"title": "a", "price": True}}]}),
+    *(
+        ("/v1/campaigns", {"campaign": CAMPAIGN | {"sender": CAMPAIGN["sender"] | {"opt_out": address}}})
+        for address in (
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "ftp://shop.example/",
+            "https://",
+            "reply no",
+            "a@b c",
+        )
+    ),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 from pathlib import Path
@@ -120,9 +121,13 @@ def test_better_is_said_only_where_it_is_shown(low: float, high: float, sentence
     assert verdict({"systems": {}, "differences": []}, StartWords.of("en")) == ""
 
 
-def test_the_command_speaks_chinese_and_keeps_it(run: Command, tmp_path: Path) -> None:
+def test_the_command_speaks_chinese_and_keeps_it(
+    run: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     export = next(export for export in taobao.exports(random.Random(1)) if export.source == "taobao-order-lines")
-    (tmp_path / export.file_name).write_bytes(export.content)
+    title = taobao.GOODS[0][0]
+    content = export.content.decode("gb18030").replace(title, f"{title} 电话13800138000")
+    (tmp_path / export.file_name).write_bytes(content.encode("gb18030"))
     options = ("--encoder", "toy", "--generator", "template", "-w", "shop")
     code, out, errors = run("start", export.file_name, *options, "--currency", "CNY", "--locale", "zh")
     assert code == 0, errors
@@ -130,6 +135,7 @@ def test_the_command_speaks_chinese_and_keeps_it(run: Command, tmp_path: Path) -
     assert "读取" in errors and "学习" in errors, "its steps too"
     page = Path("shop/report.html").read_text("utf-8")
     assert "您自己的文件说明了什么" in page and "顾客以会员名区分" in page and "小鱼" not in page
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING], "no line of the log"
     code, out, _ = run("start", export.file_name, *options, "--json")
     assert code == 0 and json.loads(out)["locale"] == "zh", "the workspace's locale speaks on"
     code, out, _ = run("start", export.file_name, *options, "--json", "--locale", "en")

@@ -196,7 +196,7 @@ def test_a_missing_and_an_unknown_variable_are_named_with_the_file(tmp_path: Pat
         prompts.render("hello", "en")
     with pytest.raises(PromptError, match=r"hello\.en\.txt: hello has no variable nmae; it has: name"):
         prompts.render("hello", "en", name="Ann", nmae="Ann")
-    with pytest.raises(PromptError, match=r"no prompt hello for locale fr .*there are: hello\.en"):
+    with pytest.raises(PromptError, match=r"unknown locale 'fr'; there are: en"):
         prompts.render("hello", "fr", name="Ann")
 
 

@@ -13,7 +13,10 @@ import xlsxwriter
 from store_view import view
 
 from recllm.errors import IngestError
+from recllm.ingest.read import workbook
+from recllm.ingest.read.workbook import open_workbook
 from recllm.jobs.load import load_file
+from recllm.policy import Policy
 from recllm.workspace.workspace import Workspace
 
 
@@ -84,6 +87,38 @@ def test_a_workbook_that_unpacks_to_much_is_refused(shop: Workspace, tmp_path: P
     with pytest.raises(IngestError) as refused:
         load_file(shop, tmp_path / "bomb.xlsx", "events")
     assert refused.value.code == "E_BOMB"
+
+
+def test_the_sizes_that_a_file_states_are_not_believed(shop: Workspace, tmp_path: Path) -> None:
+    """A workbook like any other, but for one sheet of much space, and for what its headers say of it."""
+    file = write_workbook(tmp_path / "o.xlsx", {"Orders": ORDERS})
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet2.xml", bytes(64 << 20))
+        true = next(member for member in archive.infolist() if member.filename.endswith("sheet2.xml"))
+    stated = (true.file_size).to_bytes(4, "little")
+    content = file.read_bytes()
+    assert content.count(stated) == 2, "before the data, and in the directory"
+    file.write_bytes(content.replace(stated, (1_000).to_bytes(4, "little")))
+    with pytest.raises(IngestError, match="unpacks to more than") as refused:
+        load_file(shop, file, "events", tz="UTC")
+    assert refused.value.code == "E_BOMB"
+
+
+def test_a_workbook_is_read_in_a_process_with_a_bound_of_memory(
+    shop: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [["Customer ID", "SKU", "Order date"], *([f"c{n}", f"s{n}", "2024-05-01"] for n in range(150_000))]
+    file = write_workbook(tmp_path / "o.xlsx", {"Orders": rows}, constant_memory=True)
+    opened = open_workbook(file, None, Policy())
+    assert sum(chunk.frame.height for chunk in opened.chunks()) == 150_000
+    assert sum(chunk.frame.height for chunk in opened.chunks()) == 150_000, "as often as it is asked for"
+    numbers = [number for chunk in opened.chunks() for number in chunk.line_no.tolist()]
+    assert numbers == list(range(2, 150_002))
+    for bound in (180 << 20, 24 << 20):  # in the middle of it, and at its start
+        monkeypatch.setattr(workbook, "MAX_BYTES", bound)
+        with pytest.raises(IngestError, match=f"needs more than {bound >> 20} MiB of memory") as refused:
+            load_file(shop, file, "events", tz="UTC")
+        assert refused.value.code == "E_BOMB"
 
 
 def test_a_row_longer_than_may_be_is_set_aside(shop: Workspace, tmp_path: Path) -> None:

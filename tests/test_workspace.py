@@ -13,7 +13,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.errors import StoreError, UsageError
+from recllm.errors import PromptError, StoreError, UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
 from recllm.schema import Purpose
@@ -180,11 +180,30 @@ def test_a_key_from_the_environment_stays_there(tmp_path: Path, monkeypatch: pyt
     assert secret not in repr(workspace) + repr(workspace.settings)
 
 
+def test_an_unknown_locale_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="unknown locale 'de'; there are: en, zh"):
+        Workspace.create(tmp_path / "shop", locale="de")
+    assert not (tmp_path / "shop").exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
 def test_the_folder_is_private(tmp_path: Path) -> None:
-    workspace = Workspace.create(tmp_path / "shop")
-    assert workspace.root.stat().st_mode & 0o777 == 0o700
-    assert workspace.key_path.stat().st_mode & 0o777 == 0o600
+    made, empty, own, shared = (tmp_path / name for name in ("made", "empty", "own", "shared"))
+    for folder, mode in ((empty, 0o755), (own, 0o700), (shared, 0o755)):
+        folder.mkdir(mode)
+        folder.chmod(mode)
+    for folder in (own, shared):
+        (folder / "notes.txt").write_text("x")
+        (folder / "notes.txt").chmod(0o644)
+    for folder in (made, empty, own):
+        workspace = Workspace.create(folder)
+        assert workspace.root.stat().st_mode & 0o777 == 0o700
+        for path in workspace.root.iterdir():
+            if path.name != "notes.txt":
+                assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+    with pytest.raises(StoreError, match=f"chmod 700 {shared}"):
+        Workspace.create(shared)
+    assert [path.name for path in shared.iterdir()] == ["notes.txt"] and shared.stat().st_mode & 0o777 == 0o755
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

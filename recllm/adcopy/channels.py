@@ -161,7 +161,14 @@ class Sender:
     address: str = ""
     """Postal address; needed for e-mail and short messages."""
     opt_out: str = ""
-    """Link or mailbox that ends the messages; needed for e-mail."""
+    """Link (http, https or mailto) or mailbox that ends the messages; needed for e-mail."""
+
+    def __post_init__(self) -> None:
+        """A mailbox gets mailto: before it. Raises `UsageError` for what is neither."""
+        link = f"mailto:{self.opt_out}" if pattern("form.mailbox").fullmatch(self.opt_out) else self.opt_out
+        if link and not pattern("form.link").fullmatch(link):
+            raise UsageError(f"opt_out {link[:80]!r} ends no messages; give a link with https://, http:// or mailto:")
+        object.__setattr__(self, "opt_out", link)
 
 
 def complete(text: str, *, channel: str, locale: str, sender: Sender, generated: bool = False) -> str:

@@ -17,9 +17,9 @@ from recllm.text.templates import Prompts, natural
 
 OTHER_SHELF = "other"
 """The shelf of an item that no list knows."""
-_BRACKET = re.compile(r"\s*\([^()]*\)")
+_BRACKET = re.compile(r"(?<!\s)\s*\([^()]*\)")
 _WORD = re.compile(r"[^\W\d_]+")
-_FIRST_PART = re.compile(r"\s*:\s*|\s+-+\s*|,\s+")
+_FIRST_PART = re.compile(r" ?: ?| -+ ?|, ")
 _LEAST_LETTERS = 3
 """Of a first part that names something: "ppk" does, "sv" does not."""
 

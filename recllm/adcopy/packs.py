@@ -52,6 +52,7 @@ from recllm.text.templates import LOCALES
 # --- parsed JSON and TOML as checked objects, with errors that name the field and say what it takes ------------------
 
 T = TypeVar("T")
+_LONGEST_EXCERPT = 200  # characters of a wrong value
 
 
 def _filled(text: str) -> str:
@@ -92,14 +93,15 @@ def _message(model: Any, values: Any, owner: str, error: ValidationError) -> str
         described, value = fields[step], value[step]
         nested = (described.annotation, *get_args(described.annotation))
         fields = next((a.__pydantic_fields__ for a in nested if hasattr(a, "__pydantic_fields__")), {})
-    name = ".".join(str(step) for step in location)
+    name = ".".join(str(step)[:_LONGEST_EXCERPT] for step in location)
     if unknown:
         return f"{'.'.join(path) or owner} has no field {location[-1]!r}; known: {', '.join(sorted(fields))}"
     if missing or (location and fault["input"] is None):
         return f"{name} is missing"
     if kind == "value_error" and not any(isinstance(step, int) for step in location[len(path) :]):
         return f"{name} {fault['ctx']['error']}".strip()
-    return f"{'.'.join(path) or owner} is {described.description if described else 'an object'}, not {value!r}"
+    excerpt = repr(value)[:_LONGEST_EXCERPT]
+    return f"{'.'.join(path) or owner} is {described.description if described else 'an object'}, not {excerpt}"
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 from fractions import Fraction
 from functools import lru_cache
@@ -52,6 +52,8 @@ class Quantity:
     span: str
 
 
+LARGEST = 10**12
+"""No price and no size is larger."""
 EACH = "each"
 """The unit of a price for one of whatever there are several of."""
 
@@ -149,6 +151,8 @@ def quantities(text: str) -> tuple[Quantity, ...]:
     for match in _NUMERAL.finditer(text):
         before, after = text[max(0, match.start() - 16) : match.start()], text[match.end() : match.end() + 16]
         value = _value(match)
+        if value is not None and value > LARGEST:  # more digits than any fact has
+            value = Decimal(-1)
         if value is None:
             stated.append(Quantity(kind=QuantityKind.NUMBER, value=None, span=match[0]))
             continue
@@ -341,11 +345,7 @@ def _value(match: re.Match[str]) -> Decimal | None:
         top, bottom = fraction.split("/")
         return int(integer or 0) + Decimal(top) / Decimal(bottom) if int(bottom) else None
     if text := match["ascii"]:
-        try:
-            value = Decimal(text.replace(",", ""))
-        except InvalidOperation:  # more digits than any fact has
-            value = Decimal(-1)
-        return value * (_NUMERALS["scales"][match["scale"]] if match["scale"] else 1)
+        return Decimal(text.replace(",", "")) * (_NUMERALS["scales"][match["scale"]] if match["scale"] else 1)
     if text := match["han"]:
         integer, _, decimals = text.partition("点")
         value = Decimal(_han_integer(integer))

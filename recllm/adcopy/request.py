@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -175,6 +176,9 @@ class CopyRequest:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
         object.__setattr__(self, "list_price", exact_amount(self.list_price, "the list price"))
+        longest = limit("name_chars")  # each check takes time by the length, and so much is never told
+        category = tuple(name[:longest] for name in self.item.category[-limit("max_levels") :])
+        object.__setattr__(self, "item", replace(self.item, title=self.item.title[:longest], category=category))
         object.__setattr__(self, "known_brands", frozenset(self.known_brands))
         object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))
 
@@ -225,7 +229,8 @@ class CopyRequest:
     def is_hostile(self) -> bool:
         """True when a text of the item that is told or asked about speaks to machines."""
         item = self.item
-        texts = (item.title, item.brand, *item.category, *item.attributes, *item.attributes.values())
+        attributes = chain.from_iterable(islice(item.attributes.items(), limit("max_attributes")))
+        texts = (item.title, item.brand, *item.category, *attributes)
         return any(speaks_to_machines(text) for text in texts if text)
 
     def facts(self) -> FactSheet:
@@ -297,7 +302,7 @@ class FactSheet:
             _name(name, longest): _harmless(value, longest)
             for name, value in list(item.attributes.items())[: limit("max_attributes")]
         }
-        brand = _name(item.brand or "")
+        brand = _name(item.brand or "", longest)
         return cls(
             item_id=item.item_id,
             title=_harmless(item.title),
@@ -309,7 +314,7 @@ class FactSheet:
             currency=item.currency,
             offer=offer,
             description=_harmless(
-                without_personal_data((item.description or "")[: 8 * longest_description]), longest_description
+                without_personal_data((item.description or "")[: limit("description_read")]), longest_description
             ),
         )
 
@@ -356,7 +361,9 @@ def _name(text: str, max_chars: int = TITLE_CHARS) -> str:
 
 
 def speaks_to_machines(text: str) -> bool:
-    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it."""
+    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it, and of a
+    very long one the beginning is read."""
+    text = text[: limit("name_chars")]
     folded = fold(text)
     if _HIDDEN.search(text) or ROLE_TOKEN.search(folded) or _CODE.search(folded):
         return True

@@ -38,6 +38,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from recllm.adcopy.lexicon import fold, limit
 from recllm.adcopy.opening_line import line_prompt
 from recllm.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
+from recllm.adcopy.quantities import LARGEST
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice, checked_locale
 from recllm.adcopy.verify.grounding import UngroundedWord
 from recllm.adcopy.verify.guarantees import Review, review
@@ -51,7 +52,7 @@ if TYPE_CHECKING:  # checking texts does without arrays
     from recllm.models.effect import RankedText, TextPair
 
 _NEXT_WORD = re.compile(r" [A-Za-z]+(?:['’][A-Za-z]+)?")
-_LAST_WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)? $")
+_LAST_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]+(?:['’][A-Za-z]+)? $")
 
 
 def _number(value: object) -> object:
@@ -76,10 +77,15 @@ def _category(value: object) -> object:
     return value.split(">") if isinstance(value, str) else value
 
 
-Number = Annotated[Decimal, BeforeValidator(_number)]
+_SHORT, _NAMES = "a string of up to 1000 characters", "a list of up to 1000 names of up to 1000 characters"
+_BOUND = Field(max_length=1_000)
+
+Number = Annotated[Decimal, BeforeValidator(_number), Field(ge=-LARGEST, le=LARGEST, max_digits=20)]
 Time = Annotated[datetime, BeforeValidator(_time)]
-Names = Annotated[tuple[str, ...], Field(description="a list of names")]
-Texts = Annotated[dict[str, Annotated[str, BeforeValidator(_text_of)]], Field(description="an object of texts")]
+Short = Annotated[str, _BOUND]
+Name = Annotated[FilledText, _BOUND]
+Names = Annotated[tuple[Short, ...], _BOUND]
+Texts = Annotated[dict[Short, Annotated[Short, BeforeValidator(_text_of)]], _BOUND]
 
 
 class _Strict(BaseModel):
@@ -89,17 +95,17 @@ class _Strict(BaseModel):
 class SubmittedItem(_Strict):
     """The item of a line."""
 
-    id: str | None = Field(None, description="a string")
-    title: FilledText = Field(description="a string")
-    description: str | None = Field(None, description="a string")
-    brand: str | None = Field(None, description="a string")
-    category: Annotated[tuple[str, ...], BeforeValidator(_category)] | None = Field(
-        None, description='a list of names or a string such as "food > tea"'
+    id: Short | None = Field(None, description=_SHORT)
+    title: Name = Field(description=_SHORT)
+    description: str | None = Field(None, max_length=20_000, description="a string of up to 20000 characters")
+    brand: Short | None = Field(None, description=_SHORT)
+    category: Annotated[tuple[Short, ...], BeforeValidator(_category)] | None = Field(
+        None, description=f'{_NAMES}, or a string such as "food > tea"'
     )
     price: Number | None = Field(None, description="a number")
     list_price: Number | None = Field(None, description="a number")
-    currency: str | None = Field(None, description="a string")
-    attributes: Texts | None = Field(None, description="an object of texts")
+    currency: Short | None = Field(None, description=_SHORT)
+    attributes: Texts | None = Field(None, description="an object of short texts")
 
     def item(self) -> Item:
         return Item(
@@ -122,15 +128,15 @@ class _SubmittedOffer(_Strict):
 
 
 class _SubmittedLine(_Strict):
-    id: FilledText = Field(description="a string")
+    id: Name = Field(description=_SHORT)
     text: str = Field(description="a string")
-    channel: FilledText = Field(description="a string")
-    locale: FilledText = Field(description="a string")
+    channel: Name = Field(description=_SHORT)
+    locale: Name = Field(description=_SHORT)
     item: SubmittedItem = Field(description="an object")
     offer: _SubmittedOffer | None = Field(None, description="an object with a type, or null")
-    packs: Names | None = Field(None, description="a list of names")
-    known_brands: Names | None = Field(None, description="a list of names")
-    evidence: Texts | None = Field(None, description="an object of texts")
+    packs: Names | None = Field(None, description=_NAMES)
+    known_brands: Names | None = Field(None, description=_NAMES)
+    evidence: Texts | None = Field(None, description="an object of short texts")
 
 
 @dataclass(frozen=True, kw_only=True)

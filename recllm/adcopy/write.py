@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from babel.dates import format_skeleton
@@ -98,6 +99,7 @@ def write_copy(
 
     copies: dict[str | None, AdCopy] = {}
     waiting: list[AdCopy] = []  # held, or without room for the offer
+    of_item = fold(f"{facts.title} {facts.brand}")
     for wording, source in lines:
         line = wording.line
         if len(copies) == request.variants:
@@ -108,6 +110,8 @@ def write_copy(
         copy = replace(copy, generator=source)
         tells_offer = "offer" in copy.facts_used or not facts.offer_text or request.limits.title_only
         if not _stands(copy):
+            if any(check.span.strip() and fold(check.span) in of_item for check in _failures(copy)):
+                break  # the item's own words fail beside any line
             continue
         if tells_offer and (copy.verified or (source != TEMPLATE and not request.unattended)):
             copies[line] = copy
@@ -117,7 +121,7 @@ def write_copy(
         copies = {None: next((copy for copy in waiting if copy.verified), waiting[0])}
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
-        plainer = [(facts, wording) for wording in shop_wordings(facts, request, rng)]
+        plainer = [(facts, wording) for wording in shop_wordings(facts, request, rng)[:_MAX_PLAIN]]
         plainer.append((replace(facts, brand=None), Wording(line=None)))  # a short message may not write the brand
         texts = [(wording.line, _verified(wording, sheet, request)) for sheet, wording in plainer]
         standing = [entry for entry in texts if _stands(entry[1])]
@@ -258,12 +262,14 @@ def _failures(copy: AdCopy) -> tuple[Check, ...]:
 # --- what may be said, and how the product is called -----------------------------------------------------------------
 
 _MAX_ROUNDS = 12
+_MAX_PLAIN = 3
+"""Lines that are tried of an item without its title."""
 _MIN_NAME = 12
 """Characters of the shortest spelling that is tried."""
 _MIN_FIRST_PART = 8
 """A first part of less width is too little to go by."""
 _PIECE = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
-_BREAK = re.compile(r"\s*(?:[,;|(（，；]|\s[-–/]\s)")
+_BREAK = re.compile(r"(?<!\s)\s*(?:[,;|(（，；]|(?<=\s)[-–/]\s)")
 _HANGING = pattern("titles.hanging", DANGLING="|".join(word_class("dangling")))
 _NAMING = re.compile(rf"[^\W\d_]{{3,}}|[{HAN}]")
 _RUN = re.compile(rf"[{HAN}]{{2,}}|[^\W\d_]{{3,}}")
@@ -296,7 +302,8 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
         title = _with_thing(title, sheet.category)
     sheet = replace(sheet, title=title) if title else without_title(sheet, request)
     name, _ = request.name_and_size(sheet.title)
-    longest_first = (shortened(name, longest) for longest in range(len(name), _MIN_NAME - 1, -1))
+    lengths = {*_NAME_LENGTHS, *range(_MIN_NAME, request.limits.slots[0].max + 1)}.intersection(range(len(name)))
+    longest_first = (shortened(name, longest) for longest in sorted(lengths, reverse=True))
     return replace(sheet, spellings=tuple(dict.fromkeys((name, *longest_first))))
 
 
@@ -368,6 +375,7 @@ def _unsayable(name: str, facts: FactSheet, request: CopyRequest) -> list[str] |
     return spans + [q.span for q in case.quantities if q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT)]
 
 
+@lru_cache(maxsize=1 << 12)  # of a title, every beginning is tried
 def tidy(name: str) -> str:
     """No empty brackets, exclamation marks, doubled spaces, or ends left hanging."""
     name = pattern("titles.empty_brackets").sub(" ", pattern("titles.shouts").sub(" ", name))
@@ -384,13 +392,19 @@ def shortened(title: str, longest: int) -> str:
     if len(title) <= longest:
         return title
     first = tidy(_BREAK.split(title, maxsplit=1)[0])
-    cuts = [tidy(title[: m.end()]) for m in _PIECE.finditer(title) if m.end() <= longest]
-    at_words = [name for name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1])]
+    at_words = [name for end, name in _cuts(title) if end <= longest]
     names = [first] if len(first) <= longest and width(first) >= _MIN_FIRST_PART and _NAMING.search(first) else []
     names += [name for name in at_words if _NAMING.search(name)]
     names += [run[:longest] for run in _RUN.findall(title) if len(run) <= longest or not run.isascii()]
     stated = set(quantities(title))
     return next((name for name in (*names, *at_words) if stated.issuperset(quantities(name))), title[:longest])
+
+
+@lru_cache(maxsize=1 << 8)
+def _cuts(title: str) -> tuple[tuple[int, str], ...]:
+    """(where it is cut, the beginning) at each word that may end a name, the longest first."""
+    cuts = [(match.end(), tidy(title[: match.end()])) for match in _PIECE.finditer(title)]
+    return tuple((end, name) for end, name in reversed(cuts) if name and _LETTER.search(_PIECE.findall(name)[-1]))
 
 
 def _money(amount: Decimal | None, facts: FactSheet, language: str) -> str | None:

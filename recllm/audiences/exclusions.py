@@ -144,7 +144,7 @@ _AGE = re.compile(r"(^|[^a-z])(age|ages|aged)([^a-z]|$)|年龄|岁")
 _BORN = re.compile(r"birth|(^|[^a-z])born([^a-z]|$)|出生|生日")
 _BELOW = re.compile(r"^\s*(<|under|below|up to|younger|bis|小于|不满)|以下")
 _YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d{1,9}")
 
 
 def minors(data: Dataset, adult_age: int) -> Mask:

@@ -306,6 +306,8 @@ _BAND = re.compile(
     (?P<after>\+|and\ over|and\ older|or\ more|and\ under|or\ less|years|岁以上|岁以下|岁|以上|以下|元)?\s*""",
     re.VERBOSE,
 )
+_LONGEST_BAND = 80
+"""Characters."""
 _UNIT = {None: 1.0, "k": 1e3, "千": 1e3, "万": 1e4, "m": 1e6}
 _UPWARDS = frozenset((">", ">=", "≥", "over", "above", "more than", "from", "大于", "超过"))
 _UPWARDS |= {"+", "and over", "and older", "or more", "岁以上", "以上"}
@@ -316,7 +318,7 @@ _DOWNWARDS |= {"and under", "or less", "岁以下", "以下"}
 def band_of(value: str) -> tuple[float, float] | None:
     """Lowest and highest number of a band: (45, 54) for "45-54", (65, inf) for "65+", (-inf, 18) for "under 18",
     (50000, 74000) for "50-74K"; None for what is none."""
-    match = _BAND.fullmatch(value.strip().casefold())
+    match = _BAND.fullmatch(value.strip().casefold()) if len(value) <= _LONGEST_BAND else None
     if match is None:
         return None
     low_unit = match["low_unit"] or (match["high_unit"] if match["high"] else None)

@@ -46,6 +46,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -105,6 +106,11 @@ def _file_beside(value: object, info: ValidationInfo) -> object:
         return value
     with in_words():
         return _beside(value, info.context["folder"])
+
+
+def _opt_out(text: str) -> str:
+    with in_words():
+        return Sender(name="", opt_out=text).opt_out
 
 
 def _proof(value: object) -> object:
@@ -362,8 +368,8 @@ class SenderSection(_Section):
     name: Text
     address: str = ""
     """Postal address; needed for e-mail and short messages."""
-    opt_out: str = ""
-    """Link or mailbox that ends the messages; needed for e-mail."""
+    opt_out: Annotated[str, AfterValidator(_opt_out)] = ""
+    """Link (http, https or mailto) or mailbox that ends the messages; needed for e-mail."""
 
 
 class CampaignFile(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,12 +31,13 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
 ) -> None:
     """Answer over HTTP: recommendations, explanations, events and items in. Ends with Ctrl-C."""
+    _check_address(host, port)
     try:
         import uvicorn
 
         from recllm.console.app import mount_console
         from recllm.service.app import create_app
-        from recllm.service.headers import bounded_reader
+        from recllm.service.headers import BoundedRequests
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("recllm"):
             raise
@@ -100,7 +102,7 @@ def serve(
         log_level="info" if not port else "warning",  # which port was free is told by uvicorn
         server_header=False,
         timeout_graceful_shutdown=10,
-        http=bounded_reader(),
+        http=BoundedRequests,
         forwarded_allow_ips=list(settings.trusted_proxies),
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.certificate_key,
@@ -115,6 +117,16 @@ def serve(
         server.run()
     if not server.started:
         raise typer.Exit(1)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises `UsageError` where the service cannot listen."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise UsageError(f"{host}, port {port}: {error.strerror}; give another --port or --host") from None
 
 
 def _certificate(settings: ServiceSettings) -> ServerCertificate | None:

@@ -19,6 +19,7 @@ COLUMNS = ("item_id", "title", "category", "brand", "price", "currency")
 CATEGORY_SEPARATOR = " > "
 """Between the names of a category's path, widest first, wherever a path is written as one text."""
 
+MAX_CONDITION = 2_000  # characters
 SENSITIVE_TARGET = "nobody is targeted for products of a sensitive category; see sensitive_categories in [policy]"
 
 
@@ -72,6 +73,8 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     """
     import sqlglot
 
+    if len(where) > MAX_CONDITION:
+        raise UsageError(f"--where has {len(where)} characters; write at most {MAX_CONDITION}")
     table = items.select(COLUMNS).with_columns(pl.col("category").list.join(CATEGORY_SEPARATOR).fill_null(""))
     try:
         trees = sqlglot.parse(where)
@@ -163,7 +166,7 @@ def sensitive_items(items: pl.DataFrame, policy: Policy) -> NDArray[np.bool_]:
     path = pl.col("category").list.join(CATEGORY_SEPARATOR).fill_null("")
     texts = items.select((path + CATEGORY_SEPARATOR + pl.col("title").fill_null("")).alias("text"))["text"]
     # few texts hold such a word at all; lower case is all that the policy does to letters of ASCII
-    ascii_words = [word for word in policy.sensitive_categories if word.isascii()]
+    ascii_words = [word.rstrip("*") for word in policy.sensitive_categories if word.isascii()]
     suspect = texts.str.len_bytes() != texts.str.len_chars()
     if ascii_words:
         suspect |= texts.str.to_lowercase().str.contains_any(ascii_words)

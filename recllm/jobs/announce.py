@@ -34,7 +34,14 @@ BACKOFF = 4
 """How many times as long each wait is as the one before."""
 LEASE_SECONDS = 60.0
 """An attempt whose process died is made again so long after its timeout."""
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_SPECIAL = """0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
+192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24
+203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 ::/96 ::ffff:0:0:0/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23
+2001:db8::/32 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8"""
+SPECIAL = tuple(map(ipaddress.ip_network, _SPECIAL.split()))
+"""The registries of special addresses of IPv4 and IPv6 (IANA, RFC 6890), multicast, and what was once of that kind."""
+EMBEDDING = tuple(map(ipaddress.ip_network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")))
+"""Networks of IPv6 whose last four bytes are an address of IPv4."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -148,7 +155,8 @@ def addresses(host: str, port: int, *, allow_private: bool) -> list[Address]:
             allowed = real.is_loopback
         else:
             allowed = not real.is_loopback and not real.is_multicast and not real.is_unspecified
-            allowed = allowed and (allow_private or real.is_global)
+            is_special = any(part in network for part in (address, real) for network in SPECIAL)
+            allowed = allowed and (allow_private or not is_special)
         if not allowed:
             raise PolicyError("the host lies in a private network; webhooks.private_targets allows it")
     return listed
@@ -156,9 +164,9 @@ def addresses(host: str, port: int, *, allow_private: bool) -> list[Address]:
 
 def _embedded(address: Address) -> Address:
     """The IPv4 address that an IPv6 one stands for, where it does."""
-    if isinstance(address, ipaddress.IPv6Address):
+    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         if inner := address.ipv4_mapped or address.sixtofour:
             return inner
-        if address in NAT64:
+        if any(address in network for network in EMBEDDING):
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -32,6 +33,7 @@ from recllm.service.callers import (
     json_answer,
     require,
 )
+from recllm.service.capacity import OverloadError
 from recllm.service.live import LiveShop
 from recllm.service.requests import (
     ConsentRequest,
@@ -242,11 +244,18 @@ async def check(body: TextsRequest, caller: MayMarket, service: TheService) -> R
     from recllm.adcopy.vocabulary import approved_words, vocabulary_file
 
     def reviews() -> dict[str, Any]:
+        # looked at between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
+        deadline = time.monotonic() + service.settings.deadline_seconds
         now = body.at or datetime.now(UTC)
         workspace = caller.shop.workspace
         vocabulary, domain = approved_words(vocabulary_file(workspace.root)), domain_of(workspace.locale())
         submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
-        return reviews_document([(submission.id, judge(submission)) for submission in submissions])
+        answers = []
+        for submission in submissions:
+            if time.monotonic() > deadline:
+                raise OverloadError("the texts take too long; send fewer at once", status=503, retry_seconds=1)
+            answers.append((submission.id, judge(submission)))
+        return reviews_document(answers)
 
     return json_answer(await service.capacity.run(reviews))
 

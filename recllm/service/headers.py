@@ -1,46 +1,104 @@
-"""Requests are read with headers of bounded length.
+"""Requests are read within bounds of length and time, and connections that send none are few.
 
-uvicorn's fast reader, of httptools, keeps headers of any length in memory before anything of the service is asked; its
-other one, of h11, takes 64 KiB.
+uvicorn's reader keeps headers of any length in memory, and waits for the rest of a request for ever.
 """
 
 from __future__ import annotations
 
-from asyncio import Protocol
-from typing import Literal
+from asyncio import BaseTransport, TimerHandle
+from enum import Enum
+from typing import ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES = 64 << 10
 """Of the line and the headers of a request, about: what came with the piece in which it began is not counted."""
+HEADER_SECONDS = 10.0
+"""From the begin of a connection, or the end of an answer, to the end of the headers of the next request."""
+BODY_SECONDS, BODY_BYTES = 20.0, 16 << 10
+"""A body brings so much in each such time."""
+MAX_WAITING = 512
+"""Connections on which nothing is being answered; files that are open are few, too (`ulimit -n`)."""
 
 
-def bounded_reader() -> type[Protocol] | Literal["h11"]:
-    """What uvicorn takes as `http`: the fast reader with a bound where httptools is installed, else that of h11."""
-    try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-    except ImportError:
-        return "h11"
+class Arrival(Enum):
+    """What of a request is being read."""
 
-    class BoundedHeaders(HttpToolsProtocol):
-        """Hangs up on a request whose headers do not end."""
+    NOTHING = 0
+    HEADERS = 1
+    BODY = 2
 
-        in_headers = False
-        header_bytes = 0
 
-        def on_message_begin(self) -> None:
-            self.in_headers, self.header_bytes = True, 0
-            super().on_message_begin()
+class BoundedRequests(HttpToolsProtocol):
+    """Hangs up on a request whose headers do not end, or whose headers or body are slow; and where too many connections
+    wait, on the one that waits the longest, one with a body last."""
 
-        def on_headers_complete(self) -> None:
-            self.in_headers = False
-            super().on_headers_complete()
+    waiting: ClassVar[dict[BoundedRequests, None]] = {}
+    """Those on which nothing is being answered, the longest waiting first."""
+    arrival = Arrival.NOTHING
+    n_bytes = 0
+    """Of the headers, or of the body in this span of time."""
+    deadline: TimerHandle | None = None
 
-        def data_received(self, data: bytes) -> None:
-            was_in_headers = self.in_headers
-            super().data_received(data)
-            if was_in_headers and self.in_headers:
-                self.header_bytes += len(data)
-                if self.header_bytes > MAX_HEADER_BYTES:
-                    self.send_400_response("The headers are too long.")
-                    self.transport.close()
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._wait(HEADER_SECONDS)
+        if len(self.waiting) > MAX_WAITING:
+            longest = next((line for line in self.waiting if line.arrival is not Arrival.BODY), self)
+            longest.transport.abort()
 
-    return BoundedHeaders
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._go_on()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self.arrival, self.n_bytes = Arrival.HEADERS, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.arrival, self.n_bytes = Arrival.BODY, 0
+        self._wait(BODY_SECONDS)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self.arrival = Arrival.NOTHING
+        super().on_message_complete()
+        if self.cycle.response_complete:  # before all of its body was there
+            self._wait(HEADER_SECONDS)
+        else:
+            self._go_on()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self._wait(HEADER_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        before = self.arrival
+        super().data_received(data)
+        if self.arrival is before:
+            self.n_bytes += len(data)
+            if self.arrival is Arrival.HEADERS and self.n_bytes > MAX_HEADER_BYTES:
+                self.send_400_response("The headers are too long.")
+
+    def _wait(self, seconds: float) -> None:
+        self._go_on()
+        self.waiting[self] = None
+        self.deadline = self.loop.call_later(seconds, self._is_late)
+
+    def _go_on(self) -> None:
+        self.waiting.pop(self, None)
+        if self.deadline is not None:
+            self.deadline.cancel()
+
+    def _is_late(self) -> None:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        # what the service itself does not read yet is not late
+        is_going_on = self.n_bytes >= BODY_BYTES or self.flow.read_paused
+        if self.arrival is Arrival.BODY and is_answering and (is_going_on or self.cycle.waiting_for_100_continue):
+            self.n_bytes = 0
+            self._wait(BODY_SECONDS)
+        elif self.arrival is Arrival.NOTHING or (is_answering and self.cycle.response_started):
+            self.transport.close()
+        else:
+            self.send_400_response("The request did not arrive in time.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import datetime
 from decimal import Decimal
@@ -9,9 +10,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from recllm.data.catalogue import MAX_CONDITION
 from recllm.ingest.parse.batch import NOBODY
 from recllm.jobs.experiments import Metric
 from recllm.schema import Action, Intent, Item, Objective, Purpose
+from recllm.text.injection import UNSEEN_LETTERS
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -22,7 +25,8 @@ MAX_PRICE = 1e7
 
 def _id(text: str) -> str:
     text = unicodedata.normalize("NFC", text).strip()
-    if any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") for letter in text):
+    is_control = any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") for letter in text)
+    if is_control or re.search(f"[{UNSEEN_LETTERS}]", text):
         raise ValueError("an id has no invisible or control characters")
     if len(text.encode()) > MAX_ID_BYTES:
         raise ValueError(f"an id has at most {MAX_ID_BYTES} bytes")
@@ -44,7 +48,7 @@ SessionId = Annotated[Id, AfterValidator(_user_id)]
 Ids = Annotated[list[Id], Field(max_length=1_000)]
 BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"\S")]
-Condition = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
+Condition = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CONDITION)]
 """An SQL condition on item_id, title, category, brand, price and currency."""
 
 
@@ -55,6 +59,15 @@ class ServiceRequest(BaseModel):
     """A body of a request: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, values: Any) -> Any:
+        """pydantic would take it for 1."""
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            if isinstance(values.get(name), bool) and "bool" not in str(field.annotation):
+                raise ValueError(f"{name}: true and false are no numbers")
+        return values
 
 
 def one_of(body: Body, *names: str, needed: bool = True) -> Body:

@@ -16,10 +16,10 @@ TITLE_CHARS = 120
 """The longest title that reaches a model, in characters."""
 
 _MAX_ROUNDS = 6
-_SUSPICIOUS = re.compile(
-    r"[<>&{}\[\]|＜＞｜`#\u034f\u115f\u1160\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]|\s\s"
-)
-_INVISIBLE_LETTERS = re.compile("[\u034f\u115f\u1160\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+UNSEEN_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
+"""Letters, marks and signs that draw nothing, as they stand inside the brackets of a pattern; controls are others."""
+_SUSPICIOUS = re.compile(rf"[<>&{{}}\[\]|＜＞｜`#{UNSEEN_LETTERS}]|\s\s")
+_INVISIBLE_LETTERS = re.compile(f"[{UNSEEN_LETTERS}]")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,31});")
 _HIDDEN_BLOCK = re.compile(r"<(script|style)\b[^<>]*>[^<>]*</\1\s*>", re.IGNORECASE)
 _COMMENT = re.compile(r"<!--[^<>]*-->")

@@ -24,7 +24,7 @@ CODES = ("_id", " id", "_code", " code", "编号", "编码")
 ATTRIBUTE_CHARS = 60
 DESCRIPTION_CHARS = 160
 READ_CHARS = 8 * DESCRIPTION_CHARS
-"""So much of a description is looked at."""
+"""So much of a description, or of a name, is looked at."""
 
 PRICE_GROUPS = 400
 PRICED_ITEMS = 8
@@ -71,8 +71,8 @@ def item_names(items: pl.DataFrame, locale: str = "en") -> list[str]:
 
 
 def _impersonal(text: str) -> str:
-    """Without personal data that has a shape of its own: a title may name a street or a person, as books do."""
-    return without_personal_data(text, EXACT_KINDS)
+    """The beginning, without personal data that has a shape of its own: titles name streets and people, as books do."""
+    return without_personal_data(text[:READ_CHARS], EXACT_KINDS)
 
 
 def _described(description: str) -> str:

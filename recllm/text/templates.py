@@ -195,8 +195,11 @@ class Prompts:
         templates = self.of_domain(domain_of(locale))
         if key in templates:
             return templates[key]
-        names = ", ".join(sorted({f"{n}.{lang}" for n, lang in self.templates}))
-        raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {names or 'none'}")
+        names = sorted(prompt for prompt, of_language in self.templates if of_language == key[1])
+        if names:
+            raise PromptError(f"no prompt {name} for locale {locale} in {self.folder}; there are: {', '.join(names)}")
+        locales = ", ".join(sorted({of_language for _, of_language in self.templates}))
+        raise PromptError(f"unknown locale {locale!r}; there are: {locales or 'none'}")
 
     def of_domain(self, domain: str) -> Mapping[tuple[str, str], Template]:
         """All templates as a domain words them. Raises `PromptError` for an unknown domain, or a fault in its file."""
@@ -393,7 +396,6 @@ _SMALL = re.compile(r"[a-zà-öø-ÿ]")
 _SHOUTED_WORD = re.compile(r"[A-ZÀ-ÖØ-Þ]{4}")
 _SHOUTED_AMOUNT = re.compile(r"\d\s?[A-Z]")
 _WORD = re.compile(r"[A-Z]+")
-_CUT_BRACKET = re.compile(r"\s*\([^()]*(?:\([^()]*)*$")
 _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff60"
 _CUT_WORDS = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}0-9])|(?<=[0-9])\s+(?=[{_CJK}])")
 
@@ -424,7 +426,8 @@ def natural(text: str, short_forms: Mapping[str, str]) -> str:
 
     Brand names are never changed.
     """
-    text = _CUT_BRACKET.sub("", text) or text
+    cut = text.find("(", text.rfind(")") + 1)
+    text = (text[:cut].rstrip() or text) if cut >= 0 else text
     if not text.isascii():
         text = _CUT_WORDS.sub("", text)
     if not _SMALL.search(text) and (_SHOUTED_WORD.search(text) or _SHOUTED_AMOUNT.search(text)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from recllm.schema import HistoryLine, Profile
 from recllm.text.injection import neutralise
-from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, item_names
+from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, READ_CHARS, item_names
 from recllm.text.personal_data import without_personal_data
 from recllm.text.templates import Prompts, clean, name_as_told
 
@@ -48,7 +48,7 @@ def basics_text(basics: Mapping[str, str], locale: str) -> str:
     """I alone: what a person said of himself or herself, without what tells who it is: mail, phone, address, name."""
     lines: list[tuple[str, dict[str, object]]] = []
     for name, answer in basics.items():
-        if value := neutralise(without_personal_data(answer), max_chars=ATTRIBUTE_CHARS):
+        if value := neutralise(without_personal_data(answer[:READ_CHARS]), max_chars=ATTRIBUTE_CHARS):
             lines.append(("user_basics", {"name": clean(name.replace("_", " "), ATTRIBUTE_CHARS), "value": value}))
     return _text(lines, locale)
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,8 +104,13 @@ class WordIndex:
             return [self.columns[term]]
         if len(term) < MIN_PREFIX:
             return []
-        longer = sorted((name for name in self.columns if name.startswith(term)), key=len)
-        return [self.columns[name] for name in longer[:MAX_EXPANSIONS]]
+        first, end = (bisect_left(self._sorted_terms, bound) for bound in (term, term + "\U0010ffff"))
+        shortest = nsmallest(MAX_EXPANSIONS, self._sorted_terms[first:end], key=len)
+        return [self.columns[name] for name in shortest]
+
+    @cached_property
+    def _sorted_terms(self) -> list[str]:
+        return sorted(self.columns)
 
     @cached_property
     def _weights(self) -> csc_matrix:

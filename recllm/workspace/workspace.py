@@ -35,7 +35,7 @@ import tomli_w
 from recllm.data.dataset import utc
 from recllm.documents import toml_table
 from recllm.errors import RecllmError, StoreError, UsageError
-from recllm.files import lock_file, sweep_drafts, write_whole
+from recllm.files import PRIVATE, lock_file, sweep_drafts, write_whole
 from recllm.settings import Settings, merged
 from recllm.store.database import Store, without_password
 from recllm.text.domains import FOLDER as DOMAINS
@@ -140,15 +140,24 @@ class Workspace:
         in PostgreSQL, where the schema is made if need be.
 
         An existing one raises `StoreError`, or with `exist_ok` is opened with its own settings. A creation that was
-        interrupted can be repeated. Raises `UsageError` for a wrong setting, before anything is made.
+        interrupted can be repeated. The folder and its files are for their owner alone; one that others may read, and
+        that holds more than the shop's own words, raises `StoreError`. Raises `UsageError` for a wrong setting, before
+        anything is made.
         """
         root = Path(root)
         if exist_ok and (root / SETTINGS_FILE).exists():
             return cls.open(root)
         checked = Settings(**merged(environment_settings(), merged(settings, _OVERRIDES.get())))
         _find_domain(root, checked)
+        Prompts.load().template("item", checked.locale)
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.name == "posix" and root.stat().st_mode & 0o077:
+                if any(path.name != DOMAINS for path in root.iterdir()):
+                    raise StoreError(
+                        f"others may read {root}, and what is in it; give a new folder, or run: chmod 700 {root}"
+                    )
+                root.chmod(0o700)
             with lock_file(root / ".lock"):  # of two creators the second finds the workspace of the first
                 sweep_drafts(root)  # of a creation that was killed, that of a key among them
                 if not (root / SETTINGS_FILE).exists():
@@ -160,7 +169,9 @@ class Workspace:
                     location = _store_location(root, checked)
                     Store.open(location, create=True, key_fingerprint=key_fingerprint).close()
                     table = checked.table() | {"key_fingerprint": key_fingerprint}
-                    write_whole(root / SETTINGS_FILE, tomli_w.dumps(table))
+                    for file in filter(Path.is_file, root.iterdir()):
+                        file.chmod(PRIVATE)
+                    write_whole(root / SETTINGS_FILE, tomli_w.dumps(table), mode=PRIVATE)
                     return cls(root, checked, key_fingerprint)
         except OSError as error:
             raise StoreError(

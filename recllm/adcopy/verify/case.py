@@ -26,6 +26,7 @@ from recllm.adcopy.lexicon import (
 from recllm.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
 from recllm.adcopy.quantities import Quantity, QuantityKind, quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.text.personal_data import PersonalDataKind, find_personal_data
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts, natural
 
@@ -60,11 +61,16 @@ class Case:
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        """Line by line: a line's last number and the next line's first are two."""
+        """Each once, line by line: a line's last number and the next line's first are two."""
         lines = self.text.split("\n")
         if self.is_lowest_price:
             lines = [pattern("claims.lowest_30d").sub(" ", fold(line)) for line in lines]
-        return tuple(q for line in lines for q in quantities(line))
+        return tuple(dict.fromkeys(q for line in lines for q in quantities(line)))
+
+    @cached_property
+    def personal_data(self) -> tuple[tuple[PersonalDataKind, str], ...]:
+        """What the text holds of it."""
+        return tuple((f.kind, self.text[f.start : f.end]) for f in find_personal_data(self.text))
 
     @cached_property
     def is_lowest_price(self) -> bool:

@@ -68,6 +68,8 @@ _OWNER = re.compile(r"['’]s$")
 _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
+_NEAR = 80
+"""Characters on each side of a number in which the words stand that say what it is."""
 
 # --- G1, G17: numbers ----------------------------------------------------------------------------------------------
 
@@ -109,7 +111,8 @@ def is_around(quantity: Quantity, case: Case) -> bool:
         return following[:2] not in case.item_pairs and any(n in neutral_words() or n in case.apart for n in nouns)
     if quantity.unit not in ("", "bag", "box", "bottle"):
         return False
-    before, after = _TOKEN.findall(text[:at]), _TOKEN.findall(text[at + len(span) :])[:2]
+    end = at + len(span)
+    before, after = _TOKEN.findall(text[max(0, at - _NEAR) : at]), _TOKEN.findall(text[end : end + _NEAR])[:2]
     if case.ascribes(before[-3:]) or any(stem(word) in word_class("counted_parts") for word in (*after, quantity.unit)):
         return False
     is_of_item = any(stem(word) in case.item_stems | stems(case.facts.words) for word in after)
@@ -125,7 +128,9 @@ def _is_deadline(date: Quantity, case: Case) -> bool:
     text, span = case.reading.squashed, date.span.strip()
     before, after = pattern("quantities.deadline_before"), pattern("quantities.deadline_after")
     mentions = list(re.finditer(re.escape(span), text))
-    return not mentions or any(before.search(text[: m.start()]) or after.match(text[m.end() :]) for m in mentions)
+    return not mentions or any(
+        before.search(text[max(0, m.start() - _NEAR) : m.start()]) or after.match(text, m.end()) for m in mentions
+    )
 
 
 def _weekdays(case: Case) -> Iterator[Violation]:
@@ -135,8 +140,8 @@ def _weekdays(case: Case) -> Iterator[Violation]:
         at = text.find(quantity.span.strip()) if quantity.kind is QuantityKind.DATE and quantity.unit[0] != "-" else -1
         if at < 0:
             continue
-        before = pattern("quantities.weekday_before").search(text[:at])
-        after = pattern("quantities.weekday_after").match(text[at + len(quantity.span.strip()) :])
+        before = pattern("quantities.weekday_before").search(text[max(0, at - _NEAR) : at])
+        after = pattern("quantities.weekday_after").match(text, at + len(quantity.span.strip()))
         if not (match := before or after):
             continue
         *year, month, day = map(int, quantity.unit.split("-"))
@@ -636,12 +641,17 @@ def _inner_capitals(text: str) -> Iterator[str]:
 
 def product_named(case: Case) -> Iterator[Violation]:
     """G5: the title's head word, or the narrowest category, stands in the text."""
-    text = tuple(stem(word) for word in case.reading.words)
-    names = (tuple(stem(word) for word in read(name).words) for name in head_names(case))
+    text = _joined(case.reading.words)
+    names = (_joined(read(name).words) for name in dict.fromkeys(head_names(case)))
     if another := _another_thing(case):
         yield Violation(f"{another!r} is another thing than {case.facts.title!r}", another, holds=True)
-    elif not any(name and _within(name, text) for name in names):
+    elif not any(len(name) > 1 and name in text for name in names):
         yield Violation(f"the product {case.facts.title!r} is not named", holds=True)
+
+
+def _joined(words: tuple[str, ...]) -> str:
+    """Their stems, with a space around each; a single space for none."""
+    return " ".join(("", *map(stem, words), ""))
 
 
 def head_names(case: Case) -> list[str]:

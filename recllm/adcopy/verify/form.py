@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from recllm.adcopy.channels import is_gsm7
 from recllm.adcopy.lexicon import HAN, families, fold, limit, pattern, phrase_pattern, read, within, word_class, words
 from recllm.adcopy.verify.case import Case, Violation, matches, violations
-from recllm.text.personal_data import PersonalDataKind, find_personal_data
+from recllm.text.personal_data import PersonalDataKind
 
 _BREAKS_OFF = (
     pattern("form.breaks_off", DANGLING="|".join(word_class("dangling"))),
@@ -102,10 +102,9 @@ _OF_PEOPLE = frozenset(PersonalDataKind) - {PersonalDataKind.HANDLE}
 
 def _personal_phrases(case: Case, kinds: frozenset[PersonalDataKind]) -> Iterator[str]:
     """Personal data of these kinds; a name or a street that the item's own facts hold is the item's."""
-    for finding in find_personal_data(case.text):
-        phrase = case.text[finding.start : finding.end]
-        may_be_named = finding.kind in (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
-        if finding.kind in kinds and not (may_be_named and fold(phrase) in case.facts.folded):
+    for kind, phrase in case.personal_data:
+        may_be_named = kind in (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
+        if kind in kinds and not (may_be_named and fold(phrase) in case.facts.folded):
             yield phrase
 
 

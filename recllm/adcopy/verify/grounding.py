@@ -72,7 +72,7 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
         else:
             others += spans
     numbers = [span for span in dict.fromkeys(others) if not all(grounded[slice(*span)])]
-    for phrase in _phrases_that_hold(case):
+    for phrase in dict.fromkeys(_phrases_that_hold(case)):
         _take(grounded, readable.occurrences(phrase))
     _take(grounded, numbers)  # told as numbers, not once more as words
     grounds = _Grounds.of(case)

@@ -27,6 +27,7 @@ from recllm.ingest.parse.times import FUTURE, NO_OFFSET, OK, ROW_ERRORS, ParsedT
 from recllm.ingest.read.records import BadRecord, Chunk, RecordReader
 from recllm.ingest.record import Occurrences
 from recllm.policy import Policy
+from recllm.text.injection import UNSEEN_LETTERS
 from recllm.text.personal_data import find_personal_data, personal_data_hints
 from recllm.workspace.privacy import Pseudonymiser
 
@@ -40,7 +41,7 @@ NOBODY = frozenset(
 """Words that stand for "nobody" in a user column; joined, they would become one monstrous customer."""
 
 _NOT_PLAIN = r"[^!-~]"
-_UNSEEN_IN_ID = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
+_UNSEEN_IN_ID = rf"[\p{{Cc}}\p{{Cf}}\p{{Zl}}\p{{Zp}}{UNSEEN_LETTERS}]"
 UNSEEN_IN_TEXT = r"[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\n\t\u{200c}\u{200d}]]"
 """Controls, zero-width, bidi and tag characters; joiners stay, emoji and several scripts need them."""
 _HTML = r"(?i)<\s*/?\s*[a-z!][^>]{0,500}>|&(#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,10});"

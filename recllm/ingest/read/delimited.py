@@ -66,7 +66,7 @@ def open_delimited(
     cut = first.text[:_SAMPLE_BYTES].rfind(b"\n") + 1
     sample = first.text[: cut or first.text.index(b"\n") + 1].decode("utf-8")
     delimiter = delimiter or _sniff(sample, file)
-    text = io.StringIO(sample, newline="")
+    text = io.StringIO(sample)  # a line ends with "\n": a lone carriage return is part of a cell
     if has_quotes:
         reader = csv.reader(text, delimiter=delimiter)
     else:
@@ -276,7 +276,7 @@ def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) 
     first is one where the quote that it leaves open is a character, and so is a further one. In a wide table the
     delimiters of one line inside of the text are enough: no text has so many by chance."""
     width, delimiter = len(form.columns), form.delimiter
-    lines = [block.raw(i).decode("utf-8").rstrip("\r\n") for i in range(line, line + n_lines)]
+    lines = [block.raw(i).decode("utf-8").rstrip("\r\n").replace("\r", " ") for i in range(line, line + n_lines)]
     *closed, open_cell = next(csv.reader(lines[:1], delimiter=delimiter))
     if len(closed) + 1 + open_cell.count(delimiter) == width:
         return any(len(next(csv.reader([text], delimiter=delimiter), ())) == width for text in lines[1:])

@@ -1,64 +1,51 @@
 """Workbooks (.xlsx): one sheet, every cell as text; dates as ISO 8601, whatever number stands for them.
 
-A sheet has at most 1,048,576 rows and is read whole. What is packed is bounded by the size of the file, as of other
-packed files. Formulas are not computed: a cell has the value that was saved with it. Numbers have 15 digits there, so
-an id that is longer is right only where the cell is text.
+A sheet has at most 1,048,576 rows and is read whole, in a process of its own with a bound of memory. What is packed is
+bounded by the size of the file, as of other packed files. Formulas are not computed: a cell has the value that was
+saved with it. Numbers have 15 digits there, so an id that is longer is right only where the cell is text.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 
 from recllm.errors import IngestError
 from recllm.ingest.column_names import known_count
+from recllm.ingest.read import workbook_child
 from recllm.ingest.read.records import MAX_COLUMNS, RAW_BYTES, BadRecord, Chunk, RecordReader, numbered
 from recllm.ingest.read.source import HEADER_ROWS, RATIO_FLOOR
 from recllm.policy import Policy
 
 CHUNK_ROWS = 1 << 16
-
-
-def sheet_names(path: Path, policy: Policy) -> list[str]:
-    """Sheets that hold anything, in their order. Raises `IngestError` for no workbook, or one that unpacks to much."""
-    import fastexcel
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        limit = min(max(RATIO_FLOOR, policy.max_gzip_ratio * path.stat().st_size), policy.max_file_bytes)
-        if unpacked > limit:
-            raise IngestError(
-                "E_BOMB", f"{path.name} unpacks to more than {limit:,} bytes; write it as CSV, or split it"
-            )
-        workbook = fastexcel.read_excel(path)
-        names = workbook.sheet_names
-        return [name for name in names if workbook.load_sheet(name, header_row=None, n_rows=1, dtypes="string").height]
-    except (zipfile.BadZipFile, OSError, fastexcel.FastExcelError) as error:
-        raise _damaged(path, error) from None
+PIECE_BYTES = 1 << 20
+MAX_BYTES = 2 << 30
+"""Memory for one workbook; a full sheet of twenty columns fits."""
 
 
 def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first: bool = False) -> RecordReader:
     """sheet: its name; None where only one holds anything. With `keeps_first` further columns of one name are numbered,
-    "name (2)", and counted. Raises `IngestError` E_SHEET where it is not clear which."""
-    import fastexcel
-
-    names = sheet_names(path, policy)
+    "name (2)", and counted. Raises `IngestError` E_SHEET where it is not clear which, E_BOMB for one that unpacks to
+    much, and E_NOT_TEXT for none."""
+    _check_size(path, policy)
+    names, stream = _read_apart(path, sheet)
     if not names:
         raise IngestError("E_EMPTY", f"{path.name} has no cell with anything in it")
-    if (sheet is None and len(names) > 1) or (sheet is not None and sheet not in names):
+    if not stream:
         why = "has several sheets" if sheet is None else f"has no sheet {sheet!r} with anything in it"
         raise IngestError("E_SHEET", f"{path.name} {why}: say --sheet NAME, one of {', '.join(names)}")
-    try:
-        cells = fastexcel.read_excel(path).load_sheet(sheet or names[0], header_row=None, dtypes="string").to_polars()
-    except (fastexcel.FastExcelError, pl.exceptions.PolarsError) as error:
-        raise _damaged(path, error) from None
+    cells = pl.read_ipc_stream(stream)
     top = [[(cell or "").strip() for cell in row] for row in cells.head(HEADER_ROWS).rows()]
     header_row = max(range(len(top)), key=lambda row: (known_count(top[row]), len([c for c in top[row] if c]), -row))
     header = top[header_row]
@@ -81,9 +68,45 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first:
     )
 
 
-def _damaged(path: Path, error: BaseException) -> IngestError:
-    reason = str(error).strip().split("\n")[0][:200]
-    return IngestError("E_NOT_TEXT", f"{path.name} cannot be read as a workbook, it may be cut off: {reason}")
+def _check_size(path: Path, policy: Policy) -> None:
+    """Counts what is unpacked: the sizes that the file itself states are not believed."""
+    limit = min(max(RATIO_FLOOR, policy.max_gzip_ratio * path.stat().st_size), policy.max_file_bytes)
+    unpacked = 0
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                member.file_size = sys.maxsize
+                with archive.open(member) as stream:
+                    while piece := stream.read(PIECE_BYTES):
+                        unpacked += len(piece)
+                        if unpacked > limit:
+                            raise _too_much(path, f"unpacks to more than {limit:,} bytes")
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _read_apart(path: Path, sheet: str | None) -> tuple[list[str], bytes]:
+    """(the sheets that hold anything, the cells of the chosen one), read by `workbook_child`: what a few bytes stand
+    for takes the memory of that process, and not of one that serves."""
+    max_bytes = min(MAX_BYTES, psutil.virtual_memory().total // 2)
+    arguments = [sys.executable, "-I", workbook_child.__file__, str(path), sheet or "", str(max_bytes)]
+    environment = {**os.environ, "POLARS_MAX_THREADS": "1"}
+    child = subprocess.run(arguments, capture_output=True, env=environment, check=False)  # noqa: S603
+    reason = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    if child.returncode < 0 or reason == "MemoryError":
+        raise _too_much(path, f"needs more than {max_bytes >> 20:,} MiB of memory to be read")
+    if child.returncode:
+        raise _damaged(path, reason)
+    names, _, cells = child.stdout.partition(b"\n")
+    return json.loads(names), cells
+
+
+def _damaged(path: Path, reason: str) -> IngestError:
+    return IngestError("E_NOT_TEXT", f"{path.name} cannot be read as a workbook, it may be cut off: {reason[:200]}")
+
+
+def _too_much(path: Path, why: str) -> IngestError:
+    return IngestError("E_BOMB", f"{path.name} {why}; write it as CSV, or split it")
 
 
 def _chunks(rows: pl.DataFrame, first_row: int, policy: Policy) -> Iterator[Chunk]:

@@ -12,7 +12,6 @@ from recllm.text.finders.patterns import (
     Span,
     entry,
     has_label,
-    is_han,
     pattern,
     reads_like_title,
     word_set,
@@ -122,6 +121,7 @@ def _names_goods(street: str) -> bool:
 
 _LEFT_OF_STREET = 40
 """Characters before a Chinese street that may belong to its address."""
+_NO_LETTER = re.compile(r"[\W_]")
 
 
 def _chinese_addresses(text: str) -> Iterator[Span]:
@@ -166,9 +166,7 @@ def _has_house(address: str) -> bool:
 
 def _left_of(text: str, at: int, label_ends: list[int]) -> int:
     """Where the Chinese address begins whose street stands at `at`."""
-    start, earliest = at, max(0, at - _LEFT_OF_STREET)
-    while start > earliest and (is_han(text[start - 1]) or text[start - 1].isalnum()):
-        start -= 1
+    start = at - len(_NO_LETTER.split(text[max(0, at - _LEFT_OF_STREET) : at])[-1])
     if index := bisect_right(label_ends, at):
         start = max(start, label_ends[index - 1])
     for stop in pattern("address.chinese_stop").finditer(text, start, at):

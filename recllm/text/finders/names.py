@@ -136,15 +136,17 @@ def _chinese_names(text: str) -> Iterator[Span]:
             yield match.start("name"), match.start("name") + size
     no_names = word_set("name.no_honorific")
     for match in pattern("name.honorific").finditer(text):
+        if reads_like_title(text) or pattern("name.honorific_of_goods").match(text, match.end()):
+            continue
         for size in (3, 2, 4, 1):
             start = match.start() - size
-            if start < 0 or not all(map(is_han, text[start : match.start()])):
+            value = text[max(0, start) : match.start()]
+            if start < 0 or not all(map(is_han, value)):
                 continue
-            if text[start : match.start()] in no_names:
+            if value in no_names:
                 break
-            n_surname = surname(text[start : match.start()])
-            is_whole = pattern("name.honorific_before").search(text[max(0, start - 1) : start]) is not None
-            is_brand = pattern("name.honorific_of_goods").match(text, match.end()) is not None or reads_like_title(text)
-            if n_surname and size - n_surname <= 2 and is_whole and not is_brand:
+            n_surname = surname(value)
+            is_name = n_surname > 0 and size - n_surname <= 2
+            if is_name and pattern("name.honorific_before").search(text[max(0, start - 1) : start]):
                 yield start, match.end()
                 break

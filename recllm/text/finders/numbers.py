@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from recllm.text.finders.patterns import Span, entry, has_label, n_digits, pattern, word_set
@@ -73,17 +73,18 @@ def cards(text: str) -> Iterator[Span]:
         beside = before + " " + text[match.end() : match.end() + 28]
         is_told = not is_other and pattern("card.context").search(beside) is not None
         # The date of expiry may follow: "4111 1111 1111 1111 12/27".
-        for end in [match.end(), *(gap.start() for gap in reversed(list(_GAP.finditer(text, *match.span()))))]:
-            if _is_card(text[match.start() : end], is_labelled, is_other, is_told, is_whole=end == match.end()):
-                yield match.start(), end
+        pieces = list(_PIECE.finditer(match[0]))
+        for n in range(len(pieces), 0, -1):
+            parts = [piece[0] for piece in pieces[:n]]
+            if _is_card(parts, is_labelled, is_other, is_told, is_whole=n == len(pieces)):
+                yield match.start(), match.start() + pieces[n - 1].end()
                 break
 
 
-_GAP = re.compile(r"[ ._/·\n-]+")
+_PIECE = re.compile(r"[^ ._/·\n-]+")
 
 
-def _is_card(number: str, is_labelled: bool, is_other: bool, is_told: bool, *, is_whole: bool) -> bool:
-    pieces = _GAP.split(number)
+def _is_card(pieces: Sequence[str], is_labelled: bool, is_other: bool, is_told: bool, *, is_whole: bool) -> bool:
     digits, sizes = "".join(pieces), [len(piece) for piece in pieces]
     if len(digits) < 12 or len(set(digits)) == 1 or not luhn(digits):
         return False

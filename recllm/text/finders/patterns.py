@@ -52,11 +52,15 @@ A_DIGIT, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,4}\d){6}")
 def has_label(text: str, start: int, label: str, *, reach: int = 28, against: str | None = None) -> bool:
     """True where a word of the pattern `label` stands before `start`, and none of `against` stands nearer."""
     before = text[max(0, start - reach) : start]
-    last = max(((m.end(), -m.start()) for m in pattern(label).finditer(before)), default=None)
-    if last is None:
-        return False
-    rival = max(((m.end(), -m.start()) for m in pattern(against).finditer(before)), default=None) if against else None
-    return rival is None or last >= rival  # of two that end together the longer: "invoice number" is of an invoice
+    last = _last_label(label, before)
+    rival = _last_label(against, before) if against and last else None
+    # of two that end together the longer: "invoice number" is of an invoice
+    return last is not None and (rival is None or last >= rival)
+
+
+@lru_cache(maxsize=1 << 12)
+def _last_label(label: str, before: str) -> tuple[int, int] | None:
+    return max(((m.end(), -m.start()) for m in pattern(label).finditer(before)), default=None)
 
 
 @lru_cache(maxsize=4)

@@ -55,6 +55,8 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         end = match.end() if end == match.end("number") else end
         start = match.start() + (match[0].startswith("(") and ")" not in text[match.start() : end])
         digits = re.sub(r"\D", "", number)
+        if pattern("phone.date").search(number) or len(set(digits)) == 1:
+            continue
         before, after = text[max(0, match.start() - 12) : match.start()], text[end : end + 40]
         is_in_column = heads is not None and pattern("phone.label").search(heads.label(match.start())) is not None
         is_inch = after.startswith('"') and len(digits) < 9
@@ -69,8 +71,6 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         if touches_comma and not is_field and not is_in_column:
             continue
         if "plus" not in named and re.search(r"\d:$", before):  # 00:00-2024.06.18
-            continue
-        if pattern("phone.date").search(number) or len(set(digits)) == 1:
             continue
         words_before = text[max(0, match.start() - 48) : match.start()]
         is_other = _is_of_a_thing(text, match.start(), 10 if "plus" in named else 28)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from recllm.text.injection import UNSEEN_LETTERS
+
 _SIGNS: dict[int, str] = {ord(sign): "-" for sign in "‐‑‒–—―−－﹣"} | {
     0x3000: " ",
     0xA0: " ",
@@ -24,9 +26,7 @@ _TRADITIONAL = dict(
 )
 """The patterns know simplified characters only."""
 _SIGNS |= _TRADITIONAL
-_UNSEEN = re.compile(
-    "[\u00ad\u034f\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]"
-)
+_UNSEEN = re.compile(f"[\u00ad{UNSEEN_LETTERS}\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]")
 
 
 class _Folding(dict[int, str]):
