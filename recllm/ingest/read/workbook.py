@@ -29,7 +29,6 @@ from recllm.ingest.read.source import HEADER_ROWS, RATIO_FLOOR
 from recllm.policy import Policy
 
 CHUNK_ROWS = 1 << 16
-PIECE_BYTES = 1 << 20
 MAX_BYTES = 2 << 30
 """Memory for one workbook; a full sheet of twenty columns fits."""
 
@@ -77,7 +76,7 @@ def _check_size(path: Path, policy: Policy) -> None:
             for member in archive.infolist():
                 member.file_size = sys.maxsize
                 with archive.open(member) as stream:
-                    while piece := stream.read(PIECE_BYTES):
+                    while piece := stream.read(1 << 20):
                         unpacked += len(piece)
                         if unpacked > limit:
                             raise _too_much(path, f"unpacks to more than {limit:,} bytes")
