@@ -88,7 +88,7 @@ def _read_apart(path: Path, sheet: str | None) -> tuple[list[str], bytes]:
     """(the sheets that hold anything, the cells of the chosen one), read by `workbook_child`: what a few bytes stand
     for takes the memory of that process, and not of one that serves."""
     max_bytes = min(MAX_BYTES, psutil.virtual_memory().total // 2)
-    arguments = [sys.executable, "-I", workbook_child.__file__, str(path), sheet or "", str(max_bytes)]
+    arguments = [sys.executable, "-P", workbook_child.__file__, str(path), sheet or "", str(max_bytes)]
     environment = {**os.environ, "POLARS_MAX_THREADS": "1"}
     child = subprocess.run(arguments, capture_output=True, env=environment, check=False)  # noqa: S603
     reason = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
