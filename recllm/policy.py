@@ -31,7 +31,6 @@ paternity test*, gay, lesbian*, transgender, lgbt*, 计生, 成人用品, 医药
 精神分裂, 精神病, 艾滋, 性病, 梅毒, 淋病, 疱疹, 肝炎, 乙肝, 癌, 肿瘤, 白血病, 化疗, 糖尿病, 血糖, 血压, 哮喘, 癫痫,
 痴呆, 帕金森, 自闭症, 多动症, 厌食症, 肥胖症, 失眠, 关节炎, 牛皮癣, 湿疹, 痔疮, 前列腺, 阳痿, 早泄, 壮阳, 避孕, 验孕,
 流产, 不孕, 不育, 更年期, 失禁, 戒毒, 戒酒, 戒烟, 减肥, 同性恋""".replace("\n", " ").split(", ")
-"""What tells of a person's health, body, sexuality or addiction."""
 
 
 class Policy(FrozenModel):

@@ -172,10 +172,13 @@ def test_half_sent_requests_end_and_leave_room_for_a_new_caller(monkeypatch: pyt
     from recllm.service import headers
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_files = 4_096 if limits[1] == resource.RLIM_INFINITY else min(4_096, limits[1])
+    if n_files < 3_000:
+        pytest.skip(f"both sides of 1,300 connections need more than the {n_files} files that may be open here")
     monkeypatch.setattr(headers, "HEADER_SECONDS", 2.0)
     with listening() as (address, asked), ExitStack() as lines:
         lines.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, limits[1]), limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, limits[1]))
         half = [lines.enter_context(socket.create_connection(address)) for _ in range(1_300)]
         for line in half:
             with suppress(OSError):  # the first ones are closed by now

@@ -107,7 +107,8 @@ HOSTILE = (
     "京A1", "村1组", "住在", "DE89 ", "plate: A", "1 Aa Aa ", "12 rue de ", "4111 ", "138 ",
     "call me at ", "u/", "\u200b1", "微信号", "Regards,\n", "A. ", "my wife Aa ", "A. de la ", "Aa 1, ",
     "a,b\n1,", "1[.]", "1 . ", "a a @ ", "a*a.", "one ", "4 one ", "我同事王", "给王", "1-", "C/ Aa ", "Aa Aa, ",
-    "flat 1, a/f, ", "happy birthday Aa ", "1·",
+    "flat 1, a/f, ", "happy birthday Aa ", "1·", "Regards,\nAnn\n", "this is Ann Baker, ", "Best, Ann Baker. ",
+    "signed by Ann Baker, ", "5 BÏÏÏÏÏÏÏÏÏÏ", "Contact: Ann Baker\n", "01/02/03 ", "Baker Street 12, ",
 )  # fmt: skip
 
 

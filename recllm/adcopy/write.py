@@ -99,7 +99,7 @@ def write_copy(
 
     copies: dict[str | None, AdCopy] = {}
     waiting: list[AdCopy] = []  # held, or without room for the offer
-    of_item = fold(f"{facts.title} {facts.brand}")
+    n_failed = 0
     for wording, source in lines:
         line = wording.line
         if len(copies) == request.variants:
@@ -110,8 +110,9 @@ def write_copy(
         copy = replace(copy, generator=source)
         tells_offer = "offer" in copy.facts_used or not facts.offer_text or request.limits.title_only
         if not _stands(copy):
-            if any(check.span.strip() and fold(check.span) in of_item for check in _failures(copy)):
-                break  # the item's own words fail beside any line
+            n_failed += 1
+            if n_failed == _MAX_FAILED and not _stands(_verified(Wording(line=None), facts, request)):
+                break  # what fails are the item's own words, beside any line
             continue
         if tells_offer and (copy.verified or (source != TEMPLATE and not request.unattended)):
             copies[line] = copy
@@ -121,9 +122,13 @@ def write_copy(
         copies = {None: next((copy for copy in waiting if copy.verified), waiting[0])}
     if not copies:  # a title like no other: the item goes by its category, or by a general name
         facts = without_title(facts, request)
-        plainer = [(facts, wording) for wording in shop_wordings(facts, request, rng)[:_MAX_PLAIN]]
+        plainer = [(facts, wording) for wording in shop_wordings(facts, request, rng)[:_MAX_FAILED]]
         plainer.append((replace(facts, brand=None), Wording(line=None)))  # a short message may not write the brand
-        texts = [(wording.line, _verified(wording, sheet, request)) for sheet, wording in plainer]
+        texts: list[tuple[str | None, AdCopy]] = []
+        for sheet, wording in plainer:
+            texts.append((wording.line, _verified(wording, sheet, request)))
+            if texts[-1][1].verified:
+                break
         standing = [entry for entry in texts if _stands(entry[1])]
         line, copy = next((entry for entry in standing if entry[1].verified), (standing or texts)[0])
         copies = {line: copy}
@@ -262,8 +267,7 @@ def _failures(copy: AdCopy) -> tuple[Check, ...]:
 # --- what may be said, and how the product is called -----------------------------------------------------------------
 
 _MAX_ROUNDS = 12
-_MAX_PLAIN = 3
-"""Lines that are tried of an item without its title."""
+_MAX_FAILED = 3  # lines that are tried beside words of an item that fail
 _MIN_NAME = 12
 """Characters of the shortest spelling that is tried."""
 _MIN_FIRST_PART = 8

@@ -68,8 +68,7 @@ _OWNER = re.compile(r"['’]s$")
 _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
-_NEAR = 80
-"""Characters on each side of a number in which the words stand that say what it is."""
+_NEAR = 80  # characters beside a number, with the words that say what it is
 
 # --- G1, G17: numbers ----------------------------------------------------------------------------------------------
 

@@ -29,7 +29,6 @@ from recllm.ingest.read.source import HEADER_ROWS, RATIO_FLOOR
 from recllm.policy import Policy
 
 CHUNK_ROWS = 1 << 16
-PIECE_BYTES = 1 << 20
 MAX_BYTES = 2 << 30
 """Memory for one workbook; a full sheet of twenty columns fits."""
 
@@ -77,7 +76,7 @@ def _check_size(path: Path, policy: Policy) -> None:
             for member in archive.infolist():
                 member.file_size = sys.maxsize
                 with archive.open(member) as stream:
-                    while piece := stream.read(PIECE_BYTES):
+                    while piece := stream.read(1 << 20):
                         unpacked += len(piece)
                         if unpacked > limit:
                             raise _too_much(path, f"unpacks to more than {limit:,} bytes")
@@ -89,7 +88,7 @@ def _read_apart(path: Path, sheet: str | None) -> tuple[list[str], bytes]:
     """(the sheets that hold anything, the cells of the chosen one), read by `workbook_child`: what a few bytes stand
     for takes the memory of that process, and not of one that serves."""
     max_bytes = min(MAX_BYTES, psutil.virtual_memory().total // 2)
-    arguments = [sys.executable, "-I", workbook_child.__file__, str(path), sheet or "", str(max_bytes)]
+    arguments = [sys.executable, "-P", workbook_child.__file__, str(path), sheet or "", str(max_bytes)]
     environment = {**os.environ, "POLARS_MAX_THREADS": "1"}
     child = subprocess.run(arguments, capture_output=True, env=environment, check=False)  # noqa: S603
     reason = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]

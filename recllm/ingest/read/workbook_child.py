@@ -1,6 +1,6 @@
 """Reads one workbook in a process of its own, whose memory is bounded; `recllm.ingest.read.workbook` starts it.
 
-    python -I workbook_child.py FILE SHEET MAX_BYTES
+    python -P workbook_child.py FILE SHEET MAX_BYTES
 
 Prints a JSON list of the sheets that hold anything. Where SHEET is one of them, or is empty and there is one, its cells
 follow as text, an Arrow stream. It imports nothing of the package, and starts at once.

@@ -32,7 +32,7 @@ def _latin_introductions(text: str) -> Iterator[Span]:
             if match["name"].isupper() and name != "ticket" and not pattern("introduced.loud").search(match[0]):
                 continue
             is_title = reads_like_title(text)
-            is_title |= name in ("self", "whose") and reads_like_title(text[match.start("name") :])
+            is_title |= name in ("self", "whose") and reads_like_title(text, match.start("name"))
             if not is_no_name(words) and (not is_title or (name == "person" and has_known_name(words))):
                 yield match.span("name")
     for match in patterns["person_small"].finditer(text):

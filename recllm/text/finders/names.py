@@ -47,12 +47,13 @@ def _latin_names(text: str) -> Iterator[Span]:
         for match in pattern(name).finditer(text):
             if pattern("name.label_of_goods").search(text[max(0, match.start("label") - 12) : match.start("label")]):
                 continue
-            is_title = reads_like_title(text) or (match["label"] == "Contact" and reads_like_title(text[match.end() :]))
+            is_title = reads_like_title(text) or (match["label"] == "Contact" and reads_like_title(text, match.end()))
             is_title &= match["label"].lower() not in ("fao", "attn", "attention", "c/o")
             end = 0 if is_title else _end_of_name(match["name"], match["label"])
             if end:
                 yield match.start("name"), match.start("name") + end
     yield from _loosely_labelled_names(text)
+    text_end = len(text.rstrip())
     for name in ("name.greeting", "name.closing"):
         for match in pattern(name).finditer(text):
             words = [word.lower() for word in match["name"].split()]
@@ -60,16 +61,11 @@ def _latin_names(text: str) -> Iterator[Span]:
             is_signed = name == "name.closing" and pattern("name.closed").match(match[0]) is not None
             is_whole = len(words) > 1 and (is_dear or is_signed)
             # A word of its own line, or before what is said to somebody.
-            is_alone = name == "name.closing" and "\n" in match[0].rstrip("\n") and not text[match.end() :].strip()
+            is_alone = name == "name.closing" and "\n" in match[0].rstrip("\n") and match.end() >= text_end
             is_alone |= name == "name.greeting" and pattern("name.greeted").match(text, match.end()) is not None
             is_loose = name == "name.closing" and pattern("name.loose_closing").match(match[0]) is not None
             is_name = is_whole or is_alone or (has_known_name(words) and not is_loose)
-            if (
-                not is_no_name(words)
-                and len(words) < 5
-                and is_name
-                and not reads_like_title(text[match.start("name") :])
-            ):
+            if not is_no_name(words) and len(words) < 5 and is_name and not reads_like_title(text, match.start("name")):
                 yield match.span("name")
 
 
@@ -99,7 +95,7 @@ def _loosely_labelled_names(text: str) -> Iterator[Span]:
         is_known = not word_set("name.given").isdisjoint(first_words)
         is_known &= not (match["name"].isupper() and len(words) > 2)  # CARDHOLDER HOLLY WREATH METAL
         is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")
-        is_title = reads_like_title(text) or reads_like_title(text[match.start("name") :])
+        is_title = reads_like_title(text) or reads_like_title(text, match.start("name"))
         if not is_no_name(words) and not is_title and (is_known or (is_told and not is_message)):
             yield match.span("name")
 

@@ -101,7 +101,11 @@ def columns(text: str) -> Columns | None:
     return Columns(text, match["delimiter"], heads)
 
 
-@lru_cache(maxsize=4)
-def reads_like_title(text: str) -> bool:
+def reads_like_title(text: str, start: int = 0) -> bool:
     """True for a text with sizes, amounts or kinds of goods, in which nobody speaks to anybody."""
+    return _is_title(text[start : start + 300] if start else text)  # what follows and is longer is no title
+
+
+@lru_cache(maxsize=8)
+def _is_title(text: str) -> bool:
     return pattern("title.talk").search(text) is None and pattern("title.goods").search(text) is not None
