@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recllm.adcopy.lexicon import read
-from recllm.adcopy.packs import Rule, load_pack, pack_named, pack_names
+from recllm.adcopy.packs import load_pack, pack_named, pack_names
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.adcopy.verify.case import Case
 from recllm.adcopy.verify.guarantees import Review, review
@@ -21,7 +21,7 @@ NOW = datetime(2025, 11, 5, tzinfo=UTC)
 GREEN_TEA = Item(item_id="t", title="Green tea", price=Decimal(8), currency="EUR")
 TEA = FactSheet.of(GREEN_TEA)
 TEE = FactSheet.of(Item(item_id="t", title="龙井绿茶", category=("茶叶",), price=Decimal(80), currency="CNY"))
-RULES = [pytest.param(rule, id=f"{name}/{rule.id}") for name in pack_names() for rule in pack_named(name).rules]
+RULES = [rule for name in pack_names() for rule in pack_named(name).rules]
 
 
 def case(text: str, facts: FactSheet = TEA, *, names: tuple[str, ...] = ("us_ftc", "eu", "cn"), **more: object) -> Case:
@@ -45,19 +45,16 @@ def test_the_three_packs_are_there() -> None:
     assert all(len(pack_named(name).rules) >= 20 for name in pack_names())
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_rule_hits_and_misses(rule: Rule) -> None:
-    for text in rule.hit:
-        assert rule.find(read(text)), text
-    for text in rule.miss:
-        assert rule.find(read(text)) == [], text
+def test_a_rule_hits_and_misses() -> None:
+    assert [text for rule in RULES for text in rule.hit if not rule.find(read(text))] == []
+    assert [text for rule in RULES for text in rule.miss if rule.find(read(text))] == []
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_rule_says_where_it_comes_from(rule: Rule) -> None:
-    assert re.search(r"CFR|USC|FTC|UCPD|Directive|Regulation|法|条例|规定", rule.citation)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", rule.reviewed)
-    assert rule.evidence and rule.message
+def test_a_rule_says_where_it_comes_from() -> None:
+    for rule in RULES:
+        assert re.search(r"CFR|USC|FTC|UCPD|Directive|Regulation|法|条例|规定", rule.citation), rule
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", rule.reviewed), rule
+        assert rule.evidence and rule.message, rule
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "recllm").rglob("*.py"))
 
@@ -26,9 +24,12 @@ VAGUE = frozenset(
 """Words that name no thing: never a variable, an argument or a field."""
 
 
-def vague_names(path: Path) -> list[str]:
+TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+
+def vague_names(tree: ast.Module) -> list[str]:
     names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in VAGUE:
             names.append(f"line {node.lineno}: {node.id}")
         elif isinstance(node, ast.arg) and node.arg in VAGUE:
@@ -36,17 +37,16 @@ def vague_names(path: Path) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_names_say_what_they_hold(path: Path) -> None:
-    assert not vague_names(path)
+def test_names_say_what_they_hold() -> None:
+    assert {path: names for path, tree in TREES.items() if (names := vague_names(tree))} == {}
 
 
 def test_a_class_name_has_one_meaning() -> None:
     places = defaultdict(list)
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
-                places[node.name].append(str(path.relative_to(ROOT)))
+                places[node.name].append(path)
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
 
 
@@ -57,9 +57,9 @@ def test_a_constant_or_field_has_one_text() -> None:
         return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
     doubled = [
-        f"{path.relative_to(ROOT)}, line {second.lineno}"
-        for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        f"{path}, line {second.lineno}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
         for first, second in pairwise(node.body if isinstance(node, ast.Module | ast.ClassDef) else ())
         if is_text(first) and is_text(second)
     ]

@@ -102,24 +102,25 @@ def other_value(section: str, name: str) -> Any:
     return 3 if default is None else ["tea", "cup"]
 
 
-@pytest.mark.parametrize(("section", "name"), NAMES, ids=lambda part: part or "shop")
-def test_python_toml_and_command_line_say_the_same(
-    section: str, name: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    value = other_value(section, name) if name != "store" else request.getfixturevalue("postgres_server").url()
-    changed = {name: value}
-    in_python = Settings(**({section: sections()[section](**changed)} if section else changed))
-    assert in_python != Settings()
-    text = (
-        ",".join(map(str, value)) if isinstance(value, list) else str(value).lower() if value in (0, 1) else str(value)
-    )
-    in_shell = Settings(**read_settings([f"{section}.{name}={text}".lstrip(".")]))
-    assert in_shell == in_python
-    folder = tmp_path / "shop"
-    Workspace.create(folder, **in_python.table()).close()
-    with Workspace.open(folder) as opened:
-        assert opened.settings == in_python
-        assert tomllib.loads((folder / SETTINGS_FILE).read_text("utf-8")).items() >= in_python.table().items()
+def test_python_toml_and_command_line_say_the_same(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres_server").url()
+    for number, section in enumerate(dict.fromkeys(section for section, _ in NAMES)):
+        values = {name: other_value(section, name) if name != "store" else url for s, name in NAMES if s == section}
+        for name, value in values.items():
+            in_python = settings_of(section, {name: value})
+            assert in_python != Settings(), (section, name)
+            in_words = str(value).lower() if value in (0, 1) else str(value)
+            text = ",".join(map(str, value)) if isinstance(value, list) else in_words
+            assert Settings(**read_settings([f"{section}.{name}={text}".lstrip(".")])) == in_python, (section, name)
+        folder, everything = tmp_path / str(number), settings_of(section, values)
+        Workspace.create(folder, **everything.table()).close()
+        with Workspace.open(folder) as opened:
+            assert opened.settings == everything, section
+            assert tomllib.loads((folder / SETTINGS_FILE).read_text("utf-8")).items() >= everything.table().items()
+
+
+def settings_of(section: str, values: dict[str, Any]) -> Settings:
+    return Settings(**({section: sections()[section](**values)} if section else values))
 
 
 def test_none_is_written_as_a_word_where_it_is_not_the_default() -> None:

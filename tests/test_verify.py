@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.adcopy.channels import Slot, channels, septets, utf16, width
-from recllm.adcopy.lexicon import Family, families, read, table
+from recllm.adcopy.lexicon import families, read, table
 from recllm.adcopy.quantities import quantities
 from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
 from recllm.adcopy.verify.guarantees import GUARANTEES, review
@@ -245,15 +245,14 @@ def _either(text: str) -> dict[str, list[str]]:
     return failures(text) if text.isascii() else zh(text)
 
 
-@pytest.mark.parametrize(("guarantee", "text"), HITS)
-def test_each_family_hits(guarantee: str, text: str) -> None:
-    assert guarantee in _either(text)
+def test_each_family_hits() -> None:
+    assert [(guarantee, text) for guarantee, text in HITS if guarantee not in _either(text)] == []
 
 
-@pytest.mark.parametrize(("family", "lists"), [pair for _, *pair in FAMILIES], ids=[f.id for _, f, _ in FAMILIES])
-def test_each_family_finds_what_it_lists(family: Family, lists: dict[str, list[str]]) -> None:
-    assert all(family.find(read(text)) for text in lists["hit"])
-    assert not any(family.find(read(text)) for text in lists["miss"])
+def test_each_family_finds_what_it_lists() -> None:
+    for _, family, lists in FAMILIES:
+        assert [text for text in lists["hit"] if not family.find(read(text))] == [], family.id
+        assert [text for text in lists["miss"] if family.find(read(text))] == [], family.id
 
 
 @pytest.mark.parametrize(
