@@ -41,9 +41,10 @@ events     POST    /v1/events /v1/items /v1/users /v1/consent /v1/sessions/join
 events     DELETE  /v1/items/{item_id}
 marketing  GET     /v1/campaigns /v1/campaigns/{campaign_id} /v1/campaigns/{campaign_id}/report /v1/jobs/{job_id}
 marketing  GET     /v1/report /v1/experiments /v1/experiments/{name}
-marketing  POST    /v1/copy /v1/copy/check /v1/audience /v1/campaigns /v1/campaigns/{campaign_id}/decisions
+marketing  POST    /v1/copy/check /v1/audience /v1/campaigns /v1/campaigns/{campaign_id}/decisions
 marketing  POST    /v1/jobs/{job_id}/cancel
-marketing+people POST /v1/predict /v1/occasions /v1/campaigns/{campaign_id}/plan /v1/campaigns/{campaign_id}/export
+marketing+people POST /v1/copy /v1/predict /v1/occasions /v1/campaigns/{campaign_id}/plan
+marketing+people POST /v1/campaigns/{campaign_id}/export
 marketing  POST    /v1/experiments /v1/experiments/{name}/stop
 marketing  PUT     /v1/campaigns/{campaign_id}
 privacy    GET     /v1/audit

@@ -215,7 +215,9 @@ async def profile(body: ProfileRequest, caller: MayAsk, service: TheService) -> 
 
 @router.post("/v1/copy", response_model=None, responses={200: {"model": AdCopy}}, tags=["marketing"])
 async def copy(body: CopyTextRequest, caller: MayMarket, service: TheService) -> Response:
-    """A checked ad text for a person: for an item, or for the best one for them."""
+    """A checked ad text for a person: for an item, or for the best one for them. Needs the scope `people` too: it says
+    what suits one customer, and why."""
+    require(caller, Scope.PEOPLE)
     from recllm.jobs.ad_copy import write_ads
 
     def text() -> AdCopy:
