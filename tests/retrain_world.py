@@ -58,7 +58,7 @@ def make_shop(root: Path, weeks: range, people: int = PEOPLE) -> None:
 
     Its pseudonyms are always the same: their order is that of training, and one in many draws of a challenger is worse.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     (root / "key").write_text("5e" * 32 + "\n")
     (root / "key").chmod(0o600)
     with Workspace.create(root, consent_default=True, encoder="toy", currency="USD", **SETTINGS) as shop:

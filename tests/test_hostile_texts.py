@@ -227,7 +227,7 @@ def test_what_is_too_long_is_refused_with_the_length_that_is_taken() -> None:
         assert words in str(error.value) and len(str(error.value)) < 400, change
     (check,) = judge(submission_of({**line, "text": "a" * SIGNS}, now=NOW)).checks
     assert check.guarantee == "G6" and "20000 characters" in check.message
-    with pytest.raises(UsageError, match="has 20000 characters; write at most 2000"):
+    with pytest.raises(UsageError, match="has 20,000 characters; write at most 2,000"):
         matching(items(), "a" * SIGNS)
 
 

@@ -74,7 +74,7 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     import sqlglot
 
     if len(where) > MAX_CONDITION:
-        raise UsageError(f"--where has {len(where)} characters; write at most {MAX_CONDITION}")
+        raise UsageError(f"the condition on items has {len(where):,} characters; write at most {MAX_CONDITION:,}")
     table = items.select(COLUMNS).with_columns(pl.col("category").list.join(CATEGORY_SEPARATOR).fill_null(""))
     try:
         trees = sqlglot.parse(where)
