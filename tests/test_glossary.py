@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from source_trees import trees
+
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted((ROOT / "recllm").rglob("*.py"))
 
 VAGUE = frozenset(
     re.findall(
@@ -25,11 +25,6 @@ VAGUE = frozenset(
 """Words that name no thing: never a variable, an argument or a field."""
 
 
-@cache
-def trees() -> dict[str, ast.Module]:
-    return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-
-
 def vague_names(tree: ast.Module) -> list[str]:
     names = []
     for node in ast.walk(tree):
@@ -41,7 +36,7 @@ def vague_names(tree: ast.Module) -> list[str]:
 
 
 def test_names_say_what_they_hold() -> None:
-    assert {path: names for path, tree in trees().items() if (names := vague_names(tree))} == {}
+    assert {str(path): names for path, tree in trees().items() if (names := vague_names(tree))} == {}
 
 
 def test_a_class_name_has_one_meaning() -> None:

@@ -8,12 +8,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
-
-PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
+from source_trees import PACKAGE, trees
 
 README = PACKAGE.parent / "README.md"
 
@@ -67,11 +65,6 @@ BANNED_CALLS = {
     ("pickle", "dump"),
     ("pickle", "dumps"),
 }
-
-
-@cache
-def trees() -> dict[Path, ast.Module]:
-    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def name_of(path: Path) -> str:
