@@ -49,7 +49,6 @@ STATIONERY = [
     ("Fountain pen", "Fine", "FP-1", 48.0),
     ("Gift wrap", "Regular", "", 6.0),
 ]
-CERAMICS = [*WARES[:2], ("Vase", "Small", "VA-1", 36.0), ("Plate", "Regular", "", 22.0)]
 COFFEES = [(f"S{number}", f"Coffee, S{number}") for number in range(3)]
 DRINKS = [
     *COFFEES,
