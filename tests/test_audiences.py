@@ -411,7 +411,7 @@ def test_wrong_cuts_are_told(wrong: dict[str, float]) -> None:
         AudienceLimits(**wrong)  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     order=st.lists(st.sampled_from([0.0, 0.1, 0.5, 2.0]), max_size=40),
     size=st.none() | st.integers(0, 45),

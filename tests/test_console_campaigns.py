@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from console_world import SHOP_ID, build_shop
+from console_world import SHOP_ID
 from fastapi.testclient import TestClient
 from test_console import Page, assert_harmless, copy_shop, send, serving, token
 from waiting import until
@@ -58,14 +58,9 @@ ADDRESS = "/campaigns/campaign/tea-for-b-those-b-who-drink-it"
 NAME = "tea-for-b-those-b-who-drink-it"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_shop(tmp_path_factory.mktemp("campaigns"))
-
-
 @pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
-    return copy_shop(trained, tmp_path / "shop")
+def folder(console_shop: Path, tmp_path: Path) -> Path:
+    return copy_shop(console_shop, tmp_path / "shop")
 
 
 @pytest.fixture
@@ -401,8 +396,8 @@ def test_an_experiment_that_cannot_be_says_why(looking: TestClient, changes: dic
 
 
 @pytest.fixture(scope="module")
-def looking(trained: Path) -> Iterator[TestClient]:
-    with serving(trained) as client:
+def looking(console_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serving(copy_shop(console_shop, tmp_path_factory.mktemp("campaigns") / "shop")) as client:
         yield client
 
 

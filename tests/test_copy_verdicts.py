@@ -267,7 +267,7 @@ def test_the_words_are_shown_where_they_stand() -> None:
     assert [(w.word, w.span) for w in han.ungrounded] == [("飘逸", (0, 2)), ("轻盈", (8, 10)), ("羽", (12, 13))]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(text=st.text(max_size=60), locale=st.sampled_from(["en", "zh"]))
 def test_every_span_is_the_word_itself(text: str, locale: str) -> None:
     item = BUNS if locale == "en" else SHIRT
@@ -712,7 +712,7 @@ def test_amounts_in_words_are_the_offers(words: str, percent: object) -> None:
     assert verdict(text, item) == "blocked"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(cents=st.integers(100, 99_999), percent=st.integers(1, 90), wrong=st.integers(1, 50))
 def test_the_price_after_the_offer_may_be_said(cents: int, percent: int, wrong: int) -> None:
     price = Decimal(cents) / 100

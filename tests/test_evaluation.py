@@ -101,7 +101,7 @@ def test_a_system_sees_nothing_from_the_window(shop: Dataset) -> None:
         assert question.fit_on.events.at.max() < CUT
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("uvwxyz"), st.integers(0, 9)), min_size=1, max_size=40),
     st.integers(1, 9),
@@ -470,7 +470,7 @@ def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None
 
     window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []
-    recipe = TrainingRecipe(training=ScorerTrainingSettings(epochs=2, n_windows=1, min_actions=50))
+    recipe = TrainingRecipe(training=ScorerTrainingSettings(epochs=2, n_windows=1, min_actions=50, min_steps=60))
     ours = learned_system(ToyEncoder(), recipe, progress=told.append)
     report = evaluate(window.only(["ALL"]), {"recllm": ours, **make_systems(["random"])}, k=5, draws=50)
     assert report.systems["recllm"]["ALL"]["ndcg@5"] > 2 * report.systems["random"]["ALL"]["ndcg@5"]

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Command
-from service_world import build_shop
 
 from recllm.errors import ModelError, NotFittedError, NothingToDo
 from recllm.features.item_index import catalogue as catalogue_rules
@@ -36,16 +35,11 @@ FAISS = {"item_index": {"kind": "faiss"}}
 pytest.importorskip("faiss")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_shop(tmp_path_factory.mktemp("indexed"))
-
-
 @pytest.fixture
-def folder(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(service_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the shop, whose small catalogue is asked of the graph."""
     monkeypatch.setattr(row_rules, "EXACT_ITEMS", 0)
-    return Path(shutil.copytree(built, tmp_path / "shop"))
+    return Path(shutil.copytree(service_shop, tmp_path / "shop"))
 
 
 @pytest.fixture

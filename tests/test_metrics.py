@@ -54,7 +54,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, Truth, int]:
     return _lists(*rows), _truth(*truth), draw(st.integers(1, N_ITEMS + 5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(cases())
 def test_agrees_with_ranx(case: tuple[np.ndarray, Truth, int]) -> None:
     lists, truth, k = case
@@ -66,7 +66,7 @@ def test_agrees_with_ranx(case: tuple[np.ndarray, Truth, int]) -> None:
     np.testing.assert_allclose(metrics.recall(lists, truth, k), _ranx("recall", lists, truth, k) * cut, atol=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_bounds_and_a_perfect_list(case: tuple[np.ndarray, Truth, int]) -> None:
     lists, truth, k = case

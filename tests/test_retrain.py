@@ -129,7 +129,7 @@ def test_what_the_model_missed_from_the_first_is_not_due(young: Path) -> None:
 BROKEN = {"mixed up": mixed_up, "a tenth": tenth, "untrained": None, "poisoned": poisoned}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_worse_challenger_is_refused(shop: Path, monkeypatch: pytest.MonkeyPatch, kind: str, seed: int) -> None:
     change = BROKEN[kind]

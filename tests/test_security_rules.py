@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastapi.routing import APIRoute
+from source_trees import SOURCES, tree
 
 from recllm.console.pages import static_folder
 from recllm.service import api, loop, marketing, people, webhooks
@@ -15,7 +16,6 @@ from recllm.service.callers import Allowed
 from recllm.workspace.keys import Scope
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted((ROOT / "recllm").rglob("*.py"))
 TEMPLATES = ROOT / "recllm" / "console" / "templates"
 
 WITHOUT_KEY = {"/livez", "/readyz", "/webhooks/{shop_name}/{source_name}"}
@@ -28,13 +28,13 @@ folder, which is of use only to whoever may upload files."""
 
 
 def calls(path: Path) -> Iterator[ast.Call]:
-    yield from (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
+    yield from (n for n in ast.walk(tree(path)) if isinstance(n, ast.Call))
 
 
 def imported(path: Path) -> set[str]:
     """Whole names of what a module imports, also inside of its functions."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -93,8 +93,7 @@ def test_reading_changes_nothing_by_its_verb() -> None:
         if verb == "GET":
             assert not re.search(r"/(?:events|consent|join|plan|cancel|decisions|export/?)$", path), path
     for file in sorted((ROOT / "recllm" / "console").glob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
+        for function in (n for n in ast.walk(tree(file)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
             verbs = {d.func.attr for d in function.decorator_list if isinstance(d, ast.Call) and _is_route(d)}
             names = {a.annotation.id for a in function.args.args if isinstance(a.annotation, ast.Name)}
             if "get" in verbs:

@@ -85,15 +85,15 @@ def test_amounts() -> None:
 @pytest.mark.parametrize("arm", ["nobody", "alike"])
 def test_placebo_says_that_people_do_not_differ(arm: str) -> None:
     """One world in twenty may say otherwise."""
-    answers = [estimate(world(arm, n=1_500, seed=seed)[0], seed=seed) for seed in range(6)]
+    answers = [estimate(world(arm, n=1_500, seed=seed)[0], seed=seed) for seed in range(4)]
     calm = [answer for answer in answers if not answer.people_differ]
-    assert len(calm) >= 4
+    assert len(calm) >= 3
     for answer in calm:
         assert "people do not differ" in said(answer) and len(set(answer.advised.tolist())) == 1
     effects = [answer.effects[0].effect for answer in answers]
     assert np.mean([effect.value for effect in effects]) == pytest.approx(EFFECTS[arm][0], abs=0.03)
     certain = sum(effect.excludes_zero for effect in effects)
-    assert certain == 6 if arm == "alike" else certain <= 2
+    assert certain == 4 if arm == "alike" else certain <= 1
     assert all(answer.advised[0] == 1 for answer in calm) or arm == "nobody"
 
 
@@ -112,18 +112,18 @@ def test_where_choosing_is_not_shown_to_be_better_the_advice_is_one_arm() -> Non
 def test_intervals_of_people_hold_the_effect_as_often_as_said(differ: bool) -> None:
     """At 95 % of a person drawn at random: over some worlds neither much less nor nearly always."""
     covered, widths = [], []
-    for seed in range(8):
+    for seed in range(4):
         rng = np.random.default_rng([seed, differ])
-        x, arm = rng.normal(size=(2_500, 4)), rng.integers(0, 2, 2_500)
-        truth = 0.2 * np.tanh(x[:, 0]) if differ else np.full(2_500, 0.1)
-        y = rng.random(2_500) < 0.4 + 0.1 * np.tanh(x[:, 1]) + arm * truth
+        x, arm = rng.normal(size=(1_000, 4)), rng.integers(0, 2, 1_000)
+        truth = 0.2 * np.tanh(x[:, 0]) if differ else np.full(1_000, 0.1)
+        y = rng.random(1_000) < 0.4 + 0.1 * np.tanh(x[:, 1]) + arm * truth
         names = ("p", "q", "r", "s")
         table = pl.DataFrame(dict(zip(names, x.T, strict=True)) | {"group": np.array(["none", "a"])[arm], "y": y * 1.0})
         columns = TrialColumns(features=names, arm="group", control="none", outcome="y")
         found = estimate(table, columns, seed).effects[0]
         covered.append(((found.low <= truth) & (truth <= found.high)).mean())
         widths.append((found.high - found.low).mean() / 2)
-    assert 0.9 < np.mean(covered) < 0.99
+    assert 0.85 < np.mean(covered) < 0.99  # with intervals half as wide about two thirds
     assert np.mean(widths) < (0.25 if differ else 0.15)
 
 
@@ -145,16 +145,16 @@ def test_what_a_forest_takes_away_is_told_from_what_it_keeps() -> None:
 
 
 def test_false_alarms_are_as_rare_as_said() -> None:
-    """In 300 worlds of which every pair of people is met twice, p is below 5 % about as often; with a true signal
+    """In 150 worlds of which every pair of people is met twice, p is below 5 % about as often; with a true signal
     nearly always."""
     rng, alarms, found = np.random.default_rng(0), 0, 0
     folds = [np.arange(500) % 5 == fold for fold in range(5)]
-    for _ in range(300):
+    for _ in range(150):
         x, noise = rng.normal(size=(500, 12)), rng.standard_t(4, size=500)
         alarms += slope_test(noise, _linear(x, noise, folds), folds)[1] < 0.05
         effect = noise + x[:, 0]
         found += slope_test(effect, _linear(x, effect, folds), folds)[1] < 0.05
-    assert 3 <= alarms <= 27 and found > 295
+    assert 1 <= alarms <= 16 and found > 146
     assert slope_test(noise, np.zeros(500), folds) == (0.0, 1.0)
 
 
@@ -167,18 +167,18 @@ def _linear(x: np.ndarray, effect: np.ndarray, folds: list[np.ndarray]) -> np.nd
 
 
 def test_the_policys_value_lies_in_its_interval() -> None:
-    """Of 12 worlds the 95 % interval of the gain may miss in 2; a value of the same people's own models would be too
+    """Of 6 worlds the 95 % interval of the gain may miss in one; a value of the same people's own models would be too
     high in most."""
     inside = 0
     weak = {"a": (0.1, -0.05), "b": (0.0, 0.05)}
-    for seed in range(12):
+    for seed in range(6):
         table, truth = world("a", "b", n=1_500, seed=100 + seed, effects=weak)
         answer = estimate(table, seed=seed)
         expected = np.stack([arm.expected for arm in answer.effects], axis=1)
         own = np.where(expected.max(axis=1) > 0, expected.argmax(axis=1) + 1, 0)
         true_gain = np.hstack([np.zeros((len(truth), 1)), truth])[np.arange(len(truth)), own].mean()
         inside += answer.policy.against_nobody.low <= true_gain <= answer.policy.against_nobody.high
-    assert inside >= 10
+    assert inside >= 5
 
 
 def test_scores_are_right_on_average_whatever_the_model_says() -> None:
@@ -303,11 +303,12 @@ def said(answer: TrialEstimate) -> str:
     return "\n".join(trial_lines(answer))
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_the_command(command: Run, tmp_path: Path, kind: str) -> None:
+def test_the_command(command: Run, tmp_path: Path) -> None:
     table, _ = world("a", n=1_000)
-    file = tmp_path / f"trial.{kind}"
-    table.write_csv(file) if kind == "csv" else table.write_parquet(file)
+    file = tmp_path / "trial.csv"
+    table.write_csv(file)
+    table.write_parquet(tmp_path / "trial.parquet")
+    assert read_trial_table(file).equals(read_trial_table(tmp_path / "trial.parquet"))
     code, out, _ = command("uplift", str(file), *OPTIONS, "--randomised", "--json", "--csv", str(tmp_path / "out.csv"))
     answer = json.loads(out)
     assert code == 0 and answer["people_differ"] and answer["trial"]["control"]["arm"] == "none"

@@ -861,7 +861,7 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Workspace.create(folder / "shop", consent_default=True, **settings) as workspace:
             for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
                 assert load_file(workspace, folder / f"{name}.csv", table).accepted
-            train_workspace(workspace, n_windows=2, epochs=2, min_steps=100)
+            train_workspace(workspace, n_windows=1, epochs=1, min_steps=40, heads=1)
             (plan,) = plan_campaigns(workspace, [read_campaign(folder / "tea.toml")])
             campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
             approve_texts(campaign, [text.id for text in plan.texts], by="Ann", at=datetime.now(UTC))
