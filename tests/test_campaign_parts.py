@@ -27,14 +27,12 @@ from recllm.campaigns.outcome import (
     ReachBasis,
     SegmentFigures,
     conclusions,
-    difference,
     divided,
-    mean_difference,
-    share,
 )
 from recllm.errors import DataError, UsageError
 from recllm.report.campaign import report_page, report_png
 from recllm.report.page import words
+from recllm.stats.intervals import difference, mean_difference, share
 
 GOOD = """\
 id = "spring"

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import sqrt
-from statistics import NormalDist
 
 import numpy as np
 
-from recllm.metrics import LEVEL, ConfidenceInterval
+from recllm.stats.intervals import ConfidenceInterval, normal_quantile
 
 POWER = 0.8
 """Chance that an effect of the size of `smallest_effect` is found."""
@@ -24,7 +23,7 @@ def expected_buyers(probabilities: Sequence[float]) -> ConfidenceInterval:
     """
     chances = np.asarray(probabilities, np.float64)
     value = float(chances.sum())
-    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * sqrt(float((chances * (1 - chances)).sum()))
+    half = normal_quantile() * sqrt(float((chances * (1 - chances)).sum()))
     return ConfidenceInterval(value, max(0.0, value - half), min(float(len(chances)), value + half))
 
 
@@ -36,6 +35,6 @@ def smallest_effect(rate: float, addressed: int, held_out: int) -> float | None:
     """
     if not addressed or not held_out:
         return None
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2) + NormalDist().inv_cdf(POWER)
+    z = normal_quantile() + normal_quantile(2 * POWER - 1)
     rate = min(max(rate, 1 / (addressed + held_out)), 0.5)
     return min(1.0, z * sqrt(rate * (1 - rate) * (1 / addressed + 1 / held_out)))

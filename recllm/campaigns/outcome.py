@@ -3,9 +3,6 @@
 Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
 people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
 compared with the intervals: see `recllm.workspace.figures`.
-
-difference of two independent shares      Newcombe 1998, method 10: the square and add of Wilson's limits
-difference of two means     percentile bootstrap, each group redrawn by itself (Efron 1979)
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from importlib import resources
-from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +25,8 @@ from recllm.data.dataset import Dataset, utc
 from recllm.data.interactions import of_actions
 from recllm.errors import NothingToDo
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.metrics import LEVEL, ConfidenceInterval, share
 from recllm.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
+from recllm.stats.intervals import ConfidenceInterval, difference, mean_difference, share
 from recllm.text.templates import language
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import log_end
@@ -40,22 +36,6 @@ THIRDS = ("likely", "middling", "unlikely")
 People = Sequence[PlannedPerson]
 BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
 """People reached, and people held out."""
-
-
-def difference(hits: int, n: int, control_hits: int, control_n: int) -> ConfidenceInterval:
-    """hits / n - control_hits / control_n, in [-1, 1]."""
-    a, b = share(hits, n), share(control_hits, control_n)
-    gap = a.value - b.value
-    low, high = gap - hypot(a.value - a.low, b.high - b.value), gap + hypot(a.high - a.value, b.value - b.low)
-    return ConfidenceInterval(gap, max(-1.0, low), min(1.0, high))
-
-
-def mean_difference(values: NDArray[np.float64], control: NDArray[np.float64]) -> ConfidenceInterval:
-    """mean(values) - mean(control), (n,) and (m,), at least one each."""
-    rng = np.random.default_rng(0)
-    means = [np.array([rng.choice(part, len(part)).mean() for _ in range(2000)]) for part in (values, control)]
-    low, high = np.quantile(means[0] - means[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return ConfidenceInterval(float(values.mean() - control.mean()), float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

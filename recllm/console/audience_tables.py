@@ -9,8 +9,8 @@ from typing import Any
 from recllm.audiences.reasons import AudienceTrait
 from recllm.console.pages import Visit
 from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn
-from recllm.metrics import ConfidenceInterval
 from recllm.schema import AdCopy, Check
+from recllm.stats.intervals import ConfidenceInterval
 
 
 def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:

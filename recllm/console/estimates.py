@@ -14,8 +14,8 @@ from recllm.experiments.effect import Interval
 from recllm.experiments.off_policy import ValueEstimate
 from recllm.jobs.experiments import ANSWER_COLUMNS, Metric
 from recllm.jobs.off_policy import OffPolicyReport, estimate_model
-from recllm.metrics import ConfidenceInterval
 from recllm.service.background import ENDED, Job, JobState, Progress
+from recllm.stats.intervals import ConfidenceInterval
 
 MAX_SLATES = 1_000
 """Logged slates of one estimate; more narrow the range and take longer."""

@@ -40,8 +40,8 @@ from recllm.jobs.experiments import (
 )
 from recllm.jobs.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.jobs.load import feedback_report
-from recllm.metrics import ConfidenceInterval
 from recllm.schema import ReportBy
+from recllm.stats.intervals import ConfidenceInterval
 from recllm.workspace.keys import Scope
 from recllm.workspace.workspace import present
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from recllm.console.words import Words
 from recllm.documents import guarded
-from recllm.metrics import ConfidenceInterval
+from recllm.stats.intervals import ConfidenceInterval
 from recllm.workspace.keys import Scope
 
 CellValue = str | int | float | bool | date | datetime | ConfidenceInterval | None

@@ -26,9 +26,9 @@ from recllm.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
 from recllm.experiments.effect import Effect, ExperimentReport, Interval, Moments, Verdict, analyse
 from recllm.experiments.split import Experiment, Variant, in_global_holdout, variant_of
 from recllm.jobs.feedback import JUST_BEFORE, showings_with_answers
-from recllm.metrics import ConfidenceInterval
 from recllm.recommender.registry import versions
 from recllm.schema import Action, Purpose, RecommendRequest, Slate, SlateStatus
+from recllm.stats.intervals import ConfidenceInterval
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import Workspace, present
 

@@ -11,8 +11,8 @@ from recllm.audiences.exclusions import left_out_words
 from recllm.campaigns.outcome import CampaignOutcome, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
 from recllm.data.catalogue import CATEGORY_SEPARATOR
-from recllm.metrics import ConfidenceInterval
 from recllm.report.page import picture, render, words
+from recllm.stats.intervals import ConfidenceInterval
 
 LABEL = 30
 """Characters of a row's name that a chart has room for."""

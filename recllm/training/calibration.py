@@ -33,6 +33,7 @@ from recllm.data.item_groups import ItemGroups
 from recllm.errors import UsageError
 from recllm.features.pair_features import FEATURE_NAMES, NEWCOMER_FEATURES
 from recllm.models.scorer import open_part, write_part
+from recllm.stats.probabilities import log_odds, logistic_line
 
 if TYPE_CHECKING:
     from recllm.schema import Action
@@ -49,21 +50,12 @@ def calibrate(logit: Floats, window: Window, prior: float) -> Floats:
     towards 1, the slope of a softmax that is right, as strongly as `prior` outcomes would draw it, so that a handful of
     users cannot turn it round.
     """
-    x = np.stack([logit, np.ones(len(window.label))], axis=1).astype(np.float64)
     weight, label = np.exp(window.correction.astype(np.float64)), window.label
     positives, negatives = label.sum(), weight[~label].sum()
     target = np.where(label, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     rate = (label.sum() + 1) / (weight.sum() + 2)
-    line = np.array([1.0, np.log(rate / (1 - rate)) - np.average(x[:, 0], weights=weight)])
-    prior_line, strength = np.array([1.0, 0.0]), np.array([prior, 1e-3])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(x @ line, -30, 30)))
-        gradient = x.T @ (weight * (target - p)) - strength * (line - prior_line)
-        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(strength)
-        step = np.linalg.solve(curvature, gradient)
-        line += np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-8:
-            break
+    start = (1.0, float(log_odds(rate) - np.average(logit, weights=weight)))
+    line = logistic_line(logit, target, weight, start=start, strength=(prior, 1e-3))
     return np.array([max(line[0], 0.05), line[1]], np.float32)
 
 
