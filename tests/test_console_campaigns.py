@@ -31,7 +31,6 @@ from recllm.console.campaign_fields import (
     with_typed,
 )
 from recllm.console.campaigns import marked
-from recllm.console.words import LANGUAGES
 from recllm.data.dataset import utc
 from recllm.experiments.split import variant_of
 from recllm.ingest.record import record_events
@@ -43,6 +42,7 @@ from recllm.jobs.experiments import (
     start_experiment,
 )
 from recllm.jobs.feedback import FEEDBACK_SCHEMA
+from recllm.words.sentences import LANGUAGES
 from recllm.workspace.keys import Scope, create_key
 from recllm.workspace.workspace import Workspace, present
 

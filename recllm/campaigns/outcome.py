@@ -7,13 +7,11 @@ compared with the intervals: see `recllm.workspace.figures`.
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +25,7 @@ from recllm.errors import NothingToDo
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
 from recllm.stats.intervals import ConfidenceInterval, difference, mean_difference, share
-from recllm.text.templates import language
+from recllm.words.sentences import section
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import log_end
 
@@ -366,9 +364,7 @@ def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
 
 def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str, ...]:
     """What the figures say and what they do not. floor: the fewest people that are told about."""
-    tables = tomllib.loads(resources.files(__package__).joinpath("conclusions.toml").read_text("utf-8"))
-    sentences = tables.get(language(locale), tables["en"])
-    sentences |= sentences[aim(outcome.converts)]
+    sentences = {**section("conclusion", locale), **section(f"conclusion.{aim(outcome.converts)}", locale)}
     days = {name: f"{getattr(outcome, name):%Y-%m-%d}" for name in ("start", "until", "end")}
     effect = outcome.effect
     if outcome.until <= outcome.start:
