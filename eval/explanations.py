@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -209,11 +209,7 @@ def comprehensiveness(
         ours = table["recllm"][:, column]
         for baseline in BASELINES:
             (gap,) = paired_bootstraps((ours - table[baseline][:, column])[:, None], draws=1000, seed=seed)
-            gates[f"{name} over {baseline}"] = {
-                "mean": round(gap.value, 4),
-                "low": round(gap.low, 4),
-                "high": round(gap.high, 4),
-            }
+            gates[f"{name} over {baseline}"] = {key: round(end, 4) for key, end in asdict(gap).items()}
     return systems, gates
 
 

@@ -20,7 +20,6 @@ from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, MissingExtraError, UsageError
 from recllm.evaluation.baselines import buyers
 from recllm.evaluation.benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
-from recllm.evaluation.comparison import SystemDifference
 from recllm.evaluation.protocols import (
     EvaluationQuery,
     EvaluationWindow,
@@ -34,7 +33,7 @@ from recllm.evaluation.protocols import (
 )
 from recllm.evaluation.recllm_system import TrainingRecipe, learned_system
 from recllm.evaluation.record import write_record
-from recllm.evaluation.report import evaluate, subgroups
+from recllm.evaluation.report import SystemDifference, evaluate, subgroups
 from recllm.evaluation.systems import make_systems, systems_for
 from recllm.evaluation.tables import complete_journey, read_folder
 from recllm.schema import Action

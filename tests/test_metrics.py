@@ -207,21 +207,16 @@ def test_accuracy_at_a_threshold() -> None:
 
 
 def test_probabilities_against_the_libraries() -> None:
-    from scipy.special import expit, logit
+    from scipy.special import expit
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(0)
-    x = rng.normal(-1, 2, 3_000)
+    x, weight = rng.normal(-1, 2, 3_000), rng.integers(1, 5, 3_000).astype(np.float64)
     label = rng.random(len(x)) < expit(0.7 * x + 0.4)
-    weight = rng.integers(1, 5, len(x)).astype(np.float64)
     np.testing.assert_allclose(probabilities.sigmoid(x), expit(x), rtol=1e-12)
-    np.testing.assert_allclose(probabilities.log_odds(expit(x)), logit(expit(x)), rtol=1e-9)
-    assert probabilities.sigmoid(np.array([-1e9, 1e9])).min() > 0 and probabilities.sigmoid(1e9) < 1
-    regression = LogisticRegression(C=np.inf, tol=1e-10).fit(x[:, None], label, weight)
+    np.testing.assert_allclose(probabilities.log_odds(expit(x)), x, rtol=1e-9)
+    model = LogisticRegression(C=np.inf, tol=1e-10).fit(x[:, None], label, weight)
     line = probabilities.logistic_line(x, label, weight)
-    np.testing.assert_allclose(line, [regression.coef_[0, 0], regression.intercept_[0]], rtol=1e-4)
-    pulled = probabilities.logistic_line(x[:20], label[:20], strength=(1e6, 1e6))
-    np.testing.assert_allclose(pulled, [1, 0], atol=1e-3)
-    pairs = (x[label][:, None] > x[~label]).mean()
-    assert probabilities.auc(x, label) == pytest.approx(pairs) and np.isnan(probabilities.auc(x, x < 99))
-    assert set(np.bincount(probabilities.mass_bins(x, 10))) == {300}
+    np.testing.assert_allclose(line, [model.coef_[0, 0], model.intercept_[0]], rtol=1e-4)
+    np.testing.assert_allclose(probabilities.logistic_line(x, label, strength=(1e9, 1e9)), [1, 0], atol=1e-3)
+    assert probabilities.auc(x, label) == pytest.approx((x[label][:, None] > x[~label]).mean())

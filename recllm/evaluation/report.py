@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import utc
 from recllm.evaluation.baselines import buyers
-from recllm.evaluation.comparison import COMPARED, SystemDifference, best_peers, system_differences
 from recllm.evaluation.protocols import COLD, SLICES, EvaluationWindow, RankedLists, Slice, System
+from recllm.evaluation.recllm_system import OURS
 from recllm.evaluation.record import load_lists, logger, provenance, run_key, save_lists, write_record
 from recllm.schema import Action, html_table
 from recllm.stats import probabilities, ranking
+from recllm.stats.intervals import paired_bootstraps
 from recllm.stats.ranking import Rankings, Truth, Values
 
 HEAD, TAIL, LIGHT, HEAVY = "HEAD", "TAIL", "LIGHT", "HEAVY"
@@ -47,6 +48,23 @@ PER_PERSON: dict[str, Callable[[Rankings, Truth, int], Values]] = {
 
 Scores = dict[str, dict[str, dict[str, float]]]
 """By system, slice or subgroup, and metric; metric names are lower case, such as "ndcg@20"."""
+
+
+COMPARED = ("ndcg", "recall")
+"""Metrics for which differences get an interval. The first chooses the best peer of each slice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemDifference:
+    """Mean of ours - peer over people, and its 95 % interval."""
+
+    ours: str
+    peer: str
+    slice: str
+    metric: str
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,3 +343,36 @@ def _of_lists(
         figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
         figures |= answer.figures
     return figures
+
+
+# --- ours and the peers ----------------------------------------------------------------------------------------------
+
+
+def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], k: int) -> dict[str, str]:
+    """Of each slice, the system with the highest main metric. recllm and its variants are no peers."""
+    best: dict[str, str] = {}
+    metric = f"{COMPARED[0]}@{k}"
+    for name, slices in scores.items():
+        if name == OURS or name.startswith(f"{OURS}-"):
+            continue
+        for part, figures in slices.items():
+            if part not in best or figures.get(metric, 0.0) > scores[best[part]][part].get(metric, 0.0):
+                best[part] = name
+    return best
+
+
+def system_differences(
+    values: Mapping[tuple[str, str], Mapping[str, Values]], best: Mapping[str, str], k: int, seed: int, draws: int
+) -> Iterator[SystemDifference]:
+    """Slice by slice, the best peer first. values: per person, by (system, slice) and metric."""
+    for part in dict.fromkeys(p for _, p in values):
+        peers = [name for name, p in values if p == part and name != OURS]
+        if (OURS, part) not in values or not peers:
+            continue
+        peers.sort(key=lambda name: name != best.get(part))
+        pairs = [(peer, f"{metric}@{k}") for peer in peers for metric in COMPARED]
+        gaps = [values[OURS, part][metric] - values[peer, part][metric] for peer, metric in pairs]
+        intervals = paired_bootstraps(np.stack(gaps, axis=1), draws=draws, seed=seed)
+        for (peer, metric), gap in zip(pairs, intervals, strict=True):
+            mean, low, high = (round(v, 6) for v in (gap.value, gap.low, gap.high))
+            yield SystemDifference(ours=OURS, peer=peer, slice=part, metric=metric, mean=mean, low=low, high=high)

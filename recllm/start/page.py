@@ -104,12 +104,8 @@ def _share_chart(shares: Sequence[Mapping[str, Any]], page_words: Words) -> Mark
 
 
 def _step_chart(timings: Sequence[Mapping[str, Any]], page_words: Words) -> Markup:
-    bars = [
-        Bar(
-            timing["step"],
-            timing["seconds"],
-            page_words.say("start.seconds", n=page_words.number(timing["seconds"], 1)),
-        )
-        for timing in timings
-    ]
+    def in_words(seconds: float) -> str:
+        return page_words.say("start.seconds", n=page_words.number(seconds, 1))
+
+    bars = [Bar(step["step"], step["seconds"], in_words(step["seconds"])) for step in timings]
     return picture(bar_chart(bars, title=page_words.say("start.time_head")))

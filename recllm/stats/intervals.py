@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
 from statistics import NormalDist
@@ -17,6 +17,9 @@ Values = NDArray[np.float64]
 
 LEVEL = 0.95
 """Of every confidence interval, unless a function takes another."""
+
+POWER = 0.8
+"""Chance that a difference of the size of `smallest_difference` is found."""
 
 DRAWS = 2_000
 """Of the groups of `mean_difference`."""
@@ -59,6 +62,24 @@ def difference(hits: int, n: int, control_hits: int, control_n: int) -> Confiden
     gap = a.value - b.value
     low, high = gap - hypot(a.value - a.low, b.high - b.value), gap + hypot(a.high - a.value, b.value - b.low)
     return ConfidenceInterval(gap, max(-1.0, low), min(1.0, high))
+
+
+def expected_hits(probabilities: Sequence[float]) -> ConfidenceInterval:
+    """How many of these people will do what each does with this chance: a sum of independent draws (Poisson binomial)
+    in its normal approximation, so what the model does not know is not in it."""
+    chances = np.asarray(probabilities, np.float64)
+    value, reach = float(chances.sum()), normal_quantile() * sqrt(float((chances * (1 - chances)).sum()))
+    return ConfidenceInterval(value, max(0.0, value - reach), min(float(len(chances)), value + reach))
+
+
+def smallest_difference(rate: float, n: int, control_n: int) -> float | None:
+    """Difference of two shares in (0, 1] that groups of n and control_n show with a chance of `POWER`; None without
+    people on both sides. rate: share of the control group. Source: Fleiss 1981, the normal approximation."""
+    if not n or not control_n:
+        return None
+    rate = min(max(rate, 1 / (n + control_n)), 0.5)
+    z = normal_quantile() + normal_quantile(2 * POWER - 1)
+    return min(1.0, z * sqrt(rate * (1 - rate) * (1 / n + 1 / control_n)))
 
 
 def ratios(

@@ -84,22 +84,13 @@ def poisson(
 ) -> NDArray[np.float64]:
     """Weights and, last, the constant that minimise sum(exp(z + log_weight)) - sum(label z) + ridge towards `start`,
     z = x w + b; the constant is free. x (n, d), label and log_weight (n,), start (d + 1,)."""
-    from scipy.optimize import minimize
+    from sklearn.linear_model import PoissonRegressor
 
-    x = np.column_stack([x, np.ones(len(x))])
-    pull = np.full(len(start), ridge)
-    pull[-1] = 0.0
-
-    def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        z = x @ w
-        expected = np.exp(np.minimum(z + log_weight, 50.0))
-        value = expected.sum() - label @ z + pull @ (w - start) ** 2
-        return float(value) / scale, (x.T @ (expected - label) + 2 * pull * (w - start)) / scale
-
-    scale = max(float(label.sum()), 1.0)
-    first = start.copy()
-    first[-1] = np.log(scale) - np.log(np.exp(x[:, :-1] @ start[:-1] + log_weight).sum())
-    return np.asarray(minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x)
+    # what is learned is the distance from `start`, whose part of the rate weighs like the weight itself
+    weight = np.exp(log_weight + x @ start[:-1])
+    model = PoissonRegressor(alpha=2 * ridge / weight.sum(), solver="newton-cholesky", tol=1e-9)
+    model.fit(x, np.maximum(label, 1e-9) / weight, sample_weight=weight)  # a rate of 0 has no logarithm
+    return np.append(start[:-1] + model.coef_, model.intercept_)
 
 
 @dataclass(frozen=True, eq=False)
