@@ -81,4 +81,4 @@ def test_every_reason_for_leaving_people_out_has_words() -> None:
 def test_a_language_without_words_reads_english() -> None:
     assert language_of("fr-CA") == language_of("") == language_of("en_GB") == "en"
     assert language_of("zh-Hans-CN") == language_of("ZH_tw@media") == "zh"
-    assert section("left_out", "fr") == section("left_out", "en") and not section("left", "en")
+    assert section("left_out", "fr") == section("left_out", "en") and not section("left_out.minor", "en")
