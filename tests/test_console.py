@@ -38,7 +38,6 @@ from recllm.console.pages import HISTORY_FILE, local_path
 from recllm.console.predictions import PredictionLine, PredictionState, people_like
 from recllm.console.session import session_cookie, session_visitor
 from recllm.errors import UnknownIdError, UsageError
-from recllm.experiments.effect import Interval
 from recllm.experiments.off_policy import ValueEstimate
 from recllm.ingest.preview import preview_file, proposed_columns
 from recllm.jobs.experiments import Metric
@@ -57,6 +56,7 @@ from recllm.schema import Action, Purpose, Table
 from recllm.service.app import create_app
 from recllm.service.live import LiveShop
 from recllm.settings import ConsoleSettings, ServiceSettings
+from recllm.stats.intervals import Interval
 from recllm.store.readers import StoreReader
 from recllm.words.sentences import LANGUAGES
 from recllm.workspace.console_sessions import begin_session, find_session

@@ -38,6 +38,20 @@ class ConfidenceInterval:
         return self.low > 0 or self.high < 0
 
 
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Both ends belong to it; infinite ends say nothing."""
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def around(self, value: float) -> ConfidenceInterval:
+        return ConfidenceInterval(value, self.low, self.high)
+
+
 def normal_quantile(level: float = LEVEL) -> float:
     """Standard deviations from the middle of a two-sided normal interval to its ends; 1.96 at 95 %."""
     return NormalDist().inv_cdf((1 + level) / 2)
