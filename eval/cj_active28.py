@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
 from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.comparison import bootstrap
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.systems import check_systems
 from recllm.propensity.examples import Cohort, Examples, active_within, past_examples
@@ -26,6 +25,7 @@ from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import fit_propensity
 from recllm.propensity.quality import auc, lift, quality
 from recllm.settings import PropensitySettings
+from recllm.stats.intervals import bootstrap
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")
 SINGLE = {"days since last purchase": "days_since", "number of baskets": "trips", "decayed baskets": "trips_decayed"}

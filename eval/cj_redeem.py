@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.comparison import bootstrap
 from recllm.evaluation.systems import check_systems
 from recllm.evaluation.tables import complete_journey
 from recllm.propensity.coupons import Coupons
@@ -33,6 +32,7 @@ from recllm.propensity.model import fit_propensity
 from recllm.propensity.predict import mailings, redeem_examples, redeem_settings, usable
 from recllm.propensity.quality import auc, lift, quality
 from recllm.settings import PropensitySettings
+from recllm.stats.intervals import bootstrap
 
 Values = NDArray[np.float64]
 PLAIN = ("days_since", "trips", "trips_28", "trips_91", "spend", "spend_91", "redeemed", "redeem_rate", "coupon_uses",

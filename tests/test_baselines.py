@@ -14,7 +14,7 @@ from recllm.evaluation import baselines as b
 from recllm.evaluation.baselines import index_texts, purchase_matrix, rank_by, top_k, words
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists
 from recllm.evaluation.systems import make_systems
-from recllm.metrics import Truth, ndcg
+from recllm.stats.ranking import Truth, ndcg
 
 NOW = 100 * DAY
 

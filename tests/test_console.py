@@ -17,7 +17,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -38,9 +37,7 @@ from recllm.console.loads import UPLOADS, find_upload, receive_upload, sweep_upl
 from recllm.console.pages import HISTORY_FILE, local_path
 from recllm.console.predictions import PredictionLine, PredictionState, people_like
 from recllm.console.session import session_cookie, session_visitor
-from recllm.console.words import LANGUAGES, sentences
 from recllm.errors import UnknownIdError, UsageError
-from recllm.experiments.effect import Interval
 from recllm.experiments.off_policy import ValueEstimate
 from recllm.ingest.preview import preview_file, proposed_columns
 from recllm.jobs.experiments import Metric
@@ -59,7 +56,9 @@ from recllm.schema import Action, Purpose, Table
 from recllm.service.app import create_app
 from recllm.service.live import LiveShop
 from recllm.settings import ConsoleSettings, ServiceSettings
+from recllm.stats.intervals import Interval
 from recllm.store.readers import StoreReader
+from recllm.words.sentences import LANGUAGES
 from recllm.workspace.console_sessions import begin_session, find_session
 from recllm.workspace.keys import Scope, create_key, key_in_force, revoke_key
 from recllm.workspace.privacy import PolicyGate
@@ -1180,33 +1179,6 @@ def test_a_failure_says_what_to_do_and_nothing_of_this_machine(
 
 
 # --- words and files -------------------------------------------------------------------------------------------------
-
-
-def placeholders(text: str) -> set[str]:
-    return {name for _, name, _, _ in Formatter().parse(text) if name is not None}
-
-
-def test_both_languages_have_the_same_words() -> None:
-    english, chinese = sentences("en"), sentences("zh")
-    assert english.keys() == chinese.keys() and len(english) > 300
-    for path, text in english.items():
-        assert text.strip() and chinese[path].strip(), path
-        assert placeholders(text) == placeholders(chinese[path]), path
-    same = {path for path, text in english.items() if text == chinese[path]}
-    assert not same
-
-
-def test_every_word_that_a_page_asks_for_exists_and_is_used() -> None:
-    templates = "".join(file.read_text("utf-8") for file in (CONSOLE / "templates").glob("*.j2"))
-    code = "".join(file.read_text("utf-8") for file in CONSOLE.glob("*.py"))
-    asked = set(re.findall(r"""say\(\(?["']([\w.]+)["'](?! ~)""", templates + code))
-    assert asked <= set(sentences("en"))
-    begun = set(re.findall(r"""["']([\w.]+\.)["'] ~""", templates))
-    begun |= set(re.findall(r"""f["']([\w.]+\.)\{""", code))
-    begun |= {"basic.", "people.", "notice.", "models.", "sign_in.", "error."}
-    named = set(re.findall(r"""["']([a-z_]+(?:\.\w+)+)["']""", templates + code))
-    unused = {p for p in sentences("en") if p not in asked | named and not any(p.startswith(b) for b in begun)}
-    assert not unused
 
 
 def test_what_others_wrote_is_what_they_published() -> None:

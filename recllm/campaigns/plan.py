@@ -53,7 +53,7 @@ from recllm.occasions.choose import lacking
 from recllm.occasions.detect import ItemStates, Shop
 from recllm.recommender.registry import current
 from recllm.schema import Generator, Objective, Occasion
-from recllm.text.templates import language
+from recllm.words.sentences import language
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace, present

@@ -36,9 +36,9 @@ from recllm.schema import Intent, NoteKind, Objective, RecommendRequest, ReportB
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
-    from recllm.metrics import ConfidenceInterval
     from recllm.propensity.uplift import UpliftEstimate
     from recllm.schema import Slate
+    from recllm.stats.intervals import ConfidenceInterval
 
 _offer = partial(typer.Option, rich_help_panel="What is offered")
 _which = partial(typer.Option, rich_help_panel="Which items")

@@ -11,7 +11,7 @@ from recllm.cli.output import show, table
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from recllm.experiments.effect import Interval
+    from recllm.stats.intervals import Interval
 
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]
 

@@ -28,12 +28,12 @@ from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn
 from recllm.data.dataset import Dataset, Events, utc
 from recllm.documents import json_text
 from recllm.errors import UnknownIdError
-from recllm.explain import UserHistory
 from recllm.jobs.load import add_consent, add_events
 from recllm.jobs.recommenders import forget_in_states
 from recllm.privacy.erasure import erase_people
 from recllm.privacy.export import export_person
 from recllm.profiles.evolution import Evolution, evolve
+from recllm.recommender.leave_one_out import UserHistory
 from recllm.recommender.recommender import Recommender
 from recllm.report.people import evolution_chart, evolution_rows
 from recllm.schema import ACTIONS, Action, Profile, Purpose, Recommendation, SlateStatus, Table

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.metrics import calibration_error
+from recllm.stats.probabilities import calibration_error
 
 if TYPE_CHECKING:
     from recllm.propensity.uplift import RandomisedTrial

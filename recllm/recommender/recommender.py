@@ -27,7 +27,6 @@ from recllm.data.event_files import EventLog
 from recllm.data.interactions import Ints, Pairs
 from recllm.data.order import refuse_steps
 from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
-from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
@@ -37,6 +36,7 @@ from recllm.models.scorer import ItemProjections
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.recommender.exploration import explore
+from recllm.recommender.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommender.people import DatasetPeople, Histories, People, PeopleLacking
 from recllm.recommender.private_serving import catalogue_vectors, private_population

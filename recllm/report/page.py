@@ -5,26 +5,14 @@ A page is one file: no script, no style and no picture from elsewhere, and every
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from recllm.charts import Bar, bar_chart
-from recllm.text.templates import language
-
-
-@cache
-def words(page: str, locale: str) -> Mapping[str, str]:
-    """The words of a page in a language; English where there are none. page: a table of words.toml."""
-    tables = tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text("utf-8"))
-    page_words: Mapping[str, str] = tables.get(language(locale), tables["en"])[page]
-    return page_words
 
 
 def render(template: str, **values: Any) -> str:

@@ -23,12 +23,12 @@ from recllm.data.interactions import Floats, Ints, within_limits
 from recllm.encoder.hardware import workers
 from recllm.errors import DataError
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
-from recllm.metrics import average, ndcg
 from recllm.models.scorer import Scorer, ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
 from recllm.models.sequence import SequenceModel
 from recllm.models.sequence_network import learn_sequence_model
 from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
+from recllm.stats.ranking import average, ndcg
 from recllm.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.training.windows import PastWindows, Window, choose_target, window_starts
 
