@@ -133,12 +133,12 @@ def seconds(text: str) -> float:
 
 
 def test_time_grows_with_the_length_and_not_with_its_square() -> None:
-    """Ten times the text takes about ten times as long, and no hundred times."""
+    """Ten times the text takes about ten times as long, and no hundred times; 20,000 signs take .05 s, and no .3 s."""
     rng = random.Random(5)
     mixed = ["".join(rng.choice(HOSTILE) for _ in range(3)) for _ in range(10)]
     for seed in (*HOSTILE, *mixed):
         short, long = ((seed * n)[:n] for n in (2_000, 20_000))
-        assert seconds(long) < 40 * max(seconds(short), 0.0005), seed
+        assert seconds(long) < min(0.3, 40 * max(seconds(short), 0.0005)), seed
 
 
 # --- where it goes no further ------------------------------------------------------------------------------------

@@ -120,16 +120,12 @@ def _end_of_address(text: str, end: int) -> int:
 
 def _is_street(text: str, match: re.Match[str]) -> bool:
     """True for "12 Baker Street" before a comma, a small letter or the end; "28 Inch Carbon Road Bike" is a thing."""
-    name = " ".join(match[0].split()[1:]).lower()
-    if _names_goods(match["street"]) or any(famous in name for famous in entry("address.famous")):
+    if _names_goods(match["street"]) or pattern("address.famous").search(" ".join(match[0].split()[1:])):
         return False
     after = text[match.end() : match.end() + 40]
     if has_words("address.titled", after):
         return False
-    return (
-        re.match(r" ?(?:$|[,.;:)\n!?]| [a-z]| (?:N|S|E|W|NE|NW|SE|SW|Apt|Suite|Unit|Flat|#)\b)|[,.;:)\n!?]", after)
-        is not None
-    )
+    return pattern("address.after_street").match(after) is not None
 
 
 def _names_goods(street: str) -> bool:
