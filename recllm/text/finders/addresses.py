@@ -148,9 +148,9 @@ def _chinese_addresses(text: str) -> Iterator[Span]:
     is_covered = bytearray(len(text))
     for name in ("chinese", "chinese_village"):
         for match in pattern(f"address.{name}").finditer(text):
-            if is_covered[match.start()]:
+            start = match.start() if is_covered[match.start()] else _left_of(text, match.start(), label_ends)
+            if is_covered[start]:
                 continue
-            start = _left_of(text, match.start(), label_ends)
             regions = pattern("address.chinese_regions").findall(text[start : match.end()])
             is_counted = re.search(r"\d", match[0]) is not None and match.start() - start >= 1
             is_enough = len(regions) > 1 or _near(label_ends, start) if name == "chinese_village" else True
