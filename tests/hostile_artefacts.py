@@ -865,6 +865,40 @@ for _name, _content in HEADERS.items():
 # --- learned effects and trees ---------------------------------------------------------------------------------------
 
 
+SOUND_TREE: dict[str, object] = {
+    "num_leaves": 3,
+    "num_cat": 0,
+    "split_feature": "0 0",
+    "threshold": "0.5 -1.5",
+    "decision_type": "10 10",
+    "left_child": "1 -1",
+    "right_child": "-2 -3",
+    "leaf_value": "0.0 0.1 0.2",
+}
+"""As LightGBM writes it."""
+
+BAD_TREES: dict[str, dict[str, object]] = {
+    "a node that is its own child": {"left_child": "0 -1"},
+    "a branch that leads back": {"right_child": "-2 0"},
+    "a child far outside": {"right_child": f"{1 << 40} -3"},
+    "a child in the memory before": {"right_child": f"{-(1 << 40)} -3"},
+    "a child beyond all numbers": {"right_child": f"{1 << 70} -3"},
+    "a column outside": {"split_feature": "7 0"},
+    "a column before the first": {"split_feature": "-5 0"},
+    "categories that are nowhere": {"decision_type": "1 1", "num_cat": 1},
+    "lists of other lengths": {"leaf_value": "0.0 0.1"},
+    "lists of texts": {"left_child": "a b"},
+    "fractions in place of numbers of nodes": {"left_child": "1.5 -1"},
+    "values that are no numbers": {"leaf_value": "nan 0.1 0.2"},
+    "no leaf": {name: "" for name in SOUND_TREE},
+    "a field twice": {"leaf_value": "0.0 0.1 0.2\nright_child=9 9"},
+}
+
+
+def tree_text(tree: dict[str, object]) -> str:
+    return "\n".join(["tree", "Tree=0", *(f"{name}={value}" for name, value in tree.items()), ""])
+
+
 def _trees(name: str, change: Callable[[dict[str, Any]], object], *, inert: bool = False, **record: Any) -> None:
     """Effects of two trees of three nodes, one thing about them changed; everybody is asked."""
 
@@ -929,35 +963,25 @@ _trees("a deep record", lambda trees: None, text='{"a":' * DEEP + "1" + "}" * DE
 
 def _boosted(name: str, **change: Any) -> None:
     def make(case: Case) -> Door:
-        from safetensors.numpy import save
-
-        arrays: dict[str, Any] = {
-            "feature": np.zeros(3, np.int32),
-            "threshold": np.zeros(3),
-            "left": np.array([1, 1, 2], np.int32),
-            "right": np.array([2, 1, 2], np.int32),
-            "missing_left": np.zeros(3, bool),
-            "value": np.zeros(3),
-            "roots": np.zeros(1, np.int32),
-            "bias": np.zeros(1),
-        }
-        file = case.file("trees.safetensors", save(arrays | change, metadata={"features": '["a"]', "record": "{}"}))
+        tree = SOUND_TREE | change
+        file = case.file(
+            "trees.json",
+            json.dumps({"format": 2, "features": ["a"], "trees": tree_text(tree), "record": {}}).encode(),
+        )
 
         def door() -> object:
             from recllm.models.trees import BoostedTrees
 
-            return BoostedTrees.read(file)[0].logit(np.zeros((3, 1)))
+            return BoostedTrees.read(file)[0].score(np.zeros((3, 1)))
 
         return door
 
-    _add(f"trees: {name}", make)
+    _add(f"trees: {name}", make, inert=not change)
 
 
-_boosted("a branch that leads back", left=np.array([1, 0, 2], np.int32))
-_boosted("a node outside", right=np.array([2, 1, 1 << 30], np.int32))
-_boosted("a feature outside", feature=np.array([9, 0, 0], np.int32))
-_boosted("tables in place of lists", left=np.ones((3, 2), np.int32))
-_boosted("fractions in place of numbers of nodes", left=np.array([1.5, 1, 2]), right=np.array([2.0, 1, 2]))
+_boosted("sound ones")
+for _name, _change in BAD_TREES.items():
+    _boosted(_name, **_change)
 
 
 # --- tables of a shop ------------------------------------------------------------------------------------------------

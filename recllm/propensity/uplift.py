@@ -43,11 +43,12 @@ from numpy.typing import NDArray
 from recllm.data.dataset import Dataset, utc
 from recllm.documents import guarded, plain, write_csv
 from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.models.trees import grow_trees
 from recllm.propensity.effect_forest import arm_scores, fit_effect_forest
 from recllm.propensity.effects import EffectSource, LearnedEffects, fit_effects
 from recllm.propensity.examples import Cohort
 from recllm.propensity.features import FeatureTable, Floats
-from recllm.propensity.model import Values, cross_fitted, people_folds, varying
+from recllm.propensity.model import Values, cross_fitted, people_folds, sigmoid, varying
 from recllm.propensity.quality import QiniCurve, auc, qini_curve
 from recllm.settings import PropensitySettings, UpliftSettings
 
@@ -294,22 +295,11 @@ def fit_outcome(
     values: Floats, target: Values, weights: Values, settings: UpliftSettings, *, binary: bool = True
 ) -> Predict:
     """Probability of an outcome of 0 or 1; with `binary=False` the mean of any number."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    columns = varying(values)
-    trees: Any = (HistGradientBoostingClassifier if binary else HistGradientBoostingRegressor)(
-        max_iter=settings.rounds,
-        learning_rate=settings.learning_rate,
-        max_leaf_nodes=settings.leaves,
-        min_samples_leaf=min(settings.min_leaf_rows, max(2, len(target) // 20)),
-        l2_regularization=settings.l2,
-        early_stopping=False,
-        random_state=settings.seed,
-    )
-    trees.fit(values[:, columns], target, sample_weight=weights)
+    columns, objective = varying(values), "binary" if binary else "regression"
+    trees = grow_trees(values[:, columns], target, settings, objective=objective, weights=weights)
     if binary:
-        return lambda rows: np.asarray(trees.predict_proba(rows[:, columns])[:, 1], np.float64)
-    return lambda rows: np.asarray(trees.predict(rows[:, columns]), np.float64)
+        return lambda rows: sigmoid(trees.score(rows[:, columns]))
+    return lambda rows: trees.score(rows[:, columns])
 
 
 # --- from a trial's table to everybody's uplift ----------------------------------------------------------------------
