@@ -21,6 +21,8 @@ from recllm.errors import ModelError
 from recllm.files import PRIVATE, write_whole
 
 FORMAT = 2
+ROWS_OF_A_THREAD = 20_000
+"""Of fewer rows a second thread waits longer than it helps."""
 INNER = ("split_feature", "decision_type", "left_child", "right_child")
 """Whole numbers that LightGBM keeps of each inner node; a child below 0 is the leaf ~child."""
 KINDS = (0, 2, 4, 6, 8, 10)
@@ -114,8 +116,12 @@ def grow_trees(
     """
     from lightgbm import Dataset, train
 
-    quiet = {"verbosity": -1, "num_threads": default_threads(), "deterministic": True, "force_row_wise": True}
-    parameters = quiet | {
+    threads = min(default_threads(), 1 + len(target) // ROWS_OF_A_THREAD)
+    parameters = {
+        "verbosity": -1,
+        "num_threads": threads,
+        "deterministic": True,
+        "force_row_wise": True,
         "objective": objective,
         "learning_rate": settings.learning_rate,
         "num_leaves": settings.leaves,
@@ -127,6 +133,7 @@ def grow_trees(
         **({"monotone_constraints": list(directions)} if any(directions) else {}),
     }
     data = Dataset(values, target, weight=weights, params=parameters)
+    names = names or [f"c{n}" for n in range(values.shape[1])]
     return BoostedTrees(tuple(names), train(parameters, data, settings.rounds))
 
 
