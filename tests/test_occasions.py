@@ -160,12 +160,13 @@ def test_who_stayed_away_hears_of_what_they_bought_most() -> None:
 
 
 def test_the_first_purchase_is_welcomed_with_what_others_buy_beside_it() -> None:
-    others = [(f"p{n}", item, ago) for n in range(6) for item in ("tea", "honey") for ago in (60, 90)]
-    rest = [(f"q{n}", item, ago) for n in range(6) for item in ("saw", "rice") for ago in (60, 90)]
-    data = log(*others, *rest, ("new", "tea", 3), ("back", "tea", 3), ("back", "tea", 40))
+    others = [(f"p{n}", item, ago) for n in range(40) for item in ("tea", "honey") for ago in (60, 90)]
+    rest = [(f"q{n}", item, ago) for n in range(40) for item in ("saw", "rice") for ago in (60, 90)]
+    kinds = {"honey": "food > spreads", "saw": "tools > saws"}
+    data = log(*others, *rest, ("new", "tea", 3), ("back", "tea", 3), ("back", "tea", 40), items=kinds)
     shop = shop_of(data)
     assert told(welcome(shop), data) == {"new": "honey"}
-    only = log(*others, ("new", "saw", 3))
+    only = log(*others, ("new", "saw", 3), items=kinds)
     assert told(welcome(shop_of(only)), only) == {"new": None}  # nothing to say beside it
 
 
