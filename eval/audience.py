@@ -28,7 +28,6 @@ from recllm.encoder.hardware import map_blocks
 from recllm.evaluation.peers.trees import BoostSettings, TreeExamples, boost
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
-from recllm.evaluation.systems import check_systems
 from recllm.features.candidates import explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.item_vectors import basics_of, basics_vectors
@@ -50,7 +49,6 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--models", type=Path, help="folder that keeps the trained model")
     args = parser.parse_args()
-    check_systems(["lightgbm"])
     began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     encoder = default_encoder(args)
     recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)

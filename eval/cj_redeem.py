@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.systems import check_systems
 from recllm.evaluation.tables import complete_journey
 from recllm.propensity.coupons import Coupons
 from recllm.propensity.examples import Cohort, Examples
@@ -47,7 +46,6 @@ SINGLE = {
 
 def main() -> None:
     args = script_parser(__doc__, "validation", "seed").parse_args()
-    check_systems(["lightgbm"])
     began = time.perf_counter()
     data, coupons = complete_journey().dataset(), coupon_tables()
     cut, end = (midnight(2017, 6, 1), midnight(2017, 8, 1)) if args.validation else (midnight(2017, 8, 1), None)

@@ -32,7 +32,7 @@ from recllm.console import app as console_app
 from recllm.console import people
 from recllm.console.app import SECTIONS, mount_console
 from recllm.console.estimates import EstimateVerdict, verdict_of
-from recllm.console.figures import MIN_VISITS, rhythms
+from recllm.console.figures import rhythms
 from recllm.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
 from recllm.console.pages import HISTORY_FILE, local_path
 from recllm.console.predictions import PredictionLine, PredictionState, people_like
@@ -55,7 +55,7 @@ from recllm.recommender.registry import current, publish, versions
 from recllm.schema import Action, Purpose, Table
 from recllm.service.app import create_app
 from recllm.service.live import LiveShop
-from recllm.settings import ConsoleSettings, ServiceSettings
+from recllm.settings import ConsoleSettings, OccasionSettings, ServiceSettings
 from recllm.stats.intervals import Interval
 from recllm.store.readers import StoreReader
 from recllm.words.sentences import LANGUAGES
@@ -1063,13 +1063,16 @@ def test_home_counts_in_the_background(looking: TestClient) -> None:
 def test_who_is_due_and_who_is_quiet() -> None:
     now = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
-    def visits(name: str, last: int, gap: int, n: int = MIN_VISITS) -> list[tuple[str, str, datetime]]:
+    settings = OccasionSettings()
+    trips = settings.lapsed_trips
+
+    def visits(name: str, last: int, gap: int, n: int = trips) -> list[tuple[str, str, datetime]]:
         return [(name, "purchase", now - timedelta(days=last + gap * visit)) for visit in range(n)]
 
-    rows = visits("due", 5, 7) + visits("early", 1, 21) + visits("quiet", 60, 10) + visits("new", 5, 7, MIN_VISITS - 1)
+    rows = visits("due", 5, 7) + visits("early", 1, 21) + visits("quiet", 60, 10) + visits("new", 5, 7, trips - 1)
     rows += [(name, "view", now) for name in ("due", "quiet")]
     events = pl.DataFrame(rows, schema=["user_id", "event", "timestamp"], orient="row")
-    due, quiet = rhythms(events, now)
+    due, quiet = rhythms(events, now, settings)
     assert [person.user_id for person in due] == ["due"] and due[0].gap_days == 7
     assert [person.user_id for person in quiet] == ["quiet"]
 

@@ -13,14 +13,14 @@ import pytest
 
 from recllm.documents import json_text
 from recllm.errors import DataError, PolicyError, UsageError
-from recllm.propensity.effect_forest import arm_scores, error_scale, fit_effect_forest, shrinkage_bias
-from recllm.propensity.trial import MultiArmTrial, TrialColumns, balance_p_value, read_trial_table
+from recllm.propensity.effects import arm_learners, arm_scores, error_scale, shrinkage_bias
+from recllm.propensity.trial import Trial, TrialColumns, balance_p_value, read_trial_table
 from recllm.propensity.trial_effects import TrialEstimate, estimate_trial, slope_test, trial_document, trial_lines
 from recllm.settings import UpliftSettings
 
 Run = Callable[..., tuple[int, str, str]]
 COLUMNS = TrialColumns(features=("age", "kind"), arm="group", control="none", outcome="y")
-QUICK = UpliftSettings(rounds=20, forest_groups=12)
+QUICK = UpliftSettings(forest_groups=10)
 HILLSTROM = Path(__file__).resolve().parents[2] / "shared" / "data" / "hillstrom_email" / "hillstrom.parquet"
 EFFECTS = {"a": (0.4, -0.3), "b": (-0.2, 0.2), "nobody": (0.0, 0.0), "alike": (0.2, 0.2)}
 """On dogs' people, and on cats'."""
@@ -40,7 +40,7 @@ def world(
 
 
 def estimate(table: pl.DataFrame, columns: TrialColumns = COLUMNS, seed: int = 0) -> TrialEstimate:
-    trial = MultiArmTrial.construct(table, columns, randomised=True)
+    trial = Trial.of_table(table, columns, randomised=True)
     return estimate_trial(trial, rng=np.random.default_rng(seed), settings=QUICK)
 
 
@@ -190,13 +190,14 @@ def test_scores_are_right_on_average_whatever_the_model_says() -> None:
     assert scores.mean(axis=0) == pytest.approx([0.2, 0.6], abs=0.02)
 
 
-def test_the_forest_is_the_same_for_the_same_draw_and_honest() -> None:
-    rng = np.random.default_rng(1)
-    values, noise = rng.normal(size=(2_000, 4)).astype(np.float32), rng.normal(size=2_000)
-    one, two = (fit_effect_forest(values, noise, QUICK, np.random.default_rng(5)).predict(values) for _ in range(2))
+def test_trees_are_the_same_for_the_same_draw_and_people_of_no_effect_get_none() -> None:
+    table, _ = world("nobody", n=2_000)
+    trial = Trial.of_table(table, COLUMNS, randomised=True)
+    (learner,), n = arm_learners(trial, QUICK)[1], len(trial)
+    learn, judge = np.arange(n // 2), learner.values[n // 2 :]
+    one, two = (learner.grow(learn, QUICK, np.random.default_rng(5)).predict(judge) for _ in range(2))
     assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
-    # of noise nothing is found: most intervals hold 0, and a forest that remembered its people would not
-    assert (np.abs(one[0]) < 1.96 * one[1]).mean() > 0.9
+    assert np.abs(one[0]).mean() < 0.1 and (one[1] > 0).all()
 
 
 def test_an_estimate_is_the_same_for_the_same_seed() -> None:
@@ -208,14 +209,14 @@ def test_an_estimate_is_the_same_for_the_same_seed() -> None:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def construct(table: pl.DataFrame, **changes: object) -> MultiArmTrial:
+def construct(table: pl.DataFrame, **changes: object) -> Trial:
     fields = {name: getattr(COLUMNS, name) for name in ("features", "arm", "control", "outcome")}
-    return MultiArmTrial.construct(table, TrialColumns(**(fields | changes)), randomised=True)  # type: ignore[arg-type]
+    return Trial.of_table(table, TrialColumns(**(fields | changes)), randomised=True)  # type: ignore[arg-type]
 
 
 def test_without_randomisation_it_is_refused() -> None:
     with pytest.raises(PolicyError, match="drawn by lot"):
-        MultiArmTrial.construct(world("a")[0], COLUMNS, randomised=False)
+        Trial.of_table(world("a")[0], COLUMNS, randomised=False)
 
 
 def test_arms_that_differ_before_treatment_are_refused_by_name() -> None:
@@ -334,7 +335,6 @@ def test_the_commands_lines(command: Run, tmp_path: Path) -> None:
     [
         (OPTIONS, 4, "drawn by lot"),
         ((*OPTIONS[:-2], "--randomised"), 2, "also needs --outcome"),
-        ((*OPTIONS, "--randomised", "--learner", "x"), 2, "--learner"),
         ((*OPTIONS, "--randomised", "--start", "2024-01-01"), 2, "--start"),
         (("--randomised",), 2, "give --start DATE"),
         ((*OPTIONS[:-1], "profit", "--randomised"), 2, "unknown column profit"),
@@ -380,4 +380,4 @@ def test_the_real_trial() -> None:
     assert women.expected[bought].mean() > women.expected[~bought].mean() + 0.02
     with pytest.raises(PolicyError, match="differ before the treatment in visit"):
         leaking = TrialColumns(features=("recency", "visit"), arm="segment", control="No E-Mail", outcome="spend")
-        MultiArmTrial.construct(table, leaking, randomised=True)
+        Trial.of_table(table, leaking, randomised=True)

@@ -441,9 +441,7 @@ def uplift(
         Path | None,
         typer.Option(help="Instead of TRIAL the TOML of a campaign that went out: those held out are the control."),
     ],
-    save: Annotated[
-        str | None, typer.Option(help="Keep the effects under this name, for recllm audience --effects; learner dr.")
-    ],
+    save: Annotated[str | None, typer.Option(help="Keep the effects under this name, for recllm audience --effects.")],
     start: Annotated[
         datetime | None, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")
     ],
@@ -453,10 +451,7 @@ def uplift(
     outcome: Annotated[str | None, _own(help="Column of what came of it: 0 and 1, or amounts.")],
     workspace: WorkspaceDir,
     randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
-    learner: Annotated[
-        str | None,
-        typer.Option(help="s, t, x (the default) or dr, which has intervals; own columns, --save: dr alone."),
-    ],
+    learner: Annotated[str | None, typer.Option(hidden=True)],
     csv: Csv,
     plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
     ids: Ids,
@@ -470,20 +465,21 @@ def uplift(
     columns = {"--features": features, "--arm": arm, "--control": control, "--outcome": outcome}
     if (trial is None) == (campaign is None):
         raise UsageError("give a trial's table, or --campaign with the file of a campaign that went out")
-    learner_name = learner or ("dr" if save or campaign else "x")
+    if learner is not None:
+        note("--learner is not needed any more: there is one learner, and it has intervals")
     if campaign is not None:
         if start or any(value is not None for value in columns.values()):
             raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
-        _uplift_of_campaign(campaign, workspace, learner_name, save, csv, plot, ids, seed, json)
+        _uplift_of_campaign(campaign, workspace, save, csv, plot, ids, seed, json)
         return
     assert trial is not None  # noqa: S101 - one of the two is given
     if any(value is not None for value in columns.values()):
         if absent := [name for name, value in columns.items() if value is None]:
             raise UsageError(f"a trial with its own columns also needs {', '.join(absent)}")
-        if start or plot or ids or save or learner not in (None, "dr"):
+        if start or plot or ids or save:
             raise UsageError(
-                "--start, --plot, --ids, --save and --learner s, t or x belong to trials of the workspace's people; "
-                "leave them out, or leave out --features, --arm, --control and --outcome"
+                "--start, --plot, --ids and --save belong to trials of the workspace's people; leave them out, or "
+                "leave out --features, --arm, --control and --outcome"
             )
         _uplift_of_table(trial, (features or "", arm or "", control or "", outcome or ""), randomised, csv, seed, json)
     elif start is None:
@@ -492,7 +488,7 @@ def uplift(
             "for a table with its own columns"
         )
     else:
-        _uplift_of_people(trial, start, workspace, randomised, learner_name, save, csv, plot, ids, seed, json)
+        _uplift_of_people(trial, start, workspace, randomised, save, csv, plot, ids, seed, json)
 
 
 def _uplift_of_table(
@@ -522,7 +518,6 @@ def _uplift_of_people(
     start: datetime,
     workspace: Path,
     randomised: bool,
-    learner: str,
     save: str | None,
     csv: Path | None,
     plot: Path | None,
@@ -531,9 +526,9 @@ def _uplift_of_people(
     json: bool,
 ) -> None:
     from recllm.jobs.predict import uplift_workspace
-    from recllm.propensity.uplift import UpliftLearner, UpliftRequest
+    from recllm.propensity.uplift import UpliftRequest
 
-    request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
+    request = UpliftRequest(start=start, randomised=randomised, seed=seed)
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
         estimate = uplift_workspace(shop, request, trial, save=save)
@@ -544,7 +539,6 @@ def _uplift_of_people(
 def _uplift_of_campaign(
     file: Path,
     workspace: Path,
-    learner: str,
     save: str | None,
     csv: Path | None,
     plot: Path | None,
@@ -556,14 +550,13 @@ def _uplift_of_campaign(
     from recllm.campaigns.open_campaign import open_campaign
     from recllm.campaigns.trial import campaign_trial
     from recllm.jobs.predict import uplift_workspace
-    from recllm.propensity.uplift import UpliftLearner, UpliftRequest
+    from recllm.propensity.uplift import UpliftRequest
 
-    kind = UpliftLearner.named(learner)
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
         campaign = open_campaign(shop, read_campaign(file), recheck=False)
         trial = campaign_trial(campaign)
-        request = UpliftRequest(start=trial.start, randomised=True, learner=kind, seed=seed)
+        request = UpliftRequest(start=trial.start, randomised=True, seed=seed)
         source = campaign.plan.campaign_id
         estimate = uplift_workspace(shop, request, trial.table, source=source, save=save)
         locale = shop.settings.locale
@@ -585,12 +578,12 @@ def _show_uplift(
 
     if csv:
         write_uplift_csv(estimate, csv, names)
-    chart = {f"{estimate.learner}-learner": estimate.curve}
+    chart = {"uplift": estimate.curve}
     if plot and (remark := write_png([qini_chart(chart, locale)], plot)):
         note(remark)
     document = uplift_document(estimate, names)
     of_trial = document["trial"]
-    columns = ["user_id", "uplift", *(["low", "high"] if estimate.limits else [])]
+    columns = ["user_id", "uplift", "low", "high"]
     rows = [[person[name] for name in columns] for person in document["people"][:MAX_PRINTED]]
     lines = [
         *([f"kept as {save}: recllm audience --objective uplift --effects {save}"] if save else []),

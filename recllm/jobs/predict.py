@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
 from recllm.data.order import refuse_steps
-from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.errors import DataError, NothingToDo, PolicyError
 from recllm.schema import Purpose
 from recllm.workspace.workspace import call_settings, present
 
@@ -104,24 +104,22 @@ def uplift_workspace(
 ) -> UpliftEstimate:
     """Everybody's uplift, learned from a trial's CSV, or its table with pseudonyms.
 
-    source: what a table is called in what is kept. save: the name under which the effects are kept in the workspace, of
-    the doubly robust learner alone; those of the same name are replaced.
-    Raises what `recllm.propensity.uplift` tells: `PolicyError` for what is no trial; `UsageError` for effects of
-    another learner, or a name that cannot be.
+    source: what a table is called in what is kept. save: the name under which the effects are kept in the workspace;
+    those of the same name are replaced.
+    Raises what `recllm.propensity.uplift` raises, and `UsageError` for a name that cannot be.
     """
     from recllm.jobs.effects import effects_folder
     from recllm.propensity.effects import save_effects
-    from recllm.propensity.uplift import UpliftLearner, estimate_uplift, read_trial
+    from recllm.propensity.trial import read_trial
+    from recllm.propensity.uplift import estimate_uplift
     from recllm.recommender.registry import clear_taint
 
     folder = None if save is None else effects_folder(workspace, save)
-    if folder is not None and request.learner is not UpliftLearner.DR:
-        raise UsageError(f"effects are kept of the learner dr, which has intervals, and not of {request.learner}")
     table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
     source = source or (trial.name if isinstance(trial, Path) else "a table")
     learn, ask = _datasets(workspace)
     estimate = estimate_uplift(request, table, learn, ask, settings=workspace.settings.uplift, source=source)
-    if folder is not None and estimate.effects is not None:
+    if folder is not None:
         save_effects(estimate.effects, folder)
         clear_taint(folder.parent, folder.name)
     return estimate
@@ -134,10 +132,10 @@ def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed
     """
     import numpy as np
 
-    from recllm.propensity.trial import MultiArmTrial, read_trial_table
+    from recllm.propensity.trial import Trial, read_trial_table
     from recllm.propensity.trial_effects import estimate_trial
 
-    trial = MultiArmTrial.construct(read_trial_table(file), columns, randomised=randomised, seed=seed)
+    trial = Trial.of_table(read_trial_table(file), columns, randomised=randomised, seed=seed)
     return estimate_trial(trial, rng=np.random.default_rng(seed), settings=call_settings().uplift)
 
 
