@@ -44,7 +44,7 @@ def test_a_header_without_rows_is_nothing_to_do(run: Run, shop: Path) -> None:
 
 def test_validate_writes_nothing(run: Run, shop: Path) -> None:
     before = (shop / "store.sqlite").read_bytes()
-    code, out, _ = run("validate", "items.csv", "--table", "items", "-w", "shop", "--json")
+    code, out, _ = run("ingest", "--dry-run", "items.csv", "--table", "items", "-w", "shop", "--json")
     assert code == 0 and document(out)["read"] == 4
     assert (shop / "store.sqlite").read_bytes() == before
 
@@ -94,7 +94,7 @@ def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) ->
     assert said[0] == 0
     second = document(run("recommend", "-u", "ann", "-k", "4", "-w", "shop", "--json")[1])[0]
     assert item not in {i["item_id"] for i in second["items"]}
-    (version,) = document(run("report", "-w", "shop", "--json")[1])["groups"]
+    (version,) = document(run("feedback", "report", "-w", "shop", "--json")[1])["groups"]
     assert (version["shown"], version["dismissed"], version["clicked"]) == (1, 1, 0)
 
 
@@ -114,15 +114,15 @@ def test_looking_is_not_recording(run: Run, shop: Path) -> None:
         ("explain", "-u", "nobody123", "-i", "tea"),
         ("copy", "-u", "nobody123", "--channel", "push"),
         ("copy", "--users", str(ids), "--channel", "email"),
-        ("profile", "nobody123"),
-        ("profile", "nobody123", "--evolution"),
+        ("describe", "nobody123"),
+        ("describe", "nobody123", "--evolution", "auto"),
         ("audience", "--item", "tea", "--suppress", str(ids)),
         ("audience", "--seeds", str(ids)),
         ("predict", "buy", "--ids", str(ids)),
         ("occasions",),
-        ("report",),
+        ("feedback", "report"),
         ("describe",),
-        ("pseudonym", "--ids", str(ids)),
+        ("describe", "--ids", str(ids)),
         ("privacy", "export", "-u", "nobody123"),
     ]
     for look in looks:
@@ -155,7 +155,7 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
     ann, bob = document(run("recommend", "-u", "ann", "-u", "bob", "-k", "1", "-w", "shop", "--json")[1])
     assert ann["items"][0]["served_by"] == ["popular"] and "consent" in ann["degraded_reason"]
     assert bob["items"][0]["served_by"] != ["popular"]
-    for refused in (("copy", "-u", "ann"), ("train",), ("profile", "ann")):
+    for refused in (("copy", "-u", "ann"), ("train",), ("describe", "ann")):
         code, _, err = run(*refused, "-w", "shop")
         assert code == 4 and err.count("\n") == 1 and "agreed" in err
 
@@ -184,7 +184,7 @@ def test_every_ad_is_kept_and_made_again(run: Run, shop: Path) -> None:
     ads = document(run("copy", "-u", "ann", "-w", "shop", "--variants", "3", "--pack", "us_ftc", "--json")[1])
     assert len({ad["text"] for ad in ads}) == len(ads) >= 2
     for ad in ads:
-        again = run("copy", "replay", ad["record_id"], "-w", "shop", "--json")
+        again = run("copy", "--replay", ad["record_id"], "-w", "shop", "--json")
         assert again[0] == 0 and document(again[1])["text"] == ad["text"]
     kept = "".join(p.read_text() for p in (shop / "copies").iterdir())
     assert '"ann"' not in kept and "u1_" not in kept
@@ -202,14 +202,14 @@ def test_a_record_elsewhere_and_one_that_cannot_be_made_again(run: Run, shop: Pa
     ad = document(run("copy", "-u", "ann", "-w", "shop", *told, "--json")[1])
     assert "match" not in ad["text"] and "basket" not in ad["text"]
     assert not (shop / "copies").exists()
-    replayed = ("copy", "replay", ad["record_id"], "--record", "kept", "-w", "shop")
+    replayed = ("copy", "--replay", ad["record_id"], "--record", "kept", "-w", "shop")
     assert run(*replayed, "--pack", str(own))[0] == 0
     code, _, err = run(*replayed)
     assert code == 1 and "rule pack own" in err
     _write(own, own.read_text().replace("is not said", "is never said"))
     code, _, err = run(*replayed, "--pack", str(own))
     assert code == 1 and "rule pack own had the hash" in err
-    assert run("copy", "replay", "0" * 64, "-w", "shop")[0] == 2
+    assert run("copy", "--replay", "0" * 64, "-w", "shop")[0] == 2
     assert run("copy", "-u", "ann", "-w", "shop", "--pack", "mars")[0] == 2
     for refused in ("sms", "sms_cn"):
         code, _, error = run("copy", "-u", "ann", "-w", "shop", "--channel", refused)
@@ -234,7 +234,7 @@ def test_no_raw_id_is_kept_in_the_store(run: Run, shop: Path) -> None:
     run("recommend", "-u", "ann", "--record", "-w", "shop")
     names = {row[0] for row in sqlite3.connect(shop / "store.sqlite").execute("select user_id from users")}
     assert names and all(n.startswith("u1_") for n in names)
-    mapped = run("pseudonym", "--ids", str(_write(shop.parent / "ids.txt", "ann\n")), "-w", "shop")[1]
+    mapped = run("describe", "--ids", str(_write(shop.parent / "ids.txt", "ann\n")), "-w", "shop")[1]
     assert mapped.splitlines()[1].split(",")[1] in names
 
 
@@ -255,7 +255,7 @@ def _write(path: Path, text: str) -> Path:
         (("copy", "-u", "ann", "--item", "nothing"), 2, "nothing"),
         (("copy", "-u", "ann", "--channel", "fax"), 2, "fax"),
         (("copy", "-u", "ann", "--generator", "http://127.0.0.1:9"), 0, "template"),
-        (("profile", "zoe"), 2, "known"),
+        (("describe", "zoe"), 2, "known"),
         (("feedback", "add", "-u", "ann", "--item", "tea", "--event", "sneeze"), 2, "--event"),
         (("train",), 2, "training needs"),
         (("evaluate", "--test-days", "900"), 2, "900"),

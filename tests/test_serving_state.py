@@ -372,7 +372,7 @@ def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -
         ["recommend", "--user", "u01", "--user", "told", "--user", "nobody", "--where", "price < 9"],
         ["explain", "--user", "u00", "--item", "tea-1"],
         ["copy", "--user", "u00", "--channel", "push"],
-        ["profile", "u00"],
+        ["describe", "u00"],
     ):
         done = subprocess.run(
             [sys.executable, "-c", LIGHT, *command, "-w", str(tmp_path / "real")], capture_output=True, text=True

@@ -54,24 +54,39 @@ def copy(
     channel: Annotated[str, typer.Option(help="email, push, sms_gsm, google_rsa, ...")] = "email",
     locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
     generator: Annotated[
-        str, typer.Option(help="template, smollm2, a folder or hub id of a causal LM, or the URL of a server.")
-    ] = "template",
+        str | None,
+        typer.Option(help="template (the default), smollm2, a folder or hub id of a causal LM, or a server's URL."),
+    ] = None,
     adapter: Adapter = None,
     variants: Annotated[int, typer.Option(min=1, help="So many texts that differ for each person, at most.")] = 1,
     pack: Packs = None,
     voice: VoiceFile = None,
     effect: EffectFolder = None,
     record: Records = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Make the text of this record again, byte for byte, or say what changed."),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """One ad text per person; it leaves only when every claim in it passed its check. Each is kept with all that made
-    it: `recllm copy replay ID` makes it again."""
+    it: `recllm copy --replay ID` makes it again. Where it cannot be the same, that ends with 1 and says what changed:
+    weights, prompts, word lists, rule packs."""
     if context.invoked_subcommand:
         return
+    from recllm.adcopy.packs import pack_names
     from recllm.adcopy.request import load_voice
-    from recllm.jobs.ad_copy import effect_model, write_ads
+    from recllm.jobs.ad_copy import effect_model, replay_ad, write_ads
 
+    records = record or workspace / RECORDS
+    if replay is not None:
+        files = _packs([name for name in pack or () if name not in pack_names()])
+        text = replay_ad(
+            workspace, replay, records=records, generator=generator, adapter=adapter, packs=files, effect=effect
+        )
+        _answer([text], json)
+        return
     people = read_user_ids(user, users)
     with open_shop(workspace) as shop:
         texts = write_ads(
@@ -82,14 +97,14 @@ def copy(
             objective=objective,
             channel=channel,
             locale=locale,
-            generator=generator,
+            generator=generator or "template",
             adapter=adapter,
             seed=seed,
             packs=_packs(pack),
             voice=load_voice(voice) if voice else None,
             variants=variants,
             effect=effect_model(shop, effect),
-            records=record or workspace / RECORDS,
+            records=records,
         )
     _answer(texts, json)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
@@ -111,35 +126,6 @@ def _answer(texts: Sequence[AdCopy], json: bool) -> None:
             + (f"failed: {', '.join(failed)}" if failed else verdict or "all checks passed")
             + (f"; record {text.record_id}" if text.record_id else "")
         )
-
-
-def replay(
-    record_id: Annotated[str, typer.Argument(metavar="ID", help="The record's id, as `recllm copy` told it.")],
-    workspace: WorkspaceDir,
-    record: Records,
-    generator: Annotated[str | None, typer.Option(help="Where the generator is now, if it moved.")],
-    adapter: Adapter,
-    pack: Packs,
-    effect: EffectFolder,
-    json: Json,
-) -> None:
-    """Make a text again, byte for byte. Ends with 1 and says what changed (weights, prompts, word lists, rule packs)
-    when it cannot be the same."""
-    from recllm.adcopy.packs import pack_names
-    from recllm.jobs.ad_copy import replay_ad
-
-    folder = record or workspace / RECORDS
-    files = [name for name in pack or () if name not in pack_names()]
-    text = replay_ad(
-        workspace,
-        record_id,
-        records=folder,
-        generator=generator,
-        adapter=adapter,
-        packs=_packs(files),
-        effect=effect,
-    )
-    _answer([text], json)
 
 
 def check(
@@ -237,14 +223,31 @@ def rank(
         raise typer.Exit(2)
 
 
-def add_vocabulary(
-    words: Annotated[list[str], typer.Argument(metavar="WORD...", help="Words or phrases that texts may hold.")],
-    by: Annotated[str, typer.Option("--by", help="The name of whoever approves them.")],
-    workspace: WorkspaceDir,
-    json: Json,
+def vocabulary(
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORD...", help="Words or phrases to approve.")] = None,
+    learn: Annotated[
+        Path | None, typer.Option(help="Texts that people approved, one JSON object a line: list their phrases.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who approves the words, or the phrases of --learn.")] = None,
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of this many texts or more.")] = 1,
+    json: Json = False,
 ) -> None:
-    """Approve words beyond the facts: a text that holds them is no longer held because of them. They are kept with who
-    approved them and when, as a new version of the shop's vocabulary."""
+    """Words beyond the facts that the shop's people approved: a text is not held because of them. Lists them, with who
+    approved them and when; or approves WORD..., or the phrases of --learn.
+
+    A word of --learn is taken with its neighbour: "soft inside" is learned, "soft" is not."""
+    if learn is not None:
+        _learn_vocabulary(learn, by, workspace, json, min_texts)
+    elif words and by is None:
+        raise UsageError("words are approved by a person: give --by NAME")
+    elif words:
+        _approve_words(words, by or "", workspace, json)
+    else:
+        _list_vocabulary(workspace, json)
+
+
+def _approve_words(words: list[str], by: str, workspace: Path, json: bool) -> None:
     from recllm.adcopy.vocabulary import add_words, vocabulary_file
 
     with open_shop(workspace) as shop:
@@ -255,15 +258,7 @@ def add_vocabulary(
         note(f"{repeated} of {len(words)} words were approved before")
 
 
-def learn_vocabulary(
-    file: Annotated[Path, typer.Argument(help="Texts that people approved, one JSON object a line, as `copy check`.")],
-    by: Annotated[str | None, typer.Option("--by", help="Who approves the phrases; they are only listed otherwise.")],
-    workspace: WorkspaceDir,
-    json: Json,
-    min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of so many texts or more.")] = 1,
-) -> None:
-    """List what approved texts hold beyond the facts, by how many hold it; with --by it is approved. A word is taken
-    with its neighbour: "soft inside" is learned, "soft" is not."""
+def _learn_vocabulary(file: Path, by: str | None, workspace: Path, json: bool, min_texts: int) -> None:
     from recllm.adcopy.submissions import Submission, phrases_of_approved, read_submissions
     from recllm.adcopy.vocabulary import add_words, approved_words, vocabulary_file
     from recllm.text.domains import domain_of
@@ -284,8 +279,7 @@ def learn_vocabulary(
         note(f"{len(added)} approved" if by else "listed only; approve them with --by NAME")
 
 
-def list_vocabulary(workspace: WorkspaceDir, json: Json) -> None:
-    """The words that the shop's people approved, with who, when and since which version."""
+def _list_vocabulary(workspace: Path, json: bool) -> None:
     from recllm.adcopy.vocabulary import read_vocabulary, vocabulary_file
 
     with open_shop(workspace) as shop:
@@ -315,7 +309,7 @@ def _lines(text_id: str, answer: Review) -> list[str]:
     doubts = [f"  look at {w.rule}: {w.message}" for w in answer.warnings]
     if answer.ungrounded:
         words = ", ".join(repr(word) for word in dict.fromkeys(w.word for w in answer.ungrounded))
-        remedy = "recllm copy vocabulary add WORD... --by NAME"
+        remedy = "recllm copy vocabulary WORD... --by NAME"
         doubts.append(f"  no fact and no approved word grounds {words}; approve them with: {remedy}")
     return [f"{text_id}: {_VERDICTS[answer.verdict]}", *faults, *doubts]
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from recllm.recommender.lineage import CheckFigure
     from recllm.training.advise import Advice
 
-Version = Annotated[str, typer.Argument(help="A version, as `recllm models list` names it.")]
-
 
 @contextmanager
 def progress_lines() -> Iterator[None]:
@@ -277,73 +275,63 @@ def list_models(workspace: WorkspaceDir, json: Json) -> None:
 
 
 def promote(
-    version: Version,
     workspace: WorkspaceDir,
-    force: Annotated[bool, typer.Option("--force", help="Also one that the gate refused.")] = False,
+    version: Annotated[
+        str | None, typer.Argument(help="As `recllm models list` names it; the one before the serving one otherwise.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also a version that the gate refused.")] = False,
     json: Json = False,
 ) -> None:
-    """Let this version serve, after checking every byte of it."""
+    """Let a version serve, after checking every byte of it. Without VERSION the one before the serving one serves
+    again; refused ones are passed over."""
     from recllm.recommender.registry import promote as serve_version
+    from recllm.recommender.registry import rollback
     from recllm.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop:
-        serving = serve_version(shop.models_dir, version, force=force)
-        write_audit(shop, AuditAction.MODEL_PROMOTED, version=serving)
-    show({"serving": serving}, [f"model {serving} serves"], json=json)
-
-
-def rollback(workspace: WorkspaceDir, json: Json) -> None:
-    """Let the version before the serving one serve again; refused ones are passed over."""
-    from recllm.recommender.registry import rollback as roll_back
-    from recllm.workspace.audit import AuditAction
-
-    with open_shop(workspace) as shop:
-        serving = roll_back(shop.models_dir)
+        folder = shop.models_dir
+        serving = rollback(folder) if version is None else serve_version(folder, version, force=force)
         write_audit(shop, AuditAction.MODEL_PROMOTED, version=serving)
     show({"serving": serving}, [f"model {serving} serves"], json=json)
 
 
 def refresh(
     *,
-    engine: Annotated[Engine, typer.Option(help="Who counts the log: as of recllm batch.")] = Engine.HERE,
+    engine: Annotated[Engine, typer.Option(help="Who counts the log, as of recommend --everybody.")] = Engine.HERE,
     workers: Annotated[int, typer.Option(min=1, help="Processes, or actors of Ray.")] = 1,
+    index: Annotated[
+        bool,
+        typer.Option("--index", help="Instead: build the index of item vectors, or bring it up to date."),
+    ] = False,
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Count everything that the current model answers from anew, up to the present, without training."""
+    """Count everything that the current model answers from, up to the present, without training.
+
+    --index is for catalogues too large to compare every item; the setting item_index.kind says which index it is.
+    """
     from recllm.jobs.recommenders import refresh as refresh_model
 
+    if index:
+        _build_index(workspace, json)
+        return
     with open_shop(workspace) as shop:
         version = refresh_model(shop, engine=engine, workers=workers, progress=note)
     show({"serving": version}, [f"model {version} serves"], json=json)
 
 
-def index(
-    workspace: WorkspaceDir,
-    kind: Annotated[
-        str | None, typer.Option(help="faiss, pgvector or qdrant; item_index.kind of the settings else.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Build the index of item vectors, or bring it up to date: for catalogues too large to compare every item.
-
-    What is in use is the setting item_index.kind.
-    """
+def _build_index(workspace: Path, json: bool) -> None:
     from recllm.jobs.item_index import build_index
-    from recllm.settings import ItemIndexSettings
 
     with open_shop(workspace) as shop:
-        index_kind = None if kind is None else ItemIndexSettings.model_validate({"kind": kind}).kind
-        report = build_index(shop, index_kind, progress=note)
-        in_use = shop.settings.item_index.kind
+        report = build_index(shop, progress=note)
     lines = [
         f"{report.kind} index of model {report.model_version}: {report.items:,} items ({report.added:,} added, "
         f"{report.changed:,} changed, {report.removed:,} removed), {report.mib:.0f} MiB, {report.seconds:.0f} s",
         f"  finds {100 * report.recall:.1f} % of the 100 nearest in {report.ms:.1f} ms; comparing all takes "
         f"{report.exact_ms:.1f} ms",
+        f'  it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]',
     ]
-    if in_use != report.kind:
-        lines.append(f'  in use is {in_use}; to use it: kind = "{report.kind}" below [item_index] in workspace.toml')
     show(report, lines, json=json)
 
 

@@ -6,8 +6,10 @@ import errno
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from recllm import __version__
 from recllm.cli import (
@@ -18,7 +20,6 @@ from recllm.cli import (
     data,
     experiment,
     learn,
-    maps,
     occasions,
     rights,
     service,
@@ -26,23 +27,14 @@ from recllm.cli import (
     webhooks,
 )
 from recllm.cli.options import add_command
-from recllm.errors import RecllmError
+from recllm.errors import RecllmError, UsageError
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
 
-app = typer.Typer(
-    name="recllm",
-    help="Personal marketing from a shop's own logs: recommendations with true reasons, ad text with checked claims.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
 COMMANDS = (
-    *(data.init, data.ingest, data.validate, data.describe, data.pseudonym, data.profile),
-    *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain, answer.report),
-    *(answer.audience, answer.predict, answer.uplift, learn.refresh, learn.index),
-    *(show.start, show.demo, show.doctor, show.prompts, show.settings),
+    *(data.init, data.ingest, data.describe),
+    *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain),
+    *(answer.audience, answer.predict, answer.uplift, learn.refresh),
+    *(show.start, show.doctor, show.settings),
     answer.search,
     occasions.occasions,
     service.serve,
@@ -59,7 +51,6 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
             "encode": batch.encode,
         },
     ),
-    "map": ("Column maps: how a shop's own files say what a table means.", {"suggest": maps.suggest}),
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "What people did with what they were shown.",
@@ -81,22 +72,14 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
             "export": rights.export,
             "erase": rights.erase,
             "restrict": rights.restrict,
-            "readmit": rights.readmit,
             "audit": rights.audit_log,
             "retention": rights.retention,
             "rotate-key": rights.rotate_key,
-            "verify": rights.verify_certificate,
         },
     ),
     "experiments": (
         "Experiments on slates: variants by lot, and what may be said of them.",
-        {
-            "start": experiment.start,
-            "list": experiment.list_all,
-            "report": experiment.report,
-            "stop": experiment.stop,
-            "estimate": experiment.estimate,
-        },
+        {"start": experiment.start, "report": experiment.report, "stop": experiment.stop},
     ),
     "keys": (
         "API keys of the service: who may call it, and for what.",
@@ -104,21 +87,68 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     ),
     "webhooks": (
         "Reports of mail and message services, and announcements to your own systems.",
-        {
-            "add": webhooks.add,
-            "list": webhooks.list_all,
-            "remove": webhooks.remove,
-            "target": webhooks.target,
-            "send": webhooks.send,
-        },
+        {"add": webhooks.add, "list": webhooks.list_all, "remove": webhooks.remove},
     ),
-    "copy": (None, {"check": adtext.check, "rank": adtext.rank, "replay": adtext.replay}),
+    "copy": (None, {"check": adtext.check, "rank": adtext.rank, "vocabulary": adtext.vocabulary}),
     "models": (
         "Published models: list them, and choose which one serves.",
-        {"list": learn.list_models, "promote": learn.promote, "rollback": learn.rollback},
+        {"list": learn.list_models, "promote": learn.promote},
     ),
 }
+MOVED: Mapping[str, str] = {
+    "batch encode": "refresh --vectors DIR",
+    "copy replay": "copy --replay ID",
+    "copy vocabulary add": "copy vocabulary WORD... --by NAME",
+    "copy vocabulary learn": "copy vocabulary --learn FILE",
+    "copy vocabulary list": "copy vocabulary",
+    "demo": "start --demo",
+    "experiments estimate": "experiments report --model VERSION",
+    "experiments list": "experiments report",
+    "index": "refresh --index --set item_index.kind=faiss",
+    "map suggest": "ingest FILE --suggest --map NEW.toml",
+    "models rollback": "models promote",
+    "privacy readmit": "privacy erase --lift",
+    "privacy verify": "privacy audit --certificate FILE",
+    "profile": "describe USER",
+    "profile --by": "describe USER --evolution PERIODS",
+    "prompts": "settings --prompts",
+    "pseudonym": "describe --ids FILE",
+    "report": "feedback report",
+    "validate": "ingest FILE --dry-run",
+    "webhooks send": "webhooks list --send",
+    "webhooks target": "webhooks add --url URL",
+    **{
+        f"ingest --{name.replace('_', '-')}": f"ingest --read {name}=VALUE"
+        for name in (
+            *("encoding", "delimiter", "decimal", "tz", "ts_format", "date_order", "currency", "namespace", "sheet"),
+            *("on_bad_bytes", "anonymous", "returns"),
+        )
+    },
+}
+"""Commands and options of the release before -> what does the same now."""
 
+
+class Commands(TyperGroup):
+    """The commands; one of the release before answers with what does the same now."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for old, new in MOVED.items():
+            words, _, option = old.partition(" --")
+            is_command = args[: len(words.split())] == words.split()
+            if is_command and (not option or any(arg.split("=")[0] == f"--{option}" for arg in args)):
+                raise UsageError(f"recllm {old}: it has another name now; use: recllm {new}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="recllm",
+    cls=Commands,
+    help="Personal marketing from a shop's own logs: recommendations with true reasons, ad text with checked claims.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 for function in COMMANDS:
     add_command(app, function)
 for name, (words, commands) in GROUPS.items():
@@ -128,12 +158,6 @@ for name, (words, commands) in GROUPS.items():
         group.callback()(adtext.copy)
     for command, function in commands.items():
         add_command(group, function, command)
-    if name == "copy":
-        vocabulary = typer.Typer(help="Words beyond the facts that the shop's people approved.", no_args_is_help=True)
-        add_command(vocabulary, adtext.add_vocabulary, "add")
-        add_command(vocabulary, adtext.learn_vocabulary, "learn")
-        add_command(vocabulary, adtext.list_vocabulary, "list")
-        group.add_typer(vocabulary, name="vocabulary")
     app.add_typer(group, name=name)
 
 

@@ -171,6 +171,14 @@ def read_settings(options: Sequence[str]) -> dict[str, Any]:
     return table
 
 
+def read_pairs(options: Sequence[str] | None, flag: str) -> dict[str, str]:
+    """Options such as "tz=UTC" by name. Raises `UsageError` for one without a name or a value."""
+    pairs = dict(option.partition("=")[::2] for option in options or ())
+    if "" in pairs or "" in pairs.values():
+        raise UsageError(f"{flag} takes NAME=VALUE, not {' '.join(options or ())!r}")
+    return pairs
+
+
 def _read_value(annotation: Any, text: str) -> Any:
     if text == "none" and allows_none(annotation):
         return None

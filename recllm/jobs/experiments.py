@@ -125,7 +125,7 @@ def find_experiment(workspace: Workspace, name: str) -> SlateExperiment:
     for stored in list_experiments(workspace):
         if stored.experiment.name == name:
             return stored
-    raise UnknownIdError(f"no experiment {name!r}; see recllm experiments list")
+    raise UnknownIdError(f"no experiment {name!r}; see recllm experiments report")
 
 
 def running_experiment(experiments: Sequence[SlateExperiment], at: datetime) -> SlateExperiment | None:

@@ -357,7 +357,7 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
     if survey.items >= INDEX_ITEMS:
         notes.append(
             f"comparing {survey.items:,} items takes about {INDEX_MS * survey.items / 1e6:.0f} ms a search: "
-            "pip install 'recllm[faiss]', then recllm index --kind faiss"
+            "pip install 'recllm[faiss]', then recllm refresh --index --set item_index.kind=faiss"
         )
     if survey.by_order:
         notes.append("the log has no times, only an order: seasons and intervals cannot be learned")
