@@ -861,11 +861,7 @@ TABLE: tuple[tuple[int, str, str], ...] = (
     (20, "Leading zeros in ids", "A, ids are text"),
     (21, "Ids `123.0`, `1.23E+15`", "N only if every id of the column ends in `.0`; scientific: F, digits are lost"),
     (22, "Ids of 17 digits and more", "A, ids are text"),
-    (
-        23,
-        "No user: empty, NaN, `null`, `N/A`, `-`",
-        "Q; with `--read anonymous=keep` each basket is a person of its own",
-    ),
+    (23, "No user: empty, NaN, `null`, `N/A`, `-`", "Q; with `--read anonymous=keep` each basket is one person"),
     (24, "Item or brand named `NA`, `None`, `null`", "A"),
     (
         25,
@@ -883,11 +879,7 @@ TABLE: tuple[tuple[int, str, str], ...] = (
     (34, "Future time", "Q beyond 24 hours"),
     (35, "1970-01-01, year 20023, Excel serial", "Q; serials only with `--read ts_format=excel`"),
     (36, "Epoch in s, ms or µs", "A, by the file's number of digits; mixed: F"),
-    (
-        37,
-        "Times without a zone, mixed offsets, clock changes",
-        "F without `--read tz=`; a skipped hour: Q; a doubled one: N",
-    ),
+    (37, "Times without a zone, mixed offsets, clock changes", "F without `--read tz=`; a skipped hour: Q; doubled: N"),
     (38, "`03/04/2025`", "A when some day is above 12 and no row contradicts, else F"),
     (39, "Events out of order", "A"),
     (40, "Unknown item or user", "A; the item waits as pending for its catalogue row"),

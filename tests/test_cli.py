@@ -73,10 +73,11 @@ def test_explain(run: Run, shop: Path) -> None:
 
 
 def test_recommend_takes_a_weight_on_popularity(run: Run, shop: Path) -> None:
-    command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--popularity-weight")
-    assert document(run(*command, "1")[1])[0]["items"]
-    code, _, err = run(*command, "1.5")
-    assert code == 2 and "popularity-weight" in err
+    command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--with")
+    assert document(run(*command, "popularity_weight=1")[1])[0]["items"]
+    for wrong in ("popularity_weight=1.5", "popularity_wait=1", "popularity_weight"):
+        code, _, err = run(*command, wrong)
+        assert code == 2 and ("popularity_weight" in err or "--with" in err)
 
 
 def test_copy(run: Run, shop: Path) -> None:
@@ -108,16 +109,16 @@ def test_looking_is_not_recording(run: Run, shop: Path) -> None:
     assert "nobody123: not known" in told and "ann" not in told
     looks = [
         ("recommend", "-u", "nobody123", "-u", "ann"),
-        ("recommend", "--users", str(ids), "--no-record"),
+        ("recommend", "--user", f"@{ids}", "--no-record"),
         ("recommend", "-u", "nobody123", "--intent", "cross_sell"),
         ("search", "tea", "-u", "nobody123"),
         ("explain", "-u", "nobody123", "-i", "tea"),
         ("copy", "-u", "nobody123", "--channel", "push"),
-        ("copy", "--users", str(ids), "--channel", "email"),
+        ("copy", "--user", f"@{ids}", "--channel", "email"),
         ("describe", "nobody123"),
         ("describe", "nobody123", "--evolution", "auto"),
-        ("audience", "--item", "tea", "--suppress", str(ids)),
-        ("audience", "--seeds", str(ids)),
+        ("audience", "--item", "tea", "--with", f"suppressed=@{ids}"),
+        ("audience", "--with", f"seeds=@{ids}"),
         ("predict", "buy", "--ids", str(ids)),
         ("occasions",),
         ("feedback", "report"),
@@ -148,7 +149,7 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
         "user_id,purpose,granted,timestamp\nbob,personalisation,true,2025-01-01T00:00:00Z\n"
     )
     run("init", "-w", "shop", "--encoder", "toy")
-    run("ingest", "items.csv", "--table", "items", "-w", "shop", "--currency", "USD")
+    run("ingest", "items.csv", "--table", "items", "-w", "shop", "--read", "currency=USD")
     run("ingest", "log.csv", "--table", "events", "-w", "shop")
     assert "zoe: not known" in run("recommend", "-u", "zoe", "-w", "shop")[2], "whatever silence means here"
     assert run("ingest", "yes.csv", "--table", "consent", "-w", "shop")[0] == 0
@@ -198,7 +199,7 @@ def test_a_record_elsewhere_and_one_that_cannot_be_made_again(run: Run, shop: Pa
         'evidence = "never"\nreviewed = "2025-11-25"\nmessage = "is not said"\nphrases = ["basket"]\n'
         'languages = ["en"]\nhit = ["A basket"]\nmiss = ["A bag"]\n',
     )
-    told = ("--voice", str(voice), "--pack", str(own), "--record", "kept")
+    told = ("--with", f"voice={voice}", "--pack", str(own), "--record", "kept")
     ad = document(run("copy", "-u", "ann", "-w", "shop", *told, "--json")[1])
     assert "match" not in ad["text"] and "basket" not in ad["text"]
     assert not (shop / "copies").exists()
@@ -248,8 +249,8 @@ def _write(path: Path, text: str) -> Path:
     [
         (("recommend", "-u", "ann", "-k", "0"), 2, "at least 1"),
         (("recommend", "-u", "ann", "--where", "price <"), 2, "--where"),
-        (("recommend",), 2, "nobody was asked for"),
-        (("recommend", "-u", "ann", "--model", "v-none"), 1, "v-none"),
+        (("recommend",), 2, "no user is named"),
+        (("recommend", "-u", "ann", "--with", "model=v-none"), 1, "v-none"),
         (("ingest", "gone.csv", "--table", "events"), 2, "gone.csv"),
         (("ingest", "log.csv", "--table", "eventz"), 2, "--table"),
         (("copy", "-u", "ann", "--item", "nothing"), 2, "nothing"),
@@ -323,7 +324,28 @@ def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch)
     for name, value in (("_RECLLM_COMPLETE", "complete_bash"), ("COMP_WORDS", "recllm ba"), ("COMP_CWORD", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # `python -m pytest` would name the command
-    assert run()[1].split() == ["backup", "batch"]
-    monkeypatch.setenv("COMP_WORDS", "recllm batch ")
+    assert run()[1].split() == ["backup"]
+    monkeypatch.setenv("COMP_WORDS", "recllm models ")
     monkeypatch.setenv("COMP_CWORD", "2")
-    assert run()[1].split() == ["recommend", "audience", "copy", "predict", "encode"]
+    assert run()[1].split() == ["list", "promote"]
+
+
+def test_what_went_answers_with_what_does_the_same(run: Run) -> None:
+    from typer.main import get_command
+
+    from recllm.cli.main import MOVED, app
+
+    def command(words: list[str]) -> Any:
+        found = get_command(app)
+        for word in words:
+            found = getattr(found, "commands", {}).get(word, found)
+        return found
+
+    wrong = []
+    for old, new in MOVED.items():
+        code, _, err = run(*(f"{word}=x" if word.startswith("--") else word for word in old.split()))
+        options = {option for parameter in command(new.split()).params for option in parameter.opts}
+        named = {word for word in new.split() if word.startswith("-")}
+        if code != 2 or f"recllm {new}" not in err or not named <= options:
+            wrong.append((old, new, code, err, named - options))
+    assert not wrong

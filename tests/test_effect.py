@@ -479,7 +479,7 @@ def test_a_workspace_orders_its_texts_by_its_own_model(tuned: TunedEffect, run: 
         return list(found if isinstance(found, list) else [found])
 
     plain = texts()
-    by_model = texts("--effect", str(tuned.folder))
+    by_model = texts("--with", f"effect={tuned.folder}")
     shutil.copytree(tuned.folder, shop / "effect")
     assert [text["text"] for text in texts()] == [text["text"] for text in by_model]
     scores, _ = load_effect(tuned.folder).scores(

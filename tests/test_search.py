@@ -158,7 +158,7 @@ def test_too_few_fit_and_words_alone_are_told(recommender: Recommender) -> None:
 
 def test_filters_hold_and_reasons_are_the_slates(recommender: Recommender) -> None:
     assert set(names(ask(recommender, "tea", where="price < 4", k=20))) == {"tea0", "tea1"}
-    assert "tea0" not in names(ask(recommender, "tea", deny=("tea0",), k=20))
+    assert "tea0" not in names(ask(recommender, "tea", exclude=("tea0",), k=20))
     slate = ask(recommender, "tea", user="u00", k=2, explain=True)
     served = recommender.recommend("u00", k=2, allow=names(slate))[0]
     assert {i.item_id: i.reasons for i in slate.items} == {i.item_id: i.reasons for i in served.items}

@@ -349,7 +349,7 @@ def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch
         recommenders, "refresh", lambda workspace, engine, workers, progress: f"{workspace.root}-{engine}-{workers}"
     )
     assert run("refresh", "-w", "shop") == (0, "model shop-here-1 serves\n", "")
-    options = ("--engine", "processes", "--workers", "3")
+    options = ("--with", "engine=processes,workers=3")
     assert run("refresh", "-w", "shop", *options) == (0, "model shop-processes-3 serves\n", "")
 
 

@@ -197,13 +197,13 @@ def describe(
     if (plot or html) and evolution is None:
         raise UsageError("--plot and --html draw the picture of --evolution; add it")
     if user is not None and evolution is not None:
-        _describe_evolution(user, evolution, workspace, locale, plot, html, json)
+        describe_evolution(user, evolution, workspace, locale, plot, html, json)
     elif user is not None:
-        _describe_person(user, workspace, locale, json)
+        describe_person(user, workspace, locale, json)
     elif evolution is not None:
         raise UsageError("--evolution is of one person: give an id")
     elif ids is not None:
-        _describe_ids(ids, workspace, json)
+        describe_ids(ids, workspace, json)
     else:
         with open_shop(workspace) as shop:
             description = describe_workspace(shop)
@@ -220,7 +220,8 @@ def _tree(value: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}: {text:,}" if isinstance(text, int) else f"{indent}{name}: {text}"
 
 
-def _describe_ids(ids: Path, workspace: Path, json: bool) -> None:
+def describe_ids(ids: Path, workspace: Path, json: bool) -> None:
+    """Prints each id of a file with its pseudonym."""
     raw = read_ids(ids)
     names = open_shop(workspace).pseudonymiser().many(raw)
     if json:
@@ -231,7 +232,8 @@ def _describe_ids(ids: Path, workspace: Path, json: bool) -> None:
     writer.writerows((guarded(r), n) for r, n in zip(raw, names, strict=True))
 
 
-def _describe_person(user: str, workspace: Path, locale: str | None, json: bool) -> None:
+def describe_person(user: str, workspace: Path, locale: str | None, json: bool) -> None:
+    """Shows a person as numbers and as texts."""
     from recllm.jobs.serve import person_profile
     from recllm.workspace.audit import AuditAction
 
@@ -244,9 +246,10 @@ def _describe_person(user: str, workspace: Path, locale: str | None, json: bool)
     show({**plain(person), "user_id": user, "texts": plain(texts)}, lines, json=json)
 
 
-def _describe_evolution(
+def describe_evolution(
     user: str, periods: str, workspace: Path, locale: str | None, plot: Path | None, html: Path | None, json: bool
 ) -> None:
+    """Shows how a person's interests moved over time."""
     from recllm.jobs.serve import person_evolution
     from recllm.profiles.evolution import check_by
     from recllm.report.people import evolution_page, evolution_rows, write_evolution_png

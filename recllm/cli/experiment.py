@@ -71,7 +71,8 @@ def _number_or_flag(value: str) -> float | bool:
     return {"true": True, "false": False}[value] if value in ("true", "false") else float(value)
 
 
-def _list(workspace: Path, json: bool) -> None:
+def list_all(workspace: Path, json: bool) -> None:
+    """Shows all experiments with their variants."""
     from recllm.jobs.experiments import list_experiments
 
     with open_shop(workspace) as shop:
@@ -102,10 +103,10 @@ def report(
     from recllm.jobs.experiments import experiment_outcome
 
     if model is not None:
-        _estimate(model, metric, workspace, json)
+        estimate(model, metric, workspace, json)
         return
     if name is None:
-        _list(workspace, json)
+        list_all(workspace, json)
         return
     with open_shop(workspace) as shop:
         outcome = experiment_outcome(shop, name)
@@ -148,7 +149,8 @@ MAX_REQUESTS = 2_000
 """Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
 
 
-def _estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
+def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
+    """Shows what a model would have brought, from slates that explored."""
     import numpy as np
     from tqdm import tqdm
 

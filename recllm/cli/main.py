@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Any
 
 import typer
@@ -15,7 +17,6 @@ from recllm import __version__
 from recllm.cli import (
     adtext,
     answer,
-    batch,
     campaign,
     data,
     experiment,
@@ -26,7 +27,7 @@ from recllm.cli import (
     show,
     webhooks,
 )
-from recllm.cli.options import add_command
+from recllm.cli.options import add_command, as_command
 from recllm.errors import RecllmError, UsageError
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
 
@@ -41,16 +42,6 @@ COMMANDS = (
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
-    "batch": (
-        "Answers for everybody, and a catalogue's vectors, shard by shard: in processes, or on machines with Ray.",
-        {
-            "recommend": batch.recommend,
-            "audience": batch.audience,
-            "copy": batch.copy,
-            "predict": batch.predict,
-            "encode": batch.encode,
-        },
-    ),
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "What people did with what they were shown.",
@@ -95,36 +86,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
         {"list": learn.list_models, "promote": learn.promote},
     ),
 }
-MOVED: Mapping[str, str] = {
-    "batch encode": "refresh --vectors DIR",
-    "copy replay": "copy --replay ID",
-    "copy vocabulary add": "copy vocabulary WORD... --by NAME",
-    "copy vocabulary learn": "copy vocabulary --learn FILE",
-    "copy vocabulary list": "copy vocabulary",
-    "demo": "start --demo",
-    "experiments estimate": "experiments report --model VERSION",
-    "experiments list": "experiments report",
-    "index": "refresh --index --set item_index.kind=faiss",
-    "map suggest": "ingest FILE --suggest --map NEW.toml",
-    "models rollback": "models promote",
-    "privacy readmit": "privacy erase --lift",
-    "privacy verify": "privacy audit --certificate FILE",
-    "profile": "describe USER",
-    "profile --by": "describe USER --evolution PERIODS",
-    "prompts": "settings --prompts",
-    "pseudonym": "describe --ids FILE",
-    "report": "feedback report",
-    "validate": "ingest FILE --dry-run",
-    "webhooks send": "webhooks list --send",
-    "webhooks target": "webhooks add --url URL",
-    **{
-        f"ingest --{name.replace('_', '-')}": f"ingest --read {name}=VALUE"
-        for name in (
-            *("encoding", "delimiter", "decimal", "tz", "ts_format", "date_order", "currency", "namespace", "sheet"),
-            *("on_bad_bytes", "anonymous", "returns"),
-        )
-    },
-}
+MOVED: Mapping[str, str] = tomllib.loads((files("recllm.cli") / "moved.toml").read_text(encoding="utf-8"))
 """Commands and options of the release before -> what does the same now."""
 
 
@@ -134,7 +96,10 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         for old, new in MOVED.items():
             words, _, option = old.partition(" --")
-            is_command = args[: len(words.split())] == words.split()
+            n_words = len(words.split())
+            is_command = " ".join(args[:n_words]) == words
+            if option and words in GROUPS:  # options of its own commands are others
+                is_command = is_command and not GROUPS[words][1].keys() & args[n_words : n_words + 1]
             if is_command and (not option or any(arg.split("=")[0] == f"--{option}" for arg in args)):
                 raise UsageError(f"recllm {old}: it has another name now; use: recllm {new}")
         return super().resolve_command(ctx, args)
@@ -155,7 +120,7 @@ for name, (words, commands) in GROUPS.items():
     group = typer.Typer(help=words, no_args_is_help=True)
     if name == "copy":  # it is a command as well
         group = typer.Typer(invoke_without_command=True)
-        group.callback()(adtext.copy)
+        group.callback()(as_command(adtext.copy))
     for command, function in commands.items():
         add_command(group, function, command)
     app.add_typer(group, name=name)

@@ -12,7 +12,6 @@ import typer
 from recllm.cli.options import (
     Json,
     User,
-    UserFile,
     Users,
     WorkspaceDir,
     open_shop,
@@ -66,7 +65,6 @@ def export(
 def erase(
     *,
     user: Users,
-    users: UserFile,
     yes: Annotated[bool, typer.Option("--yes", help="Really do it: nothing brings the people back.")] = False,
     lift: Annotated[
         bool, typer.Option("--lift", help="Instead: lift the tombstones of people who came back by their own will.")
@@ -89,17 +87,18 @@ def erase(
             else "nothing brings an erased person back; say --yes"
         )
     if lift:
-        _lift_tombstones(read_user_ids(user, users), by_pseudonym, workspace, json)
+        readmit(read_user_ids(user), by_pseudonym, workspace, json)
         return
     with open_shop(workspace) as shop:
-        names = read_user_ids(user, users)
+        names = read_user_ids(user)
         if sessions:
             names, by_pseudonym = shop.session_pseudonymiser().many(names), True
         certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
     show(certificate, certificate_lines(certificate), json=json)
 
 
-def _lift_tombstones(names: list[str], by_pseudonym: bool, workspace: Path, json: bool) -> None:
+def readmit(names: list[str], by_pseudonym: bool, workspace: Path, json: bool) -> None:
+    """Lifts tombstones, so that what is sent from now on is kept again."""
     from recllm.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop:
@@ -173,7 +172,7 @@ def audit_log(
     from recllm.workspace.audit import read_audit, verify_audit, verify_copy
 
     if certificate is not None:
-        _check_certificate(certificate, workspace, json)
+        verify_certificate(certificate, workspace, json)
         return
     with open_shop(workspace) as shop:
         check = verify_audit(shop)
@@ -197,7 +196,8 @@ def audit_log(
         raise DataError(f"the audit log is not as it was written: {check.problem}; compare it with a backup")
 
 
-def _check_certificate(file: Path, workspace: Path, json: bool) -> None:
+def verify_certificate(file: Path, workspace: Path, json: bool) -> None:
+    """Shows a certificate, if this workspace signed it as it is."""
     from recllm.privacy.certificate import read_certificate
 
     with open_shop(workspace) as shop:

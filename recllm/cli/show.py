@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, SetOptions, open_shop, read_settings
+from recllm.cli.options import DEFAULT_WORKSPACE, AnyWorkspace, Json, Seed, SetOptions, open_shop, read_settings
 from recllm.cli.output import show, table
 from recllm.documents import unknown_name
 from recllm.errors import RecllmError, UsageError
@@ -17,9 +17,7 @@ from recllm.settings import sections
 
 def settings(
     section: Annotated[str | None, typer.Argument(help="Only this section, such as scorer.")] = None,
-    workspace: Annotated[
-        Path | None, typer.Option("-w", "--workspace", help="The workspace folder; without one the defaults.")
-    ] = None,
+    workspace: AnyWorkspace = None,
     options: SetOptions = None,
     advice: Annotated[bool, typer.Option(help="Also read the log for what `recllm advise` would set.")] = False,
     prompts: Annotated[bool, typer.Option("--prompts", help="Instead: the templates in use, with versions.")] = False,
@@ -29,7 +27,7 @@ def settings(
     from recllm.jobs.setting_rows import setting_rows, setting_text
 
     if prompts:
-        _list_prompts(workspace, json)
+        list_prompts(workspace, json)
         return
     if section is not None and section not in sections():
         raise UsageError(unknown_name(section, section, filter(None, sections())))
@@ -47,7 +45,8 @@ def settings(
     show({"workspace": None if workspace is None else str(workspace), "settings": rows}, lines, json=json)
 
 
-def _list_prompts(workspace: Path | None, json: bool) -> None:
+def list_prompts(workspace: Path | None, json: bool) -> None:
+    """Shows the templates in use."""
     from recllm.text.templates import Prompts
 
     shipped, domain = Prompts.load(), "shop"
@@ -63,9 +62,7 @@ def _list_prompts(workspace: Path | None, json: bool) -> None:
 
 
 def doctor(
-    workspace: Annotated[
-        Path | None, typer.Option("-w", "--workspace", help="A workspace folder to be looked at as well.")
-    ] = None,
+    workspace: AnyWorkspace = None,
     json: Json = False,
 ) -> None:
     """What this installation can do, and what is missing for what: versions, extras, machine, weights, a workspace."""
@@ -83,9 +80,7 @@ def start(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Exports of a known shop system: CSV, JSONL, Parquet or .xlsx.")
     ] = None,
-    workspace: Annotated[
-        Path | None, typer.Option("-w", "--workspace", help="The workspace folder, shop; made where there is none.")
-    ] = None,
+    workspace: AnyWorkspace = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="The demonstration instead, on the Complete Journey log, in the folder demo.")
     ] = False,
@@ -121,7 +116,7 @@ def start(
     if demo == bool(files):
         raise UsageError("give the files of your shop, or --demo for the demonstration")
     if not files:
-        _run_demo(workspace or Path("demo"), generator, seed, json)
+        start_demo(workspace or Path("demo"), generator, seed, json)
         return
     record = run_start(
         workspace or DEFAULT_WORKSPACE,
@@ -139,7 +134,8 @@ def start(
     show(record, terminal_lines(record), json=json)
 
 
-def _run_demo(workspace: Path, generator: str, seed: int, json: bool) -> None:
+def start_demo(workspace: Path, generator: str, seed: int, json: bool) -> None:
+    """The whole way on the Complete Journey log; leaves report.html."""
     from recllm.start.demo import run_demo
 
     record = run_demo(workspace, generator=generator, seed=seed)

@@ -38,7 +38,7 @@ def add(
     if (provider is None) == (url is None):
         raise UsageError("give --provider for a service that reports, or --url for a system that gets announcements")
     if url is not None:
-        _add_target(name, url, workspace, json)
+        target(name, url, workspace, json)
         return
     try:
         scheme = WebhookScheme(provider or "")
@@ -56,7 +56,8 @@ def add(
         _note_rotation(name, [earlier.fingerprint for earlier in source.secrets[:-1]])
 
 
-def _add_target(name: str, url: str, workspace: Path, json: bool) -> None:
+def target(name: str, url: str, workspace: Path, json: bool) -> None:
+    """Adds a system that exports are announced to, and shows its secret."""
     from recllm.workspace.webhooks import add_target
 
     with open_shop(workspace) as shop:
@@ -79,7 +80,7 @@ def list_all(
     from recllm.workspace.webhooks import read_webhooks
 
     if send:
-        _send_due(workspace, json)
+        send_now(workspace, json)
         return
 
     with open_shop(workspace) as shop:
@@ -112,7 +113,8 @@ def remove(
     show({"name": name, "secret_id": secret, "removed": True}, [f"{name} {secret or ''} is removed"], json=json)
 
 
-def _send_due(workspace: Path, json: bool) -> None:
+def send_now(workspace: Path, json: bool) -> None:
+    """Sends the announcements that are due."""
     from recllm.jobs.announce import send_due
 
     with open_shop(workspace) as shop:

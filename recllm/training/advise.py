@@ -364,7 +364,7 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
     if survey.looks_like_steps:
         notes.append(STEPS_AS_TIMES)
     if survey.purchases and survey.repeats < 0.05:
-        notes.append("hardly anybody buys a thing twice: recommend with --exclude-seen")
+        notes.append("hardly anybody buys a thing twice: recommend with repeats=false")
     if machine.gpu is not None:
         notes.append(f"the time is that of a processor core; {machine.gpu} is faster")
     return notes
