@@ -1000,7 +1000,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     assert found["trial"]["people"] == trial.table.height
     assert np.mean([one["user_id"] in odd for one in found["people"][:100]]) > 0.95
     assert all(one["low"] <= one["uplift"] <= one["high"] for one in found["people"])
-    options = ("--objective", "uplift", "--effects", "first", "--sure", "--item", "tool1", "--holdout", "0", *place)
+    options = ("--with", "objective=uplift,effects=first,sure=true,holdout=0", "--item", "tool1", *place)
     code, out, error = command("audience", *options, "--json")
     assert code == 0, error
     members = json.loads(out)

@@ -334,7 +334,8 @@ def test_a_shop_knows_none_of_these_events(tmp_path: Path) -> None:
 def test_a_map_is_proposed_in_the_words_of_the_domain(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
     file = tmp_path / "log.csv"
     file.write_text(WATCHING.replace("event", "what"), encoding="utf-8")
-    code, out, error = run("map", "suggest", str(file), "--domain", "media", "--json")
+    assert run("init", "-w", str(tmp_path / "w"), "--domain", "media")[0] == 0
+    code, out, error = run("ingest", str(file), "--suggest", "-w", str(tmp_path / "w"), "--json")
     assert code == 0, error
     assert json.loads(out)["columns"]["event"] == "what"
 

@@ -480,7 +480,7 @@ def test_a_workspace_orders_its_texts_by_its_own_model(tuned: TunedEffect, run: 
         return list(found if isinstance(found, list) else [found])
 
     plain = texts()
-    by_model = texts("--effect", str(tuned.folder))
+    by_model = texts("--with", f"effect={tuned.folder}")
     shutil.copytree(tuned.folder, shop / "effect")
     assert [text["text"] for text in texts()] == [text["text"] for text in by_model]
     scores, _ = load_effect(tuned.folder).scores(
@@ -488,9 +488,9 @@ def test_a_workspace_orders_its_texts_by_its_own_model(tuned: TunedEffect, run: 
     )
     assert len(scores) > 1 and list(scores) == sorted(scores, reverse=True)
     record_id = by_model[0]["record_id"]
-    code, out, err = run("copy", "replay", record_id, "-w", "shop", "--json")
+    code, out, err = run("copy", "--replay", record_id, "-w", "shop", "--json")
     assert code == 0 and json.loads(out)["text"] == by_model[0]["text"], err
     assert {text["record_id"] for text in plain}.isdisjoint(text["record_id"] for text in by_model)
     shutil.rmtree(shop / "effect")
-    code, _, err = run("copy", "replay", record_id, "-w", "shop")
+    code, _, err = run("copy", "--replay", record_id, "-w", "shop")
     assert code == 1 and "effect model" in err

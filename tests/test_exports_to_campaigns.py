@@ -128,7 +128,7 @@ def trained_and_planned(run: Command, target: str, folder: Path) -> CampaignPlan
     """The plan of a campaign, by the model that was trained for it."""
     small = ("scorer.min_steps=40", "scorer.heads=2")
     options = [part for setting in small for part in ("--set", setting)]
-    trained = in_json(run, "train", "--windows", "1", "--epochs", "1", *options)
+    trained = in_json(run, "train", "--set", "scorer.n_windows=1", "--set", "scorer.epochs=1", *options)
     (folder / "campaign.toml").write_text(CAMPAIGN.format(target=target), encoding="utf-8")
     told = succeeds(run, "campaign", "plan", "campaign.toml")
     plan = read_plan(CampaignFolder.of(Path("shop"), "spring"))

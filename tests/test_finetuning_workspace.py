@@ -55,9 +55,8 @@ def recllm(*arguments: object) -> None:
 
 
 def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recllm(
-        "train", "--lora", "--lora-steps", "15", "--lora-lr", "0.01", "--device", "cpu", "-w", shop / "shop", "--json"
-    )
+    how = ("--set", "lora.max_steps=15", "--set", "lora.learning_rate=0.01", "--set", "lora.device=cpu")
+    recllm("train", "--lora", *how, "-w", shop / "shop", "--json")
     told = capsys.readouterr()
     assert json.loads(told.out)["model_version"] and "examples in" in told.err
     with Workspace.open(shop / "shop") as workspace:

@@ -354,7 +354,7 @@ def test_ranking_by_text_goes_in_blocks(untrained: Recommender, monkeypatch: pyt
 def test_a_slate_that_explores_tells_how_likely_each_item_was(trained: Recommender) -> None:
     request = RecommendRequest(users=("u0", "u1"), k=4, explain=False)
     plain = trained.recommend(request)
-    exploring = replace(request, explore_share=0.5, explore_pool=8)
+    exploring = request.model_copy(update={"explore_share": 0.5, "explore_pool": 8})
     rng = np.random.default_rng(0)
     shown: dict[tuple[int, int], dict[str, int]] = {(n, j): {} for n in range(2) for j in range(4)}
     for _ in range(600):

@@ -202,7 +202,7 @@ def test_a_refused_version_stays_with_its_reasons(
     assert serving(shop) == report.challenger
     decision = registry.decisions(shop / "models")[-1]
     assert GateReason.WORSE in decision.overridden and decision.previous == before
-    assert command("models", "rollback", "-w", str(shop))[0] == 0 and serving(shop) == before
+    assert command("models", "promote", "-w", str(shop))[0] == 0 and serving(shop) == before
 
 
 def test_history_tells_parents_verdicts_and_since_when(shop: Path) -> None:

@@ -594,18 +594,18 @@ def test_an_anonymous_visitor_has_the_same_rights(run: Command, shop: Path) -> N
 
 
 def test_rights_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
-    assert run("profile", "ann", "-w", "shop")[0] == 0
+    assert run("describe", "ann", "-w", "shop")[0] == 0
     assert "restricted since" in run("privacy", "restrict", "-u", "ann", "-w", "shop")[1]
     assert "not restricted" in run("privacy", "restrict", "-u", "ann", "--lift", "-w", "shop")[1]
     assert run("privacy", "erase", "-u", "ann", "-w", "shop")[0] == 2
     code, out, _ = run("privacy", "erase", "-u", "ann", "--yes", "-w", "shop", "--json")
     certificate = json.loads(out)["certificate_id"]
     file = f"shop/certificates/{certificate}.json"
-    assert code == 0 and "signed by this workspace" in run("privacy", "verify", file, "-w", "shop")[1]
+    assert code == 0 and "signed by this workspace" in run("privacy", "audit", "--certificate", file, "-w", "shop")[1]
     assert run("privacy", "erase", "-u", "stranger", "--yes", "-w", "shop")[0] == 3
-    assert run("privacy", "readmit", "-u", "ann", "-w", "shop")[0] == 2
-    assert run("privacy", "readmit", "-u", "ann", "--yes", "-w", "shop")[0] == 0
-    assert run("privacy", "readmit", "-u", "ann", "--yes", "-w", "shop")[0] == 2
+    assert run("privacy", "erase", "--lift", "-u", "ann", "-w", "shop")[0] == 2
+    assert run("privacy", "erase", "--lift", "-u", "ann", "--yes", "-w", "shop")[0] == 0
+    assert run("privacy", "erase", "--lift", "-u", "ann", "--yes", "-w", "shop")[0] == 2
     assert "nothing is over its time" in run("privacy", "retention", "-w", "shop")[1]
     code, out, _ = run("privacy", "audit", "-w", "shop")
     for action in ("person_shown", "restricted", "restriction_lifted", "erasure_begun", "erased", "readmitted"):

@@ -248,7 +248,7 @@ def test_what_was_shown_is_recorded_on_request(folder: Path, client: TestClient)
     click = {"user_id": "u02", "item_id": answer["items"][0]["item_id"], "event": "click"}
     click |= {"request_id": answer["request_id"]}
     client.post("/v1/events", json={"events": [click]})
-    report = CliRunner().invoke(command_line, ["report", "-w", str(folder), "--json"])
+    report = CliRunner().invoke(command_line, ["feedback", "report", "-w", str(folder), "--json"])
     assert '"shown": 3' in report.stdout and '"clicked": 1' in report.stdout
 
 

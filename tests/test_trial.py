@@ -297,7 +297,7 @@ def test_texts_become_few_columns_and_unknown_numbers_stay_unknown() -> None:
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
-OPTIONS = ("--features", "age,kind", "--arm", "group", "--control", "none", "--outcome", "y")
+OPTIONS = ("--columns", "features=age,kind,arm=group,control=none", "--columns", "outcome=y")
 
 
 def said(answer: TrialEstimate) -> str:
@@ -334,10 +334,10 @@ def test_the_commands_lines(command: Run, tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (OPTIONS, 4, "drawn by lot"),
-        ((*OPTIONS[:-2], "--randomised"), 2, "also needs --outcome"),
+        ((*OPTIONS[:-2], "--randomised"), 2, "give all of arm, control, features, outcome"),
         ((*OPTIONS, "--randomised", "--start", "2024-01-01"), 2, "--start"),
         (("--randomised",), 2, "give --start DATE"),
-        ((*OPTIONS[:-1], "profit", "--randomised"), 2, "unknown column profit"),
+        ((*OPTIONS[:-1], "outcome=profit", "--randomised"), 2, "unknown column profit"),
     ],
 )
 def test_what_the_command_refuses(

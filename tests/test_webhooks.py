@@ -1013,8 +1013,8 @@ def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_p
     assert (code, out) == (0, "/webhooks/shop/grid\n")
     assert run("webhooks", "add", "--provider", "pigeon", "--name", "mail")[0] == 2
     assert run("webhooks", "add", "--provider", "standard", "--name", "../mail")[0] == 2
-    assert run("webhooks", "target", "--url", "http://shop.example/")[0] == 2
-    code, out, _ = run("webhooks", "target", "--url", receiver.url, "--name", "crm", "--json")
+    assert run("webhooks", "add", "--url", "http://shop.example/")[0] == 2
+    code, out, _ = run("webhooks", "add", "--url", receiver.url, "--name", "crm", "--json")
     signing = json.loads(out)["secret"]
     assert code == 0 and run("webhooks", "send")[0] == 3
     with Workspace.open(shop) as workspace:

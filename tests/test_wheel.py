@@ -68,7 +68,7 @@ def test_it_is_the_wheel_that_runs(python: Path, tmp_path: Path) -> None:
 
 
 def test_prompts_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
-    done = run(python, tmp_path, "prompts", "--json")
+    done = run(python, tmp_path, "settings", "--prompts", "--json")
     assert done.returncode == 0, done.stderr
     assert {"item"} <= {p["name"] for p in json.loads(done.stdout)["prompts"]}
 

@@ -204,7 +204,8 @@ def find_audience(
         choice=request.choice,
         effects=effects,
     )
-    name, question = request.campaign or pool.target.name, plain(replace(request, explain=True, explain_first=None))
+    name = request.campaign or pool.target.name
+    question = plain(request.model_copy(update={"explain": True, "explain_first": None}))
     selection = select(pool.scores, pool.user_ids, name, request.limits)
     explain_first = request.explain_first if request.explain and request.seeds is None else 0
     audience = build_audience(recommender, pool, selection, name, explain_first, figures, question)

@@ -42,11 +42,11 @@ def fitting_items(
     data = recommender.dataset
     query = _words_that_name(text)
     vectors, _ = encode_unique(recommender.encoder, [query], kind="query")
-    deny: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     if category is not None:
         outside = ~np.asarray(in_category(data.items, category))
-        deny = tuple(data.items["item_id"].gather(np.flatnonzero(outside)).to_list())
-    request = SearchRequest(query=query, k=WIDER * limit, deny=deny)
+        exclude = tuple(data.items["item_id"].gather(np.flatnonzero(outside)).to_list())
+    request = SearchRequest(query=query, k=WIDER * limit, exclude=exclude)
     by_theme = (settings or SearchSettings()).model_copy(update={"vectors_weight": THEME_WEIGHT})
     slate = search(recommender, WordIndex.of(data.items), request, vectors[0], by_theme)
     if not slate.items:

@@ -125,7 +125,7 @@ def find_experiment(workspace: Workspace, name: str) -> SlateExperiment:
     for stored in list_experiments(workspace):
         if stored.experiment.name == name:
             return stored
-    raise UnknownIdError(f"no experiment {name!r}; see recllm experiments list")
+    raise UnknownIdError(f"no experiment {name!r}; see recllm experiments report")
 
 
 def running_experiment(experiments: Sequence[SlateExperiment], at: datetime) -> SlateExperiment | None:
@@ -260,14 +260,14 @@ def recommend_in_experiments(
                 treatment, recommender = running.treatments[variant], of_version
         explore_share = settings.explore_share if treatment.explore_share is None else treatment.explore_share
         weight = request.popularity_weight if treatment.popularity_weight is None else treatment.popularity_weight
-        of_group = replace(
-            request,
-            users=tuple(request.users[position] for position in positions),
-            personal=request.personal and treatment.personal,
-            popularity_weight=weight,
-            explore_share=request.explore_share or explore_share,
-            explore_pool=settings.explore_pool,
-        )
+        changes = {
+            "users": tuple(request.users[position] for position in positions),
+            "personal": request.personal and treatment.personal,
+            "popularity_weight": weight,
+            "explore_share": request.explore_share or explore_share,
+            "explore_pool": settings.explore_pool,
+        }
+        of_group = request.model_copy(update=changes)
         for position, slate in zip(positions, recommender.recommend(of_group, rng=rng), strict=True):
             if slate.status in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY, SlateStatus.HOLDOUT):
                 slate = replace(slate, experiment=experiment, variant=variant)

@@ -45,10 +45,11 @@ def predict_workspace(
     from recllm.propensity.coupons import Coupons
     from recllm.propensity.examples import Cohort
     from recllm.propensity.predict import predict
-    from recllm.propensity.prediction import PredictionKind
+    from recllm.propensity.question import PredictionKind
 
     if isinstance(request.coupons, Path):
-        request = replace(request, coupons=Coupons.read(request.coupons, workspace.pseudonymiser().many))
+        coupons = Coupons.read(request.coupons, workspace.pseudonymiser().many)
+        request = request.model_copy(update={"coupons": coupons})
     if request.targeted:
         catalogue = workspace.gate().catalogue(request.items or None)
         Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # raises what is wrong with the target
@@ -59,7 +60,7 @@ def predict_workspace(
             "or make the workspace with --consent-default granted"
         )
     settings = workspace.settings
-    request = replace(request, locale=workspace.locale(request.locale))
+    request = request.model_copy(update={"locale": workspace.locale(request.locale)})
     prediction = predict(
         request,
         learn,
@@ -80,7 +81,8 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
 
     A kind that this log does not allow is left out, and the log of the process says why.
     """
-    from recllm.propensity.prediction import PredictionKind, PredictionRequest
+    from recllm.propensity.prediction import PredictionRequest
+    from recllm.propensity.question import PredictionKind
 
     if workspace.gate().step_seconds() is not None:
         logger.warning("no predictions: the log knows only an order, and no days")

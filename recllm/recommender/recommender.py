@@ -374,7 +374,7 @@ class Recommender:
         request = users if isinstance(users, RecommendRequest) else RecommendRequest(users=users, **options)  # type: ignore[arg-type]
         if request.intent is Intent.WIN_BACK:
             refuse_steps(self.dataset.step_seconds, "offers to win somebody back")
-        allowed = allowed_items(self.dataset, request.allow, request.deny, request.where)
+        allowed = allowed_items(self.dataset, request.allow, request.exclude, request.where)
         if request.objective is Objective.MARGIN:
             allowed &= np.isfinite(self.margins)
         basket = known_rows(self.dataset, request.basket)
@@ -577,7 +577,7 @@ class Recommender:
             items=np.flatnonzero(allowed) if request.allow is not None or request.intent in PERSONAL_INTENTS else None,
             allowed=allowed,
             banned=dismissed(histories.events),
-            repeats=request.repeats,
+            repeats=request.shows_repeats,
             popularity_weight=self.policy.popularity_weight if weight is None else weight,
             objective=request.objective,
             margins=self.margins if by_margin else None,
@@ -620,8 +620,9 @@ class Recommender:
         It does not depend on what was asked for, so that one item has the same reasons wherever it is shown.
         """
         plain = RecommendRequest(users=request.users)
-        filters = replace(request, k=plain.k, explain=True, same_names=False, explore_share=0.0)
-        filters = replace(filters, explore_pool=plain.explore_pool)
+        names = ("k", "explain", "same_names", "explore_share", "explore_pool")
+        as_plain = {name: getattr(plain, name) for name in names}
+        filters = request.model_copy(update=as_plain)
         if filters != plain or ranked.item.shape[1] != LIST_DEPTH:
             ranked = self._ranked(histories, plain, allowed_items(self.dataset), LIST_DEPTH)
         logits = ranked.logit[:, :LIST_DEPTH]

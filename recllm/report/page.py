@@ -39,7 +39,7 @@ def _moment(when: str | datetime) -> str:
 
 
 def render_page(record: Mapping[str, Any]) -> str:
-    """The page for the JSON record that `recllm demo --json` prints."""
+    """The page for the JSON record that `recllm start --demo --json` prints."""
 
     def metric_chart(evaluation: Mapping[str, Any], slice_name: str, metric: str) -> Markup:
         systems = {name: slices[slice_name] for name, slices in evaluation["systems"].items() if slice_name in slices}
