@@ -65,7 +65,7 @@ def test_what_passes_ends_with_0(run: Run) -> None:
 
 
 def test_the_guides_example_passes_as_printed(run: Run) -> None:
-    guide = (resources.files("recllm") / "GUIDE.md").read_text(encoding="utf-8")
+    guide = (resources.files("recllm") / "guide" / "ad-text.md").read_text(encoding="utf-8")
     example = next(block for block in re.findall(r"```json\n(.*?)```", guide, re.DOTALL) if '"evidence"' in block)
     code, out, _ = run(json.loads(example))
     assert code == 0 and json.loads(out)["passed"] == 1

@@ -6,15 +6,14 @@ import contextlib
 import io
 import json
 import re
+import runpy
 import tomllib
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-README, GUIDE, RESULTS = (
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "recllm/GUIDE.md", "eval/results/README.md")
-)
+README, RESULTS = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "eval/results/README.md"))
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "recllm" / "guide").glob("*.md")}
+DOCUMENTS = "\n".join([README, *PAGES.values()])
 
 
 def test_the_example_prints_what_is_shown() -> None:
@@ -28,12 +27,16 @@ def test_the_example_prints_what_is_shown() -> None:
 def test_the_map_names_every_room_and_nothing_else() -> None:
     section = README.split("## Map of the files")[1].split("\n## ")[0]
     named = set(re.findall(r"^\| `recllm/([a-z_]+)(?:\.py|/)`", section, re.MULTILINE))
-    rooms = {p.stem if p.suffix else p.name for p in (ROOT / "recllm").iterdir() if p.suffix == ".py" or p.is_dir()}
+    rooms = {
+        p.stem if p.suffix else p.name
+        for p in (ROOT / "recllm").iterdir()
+        if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
     assert named == rooms - {"__init__", "__main__", "__pycache__"}
 
 
 def test_a_heading_stands_apart() -> None:
-    for name, text in (("README.md", README), ("recllm/GUIDE.md", GUIDE), ("eval/results/README.md", RESULTS)):
+    for name, text in {"README.md": README, "eval/results/README.md": RESULTS, **PAGES}.items():
         prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
         assert re.findall(r"\S.*\n#{1,6} .*", prose) == [], name
 
@@ -45,18 +48,11 @@ def test_the_readme_is_short_and_names_every_extra() -> None:
     assert {name for row in rows for name in re.findall(r"[a-z]+", row)} == set(extras)
 
 
-def results_page() -> ModuleType:
-    spec = spec_from_file_location("results_page", ROOT / "eval" / "results_page.py")
-    module = module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    return module
-
-
 def test_the_page_of_results_and_the_headlines_are_made_from_the_result_files() -> None:
     """Where this fails: python eval/results_page.py."""
-    script = results_page()
-    assert script.page() == RESULTS
-    assert script.with_headlines(README) == README
+    script = runpy.run_path(str(ROOT / "eval" / "results_page.py"))
+    assert script["page"]() == RESULTS
+    assert script["with_headlines"](README) == README
     assert README.count("<!-- results -->") == README.count("<!-- end of results -->") == 1
 
 
@@ -89,21 +85,42 @@ def test_figures_are_those_of_the_result_files() -> None:
             assert cells == ["–" if v is None else f"{v:.4f}" for v in figures], f"{name}: {system}"
 
 
-def test_the_commands_of_the_readme_exist() -> None:
+def test_the_commands_options_and_settings_of_the_documents_exist() -> None:
     from typer.main import get_command
 
     from recllm.cli.main import app
+    from recllm.settings import sections
 
-    known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    assert set(re.findall(r"^recllm ([a-z]+)", README, re.MULTILINE)) <= known
-    assert set(re.findall(r"`recllm ([a-z]+)", README + GUIDE)) <= known
+    lines = re.findall(r"(?:^(?:\w+=\S+ )?|`)recllm ([^`\n]+(?:\n[^`\n]+`)?)", DOCUMENTS, re.MULTILINE)
+    wrong = []
+    for line in lines:
+        command, words = get_command(app), line.split(" #")[0].split()
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
+        options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        exists = command.name in line.split() and {word for word in words if word.startswith("-")} <= options
+        wrong += [] if exists or line == "--install-completion" else [line]
+    for section, name in re.findall(r"`(\w+)\.(?!jsonl?\b|toml\b|safe)(\w+)(?: ?= ?[^`(]+)?`", DOCUMENTS):
+        wrong += [f"{section}.{name}"] if section in sections() and name not in sections()[section].model_fields else []
+    assert len(lines) > 150 and wrong == []
+
+
+def test_links_resolve_and_the_contents_of_the_guide_are_whole() -> None:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "recllm").rglob("*.md"), ROOT / "eval" / "results" / "README.md"]:
+        for path, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8")):
+            target = document.parent / path if path else document
+            headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE) if anchor else []
+            slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert target.exists() and (not anchor or anchor in slugs), f"{document.name}: {path}#{anchor}"
+    navigation = re.findall(r": (\S+\.md)$", (ROOT / "recllm" / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    assert set(navigation) == set(PAGES) == {"index.md", *re.findall(r"\]\((\w[\w-]*\.md)\)", PAGES["index.md"])}
 
 
 def test_the_campaign_of_the_readme_can_be_read(tmp_path: Path) -> None:
     from recllm.campaigns.file import read_campaign
 
     file = tmp_path / "spring.toml"
-    file.write_text(re.search(r"```toml\n(.*?)```", GUIDE, re.DOTALL)[1], encoding="utf-8")  # type: ignore[index]
+    file.write_text(re.search(r"```toml\n(.*?)```", PAGES["campaigns.md"], re.DOTALL)[1], encoding="utf-8")  # type: ignore[index]
     read = read_campaign(file)
     assert (read.id, read.target.category, read.limits.size) == ("spring", "garden", 500)
     assert read.channels == ("email", "push")

@@ -69,7 +69,7 @@ def test_the_guide_names_the_scope_of_each_operation() -> None:
     assert len(asked) > 30
     assert {path for (_, path), scopes in asked.items() if not scopes} == WITHOUT_KEY
     assert all(len(scopes) <= 1 for scopes in asked.values())
-    section = (ROOT / "recllm" / "GUIDE.md").read_text(encoding="utf-8").split("## As a service")[1].split("\n## ")[0]
+    section = (ROOT / "recllm" / "guide" / "service.md").read_text(encoding="utf-8")
     compared = set()
     for names, written in re.findall(r"^\| (`.*?) \| .* \| ([^|]*) \|$", section, re.MULTILINE):
         verbs = re.findall(r"\b(?:GET|POST|PUT|DELETE)\b", names) or ["GET"]
