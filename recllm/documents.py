@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import difflib
 import json
+import logging
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,10 @@ Weight = Annotated[float, Strict(), Field(ge=0)]
 Share = Annotated[float, Strict(), Field(ge=0, le=1)]
 
 
+RETIRED_FILE = Path(__file__).with_name("retired_settings.toml")
+logger = logging.getLogger(__name__)
+
+
 class FrozenModel(BaseModel):
     """A frozen pydantic model whose errors are `UsageError`; the string under a field is its documentation."""
 
@@ -47,6 +52,7 @@ class FrozenModel(BaseModel):
     @classmethod
     def _check(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if isinstance(values, Mapping):
+            values = without_retired(cls.section, values, warn=True)
             if unknown := [str(name) for name in values if name not in cls.model_fields]:
                 raise UsageError(unknown_name(f"{cls.section}.{unknown[0]}".lstrip("."), unknown[0], cls.model_fields))
             # TOML and the command line have no null: "none" stands for it where None is allowed
@@ -85,6 +91,35 @@ class FrozenModel(BaseModel):
         """What a field takes, in words, e.g. "a whole number at least 1"."""
         schema = _json_schema(cls)
         return _expected(schema["properties"][name], schema.get("$defs", {}))
+
+
+@cache
+def retired_settings() -> Mapping[str, Mapping[str, Any]]:
+    """Section -> name -> fixed value, of what could be set once."""
+    return tomllib.loads(RETIRED_FILE.read_text("utf-8"))
+
+
+def without_retired(section: str, table: Mapping[str, Any], *, warn: bool = False) -> dict[str, Any]:
+    """A section's table without what can no longer be set and has its fixed value; with `warn` each is logged once.
+
+    Raises `UsageError` where the table says something else than what holds.
+    """
+    fixed = retired_settings().get(section, {})
+    for name in sorted(table.keys() & fixed.keys()):
+        value = "none" if table[name] is None else plain(table[name])
+        if value != fixed[name]:
+            raise UsageError(
+                f"setting {section}.{name}: it can no longer be set to {json.dumps(value)}, and its value is now "
+                f"{json.dumps(fixed[name])}; remove it"
+            )
+        if warn:
+            _say_retired(f"{section}.{name}")
+    return {name: value for name, value in table.items() if name not in fixed}
+
+
+@cache
+def _say_retired(name: str) -> None:
+    logger.warning("setting %s: it can no longer be set, and has the value that holds; remove it", name)
 
 
 @cache

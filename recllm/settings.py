@@ -15,12 +15,33 @@ import zoneinfo
 from collections.abc import Mapping
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, Strict, StringConstraints, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    Strict,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
-from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight, plain, toml_table
+from recllm.documents import (
+    Count,
+    CountOrZero,
+    Flag,
+    FrozenModel,
+    Positive,
+    Share,
+    Text,
+    Weight,
+    plain,
+    retired_settings,
+    toml_table,
+    without_retired,
+)
 from recllm.errors import UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
@@ -59,21 +80,6 @@ PLAIN_HTTP_HOSTS = ("localhost", "127.0.0.1", "::1")
 """Hosts that may be spoken to without https: what is sent there leaves this machine at no time."""
 
 
-class ProfileSettings(FrozenModel):
-    """How a person's past is weighed in a profile."""
-
-    section: ClassVar[str] = "profiles"
-
-    half_life_days: Days = 120.0
-    """A purchase counts half as much every so many days."""
-    browsing_half_life_days: Days = 30.0
-    """The same for browsing, which tells of a shorter-lived wish."""
-    favourites: CountOrZero = 8
-    """At most so many favourite categories, and brands, per person."""
-    max_lines: CountOrZero | None = None
-    """Keep only so many of the heaviest lines of B, and of H; None keeps all. The counts of a profile stay whole."""
-
-
 class CollaborativeSettings(FrozenModel):
     """What is counted over all users before a time, and the features of a pair that follow from the counts."""
 
@@ -103,108 +109,27 @@ class CollaborativeSettings(FrozenModel):
     neighbour_pool: Count = 20_000
     """At most this many users serve as neighbours, so that cost stays linear in the users asked for: the most active of
     them, or where these are less than half, so many drawn from the more active half, which no few accounts fill."""
-    profile_half_life_days: Days = 120.0
-    """Users are compared by their purchases, which count half as much every so many days."""
-    recent_days: Days = 28.0
-    """How far back a neighbour's purchases speak for an item."""
-    basics_sharpness: Positive = 20.0
-    """Two users without purchases are alike by exp(sharpness * (cosine of their basics - 1))."""
 
     # --- what goes with what
     item_item_items: CountOrZero = 2_500
     """The best selling items have weights to each other; cost grows with the cube of it."""
     item_item_l2: Positive = 150.0
     """Ridge of EASE (Steck 2019)."""
-    item_item_weights: Count = 200
-    """So many largest weights of each item are kept."""
     item_item_half_life_days: Days | None = 120.0
     """How fast a purchase stops counting for what goes with what; None where times mean nothing."""
 
     # --- how fast the past stops counting
-    purchase_half_life_days: Days = 120.0
-    """Of a purchase in a user's habits, their shares of item groups, neighbours' purchases and the nearest texts."""
-    browsing_half_life_days: Days = 14.0
-    """Of a browsing event in the features of views."""
-    user_vector_half_life_days: Days = 60.0
-    """Of an event in the mean vector of a user's history."""
 
     # --- windows before the time of counting
-    short_window_days: Days = 7.0
-    """Buyers of an item in this window, against the next one, are its trend."""
-    window_days: Days = 28.0
-    """Buyers of late: what is popular, shares of a type, recent visits."""
-    long_window_days: Days = 91.0
-    """Buyers in this window are the item's usual level."""
-    price_window_days: Days = 14.0
-    """Mean price in this window, against the usual one, says whether an item is cheaper lately."""
-    novelty_window_days: Days = 56.0
-    """A user's share of first purchases is counted in it."""
-    group_window_days: Days = 56.0
-    """Purchases of an item group by neighbours, and by everybody, are counted in it."""
-    never_days: Days = 730.0
-    """Stands for the days since something that never happened."""
 
     # --- new items
-    new_item_days: Days = 42.0
-    """An item counts as new for so many days after its first sale."""
-    max_new_items: CountOrZero = 5_000
-    """At most so many new items are proposed, best selling first."""
-    first_sales_days: Days = 28.0
-    """How a new item sold is counted over so many days from its first sale."""
-    first_sales_window_days: Days = 182.0
-    """New items of this window tell how new items of a group sell."""
 
     # --- shrinkage and limits of features
-    prior_buyers: Weight = 3.0
-    """A share is drawn towards the shop's mean as if by so many buyers (repeat rate) or items (sales of new items)."""
-    lift_limit: Positive = 4.0
-    """Log ratios of neighbours to everybody are cut off at plus and minus this."""
-    price_gap_limit: Positive = 3.0
-    """Log ratios of a price to the user's usual one are cut off at plus and minus this."""
-    price_change_limit: Positive = 2.0
-    """Log ratios of today's price to the item's usual one are cut off at plus and minus this."""
-    item_item_limits: tuple[float, float] = (-1.0, 3.0)
-    """Scores of what goes with what are cut off below and above these."""
-    overdue_limits: tuple[float, float] = (-4.0, 2.0)
-    """Log ratios of the days since the last purchase to the usual interval are cut off below and above these."""
 
     # --- texts
     text_centring: Weight = 1.0
     """Where items compete by the cosine of their text alone, so many times an item's mean cosine with the catalogue is
     taken off: a text that is near to everything is near to nobody in particular (`eval/LOG.md`); 0 leaves it."""
-    text_items: Count = 100
-    """So many of a user's heaviest items are compared with an item by text."""
-    text_power: Positive = 8.0
-    """Cosines are raised to this power before they are averaged, so that the nearest texts count most."""
-
-
-class CandidateSettings(FrozenModel):
-    """How many items each source may propose per user; 0 switches a source off."""
-
-    section: ClassVar[str] = "candidates"
-
-    own_history: CountOrZero = 500
-    """Items that the user bought before, the most habitual first."""
-    neighbours: CountOrZero = 300
-    """What similar users bought lately."""
-    item_item: CountOrZero = 150
-    """What goes with the user's items."""
-    text_nearest: CountOrZero = 30
-    """Items whose text is nearest; a full pass over the catalogue, so only for users with a short history."""
-    category_trend: CountOrZero = 150
-    """What sells lately in the categories that the user buys from."""
-    new_arrivals: CountOrZero = 30
-    """New items, by how they and their type sell."""
-    popular: CountOrZero = 100
-    """What sold most in the last weeks."""
-    interests: CountOrZero = 300
-    """What the sequence model expects next; a full pass over the catalogue, where the shop has such a model."""
-    short_history: CountOrZero = 20
-    """A history of fewer items is short."""
-    habit_items: CountOrZero = 100
-    """With so many own items to choose from, these fill the head of a list by score: each source then proposes half as
-    many, which hardly ever changes the first ten (`eval/LOG.md`) and spares a sixth of the time. Not where habits are
-    left out or a list is by lift; 0 never."""
 
 
 class OfferSettings(FrozenModel):
@@ -214,41 +139,13 @@ class OfferSettings(FrozenModel):
 
     cross_sell_days: Days = 14.0
     """An offer goes with what was bought within so many days."""
-    together_items: CountOrZero = 2_500
-    """Among so many best selling items it is looked for what goes together; cost grows with the square of it."""
-    together_people: Count = 5
-    """So many people at least bought both on one trip."""
-    together_z: Positive = 4.0
-    """Two items go together where their trips exceed chance by so many standard errors."""
     win_back_days: Days = 42.0
     """Who bought nothing, or nothing of an item, for so many days has stopped buying it."""
-    win_back_purchases: Count = 2
-    """An item was bought on so many trips at least to be worth winning back."""
     spread: Share = 0.1
     """How far a campaign that picks its items spreads over them: each further time an item is offered costs so much of
     its logit, times the log of 1 + how often it was offered; see `recllm.audiences.spread`."""
     campaign_items: Count = 20
     """Such a campaign is for so many items, as each needs its texts."""
-
-
-class ExplanationSettings(FrozenModel):
-    """How reasons are looked for, and when one is clear enough to be named."""
-
-    section: ClassVar[str] = "explanations"
-
-    evidence_per_item: Count = 8
-    """Lines of the history left out, one at a time, per recommended item; those nearest to it."""
-    max_reasons: Count = 2
-    """Reasons per item at most."""
-    min_effect: Share = 0.05
-    """A line is named only when leaving it out costs more than this share of the range of the user's scores."""
-
-
-class ServingSettings(FrozenModel):
-    """What is prepared when a model is published, so that answers need no text encoder."""
-
-    basics_texts: CountOrZero = 20_000
-    """At most so many texts of users' basics with one left out are encoded beforehand: reasons need them."""
 
 
 class ServiceSettings(FrozenModel):
@@ -328,31 +225,6 @@ class AuditSettings(FrozenModel):
     ] = None
     """Each entry goes there too, without whom it was about, as a line of JSON with its number and hash: stderr, the
     socket of this machine's syslog, or a file that is there already; for a collector that sends it on."""
-
-
-class SearchSettings(FrozenModel):
-    """How a query's words, its vector and the person are joined: see `recllm.recommender.search`."""
-
-    section: ClassVar[str] = "search"
-
-    words: Count = 300
-    """Candidates by words."""
-    least_words: Share = 0.5
-    """Items whose score by words is a smaller share of the best one's are no candidates by it."""
-    vectors: Count = 100
-    """Candidates by the cosine of the query's vector and the item's."""
-    least_cosine: Share = 0.3
-    """Items of a lower cosine are no candidates by it."""
-    rank_constant: Positive = 20.0
-    """c in 1 / (c + rank): the larger, the less the first places of one list count."""
-    words_weight: Weight = 1.0
-    """Of the list by words."""
-    vectors_weight: Weight = 0.3
-    """Of the list by vectors."""
-    person_weight: Weight = 1.0
-    """Of the list by the person's score."""
-    popularity_weight: Weight = 0.5
-    """Of the list by popularity, where there is no person or no consent."""
 
 
 class ItemIndexSettings(FrozenModel):
@@ -1213,19 +1085,14 @@ class Settings(FrozenModel):
     """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
 
     policy: Policy = Policy()
-    profiles: ProfileSettings = ProfileSettings()
     collaborative: CollaborativeSettings = CollaborativeSettings()
-    candidates: CandidateSettings = CandidateSettings()
     offers: OfferSettings = OfferSettings()
-    explanations: ExplanationSettings = ExplanationSettings()
-    serving: ServingSettings = ServingSettings()
     service: ServiceSettings = ServiceSettings()
     experiments: ExperimentSettings = ExperimentSettings()
     console: ConsoleSettings = ConsoleSettings()
     oidc: OidcSettings = OidcSettings()
     webhooks: WebhookSettings = WebhookSettings()
     audit: AuditSettings = AuditSettings()
-    search: SearchSettings = SearchSettings()
     item_index: ItemIndexSettings = ItemIndexSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     privacy: PrivateTrainingSettings = PrivateTrainingSettings()
@@ -1240,6 +1107,17 @@ class Settings(FrozenModel):
     occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
     retention: RetentionSettings = RetentionSettings()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _drop_retired_sections(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        def is_retired(name: str, table: Any) -> bool:
+            is_gone = name not in cls.model_fields and name in retired_settings() and isinstance(table, Mapping)
+            return is_gone and not without_retired(name, table, warn=True)
+
+        if isinstance(values, Mapping):
+            values = {name: value for name, value in values.items() if not is_retired(str(name), value)}
+        return handler(values)
 
     @field_validator("timezone")
     @classmethod

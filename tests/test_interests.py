@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import unit
 from recllm.errors import ModelError
-from recllm.features.candidates import BIT, INTERESTS, SOURCES, candidates, explicit
+from recllm.features.candidates import BIT, INTERESTS, SOURCES, CandidateCounts, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.models.sequence import (
     SequenceConfig,
@@ -23,7 +23,7 @@ from recllm.models.sequence import (
 )
 from recllm.models.sequence_network import NextBaskets, SequenceLearner, SequenceNetwork, learn_sequence_model
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, SequenceModelSettings
+from recllm.settings import SequenceModelSettings
 
 TARGET = (Action.PURCHASE,)
 SMALL = SequenceModelSettings(
@@ -229,7 +229,7 @@ def test_it_proposes_candidates() -> None:
     crowd = CollaborativeStatistics.fit(data, vectors, interests=learned(data, vectors))
     asked = ask(crowd, data.events, data.as_of, user_rows=np.arange(data.n_users))
     off = dict.fromkeys(SOURCES, 0)
-    found = candidates(asked, CandidateSettings(**{**off, "interests": 3}), repeats=False)
+    found = candidates(asked, CandidateCounts(**{**off, "interests": 3}), repeats=False)
     assert (np.diff(found.indptr) == 3).all()
     assert (found.sources == BIT[INTERESTS]).all()
 

@@ -330,11 +330,9 @@ def test_settings_of_the_workspace_stand_above_the_stored_recipe(shop: Path) -> 
         recipe = job.serving_recipe(model, workspace.settings, 3)
         assert recipe.training.min_steps == model.training["arguments"]["min_steps"]
         assert recipe.training.seed == 3 and recipe.interests is None
-        settings = workspace.settings.model_copy(
-            update={"scorer": {"epochs": 5}, "candidates": {"popular": 7}, "sequence_model": True}
-        )
+        settings = workspace.settings.model_copy(update={"scorer": {"epochs": 5}, "sequence_model": True})
         recipe = job.serving_recipe(model, settings, 3)
-    assert recipe.training.epochs == 5 and recipe.candidates is not None and recipe.candidates.popular == 7
+    assert recipe.training.epochs == 5 and recipe.candidates == model.candidates
     assert recipe.training.min_steps == model.training["arguments"]["min_steps"] and recipe.interests is not None
 
 

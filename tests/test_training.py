@@ -15,14 +15,14 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Pairs
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError
-from recllm.features.candidates import Candidates
+from recllm.features.candidates import CandidateCounts, Candidates
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.item_vectors import DatedItemVectors, item_vectors
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.metrics import Truth
 from recllm.recommender.recommender import Recommender
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.training import scorer as training
 from recllm.training.calibration import calibrate
 from recllm.training.scorer import fit_scorer, level, listwise
@@ -104,13 +104,13 @@ def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
 
 
 def _window(data: Dataset, start: int) -> Window:
-    population, settings = CollaborativeSettings(), CandidateSettings()
+    population, settings = CollaborativeSettings(), CandidateCounts()
     past = PastWindows(data, vectors(data), None, QUICK, population, settings)
     return past.window(past.population(start))[0]
 
 
 def test_judges_are_other_people_with_whole_lists() -> None:
-    population, settings = CollaborativeSettings(), CandidateSettings()
+    population, settings = CollaborativeSettings(), CandidateCounts()
     args = QUICK.model_copy(update={"repeat_negatives": 1, "discovery_negatives": 1})
     past = PastWindows(DATA, vectors(DATA), None, args, population, settings)
     learned, judges = past.window(past.population(DATA.as_of - 14 * DAY), n_validation=5)
@@ -123,7 +123,7 @@ def test_people_with_basics_are_shown_once_more_without_their_history() -> None:
     basics = np.zeros((DATA.n_users, 8), np.float32)
     basics[:10, 0] = 1
     args = QUICK.model_copy(update={"new_users_per_window": 8})
-    past = PastWindows(DATA, vectors(DATA), basics, args, CollaborativeSettings(), CandidateSettings())
+    past = PastWindows(DATA, vectors(DATA), basics, args, CollaborativeSettings(), CandidateCounts())
     crowd = past.population(DATA.as_of - 14 * DAY)
     newcomers, learned = past.new_users(crowd), past.window(crowd)[0]
     assert newcomers is not None and newcomers.n == 8
@@ -322,7 +322,7 @@ def test_item_vectors_of_a_past_window_know_only_the_prices_paid_before_it() -> 
     assert not np.allclose(dated.before(start)[late], dated.latest[late])
     assert np.array_equal(dated.before(data.as_of), dated.latest)
 
-    settings = CollaborativeSettings(), CandidateSettings()
+    settings = CollaborativeSettings(), CandidateCounts()
     past = PastWindows(data, dated.latest, None, QUICK, *settings, dated.before)
     window = past.window(past.population(start))[0]
     assert np.array_equal(window.item_vectors, dated.before(start)[window.vector_items])

@@ -22,13 +22,13 @@ from recllm.errors import DataError, NotFittedError
 from recllm.evaluation.baselines import one_pass_for_both_masks
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker, System
 from recllm.evaluation.record import logger
+from recllm.features.candidates import CandidateCounts
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
     from recllm.recommender.ranking import UserInputs
     from recllm.recommender.recommender import Recommender
     from recllm.settings import (
-        CandidateSettings,
         CollaborativeSettings,
         LoraSettings,
         ScorerTrainingSettings,
@@ -50,7 +50,7 @@ class TrainingRecipe:
     interests: SequenceModelSettings | None = None
     """The sequence model; None for none."""
     collaborative: CollaborativeSettings | None = None
-    candidates: CandidateSettings | None = None
+    candidates: CandidateCounts | None = None
     locale: str = "en"
     """Language of the item texts."""
     runs: Path | None = None
@@ -60,8 +60,9 @@ class TrainingRecipe:
         """As plain data, for the report."""
         parts = {"lora": self.lora, "interests": self.interests}
         tables = {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
-        explicit = {"collaborative": self.collaborative, "candidates": self.candidates}
-        tables |= {name: plain(part.explicit()) for name, part in explicit.items() if part and part.explicit()}
+        explicit = self.collaborative.explicit() if self.collaborative else {}
+        tables |= {"collaborative": plain(explicit)} if explicit else {}
+        tables |= {"candidates": plain(self.candidates)} if self.candidates else {}
         return self.training.model_dump(mode="json") | tables
 
 

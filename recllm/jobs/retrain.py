@@ -455,7 +455,7 @@ def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecip
     """
     from recllm.evaluation.recllm_system import TrainingRecipe
 
-    stored, sequence = dict(model.training["arguments"]), model.training.get("sequence")
+    stored, sequence = model.training["arguments"], model.training.get("sequence")
     interests = None if model.interests is None else SequenceModelSettings(**(sequence or {}))
     if settings.sequence_model is not None:
         interests = (interests or SequenceModelSettings()) if settings.sequence_model else None
@@ -464,7 +464,7 @@ def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecip
         training=ScorerTrainingSettings(**{**stored, **settings.scorer.explicit(), "seed": seed}),
         interests=interests and interests.model_copy(update={**settings.sequence.explicit(), "seed": seed}),
         collaborative=CollaborativeSettings(**{**collaborative, **settings.collaborative.explicit()}),
-        candidates=model.candidates.model_copy(update=settings.candidates.explicit()),
+        candidates=model.candidates,
         locale=settings.locale,
     )
 

@@ -126,7 +126,6 @@ def train_workspace(
         scorer,
         interests=sequence,
         collaborative=workspace.settings.collaborative,
-        candidates=workspace.settings.candidates,
         progress=tell,
     )
     model = recommender.model
@@ -410,7 +409,6 @@ def evaluate_data(
         lora=advice.lora,
         interests=sequence,
         collaborative=settings.collaborative,
-        candidates=settings.candidates,
         locale=settings.locale,
     )
     tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")

@@ -102,7 +102,7 @@ async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Resp
         )
         index = shop.finder.index(recommender.dataset.items)
         vector = shop.finder.vector(recommender.encoder, body.query)
-        return best_items(recommender, index, request, vector, shop.workspace.settings.search)
+        return best_items(recommender, index, request, vector)
 
     return json_answer(await service.capacity.run(slate))
 

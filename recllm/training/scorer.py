@@ -22,13 +22,14 @@ from recllm.data.dataset import DAY, Dataset, utc
 from recllm.data.interactions import Floats, Ints, within_limits
 from recllm.encoder.hardware import workers
 from recllm.errors import DataError
+from recllm.features.candidates import CandidateCounts
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
 from recllm.metrics import average, ndcg
 from recllm.models.scorer import Scorer, ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
 from recllm.models.sequence import SequenceModel
 from recllm.models.sequence_network import learn_sequence_model
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
 from recllm.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.training.windows import PastWindows, Window, choose_target, window_starts
 
@@ -45,7 +46,7 @@ class FittedScorer:
 
     scorer: Scorer
     population: CollaborativeSettings
-    candidates: CandidateSettings
+    candidates: CandidateCounts
     metrics: dict[str, float]
     """NDCG@20 of the validation users of the latest window, after the epoch whose weights these are. The same users
     chose the epoch and calibrated the probability, so the figures are somewhat too good."""
@@ -76,7 +77,7 @@ def fit_scorer(
     progress: Progress | None = None,
     *,
     population: CollaborativeSettings | None = None,
-    settings: CandidateSettings | None = None,
+    settings: CandidateCounts | None = None,
     interests: SequenceModelSettings | None = None,
     vectors_before: Callable[[int], Floats] | None = None,
 ) -> FittedScorer:
@@ -90,7 +91,7 @@ def fit_scorer(
     line a step; without it the lines are logged. Raises `DataError` when the log is too short or holds too few actions
     to learn from; the message says what is missing.
     """
-    args, settings = args or ScorerTrainingSettings(), settings or CandidateSettings()
+    args, settings = args or ScorerTrainingSettings(), settings or CandidateCounts()
     tell = progress or logger.info
     dataset = replace(dataset, events=within_limits(dataset.events, population or CollaborativeSettings()))
     explicit = population.explicit() if population else {}

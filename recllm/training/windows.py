@@ -18,13 +18,13 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, Ints, Pairs, Tally, of_actions
 from recllm.data.item_groups import ItemGroups
 from recllm.errors import DataError
-from recllm.features.candidates import Candidates, candidates, explicit
+from recllm.features.candidates import CandidateCounts, Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import pair_cosine, pair_features
 from recllm.features.scaled_crowd import sample_statistics
 from recllm.metrics import Truth
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 
 if TYPE_CHECKING:
     from recllm.models.sequence import SequenceModel
@@ -132,7 +132,7 @@ class PastWindows:
     """Emb(I) of the users, (n_users, dim), or None."""
     args: ScorerTrainingSettings
     collaborative: CollaborativeSettings
-    candidates: CandidateSettings
+    candidates: CandidateCounts
     vectors_before: Callable[[int], Floats] | None = None
     """Item vectors as somebody knew them before a time (epoch seconds). None: `item_vectors` hold at all times."""
 

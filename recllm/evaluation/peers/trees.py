@@ -23,11 +23,11 @@ from recllm.data.interactions import Floats, Ints, decay, matrix, merged_lines, 
 from recllm.errors import MissingExtraError, UsageError
 from recllm.evaluation.baselines import BLOCK, Scores, one_pass_for_both_masks, rank_in_blocks
 from recllm.evaluation.protocols import COLD, EvaluationQuery, RankedLists, Ranker
-from recllm.features.candidates import Candidates, candidates
+from recllm.features.candidates import CandidateCounts, Candidates, candidates
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.training.windows import PastWindows, window_starts
 
 COLUMNS: tuple[str, ...] = (
@@ -234,8 +234,8 @@ def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Rank
     return rank
 
 
-def _sources(args: TreeSettings) -> CandidateSettings:
-    return CandidateSettings(
+def _sources(args: TreeSettings) -> CandidateCounts:
+    return CandidateCounts(
         own_history=2_000,
         neighbours=args.neighbours,
         item_item=args.item_item,

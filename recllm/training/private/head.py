@@ -19,10 +19,11 @@ from torch.nn import functional
 
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats, Ints
+from recllm.features.candidates import CandidateCounts
 from recllm.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, is_listed
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.models.scorer import Scorer, ScorerConfig
-from recllm.settings import CandidateSettings, CollaborativeSettings, PrivateTrainingSettings
+from recllm.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.training.private.accounting import PrivateMechanism
 from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import TARGET, UserWindows, user_windows
@@ -43,7 +44,7 @@ class PrivateScorer:
 
     scorer: Scorer
     population: CollaborativeSettings
-    candidates: CandidateSettings
+    candidates: CandidateCounts
 
 
 class HeadNetwork(nn.Module):
