@@ -82,6 +82,11 @@ class FrozenModel(BaseModel):
         """The same with other values, which are validated."""
         return type(self).model_validate({**self.explicit(), **(update or {})})
 
+    @classmethod
+    def layered(cls, *layers: FrozenModel | None) -> Self:
+        """With the explicit fields of all layers; of one that several set, the last counts."""
+        return cls(**{name: value for layer in layers if layer for name, value in layer.explicit().items()})
+
     def explicit(self) -> dict[str, Any]:
         """The fields that were given and did not just keep their default, with their values."""
         return {name: value for name, value in self if name in self.model_fields_set}

@@ -61,9 +61,6 @@ Rank = Annotated[int, Strict(), Field(ge=1, description="Rank of the adapter's c
 Seed = Annotated[int, Strict(), Field(ge=0, description="Seed of everything that is drawn.")]
 
 Loss = Literal["window", "in-batch", "bce"]
-Caching = Literal["off", "exact", "bank"]
-Precision = Literal["auto", "float32", "bfloat16"]
-ExampleKind = Literal["arrival", "new", "next"]
 ScorePart = Literal["cosine", "vectors", "features"]
 IndexKind = Annotated[
     Literal["exact", "faiss", "pgvector", "qdrant"],
@@ -426,23 +423,6 @@ class ScorerTrainingSettings(FrozenModel):
     """Past windows at most, fewer when the log is short."""
     min_actions: CountOrZero = 200
     """With fewer purchases than this, weaker actions are learned from as well."""
-    users_per_window: Count = 4_000
-    """Users drawn per window; beyond that a window's cost stays the same."""
-    repeat_negatives: CountOrZero = 60
-    """Sampled per user from what they bought before and did not buy in the window."""
-    discovery_negatives: CountOrZero = 90
-    """Sampled per user from the candidates that are new to them."""
-    n_new_item_windows: CountOrZero = 6
-    """Past windows whose new items, which never sold before, are learned among themselves."""
-    new_item_negatives: CountOrZero = 150
-    """Sampled per user from the window's new items."""
-    new_item_weight: Weight = 1.0
-    """Of a user who bought new items, against a user in the other windows; 0 leaves new items out."""
-    min_new_items: Count = 30
-    """A window with fewer new items, or fewer users who bought one, teaches nothing about them."""
-    new_users_per_window: CountOrZero = 400
-    """Users of each window, those with basics where the shop has any, who are learned from once more with their
-    history hidden: what to offer to a user who has done nothing yet."""
     timed: Flag = True
     """False for a log that knows only each user's order: what compares times of different users is left out, and
     items that never sold are learned among the others instead of as new items of a time."""
@@ -456,14 +436,8 @@ class ScorerTrainingSettings(FrozenModel):
     """Width of the projected vectors."""
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (96, 96)
     """Widths of the hidden layers."""
-    dropout: Dropout = 0.0
 
     # --- the loss
-    discovery_weight: Weight = 1.0
-    """Of the loss over items that are new to the user, beside the loss over all."""
-    level_weight: Weight = 0.05
-    """Of the term that ties the level of a user's logits to how much they buy: without it only differences within
-    a user mean something, and neither probabilities nor the effect of a left out line do."""
 
     # --- the loop
     epochs: Count = 3
@@ -471,35 +445,14 @@ class ScorerTrainingSettings(FrozenModel):
     that all rounds together would take fewer than `min_steps` steps."""
     min_steps: CountOrZero = 250
     """All rounds together take at least so many steps; 0 for one pass a round."""
-    patience: CountOrZero = 2
-    """Rounds without a better evaluation before training ends."""
     batch_size: Count = 64
     """Users of a step."""
     learning_rate: LearningRate = 2e-3
-    warmup_share: Share = 0.1
-    """Share of the steps in which the learning rate rises."""
-    final_learning_rate_share: Share = 0.01
-    """Share of the learning rate that is left at the end of its cosine."""
-    weight_decay: WeightDecay = 1e-2
-    max_grad_norm: GradientNorm = 5.0
     seed: Seed = 0
 
     # --- validation and calibration
-    validation_users: CountOrZero = 300
-    """Users, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say
-    after each round whether to go on, and calibrate the probability."""
-    min_validation_users: Count = 30
-    """With fewer who bought something the last round is used, and the metrics are called rough."""
-    min_gain: Weight = 0.005
-    """Differences of the summed NDCG below this are chance: 300 users tell no finer."""
-    calibration_prior: Weight = 10.0
-    """The slope of the probability is drawn towards 1 as strongly as so many outcomes would draw it."""
     item_calibration: Flag = True
     """Also calibrate the probability item by item on the validation users."""
-    item_calibration_prior: Positive = 50.0
-    """An item's own ratio of purchases to expectation weighs as much as its prior at so many expected purchases."""
-    cold_start_prior: Weight = 1.0
-    """Pull of each weight of the ranking for new users towards popularity."""
 
 
 class PrivateTrainingSettings(FrozenModel):
@@ -517,8 +470,6 @@ class PrivateTrainingSettings(FrozenModel):
     """Must lie below 1 / users; None for the largest power of ten at most 1 / (10 x users)."""
     lora_share: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.5
     """Share of epsilon and delta that the encoder's adapter takes, where it is trained too."""
-    accountant: Literal["prv", "rdp"] = "prv"
-    """By which the noise is set: prv is tight, rdp claims more than is spent. A model tells both."""
 
     # --- the budget of the workspace
     total_epsilon: Positive = 12.0
@@ -531,11 +482,6 @@ class PrivateTrainingSettings(FrozenModel):
     """Chance of a user to be learned from in a step, each by a draw of their own."""
     steps: Count = 300
     """Of the scorer; all of them are made, as an early end would have to look at people."""
-    max_grad_norm: GradientNorm = 1.0
-    """A user's gradient is shortened to this length."""
-    learning_rate: LearningRate = 1e-2
-    averaged_share: Share = 0.5
-    """The weights are the mean over so many of the last steps, which costs no privacy."""
     hidden: Count = 16
     """Units of the hidden layer beside the linear score."""
     components: Count = 24
@@ -546,27 +492,10 @@ class PrivateTrainingSettings(FrozenModel):
     """Length of a window, and how far ahead the probability looks."""
     n_windows: Count = 4
     """Past windows, back to back; a user is learned from in one of them a step."""
-    positives: Count = 16
-    """Purchases of a window, drawn where there are more."""
-    own_negatives: CountOrZero = 24
-    """Drawn from what the user bought before and did not buy in the window."""
-    near_negatives: CountOrZero = 24
-    """Drawn from the types of items that the user buys or, in a catalogue without types, the nearest texts."""
-    catalogue_negatives: Count = 32
-    """Drawn from the whole catalogue."""
 
     # --- the adapter
     lora_steps: Count = 60
     """Of the adapter, all of which are made."""
-    lora_sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.03
-    """Chance of a user to be learned from in a step of the adapter."""
-    lora_learning_rate: LearningRate = 1e-3
-    lora_history: Count = 6
-    """Heaviest items of a user whose texts make the set."""
-    lora_positives: Count = 2
-    """Items that the user first bought in a window, drawn where there are more."""
-    lora_negatives: Count = 12
-    """Items drawn from the catalogue."""
     seed: Seed = 0
     """Of negatives and first weights. Users and noise are drawn from the system's own source of chance."""
 
@@ -578,46 +507,8 @@ class SequenceModelSettings(FrozenModel):
 
     dim: Count = 128
     """Width of the model; a multiple of `attention_heads`."""
-    layers: Count = 1
-    """Blocks of the transformer."""
-    attention_heads: Count = 2
-    """Heads of each block."""
-    interests: Count = 1
-    """Vectors per user; the score takes a soft maximum over them."""
-    max_length: Count = 50
-    """Events of a user that are read, the latest ones; longer sequences are learned from in stretches."""
-    dropout: Dropout = 0.3
-    text: Flag = True
-    """False learns from ids alone (the classic SASRec): such a model says nothing about items that never sold."""
-    residual_dropout: Share = 0.5
-    """Share of steps in which an item stands on its text alone; the residual counts 1 minus this when serving."""
-    temperature: Positive = 0.1
-    """At the start; it is learned."""
-    negatives: CountOrZero = 1024
-    """Sampled per step, shared by the batch, besides the other users' next items."""
-    min_examples: Count = 200
-    """With fewer events to predict there is no sequence model."""
     epochs: Count = 30
     """Passes over the first stretch of the log at most."""
-    later_epochs: CountOrZero = 3
-    """Passes over each later stretch of the log, mixed with as many older events, once the first is learned."""
-    epochs_per_evaluation: Count = 2
-    """Passes between two evaluations."""
-    patience: CountOrZero = 2
-    """Evaluations in a row without a better one before learning stops."""
-    validation_users: Count = 3_000
-    """Users whose last event is predicted in an evaluation, at most."""
-    batch_size: Count = 256
-    """Sequences of a step."""
-    learning_rate: LearningRate = 1e-3
-    weight_decay: WeightDecay = 1e-2
-    bfloat16: Flag = False
-    """Products of matrices in bfloat16 where the processor has it; they are too small to gain by it at this width."""
-    seed: Seed = 0
-
-    def check(self) -> None:
-        if self.dim % self.attention_heads:
-            raise ValueError(f"dim is {self.dim}; give a multiple of attention_heads ({self.attention_heads})")
 
 
 class LoraSettings(FrozenModel):
@@ -627,100 +518,24 @@ class LoraSettings(FrozenModel):
 
     # --- the adapter
     rank: Rank = 8
-    alpha: Positive = 16.0
-    """The change to a weight is alpha / rank * B A."""
-    top_layers: Count | None = 2
-    """So many blocks, counted from the output, are adapted; the output of those below never changes, so it is computed
-    once per text and kept. None: all blocks."""
-    cache_mib: CountOrZero = 1024
-    """Memory for the kept outputs; texts beyond it go through the whole model at each step."""
 
     # --- the examples
-    horizon_days: Count = 28
-    """Length of a window."""
-    n_windows: Annotated[int, Strict(), Field(ge=2)] = 6
-    """Past windows at most, the latest one for validation alone."""
-    history_items: Count = 30
-    """Heaviest distinct items of a user that make the set."""
-    half_life_days: Days = 60.0
-    """An event of a user's history counts half as much every so many days."""
-    kinds: Annotated[tuple[ExampleKind, ...], Field(min_length=1)] = ("arrival", "new")
-    """Questions to learn from; a log that knows only an order is always learned from as "next"."""
-    users_per_window: Count = 4_000
-    """Users drawn per window at most."""
-    validation_users: Count = 500
-    """Users of the latest window who are evaluated, at most."""
 
     # --- the objective
     loss: Loss = "window"
     """window: softmax over what was on offer; in-batch: over the other users' items; bce: yes or no, item by item."""
-    negatives: Count = 1_024
-    """Items drawn per step as candidates where the window's own new items are not the whole question."""
-    hard_negatives: CountOrZero = 0
-    """Nearest texts of each positive, mined anew at each round, that are added to the candidates."""
-    mask_equal_texts: Flag = False
-    """An item with the very text of something the user bought is no negative for that user. Off, because the share
-    of items of one text that is bought is what ranks it against other texts."""
-    scale: Positive = 20.0
-    """First value of the learned temperature tau."""
-    gain: Weight = 0.25
-    """First value of the learned weight of the similarity."""
-    prior: Flag = True
-    """Learn a linear term on the item's text beside the similarity: what sells."""
-    head_steps: CountOrZero = 20
-    """First steps that learn temperature, gain and prior alone, on the base vectors, so that the encoder does not have
-    to bend to make up for wrong ones (Kumar et al. 2022)."""
-    pull_weight: Weight = 1.0
-    """Weight of 1 - cos(e, e_base) over the step's texts, which keeps a small catalogue from bending the language."""
 
     # --- the loop
-    batch_size: Count = 256
-    """Users of a step per device; all of one window and one question."""
-    gradient_accumulation_steps: Count = 1
-    """Batches of a step."""
     learning_rate: Weight = 3e-4
     """Of the adapter; 1e-3 and above undid the similarity of texts within 20 steps on both logs it was tried on."""
-    head_learning_rate: Weight = 2e-2
-    """Of the temperature and the prior."""
-    weight_decay: WeightDecay = 0.0
-    warmup_steps: CountOrZero = 15
-    """First steps, in which the learning rate rises."""
-    max_grad_norm: GradientNorm = 1.0
     max_steps: Count = 100
     """Steps at most; an early end is decided by `patience`."""
     max_minutes: Positive | None = 12.0
     """Ends the run at the next round; the learning rate falls by steps alone, so that a resumed run is the same run."""
-    cached_loss: Caching = "bank"
-    """off: one graph over all texts of the step. exact: vectors without graph, loss, then a graph in chunks (Gao et
-    al. 2021), the same gradient with the memory of one chunk. bank: vectors may be as old as the round, and only
-    `gradient_texts` texts, drawn by the size of their gradient, get a graph."""
-    gradient_texts: Count = 256
-    """Texts of a step that get a graph, where `cached_loss` is bank."""
-    chunk_tokens: Count = 4_096
-    """Tokens that go through the model at once."""
-    gradient_checkpointing: Flag = False
-    """Compute hidden values again for the gradient: half the memory, a third more time."""
-    precision: Precision = "auto"
-    """bfloat16 where the processor gains by it."""
     device: Text | None = None
     """cpu, cuda or cuda:1; None for the fastest."""
 
     # --- the record
-    eval_steps: Count = 20
-    """Steps of a round: after each the validation users are evaluated, and the bank is filled anew."""
-    save_steps: Count | None = None
-    """Steps between checkpoints, a multiple of `eval_steps`; None for every round."""
-    patience: CountOrZero = 3
-    """Rounds without a better evaluation before training ends."""
-    resume_from_checkpoint: Flag = True
-    """Go on from the run folder's checkpoint where it has one of the same settings and data."""
-    report_to: tuple[Text, ...] = ()
-    """Trackers of accelerate, such as "tensorboard" or "wandb", beside metrics.jsonl."""
-    seed: Seed = 0
-
-    def check(self) -> None:
-        if self.save_steps is not None and self.save_steps % self.eval_steps:
-            raise ValueError(f"save_steps is {self.save_steps}; give a multiple of eval_steps ({self.eval_steps})")
 
 
 class CopywriterSettings(FrozenModel):
@@ -728,28 +543,15 @@ class CopywriterSettings(FrozenModel):
 
     section: ClassVar[str] = "copywriter"
 
-    rank: Rank = 8
-    alpha: Positive = 16.0
-    """The change to a weight is alpha / rank * B A."""
-    top_layers: Count | None = 10
-    """So many blocks, counted from the output, are adapted: the gradient ends there. None: all blocks."""
     epochs: Count = 3
     """Passes over the examples; the best one is kept."""
-    batch_size: Count = 16
-    """Examples of a step per device."""
     learning_rate: LearningRate = 5e-4
-    warmup_steps: CountOrZero = 10
-    """First steps, in which the learning rate rises."""
-    max_grad_norm: GradientNorm = 1.0
-    max_tokens: Count = 160
-    """Longer examples are left out."""
     max_examples: Count | None = None
     """So many are drawn to learn from, a fifth as many for validation; None: all."""
     max_minutes: Weight | None = 6.0
     """No epoch is begun that would, at the pace so far, end after them; one is made in any case."""
     languages: Annotated[tuple[Text, ...], Field(min_length=1)] = ("en",)
     """What the tuned model is then asked to write."""
-    seed: Seed = 0
 
 
 class EffectSettings(FrozenModel):
@@ -759,48 +561,17 @@ class EffectSettings(FrozenModel):
     section: ClassVar[str] = "effect"
 
     # --- the tests
-    least_tests: Annotated[int, Strict(), Field(ge=10)] = 40
-    """Tests below which a run is refused."""
-    least_z: Weight = 0.3
-    """Pairs whose rates differ by fewer standard errors are not learned from: they say hardly anything."""
     members: Folds = 3
     """Models, each learned without one fold of the tests, which judge it; their weights' mean is the result."""
 
     # --- the model
-    rank: Rank = 16
-    alpha: Positive = 32.0
-    """The change to a weight is alpha / rank * B A."""
-    top_layers: Count | None = None
-    """So many blocks, counted from the output, are adapted. None: all blocks."""
-    dropout: Dropout = 0.1
-    max_tokens: Count = 40
-    """Texts are cut to so many tokens, their context included."""
-    head_penalty: Positive = 3.0
-    """Ridge of the linear score of vectors, in pairs."""
-    word_penalty: Positive = 0.5
-    """The same of the score of words."""
 
     # --- the loop
     epochs: CountOrZero = 3
     """Passes over the pairs; 0 leaves the encoder as it is and learns the linear score alone."""
-    batch_texts: Count = 64
-    """Distinct texts of a step, at least; whole tests are drawn, and each text is encoded once."""
     learning_rate: LearningRate = 8e-4
-    head_learning_rate: LearningRate = 2e-3
-    """Of the linear score."""
-    weight_decay: WeightDecay = 0.01
-    warmup_share: Share = 0.1
-    """Share of the steps in which the learning rate rises."""
-    max_grad_norm: GradientNorm = 1.0
     max_minutes: Positive | None = 20.0
     """No epoch is begun that would, at the pace so far, end after them; every member makes one in any case."""
-    chunk_tokens: Count = 1_024
-    """Tokens that go through the model at once."""
-    precision: Precision = "float32"
-    """bfloat16 gains on some processors, and moves the result a little."""
-    device: Text | None = None
-    """cpu, cuda or cuda:1; None for the fastest."""
-    seed: Seed = 0
 
 
 class PropensitySettings(FrozenModel):

@@ -40,12 +40,12 @@ from recllm.models.effect import (
     rank_texts,
 )
 from recllm.schema import CopyVerdict, Item
-from recllm.settings import EffectSettings
+from recllm.training.arguments import EffectArguments
 from recllm.training.lora.effect import TunedEffect, fit_score, tune_effect
 
 FILL = ("red", "running", "shoes", "garden", "sofa", "with", "four", "cushions", "and", "the", "a")
-QUICK = EffectSettings(
-    rank=4, alpha=8.0, epochs=2, members=2, batch_texts=24, learning_rate=1e-3, head_learning_rate=1e-2, dropout=0.0
+QUICK = EffectArguments(
+    rank=4, epochs=2, members=2, batch_texts=24, learning_rate=1e-3, head_learning_rate=1e-2, dropout=0.0
 )
 
 

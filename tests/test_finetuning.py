@@ -26,7 +26,7 @@ from recllm.encoder.huggingface import HuggingFaceEncoder
 from recllm.encoder.loading import find_weights, load_encoder
 from recllm.errors import DataError, ModelError, UsageError
 from recllm.schema import Action
-from recllm.settings import LoraSettings
+from recllm.training.arguments import LoraArguments
 from recllm.training.lora import run_folder, tune
 from recllm.training.lora.examples import FirstPurchases, is_stepwise, write_examples
 from recllm.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
@@ -34,7 +34,7 @@ from recllm.training.lora.tower import Tower, adapter_spec
 from recllm.training.lora.tune import tune_encoder
 
 DATA = arrivals()
-QUICK = LoraSettings(
+QUICK = LoraArguments(
     horizon_days=14, n_windows=4, max_steps=6, head_steps=2, eval_steps=3, top_layers=1, precision="float32"
 )
 TEXTS = ["red shoes", "milk", "a sofa with four cushions"]
@@ -217,7 +217,7 @@ def _ordered(people: int = 60, length: int = 8) -> Dataset:
 
 def test_a_log_of_orders_asks_for_the_next_item(tmp_path: Path, folder: Path) -> None:
     data = _ordered()
-    table = write_examples(data, np.arange(data.n_items), LoraSettings(), tmp_path / "e.arrow").table
+    table = write_examples(data, np.arange(data.n_items), LoraArguments(), tmp_path / "e.arrow").table
     assert is_stepwise(data.events.of(Action.PURCHASE), 28) and not is_stepwise(DATA.events.of(Action.PURCHASE), 28)
     assert set(table["kind"]) == {"next"} and all(len(p) == 1 for p in table["positives"])
     assert len(set(table["start"])) == 7
@@ -280,7 +280,7 @@ def test_drawn_gradients_are_unbiased() -> None:
     assert torch.allclose(total / 3000, gradient.sum(0), atol=0.05)
 
 
-def _run(folder: Path, place: Path, args: LoraSettings) -> tune.LoraRun:
+def _run(folder: Path, place: Path, args: LoraArguments) -> tune.LoraRun:
     base = load_encoder(folder)
     return tune.prepare(DATA, base, args, place, "en", lambda _: None)
 
@@ -487,4 +487,4 @@ def test_what_cannot_be_learned_from_says_what_else_to_do(tmp_path: Path, folder
 )
 def test_wrong_settings(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        LoraSettings(**wrong)  # type: ignore[arg-type]
+        LoraArguments(**wrong)  # type: ignore[arg-type]

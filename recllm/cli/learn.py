@@ -110,7 +110,6 @@ def train(
     if lora:
         options = {
             "rank": lora_r,
-            "alpha": 2.0 * lora_r if lora_r else None,
             "max_steps": lora_steps,
             "max_minutes": lora_minutes,
             "learning_rate": lora_lr,

@@ -26,14 +26,14 @@ from recllm.features.candidates import CandidateCounts
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
+    from recllm.models.sequence import SequenceArguments
     from recllm.recommender.ranking import UserInputs
     from recllm.recommender.recommender import Recommender
     from recllm.settings import (
         CollaborativeSettings,
-        LoraSettings,
         ScorerTrainingSettings,
-        SequenceModelSettings,
     )
+    from recllm.training.arguments import LoraArguments
 
 OURS = "recllm"
 TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
@@ -45,9 +45,9 @@ class TrainingRecipe:
     """What is trained."""
 
     training: ScorerTrainingSettings
-    lora: LoraSettings | None = None
+    lora: LoraArguments | None = None
     """Fine-tune the encoder first; None leaves it frozen."""
-    interests: SequenceModelSettings | None = None
+    interests: SequenceArguments | None = None
     """The sequence model; None for none."""
     collaborative: CollaborativeSettings | None = None
     candidates: CandidateCounts | None = None

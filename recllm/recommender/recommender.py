@@ -266,6 +266,7 @@ class Recommender:
         candidates: settings of what is counted and proposed.
         Raises `DataError` when the log is too small or too short to learn from.
         """
+        from recllm.models.sequence import SequenceArguments
         from recllm.recommender.saved_model import Model
         from recllm.training.calibration import ItemOffsets
         from recllm.training.scorer import fit_scorer
@@ -275,6 +276,7 @@ class Recommender:
         basics = basics_vectors(self.encoder, basics_of(dataset.users), self.text_locale)
         ids = dataset.items["item_id"].to_list()
         dated = DatedItemVectors(self.encoder, dataset, self.text_locale)
+        interests = SequenceArguments.layered(interests) if interests else None
         fitted = fit_scorer(
             dataset,
             dated.latest,

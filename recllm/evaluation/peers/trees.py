@@ -190,16 +190,13 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
 def tree_examples(past: Dataset, vectors: Floats, args: TreeSettings) -> TreeExamples:
     """What the trees are grown on; of `args`, the fields of `BoostSettings` other than the seed do not matter here."""
     population = CollaborativeSettings(item_item_items=args.ease_items, item_item_l2=args.ease_l2)
-    training = ScorerTrainingSettings(
-        horizon_days=args.horizon_days,
-        n_windows=args.windows,
-        repeat_negatives=args.own_negatives,
-        discovery_negatives=args.other_negatives,
-        users_per_window=args.people,
-        seed=args.seed,
-    )
+    training = ScorerTrainingSettings(horizon_days=args.horizon_days, n_windows=args.windows, seed=args.seed)
+    drawn: dict[str, Any] = {
+        "negatives": (args.own_negatives, args.other_negatives),
+        "users_per_window": args.people,
+    }
     read = np.asarray(vectors, np.float32)
-    log, parts = PastWindows(past, read, None, training, population, _sources(args)), []
+    log, parts = PastWindows(past, read, None, training, population, _sources(args), **drawn), []
     for start in window_starts(past, population.target, training):
         window = log.window(log.population(start))[0]
         columns = _columns(window.features, window.cosine)

@@ -21,7 +21,12 @@ from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Floats, Ints, Tally, decay, matrix, of_actions
 from recllm.errors import DataError
 from recllm.schema import Action
-from recllm.settings import LoraSettings
+from recllm.training.arguments import LoraArguments
+
+HISTORY_ITEMS = 30  # heaviest distinct items of a user that make the set
+HALF_LIFE_DAYS = 60.0  # of an event of a user's history
+USERS_PER_WINDOW = 4_000  # users drawn per window at most
+NEGATIVES = 1_024  # items drawn per step where the window's own new items are not the whole question
 
 LEAST_EXAMPLES = 50
 """People with something to learn from, over all windows, below which a run is refused."""
@@ -68,7 +73,7 @@ def is_stepwise(events: Events, horizon_days: int) -> bool:
     return len(events) > 1 and not np.any((events.at - events.at[0]) % step) and len(np.unique(events.at)) > 1
 
 
-def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]:
+def starts_of(dataset: Dataset, events: Events, args: LoraArguments) -> list[int]:
     """Starts of back-to-back windows, latest first; each has a horizon of history before it.
 
     Arrivals are rare, so windows reach further back than those of the scorer, whose counts need a long history. A log
@@ -90,7 +95,7 @@ def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]
 
 
 def window_examples(
-    events: Events, purchased: FirstPurchases, start: int, args: LoraSettings, rng: np.random.Generator
+    events: Events, purchased: FirstPurchases, start: int, args: LoraArguments, rng: np.random.Generator
 ) -> Iterator[dict[str, list[Any]]]:
     n_items, end = purchased.tally.n_keys, start + args.horizon_days * DAY
     past = events.select(events.at < start)
@@ -103,14 +108,14 @@ def window_examples(
     if is_stepwise(events, args.horizon_days):
         questions = {"next": np.ones(len(item), bool)}
     for kind, mask in questions.items():
-        users = np.sort(rng.permutation(np.unique(user[mask]))[: args.users_per_window])
+        users = np.sort(rng.permutation(np.unique(user[mask]))[:USERS_PER_WINDOW])
         for block in np.split(users, range(_BLOCK, len(users), _BLOCK)) if len(users) else ():
             of_block = past.rows(block)
-            weights = matrix(of_block, n_items, decay(of_block.at, start, args.half_life_days))
+            weights = matrix(of_block, n_items, decay(of_block.at, start, HALF_LIFE_DAYS))
             items, item_weights = [], []
             for begin, stop in pairwise(weights.indptr):
                 row_items, weight = weights.indices[begin:stop], weights.data[begin:stop]
-                heaviest = np.lexsort((row_items, -weight))[: args.history_items]
+                heaviest = np.lexsort((row_items, -weight))[:HISTORY_ITEMS]
                 items.append(row_items[heaviest].tolist())
                 item_weights.append((weight[heaviest] / weight[heaviest].sum()).tolist())
             ends = (np.searchsorted(user[mask], block, side=side) for side in ("left", "right"))
@@ -157,7 +162,7 @@ class ExampleSource:
     table: Any
     purchased: FirstPurchases
     text_of: Ints
-    args: LoraSettings
+    args: LoraArguments
     popularity: dict[int, Floats] = field(default_factory=dict)
 
     def groups(self) -> list[ExampleGroup]:
@@ -196,8 +201,8 @@ class ExampleSource:
         bought = self.popular(group.start)[offered].astype(np.float64)
         even = np.full(len(offered), 1 / len(offered))
         chance = 0.5 * even + 0.5 * (bought / bought.sum() if bought.sum() else even)
-        drawn, count = np.unique(rng.choice(len(offered), self.args.negatives, p=chance), return_counts=True)
-        return offered[drawn], (count / (self.args.negatives * chance[drawn])).astype(np.float32)
+        drawn, count = np.unique(rng.choice(len(offered), NEGATIVES, p=chance), return_counts=True)
+        return offered[drawn], (count / (NEGATIVES * chance[drawn])).astype(np.float32)
 
     def texts(self, groups: list[ExampleGroup]) -> Ints:
         """Numbers of all texts that steps on these groups may ask for."""
@@ -223,7 +228,7 @@ class ExampleSource:
         return self.popularity[before]
 
 
-def write_examples(dataset: Dataset, text_of: Ints, args: LoraSettings, path: Path) -> ExampleSource:
+def write_examples(dataset: Dataset, text_of: Ints, args: LoraArguments, path: Path) -> ExampleSource:
     """The examples of all windows, their table a memory-mapped `datasets.Dataset`, latest window first.
 
     Columns: start (epoch seconds), kind ("arrival", "new" or "next"), person (row of users), items and weights (at
@@ -288,8 +293,6 @@ def assemble(
     np.add.at(stands.T, np.searchsorted(columns, text_of[items]), is_negative.T)
     stands[hard_user, np.searchsorted(columns, hard)] += 1.0
     column = np.searchsorted(columns, right)
-    if args.mask_equal_texts:
-        stands[user, column] = 0.0
     with np.errstate(divide="ignore"):
         log_weight = np.log(stands)
     log_weight[np.isneginf(log_weight).all(axis=1)] = -30.0  # nothing to be told from: hardly any loss

@@ -28,8 +28,11 @@ from recllm.training.private.accounting import PrivateMechanism
 from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import TARGET, UserWindows, user_windows
 
+LEARNING_RATE = 1e-2
+AVERAGED_SHARE = 0.5  # of the last steps, whose mean the weights are; it costs no privacy
+
 LEVEL_WEIGHT = 0.05
-"""Of the level's term, as `ScorerTrainingSettings.level_weight`."""
+"""Of the level's term, as `recllm.training.scorer.LEVEL_WEIGHT`."""
 
 EXPECTED_PURCHASES = 10.0
 """Of a user in a window, before anything is learned: the first bias spreads them over the catalogue."""
@@ -168,9 +171,9 @@ def learn_privately(
     def losses(drawn: Ints) -> tuple[Tensor, None]:
         return examples.losses(network, examples.draw(rows[drawn], rng.random(len(drawn)))), None
 
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     descent = PrivateDescent(network, optimiser, losses, len(rows), mechanism)
-    averaged = AveragedWeights(list(network.parameters()), mechanism.steps, settings.averaged_share)
+    averaged = AveragedWeights(list(network.parameters()), mechanism.steps, AVERAGED_SHARE)
     descent.run(averaged.after_step)
     averaged.put_back()
 
