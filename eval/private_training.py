@@ -44,7 +44,17 @@ from recllm.settings import CollaborativeSettings, LoraSettings, PrivateTraining
 from recllm.training.private.accounting import PrivateMechanism, planned_mechanisms
 from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import PAIR_SIZES, TARGET, PairSizes, UserWindows, user_windows
-from recllm.training.private.head import HeadExamples, HeadNetwork, learn_privately, main_directions, served_scorer
+from recllm.training.private.head import (
+    AVERAGED_SHARE,
+    COMPONENTS,
+    HIDDEN,
+    LEARNING_RATE,
+    HeadExamples,
+    HeadNetwork,
+    learn_privately,
+    main_directions,
+    served_scorer,
+)
 
 EPSILONS = (8.0, 3.0, 2.0, 1.0)
 K = 10
@@ -59,7 +69,7 @@ MEASURED = 1_000
 SLICES = {"cj-next28": ("ALL", "NEW"), "beauty-loo": ("MASKED",)}
 
 N_MODELS, N_PEOPLE = 64, 300
-CONTROL = {"hidden": 64, "steps": 100, "sampling_rate": 1.0}
+CONTROL_HIDDEN, CONTROL = 64, {"steps": 100, "sampling_rate": 1.0}
 CONTROL_LOOP = (2e-2, 0.0)
 NARROW, NARROW_PAIRS = {"n_windows": 1, "steps": 100}, (8, 8, 8, 8)
 """In the attacks: a third of the pairs and of the steps (at less noise), so that 128 models are learned in minutes."""
@@ -105,10 +115,10 @@ class Task:
         return replace(self, window=replace(self.window, fit_on=replace(past, events=events)))
 
     def directions(self) -> Floats:
-        return main_directions(self.vectors[self.listed], self.settings.components)
+        return main_directions(self.vectors[self.listed], COMPONENTS)
 
-    def network(self, settings: PrivateTrainingSettings) -> HeadNetwork:
-        return HeadNetwork(settings.components, settings.hidden, int(self.listed.sum()), settings.seed)
+    def network(self, settings: PrivateTrainingSettings, hidden: int = HIDDEN) -> HeadNetwork:
+        return HeadNetwork(COMPONENTS, hidden, int(self.listed.sum()), settings.seed)
 
 
 def main() -> None:
@@ -308,7 +318,7 @@ def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     mechanism = planned_mechanisms(int(member[0].sum()), task.settings, adapter=False)[0]
 
     def overtrained(number: int) -> HeadNetwork:
-        network = task.network(control)
+        network = task.network(control, CONTROL_HIDDEN)
         learn_without_privacy(
             network,
             examples,
@@ -403,7 +413,7 @@ def audit(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     users = np.concatenate([np.arange(n_real), n_real + np.flatnonzero(included)])
     for name in ("private", "control"):
         control = task.settings.model_copy(update=CONTROL | {"steps": 600, "sampling_rate": 0.1})
-        network = task.network(task.settings if name == "private" else control)
+        network = task.network(task.settings) if name == "private" else task.network(control, CONTROL_HIDDEN)
         if name == "private":
             learn_privately(network, examples, task.settings, mechanism, users=users)
         else:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from recllm.errors import PolicyError
 from recllm.propensity.features import FeatureTable
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import auc, qini_curve, true_qini
 from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, fit_outcome, fit_uplift
-from recllm.settings import UpliftSettings
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3

@@ -42,11 +42,11 @@ from numpy.typing import NDArray
 from recllm.evaluation.record import versions
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.model import Values
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import SHARES
 from recllm.propensity.trial import MultiArmTrial, TrialColumns, read_trial_table
 from recllm.propensity.trial_effects import TrialEstimate, estimate_trial
 from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, fit_outcome, fit_uplift
-from recllm.settings import UpliftSettings
 
 COLUMNS = TrialColumns(
     features=("recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel"),

@@ -49,9 +49,6 @@ from recllm.schema import Action, Occasion
 
 Days = Annotated[float, Strict(), Field(gt=0)]
 DaysOrZero = Annotated[float, Strict(), Field(ge=0)]
-Leaves = Annotated[int, Strict(), Field(ge=2, description="Leaves of a tree at most.")]
-LeafRows = Annotated[int, Strict(), Field(ge=1, description="Rows in a leaf at least.")]
-TreePenalty = Annotated[float, Strict(), Field(ge=0, description="L2 penalty on the values of the leaves.")]
 Folds = Annotated[int, Strict(), Field(ge=2)]
 Dropout = Annotated[float, Strict(), Field(ge=0, lt=1, description="Share of hidden values set to 0 in a step.")]
 LearningRate = Annotated[float, Strict(), Field(gt=0, description="Step size at its highest.")]
@@ -163,28 +160,14 @@ class ServiceSettings(FrozenModel):
     """How often a new model, new items and withdrawals of neighbours are looked for."""
     max_body_mib: Positive = 4.0
     """Larger requests are refused with 413."""
-    max_events: Count = 1_000
-    """Events, or items, in one request."""
-    clock_skew_seconds: Weight = 300.0
-    """An event may be so far ahead of this machine's clock."""
     requests_per_minute: Count | None = None
     """Of one key, or without keys of everybody; None for no limit. Above it requests are refused with 429."""
     load_encoder: Flag | None = None
     """Load the text encoder in the background right after the start: the first new item and the first search need not
     wait for it, and some hundred MiB are taken. None: where slates are computed in processes of their own, which it
     does not slow down; in one process it takes a sixth of the rate."""
-    marketing_workers: Count = 1
-    """Audiences, predictions and exports computed at once, beside the answers for the shop's site."""
-    marketing_waiting: CountOrZero = 8
-    """Of these, requests that may wait for a worker, and plans that may wait to be made."""
-    marketing_deadline_seconds: Positive = 120.0
-    """One of these that has waited so long for a worker is refused with 503."""
     marketing_seconds: Weight = 60.0
     """Audiences read everybody's events anew when those in memory are older than this."""
-    predictions: Count = 8
-    """Predictions kept in memory, of one shop; the one not asked for the longest goes first."""
-    prediction_hours: Positive = 24.0
-    """A prediction is learned anew when it is older than this, or another model serves."""
 
     # --- who may listen on the way
     certificate: Annotated[Text | None, Field(json_schema_extra={"expected": "a PEM file"})] = None
@@ -394,16 +377,6 @@ class WebhookSettings(FrozenModel):
 
     section: ClassVar[str] = "webhooks"
 
-    tolerance_seconds: Positive = 300.0
-    """A signed request may be so old, or so far ahead of this machine's clock."""
-    send_seconds: Positive = 2.0
-    """How often `recllm serve` looks for announcements that are due."""
-    timeout_seconds: Positive = 10.0
-    """An attempt that has no answer by then counts as failed."""
-    retry_seconds: Positive = 5.0
-    """Wait after the first failed attempt; each further one is four times as long."""
-    max_attempts: Count = 8
-    """After so many failed attempts an announcement is given up; the first eight take about eight hours."""
     private_targets: Flag = False
     """Whether a target may lie in a private network."""
 
@@ -482,10 +455,6 @@ class PrivateTrainingSettings(FrozenModel):
     """Chance of a user to be learned from in a step, each by a draw of their own."""
     steps: Count = 300
     """Of the scorer; all of them are made, as an early end would have to look at people."""
-    hidden: Count = 16
-    """Units of the hidden layer beside the linear score."""
-    components: Count = 24
-    """Main directions of the catalogue's item vectors that the score reads of a user and an item."""
 
     # --- the examples
     horizon_days: Count = 28
@@ -494,21 +463,8 @@ class PrivateTrainingSettings(FrozenModel):
     """Past windows, back to back; a user is learned from in one of them a step."""
 
     # --- the adapter
-    lora_steps: Count = 60
-    """Of the adapter, all of which are made."""
     seed: Seed = 0
     """Of negatives and first weights. Users and noise are drawn from the system's own source of chance."""
-
-
-class SequenceModelSettings(FrozenModel):
-    """How the sequence of what users bought is learned. Cost is linear in events x epochs."""
-
-    section: ClassVar[str] = "sequence"
-
-    dim: Count = 128
-    """Width of the model; a multiple of `attention_heads`."""
-    epochs: Count = 30
-    """Passes over the first stretch of the log at most."""
 
 
 class LoraSettings(FrozenModel):
@@ -561,105 +517,23 @@ class EffectSettings(FrozenModel):
     section: ClassVar[str] = "effect"
 
     # --- the tests
-    members: Folds = 3
-    """Models, each learned without one fold of the tests, which judge it; their weights' mean is the result."""
 
     # --- the model
 
     # --- the loop
     epochs: CountOrZero = 3
     """Passes over the pairs; 0 leaves the encoder as it is and learns the linear score alone."""
-    learning_rate: LearningRate = 8e-4
     max_minutes: Positive | None = 20.0
     """No epoch is begun that would, at the pace so far, end after them; every member makes one in any case."""
 
 
 class PropensitySettings(FrozenModel):
-    """How the trees and the logistic regression behind a probability of an action are fitted."""
+    """Predictions of what users will do."""
 
     section: ClassVar[str] = "propensity"
 
     learn_people: Count = 50_000
     """People learned from at most: of more, always the same ones, by a hash of their pseudonyms."""
-    rounds: Count = 150
-    """Trees."""
-    learning_rate: LearningRate = 0.04
-    leaves: Leaves = 8
-    min_leaf_rows: LeafRows = 60
-    l2: TreePenalty = 5.0
-    column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5
-    """Share of the columns that a split may choose from."""
-    ridge: Positive = 0.005
-    """Inverse strength of the logistic regression's penalty."""
-    increasing: tuple[Text, ...] = ()
-    """Features with which the trees' probability may only rise: what is known beforehand, where examples are few."""
-    decreasing: tuple[Text, ...] = ()
-    """Features with which it may only fall."""
-    folds: Folds = 3
-    """Parts that users are dealt into for the calibration."""
-    seed: Seed = 0
-
-
-class PredictionReasonSettings(FrozenModel):
-    """How the reasons of a prediction are found: by putting other users' values in place of a group of features."""
-
-    section: ClassVar[str] = "prediction_reasons"
-
-    max_reasons: CountOrZero = 3
-    """Reasons per user at most."""
-    min_effect: Weight = 0.1
-    """Smaller changes of the logit are nothing clear."""
-    background_users: Count = 8
-    """Users whose values are put in place of the user's own."""
-    seed: Seed = 0
-
-
-class UpliftSettings(FrozenModel):
-    """Small, strongly held trees: effects are small beside the noise of single outcomes."""
-
-    section: ClassVar[str] = "uplift"
-
-    rounds: Count = 60
-    """Trees."""
-    s_learner_rounds: Count = 150
-    """The S-learner needs more: the treatment is one column among many."""
-    learning_rate: LearningRate = 0.05
-    leaves: Leaves = 4
-    min_leaf_rows: LeafRows = 100
-    l2: TreePenalty = 20.0
-    folds: Folds = 3
-    """Parts of users for the first stage of two learners and for answers about users who were not learned from."""
-    forest_groups: Annotated[int, Strict(), Field(ge=2)] = 50
-    """The doubly robust learner's groups of trees, each on half of the users: they give the interval of an effect."""
-    group_trees: Count = 2
-    """Trees in a group."""
-    forest_leaves: Leaves = 16
-    forest_leaf_rows: LeafRows = 50
-    forest_column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5
-    """Share of the columns that a split may choose from."""
-    seed: Seed = 0
-
-
-class ReplenishmentSettings(FrozenModel):
-    """How it is learned who buys which item again within a week: see `recllm.occasions.replenishment`."""
-
-    section: ClassVar[str] = "replenishment"
-
-    weeks: Count = 8
-    """Past weeks learned from."""
-    max_rows: Count = 600_000
-    """Pairs of a user and an item in all these weeks at most, drawn at random."""
-    rounds: Count = 150
-    """Trees."""
-    learning_rate: LearningRate = 0.06
-    leaves: Leaves = 40
-    min_leaf_rows: LeafRows = 200
-    l2: TreePenalty = 10.0
-    column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.35
-    """Share of the columns that a split may choose from."""
-    max_age_days: Days = 28.0
-    """A model that knows nothing of so many days of the log is learned anew."""
-    seed: Seed = 0
 
 
 class OccasionSettings(FrozenModel):
@@ -683,36 +557,8 @@ class OccasionSettings(FrozenModel):
     """Who got a message of a campaign within so many days is left out."""
     quiet: tuple[Text, ...] = ("21:00", "08:00")
     """Two local times between which no best hour lies; empty for none."""
-    due_probability: Share = 0.2
-    """An item is due again where the chance that it is bought within a week is at least so high."""
-    due_share: Share = 0.75
-    """And where so much of the user's usual interval has passed."""
-    due_interval_days: Days = 5.0
-    """And where that interval is no shorter: who buys a thing every other day needs no reminder."""
-    abandoned_days: Days = 3.0
-    """What was put into the cart or viewed within so many days, and not bought, is left behind."""
-    abandoned_hours: Days = 1.0
-    """But not before so many hours."""
-    abandoned_views: Count = 2
-    """So often was it viewed, where it was never in the cart."""
-    interest_days: Days = 91.0
-    """Who bought, viewed or carted an item within so many days hears of its price and its return."""
-    change_days: Days = 7.0
-    """Of a price, a return to stock or a new arrival that is no older."""
     price_drop: Share = 0.1
     """By so much of the price before it falls at least."""
-    arrival_purchases: Count = 3
-    """So many purchases in an item's type within `interest_days` make it one that the user likes."""
-    lapsed_gaps: Positive = 3.0
-    """Who has stayed away for so many of their usual gaps between shopping days is to be won back."""
-    lapsed_days: Days = 14.0
-    """But not before so many days."""
-    lost_days: Days = 182.0
-    """And no more after so many."""
-    lapsed_trips: Count = 3
-    """Shopping days of a user from which on a usual gap is known."""
-    welcome_days: Days = 7.0
-    """Who bought for the first time within so many days, and never since, is welcomed."""
     adult_age: CountOrZero = 18
     """Who is or may be younger is left out."""
 
@@ -738,28 +584,8 @@ class RetrainingSettings(FrozenModel):
     max_age_days: Positive = 56.0
     """Days since the end of what the serving model learned from. A choice: two windows of four weeks, after which none
     of what the scorer and its probabilities were fitted on is recent."""
-    max_new_events: Weight = 0.2
-    """Events since then, as a share of those before. A choice: a log grown by a fifth moves the scorer more than
-    another seed does."""
-    max_new_items: Share = 0.2
-    """Share of recent purchases that went to items first sold since then. A choice, as above."""
-    max_stability_index: Positive = 0.25
-    """Population stability index of categories, actions and prices; from .25 on a population counts as a different one
-    (rule of thumb of credit scoring, Siddiqi 2006). What chance alone exceeds once in twenty times is never beyond."""
-    max_score_index: Positive = 0.25
-    """The same index for the probabilities of the serving model's lists; the same source."""
-    max_calibration_ratio: Annotated[float, Strict(), Field(ge=1)] = 1.5
-    """Purchases over expected purchases, or the reverse, in the latest window. A choice: whoever budgets by the
-    probabilities is off by half."""
-    calibration_slope: tuple[Positive, Positive] = (0.5, 2.0)
-    """Lowest and highest slope of the outcomes over the logits of the probabilities; 1 is right (Cox 1958). A
-    choice."""
     max_ece: Share = 0.05
     """Expected calibration error of the probabilities in the latest window. A choice."""
-    sample_users: Count = 500
-    """People, drawn by the seed, whose lists tell of scores and calibration."""
-    min_people: Annotated[int, Strict(), Field(ge=2)] = 30
-    """With fewer people on either side of a comparison nothing is concluded from it."""
 
     min_days: CountOrZero = 7
     """Days of new log between two trainings, whatever the checks say: a challenger that was refused today would be
@@ -773,19 +599,10 @@ class RetrainingSettings(FrozenModel):
     """What becomes of a challenger whose interval straddles zero and reaches below the margin, or who was judged by too
     few people. keep: what works stays. promote: it knows newer purchases, and nothing speaks clearly against it; for
     shops that are too small to tell."""
-    max_coverage_loss: Share = 0.3
-    """Its lists may show so much less of the items on offer, as a share of what the serving model's show."""
 
     # --- the disk
-    refused_versions: CountOrZero = 3
-    """Refused versions that are kept; of older ones the reasons stay."""
     retrained_versions: Count = 6
     """Other versions made by retraining that are kept, beside the serving one and the one before it."""
-
-    def check(self) -> None:
-        low, high = self.calibration_slope
-        if low > high:
-            raise ValueError(f"calibration_slope is {low} to {high}; give the lower one first")
 
 
 class RetentionSettings(FrozenModel):
@@ -867,14 +684,10 @@ class Settings(FrozenModel):
     item_index: ItemIndexSettings = ItemIndexSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     privacy: PrivateTrainingSettings = PrivateTrainingSettings()
-    sequence: SequenceModelSettings = SequenceModelSettings()
     lora: LoraSettings = LoraSettings()
     copywriter: CopywriterSettings = CopywriterSettings()
     effect: EffectSettings = EffectSettings()
     propensity: PropensitySettings = PropensitySettings()
-    prediction_reasons: PredictionReasonSettings = PredictionReasonSettings()
-    uplift: UpliftSettings = UpliftSettings()
-    replenishment: ReplenishmentSettings = ReplenishmentSettings()
     occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
     retention: RetentionSettings = RetentionSettings()

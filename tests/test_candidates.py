@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -100,7 +102,7 @@ def test_where_habits_lead_each_source_proposes_half_as_many_to_people_who_have_
     open_to_three = np.ones(DATA.n_items, bool)
     open_to_three[asked.owned.key[0]] = False
     assert n_proposed(habits_lead=True, allowed=open_to_three)[OWN_HISTORY] == 3
-    settings = settings.model_copy(update={"habit_items": 0})
+    settings = replace(settings, habit_items=0)
     assert n_proposed(habits_lead=True) == everything
 
 

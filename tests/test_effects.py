@@ -23,7 +23,7 @@ from recllm.propensity.effects import (
 )
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.model import people_folds
-from recllm.settings import UpliftSettings
+from recllm.propensity.parameters import UpliftSettings
 from recllm.workspace.workspace import Workspace
 
 QUICK = UpliftSettings(forest_groups=8)

@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from recllm.recommender.saved_model import Model
     from recllm.training.lora.tune import TunedEncoder
 
+REFUSED_VERSIONS = 3  # refused versions that stay on the disk; of older ones the reasons stay
+
 logger = logging.getLogger(__name__)
 
 LOCK = ".retrain.lock"
@@ -207,7 +209,7 @@ def retrain(
             limits = served.settings
             removed = remove_old(
                 workspace.models_dir,
-                refused=limits.refused_versions,
+                refused=REFUSED_VERSIONS,
                 retrained=limits.retrained_versions,
                 needed=treatment_models(workspace),
             )
@@ -266,7 +268,7 @@ def _retrain_privately(
         outcome = RetrainOutcome.PROMOTED
         removed = remove_old(
             workspace.models_dir,
-            refused=limits.refused_versions,
+            refused=REFUSED_VERSIONS,
             retrained=limits.retrained_versions,
             needed=treatment_models(workspace),
         )
@@ -464,7 +466,7 @@ def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecip
     collaborative = {name: value for name, value in model.population.explicit().items() if name != "target"}
     return TrainingRecipe(
         training=ScorerTrainingSettings(**{**stored, **settings.scorer.explicit(), "seed": seed}),
-        interests=interests and interests.model_copy(update={**settings.sequence.explicit(), "seed": seed}),
+        interests=interests and interests.model_copy(update={"seed": seed}),
         collaborative=CollaborativeSettings(**{**collaborative, **settings.collaborative.explicit()}),
         candidates=model.candidates,
         locale=settings.locale,

@@ -297,7 +297,7 @@ def advise_data(*, workspace: Path | None = None, data: Path | None = None, enco
 def advised_settings(workspace: Workspace) -> dict[str, Any]:
     """What advice sets other than the defaults, as a table of `recllm.settings.Settings`."""
     advice = _advice(workspace, workspace.gate().dataset(Purpose.MODEL_TRAINING))
-    parts = {"scorer": advice.training, "sequence": advice.interests, "lora": advice.lora}
+    parts = {"scorer": advice.training, "lora": advice.lora}
     tables = {}
     for name, part in parts.items():
         fields = sections()[name].model_fields
@@ -336,7 +336,7 @@ def settings_in_use(
     sequence = advice.interests if advice.training else advised_interests(data, scorer)
     if settings.sequence_model is not None:
         sequence = (sequence or SequenceArguments(seed=seed)) if settings.sequence_model else None
-    return scorer, sequence and sequence.model_copy(update=settings.sequence.explicit())
+    return scorer, sequence
 
 
 def evaluate_data(

@@ -14,19 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, Ints, Pairs, merged_lines, of_actions, unit
-from recllm.documents import Count, CountOrZero, Flag, Share
+from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Share
 from recllm.encoder.hardware import map_blocks
 from recllm.errors import ModelError
 from recllm.models.scorer import gelu, open_part, write_part
 from recllm.schema import ACTION_CODE, BROWSING, Action
-from recllm.settings import Dropout, LearningRate, Seed, SequenceModelSettings
+from recllm.settings import Dropout, LearningRate, Seed
 
 PART = "interests"
 """Name of its two files."""
@@ -47,11 +47,13 @@ class PaddedSequences(NamedTuple):
     basics: Floats | None
 
 
-class SequenceArguments(SequenceModelSettings):
-    """What the learner of the sequence model takes besides the settings of a shop."""
+class SequenceArguments(FrozenModel):
+    """How the sequence of what users bought is learned. Cost is linear in events x epochs."""
 
-    section: ClassVar[str] = ""
-
+    dim: Count = 128
+    """Width of the model; a multiple of `attention_heads`."""
+    epochs: Count = 30
+    """Passes over the first stretch of the log at most."""
     layers: Count = 1
     """Blocks of the transformer."""
     attention_heads: Count = 2

@@ -25,7 +25,6 @@ from recllm.data.interactions import Floats, Ints
 from recllm.encoder.hardware import one_core_each
 from recllm.models.sequence import GAPS, PaddedSequences, SequenceArguments, SequenceConfig, SequenceModel, Sequences
 from recllm.schema import ACTION_CODE, Action
-from recllm.settings import SequenceModelSettings
 
 EPOCHS_PER_EVALUATION = 2
 VALIDATION_USERS = 3_000  # users whose last event is predicted in an evaluation, at most
@@ -230,7 +229,7 @@ def learn_sequence_model(
     target: tuple[Action, ...],
     cuts: Sequence[int],
     validation_start: int,
-    args: SequenceModelSettings | None = None,
+    args: SequenceArguments | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[SequenceModel] | None:
     """One model per cut (epoch seconds, ascending), each trained on events before its cut alone.
@@ -240,7 +239,7 @@ def learn_sequence_model(
     learning what came before it, and is learned afterwards. progress: gets a line an evaluation; without it the lines
     are logged. None when there are fewer than `args.min_examples` events to learn from before `validation_start`.
     """
-    args, tell = SequenceArguments.layered(args), progress or logger.info
+    args, tell = args or SequenceArguments(), progress or logger.info
 
     def vectors_at(time: int) -> Floats:
         return np.asarray(item_vectors(time) if callable(item_vectors) else item_vectors, np.float32)

@@ -20,6 +20,7 @@ from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import distinct
 from recllm.occasions.replenishment import ReplenishmentModel
 from recllm.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, name_codes, repurchase_pairs
+from recllm.occasions.rules import OccasionRules
 from recllm.policy import Policy
 from recllm.propensity.features import category_codes, count
 from recllm.schema import ACTION_CODE, Action, Occasion
@@ -132,14 +133,14 @@ class Shop:
     dataset: Dataset
     """Events before `dataset.as_of`, and no later ones."""
     states: ItemStates
-    settings: OccasionSettings
+    settings: OccasionRules
     offered: NDArray[np.bool_]
     """(n_items,), items that may be spoken of: on offer, and of no sensitive category."""
 
     @classmethod
     def of(cls, dataset: Dataset, states: ItemStates, settings: OccasionSettings, policy: Policy) -> Shop:
         offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(dataset.items, policy)
-        return cls(dataset=dataset, states=states, settings=settings, offered=offered)
+        return cls(dataset=dataset, states=states, settings=OccasionRules.layered(settings), offered=offered)
 
     def at(self, as_of: int) -> Shop:
         """The same shop at an earlier time. What is on offer now is taken to have been so then: of the past no

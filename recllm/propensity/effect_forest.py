@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.propensity.features import Floats
-from recllm.settings import UpliftSettings
+from recllm.propensity.parameters import UpliftSettings
 
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor

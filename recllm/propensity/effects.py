@@ -24,7 +24,7 @@ from recllm.files import PRIVATE, whole_file, write_whole
 from recllm.propensity.effect_forest import EffectForest, HeldOutEffects, fit_effect_forest, held_out_effects
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.model import Values, people_folds, varying
-from recllm.settings import UpliftSettings
+from recllm.propensity.parameters import UpliftSettings
 
 TREES, RECORD = "effects.safetensors", "effects.json"
 FORMAT = 1

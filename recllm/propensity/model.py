@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from recllm.errors import DataError
 from recllm.propensity.examples import Examples
 from recllm.propensity.features import FeatureTable, Floats
-from recllm.settings import PropensitySettings
+from recllm.propensity.parameters import PropensitySettings
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier

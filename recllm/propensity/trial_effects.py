@@ -38,10 +38,10 @@ from recllm.documents import guarded, write_csv
 from recllm.metrics import ConfidenceInterval
 from recllm.propensity.effect_forest import arm_scores, held_out_effects, within_folds
 from recllm.propensity.model import Values, people_folds, varying
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import qini_curve
 from recllm.propensity.trial import MultiArmTrial
 from recllm.propensity.uplift import cross_fitted_means
-from recllm.settings import UpliftSettings
 
 EFFECT_FOLDS = 5
 ALPHA = 0.05

@@ -48,8 +48,8 @@ from recllm.propensity.effects import EffectSource, LearnedEffects, fit_effects
 from recllm.propensity.examples import Cohort
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.model import Values, cross_fitted, people_folds, varying
+from recllm.propensity.parameters import PropensitySettings, UpliftSettings
 from recllm.propensity.quality import QiniCurve, auc, qini_curve
-from recllm.settings import PropensitySettings, UpliftSettings
 
 Predict = Callable[[Floats], Values]
 """(n,), of rows of a feature table."""

@@ -64,7 +64,6 @@ from recllm.settings import (
     CollaborativeSettings,
     OfferSettings,
     ScorerTrainingSettings,
-    SequenceModelSettings,
 )
 from recllm.text.domains import domain_of, in_domain, without_domain
 from recllm.text.items import ItemNames, reason_text
@@ -75,6 +74,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from recllm.features.item_index.catalogue import CatalogueIndex
+    from recllm.models.sequence import SequenceArguments
     from recllm.recommender.explanation import Explanation
     from recllm.recommender.pretrained import CardFacts
     from recllm.recommender.saved_model import Model
@@ -254,7 +254,7 @@ class Recommender:
         self,
         arguments: ScorerTrainingSettings | None = None,
         *,
-        interests: SequenceModelSettings | None = None,
+        interests: SequenceArguments | None = None,
         collaborative: CollaborativeSettings | None = None,
         candidates: CandidateCounts | None = None,
         progress: Callable[[str], None] | None = None,
@@ -266,7 +266,6 @@ class Recommender:
         candidates: settings of what is counted and proposed.
         Raises `DataError` when the log is too small or too short to learn from.
         """
-        from recllm.models.sequence import SequenceArguments
         from recllm.recommender.saved_model import Model
         from recllm.training.calibration import ItemOffsets
         from recllm.training.scorer import fit_scorer
@@ -276,7 +275,6 @@ class Recommender:
         basics = basics_vectors(self.encoder, basics_of(dataset.users), self.text_locale)
         ids = dataset.items["item_id"].to_list()
         dated = DatedItemVectors(self.encoder, dataset, self.text_locale)
-        interests = SequenceArguments.layered(interests) if interests else None
         fitted = fit_scorer(
             dataset,
             dated.latest,

@@ -166,7 +166,7 @@ def _shops_ids(shop: LiveShop, ids: Sequence[str]) -> dict[str, str]:
 async def predict(body: PredictionQuery, caller: MayMarket, service: TheService) -> Response:
     """What people will do within a horizon: a calibrated chance, a date or an amount, with reasons and how good it is.
 
-    It is learned at the first time of asking, once for a model version, and kept `service.prediction_hours`; `as_of`
+    It is learned at the first time of asking, once for a model version, and kept for a day; `as_of`
     says what it knows. Whoever withdrew since is left out. Needs the scope `people` too.
     """
     require(caller, Scope.PEOPLE)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, Strict
 
 from recllm.documents import Count, CountOrZero, Flag, Positive, Text, Weight
-from recllm.settings import CopywriterSettings, Dropout, EffectSettings, LearningRate, LoraSettings, Rank, Seed
+from recllm.settings import CopywriterSettings, Dropout, EffectSettings, Folds, LearningRate, LoraSettings, Rank, Seed
 
 Caching = Literal["off", "exact", "bank"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -98,6 +98,9 @@ class EffectArguments(EffectSettings):
 
     section: ClassVar[str] = ""
 
+    members: Folds = 3
+    """Models, each learned without one fold of the tests, which judge it; their weights' mean is the result."""
+    learning_rate: LearningRate = 8e-4
     rank: Rank = 16
     top_layers: Count | None = None
     """So many blocks, counted from the output, are adapted. None: all blocks."""

@@ -27,9 +27,9 @@ from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATU
 from recllm.metrics import average, ndcg
 from recllm.models.scorer import Scorer, ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
-from recllm.models.sequence import SequenceModel
+from recllm.models.sequence import SequenceArguments, SequenceModel
 from recllm.models.sequence_network import learn_sequence_model
-from recllm.settings import CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.training.windows import PastWindows, Window, choose_target, window_starts
 
@@ -97,7 +97,7 @@ def fit_scorer(
     *,
     population: CollaborativeSettings | None = None,
     settings: CandidateCounts | None = None,
-    interests: SequenceModelSettings | None = None,
+    interests: SequenceArguments | None = None,
     vectors_before: Callable[[int], Floats] | None = None,
 ) -> FittedScorer:
     """Train on past windows of `dataset`, whose latest window ends at its `as_of`; of each person's events within the
@@ -148,7 +148,7 @@ def fit_scorer(
 
 
 def _sequence_models(
-    past: PastWindows, starts: list[int], args: SequenceModelSettings | None, tell: Progress
+    past: PastWindows, starts: list[int], args: SequenceArguments | None, tell: Progress
 ) -> Sequence[SequenceModel | None]:
     """The sequence model as it stood at each start, and at last with everything; all None without one."""
     cuts = [*sorted(starts), past.dataset.as_of]

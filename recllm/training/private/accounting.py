@@ -16,6 +16,8 @@ from recllm.documents import Count, FrozenModel, Positive, Text
 from recllm.errors import MissingExtraError, UsageError
 from recllm.settings import PrivateTrainingSettings
 
+ADAPTER_STEPS = 60  # all of which are made
+
 ADAPTER_SAMPLING_RATE = 0.03  # chance of a user to be learned from in a step of the adapter
 MAX_GRAD_NORM = 1.0  # a user's gradient is shortened to this length
 
@@ -150,7 +152,7 @@ def planned_mechanisms(
     delta, share = delta_for(n_users, settings), settings.lora_share if adapter else 0.0
     parts = [("scorer", 1 - share, settings.sampling_rate, settings.steps)]
     if adapter:
-        parts.insert(0, ("adapter", share, ADAPTER_SAMPLING_RATE, settings.lora_steps))
+        parts.insert(0, ("adapter", share, ADAPTER_SAMPLING_RATE, ADAPTER_STEPS))
     mechanisms = []
     for part, of_both, rate, steps in parts:
         loop: dict[str, Any] = {"sampling_rate": rate, "steps": steps, "delta": delta * of_both}

@@ -28,6 +28,9 @@ from recllm.training.private.accounting import PrivateMechanism
 from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import TARGET, UserWindows, user_windows
 
+HIDDEN = 16  # units of the hidden layer beside the linear score
+COMPONENTS = 24  # main directions of the item vectors that the score reads of a user and an item
+
 LEARNING_RATE = 1e-2
 AVERAGED_SHARE = 0.5  # of the last steps, whose mean the weights are; it costs no privacy
 
@@ -145,8 +148,8 @@ def fit_private_scorer(
     vectors = np.asarray(vectors, np.float32)
     windows = user_windows(dataset, vectors, basics, settings, population)
     listed = is_listed(dataset.items)
-    directions = main_directions(vectors[listed], settings.components)
-    network = HeadNetwork(len(directions), settings.hidden, int(listed.sum()), settings.seed)
+    directions = main_directions(vectors[listed], COMPONENTS)
+    network = HeadNetwork(len(directions), HIDDEN, int(listed.sum()), settings.seed)
     if progress is not None:
         progress(
             f"private scorer: {settings.steps} steps, noise {mechanism.noise_multiplier:.3g}, "
