@@ -118,12 +118,12 @@ def without_retired(section: str, table: Mapping[str, Any], *, warn: bool = Fals
                 f"{json.dumps(fixed[name])}; remove it"
             )
         if warn:
-            _say_retired(f"{section}.{name}")
+            note_retired(f"{section}.{name}")
     return {name: value for name, value in table.items() if name not in fixed}
 
 
 @cache
-def _say_retired(name: str) -> None:
+def note_retired(name: str) -> None:
     logger.warning("setting %s: it can no longer be set, and has the value that holds; remove it", name)
 
 
