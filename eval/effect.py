@@ -50,15 +50,8 @@ from recllm.models.effect import (
 from recllm.schema import Encoder
 from recllm.settings import Settings, read_settings_file
 from recllm.training.arguments import EffectArguments
-from recllm.training.lora.effect import (
-    HEAD_PENALTY,
-    MIN_Z,
-    VALIDATION,
-    data_hash,
-    fit_score,
-    folds,
-    tune_effect,
-)
+from recllm.training.lora import effect as effect_training
+from recllm.training.lora.effect import VALIDATION, data_hash, fit_score, folds, tune_effect
 
 RECIPE = HERE.parent / "finetune" / "effect.toml"
 HELD_OUT = 0.2
@@ -88,8 +81,8 @@ def main() -> None:
     model = load_effect(folder)
     rng = np.random.default_rng(args.seed)
     learned_from, judged = PairTable.of(learn), PairTable.of(judge)
-    encoder = load_encoder(DEFAULT_ENCODER, max_tokens=settings.max_tokens, cache_dir=args.cache, progress=False)
-    by_system = simple_systems(learned_from, judged, settings, encoder) | {"recllm": parts_of(model, judged)[0]}
+    encoder = load_encoder(DEFAULT_ENCODER, max_tokens=effect_training.MAX_TOKENS, cache_dir=args.cache, progress=False)
+    by_system = simple_systems(learned_from, judged, encoder) | {"recllm": parts_of(model, judged)[0]}
     by_system = {name: by_system[name] for name in ("recllm", "frozen", "tfidf", "longer")}
     record = {
         "protocol": "upworthy: pairs of one test and picture with |z| > 1.96; held out: a fifth of the tests by hash, "
@@ -183,12 +176,10 @@ def learned(pairs: Sequence[TextPair], settings: EffectArguments, folder: Path) 
         tune_effect(pairs, DEFAULT_ENCODER, folder, settings, progress=say)
 
 
-def simple_systems(
-    learn: PairTable, judge: PairTable, settings: EffectArguments, encoder: Encoder
-) -> dict[str, Values]:
+def simple_systems(learn: PairTable, judge: PairTable, encoder: Encoder) -> dict[str, Values]:
     """(n,) score of a less that of b, of each pair that is judged, by what was learned on others."""
-    learn = learn.rows(np.abs(learn.z) > MIN_Z)
-    score = fit_score(encoder.encode(learn.texts).astype(np.float64), learn, HEAD_PENALTY)
+    learn = learn.rows(np.abs(learn.z) > effect_training.MIN_Z)
+    score = fit_score(encoder.encode(learn.texts).astype(np.float64), learn, effect_training.HEAD_PENALTY)
     frozen = encoder.encode(judge.texts) @ score
     length = np.array([len(text) for text in judge.texts], np.float64)
     by_text = {"frozen": frozen, "tfidf": tfidf(learn, judge.texts), "longer": length}

@@ -41,20 +41,11 @@ from recllm.recommender.private_serving import catalogue_vectors, private_popula
 from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.schema import Encoder
 from recllm.settings import CollaborativeSettings, LoraSettings, PrivateTrainingSettings
+from recllm.training.private import head
 from recllm.training.private.accounting import PrivateMechanism, planned_mechanisms
 from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import PAIR_SIZES, TARGET, PairSizes, UserWindows, user_windows
-from recllm.training.private.head import (
-    AVERAGED_SHARE,
-    COMPONENTS,
-    HIDDEN,
-    LEARNING_RATE,
-    HeadExamples,
-    HeadNetwork,
-    learn_privately,
-    main_directions,
-    served_scorer,
-)
+from recllm.training.private.head import HeadExamples, HeadNetwork, learn_privately, main_directions, served_scorer
 
 EPSILONS = (8.0, 3.0, 2.0, 1.0)
 K = 10
@@ -115,10 +106,10 @@ class Task:
         return replace(self, window=replace(self.window, fit_on=replace(past, events=events)))
 
     def directions(self) -> Floats:
-        return main_directions(self.vectors[self.listed], COMPONENTS)
+        return main_directions(self.vectors[self.listed], head.COMPONENTS)
 
-    def network(self, settings: PrivateTrainingSettings, hidden: int = HIDDEN) -> HeadNetwork:
-        return HeadNetwork(COMPONENTS, hidden, int(self.listed.sum()), settings.seed)
+    def network(self, settings: PrivateTrainingSettings, hidden: int = head.HIDDEN) -> HeadNetwork:
+        return HeadNetwork(head.COMPONENTS, hidden, int(self.listed.sum()), settings.seed)
 
 
 def main() -> None:
@@ -185,7 +176,7 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
         "quality": tables,
         "data_hash": hashes,
         "settings": used,
-        "epsilon": {"accountant": mechanisms[0]["accountant"], "mechanisms": mechanisms},
+        "epsilon": {"accountant": "prv", "mechanisms": mechanisms},
     }
 
 
@@ -240,7 +231,7 @@ def learn_without_privacy(
     settings: PrivateTrainingSettings,
     rng: np.random.Generator,
     users: Ints | None = None,
-    loop: tuple[float, float] = (LEARNING_RATE, AVERAGED_SHARE),
+    loop: tuple[float, float] = (head.LEARNING_RATE, head.AVERAGED_SHARE),
 ) -> None:
     """The same loop without a limit of any user's gradient, and without noise. loop: learning rate, averaged share."""
     rows = np.arange(examples.windows.n_users) if users is None else users
@@ -319,14 +310,8 @@ def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
 
     def overtrained(number: int) -> HeadNetwork:
         network = task.network(control, CONTROL_HIDDEN)
-        learn_without_privacy(
-            network,
-            examples,
-            control,
-            np.random.default_rng([args.seed, number]),
-            np.flatnonzero(member[number]),
-            CONTROL_LOOP,
-        )
+        rng, members = np.random.default_rng([args.seed, number]), np.flatnonzero(member[number])
+        learn_without_privacy(network, examples, control, rng, members, CONTROL_LOOP)
         return network
 
     def private(number: int) -> HeadNetwork:

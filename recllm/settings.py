@@ -52,8 +52,6 @@ DaysOrZero = Annotated[float, Strict(), Field(ge=0)]
 Folds = Annotated[int, Strict(), Field(ge=2)]
 Dropout = Annotated[float, Strict(), Field(ge=0, lt=1, description="Share of hidden values set to 0 in a step.")]
 LearningRate = Annotated[float, Strict(), Field(gt=0, description="Step size at its highest.")]
-WeightDecay = Annotated[float, Strict(), Field(ge=0, description="Pull of all weights towards 0, as in AdamW.")]
-GradientNorm = Annotated[float, Strict(), Field(gt=0, description="Longer gradients are shortened to this length.")]
 Rank = Annotated[int, Strict(), Field(ge=1, description="Rank of the adapter's change to a weight.")]
 Seed = Annotated[int, Strict(), Field(ge=0, description="Seed of everything that is drawn.")]
 

@@ -75,7 +75,7 @@ pytest.importorskip("opacus")
 
 DATA = shop()
 VECTORS = vectors(DATA)
-SETTINGS = PrivateTrainingSettings(horizon_days=14, n_windows=3, steps=12, sampling_rate=0.3, hidden=4, components=3)
+SETTINGS = PrivateTrainingSettings(horizon_days=14, n_windows=3, steps=12, sampling_rate=0.3)
 COUNTED = CollaborativeSettings(target=TARGET)
 
 
@@ -356,7 +356,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-ADAPTER_SETTINGS = PrivateTrainingSettings(horizon_days=14, n_windows=3, lora_steps=3)
+ADAPTER_SETTINGS = PrivateTrainingSettings(horizon_days=14, n_windows=3)
 
 
 def test_the_adapters_gradients_are_those_of_one_user_at_a_time(tiny: Path) -> None:
@@ -498,7 +498,7 @@ def test_a_damaged_ledger_is_no_empty_one(tmp_path: Path, damage: bytes) -> None
 
 # --- a workspace -----------------------------------------------------------------------------------------------------
 
-QUICK = {"privacy": {"steps": 8, "horizon_days": 14, "hidden": 4, "components": 4, "total_epsilon": 10.0}}
+QUICK = {"privacy": {"steps": 8, "horizon_days": 14, "total_epsilon": 10.0}}
 
 
 @pytest.fixture

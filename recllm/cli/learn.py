@@ -101,7 +101,7 @@ def train(
     Without --windows and --epochs it does what `recllm advise` proposes.
     """
     from recllm.jobs.train import train_workspace
-    from recllm.settings import LoraSettings
+    from recllm.training.arguments import LoraArguments
     from recllm.workspace.audit import AuditAction
 
     arguments: dict[str, Any] = {
@@ -119,7 +119,7 @@ def train(
             "seed": seed,
         }
         lora_settings = {name: value for name, value in options.items() if value is not None}
-        arguments |= {"progress": note, "lora": LoraSettings.model_validate(lora_settings)}
+        arguments |= {"progress": note, "lora": LoraArguments.model_validate(lora_settings)}
     with open_shop(workspace) as shop, progress_lines():
         done = train_workspace(shop, seed=seed, private=private, epsilon=epsilon, **arguments)
         write_audit(shop, AuditAction.MODEL_TRAINED, version=done.model_version)

@@ -30,8 +30,6 @@ class LoraArguments(LoraSettings):
     """Past windows at most, the latest one for validation alone."""
     kinds: Annotated[tuple[ExampleKind, ...], Field(min_length=1)] = ("arrival", "new")
     """Questions to learn from; a log that knows only an order is always learned from as "next"."""
-    hard_negatives: CountOrZero = 0
-    """Nearest texts of each positive, mined anew at each round, that are added to the candidates."""
     scale: Positive = 20.0
     """First value of the learned temperature tau."""
     gain: Weight = 0.25
@@ -57,14 +55,10 @@ class LoraArguments(LoraSettings):
     """Texts of a step that get a graph, where `cached_loss` is bank."""
     chunk_tokens: Count = 4_096
     """Tokens that go through the model at once."""
-    gradient_checkpointing: Flag = False
-    """Compute hidden values again for the gradient: half the memory, a third more time."""
     precision: Precision = "auto"
     """bfloat16 where the processor gains by it."""
     eval_steps: Count = 20
     """Steps of a round: after each the validation users are evaluated, and the bank is filled anew."""
-    save_steps: Count | None = None
-    """Steps between checkpoints, a multiple of `eval_steps`; None for every round."""
     patience: CountOrZero = 3
     """Rounds without a better evaluation before training ends."""
     resume_from_checkpoint: Flag = True
@@ -72,10 +66,6 @@ class LoraArguments(LoraSettings):
     report_to: tuple[Text, ...] = ()
     """Trackers of accelerate, such as "tensorboard" or "wandb", beside metrics.jsonl."""
     seed: Seed = 0
-
-    def check(self) -> None:
-        if self.save_steps is not None and self.save_steps % self.eval_steps:
-            raise ValueError(f"save_steps is {self.save_steps}; give a multiple of eval_steps ({self.eval_steps})")
 
 
 class CopywriterArguments(CopywriterSettings):
@@ -102,19 +92,11 @@ class EffectArguments(EffectSettings):
     """Models, each learned without one fold of the tests, which judge it; their weights' mean is the result."""
     learning_rate: LearningRate = 8e-4
     rank: Rank = 16
-    top_layers: Count | None = None
-    """So many blocks, counted from the output, are adapted. None: all blocks."""
     dropout: Dropout = 0.1
-    max_tokens: Count = 40
-    """Texts are cut to so many tokens, their context included."""
     batch_texts: Count = 64
     """Distinct texts of a step, at least; whole tests are drawn, and each text is encoded once."""
     head_learning_rate: LearningRate = 2e-3
     """Of the linear score."""
-    chunk_tokens: Count = 1_024
-    """Tokens that go through the model at once."""
-    precision: Precision = "float32"
-    """bfloat16 gains on some processors, and moves the result a little."""
     device: Text | None = None
     """cpu, cuda or cuda:1; None for the fastest."""
     seed: Seed = 0

@@ -64,6 +64,7 @@ from recllm.training.lora.tune import pace, trainable
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+MAX_TOKENS = 40  # of a text, its context included; it is cut there
 MIN_TESTS = 40  # below which a run is refused
 MIN_Z = 0.3  # pairs of a smaller difference, in standard errors, show hardly anything
 HEAD_PENALTY = 3.0  # ridge of the linear score of vectors, in pairs
@@ -185,14 +186,17 @@ class EffectRun:
 
     def __init__(self, base: HuggingFaceEncoder, table: PairTable, args: EffectArguments, tell: Progress) -> None:
         self.args, self.tell, self.table = args, tell, table
-        shared = args.model_dump(include={"rank", "top_layers", "chunk_tokens", "precision", "device", "seed"})
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; set effect.device to cpu")
+            raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; pass device='cpu' or none")
         plain_encoder = HuggingFaceEncoder(
-            base.weights, max_length=args.max_tokens, prompts=base.prompts, device=device, progress=False
+            base.weights, max_length=MAX_TOKENS, prompts=base.prompts, device=device, progress=False
         )
-        self.tower = Tower(plain_encoder, table.texts, LoraArguments(**shared))
+        # bfloat16 gains on some processors, and moves the result a little
+        all_layers = LoraArguments(
+            rank=args.rank, top_layers=None, chunk_tokens=1_024, precision="float32", device=args.device, seed=args.seed
+        )
+        self.tower = Tower(plain_encoder, table.texts, all_layers)
         self.dropouts = [module for module in self.tower.model.modules() if isinstance(module, nn.Dropout)]
         self.first_state = self.tower.state()
         self.words = word_features(table.texts)
@@ -265,9 +269,7 @@ class EffectRun:
                     (loss * (n_steps / len(pairs))).backward()  # type: ignore[no-untyped-call]
                     norm = torch.nn.utils.clip_grad_norm_(adapter, MAX_GRAD_NORM)
                     if not math.isfinite(float(loss.detach())) or not torch.isfinite(norm):
-                        raise DataError(
-                            "the loss is not finite; lower effect.learning_rate, or look for a broken encoder"
-                        )
+                        raise DataError("the loss is not finite; look for broken values in the encoder's weights")
                     optimiser.step()
                     schedule.step()
                     losses, n_pairs = losses + float(loss.detach()), n_pairs + len(rows)

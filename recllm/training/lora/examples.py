@@ -33,9 +33,6 @@ LEAST_EXAMPLES = 50
 
 ALONE = "train the scorer alone on the frozen encoder (recllm train without --lora), or recommend zero-shot"
 
-HARD = 5
-"""Hard negatives are nearest texts behind the first so many, which are too often just as right."""
-
 NEVER = np.iinfo(np.int64).max
 """Time of what did not happen."""
 
@@ -171,7 +168,7 @@ class ExampleSource:
         edges = [0, *change.tolist(), len(starts)]
         return [ExampleGroup(int(starts[a]), str(kinds[a]), range(a, b)) for a, b in pairwise(edges)]
 
-    def draw(self, groups: list[ExampleGroup], rng: np.random.Generator, neighbours: Mapping[int, Ints]) -> StepArrays:
+    def draw(self, groups: list[ExampleGroup], rng: np.random.Generator) -> StepArrays:
         """Users of one window and one question: a kind at random, then a window by its number of examples."""
         kinds = sorted({g.kind for g in groups})
         kind = kinds[rng.integers(len(kinds))]
@@ -180,7 +177,7 @@ class ExampleSource:
         group = fit[rng.choice(len(fit), p=sizes / sizes.sum())]
         size = min(self.args.batch_size, len(group.rows))
         batch = self.sample(group, size, rng)
-        return assemble(batch, *self.candidates(group, batch, rng), group, self, neighbours)
+        return assemble(batch, *self.candidates(group, batch, rng), group, self)
 
     def sample(self, group: ExampleGroup, size: int, rng: np.random.Generator) -> Mapping[str, Any]:
         rows = np.sort(rng.choice(len(group.rows), size, replace=False)) + group.rows.start
@@ -232,7 +229,7 @@ def write_examples(dataset: Dataset, text_of: Ints, args: LoraArguments, path: P
     """The examples of all windows, their table a memory-mapped `datasets.Dataset`, latest window first.
 
     Columns: start (epoch seconds), kind ("arrival", "new" or "next"), person (row of users), items and weights (at
-    most `history_items`, weights sum to 1), positives. Raises `DataError` when there is too little to learn from.
+    most `HISTORY_ITEMS`, weights sum to 1), positives. Raises `DataError` when there is too little to learn from.
     """
     from datasets import Dataset as Table
     from datasets import Features, List, Value
@@ -271,7 +268,6 @@ def assemble(
     weight: Floats,
     group: ExampleGroup,
     source: ExampleSource,
-    neighbours: Mapping[int, Ints],
 ) -> StepArrays:
     """The arrays of a step from its examples and candidate items (n,), each standing for `weight` (n,) items.
 
@@ -279,19 +275,13 @@ def assemble(
     """
     args, text_of = source.args, source.text_of
     users = np.asarray(batch["person"], np.int64)
-    past_items, past_user = flat(batch["items"]), list_rows(batch["items"])
     right, user = text_of[flat(batch["positives"])], list_rows(batch["positives"])
-    close = [neighbours.get(int(t), np.zeros(0, np.int64)) for t in right]
-    hard, hard_user = np.concatenate([*close, np.zeros(0, np.int64)]), np.repeat(user, [len(c) for c in close])
-    bought = np.isin(hard_user * len(text_of) + hard, past_user * len(text_of) + text_of[past_items])
-    hard, hard_user = hard[~bought], hard_user[~bought]
-    columns = np.unique(np.concatenate([text_of[items], right, hard])).astype(np.int64)
+    columns = np.unique(np.concatenate([text_of[items], right])).astype(np.int64)
     # how many items each candidate text stands for as a negative of each user, (B, T)
     bought_at = source.purchased.first(*np.broadcast_arrays(users[:, None], items[None, :]))
     is_negative = (bought_at >= group.start + args.horizon_days * DAY) * weight  # (B, n)
     stands = np.zeros((len(users), len(columns)), np.float32)
     np.add.at(stands.T, np.searchsorted(columns, text_of[items]), is_negative.T)
-    stands[hard_user, np.searchsorted(columns, hard)] += 1.0
     column = np.searchsorted(columns, right)
     with np.errstate(divide="ignore"):
         log_weight = np.log(stands)
@@ -325,14 +315,3 @@ def flat(lists: list[list[int]]) -> Ints:
 def list_rows(lists: list[list[int]]) -> Ints:
     """Row of the list that each entry of `flat` came from."""
     return np.repeat(np.arange(len(lists)), [len(values) for values in lists])
-
-
-def hard_negatives(bank: NDArray[np.float32], texts: Ints, n: int) -> dict[int, Ints]:
-    """For each of `texts`, `n` of its nearest other texts by cosine, the very nearest left out."""
-    neighbours: dict[int, Ints] = {}
-    for block in np.split(texts, range(512, len(texts), 512)) if n and len(texts) else ():
-        cosine = bank[block] @ bank.T
-        cosine[np.arange(len(block)), block] = -np.inf
-        top = np.argsort(-cosine, axis=1, kind="stable")[:, HARD : HARD + n]
-        neighbours |= {int(t): row for t, row in zip(block, top, strict=True)}
-    return neighbours

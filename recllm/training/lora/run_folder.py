@@ -34,7 +34,7 @@ _LIBRARIES = ("recllm", "torch", "transformers", "peft", "accelerate", "datasets
 def belongs_to(dataset: Dataset, args: LoraArguments, base: str, base_hash: str) -> dict[str, Any]:
     """What a checkpoint must share with a run that goes on from it. How long to run may differ."""
     settings = args.model_dump(mode="json")
-    for name in ("max_minutes", "resume_from_checkpoint", "report_to", "cache_mib", "save_steps", "patience"):
+    for name in ("max_minutes", "resume_from_checkpoint", "report_to", "cache_mib", "patience"):
         settings.pop(name)
     return {
         "data_hash": dataset.data_hash(),

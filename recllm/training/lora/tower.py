@@ -42,16 +42,14 @@ class Tower:
             self.bf16 = args.precision == "bfloat16"
         else:
             self.bf16 = product_gain() >= MIN_GAIN if self.device == "cpu" else torch.cuda.is_bf16_supported()
-        plain = encoder.model.requires_grad_(False).train()  # in training mode, so that checkpointing works,
-        for module in plain.modules():  # and yet the same function at every call, which two passes need
+        plain = encoder.model.requires_grad_(False).train()
+        for module in plain.modules():  # the same function at every call, which two passes need
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         self.spec = adapter_spec(plain, encoder.weights.name, encoder.base_hash, args)
         depth = int(plain.config.num_hidden_layers)
         split = 0 if self.spec.layers is None else depth - len(self.spec.layers)
         self.model = attach(plain, self.spec, seed=args.seed)
-        if args.gradient_checkpointing:
-            plain.gradient_checkpointing_enable()
         self._lower = _part(plain, encoder.model_type, 0, split, inputs=True) if split else None
         self._upper = _part(plain, encoder.model_type, split, depth, inputs=not split)
         self._lower_outputs: dict[int, Tensor] = {}

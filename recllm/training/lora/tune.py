@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from recllm.data.dataset import Dataset
-from recllm.data.interactions import Ints
 from recllm.encoder.adapters import save_adapter, targets_of
 from recllm.encoder.batches import distinct
 from recllm.encoder.cache import CachedEncoder
@@ -45,7 +44,6 @@ from recllm.training.lora.examples import (
     ExampleGroup,
     ExampleSource,
     StepArrays,
-    hard_negatives,
     write_examples,
 )
 from recllm.training.lora.objective import SetScore, Targets, ValidationSet, bce_loss, draw_by_norm, softmax_loss
@@ -207,7 +205,6 @@ class LoraRun:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_round: int = -1
-    neighbours: dict[int, Ints] = field(default_factory=dict)
     encoded: int = 0
     """Texts that went through the model, for throughput."""
     began: float = 0.0
@@ -281,7 +278,7 @@ def train(run: LoraRun) -> None:
         refresh(run)
         if not run.history or run.history[-1]["step"] < run.step:
             evaluate(run)
-        if run.step and run.step % (args.save_steps or args.eval_steps) == 0:
+        if run.step and run.step % args.eval_steps == 0:
             run.save()
         waited = len(run.history) - 1 - run.best_round
         late = args.max_minutes is not None and time.monotonic() - run.began > 60 * args.max_minutes
@@ -298,8 +295,6 @@ def refresh(run: LoraRun) -> None:
         texts = np.union1d(texts, run.learned_texts) if run.args.cached_loss == "bank" else texts
         run.bank[torch.from_numpy(texts)] = run.tower.encode(texts)
         run.encoded += len(texts)
-    if run.args.hard_negatives:
-        run.neighbours = hard_negatives(run.bank.cpu().numpy(), run.learned_texts, run.args.hard_negatives)
 
 
 def evaluate(run: LoraRun) -> None:
@@ -347,7 +342,7 @@ def one_step(run: LoraRun) -> float:
     run.score.train()
     run.optimiser.zero_grad(set_to_none=True)
     seed = [args.seed, run.step, 0, accelerator.process_index]
-    step = run.source.draw(run.groups, np.random.default_rng(seed), run.neighbours)
+    step = run.source.draw(run.groups, np.random.default_rng(seed))
     total = add_gradients(run, step, seed)
     for parameter in (p for p in run.named.values() if p.requires_grad):
         if parameter.grad is None:
