@@ -525,7 +525,7 @@ class EffectSettings(FrozenModel):
     """No epoch is begun that would, at the pace so far, end after them; every member makes one in any case."""
 
 
-class PropensitySettings(FrozenModel):
+class PredictionSettings(FrozenModel):
     """Predictions of what users will do."""
 
     section: ClassVar[str] = "propensity"
@@ -685,7 +685,7 @@ class Settings(FrozenModel):
     lora: LoraSettings = LoraSettings()
     copywriter: CopywriterSettings = CopywriterSettings()
     effect: EffectSettings = EffectSettings()
-    propensity: PropensitySettings = PropensitySettings()
+    propensity: PredictionSettings = PredictionSettings()
     occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -211,7 +211,7 @@ def test_given_folds_are_the_members(base: Path, tmp_path: Path) -> None:
 
 def test_the_script(base: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "effect.toml"
-    recipe.write_text("[effect]\nepochs = 0\nmembers = 2\n", "utf-8")
+    recipe.write_text("[effect]\nepochs = 0\n", "utf-8")
     good = write_pairs(tmp_path / "pairs.jsonl", pairs_of_world(np.random.default_rng(7)))
     bad = write_pairs(tmp_path / "bad.jsonl", pairs_of_world(np.random.default_rng(7)), wins_a=-1)
     root = Path(__file__).resolve().parents[1]

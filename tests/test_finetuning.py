@@ -336,7 +336,7 @@ def _followers(people: int = 60, weeks: int = 8) -> Dataset:
 
 @pytest.mark.parametrize("loss", ["window", "in-batch", "bce"])
 def test_a_run_learns_and_leaves_its_record(tmp_path: Path, folder: Path, loss: str) -> None:
-    changes = {"max_steps": 45, "learning_rate": 5e-3, "patience": 99, "eval_steps": 5}
+    changes = {"max_steps": 60, "learning_rate": 5e-3, "patience": 99, "eval_steps": 5}
     changes |= {"kinds": ("arrival",), "n_windows": 2, "gain": 1.0, "pull_weight": 0.0}
     args = QUICK.model_copy(update={"loss": loss, **changes})
     data, told = _followers(), list[str]()

@@ -122,7 +122,7 @@ def tune_effect(
         "data_hash": data_hash(pairs),
         "base_hash": base.base_hash,
         "word_forms": WORD_FORMS,
-        "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})),
+        "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})) | {"max_tokens": MAX_TOKENS},
     }
     run = EffectRun(base, table, args, tell)
     checkpoint = load_checkpoint(out)
