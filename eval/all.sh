@@ -44,7 +44,7 @@ nice python eval/learning_curve.py --parts "$tuned/learning-curve" -o "$results/
 python eval/speed.py -o "$results/speed.json"
 python eval/sequence_speed.py -o "$results/sequence-speed.json"
 python eval/attack.py -o "$results/attack.json"
-recllm demo -w "$tuned/demo"
+recllm start --demo -w "$tuned/demo"
 python eval/copy_wording.py -w "$tuned/demo" -o "$results/copy-wording.json"
 python eval/serve.py -w "$tuned/demo" -o "$results/serve.json"
 python eval/scale_index.py -o "$results/scale-index.json"

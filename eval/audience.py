@@ -21,16 +21,13 @@ import numpy as np
 from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
-from recllm import metrics
 from recllm.audiences.probabilities import USERS_PER_BLOCK, restricted_to
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import merged_lines, visits
 from recllm.encoder.hardware import map_blocks
-from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.peers.trees import BoostSettings, TreeExamples, boost
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
-from recllm.evaluation.systems import check_systems
 from recllm.features.candidates import explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.item_vectors import basics_of, basics_vectors
@@ -39,6 +36,8 @@ from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current
 from recllm.recommender.saved_model import load_model
+from recllm.stats import probabilities
+from recllm.stats.intervals import paired_bootstraps
 from recllm.training.windows import PastWindows, window_starts
 
 K, LEAST_BUYERS, SETS = 50, 30, (5, 20)
@@ -50,7 +49,6 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=300)
     parser.add_argument("--models", type=Path, help="folder that keeps the trained model")
     args = parser.parse_args()
-    check_systems(["lightgbm"])
     began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     encoder = default_encoder(args)
     recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
@@ -160,8 +158,8 @@ def calibration(p: Table, label: Table, tie: Table) -> dict[str, float]:
     for n in range(p.shape[1]):
         top[first(p[:, n], tie), n] = True
     return {
-        "ece": metrics.calibration_error(p.ravel(), label.ravel()),
-        f"ece@{K}": metrics.calibration_error(p[top], label[top]),
+        "ece": probabilities.calibration_error(p.ravel(), label.ravel()),
+        f"ece@{K}": probabilities.calibration_error(p[top], label[top]),
         "takings_over_expected": label.sum() / p.sum(dtype=np.float64),
         f"takings_over_expected@{K}": label[top].sum() / p[top].sum(dtype=np.float64),
     }
@@ -173,7 +171,7 @@ def of_sets(p: Table, label: Table, n: int, rng: np.random.Generator) -> dict[st
     at_least = np.stack([1 - np.prod(1 - p[:, c].astype(np.float64), axis=1) for c in columns])
     took = np.stack([label[:, c].any(axis=1) for c in columns])
     return {
-        "ece": metrics.calibration_error(at_least.ravel().astype(np.float32), took.ravel()),
+        "ece": probabilities.calibration_error(at_least.ravel().astype(np.float32), took.ravel()),
         "takings_over_expected": took.sum() / at_least.sum(),
     }
 

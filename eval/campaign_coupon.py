@@ -31,11 +31,11 @@ from recllm.files import write_whole
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.train import train_workspace
-from recllm.metrics import share
 from recllm.recommender.registry import current
 from recllm.report.campaign import preview_page, preview_png, report_page, report_png
 from recllm.schema import Encoder
 from recllm.start.demo import data_folder
+from recllm.stats.intervals import share
 from recllm.workspace.workspace import Workspace
 
 CAMPAIGN, SEND = 17, 9

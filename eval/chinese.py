@@ -18,8 +18,8 @@ from inputs import RESULTS, finish, script_parser
 
 from recllm.encoder.loading import load_encoder
 from recllm.encoder.toy import ToyEncoder
-from recllm.evaluation.comparison import bootstrap
 from recllm.schema import Encoder
+from recllm.stats.intervals import bootstrap
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def measure(encoder: Encoder, items: pl.DataFrame) -> dict[str, Any]:
     distinct = np.array([len(title & words[n]) < len(title) / 2 for title, n in zip(words, nearest, strict=True)])
     share = bootstrap(lambda rows: float(same[rows].mean()), len(same))
     return {
-        "same_category": round(share.mean, 4),
+        "same_category": round(share.value, 4),
         "low": round(share.low, 4),
         "high": round(share.high, 4),
         "same_category_distinct": round(float(same[distinct].mean()), 4),

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
 from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.comparison import bootstrap
 from recllm.evaluation.protocols import EvaluationWindow
-from recllm.evaluation.systems import check_systems
 from recllm.propensity.examples import Cohort, Examples, active_within, past_examples
 from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import fit_propensity
 from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.quality import auc, lift, quality
+from recllm.stats.intervals import bootstrap
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")
 SINGLE = {"days since last purchase": "days_since", "number of baskets": "trips", "decayed baskets": "trips_decayed"}
@@ -36,7 +35,6 @@ def main() -> None:
     parser = script_parser(__doc__, "validation", "data", "seed")
     parser.add_argument("--basics", action="store_true", help="also what households told of themselves")
     args = parser.parse_args()
-    check_systems(["lightgbm"])
     began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     past = window.fit_on
     train, test, rows = tables(Cohort(past, basics=Basics.of(past.users) if args.basics else None))

@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset
 from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.comparison import bootstrap
-from recllm.evaluation.systems import check_systems
 from recllm.evaluation.tables import complete_journey
 from recllm.propensity.coupons import Coupons
 from recllm.propensity.examples import Cohort, Examples
@@ -33,6 +31,7 @@ from recllm.propensity.model import fit_propensity
 from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.predict import mailings, redeem_examples, redeem_settings, usable
 from recllm.propensity.quality import auc, lift, quality
+from recllm.stats.intervals import bootstrap
 
 Values = NDArray[np.float64]
 PLAIN = ("days_since", "trips", "trips_28", "trips_91", "spend", "spend_91", "redeemed", "redeem_rate", "coupon_uses",
@@ -47,7 +46,6 @@ SINGLE = {
 
 def main() -> None:
     args = script_parser(__doc__, "validation", "seed").parse_args()
-    check_systems(["lightgbm"])
     began = time.perf_counter()
     data, coupons = complete_journey().dataset(), coupon_tables()
     cut, end = (midnight(2017, 6, 1), midnight(2017, 8, 1)) if args.validation else (midnight(2017, 8, 1), None)

@@ -37,7 +37,7 @@ from recllm.jobs.occasions import find_occasions
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import person_profile
 from recllm.jobs.train import train_workspace
-from recllm.text.templates import language
+from recllm.words.sentences import language
 from recllm.workspace.workspace import Workspace
 
 CHANNELS = {"en": ("email", "push", "sms_gsm"), "zh": ("email", "push", "wechat")}

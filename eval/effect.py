@@ -220,7 +220,7 @@ def cross_validation(
         judged = fold == number
         # a table of their own, so that no word of the fold's texts is in the vocabulary
         others = PairTable.of([pair for pair, of_fold in zip(learn, judged, strict=True) if not of_fold])
-        for name, values in simple_systems(others, table.rows(judged), settings, encoder).items():
+        for name, values in simple_systems(others, table.rows(judged), encoder).items():
             simple[name][judged] = values
     systems = {"recllm": ours, **simple}
     return {

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,14 @@ from scipy.stats import spearmanr
 from recllm.data.dataset import Events
 from recllm.data.interactions import Pairs
 from recllm.encoder.loading import load_encoder
-from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.protocols import EvaluationWindow
-from recllm.explain import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
 from recllm.recommender.explanation import positions
+from recllm.recommender.leave_one_out import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
 from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
 from recllm.settings import ScorerTrainingSettings
+from recllm.stats.intervals import paired_bootstraps
 
 K, SHORT, STEPS = 20, 5, 10
 BASELINES = ("random", "recency", "cosine")
@@ -209,7 +209,7 @@ def comprehensiveness(
         ours = table["recllm"][:, column]
         for baseline in BASELINES:
             (gap,) = paired_bootstraps((ours - table[baseline][:, column])[:, None], draws=1000, seed=seed)
-            gates[f"{name} over {baseline}"] = {k: round(getattr(gap, k), 4) for k in ("mean", "low", "high")}
+            gates[f"{name} over {baseline}"] = {key: round(end, 4) for key, end in asdict(gap).items()}
     return systems, gates
 
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -226,28 +227,19 @@ def _threshold(
     asker: Callable[[str], Ask], facts: dict[str, Any], queries: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """All but 49 customers who meet the rule, and the target, are suppressed: 50 are left, or 49."""
-    outcomes, names = [], list(facts["age"])
+    outcomes, names, ask_with = [], list(facts["age"]), cache(asker)
     for n, target in enumerate(_targets(facts, queries // 10, rng)):
+        ask = ask_with(f"threshold {n // 20}")  # a new key for each 20 targets
         rule, truth, _ = _questions(facts, target)["age"]
         older = [name for name in names[1:] if facts["age"][name] in rule["one_of"] and name != target]
         answers = []
         for number in range(10):
             left = set(rng.choice(older, 49, replace=False)) | {target}
             body = _audience(rule, facts, [name for name in names if name not in left], number)
-            answers.append(asker_of(asker, n)("/v1/audience", body).get("size") is not None)
+            answers.append(ask("/v1/audience", body).get("size") is not None)
         # with 50 customers rather than 49 a figure would be likelier
         outcomes.append(("age", 10, (np.mean(answers) >= 0.5) == truth))
     return _tally(facts, outcomes)
-
-
-_KEYS: dict[int, Ask] = {}
-
-
-def asker_of(asker: Callable[[str], Ask], n: int) -> Ask:
-    """A new key for each 20 targets."""
-    if n // 20 not in _KEYS:
-        _KEYS[n // 20] = asker(f"threshold {n // 20}")
-    return _KEYS[n // 20]
 
 
 def _traits(

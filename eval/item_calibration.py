@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from inputs import default_encoder, finish, script_parser, window_of
 
-from recllm import metrics
 from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import advised_recipe
 from recllm.features.candidates import candidates
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.recommender.recommender import Recommender
+from recllm.stats import probabilities
+from recllm.stats.intervals import paired_bootstraps
 from recllm.training.calibration import with_offsets
 from recllm.training.scorer import ITEM_CALIBRATION_PRIOR
 
@@ -76,8 +76,8 @@ def figures(user: Any, item: Any, logit: Any, plain: Any, label: Any, offsets: A
         losses.append(np.bincount(user, -np.log(np.where(label, p, 1 - p)))[np.unique(user)])
         table[name] = {
             "takings_over_expected": label.sum() / p.sum(),
-            "ece": metrics.calibration_error(p, label),
-            "ece@20": metrics.calibration_error(p[top], label[top]),
+            "ece": probabilities.calibration_error(p, label),
+            "ece@20": probabilities.calibration_error(p[top], label[top]),
             "log_loss_per_person": losses[-1].mean(),
             "item_error": item_error(item, p, label, seed),
             f"item_error, {LEAST:g} or more expected": item_error(item[often], p[often], label[often], seed),

@@ -23,16 +23,16 @@ from recllm.audiences.probabilities import independent_probabilities
 from recllm.audiences.spread import spread_offers
 from recllm.data.catalogue import allowed_items
 from recllm.data.dataset import DAY
-from recllm.evaluation.comparison import paired_bootstraps
 from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import advised_recipe
 from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.metrics import average, ndcg
 from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.saved_model import read_model, save_model
 from recllm.schema import Action, Intent, Objective
 from recllm.settings import OfferSettings
+from recllm.stats.intervals import paired_bootstraps
+from recllm.stats.ranking import average, ndcg
 
 PROTOCOLS = ("cj-next28", "or-next28")
 SLICES = {"mixed": "ALL", "discover": "NEW"}
@@ -112,7 +112,7 @@ def measure(window: EvaluationWindow, name: str, args: argparse.Namespace) -> di
         orders = [order for order in ORDERS if order != "probability"]
         gaps = np.stack([gains[order] - gains["probability"] for order in orders], axis=1)
         for order, interval in zip(orders, paired_bootstraps(gaps, seed=args.seed), strict=True):
-            systems[order]["natural_lift_gap"] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+            systems[order]["natural_lift_gap"] = {"mean": interval.value, "low": interval.low, "high": interval.high}
         figures["intents"][intent] = systems
     figures["own_items"] = own_items(recommender, window, shoppers, before)
     figures["spread"] = spreading(recommender, window, shoppers, before)

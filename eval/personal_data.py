@@ -7,13 +7,14 @@ figures of that day stand there, those of today are measured. `--cases FILE` jud
 {"text", "kind", "span_text"}, where kind is a value of `PersonalDataKind` and span_text the piece of the text that is
 personal; both null for a text, such as a title, that holds nothing. A case is found when a finding of its kind
 covers the whole piece. Of addresses and names, which have no sharp ends, a finding has to cover half of the piece's
-letters and digits.
+letters and digits. Cases of what is no longer looked for are left out: number plates, and numbers in words.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from recllm.errors import DataError
 from recllm.text.personal_data import EXACT_KINDS, PersonalDataKind, find_personal_data
 
 SETS = Path(__file__).resolve().parent / "personal_data"
+IN_WORDS = re.compile(r"\D{11,}")
 MIN_RECALL, MAX_FALSE_HITS = 0.98, 0.01
 
 
@@ -38,6 +40,8 @@ def read_cases(file: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         case = json.loads(line)
+        if case["kind"] == "plate" or (case["kind"] in ("phone", "card") and IN_WORDS.fullmatch(case["span_text"])):
+            continue
         if case["kind"] is not None and case["kind"] not in kinds:
             raise DataError(f"{file.name}, line {number}: kind {case['kind']!r}; there are: {', '.join(kinds)}")
         if case["kind"] is not None and case["span_text"] not in case["text"]:
@@ -78,13 +82,10 @@ def measure_sets() -> dict[str, Any]:
 
 
 def measure(file: Path) -> dict[str, Any]:
-    """recall and false_hits in [0, 1], the same per kind, and the cases that went wrong.
-
-    recall_any_kind counts a piece as found under another name too: what is scrubbed is gone, whatever it is called.
-    """
+    """recall and false_hits in [0, 1], the same per kind, and the cases that went wrong."""
     n_of_kind: dict[str, int] = defaultdict(int)
     n_found: dict[str, int] = defaultdict(int)
-    n_found_as_any, n_clean = 0, 0
+    n_clean = 0
     missed: list[dict[str, Any]] = []
     false_hits: list[dict[str, Any]] = []
     for case in read_cases(file):
@@ -101,13 +102,11 @@ def measure(file: Path) -> dict[str, Any]:
             n_found[kind] += 1
         else:
             missed.append(case)
-        n_found_as_any += coverage(case["text"], case["span_text"]) >= enough
     n_positive = sum(n_of_kind.values())
     return {
         "n_positive": n_positive,
         "n_clean": n_clean,
         "recall": sum(n_found.values()) / max(1, n_positive),
-        "recall_any_kind": n_found_as_any / max(1, n_positive),
         "false_hits": len(false_hits) / max(1, n_clean),
         "per_kind": {kind: {"n": n, "recall": n_found[kind] / n} for kind, n in sorted(n_of_kind.items())},
         "missed": missed,

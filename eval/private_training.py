@@ -36,11 +36,11 @@ from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import advised_recipe, learned_system
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.features.nobody import PRIVATE_CANDIDATES, is_listed
-from recllm.metrics import Truth, average, hit_rate, ndcg
 from recllm.recommender.private_serving import catalogue_vectors, private_population
 from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.schema import Encoder
 from recllm.settings import CollaborativeSettings, LoraSettings, PrivateTrainingSettings
+from recllm.stats.ranking import Truth, average, hit_rate, ndcg
 from recllm.training.private import head
 from recllm.training.private.accounting import PrivateMechanism, planned_mechanisms
 from recllm.training.private.descent import AveragedWeights, PrivateDescent

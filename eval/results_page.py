@@ -269,7 +269,6 @@ def page() -> str:
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     environment.globals |= {
         "load": load,
-        "is_measured": lambda name: (RESULTS / f"{name}.json").exists(),
         "learned_from": learned_from,
         "private_quality": private_quality,
         "source": source,

@@ -9,7 +9,7 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
 
     nightly 1x, 10x   a workspace of that size: the log up to the last day is ingested (rows per second, peak memory), a
                       model that learned at 1x is published; then a night: the last day is ingested, the serving state
-                      refreshed, everybody ranked (`recllm batch recommend`, k = 20, two processes); and how long one
+                      refreshed, everybody ranked (`recllm recommend --everybody`, k = 20, two processes); how long one
                       warm answer takes; beside it the same refresh by two processes, of which the largest is told
     part 100x         the same at 100x, but only some of the people are ranked, in as many shards as told
     ray               everybody at 10x by one actor of Ray and by two; the files compared byte for byte
@@ -250,7 +250,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     options += [] if only is None else ["--only", str(only)]
     night = {
         "ingest": step("ingest", folder, "--file", "day.parquet"),
-        "refresh": step("refresh", folder, "--engine", "here", "--workers", "1"),
+        "refresh": step("refresh", folder, "--with", "engine=here,workers=1"),
         "everybody": step("everybody", folder, *options),
     }
     for file in ("log.parquet", "day.parquet"):
@@ -264,7 +264,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
         "night": night,
         "night_s": None if only is not None else round(sum(part["seconds"] for part in night.values()), 1),
         "answers": answered,
-        "refresh_by_two": step("refresh", folder, "--engine", "processes", "--workers", "2"),
+        "refresh_by_two": step("refresh", folder, "--with", "engine=processes,workers=2"),
         "top": step("top", folder) if copies == 1 else None,
         "store_mib": round(sum(f.stat().st_size for f in (folder / "shop").glob("store.sqlite*")) / 2**20),
     }

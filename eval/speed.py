@@ -200,7 +200,7 @@ def cold(args: argparse.Namespace) -> dict[str, Any]:
         "recommend": ["recommend", "--user", user],
         "explain": ["explain", "--user", user, "--item", item],
         "copy": ["copy", "--user", user, "--channel", "push"],
-        "profile": ["profile", user],
+        "profile": ["describe", user],
         "audience": ["audience", "--item", item],
     }
     for name, command in commands.items():

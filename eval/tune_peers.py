@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from inputs import PEERS, default_encoder, script_parser, window_of
 
-from recllm import metrics
 from recllm.evaluation.benchmarks import BENCHMARKS
 from recllm.evaluation.peers.trees import (
     ArrivalSettings,
@@ -32,6 +31,7 @@ from recllm.evaluation.peers.trees import (
 from recllm.evaluation.protocols import EvaluationWindow, Ranker
 from recllm.evaluation.systems import SYSTEMS
 from recllm.features.item_vectors import item_vectors
+from recllm.stats import ranking
 
 Settings = dict[str, Any]
 Maker = Callable[[Settings], Ranker]
@@ -111,7 +111,7 @@ def maker(name: str, window: EvaluationWindow) -> Maker:
 
 def figures_of(window: EvaluationWindow, rank: Ranker, k: int) -> list[float]:
     """NDCG of each slice."""
-    return [metrics.average(metrics.ndcg(rank(window.query(part, k)).items, part.truth, k)) for part in window.slices]
+    return [ranking.average(ranking.ndcg(rank(window.query(part, k)).items, part.truth, k)) for part in window.slices]
 
 
 def tuned(window: EvaluationWindow, name: str, grid: Mapping[str, list[Any]], start: Settings, k: int) -> Settings:

@@ -19,10 +19,11 @@ from inputs import finish, script_parser
 from numpy.typing import NDArray
 
 from recllm.errors import PolicyError
+from recllm.propensity.effects import arm_learners, fit_outcome
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import auc, qini_curve, true_qini
-from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, fit_outcome, fit_uplift
+from recllm.propensity.trial import Trial
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3
@@ -31,7 +32,7 @@ WORLDS = ("equal chances", "known chances", "a tenth treated", "same effect for 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    trial: RandomisedTrial
+    trial: Trial
     truth: Values
 
 
@@ -72,7 +73,7 @@ def simulate(name: str, seed: int, n: int = N) -> tuple[FeatureTable, NDArray[np
 def world(name: str, seed: int) -> tuple[World, World]:
     """The half to learn from, and the half to judge on."""
     features, treated, outcome, propensity, truth = simulate(name, seed)
-    trial = RandomisedTrial.construct(features, treated, outcome, propensity=propensity, seed=seed)
+    trial = Trial.of_treatment(features, treated, outcome, propensity=propensity, seed=seed)
     half = np.arange(len(truth)) < len(truth) // 2
     return World(trial.rows(half), truth[half]), World(trial.rows(~half), truth[~half])
 
@@ -88,18 +89,17 @@ def of_world(name: str, seed: int) -> dict[str, Any]:
 def of_run(name: str, seed: int) -> dict[str, dict[str, float]]:
     learn, judge = world(name, seed)
     settings = UpliftSettings(seed=seed)
-    learners = {f"{kind}-learner": fit_uplift(learn.trial, kind, settings) for kind in UpliftLearner}
-    scores = {name: learner.uplift(judge.trial.features) for name, learner in learners.items()}
-    scores |= others(learn.trial, judge.trial, settings)
+    _, (learner,) = arm_learners(learn.trial, settings)
+    trees = learner.grow(np.arange(len(learn.trial)), settings, np.random.default_rng(seed))
+    scores = {"x-learner": trees.predict(judge.trial.features.values)[0], **others(learn.trial, judge.trial, settings)}
     best = true_qini(judge.truth, judge.truth).qini
     return {name: figures(score, judge, best) for name, score in scores.items()}
 
 
-def others(learn: RandomisedTrial, judge: RandomisedTrial, settings: UpliftSettings) -> dict[str, Values]:
-    values, ones = learn.features.values, np.ones(len(learn))
-    arms = {"who responds anyway": ~learn.treated, "who responds when treated": learn.treated}
-    models = {name: fit_outcome(values[arm], learn.outcome[arm], ones[arm], settings) for name, arm in arms.items()}
-    chances = {name: chance(judge.features.values) for name, chance in models.items()}
+def others(learn: Trial, judge: Trial, settings: UpliftSettings) -> dict[str, Values]:
+    arms = {"who responds anyway": 0, "who responds when treated": 1}
+    models = {name: fit_outcome(learn.rows(learn.arm == arm), arm, settings, binary=True) for name, arm in arms.items()}
+    chances = {name: model.of(judge.features.values) for name, model in models.items()}
     return chances | {"random": np.random.default_rng(settings.seed).random(len(judge))}
 
 
@@ -107,7 +107,9 @@ def figures(score: Values, judge: World, best: float) -> dict[str, float]:
     """true_qini: against the truth; share_of_best: of the true order's; qini: from outcomes alone; error: root mean
     square against the true effect."""
     true = true_qini(score, judge.truth).qini
-    out = {"true_qini": true, "qini": qini_curve(score, judge.trial).qini, "auuc": qini_curve(score, judge.trial).auuc}
+    trial = judge.trial
+    curve = qini_curve(score, trial.arm == 1, trial.outcome, trial.probability[:, 1])
+    out = {"true_qini": true, "qini": curve.qini, "auuc": curve.auuc}
     out["error"] = float(np.sqrt(np.mean((score - judge.truth) ** 2)))
     return out | ({"share_of_best": true / best} if best > 1e-9 else {})
 
@@ -127,7 +129,7 @@ def refusals(seed: int) -> dict[str, Any]:
 
 def _refused(features: FeatureTable, treated: NDArray[np.bool_], outcome: Values) -> int:
     try:
-        RandomisedTrial.construct(features, treated, outcome, randomised=True)
+        Trial.of_treatment(features, treated, outcome, randomised=True)
     except PolicyError:
         return 1
     return 0

@@ -13,8 +13,8 @@ differ    how often "people differ" is said where they do not: 6,000 of the peop
 coverage  of simulated people, whose true effect is known: the intervals of their effects, of the policy's value, and of
           its difference from the best single arm.
 
-Systems, none tuned: S-, T-, X- and doubly robust learner; "response", the chance of a visit among the treated; two
-models of LightGBM (extra bench) as they come; causalml's X-learner around LightGBM as they come, where it is installed.
+Systems, none tuned: the X-learner of recllm; "response", the chance of a visit among the treated; two models of
+LightGBM as they come; causalml's X-learner around LightGBM as they come, where it is installed.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from inputs import HERE, finish, load_average, say, script_parser
 from numpy.typing import NDArray
 
 from recllm.evaluation.record import versions
+from recllm.propensity.effects import arm_learners, fit_outcome
 from recllm.propensity.features import FeatureTable
-from recllm.propensity.model import Values
+from recllm.propensity.model import Values, varying
 from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import SHARES
-from recllm.propensity.trial import MultiArmTrial, TrialColumns, read_trial_table
+from recllm.propensity.trial import Trial, TrialColumns, read_trial_table
 from recllm.propensity.trial_effects import TrialEstimate, estimate_trial
-from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, fit_outcome, fit_uplift
 
 COLUMNS = TrialColumns(
     features=("recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel"),
@@ -58,7 +58,7 @@ PAIRS = {"women's e-mail": "Womens E-Mail", "men's e-mail": "Mens E-Mail"}
 DRAWS = 200
 PLACEBO_PEOPLE = 6_000
 
-Score = Callable[[RandomisedTrial, FeatureTable, UpliftSettings], Values]
+Score = Callable[[Trial, FeatureTable, UpliftSettings], Values]
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="X does not have valid feature names")
     logging.getLogger("recllm").setLevel(logging.WARNING)
     table = read_trial_table(args.data / "hillstrom_email" / "hillstrom.parquet")
-    trial, began = MultiArmTrial.construct(table, COLUMNS, randomised=True, seed=args.seed), time.perf_counter()
+    trial, began = Trial.of_table(table, COLUMNS, randomised=True, seed=args.seed), time.perf_counter()
     estimate = estimate_trial(trial, rng=np.random.default_rng(args.seed))
     seconds = round(time.perf_counter() - began, 1)
     record = {
@@ -102,31 +102,31 @@ def data_hash(file: Path) -> str:
 
 
 def systems() -> dict[str, Score]:
-    def learner(kind: UpliftLearner) -> Score:
-        return lambda learn, people, settings: fit_uplift(learn, kind, settings).uplift(people)
-
-    names = {"s": "S-learner", "t": "T-learner", "x": "X-learner", "dr": "doubly robust learner"}
-    found: dict[str, Score] = {names[kind]: learner(kind) for kind in UpliftLearner}
-    found |= {"response": response, "lightgbm, two models": two_models}
-    return found | ({"causalml X-learner": causalml_x} if find_spec("causalml") else {})
+    names: dict[str, Score] = {"X-learner": effects, "response": response, "lightgbm, two models": two_models}
+    return names | ({"causalml X-learner": causalml_x} if find_spec("causalml") else {})
 
 
-def response(learn: RandomisedTrial, people: FeatureTable, settings: UpliftSettings) -> Values:
-    arm = learn.treated
-    return fit_outcome(learn.features.values[arm], learn.outcome[arm], np.ones(int(arm.sum())), settings)(people.values)
+def effects(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
+    _, (learner,) = arm_learners(learn, settings)
+    trees = learner.grow(np.arange(len(learn)), settings, np.random.default_rng(settings.seed))
+    return trees.predict(people.values[:, varying(learn.features.values)])[0]
 
 
-def two_models(learn: RandomisedTrial, people: FeatureTable, settings: UpliftSettings) -> Values:
+def response(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
+    return fit_outcome(learn.rows(learn.arm == 1), 1, settings, binary=True).of(people.values)
+
+
+def two_models(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
     from lightgbm import LGBMClassifier
 
     chances = []
-    for arm in (learn.treated, ~learn.treated):
+    for arm in (learn.arm == 1, learn.arm == 0):
         model = LGBMClassifier(random_state=settings.seed, n_jobs=1, verbose=-1)
         chances.append(model.fit(learn.features.values[arm], learn.outcome[arm]).predict_proba(people.values)[:, 1])
     return np.asarray(chances[0] - chances[1])
 
 
-def causalml_x(learn: RandomisedTrial, people: FeatureTable, settings: UpliftSettings) -> Values:
+def causalml_x(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
     paths, sys.path[:] = sys.path[:], [path for path in sys.path if Path(path).resolve() != HERE]
     from causalml.inference.meta import BaseXClassifier  # numba would take coverage.py beside this file for the package
 
@@ -135,27 +135,27 @@ def causalml_x(learn: RandomisedTrial, people: FeatureTable, settings: UpliftSet
 
     quiet = {"random_state": settings.seed, "n_jobs": 1, "verbose": -1}
     model = BaseXClassifier(LGBMClassifier(**quiet), effect_learner=LGBMRegressor(**quiet), control_name=0)
-    chance, arm = learn.propensity, learn.treated.astype(int)
+    chance, arm = learn.probability[:, 1], learn.arm
     model.fit(X=learn.features.values, treatment=arm, y=learn.outcome.astype(int), p=chance)
     share = np.full(len(people), chance.mean())
     return np.asarray(model.predict(X=people.values, p=share)).reshape(len(people))
 
 
-def of_pair(trial: MultiArmTrial, arm: str, args: argparse.Namespace, *, shuffled: bool) -> dict[str, Any]:
+def of_pair(trial: Trial, arm: str, args: argparse.Namespace, *, shuffled: bool) -> dict[str, Any]:
     pair = trial.pair(trial.arms.index(arm))
     task = partial(of_split, pair, args.seed, shuffled)
     splits = range(args.splits // 2 if shuffled else args.splits)
     by_split = each(task, splits, args.jobs, f"{arm}{', arms shuffled' if shuffled else ''}")
     qini = {name: np.stack([of[name] for of in by_split]) for name in by_split[0]}
     figures = {name: told(values) | spread(values[:, 0]) for name, values in qini.items()}
-    ours = qini["doubly robust learner"]
+    ours = qini["X-learner"]
     gaps = {name: told(ours - values) for name, values in qini.items() if values is not ours}
     return {
         "people": len(pair),
-        "treated": int(pair.treated.sum()),
+        "treated": int(pair.arm.sum()),
         "splits": len(splits),
         "systems": figures,
-        "doubly robust minus": gaps,
+        "X-learner minus": gaps,
     }
 
 
@@ -169,15 +169,14 @@ def each(task: Callable[[int], Any], numbers: Sequence[int], jobs: int, what: st
     return answers
 
 
-def of_split(pair: RandomisedTrial, seed: int, shuffled: bool, split: int) -> dict[str, Values]:
+def of_split(pair: Trial, seed: int, shuffled: bool, split: int) -> dict[str, Values]:
     """Qini of each system's order of the half that was not learned from, (1 + DRAWS,): of the people as they are, then
     of the draws, which are the same for each split."""
     rng = np.random.default_rng(seed)
     draws = np.stack([np.bincount(rng.integers(0, len(pair), len(pair)), minlength=len(pair)) for _ in range(DRAWS)])
     rng = np.random.default_rng([seed, split])
     half = rng.permutation(len(pair)) < len(pair) // 2
-    treated = rng.permutation(pair.treated) if shuffled else pair.treated
-    drawn = replace(pair, treated=treated)
+    drawn = replace(pair, arm=rng.permutation(pair.arm)) if shuffled else pair
     learn, judge = drawn.rows(half), drawn.rows(~half)
     weights = np.vstack([np.ones(len(judge), np.int64), draws[:, ~half]])
     settings = UpliftSettings(seed=split)
@@ -185,10 +184,10 @@ def of_split(pair: RandomisedTrial, seed: int, shuffled: bool, split: int) -> di
     return {name: qini_of_draws(score, judge, weights) for name, score in scores.items()}
 
 
-def qini_of_draws(score: Values, judge: RandomisedTrial, weights: NDArray[np.int64]) -> Values:
+def qini_of_draws(score: Values, judge: Trial, weights: NDArray[np.int64]) -> Values:
     """As `recllm.propensity.quality.qini_curve` has it, of people who count `weights` (draws, n) times each."""
     _, level = np.unique(-score, return_inverse=True)
-    treated, outcome = judge.treated, judge.outcome
+    treated, outcome = judge.arm == 1, judge.outcome
     levels, qini = int(level.max()) + 1, np.empty(len(weights))
     for row, weight in enumerate(weights):
         reached = np.append(0, np.cumsum(np.bincount(level, weight, minlength=levels))) / weight.sum()
@@ -239,7 +238,7 @@ def interval(of: Any) -> list[float]:
     return [of.value, of.low, of.high]
 
 
-def said_to_differ(trial: MultiArmTrial, args: argparse.Namespace) -> dict[str, Any]:
+def said_to_differ(trial: Trial, args: argparse.Namespace) -> dict[str, Any]:
     """Arms of the real people shuffled: there is no effect, so nobody differs."""
     p_values = each(partial(shuffled_p_values, trial, args.seed), range(args.worlds), args.jobs, "arms shuffled")
     p = np.array(p_values)
@@ -251,12 +250,11 @@ def said_to_differ(trial: MultiArmTrial, args: argparse.Namespace) -> dict[str, 
     }
 
 
-def shuffled_p_values(trial: MultiArmTrial, seed: int, world: int) -> list[float]:
+def shuffled_p_values(trial: Trial, seed: int, world: int) -> list[float]:
     rng = np.random.default_rng([seed, 7, world])
     some = rng.permutation(len(trial))[:PLACEBO_PEOPLE]
-    shuffled = replace(
-        trial, features=trial.features.rows(some), arm=rng.permutation(trial.arm[some]), outcome=trial.outcome[some]
-    )
+    people = trial.rows(some)
+    shuffled = replace(people, arm=rng.permutation(people.arm))
     return [arm.p_value for arm in estimate_trial(shuffled, rng=rng).effects]
 
 
@@ -264,7 +262,7 @@ def simulated(args: argparse.Namespace) -> dict[str, Any]:
     return {name: of_worlds(name, args) for name in ("same effect for everybody", "effects differ")}
 
 
-def simulate(name: str, rng: np.random.Generator, n: int = 6_000) -> tuple[MultiArmTrial, Values, Values]:
+def simulate(name: str, rng: np.random.Generator, n: int = 6_000) -> tuple[Trial, Values, Values]:
     """A trial with a control and two arms, true effects (n, 2) and true chances without an arm."""
     x = rng.normal(size=(n, 6)).astype(np.float32)
     base = 0.25 + 0.12 * np.tanh(x[:, 0] + 0.5 * x[:, 1]).astype(np.float64)
@@ -278,8 +276,13 @@ def simulate(name: str, rng: np.random.Generator, n: int = 6_000) -> tuple[Multi
     columns = TrialColumns(features=names, arm="arm", control="0", outcome="y")
     arms = ("0", "1", "2")
     outcome = table["y"].cast(pl.Float64).to_numpy()
-    trial = MultiArmTrial(
-        columns=columns, features=FeatureTable(names, names, x), arms=arms, arm=arm.astype(np.int64), outcome=outcome
+    trial = Trial(
+        columns=columns,
+        features=FeatureTable(names, names, x),
+        arms=arms,
+        arm=arm.astype(np.int64),
+        outcome=outcome,
+        probability=np.full((n, 3), 1 / 3),
     )
     return trial, effect, base
 

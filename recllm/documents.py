@@ -20,7 +20,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Strict, ValidationError, model_validator
 
@@ -38,6 +38,48 @@ Share = Annotated[float, Strict(), Field(ge=0, le=1)]
 
 RETIRED_FILE = Path(__file__).with_name("retired_settings.toml")
 logger = logging.getLogger(__name__)
+
+
+REMEDIES: Mapping[str, str] = {
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give at least {ge}",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give at most {le}",
+    "missing": "give it as well",
+    "string_pattern_mismatch": "give a text that fits the pattern {pattern}",
+}
+"""pydantic's kinds of errors -> what would be right."""
+
+
+def whole_numbers(context: Mapping[str, Any]) -> dict[str, Any]:
+    """What pydantic says of an error, bounds such as 1.0 written as 1."""
+    return {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in context.items()}
+
+
+class Question(BaseModel):
+    """What somebody asks, declared once: bodies of HTTP, options of commands, tables of files and the JSON of batches
+    are made of its fields. The string under a field is its documentation. In Python a wrong value raises `UsageError`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            remedy = REMEDIES.get(fault["type"], fault["msg"]).format(**whole_numbers(fault.get("ctx", {})))
+            raise UsageError(f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}; {remedy}") from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined] # other doors report their own errors
+
+    def part(self, kind: type[Asked], /, **fields: Any) -> Asked:
+        """The fields that another question has too, as that question, with `fields` besides."""
+        names = kind.model_fields.keys() & type(self).model_fields.keys() - fields.keys()
+        return kind(**{name: getattr(self, name) for name in names}, **fields)
+
+
+Asked = TypeVar("Asked", bound=Question)
 
 
 class FrozenModel(BaseModel):

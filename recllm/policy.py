@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import ClassVar
 
 from pydantic import field_validator
@@ -83,8 +83,12 @@ class Policy(FrozenModel):
 
     def is_sensitive(self, category: Iterable[str]) -> bool:
         """True when any part of a category path, or of a text beside it, names a sensitive category."""
-        text = unicodedata.normalize("NFKC", " > ".join(category)).casefold()
-        return _any_of(self.sensitive_categories).search(text) is not None
+        return _names_any(self.sensitive_categories, " > ".join(category))
+
+
+@lru_cache(maxsize=1 << 12)  # the same products are looked at again and again
+def _names_any(words: frozenset[str], text: str) -> bool:
+    return _any_of(words).search(unicodedata.normalize("NFKC", text).casefold()) is not None
 
 
 @cache

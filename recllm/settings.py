@@ -211,7 +211,7 @@ class ItemIndexSettings(FrozenModel):
     section: ClassVar[str] = "item_index"
 
     kind: IndexKind = "exact"
-    """exact compares all of them. The others are built by `recllm index`: faiss in the workspace (extra faiss),
+    """exact compares all of them. `recllm refresh --index` builds the others: faiss in the workspace (extra faiss),
     pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant). usearch, of older workspaces, means
     exact."""
     qdrant_url: Annotated[Text | None, Field(json_schema_extra={"expected": "a URL"})] = None
@@ -490,6 +490,8 @@ class LoraSettings(FrozenModel):
     """cpu, cuda or cuda:1; None for the fastest."""
 
     # --- the record
+    report_to: tuple[Text, ...] = ()
+    """Trackers of accelerate, such as "tensorboard" or "wandb", that get the figures of metrics.jsonl too."""
 
 
 class CopywriterSettings(FrozenModel):

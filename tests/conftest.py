@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib.util
 import logging
@@ -8,9 +9,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
+from filelock import FileLock
 from hypothesis import settings
 from postgres_server import PASSWORD, PostgresServer, find_binaries
 from shop_world import EVENTS_CSV, ITEMS_CSV
@@ -24,8 +28,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # some shells forbid bytecode, and each of the many child processes would compile the package anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-settings.register_profile("untimed", deadline=None)  # what takes long on a busy machine is not wrong
+# what takes long on a busy machine is not wrong; 40 examples of a property in each run find what one run should find
+settings.register_profile("untimed", deadline=None, max_examples=40)
 settings.load_profile("untimed")
+
+# the parser of the command line stays the same, and making it takes longer than many a command
+typer.main.get_command = cache(typer.main.get_command)
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -66,6 +74,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files come first: of several workers, none then waits at the end for another that began one late."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look through all of it time and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -151,12 +165,35 @@ def shop(run: Command, first_shop: Path, tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
+def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], Path]) -> Path:
+    """A folder that one of the workers of this run builds, for tests of all workers to copy."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return build(factory.mktemp(name))
+    folder = factory.getbasetemp().parent / name  # of all workers
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            unfinished = factory.mktemp(name)
+            result = build(unfinished)
+            unfinished.rename(folder)
+            return folder / result.name
+    (result,) = (path.parent for path in folder.glob("*/workspace.toml"))
+    return result
+
+
 @pytest.fixture(scope="session")
 def service_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained shop for tests of the service, which copy it."""
     from service_world import build_shop
 
-    return build_shop(tmp_path_factory.mktemp("service"))
+    return built_once(tmp_path_factory, "service", build_shop)
+
+
+@pytest.fixture(scope="session")
+def console_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained shop with hostile titles for tests of the console, which copy it."""
+    from console_world import build_shop
+
+    return built_once(tmp_path_factory, "console", build_shop)
 
 
 @pytest.fixture(scope="session")

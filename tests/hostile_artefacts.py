@@ -865,32 +865,56 @@ for _name, _content in HEADERS.items():
 # --- learned effects and trees ---------------------------------------------------------------------------------------
 
 
-def _trees(name: str, change: Callable[[dict[str, Any]], object], *, inert: bool = False, **record: Any) -> None:
-    """Effects of two trees of three nodes, one thing about them changed; everybody is asked."""
+SOUND_TREE: dict[str, object] = {
+    "num_leaves": 3,
+    "num_cat": 0,
+    "split_feature": "0 0",
+    "threshold": "0.5 -1.5",
+    "decision_type": "10 10",
+    "left_child": "1 -1",
+    "right_child": "-2 -3",
+    "leaf_value": "0.0 0.1 0.2",
+}
+"""As LightGBM writes it."""
+
+BAD_TREES: dict[str, dict[str, object]] = {
+    "a node that is its own child": {"left_child": "0 -1"},
+    "a branch that leads back": {"right_child": "-2 0"},
+    "a child far outside": {"right_child": f"{1 << 40} -3"},
+    "a child in the memory before": {"right_child": f"{-(1 << 40)} -3"},
+    "a child beyond all numbers": {"right_child": f"{1 << 70} -3"},
+    "a column outside": {"split_feature": "7 0"},
+    "a column before the first": {"split_feature": "-5 0"},
+    "categories that are nowhere": {"decision_type": "1 1", "num_cat": 1},
+    "lists of other lengths": {"leaf_value": "0.0 0.1"},
+    "lists of texts": {"left_child": "a b"},
+    "fractions in place of numbers of nodes": {"left_child": "1.5 -1"},
+    "values that are no numbers": {"leaf_value": "nan 0.1 0.2"},
+    "no leaf": {name: "" for name in SOUND_TREE},
+    "a field twice": {"leaf_value": "0.0 0.1 0.2\nright_child=9 9"},
+}
+
+
+def tree_text(tree: dict[str, object]) -> str:
+    return "\n".join(["tree", "Tree=0", *(f"{name}={value}" for name, value in tree.items()), ""])
+
+
+def _effects(
+    name: str, *, inert: bool = False, text: str = "", tree: dict[str, object] | None = None, **record: Any
+) -> None:
+    """Effects of two groups of trees, one thing about them changed; everybody is asked."""
 
     def make(case: Case) -> Door:
-        from safetensors.numpy import save
+        from recllm.propensity.effects import FORMAT
 
         folder = case.folder / "effects"
         folder.mkdir()
-        trees: dict[str, Any] = {
-            "left": np.array([1, -1, -1] * 2, np.int64),
-            "right": np.array([2, -1, -1] * 2, np.int64),
-            "column": np.array([0, -2, -2] * 2, np.int64),
-            "border": np.array([0.5, -2.0, -2.0] * 2),
-            "unknown_left": np.zeros(6, np.uint8),
-            "effect": np.array([0.0, 0.1, 0.2] * 2),
-            "start": np.array([0, 3], np.int64),
-            "group": np.array([0, 1], np.int64),
-        }
-        change(trees)
-        (folder / "effects.safetensors").write_bytes(save(trees))
-        from recllm.propensity.effects import FORMAT
-
         source = {"start": "2025-01-01", "trial": "t.csv", "people": 10, "treated": 5, "effect": 0.1}
         source |= {"effect_low": 0.0, "effect_high": 0.2, "binary": True}
-        values = {"format": FORMAT, "names": ["a"], "columns": [0], "scale": 1.0, "bias": 0.0, "source": source}
-        (folder / "effects.json").write_text(record.get("text") or json.dumps(values | record))
+        values = {"format": FORMAT, "names": ["a"], "columns": [0], "scale": 1.0, "bias": 0.0, "share": 0.5}
+        trees = tree_text(SOUND_TREE | (tree or {}))
+        values |= {"source": source, "trees": [[tree_text(SOUND_TREE), trees]] * 2}
+        (folder / "effects.json").write_text(text or json.dumps(values | record))
 
         def door() -> object:
             from recllm.propensity.effects import load_effects
@@ -904,60 +928,38 @@ def _trees(name: str, change: Callable[[dict[str, Any]], object], *, inert: bool
     _add(f"effects: {name}", make, inert=inert)
 
 
-def _set(array: str, position: int, value: int) -> Callable[[dict[str, Any]], object]:
-    return lambda trees: trees[array].__setitem__(position, value)
-
-
-_trees("sound ones", lambda trees: None, inert=True)
-_trees("a node that is its own child", _set("left", 0, 0))
-_trees("a branch that leads back", _set("left", 1, 0))
-_trees("a child far outside", _set("right", 0, 1 << 40))
-_trees("a child before the tree", _set("right", 0, -(1 << 40)))
-_trees("a column outside", _set("column", 0, 7))
-_trees("a column before the first", _set("column", 0, -5))
-_trees("a tree that begins outside", _set("start", 1, 1 << 40))
-_trees("a group of endless number", _set("group", 1, 1 << 50))
-_trees("a group before the first", _set("group", 1, -3))
-_trees("arrays of other lengths", lambda trees: trees.update(effect=np.zeros(2)))
-_trees("arrays of other kinds", lambda trees: trees.update(left=np.zeros((6, 2))))
-_trees("no trees", lambda trees: [trees.update({name: array[:0]}) for name, array in list(trees.items())])
-_trees("effects that are no numbers", _set("effect", 1, np.nan))  # type: ignore[arg-type]
-_trees("columns without end", lambda trees: None, columns=[0] * 100_000 + [9])
-_trees("a scale that is a text", lambda trees: None, scale="x")
-_trees("a deep record", lambda trees: None, text='{"a":' * DEEP + "1" + "}" * DEEP)
+_effects("sound ones", inert=True)
+for _name, _change in BAD_TREES.items():
+    _effects(_name, tree=_change)
+_effects("no trees", trees=[])
+_effects("one group, of which no error can be measured", trees=[[tree_text(SOUND_TREE)] * 2])
+_effects("trees that are no text", trees=[[7, 7]] * 2)
+_effects("columns without end", columns=[0] * 100_000 + [9])
+_effects("a scale that is a text", scale="x")
+_effects("a deep record", text='{"a":' * DEEP + "1" + "}" * DEEP)
 
 
 def _boosted(name: str, **change: Any) -> None:
     def make(case: Case) -> Door:
-        from safetensors.numpy import save
-
-        arrays: dict[str, Any] = {
-            "feature": np.zeros(3, np.int32),
-            "threshold": np.zeros(3),
-            "left": np.array([1, 1, 2], np.int32),
-            "right": np.array([2, 1, 2], np.int32),
-            "missing_left": np.zeros(3, bool),
-            "value": np.zeros(3),
-            "roots": np.zeros(1, np.int32),
-            "bias": np.zeros(1),
-        }
-        file = case.file("trees.safetensors", save(arrays | change, metadata={"features": '["a"]', "record": "{}"}))
+        tree = SOUND_TREE | change
+        file = case.file(
+            "trees.json",
+            json.dumps({"format": 2, "features": ["a"], "trees": tree_text(tree), "record": {}}).encode(),
+        )
 
         def door() -> object:
             from recllm.models.trees import BoostedTrees
 
-            return BoostedTrees.read(file)[0].logit(np.zeros((3, 1)))
+            return BoostedTrees.read(file)[0].score(np.zeros((3, 1)))
 
         return door
 
-    _add(f"trees: {name}", make)
+    _add(f"trees: {name}", make, inert=not change)
 
 
-_boosted("a branch that leads back", left=np.array([1, 0, 2], np.int32))
-_boosted("a node outside", right=np.array([2, 1, 1 << 30], np.int32))
-_boosted("a feature outside", feature=np.array([9, 0, 0], np.int32))
-_boosted("tables in place of lists", left=np.ones((3, 2), np.int32))
-_boosted("fractions in place of numbers of nodes", left=np.array([1.5, 1, 2]), right=np.array([2.0, 1, 2]))
+_boosted("sound ones")
+for _name, _change in BAD_TREES.items():
+    _boosted(_name, **_change)
 
 
 # --- tables of a shop ------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ WARNINGS: Mapping[str, str] = {
     "W_FLOAT_ID": "ids that all ended in .0",
     "W_NEAR_ID": "ids that differ only in case, spaces or width",
     "W_OTHER_TITLES": "items under whose id another thing was known, five and a fifth of them at least: two shops that "
-    "count alike? `--namespace NAME` keeps them apart",
+    "count alike? `--read namespace=NAME` keeps them apart",
     "W_ANONYMOUS": "events without a user, kept under throw-away ids",
     "W_CTRL": "texts with invisible or control characters taken out",
     "W_HTML": "texts with HTML tags or entities",

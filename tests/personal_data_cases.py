@@ -91,8 +91,6 @@ QQ邮箱<<88888888@qq.com>>
 plz txt me b4 u come <<7185550143>>
 SDT <<0905 550 123>>
 โทร <<081-555-0123>>
-it's <<oh seven seven double oh nine hundred one two three>>
-my cell is <<four one five - five five five - zero one nine two>>
 <<555 0147>> is my work line
 Mobile no <<07700 900 77 4>>
 telemóvel <<912 555 012>>
@@ -110,8 +108,6 @@ my nos <<07700 900 111>> / 07700 900 112
 <<1391234 5678>>
 香港手提 <<9123 4567>>
 SG hp <<9123 4567>>
-Meine Nummer: <<null eins sieben eins fünf fünf fünf null eins zwei drei>>
-<<zero seven seven zero zero nine zero zero one two three>>
 Deliver after 5. <<617-555-0139>>. Thanks
 {"to":"<<+16175550139>>","body":"Your order"}
 cust mob <<07700900555>> wants callback
@@ -223,7 +219,6 @@ Call <<+91 9876543210>>
 手机：<<138·0000·1111>>
 手机：<<(138)00001111>>
 手机：<<138 - 0000 - 1111>>
-手机：<<138零零零零1111>>
 <<(212) 555-0187>>
 call <<212.555.0187>> after six
 <<+1 (212) 555-0187 ext. 22>>
@@ -289,9 +284,6 @@ Rappelez-moi au <<0612345678>>
 erreichbar unter <<01711234567>>
 拨打<<88886666>>咨询
 <<138\u200b1234\u200b5678>>
-手机号<<一三八零零零零四五六七>>
-打<<幺三九 零零幺二 三四五六>>找我
-联系方式：<<一五零-零零零零-一二三四>>
 my no is <<09876543211>> pls call
 confirm on <<+91 98765 43210>> before dispatch
 +91<<9876543210>>
@@ -352,7 +344,6 @@ contact no. <<98765 43210>>
 Cont: <<9876543210>>
 mob:<<9876543210>>
 alt no <<9876543210>>
-five five five, call <<four one five five five five zero one three two>>
 """,
         Kind.RESIDENT_ID: """
 身份证号<<11010519491231002X>>
@@ -376,8 +367,6 @@ No<<11010519491231002X>>
 MC <<5555 5555 5555 4444>>exp0927
 jcb:<<3566002020360505>>pls
 Karte<<4000002500003155>>gesperrt
-<<five one zero five, one zero five one, zero five one zero, five one zero zero>>
-card: <<4111 one one one one 1111 1111>>
 card no<<4242424242424242>>cvc123
 <<4242·4242·4242·4242>>
 my old <<5424 1800 12345 671>> was stolen
@@ -502,55 +491,6 @@ IP地址为<<203.0.113.200>>。
 ip <<5.6.7.8>> was blocked
 <<203.0.113.4>>/24
 用户<<203.0.113.5>>发帖
-""",
-        Kind.PLATE: """
-Wunschkennzeichen <<M AB 123>>
-immat. <<AB-123-CD>>
-my car <<WX19 ABC>> is parked outside
-matricula <<1234 BBC>>
-rego <<ABC 12D>>
-plate;job¶<<B-MW 4711>>;oil
-车牌,项目¶<<京A88888>>,洗车
-Auto mit <<K-LM 2024>> steht im Hof
-tablice rej. <<WA 12345>>
-registered <<KA01AB1234>>
-KFZ <<M-AB 1234>>
-nummerplaat <<1-ABC-234>>
-registreringsnummer <<ABC 123>>
-I drive a white van <<YK70 HBD>>
-rego: <<1AB 2CD>>
-visitor parking for <<7ABC123>>
-grey Audi <<KX21 ABC>> in bay 4
-mein Auto (<<M-RK 1234>>) steht
-<<京A·12345>>
-车牌<<沪BD12345>>停在楼下
-<<粤B 12345>>
-<<浙A-D12345>>
-开<<苏E88888>>的
-licence plate <<AB12 CDE>>
-plate: <<7ABC123>>
-Kennzeichen <<B-MW 1234>>
-plate number <<KA-01-AB-1234>>
-reg no <<LM19 XYZ>>
-plaque <<AB-123-CD>>
-车牌号：<<京A·F0236>>
-车牌<<京A.12345>>
-<<粤B·F12345>>
-<<沪 A 12345>>
-车牌号码是<<苏e 88k66>>
-<<苏E12345D>>
-<<粤ZH123港>>
-白色SUV，<<鲁Q·7Z8K9>>
-reg <<AB12 CDE>>
-van reg <<LM19 XYZ>>
-tag number <<ABC 1234>>
-plate no. <<KA 01 AB 1234>>
-Kennz. <<HH AB 1234>>
-immatriculée <<AB 123 CD>>
-targa <<AB 123 CD>>
-kenteken <<AB-12-CD>>
-vehicle no <<MH12AB1234>>
-plate=<<7ABC123>>;
 """,
         Kind.ADDRESS: """
 <<Carrer de Mallorca 401, 08013 Barcelona>>

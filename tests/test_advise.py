@@ -171,9 +171,9 @@ def test_one_person_with_many_events_is_noted() -> None:
 
 def test_an_item_index_is_advised_for_large_catalogues(monkeypatch: pytest.MonkeyPatch) -> None:
     shop = world(40, 20)
-    assert not any("recllm index" in note for note in ask(shop).notes)
+    assert not any("recllm refresh --index" in note for note in ask(shop).notes)
     monkeypatch.setattr("recllm.training.advise.INDEX_ITEMS", 500)
-    assert any("comparing 600 items" in note and "recllm index --kind faiss" in note for note in ask(shop).notes)
+    assert any("comparing 600 items" in note and "item_index.kind=faiss" in note for note in ask(shop).notes)
 
 
 def test_training_follows_the_advice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError, UsageError
 from recllm.evaluation import systems as system_table
 from recllm.evaluation.protocols import RankedLists, split_tables, with_candidates
+from recllm.evaluation.recllm_system import TrainingRecipe
 from recllm.evaluation.report import evaluate
 from recllm.evaluation.systems import SystemSpec, make_systems, systems_for
 from recllm.evaluation.tables import leave_one_out, read_folder
 from recllm.jobs.train import evaluate_data
+from recllm.settings import ScorerTrainingSettings
+from recllm.workspace.workspace import overridden
 
 BEAUTY = Path(__file__).resolve().parents[2] / "shared" / "data" / "amazon_beauty_p5"
 
@@ -149,7 +153,8 @@ def test_only_the_candidates_of_a_user_are_ranked(tmp_path: Path) -> None:
     asked = with_candidates(window, candidates(window), "lists.csv")
     assert asked.protocol.startswith(window.protocol + "-candidates-") and "lists.csv" in asked.note
     names = ("recllm", "popular", "random", "zero-shot")
-    systems = systems_for(asked, names, ToyEncoder)
+    recipe = TrainingRecipe(training=ScorerTrainingSettings(**QUICK))
+    systems = systems_for(asked, names, ToyEncoder, recipe=recipe)
     for part in asked.slices:
         allowed = part.candidates
         assert allowed is not None
@@ -195,9 +200,14 @@ def test_several_lengths_are_measured_of_one_list(tmp_path: Path) -> None:
     assert "hr@1 " in report.table() and report.document()["ks"] == [1, 5, 10]
 
 
+QUICK = {"n_windows": 1, "epochs": 1, "min_steps": 20, "heads": 1}
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write(tmp_path, interactions=log())
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder of steps; what is trained is trained quickly."""
+    with overridden({"scorer": QUICK}):
+        yield write(tmp_path, interactions=log())
 
 
 def test_the_command_measures_a_folder_of_steps(
@@ -254,8 +264,8 @@ def test_an_interrupted_measurement_goes_on(folder: Path, monkeypatch: pytest.Mo
     assert not list(unfinished.iterdir())
 
 
-def test_a_workspace_of_steps_is_measured_by_leaving_one_out(tmp_path: Path, run: Command) -> None:
-    log().write_csv(tmp_path / "log.csv")
+def test_a_workspace_of_steps_is_measured_by_leaving_one_out(folder: Path, run: Command) -> None:
+    log().write_csv(folder / "log.csv")
     assert run("init", "-w", "shop", "--consent-default", "granted", "--encoder", "toy")[0] == 0
     assert run("ingest", "log.csv", "--table", "events", "-w", "shop")[0] == 0
     code, _, err = run("evaluate", "-w", "shop", "--baselines", "popular")

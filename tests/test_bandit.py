@@ -59,7 +59,7 @@ COUNTS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(COUNTS, min_size=1, max_size=6), st.floats(0, 1 / 6))
 def test_probabilities_keep_the_floor_and_add_up(tallies: list[VariantCounts], floor: float) -> None:
     counts = {f"v{i}": tally for i, tally in enumerate(tallies)}

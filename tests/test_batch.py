@@ -117,8 +117,8 @@ def test_the_audience_is_that_of_all_at_once(shop: Workspace, tmp_path: Path, co
     request = AudienceRequest(items=["tea-3"], limits=limits, exclusions=Exclusions(bought_days=10), explain=False)
     audience = find_audience(shop, request)
     out, csv = tmp_path / "out", tmp_path / "people.csv"
-    asked = ("--item", "tea-3", "--size", "8", "--holdout", "0.2", "--bought-days", "10", "--shards", "5")
-    arguments = ("batch", "audience", "-w", str(shop.root), "-o", str(out), *asked, "--json")
+    asked = ("--item", "tea-3", "--size", "8", "--with", "holdout=0.2,bought_days=10,shards=5")
+    arguments = ("audience", "--everybody", "-w", str(shop.root), "-o", str(out), *asked, "--json")
     code, text, _ = command(*arguments, "--csv", str(csv))
     assert code == 0
     document = json.loads(text)
@@ -140,7 +140,8 @@ class BrokenGenerator:
 def test_a_generator_that_fails_is_told(
     folder: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ("batch", "copy", "-w", str(folder), "-o", str(tmp_path / "out"), "--shards", "1", "--generator")
+    place = ("-w", str(folder), "-o", str(tmp_path / "out"))
+    arguments = ("copy", "--everybody", *place, "--with", "shards=1", "--generator")
     code, _, text = command(*arguments, str(tmp_path / "none"))
     assert code == 1 and "1 of 1 shards failed" in text and "none: not there" in text
     monkeypatch.setattr(locate, "find_generator", lambda *_, **__: BrokenGenerator())
@@ -171,10 +172,10 @@ def test_predictions_are_those_of_all_at_once(
     from recllm.propensity.prediction import PredictionKind, PredictionRequest
 
     shop = Workspace.open(folder if is_trained else untrained(folder, tmp_path / "shop"))
-    request = PredictionRequest(kind=PredictionKind.named(kind), horizon_days=3)
+    request = PredictionRequest(kind=PredictionKind(kind), horizon_days=3)
     expected = predict_workspace(shop, request)
-    arguments = ("--horizon", "3", "--explain", "--shards", "5", "--json")
-    code, text, _ = command("batch", "predict", kind, "-w", str(shop.root), "-o", str(tmp_path / "out"), *arguments)
+    arguments = ("--everybody", "--horizon", "3", "--with", "explain=true,shards=5", "--json")
+    code, text, _ = command("predict", kind, "-w", str(shop.root), "-o", str(tmp_path / "out"), *arguments)
     assert code == 0 and json.loads(text)["quality"]["n"] == expected.quality.n
     rows = pl.read_parquet(tmp_path / "out" / "shard-*.parquet").sort("user_id")
     people = sorted(expected.people, key=lambda person: person.user_id)
@@ -368,5 +369,6 @@ def test_what_cannot_be_asked(shop: Workspace, folder: Path, tmp_path: Path, com
     assert run_batch(plan(shop, category.folder, BatchTask.AUDIENCE, category="tea")).failed == ()
     with Workspace.create(tmp_path / "untrained", encoder="toy") as untrained, pytest.raises(NotFittedError):
         plan(untrained, tmp_path / "none")
-    code, _, text = command("batch", "recommend", "-w", str(folder), "-o", str(tmp_path / "x"), "--engine", "spark")
+    place = ("-w", str(folder), "-o", str(tmp_path / "x"))
+    code, _, text = command("recommend", "--everybody", *place, "--with", "engine=spark")
     assert code == 2 and "spark" in text

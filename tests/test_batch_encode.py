@@ -139,7 +139,8 @@ def test_a_refresh_encodes_nothing_and_new_items_are_encoded_as_usual(
         vectors = item_vectors(bare, shop.gate().dataset(Purpose.PERSONALISATION))
         np.testing.assert_allclose(open_recommender(shop, everybody=True).item_vectors, vectors, atol=1e-5)
         shutil.copytree(trained.parent / "out", tmp_path / "out")
-        arguments = ("batch", "encode", "-w", str(shop.root), "-o", str(tmp_path / "out"), "--shards", "4", "--json")
+        place = ("--vectors", str(tmp_path / "out"), "-w", str(shop.root))
+        arguments = ("refresh", *place, "--with", "shards=4", "--json")
         code, text, notes = command(*arguments)
         assert (code, notes, json.loads(text)["resumed"], json.loads(text)["texts"]) == (0, "", SHARDS, 0)
         encoded.clear()
@@ -258,7 +259,7 @@ def test_a_cache_that_cannot_be_written_is_told(shop: Workspace, tmp_path: Path)
 
 def test_an_encoder_without_a_cache_says_so(tmp_path: Path, command: Command) -> None:
     Workspace.create(tmp_path / "shop", encoder="toy").close()
-    arguments = ("batch", "encode", "-w", str(tmp_path / "shop"), "-o", str(tmp_path / "out"), "--shards", "2")
+    arguments = ("refresh", "--vectors", str(tmp_path / "out"), "-w", str(tmp_path / "shop"), "--with", "shards=2")
     code, text, _ = command(*arguments)
     assert code == 0 and "4 texts encoded" in text and "the encoder toy has no cache" in text
     plan_text = (tmp_path / "out" / PLAN).read_text()

@@ -996,15 +996,15 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     assert set(trial.table.filter(pl.col("outcome") == 1)["user_id"]) == set(moved)
     shop.close()
     place = ("-w", str(folder / "shop"))
-    small = partial(UpliftSettings, forest_leaf_rows=8)
+    small = partial(UpliftSettings, min_leaf_rows=8)
     monkeypatch.setattr("recllm.propensity.uplift.UpliftSettings", small)
     code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *place, "--json")
     assert code == 0, error
     found = json.loads(out)
-    assert found["learner"] == "dr" and found["trial"]["people"] == trial.table.height
+    assert found["trial"]["people"] == trial.table.height
     assert np.mean([one["user_id"] in odd for one in found["people"][:100]]) > 0.95
     assert all(one["low"] <= one["uplift"] <= one["high"] for one in found["people"])
-    options = ("--objective", "uplift", "--effects", "first", "--sure", "--item", "tool1", "--holdout", "0", *place)
+    options = ("--with", "objective=uplift,effects=first,sure=true,holdout=0", "--item", "tool1", *place)
     code, out, error = command("audience", *options, "--json")
     assert code == 0, error
     members = json.loads(out)

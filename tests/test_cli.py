@@ -44,7 +44,7 @@ def test_a_header_without_rows_is_nothing_to_do(run: Run, shop: Path) -> None:
 
 def test_validate_writes_nothing(run: Run, shop: Path) -> None:
     before = (shop / "store.sqlite").read_bytes()
-    code, out, _ = run("validate", "items.csv", "--table", "items", "-w", "shop", "--json")
+    code, out, _ = run("ingest", "--dry-run", "items.csv", "--table", "items", "-w", "shop", "--json")
     assert code == 0 and document(out)["read"] == 4
     assert (shop / "store.sqlite").read_bytes() == before
 
@@ -73,10 +73,11 @@ def test_explain(run: Run, shop: Path) -> None:
 
 
 def test_recommend_takes_a_weight_on_popularity(run: Run, shop: Path) -> None:
-    command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--popularity-weight")
-    assert document(run(*command, "1")[1])[0]["items"]
-    code, _, err = run(*command, "1.5")
-    assert code == 2 and "popularity-weight" in err
+    command = ("recommend", "-u", "ann", "-w", "shop", "--json", "--with")
+    assert document(run(*command, "popularity_weight=1")[1])[0]["items"]
+    for wrong in ("popularity_weight=1.5", "popularity_wait=1", "popularity_weight"):
+        code, _, err = run(*command, wrong)
+        assert code == 2 and ("popularity_weight" in err or "--with" in err)
 
 
 def test_copy(run: Run, shop: Path) -> None:
@@ -94,7 +95,7 @@ def test_feedback_changes_the_next_slate_and_the_report(run: Run, shop: Path) ->
     assert said[0] == 0
     second = document(run("recommend", "-u", "ann", "-k", "4", "-w", "shop", "--json")[1])[0]
     assert item not in {i["item_id"] for i in second["items"]}
-    (version,) = document(run("report", "-w", "shop", "--json")[1])["groups"]
+    (version,) = document(run("feedback", "report", "-w", "shop", "--json")[1])["groups"]
     assert (version["shown"], version["dismissed"], version["clicked"]) == (1, 1, 0)
 
 
@@ -108,21 +109,21 @@ def test_looking_is_not_recording(run: Run, shop: Path) -> None:
     assert "nobody123: not known" in told and "ann" not in told
     looks = [
         ("recommend", "-u", "nobody123", "-u", "ann"),
-        ("recommend", "--users", str(ids), "--no-record"),
+        ("recommend", "--user", f"@{ids}", "--no-record"),
         ("recommend", "-u", "nobody123", "--intent", "cross_sell"),
         ("search", "tea", "-u", "nobody123"),
         ("explain", "-u", "nobody123", "-i", "tea"),
         ("copy", "-u", "nobody123", "--channel", "push"),
-        ("copy", "--users", str(ids), "--channel", "email"),
-        ("profile", "nobody123"),
-        ("profile", "nobody123", "--evolution"),
-        ("audience", "--item", "tea", "--suppress", str(ids)),
-        ("audience", "--seeds", str(ids)),
+        ("copy", "--user", f"@{ids}", "--channel", "email"),
+        ("describe", "nobody123"),
+        ("describe", "nobody123", "--evolution", "auto"),
+        ("audience", "--item", "tea", "--with", f"suppressed=@{ids}"),
+        ("audience", "--with", f"seeds=@{ids}"),
         ("predict", "buy", "--ids", str(ids)),
         ("occasions",),
-        ("report",),
+        ("feedback", "report"),
         ("describe",),
-        ("pseudonym", "--ids", str(ids)),
+        ("describe", "--ids", str(ids)),
         ("privacy", "export", "-u", "nobody123"),
     ]
     for look in looks:
@@ -148,14 +149,14 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
         "user_id,purpose,granted,timestamp\nbob,personalisation,true,2025-01-01T00:00:00Z\n"
     )
     run("init", "-w", "shop", "--encoder", "toy")
-    run("ingest", "items.csv", "--table", "items", "-w", "shop", "--currency", "USD")
+    run("ingest", "items.csv", "--table", "items", "-w", "shop", "--read", "currency=USD")
     run("ingest", "log.csv", "--table", "events", "-w", "shop")
     assert "zoe: not known" in run("recommend", "-u", "zoe", "-w", "shop")[2], "whatever silence means here"
     assert run("ingest", "yes.csv", "--table", "consent", "-w", "shop")[0] == 0
     ann, bob = document(run("recommend", "-u", "ann", "-u", "bob", "-k", "1", "-w", "shop", "--json")[1])
     assert ann["items"][0]["served_by"] == ["popular"] and "consent" in ann["degraded_reason"]
     assert bob["items"][0]["served_by"] != ["popular"]
-    for refused in (("copy", "-u", "ann"), ("train",), ("profile", "ann")):
+    for refused in (("copy", "-u", "ann"), ("train",), ("describe", "ann")):
         code, _, err = run(*refused, "-w", "shop")
         assert code == 4 and err.count("\n") == 1 and "agreed" in err
 
@@ -184,7 +185,7 @@ def test_every_ad_is_kept_and_made_again(run: Run, shop: Path) -> None:
     ads = document(run("copy", "-u", "ann", "-w", "shop", "--variants", "3", "--pack", "us_ftc", "--json")[1])
     assert len({ad["text"] for ad in ads}) == len(ads) >= 2
     for ad in ads:
-        again = run("copy", "replay", ad["record_id"], "-w", "shop", "--json")
+        again = run("copy", "--replay", ad["record_id"], "-w", "shop", "--json")
         assert again[0] == 0 and document(again[1])["text"] == ad["text"]
     kept = "".join(p.read_text() for p in (shop / "copies").iterdir())
     assert '"ann"' not in kept and "u1_" not in kept
@@ -198,18 +199,18 @@ def test_a_record_elsewhere_and_one_that_cannot_be_made_again(run: Run, shop: Pa
         'evidence = "never"\nreviewed = "2025-11-25"\nmessage = "is not said"\nphrases = ["basket"]\n'
         'languages = ["en"]\nhit = ["A basket"]\nmiss = ["A bag"]\n',
     )
-    told = ("--voice", str(voice), "--pack", str(own), "--record", "kept")
+    told = ("--with", f"voice={voice}", "--pack", str(own), "--record", "kept")
     ad = document(run("copy", "-u", "ann", "-w", "shop", *told, "--json")[1])
     assert "match" not in ad["text"] and "basket" not in ad["text"]
     assert not (shop / "copies").exists()
-    replayed = ("copy", "replay", ad["record_id"], "--record", "kept", "-w", "shop")
+    replayed = ("copy", "--replay", ad["record_id"], "--record", "kept", "-w", "shop")
     assert run(*replayed, "--pack", str(own))[0] == 0
     code, _, err = run(*replayed)
     assert code == 1 and "rule pack own" in err
     _write(own, own.read_text().replace("is not said", "is never said"))
     code, _, err = run(*replayed, "--pack", str(own))
     assert code == 1 and "rule pack own had the hash" in err
-    assert run("copy", "replay", "0" * 64, "-w", "shop")[0] == 2
+    assert run("copy", "--replay", "0" * 64, "-w", "shop")[0] == 2
     assert run("copy", "-u", "ann", "-w", "shop", "--pack", "mars")[0] == 2
     for refused in ("sms", "sms_cn"):
         code, _, error = run("copy", "-u", "ann", "-w", "shop", "--channel", refused)
@@ -234,7 +235,7 @@ def test_no_raw_id_is_kept_in_the_store(run: Run, shop: Path) -> None:
     run("recommend", "-u", "ann", "--record", "-w", "shop")
     names = {row[0] for row in sqlite3.connect(shop / "store.sqlite").execute("select user_id from users")}
     assert names and all(n.startswith("u1_") for n in names)
-    mapped = run("pseudonym", "--ids", str(_write(shop.parent / "ids.txt", "ann\n")), "-w", "shop")[1]
+    mapped = run("describe", "--ids", str(_write(shop.parent / "ids.txt", "ann\n")), "-w", "shop")[1]
     assert mapped.splitlines()[1].split(",")[1] in names
 
 
@@ -248,14 +249,14 @@ def _write(path: Path, text: str) -> Path:
     [
         (("recommend", "-u", "ann", "-k", "0"), 2, "at least 1"),
         (("recommend", "-u", "ann", "--where", "price <"), 2, "--where"),
-        (("recommend",), 2, "nobody was asked for"),
-        (("recommend", "-u", "ann", "--model", "v-none"), 1, "v-none"),
+        (("recommend",), 2, "no user is named"),
+        (("recommend", "-u", "ann", "--with", "model=v-none"), 1, "v-none"),
         (("ingest", "gone.csv", "--table", "events"), 2, "gone.csv"),
         (("ingest", "log.csv", "--table", "eventz"), 2, "--table"),
         (("copy", "-u", "ann", "--item", "nothing"), 2, "nothing"),
         (("copy", "-u", "ann", "--channel", "fax"), 2, "fax"),
         (("copy", "-u", "ann", "--generator", "http://127.0.0.1:9"), 0, "template"),
-        (("profile", "zoe"), 2, "known"),
+        (("describe", "zoe"), 2, "known"),
         (("feedback", "add", "-u", "ann", "--item", "tea", "--event", "sneeze"), 2, "--event"),
         (("train",), 2, "training needs"),
         (("evaluate", "--test-days", "900"), 2, "900"),
@@ -323,7 +324,28 @@ def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch)
     for name, value in (("_RECLLM_COMPLETE", "complete_bash"), ("COMP_WORDS", "recllm ba"), ("COMP_CWORD", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.modules["__main__"], "__package__", None)  # `python -m pytest` would name the command
-    assert run()[1].split() == ["backup", "batch"]
-    monkeypatch.setenv("COMP_WORDS", "recllm batch ")
+    assert run()[1].split() == ["backup"]
+    monkeypatch.setenv("COMP_WORDS", "recllm models ")
     monkeypatch.setenv("COMP_CWORD", "2")
-    assert run()[1].split() == ["recommend", "audience", "copy", "predict", "encode"]
+    assert run()[1].split() == ["list", "promote"]
+
+
+def test_what_went_answers_with_what_does_the_same(run: Run) -> None:
+    from typer.main import get_command
+
+    from recllm.cli.main import MOVED, app
+
+    def command(words: list[str]) -> Any:
+        found = get_command(app)
+        for word in words:
+            found = getattr(found, "commands", {}).get(word, found)
+        return found
+
+    wrong = []
+    for old, new in MOVED.items():
+        code, _, err = run(*(f"{word}=x" if word.startswith("--") else word for word in old.split()))
+        options = {option for parameter in command(new.split()).params for option in parameter.opts}
+        named = {word for word in new.split() if word.startswith("-")}
+        if code != 2 or f"recllm {new}" not in err or not named <= options:
+            wrong.append((old, new, code, err, named - options))
+    assert not wrong

@@ -75,13 +75,13 @@ def test_the_contract(run: Run, shop: Path) -> None:
 def test_own_ids_and_files(run: Run, shop: Path, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("\n".join(f"u{n:02}" for n in range(0, 130, 2)))
     arguments = ("--item", "tea3", "--size", "52", "-w", str(shop), "--ids", str(tmp_path / "ids.txt"))
-    code, out, _ = run(*arguments, "--csv", str(tmp_path / "people.csv"), "--no-explain")
+    code, out, _ = run(*arguments, "--csv", str(tmp_path / "people.csv"), "--with", "explain=false")
     assert code == 0 and "52 people" in out
     rows = list(csv.DictReader((tmp_path / "people.csv").open(encoding="utf-8")))
     known = [r["user_id"] for r in rows if not r["user_id"].startswith("u1_")]
     assert len(rows) == 52 and len(known) >= 45 and all(int(name[1:]) % 2 == 0 for name in known)
     (tmp_path / "never.txt").write_text("\n".join([*known[:2], "a stranger"]))
-    code, out, _ = run(*arguments, "--suppress", str(tmp_path / "never.txt"), "--channel", "email", "--json")
+    code, out, _ = run(*arguments, "--with", f"suppressed=@{tmp_path / 'never.txt'}", "--channel", "email", "--json")
     found = json.loads(out)
     assert {"suppression_list": None, "no_consent": None}.items() <= found["excluded"].items(), "both are few"
     assert not {*known[:2], "u14"} & {p["user_id"] for p in found["people"]}
@@ -89,42 +89,43 @@ def test_own_ids_and_files(run: Run, shop: Path, tmp_path: Path) -> None:
 
 def test_seeds_category_and_text(run: Run, shop: Path, tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("\n".join(f"u{n:02}" for n in range(1, 21, 2)))
-    code, out, _ = run("--seeds", str(tmp_path / "seeds.txt"), "-w", str(shop), "--size", "50", "--json")
+    code, out, _ = run("--with", f"seeds=@{tmp_path / 'seeds.txt'}", "-w", str(shop), "--size", "50", "--json")
     found = json.loads(out)
     assert code == 0 and found["people"][0]["probability"] is None and found["excluded"]["seed"] is None
     for target in (("--category", "home > tools"), ("--text", "Steel hammer", "--category", "home > tools")):
-        code, out, _ = run(*target, "-w", str(shop), "--size", "50", "--no-explain", "--json")
+        code, out, _ = run(*target, "-w", str(shop), "--size", "50", "--with", "explain=false", "--json")
         assert code == 0 and json.loads(out)["size"] == 50
 
 
 def test_exit_codes(run: Run, shop: Path) -> None:
     at = ("-w", str(shop))
-    code, out, err = run("--item", "tea3", "--budget", "0", "--cost", "1", *at, "--json")
+    code, out, err = run("--item", "tea3", "--with", "budget=0,cost=1", *at, "--json")
     assert code == 3 and json.loads(out)["size"] == 0 and "beyond size or budget (127)" in err
     code, out, err = run("--item", "tea3", "--size", "49", *at, "--json")
     assert code == 4 and not out and "50 people" in err
-    for wrong in (("--item", "nothing"), (), ("--item", "tea3", "--budget", "9"), ("--item", "tea3", "--text", "x")):
+    costless = ("--item", "tea3", "--with", "budget=9")
+    for wrong in (("--item", "nothing"), (), costless, ("--item", "tea3", "--text", "x")):
         code, out, err = run(*wrong, *at, "--json")
         assert code == 2 and not out and err.count("\n") == 1
     assert run("--item", "tea3", "--channel", "billboard", *at)[0] == 2
 
 
 def test_wrong_use_is_told_before_anything_is_opened(run: Run, tmp_path: Path) -> None:
-    for wrong in ((), ("--item", "tea3", "--text", "x"), ("--item", "tea3", "--budget", "9"), ("--text", " ")):
+    for wrong in ((), ("--item", "tea3", "--text", "x"), ("--item", "tea3", "--with", "budget=9"), ("--text", " ")):
         assert run(*wrong, "-w", str(tmp_path / "nowhere"))[0] == 2
 
 
 def test_a_withdrawal_acts_at_once(run: Run, shop: Path, tmp_path: Path) -> None:
     from recllm.jobs.load import load_file
 
-    before = json.loads(run("--item", "tea3", "--no-explain", "-w", str(shop), "--json")[1])
+    before = json.loads(run("--item", "tea3", "--with", "explain=false", "-w", str(shop), "--json")[1])
     (tmp_path / "no.csv").write_text(
         "user_id,purpose,granted,timestamp\nu20,personalisation,false,2024-02-01T00:00:00Z\n"
     )
     with Workspace.open(shop) as opened:
         name = opened.pseudonymiser().one("u20")
         load_file(opened, tmp_path / "no.csv", "consent")
-    after = json.loads(run("--item", "tea3", "--no-explain", "-w", str(shop), "--json")[1])
+    after = json.loads(run("--item", "tea3", "--with", "explain=false", "-w", str(shop), "--json")[1])
     assert after["excluded"]["no_consent"] is None
     assert name not in {p["user_id"] for p in after["people"]}
     assert np.isclose(after["size"] + after["holdout"], before["size"] + before["holdout"] - 1)

@@ -88,16 +88,16 @@ def test_files_and_own_ids(run: Run, place: Path, tmp_path: Path) -> None:
 
 
 def test_next_order_and_leave(run: Run, place: Path) -> None:
-    code, out, _ = run("next-order", "--no-explain", "--json", "-w", str(place / "shop"))
+    code, out, _ = run("next-order", "--with", "explain=false", "--json", "-w", str(place / "shop"))
     first = json.loads(out)["people"][0]
     assert code == 0 and first["date"].startswith("2024-06-0") and first["earliest"] <= first["date"]
-    code, out, _ = run("leave", "--active-days", "60", "--no-explain", "-w", str(place / "shop"))
+    code, out, _ = run("leave", "--with", "active_days=60", "--with", "explain=false", "-w", str(place / "shop"))
     assert code == 0 and "bought within the last 60 days" in out
 
 
 def test_redeem(run: Run, place: Path) -> None:
     given = ("--coupons", str(place / "coupons"), "-w", str(place / "shop"), "--json")
-    code, out, _ = run("redeem", *given, "--horizon", "21", "--campaign", "c4")
+    code, out, _ = run("redeem", *given, "--horizon", "21", "--with", "campaign=c4")
     found = json.loads(out)
     assert code == 0 and len(found["people"]) == 115 and found["as_of"].startswith(iso(START + 162 * DAY)[:10])
     assert "campaign c4" in found["notes"][0] and found["people"][0]["probability"] > 0.5
@@ -106,14 +106,14 @@ def test_redeem(run: Run, place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("churn",), 2, "buy, leave, redeem, next-order, value"),
+        (("churn",), 2, "'buy', 'leave', 'redeem', 'next-order' or 'value'"),
         (("buy", "--horizon", "0"), 2, "at least 1"),
         (("buy", "--horizon", "150"), 2, "spans 200 days"),
         (("buy", "--category", "garden"), 2, "no item in the category"),
         (("buy", "--item", "nothing"), 2, "no item 'nothing'"),
         (("redeem",), 2, "needs coupon tables"),
         (("redeem", "--coupons", "nowhere"), 2, "no coupon table"),
-        (("buy", "--active-days", "9"), 2, "not for the kind buy"),
+        (("buy", "--with", "active_days=9"), 2, "not for the kind buy"),
         (("leave", "--category", "food"), 2, "any purchase"),
     ],
 )
@@ -128,8 +128,8 @@ def test_wrong_use_is_told(run: Run, place: Path, arguments: tuple[str, ...], co
         ("churn",),
         ("buy", "--horizon", "0"),
         ("redeem",),
-        ("buy", "--active-days", "9"),
-        ("leave", "--active-days", "0"),
+        ("buy", "--with", "active_days=9"),
+        ("leave", "--with", "active_days=0"),
         ("leave", "--category", "food"),
         ("buy", "--category", "food", "--item", "i1"),
     ],

@@ -10,7 +10,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from test_service import folder, serving, shown, trained  # noqa: F401 - fixtures
+from test_service import folder, serving, shown  # noqa: F401 - fixtures
 
 from recllm.service.api import MAX_EVENTS
 from recllm.service.everybody import MAX_PREDICTIONS

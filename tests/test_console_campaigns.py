@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from console_world import SHOP_ID, build_shop
+from console_world import SHOP_ID
 from fastapi.testclient import TestClient
 from test_console import Page, assert_harmless, copy_shop, send, serving, token
 from waiting import until
 
 from recllm.campaigns.drafts import campaign_file, list_campaigns
-from recllm.campaigns.forecast import expected_buyers, smallest_effect
 from recllm.console.campaign_fields import (
     FIELDS,
     CampaignStep,
@@ -31,7 +30,6 @@ from recllm.console.campaign_fields import (
     with_typed,
 )
 from recllm.console.campaigns import marked
-from recllm.console.words import LANGUAGES
 from recllm.data.dataset import utc
 from recllm.experiments.split import variant_of
 from recllm.ingest.record import record_events
@@ -43,6 +41,8 @@ from recllm.jobs.experiments import (
     start_experiment,
 )
 from recllm.jobs.feedback import FEEDBACK_SCHEMA
+from recllm.stats.intervals import expected_hits, smallest_difference
+from recllm.words.sentences import LANGUAGES
 from recllm.workspace.keys import Scope, create_key
 from recllm.workspace.workspace import Workspace, present
 
@@ -58,14 +58,9 @@ ADDRESS = "/campaigns/campaign/tea-for-b-those-b-who-drink-it"
 NAME = "tea-for-b-those-b-who-drink-it"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_shop(tmp_path_factory.mktemp("campaigns"))
-
-
 @pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
-    return copy_shop(trained, tmp_path / "shop")
+def folder(console_shop: Path, tmp_path: Path) -> Path:
+    return copy_shop(console_shop, tmp_path / "shop")
 
 
 @pytest.fixture
@@ -401,8 +396,8 @@ def test_an_experiment_that_cannot_be_says_why(looking: TestClient, changes: dic
 
 
 @pytest.fixture(scope="module")
-def looking(trained: Path) -> Iterator[TestClient]:
-    with serving(trained) as client:
+def looking(console_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with serving(copy_shop(console_shop, tmp_path_factory.mktemp("campaigns") / "shop")) as client:
         yield client
 
 
@@ -491,13 +486,13 @@ a = "3 EUR"
 def test_what_may_be_expected_is_what_draws_give() -> None:
     rng = np.random.default_rng(0)
     chances = rng.uniform(0, 0.4, 300)
-    expected = expected_buyers(chances.tolist())
+    expected = expected_hits(chances.tolist())
     draws = (rng.random((4_000, 300)) < chances).sum(axis=1)
     assert expected.value == pytest.approx(draws.mean(), rel=0.01)
     assert np.mean((draws >= expected.low) & (draws <= expected.high)) == pytest.approx(0.95, abs=0.02)
-    assert expected_buyers([]).high == 0.0
-    size = smallest_effect(0.1, 900, 100)
-    assert size is not None and smallest_effect(0.1, 900, 0) is None
+    assert expected_hits([]).high == 0.0
+    size = smallest_difference(0.1, 900, 100)
+    assert size is not None and smallest_difference(0.1, 900, 0) is None
     differences = rng.binomial(900, 0.1 + size, 20_000) / 900 - rng.binomial(100, 0.1, 20_000) / 100
     error = np.sqrt(0.1 * 0.9 * (1 / 900 + 1 / 100))
     assert np.mean(differences > 1.96 * error) == pytest.approx(0.8, abs=0.04)

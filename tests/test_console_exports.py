@@ -16,10 +16,10 @@ from waiting import until
 
 from recllm.console import loads
 from recllm.console.loads import UPLOADS
-from recllm.console.words import LANGUAGES, sentences
 from recllm.errors import IngestError
 from recllm.ingest.column_names import FIELDS
 from recllm.schema import Purpose, Table
+from recllm.words.sentences import LANGUAGES, sentences
 from recllm.workspace.workspace import Workspace
 
 EXPORTS = {

@@ -169,7 +169,7 @@ _JSON = st.recursive(
 _FIELDS = [(key,) for key in (*LINE, "mood")] + [("item", key) for key in ITEM] + [("offer", key) for key in OFFER]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=80)
 @given(field=st.sampled_from(_FIELDS), value=_JSON)
 def test_whatever_a_field_holds_is_a_submission_or_one_error(field: tuple[str, ...], value: Any) -> None:
     line = {**LINE, "item": dict(ITEM), "offer": dict(OFFER), "packs": []}

@@ -118,7 +118,7 @@ def test_a_run_that_was_interrupted_is_the_run_that_was_not(
 ) -> None:
     from recllm.training.lora import copywriter
 
-    whole = tune(base, tmp_path / "whole")
+    whole = tune(base, tmp_path / "whole", epochs=3)
     step = copywriter.CompletionTrainer.training_step
 
     def dies(trainer: Any, *inputs: Any, **more: Any) -> Any:
@@ -128,16 +128,16 @@ def test_a_run_that_was_interrupted_is_the_run_that_was_not(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(copywriter.CompletionTrainer, "training_step", dies)
-        tune(base, tmp_path / "cut")
+        tune(base, tmp_path / "cut", epochs=3)
     torn = tmp_path / "cut" / "checkpoints" / "checkpoint-9"
     torn.mkdir()
     (torn / "adapter_model.safetensors").write_bytes(b"half")
-    resumed = tune(base, tmp_path / "cut")
+    resumed = tune(base, tmp_path / "cut", epochs=3)
     assert resumed.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
     weights = [(f.folder / "adapter_model.safetensors").read_bytes() for f in (whole, resumed)]
     assert weights[0] == weights[1]
     with pytest.raises(ModelError, match="another run"):
-        tune(base, tmp_path / "cut", rank=4)
+        tune(base, tmp_path / "cut", epochs=3, rank=4)
 
 
 def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from recllm.data.dataset import Dataset, Events
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import UsageError
-from recllm.explain import Evidence, UserHistory, counterfactual, lacking, units_of
 from recllm.recommender.explanation import positions, write_page
+from recllm.recommender.leave_one_out import Evidence, UserHistory, counterfactual, lacking, units_of
 from recllm.recommender.recommender import Recommender
 
 ITEMS = pl.DataFrame(

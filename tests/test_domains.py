@@ -40,7 +40,8 @@ from recllm.recommender.recommender import Recommender
 from recllm.schema import Action, AdCopy, CopyVerdict, Item, Occasion, ReasonKind, Table
 from recllm.text.domains import domain_of, in_domain
 from recllm.text.items import item_texts, reason_text
-from recllm.text.templates import LOCALES, Prompts, bring_domain, domain_names
+from recllm.text.templates import Prompts, bring_domain, domain_names
+from recllm.words.sentences import LANGUAGES
 from recllm.workspace.workspace import Workspace, overridden
 
 HERE = Path(__file__).resolve().parent
@@ -68,9 +69,9 @@ def best(made: CopyRequest) -> AdCopy:
 
 def differing(domain: str) -> dict[str, dict[str, list[str]]]:
     """What a domain says otherwise than the shop."""
-    texts = {locale: rendered(f"{locale}@{domain}") for locale in LOCALES}
-    shop = {locale: rendered(locale) for locale in LOCALES}
-    return {lang: {name: t for name, t in texts[lang].items() if t != shop[lang][name]} for lang in LOCALES}
+    texts = {locale: rendered(f"{locale}@{domain}") for locale in LANGUAGES}
+    shop = {locale: rendered(locale) for locale in LANGUAGES}
+    return {lang: {name: t for name, t in texts[lang].items() if t != shop[lang][name]} for lang in LANGUAGES}
 
 
 # --- every template in every domain ----------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def differing(domain: str) -> dict[str, dict[str, list[str]]]:
 
 def test_the_shop_says_what_it_said_before_there_were_domains() -> None:
     expected = json.loads((GOLDEN / "domain.shop.json").read_text(encoding="utf-8"))
-    assert {locale: rendered(locale) for locale in LOCALES} == expected
+    assert {locale: rendered(locale) for locale in LANGUAGES} == expected
 
 
 @pytest.mark.parametrize("domain", OTHERS)
@@ -91,7 +92,7 @@ def test_these_domains_are_shipped() -> None:
     assert domain_names() == (*OTHERS, "shop")
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("locale", LANGUAGES)
 @pytest.mark.parametrize("domain", OTHERS)
 def test_no_word_of_a_shop_reaches_another_domain(domain: str, locale: str) -> None:
     never = Prompts.load().domain(domain).never[locale]
@@ -115,7 +116,7 @@ def test_a_domain_words_only_what_there_is(domain: str) -> None:
     for key, template in templates.items():
         assert template.compiled.render is not None
         assert template.variables == prompts.templates[key].variables
-    lines = [{n for n in content.bodies[locale] if n.startswith("ad_lines.")} for locale in LOCALES]
+    lines = [{n for n in content.bodies[locale] if n.startswith("ad_lines.")} for locale in LANGUAGES]
     assert lines[0] - lines[1] <= {"ad_lines.call_tap"} and lines[1] <= lines[0]
     versions = {t.version for t in templates.values()}
     assert versions.isdisjoint(t.version for t in prompts.templates.values())
@@ -146,7 +147,7 @@ def test_the_name_of_a_work_is_told_as_it_is_written() -> None:
 # --- ad text ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("locale", LANGUAGES)
 @pytest.mark.parametrize("domain", OTHERS)
 def test_every_line_of_a_domain_passes_every_check(domain: str, locale: str) -> None:
     made = request(domain, locale, channel="push")
@@ -333,7 +334,8 @@ def test_a_shop_knows_none_of_these_events(tmp_path: Path) -> None:
 def test_a_map_is_proposed_in_the_words_of_the_domain(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
     file = tmp_path / "log.csv"
     file.write_text(WATCHING.replace("event", "what"), encoding="utf-8")
-    code, out, error = run("map", "suggest", str(file), "--domain", "media", "--json")
+    assert run("init", "-w", str(tmp_path / "w"), "--domain", "media")[0] == 0
+    code, out, error = run("ingest", str(file), "--suggest", "-w", str(tmp_path / "w"), "--json")
     assert code == 0, error
     assert json.loads(out)["columns"]["event"] == "what"
 

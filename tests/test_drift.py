@@ -11,10 +11,7 @@ from shop_world import shop
 from recllm.data.dataset import DAY, Dataset
 from recllm.evaluation.drift import (
     age_check,
-    calibration_slope,
-    chance_index,
     data_drift,
-    stability_index,
     verdict,
 )
 from recllm.evaluation.gate import objections
@@ -28,6 +25,7 @@ from recllm.recommender.lineage import (
 )
 from recllm.schema import ACTION_CODE, Action
 from recllm.settings import RetrainingSettings
+from recllm.stats.probabilities import calibration_slope, chance_index, stability_index
 
 SETTINGS = RetrainingSettings(window_days=28)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -209,28 +210,28 @@ def test_given_folds_are_the_members(base: Path, tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "card.json").read_text("utf-8"))["validation"]["by_fold"]) == 3
 
 
-def test_the_script(base: Path, tmp_path: Path) -> None:
+def test_the_script(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "effect.toml"
     recipe.write_text("[effect]\nepochs = 0\n", "utf-8")
     good = write_pairs(tmp_path / "pairs.jsonl", pairs_of_world(np.random.default_rng(7)))
     bad = write_pairs(tmp_path / "bad.jsonl", pairs_of_world(np.random.default_rng(7)), wins_a=-1)
     root = Path(__file__).resolve().parents[1]
+    script = str(root / "finetune" / "effect.py")
 
-    def call(pairs: Path) -> subprocess.CompletedProcess[str]:
-        script = [sys.executable, str(root / "finetune" / "effect.py"), str(recipe), "--pairs", str(pairs)]
-        return subprocess.run(
-            [*script, "--encoder", str(base), "--out", str(tmp_path / "out")],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={"PYTHONPATH": str(root), "PATH": ""},
-        )
+    def arguments(pairs: Path) -> list[str]:
+        return [script, str(recipe), "--pairs", str(pairs), "--encoder", str(base), "--out", str(tmp_path / "out")]
 
-    done, refused, missing = call(good), call(bad), call(tmp_path / "none.jsonl")
+    environment = {"PYTHONPATH": str(root), "PATH": ""}
+    done = subprocess.run([sys.executable, *arguments(good)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_pairs"] == 180
-    assert refused.returncode == 2 and "bad.jsonl, line 1" in refused.stderr
-    assert missing.returncode == 2 and "none.jsonl" in missing.stderr and "Traceback" not in missing.stderr
+    for pairs, words in ((bad, "bad.jsonl, line 1"), (tmp_path / "none.jsonl", "none.jsonl")):
+        monkeypatch.setattr(sys, "argv", arguments(pairs))
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(script, run_name="__main__")
+        assert stop.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_model_is_refused(tuned: TunedEffect, tmp_path: Path) -> None:
@@ -479,7 +480,7 @@ def test_a_workspace_orders_its_texts_by_its_own_model(tuned: TunedEffect, run: 
         return list(found if isinstance(found, list) else [found])
 
     plain = texts()
-    by_model = texts("--effect", str(tuned.folder))
+    by_model = texts("--with", f"effect={tuned.folder}")
     shutil.copytree(tuned.folder, shop / "effect")
     assert [text["text"] for text in texts()] == [text["text"] for text in by_model]
     scores, _ = load_effect(tuned.folder).scores(
@@ -487,9 +488,9 @@ def test_a_workspace_orders_its_texts_by_its_own_model(tuned: TunedEffect, run: 
     )
     assert len(scores) > 1 and list(scores) == sorted(scores, reverse=True)
     record_id = by_model[0]["record_id"]
-    code, out, err = run("copy", "replay", record_id, "-w", "shop", "--json")
+    code, out, err = run("copy", "--replay", record_id, "-w", "shop", "--json")
     assert code == 0 and json.loads(out)["text"] == by_model[0]["text"], err
     assert {text["record_id"] for text in plain}.isdisjoint(text["record_id"] for text in by_model)
     shutil.rmtree(shop / "effect")
-    code, _, err = run("copy", "replay", record_id, "-w", "shop")
+    code, _, err = run("copy", "--replay", record_id, "-w", "shop")
     assert code == 1 and "effect model" in err

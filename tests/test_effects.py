@@ -11,26 +11,21 @@ import pytest
 
 from recllm.errors import DataError, ModelError, UsageError
 from recllm.jobs.effects import effect_names, effects_folder, saved_effects
-from recllm.propensity.effect_forest import fit_effect_forest, held_out_effects
 from recllm.propensity.effects import (
+    EARLIER_TREES,
     RECORD,
-    TREES,
-    EffectSource,
     LearnedEffects,
     fit_effects,
     load_effects,
     save_effects,
 )
 from recllm.propensity.features import FeatureTable
-from recllm.propensity.model import people_folds
 from recllm.propensity.parameters import UpliftSettings
+from recllm.propensity.trial import Trial
 from recllm.workspace.workspace import Workspace
 
 QUICK = UpliftSettings(forest_groups=8)
 NAMES = ("a", "b", "same", "c")
-SOURCE = EffectSource(
-    start="2024-01-01", trial="t.csv", people=600, treated=300, effect=0.1, effect_low=0.0, effect_high=0.2, binary=True
-)
 
 
 def people(n: int = 600, seed: int = 0) -> FeatureTable:
@@ -44,36 +39,34 @@ def people(n: int = 600, seed: int = 0) -> FeatureTable:
 
 @pytest.fixture(scope="module")
 def model() -> LearnedEffects:
-    features = people()
-    scores = np.where(np.nan_to_num(features.values[:, 0]) > 0, 0.5, -0.2) + np.random.default_rng(1).normal(size=600)
-    return fit_effects(features, scores, SOURCE, QUICK, np.random.default_rng(2))[0]
+    """Of 600 people of whom those with a value of a above 0 are moved."""
+    features, rng = people(), np.random.default_rng(1)
+    treated, moved = rng.random(600) < 0.5, np.nan_to_num(features.values[:, 0]) > 0
+    outcome = rng.random(600) < 0.4 + treated * np.where(moved, 0.5, -0.2)
+    trial = Trial.of_treatment(features, treated, outcome.astype(float), randomised=True)
+    return fit_effects(trial, QUICK, start="2024-01-01", source="t.csv")[0]
 
 
-def test_kept_trees_say_what_the_forest_said() -> None:
+def test_intervals_are_as_wide_as_the_learners_errors_say(model: LearnedEffects) -> None:
     """Also where values are not known."""
-    features, rng = people(), np.random.default_rng(3)
-    scores = np.nan_to_num(features.values[:, 0]) + rng.normal(size=600)
-    model, held_out = fit_effects(features, scores, SOURCE, QUICK, np.random.default_rng(4))
-    columns, state = np.array([0, 1, 3]), np.random.default_rng(4)
-    folds = people_folds(np.arange(600), 5, QUICK.seed)
-    held_out_effects(features.values[:, columns], scores, folds, QUICK, state)
-    forest = fit_effect_forest(features.values[:, columns], scores, QUICK, state)
-    others = people(200, seed=9)
-    effect, error = forest.predict(others.values[:, columns])
-    found, low, high = model.predict(others)
-    assert np.allclose(found, np.clip(effect, -1, 1), atol=1e-12)
+    features = people(200, seed=9)
+    effect, error = model.trees.predict(features.values[:, [0, 1, 3]])
+    answer, low, high = model.predict(features)
+    assert np.array_equal(answer, np.clip(effect, -1, 1))
     reach = 1.959964 * np.hypot(model.scale * error, model.bias)
     assert np.allclose(high, np.clip(effect + reach, -1, 1)) and np.allclose(low, np.clip(effect - reach, -1, 1))
-    assert model.scale == held_out.scale and 0 < model.scale < 1
+    assert 0 < model.scale < 2 and len(model.trees.groups) == QUICK.forest_groups
 
 
 def test_what_is_saved_comes_back(model: LearnedEffects, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / EARLIER_TREES).write_bytes(b"of an earlier version")
     save_effects(model, tmp_path / "x")
     again = load_effects(tmp_path / "x")
     assert all(
         np.array_equal(a, b) for a, b in zip(model.predict(people(50, 5)), again.predict(people(50, 5)), strict=True)
     )
-    assert again.source == SOURCE and sorted(file.name for file in (tmp_path / "x").iterdir()) == [RECORD, TREES]
+    assert again.source == model.source and [file.name for file in (tmp_path / "x").iterdir()] == [RECORD]
     moved = np.mean(again.predict(people())[0][np.nan_to_num(people().values[:, 0]) > 0.5])
     assert moved > np.mean(again.predict(people())[0][np.nan_to_num(people().values[:, 0]) < -0.5])
 
@@ -91,15 +84,13 @@ def test_damaged_effects_are_told(model: LearnedEffects, tmp_path: Path, damage:
     folder = tmp_path / "x"
     save_effects(model, folder)
     record = json.loads((folder / RECORD).read_text())
-    if damage == "trees":
-        (folder / TREES).write_bytes((folder / TREES).read_bytes()[:-40])
-    else:
-        broken = {
-            "record": "{",
-            "format": json.dumps(record | {"format": 9}),
-            "column": json.dumps(record | {"columns": [0]}),
-        }
-        (folder / RECORD).write_text(broken[damage])
+    broken = {
+        "trees": json.dumps(record | {"trees": [[text[:-80] for text in group] for group in record["trees"]]}),
+        "record": "{",
+        "format": json.dumps(record | {"format": 1}),
+        "column": json.dumps(record | {"columns": [0]}),
+    }
+    (folder / RECORD).write_text(broken[damage])
     with pytest.raises(ModelError, match="recllm uplift"):
         load_effects(folder)
 
@@ -112,6 +103,6 @@ def test_names_of_effects(model: LearnedEffects, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="safe name"):
             effects_folder(shop, "../spring")
         save_effects(model, effects_folder(shop, "spring"))
-        assert effect_names(shop) == ["spring"] and saved_effects(shop, "spring").source == SOURCE
+        assert effect_names(shop) == ["spring"] and saved_effects(shop, "spring").source == model.source
         with pytest.raises(UsageError, match="there are: spring"):
             saved_effects(shop, "autumn")

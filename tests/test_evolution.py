@@ -237,8 +237,8 @@ def test_the_command(tmp_path: Path) -> None:
         done = run(app, ["ingest", str(tmp_path / f"{table}.csv"), "--table", table, "-w", shop])
         assert done.exit_code == 0, done.output
     page = tmp_path / "moves.html"
-    done = run(app, ["profile", "4711", "--evolution", "-w", shop, "--html", str(page)])
+    done = run(app, ["describe", "4711", "--evolution", "auto", "-w", shop, "--html", str(page)])
     assert done.exit_code == 0, done.output
     assert "coffee" in done.output and "drift" in done.output and "<svg" in page.read_text()
-    assert isinstance(run(app, ["profile", "4711", "-w", shop, "--html", str(page)]).exception, UsageError)
-    assert isinstance(run(app, ["profile", "nobody", "--evolution", "-w", shop]).exception, UsageError)
+    assert isinstance(run(app, ["describe", "4711", "-w", shop, "--html", str(page)]).exception, UsageError)
+    assert isinstance(run(app, ["describe", "nobody", "--evolution", "auto", "-w", shop]).exception, UsageError)

@@ -21,7 +21,6 @@ from recllm.errors import DataError, UsageError
 from recllm.experiments.effect import (
     MIN_PEOPLE,
     Direction,
-    Interval,
     Moments,
     Verdict,
     always_valid_multiplier,
@@ -30,6 +29,7 @@ from recllm.experiments.effect import (
 )
 from recllm.experiments.sample_ratio import ALPHA, CONCENTRATION, RatioVerdict, check_sample_ratio
 from recllm.experiments.split import Experiment, Variant, in_global_holdout, variant_of
+from recllm.stats.intervals import Interval
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 PEOPLE = [f"person-{i}" for i in range(20_000)]

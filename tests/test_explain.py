@@ -8,9 +8,9 @@ import pytest
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import Pairs
-from recllm.explain import Evidence, ReasonWriter, UserHistory, choose, deltas, lacking, units_of
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
+from recllm.recommender.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, lacking, units_of
 
 ITEMS = pl.DataFrame(
     {

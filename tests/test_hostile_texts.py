@@ -165,6 +165,10 @@ DOORS: dict[str, Callable[[str], object]] = {
 }
 
 
+DOORS_OF_MOST_PATTERNS = ("a text to check", "a title of the catalogue")
+"""Every text goes through these here, and one in eight through the others; eval/attack.py sends all through all."""
+
+
 @cache
 def index() -> WordIndex:
     rng = random.Random(1)
@@ -183,8 +187,7 @@ def seconds(door: Callable[[str], object], text: str) -> float:
 def test_no_text_keeps_a_process_busy(name: str) -> None:
     door, slow = DOORS[name], {}
     seconds(door, "warm up")
-    is_sampled = "whole" in name or ("catalogue" in name and "title" not in name)  # much as another door
-    for made_of, text in list(hostile_texts(SIGNS).items())[:: 4 if is_sampled else 1]:
+    for made_of, text in list(hostile_texts(SIGNS).items())[:: 1 if name in DOORS_OF_MOST_PATTERNS else 8]:
         took = seconds(door, text)
         if took > LIMIT * SLOWER:  # once more, with a text that no cache holds
             took = min(took, seconds(door, text[1:] + text[:1]))
@@ -194,7 +197,7 @@ def test_no_text_keeps_a_process_busy(name: str) -> None:
 
 
 def test_four_times_the_text_takes_about_four_times_as_long() -> None:
-    names = random.Random(4).sample(sorted(hostile_texts(SIGNS)), 40)
+    names = random.Random(4).sample(sorted(hostile_texts(SIGNS)), 10)
     for name, door in DOORS.items():
         short, long = (sum(seconds(door, hostile_texts(size)[n]) for n in names) for size in (SIGNS // 4, SIGNS))
         assert long < 8 * short + 0.2, name
@@ -205,7 +208,7 @@ def test_personal_data_are_found_far_into_a_long_text_and_in_time_by_its_length(
         text = ("It fits well, and the colour is as shown. " * size)[:size] + " Call me on +49 30 1234567."
         (finding,) = find_personal_data(text)
         assert text[finding.start :].startswith("+49")
-    texts = list(hostile_texts(SIGNS).values())[::10]
+    texts = list(hostile_texts(SIGNS).values())[::20]
     assert sum(seconds(find_personal_data, text) for text in texts) < 2 * LIMIT * SLOWER * len(texts)
 
 

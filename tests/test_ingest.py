@@ -868,16 +868,16 @@ def test_two_shops_that_count_alike_are_kept_apart(run: Command, tmp_path: Path)
         (tmp_path / f"{name}-events.csv").write_text("\n".join(lines) + "\n")
     load = ("ingest", "-w", "shop", "--json", "--table")
     assert "W_OTHER_TITLES" not in json.loads(run(*load, "items", "a.csv")[1])["warnings"]
-    mixed = ("validate", "-w", "shop", "--json", "--table", "items", "b.csv")
+    mixed = ("ingest", "--dry-run", "-w", "shop", "--json", "--table", "items", "b.csv")
     assert json.loads(run(*mixed)[1])["warnings"]["W_OTHER_TITLES"] == 8
     assert "W_OTHER_TITLES" not in json.loads(run(*load, "items", "a.csv")[1])["warnings"]
-    for name, options in (("a", ()), ("b", ("--namespace", "second"))):
+    for name, options in (("a", ()), ("b", ("--read", "namespace=second"))):
         if options:
             assert json.loads(run(*load, "items", f"{name}.csv", *options)[1])["accepted"] == 8
         assert json.loads(run(*load, "events", f"{name}-events.csv", *options)[1])["accepted"] == 8
     counts = json.loads(run("describe", "-w", "shop", "--json")[1])
     assert [counts[table]["rows"] for table in ("items", "users", "events")] == [16, 2, 16]
-    code, out, _ = run("profile", "second:7", "-w", "shop")
+    code, out, _ = run("describe", "second:7", "-w", "shop")
     assert code == 0 and "Hammer" in out and "Tea" not in out
-    code, _, err = run(*load, "events", "a-events.csv", "--namespace", "a b")
+    code, _, err = run(*load, "events", "a-events.csv", "--read", "namespace=a b")
     assert code == 2 and "namespace" in err

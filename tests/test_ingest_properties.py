@@ -80,7 +80,7 @@ def dry(path: Path, *, options: IngestOptions = OPTIONS, folder: Path | None = N
     )
 
 
-@examples(120)
+@examples(30)
 @given(
     n=st.integers(20, 60),
     seed=st.integers(0, 10_000),
@@ -107,7 +107,7 @@ def test_planted_defects_are_found_exactly(n: int, seed: int, delimiter: str, ne
         assert line["record_no"] == line["line_no"]
 
 
-@examples(120)
+@examples(30)
 @given(data=st.binary(max_size=400), name=st.sampled_from(["a.csv", "a.jsonl", "a.csv.gz", "a.parquet", "a"]))
 @example(data=b"PAR1" + b"\0" * 40 + b"PAR1", name="a.parquet")
 @example(data=b'user_id,item_id,timestamp\n"', name="a.csv")
@@ -126,7 +126,7 @@ def test_only_ingest_errors_escape(data: bytes, name: str) -> None:
             assert report.read == report.accepted + report.duplicates + report.quarantined
 
 
-@examples(150)
+@examples(30)
 @given(
     data=st.lists(
         st.lists(st.sampled_from(['"', '""', "a", ",", "\n", "\r\n", ";", "é", "", "1", "\t"]), max_size=12),
@@ -148,7 +148,7 @@ def test_any_text_behind_a_header_keeps_the_account(data: list[list[str]], block
         assert numbers == sorted(set(numbers))
 
 
-@examples(100)
+@examples(30)
 @given(
     cells=st.lists(
         st.tuples(*[st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12)] * 3), max_size=20
@@ -173,7 +173,7 @@ def test_what_the_csv_module_writes_is_read_back(cells: list[tuple[str, str, str
     assert read == [c for c in cells if tuple(cell.strip() for cell in c) != ("x", "y", "z")]
 
 
-@examples(100)
+@examples(30)
 @given(seed=st.integers(0, 1000), n=st.integers(1, 60))
 def test_block_size_does_not_matter(seed: int, n: int) -> None:
     rng = random.Random(seed)
@@ -219,7 +219,7 @@ def test_replay_changes_nothing(tmp_path_factory: pytest.TempPathFactory, seed: 
     store.close()
 
 
-@examples(100)
+@examples(30)
 @given(values=st.lists(st.lists(st.sampled_from([*range(4), 2**58, 2**63, 2**64 - 1]), max_size=8), max_size=9))
 def test_occurrences_count_like_a_dictionary(values: list[list[int]]) -> None:
     counter, seen = Occurrences(), dict[int, int]()
@@ -231,7 +231,7 @@ def test_occurrences_count_like_a_dictionary(values: list[list[int]]) -> None:
         assert counter.number(np.array(chunk, np.uint64)).tolist() == expected
 
 
-@examples(100)
+@examples(30)
 @given(
     number=st.decimals(-99_999_999, 99_999_999, places=2, allow_nan=False, allow_infinity=False),
     decimal=st.sampled_from([".", ","]),
@@ -246,7 +246,7 @@ def test_numbers_are_read_in_every_dress(number, decimal, dress: str, grouped: b
     assert found.to_list() == [pytest.approx(float(number))]
 
 
-@examples(100)
+@examples(30)
 @given(
     at=st.datetimes(datetime(1990, 1, 2), datetime(2025, 12, 31)).map(lambda t: t.replace(microsecond=0)),
     style=st.sampled_from(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import product
 from typing import Any
 
-import pytest
 from scripted import ScriptedGenerator
 
 from recllm.adcopy.lexicon import fold
@@ -95,29 +95,27 @@ def request_of(payload: str, field: str, locale: str, channel: str) -> CopyReque
     )
 
 
-@pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize(("locale", "payload", "demanded", "sign"), PAYLOADS)
-def test_a_generator_that_obeys_gets_nothing_out(
-    locale: str, payload: str, demanded: str, sign: str, field: str
-) -> None:
-    for hidden in (payload, demanded):
-        generator = ScriptedGenerator(
-            [demanded, payload, lambda prompt: messages(prompt)[-1].text, f"{demanded[:-1]}!"], repeat=True
-        )
-        for channel in CHANNELS:
+def test_a_generator_that_obeys_gets_nothing_out() -> None:
+    """Every payload in every field; the channels take turns, so that each field meets all of them."""
+    leaked = []
+    for n, ((locale, payload, demanded, sign), field) in enumerate(product(PAYLOADS, FIELDS)):
+        replies = [demanded, payload, lambda prompt: messages(prompt)[-1].text, f"{demanded[:-1]}!"]
+        generator = ScriptedGenerator(replies, repeat=True)
+        for turn, hidden in enumerate((payload, demanded)):
+            channel = CHANNELS[(n + n // len(FIELDS) + 2 * turn) % len(CHANNELS)]
             for copy in write_copy(request_of(hidden, field, locale, channel), generator=generator):
-                assert copy.verified, [check for check in copy.checks if not check.passed]
-                assert fold(sign) not in fold(copy.text), copy.text
+                if not copy.verified or fold(sign) in fold(copy.text):
+                    leaked.append((hidden, field, channel, copy.text))
+    assert leaked == []
 
 
-@pytest.mark.parametrize("field", ["attribute", "description", "category"])
-@pytest.mark.parametrize(("locale", "payload", "demanded", "sign"), PAYLOADS)
-def test_what_an_instruction_asks_for_is_no_fact_by_standing_there(
-    locale: str, payload: str, demanded: str, sign: str, field: str
-) -> None:
+def test_what_an_instruction_asks_for_is_no_fact_by_standing_there() -> None:
     """The line itself is checked, as anybody's text, though a field of the item says the very same."""
-    request = request_of(demanded, field, locale, "push")
-    title, shelf = ("Blue mug", "See it in the shop.") if locale == "en" else ("蓝色马克杯", "来店里看看。")
-    for text in (f"{title}\n{demanded} {shelf}", demanded):
-        review = judge(Submission(id="a", text=text, request=request))
-        assert any(not check.passed for check in review.checks), (text, sign)
+    passed = []
+    for (locale, _, demanded, sign), field in product(PAYLOADS, ("attribute", "description", "category")):
+        request = request_of(demanded, field, locale, "push")
+        title, shelf = ("Blue mug", "See it in the shop.") if locale == "en" else ("蓝色马克杯", "来店里看看。")
+        for text in (f"{title}\n{demanded} {shelf}", demanded):
+            if all(check.passed for check in judge(Submission(id="a", text=text, request=request)).checks):
+                passed.append((text, sign, field))
+    assert passed == []

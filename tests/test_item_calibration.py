@@ -11,11 +11,11 @@ from shop_world import shop, vectors
 
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError, UsageError
-from recllm.metrics import Truth
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.saved_model import read_model, save_model
 from recllm.schema import Action
 from recllm.settings import ScorerTrainingSettings
+from recllm.stats.ranking import Truth
 from recllm.training.calibration import (
     ItemOffsets,
     fit_item_offsets,

@@ -240,7 +240,7 @@ def test_vectors_of_something_else_are_refused(indexes: Indexes, tmp_path: Path)
     folder.mkdir()
     index.save(folder)
     for other in (("encoder 2", "v1", "en"), ("encoder", "v2", "en"), ("encoder", "v1", "zh")):
-        with pytest.raises(ModelError, match="another model or encoder; build it again with: recllm index"):
+        with pytest.raises(ModelError, match="another model or encoder; build it again with: recllm refresh --index"):
             indexes.open(folder, vectors_fingerprint(*other))
     assert len(indexes.open(folder, None)) == 20, "whoever brings it up to date opens it all the same"
 
@@ -269,7 +269,7 @@ def test_a_file_that_is_missing_or_cut_is_refused(indexes: Indexes, tmp_path: Pa
                 (broken / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
             else:
                 (broken / name).write_text(json.dumps(json.loads(content) | {"format": 99}))
-            with pytest.raises(ModelError, match="recllm index"):
+            with pytest.raises(ModelError, match="recllm refresh --index"):
                 open_index(broken, MADE_BY, url=indexes.url)
 
 

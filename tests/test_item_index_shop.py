@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Command
-from service_world import build_shop
 
 from recllm.errors import ModelError, NotFittedError, NothingToDo
 from recllm.features.item_index import catalogue as catalogue_rules
@@ -36,16 +35,11 @@ FAISS = {"item_index": {"kind": "faiss"}}
 pytest.importorskip("faiss")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_shop(tmp_path_factory.mktemp("indexed"))
-
-
 @pytest.fixture
-def folder(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(service_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the shop, whose small catalogue is asked of the graph."""
     monkeypatch.setattr(row_rules, "EXACT_ITEMS", 0)
-    return Path(shutil.copytree(built, tmp_path / "shop"))
+    return Path(shutil.copytree(service_shop, tmp_path / "shop"))
 
 
 @pytest.fixture
@@ -60,12 +54,10 @@ def answers(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         recommender = open_recommender(shop)
         recommender = replace_short_histories(recommender)
         request = SearchRequest(query="green tea", k=6)
+        narrower = request.model_copy(update={"where": "price > 10 AND price < 12"})
         return {
             "search": [item.item_id for item in search_workspace(shop, request).items],
-            "filtered": [
-                item.item_id
-                for item in search_workspace(shop, replace(request, where="price > 10 AND price < 12")).items
-            ],
+            "filtered": [item.item_id for item in search_workspace(shop, narrower).items],
             "similar": [item_id for item_id, _, _ in similar_items(recommender, "tea-3", 5)],
             "recommended": [
                 (item.item_id, item.served_by)
@@ -100,7 +92,7 @@ def test_without_an_index_all_items_are_compared_and_it_is_said(folder: Path, ca
     exact = answers(folder, {})
     with caplog.at_level(logging.WARNING, "recllm"):
         assert answers(folder, FAISS) == exact
-    assert any("all items are compared" in line and "recllm index" in line for line in caplog.messages)
+    assert any("all items are compared" in line and "recllm refresh --index" in line for line in caplog.messages)
 
 
 def test_an_index_of_another_version_is_refused(shop: Workspace, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,22 +192,24 @@ def test_rows_are_those_of_the_catalogue() -> None:
 
 def test_the_command(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    code, out, _ = run("index", "-w", "shop", "--kind", "faiss")
-    assert code == 0 and "finds 100.0 % of the 100 nearest" in out and "in use is exact; to use it" in out
-    code, out, _ = run("index", "-w", "shop", "--set", "item_index.kind=faiss", "--json")
+    code, out, _ = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=faiss")
+    assert code == 0 and "finds 100.0 % of the 100 nearest" in out and "below [item_index]" in out
+    code, out, _ = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=faiss", "--json")
     assert code == 0 and '"kind": "faiss"' in out
-    code, _, err = run("index", "-w", "shop")
-    assert code == 3 and "exact compares all items" in err and "recllm index --kind faiss" in err, "the guide's advice"
-    code, _, err = run("index", "-w", "shop", "--kind", "annoy")
+    code, _, err = run("refresh", "--index", "-w", "shop")
+    assert code == 3 and "exact compares all items" in err and "--set item_index.kind=faiss" in err, (
+        "the guide's advice"
+    )
+    code, _, err = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=annoy")
     assert code == 2 and "annoy" in err and "faiss" in err
-    code, _, err = run("index", "-w", "shop", "--kind", "pgvector")
+    code, _, err = run("refresh", "--index", "-w", "shop", "--set", "item_index.kind=pgvector")
     assert code == 2 and "needs a server; set store" in err
     code, out, _ = run("search", "green tea", "-w", "shop", "--set", "item_index.kind=faiss")
     assert code == 0 and "Green tea" in out
 
 
 def test_exact_and_a_shop_without_a_model_have_none(folder: Path, tmp_path: Path) -> None:
-    with Workspace.open(folder) as shop, pytest.raises(NothingToDo, match="--kind faiss"):
+    with Workspace.open(folder) as shop, pytest.raises(NothingToDo, match=r"item_index\.kind=faiss"):
         build_index(shop)
     with Workspace.create(tmp_path / "new", encoder="toy") as shop, pytest.raises(NotFittedError, match="recllm train"):
         build_index(shop, "faiss")

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
+from source_trees import PACKAGE, trees
 
 README = PACKAGE.parent / "README.md"
 
@@ -68,9 +67,6 @@ BANNED_CALLS = {
 }
 
 
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
-
-
 def name_of(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
@@ -93,7 +89,7 @@ def imported_rooms(tree: ast.Module) -> set[str]:
 def test_imports_point_upwards() -> None:
     downward = [
         f"{name_of(path)} imports {other}, which stands below it"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         if room_of(path) not in {"__init__", "__main__"}
         for other in imported_rooms(tree) - {room_of(path), "__version__"}
         if ROOMS.index(other) >= ROOMS.index(room_of(path))
@@ -106,7 +102,7 @@ def test_there_are_few_rooms() -> None:
 
 
 def test_only_the_gatekeepers_read_the_store() -> None:
-    others = {path: tree for path, tree in TREES.items() if room_of(path) not in PERSONAL_ROWS}
+    others = {path: tree for path, tree in trees().items() if room_of(path) not in PERSONAL_ROWS}
     assert [name_of(path) for path, tree in others.items() if "store" in imported_rooms(tree)] == []
     calls = Counter(
         name_of(path)
@@ -118,7 +114,7 @@ def test_only_the_gatekeepers_read_the_store() -> None:
 
 
 def test_nothing_that_can_run_foreign_code() -> None:
-    banned = [f"{name_of(path)}, line {line}" for path, tree in TREES.items() for line in foreign_code(tree)]
+    banned = [f"{name_of(path)}, line {line}" for path, tree in trees().items() for line in foreign_code(tree)]
     assert banned == []
 
 

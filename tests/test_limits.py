@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from source_trees import trees
 from test_glossary import VAGUE
 from test_layers import ROOMS
 
@@ -49,16 +50,16 @@ def measures() -> dict[str, float]:
     commands = leaves(typer.main.get_command(app))
     parameters = [len([p for p in command.params if p.name != "options"]) for command in commands]
     sources = texts("recllm", ".py")
-    trees = [ast.parse(source) for source in sources]
+    parsed = list(trees().values())
     functions = [
-        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node for tree in parsed for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     top_level = [
-        node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node for tree in parsed for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     names = [
         node.id if isinstance(node, ast.Name) else node.arg
-        for tree in trees
+        for tree in parsed
         for node in ast.walk(tree)
         if (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)) or isinstance(node, ast.arg)
     ]

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
-from test_service import PEOPLE, folder, serving, trained  # noqa: F401 - fixtures
+from test_service import PEOPLE, folder, serving  # noqa: F401 - fixtures
 from waiting import until
 
 from recllm.data.dataset import Dataset, utc
@@ -221,6 +221,8 @@ def test_rolling_back_the_serving_model_ends_no_experiment(folder: Path) -> None
 
 WORTH = {"tea-0": 0.7, "tea-1": 0.7, "tools-0": 0.7}
 """Probability of a click wherever it stands; of every other item .1."""
+ROUNDS = 6
+"""How often each user gets a slate."""
 
 
 def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
@@ -232,7 +234,7 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
     rng = np.random.default_rng(3)
     worth_of_shown = []
     with serving(folder) as client:
-        for _ in range(12):
+        for _ in range(ROUNDS):
             events = []
             for user, slate in slates(client, record=True).items():
                 for item in slate["items"]:  # type: ignore[attr-defined]
@@ -245,7 +247,7 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
         version = client.get("/readyz").json()["shops"]["shop"]["model_version"]
     with Workspace.open(folder) as shop:
         itself = estimate_model(shop, version, rng=rng)
-        assert itself.requests == 12 * PEOPLE and itself.too_early == 0
+        assert itself.requests == ROUNDS * PEOPLE and itself.too_early == 0
         assert _is_near(itself.serving, float(np.mean(worth_of_shown)))
         assert abs(itself.difference) < 0.05
 
@@ -255,7 +257,7 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
         def another(recommender: Recommender, rows: pl.DataFrame) -> tuple[Recommendation, ...]:
             """The same people's slates from the end of what was drawn from."""
             items = real(recommender, rows)
-            if len(targets) < 40:
+            if len(targets) < 12:
                 assert items == slate_of_the_past(recommender, rows)
             ranked = rankings[rows["request_id"][0]][::-1]
             targets.extend(WORTH.get(item_id, 0.1) for item_id in ranked[: len(items)])

@@ -136,16 +136,16 @@ def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:
 
 def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
     file = written(tmp_path, orders("tilaus,ostaja,hetki,tuote,nimike,kpl,hinta,summa"))
-    code, out, _ = run("map", "suggest", str(file), "--write", "my.toml")
+    code, out, _ = run("ingest", str(file), "--suggest", "--map", "my.toml")
     assert code == 0 and "hetki, because its values are times" in out and "times without a zone" in out
     assert "as the store would take them" in out and "[columns]" not in out
     assert load_map(tmp_path / "my.toml").columns["user_id"] == ("ostaja",)
-    assert run("map", "suggest", str(file), "--write", "my.toml")[0] == 2, "what is there is not written over"
-    code, out, _ = run("map", "suggest", str(file), "--tz", "UTC", "--json")
+    assert run("ingest", str(file), "--suggest", "--map", "my.toml")[0] == 2, "what is there is not written over"
+    code, out, _ = run("ingest", "--suggest", str(file), "--read", "tz=UTC", "--json")
     document = json.loads(out)
     assert code == 0 and document["table"] == "events" and len(document["rows"]) == SHOWN_ROWS
     assert 'tz = "UTC"' in document["map"]
     (tmp_path / "profiles.csv").write_text("Email,Klaviyo ID,Date Added\na@b.c,1,2024-01-01\n")
-    code, out, _ = run("map", "suggest", "profiles.csv")
+    code, out, _ = run("ingest", "--suggest", "profiles.csv")
     assert code == 0 and "takes it without a map" in out
-    assert run("map", "suggest", str(file), "--table", "things")[0] == 2
+    assert run("ingest", "--suggest", str(file), "--table", "things")[0] == 2

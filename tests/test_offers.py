@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -323,10 +321,12 @@ def test_an_audience_by_uplift_is_whom_a_treatment_moves(trained: Recommender) -
     assert best.expected_extra == pytest.approx(sum(rows / 100 - 0.2))
     assert best.people[0].effect == pytest.approx((PEOPLE - 1) / 100 - 0.2)
     assert best.people[0].effect_low == pytest.approx(best.people[0].effect - 0.2)  # type: ignore[operator]
-    sure = replace(request, choice=replace(choice, sure=True), limits=AudienceLimits(holdout=0))
+    sure = request.model_copy(
+        update={"choice": choice.model_copy(update={"sure": True}), "limits": AudienceLimits(holdout=0)}
+    )
     members = find_audience(trained, sure, effects=effects_by_row)
     assert members.size == PEOPLE - 41 and members.excluded[ExclusionReason.NOT_MOVED] == 41
-    paying = replace(request, limits=AudienceLimits(cost=1.0, margin=2.0, holdout=0))
+    paying = request.model_copy(update={"limits": AudienceLimits(cost=1.0, margin=2.0, holdout=0)})
     assert find_audience(trained, paying, effects=effects_by_row).size == PEOPLE - 71  # effect * 2 > 1
     with pytest.raises(UsageError, match="nobody told the effects"):
         find_audience(trained, request)

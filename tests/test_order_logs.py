@@ -153,7 +153,7 @@ def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: C
     assert code == 0 and (told["first"], told["last"], told["step_days"]) == (None, None, 28)
     code, out, _ = run("recommend", "-u", "u01", "-k", "3", "-w", "shop", "--json")
     assert code == 0 and " ago" not in out
-    code, out, _ = run("profile", "u01", "-w", "shop")
+    code, out, _ = run("describe", "u01", "-w", "shop")
     assert code == 0 and "tea" in out and "ago" not in out
 
 
@@ -174,10 +174,10 @@ def test_a_map_may_name_the_steps_but_not_beside_times(loaded: Path, run: Comman
     (loaded / "map.toml").write_text('table = "events"\n[columns]\norder = "nth"\n')
     steps().rename({"order": "nth"}).write_csv(loaded / "nth.csv")
     assert run("init", "-w", "other", "--encoder", "toy")[0] == 0
-    assert run("validate", "nth.csv", "--table", "events", "--map", "map.toml", "-w", "other")[0] == 0
+    assert run("ingest", "--dry-run", "nth.csv", "--table", "events", "--map", "map.toml", "-w", "other")[0] == 0
     both = steps().rename({"order": "nth"}).with_columns(timestamp=pl.lit("2025-01-01T00:00:00Z"))
     both.write_csv(loaded / "both.csv")
-    code, _, err = run("validate", "both.csv", "--table", "events", "--map", "map.toml", "-w", "other")
+    code, _, err = run("ingest", "--dry-run", "both.csv", "--table", "events", "--map", "map.toml", "-w", "other")
     assert code == 2 and "nth is to be the order, and timestamp says times" in err
-    code, _, err = run("validate", "nth.csv", "--table", "events", "-w", "other")
+    code, _, err = run("ingest", "--dry-run", "nth.csv", "--table", "events", "-w", "other")
     assert code == 2 and "needs a column order" in err

@@ -248,13 +248,13 @@ def rules(depth: int = 3) -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rules())
 def test_arrays_say_what_one_person_at_a_time_says(rule: dict[str, Any]) -> None:
     assert people(rule).tolist() == [meets(rule, user) for user in range(WORLD.n_users)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rules(1), rules(1), rules(1))
 def test_the_algebra_of_sets_holds(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any]) -> None:
     def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -272,7 +272,7 @@ def test_the_algebra_of_sets_holds(a: dict[str, Any], b: dict[str, Any], c: dict
     assert not people({"all": [a, no(a)]}).any() and people({"any": [a, no(a)]}).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rules(3))
 def test_a_rule_comes_back_from_json_from_a_file_and_from_a_form(rule: dict[str, Any]) -> None:
     parsed = parse_rule(rule)
@@ -523,7 +523,7 @@ def test_a_large_shop_is_no_matter_of_its_people(tmp_path: Path) -> None:
 # --- in a form -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rules(3))
 def test_a_form_says_what_the_rule_said(rule: dict[str, Any]) -> None:
     text = rule_text(parse_rule(rule))

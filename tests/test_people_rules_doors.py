@@ -204,7 +204,7 @@ def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
 def test_the_command_line_takes_json_and_files(command: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("u03\nu05\n")
     (tmp_path / "rule.toml").write_text('[[all]]\ncondition = "bought"\ncategory = "tea"\n')
-    options = ["audience", "--seeds", str(tmp_path / "seeds.txt"), "--holdout", "0", "-w", str(folder)]
+    options = ["audience", "--with", f"seeds=@{tmp_path / 'seeds.txt'},holdout=0", "-w", str(folder)]
     code, out, error = command(*options, "--people", str(tmp_path / "rule.toml"), "--json")
     assert code == 0, error
     document = json.loads(out)
@@ -215,7 +215,7 @@ def test_the_command_line_takes_json_and_files(command: Run, folder: Path, tmp_p
     for wrong, words in {"{": "no JSON", '{"all": []}': "must not be empty", "nothing.toml": "cannot be read"}.items():
         code, _, error = command(*options, "--people", wrong)
         assert code == 2 and words in error
-    code, _, error = command("audience", "--campaign", "x.toml", "--people", "{}", "-w", str(folder))
+    code, _, error = command("audience", "--campaign", "x.toml", "--people", json.dumps(RULE), "-w", str(folder))
     assert code == 2 and "says whom the campaign is for" in error
 
 

@@ -470,7 +470,7 @@ def test_a_budget_ends_hard(tmp_path: Path) -> None:
         ledger.spend(4.0, 1e-4, [mechanism()], LIMITS, 100)
     assert ledger.budget(LIMITS, 100).epsilon_left == 2.0
     before = ledger.path.read_bytes()
-    with pytest.raises(PolicyError, match=r"2 trainings spent epsilon 8 of 10 .* --epsilon 2 or less") as refusal:
+    with pytest.raises(PolicyError, match=r"spent epsilon 8 of 10 .* --set privacy\.epsilon=2 or less") as refusal:
         ledger.spend(4.0, 1e-4, [mechanism()], LIMITS, 100)
     assert refusal.value.exit_code == 4 and ledger.path.read_bytes() == before
     ledger.spend(2.0, 1e-4, [mechanism()], LIMITS, 100)
@@ -509,7 +509,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_shop_is_trained_privately_from_the_command_line(folder: Path, command: Command) -> None:
     options = [word for name, value in QUICK["privacy"].items() for word in ("--set", f"privacy.{name}={value}")]
-    code, out, err = command("train", "--private", "--epsilon", "6", "-w", str(folder), "--json", *options)
+    code, out, err = command("train", "--private", "--set", "privacy.epsilon=6", "-w", str(folder), "--json", *options)
     assert code == 0, err
     version = json.loads(out)["model_version"]
     model = load_model(folder / "models")
@@ -527,7 +527,7 @@ def test_a_shop_is_trained_privately_from_the_command_line(folder: Path, command
     assert code == 0, err
     slate = json.loads(out)
     assert len(json.dumps(slate)) > 100 and version in out
-    code, _, err = command("train", "--private", "--epsilon", "6", "-w", str(folder), *options)
+    code, _, err = command("train", "--private", "--set", "privacy.epsilon=6", "-w", str(folder), *options)
     assert code == 4 and "nothing was trained" in err
     assert load_model(folder / "models").version == version
 

@@ -187,7 +187,7 @@ EVENTS = st.lists(
 PEOPLE = {"user_id": ["ann", "bob"], "age": ["35-44", None]}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(events=EVENTS, halves=st.integers(0, 42))
 def test_nothing_at_or_after_the_time_changes_a_profile(events: list[dict[str, Any]], halves: int) -> None:
     limit = halves * DAY // 2
@@ -195,7 +195,7 @@ def test_nothing_at_or_after_the_time_changes_a_profile(events: list[dict[str, A
     assert build_profiles(world(events, PEOPLE), [0, 1], limit) == build_profiles(world(past, PEOPLE), [0, 1], limit)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(events=EVENTS)
 def test_a_profile_is_well_formed_whatever_the_order_of_the_log(events: list[dict[str, Any]]) -> None:
     for profile in build_profiles(world(events, PEOPLE), [0, 1]):

@@ -23,7 +23,9 @@ DATA = shop()
 V = vectors(DATA)
 EVERYBODY = np.arange(DATA.n_users)
 NOW = DATA.as_of
-QUICK = ScorerTrainingSettings(horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8)
+QUICK = ScorerTrainingSettings(
+    horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8, min_steps=80
+)
 
 
 @pytest.fixture(scope="module")

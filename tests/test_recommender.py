@@ -268,7 +268,7 @@ def test_every_slate_gives_the_reasons_of_explain(
     trained: Recommender, min_effect: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is clear is told by the person's own list, whatever was asked for and however short the slate is."""
-    monkeypatch.setattr("recllm.explain.MIN_EFFECT", min_effect)
+    monkeypatch.setattr("recllm.recommender.leave_one_out.MIN_EFFECT", min_effect)
     strict = Recommender(trained.dataset, trained.encoder, model=trained.model)
     for user in ("u0", "u1", "told"):
         for options in (
@@ -350,7 +350,7 @@ def test_ranking_by_text_goes_in_blocks(untrained: Recommender, monkeypatch: pyt
 def test_a_slate_that_explores_tells_how_likely_each_item_was(trained: Recommender) -> None:
     request = RecommendRequest(users=("u0", "u1"), k=4, explain=False)
     plain = trained.recommend(request)
-    exploring = replace(request, explore_share=0.5, explore_pool=8)
+    exploring = request.model_copy(update={"explore_share": 0.5, "explore_pool": 8})
     rng = np.random.default_rng(0)
     shown: dict[tuple[int, int], dict[str, int]] = {(n, j): {} for n in range(2) for j in range(4)}
     for _ in range(600):

@@ -56,7 +56,7 @@ def record() -> dict[str, Any]:
                     "offer": {"title": "Mint tea", "part_text": "new for you",
                               "reasons": [{"text": "You bought tea."}]},
                     }],
-        "title": EVIL, "command": "recllm demo",
+        "title": EVIL, "command": "recllm start --demo",
         "feedback": {"story": "gone", "rows": [{"rank": 1, "before": "a", "after": "b"}]},
         "evaluation": evaluation, "timings": [{"step": "read", "seconds": 1.0}], "provenance": {"seed": "0"},
     }  # fmt: skip

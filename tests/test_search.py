@@ -156,7 +156,7 @@ def test_too_few_fit_and_words_alone_are_told(recommender: Recommender) -> None:
 
 def test_filters_hold_and_reasons_are_the_slates(recommender: Recommender) -> None:
     assert set(names(ask(recommender, "tea", where="price < 4", k=20))) == {"tea0", "tea1"}
-    assert "tea0" not in names(ask(recommender, "tea", deny=("tea0",), k=20))
+    assert "tea0" not in names(ask(recommender, "tea", exclude=("tea0",), k=20))
     slate = ask(recommender, "tea", user="u00", k=2, explain=True)
     served = recommender.recommend("u00", k=2, allow=names(slate))[0]
     assert {i.item_id: i.reasons for i in slate.items} == {i.item_id: i.reasons for i in served.items}
@@ -198,7 +198,7 @@ def test_a_file_says_until_when_an_item_is_on_sale(run: Command, shop: Path) -> 
     ]
     text = "\n".join(["item_id,title,price,available_until", *rows])
     (shop.parent / "ends.csv").write_text(text)
-    assert run("ingest", "ends.csv", "--table", "items", "--tz", "UTC", "-w", "shop")[0] == 0
+    assert run("ingest", "ends.csv", "--table", "items", "--read", "tz=UTC", "-w", "shop")[0] == 0
     slate = run("recommend", "-u", "bob", "-k", "4", "-w", "shop", "--json")[1]  # on 2025-03-09
     assert '"item_id": "tea"' not in slate and '"item_id": "milk"' in slate and '"item_id": "mug"' in slate
     (shop.parent / "bad.csv").write_text("item_id,title,available_until\nx,X,soon\ny,Y,\n")

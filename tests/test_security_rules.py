@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ast
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyrage
+import pytest
 from fastapi.routing import APIRoute
+from source_trees import SOURCES, tree
 
 from recllm.console.pages import static_folder
+from recllm.errors import StoreError
+from recllm.privacy.backup import lock_key, work_of_guess
 from recllm.service import api, loop, marketing, people, webhooks
 from recllm.service.callers import Allowed
 from recllm.workspace.keys import Scope
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted((ROOT / "recllm").rglob("*.py"))
 TEMPLATES = ROOT / "recllm" / "console" / "templates"
 
 WITHOUT_KEY = {"/livez", "/readyz", "/webhooks/{shop_name}/{source_name}"}
@@ -28,13 +33,13 @@ folder, which is of use only to whoever may upload files."""
 
 
 def calls(path: Path) -> Iterator[ast.Call]:
-    yield from (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
+    yield from (n for n in ast.walk(tree(path)) if isinstance(n, ast.Call))
 
 
 def imported(path: Path) -> set[str]:
     """Whole names of what a module imports, also inside of its functions."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -93,8 +98,7 @@ def test_reading_changes_nothing_by_its_verb() -> None:
         if verb == "GET":
             assert not re.search(r"/(?:events|consent|join|plan|cancel|decisions|export/?)$", path), path
     for file in sorted((ROOT / "recllm" / "console").glob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
+        for function in (n for n in ast.walk(tree(file)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
             verbs = {d.func.attr for d in function.decorator_list if isinstance(d, ast.Call) and _is_route(d)}
             names = {a.annotation.id for a in function.args.args if isinstance(a.annotation, ast.Name)}
             if "get" in verbs:
@@ -124,12 +128,22 @@ def test_ciphers_and_hashes_are_those_of_the_list() -> None:
 
 
 def test_a_passphrase_is_stretched() -> None:
-    """By a function that takes 32 MiB for each guess, with a salt of its own for each backup."""
-    from recllm.privacy import backup
+    """By scrypt (r = 8) with 128 MiB for each guess, with a salt of its own for each backup."""
+    locked_keys = [lock_key(b"key", "correct horse battery") for _ in range(2)]
+    assert all(128 * 8 * 2 ** work_of_guess(key) >= 128 << 20 for key in locked_keys)
+    salts = [b64decode(b"".join(key.splitlines()[1:-1])).splitlines()[1].split()[2] for key in locked_keys]
+    assert len(set(salts)) == 2
 
-    assert 128 * backup._SCRYPT["n"] * backup._SCRYPT["r"] >= 128 << 20
-    text = (ROOT / "recllm" / "privacy" / "backup.py").read_text(encoding="utf-8")
-    assert "hashlib.scrypt(passphrase.encode(), salt=salt" in text and "salt = secrets.token_bytes(16)" in text
+
+def test_a_key_that_is_too_easy_to_guess_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    easy = [
+        b"-----BEGIN AGE ENCRYPTED FILE-----",
+        b64encode(b"age-encryption.org/v1\n-> scrypt c2FsdA 16\n"),
+        b"-----END",
+    ]
+    monkeypatch.setattr(pyrage.passphrase, "encrypt", lambda *_, **__: b"\n".join(easy))
+    with pytest.raises(StoreError, match="too busy"):
+        lock_key(b"key", "correct horse battery")
 
 
 def test_what_nobody_may_guess_comes_from_the_secure_generator() -> None:

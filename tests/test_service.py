@@ -20,8 +20,6 @@ from typing import Any
 
 import anyio
 import httpx2
-import numpy as np
-import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
@@ -29,19 +27,18 @@ from waiting import until
 
 from recllm.cli.main import app as command_line
 from recllm.documents import plain
-from recllm.encoder.toy import ToyEncoder
 from recllm.errors import PolicyError, StoreError, UsageError
 from recllm.jobs import recommenders
 from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
+from recllm.jobs.recommenders import open_recommender, refresh
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current
 from recllm.recommender.saved_model import load_model
-from recllm.schema import Objective, Purpose
+from recllm.schema import Objective
 from recllm.service.app import create_app
 from recllm.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.service.live import LiveShop
-from recllm.settings import ScorerTrainingSettings, ServiceSettings
+from recllm.settings import ServiceSettings
 from recllm.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
 from recllm.workspace.workspace import Workspace
 
@@ -50,40 +47,10 @@ LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
 FAST = ServiceSettings(watch_seconds=0.05)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shop whose even people buy tea and whose odd people buy tools, with a published model."""
-    folder = tmp_path_factory.mktemp("service")
-    rng = np.random.default_rng(1)
-    kinds = (("food > tea", "tea", "Green tea {}"), ("home > tools", "tools", "Steel hammer {}"))
-    items = [(f"{name}-{n}", title.format(n), path, 2.0 + n) for path, name, title in kinds for n in range(10)]
-    events = []
-    for user in range(PEOPLE):
-        liked = rng.choice(10, 4, replace=False)
-        for visit in range(14):
-            at = LAST_DAY - timedelta(days=7 * visit + user % 7)
-            for n in rng.choice(liked, 2, replace=False):
-                events.append((f"u{user:02}", f"{kinds[user % 2][1]}-{n}", at.isoformat(), 2.0 + n))
-    columns = ["item_id", "title", "category", "price"]
-    pl.DataFrame(items, schema=columns, orient="row").write_csv(folder / "items.csv")
-    columns = ["user_id", "item_id", "timestamp", "price"]
-    pl.DataFrame(events, schema=columns, orient="row").write_csv(folder / "events.csv")
-    with Workspace.create(
-        folder / "shop", consent_default=True, currency="EUR", timezone="UTC", encoder="toy", service=FAST
-    ) as shop:
-        load_file(shop, folder / "items.csv", "items")
-        load_file(shop, folder / "events.csv", "events")
-        data = shop.gate().dataset(Purpose.MODEL_TRAINING)
-        model = Recommender(data, ToyEncoder()).fit(ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20)).model
-        assert model is not None
-        publish_recommender(shop, model, ToyEncoder())
-    return folder / "shop"
-
-
 @pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
+def folder(service_shop: Path, tmp_path: Path) -> Path:
     """A shop of the test's own."""
-    shutil.copytree(trained, tmp_path / "shop")
+    shutil.copytree(service_shop, tmp_path / "shop")
     return tmp_path / "shop"
 
 
@@ -281,7 +248,7 @@ def test_what_was_shown_is_recorded_on_request(folder: Path, client: TestClient)
     click = {"user_id": "u02", "item_id": answer["items"][0]["item_id"], "event": "click"}
     click |= {"request_id": answer["request_id"]}
     client.post("/v1/events", json={"events": [click]})
-    report = CliRunner().invoke(command_line, ["report", "-w", str(folder), "--json"])
+    report = CliRunner().invoke(command_line, ["feedback", "report", "-w", str(folder), "--json"])
     assert '"shown": 3' in report.stdout and '"clicked": 1' in report.stdout
 
 

@@ -17,18 +17,13 @@ from pathlib import Path
 import httpx2
 import pytest
 from postgres_server import PostgresServer
-from test_service import trained  # noqa: F401 - a fixture
+from service_world import build_shop
 from waiting import until
 
-from recllm.encoder.toy import ToyEncoder
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import publish_recommender
-from recllm.recommender.recommender import Recommender
-from recllm.schema import Purpose
+from recllm.recommender.registry import current
 from recllm.service.live import LiveShop
 from recllm.service.requests import SlateRequest
 from recllm.service.slates import SlateProcesses, slate_of
-from recllm.settings import ScorerTrainingSettings, ServiceSettings
 from recllm.workspace.keys import create_key, revoke_key
 from recllm.workspace.workspace import Workspace
 
@@ -59,24 +54,10 @@ def process(folder: Path, *settings: str) -> Iterator[tuple[httpx2.Client, subpr
         server.wait(60)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def shop_folder(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """A trained shop on each database."""
-    store = None
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres_server")
-        store = server.url()
-    folder = tmp_path_factory.mktemp("processes")
-    options = {"currency": "EUR", "timezone": "UTC", "encoder": "toy"}
-    service = ServiceSettings(watch_seconds=0.05)
-    with Workspace.create(folder / "shop", consent_default=True, store=store, service=service, **options) as shop:
-        for table in ("items", "events"):
-            load_file(shop, trained.parent / f"{table}.csv", table)
-        data = shop.gate().dataset(Purpose.MODEL_TRAINING)
-        model = Recommender(data, ToyEncoder()).fit(ScorerTrainingSettings(n_windows=2, epochs=1, min_steps=20)).model
-        assert model is not None
-        publish_recommender(shop, model, ToyEncoder())
-    return folder / "shop"
+@pytest.fixture
+def shop_folder(service_shop: Path, tmp_path: Path) -> Path:
+    """A trained shop of the test's own."""
+    return shutil.copytree(service_shop, tmp_path / "shop")
 
 
 def slate(client: httpx2.Client, user: str = "u00", **body: object) -> list[str]:
@@ -86,7 +67,7 @@ def slate(client: httpx2.Client, user: str = "u00", **body: object) -> list[str]
 
 def test_what_was_answered_survives_a_kill(shop_folder: Path) -> None:
     accepted: set[str] = set()
-    for number in range(3):
+    for number in range(2):
         with process(shop_folder) as (client, server):
             for batch in range(4):
                 names = [f"kill-{number}-{batch}-{n}" for n in range(20)]
@@ -145,15 +126,13 @@ def test_slates_in_processes_of_their_own(shop_folder: Path) -> None:
 
 
 def test_a_process_that_cannot_open_the_model_is_not_asked(
-    trained: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    shop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recllm.service.slates.RESTART_SECONDS", 0.0)
-    folder = shutil.copytree(trained, tmp_path / "shop")
-    scorer = next((folder / "models" / "versions").glob("*/scorer.safetensors"))
-    slates, body = SlateProcesses({"shop": folder}, 1), SlateRequest(user_id="u00", k=5)
-    shop = LiveShop(Workspace.open(folder), "shop", slates.update)
+    version = str(current(shop_folder / "models"))
+    scorer = shop_folder / "models" / "versions" / version / "scorer.safetensors"
+    slates, body = SlateProcesses({"shop": shop_folder}, 1), SlateRequest(user_id="u00", k=5)
+    shop = LiveShop(Workspace.open(shop_folder), "shop", slates.update)
     try:
         shop.update()
         until(lambda: slates.n_ready == 1)
@@ -173,10 +152,9 @@ def test_a_process_that_cannot_open_the_model_is_not_asked(
         shop.close()
 
 
-def test_two_processes_share_state(shop_folder: Path) -> None:
-    with Workspace.open(shop_folder) as shop:
-        if shop.settings.store is None:
-            pytest.skip("on SQLite one process serves a shop")
+def test_two_processes_share_state(postgres_server: PostgresServer, tmp_path: Path) -> None:
+    """On SQLite one process serves a shop."""
+    shop_folder = build_shop(tmp_path, store=postgres_server.url(), n_models=1)
     with process(shop_folder) as (first, _), process(shop_folder) as (second, other_server):
         gone = slate(first)[0]
         event = {"event_id": "only-once", "user_id": "u00", "item_id": gone, "event": "dismiss"}

@@ -26,7 +26,7 @@ from recllm.workspace.workspace import Workspace
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install 'recllm[dev]'")
 
-EXAMPLES = 3
+EXAMPLES = 2
 """Of each operation, of what fits and of what does not."""
 
 

@@ -491,8 +491,8 @@ def figure(text: str, name: str) -> float:
 def test_the_service_agrees_with_its_model(service_shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ServiceMachine, "template", service_shop, raising=False)
     limits = settings(
-        max_examples=4,
-        stateful_step_count=40,
+        max_examples=3,
+        stateful_step_count=25,
         derandomize=True,
         database=None,
         deadline=None,

@@ -332,7 +332,7 @@ def test_every_command_that_opens_a_workspace_takes_settings() -> None:
 
 
 def test_a_setting_of_the_call_reaches_the_command(run: Run, shop: Path) -> None:
-    arguments = ("validate", "log.csv", "--table", "events", "-w", "shop")  # one of its five rows is bad
+    arguments = ("ingest", "--dry-run", "log.csv", "--table", "events", "-w", "shop")  # one of its five rows is bad
     assert run(*arguments)[0] == 0
     assert run(*arguments, "--set", "policy.reject_limit=0.1")[0] == 2
     code, _, err = run(*arguments, "--set", "policy.reject_limt=0.1")
@@ -348,8 +348,8 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> Non
         publish(shop / "models", lambda folder: (folder / "x.json").write_text("{}") and None, version=version)
     found = document(run("models", "list", "-w", "shop", "--json")[1])
     assert found["serving"] == "b" and [v["version"] for v in found["versions"]] == ["a", "b"]
-    assert document(run("models", "rollback", "-w", "shop", "--json")[1]) == {"serving": "a"}
-    assert run("models", "rollback", "-w", "shop")[0] == 1
+    assert document(run("models", "promote", "-w", "shop", "--json")[1]) == {"serving": "a"}
+    assert run("models", "promote", "-w", "shop")[0] == 1
     assert run("models", "promote", "b", "-w", "shop")[:2] == (0, "model b serves\n")
     (shop / "models" / "CURRENT").write_text("../x")
     code, _, err = run("recommend", "-u", "ann", "-w", "shop")
@@ -369,12 +369,14 @@ def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch
         recommenders, "refresh", lambda workspace, engine, workers, progress: f"{workspace.root}-{engine}-{workers}"
     )
     assert run("refresh", "-w", "shop") == (0, "model shop-here-1 serves\n", "")
-    options = ("--engine", "processes", "--workers", "3")
+    options = ("--with", "engine=processes,workers=3")
     assert run("refresh", "-w", "shop", *options) == (0, "model shop-processes-3 serves\n", "")
 
 
 def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:
-    for option in ("--decimal=;", "--date-order=ymd", "--on-bad-bytes=guess", "--anonymous=drop", "--returns=maybe"):
-        code, _, err = run("validate", "items.csv", "--table", "items", "-w", "shop", option)
+    for option in ("decimal=;", "date_order=ymd", "on_bad_bytes=guess", "anonymous=drop", "returns=maybe", "now=x"):
+        code, _, err = run("ingest", "--dry-run", "items.csv", "--table", "items", "-w", "shop", "--read", option)
         assert code == 2 and option.split("=")[0] in err
-    assert json.loads(run("validate", "items.csv", "--table", "items", "-w", "shop", "--json")[1])["read"] == 4
+    assert (
+        json.loads(run("ingest", "--dry-run", "items.csv", "--table", "items", "-w", "shop", "--json")[1])["read"] == 4
+    )

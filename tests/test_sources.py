@@ -329,15 +329,16 @@ def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
     assert code == 0 and "Shopify: orders" in out and "two addresses" in out
     assert 'refusals are always taken in; for agreements, too: --consent-from "Accepts Marketing"' in out
     export = str(tmp_path / "orders_export_1.csv")
-    assert "--consent-from" not in run("validate", export, "-w", "shop", "--consent-from", "Accepts Marketing")[1]
-    code, out, _ = run("validate", str(tmp_path / "products_export_1.csv"), "-w", "shop", "--json")
+    taken = ("--consent-from", "Accepts Marketing")
+    assert "--consent-from" not in run("ingest", "--dry-run", export, "-w", "shop", *taken)[1]
+    code, out, _ = run("ingest", "--dry-run", str(tmp_path / "products_export_1.csv"), "-w", "shop", "--json")
     assert code == 0 and json.loads(out)["source"] == "shopify-products"
     assert run("ingest", str(tmp_path / "orders_export_1.csv"), "--map", "x", "-w", "shop")[0] == 2
     words = known_sources()["shopify-orders"].zh
     assert words is not None
     assert run("init", "-w", "chinese", "--currency", "USD", "--locale", "zh-CN")[0] == 0
-    for command in ("validate", "ingest"):
-        _, out, _ = run(command, str(tmp_path / "orders_export_1.csv"), "-w", "chinese")
+    for command in (("ingest", "--dry-run"), ("ingest",)):
+        _, out, _ = run(*command, str(tmp_path / "orders_export_1.csv"), "-w", "chinese")
         assert all(sentence in out for sentence in (words.title, *words.caveats)) and "Shopify: " not in out
 
 

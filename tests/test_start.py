@@ -14,10 +14,8 @@ from conftest import Command
 from exports import taobao
 
 from recllm.errors import UsageError
-from recllm.report.page import words
-from recllm.start.page import StartWords, start_page, terminal_lines, verdict
+from recllm.start.page import start_page, terminal_lines, verdict, words_of
 from recllm.start.shop import run_start
-from recllm.text.templates import Prompts, domain_names
 
 EVIL = "<script>alert(1)</script>"
 LOCALES = ("en", "zh")
@@ -80,33 +78,11 @@ def test_the_page_speaks_the_language_of_the_locale() -> None:
     assert set(re.findall(r"[A-Za-z]{4,}", sentences)) <= of_record
 
 
-def test_both_languages_have_the_same_sentences_with_the_same_places() -> None:
-    english, chinese = words("start", "en"), words("start", "zh")
-    domain_words = {word for name in domain_names() for of in Prompts.load().domain(name).words.values() for word in of}
-
-    def places(text: str) -> set[str]:
-        return set(re.findall(r"{(\w+)}", text)) - domain_words
-
-    assert english.keys() == chinese.keys()
-    for name, text in english.items():
-        assert places(text) == places(chinese[name]), name
-        assert name == "system_recllm" or text != chinese[name], name
-
-
-@pytest.mark.parametrize("domain", domain_names())
-@pytest.mark.parametrize("language", LOCALES)
-def test_every_sentence_can_be_said_in_every_domain(language: str, domain: str) -> None:
-    told = StartWords.of(f"{language}@{domain}")
-    for name in words("start", language):
-        places = re.findall(r"{(\w+)}", words("start", language)[name])
-        values = {place: "7" for place in places if place not in Prompts.load().domain(domain).words[language]}
-        assert "{" not in told.say(name, **values)
-
-
 def test_a_domain_speaks_its_own_words() -> None:
-    assert "7 purchases" in StartWords.of("en").say("about", n=7)
-    assert "7 viewings" in StartWords.of("en@media").say("about", n=7)
-    assert "购买" in StartWords.of("zh").say("about", n=7) and "购买" not in StartWords.of("zh@media").say("about", n=7)
+    assert "7 purchases" in words_of("en").say("start.about", n=7)
+    assert "7 viewings" in words_of("en@media").say("start.about", n=7)
+    chinese, of_media = words_of("zh").say("start.about", n=7), words_of("zh@media").say("start.about", n=7)
+    assert "购买" in chinese and "购买" not in of_media
 
 
 @pytest.mark.parametrize(
@@ -116,9 +92,9 @@ def test_a_domain_speaks_its_own_words() -> None:
 def test_better_is_said_only_where_it_is_shown(low: float, high: float, sentence: str) -> None:
     evaluation = record()["evaluation"]
     evaluation["differences"][0] |= {"low": low, "high": high}
-    assert sentence in verdict(evaluation, StartWords.of("en"))
-    assert "what is taken most" in verdict(evaluation, StartWords.of("en"))
-    assert verdict({"systems": {}, "differences": []}, StartWords.of("en")) == ""
+    assert sentence in verdict(evaluation, words_of("en"))
+    assert "what is taken most" in verdict(evaluation, words_of("en"))
+    assert verdict({"systems": {}, "differences": []}, words_of("en")) == ""
 
 
 def test_the_command_speaks_chinese_and_keeps_it(

@@ -387,7 +387,7 @@ def test_from_files_to_a_slate_by_the_command_line_as_on_sqlite(
         said = [
             [(i["item_id"], i["score"], [r["text"] for r in i["reasons"]]) for i in slate["items"]] for slate in slates
         ]
-        shown = json.loads(run("report", "-w", name, "--json")[1])["groups"][0]["shown"]
+        shown = json.loads(run("feedback", "report", "-w", name, "--json")[1])["groups"][0]["shown"]
         answers[name] = (described, said, shown)
     assert answers["lite"] == answers["server"]
     assert answers["lite"][1][0] and answers["lite"][2] == 6

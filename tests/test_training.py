@@ -19,10 +19,10 @@ from recllm.features.candidates import CandidateCounts, Candidates
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.item_vectors import DatedItemVectors, item_vectors
 from recllm.features.pair_features import FEATURE_NAMES
-from recllm.metrics import Truth
 from recllm.recommender.recommender import Recommender
 from recllm.schema import Action
 from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
+from recllm.stats.ranking import Truth
 from recllm.training import scorer as training
 from recllm.training.calibration import calibrate
 from recllm.training.scorer import fit_scorer, level, listwise

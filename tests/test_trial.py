@@ -13,14 +13,14 @@ import pytest
 
 from recllm.documents import json_text
 from recllm.errors import DataError, PolicyError, UsageError
-from recllm.propensity.effect_forest import arm_scores, error_scale, fit_effect_forest, shrinkage_bias
+from recllm.propensity.effects import arm_learners, arm_scores, error_scale, shrinkage_bias
 from recllm.propensity.parameters import UpliftSettings
-from recllm.propensity.trial import MultiArmTrial, TrialColumns, balance_p_value, read_trial_table
+from recllm.propensity.trial import Trial, TrialColumns, balance_p_value, read_trial_table
 from recllm.propensity.trial_effects import TrialEstimate, estimate_trial, slope_test, trial_document, trial_lines
 
 Run = Callable[..., tuple[int, str, str]]
 COLUMNS = TrialColumns(features=("age", "kind"), arm="group", control="none", outcome="y")
-QUICK = UpliftSettings(rounds=20, forest_groups=12)
+QUICK = UpliftSettings(forest_groups=10)
 HILLSTROM = Path(__file__).resolve().parents[2] / "shared" / "data" / "hillstrom_email" / "hillstrom.parquet"
 EFFECTS = {"a": (0.4, -0.3), "b": (-0.2, 0.2), "nobody": (0.0, 0.0), "alike": (0.2, 0.2)}
 """On dogs' people, and on cats'."""
@@ -40,7 +40,7 @@ def world(
 
 
 def estimate(table: pl.DataFrame, columns: TrialColumns = COLUMNS, seed: int = 0) -> TrialEstimate:
-    trial = MultiArmTrial.construct(table, columns, randomised=True)
+    trial = Trial.of_table(table, columns, randomised=True)
     return estimate_trial(trial, rng=np.random.default_rng(seed), settings=QUICK)
 
 
@@ -85,15 +85,15 @@ def test_amounts() -> None:
 @pytest.mark.parametrize("arm", ["nobody", "alike"])
 def test_placebo_says_that_people_do_not_differ(arm: str) -> None:
     """One world in twenty may say otherwise."""
-    answers = [estimate(world(arm, n=1_500, seed=seed)[0], seed=seed) for seed in range(6)]
+    answers = [estimate(world(arm, n=1_500, seed=seed)[0], seed=seed) for seed in range(4)]
     calm = [answer for answer in answers if not answer.people_differ]
-    assert len(calm) >= 4
+    assert len(calm) >= 3
     for answer in calm:
         assert "people do not differ" in said(answer) and len(set(answer.advised.tolist())) == 1
     effects = [answer.effects[0].effect for answer in answers]
     assert np.mean([effect.value for effect in effects]) == pytest.approx(EFFECTS[arm][0], abs=0.03)
     certain = sum(effect.excludes_zero for effect in effects)
-    assert certain == 6 if arm == "alike" else certain <= 2
+    assert certain == 4 if arm == "alike" else certain <= 1
     assert all(answer.advised[0] == 1 for answer in calm) or arm == "nobody"
 
 
@@ -112,18 +112,18 @@ def test_where_choosing_is_not_shown_to_be_better_the_advice_is_one_arm() -> Non
 def test_intervals_of_people_hold_the_effect_as_often_as_said(differ: bool) -> None:
     """At 95 % of a person drawn at random: over some worlds neither much less nor nearly always."""
     covered, widths = [], []
-    for seed in range(8):
+    for seed in range(4):
         rng = np.random.default_rng([seed, differ])
-        x, arm = rng.normal(size=(2_500, 4)), rng.integers(0, 2, 2_500)
-        truth = 0.2 * np.tanh(x[:, 0]) if differ else np.full(2_500, 0.1)
-        y = rng.random(2_500) < 0.4 + 0.1 * np.tanh(x[:, 1]) + arm * truth
+        x, arm = rng.normal(size=(1_000, 4)), rng.integers(0, 2, 1_000)
+        truth = 0.2 * np.tanh(x[:, 0]) if differ else np.full(1_000, 0.1)
+        y = rng.random(1_000) < 0.4 + 0.1 * np.tanh(x[:, 1]) + arm * truth
         names = ("p", "q", "r", "s")
         table = pl.DataFrame(dict(zip(names, x.T, strict=True)) | {"group": np.array(["none", "a"])[arm], "y": y * 1.0})
         columns = TrialColumns(features=names, arm="group", control="none", outcome="y")
         found = estimate(table, columns, seed).effects[0]
         covered.append(((found.low <= truth) & (truth <= found.high)).mean())
         widths.append((found.high - found.low).mean() / 2)
-    assert 0.9 < np.mean(covered) < 0.99
+    assert 0.85 < np.mean(covered) < 0.99  # with intervals half as wide about two thirds
     assert np.mean(widths) < (0.25 if differ else 0.15)
 
 
@@ -145,16 +145,16 @@ def test_what_a_forest_takes_away_is_told_from_what_it_keeps() -> None:
 
 
 def test_false_alarms_are_as_rare_as_said() -> None:
-    """In 300 worlds of which every pair of people is met twice, p is below 5 % about as often; with a true signal
+    """In 150 worlds of which every pair of people is met twice, p is below 5 % about as often; with a true signal
     nearly always."""
     rng, alarms, found = np.random.default_rng(0), 0, 0
     folds = [np.arange(500) % 5 == fold for fold in range(5)]
-    for _ in range(300):
+    for _ in range(150):
         x, noise = rng.normal(size=(500, 12)), rng.standard_t(4, size=500)
         alarms += slope_test(noise, _linear(x, noise, folds), folds)[1] < 0.05
         effect = noise + x[:, 0]
         found += slope_test(effect, _linear(x, effect, folds), folds)[1] < 0.05
-    assert 3 <= alarms <= 27 and found > 295
+    assert 1 <= alarms <= 16 and found > 146
     assert slope_test(noise, np.zeros(500), folds) == (0.0, 1.0)
 
 
@@ -167,18 +167,18 @@ def _linear(x: np.ndarray, effect: np.ndarray, folds: list[np.ndarray]) -> np.nd
 
 
 def test_the_policys_value_lies_in_its_interval() -> None:
-    """Of 12 worlds the 95 % interval of the gain may miss in 2; a value of the same people's own models would be too
+    """Of 6 worlds the 95 % interval of the gain may miss in one; a value of the same people's own models would be too
     high in most."""
     inside = 0
     weak = {"a": (0.1, -0.05), "b": (0.0, 0.05)}
-    for seed in range(12):
+    for seed in range(6):
         table, truth = world("a", "b", n=1_500, seed=100 + seed, effects=weak)
         answer = estimate(table, seed=seed)
         expected = np.stack([arm.expected for arm in answer.effects], axis=1)
         own = np.where(expected.max(axis=1) > 0, expected.argmax(axis=1) + 1, 0)
         true_gain = np.hstack([np.zeros((len(truth), 1)), truth])[np.arange(len(truth)), own].mean()
         inside += answer.policy.against_nobody.low <= true_gain <= answer.policy.against_nobody.high
-    assert inside >= 10
+    assert inside >= 5
 
 
 def test_scores_are_right_on_average_whatever_the_model_says() -> None:
@@ -190,13 +190,14 @@ def test_scores_are_right_on_average_whatever_the_model_says() -> None:
     assert scores.mean(axis=0) == pytest.approx([0.2, 0.6], abs=0.02)
 
 
-def test_the_forest_is_the_same_for_the_same_draw_and_honest() -> None:
-    rng = np.random.default_rng(1)
-    values, noise = rng.normal(size=(2_000, 4)).astype(np.float32), rng.normal(size=2_000)
-    one, two = (fit_effect_forest(values, noise, QUICK, np.random.default_rng(5)).predict(values) for _ in range(2))
+def test_trees_are_the_same_for_the_same_draw_and_people_of_no_effect_get_none() -> None:
+    table, _ = world("nobody", n=2_000)
+    trial = Trial.of_table(table, COLUMNS, randomised=True)
+    (learner,), n = arm_learners(trial, QUICK)[1], len(trial)
+    learn, judge = np.arange(n // 2), learner.values[n // 2 :]
+    one, two = (learner.grow(learn, QUICK, np.random.default_rng(5)).predict(judge) for _ in range(2))
     assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
-    # of noise nothing is found: most intervals hold 0, and a forest that remembered its people would not
-    assert (np.abs(one[0]) < 1.96 * one[1]).mean() > 0.9
+    assert np.abs(one[0]).mean() < 0.1 and (one[1] > 0).all()
 
 
 def test_an_estimate_is_the_same_for_the_same_seed() -> None:
@@ -208,14 +209,14 @@ def test_an_estimate_is_the_same_for_the_same_seed() -> None:
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-def construct(table: pl.DataFrame, **changes: object) -> MultiArmTrial:
+def construct(table: pl.DataFrame, **changes: object) -> Trial:
     fields = {name: getattr(COLUMNS, name) for name in ("features", "arm", "control", "outcome")}
-    return MultiArmTrial.construct(table, TrialColumns(**(fields | changes)), randomised=True)  # type: ignore[arg-type]
+    return Trial.of_table(table, TrialColumns(**(fields | changes)), randomised=True)  # type: ignore[arg-type]
 
 
 def test_without_randomisation_it_is_refused() -> None:
     with pytest.raises(PolicyError, match="drawn by lot"):
-        MultiArmTrial.construct(world("a")[0], COLUMNS, randomised=False)
+        Trial.of_table(world("a")[0], COLUMNS, randomised=False)
 
 
 def test_arms_that_differ_before_treatment_are_refused_by_name() -> None:
@@ -296,18 +297,19 @@ def test_texts_become_few_columns_and_unknown_numbers_stay_unknown() -> None:
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
-OPTIONS = ("--features", "age,kind", "--arm", "group", "--control", "none", "--outcome", "y")
+OPTIONS = ("--columns", "features=age,kind,arm=group,control=none", "--columns", "outcome=y")
 
 
 def said(answer: TrialEstimate) -> str:
     return "\n".join(trial_lines(answer))
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_the_command(command: Run, tmp_path: Path, kind: str) -> None:
+def test_the_command(command: Run, tmp_path: Path) -> None:
     table, _ = world("a", n=1_000)
-    file = tmp_path / f"trial.{kind}"
-    table.write_csv(file) if kind == "csv" else table.write_parquet(file)
+    file = tmp_path / "trial.csv"
+    table.write_csv(file)
+    table.write_parquet(tmp_path / "trial.parquet")
+    assert read_trial_table(file).equals(read_trial_table(tmp_path / "trial.parquet"))
     code, out, _ = command("uplift", str(file), *OPTIONS, "--randomised", "--json", "--csv", str(tmp_path / "out.csv"))
     answer = json.loads(out)
     assert code == 0 and answer["people_differ"] and answer["trial"]["control"]["arm"] == "none"
@@ -332,11 +334,10 @@ def test_the_commands_lines(command: Run, tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (OPTIONS, 4, "drawn by lot"),
-        ((*OPTIONS[:-2], "--randomised"), 2, "also needs --outcome"),
-        ((*OPTIONS, "--randomised", "--learner", "x"), 2, "--learner"),
+        ((*OPTIONS[:-2], "--randomised"), 2, "give all of arm, control, features, outcome"),
         ((*OPTIONS, "--randomised", "--start", "2024-01-01"), 2, "--start"),
         (("--randomised",), 2, "give --start DATE"),
-        ((*OPTIONS[:-1], "profit", "--randomised"), 2, "unknown column profit"),
+        ((*OPTIONS[:-1], "outcome=profit", "--randomised"), 2, "unknown column profit"),
     ],
 )
 def test_what_the_command_refuses(
@@ -379,4 +380,4 @@ def test_the_real_trial() -> None:
     assert women.expected[bought].mean() > women.expected[~bought].mean() + 0.02
     with pytest.raises(PolicyError, match="differ before the treatment in visit"):
         leaking = TrialColumns(features=("recency", "visit"), arm="segment", control="No E-Mail", outcome="spend")
-        MultiArmTrial.construct(table, leaking, randomised=True)
+        Trial.of_table(table, leaking, randomised=True)

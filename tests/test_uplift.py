@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from recllm.errors import DataError, PolicyError
+from recllm.propensity.effects import fit_effects
 from recllm.propensity.features import FeatureTable
-from recllm.propensity.quality import qini_curve, true_qini
-from recllm.propensity.uplift import RandomisedTrial, UpliftLearner, check_assignment, fit_uplift, held_out_uplift
+from recllm.propensity.parameters import UpliftSettings
+from recllm.propensity.quality import QiniCurve, qini_curve, true_qini
+from recllm.propensity.trial import Trial, check_assignment
 
 N = 6_000
+QUICK = UpliftSettings(forest_groups=8)
 
 
-def world(seed: int = 0, n: int = N, share: float = 0.5, tilt: float = 0.0) -> tuple[RandomisedTrial, np.ndarray]:
+def world(seed: int = 0, n: int = N, share: float = 0.5, tilt: float = 0.0) -> tuple[Trial, np.ndarray]:
     """x0 says who has the outcome anyway, x1 whom the treatment moves: up where above 0, down where below.
 
     tilt: how much x0 sways the (known) chance of treatment."""
@@ -25,25 +28,29 @@ def world(seed: int = 0, n: int = N, share: float = 0.5, tilt: float = 0.0) -> t
     treated = rng.random(n) < propensity
     outcome = (rng.random(n) < np.where(treated, chance, base)).astype(float)
     names = tuple(f"x{i}" for i in range(5))
-    trial = RandomisedTrial.construct(FeatureTable(names, names, x), treated, outcome, propensity=propensity)
+    trial = Trial.of_treatment(FeatureTable(names, names, x), treated, outcome, propensity=propensity)
     return trial, chance - base
 
 
-@pytest.mark.parametrize("learner", list(UpliftLearner))
+def curve(uplift: np.ndarray, trial: Trial) -> QiniCurve:
+    return qini_curve(uplift, trial.arm == 1, trial.outcome, trial.probability[:, 1])
+
+
 @pytest.mark.parametrize(("share", "tilt"), [(0.5, 0.0), (0.5, 0.3), (0.2, 0.0)])
-def test_each_learner_finds_whom_it_moves(learner: UpliftLearner, share: float, tilt: float) -> None:
+def test_it_finds_whom_it_moves(share: float, tilt: float) -> None:
     (learn, _), (judge, truth) = world(0, share=share, tilt=tilt), world(1, share=share, tilt=tilt)
-    uplift = fit_uplift(learn, learner).uplift(judge.features)
+    uplift, low, high = fit_effects(learn, QUICK)[0].predict(judge.features)
     assert true_qini(uplift, truth).qini > 0.75 * true_qini(truth, truth).qini
     up, down = uplift[truth > 0.1].mean(), uplift[truth < -0.1].mean()
     assert up > 0.05 and down < -0.05 and np.abs(uplift).max() <= 1
+    assert (low <= uplift).all() and (uplift <= high).all() and ((low <= truth) & (truth <= high)).mean() > 0.85
 
 
 def test_known_chances_keep_the_effect_honest() -> None:
     """Treated more often are those who respond anyway: without the chances the mean effect would seem positive."""
     trial, truth = world(2, n=20_000, tilt=0.4)
-    naive = trial.outcome[trial.treated].mean() - trial.outcome[~trial.treated].mean()
-    found = qini_curve(np.zeros(len(trial)), trial).effect
+    naive = trial.outcome[trial.arm == 1].mean() - trial.outcome[trial.arm == 0].mean()
+    found = curve(np.zeros(len(trial)), trial).effect
     assert abs(found - truth.mean()) < 0.02 < abs(naive - truth.mean())
 
 
@@ -55,7 +62,7 @@ def test_who_responds_is_not_who_is_moved() -> None:
 
 def test_qini_from_outcomes_is_near_the_truth() -> None:
     trial, truth = world(4, n=40_000)
-    seen, known = qini_curve(truth, trial), true_qini(truth, truth)
+    seen, known = curve(truth, trial), true_qini(truth, truth)
     assert seen.qini == pytest.approx(known.qini, abs=0.01) and seen.effect == pytest.approx(known.effect, abs=0.02)
     assert true_qini(-truth, truth).qini == pytest.approx(-known.qini, abs=0.003)
 
@@ -75,9 +82,10 @@ def test_held_out_uplift_is_of_other_people() -> None:
     x = rng.normal(size=(2_000, 8)).astype(np.float32)
     names = tuple(f"x{i}" for i in range(8))
     treated, outcome = rng.random(2_000) < 0.5, (rng.random(2_000) < 0.4).astype(float)
-    trial = RandomisedTrial.construct(FeatureTable(names, names, x), treated, outcome, randomised=True)
-    own = qini_curve(fit_uplift(trial, UpliftLearner.T).uplift(trial.features), trial).qini
-    other = qini_curve(held_out_uplift(trial, UpliftLearner.T), trial).qini
+    trial = Trial.of_treatment(FeatureTable(names, names, x), treated, outcome, randomised=True)
+    model, held_out = fit_effects(trial, QUICK)
+    own = curve(model.predict(trial.features)[0], trial).qini
+    other = curve(held_out.expected, trial).qini
     assert own > 0.03 and abs(other) < 0.02
 
 
@@ -94,7 +102,7 @@ def parts(n: int = 3_000, seed: int = 0) -> tuple[FeatureTable, np.ndarray, np.n
 def test_without_randomisation_it_is_refused_with_exit_4() -> None:
     features, treated, outcome, _ = parts()
     with pytest.raises(PolicyError, match="Complete Journey's campaigns are of this kind") as stop:
-        RandomisedTrial.construct(features, treated, outcome)
+        Trial.of_treatment(features, treated, outcome)
     assert stop.value.exit_code == 4
 
 
@@ -102,11 +110,11 @@ def test_a_treatment_that_features_tell_is_refused_although_declared() -> None:
     features, _, outcome, rng = parts()
     chosen = rng.random(len(outcome)) < 0.5 + 0.25 * np.tanh(features.values[:, 2])
     with pytest.raises(PolicyError, match="not drawn as declared"):
-        RandomisedTrial.construct(features, chosen, outcome, randomised=True)
+        Trial.of_treatment(features, chosen, outcome, randomised=True)
     with pytest.raises(PolicyError, match="not drawn as declared"):
-        RandomisedTrial.construct(features, chosen, outcome, propensity=np.full(len(outcome), 0.5))
+        Trial.of_treatment(features, chosen, outcome, propensity=np.full(len(outcome), 0.5))
     known = 0.5 + 0.25 * np.tanh(features.values[:, 2].astype(float))
-    assert len(RandomisedTrial.construct(features, chosen, outcome, propensity=known)) == len(outcome)
+    assert len(Trial.of_treatment(features, chosen, outcome, propensity=known)) == len(outcome)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -117,13 +125,13 @@ def test_a_true_trial_passes(seed: int) -> None:
 
 def test_arms_and_outcomes_and_propensities_are_checked() -> None:
     features, treated, outcome, _ = parts()
-    with pytest.raises(DataError, match="at least 100 each"):
-        RandomisedTrial.construct(features, np.arange(3_000) < 20, outcome, randomised=True)
-    with pytest.raises(DataError, match="at least 20 of each"):
-        RandomisedTrial.construct(features, treated, np.zeros(3_000), randomised=True)
+    with pytest.raises(DataError, match="at least 100 are needed in each"):
+        Trial.of_treatment(features, np.arange(3_000) < 20, outcome, randomised=True)
+    with pytest.raises(DataError, match="fewer than 20 others"):
+        Trial.of_treatment(features, treated, np.zeros(3_000), randomised=True)
     with pytest.raises(DataError, match="0 or 1"):
-        RandomisedTrial.construct(features, treated, outcome * 3.5, randomised=True)
+        Trial.of_treatment(features, treated, outcome * 3.5, randomised=True)
     with pytest.raises(DataError, match="propensities"):
-        RandomisedTrial.construct(features, treated, outcome, propensity=np.ones(3_000))
+        Trial.of_treatment(features, treated, outcome, propensity=np.ones(3_000))
     with pytest.raises(DataError, match="treatments"):
-        RandomisedTrial.construct(features, treated[:10], outcome, randomised=True)
+        Trial.of_treatment(features, treated[:10], outcome, randomised=True)

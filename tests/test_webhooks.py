@@ -861,7 +861,7 @@ def spring(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Workspace.create(folder / "shop", consent_default=True, **settings) as workspace:
             for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
                 assert load_file(workspace, folder / f"{name}.csv", table).accepted
-            train_workspace(workspace, n_windows=2, epochs=2, min_steps=100)
+            train_workspace(workspace, n_windows=1, epochs=1, min_steps=40, heads=1)
             (plan,) = plan_campaigns(workspace, [read_campaign(folder / "tea.toml")])
             campaign = open_campaign(workspace, read_campaign(folder / "tea.toml"))
             approve_texts(campaign, [text.id for text in plan.texts], by="Ann", at=datetime.now(UTC))
@@ -1013,8 +1013,8 @@ def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_p
     assert (code, out) == (0, "/webhooks/shop/grid\n")
     assert run("webhooks", "add", "--provider", "pigeon", "--name", "mail")[0] == 2
     assert run("webhooks", "add", "--provider", "standard", "--name", "../mail")[0] == 2
-    assert run("webhooks", "target", "--url", "http://shop.example/")[0] == 2
-    code, out, _ = run("webhooks", "target", "--url", receiver.url, "--name", "crm", "--json")
+    assert run("webhooks", "add", "--url", "http://shop.example/")[0] == 2
+    code, out, _ = run("webhooks", "add", "--url", receiver.url, "--name", "crm", "--json")
     signing = json.loads(out)["secret"]
     assert code == 0 and run("webhooks", "send")[0] == 3
     with Workspace.open(shop) as workspace:

@@ -54,9 +54,9 @@ def test_wheel_carries_prompts_maps_and_the_type_marker(wheel: Path) -> None:
     assert any(n.startswith("recllm/prompts/item.") for n in names)
     assert any(n.startswith("recllm/ingest/maps/") and n.endswith(".toml") for n in names)
     assert "recllm/report/demo.html.j2" in names
-    console = "recllm/console/"
-    for name in ("templates/frame.html.j2", "words/zh.toml", "static/htmx.min.js", "static/LICENSES.txt"):
-        assert console + name in names
+    static = ("console/static/htmx.min.js", "console/static/LICENSES.txt")
+    for name in ("console/templates/frame.html.j2", "words/zh/console.toml", *static):
+        assert f"recllm/{name}" in names
     assert not any(n.startswith(("tests/", "eval/", "finetune/")) for n in names)
 
 
@@ -67,9 +67,8 @@ def test_it_is_the_wheel_that_runs(python: Path, tmp_path: Path) -> None:
     assert str(ROOT / "recllm") not in done.stdout and "site-packages" in done.stdout
 
 
-def test_help_and_prompts_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
-    assert "ingest" in run(python, tmp_path, "--help").stdout
-    done = run(python, tmp_path, "prompts", "--json")
+def test_prompts_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
+    done = run(python, tmp_path, "settings", "--prompts", "--json")
     assert done.returncode == 0, done.stderr
     assert {"item"} <= {p["name"] for p in json.loads(done.stdout)["prompts"]}
 
@@ -81,7 +80,6 @@ def test_first_steps_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["read"], report["accepted"]) == (3, 3)
-    assert run(python, tmp_path, "ingest", "gone.csv", "--table", "events", "-w", "shop").returncode == 2
 
 
 def test_ad_texts_are_checked_without_a_model(python: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from recllm.adcopy.lexicon import fold, folded_pattern, limit, pattern, table
 from recllm.errors import UsageError
-from recllm.text.templates import language
+from recllm.words.sentences import language
 
 _GSM = limit("gsm7")
 GSM_BASIC = frozenset(_GSM["basic"])

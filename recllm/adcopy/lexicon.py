@@ -24,6 +24,8 @@ HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """The range of Chinese characters, as it stands inside the brackets of a pattern."""
 
 _UNSEEN_CATEGORIES = frozenset({"Cf", "Cc", "Co", "Cn", "Mn"})
+_SHORT = {code: nfkd[0] for code in range(0xFDF0, 0xFE00) if len(nfkd := unicodedata.normalize("NFKD", chr(code))) > 4}
+"""Arabic characters that stand for up to 18 letters are read as the first, so that no text grows while it is read."""
 _WORD = re.compile(rf"[a-z0-9]+(?:'[a-z]+)?|[{HAN}]")
 _SPACE = re.compile(r"\s+")
 
@@ -127,7 +129,7 @@ def read(text: str) -> Reading:
 
 @lru_cache(maxsize=8192)
 def fold(text: str) -> str:
-    text = unicodedata.normalize("NFKD", text)
+    text = unicodedata.normalize("NFKD", text.translate(_SHORT))
     text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in _UNSEEN_CATEGORIES)
     text = unicodedata.normalize("NFC", text)
     text = _INVISIBLE.sub("", text).casefold().translate(_LOOKALIKES)
@@ -179,7 +181,7 @@ def letters(text: str) -> Letters:
 @lru_cache(maxsize=8192)
 def _letter(character: str) -> str:
     """One character as `fold` has it, where no other stands beside it."""
-    decomposed = unicodedata.normalize("NFKD", character)
+    decomposed = unicodedata.normalize("NFKD", character.translate(_SHORT))
     visible = "".join(c for c in decomposed if unicodedata.category(c) not in _UNSEEN_CATEGORIES)
     return _INVISIBLE.sub("", visible).casefold().translate(_LOOKALIKES)
 

@@ -47,7 +47,7 @@ from pydantic import (
 from recllm.adcopy.lexicon import Family, Reading, folded_pattern, phrase_pattern, phrase_patterns, read
 from recllm.documents import toml_table
 from recllm.errors import DataError, UsageError
-from recllm.text.templates import LOCALES
+from recllm.words.sentences import LANGUAGES
 
 # --- parsed JSON and TOML as checked objects, with errors that name the field and say what it takes ------------------
 
@@ -118,8 +118,8 @@ def _day(text: str) -> str:
 
 
 def _known_languages(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names or set(names) - set(LOCALES):
-        raise ValueError(f"are of {', '.join(LOCALES)}, not {list(names)!r}")
+    if not names or set(names) - set(LANGUAGES):
+        raise ValueError(f"are of {', '.join(LANGUAGES)}, not {list(names)!r}")
     return names
 
 

@@ -47,7 +47,8 @@ from recllm.text.domains import Domain, domain_of
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import without_personal_data
 from recllm.text.plurals import stem
-from recllm.text.templates import LOCALES, Prompts, Template, language
+from recllm.text.templates import Prompts, Template
+from recllm.words.sentences import LANGUAGES, language
 
 _CODE = pattern("injection.code")
 _HIDDEN = pattern("injection.hidden")
@@ -240,8 +241,8 @@ class CopyRequest:
 
 def checked_locale(locale: str) -> str:
     """The locale, when texts can be written in its language; raises `UsageError` otherwise."""
-    if language(locale) not in LOCALES:
-        raise UsageError(f"unknown locale {locale!r}; texts are written in: {', '.join(LOCALES)}")
+    if language(locale) not in LANGUAGES:
+        raise UsageError(f"unknown locale {locale!r}; texts are written in: {', '.join(LANGUAGES)}")
     try:
         Prompts.load().domain(domain_of(locale))
     except PromptError as error:

@@ -111,8 +111,8 @@ def write_copy(
         tells_offer = "offer" in copy.facts_used or not facts.offer_text or request.limits.title_only
         if not _stands(copy):
             n_failed += 1
-            if n_failed == _MAX_FAILED and not _stands(_verified(Wording(line=None), facts, request)):
-                break  # what fails are the item's own words, beside any line
+            if n_failed > _MAX_FAILED and not copies:
+                break  # what fails are the item's own words, with any line
             continue
         if tells_offer and (copy.verified or (source != TEMPLATE and not request.unattended)):
             copies[line] = copy

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.audiences.assignment import Selection, check_floor, select
-from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only, left_out_words
+from recllm.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.audiences.people_match import ContactRecords, RuleMatch, match_people
 from recllm.audiences.probabilities import EffectsOf, UserScores, likeness, target_probabilities, trained_model
 from recllm.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
@@ -40,6 +40,7 @@ from recllm.errors import PolicyError, UsageError
 from recllm.schema import Action, Intent, Objective, Reason, chance_text, count_text, html_table
 from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
+from recllm.words.sentences import section
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
@@ -203,7 +204,8 @@ def find_audience(
         choice=request.choice,
         effects=effects,
     )
-    name, question = request.campaign or pool.target.name, plain(replace(request, explain=True, explain_first=None))
+    name = request.campaign or pool.target.name
+    question = plain(request.model_copy(update={"explain": True, "explain_first": None}))
     selection = select(pool.scores, pool.user_ids, name, request.limits)
     explain_first = request.explain_first if request.explain and request.seeds is None else 0
     audience = build_audience(recommender, pool, selection, name, explain_first, figures, question)
@@ -461,7 +463,7 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
 
 def counts_in_words(counts: Mapping[str, int | None]) -> str:
     """Such as "bought it recently (1,200), no consent (few)"; few is also what is not told."""
-    code_words = left_out_words("en")
+    code_words = section("left_out", "en")
     numbers = {code: "few" if n is None else f"{n:,}" for code, n in counts.items()}
     return ", ".join(f"{code_words.get(code, code)} ({number})" for code, number in numbers.items())
 

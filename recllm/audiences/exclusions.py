@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -21,7 +18,6 @@ from recllm.errors import UsageError
 from recllm.features.item_vectors import basics_of
 from recllm.recommender.people import DatasetPeople
 from recllm.schema import ACTION_CODE, Action
-from recllm.text.templates import language
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
@@ -56,15 +52,6 @@ class ExclusionReason(StrEnum):
     """Their effect is not shown to be above 0."""
     UNPROFITABLE = "not_worth_the_contact"
     BEYOND_LIMIT = "beyond_the_cut"
-
-
-@cache
-def left_out_words(locale: str) -> Mapping[str, str]:
-    """Code -> why people are left out, of an audience and of what is done with one; English where there is
-    no other."""
-    tables = tomllib.loads(resources.files(__package__).joinpath("left_out.toml").read_text("utf-8"))
-    code_words: Mapping[str, str] = tables.get(language(locale), tables["en"])
-    return code_words
 
 
 def exclusion_masks(

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,11 +28,20 @@ from recllm.data.catalogue import CATEGORY_SEPARATOR
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Pairs
 from recllm.encoder.hardware import map_blocks
-from recllm.explain import EVIDENCE_PER_ITEM, Evidence, ReasonWriter, UserHistory, choose, lacking, units_of
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profiles
+from recllm.recommender.leave_one_out import (
+    EVIDENCE_PER_ITEM,
+    Evidence,
+    ReasonWriter,
+    UserHistory,
+    choose,
+    lacking,
+    units_of,
+)
 from recllm.schema import Action, Reason
+from recllm.stats.intervals import ratios
 
 if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
@@ -150,7 +158,7 @@ def distinguishing_traits(
     inside, outside, n_inside, n_outside = columns
     inside = np.clip(inside + np.array([noise(name) for name in counts["name"]]), 0, n_inside).round().astype(int)
     nameable = enough_people(inside, outside, n_inside, policy.group_floor) & (n_outside > 0)
-    ratio, low, high = lifts(inside, outside, n_inside, n_outside, 1 - (1 - LEVEL) / max(int(nameable.sum()), 1))
+    ratio, low, high = ratios(inside, n_inside, outside, n_outside, 1 - (1 - LEVEL) / max(int(nameable.sum()), 1))
     traits = [
         AudienceTrait(
             kind=row["kind"],
@@ -220,14 +228,3 @@ def enough_people(inside: NDArray[Any], outside: NDArray[Any], n_inside: NDArray
     lacking = n_inside - inside
     common = (lacking == 0) | (lacking >= MIN_PEOPLE)
     return np.asarray((inside + outside >= floor) & (inside >= MIN_PEOPLE) & common)
-
-
-def lifts(
-    inside: NDArray[Any], outside: NDArray[Any], n_inside: NDArray[Any], n_outside: NDArray[Any], level: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Ratio of the shares inside / n_inside and outside / n_outside with its interval, half a person added to each."""
-    a, b = inside + 0.5, outside + 0.5
-    log_ratio = np.log(a / (n_inside + 1)) - np.log(b / (n_outside + 1))
-    error = np.sqrt(1 / a - 1 / (n_inside + 1) + 1 / b - 1 / (n_outside + 1))
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    return np.exp(log_ratio), np.exp(log_ratio - z * error), np.exp(log_ratio + z * error)

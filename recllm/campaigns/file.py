@@ -64,7 +64,7 @@ from recllm.adcopy.channels import Sender, channel_written_for, complete
 from recllm.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
 from recllm.audiences.people_rule import RuleField
-from recllm.audiences.request import AudienceLimits, OfferChoice
+from recllm.audiences.request import AudienceCut, AudienceLimits, LeftOut, OfferChoice
 from recllm.campaigns.hours import QuietHours
 from recllm.campaigns.toml_errors import data_error, fail, in_words, unknown_key
 from recllm.documents import toml_table
@@ -85,11 +85,6 @@ def _amount(value: object) -> Decimal:
             if amount.is_finite() and amount > 0:
                 return amount
     return fail(f"is an amount above 0, not {value}")
-
-
-def _number(value: object) -> object:
-    """TOML's exact decimals as floats."""
-    return float(value) if isinstance(value, Decimal) and value.is_finite() else value
 
 
 def _moment(value: object) -> datetime:
@@ -123,8 +118,7 @@ def _proof(value: object) -> object:
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Texts = Annotated[tuple[Text, ...], Strict(False)]
 Amount = Annotated[Decimal, BeforeValidator(_amount)]
-NotNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 FileBeside = Annotated[Path, BeforeValidator(_file_beside)]
 
@@ -135,6 +129,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _floats(cls, values: object) -> object:
+        """TOML's exact decimals as floats, where a field is none of them."""
+        exact = {name for name, field in cls.model_fields.items() if "Decimal" in str(field.annotation)}
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: float(value) if isinstance(value, Decimal) and value.is_finite() and name not in exact else value
+            for name, value in values.items()
+        }
 
 
 class TargetSection(_Section):
@@ -162,7 +168,7 @@ class TargetSection(_Section):
     """uplift: the name of the effects that a trial told; see `recllm uplift --save`."""
     sure: bool = False
     """uplift: only people whose effect is shown to be above 0."""
-    spread: Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)] | None = None
+    spread: Annotated[float, Field(ge=0, le=1)] | None = None
     """How far offers spread over the items, see `recllm.audiences.spread`; when None `offers.spread` for a campaign
     that picks its items, and 0 for others."""
     people: RuleField | None = None
@@ -234,27 +240,9 @@ class OfferSection(_Section):
         return Offer(type=OfferType(self.type), value=self.value, start=self.start, end=self.end)
 
 
-class LimitsSection(_Section):
+class LimitsSection(AudienceCut, LeftOut, _Section):
     """How many people, and who not."""
 
-    size: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
-    """People addressed at most."""
-    budget: NotNegative | None = None
-    """Money, spent at `cost` per contact."""
-    cost: NotNegative | None = None
-    margin: NotNegative | None = None
-    """Money that a conversion brings; then only people who are worth their contact are addressed."""
-    holdout: Annotated[float, BeforeValidator(_number)] = 0.1
-    """Share in [0, 1) that is held out for comparison."""
-    frequency_cap: Annotated[int, Field(ge=1)] | None = None
-    """Who was shown something so often within `frequency_days` is left out."""
-    frequency_days: Positive = 7.0
-    bought_days: Positive | None = None
-    """Who bought one of the items within so many days is left out."""
-    returned: bool = True
-    """Who returned one of the items is left out."""
-    adult_age: Annotated[int, Field(ge=0)] = 18
-    """Who is or may be younger is left out."""
     suppress: FileBeside | None = None
     """The file of ids never to contact, one a line."""
     quiet: Texts = ("21:00", "08:00")
@@ -263,9 +251,13 @@ class LimitsSection(_Section):
     """Of the quiet hours; the workspace's when None."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        with in_words("holdout"):
-            self.cut  # noqa: B018
+    def _cut_fits(self) -> Self:
+        with in_words("budget"):
+            self.check_cut()
+        return self
+
+    @model_validator(mode="after")
+    def _hours_fit(self) -> Self:
         if self.timezone is not None and self.timezone not in zoneinfo.available_timezones():
             fail(f"is a name such as Asia/Shanghai, not {self.timezone!r}", "timezone")
         try:
@@ -278,8 +270,7 @@ class LimitsSection(_Section):
 
     @cached_property
     def cut(self) -> AudienceLimits:
-        names = ("size", "budget", "cost", "margin", "holdout")
-        return AudienceLimits(salt="campaign", **{name: getattr(self, name) for name in names})
+        return self.part(AudienceLimits, salt="campaign")
 
     @cached_property
     def quiet_hours(self) -> QuietHours | None:

@@ -3,21 +3,15 @@
 Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
 people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
 compared with the intervals: see `recllm.workspace.figures`.
-
-difference of two independent shares      Newcombe 1998, method 10: the square and add of Wilson's limits
-difference of two means     percentile bootstrap, each group redrawn by itself (Efron 1979)
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from importlib import resources
-from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +23,9 @@ from recllm.data.dataset import Dataset, utc
 from recllm.data.interactions import of_actions
 from recllm.errors import NothingToDo
 from recllm.jobs.serve import CHANNEL_PURPOSE
-from recllm.metrics import LEVEL, ConfidenceInterval, share
 from recllm.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
-from recllm.text.templates import language
+from recllm.stats.intervals import ConfidenceInterval, difference, mean_difference, share
+from recllm.words.sentences import section
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import log_end
 
@@ -40,22 +34,6 @@ THIRDS = ("likely", "middling", "unlikely")
 People = Sequence[PlannedPerson]
 BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
 """People reached, and people held out."""
-
-
-def difference(hits: int, n: int, control_hits: int, control_n: int) -> ConfidenceInterval:
-    """hits / n - control_hits / control_n, in [-1, 1]."""
-    a, b = share(hits, n), share(control_hits, control_n)
-    gap = a.value - b.value
-    low, high = gap - hypot(a.value - a.low, b.high - b.value), gap + hypot(a.high - a.value, b.value - b.low)
-    return ConfidenceInterval(gap, max(-1.0, low), min(1.0, high))
-
-
-def mean_difference(values: NDArray[np.float64], control: NDArray[np.float64]) -> ConfidenceInterval:
-    """mean(values) - mean(control), (n,) and (m,), at least one each."""
-    rng = np.random.default_rng(0)
-    means = [np.array([rng.choice(part, len(part)).mean() for _ in range(2000)]) for part in (values, control)]
-    low, high = np.quantile(means[0] - means[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return ConfidenceInterval(float(values.mean() - control.mean()), float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,9 +364,7 @@ def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
 
 def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str, ...]:
     """What the figures say and what they do not. floor: the fewest people that are told about."""
-    tables = tomllib.loads(resources.files(__package__).joinpath("conclusions.toml").read_text("utf-8"))
-    sentences = tables.get(language(locale), tables["en"])
-    sentences |= sentences[aim(outcome.converts)]
+    sentences = {**section("conclusion", locale), **section(f"conclusion.{aim(outcome.converts)}", locale)}
     days = {name: f"{getattr(outcome, name):%Y-%m-%d}" for name in ("start", "until", "end")}
     effect = outcome.effect
     if outcome.until <= outcome.start:

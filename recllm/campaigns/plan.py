@@ -53,7 +53,7 @@ from recllm.occasions.choose import lacking
 from recllm.occasions.detect import ItemStates, Shop
 from recllm.recommender.registry import current
 from recllm.schema import Generator, Objective, Occasion
-from recllm.text.templates import language
+from recllm.words.sentences import language
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.privacy import PolicyGate
 from recllm.workspace.workspace import Workspace, present
@@ -367,16 +367,15 @@ def _occasion_target(
 
 
 def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
-    names = ["bought_days", "frequency_cap", "frequency_days", "adult_age"]
-    if file.target.occasion is None:  # each person has an item of their own, and others' do not matter
-        names.append("returned")
     holdout = workspace.settings.experiments
-    return Exclusions(
-        suppressed=file.limits.suppressed_ids(),
+    return file.limits.part(
+        Exclusions,
+        # with an occasion each person has an item of their own, and others' do not matter
+        returned=file.limits.returned and file.target.occasion is None,
+        suppressed=tuple(file.limits.suppressed_ids()),
         people=file.target.people,
         holdout_share=holdout.holdout_share,
         holdout_salt=holdout.holdout_salt,
-        **({"returned": False} | {name: getattr(file.limits, name) for name in names}),
     )
 
 

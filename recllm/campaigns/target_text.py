@@ -39,11 +39,11 @@ def fitting_items(recommender: Recommender, text: str, category: str | None, *, 
     data = recommender.dataset
     query = _words_that_name(text)
     vectors, _ = encode_unique(recommender.encoder, [query], kind="query")
-    deny: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     if category is not None:
         outside = ~np.asarray(in_category(data.items, category))
-        deny = tuple(data.items["item_id"].gather(np.flatnonzero(outside)).to_list())
-    request = SearchRequest(query=query, k=WIDER * limit, deny=deny)
+        exclude = tuple(data.items["item_id"].gather(np.flatnonzero(outside)).to_list())
+    request = SearchRequest(query=query, k=WIDER * limit, exclude=exclude)
     slate = search(recommender, WordIndex.of(data.items), request, vectors[0], vectors_weight=THEME_WEIGHT)
     if not slate.items:
         where = f" in the category {category!r}" if category else ""

@@ -12,6 +12,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
+from recllm.documents import whole_numbers
 from recllm.errors import DataError, RecllmError
 
 EXPECTED = {
@@ -25,6 +26,7 @@ EXPECTED = {
     "finite_number": "is a number, not {input}",
     "greater_than": "is a number above {gt}, not {input}",
     "greater_than_equal": "is a number of {ge} or more, not {input}",
+    "less_than": "is a number below {lt}, not {input}",
     "less_than_equal": "is {le} at most",
     "model_type": "is a table; write [{key}]",
     "mapping_type": "is a table; write [{key}]",
@@ -51,7 +53,7 @@ def data_error(file: Path, source: str, error: ValidationError, sections: Mappin
     """source: the file's text. sections: the keys of each table of it."""
     faults = []
     for fault in error.errors(include_url=False):
-        context = fault.get("ctx", {})
+        context = whole_numbers(fault.get("ctx", {}))
         path = [part for part in fault["loc"] if isinstance(part, str)] + [key for key in [context.get("key")] if key]
         if fault["type"] == "extra_forbidden":
             words = unknown_key(source, ".".join(path[:-1]), path[-1], sections)

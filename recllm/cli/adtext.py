@@ -10,12 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
+from recllm.cli import batch
+from recllm.cli.options import (
+    DEFAULT_WORKSPACE,
+    Answering,
+    Batching,
+    Everybody,
+    Json,
+    Options,
+    Out,
+    Users,
+    WorkspaceDir,
+    batch_options,
+    open_shop,
+    read_user_ids,
+)
 from recllm.cli.output import emit_json, note, say, show, table
 from recllm.documents import plain
 from recllm.errors import NothingToDo, UsageError
-from recllm.schema import CopyVerdict, Intent, Objective, count_text
+from recllm.schema import AdQuestion, CopyVerdict, count_text
 
 if TYPE_CHECKING:
     from recllm.adcopy.packs import Pack
@@ -30,71 +45,91 @@ Packs = Annotated[
 ]
 VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
 Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; the workspace's otherwise.")]
-Adapter = Annotated[Path | None, typer.Option(help="A tuned generator's adapter (finetune/copywriter.py).")]
-EffectFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--effect", help="A model of which text works (finetune/effect.py); the workspace's effect/ otherwise."
-    ),
-]
+
+
+class CopyOptions(AdQuestion, Answering, Batching):
+    """What `recllm copy` asks."""
+
+    item_id: str | None = None
+    """The item; each person's best one otherwise."""
+    generator: str | None = None
+    """template (the default), smollm2, a folder or hub id of a causal LM, or a server's URL."""
+    adapter: Path | None = None
+    """A tuned generator's adapter (finetune/copywriter.py)."""
+    variants: Annotated[int, Field(ge=1)] = 1
+    """Texts that differ for each person, at most."""
+    voice: Path | None = None
+    """The brand's voice, as TOML."""
+    effect: Path | None = None
+    """A model of which text works (finetune/effect.py); the workspace's effect/ otherwise."""
 
 
 def copy(
     context: typer.Context,
-    user: Users = None,
-    users: UserFile = None,
-    item: Annotated[str | None, typer.Option(help="The item; each person's best one otherwise.")] = None,
-    intent: Annotated[Intent, typer.Option(help="What the best item is for; see: recllm recommend --help.")] = (
-        Intent.MIXED
-    ),
-    objective: Annotated[
-        Objective, typer.Option(help="What the best item is best by; see: recllm recommend --help.")
-    ] = Objective.LIFT,
-    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
-    channel: Annotated[str, typer.Option(help="email, push, sms_gsm, google_rsa, ...")] = "email",
-    locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
-    generator: Annotated[
-        str, typer.Option(help="template, smollm2, a folder or hub id of a causal LM, or the URL of a server.")
-    ] = "template",
-    adapter: Adapter = None,
-    variants: Annotated[int, typer.Option(min=1, help="So many texts that differ for each person, at most.")] = 1,
-    pack: Packs = None,
-    voice: VoiceFile = None,
-    effect: EffectFolder = None,
-    record: Records = None,
-    seed: Seed = 0,
-    json: Json = False,
+    question: Annotated[CopyOptions, Options(("item_id", "channel", "generator", "variants"))],
+    *,
+    user: Users,
+    everybody: Everybody,
+    folder: Out,
+    workspace: WorkspaceDir,
+    pack: Packs,
+    record: Records,
+    replay: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Make the text of this record again, byte for byte, or say what changed."),
+    ],
+    json: Json,
 ) -> None:
     """One ad text per person; it leaves only when every claim in it passed its check. Each is kept with all that made
-    it: `recllm copy replay ID` makes it again."""
+    it: `recllm copy --replay ID` makes it again. Where it cannot be the same, that ends with 1 and says what changed:
+    weights, prompts, word lists, rule packs."""
     if context.invoked_subcommand:
         return
-    from recllm.adcopy.request import load_voice
-    from recllm.jobs.ad_copy import effect_model, write_ads
+    from recllm.adcopy.packs import pack_names
+    from recllm.jobs.ad_copy import replay_ad
 
-    people = read_user_ids(user, users)
-    with open_shop(workspace) as shop:
-        texts = write_ads(
-            shop,
-            people,
-            item_id=item,
-            intent=intent,
-            objective=objective,
-            channel=channel,
-            locale=locale,
-            generator=generator,
-            adapter=adapter,
-            seed=seed,
-            packs=_packs(pack),
-            voice=load_voice(voice) if voice else None,
-            variants=variants,
-            effect=effect_model(shop, effect),
+    if batch.is_batch(everybody, folder, user, question.item_id, pack, record, replay):
+        options = {"channel": question.channel} | batch_options(question)
+        batch.answer("copy", options, question, folder, workspace, json)
+        return
+    if replay is not None:
+        text = replay_ad(
+            workspace,
+            replay,
             records=record or workspace / RECORDS,
+            generator=question.generator,
+            adapter=question.adapter,
+            packs=_packs([name for name in pack or () if name not in pack_names()]),
+            effect=question.effect,
         )
+        _answer([text], json)
+        return
+    texts = written_texts(question, read_user_ids(user), workspace, pack, record)
     _answer(texts, json)
     failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
     if failures:  # of the generator, one for each text
         note(f"{len(failures)} of {count_text(len(texts), 'text')} had to do without the generator: {failures[0]}")
+
+
+def written_texts(
+    question: CopyOptions, people: list[str], workspace: Path, pack: list[str] | None, record: Path | None
+) -> list[AdCopy]:
+    """The texts for these people, each with its record."""
+    from recllm.adcopy.request import load_voice
+    from recllm.jobs.ad_copy import effect_model, write_ads
+
+    asked_fields = ("item_id", "intent", "objective", "channel", "locale", "adapter", "seed", "variants")
+    with open_shop(workspace) as shop:
+        return write_ads(
+            shop,
+            people,
+            generator=question.generator or "template",
+            packs=_packs(pack),
+            voice=load_voice(question.voice) if question.voice else None,
+            effect=effect_model(shop, question.effect),
+            records=record or workspace / RECORDS,
+            **{name: getattr(question, name) for name in asked_fields},
+        )
 
 
 def _answer(texts: Sequence[AdCopy], json: bool) -> None:
@@ -111,35 +146,6 @@ def _answer(texts: Sequence[AdCopy], json: bool) -> None:
             + (f"failed: {', '.join(failed)}" if failed else verdict or "all checks passed")
             + (f"; record {text.record_id}" if text.record_id else "")
         )
-
-
-def replay(
-    record_id: Annotated[str, typer.Argument(metavar="ID", help="The record's id, as `recllm copy` told it.")],
-    workspace: WorkspaceDir,
-    record: Records,
-    generator: Annotated[str | None, typer.Option(help="Where the generator is now, if it moved.")],
-    adapter: Adapter,
-    pack: Packs,
-    effect: EffectFolder,
-    json: Json,
-) -> None:
-    """Make a text again, byte for byte. Ends with 1 and says what changed (weights, prompts, word lists, rule packs)
-    when it cannot be the same."""
-    from recllm.adcopy.packs import pack_names
-    from recllm.jobs.ad_copy import replay_ad
-
-    folder = record or workspace / RECORDS
-    files = [name for name in pack or () if name not in pack_names()]
-    text = replay_ad(
-        workspace,
-        record_id,
-        records=folder,
-        generator=generator,
-        adapter=adapter,
-        packs=_packs(files),
-        effect=effect,
-    )
-    _answer([text], json)
 
 
 def check(
@@ -237,14 +243,32 @@ def rank(
         raise typer.Exit(2)
 
 
-def add_vocabulary(
-    words: Annotated[list[str], typer.Argument(metavar="WORD...", help="Words or phrases that texts may hold.")],
-    by: Annotated[str, typer.Option("--by", help="The name of whoever approves them.")],
-    workspace: WorkspaceDir,
-    json: Json,
+def vocabulary(
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORD...", help="Words or phrases to approve.")] = None,
+    learn: Annotated[
+        Path | None, typer.Option(help="Texts that people approved, one JSON object a line: list their phrases.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who approves the words, or the phrases of --learn.")] = None,
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of this many texts or more.")] = 1,
+    json: Json = False,
 ) -> None:
-    """Approve words beyond the facts: a text that holds them is no longer held because of them. They are kept with who
-    approved them and when, as a new version of the shop's vocabulary."""
+    """Words beyond the facts that the shop's people approved: a text is not held because of them. Lists them, with who
+    approved them and when; or approves WORD..., or the phrases of --learn.
+
+    A word of --learn is taken with its neighbour: "soft inside" is learned, "soft" is not."""
+    if learn is not None:
+        learn_vocabulary(learn, by, workspace, json, min_texts)
+    elif words and by is None:
+        raise UsageError("words are approved by a person: give --by NAME")
+    elif words:
+        add_vocabulary(words, by or "", workspace, json)
+    else:
+        list_vocabulary(workspace, json)
+
+
+def add_vocabulary(words: list[str], by: str, workspace: Path, json: bool) -> None:
+    """Approves words, and says which were new."""
     from recllm.adcopy.vocabulary import add_words, vocabulary_file
 
     with open_shop(workspace) as shop:
@@ -255,15 +279,8 @@ def add_vocabulary(
         note(f"{repeated} of {len(words)} words were approved before")
 
 
-def learn_vocabulary(
-    file: Annotated[Path, typer.Argument(help="Texts that people approved, one JSON object a line, as `copy check`.")],
-    by: Annotated[str | None, typer.Option("--by", help="Who approves the phrases; they are only listed otherwise.")],
-    workspace: WorkspaceDir,
-    json: Json,
-    min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of so many texts or more.")] = 1,
-) -> None:
-    """List what approved texts hold beyond the facts, by how many hold it; with --by it is approved. A word is taken
-    with its neighbour: "soft inside" is learned, "soft" is not."""
+def learn_vocabulary(file: Path, by: str | None, workspace: Path, json: bool, min_texts: int) -> None:
+    """Lists the phrases of approved texts; with `by` they are approved."""
     from recllm.adcopy.submissions import Submission, phrases_of_approved, read_submissions
     from recllm.adcopy.vocabulary import add_words, approved_words, vocabulary_file
     from recllm.text.domains import domain_of
@@ -284,8 +301,8 @@ def learn_vocabulary(
         note(f"{len(added)} approved" if by else "listed only; approve them with --by NAME")
 
 
-def list_vocabulary(workspace: WorkspaceDir, json: Json) -> None:
-    """The words that the shop's people approved, with who, when and since which version."""
+def list_vocabulary(workspace: Path, json: bool) -> None:
+    """Shows the approved words with who approved them and when."""
     from recllm.adcopy.vocabulary import read_vocabulary, vocabulary_file
 
     with open_shop(workspace) as shop:
@@ -315,7 +332,7 @@ def _lines(text_id: str, answer: Review) -> list[str]:
     doubts = [f"  look at {w.rule}: {w.message}" for w in answer.warnings]
     if answer.ungrounded:
         words = ", ".join(repr(word) for word in dict.fromkeys(w.word for w in answer.ungrounded))
-        remedy = "recllm copy vocabulary add WORD... --by NAME"
+        remedy = "recllm copy vocabulary WORD... --by NAME"
         doubts.append(f"  no fact and no approved word grounds {words}; approve them with: {remedy}")
     return [f"{text_id}: {_VERDICTS[answer.verdict]}", *faults, *doubts]
 

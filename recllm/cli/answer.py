@@ -4,44 +4,46 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field, field_validator
 
+from recllm.audiences.request import AudienceQuestion
+from recllm.cli import batch
 from recllm.cli.options import (
+    Answering,
+    Batching,
     Csv,
-    Explain,
+    Everybody,
     Ids,
+    InLanguage,
     Json,
-    Model,
-    ReasonLocale,
+    Options,
+    Out,
     Seed,
     User,
-    UserFile,
     Users,
     WorkspaceDir,
+    batch_options,
     ids_by_pseudonym,
     open_shop,
-    read_ids,
+    read_pairs,
     read_user_ids,
     write_audit,
 )
 from recllm.cli.output import note, show, table
 from recllm.errors import NothingToDo, UsageError
-from recllm.schema import Intent, NoteKind, Objective, RecommendRequest, ReportBy, count_text
+from recllm.propensity.question import PredictionKind, PredictionQuestion
+from recllm.schema import NoteKind, RecommendRequest, ReportBy, SearchRequest, count_text
 
 if TYPE_CHECKING:
     from recllm.audiences.audience import Audience
-    from recllm.metrics import ConfidenceInterval
-    from recllm.propensity.uplift import UpliftEstimate
     from recllm.schema import Slate
-
-_offer = partial(typer.Option, rich_help_panel="What is offered")
-_which = partial(typer.Option, rich_help_panel="Which items")
+    from recllm.stats.intervals import ConfidenceInterval
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
 
@@ -49,27 +51,20 @@ MAX_PRINTED = 20
 """People listed on a screen; a file holds all."""
 
 
+class SlateOptions(RecommendRequest, Answering, Batching):
+    """What `recllm recommend` asks."""
+
+    users: tuple[str, ...] = ()
+
+
 def recommend(
+    question: Annotated[SlateOptions, Options(("k", "where", "intent", "objective", "explain"))],
     *,
     user: Users,
-    users: UserFile,
+    everybody: Everybody,
+    folder: Out,
     workspace: WorkspaceDir,
-    k: Annotated[int, typer.Option("--k", "-k", help="Items per person.")] = 10,
-    intent: Annotated[
-        Intent, _which(help="What is likely, new, bought before, goes with it, is missed.")
-    ] = Intent.MIXED,
-    objective: Annotated[
-        Objective, _which(help="By chance, by chance over that of people in general, or by what it earns.")
-    ] = Objective.PROBABILITY,
-    exclude_seen: Annotated[bool, _which("--exclude-seen", help="Leave out what the person bought.")] = False,
-    where: Annotated[str | None, _which(help="Condition: \"price < 50 AND brand = 'Acme'\".")],
-    popularity_weight: Annotated[
-        float | None, _which(min=0, max=1, help="Above 0: less of what everybody buys, more of the catalogue.")
-    ],
-    explain: Explain,
     record: Annotated[bool, typer.Option(help="Record the items as shown, for feedback and reports.")] = False,
-    model: Model,
-    locale: ReasonLocale,
     json: Json,
 ) -> None:
     """The best items for people, with the reasons that really moved the score."""
@@ -77,22 +72,18 @@ def recommend(
     from recllm.jobs.load import record_shown
     from recllm.jobs.recommenders import open_recommender
 
-    request = RecommendRequest(
-        users=tuple(read_user_ids(user, users)),
-        k=k,
-        intent=intent,
-        objective=objective,
-        repeats=not exclude_seen,
-        where=where,
-        explain=explain,
-        popularity_weight=popularity_weight,
-    )
+    if batch.is_batch(everybody, folder, user, record):
+        options = {"explain": False} | batch_options(question)
+        batch.answer("recommend", options, question, folder, workspace, json)
+        return
+    request = question.part(RecommendRequest, users=tuple(read_user_ids(user)))
     with open_shop(workspace) as shop:
-        if model is None:
-            opening = partial(open_recommender, shop, locale=locale)
+        if question.model is None:
+            opening = partial(open_recommender, shop, locale=question.locale)
             slates = recommend_in_experiments(shop, request, list_experiments(shop), lambda v: opening(version=v))
-        else:  # whoever names a model asks for that one
-            slates = open_recommender(shop, version=model, locale=locale).recommend(request)
+        else:  # a model that is named answers, whatever experiment runs
+            recommender = open_recommender(shop, version=question.model, locale=question.locale)
+            slates = recommender.recommend(request)
         is_known = shop.gate().knows_each(shop.pseudonymiser().many(request.users))
         unknown = [user_id for user_id, yes in zip(request.users, is_known, strict=True) if not yes]
         if record:
@@ -113,37 +104,42 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
         yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
 
 
+class SearchOptions(SearchRequest, Answering):
+    """What `recllm search` asks."""
+
+    query: str = "-"  # the argument takes its place
+
+
 def search(
+    question: Annotated[SearchOptions, Options(("user", "k", "where"))],
     *,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
-    user: Annotated[str | None, typer.Option("--user", "-u", help="Who looks; the order is theirs.")],
     workspace: WorkspaceDir,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Items.")] = 10,
-    where: Annotated[str | None, _which(help="Condition: \"price < 50 AND brand = 'Acme'\".")],
-    explain: Explain,
-    model: Model,
-    locale: ReasonLocale,
     json: Json,
 ) -> None:
-    """Items for what somebody looks for: by words, by meaning, and in a person's own order."""
+    """Items for a query: by words, by meaning, and in a person's own order."""
     from recllm.jobs.search import search_workspace
-    from recllm.schema import SearchRequest
 
-    request = SearchRequest(query=query, user=user, k=k, where=where, explain=explain)
     with open_shop(workspace) as shop:
-        slate = search_workspace(shop, request, version=model, locale=locale)
+        request = question.part(SearchRequest, query=query)
+        slate = search_workspace(shop, request, version=question.model, locale=question.locale)
     show(slate, _slate_lines(slate), json=json)
 
 
+class ExplainOptions(Answering):
+    """What `recllm explain` asks."""
+
+    k: Annotated[int, Field(ge=1)] = 10
+    """Length of the list that the item would leave."""
+
+
 def explain(
+    question: Annotated[ExplainOptions, Options(())],
     *,
     user: User,
     item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
     workspace: WorkspaceDir,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Length of the list that the item would leave.")] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")],
-    model: Model,
-    locale: Annotated[str | None, typer.Option(help="Language: en or zh.")],
     json: Json,
 ) -> None:
     """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
@@ -151,10 +147,11 @@ def explain(
     from recllm.recommender.explanation import write_page
 
     with open_shop(workspace) as shop:
-        explanation = open_recommender(shop, version=model, locale=locale).explain(user, item, k=k)
+        recommender = open_recommender(shop, version=question.model, locale=question.locale)
+        explanation = recommender.explain(user, item, k=question.k)
     if html:
         write_page(explanation, html)
-    rank = f"number {explanation.rank}" if explanation.rank else f"not among the first {k}"
+    rank = f"number {explanation.rank}" if explanation.rank else f"not among the first {question.k}"
     lines = [f"{explanation.title}: {rank}", *(f"  {c.delta:+.2f}  {c.text}" for c in explanation.contributions)]
     lines += [f"  {explanation.withheld:+.2f}  (not named)"] if explanation.withheld else []
     lines += [explanation.counterfactual] if explanation.counterfactual else []
@@ -209,94 +206,70 @@ def _percent(interval: ConfidenceInterval) -> str:
     return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f}-{100 * interval.high:.1f})"
 
 
+class AudienceOptions(AudienceQuestion, Answering, Batching):
+    """What `recllm audience` asks."""
+
+    explain: bool = True
+    """Give each person's reasons."""
+
+    @field_validator("people", mode="before")
+    @classmethod
+    def _rule(cls, people: object) -> object:
+        from recllm.audiences.people_rule import read_rule
+
+        return read_rule(people) if isinstance(people, str) else people
+
+
 def audience(
+    question: Annotated[AudienceOptions, Options(("items", "category", "text", "size", "channel", "people"))],
     *,
-    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="An item's id; may be repeated: one of them.")],
-    category: Annotated[str | None, typer.Option(help="A category's name, or its path: 'food > tea'.")],
-    text: Annotated[str | None, typer.Option(help="What the shop does not sell yet; --category says what kind it is.")],
-    seeds: Annotated[Path | None, typer.Option(help="A file of ids: people who are like these.")],
-    workspace: WorkspaceDir,
     campaign: Annotated[
         str | None, typer.Option(help="Name of the campaign, which draws the holdout; or its file, which says all.")
     ],
-    size: Annotated[int | None, typer.Option(min=0, help="People to address at most.")],
-    budget: Annotated[float | None, typer.Option(min=0, help="Money to spend; needs --cost.")],
-    cost: Annotated[float | None, typer.Option(min=0, help="Money per person addressed.")],
-    margin: Annotated[float | None, typer.Option(min=0, help="Money a sale brings: only who is worth --cost.")],
-    holdout: Annotated[float, typer.Option(help="Share kept out for comparison.")] = 0.1,
-    salt: Annotated[str, typer.Option(help="Of the holdout's draw.")] = "",
-    suppress: Annotated[Path | None, typer.Option(help="A file of ids never to contact.")],
-    bought_days: Annotated[float | None, typer.Option(help="Leave out who bought it within so many days.")],
-    frequency_cap: Annotated[
-        int | None, typer.Option(min=1, help="Leave out who was shown something so often in 7 days.")
-    ],
-    channel: Annotated[str | None, typer.Option(help="Only who agreed to email, push or sms_gsm.")],
-    people: Annotated[
-        str | None, typer.Option(help="Only who meets this rule: conditions under all, any and not, a file or JSON.")
-    ],
-    explain: Explain,
+    everybody: Everybody,
+    folder: Out,
+    workspace: WorkspaceDir,
     csv: Csv,
     ids: Ids,
-    intent: Annotated[Intent, _offer(help="What the item is to a person: new, bought before, ...")] = Intent.MIXED,
-    objective: Annotated[
-        Objective, _offer(help="Who comes first: by chance, chance over people in general, margin, or uplift.")
-    ] = Objective.PROBABILITY,
-    effects: Annotated[str | None, _offer(help="uplift: effects that a trial told; recllm uplift --save NAME.")],
-    sure: Annotated[bool, _offer("--sure", help="uplift: only whose effect is shown to be above 0.")] = False,
-    model: Model,
-    locale: ReasonLocale,
     json: Json,
 ) -> None:
-    """Who to reach for an item, a category or a text, why them, who is left out, and what to expect."""
+    """Who to reach for an item, a category or a text, why them, who is left out, and what to expect.
+
+    A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
     from recllm.audiences.audience import audience_document, write_audience_csv
-    from recllm.audiences.people_rule import read_rule
-    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
     from recllm.jobs.serve import find_audience
     from recllm.workspace.audit import AuditAction
     from recllm.workspace.figures import LISTS_TELL
 
-    choice = OfferChoice(intent=intent, objective=objective, effects=effects, sure=sure)
+    if batch.is_batch(everybody, folder):
+        options = {name: value for name, value in batch_options(question).items() if name != "explain"}
+        options |= {"campaign": campaign} if campaign else {}
+        batch.audience(options, question, folder, workspace, csv, ids, json)
+        return
     if campaign is not None and campaign.endswith(".toml"):
-        options = (item, category, text, seeds, size, budget, cost, margin, suppress, bought_days, frequency_cap)
-        if any(value is not None for value in (*options, channel, people)) or choice != OfferChoice():
+        if batch_options(question).keys() - {"explain"}:
             raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
-        members, names = _audience_of_campaign(Path(campaign), workspace, explain, ids, model, locale)
+        members, names = _audience_of_campaign(Path(campaign), workspace, question, ids)
     else:
-        request = AudienceRequest(
-            items=item or None,
-            category=category,
-            text=text,
-            seeds=read_ids(seeds) if seeds else None,
-            choice=choice,
-            limits=AudienceLimits(size=size, budget=budget, cost=cost, margin=margin, holdout=holdout, salt=salt),
-            exclusions=Exclusions(
-                suppressed=read_ids(suppress) if suppress else (),
-                bought_days=bought_days,
-                frequency_cap=frequency_cap,
-                people=read_rule(people) if people else None,
-            ),
-            campaign=campaign,
-            channel=channel,
-            explain=explain,
-            explain_first=None if json or csv else MAX_PRINTED,
-        )
+        first = None if json or csv else MAX_PRINTED
+        request = question.request(campaign=campaign, explain=question.explain, explain_first=first)
         with open_shop(workspace) as shop:
             names = ids_by_pseudonym(shop, ids)
-            members = find_audience(shop, request, version=model, locale=locale)
+            members = find_audience(shop, request, version=question.model, locale=question.locale)
             write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
     document = audience_document(members, names)
     show(document, _audience_lines(document), json=json)
     _note_unlisted(members.size, json)
     if not members.people:
-        excluded = _counts(members.excluded) or "nobody"
-        raise NothingToDo(f"nobody is left to address: {excluded}; held out: {len(members.holdout)}")
+        excluded = _counts(members.excluded) or "no one"
+        raise NothingToDo(f"no one is left to address: {excluded}; held out: {len(members.holdout)}")
     if csv:
         write_audience_csv(members, csv, names)
         note(LISTS_TELL)
 
 
 def _audience_of_campaign(
-    file: Path, workspace: Path, explain: bool, ids: Path | None, model: str | None, locale: str | None
+    file: Path, workspace: Path, question: AudienceOptions, ids: Path | None
 ) -> tuple[Audience, dict[str, str]]:
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.plan import audience_of
@@ -306,8 +279,8 @@ def _audience_of_campaign(
     campaign = read_campaign(file)
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
-        recommender = open_recommender(shop, version=model, locale=locale, everybody=True)
-        members = audience_of(shop, recommender, campaign, explain=explain)
+        recommender = open_recommender(shop, version=question.model, locale=question.locale, everybody=True)
+        members = audience_of(shop, recommender, campaign, explain=question.explain)
         write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
         return members, names
 
@@ -336,53 +309,43 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
         yield f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"])
 
 
+class PredictionOptions(PredictionQuestion, InLanguage, Batching):
+    """What `recllm predict` asks."""
+
+    kind: PredictionKind = PredictionKind.BUY
+    campaign: str | None = None
+    """redeem: its id; the latest when left out."""
+
+
 def predict(
+    question: Annotated[PredictionOptions, Options(("horizon_days", "items", "category"))],
     *,
     kind: Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")],
-    workspace: WorkspaceDir,
-    horizon: Annotated[int, typer.Option(help="Days to look ahead.")] = 28,
-    item: Annotated[list[str] | None, typer.Option("--item", "-i", help="Only purchases of this id; may be repeated.")],
-    category: Annotated[str | None, typer.Option(help="Only purchases of a category, or its path: 'food > tea'.")],
-    active_days: Annotated[int | None, typer.Option(help="leave: who bought within so many days is active.")],
     coupons: Annotated[Path | None, typer.Option(help=f"redeem: {COUPONS}.")],
-    campaign: Annotated[str | None, typer.Option(help="redeem: its id; the latest when left out.")],
-    basics: Annotated[bool, typer.Option(help="Also use what people told of themselves.")] = False,
-    explain: Explain,
+    everybody: Everybody,
+    folder: Out,
+    workspace: WorkspaceDir,
     csv: Csv,
     html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")],
     plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG.")],
     ids: Ids,
-    locale: ReasonLocale,
-    seed: Seed,
     json: Json,
 ) -> None:
     """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
     from recllm.jobs.predict import predict_workspace
-    from recllm.propensity.prediction import (
-        PredictionKind,
-        PredictionRequest,
-        prediction_document,
-        write_prediction_csv,
-    )
+    from recllm.propensity.prediction import PredictionRequest, prediction_document, write_prediction_csv
     from recllm.report.people import prediction_page, write_prediction_png
     from recllm.workspace.audit import AuditAction
 
-    request = PredictionRequest(
-        kind=PredictionKind.named(kind),
-        horizon_days=horizon,
-        items=tuple(item or ()),
-        category=category,
-        active_days=active_days,
-        coupons=coupons,
-        campaign=campaign,
-        basics=basics,
-        explain=explain,
-        seed=seed,
-    )
+    if batch.is_batch(everybody, folder, coupons, csv, html, plot, ids):
+        options = {"explain": False} | batch_options(question) | {"kind": kind, "seed": question.seed}
+        batch.answer("predict", options, question, folder, workspace, json)
+        return
+    request = question.part(PredictionRequest, kind=kind, coupons=coupons, locale="en")
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
-        language = locale or shop.settings.locale
-        prediction = predict_workspace(shop, replace(request, locale=language))
+        language = question.locale or shop.settings.locale
+        prediction = predict_workspace(shop, request.model_copy(update={"locale": language}))
         n_people = len(prediction.people)
         write_audit(shop, AuditAction.PEOPLE_LISTED, what="prediction", kind=request.kind, people=n_people)
     if csv:
@@ -425,7 +388,7 @@ def _note_unlisted(people: int, json: bool) -> None:
         note(f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all")
 
 
-_own = partial(typer.Option, rich_help_panel="A trial with columns of its own, without a workspace")
+OWN_COLUMNS = {"features", "arm", "control", "outcome"}
 
 
 def uplift(
@@ -434,29 +397,28 @@ def uplift(
         Path | None,
         typer.Argument(
             metavar="TRIAL",
-            help="A CSV: user_id, treated, outcome[, propensity]; with --features a CSV or Parquet as it is.",
+            help="A CSV: user_id, treated, outcome[, propensity]; with --columns a CSV or Parquet as it is.",
         ),
     ],
     campaign: Annotated[
         Path | None,
         typer.Option(help="Instead of TRIAL the TOML of a campaign that went out: those held out are the control."),
     ],
-    save: Annotated[
-        str | None, typer.Option(help="Keep the effects under this name, for recllm audience --effects; learner dr.")
-    ],
+    save: Annotated[str | None, typer.Option(help="Keep the effects under this name, for recllm audience --effects.")],
     start: Annotated[
         datetime | None, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")
     ],
-    features: Annotated[str | None, _own(help="Columns known before the treatment, with commas; numbers or texts.")],
-    arm: Annotated[str | None, _own(help="Column that says which arm a person had.")],
-    control: Annotated[str | None, _own(help="Its value for the untreated.")],
-    outcome: Annotated[str | None, _own(help="Column of what came of it: 0 and 1, or amounts.")],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COLUMN",
+            help="A trial without a workspace: features (known before it, with commas), arm, control (the arm "
+            "of the untreated) and outcome (0 and 1, or amounts). May be repeated.",
+        ),
+    ],
     workspace: WorkspaceDir,
     randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
-    learner: Annotated[
-        str | None,
-        typer.Option(help="s, t, x (the default) or dr, which has intervals; own columns, --save: dr alone."),
-    ],
+    learner: Annotated[str | None, typer.Option(hidden=True)],
     csv: Csv,
     plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
     ids: Ids,
@@ -465,46 +427,45 @@ def uplift(
 ) -> None:
     """How much a treatment changes each person's outcome, learned from a trial; refused for what is no trial.
 
-    Either people of the workspace (--start), or a table with its own columns (--features, --arm, --control, --outcome).
+    Either people of the workspace (--start), or a table with its own columns (--columns).
     """
-    columns = {"--features": features, "--arm": arm, "--control": control, "--outcome": outcome}
+    names = read_pairs(columns, "--columns")
     if (trial is None) == (campaign is None):
         raise UsageError("give a trial's table, or --campaign with the file of a campaign that went out")
-    learner_name = learner or ("dr" if save or campaign else "x")
+    if learner is not None:
+        note("--learner is not needed any more: there is one learner, and it has intervals")
     if campaign is not None:
-        if start or any(value is not None for value in columns.values()):
+        if start or names:
             raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
-        _uplift_of_campaign(campaign, workspace, learner_name, save, csv, plot, ids, seed, json)
+        _uplift_of_shop(None, campaign, None, workspace, True, save, csv, plot, ids, seed, json)
         return
     assert trial is not None  # noqa: S101 - one of the two is given
-    if any(value is not None for value in columns.values()):
-        if absent := [name for name, value in columns.items() if value is None]:
-            raise UsageError(f"a trial with its own columns also needs {', '.join(absent)}")
-        if start or plot or ids or save or learner not in (None, "dr"):
+    if names:
+        if names.keys() != OWN_COLUMNS:
+            raise UsageError(f"--columns {', '.join(sorted(names))}: give all of {', '.join(sorted(OWN_COLUMNS))}")
+        if start or plot or ids or save:
             raise UsageError(
-                "--start, --plot, --ids, --save and --learner s, t or x belong to trials of the workspace's people; "
-                "leave them out, or leave out --features, --arm, --control and --outcome"
+                "--start, --plot, --ids and --save belong to trials of the workspace's people; leave them out, or "
+                "leave out --columns"
             )
-        _uplift_of_table(trial, (features or "", arm or "", control or "", outcome or ""), randomised, csv, seed, json)
+        _uplift_of_table(trial, names, randomised, csv, seed, json)
     elif start is None:
         raise UsageError(
-            "give --start DATE for a trial of the workspace's people, or --features, --arm, --control and --outcome "
-            "for a table with its own columns"
+            "give --start DATE for a trial of the workspace's people, or --columns for a table with its own columns"
         )
     else:
-        _uplift_of_people(trial, start, workspace, randomised, learner_name, save, csv, plot, ids, seed, json)
+        _uplift_of_shop(trial, None, start, workspace, randomised, save, csv, plot, ids, seed, json)
 
 
 def _uplift_of_table(
-    file: Path, columns: tuple[str, str, str, str], randomised: bool, csv: Path | None, seed: int, json: bool
+    file: Path, columns: Mapping[str, str], randomised: bool, csv: Path | None, seed: int, json: bool
 ) -> None:
     from recllm.jobs.predict import uplift_of_table
     from recllm.propensity.trial import TrialColumns
     from recllm.propensity.trial_effects import trial_document, trial_lines, write_trial_csv
 
-    features, arm, control, outcome = columns
-    names = tuple(name.strip() for name in features.split(",") if name.strip())
-    meaning = TrialColumns(features=names, arm=arm, control=control, outcome=outcome)
+    names = tuple(name.strip() for name in columns["features"].split(",") if name.strip())
+    meaning = TrialColumns(**{**columns, "features": names})  # type: ignore[arg-type]
     estimate = uplift_of_table(file, meaning, randomised=randomised, seed=seed)
     if csv:
         write_trial_csv(estimate, csv)
@@ -517,34 +478,12 @@ def _uplift_of_table(
     _note_unlisted(len(estimate.trial), json)
 
 
-def _uplift_of_people(
-    trial: Path,
-    start: datetime,
+def _uplift_of_shop(
+    trial: Path | None,
+    campaign_file: Path | None,
+    start: datetime | None,
     workspace: Path,
     randomised: bool,
-    learner: str,
-    save: str | None,
-    csv: Path | None,
-    plot: Path | None,
-    ids: Path | None,
-    seed: int,
-    json: bool,
-) -> None:
-    from recllm.jobs.predict import uplift_workspace
-    from recllm.propensity.uplift import UpliftLearner, UpliftRequest
-
-    request = UpliftRequest(start=start, randomised=randomised, learner=UpliftLearner.named(learner), seed=seed)
-    with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, ids)
-        estimate = uplift_workspace(shop, request, trial, save=save)
-        locale = shop.settings.locale
-    _show_uplift(estimate, names, locale, save, csv, plot, json)
-
-
-def _uplift_of_campaign(
-    file: Path,
-    workspace: Path,
-    learner: str,
     save: str | None,
     csv: Path | None,
     plot: Path | None,
@@ -555,42 +494,31 @@ def _uplift_of_campaign(
     from recllm.campaigns.file import read_campaign
     from recllm.campaigns.open_campaign import open_campaign
     from recllm.campaigns.trial import campaign_trial
-    from recllm.jobs.predict import uplift_workspace
-    from recllm.propensity.uplift import UpliftLearner, UpliftRequest
-
-    kind = UpliftLearner.named(learner)
-    with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, ids)
-        campaign = open_campaign(shop, read_campaign(file), recheck=False)
-        trial = campaign_trial(campaign)
-        request = UpliftRequest(start=trial.start, randomised=True, learner=kind, seed=seed)
-        source = campaign.plan.campaign_id
-        estimate = uplift_workspace(shop, request, trial.table, source=source, save=save)
-        locale = shop.settings.locale
-    _show_uplift(estimate, names, locale, save, csv, plot, json)
-
-
-def _show_uplift(
-    estimate: UpliftEstimate,
-    names: dict[str, str],
-    locale: str,
-    save: str | None,
-    csv: Path | None,
-    plot: Path | None,
-    json: bool,
-) -> None:
     from recllm.charts import write_png
-    from recllm.propensity.uplift import uplift_document, write_uplift_csv
+    from recllm.jobs.predict import uplift_workspace
+    from recllm.propensity.uplift import UpliftRequest, uplift_document, write_uplift_csv
     from recllm.report.people import qini_chart
 
+    table_of_trial: Any = trial
+    source = ""
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, ids)
+        if campaign_file is not None:
+            campaign = open_campaign(shop, read_campaign(campaign_file), recheck=False)
+            of_campaign, source = campaign_trial(campaign), campaign.plan.campaign_id
+            start, randomised, table_of_trial = of_campaign.start, True, of_campaign.table
+        assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
+        request = UpliftRequest(start=start, randomised=randomised, seed=seed)
+        estimate = uplift_workspace(shop, request, table_of_trial, source=source, save=save)
+        locale = shop.settings.locale
     if csv:
         write_uplift_csv(estimate, csv, names)
-    chart = {f"{estimate.learner}-learner": estimate.curve}
+    chart = {"uplift": estimate.curve}
     if plot and (remark := write_png([qini_chart(chart, locale)], plot)):
         note(remark)
     document = uplift_document(estimate, names)
     of_trial = document["trial"]
-    columns = ["user_id", "uplift", *(["low", "high"] if estimate.limits else [])]
+    columns = ["user_id", "uplift", "low", "high"]
     rows = [[person[name] for name in columns] for person in document["people"][:MAX_PRINTED]]
     lines = [
         *([f"kept as {save}: recllm audience --objective uplift --effects {save}"] if save else []),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from recllm.cli.options import Json, WorkspaceDir, open_shop, read_ids, write_audit
+from recllm.cli.maps import show_suggestion
+from recllm.cli.options import Json, WorkspaceDir, open_shop, read_ids, read_pairs, write_audit
 from recllm.cli.output import emit_json, note, show, table
 from recllm.documents import guarded, plain
 from recllm.errors import NothingToDo, UsageError
@@ -29,28 +28,15 @@ ConsentFrom = Annotated[
 ]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 
-_written = partial(typer.Option, rich_help_panel="How the file is written")
-_rows = partial(typer.Option, rich_help_panel="What becomes of odd rows")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileOptions:
-    """How a file is to be read: fields of `recllm.ingest.options.IngestOptions`."""
-
-    encoding: Annotated[str | None, _written(help="Encoding when it is not UTF-8, e.g. gb18030.")]
-    delimiter: Annotated[str | None, _written(help="Field separator; sniffed otherwise.")]
-    decimal: Annotated[Literal[".", ","] | None, _written(help="Decimal mark.")]
-    tz: Annotated[str | None, _written(help="Zone of times that carry none.")]
-    ts_format: Annotated[str | None, _written(help="iso, epoch, excel or a strptime pattern.")]
-    date_order: Annotated[Literal["dmy", "mdy"] | None, _written(help="How 03/04/2025 is meant.")]
-    currency: Annotated[str | None, _written(help="ISO code of every price in the file.")]
-    namespace: Annotated[str | None, _written(help="Of another shop's file: its ids become NAME:ID.")]
-    sheet: Annotated[str | None, _written(help="Sheet of a workbook, where several hold something.")]
-    on_bad_bytes: Annotated[Literal["fail", "quarantine"], _rows(help="Rows with bytes of no text.")] = "fail"
-    anonymous: Annotated[Literal["quarantine", "keep"], _rows(help="Events without a person.")] = "quarantine"
-    returns: Annotated[
-        Literal["on", "off"], _rows(help="on reads a negative quantity as a return; off quarantines it.")
-    ] = "on"
+Read = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        metavar="NAME=VALUE",
+        help="How the file is written, as [read] of a column map: encoding, delimiter, quotes, decimal, tz, ts_format, "
+        "date_order, currency, sheet; or namespace, on_bad_bytes, anonymous, returns. May be repeated.",
+    ),
+]
 
 
 def init(
@@ -93,36 +79,33 @@ def init(
 
 def ingest(
     file: File,
-    reading: FileOptions,
     workspace: WorkspaceDir,
     map: Map,
+    read: Read,
     json: Json,
     table: TableName = None,
     consent_from: ConsentFrom = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file, and keep nothing of it.")] = False,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Propose a column map, written to --map, and read nothing.")
+    ] = False,
 ) -> None:
     """Read a file into the store: every row accepted, counted as a duplicate, or quarantined with its reason.
 
     Without --table the file says itself what it is, by its columns: an export of Shopify, for example."""
-    _load(file, table, reading, workspace, map, json, consent_from or (), dry_run=False)
+    from recllm.ingest.options import read_options
 
-
-def validate(
-    file: File,
-    reading: FileOptions,
-    workspace: WorkspaceDir,
-    map: Map,
-    json: Json,
-    table: TableName = None,
-    consent_from: ConsentFrom = None,
-) -> None:
-    """The same as ingest, with nothing kept in the store."""
-    _load(file, table, reading, workspace, map, json, consent_from or (), dry_run=True)
+    reading = read_options(read_pairs(read, "--read"))
+    if suggest:
+        show_suggestion(file, reading, table, None if map is None else Path(map), workspace, json)
+    else:
+        _load(file, table, reading, workspace, map, json, consent_from or (), dry_run=dry_run)
 
 
 def _load(
     file: Path,
     table: str | None,
-    reading: FileOptions,
+    reading: Mapping[str, str],
     workspace: Path,
     map: str | None,
     json: bool,
@@ -141,7 +124,8 @@ def _load(
         raise UsageError("--consent-from is for exports of known shop systems; leave --table out")
     lines: list[str] = []
     with open_shop(workspace) as shop, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
-        how = {"dry_run": dry_run, "progress": lambda rows: bar.update(rows - bar.n) and None, **asdict(reading)}
+        how: dict[str, Any] = {"dry_run": dry_run, **reading}
+        how["progress"] = lambda rows: bar.update(rows - bar.n) and None
         if table is not None:
             reports = [load_file(shop, file, table, mapping=map, **how)]
             document: Any = reports[0]
@@ -189,13 +173,41 @@ def _step_line(step_days: int) -> str:
     )
 
 
-def describe(workspace: WorkspaceDir, json: Json) -> None:
-    """What the workspace holds: counts, time span, gaps, categories, text lengths, languages."""
+def describe(
+    *,
+    user: Annotated[str | None, typer.Argument(help="A person's id; the whole workspace when left out.")],
+    workspace: WorkspaceDir,
+    ids: Annotated[Path | None, typer.Option(help="A file of your ids: prints the pseudonym of each, for a join.")],
+    locale: Annotated[str | None, typer.Option(help="en or zh.")],
+    evolution: Annotated[
+        str | None,
+        typer.Option(metavar="PERIODS", help="How interests moved over time: auto, month, quarter or mass."),
+    ],
+    plot: Annotated[Path | None, typer.Option(help="Also draw --evolution to this PNG.")],
+    html: Annotated[Path | None, typer.Option(help="Also write --evolution to this page.")],
+    json: Json,
+) -> None:
+    """What the workspace holds, in counts; or a person: User = (I, B, H), as numbers and as the text that models read.
+
+    --ids prints two columns, id and pseudonym. An id that a spreadsheet would take for a formula has a quote before it;
+    --json has it as it is.
+    """
     from recllm.jobs.load import describe_workspace
 
-    with open_shop(workspace) as shop:
-        description = describe_workspace(shop)
-    show(description, _tree(plain(description)), json=json)
+    if (plot or html) and evolution is None:
+        raise UsageError("--plot and --html draw the picture of --evolution; add it")
+    if user is not None and evolution is not None:
+        describe_evolution(user, evolution, workspace, locale, plot, html, json)
+    elif user is not None:
+        describe_person(user, workspace, locale, json)
+    elif evolution is not None:
+        raise UsageError("--evolution is of one person: give an id")
+    elif ids is not None:
+        describe_ids(ids, workspace, json)
+    else:
+        with open_shop(workspace) as shop:
+            description = describe_workspace(shop)
+        show(description, _tree(plain(description)), json=json)
 
 
 def _tree(value: dict[str, Any], indent: str = "") -> Iterator[str]:
@@ -208,15 +220,8 @@ def _tree(value: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}: {text:,}" if isinstance(text, int) else f"{indent}{name}: {text}"
 
 
-def pseudonym(
-    ids: Annotated[Path, typer.Option("--ids", help="A file with one of your ids per line.")],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
-    """The pseudonym of each id of a list, for a shop's own join: two columns, id and pseudonym.
-
-    An id that a spreadsheet would take for a formula has a quote before it; --json has it as it is.
-    """
+def describe_ids(ids: Path, workspace: Path, json: bool) -> None:
+    """Prints each id of a file with its pseudonym."""
     raw = read_ids(ids)
     names = open_shop(workspace).pseudonymiser().many(raw)
     if json:
@@ -227,35 +232,30 @@ def pseudonym(
     writer.writerows((guarded(r), n) for r, n in zip(raw, names, strict=True))
 
 
-def profile(
-    user: Annotated[str, typer.Argument(help="The person's id.")],
-    workspace: WorkspaceDir,
-    locale: Annotated[str | None, typer.Option(help="en or zh.")] = None,
-    evolution: Annotated[bool, typer.Option("--evolution", help="How the person's interests moved over time.")] = False,
-    by: Annotated[str, typer.Option(help="Periods of --evolution: auto, month, quarter or mass.")] = "auto",
-    plot: Annotated[Path | None, typer.Option(help="Also draw --evolution to this PNG.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write --evolution to this page.")] = None,
-    json: Json = False,
-) -> None:
-    """What is known of a person: User = (I, B, H), as numbers and as the text that models read."""
-    from recllm.jobs.serve import person_evolution, person_profile
+def describe_person(user: str, workspace: Path, locale: str | None, json: bool) -> None:
+    """Shows a person as numbers and as texts."""
+    from recllm.jobs.serve import person_profile
     from recllm.workspace.audit import AuditAction
 
-    if not evolution:
-        if plot or html:
-            raise UsageError("--plot and --html draw the picture of --evolution; add it")
-        with open_shop(workspace) as shop:
-            person, texts = person_profile(shop, user, locale or shop.settings.locale)
-            write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
-        lines = []
-        for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
-            lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
-        show({**plain(person), "user_id": user, "texts": plain(texts)}, lines, json=json)
-        return
+    with open_shop(workspace) as shop:
+        person, texts = person_profile(shop, user, locale or shop.settings.locale)
+        write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
+    lines = []
+    for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
+        lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
+    show({**plain(person), "user_id": user, "texts": plain(texts)}, lines, json=json)
+
+
+def describe_evolution(
+    user: str, periods: str, workspace: Path, locale: str | None, plot: Path | None, html: Path | None, json: bool
+) -> None:
+    """Shows how a person's interests moved over time."""
+    from recllm.jobs.serve import person_evolution
     from recllm.profiles.evolution import check_by
     from recllm.report.people import evolution_page, evolution_rows, write_evolution_png
+    from recllm.workspace.audit import AuditAction
 
-    kind = check_by(by)
+    kind = check_by(periods)
     with open_shop(workspace) as shop:
         moves = person_evolution(shop, user, by=kind)
         write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))

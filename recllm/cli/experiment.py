@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from recllm.cli.output import show, table
 from recllm.errors import UsageError
 
 if TYPE_CHECKING:
-    from recllm.experiments.effect import Interval
+    from recllm.stats.intervals import Interval
 
 Name = Annotated[str, typer.Argument(help="The experiment's name.")]
 
@@ -70,8 +71,8 @@ def _number_or_flag(value: str) -> float | bool:
     return {"true": True, "false": False}[value] if value in ("true", "false") else float(value)
 
 
-def list_all(workspace: WorkspaceDir, json: Json) -> None:
-    """Experiments with their variants, the running one too."""
+def list_all(workspace: Path, json: bool) -> None:
+    """Shows all experiments with their variants."""
     from recllm.jobs.experiments import list_experiments
 
     with open_shop(workspace) as shop:
@@ -87,10 +88,26 @@ def list_all(workspace: WorkspaceDir, json: Json) -> None:
     show({"experiments": documents}, table(rows, ["name", "variants", "metric", "guard", "start", "end"]), json=json)
 
 
-def report(name: Name, *, workspace: WorkspaceDir, json: Json) -> None:
+def report(
+    *,
+    name: Annotated[str | None, typer.Argument(help="The experiment's name; a list of all when left out.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Instead: what this version would have brought, from slates that explored."),
+    ],
+    metric: Annotated[str, typer.Option(help="Of --model: clicks, conversions or dismissals.")] = "clicks",
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
     """Variants against the control, with intervals that may be looked at every day."""
     from recllm.jobs.experiments import experiment_outcome
 
+    if model is not None:
+        estimate(model, metric, workspace, json)
+        return
+    if name is None:
+        list_all(workspace, json)
+        return
     with open_shop(workspace) as shop:
         outcome = experiment_outcome(shop, name)
     people = ", ".join(f"{variant} {n:,}" for variant, n in outcome.people.items())
@@ -128,16 +145,12 @@ def stop(name: Name, *, workspace: WorkspaceDir, json: Json) -> None:
     show(stored.document(), [f"{name} ended"], json=json)
 
 
-def estimate(
-    model: Annotated[str, typer.Argument(metavar="VERSION", help="A version that does not serve; see models list.")],
-    metric: Annotated[str, typer.Option(help="clicks, conversions or dismissals.")] = "clicks",
-    requests: Annotated[int, typer.Option(min=1, help="Logged slates that are used at most.")] = 2_000,
-    seed: Annotated[int, typer.Option(min=0, help="Draws them.")] = 0,
-    *,
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
-    """What a model would have brought, from slates that explored, before anybody sees it."""
+MAX_REQUESTS = 2_000
+"""Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
+
+
+def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
+    """Shows what a model would have brought, from slates that explored."""
     import numpy as np
     from tqdm import tqdm
 
@@ -152,8 +165,8 @@ def estimate(
             shop,
             model,
             metric=Metric(metric),
-            max_requests=requests,
-            rng=np.random.default_rng(seed),
+            max_requests=MAX_REQUESTS,
+            rng=np.random.default_rng(0),
             progress=lambda n: bar.update(n - bar.n) and None,
         )
     rows = [

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.cli.options import Json, Seed, WorkspaceDir, open_shop, write_audit
+from recllm.cli.batch import encode
+from recllm.cli.options import AnyWorkspace, Batching, Json, Options, Seed, WorkspaceDir, open_shop, write_audit
 from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import NothingToDo, UsageError
-from recllm.jobs.engines import Engine
 from recllm.text.log_lines import LogFormatter
 
 if TYPE_CHECKING:
     from recllm.jobs.retrain import RetrainReport
     from recllm.recommender.lineage import CheckFigure
     from recllm.training.advise import Advice
-
-Version = Annotated[str, typer.Argument(help="A version, as `recllm models list` names it.")]
 
 
 @contextmanager
@@ -49,7 +47,7 @@ def progress_lines() -> Iterator[None]:
 
 
 def advise(
-    workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="Advice for a workspace's log.")] = None,
+    workspace: AnyWorkspace = None,
     data: Annotated[Path | None, typer.Option(help="Advice for a folder of parquet tables.")] = None,
     encoder: Annotated[str | None, typer.Option(help="An encoder that is decided on.")] = None,
     json: Json = False,
@@ -76,52 +74,30 @@ def _advice_lines(advice: Advice) -> list[str]:
 
 def train(
     workspace: WorkspaceDir,
-    windows: Annotated[int | None, typer.Option(min=1, help="Past windows to learn from.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Most rounds; stops earlier by itself.")] = None,
-    lora: Annotated[bool, typer.Option("--lora", help="Fine-tune the text encoder on the log first.")] = False,
-    lora_r: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter; its alpha is twice that.")] = None,
-    lora_steps: Annotated[int | None, typer.Option(min=1, help="Most steps; stops earlier by itself.")] = None,
-    lora_minutes: Annotated[float | None, typer.Option(help="Most minutes of fine-tuning.")] = None,
-    lora_lr: Annotated[float | None, typer.Option(help="Learning rate of the adapter.")] = None,
-    lora_loss: Annotated[str | None, typer.Option(help="window, in-batch or bce.")] = None,
-    report_to: Annotated[str, typer.Option(help="Trackers of the fine-tuning, with commas.")] = "",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; the fastest otherwise.")] = None,
+    lora: Annotated[
+        bool,
+        typer.Option("--lora", help="Fine-tune the text encoder first; settings: lora."),
+    ] = False,
     private: Annotated[
         bool | None,
         typer.Option("--private/--no-private", help="Under user-level differential privacy; as privacy.required says."),
-    ] = None,
-    epsilon: Annotated[
-        float | None, typer.Option(help="What this private training may tell of any one user; privacy.epsilon.")
     ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Train the scorer on the purchases of people who agreed, and publish it as the current model.
 
-    Without --windows and --epochs it does what `recllm advise` proposes.
+    It does what `recllm advise` proposes, where no setting says otherwise: --set scorer.epochs=5, for example.
     """
     from recllm.jobs.train import train_workspace
     from recllm.training.arguments import LoraArguments
     from recllm.workspace.audit import AuditAction
 
-    arguments: dict[str, Any] = {
-        name: value for name, value in (("n_windows", windows), ("epochs", epochs)) if value is not None
-    }
+    arguments: dict[str, Any] = {}
     if lora:
-        options = {
-            "rank": lora_r,
-            "max_steps": lora_steps,
-            "max_minutes": lora_minutes,
-            "learning_rate": lora_lr,
-            "loss": lora_loss,
-            "report_to": tuple(t.strip() for t in report_to.split(",") if t.strip()) or None,
-            "device": device,
-            "seed": seed,
-        }
-        lora_settings = {name: value for name, value in options.items() if value is not None}
-        arguments |= {"progress": note, "lora": LoraArguments.model_validate(lora_settings)}
+        arguments = {"progress": note, "lora": LoraArguments.model_validate({"seed": seed})}
     with open_shop(workspace) as shop, progress_lines():
-        done = train_workspace(shop, seed=seed, private=private, epsilon=epsilon, **arguments)
+        done = train_workspace(shop, seed=seed, private=private, **arguments)
         write_audit(shop, AuditAction.MODEL_TRAINED, version=done.model_version)
     lines = [f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s"]
     lines += [f"  {name} {value:.4f}" for name, value in done.metrics.items()]
@@ -185,7 +161,7 @@ def _limits(figure: CheckFigure) -> str:
 
 
 def evaluate(
-    workspace: Annotated[Path | None, typer.Option("-w", "--workspace", help="Measure on a workspace's log.")] = None,
+    workspace: AnyWorkspace = None,
     data: Annotated[Path | None, typer.Option(help="Measure on a folder of parquet tables.")] = None,
     split: Annotated[
         str,
@@ -276,90 +252,92 @@ def list_models(workspace: WorkspaceDir, json: Json) -> None:
 
 
 def promote(
-    version: Version,
     workspace: WorkspaceDir,
-    force: Annotated[bool, typer.Option("--force", help="Also one that the gate refused.")] = False,
+    version: Annotated[
+        str | None, typer.Argument(help="As `recllm models list` names it; the one before the serving one otherwise.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also a version that the gate refused.")] = False,
     json: Json = False,
 ) -> None:
-    """Let this version serve, after checking every byte of it."""
+    """Let a version serve, after checking every byte of it. Without VERSION the one before the serving one serves
+    again; refused ones are passed over."""
     from recllm.recommender.registry import promote as serve_version
+    from recllm.recommender.registry import rollback
     from recllm.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop:
-        serving = serve_version(shop.models_dir, version, force=force)
+        folder = shop.models_dir
+        serving = rollback(folder) if version is None else serve_version(folder, version, force=force)
         write_audit(shop, AuditAction.MODEL_PROMOTED, version=serving)
     show({"serving": serving}, [f"model {serving} serves"], json=json)
 
 
-def rollback(workspace: WorkspaceDir, json: Json) -> None:
-    """Let the version before the serving one serve again; refused ones are passed over."""
-    from recllm.recommender.registry import rollback as roll_back
-    from recllm.workspace.audit import AuditAction
+class RefreshOptions(Batching):
+    """How `recllm refresh` works."""
 
-    with open_shop(workspace) as shop:
-        serving = roll_back(shop.models_dir)
-        write_audit(shop, AuditAction.MODEL_PROMOTED, version=serving)
-    show({"serving": serving}, [f"model {serving} serves"], json=json)
+    model: str | None = None
+    """--vectors: another published version than the current one."""
+    base: bool = False
+    """--vectors: without the model's adapter, as a new training begins."""
 
 
 def refresh(
+    question: Annotated[RefreshOptions, Options(())],
     *,
-    engine: Annotated[Engine, typer.Option(help="Who counts the log: as of recllm batch.")] = Engine.HERE,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, or actors of Ray.")] = 1,
+    index: Annotated[
+        bool, typer.Option("--index", help="Instead: build the index of item vectors, or bring it up to date.")
+    ] = False,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Instead: encode the catalogue, shard by shard, into this folder."),
+    ],
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Count everything that the current model answers from anew, up to the present, without training."""
+    """Count everything that the current model answers from, up to the present, without training.
+
+    --index is for catalogues too large to compare every item; the setting item_index.kind says which index it is.
+    """
     from recllm.jobs.recommenders import refresh as refresh_model
 
+    if vectors is not None:
+        encode(vectors, question, workspace, question.model, base=question.base, json=json)
+        return
+    if index:
+        make_index(workspace, json)
+        return
     with open_shop(workspace) as shop:
-        version = refresh_model(shop, engine=engine, workers=workers, progress=note)
+        version = refresh_model(shop, engine=question.engine, workers=question.workers, progress=note)
     show({"serving": version}, [f"model {version} serves"], json=json)
 
 
-def index(
-    workspace: WorkspaceDir,
-    kind: Annotated[
-        str | None, typer.Option(help="faiss, pgvector or qdrant; item_index.kind of the settings else.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Build the index of item vectors, or bring it up to date: for catalogues too large to compare every item.
-
-    What is in use is the setting item_index.kind.
-    """
+def make_index(workspace: Path, json: bool) -> None:
+    """Builds the index of item vectors, and shows its recall and speed."""
     from recllm.jobs.item_index import build_index
-    from recllm.settings import ItemIndexSettings
 
     with open_shop(workspace) as shop:
-        index_kind = None if kind is None else ItemIndexSettings.model_validate({"kind": kind}).kind
-        report = build_index(shop, index_kind, progress=note)
-        in_use = shop.settings.item_index.kind
+        report = build_index(shop, progress=note)
     lines = [
         f"{report.kind} index of model {report.model_version}: {report.items:,} items ({report.added:,} added, "
         f"{report.changed:,} changed, {report.removed:,} removed), {report.mib:.0f} MiB, {report.seconds:.0f} s",
         f"  finds {100 * report.recall:.1f} % of the 100 nearest in {report.ms:.1f} ms; comparing all takes "
         f"{report.exact_ms:.1f} ms",
+        f'  it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]',
     ]
-    if in_use != report.kind:
-        lines.append(f'  in use is {in_use}; to use it: kind = "{report.kind}" below [item_index] in workspace.toml')
     show(report, lines, json=json)
 
 
 def export(
     folder: Annotated[Path, typer.Argument(help="Where the exported encoder goes; an earlier export is replaced.")],
-    workspace: Annotated[
-        Path | None, typer.Option("-w", "--workspace", help="Compare on this workspace's item texts; use its encoder.")
-    ] = None,
+    workspace: AnyWorkspace = None,
     model: Annotated[str | None, typer.Option("--encoder", help="Hub id or folder; the default encoder else.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter to merge first.")] = None,
-    int8: Annotated[bool, typer.Option(help="Also write int8, where its vectors are near enough.")] = True,
     json: Json = False,
 ) -> None:
     """Write an encoder for onnxruntime (extra onnx): three to four times as fast on a CPU, and without torch."""
     from recllm.jobs.train import export_encoder
 
-    exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter, int8=int8)
+    exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
     load = f"load_encoder({str(exported.folder)!r}, precision='auto')"
     lines = [f"{exported.folder}: {exported.name}; {load} takes {exported.auto_precision} here"]
     for precision, parity in plain(exported.parity).items():

@@ -5,61 +5,43 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from recllm import __version__
 from recllm.cli import (
     adtext,
     answer,
-    batch,
     campaign,
     data,
     experiment,
     learn,
-    maps,
     occasions,
     rights,
     service,
     show,
     webhooks,
 )
-from recllm.cli.options import add_command
-from recllm.errors import RecllmError
+from recllm.cli.options import add_command, as_command
+from recllm.errors import RecllmError, UsageError
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
 
-app = typer.Typer(
-    name="recllm",
-    help="Personal marketing from a shop's own logs: recommendations with true reasons, ad text with checked claims.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
 COMMANDS = (
-    *(data.init, data.ingest, data.validate, data.describe, data.pseudonym, data.profile),
-    *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain, answer.report),
-    *(answer.audience, answer.predict, answer.uplift, learn.refresh, learn.index),
-    *(show.start, show.demo, show.doctor, show.prompts, show.settings),
+    *(data.init, data.ingest, data.describe),
+    *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain),
+    *(answer.audience, answer.predict, answer.uplift, learn.refresh),
+    *(show.start, show.doctor, show.settings),
     answer.search,
     occasions.occasions,
     service.serve,
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
-    "batch": (
-        "Answers for everybody, and a catalogue's vectors, shard by shard: in processes, or on machines with Ray.",
-        {
-            "recommend": batch.recommend,
-            "audience": batch.audience,
-            "copy": batch.copy,
-            "predict": batch.predict,
-            "encode": batch.encode,
-        },
-    ),
-    "map": ("Column maps: how a shop's own files say what a table means.", {"suggest": maps.suggest}),
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
         "What people did with what they were shown.",
@@ -81,22 +63,14 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
             "export": rights.export,
             "erase": rights.erase,
             "restrict": rights.restrict,
-            "readmit": rights.readmit,
             "audit": rights.audit_log,
             "retention": rights.retention,
             "rotate-key": rights.rotate_key,
-            "verify": rights.verify_certificate,
         },
     ),
     "experiments": (
         "Experiments on slates: variants by lot, and what may be said of them.",
-        {
-            "start": experiment.start,
-            "list": experiment.list_all,
-            "report": experiment.report,
-            "stop": experiment.stop,
-            "estimate": experiment.estimate,
-        },
+        {"start": experiment.start, "report": experiment.report, "stop": experiment.stop},
     ),
     "keys": (
         "API keys of the service: who may call it, and for what.",
@@ -104,36 +78,51 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     ),
     "webhooks": (
         "Reports of mail and message services, and announcements to your own systems.",
-        {
-            "add": webhooks.add,
-            "list": webhooks.list_all,
-            "remove": webhooks.remove,
-            "target": webhooks.target,
-            "send": webhooks.send,
-        },
+        {"add": webhooks.add, "list": webhooks.list_all, "remove": webhooks.remove},
     ),
-    "copy": (None, {"check": adtext.check, "rank": adtext.rank, "replay": adtext.replay}),
+    "copy": (None, {"check": adtext.check, "rank": adtext.rank, "vocabulary": adtext.vocabulary}),
     "models": (
         "Published models: list them, and choose which one serves.",
-        {"list": learn.list_models, "promote": learn.promote, "rollback": learn.rollback},
+        {"list": learn.list_models, "promote": learn.promote},
     ),
 }
+MOVED: Mapping[str, str] = tomllib.loads((files("recllm.cli") / "moved.toml").read_text(encoding="utf-8"))
+"""Commands and options of the release before -> what does the same now."""
 
+
+class Commands(TyperGroup):
+    """The commands; one of the release before answers with what does the same now."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for old, new in MOVED.items():
+            words, _, option = old.partition(" --")
+            n_words = len(words.split())
+            is_command = " ".join(args[:n_words]) == words
+            if option and words in GROUPS:  # options of its own commands are others
+                is_command = is_command and not GROUPS[words][1].keys() & args[n_words : n_words + 1]
+            if is_command and (not option or any(arg.split("=")[0] == f"--{option}" for arg in args)):
+                raise UsageError(f"recllm {old}: it has another name now; use: recllm {new}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="recllm",
+    cls=Commands,
+    help="Personal marketing from a shop's own logs: recommendations with true reasons, ad text with checked claims.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 for function in COMMANDS:
     add_command(app, function)
 for name, (words, commands) in GROUPS.items():
     group = typer.Typer(help=words, no_args_is_help=True)
     if name == "copy":  # it is a command as well
         group = typer.Typer(invoke_without_command=True)
-        group.callback()(adtext.copy)
+        group.callback()(as_command(adtext.copy))
     for command, function in commands.items():
         add_command(group, function, command)
-    if name == "copy":
-        vocabulary = typer.Typer(help="Words beyond the facts that the shop's people approved.", no_args_is_help=True)
-        add_command(vocabulary, adtext.add_vocabulary, "add")
-        add_command(vocabulary, adtext.learn_vocabulary, "learn")
-        add_command(vocabulary, adtext.list_vocabulary, "list")
-        group.add_typer(vocabulary, name="vocabulary")
     app.add_typer(group, name=name)
 
 

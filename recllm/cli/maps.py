@@ -1,15 +1,12 @@
-"""Commands about column maps: how one shop's files say what a table means."""
+"""What `recllm ingest --suggest` shows: how one shop's files say what a table means."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from recllm.cli.data import File, FileOptions
-from recllm.cli.options import Json
+from recllm.cli.options import open_shop
 from recllm.cli.output import note, show, table
 from recllm.documents import plain
 from recllm.errors import IngestError, UsageError
@@ -18,28 +15,28 @@ CELL_CHARS = 24
 """So much of a cell is shown."""
 
 
-def suggest(
-    file: File,
-    reading: FileOptions,
-    table: Annotated[str | None, typer.Option("--table", help="users, items, events or consent, where it is known.")],
-    write: Annotated[Path | None, typer.Option(help="Write the map to this TOML file, which must not be there yet.")],
-    json: Json,
-    domain: Annotated[str, typer.Option(help="What is done with items: shop, media, news, education.")] = "shop",
+def show_suggestion(
+    file: Path, reading: Mapping[str, str], table: str | None, write: Path | None, workspace: Path, json: bool
 ) -> None:
     """Propose a map for a file of no known kind: which table it is and which column fills which field, and why.
 
-    Nothing is read into a store. Look at the rows, change the map where it is wrong, and load the file with --map."""
+    write: the file of the map, which must not be there yet. workspace: its domain names the events, where it is there.
+    """
     from recllm.ingest.options import IngestOptions
     from recllm.ingest.sources import recognise_file
     from recllm.ingest.suggest import mapped_rows, suggest_map
     from recllm.policy import Policy
     from recllm.schema import Table
+    from recllm.text.domains import SHOP
     from recllm.text.templates import Prompts
 
     if table is not None and table not in set(Table):
         raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
-    options = IngestOptions(**{name: value for name, value in asdict(reading).items() if value is not None})
-    options = options.model_copy(update={"event_names": Prompts.load().domain(domain).events})
+    event_names = Prompts.load().domain(SHOP).events
+    if (workspace / "workspace.toml").is_file():
+        with open_shop(workspace) as shop:
+            event_names = shop.domain.events
+    options = IngestOptions(**reading, event_names=event_names)
     policy = Policy()
     if table is None:
         try:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recllm.cli.options import Json, User, UserFile, Users, WorkspaceDir, open_shop, read_user_ids
+from recllm.cli.options import (
+    Json,
+    User,
+    Users,
+    WorkspaceDir,
+    open_shop,
+    read_user_ids,
+    write_audit,
+)
 from recllm.cli.output import note, show, table
 from recllm.errors import DataError, UnknownIdError, UsageError
 from recllm.schema import count_text
@@ -57,25 +65,51 @@ def export(
 def erase(
     *,
     user: Users,
-    users: UserFile,
     yes: Annotated[bool, typer.Option("--yes", help="Really do it: nothing brings the people back.")] = False,
+    lift: Annotated[
+        bool, typer.Option("--lift", help="Instead: lift the tombstones of people who came back by their own will.")
+    ] = False,
     by_pseudonym: Pseudonyms = False,
     sessions: Sessions = False,
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Erase people: rows, files, what serves; mark what learned from them; put tombstones that keep them out."""
+    """Erase people: rows, files, what serves; mark what learned from them; put tombstones that keep them out.
+
+    With --lift what is sent about them from now on is kept again. Nothing old comes back."""
     from recllm.privacy.erasure import erase_people
     from recllm.workspace.audit import command_line_actor
 
     if not yes:
-        raise UsageError("nothing brings an erased person back; say --yes")
+        raise UsageError(
+            "only for customers who came back by their own will; add --yes"
+            if lift
+            else "nothing brings an erased person back; say --yes"
+        )
+    if lift:
+        readmit(read_user_ids(user), by_pseudonym, workspace, json)
+        return
     with open_shop(workspace) as shop:
-        names = read_user_ids(user, users)
+        names = read_user_ids(user)
         if sessions:
             names, by_pseudonym = shop.session_pseudonymiser().many(names), True
         certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
     show(certificate, certificate_lines(certificate), json=json)
+
+
+def readmit(names: list[str], by_pseudonym: bool, workspace: Path, json: bool) -> None:
+    """Lifts tombstones, so that what is sent from now on is kept again."""
+    from recllm.workspace.audit import AuditAction
+
+    with open_shop(workspace) as shop:
+        pseudonyms = names if by_pseudonym else shop.pseudonymiser().many(names)
+        store = shop.store()
+        lifted = [pseudonym for pseudonym in pseudonyms if store.lift_tombstone(pseudonym)]
+        for pseudonym in lifted:
+            write_audit(shop, AuditAction.READMITTED, subject=pseudonym)
+    if not lifted:
+        raise UnknownIdError("no tombstone for this id; there is nothing to lift")
+    show({"pseudonyms": lifted}, ["what is sent from now on is kept again"], json=json)
 
 
 def certificate_lines(certificate: ErasureCertificate) -> list[str]:
@@ -122,25 +156,6 @@ def restrict(
     show({"pseudonym": name, "restricted_since": since, "changed": changed}, [line], json=json)
 
 
-def readmit(
-    user: User,
-    workspace: WorkspaceDir,
-    yes: Annotated[bool, typer.Option("--yes", help="The person came back, and knows it.")] = False,
-    json: Json = False,
-) -> None:
-    """Lift a tombstone: what is sent about the person from now on is kept again. Nothing old comes back."""
-    from recllm.workspace.audit import AuditAction, audit, command_line_actor
-
-    if not yes:
-        raise UsageError("only for somebody who came back as a customer, by their own will; say --yes")
-    with open_shop(workspace) as shop:
-        name = shop.pseudonymiser().one(user)
-        if not shop.store().lift_tombstone(name):
-            raise UnknownIdError("this person has no tombstone; there is nothing to lift")
-        audit(shop, command_line_actor(), AuditAction.READMITTED, subject=name)
-    show({"pseudonym": name}, ["what is sent from now on is kept again"], json=json)
-
-
 def audit_log(
     workspace: WorkspaceDir,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Only what was done to this person's data.")] = None,
@@ -148,11 +163,17 @@ def audit_log(
     copy: Annotated[
         Path | None, typer.Option(help="What a collector has of audit.copy_to: each entry of it has to be in the log.")
     ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Check this certificate of an erasure instead, and print what it says.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Who did what to whose data; the whole log is checked first."""
     from recllm.workspace.audit import read_audit, verify_audit, verify_copy
 
+    if certificate is not None:
+        verify_certificate(certificate, workspace, json)
+        return
     with open_shop(workspace) as shop:
         check = verify_audit(shop)
         if copy is not None and check.problem is None:
@@ -173,6 +194,15 @@ def audit_log(
     show({"check": check, "entries": entries}, lines, json=json)
     if check.problem is not None:
         raise DataError(f"the audit log is not as it was written: {check.problem}; compare it with a backup")
+
+
+def verify_certificate(file: Path, workspace: Path, json: bool) -> None:
+    """Shows a certificate, if this workspace signed it as it is."""
+    from recllm.privacy.certificate import read_certificate
+
+    with open_shop(workspace) as shop:
+        certificate = read_certificate(shop, file)
+    show(certificate, [f"signed by this workspace, {certificate.at}", *certificate_lines(certificate)], json=json)
 
 
 def retention(
@@ -213,17 +243,6 @@ def rotate_key(
         rotation = rotate(shop, actor=command_line_actor(), lost=lost, force=force)
     lines = [f"{rotation.pseudonyms:,} pseudonyms renamed; {rotation.generation} keys are in force: keep them all"]
     show(rotation, lines, json=json)
-
-
-def verify_certificate(
-    file: Annotated[Path, typer.Argument(help="A certificate of an erasure.")], workspace: WorkspaceDir, json: Json
-) -> None:
-    """Say what a certificate says, if it is as this workspace signed it."""
-    from recllm.privacy.certificate import read_certificate
-
-    with open_shop(workspace) as shop:
-        certificate = read_certificate(shop, file)
-    show(certificate, [f"signed by this workspace, {certificate.at}", *certificate_lines(certificate)], json=json)
 
 
 def backup(

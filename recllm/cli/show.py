@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from recllm.cli.options import DEFAULT_WORKSPACE, Json, Seed, SetOptions, read_settings
+from recllm.cli.options import DEFAULT_WORKSPACE, AnyWorkspace, Json, Seed, SetOptions, open_shop, read_settings
 from recllm.cli.output import show, table
 from recllm.documents import unknown_name
 from recllm.errors import RecllmError, UsageError
@@ -17,16 +17,18 @@ from recllm.settings import sections
 
 def settings(
     section: Annotated[str | None, typer.Argument(help="Only this section, such as scorer.")] = None,
-    workspace: Annotated[
-        Path | None, typer.Option("-w", "--workspace", help="The workspace folder; without one the defaults.")
-    ] = None,
+    workspace: AnyWorkspace = None,
     options: SetOptions = None,
     advice: Annotated[bool, typer.Option(help="Also read the log for what `recllm advise` would set.")] = False,
+    prompts: Annotated[bool, typer.Option("--prompts", help="Instead: the templates in use, with versions.")] = False,
     json: Json = False,
 ) -> None:
     """Everything that can be set: value, default, range, and what set it: default, advice, file, option, variable."""
     from recllm.jobs.setting_rows import setting_rows, setting_text
 
+    if prompts:
+        list_prompts(workspace, json)
+        return
     if section is not None and section not in sections():
         raise UsageError(unknown_name(section, section, filter(None, sections())))
     if workspace is None and (DEFAULT_WORKSPACE / "workspace.toml").is_file():
@@ -43,27 +45,24 @@ def settings(
     show({"workspace": None if workspace is None else str(workspace), "settings": rows}, lines, json=json)
 
 
-def demo(
-    workspace: Annotated[Path, typer.Option("-w", "--workspace", help="Where to make the demonstration shop.")] = Path(
-        "demo"
-    ),
-    generator: Annotated[
-        str, typer.Option(help="Who writes the ads' opening words: auto, template, smollm2, ...")
-    ] = "auto",
-    seed: Seed = 0,
-    json: Json = False,
-) -> None:
-    """The whole way on the Complete Journey log: read, train, measure, recommend, write, listen; leaves report.html."""
-    from recllm.start.demo import run_demo
+def list_prompts(workspace: Path | None, json: bool) -> None:
+    """Shows the templates in use."""
+    from recllm.text.templates import Prompts
 
-    record = run_demo(workspace, generator=generator, seed=seed)
-    show(record, [f"{record['seconds']:.0f} s; open {record['report']}"], json=json)
+    shipped, domain = Prompts.load(), "shop"
+    if workspace is not None:
+        with open_shop(workspace) as shop:
+            domain = shop.domain.name
+    rows = [
+        {"name": t.name, "locale": t.locale, "version": t.version, "file": t.file, "variables": sorted(t.variables)}
+        for t in sorted(shipped.of_domain(domain).values(), key=lambda t: (t.name, t.locale))
+    ]
+    lines = [shipped.folder, *(f"  {r['version']}: {', '.join(r['variables'])}" for r in rows)]
+    show({"folder": shipped.folder, "prompts": rows}, lines, json=json)
 
 
 def doctor(
-    workspace: Annotated[
-        Path | None, typer.Option("-w", "--workspace", help="A workspace folder to be looked at as well.")
-    ] = None,
+    workspace: AnyWorkspace = None,
     json: Json = False,
 ) -> None:
     """What this installation can do, and what is missing for what: versions, extras, machine, weights, a workspace."""
@@ -78,10 +77,13 @@ def doctor(
 
 
 def start(
-    files: Annotated[list[Path], typer.Argument(help="Exports of a known shop system: CSV, JSONL, Parquet or .xlsx.")],
-    workspace: Annotated[
-        Path, typer.Option("-w", "--workspace", help="The workspace folder; made where there is none.")
-    ] = DEFAULT_WORKSPACE,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Exports of a known shop system: CSV, JSONL, Parquet or .xlsx.")
+    ] = None,
+    workspace: AnyWorkspace = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="The demonstration instead, on the Complete Journey log, in the folder demo.")
+    ] = False,
     consent_default: Annotated[
         Literal["granted", "denied"] | None, typer.Option(help="What holds for people who said nothing; else denied.")
     ] = None,
@@ -111,8 +113,13 @@ def start(
     from recllm.start.page import terminal_lines
     from recllm.start.shop import run_start
 
+    if demo == bool(files):
+        raise UsageError("give the files of your shop, or --demo for the demonstration")
+    if not files:
+        start_demo(workspace or Path("demo"), generator, seed, json)
+        return
     record = run_start(
-        workspace,
+        workspace or DEFAULT_WORKSPACE,
         files,
         consent_default=None if consent_default is None else consent_default == "granted",
         consent_from=consent_from or (),
@@ -127,17 +134,9 @@ def start(
     show(record, terminal_lines(record), json=json)
 
 
-def prompts(
-    json: Json,
-    domain: Annotated[str, typer.Option(help="As this domain words them: shop, media, news, education.")] = "shop",
-) -> None:
-    """The templates in use, with their versions."""
-    from recllm.text.templates import Prompts
+def start_demo(workspace: Path, generator: str, seed: int, json: bool) -> None:
+    """The whole way on the Complete Journey log; leaves report.html."""
+    from recllm.start.demo import run_demo
 
-    shipped = Prompts.load()
-    rows = [
-        {"name": t.name, "locale": t.locale, "version": t.version, "file": t.file, "variables": sorted(t.variables)}
-        for t in sorted(shipped.of_domain(domain).values(), key=lambda t: (t.name, t.locale))
-    ]
-    lines = [shipped.folder, *(f"  {r['version']}: {', '.join(r['variables'])}" for r in rows)]
-    show({"folder": shipped.folder, "prompts": rows}, lines, json=json)
+    record = run_demo(workspace, generator=generator, seed=seed)
+    show(record, [f"{record['seconds']:.0f} s; open {record['report']}"], json=json)

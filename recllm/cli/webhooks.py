@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 def add(
     *,
-    provider: Annotated[str, typer.Option(help="How it signs: standard (Standard Webhooks) or sendgrid.")],
-    name: Annotated[str, typer.Option(help="What it is called here, and at the end of its address.")],
+    provider: Annotated[str | None, typer.Option(help="How it signs: standard (Standard Webhooks) or sendgrid.")],
+    url: Annotated[
+        str | None, typer.Option(help="Announce exports to this system of yours: https, or http on this machine.")
+    ],
+    name: Annotated[str, typer.Option(help="Its name here, and at the end of a provider's address.")] = "target",
     secret_file: Annotated[
         Path | None,
         typer.Option(help="A file with its secret (whsec_...), or SendGrid's public key; - reads standard input."),
@@ -28,11 +31,17 @@ def add(
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Let a service report what became of messages. The same name again adds a second secret beside the first."""
+    """Let a mail or message service report on messages (--provider), or announce exports to a system of yours (--url).
+    The same name again adds a second secret: both are then in force."""
     from recllm.workspace.webhooks import WebhookScheme, add_source
 
+    if (provider is None) == (url is None):
+        raise UsageError("give --provider for a service that reports, or --url for a system that gets announcements")
+    if url is not None:
+        target(name, url, workspace, json)
+        return
     try:
-        scheme = WebhookScheme(provider)
+        scheme = WebhookScheme(provider or "")
     except ValueError:
         raise UsageError(f"--provider is one of {', '.join(WebhookScheme)}, not {provider!r}") from None
     text = None if secret_file is None else _read_secret(secret_file)
@@ -47,14 +56,8 @@ def add(
         _note_rotation(name, [earlier.fingerprint for earlier in source.secrets[:-1]])
 
 
-def target(
-    *,
-    url: Annotated[str, typer.Option(help="Where to post: https, or http on this machine.")],
-    name: Annotated[str, typer.Option(help="What it is called here.")] = "target",
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
-    """Tell a system of yours of each export. The same name again adds a second secret; both then sign."""
+def target(name: str, url: str, workspace: Path, json: bool) -> None:
+    """Adds a system that exports are announced to, and shows its secret."""
     from recllm.workspace.webhooks import add_target
 
     with open_shop(workspace) as shop:
@@ -65,9 +68,20 @@ def target(
         _note_rotation(name, [earlier.fingerprint for earlier in entry.secrets[:-1]])
 
 
-def list_all(workspace: WorkspaceDir, json: Json) -> None:
-    """Providers, targets and announcements with what became of them; no secrets."""
+def list_all(
+    workspace: WorkspaceDir,
+    send: Annotated[
+        bool,
+        typer.Option("--send", help="Instead: send what is due, once; recllm serve does so by itself."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Providers, targets and announcements with their state; no secrets."""
     from recllm.workspace.webhooks import read_webhooks
+
+    if send:
+        send_now(workspace, json)
+        return
 
     with open_shop(workspace) as shop:
         hooks = read_webhooks(shop)
@@ -99,8 +113,8 @@ def remove(
     show({"name": name, "secret_id": secret, "removed": True}, [f"{name} {secret or ''} is removed"], json=json)
 
 
-def send(workspace: WorkspaceDir, json: Json) -> None:
-    """Send what is due now, once; recllm serve does so by itself."""
+def send_now(workspace: Path, json: bool) -> None:
+    """Sends the announcements that are due."""
     from recllm.jobs.announce import send_due
 
     with open_shop(workspace) as shop:

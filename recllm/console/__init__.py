@@ -9,8 +9,8 @@ A page is added in four steps.
    form has `{{ parts.csrf() }}`: one without it is refused. What htmx makes smoother has `{{ parts.hx(...) }}`, and the
    same link or form works without it. A table is a `recllm.console.tables.ConsoleTable` among the page's values, drawn
    by `parts.grid(table)`, which has it as a file too.
-3. Its words in `words/en.toml` and `words/zh.toml`, under a table of its name, and `nav.<name>`; a large section has
-   files of its own, `words/<name>.en.toml` and so on. A test holds both languages to the same keys and {braces}.
+3. Its words in `recllm/words/en` and `zh`, under a table of its name, and `nav.<name>`; a large section has
+   a file of its own, `<name>.toml`. A test holds both languages to the same keys and {braces}.
 4. Its section in `SECTIONS` of `app.py`, which is the navigation, in its order.
 
 `visit.require(scope)` refuses what the caller's key does not allow; `visit.may(scope)` says so beforehand, so that a

@@ -43,11 +43,12 @@ from recllm.console.session import SignedIn, form_token, identify_browser, new_f
 from recllm.console.sign_in import connect_providers, go_to_be_confirmed
 from recllm.console.sign_in_log import SignInLog
 from recllm.console.typed import TypedTexts
-from recllm.console.words import LANGUAGES, Words, language_of
 from recllm.errors import RecllmError
 from recllm.service.app import DISK_REFUSALS, STATUS
 from recllm.service.callers import Service
 from recllm.service.capacity import OverloadError, RateLimit
+from recllm.words.sentences import LANGUAGES, language_of
+from recllm.words.words import Words
 from recllm.workspace.console_sessions import end_outdated_sessions
 from recllm.workspace.keys import Scope
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from recllm.audiences.reasons import AudienceTrait
 from recllm.console.pages import Visit
-from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn
-from recllm.metrics import ConfidenceInterval
+from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
 from recllm.schema import AdCopy, Check
+from recllm.stats.intervals import ConfidenceInterval
 
 
 def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:
@@ -29,9 +29,9 @@ def excluded_table(
 ) -> ConsoleTable:
     """excluded: reason and people, in the order of the table."""
 
-    def words(reason: str) -> str:
-        path = f"campaigns.excluded.{reason}"
-        return visit.say(path) if visit.words.has(path) else reason.replace("_", " ")
+    def row(reason: str, n: int | None) -> TableRow:
+        text = visit.words.label(f"left_out.{reason}", reason.replace("_", " "))
+        return TableCell(value=reason, text=text), count_cell(visit, n, is_estimate=is_estimate)
 
     return ConsoleTable(
         name=name,
@@ -40,10 +40,7 @@ def excluded_table(
             TableColumn(name="reason", label=visit.say("items.reason")),
             TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
         ),
-        rows=[
-            (TableCell(value=reason, text=words(reason)), count_cell(visit, n, is_estimate=is_estimate))
-            for reason, n in excluded
-        ],
+        rows=[row(reason, n) for reason, n in excluded],
     )
 
 

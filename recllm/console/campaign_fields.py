@@ -24,7 +24,7 @@ from recllm.documents import toml_table
 from recllm.errors import UsageError
 from recllm.jobs.serve import CHANNEL_PURPOSE
 from recllm.schema import Intent, Objective, Occasion
-from recllm.text.templates import LOCALES
+from recllm.words.sentences import LANGUAGES
 
 MAX_CHARACTERS = 20_000
 """Of one field of a form."""
@@ -129,7 +129,7 @@ FIELDS: Mapping[CampaignStep, tuple[CampaignField, ...]] = {
         CampaignField("target.spread", FieldKind.NUMBER),
     ),
     CampaignStep.WORDS: (
-        CampaignField("locales", FieldKind.SEVERAL, tuple(LOCALES)),
+        CampaignField("locales", FieldKind.SEVERAL, tuple(LANGUAGES)),
         CampaignField("words.generator", FieldKind.CHOICE, GENERATORS),
         CampaignField("words.known_brands", FieldKind.LINES),
         CampaignField("words.evidence", FieldKind.PAIRS),

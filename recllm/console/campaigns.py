@@ -45,7 +45,6 @@ from recllm.campaigns.drafts import (
     stage_of,
 )
 from recllm.campaigns.folder import CampaignFolder, CampaignText, Decision, TextStatus, read_entries, read_plan
-from recllm.campaigns.forecast import expected_buyers, smallest_effect
 from recllm.campaigns.open_campaign import OpenCampaign, approve_texts, enter_edit, reject_texts
 from recllm.campaigns.outcome import CampaignOutcome, SegmentFigures, campaign_outcome, conclusions
 from recllm.campaigns.plan import ReachCount, count_reachable
@@ -78,6 +77,7 @@ from recllm.errors import (
 from recllm.files import safe_id
 from recllm.service.background import ENDED, Job
 from recllm.service.marketing import order_plan
+from recllm.stats.intervals import expected_hits, smallest_difference
 from recllm.workspace.keys import Scope
 from recllm.workspace.workspace import Workspace
 
@@ -407,7 +407,7 @@ def plan_values(visit: Visit, campaign: OpenCampaign, state: PageState) -> dict[
     waiting = [name for name, d in states.items() if d.action in (TextStatus.DRAFT, TextStatus.EDITED)]
     passing = [name for name in waiting if not states[name].failures and not states[name].warnings]
     channels, figures = Counter(person.channel for person in addressed), visit.figures
-    buyers = expected_buyers([person.probability for person in addressed])
+    buyers = expected_hits([person.probability for person in addressed])
     return {
         "plan": plan,
         "people": figures.people(len(addressed), plan.campaign_id, "addressed") or 0,
@@ -428,7 +428,7 @@ def plan_values(visit: Visit, campaign: OpenCampaign, state: PageState) -> dict[
         "n_pages": -(-len(groups) // PAGE_TEXTS),
         "aim": aim(plan.converts),
         "buyers": buyers,
-        "smallest": smallest_effect(buyers.value / max(1, len(addressed)), len(addressed), len(plan.held_out)),
+        "smallest": smallest_difference(buyers.value / max(1, len(addressed)), len(addressed), len(plan.held_out)),
         "window": campaign.window,
         "overlaps": overlaps(visit, campaign),
     }

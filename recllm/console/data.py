@@ -162,7 +162,7 @@ def quarantine_table(visit: Visit, name: str, path: Path, start: int) -> Console
 
     def cells(row: Mapping[str, Any]) -> TableRow:
         code, texts = row["code"], row_fields(row)
-        words = visit.say(f"code.{code}") if visit.words.has(f"code.{code}") else code
+        words = visit.words.label(f"code.{code}", code)
         return (
             *(int(row["line_no"]), row["column"] or None),
             TableCell(value=code, text=words, remark=row["message"]),

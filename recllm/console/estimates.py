@@ -10,12 +10,11 @@ import numpy as np
 
 from recllm.console.pages import Visit
 from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
-from recllm.experiments.effect import Interval
 from recllm.experiments.off_policy import ValueEstimate
 from recllm.jobs.experiments import ANSWER_COLUMNS, Metric
 from recllm.jobs.off_policy import OffPolicyReport, estimate_model
-from recllm.metrics import ConfidenceInterval
 from recllm.service.background import ENDED, Job, JobState, Progress
+from recllm.stats.intervals import ConfidenceInterval, Interval
 
 MAX_SLATES = 1_000
 """Logged slates of one estimate; more narrow the range and take longer."""
@@ -104,7 +103,7 @@ def _difference(visit: Visit, report: OffPolicyReport) -> dict[str, float] | Non
     interval = report.difference_interval
     if interval is None:
         return None
-    reported = visit.figures.interval(ConfidenceInterval(report.difference, interval.low, interval.high), "difference")
+    reported = visit.figures.interval(interval.around(report.difference), "difference")
     return {name: 1_000 * getattr(reported, name) for name in ("value", "low", "high")}
 
 
@@ -144,7 +143,4 @@ def estimates_table(visit: Visit, report: OffPolicyReport) -> ConsoleTable:
 
 
 def _ranged(visit: Visit, value: float, interval: Interval | None) -> TableCell | ConfidenceInterval:
-    if interval is None:
-        return TableCell(value=None)
-    range_of_value = ConfidenceInterval(value, interval.low, interval.high)
-    return visit.figures.interval(range_of_value, "value")
+    return TableCell(value=None) if interval is None else visit.figures.interval(interval.around(value), "value")

@@ -40,8 +40,8 @@ from recllm.jobs.experiments import (
 )
 from recllm.jobs.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.jobs.load import feedback_report
-from recllm.metrics import ConfidenceInterval
 from recllm.schema import ReportBy
+from recllm.stats.intervals import ConfidenceInterval
 from recllm.workspace.keys import Scope
 from recllm.workspace.workspace import present
 
@@ -419,7 +419,9 @@ def effect_table(visit: Visit, experiment: Experiment, comparison: VariantCompar
             TableCell(value=metric.value, text=visit.say(f"experiments.metric.{metric.value}")),
             TableCell(value=effect.control, text=_value(visit, effect.control, metric)),
             TableCell(value=effect.treatment, text=_value(visit, effect.treatment, metric)),
-            TableCell(value=_interval(effect), text=_value(visit, effect.difference, metric, signed=True)),
+            TableCell(
+                value=interval.around(effect.difference), text=_value(visit, effect.difference, metric, signed=True)
+            ),
             TableCell(value=None, text=" … ".join(ends)),
         )
 
@@ -443,11 +445,6 @@ def difference_columns(visit: Visit) -> tuple[TableColumn, TableColumn]:
         TableColumn(name="difference", label=difference, kind=CellKind.NUMBER, is_ranged=True),
         TableColumn(name="range", label=interval, kind=CellKind.NUMBER, is_in_file=False),
     )
-
-
-def _interval(effect: Effect) -> ConfidenceInterval:
-    interval = effect.always_valid_interval
-    return ConfidenceInterval(effect.difference, interval.low, interval.high)
 
 
 def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) -> str:
@@ -482,7 +479,10 @@ def course_chart(
         rows.append(
             (
                 *(TableCell(value=day, text=visit.words.number(day, 0 if day % 1 < 0.05 else 1)), look.until),
-                *(TableCell(value=_interval(effect), text=difference), TableCell(value=None, text=" … ".join(ends))),
+                *(
+                    TableCell(value=interval.around(effect.difference), text=difference),
+                    TableCell(value=None, text=" … ".join(ends)),
+                ),
             )
         )
     if not points:

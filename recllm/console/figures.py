@@ -1,8 +1,8 @@
 """The figures of a shop's first page, counted beside the answers: a page shows the last ones at once.
 
 A person is due when their own usual time between two shopping days ends within the next `DUE_DAYS` days, and quiet when
-`QUIET_GAPS` times that time, and at least `QUIET_DAYS` days, have passed. Both are rules and no model; they take people
-with at least `MIN_VISITS` shopping days in the last `RHYTHM_DAYS` days.
+they have lapsed, as for the occasion `win_back`. Both are rules and no model; they take people with at least
+`OccasionRules.lapsed_trips` shopping days in the last `OccasionRules.lost_days` days.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from recllm.data.dataset import utc
+from recllm.data.rhythm import ShoppingDays
 from recllm.jobs.feedback import ShownOutcome, shown_outcomes
+from recllm.occasions.rules import OccasionRules
 from recllm.schema import Action, Purpose, Table
 from recllm.service.live import LiveShop
 from recllm.workspace.workspace import Workspace, present
@@ -25,11 +29,7 @@ logger = logging.getLogger(__name__)
 
 CHANNELS = (Purpose.EMAIL, Purpose.PUSH, Purpose.SMS)
 CHART_DAYS = 28
-RHYTHM_DAYS = 180
-MIN_VISITS = 4
 DUE_DAYS = 7
-QUIET_GAPS = 3.0
-QUIET_DAYS = 28
 ATTRIBUTION_DAYS = 7
 
 
@@ -39,6 +39,7 @@ class PersonRhythm:
 
     user_id: str
     last: datetime
+    """Their last purchase."""
     gap_days: float
     """Median days between two shopping days."""
 
@@ -78,7 +79,9 @@ def shop_figures(workspace: Workspace) -> ShopFigures:
     first = today - timedelta(days=CHART_DAYS)
     agreed = {purpose: len(gate.permitted_users(purpose)) for purpose in (Purpose.PERSONALISATION, *CHANNELS)}
     recent = gate.events(Purpose.ANALYTICS, since=first)
-    due, quiet = rhythms(gate.events(Purpose.PERSONALISATION, since=now - timedelta(days=RHYTHM_DAYS), details=()), now)
+    settings = OccasionRules()
+    since = now - timedelta(days=settings.lost_days)
+    due, quiet = rhythms(gate.events(Purpose.PERSONALISATION, since=since, details=()), now, settings)
     return ShopFigures(
         counted_at=datetime.now(UTC),
         present=now,
@@ -94,30 +97,26 @@ def shop_figures(workspace: Workspace) -> ShopFigures:
     )
 
 
-def rhythms(events: pl.DataFrame, now: datetime) -> tuple[tuple[PersonRhythm, ...], tuple[PersonRhythm, ...]]:
-    """Who is due and who is quiet, by the rules of this module. events: user_id, event, timestamp."""
-    days = (
-        events.filter((pl.col("event") == Action.PURCHASE) & (pl.col("timestamp") < now))
-        .select("user_id", day=pl.col("timestamp").dt.truncate("1d"))
-        .unique()
-        .sort("user_id", "day")
-    )
-    people = days.group_by("user_id").agg(
-        n=pl.len(), last=pl.col("day").max(), gap=pl.col("day").diff().dt.total_days().median()
-    )
-    people = people.filter((pl.col("n") >= MIN_VISITS) & (pl.col("gap") > 0))
-    since = (pl.lit(now) - pl.col("last")).dt.total_hours() / 24
-    people = people.with_columns(since=since)
-    left = pl.col("gap") - pl.col("since")
-    due = people.filter(left.is_between(0, DUE_DAYS)).sort(left, "user_id")
-    is_quiet = (pl.col("since") > QUIET_GAPS * pl.col("gap")) & (pl.col("since") > QUIET_DAYS)
-    quiet = people.filter(is_quiet).sort("last", "user_id", descending=[True, False])
-    return _people(due), _people(quiet)
+def rhythms(
+    events: pl.DataFrame, now: datetime, settings: OccasionRules
+) -> tuple[tuple[PersonRhythm, ...], tuple[PersonRhythm, ...]]:
+    """Who is due, soonest first, and who is quiet, latest first. events: user_id, event, timestamp."""
+    bought = events.filter((pl.col("event") == Action.PURCHASE) & (pl.col("timestamp") < now))
+    people = bought.group_by("user_id").agg(pl.col("timestamp").max()).sort("user_id")
+    names, last = people["user_id"], people["timestamp"].to_list()
+    user = bought["user_id"].replace_strict(names, np.arange(len(names)), return_dtype=pl.Int64).to_numpy()
+    days = ShoppingDays.of(user, bought["timestamp"].dt.epoch("s").to_numpy(), len(names), int(now.timestamp()))
+    is_regular = (days.n_days >= settings.lapsed_trips) & (days.usual_gap > 0)
 
+    def listed(mask: NDArray[np.bool_], order: NDArray[np.float64]) -> tuple[PersonRhythm, ...]:
+        rows = np.flatnonzero(mask & is_regular)
+        rows = rows[np.argsort(order[rows], kind="stable")]
+        return tuple(
+            PersonRhythm(user_id=names[n], last=last[n], gap_days=float(days.usual_gap[n])) for n in rows.tolist()
+        )
 
-def _people(frame: pl.DataFrame) -> tuple[PersonRhythm, ...]:
-    rows = frame.select("user_id", "last", "gap").iter_rows()
-    return tuple(PersonRhythm(user_id=name, last=last, gap_days=float(gap)) for name, last, gap in rows)
+    quiet = days.lapsed(settings.lapsed_gaps, settings.lapsed_days)
+    return listed(days.due(DUE_DAYS), days.usual_gap - days.since), listed(quiet, days.since)
 
 
 def _buyers_by_day(events: pl.DataFrame, first: datetime, today: datetime) -> tuple[tuple[datetime, int], ...]:

@@ -18,10 +18,10 @@ from recllm.console.pages import ConsoleSection, TheForm, TheVisit, Visit, histo
 from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
 from recllm.errors import ModelError, UnknownIdError
 from recllm.jobs.experiments import ANSWER_COLUMNS, Metric
-from recllm.metrics import ConfidenceInterval
 from recllm.recommender.lineage import Lineage
 from recllm.recommender.registry import VersionDecision, current, decisions, promote, serving, versions
 from recllm.recommender.saved_model import MODEL_FILE
+from recllm.stats.intervals import ConfidenceInterval
 from recllm.workspace.keys import Scope
 
 router = APIRouter(prefix="/models")

@@ -31,13 +31,14 @@ from recllm.console.session import SignedIn
 from recllm.console.sign_in_log import SignInLog
 from recllm.console.tables import ConsoleTable, cell_remark, cell_text, csv_lines, tables_of
 from recllm.console.typed import TypedTexts
-from recllm.console.words import LANGUAGES, Words
 from recllm.data.dataset import utc
 from recllm.errors import RecllmError, StoreError, UnknownIdError, UsageError
 from recllm.files import PRIVATE, lock_file
 from recllm.service.callers import Service
 from recllm.service.capacity import RateLimit
 from recllm.service.live import LiveShop
+from recllm.words.sentences import LANGUAGES
+from recllm.words.words import Words
 from recllm.workspace.audit import AuditAction, audit
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.keys import ApiKey, Scope

@@ -28,12 +28,13 @@ from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn
 from recllm.data.dataset import Dataset, Events, utc
 from recllm.documents import json_text
 from recllm.errors import UnknownIdError
-from recllm.explain import UserHistory
 from recllm.jobs.load import add_consent, add_events
 from recllm.jobs.recommenders import forget_in_states
+from recllm.occasions.rules import OccasionRules
 from recllm.privacy.erasure import erase_people
 from recllm.privacy.export import export_person
 from recllm.profiles.evolution import Evolution, evolve
+from recllm.recommender.leave_one_out import UserHistory
 from recllm.recommender.recommender import Recommender
 from recllm.report.people import evolution_chart, evolution_rows
 from recllm.schema import ACTIONS, Action, Profile, Purpose, Recommendation, SlateStatus, Table
@@ -187,6 +188,7 @@ async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=
         kind=kind,
         is_counted=figures is not None,
         is_small=is_small,
+        rules=OccasionRules(),
         table=None if is_small else table,
         n_people=len(people),
         page=page,

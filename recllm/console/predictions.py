@@ -15,8 +15,9 @@ from typing import Any
 from recllm.console.pages import Visit
 from recllm.console.tables import CellKind, ConsoleTable, TableColumn
 from recllm.errors import RecllmError
-from recllm.propensity.prediction import PredictionKind, PredictionRequest
+from recllm.propensity.prediction import PredictionRequest
 from recllm.propensity.quality import CalibrationBin, PredictionQuality
+from recllm.propensity.question import PredictionKind
 from recllm.schema import Purpose, Reason
 from recllm.service.background import ENDED, Job, JobState, Progress
 from recllm.service.everybody import LearnedPrediction

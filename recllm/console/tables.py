@@ -16,9 +16,9 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Any
 
-from recllm.console.words import Words
 from recllm.documents import guarded
-from recllm.metrics import ConfidenceInterval
+from recllm.stats.intervals import ConfidenceInterval
+from recllm.words.words import Words
 from recllm.workspace.keys import Scope
 
 CellValue = str | int | float | bool | date | datetime | ConfidenceInterval | None

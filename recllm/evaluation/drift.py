@@ -21,14 +21,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
-from recllm.evaluation.comparison import BootstrapInterval, bootstrap
 from recllm.evaluation.protocols import ALL, EvaluationQuery, RankedLists
 from recllm.evaluation.recllm_system import served_system
-from recllm.metrics import Truth, calibration_error, hits
 from recllm.recommender.lineage import CheckFigure, CheckKind, CheckVerdict, RetrainCheck
 from recllm.recommender.recommender import Recommender
 from recllm.schema import ACTION_CODE, Action
 from recllm.settings import RetrainingSettings
+from recllm.stats.intervals import ConfidenceInterval, bootstrap
+from recllm.stats.probabilities import (
+    calibration_error,
+    calibration_slope,
+    chance_index,
+    log_odds,
+    quantile_counts,
+    stability_index,
+)
+from recllm.stats.ranking import Truth, hits
 
 MAX_NEW_EVENTS = 0.2
 """As a share of those before. A choice: a log grown by a fifth moves the scorer more than another seed does."""
@@ -87,7 +95,7 @@ def data_drift(dataset: Dataset, trained_until: int, end: int, settings: Retrain
     bins = {
         "categories": _category_counts(dataset, *(part.of(Action.PURCHASE) for part in parts)),
         "actions": _counts(*(part.action for part in parts)),
-        "prices": _quantile_counts(*(_prices_paid(part) for part in parts)),
+        "prices": quantile_counts(*(_prices_paid(part) for part in parts)),
     }
     for name, (counts, later_counts) in bins.items():
         sizes = (_n_people(reference), _n_people(recent))
@@ -118,7 +126,7 @@ def score_drift(
         probability = lists.probabilities
         probabilities.append(np.zeros(0) if probability is None else probability[lists.items >= 0].astype(np.float64))
         sizes.append(len(rows))
-    counts = _quantile_counts(*probabilities)
+    counts = quantile_counts(*probabilities)
     figures = {"index": _stability(*counts, (sizes[0], sizes[1]), MAX_SCORE_INDEX, MIN_PEOPLE)}
     for name, values in zip(("mean_before", "mean_now"), probabilities, strict=True):
         figures[name] = CheckFigure(value=float(values.mean()) if len(values) else None)
@@ -164,9 +172,9 @@ def calibration_check(
     probability = np.where(listed, lists.probabilities, 0.5).astype(np.float64)
     if not label.any() or label[listed].all():
         return unknown
-    logit = np.log(np.clip(probability, 1e-9, 1 - 1e-9) / np.clip(1 - probability, 1e-9, 1))
+    logit = log_odds(probability)
 
-    def interval(figure: Callable[[NDArray[np.int64]], float]) -> BootstrapInterval:
+    def interval(figure: Callable[[NDArray[np.int64]], float]) -> ConfidenceInterval:
         return bootstrap(figure, len(rows), draws=CALIBRATION_DRAWS, seed=seed)
 
     def of(people: NDArray[np.int64], column: NDArray[Any]) -> NDArray[Any]:
@@ -204,40 +212,6 @@ def top_lists(recommender: Recommender, rows: Users) -> RankedLists:
     return served_system(recommender).rank(query)
 
 
-def stability_index(reference: NDArray[np.integer], recent: NDArray[np.integer]) -> float:
-    """Population stability index of two rows of counts, (n_bins,) each; half a count is added to each bin, so that an
-    empty one has a share."""
-    p, q = ((counts + 0.5) / (counts + 0.5).sum() for counts in (reference, recent))
-    return float(((q - p) * np.log(q / p)).sum())
-
-
-def chance_index(n_bins: int, n: int, m: int) -> float:
-    """What the index of two samples of n and m from one population exceeds once in twenty times."""
-    from scipy.stats import chi2
-
-    return float(chi2.ppf(0.95, max(n_bins - 1, 1)) * (1 / n + 1 / m))
-
-
-def calibration_slope(logit: Floats64, label: NDArray[np.bool_]) -> float:
-    """Slope of a logistic regression of the label on the logit, by Newton's method; both (n,).
-
-    0 where there is one class alone, which tells of no slope. A slope that the data do not bound ends at its limit of
-    iterations.
-    """
-    if not label.any() or label.all():
-        return 0.0
-    x = np.stack([logit, np.ones(len(logit))], axis=1)
-    line = np.array([1.0, 0.0])
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(x @ line, -30, 30)))
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curvature, x.T @ (label - p))
-        line += np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-8:
-            break
-    return float(line[0])
-
-
 def _widened(
     limits: tuple[float | None, float | None], earlier: CheckFigure | None
 ) -> tuple[float | None, float | None]:
@@ -253,8 +227,8 @@ def _above(value: float | None, limit: float) -> CheckFigure:
     return CheckFigure(value=value, upper_limit=limit, is_beyond=value is not None and value > limit)
 
 
-def _interval_figure(interval: BootstrapInterval, lower: float | None, upper: float | None) -> CheckFigure:
-    values = (interval.mean, interval.low, interval.high)
+def _interval_figure(interval: ConfidenceInterval, lower: float | None, upper: float | None) -> CheckFigure:
+    values = (interval.value, interval.low, interval.high)
     mean, low, high = (value if np.isfinite(value) else None for value in values)
     is_below = lower is not None and high is not None and high < lower
     is_above = upper is not None and low is not None and low > upper
@@ -310,16 +284,6 @@ def _category_counts(
     if not rare.any():
         return counts
     first, second = (np.append(column[~rare], column[rare].sum()) for column in counts)
-    return first, second
-
-
-def _quantile_counts(reference: Floats64, recent: Floats64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of values in the tenths of `reference`; equal values share one."""
-    edges = np.unique(np.quantile(reference, np.arange(1, 10) / 10)) if len(reference) else np.zeros(0)
-    first, second = (
-        np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-        for values in (reference, recent)
-    )
     return first, second
 
 

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, utc
 from recllm.errors import DataError
-from recllm.evaluation.comparison import COMPARED, SystemDifference
 from recllm.evaluation.drift import MIN_PEOPLE
 from recllm.evaluation.protocols import ALL, NEW, EvaluationWindow, next_purchases
 from recllm.evaluation.recllm_system import OURS, served_system
-from recllm.evaluation.report import Report, evaluate
+from recllm.evaluation.report import COMPARED, Report, SystemDifference, evaluate
 from recllm.recommender.lineage import (
     CheckFigure,
     GateComparison,

@@ -23,8 +23,8 @@ from recllm.data.interactions import Pairs
 from recllm.data.order import HORIZON_DAYS
 from recllm.errors import DataError, UsageError
 from recllm.evaluation.tables import LogTables, leave_one_out
-from recllm.metrics import Truth
 from recllm.schema import Action
+from recllm.stats.ranking import Truth
 
 ALL, NEW, COLD, NOHISTORY, MASKED, UNMASKED = "ALL", "NEW", "COLD", "NOHISTORY", "MASKED", "UNMASKED"
 

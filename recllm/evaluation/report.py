@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm import metrics
 from recllm.data.dataset import utc
 from recllm.evaluation.baselines import buyers
-from recllm.evaluation.comparison import COMPARED, SystemDifference, best_peers, system_differences
 from recllm.evaluation.protocols import COLD, SLICES, EvaluationWindow, RankedLists, Slice, System
+from recllm.evaluation.recllm_system import OURS
 from recllm.evaluation.record import load_lists, logger, provenance, run_key, save_lists, write_record
-from recllm.metrics import Rankings, Truth, Values
 from recllm.schema import Action, html_table
+from recllm.stats import probabilities, ranking
+from recllm.stats.intervals import paired_bootstraps
+from recllm.stats.ranking import Rankings, Truth, Values
 
 HEAD, TAIL, LIGHT, HEAVY = "HEAD", "TAIL", "LIGHT", "HEAVY"
 
@@ -38,15 +39,32 @@ SUBGROUPS = {
 HEAD_SHARE = 0.2
 
 PER_PERSON: dict[str, Callable[[Rankings, Truth, int], Values]] = {
-    "ndcg": metrics.ndcg,
-    "recall": metrics.recall,
-    "hr": metrics.hit_rate,
-    "precision": metrics.precision,
-    "mrr": metrics.reciprocal_rank,
+    "ndcg": ranking.ndcg,
+    "recall": ranking.recall,
+    "hr": ranking.hit_rate,
+    "precision": ranking.precision,
+    "mrr": ranking.reciprocal_rank,
 }
 
 Scores = dict[str, dict[str, dict[str, float]]]
 """By system, slice or subgroup, and metric; metric names are lower case, such as "ndcg@20"."""
+
+
+COMPARED = ("ndcg", "recall")
+"""Metrics for which differences get an interval. The first chooses the best peer of each slice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemDifference:
+    """Mean of ours - peer over people, and its 95 % interval."""
+
+    ours: str
+    peer: str
+    slice: str
+    metric: str
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,10 +300,10 @@ def measure(
     for group in groups:
         items = lists.items[group.rows]
         values = {f"{name}@{k}": metric(items, group.truth, k) for name, metric in PER_PERSON.items()}
-        figures = {name: metrics.average(value) for name, value in values.items()}
+        figures = {name: ranking.average(value) for name, value in values.items()}
         if group.truth.value is not None and group.truth.value.any():  # of the money spent on what counts as truth
-            figures[f"revenue_recall@{k}"] = metrics.average(metrics.value_recall(items, group.truth, k))
-            figures[f"spend_covered@{k}"] = metrics.spend_covered(items, group.truth, k)
+            figures[f"revenue_recall@{k}"] = ranking.average(ranking.value_recall(items, group.truth, k))
+            figures[f"spend_covered@{k}"] = ranking.spend_covered(items, group.truth, k)
         if group.name == part.name:
             figures |= _of_lists(lists, part, k, window, sold, vectors)
         yield group.name, values, figures
@@ -302,25 +320,59 @@ def _of_lists(
     """Figures of all lists together, of their probabilities over the listed pairs, and those that the system gave."""
     lists = answer.items
     figures = {
-        f"coverage@{k}": metrics.coverage(lists, len(part.items), k),
-        f"gini@{k}": metrics.gini(lists, len(part.items), k),
+        f"coverage@{k}": ranking.coverage(lists, len(part.items), k),
+        f"gini@{k}": ranking.gini(lists, len(part.items), k),
     }
     if sold[part.items].any():
         # ranks among the items of the slice, so that never-sold rows of the dataset do not stretch the scale
         position = np.searchsorted(part.items, np.maximum(lists, 0)).astype(np.int32)
         positions = np.where(lists >= 0, position, -1)
-        figures[f"mean_popularity@{k}"] = metrics.mean_popularity(lists, sold, k)
-        figures[f"popularity_rank@{k}"] = metrics.popularity_rank(positions, sold[part.items], k)
-        figures[f"novelty@{k}"] = metrics.novelty(lists, sold, window.fit_on.n_users, k)
+        figures[f"mean_popularity@{k}"] = ranking.mean_popularity(lists, sold, k)
+        figures[f"popularity_rank@{k}"] = ranking.popularity_rank(positions, sold[part.items], k)
+        figures[f"novelty@{k}"] = ranking.novelty(lists, sold, window.fit_on.n_users, k)
     if vectors is not None:
-        figures[f"diversity@{k}"] = metrics.average(metrics.diversity(lists, vectors, k))
+        figures[f"diversity@{k}"] = ranking.average(ranking.diversity(lists, vectors, k))
     if window.retained and not part.hidden and part.truth.value is not None and part.truth.value.any():
-        figures[f"retained_reached@{k}"] = metrics.retained_reached(lists, part.truth, k, window.retained)
+        figures[f"retained_reached@{k}"] = ranking.retained_reached(lists, part.truth, k, window.retained)
     if answer.probabilities is not None:
-        bought = metrics.hits(lists, part.truth, k)[lists >= 0]
+        bought = ranking.hits(lists, part.truth, k)[lists >= 0]
         probability = answer.probabilities[lists >= 0]
-        figures["accuracy@0.5"] = metrics.accuracy(probability, bought)  # whether "at least .5" and "bought" agree
+        # whether "at least 0.5" and "bought" agree
+        figures["accuracy@0.5"] = probabilities.accuracy(probability, bought)
         figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
-        figures[f"ece@{k}"] = metrics.calibration_error(probability, bought)
+        figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
         figures |= answer.figures
     return figures
+
+
+# --- ours and the peers ----------------------------------------------------------------------------------------------
+
+
+def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], k: int) -> dict[str, str]:
+    """Of each slice, the system with the highest main metric. recllm and its variants are no peers."""
+    best: dict[str, str] = {}
+    metric = f"{COMPARED[0]}@{k}"
+    for name, slices in scores.items():
+        if name == OURS or name.startswith(f"{OURS}-"):
+            continue
+        for part, figures in slices.items():
+            if part not in best or figures.get(metric, 0.0) > scores[best[part]][part].get(metric, 0.0):
+                best[part] = name
+    return best
+
+
+def system_differences(
+    values: Mapping[tuple[str, str], Mapping[str, Values]], best: Mapping[str, str], k: int, seed: int, draws: int
+) -> Iterator[SystemDifference]:
+    """Slice by slice, the best peer first. values: per person, by (system, slice) and metric."""
+    for part in dict.fromkeys(p for _, p in values):
+        peers = [name for name, p in values if p == part and name != OURS]
+        if (OURS, part) not in values or not peers:
+            continue
+        peers.sort(key=lambda name: name != best.get(part))
+        pairs = [(peer, f"{metric}@{k}") for peer in peers for metric in COMPARED]
+        gaps = [values[OURS, part][metric] - values[peer, part][metric] for peer, metric in pairs]
+        intervals = paired_bootstraps(np.stack(gaps, axis=1), draws=draws, seed=seed)
+        for (peer, metric), gap in zip(pairs, intervals, strict=True):
+            mean, low, high = (round(v, 6) for v in (gap.value, gap.low, gap.high))
+            yield SystemDifference(ours=OURS, peer=peer, slice=part, metric=metric, mean=mean, low=low, high=high)

@@ -63,7 +63,7 @@ SYSTEMS: Mapping[str, SystemSpec] = {
     "ease": SystemSpec(make=ease, slices=WARM),
     "als": SystemSpec(make=als, slices=WARM, seeded=True, package="implicit"),
     "bpr": SystemSpec(make=bpr, slices=WARM, seeded=True, package="implicit"),
-    "lightgbm": SystemSpec(make=lightgbm, slices=WARM | {COLD}, seeded=True, reads="vectors", package="lightgbm"),
+    "lightgbm": SystemSpec(make=lightgbm, slices=WARM | {COLD}, seeded=True, reads="vectors"),
     "sasrec": SystemSpec(make=sasrec, slices=WARM, seeded=True),
     "source-model": SystemSpec(make=source_model, slices=WARM, seeded=True, note=ACCURACY_NOTE),
 }

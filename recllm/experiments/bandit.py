@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import DataError, UsageError
+from recllm.stats.probabilities import log_odds, sigmoid
 
 Values = NDArray[np.float64]
 
@@ -120,7 +121,7 @@ def priors_of_scores(scores: Mapping[str, float], *, rate: float, strength: floa
 
 def moved_rates(scores: Values, rate: Values | np.float64) -> Values:
     """Rates in (0, 1) that lie `scores` log odds above `rate`; shapes are broadcast."""
-    return np.asarray(1 / (1 + (1 / rate - 1) * np.exp(-scores)))
+    return sigmoid(log_odds(rate) + scores)
 
 
 def choose(probabilities: Mapping[str, float], rng: np.random.Generator) -> BanditChoice:

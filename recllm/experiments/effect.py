@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from recllm.errors import DataError, UsageError
 from recllm.experiments.sample_ratio import RatioVerdict, SampleRatio, check_sample_ratio
 from recllm.experiments.split import Experiment
+from recllm.stats.intervals import Interval
 
 Values = NDArray[np.float64]
 
@@ -60,17 +61,6 @@ class Direction(StrEnum):
 
     HIGHER = "higher"
     LOWER = "lower"
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Both ends belong to it; infinite ends say nothing."""
-
-    low: float
-    high: float
-
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import DataError
-from recllm.experiments.effect import Interval
+from recllm.stats.intervals import Interval
 
 Values = NDArray[np.float64]
 

@@ -432,7 +432,7 @@ def settle_schema(
         )
     times = evidence.times.decide(file, options.date_order, options.tz) if evidence.times else declared
     if options.ts_format == "epoch" and times and times.kind != "epoch":
-        raise IngestError("E_TIMESTAMP", f"{file}: --ts-format epoch, but the times are not epoch numbers")
+        raise IngestError("E_TIMESTAMP", f"{file}: --read ts_format=epoch, but the times are not epoch numbers")
     currency = _currency(evidence, table, options, file)
     signs = {sign for sign in distinct_currencies(evidence.money) if len(sign) == 3}
     is_said = options.currency is not None or bool(evidence.currency_codes)

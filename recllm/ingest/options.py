@@ -162,6 +162,15 @@ class IngestOptions(ReadOptions):
             raise UsageError(f"option {first['loc'][0]}: {first['msg']}") from None
 
 
+def read_options(values: Mapping[str, str]) -> dict[str, str]:
+    """Options of a command line, checked. Raises `UsageError` for an unknown one or a value that it does not take."""
+    names = {*ReadOptions.model_fields, "namespace", "on_bad_bytes", "anonymous", "returns"} - {"likely_tz"}
+    for name in values.keys() - names:
+        raise UsageError(f"--read {name}: no such option; known: {', '.join(sorted(names))}")
+    IngestOptions(**values)
+    return dict(values)
+
+
 def _as_list(value: object) -> object:
     if not isinstance(value, str | list | tuple):
         raise ValueError(f"has to be a name or a list of names, not {value!r}")

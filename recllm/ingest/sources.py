@@ -42,7 +42,7 @@ from recllm.ingest.options import ColumnMap, IngestOptions, Names, RejectRule, _
 from recllm.ingest.read.source import SourceFile, find_decoding, probe, reads_as
 from recllm.policy import Policy
 from recllm.schema import Purpose, Table
-from recllm.text.templates import language
+from recllm.words.sentences import language
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
 """In which the tables of a file are loaded: products and people before what they did."""

@@ -22,7 +22,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache, partial
@@ -46,7 +46,7 @@ from recllm.jobs.catalogue_vectors import (
 )
 from recllm.jobs.engines import Engine, open_workers
 from recllm.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
-from recllm.schema import Intent, Objective, Purpose, RecommendRequest, Slate, SlateStatus
+from recllm.schema import AdQuestion, Objective, Purpose, RecommendRequest, Slate, SlateStatus
 from recllm.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ class ShardWorker:
 
         request = prediction_request(self.options)
         return Predictor.learn(
-            replace(request, locale=self.shop.locale(self.options.get("locale"))),
+            request.model_copy(update={"locale": self.shop.locale(self.options.get("locale"))}),
             people_learned_from(self.shop),
             policy=self.shop.policy,
         )
@@ -402,10 +402,7 @@ COPY_SCHEMA: Mapping[str, Any] = {
 
 def slates_request(options: Mapping[str, Any], users: Sequence[str] = ()) -> RecommendRequest:
     """Raises `UsageError` as `RecommendRequest` does."""
-    fields = {name: value for name, value in options.items() if name != "locale"}
-    enums: dict[str, Any] = {"intent": Intent, "objective": Objective}
-    fields |= {name: enums[name](fields[name]) for name in enums if name in fields}
-    return RecommendRequest(users=tuple(users), **fields)
+    return RecommendRequest(users=tuple(users), **{name: value for name, value in options.items() if name != "locale"})
 
 
 def _slates(worker: ShardWorker, number: int, recommender: Recommender, options: Mapping[str, Any]) -> Iterator[Slate]:
@@ -446,28 +443,16 @@ def recommend_shard(worker: ShardWorker, number: int, recommender: Recommender) 
 
 
 def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
-    """Raises `UsageError` as `AudienceRequest` and its parts do, and for what only `recllm audience` can."""
-    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
+    """Raises `UsageError` as `AudienceRequest` and its parts do, and for what is asked of all people at once."""
+    from recllm.audiences.request import AudienceQuestion
 
-    limits = ("size", "budget", "cost", "margin", "holdout", "salt")
-    choice = OfferChoice(
-        intent=Intent(options.get("intent", Intent.MIXED)),
-        objective=Objective(options.get("objective", Objective.PROBABILITY)),
-    )
-    if choice.objective is Objective.UPLIFT:
-        raise UsageError("a batch orders people by chance, lift or margin; order by uplift with: recllm audience")
-    return AudienceRequest(
-        items=options.get("items"),
-        category=options.get("category"),
-        campaign=options.get("campaign"),
-        channel=options.get("channel"),
-        limits=AudienceLimits(**{name: options[name] for name in limits if name in options}),
-        exclusions=Exclusions(
-            **{name: options[name] for name in ("bought_days", "frequency_cap") if options.get(name) is not None}
-        ),
-        choice=choice,
-        explain=False,
-    )
+    question = AudienceQuestion(**options)
+    if question.objective is Objective.UPLIFT:
+        raise UsageError("objective is uplift, and shards are ordered by chance, lift or margin; leave out --everybody")
+    for name in ("text", "seeds", "suppressed", "people"):
+        if getattr(question, name):
+            raise UsageError(f"{name} needs all people at once: leave out --everybody")
+    return question.request(explain=False)
 
 
 def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
@@ -485,11 +470,13 @@ def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -
     return pl.DataFrame(columns, schema=dict(AUDIENCE_SCHEMA)), None
 
 
-def copy_options(options: Mapping[str, Any]) -> None:
+def copy_question(options: Mapping[str, Any]) -> AdQuestion:
     """Raises `UsageError` for a channel that no texts are written for."""
     from recllm.adcopy.channels import channel_written_for
 
-    channel_written_for(options["channel"])
+    question = AdQuestion(**{name: value for name, value in options.items() if name != "generator"})
+    channel_written_for(question.channel)
+    return question
 
 
 def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
@@ -499,10 +486,9 @@ def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tu
     from recllm.jobs.ad_copy import AD_CHOICE, write_ads
     from recllm.jobs.serve import CHANNEL_PURPOSE
 
-    options, gate, rows = worker.options, worker.shop.gate(), []
-    channel, slate_options = options["channel"], {"k": AD_CHOICE, "explain": True}
-    slate_options |= {name: options[name] for name in ("intent", "objective") if name in options}
-    purpose = CHANNEL_PURPOSE.get(channel)
+    question, gate, rows = copy_question(worker.options), worker.shop.gate(), []
+    slate_options = {"k": AD_CHOICE, "intent": question.intent, "objective": question.objective}
+    purpose = CHANNEL_PURPOSE.get(question.channel)
     for slate in _slates(worker, number, recommender, slate_options):
         agreed = purpose is None or gate.permits(slate.user_id, purpose)
         if slate.status is not SlateStatus.PERSONAL or not slate.items or not agreed:
@@ -511,9 +497,9 @@ def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tu
             (text,) = write_ads(
                 worker.shop,
                 slates=[slate],
-                intent=Intent(options.get("intent", Intent.MIXED)),
-                channel=channel,
-                locale=options.get("locale"),
+                intent=question.intent,
+                channel=question.channel,
+                locale=question.locale,
                 generator=worker.generator,
                 seed=worker.run.seed,
                 recommender=recommender,
@@ -533,15 +519,12 @@ def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tu
 
 def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
     """Raises `UsageError` as `PredictionRequest` does, and for coupons."""
-    from recllm.propensity.prediction import PredictionKind, PredictionRequest
+    from recllm.propensity.prediction import PredictionRequest
+    from recllm.propensity.question import PredictionKind
 
-    kind = PredictionKind.named(options["kind"])
-    if kind is PredictionKind.REDEEM:
-        raise UsageError(
-            "who redeems is asked of a campaign's people alone, and not of everybody: recllm predict redeem"
-        )
-    fields = {name: value for name, value in options.items() if name not in ("kind", "items")}
-    return PredictionRequest(kind=kind, items=tuple(options.get("items", ())), **fields)
+    if options["kind"] == PredictionKind.REDEEM:
+        raise UsageError("who redeems is asked of a campaign's people alone: leave out --everybody")
+    return PredictionRequest(**options)
 
 
 def predict_people(worker: ShardWorker, people: Dataset) -> tuple[pl.DataFrame, Quality | None]:
@@ -572,7 +555,7 @@ TASKS: Mapping[BatchTask, Callable[[ShardWorker, int, Recommender], tuple[pl.Dat
 OPTIONS: Mapping[BatchTask, Callable[[Mapping[str, Any]], object]] = {
     BatchTask.RECOMMEND: slates_request,
     BatchTask.AUDIENCE: audience_request,
-    BatchTask.COPY: copy_options,
+    BatchTask.COPY: copy_question,
     BatchTask.PREDICT: prediction_request,
     BatchTask.ENCODE: EncodingOptions.of,
 }

@@ -23,12 +23,12 @@ import polars as pl
 from recllm.data.dataset import utc
 from recllm.documents import FrozenModel, Share, Text, plain
 from recllm.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
-from recllm.experiments.effect import Effect, ExperimentReport, Interval, Moments, Verdict, analyse
+from recllm.experiments.effect import Effect, ExperimentReport, Moments, Verdict, analyse
 from recllm.experiments.split import Experiment, Variant, in_global_holdout, variant_of
 from recllm.jobs.feedback import JUST_BEFORE, showings_with_answers
-from recllm.metrics import ConfidenceInterval
 from recllm.recommender.registry import versions
 from recllm.schema import Action, Purpose, RecommendRequest, Slate, SlateStatus
+from recllm.stats.intervals import Interval
 from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import Workspace, present
 
@@ -125,7 +125,7 @@ def find_experiment(workspace: Workspace, name: str) -> SlateExperiment:
     for stored in list_experiments(workspace):
         if stored.experiment.name == name:
             return stored
-    raise UnknownIdError(f"no experiment {name!r}; see recllm experiments list")
+    raise UnknownIdError(f"no experiment {name!r}; see recllm experiments report")
 
 
 def running_experiment(experiments: Sequence[SlateExperiment], at: datetime) -> SlateExperiment | None:
@@ -260,14 +260,14 @@ def recommend_in_experiments(
                 treatment, recommender = running.treatments[variant], of_version
         explore_share = settings.explore_share if treatment.explore_share is None else treatment.explore_share
         weight = request.popularity_weight if treatment.popularity_weight is None else treatment.popularity_weight
-        of_group = replace(
-            request,
-            users=tuple(request.users[position] for position in positions),
-            personal=request.personal and treatment.personal,
-            popularity_weight=weight,
-            explore_share=request.explore_share or explore_share,
-            explore_pool=settings.explore_pool,
-        )
+        changes = {
+            "users": tuple(request.users[position] for position in positions),
+            "personal": request.personal and treatment.personal,
+            "popularity_weight": weight,
+            "explore_share": request.explore_share or explore_share,
+            "explore_pool": settings.explore_pool,
+        }
+        of_group = request.model_copy(update=changes)
         for position, slate in zip(positions, recommender.recommend(of_group, rng=rng), strict=True):
             if slate.status in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY, SlateStatus.HOLDOUT):
                 slate = replace(slate, experiment=experiment, variant=variant)
@@ -350,22 +350,19 @@ def reported_experiment(outcome: Seen, figures: FigureGate) -> Seen:
 
 def _reported_effect(effect: Effect, figures: FigureGate) -> Effect:
     """The same with noise on the treatment's value, and half of it on the control's."""
-    fixed, always = (
-        ConfidenceInterval(effect.difference, interval.low, interval.high)
-        for interval in (effect.interval, effect.always_valid_interval)
-    )
+    fixed, always = (interval.around(effect.difference) for interval in (effect.interval, effect.always_valid_interval))
     difference = figures.interval(fixed, "effect").value
     control = figures.amount(effect.control, (fixed.high - fixed.low) / 4, "control")
-    intervals = [figures.moved(interval, difference) for interval in (fixed, always)]
+    fixed, always = (figures.moved(interval, difference) for interval in (fixed, always))
     return replace(
         effect,
         control=control,
         treatment=control + difference,
         difference=difference,
         relative_difference=difference / control if control else float("nan"),
-        interval=Interval(intervals[0].low, intervals[0].high),
-        always_valid_interval=Interval(intervals[1].low, intervals[1].high),
-        verdict=effect.verdict if intervals[1].excludes_zero else Verdict.UNDECIDED,
+        interval=Interval(fixed.low, fixed.high),
+        always_valid_interval=Interval(always.low, always.high),
+        verdict=effect.verdict if always.excludes_zero else Verdict.UNDECIDED,
     )
 
 

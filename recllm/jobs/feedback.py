@@ -16,8 +16,8 @@ from typing import Any
 
 import polars as pl
 
-from recllm.metrics import ConfidenceInterval, share
 from recllm.schema import Action, ReportBy, Slate
+from recllm.stats.intervals import ConfidenceInterval, share
 from recllm.workspace.figures import FigureGate
 
 JUST_BEFORE = timedelta(microseconds=1)

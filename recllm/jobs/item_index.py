@@ -44,7 +44,7 @@ DEPTH = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:
-    """What `recllm index` did, and how the index compares with going through all items."""
+    """What `recllm refresh --index` did, and how the index compares with going through all items."""
 
     kind: IndexKind
     model_version: str
@@ -76,7 +76,10 @@ def build_index(
 
     kind, started = kind or workspace.settings.item_index.kind, time.monotonic()
     if kind == "exact":
-        raise NothingToDo("exact compares all items and needs no index; name another: recllm index --kind faiss")
+        raise NothingToDo(
+            "exact compares all items and needs no index; name another: "
+            "recllm refresh --index --set item_index.kind=faiss"
+        )
     version = current(workspace.models_dir)
     if version is None:
         raise NotFittedError(f"there is no model whose items could be indexed; run: recllm train -w {workspace.root}")

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from recllm.occasions.detect import Cases, Shop
     from recllm.occasions.replenishment import ReplenishmentModel
 
-MODEL_FILE = "replenishment.safetensors"
+MODEL_FILE = "replenishment.json"
 """In the workspace's folder."""
 MAX_AGE_DAYS = 28.0  # a model that knows nothing of so many days of the log is learned anew
+
+EARLIER_MODEL_FILE = "replenishment.safetensors"
+"""Of an earlier version: it is not read any more, and removed once the model was learned again."""
 
 MAX_DAYS_AHEAD = 7
 """Further ahead nothing of the log says who should hear what."""
@@ -169,6 +172,7 @@ def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | N
     dataset = workspace.gate().dataset(Purpose.MODEL_TRAINING)
     model = learn_replenishment(dataset.before(as_of), progress=progress)
     model.save(file)
+    (workspace.root / EARLIER_MODEL_FILE).unlink(missing_ok=True)
     return model
 
 

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import utc
 from recllm.errors import NothingToDo, UsageError
-from recllm.experiments.effect import Interval
 from recllm.experiments.off_policy import LoggedChoices, ValueEstimate, estimate_value, likelihood_interval
 from recllm.jobs.experiments import ANSWER_COLUMNS, Metric
 from recllm.jobs.feedback import JUST_BEFORE, showings_with_answers
 from recllm.jobs.recommenders import model_encoder
 from recllm.recommender.recommender import Recommender
 from recllm.schema import Purpose, Recommendation, RecommendRequest
+from recllm.stats.intervals import Interval
 from recllm.workspace.workspace import Workspace
 
 MIN_EXPLORED_ANSWERS = 50

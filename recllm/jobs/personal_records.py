@@ -18,7 +18,7 @@ from recllm.experiments.split import variant_of
 from recllm.jobs.effects import FOLDER as EFFECTS
 from recllm.jobs.effects import effect_names, effects_of
 from recllm.jobs.experiments import list_experiments
-from recllm.jobs.occasions import MODEL_FILE as REPLENISHMENT
+from recllm.jobs.occasions import EARLIER_MODEL_FILE, MODEL_FILE
 from recllm.jobs.recommenders import forget_in_states, open_recommender, people_path, tainted_until
 from recllm.jobs.serve import person_profile
 from recllm.propensity.prediction import prediction_document
@@ -61,7 +61,8 @@ def _mark_learned(workspace: Workspace, people: records.ErasedPeople) -> records
         taint_folder(root / EFFECTS, names, at=people.at, use_until=until)
         of_effects = taints(root / EFFECTS)
         models |= {f"{EFFECTS}/{name}": of_effects[name].use_until for name in names}
-    (root / REPLENISHMENT).unlink(missing_ok=True)  # it is learned again when occasions are asked for
+    for file in (MODEL_FILE, EARLIER_MODEL_FILE):
+        (root / file).unlink(missing_ok=True)  # it is learned again when occasions are asked for
     return records.Removed(models=models)
 
 
@@ -122,7 +123,7 @@ def _effect(workspace: Workspace, effect: str, people: Dataset, name: str) -> Ma
 
 LEARNED = records.PersonalRecords(
     name="models",
-    files=("models", EFFECTS, REPLENISHMENT),
+    files=("models", EFFECTS, MODEL_FILE, EARLIER_MODEL_FILE),
     in_backup=True,
     leftovers=("models/.*", "models/versions/*.tmp", f"{EFFECTS}/.*"),
     forget=_mark_learned,

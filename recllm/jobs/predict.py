@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from recllm.data.dataset import Dataset
 from recllm.data.order import refuse_steps
-from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.errors import DataError, NothingToDo, PolicyError
 from recllm.schema import Purpose
 from recllm.workspace.workspace import present
 
@@ -45,10 +45,11 @@ def predict_workspace(
     from recllm.propensity.coupons import Coupons
     from recllm.propensity.examples import Cohort
     from recllm.propensity.predict import predict
-    from recllm.propensity.prediction import PredictionKind
+    from recllm.propensity.question import PredictionKind
 
     if isinstance(request.coupons, Path):
-        request = replace(request, coupons=Coupons.read(request.coupons, workspace.pseudonymiser().many))
+        coupons = Coupons.read(request.coupons, workspace.pseudonymiser().many)
+        request = request.model_copy(update={"coupons": coupons})
     if request.targeted:
         catalogue = workspace.gate().catalogue(request.items or None)
         Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # raises what is wrong with the target
@@ -58,7 +59,7 @@ def predict_workspace(
             "nobody in this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
-    request = replace(request, locale=workspace.locale(request.locale))
+    request = request.model_copy(update={"locale": workspace.locale(request.locale)})
     prediction = predict(
         request,
         learn,
@@ -77,7 +78,8 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
 
     A kind that this log does not allow is left out, and the log of the process says why.
     """
-    from recllm.propensity.prediction import PredictionKind, PredictionRequest
+    from recllm.propensity.prediction import PredictionRequest
+    from recllm.propensity.question import PredictionKind
 
     if workspace.gate().step_seconds() is not None:
         logger.warning("no predictions: the log knows only an order, and no days")
@@ -101,24 +103,22 @@ def uplift_workspace(
 ) -> UpliftEstimate:
     """Everybody's uplift, learned from a trial's CSV, or its table with pseudonyms.
 
-    source: what a table is called in what is kept. save: the name under which the effects are kept in the workspace, of
-    the doubly robust learner alone; those of the same name are replaced.
-    Raises what `recllm.propensity.uplift` tells: `PolicyError` for what is no trial; `UsageError` for effects of
-    another learner, or a name that cannot be.
+    source: what a table is called in what is kept. save: the name under which the effects are kept in the workspace;
+    those of the same name are replaced.
+    Raises what `recllm.propensity.uplift` raises, and `UsageError` for a name that cannot be.
     """
     from recllm.jobs.effects import effects_folder
     from recllm.propensity.effects import save_effects
-    from recllm.propensity.uplift import UpliftLearner, estimate_uplift, read_trial
+    from recllm.propensity.trial import read_trial
+    from recllm.propensity.uplift import estimate_uplift
     from recllm.recommender.registry import clear_taint
 
     folder = None if save is None else effects_folder(workspace, save)
-    if folder is not None and request.learner is not UpliftLearner.DR:
-        raise UsageError(f"effects are kept of the learner dr, which has intervals, and not of {request.learner}")
     table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
     source = source or (trial.name if isinstance(trial, Path) else "a table")
     learn, ask = _datasets(workspace)
     estimate = estimate_uplift(request, table, learn, ask, source=source)
-    if folder is not None and estimate.effects is not None:
+    if folder is not None:
         save_effects(estimate.effects, folder)
         clear_taint(folder.parent, folder.name)
     return estimate
@@ -131,10 +131,10 @@ def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed
     """
     import numpy as np
 
-    from recllm.propensity.trial import MultiArmTrial, read_trial_table
+    from recllm.propensity.trial import Trial, read_trial_table
     from recllm.propensity.trial_effects import estimate_trial
 
-    trial = MultiArmTrial.construct(read_trial_table(file), columns, randomised=randomised, seed=seed)
+    trial = Trial.of_table(read_trial_table(file), columns, randomised=randomised, seed=seed)
     return estimate_trial(trial, rng=np.random.default_rng(seed))
 
 

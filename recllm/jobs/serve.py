@@ -85,8 +85,9 @@ def agreement(gate: PolicyGate, channel: str | None) -> Consents | None:
 def with_global_holdout(workspace: Workspace, request: AudienceRequest) -> AudienceRequest:
     """The same without whoever belongs to the workspace's global holdout."""
     holdout = workspace.settings.experiments
-    exclusions = replace(request.exclusions, holdout_share=holdout.holdout_share, holdout_salt=holdout.holdout_salt)
-    return replace(request, exclusions=exclusions)
+    of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
+    exclusions = request.exclusions.model_copy(update=of_holdout)
+    return request.model_copy(update={"exclusions": exclusions})
 
 
 def contact_records(gate: PolicyGate) -> ContactRecords:

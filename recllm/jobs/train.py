@@ -52,7 +52,6 @@ def export_encoder(
     workspace: Path | None = None,
     encoder: str | None = None,
     adapter: Path | None = None,
-    int8: bool = True,
 ) -> OnnxExport:
     """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.encoder.onnx_export`.
 
@@ -74,7 +73,7 @@ def export_encoder(
     loaded = load_encoder(name, adapter=adapter, device="cpu", progress=False)
     if not isinstance(loaded, HuggingFaceEncoder):
         raise UsageError(f"the encoder {name!r} is not a transformers model, so there is nothing to export")
-    return export_onnx(loaded, folder, texts=texts, int8=int8)
+    return export_onnx(loaded, folder, texts=texts)
 
 
 def train_workspace(
@@ -86,7 +85,6 @@ def train_workspace(
     lora: LoraSettings | None = None,
     tuned: TunedEncoder | None = None,
     private: bool | None = None,
-    epsilon: float | None = None,
     **arguments: Any,
 ) -> Trained:
     """Train the scorer on people who agreed to it, of more than `scorer.learn_people` on a sample of them, and publish
@@ -95,19 +93,19 @@ def train_workspace(
     `recllm.training.advise` chooses the settings, and whether there is a sequence model; what the workspace's settings
     say stands above its advice, and `arguments`, fields of `ScorerTrainingSettings`, above both. lora: fine-tune the
     encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that.
-    private: learn under differential privacy, see `train_privately`; None where the settings ask for it, or an epsilon
-    is given; it learns from all people, see `_training_data`. Raises `DataError` when the log is too small to learn
+    private: learn under differential privacy, see `train_privately`; None where the settings ask for it;
+    it learns from all people, see `_training_data`. Raises `DataError` when the log is too small to learn
     from, `PolicyError` for a training without privacy where the settings ask for it.
     """
     from recllm.recommender.recommender import Recommender
     from recllm.training.advise import STEPS_AS_TIMES
 
     if private is None:
-        private = epsilon is not None or (workspace.settings.privacy.required and tuned is None)
+        private = workspace.settings.privacy.required and tuned is None
     if private:
         if tuned is not None or arguments:
             raise UsageError("a private training has settings of its own, privacy.*, and tunes the encoder itself")
-        return train_privately(workspace, epsilon=epsilon, seed=seed, encoder=encoder, progress=progress, lora=lora)
+        return train_privately(workspace, seed=seed, encoder=encoder, progress=progress, lora=lora)
     refuse_without_privacy(workspace.settings)
     started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
     people_limit = arguments.get("learn_people", workspace.settings.scorer.learn_people)

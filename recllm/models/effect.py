@@ -24,7 +24,6 @@ from dataclasses import astuple, dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from recllm.documents import json_value
 from recllm.encoder.batches import distinct
 from recllm.errors import DataError, ModelError
 from recllm.schema import Encoder
+from recllm.stats.intervals import bootstrap, normal_quantile
 from recllm.text.word_index import terms_of
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ Rows = NDArray[np.int64]
 CARD, HEAD, ADAPTER = "card.json", "head.safetensors", "adapter"
 """The two files of a model, and the folder of its adapter."""
 
-LEVEL = 0.95
-"""Share of true differences that an interval is made to hold."""
-
-WIDTH = NormalDist().inv_cdf((1 + LEVEL) / 2)
+WIDTH = normal_quantile()
 """Standard deviations from the middle of an interval to its end."""
 
 CLEAR = 1.96
@@ -205,9 +202,8 @@ def accuracy_interval(
     _, test = np.unique(pairs.test[clear], return_inverse=True)
     n_right = np.bincount(test, _right(predicted[clear], pairs.z[clear]))
     n_pairs = np.bincount(test)
-    drawn = rng.integers(0, len(n_pairs), (draws, len(n_pairs)))
-    low, high = np.percentile(n_right[drawn].sum(axis=1) / n_pairs[drawn].sum(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+    interval = bootstrap(lambda tests: n_right[tests].sum() / n_pairs[tests].sum(), len(n_pairs), draws=draws, seed=rng)
+    return interval.low, interval.high
 
 
 def _right(predicted: Values, z: Values) -> Values:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from recllm.data.interactions import distinct
 from recllm.documents import json_value
 from recllm.errors import ModelError
+from recllm.stats.probabilities import sigmoid
 
 PART = "scorer"
 """Name of its two files."""
@@ -149,7 +150,7 @@ class Scorer:
     def probability(self, logit: Floats) -> Floats:
         """Calibrated probability in (0, 1) that the user buys the item within the training horizon."""
         slope, intercept = self.weights["platt"]
-        return np.asarray(1 / (1 + np.exp(-(slope * logit + intercept))), np.float32)
+        return np.asarray(sigmoid(slope * logit + intercept), np.float32)
 
     def _is_zero(self, features: Floats, name: str | None) -> NDArray[np.bool_]:
         if name is None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from recllm.data.catalogue import sensitive_items
 from recllm.data.dataset import DAY, Dataset, Events
-from recllm.data.interactions import distinct
+from recllm.data.rhythm import ShoppingDays
+from recllm.features.together import bought_together
 from recllm.occasions.replenishment import ReplenishmentModel
 from recllm.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, name_codes, repurchase_pairs
 from recllm.occasions.rules import OccasionRules
@@ -31,12 +32,6 @@ PAST_WEEKS = 8
 
 MIN_GRADED = 200
 """Past cases of an occasion from which on their chances are told apart."""
-
-MIN_TOGETHER = 3
-"""Other people who bought two items from which on one of them goes with the other."""
-
-MAX_DAYS = 1 << 20
-"""More than there are in any log: a person and a day in one number."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -277,30 +272,17 @@ def win_back(shop: Shop, *, items: bool = True) -> Cases:
     """
     settings, n = shop.settings, shop.dataset.n_users
     bought = shop.dataset.events.of(Action.PURCHASE)
-    day = (shop.now - 1 - bought.at) // DAY
-    days = distinct(bought.user.astype(np.int64) * MAX_DAYS + MAX_DAYS - 1 - day)
-    user, age = days // MAX_DAYS, MAX_DAYS - 1 - days % MAX_DAYS
-    last = np.full(n, np.inf)
-    last[user] = age  # oldest first within a person
-    follows = np.diff(user) == 0
-    gaps = (
-        pl.DataFrame({"user": user[1:][follows], "gap": -np.diff(age)[follows]})
-        .group_by("user")
-        .agg(pl.col("gap").median())
-    )
-    usual = np.full(n, np.nan)
-    usual[gaps["user"].to_numpy()] = gaps["gap"].to_numpy()
-    with np.errstate(invalid="ignore"):
-        away = (last >= settings.lapsed_gaps * usual) & (last >= settings.lapsed_days) & (last < settings.lost_days)
-    away &= count(user, n) >= settings.lapsed_trips
+    days = ShoppingDays.of(bought.user, bought.at, n, shop.now)
+    away = days.lapsed(settings.lapsed_gaps, settings.lapsed_days) & (days.since < settings.lost_days)
+    away &= days.n_days >= settings.lapsed_trips
     people = np.flatnonzero(away)
     return Cases(
         occasion=Occasion.WIN_BACK,
         grade="days",
         user=people,
         item=_favourites(shop, away)[people] if items else np.full(len(people), -1),
-        strength=last[people] / np.maximum(usual[people], 1),
-        facts={"days": last[people], "usual": usual[people]},
+        strength=days.since[people] / np.maximum(days.usual_gap[people], 1),
+        facts={"days": days.since[people], "usual": days.usual_gap[people]},
     )
 
 
@@ -344,48 +326,23 @@ def welcome(shop: Shop, *, items: bool = True) -> Cases:
 
 
 def _beside(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
-    """For each of these people the offered item that goes best with one of theirs, and that one; -1 for none.
-
-    Goes with: the log-likelihood ratio of being bought by the same people (Dunning 1993), by `MIN_TOGETHER` at least
-    and more than chance would.
-    """
-    from scipy.sparse import csr_matrix, diags
-
-    n_users, n_items = shop.dataset.n_users, shop.dataset.n_items
+    """For each of these people the offered item that goes best with one of theirs (`recllm.features.together`), and
+    that one; -1 for none."""
     item, beside = (np.full(len(people), -1, np.int64) for _ in range(2))
     if not len(people):
         return item, beside
-    pairs = np.unique(bought.user.astype(np.int64) * n_items + bought.item)
-    shape = (n_users, n_items)
-    buyers = csr_matrix((np.ones(len(pairs), np.float32), (pairs // n_items, pairs % n_items)), shape=shape)
-    others = diags(~np.isin(np.arange(n_users), people), dtype=np.float32) @ buyers
-    n_buyers = np.asarray(others.sum(axis=0)).ravel().astype(np.float64)
-    name = name_codes(shop.dataset.items)
+    items = shop.dataset.items
+    together = bought_together(bought, len(items), category_codes(items, -1))
+    name = name_codes(items)
     for position, person in enumerate(people):
-        bought_by_them = buyers[person].indices
-        together = (others[:, bought_by_them].T @ others).tocoo()
-        source, target, both = bought_by_them[together.row], together.col, together.data.astype(np.float64)
-        usable = (both >= MIN_TOGETHER) & shop.offered[target] & ~np.isin(name[target], name[bought_by_them])
-        source, target, both = source[usable], target[usable], both[usable]
-        expected = n_buyers[source] * n_buyers[target] / max(n_users - len(people), 1)
-        is_more = both > expected
-        if is_more.any():
-            source, target = source[is_more], target[is_more]
-            ratio = _log_likelihood_ratio(
-                both[is_more], n_buyers[source], n_buyers[target], float(n_users - len(people))
-            )
-            best = np.lexsort((target, -ratio))[0]
+        first_rows = np.unique(bought.item[bought.indptr[person] : bought.indptr[person + 1]])
+        pairs = together[first_rows].tocoo()
+        usable = shop.offered[pairs.col] & ~np.isin(name[pairs.col], name[first_rows])
+        source, target, z = first_rows[pairs.row[usable]], pairs.col[usable], pairs.data[usable]
+        if len(z):
+            best = np.lexsort((target, -z))[0]
             item[position], beside[position] = target[best], source[best]
     return item, beside
-
-
-def _log_likelihood_ratio(both: Column, buyers: Column, other_buyers: Column, total: float) -> Column:
-    from scipy.special import xlogy
-
-    cells = (both, buyers - both, other_buyers - both, np.maximum(total - buyers - other_buyers + both, 0))
-    rows, columns = (buyers, total - buyers), (other_buyers, total - other_buyers)
-    marginals = sum(xlogy(part, part) for part in (*rows, *columns))
-    return np.asarray(2 * (sum(xlogy(cell, cell) for cell in cells) + xlogy(total, total) - marginals))
 
 
 Rule = Callable[[Shop], Cases]

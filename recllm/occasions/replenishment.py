@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, utc
 from recllm.errors import DataError, ModelError
-from recllm.models.trees import BoostedTrees
+from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
 from recllm.occasions.rules import ReplenishmentSettings
 from recllm.propensity.features import FeatureTable
@@ -61,7 +61,7 @@ class ReplenishmentModel:
         if missing := set(self.trees.names) - set(features.names):
             raise ModelError(f"the replenishment model reads {min(missing)}, which is not known; learn it again")
         columns = [features.names.index(name) for name in self.trees.names]
-        return sigmoid(self.trees.logit(features.values[:, columns]))
+        return sigmoid(self.trees.score(features.values[:, columns]))
 
 
 def learn_replenishment(
@@ -127,20 +127,9 @@ def past_weeks(dataset: Dataset, n: int) -> list[int]:
 
 def fit_trees(features: FeatureTable, label: Floats, settings: ReplenishmentSettings) -> BoostedTrees:
     """On the columns that vary: what a shop does not know, such as categories, is none."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     columns = varying(features.values)
-    classifier = HistGradientBoostingClassifier(
-        max_iter=settings.rounds,
-        learning_rate=settings.learning_rate,
-        max_leaf_nodes=settings.leaves,
-        min_samples_leaf=settings.min_leaf_rows,
-        l2_regularization=settings.l2,
-        max_features=settings.column_share,
-        early_stopping=False,
-        random_state=settings.seed,
-    ).fit(features.values[:, columns], label)
-    return BoostedTrees.of(classifier, [features.names[column] for column in columns])
+    names = [features.names[column] for column in columns]
+    return grow_trees(features.values[:, columns], label, settings, names=names, column_share=settings.column_share)
 
 
 def ranking_figures(probability: Floats, label: Floats, first: int = 10_000) -> dict[str, float]:

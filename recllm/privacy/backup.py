@@ -11,13 +11,16 @@ console, so that nobody is in by a restore.
 A restore turns purchases back, and not what people decided since: of the workspace that is replaced it takes over
 decisions of consent, restrictions, tombstones, certificates, the audit log, revoked keys and the spent budget.
 
-A tar file; encrypted it is cut into blocks of 1 MiB, each sealed by AES-256-GCM under a key that scrypt makes from the
-passphrase, with the number of the block and whether it is the last one in the nonce (STREAM: Hoang, Reyhanitabar,
-Rogaway, Vizár 2015), so that blocks cannot be changed, moved or cut off.
+A tar file. Encrypted it is two files of the age format (age-encryption.org), one behind the other: a private key
+under the passphrase, as text, and the tar file under this key. Without recllm:
+
+    sed '/END AGE/q' FILE | age --decrypt > key
+    sed '1,/END AGE/d' FILE | age --decrypt --identity key | tar --extract
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -31,6 +34,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 import polars as pl
@@ -62,15 +66,18 @@ from recllm.workspace.workspace import (
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, 2)
 MANIFEST = "backup.json"
 SECRETS = ("key", "webhooks.json")
 
-_MAGIC = b"recllm encrypted backup 1\n"
+_MAGIC_1 = b"recllm encrypted backup 1\n"
+_KEY_BEGIN, _KEY_END = b"-----BEGIN AGE ENCRYPTED FILE-----\n", b"-----END AGE ENCRYPTED FILE-----\n"
+_KEY_LINES = 32
+MIN_WORK = 17
+"""Of `work_of_guess`: 128 MiB and some tenths of a second for each guess."""
+_WORK_TRIES = 10
 _BLOCK = 1 << 20
-_TAG = 16
-_SCRYPT = {"n": 1 << 17, "r": 8, "p": 1}
-"""128 MiB and some tenths of a second for each guess."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +134,7 @@ def back_up(
     with _snapshot_folder(root) as scratch, whole_file(file, mode=PRIVATE) as target:
         snapshot = scratch / STORE_FILE
         people = workspace.store().snapshot(snapshot)
-        with _sealed(target, passphrase) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+        with _sealed(target, passphrase, scratch) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
             _add_file(tar, STORE_FILE, snapshot, hashes)
             for path, record in _members(root, registry, with_key):
                 # a version may be removed meanwhile
@@ -273,7 +280,7 @@ def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict
     try:
         with (
             file.open("rb") as source,
-            _opened(source, passphrase) as stream,
+            _opened(source, passphrase, target or file.parent) as stream,
             tarfile.open(fileobj=stream, mode="r|") as tar,
         ):
             for member in tar:
@@ -294,8 +301,8 @@ def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict
                 hashes[member.name] = digest.hexdigest()
     except (OSError, tarfile.TarError, ValueError, EOFError) as error:
         raise DataError(f"{file}: damaged, or no backup: {str(error).splitlines()[0]}") from error
-    if manifest is None or manifest.get("format") != FORMAT:
-        raise DataError(f"{file}: cut off, or of another version: it has no {MANIFEST} of format {FORMAT}")
+    if manifest is None or manifest.get("format") not in READABLE_FORMATS:
+        raise DataError(f"{file}: cut off, or of another version: it has no {MANIFEST} of format {FORMAT} or before")
     if hashes != manifest["members"]:
         odd = sorted({n for n in {*hashes, *manifest["members"]} if hashes.get(n) != manifest["members"].get(n)})
         raise DataError(f"{file}: {odd[0]} is missing or was changed")
@@ -434,91 +441,90 @@ def _erase_again(workspace: Workspace, tombstones: Sequence[str], actor: str) ->
 
 
 @contextmanager
-def _sealed(target: IO[bytes], passphrase: str | None) -> Iterator[Any]:
-    """A stream whose bytes go to `target`, encrypted with a passphrase."""
+def _sealed(target: IO[bytes], passphrase: str | None, scratch: Path) -> Iterator[IO[bytes]]:
+    """A stream whose bytes go to `target`, encrypted with a passphrase. scratch: a folder with room for all of them."""
     if passphrase is None:
         yield target
         return
-    salt = secrets.token_bytes(16)
-    target.write(_MAGIC + salt)
-    writer = _SealingWriter(target, _cipher(passphrase, salt))
-    yield writer
-    writer.finish()
+    if len(passphrase) < 12:
+        raise UsageError("the passphrase has fewer than 12 characters; take a longer one")
+    import pyrage
+
+    with TemporaryFile(dir=scratch) as plain_file:
+        yield plain_file
+        plain_file.seek(0)
+        key = pyrage.x25519.Identity.generate()
+        target.write(lock_key(str(key).encode(), passphrase))
+        pyrage.encrypt_io(plain_file, target, [key.to_public()])
 
 
-class _SealingWriter:
-    def __init__(self, target: IO[bytes], cipher: Any) -> None:
-        self._target, self._cipher, self._number, self._buffer = target, cipher, 0, bytearray()
+def lock_key(key: bytes, passphrase: str) -> bytes:
+    """A file of the age format, as text. age measures how much work takes a second: too little on a busy machine.
 
-    def write(self, content: bytes) -> int:
-        self._buffer += content
-        while len(self._buffer) > _BLOCK:  # the last block is sealed by `finish` alone
-            self._seal(bytes(self._buffer[:_BLOCK]), is_last=False)
-            del self._buffer[:_BLOCK]
-        return len(content)
+    Raises `StoreError` where it stays too little.
+    """
+    import pyrage
 
-    def finish(self) -> None:
-        self._seal(bytes(self._buffer), is_last=True)
+    for _ in range(_WORK_TRIES):
+        locked: bytes = pyrage.passphrase.encrypt(key, passphrase, armored=True)
+        if work_of_guess(locked) >= MIN_WORK:
+            return locked
+    raise StoreError("the backup was not encrypted: the machine is too busy to make a safe key; try again later")
 
-    def _seal(self, block: bytes, *, is_last: bool) -> None:
-        self._target.write(self._cipher.encrypt(_nonce(self._number, is_last), block, None))
-        self._number += 1
+
+def work_of_guess(locked_key: bytes) -> int:
+    """The binary logarithm of scrypt's N: "-> scrypt SALT WORK" in the second line of the file."""
+    head = base64.b64decode(b"".join(locked_key.splitlines()[1:-1]))
+    return int(head.splitlines()[1].rpartition(b" ")[2])
 
 
 @contextmanager
-def _opened(source: IO[bytes], passphrase: str | None) -> Iterator[Any]:
-    """The bytes of a backup, decrypted."""
-    head = source.read(len(_MAGIC))
-    if head != _MAGIC:
+def _opened(source: IO[bytes], passphrase: str | None, scratch: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a backup, decrypted. scratch: a folder with room for all of them."""
+    head = source.readline(len(_KEY_BEGIN))
+    if head not in (_KEY_BEGIN, _MAGIC_1):
         source.seek(0)
         yield source
         return
     if passphrase is None:
         raise DataError("the backup is encrypted; give its passphrase with --passphrase-file")
-    yield io.BufferedReader(_OpeningReader(source, _cipher(passphrase, source.read(16))))
+    decrypt = _decrypt if head == _KEY_BEGIN else _decrypt_format_1
+    with TemporaryFile(dir=scratch) as plain_file:
+        decrypt(source, passphrase, plain_file)
+        plain_file.seek(0)
+        yield plain_file
 
 
-class _OpeningReader(io.RawIOBase):
-    def __init__(self, source: IO[bytes], cipher: Any) -> None:
-        self._source, self._cipher, self._number, self._block = source, cipher, 0, b""
-        self._next = source.read(_BLOCK + _TAG)
+def _decrypt(source: IO[bytes], passphrase: str, target: IO[bytes]) -> None:
+    import pyrage
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._block:
-            if not self._next:
-                return 0
-            sealed, self._next = self._next, self._source.read(_BLOCK + _TAG)
-            self._block = self._opened(sealed, is_last=not self._next)
-            self._number += 1
-        n = min(len(buffer), len(self._block))
-        buffer[:n], self._block = self._block[:n], self._block[n:]
-        return n
-
-    def _opened(self, sealed: bytes, *, is_last: bool) -> bytes:
-        from cryptography.exceptions import InvalidTag
-
-        try:
-            block: bytes = self._cipher.decrypt(_nonce(self._number, is_last), sealed, None)
-        except InvalidTag:
-            raise DataError(
-                "the backup cannot be decrypted: another passphrase, or it was changed or cut off"
-            ) from None
-        return block
-
-
-def _nonce(number: int, is_last: bool) -> bytes:
-    return number.to_bytes(11, "big") + bytes([is_last])
-
-
-def _cipher(passphrase: str, salt: bytes) -> Any:
+    lines = [_KEY_BEGIN]
+    while lines[-1] not in (_KEY_END, b"") and len(lines) < _KEY_LINES:
+        lines.append(source.readline(_BLOCK))
     try:
+        key = pyrage.x25519.Identity.from_str(pyrage.passphrase.decrypt(b"".join(lines), passphrase).decode())
+        pyrage.decrypt_io(source, target, [key])
+    except (pyrage.DecryptError, pyrage.IdentityError, OSError) as error:
+        raise DataError(f"{_UNREADABLE} ({error})") from None
+
+
+def _decrypt_format_1(source: IO[bytes], passphrase: str, target: IO[bytes]) -> None:
+    """Blocks of 1 MiB under AES-256-GCM, their number and whether they are the last in the nonce."""
+    try:
+        from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as error:
-        raise MissingExtraError("cryptography", "privacy") from error
-    if len(passphrase) < 12:
-        raise UsageError("the passphrase has fewer than 12 characters; take a longer one")
-    key = hashlib.scrypt(passphrase.encode(), salt=salt, dklen=32, maxmem=256 << 20, **_SCRYPT)
-    return AESGCM(key)
+        raise MissingExtraError("cryptography", "serve") from error
+    salt = source.read(16)
+    key = hashlib.scrypt(passphrase.encode(), salt=salt, n=1 << 17, r=8, p=1, dklen=32, maxmem=256 << 20)
+    cipher, block, number = AESGCM(key), source.read(_BLOCK + 16), 0
+    while block:
+        after = source.read(_BLOCK + 16)
+        try:
+            target.write(cipher.decrypt(number.to_bytes(11, "big") + bytes([not after]), block, None))
+        except InvalidTag:
+            raise DataError(_UNREADABLE) from None
+        block, number = after, number + 1
+
+
+_UNREADABLE = "the backup cannot be decrypted: another passphrase, or it was changed or cut off"

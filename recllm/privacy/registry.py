@@ -27,7 +27,7 @@ from recllm.workspace.store_records import AUDIT_LOG, STORE
 from recllm.workspace.workspace import NEXT_KEY, SETTINGS_FILE, SNAPSHOT, Workspace
 
 _PAGES = ("report.json", "report.html")
-"""Of `recllm start` and `recllm demo`: slates, texts and a profile of some people, and the same for the eye."""
+"""Of `recllm start` and `recllm start --demo`: slates, texts and a profile of some people, and the same for the eye."""
 
 
 def _forget_snapshot(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:

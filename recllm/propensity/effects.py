@@ -1,17 +1,27 @@
-"""The effects that a trial told, kept: a forest for people of whom the trial knew nothing, with intervals.
+"""Effects of the arms of a trial on each person, with intervals; and effects that are kept.
 
-effects/NAME/effects.safetensors    the trees, one after another: for each node its children, the column and border that
-                                    part it, where an unknown value goes, and the effect of a leaf
-effects/NAME/effects.json           the columns, what errors are scaled by, and where the effects come from
+score of an arm   mu + 1[arm] / e · (outcome - mu): its mean over people is the arm's mean outcome if everybody had it,
+                  whatever mu is, as long as e, the probability of the arm, is right (Robins et al. 1994); mu is a model
+                  of the arm's outcome, learned on other people, and takes out what is known beforehand. Means over
+                  people are means of scores.
+effect            of a person, by an X-learner (Künzel et al. 2019) for each arm. The outcome models say what people of
+                  the arm would have done without it, and what the control would have done with it. The differences from
+                  what they did are learned among both; the two answers are joined by the share of the arm.
 
-No row of any person is in it.
+The X-learner is learned on random halves of all people, outcome models and all, one group of trees each. How much the
+groups' answers differ is the standard error of their mean: halves vary as much around the whole as the whole around the
+truth. `error_scale` compares it with how much two learners of different people differ, and `shrinkage_bias` is what a
+learner draws effects towards their mean.
+
+effects/NAME/effects.json    kept effects: the trees, the columns that they read, what errors are scaled by, and where
+                             the effects come from; no row of any person
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +30,214 @@ from numpy.typing import NDArray
 
 from recllm.documents import plain
 from recllm.errors import DataError, ModelError
-from recllm.files import PRIVATE, whole_file, write_whole
-from recllm.propensity.effect_forest import EffectForest, HeldOutEffects, fit_effect_forest, held_out_effects
-from recllm.propensity.features import FeatureTable
-from recllm.propensity.model import Values, people_folds, varying
+from recllm.files import PRIVATE, write_whole
+from recllm.models.trees import BoostedTrees, grow_trees
+from recllm.propensity.features import FeatureTable, Floats
+from recllm.propensity.model import Values, people_folds, sigmoid, varying
 from recllm.propensity.parameters import UpliftSettings
+from recllm.propensity.trial import Trial
+from recllm.stats.intervals import ConfidenceInterval
 
-TREES, RECORD = "effects.safetensors", "effects.json"
-FORMAT = 1
+RECORD = "effects.json"
+FORMAT = 2
+EARLIER_TREES = "effects.safetensors"
+"""Of format 1, which is not read any more."""
 EFFECT_FOLDS = 5
-Z = 1.959964
-"""Standard errors on each side of an interval at 95 %."""
+HALVED_FOLDS = 2
+"""Folds whose people are told about by learners of two halves of the others, too: that is what errors are scaled by."""
+MIN_KEPT = 0.3
+"""Of the effects' differences a learner is taken to keep at least this share: estimates below it are noise."""
 
-Arrays = dict[str, NDArray[Any]]
+Masks = list[NDArray[np.bool_]]
+
+
+def reach(error: Any) -> Any:
+    """How far an interval at 95 % goes on each side, of a standard error or of many."""
+    from scipy.special import ndtri
+
+    return ndtri(0.975) * error
+
+
+def mean_interval(values: Values) -> ConfidenceInterval:
+    """The mean of n values with the interval that holds it at 95 %."""
+    mean = float(values.mean())
+    half = float(reach(values.std(ddof=1) / np.sqrt(len(values))))
+    return ConfidenceInterval(mean, mean - half, mean + half)
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def arm_means(trial: Trial, settings: UpliftSettings) -> Values:
+    """Each person's mean outcome in each arm by models of other people, (n, arms)."""
+    means = np.empty(trial.probability.shape)
+    for inside in people_folds(np.arange(len(trial)), settings.folds, settings.seed + 1):
+        for number in range(len(trial.arms)):
+            learn = trial.rows(~inside & (trial.arm == number))
+            mean = fit_outcome(learn, number, settings, binary=trial.binary)
+            means[inside, number] = mean.of(trial.features.values[inside])
+    return means
+
+
+@dataclass(frozen=True, eq=False)
+class OutcomeModel:
+    """The mean outcome of people like the ones learned from."""
+
+    columns: NDArray[np.int64]
+    trees: BoostedTrees
+    binary: bool
+
+    def of(self, values: Floats) -> Values:
+        """(n,), of rows of the table's values; a probability where the outcome is 0 or 1."""
+        score = self.trees.score(values[:, self.columns])
+        return sigmoid(score) if self.binary else score
+
+
+def fit_outcome(people: Trial, number: int, settings: UpliftSettings, *, binary: bool) -> OutcomeModel:
+    """Of people of one arm, each counted in proportion to 1 / the probability of it. binary: see `Trial.binary`."""
+    columns = varying(people.features.values)
+    weights = 1 / people.probability[:, number]
+    objective = "binary" if binary else "regression"
+    values = people.features.values[:, columns]
+    trees = grow_trees(values, people.outcome, settings, objective=objective, weights=weights / weights.mean())
+    return OutcomeModel(columns, trees, binary)
+
+
+def arm_scores(means: Values, arm: NDArray[np.integer], outcome: Values, probability: Values) -> Values:
+    """Doubly robust scores, (n, arms). means: of each arm's outcome, by models of other people; probability: of each
+    arm, (n, arms) or (arms,); arm: which one each person had."""
+    is_arm = arm[:, None] == np.arange(means.shape[1])
+    return np.asarray(means + np.where(is_arm, (outcome[:, None] - means) / probability, 0.0))
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class EffectTrees:
+    """Trees of an arm's effect, by group: those of the control's people, and those of the arm's."""
+
+    groups: tuple[tuple[BoostedTrees, BoostedTrees], ...]
+    share: float
+    """Of the arm among the people of both: what the control's trees count for."""
+
+    def predict(self, values: Floats) -> tuple[Values, Values]:
+        """Effect and standard error, (n,) each."""
+        answers = np.stack([self.share * a.score(values) + (1 - self.share) * b.score(values) for a, b in self.groups])
+        return answers.mean(axis=0), answers.std(axis=0, ddof=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ArmLearner:
+    """Learns the effect of one arm of a trial."""
+
+    trial: Trial
+    number: int
+    """Of the arm."""
+    score: Values
+    """(n,), the arm's score less the control's."""
+
+    @cached_property
+    def values(self) -> Floats:
+        """(n, columns), the features that vary."""
+        return self.trial.features.values[:, varying(self.trial.features.values)]
+
+    def grow(self, people: NDArray[np.int64], settings: UpliftSettings, rng: np.random.Generator) -> EffectTrees:
+        """Trees of these rows: an X-learner of each group's half, outcome models and all, so that the errors of these
+        are among the groups' differences."""
+        arm = self.trial.arm
+        people = people[(arm[people] == 0) | (arm[people] == self.number)]
+        groups = []
+        for _ in range(settings.forest_groups):
+            half = rng.permutation(people)[: (len(people) + 1) // 2]
+            control, treated = half[arm[half] == 0], half[arm[half] == self.number]
+            without, with_arm = (self._outcome(control, 0, settings), self._outcome(treated, self.number, settings))
+            outcome, values = self.trial.outcome, self.trial.features.values
+            of_control = self._effect(control, 0, with_arm.of(values[control]) - outcome[control], settings)
+            of_arm = self._effect(treated, self.number, outcome[treated] - without.of(values[treated]), settings)
+            groups.append((of_control, of_arm))
+        return EffectTrees(tuple(groups), float((arm[people] == self.number).mean()))
+
+    def _outcome(self, rows: NDArray[np.int64], number: int, settings: UpliftSettings) -> OutcomeModel:
+        return fit_outcome(self.trial.rows(rows), number, settings, binary=self.trial.binary)
+
+    def _effect(self, rows: NDArray[np.int64], number: int, effect: Values, settings: UpliftSettings) -> BoostedTrees:
+        weights = 1 / self.trial.probability[rows, number]
+        weights /= weights.mean()
+        return grow_trees(self.values[rows], effect, settings, objective="regression", weights=weights)
+
+
+def arm_learners(trial: Trial, settings: UpliftSettings) -> tuple[Values, list[ArmLearner]]:
+    """Scores, (n, arms), and what learns the effect of each arm but the control."""
+    scores = arm_scores(arm_means(trial, settings), trial.arm, trial.outcome, trial.probability)
+    return scores, [ArmLearner(trial, n, scores[:, n] - scores[:, 0]) for n in range(1, len(trial.arms))]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutEffects:
+    """Effects of n people by learners of other people, and how far they may be off."""
+
+    expected: Values
+    """(n,)"""
+    error: Values
+    """(n,), standard errors: the trees' own, scaled, and the bias."""
+    scale: float
+    """Of the trees' own standard error; see `error_scale`."""
+    bias: float
+    """See `shrinkage_bias`."""
+
+
+def held_out_effects(
+    learner: ArmLearner, folds: Masks, settings: UpliftSettings, rng: np.random.Generator
+) -> HeldOutEffects:
+    """folds: masks of people who are told about together."""
+    expected, error = np.empty(len(learner.score)), np.empty(len(learner.score))
+    halves: list[list[tuple[Values, Values]]] = [[], []]
+    for number, inside in enumerate(folds):
+        others = np.flatnonzero(~inside)
+        expected[inside], error[inside] = learner.grow(others, settings, rng).predict(learner.values[inside])
+        for half, people in enumerate(np.array_split(rng.permutation(others), 2) if number < HALVED_FOLDS else ()):
+            halves[half].append(learner.grow(people, settings, rng).predict(learner.values[inside]))
+    first, second = ((np.concatenate([e for e, _ in half]), np.concatenate([s for _, s in half])) for half in halves)
+    scale = error_scale(first, second)
+    bias = shrinkage_bias(within_folds(expected, folds), scale * error, within_folds(learner.score, folds))
+    return HeldOutEffects(expected, np.hypot(scale * error, bias), scale, bias)
+
+
+def error_scale(first: tuple[Values, Values], second: tuple[Values, Values]) -> float:
+    """What standard errors are to be multiplied by: two learners of different people differ by their errors alone.
+
+    first, second: effects and errors of the same m people, (m,) each, by learners of different people. The mean square
+    of the difference over the sum of the mean squared errors, as a root.
+    """
+    squared = float(np.mean(first[1] ** 2 + second[1] ** 2))
+    return float(np.sqrt(np.mean((first[0] - second[0]) ** 2) / squared)) if squared > 0 else 1.0
+
+
+def shrinkage_bias(expected: Values, error: Values, effect: Values) -> float:
+    """Root mean square of what learners draw effects towards their mean.
+
+    expected: (n,), effects by learners of other people, with mean 0 within each fold, with their errors. effect: (n,),
+    the people's own scores, with mean 0 alike. A learner that keeps a share k of the true differences tells apart
+    t^2 = var(expected) - error^2 = k^2 var(true), and shares c = cov(effect, expected) = k var(true) with the scores:
+    k is t^2 / c, and (1 - k)^2 c / k is the mean square of what it takes away. 0 where it tells nobody apart.
+    """
+    apart, shared = float(np.mean(expected**2) - np.mean(error**2)), float(np.mean(expected * effect))
+    if apart <= 0 or shared <= 0:
+        return 0.0
+    kept_share = min(1.0, max(MIN_KEPT, apart / shared))
+    return float((1 - kept_share) * np.sqrt(shared / kept_share))
+
+
+def within_folds(values: Values, folds: Masks) -> Values:
+    """The values less the mean of their fold."""
+    centred = values.copy()
+    for inside in folds:
+        centred[inside] -= values[inside].mean()
+    return centred
+
+
+# --- effects that are kept -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +266,11 @@ class LearnedEffects:
     """All features that people are described by."""
     columns: NDArray[np.int64]
     """Those of them that the trees read."""
-    trees: Arrays
-    """See the module; `start` is each tree's first node, `group` the group that it belongs to."""
+    trees: EffectTrees
     scale: float
-    """Of the forest's standard error."""
+    """Of the trees' standard error."""
     bias: float
-    """Root mean square of what the forest draws effects towards their mean."""
+    """Root mean square of what the trees draw effects towards their mean."""
     source: EffectSource
 
     def predict(self, features: FeatureTable) -> tuple[Values, Values, Values]:
@@ -78,73 +282,41 @@ class LearnedEffects:
                 f"the effects were learned from other features ({', '.join(different[:5]) or 'in another order'}); "
                 "learn them again with recllm uplift --save"
             )
-        values = np.ascontiguousarray(features.values[:, self.columns])
-        group, start = self.trees["group"], self.trees["start"]
-        answers = np.zeros((int(group.max()) + 1, len(values)))
-        for number, first in zip(group.tolist(), start.tolist(), strict=True):
-            answers[number] += self._leaves(values, first)
-        answers /= np.bincount(group)[:, None]
-        effect, error = answers.mean(axis=0), answers.std(axis=0, ddof=1)
-        reach = Z * np.hypot(self.scale * error, self.bias)
-        low, high = effect - reach, effect + reach
+        effect, error = self.trees.predict(np.ascontiguousarray(features.values[:, self.columns]))
+        half = reach(np.hypot(self.scale * error, self.bias))
+        low, high = effect - half, effect + half
         if self.source.binary:
-            effect, low, high = (np.clip(part, -1.0, 1.0) for part in (effect, low, high))
+            effect, low, high = (np.clip(limit, -1.0, 1.0) for limit in (effect, low, high))
         return effect, low, high
-
-    def _leaves(self, values: NDArray[np.float32], first: int) -> Values:
-        """The effect of the leaf of each row, (n,), in the tree whose first node is `first`."""
-        trees, node, rows = self.trees, np.full(len(values), first), np.arange(len(values))
-        while len(rows):
-            at = node[rows]
-            rows = rows[trees["left"][at] >= 0]
-            at = node[rows]
-            value = values[rows, trees["column"][at]]
-            is_left = np.where(np.isnan(value), trees["unknown_left"][at], value <= trees["border"][at])
-            node[rows] = first + np.where(is_left, trees["left"][at], trees["right"][at])
-        return np.asarray(trees["effect"][node], np.float64)
 
 
 def fit_effects(
-    features: FeatureTable, scores: Values, source: EffectSource, settings: UpliftSettings, rng: np.random.Generator
+    trial: Trial, settings: UpliftSettings | None = None, *, start: str = "", source: str = ""
 ) -> tuple[LearnedEffects, HeldOutEffects]:
-    """A forest of all people of a trial, and what forests of other people say of each.
-
-    scores: (n,), doubly robust scores of the treatment less those of none (`arm_scores`).
-    """
-    columns = varying(features.values)
-    values = features.values[:, columns]
-    folds = people_folds(np.arange(len(values)), EFFECT_FOLDS, settings.seed)
-    held_out = held_out_effects(values, scores, folds, settings, rng)
-    trees = _arrays(fit_effect_forest(values, scores, settings, rng))
-    return LearnedEffects(features.names, columns, trees, held_out.scale, held_out.bias, source), held_out
-
-
-def _arrays(forest: EffectForest) -> Arrays:
-    trees = [(number, tree.tree_, leaves) for number, group in enumerate(forest.groups) for tree, leaves in group]
-    start = np.cumsum([0, *(tree.node_count for _, tree, _ in trees)])[:-1]
-    parts: dict[str, Sequence[NDArray[Any]]] = {
-        "left": [tree.children_left for _, tree, _ in trees],
-        "right": [tree.children_right for _, tree, _ in trees],
-        "column": [tree.feature for _, tree, _ in trees],
-        "border": [tree.threshold for _, tree, _ in trees],
-        "unknown_left": [np.asarray(tree.missing_go_to_left, np.uint8) for _, tree, _ in trees],
-        "effect": [leaves for _, _, leaves in trees],
-    }
-    arrays = {name: np.concatenate(columns) for name, columns in parts.items()}
-    return arrays | {"start": start.astype(np.int64), "group": np.array([number for number, _, _ in trees])}
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
+    """The effects of a trial's first arm after the control, and what learners of other people say of each person.
+    start, source: see `EffectSource`."""
+    settings = settings or UpliftSettings()
+    _, (learner, *_) = arm_learners(trial, settings)
+    rng, n = np.random.default_rng(settings.seed), len(trial)
+    held_out = held_out_effects(learner, people_folds(np.arange(n), EFFECT_FOLDS, settings.seed), settings, rng)
+    effect = mean_interval(learner.score)
+    about = EffectSource(
+        start=start,
+        trial=source,
+        people=n,
+        treated=int((trial.arm == 1).sum()),
+        effect=effect.value,
+        effect_low=effect.low,
+        effect_high=effect.high,
+        binary=trial.binary,
+    )
+    columns, trees = varying(trial.features.values), learner.grow(np.arange(n), settings, rng)
+    return LearnedEffects(trial.features.names, columns, trees, held_out.scale, held_out.bias, about), held_out
 
 
 def save_effects(model: LearnedEffects, folder: Path) -> None:
-    """Write the two files, readable by the owner only; the record last, so that a stopped writer leaves none."""
-    from safetensors.numpy import save
-
+    """Writes the file, readable by the owner only; effects of an earlier version give way."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (folder / RECORD).unlink(missing_ok=True)
-    with whole_file(folder / TREES, mode=PRIVATE) as stream:
-        stream.write(save({name: np.ascontiguousarray(array) for name, array in model.trees.items()}))
     record = {
         "format": FORMAT,
         "names": model.names,
@@ -152,52 +324,32 @@ def save_effects(model: LearnedEffects, folder: Path) -> None:
         "scale": model.scale,
         "bias": model.bias,
         "source": plain(model.source),
+        "share": model.trees.share,
+        "trees": [[trees.text() for trees in group] for group in model.trees.groups],
     }
     write_whole(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n", mode=PRIVATE)
+    (folder / EARLIER_TREES).unlink(missing_ok=True)
 
 
 def load_effects(folder: Path) -> LearnedEffects:
     """What `save_effects` wrote. Raises `ModelError` for a damaged or another file."""
-    from safetensors.numpy import load
-
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}")
-        trees = load((folder / TREES).read_bytes())
         names, columns = tuple(record["names"]), np.array(record["columns"], np.int64)
-        _check_trees(trees, len(columns))
         if len(columns) and (columns.min() < 0 or columns.max() >= len(names)):
             raise ValueError("a tree reads a column that is not there")
-        scale, bias = float(record["scale"]), float(record["bias"])
-        if not (np.isfinite([scale, bias]).all() and np.isfinite(trees["effect"]).all()):
-            raise ValueError("an effect is no number")
+        scale, bias, share = (float(record[name]) for name in ("scale", "bias", "share"))
+        if not np.isfinite([scale, bias, share]).all() or len(record["trees"]) < 2:
+            raise ValueError("an effect is no number, or has no interval")
+        used = [names[column] for column in columns]
+        groups = [
+            (BoostedTrees.parse(control, used), BoostedTrees.parse(arm, used)) for control, arm in record["trees"]
+        ]
+        trees = EffectTrees(tuple(groups), share)
         return LearnedEffects(names, columns, trees, scale, bias, EffectSource(**record["source"]))
-    except Exception as error:  # safetensors has an error of its own for each kind of damage
+    except Exception as error:  # each kind of damage has an error of its own
         raise ModelError(
             f"{folder}: no effects of this version ({error}); save them again with recllm uplift"
         ) from error
-
-
-def _check_trees(trees: Arrays, n_columns: int) -> None:
-    """Raises `ValueError` unless each row that is asked about comes to a leaf of its tree: a branch that leads back
-    would be followed for ever, and one that leads out would end in numbers of something else."""
-    nodes, n_trees = len(trees["left"]), len(trees["start"])
-    integers = {name: trees[name] for name in ("left", "right", "column", "start", "group")}
-    if any(array.ndim != 1 for array in trees.values()) or any(a.dtype.kind not in "iu" for a in integers.values()):
-        raise ValueError("the trees are no lists of numbers")
-    if any(len(trees[name]) != nodes for name in ("right", "column", "border", "unknown_left", "effect")):
-        raise ValueError("the trees do not fit together")
-    if not n_trees or len(trees["group"]) != n_trees:
-        raise ValueError("there is no tree, or one without its group")
-    left, right, column, start, group = (array.astype(np.int64) for array in integers.values())
-    if start[0] != 0 or (np.diff(start, append=nodes) <= 0).any():
-        raise ValueError("the trees do not follow one another")
-    if group.min() < 0 or not np.array_equal(np.unique(group), np.arange(group.max(initial=-1) + 1)):
-        raise ValueError("a group has no tree")
-    size = np.diff(start, append=nodes)
-    number, end = np.arange(nodes) - np.repeat(start, size), np.repeat(size, size)
-    inner = left >= 0
-    leads_on = (left > number) & (left < end) & (right > number) & (right < end) & (column >= 0) & (column < n_columns)
-    if not leads_on[inner].all():
-        raise ValueError("a branch leads back, or out of its tree")

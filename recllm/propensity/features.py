@@ -1,8 +1,7 @@
 """What is known of a person's shopping as of a time, as numbers that a model can learn from.
 
 Definitions
-    trip        all purchases of a person at one instant; day: a distinct (UTC) day with a purchase.
-    gap         days between two neighbouring days with a purchase.
+    trip        all purchases of a person at one instant; day and gap: see `recllm.data.rhythm`.
     window of d days     as_of - d days <= time < as_of.
     trend       log((1 + last 28 days) / (1 + the 28 days before)).
     saved       1 - price / the item's usual price, which is the median unit price paid for it before `as_of`, at least
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events
 from recllm.data.interactions import of_actions
+from recllm.data.rhythm import ShoppingDays
 from recllm.errors import DataError
 from recllm.schema import BROWSING, Action
 
@@ -223,24 +223,15 @@ def _shopping(trips: Trips) -> dict[str, Columns]:
 
 def _rhythm(trips: Trips) -> Columns:
     """Gaps between days with a purchase, and how long it has been in terms of them; NaN without a gap."""
-    day = (trips.as_of - 1) // DAY - trips.at // DAY  # whole days ago, 0 for the last day
-    new = np.ones(len(day), bool)
-    new[1:] = (np.diff(trips.user) != 0) | (np.diff(day) != 0)
-    user, day = trips.user[new], day[new]
-    same = np.diff(user) == 0
-    owner, gap = user[1:][same], -np.diff(day)[same].astype(np.float64)
-    statistics = ("mean", "median", "std", "max", "last")
-    aggregates = [getattr(pl.col("gap"), name)().alias(f"gap_{name}") for name in statistics]
-    frame = pl.DataFrame({"owner": owner, "gap": gap}).group_by("owner").agg(aggregates)
-    columns = {name: np.full(trips.n_users, np.nan) for name in frame.columns[1:]}
-    for name, column in columns.items():
-        column[frame["owner"].to_numpy()] = frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    days = ShoppingDays.of(trips.user, trips.at, trips.n_users, trips.as_of)
+    owner, gap = days.gaps
+    gaps = days.of_gaps("mean", "median", "std", "max", "last")
     since = trips.latest(trips.age)
     outlasted = count(owner, trips.n_users, gap <= since[owner])
     return {
-        **columns,
-        "since_over_median": since / np.maximum(columns["gap_median"], 1),
-        "since_over_mean": since / np.maximum(columns["gap_mean"], 1),
+        **{f"gap_{name}": column for name, column in gaps.items()},
+        "since_over_median": since / np.maximum(gaps["median"], 1),
+        "since_over_mean": since / np.maximum(gaps["mean"], 1),
         "gaps_outlasted": _ratio(outlasted, count(owner, trips.n_users)),
     }
 

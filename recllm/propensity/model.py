@@ -2,7 +2,7 @@
 
     logit = a * trees + b * linear + c,   a, b >= 0
 
-trees: gradient-boosted on histograms (Friedman 2001; scikit-learn's), which take unknown values as they are. linear:
+trees: gradient-boosted (Friedman 2001; `recllm.models.trees`), which take unknown values as they are. linear:
 logistic regression with an L2 penalty on normal scores (each column's rank as a quantile of the normal distribution,
 unknown = 0). a, b and c are fitted to rows that neither had seen (stacking, Wolpert 1992; with one model it would be
 Platt's scaling), so the result is calibrated on them: every row once, in folds of people.
@@ -13,18 +13,15 @@ Platt's scaling), so the result is calibrated on them: every row once, in folds 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import DataError
+from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.propensity.examples import Examples
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.parameters import PropensitySettings
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import HistGradientBoostingClassifier
 
 Values = NDArray[np.float64]
 
@@ -41,7 +38,7 @@ class BaseModels:
 
     columns: NDArray[np.int64]
     """Columns of the table that they read: those that vary."""
-    trees: HistGradientBoostingClassifier
+    trees: BoostedTrees
     quantiles: Values
     """(QUANTILES, n_columns)."""
     slope: Values
@@ -55,7 +52,7 @@ class BaseModels:
     def logits(self, inputs: Floats) -> Values:
         """trees and linear, (n, 2)."""
         used, scores = np.split(inputs, 2, axis=1)
-        both = self.trees.decision_function(used), scores.astype(np.float64) @ self.slope + self.intercept
+        both = self.trees.score(used), scores.astype(np.float64) @ self.slope + self.intercept
         return np.clip(np.stack(both, axis=1).astype(np.float64), -MAX_LOGIT, MAX_LOGIT)
 
 
@@ -150,22 +147,12 @@ def people_folds(person: NDArray[np.integer], n: int, seed: int = 0) -> list[NDA
 
 
 def fit_base_models(features: FeatureTable, label: Values, settings: PropensitySettings) -> BaseModels:
-    from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
     columns = varying(features.values)
     used, names = features.values[:, columns], [features.names[c] for c in columns]
-    trees = HistGradientBoostingClassifier(
-        max_iter=settings.rounds,
-        learning_rate=settings.learning_rate,
-        max_leaf_nodes=settings.leaves,
-        min_samples_leaf=min(settings.min_leaf_rows, max(2, len(label) // 20)),
-        l2_regularization=settings.l2,
-        max_features=settings.column_share,
-        monotonic_cst=[(n in settings.increasing) - (n in settings.decreasing) for n in names],
-        early_stopping=False,
-        random_state=settings.seed,
-    ).fit(used, label)
+    directions = [(n in settings.increasing) - (n in settings.decreasing) for n in names]
+    trees = grow_trees(used, label, settings, column_share=settings.column_share, directions=directions)
     quantiles = np.nanquantile(used.astype(np.float64), np.linspace(0, 1, QUANTILES), axis=0)
     linear = LogisticRegression(C=settings.ridge, max_iter=1_000).fit(normal_scores(used, quantiles), label)
     return BaseModels(columns, trees, quantiles, linear.coef_[0].astype(np.float64), float(linear.intercept_[0]))

@@ -49,24 +49,16 @@ class PredictionReasonSettings(FrozenModel):
 
 
 class UpliftSettings(FrozenModel):
-    """Small, strongly held trees: effects are small beside the noise of single outcomes."""
+    """Small, strongly held trees: effects are small compared with the noise of single outcomes."""
 
     rounds: Count = 60
     """Trees."""
-    s_learner_rounds: Count = 150
-    """The S-learner needs more: the treatment is one column among many."""
     learning_rate: LearningRate = 0.05
     leaves: Leaves = 4
     min_leaf_rows: LeafRows = 100
     l2: TreePenalty = 20.0
     folds: Folds = 3
-    """Parts of users for the first stage of two learners and for answers about users who were not learned from."""
-    forest_groups: Annotated[int, Strict(), Field(ge=2)] = 50
-    """The doubly robust learner's groups of trees, each on half of the users: they give the interval of an effect."""
-    group_trees: Count = 2
-    """Trees in a group."""
-    forest_leaves: Leaves = 16
-    forest_leaf_rows: LeafRows = 50
-    forest_column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5
-    """Share of the columns that a split may choose from."""
+    """Parts of users for the outcome models."""
+    forest_groups: Annotated[int, Strict(), Field(ge=2)] = 20
+    """Groups of an effect's trees, each on half of the users: they give the interval of an effect."""
     seed: Seed = 0

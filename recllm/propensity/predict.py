@@ -30,7 +30,8 @@ from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import backtest, fit_propensity
 from recllm.propensity.next_order import learn_next_order
 from recllm.propensity.parameters import PredictionReasonSettings, PropensitySettings
-from recllm.propensity.prediction import Prediction, PredictionKind, PredictionRequest
+from recllm.propensity.prediction import Prediction, PredictionRequest
+from recllm.propensity.question import PredictionKind
 from recllm.propensity.task import Answer, PredictionTask
 from recllm.propensity.value import learn_value
 

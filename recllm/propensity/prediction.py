@@ -8,69 +8,39 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import InstanceOf, model_validator
 
 from recllm.documents import guarded, plain, write_csv
 from recllm.errors import UsageError
 from recllm.propensity.coupons import Coupons
 from recllm.propensity.quality import PredictionQuality
+from recllm.propensity.question import PredictionKind, PredictionQuestion
 from recllm.schema import Reason, chance_text, html_table
 
 CSV_COLUMNS = ("user_id", "probability", "value", "date", "earliest", "latest", "reasons")
 
 
-class PredictionKind(StrEnum):
-    """What can be predicted of a person."""
-
-    BUY = "buy"
-    LEAVE = "leave"
-    REDEEM = "redeem"
-    NEXT_ORDER = "next-order"
-    VALUE = "value"
-
-    @classmethod
-    def named(cls, name: str) -> PredictionKind:
-        """Raises `UsageError` for another name than these."""
-        if name not in set(cls):
-            raise UsageError(f"what can be predicted is {', '.join(cls)}, not {name!r}")
-        return cls(name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictionRequest:
+class PredictionRequest(PredictionQuestion):
     """Raises `UsageError` for a horizon below a day, and for what does not fit the kind."""
 
-    kind: PredictionKind
-    horizon_days: int = 28
-    items: tuple[str, ...] = ()
-    """Only purchases of these item ids count; all when empty."""
-    category: str | None = None
-    """Only purchases of this category count: a name, or a path "a > b"."""
-    active_days: int | None = None
-    """`LEAVE` alone: who bought within so many days is active; 91 when None."""
-    coupons: Path | Coupons | None = None
-    """`REDEEM` alone, and needed there: the coupon tables or their folder, see `recllm.propensity.coupons`."""
+    coupons: Path | InstanceOf[Coupons] | None = None
+    """redeem alone, and needed there: the coupon tables or their folder, see `recllm.propensity.coupons`."""
     campaign: str | None = None
-    """`REDEEM` alone: its id; the latest when None."""
-    basics: bool = False
-    """Whether what people told of themselves is used: on Complete Journey it adds nothing."""
-    explain: bool = True
+    """redeem alone: its id; the latest when None."""
     locale: str = "en"
     """Language of the reasons."""
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
         leave, redeem = PredictionKind.LEAVE, PredictionKind.REDEEM
         kinds = {"active_days": leave, "coupons": redeem, "campaign": redeem}
         unfit = [name for name, kind in kinds.items() if getattr(self, name) is not None and kind != self.kind]
         if unfit:
             raise UsageError(f"{', '.join(unfit)} is not for the kind {self.kind}")
-        if self.horizon_days < 1:
-            raise UsageError(f"a horizon of {self.horizon_days} days: give at least 1")
-        if self.active_days is not None and self.active_days < 1:
-            raise UsageError(f"active within {self.active_days} days: give at least 1")
         if self.items and self.category is not None:
             raise UsageError("a prediction is of items or of a category: give one of them")
         if self.targeted and self.kind == leave:
@@ -81,6 +51,7 @@ class PredictionRequest:
             raise UsageError(
                 "redeem needs coupon tables: give --coupons FOLDER with mailings, products and redemptions"
             )
+        return self
 
     @property
     def targeted(self) -> bool:

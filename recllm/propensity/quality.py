@@ -23,15 +23,11 @@ The same area with everybody's true uplift instead of outcomes needs a simulated
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.metrics import calibration_error
-
-if TYPE_CHECKING:
-    from recllm.propensity.uplift import RandomisedTrial
+from recllm.stats.probabilities import calibration_error
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.float64] | NDArray[np.bool_]
@@ -151,12 +147,12 @@ class QiniCurve:
     """gains at 1: the mean effect on everybody."""
 
 
-def qini_curve(uplift: Values, trial: RandomisedTrial) -> QiniCurve:
-    """From outcomes of a trial, (n,)."""
+def qini_curve(uplift: Values, treated: NDArray[np.bool_], outcome: Values, propensity: Values) -> QiniCurve:
+    """From outcomes of a trial with one arm and a control; (n,) each, propensity: to be treated."""
     means = []
-    for arm, probability in ((trial.treated, trial.propensity), (~trial.treated, 1 - trial.propensity)):
+    for arm, probability in ((treated, propensity), (~treated, 1 - propensity)):
         weight = cumulative(uplift, arm / probability, SHARES)
-        outcomes = cumulative(uplift, arm * trial.outcome / probability, SHARES)
+        outcomes = cumulative(uplift, arm * outcome / probability, SHARES)
         means.append(np.divide(outcomes, weight, out=np.full(len(SHARES), np.nan), where=weight > 0))
     # where an arm has nobody yet there is nothing to compare
     return _curve(np.nan_to_num(means[0] - means[1]) * SHARES)

@@ -1,8 +1,14 @@
-"""A trial as a shop has it: a table with columns of its own, several arms, and a yes or no or an amount as outcome.
+"""What effects may be learned from: people drawn into arms, what is known of them beforehand, and what came of it.
 
-What is known of people before the treatment may be numbers or texts. A text is a category: each one that is frequent
-enough becomes a column of 0 and 1, the others together make one more. Only frequent categories tell anything about an
-effect, and no text makes the table wide.
+An effect of a treatment can be read off data only when who is treated does not depend on what is to come: drawn by lot
+(a trial), or chosen by known chances (propensities). Nothing here guesses propensities. Campaigns that a shop mailed to
+whom it liked, as those of Complete Journey, say who redeems, not whom the mailing moved; they are refused.
+
+A trial is a table of the workspace's people (user_id, treated and outcome, both 0 or 1, and with known probabilities
+propensity), or one with columns of its own, several arms, and a yes or no or an amount as outcome. What is known of
+people before the treatment may be numbers or texts. A text is a category: each one that is frequent enough becomes a
+column of 0 and 1, the others together make one more. Only frequent categories tell anything about an effect, and no
+text makes the table wide.
 
 Arms that were drawn by lot have alike people. Each feature is compared across the arms (numbers by Kruskal and Wallis's
 ranks, categories and missing values by chi-square), and a classifier looks for what only features together tell
@@ -11,8 +17,8 @@ ranks, categories and missing values by chi-square), and a classifier looks for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +27,16 @@ from numpy.typing import NDArray
 
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.propensity.features import FeatureTable
-from recllm.propensity.model import Values
-from recllm.propensity.uplift import (
-    MIN_OUTCOMES,
-    MIN_PEOPLE_OF_AN_ARM,
-    NOT_RANDOMISED,
-    RandomisedTrial,
-    check_assignment,
-)
+from recllm.propensity.model import Values, cross_fitted
+from recllm.propensity.parameters import PropensitySettings
+from recllm.propensity.quality import auc
 
+NEEDED = ("user_id", "treated", "outcome")
+"""Columns of a trial of the workspace's people."""
+MIN_PEOPLE_OF_AN_ARM = 100
+MIN_OUTCOMES = 20
+MIN_PROPENSITY = 0.02
+"""A propensity nearer to 0 or 1 leaves nobody to compare with."""
 MAX_ARMS = 20
 MAX_CATEGORIES = 30
 """Of a text, that get a column of their own."""
@@ -39,6 +46,13 @@ MAX_TEXTS = 1_000
 
 IMBALANCE_P = 0.001
 """Of all features together (Bonferroni): one true trial in a thousand is refused."""
+
+NOT_RANDOMISED = (
+    "uplift needs a trial: who was treated must have been drawn by lot (declare randomised) or by known chances "
+    "(give the propensities). Among people chosen by a rule, treated and others differ already, and the difference "
+    "would be told as an effect; Complete Journey's campaigns are of this kind. Use recllm predict redeem to say who "
+    "responds, or run a campaign with a holdout first"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +84,64 @@ class TrialColumns:
             )
 
 
+TREATMENT = TrialColumns(features=(), arm="treated", control="others", outcome="outcome")
+"""Of a trial of the workspace's people, whose features are their past."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class MultiArmTrial:
+class Trial:
     """n people, each drawn into one of several arms."""
 
-    columns: TrialColumns
+    columns: TrialColumns = TREATMENT
     features: FeatureTable
     """As of before the treatment; groups are the table's columns."""
     arms: tuple[str, ...]
-    """The control first, the others by name."""
+    """The control first."""
     arm: NDArray[np.int64]
     """(n,), number in `arms`."""
     outcome: Values
     """(n,), 0 or 1, or amounts."""
+    probability: Values
+    """(n, arms), each person's of each arm."""
 
     @classmethod
-    def construct(cls, table: pl.DataFrame, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> MultiArmTrial:
-        """The one door. randomised: the shop's word that arms were drawn by lot, with the same chances for everybody.
+    def of_treatment(
+        cls,
+        features: FeatureTable,
+        treated: NDArray[np.generic],
+        outcome: NDArray[np.generic],
+        *,
+        randomised: bool = False,
+        propensity: NDArray[np.floating] | None = None,
+        seed: int = 0,
+    ) -> Trial:
+        """People who were treated, and others. treated, outcome: (n,), 0 or 1.
+
+        randomised: the shop's word that everybody had the same probability. propensity: known ones, (n,), in (0, 1).
+        Raises `PolicyError` without either, or when the features tell who was treated better than the propensities
+        allow; `DataError` for arms or outcomes too few, or values that cannot be.
+        """
+        arm, result = np.asarray(treated, bool).astype(np.int64), np.asarray(outcome, np.float64)
+        if not randomised and propensity is None:
+            raise PolicyError(NOT_RANDOMISED)
+        n = len(arm)
+        if not len(features) == n == len(result):
+            raise DataError(f"a trial of {len(features)} people has {n} treatments and {len(result)} outcomes")
+        if not np.isin(result, (0, 1)).all():
+            raise DataError("a trial's outcome is 0 or 1 for each person")
+        arms = (TREATMENT.control, TREATMENT.arm)
+        _check_arms(arms, arm, result, TREATMENT)
+        chance = np.full(n, arm.mean()) if propensity is None else np.asarray(propensity, np.float64)
+        if chance.shape != arm.shape or not ((chance >= MIN_PROPENSITY) & (chance <= 1 - MIN_PROPENSITY)).all():
+            raise DataError(f"propensities: one for each of {n} people, from {MIN_PROPENSITY} to {1 - MIN_PROPENSITY}")
+        check_assignment(features, arm > 0, chance, seed=seed)
+        probability = np.stack([1 - chance, chance], axis=1)
+        return cls(features=features, arms=arms, arm=arm, outcome=result, probability=probability)
+
+    @classmethod
+    def of_table(cls, table: pl.DataFrame, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> Trial:
+        """A table with columns of its own. randomised: the shop's word that arms were drawn by lot, with the same
+        chances for everybody.
 
         Raises `PolicyError` without it, or when the features tell who got which arm; `UsageError` for columns that are
         not there; `DataError` for values from which no effect can be read.
@@ -98,11 +153,12 @@ class MultiArmTrial:
         arms, arm = _read_arms(table, columns)
         _check_arms(arms, arm, outcome, columns)
         features = _read_features(table, columns.features)
-        trial = cls(columns=columns, features=features, arms=arms, arm=arm, outcome=outcome)
+        probability = np.tile(np.bincount(arm, minlength=len(arms)) / len(arm), (len(arm), 1))
+        trial = cls(columns=columns, features=features, arms=arms, arm=arm, outcome=outcome, probability=probability)
         _check_balance(table, trial)
         for number in range(1, len(arms)):
             pair = trial.pair(number)
-            check_assignment(pair.features, pair.treated, pair.propensity, seed=seed)
+            check_assignment(pair.features, pair.arm > 0, pair.probability[:, 1], seed=seed)
         return trial
 
     def __len__(self) -> int:
@@ -113,21 +169,69 @@ class MultiArmTrial:
         """Whether the outcome is 0 or 1."""
         return bool(np.isin(self.outcome, (0, 1)).all())
 
-    @property
-    def shares(self) -> Values:
-        """Of people in each arm, (arms,)."""
-        return np.bincount(self.arm, minlength=len(self.arms)) / len(self)
-
-    def pair(self, number: int) -> RandomisedTrial:
-        """The people of this arm and of the control."""
-        inside = (self.arm == 0) | (self.arm == number)
-        treated = self.arm[inside] == number
-        return RandomisedTrial(
-            features=self.features.rows(inside),
-            treated=treated,
-            outcome=self.outcome[inside],
-            propensity=np.full(len(treated), treated.mean()),
+    def rows(self, which: NDArray[np.generic]) -> Trial:
+        """These people only: a mask or row numbers."""
+        return replace(
+            self,
+            features=self.features.rows(which),
+            arm=self.arm[which],
+            outcome=self.outcome[which],
+            probability=self.probability[which],
         )
+
+    def pair(self, number: int) -> Trial:
+        """The people of this arm and of the control."""
+        people = self.rows((self.arm == 0) | (self.arm == number))
+        chances = people.probability[:, [0, number]]
+        return replace(
+            people,
+            arms=(self.arms[0], self.arms[number]),
+            arm=(people.arm > 0).astype(np.int64),
+            probability=chances / chances.sum(axis=1, keepdims=True),
+        )
+
+
+def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propensity: Values, *, seed: int = 0) -> float:
+    """The AUC with which features tell who was treated, over and above the propensities; near .5 in a true trial.
+
+    A classifier (`recllm.propensity.model`) is cross-fitted on the arms; its scores are compared with those for arms
+    drawn again by the propensities. Raises `PolicyError` when the true arms are told apart by more than chance: more
+    than four standard errors, and at least .02, above what the propensities alone would give.
+    """
+    settings = PropensitySettings(rounds=60, leaves=6, folds=3, seed=seed)
+    score = cross_fitted(features, treated.astype(np.float64), np.arange(len(treated)), settings).mean(axis=1)
+    measured, rng = auc(score, treated), np.random.default_rng(seed)
+    drawn = np.array([auc(score, rng.random(len(treated)) < propensity) for _ in range(200)])
+    expected = float(np.nanmean(drawn))
+    if measured - expected > max(0.02, 4 * float(np.nanstd(drawn))):
+        raise PolicyError(
+            f"treatment was not drawn as declared: what is known of people beforehand tells who was treated "
+            f"(AUC {measured:.3f}, {expected:.3f} by the declared chances). {NOT_RANDOMISED}"
+        )
+    return measured
+
+
+def read_trial(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | None = None) -> pl.DataFrame:
+    """The table of the workspace's people in a CSV. pseudonyms: the shop's own ids to those of the dataset.
+
+    Raises `UsageError` for a file that cannot be read, `DataError` for a missing column, a person twice, or a value
+    that is no number.
+    """
+    try:
+        frame = pl.read_csv(file, infer_schema=False, encoding="utf8")
+    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as a CSV of {', '.join(NEEDED)}: {error}") from error
+    missing = [name for name in NEEDED if name not in frame.columns]
+    if missing:
+        raise DataError(f"{file}: missing column {', '.join(missing)}; found {', '.join(frame.columns)}")
+    numbers = [name for name in ("treated", "outcome", "propensity") if name in frame.columns]
+    table = frame.with_columns(pl.col(numbers).str.strip_chars().cast(pl.Float64, strict=False))
+    if table.select(pl.any_horizontal(pl.col(numbers).is_null())).to_series().any():
+        raise DataError(f"{file}: {', '.join(numbers)} must be numbers in every row")
+    if not table["treated"].is_in([0.0, 1.0]).all() or table["user_id"].n_unique() != table.height:
+        raise DataError(f"{file}: treated is 0 or 1, and each person stands in it once")
+    ids = table["user_id"].to_list()
+    return table.with_columns(user_id=pl.Series(pseudonyms(ids) if pseudonyms else ids, dtype=pl.String))
 
 
 def read_trial_table(file: Path) -> pl.DataFrame:
@@ -252,7 +356,7 @@ def _example(column: pl.Series) -> str:
 # --- balance ---------------------------------------------------------------------------------------------------------
 
 
-def _check_balance(table: pl.DataFrame, trial: MultiArmTrial) -> None:
+def _check_balance(table: pl.DataFrame, trial: Trial) -> None:
     """Raises `PolicyError` that names each feature by which the arms differ beforehand."""
     names = trial.columns.features
     p_values = {name: balance_p_value(table[name], trial.arm) for name in names}
@@ -290,7 +394,7 @@ def _counts(category: NDArray[np.integer], arm: NDArray[np.integer]) -> NDArray[
     return np.asarray(table[table.sum(axis=1) > 0])
 
 
-def _by_arm(column: pl.Series, trial: MultiArmTrial) -> str:
+def _by_arm(column: pl.Series, trial: Trial) -> str:
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         numbers, what = column.cast(pl.Float64).to_numpy(), "mean"
     else:

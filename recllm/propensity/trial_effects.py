@@ -35,18 +35,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.documents import guarded, write_csv
-from recllm.metrics import ConfidenceInterval
-from recllm.propensity.effect_forest import arm_scores, held_out_effects, within_folds
-from recllm.propensity.model import Values, people_folds, varying
+from recllm.propensity.effects import (
+    EFFECT_FOLDS,
+    HeldOutEffects,
+    arm_learners,
+    held_out_effects,
+    mean_interval,
+    reach,
+    within_folds,
+)
+from recllm.propensity.model import Values, people_folds
 from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import qini_curve
-from recllm.propensity.trial import MultiArmTrial
-from recllm.propensity.uplift import cross_fitted_means
+from recllm.propensity.trial import Trial
+from recllm.stats.intervals import ConfidenceInterval
 
-EFFECT_FOLDS = 5
 ALPHA = 0.05
 """Chance of saying that people differ where they do not."""
-Z = 1.959964
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +101,7 @@ class ArmPolicy:
 class TrialEstimate:
     """The answer."""
 
-    trial: MultiArmTrial
+    trial: Trial
     effects: tuple[ArmEffect, ...]
     policy: ArmPolicy
     advised: NDArray[np.int64]
@@ -112,18 +117,15 @@ class TrialEstimate:
         return any(arm.differ for arm in self.effects)
 
 
-def estimate_trial(
-    trial: MultiArmTrial, *, rng: np.random.Generator, settings: UpliftSettings | None = None
-) -> TrialEstimate:
+def estimate_trial(trial: Trial, *, rng: np.random.Generator, settings: UpliftSettings | None = None) -> TrialEstimate:
     """Everything that is told of a trial; the same for the same state of `rng`."""
     started = time.perf_counter()
     settings = (settings or UpliftSettings()).model_copy(update={"seed": int(rng.integers(2**31))})
-    values, n, arms = trial.features.values[:, varying(trial.features.values)], len(trial), len(trial.arms)
-    means = cross_fitted_means(values, trial.arm, trial.outcome, np.ones(n), settings, binary=trial.binary)
-    scores = arm_scores(means, trial.arm, trial.outcome, trial.shares)
+    n, arms = len(trial), len(trial.arms)
+    scores, learners = arm_learners(trial, settings)
     effect = scores[:, 1:] - scores[:, :1]  # (n, arms - 1), noise for a single person
     folds = people_folds(np.arange(n), EFFECT_FOLDS, settings.seed)
-    held_out = [held_out_effects(values, effect[:, column], folds, settings, rng) for column in range(arms - 1)]
+    held_out = [held_out_effects(of_arm, folds, settings, rng) for of_arm in learners]
     expected = np.stack([arm.expected for arm in held_out], axis=1)
     single = np.empty(n, np.int64)
     for inside in folds:
@@ -131,7 +133,7 @@ def estimate_trial(
     personal = _best(expected)
     tests = [slope_test(effect[:, column], expected[:, column], folds) for column in range(arms - 1)]
     effects = tuple(
-        _arm_effect(trial, number, effect[:, number - 1], of_arm.expected, of_arm.error, *test)
+        _arm_effect(trial, number, effect[:, number - 1], of_arm, *test)
         for number, (of_arm, test) in enumerate(zip(held_out, tests, strict=True), start=1)
     )
     best = int(_best(effect.mean(axis=0)[None])[0])
@@ -159,27 +161,23 @@ def _best(effect: Values) -> NDArray[np.int64]:
     return np.where(effect.max(axis=1) > 0, effect.argmax(axis=1) + 1, 0)
 
 
-def _mean(values: Values) -> ConfidenceInterval:
-    mean, error = float(values.mean()), float(values.std(ddof=1)) / np.sqrt(len(values))
-    return ConfidenceInterval(mean, float(mean - Z * error), float(mean + Z * error))
-
-
 def _arm_effect(
-    trial: MultiArmTrial, number: int, effect: Values, expected: Values, error: Values, slope: float, p_value: float
+    trial: Trial, number: int, effect: Values, held_out: HeldOutEffects, slope: float, p_value: float
 ) -> ArmEffect:
-    inside, pair = trial.arm == number, (trial.arm == 0) | (trial.arm == number)
-    low, high = expected - Z * error, expected + Z * error
+    inside, in_pair = trial.arm == number, (trial.arm == 0) | (trial.arm == number)
+    pair, expected, half = trial.pair(number), held_out.expected, reach(held_out.error)
+    low, high = expected - half, expected + half
     if trial.binary:
         low, high = np.maximum(low, -1.0), np.minimum(high, 1.0)
     return ArmEffect(
         arm=trial.arms[number],
         people=int(inside.sum()),
         mean=float(trial.outcome[inside].mean()),
-        effect=_mean(effect),
+        effect=mean_interval(effect),
         slope=slope,
         p_value=p_value,
         differ=p_value * (len(trial.arms) - 1) < ALPHA,
-        qini=qini_curve(expected[pair], trial.pair(number)).qini,
+        qini=qini_curve(expected[in_pair], pair.arm > 0, pair.outcome, pair.probability[:, 1]).qini,
         expected=expected,
         low=low,
         high=high,
@@ -187,19 +185,19 @@ def _arm_effect(
 
 
 def _policy(
-    trial: MultiArmTrial, scores: Values, personal: NDArray[np.int64], single: NDArray[np.int64], best: int
+    trial: Trial, scores: Values, personal: NDArray[np.int64], single: NDArray[np.int64], best: int
 ) -> ArmPolicy:
     """single: best arm for all by other people's scores; best: by everybody's, which is its name."""
     rows = np.arange(len(trial))
     by_person, alike, nothing = scores[rows, personal], scores[rows, single], scores[:, 0]
     shares = np.bincount(personal, minlength=len(trial.arms)) / len(trial)
     return ArmPolicy(
-        value=_mean(by_person),
-        nobody=_mean(nothing),
-        best_single=_mean(alike),
+        value=mean_interval(by_person),
+        nobody=mean_interval(nothing),
+        best_single=mean_interval(alike),
         best_single_arm=trial.arms[best] if best else None,
-        against_nobody=_mean(by_person - nothing),
-        against_best_single=_mean(by_person - alike),
+        against_nobody=mean_interval(by_person - nothing),
+        against_best_single=mean_interval(by_person - alike),
         shares={name: float(share) for name, share in zip(trial.arms, shares, strict=True)},
     )
 

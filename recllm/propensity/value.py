@@ -7,21 +7,18 @@ alone, predicts a mean and needs no transformation back. It is scaled so that ov
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import DataError
+from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats, count, money
 from recllm.propensity.model import PropensityModel, Values, fit_propensity, people_folds, validation_rows, varying
 from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.prediction import Prediction
 from recllm.propensity.task import Answer, PredictionTask
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import HistGradientBoostingRegressor
 
 MIN_SPEND = 0.01
 """Money; less counts as no purchase."""
@@ -35,7 +32,8 @@ class ValueModel:
     """Of any spend."""
     columns: NDArray[np.int64]
     """What a buyer spends: the columns that the trees read."""
-    trees: HistGradientBoostingRegressor
+    trees: BoostedTrees
+    """Of the log of it."""
     scale: float
 
     def inputs(self, features: FeatureTable) -> FeatureTable:
@@ -47,7 +45,7 @@ class ValueModel:
     def log_value(self, inputs: Floats) -> Values:
         """Log of the expected spend, (n,), of values as `inputs` gives them."""
         propensity, spend = np.split(inputs, [inputs.shape[1] - len(self.columns)], axis=1)
-        of_buyer = self.scale * np.maximum(self.trees.predict(spend), MIN_SPEND)
+        of_buyer = self.scale * np.maximum(np.exp(self.trees.score(spend)), MIN_SPEND)
         return np.asarray(np.log(of_buyer) - np.logaddexp(0, -self.propensity.logit(propensity)))
 
     def value(self, features: FeatureTable) -> Values:
@@ -93,25 +91,15 @@ def fit_value(examples: Examples, as_of: int, settings: PropensitySettings) -> V
     values, spent = buyers.features.values[:, columns], buyers.label
     expected = np.empty(len(buyers))
     for inside in people_folds(buyers.person, 3, settings.seed):
-        expected[inside] = _spend_trees(values[~inside], spent[~inside], settings.seed).predict(values[inside])
+        trees = _spend_trees(values[~inside], spent[~inside], settings.seed)
+        expected[inside] = np.exp(trees.score(values[inside]))
     scale = float(spent.sum() / max(expected.sum(), MIN_SPEND))
     return ValueModel(propensity, columns, _spend_trees(values, spent, settings.seed), scale)
 
 
-def _spend_trees(values: Floats, spent: Values, seed: int) -> HistGradientBoostingRegressor:
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    return HistGradientBoostingRegressor(
-        loss="gamma",
-        max_iter=120,
-        learning_rate=0.05,
-        max_leaf_nodes=8,
-        min_samples_leaf=min(40, max(2, len(spent) // 20)),
-        l2_regularization=5.0,
-        max_features=0.5,
-        early_stopping=False,
-        random_state=seed,
-    ).fit(values, spent)
+def _spend_trees(values: Floats, spent: Values, seed: int) -> BoostedTrees:
+    settings = PropensitySettings(rounds=120, learning_rate=0.05, leaves=8, min_leaf_rows=40, l2=5.0, seed=seed)
+    return grow_trees(values, spent, settings, objective="gamma", column_share=0.5)
 
 
 def _spent(cohort: Cohort, start: int, end: int) -> Values:

@@ -3,7 +3,7 @@
     recommender.explain("ann", "tea")        # in a notebook: a picture of the contributions
 
 Every number is a score or a list of the served model, computed again for a shortened history; see
-`recllm.explain`. Sensitive evidence is counted and never named.
+`recllm.recommender.leave_one_out`. Sensitive evidence is counted and never named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import Field
 from recllm.charts import Bar, bar_chart
 from recllm.data.catalogue import catalogue_rows, on_offer
 from recllm.data.dataset import Events
-from recllm.explain import Counterfactual, Evidence, PositionOf, UserHistory, counterfactual
+from recllm.recommender.leave_one_out import Counterfactual, Evidence, PositionOf, UserHistory, counterfactual
 from recllm.recommender.ranking import NAMESAKES
 from recllm.schema import Reason
 from recllm.text.items import item_names, reason_text

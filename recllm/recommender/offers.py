@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Ints, Pairs, Tally, merged_lines
+from recllm.data.rhythm import ShoppingDays
 from recllm.schema import Action, Intent, NoteKind
 from recllm.settings import OfferSettings
 
@@ -92,8 +93,9 @@ def fitting_items(
 
 def shops_weekly(purchases: Events) -> bool:
     """Whether one person's shopping days lie about a week apart, of four days at least."""
-    days = np.unique(purchases.at // DAY)
-    return len(days) >= 4 and WEEKLY_DAYS[0] <= float(np.median(np.diff(days))) <= WEEKLY_DAYS[1]
+    midnight = (int(purchases.at.max(initial=0)) // DAY + 1) * DAY
+    days = ShoppingDays.of(np.zeros(len(purchases), np.int64), purchases.at, 1, midnight)
+    return bool(days.n_days[0] >= 4 and WEEKLY_DAYS[0] <= days.usual_gap[0] <= WEEKLY_DAYS[1])
 
 
 def _of_keys(keys: Ints, n: int, n_items: int, cause: Ints | None, remarks: list[Remark | None]) -> FittingItems:

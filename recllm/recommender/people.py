@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import Dataset, Events
 from recllm.data.interactions import Ints
-from recllm.explain import Evidence, UserHistory, lacking
 from recllm.features.item_vectors import basics_of
+from recllm.recommender.leave_one_out import Evidence, UserHistory, lacking
 
 
 @dataclass(frozen=True, eq=False)

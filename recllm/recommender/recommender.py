@@ -27,7 +27,6 @@ from recllm.data.event_files import EventLog
 from recllm.data.interactions import Ints, Pairs
 from recllm.data.order import refuse_steps
 from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
-from recllm.explain import EVIDENCE_PER_ITEM, Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
 from recllm.features.candidates import POPULAR, CandidateCounts, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
@@ -37,6 +36,15 @@ from recllm.models.scorer import ItemProjections
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.recommender.exploration import explore
+from recllm.recommender.leave_one_out import (
+    EVIDENCE_PER_ITEM,
+    Evidence,
+    ReasonWriter,
+    UserHistory,
+    choose,
+    deltas,
+    units_of,
+)
 from recllm.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommender.people import DatasetPeople, Histories, People, PeopleLacking
 from recllm.recommender.private_serving import catalogue_vectors, private_population
@@ -367,7 +375,7 @@ class Recommender:
         request = users if isinstance(users, RecommendRequest) else RecommendRequest(users=users, **options)  # type: ignore[arg-type]
         if request.intent is Intent.WIN_BACK:
             refuse_steps(self.dataset.step_seconds, "offers to win somebody back")
-        allowed = allowed_items(self.dataset, request.allow, request.deny, request.where)
+        allowed = allowed_items(self.dataset, request.allow, request.exclude, request.where)
         if request.objective is Objective.MARGIN:
             allowed &= np.isfinite(self.margins)
         basket = known_rows(self.dataset, request.basket)
@@ -568,7 +576,7 @@ class Recommender:
             items=np.flatnonzero(allowed) if request.allow is not None or request.intent in PERSONAL_INTENTS else None,
             allowed=allowed,
             banned=dismissed(histories.events),
-            repeats=request.repeats,
+            repeats=request.shows_repeats,
             popularity_weight=self.policy.popularity_weight if weight is None else weight,
             objective=request.objective,
             margins=self.margins if by_margin else None,
@@ -611,15 +619,16 @@ class Recommender:
         It does not depend on what was asked for, so that one item has the same reasons wherever it is shown.
         """
         plain = RecommendRequest(users=request.users)
-        filters = replace(request, k=plain.k, explain=True, same_names=False, explore_share=0.0)
-        filters = replace(filters, explore_pool=plain.explore_pool)
+        names = ("k", "explain", "same_names", "explore_share", "explore_pool")
+        as_plain = {name: getattr(plain, name) for name in names}
+        filters = request.model_copy(update=as_plain)
         if filters != plain or ranked.item.shape[1] != LIST_DEPTH:
             ranked = self._ranked(histories, plain, allowed_items(self.dataset), LIST_DEPTH)
         logits = ranked.logit[:, :LIST_DEPTH]
         return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
 
     def spread(self, person: UserHistory) -> float:
-        """How far apart the person's scores lie, in logits, at least 1; see `recllm.explain.MIN_EFFECT`."""
+        """How far apart the person's scores lie, in logits, at least 1; see `leave_one_out.MIN_EFFECT`."""
         request = RecommendRequest(users=("",))
         histories = self._versions(person.events, [person.basics], person)
         ranked = self._ranked(histories, request, allowed_items(self.dataset), LIST_DEPTH)

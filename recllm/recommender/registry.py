@@ -306,20 +306,20 @@ def verify(folder: Path) -> Manifest:
     manifest = _read_manifest(folder)
     if manifest.version != folder.name:
         raise ModelError(
-            f"{folder}: its manifest belongs to version {manifest.version}; train again, or run: recllm models rollback"
+            f"{folder}: its manifest belongs to version {manifest.version}; train again, or run: recllm models promote"
         )
     present = set(_files(folder)) - {MANIFEST}
     odd = sorted(present ^ set(manifest.files))
     if odd:
         raise ModelError(
-            f"{folder}: {odd[0]} is missing or was added after publication; train again, or run: recllm models rollback"
+            f"{folder}: {odd[0]} is missing or was added after publication; train again, or run: recllm models promote"
         )
     for name, (sha256, _) in manifest.files.items():
         with (folder / name).open("rb") as stream:
             unchanged = hashlib.file_digest(stream, "sha256").hexdigest() == sha256
         if not unchanged:
             raise ModelError(
-                f"{folder / name} was changed after publication; train again, or run: recllm models rollback"
+                f"{folder / name} was changed after publication; train again, or run: recllm models promote"
             )
     return manifest
 
@@ -535,10 +535,10 @@ def _read_manifest(folder: Path) -> Manifest:
             version=str(body["version"]), created_at=created_at, files=files, lineage=lineage, number=number
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise ModelError(f"{path} is missing or damaged; train again, or run: recllm models rollback") from error
+        raise ModelError(f"{path} is missing or damaged; train again, or run: recllm models promote") from error
     # every byte of the manifest counts, too; a lineage as it was written, whatever fields later versions add to it
     if _sealed(body) != text:
-        raise ModelError(f"{path} was changed after publication; train again, or run: recllm models rollback")
+        raise ModelError(f"{path} was changed after publication; train again, or run: recllm models promote")
     return manifest
 
 

@@ -69,7 +69,7 @@ def search(
     says whether the order is personal. Raises `UsageError` for an unknown item or a condition that cannot be read.
     """
     data = recommender.dataset
-    allowed = allowed_items(data, None, request.deny, request.where)
+    allowed = allowed_items(data, None, request.exclude, request.where)
     relevance = np.where(allowed, index.scores(request.query), 0.0)
     # in tenths of the best: how well words fit is no finer than that, and among equals the third list decides
     relevance = np.round(relevance / max(float(relevance.max(initial=0.0)), 1e-9), 1)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from recllm.audiences.audience import aim
-from recllm.audiences.exclusions import left_out_words
 from recllm.campaigns.outcome import CampaignOutcome, GroupFigures, SegmentFigures
 from recllm.charts import Bar, BarChart, svg, write_png
 from recllm.data.catalogue import CATEGORY_SEPARATOR
-from recllm.metrics import ConfidenceInterval
-from recllm.report.page import picture, render, words
+from recllm.report.page import picture, render
+from recllm.stats.intervals import ConfidenceInterval
+from recllm.words.sentences import section
 
 LABEL = 30
 """Characters of a row's name that a chart has room for."""
@@ -55,18 +55,18 @@ def report_page(outcome: CampaignOutcome, *, currency: str = "", locale: str = "
 
 def preview_png(document: Mapping[str, Any], path: Path) -> str | None:
     """What sets the audience apart from the rest, as a PNG; a remark where a character has no font."""
-    return write_png([_group_chart(document["group"], words("campaign", document["locale"]))], path)
+    return write_png([_group_chart(document["group"], section("page.campaign", document["locale"]))], path)
 
 
 def report_png(outcome: CampaignOutcome, path: Path, *, locale: str = "en") -> str | None:
     """Who converted among those reached, held out and the rest, the effect, and the segments, as a PNG."""
-    labels = words("campaign", locale)
+    labels = section("page.campaign", locale)
     charts = [_groups_chart(outcome, labels), _effect_chart(outcome, labels, labels["effect_png"])]
     return write_png([*charts, *(chart for _, _, chart in _segments(outcome, labels))], path)
 
 
 def _labels(locale: str) -> Mapping[str, str]:
-    return {**words("campaign", locale), **left_out_words(locale)}
+    return {**section("page.campaign", locale), **section("left_out", locale)}
 
 
 def _group_chart(group: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> BarChart:

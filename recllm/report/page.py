@@ -5,26 +5,14 @@ A page is one file: no script, no style and no picture from elsewhere, and every
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from recllm.charts import Bar, bar_chart
-from recllm.text.templates import language
-
-
-@cache
-def words(page: str, locale: str) -> Mapping[str, str]:
-    """The words of a page in a language; English where there are none. page: a table of words.toml."""
-    tables = tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text("utf-8"))
-    page_words: Mapping[str, str] = tables.get(language(locale), tables["en"])[page]
-    return page_words
 
 
 def render(template: str, **values: Any) -> str:
@@ -51,7 +39,7 @@ def _moment(when: str | datetime) -> str:
 
 
 def render_page(record: Mapping[str, Any]) -> str:
-    """The page for the JSON record that `recllm demo --json` prints."""
+    """The page for the JSON record that `recllm start --demo --json` prints."""
 
     def metric_chart(evaluation: Mapping[str, Any], slice_name: str, metric: str) -> Markup:
         systems = {name: slices[slice_name] for name, slices in evaluation["systems"].items() if slice_name in slices}

@@ -14,7 +14,8 @@ from recllm.errors import UsageError
 from recllm.profiles.evolution import UNKNOWN, WITHHELD, Evolution, Period
 from recllm.propensity.prediction import Prediction, prediction_document
 from recllm.propensity.quality import PredictionQuality, QiniCurve
-from recllm.report.page import picture, render, words
+from recllm.report.page import picture, render
+from recllm.words.sentences import section
 
 LISTED = 100
 """People on the page of a prediction."""
@@ -31,7 +32,7 @@ def prediction_page(prediction: Prediction, ids: Mapping[str, str] | None = None
         "prediction.html.j2",
         content=content,
         locale=locale,
-        labels=words("prediction", locale),
+        labels=section("page.prediction", locale),
         people=people[:LISTED],
         unlisted=len(people) - LISTED,
         columns=[name for name in people[0] if name != "reasons"] if people else [],
@@ -48,7 +49,7 @@ def write_prediction_png(prediction: Prediction, path: Path, *, locale: str = "e
 
 def quality_charts(quality: PredictionQuality, locale: str = "en") -> tuple[LineChart, ...]:
     """Reliability, lift and gain of held-out people; without both outcomes only the first."""
-    labels = words("charts", locale)
+    labels = section("page.charts", locale)
     top = max([b.high for b in quality.bins] + [b.expected for b in quality.bins], default=1.0)
     happened = Line(
         name=labels["happened"],
@@ -78,7 +79,7 @@ def qini_chart(curves: Mapping[str, QiniCurve], locale: str = "en") -> LineChart
     """One line per name, and what treating people by lot would bring. Raises `UsageError` for no curve."""
     if not curves:
         raise UsageError("a Qini chart needs at least one curve")
-    labels = words("charts", locale)
+    labels = section("page.charts", locale)
     effect = next(iter(curves.values())).effect
     lines = [Line(name=labels["chance"], points=[(0, 0), (1, effect)], dashed=True)]
     lines += [Line(name=n, points=list(zip(c.shares, c.gains, strict=True))) for n, c in curves.items()]
@@ -98,7 +99,7 @@ def evolution_chart(evolution: Evolution, locale: str = "en", *, name: str = "")
 
     name: what the person is called in the title.
     """
-    labels, periods = words("evolution", locale), evolution.periods
+    labels, periods = section("page.evolution", locale), evolution.periods
     weight = {n: sum(p.shares.get(n, 0.0) for p in periods) for n in evolution.interests}
     interests = [n for n in sorted(weight, key=lambda n: -weight[n]) if weight[n] > 0]
     top = interests if len(interests) <= MOST_BANDS + 1 else interests[:MOST_BANDS]
@@ -128,7 +129,7 @@ def period_name(period: Period, by: str) -> str:
 
 def evolution_page(evolution: Evolution, *, name: str, locale: str = "en") -> str:
     """A self-contained page; `name` is what the person is called on it."""
-    labels = words("evolution", locale)
+    labels = section("page.evolution", locale)
     return render(
         "evolution.html.j2",
         evolution=evolution,
@@ -143,7 +144,7 @@ def evolution_page(evolution: Evolution, *, name: str, locale: str = "en") -> st
 
 def evolution_rows(evolution: Evolution, locale: str = "en") -> tuple[list[str], list[list[object]]]:
     """Header and one row per period, for a terminal."""
-    labels = words("evolution", locale)
+    labels = section("page.evolution", locale)
     columns = ("period", "count", "drift", "chance", "novelty", evolution.what, "entered", "left")
     rows: list[list[object]] = []
     for p in evolution.periods:

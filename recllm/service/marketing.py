@@ -91,15 +91,7 @@ async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Resp
 
     def slate() -> Slate:
         recommender, visitor = visitor_of(shop, body.user_id, body.session_id)
-        request = SearchRequest(
-            query=body.query,
-            user=visitor or None,
-            k=body.k,
-            deny=tuple(body.exclude),
-            where=body.where,
-            basket=tuple(body.basket),
-            explain=body.explain,
-        )
+        request = body.part(SearchRequest, user=visitor or None)
         index = shop.finder.index(recommender.dataset.items)
         vector = shop.finder.vector(recommender.encoder, body.query)
         return best_items(recommender, index, request, vector)
@@ -116,29 +108,14 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
     floor, and each key has a budget of different groups.
     """
     from recllm.audiences.audience import audience_document
-    from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
     from recllm.jobs.serve import find_audience
 
     shop = caller.shop
 
     def document() -> dict[str, Any]:
-        limits = ("size", "budget", "cost", "margin", "holdout", "salt")
-        exclusions = ("bought_days", "returned", "frequency_cap", "frequency_days", "adult_age", "suppressed", "people")
         recommender = shop.everybody.recommender()
         items = body.items if body.where is None else _items_where(recommender, body.where)
-        request = AudienceRequest(
-            items=items,
-            category=body.category,
-            text=body.text,
-            seeds=body.seeds,
-            choice=OfferChoice(**{name: getattr(body, name) for name in ("intent", "objective", "effects", "sure")}),
-            limits=AudienceLimits(**{name: getattr(body, name) for name in limits}),
-            exclusions=Exclusions(**{name: getattr(body, name) for name in exclusions}),
-            campaign=body.campaign,
-            channel=body.channel,
-            explain=body.explain_first > 0,
-            explain_first=body.explain_first,
-        )
+        request = body.request(items=items, explain=body.explain_first > 0, explain_first=body.explain_first)
         members = find_audience(shop.workspace, request, recommender=recommender, figures=caller.figures)
         limit = body.limit if caller.may(Scope.PEOPLE) else 0
         document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
@@ -148,13 +125,13 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
     return json_answer(await service.marketing.run(document))
 
 
-def _items_where(recommender: Any, where: str) -> list[str]:
+def _items_where(recommender: Any, where: str) -> tuple[str, ...]:
     """Items on offer that meet a condition. Raises `UsageError` for none, or too many."""
     items = recommender.dataset.items
     rows = np.flatnonzero(matching(items, where) & on_offer(items, recommender.dataset.as_of))
     if not 0 < len(rows) <= MAX_TARGET_ITEMS:
         raise UsageError(f"where selects {len(rows)} items on offer; an audience is for 1 to {MAX_TARGET_ITEMS}")
-    return list(items["item_id"].gather(rows).to_list())
+    return tuple(items["item_id"].gather(rows).to_list())
 
 
 def _shops_ids(shop: LiveShop, ids: Sequence[str]) -> dict[str, str]:
@@ -175,16 +152,10 @@ async def predict(body: PredictionQuery, caller: MayMarket, service: TheService)
     shop = caller.shop
 
     def document() -> dict[str, Any]:
-        request = PredictionRequest(
-            kind=body.kind,
-            horizon_days=body.horizon_days,
-            items=tuple(body.items),
-            category=body.category,
-            active_days=body.active_days,
+        request = body.part(
+            PredictionRequest,
             coupons=None if body.coupons is None else _coupons(shop, body.coupons),
             campaign=body.coupon_campaign,
-            basics=body.basics,
-            explain=body.explain,
             locale=body.locale or shop.workspace.settings.locale,
         )
         prediction = shop.everybody.prediction(request)

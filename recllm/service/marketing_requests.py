@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from recllm.audiences.people_rule import RuleField
+from recllm.audiences.request import AudienceQuestion
 from recllm.campaigns.drafts import CampaignSummary
-from recllm.propensity.prediction import PredictionKind
-from recllm.schema import Intent, Objective
+from recllm.propensity.question import PredictionQuestion
+from recllm.schema import ItemsQuestion
 from recllm.service.requests import (
     Condition,
     Id,
@@ -26,23 +26,22 @@ from recllm.service.requests import (
 
 MAX_LISTED_IDS = 100_000
 
-ManyIds = Annotated[list[Id], Field(max_length=MAX_LISTED_IDS)]
+ManyIds = Annotated[tuple[Id, ...], Field(max_length=MAX_LISTED_IDS)]
 KnownIds = Annotated[
     ManyIds,
     Field(description="Ids of the shop that stand for their pseudonyms in the answer; the store keeps none."),
 ]
 Limit = Annotated[int, Field(ge=0, le=100_000, description="People listed in the answer at most; all are counted.")]
-Money = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 CampaignId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 """What whoever writes has read; another one is refused with 409."""
 
 
-class SearchQuery(ServiceRequest):
-    """What somebody looks for."""
+class SearchQuery(ServiceRequest, ItemsQuestion):
+    """What a visitor looks for."""
 
     query: Annotated[str, StringConstraints(max_length=500, pattern=r"\S")]
+    """What to look for."""
     user_id: UserId | None = None
     """Who looks; the order is theirs if they agreed to personalisation."""
     session_id: SessionId | None = None
@@ -50,9 +49,9 @@ class SearchQuery(ServiceRequest):
     k: Annotated[int, Field(ge=1, le=100)] = 10
     where: Condition | None = None
     """A condition on the catalogue, e.g. "price < 50 AND brand = 'Acme'"."""
-    exclude: Ids = Field(default_factory=list)
+    exclude: Ids = ()
     """Never these items."""
-    basket: Ids = Field(default_factory=list)
+    basket: Ids = ()
     """Items in the cart now."""
     explain: bool = False
     """Whether each item of a personal answer gets its reasons."""
@@ -72,57 +71,23 @@ _RULE_EXAMPLE: dict[str, Any] = {
 }
 
 
-class AudienceQuery(ServiceRequest):
+class AudienceQuery(ServiceRequest, AudienceQuestion):
     """For what to reach whom: one of items, where, category, text and seeds; a text may come with a category."""
 
     items: Ids | None = None
-    """Whoever is likely to buy at least one of them."""
+    """People who are likely to buy at least one of them."""
     where: Condition | None = None
     """The items that meet a condition, e.g. "brand = 'Acme' AND price < 50"."""
-    category: Text | None = None
-    """A name, or a path "food > tea"."""
-    text: Text | None = None
-    """What the shop does not sell yet."""
     seeds: ManyIds | None = None
     """People; those who are like them are found."""
-    campaign: Text | None = None
-    """Names the draw of the holdout; the target's own name when left out."""
-    channel: Literal["email", "push", "sms_gsm"] | None = None
-    """Only people who agreed to it."""
-    intent: Intent = Intent.MIXED
-    """What an item is to a person: whatever is likely, new, bought before, going with a purchase, or missed."""
-    objective: Objective = Objective.PROBABILITY
-    """Who comes first: by the chance, by what it is above that of people in general, by margin or by uplift."""
-    effects: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    """uplift: the name of the effects that a trial told."""
-    sure: bool = False
-    """uplift: only people whose effect is shown to be above 0."""
     size: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
     """People addressed at most."""
-    budget: Money | None = None
-    """Spent at `cost` per contact."""
-    cost: Money | None = None
-    margin: Money | None = None
-    """What a conversion brings; then only who is worth the cost."""
-    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share that is kept out for comparison."""
-    salt: Annotated[str, StringConstraints(max_length=100)] = ""
-    suppressed: ManyIds = Field(default_factory=list)
+    suppressed: ManyIds = ()
     """Never contact these people."""
-    bought_days: Days | None = None
-    """Leave out who bought one of the items within so many days."""
-    returned: bool = True
-    """Leave out who returned one of the items."""
-    frequency_cap: Annotated[int, Field(ge=1, le=1_000)] | None = None
-    """Leave out who was shown something so often in `frequency_days`."""
-    frequency_days: Days = 7.0
-    adult_age: Annotated[int, Field(ge=0, le=150)] = 18
-    people: RuleField | None = None
-    """Only people who meet this rule: conditions under all, any and not."""
     explain_first: Annotated[int, Field(ge=0, le=1_000)] = 20
     """Reasons for the first so many people."""
     limit: Limit = 1_000
-    ids: KnownIds = Field(default_factory=list)
+    ids: KnownIds = ()
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -175,27 +140,24 @@ class CouponsIn(ServiceRequest):
     redemptions: list[RedemptionIn]
 
 
-class PredictionQuery(ServiceRequest):
+class PredictionQuery(ServiceRequest, PredictionQuestion):
     """What people will do. It is learned at the first time of asking, which takes a while, and kept."""
 
-    kind: PredictionKind
     horizon_days: Annotated[int, Field(ge=1, le=730)] = 28
-    items: Ids = Field(default_factory=list)
+    """Days to look ahead."""
+    items: Ids = ()
     """Only purchases of these count."""
     category: Text | None = None
     """Only purchases of it count."""
     active_days: Annotated[int, Field(ge=1, le=3_650)] | None = None
-    """leave: who bought within so many days is active."""
+    """leave: who bought within this many days is active."""
     coupons: CouponsIn | None = None
     """redeem: needed there."""
     coupon_campaign: Id | None = None
     """redeem: the campaign that is predicted; the latest when left out."""
-    basics: bool = False
-    """Whether what people told of themselves is used."""
-    explain: bool = True
     locale: Locale = None
     limit: Limit = 1_000
-    ids: KnownIds = Field(default_factory=list)
+    ids: KnownIds = ()
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "leave", "horizon_days": 28, "limit": 100}]})
 
@@ -238,7 +200,7 @@ class OccasionsQuery(ServiceRequest):
     explain: bool = True
     """Whether each person gets the reasons."""
     locale: Locale = None
-    ids: KnownIds = Field(default_factory=list)
+    ids: KnownIds = ()
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"on": "2026-03-01", "limit": 100}]})
 
@@ -282,7 +244,7 @@ class ExportOrder(ServiceRequest):
     """Have what was approved written out, and logged as sent."""
 
     revision: Revision
-    ids: KnownIds = Field(default_factory=list)
+    ids: KnownIds = ()
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "0123456789abcdef", "ids": ["4711"]}]})
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from recllm.data.catalogue import MAX_CONDITION
 from recllm.ingest.parse.batch import NOBODY
 from recllm.jobs.experiments import Metric
-from recllm.schema import Action, Intent, Item, Objective, Purpose
+from recllm.schema import Action, AdQuestion, Item, Purpose, SlateQuestion
 from recllm.text.injection import UNSEEN_LETTERS
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -45,7 +45,7 @@ UserId = Annotated[Id, AfterValidator(_user_id)]
 """The shop's own id of a person."""
 SessionId = Annotated[Id, AfterValidator(_user_id)]
 """The shop's own id of a visit by somebody who is not known."""
-Ids = Annotated[list[Id], Field(max_length=1_000)]
+Ids = Annotated[tuple[Id, ...], Field(max_length=1_000)]
 BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"\S")]
 Condition = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CONDITION)]
@@ -78,7 +78,7 @@ def one_of(body: Body, *names: str, needed: bool = True) -> Body:
     return body
 
 
-class SlateRequest(ServiceRequest):
+class SlateRequest(ServiceRequest, SlateQuestion):
     """Items for a person, or for a visitor who is not known."""
 
     user_id: UserId | None = None
@@ -87,21 +87,14 @@ class SlateRequest(ServiceRequest):
     """Instead of it: an anonymous visitor, of whom the events with this id are the history."""
     k: Annotated[int, Field(ge=1, le=100, examples=[5])] = 10
     """Items at most."""
-    basket: Ids = []
+    basket: Ids = ()
     """Items in the cart now; they count as the latest of the person's history."""
     where: Condition | None = None
     """A condition on the catalogue, e.g. "price < 50 AND brand = 'Acme'"."""
     allow: Ids | None = None
     """Only these items."""
-    exclude: Ids = []
+    exclude: Ids = ()
     """Never these items."""
-    intent: Intent = Intent.MIXED
-    """What the slate is for: what is likely, what is new to the person, what they bought before, what goes with a late
-    purchase or the basket, or what they have stopped buying."""
-    objective: Objective = Objective.PROBABILITY
-    """What the order is by: the chance, what it is above that of people in general, or what an item likely earns."""
-    repeats: bool = True
-    """Whether items that the person bought before may be shown."""
     explain: bool = False
     """Whether each item gets its reasons."""
     record: bool = False
@@ -294,15 +287,12 @@ class ProfileRequest(PersonRequest):
     locale: Locale = None
 
 
-class CopyTextRequest(ServiceRequest):
+class CopyTextRequest(ServiceRequest, AdQuestion):
     """An ad text for a person."""
 
     user_id: UserId
     item_id: Id | None = None
     """Without one the best item for the person, of the `intent` by `objective`."""
-    intent: Intent = Intent.MIXED
-    """What the ad is for, as of a slate."""
-    objective: Objective = Objective.LIFT
     channel: Annotated[str, StringConstraints(max_length=40)] = "email"
     """email, push, sms_gsm, ..."""
     locale: Locale = None

@@ -62,18 +62,7 @@ def visitor_of(shop: LiveShop, user_id: str | None, session_id: str | None) -> t
 def slate_of(shop: LiveShop, body: SlateRequest) -> Slate:
     """The answer to a request; recorded as shown where it says so."""
     visitor = body.user_id or body.session_id or ""
-    request = RecommendRequest(
-        users=(visitor,),
-        k=body.k,
-        basket=tuple(body.basket),
-        where=body.where,
-        allow=None if body.allow is None else tuple(body.allow),
-        deny=tuple(body.exclude),
-        intent=body.intent,
-        objective=body.objective,
-        repeats=body.repeats,
-        explain=body.explain,
-    )
+    request = body.part(RecommendRequest, users=(visitor,))
     is_person = body.user_id is not None
     if is_person:
         (slate,) = shop.recommend(request)

@@ -123,7 +123,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         "workspace": str(folder),
         "report": str(folder / "report.html"),
         "title": "One shop, from raw log to ad text",
-        "command": "recllm demo",
+        "command": "recllm start --demo",
         "rows": sum(load["read"] for load in loads),
         "seconds": round(time.monotonic() - times.started, 2),
         "evaluation": document,

@@ -30,7 +30,8 @@ from recllm.jobs.load import load_export
 from recllm.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.jobs.train import evaluate_data, train_workspace
 from recllm.schema import Action, Intent, NoteKind, Objective, Slate, SlateStatus, Table
-from recllm.start.page import StartWords, start_page
+from recllm.start.page import start_page, words_of
+from recllm.words.words import Words
 from recllm.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def run_start(
     language_setting = {} if locale is None else {"locale": locale}
     workspace = Workspace.create(folder, exist_ok=True, **stated, **language_setting)
     settings, page_locale = workspace.settings, workspace.locale(locale)
-    page_words = StartWords.of(page_locale, settings.currency, settings.timezone)
+    page_words = words_of(page_locale, settings.currency, settings.timezone)
     for name, value in stated.items():
         if (setting := getattr(settings, name)) != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
@@ -113,7 +114,7 @@ def run_start(
     for file, taken_for in zip(files, recognised, strict=True):
         kind = taken_for.source
         of_file = [c for c in consent_from if kind.consent is not None and c in kind.consent.columns]
-        with times.step(page_words.say("step_read", file=file.name, kind=kind.told(page_locale).title)):
+        with times.step(page_words.say("start.step_read", file=file.name, kind=kind.told(page_locale).title)):
             _, reports = load_export(workspace, file, recognised=taken_for, consent_from=of_file, **reading)
         seconds = max(times.steps[-1]["seconds"], 1e-3)
         rate = round(sum(report.read for report in reports) / seconds)
@@ -122,25 +123,25 @@ def run_start(
     problems: dict[str, str] = {}
     model_version, evaluation = None, None
     model_encoder = workspace_encoder(workspace)
-    with times.step(page_words.say("step_train")):
+    with times.step(page_words.say("start.step_train")):
         try:
             model_version = train_workspace(workspace, encoder=model_encoder, seed=seed).model_version
         except (DataError, PolicyError) as error:
             problems["model"] = str(error)
-    with times.step(page_words.say("step_measure", days=TEST_DAYS)):
+    with times.step(page_words.say("start.step_measure", days=TEST_DAYS)):
         try:
             evaluation = evaluate_data(
                 workspace=folder, test_days=TEST_DAYS, baselines=BASELINES, encoder=model_encoder, seed=seed
             )
         except (DataError, PolicyError, UsageError) as error:
             problems["evaluation"] = str(error)
-    with times.step(page_words.say("step_slates")):
+    with times.step(page_words.say("start.step_slates")):
         serving = open_recommender(workspace, locale=locale, encoder=model_encoder, everybody=True).by_pseudonym()
         people = typical_people(serving, page_words)
         slates = [serving.recommend(person["user_id"], k=6)[0] for person in people]
     offers = list(slates)
     copies: list[AdCopy | None] = [None] * len(slates)
-    with times.step(page_words.say("step_copy")), unpacked_generator(generator, workspace):
+    with times.step(page_words.say("start.step_copy")), unpacked_generator(generator, workspace):
         writer = find_writer(generator, workspace)
         try:
             offers = offers_apart([best_offer(serving, person["user_id"]) for person in people])
@@ -211,7 +212,7 @@ def run_start(
     return record
 
 
-def typical_people(serving: Recommender, page_words: StartWords) -> list[dict[str, str]]:
+def typical_people(serving: Recommender, page_words: Words) -> list[dict[str, str]]:
     """A heavy buyer, one in the middle and a light one, by pseudonym; nobody where nobody may be served personally."""
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
     buyers = np.flatnonzero(counts > 0)
@@ -222,9 +223,9 @@ def typical_people(serving: Recommender, page_words: StartWords) -> list[dict[st
     for label, share in (("very_active", 0.98), ("typical", 0.5), ("less_active", 0.05)):
         row = int(buyers[int(share * (len(buyers) - 1))])
         n = int(counts[row])
-        about = page_words.say("about_one") if n == 1 else page_words.say("about", n=n)
+        about = page_words.say("start.about_one") if n == 1 else page_words.say("start.about", n=n)
         user_id = serving.dataset.users["user_id"][row]
-        people.setdefault(row, {"label": page_words.say(label), "user_id": user_id, "about": about})
+        people.setdefault(row, {"label": page_words.say(f"start.{label}"), "user_id": user_id, "about": about})
     return list(people.values())
 
 
@@ -241,7 +242,7 @@ def next_steps(
     kinds: Sequence[FileSource],
     repeated_options: Sequence[tuple[str, Any]],
     problems: Mapping[str, str],
-    page_words: StartWords,
+    page_words: Words,
     *,
     consent_default: bool,
 ) -> list[dict[str, str]]:
@@ -269,7 +270,7 @@ def next_steps(
         ("next_serve", f"recllm serve -w {folder}"),
         ("next_retrain", f"recllm retrain --if-due -w {folder}"),
     ]
-    return [{"text": page_words.say(name), "command": command} for name, command in steps]
+    return [{"text": page_words.say(f"start.{name}"), "command": command} for name, command in steps]
 
 
 def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from recllm.documents import Flag, FrozenModel, Text, toml_table
 from recllm.errors import PromptError, UsageError
 from recllm.schema import Action
 from recllm.text.injection import neutralise
+from recllm.words.sentences import LANGUAGES
 
 SHOP = "shop"
 """The domain of a locale that names none."""
@@ -89,7 +90,7 @@ class Domain:
         """Language -> template -> (file, text), where the shop's own text does not do."""
         self.never: dict[str, tuple[str, ...]] = {}
         self.neutral: dict[str, tuple[str, ...]] = {}
-        for language in ("en", "zh"):
+        for language in LANGUAGES:
             part: DomainLanguage = getattr(content, language)
             words = {key: neutralise(word, max_chars=WORD_CHARS) for key, word in part.words.items()}
             if base:

@@ -29,7 +29,6 @@ from recllm.text.finders.numbers import cards, ibans, resident_ids
 from recllm.text.finders.online import emails, handles, ip_addresses, links
 from recllm.text.finders.patterns import Span, entry
 from recllm.text.finders.phones import phones
-from recllm.text.finders.plates import plates
 from recllm.text.finders.reading import plain_text
 
 
@@ -45,8 +44,6 @@ class PersonalDataKind(StrEnum):
     CARD = "card"
     IP = "ip"
     PHONE = "phone"
-    PLATE = "plate"
-    """Of a car."""
     ADDRESS = "address"
     """Street and number, and what stands with them."""
     NAME = "name"
@@ -127,7 +124,6 @@ _FINDERS: tuple[tuple[PersonalDataKind, Callable[[str], Iterator[Span]]], ...] =
     (PersonalDataKind.CARD, cards),
     (PersonalDataKind.IP, ip_addresses),
     (PersonalDataKind.PHONE, phones),
-    (PersonalDataKind.PLATE, plates),
     (PersonalDataKind.ADDRESS, addresses),
     (PersonalDataKind.NAME, names),
 )

@@ -39,8 +39,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from recllm.errors import PromptError
 from recllm.text.domains import FOLDER, SHOP, Domain, domain_of, read_domain
 from recllm.text.injection import neutralise
-
-LOCALES = ("en", "zh")
+from recllm.words.sentences import language
 
 VALUE_CHARS = 2_000
 """The longest string inside a value given to `Prompts.render`; longer ones are cut at a word."""
@@ -242,11 +241,6 @@ class Prompts:
         """
         template = self.template(name, locale)
         return template.render({key: _harmless(value, template, key) for key, value in values.items()})
-
-
-def language(locale: str) -> str:
-    """ "zh-Hans-CN", "ZH_tw" and "zh@media" -> "zh"."""
-    return re.split(r"[-_@]", locale.strip(), maxsplit=1)[0].casefold()
 
 
 _BROUGHT: dict[str, Domain] = {}

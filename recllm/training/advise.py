@@ -359,14 +359,14 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
     if survey.items >= INDEX_ITEMS:
         notes.append(
             f"comparing {survey.items:,} items takes about {INDEX_MS * survey.items / 1e6:.0f} ms a search: "
-            "pip install 'recllm[faiss]', then recllm index --kind faiss"
+            "pip install 'recllm[faiss]', then recllm refresh --index --set item_index.kind=faiss"
         )
     if survey.by_order:
         notes.append("the log has no times, only an order: seasons and intervals cannot be learned")
     if survey.looks_like_steps:
         notes.append(STEPS_AS_TIMES)
     if survey.purchases and survey.repeats < 0.05:
-        notes.append("hardly anybody buys a thing twice: recommend with --exclude-seen")
+        notes.append("hardly anybody buys a thing twice: recommend with repeats=false")
     if machine.gpu is not None:
         notes.append(f"the time is that of a processor core; {machine.gpu} is faster")
     return notes

@@ -63,8 +63,6 @@ class LoraArguments(LoraSettings):
     """Rounds without a better evaluation before training ends."""
     resume_from_checkpoint: Flag = True
     """Go on from the run folder's checkpoint where it has one of the same settings and data."""
-    report_to: tuple[Text, ...] = ()
-    """Trackers of accelerate, such as "tensorboard" or "wandb", beside metrics.jsonl."""
     seed: Seed = 0
 
 

@@ -33,6 +33,7 @@ from recllm.data.item_groups import ItemGroups
 from recllm.errors import UsageError
 from recllm.features.pair_features import FEATURE_NAMES, NEWCOMER_FEATURES
 from recllm.models.scorer import open_part, write_part
+from recllm.stats.probabilities import log_odds, logistic_line
 
 if TYPE_CHECKING:
     from recllm.schema import Action
@@ -49,21 +50,12 @@ def calibrate(logit: Floats, window: Window, prior: float) -> Floats:
     towards 1, the slope of a softmax that is right, as strongly as `prior` outcomes would draw it, so that a handful of
     users cannot turn it round.
     """
-    x = np.stack([logit, np.ones(len(window.label))], axis=1).astype(np.float64)
     weight, label = np.exp(window.correction.astype(np.float64)), window.label
     positives, negatives = label.sum(), weight[~label].sum()
     target = np.where(label, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     rate = (label.sum() + 1) / (weight.sum() + 2)
-    line = np.array([1.0, np.log(rate / (1 - rate)) - np.average(x[:, 0], weights=weight)])
-    prior_line, strength = np.array([1.0, 0.0]), np.array([prior, 1e-3])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(x @ line, -30, 30)))
-        gradient = x.T @ (weight * (target - p)) - strength * (line - prior_line)
-        curvature = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(strength)
-        step = np.linalg.solve(curvature, gradient)
-        line += np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-8:
-            break
+    start = (1.0, float(log_odds(rate) - np.average(logit, weights=weight)))
+    line = logistic_line(logit, target, weight, start=start, strength=(prior, 1e-3))
     return np.array([max(line[0], 0.05), line[1]], np.float32)
 
 
@@ -92,22 +84,13 @@ def poisson(
 ) -> NDArray[np.float64]:
     """Weights and, last, the constant that minimise sum(exp(z + log_weight)) - sum(label z) + ridge towards `start`,
     z = x w + b; the constant is free. x (n, d), label and log_weight (n,), start (d + 1,)."""
-    from scipy.optimize import minimize
+    from sklearn.linear_model import PoissonRegressor
 
-    x = np.column_stack([x, np.ones(len(x))])
-    pull = np.full(len(start), ridge)
-    pull[-1] = 0.0
-
-    def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        z = x @ w
-        expected = np.exp(np.minimum(z + log_weight, 50.0))
-        value = expected.sum() - label @ z + pull @ (w - start) ** 2
-        return float(value) / scale, (x.T @ (expected - label) + 2 * pull * (w - start)) / scale
-
-    scale = max(float(label.sum()), 1.0)
-    first = start.copy()
-    first[-1] = np.log(scale) - np.log(np.exp(x[:, :-1] @ start[:-1] + log_weight).sum())
-    return np.asarray(minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x)
+    # what is learned is the distance from `start`, whose part of the rate weighs like the weight itself
+    weight = np.exp(log_weight + x @ start[:-1])
+    model = PoissonRegressor(alpha=2 * ridge / weight.sum(), solver="newton-cholesky", tol=1e-9)
+    model.fit(x, np.maximum(label, 1e-9) / weight, sample_weight=weight)  # a rate of 0 has no logarithm
+    return np.append(start[:-1] + model.coef_, model.intercept_)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,12 +24,12 @@ from recllm.encoder.hardware import workers
 from recllm.errors import DataError
 from recllm.features.candidates import CandidateCounts
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
-from recllm.metrics import average, ndcg
 from recllm.models.scorer import Scorer, ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
 from recllm.models.sequence import SequenceArguments, SequenceModel
 from recllm.models.sequence_network import learn_sequence_model
 from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
+from recllm.stats.ranking import average, ndcg
 from recllm.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.training.windows import PastWindows, Window, choose_target, window_starts
 

@@ -22,9 +22,9 @@ from recllm.features.candidates import CandidateCounts, Candidates, candidates, 
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import pair_cosine, pair_features
 from recllm.features.scaled_crowd import sample_statistics
-from recllm.metrics import Truth
 from recllm.schema import Action
 from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
+from recllm.stats.ranking import Truth
 
 if TYPE_CHECKING:
     from recllm.models.sequence import SequenceModel

@@ -31,8 +31,8 @@ from functools import cached_property
 from math import isfinite, sqrt
 from statistics import NormalDist
 
-from recllm.metrics import LEVEL, ConfidenceInterval
 from recllm.schema import SESSION_PREFIX
+from recllm.stats.intervals import ConfidenceInterval, normal_quantile
 from recllm.workspace.workspace import Workspace
 
 SIZE_NOISE = 1.5
@@ -60,7 +60,6 @@ LISTS_TELL = (
 )
 
 _WIDER = sqrt(1 + RESULT_NOISE**2)
-_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -193,7 +192,7 @@ class FigureGate:
 
     def interval(self, interval: ConfidenceInterval, *question: object) -> ConfidenceInterval:
         """A value with its interval at `LEVEL`, wider by the noise."""
-        error = (interval.high - interval.low) / (2 * _Z)
+        error = (interval.high - interval.low) / (2 * normal_quantile())
         if self.is_exact or not isfinite(error):
             return interval
         return self.moved(interval, self._with_noise(interval.value, error, "interval", *question))

@@ -144,7 +144,9 @@ def _refusal(budget: PrivacyBudget, epsilon: float, delta: float, *, over_epsilo
         f"epsilon {epsilon:.4g} and delta {delta:.3g}, and nothing was trained. "
     )
     if over_epsilon:
-        cheaper = f"Train with --epsilon {budget.epsilon_left:.3g} or less" if budget.epsilon_left >= 0.05 else ""
+        cheaper = (
+            f"Train with --set privacy.epsilon={budget.epsilon_left:.3g} or less" if budget.epsilon_left >= 0.05 else ""
+        )
         limit = "total_epsilon"
     else:
         cheaper, limit = (

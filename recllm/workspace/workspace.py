@@ -13,7 +13,7 @@ campaigns/, campaign-files/, copies/   plans with their people, the files behind
 models/          published model versions
 serving/         what answering keeps of people; made anew when somebody withdraws or is erased
 certificates/    of erasures
-effects/, replenishment.safetensors   what trials told; when things are due to be bought again, once it was asked for
+effects/, replenishment.json   what trials told; when things are due to be bought again, once it was asked for
 domains/         words of the shop's own, where it has some: see `recllm.text.domains`
 cache/           what can be computed again; vectors of texts about people in a file of their own
 .lock            held while the workspace is made

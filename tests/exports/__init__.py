@@ -2,7 +2,7 @@
 
 Each module has `exports(rng)`, which gives the files of one system. `tests/test_sources.py` loads each into an empty
 workspace and compares what is there with what the file was made from. What says who bought what is made with any number
-of orders and people: `tests/test_exports_to_campaigns.py` makes a shop of each, and `ASSORTMENT` is what it sells.
+of orders and people, as `tests/test_exports_to_campaigns.py` needs it.
 """
 
 from __future__ import annotations

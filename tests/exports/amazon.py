@@ -38,15 +38,6 @@ PRODUCTS = [
     ("MUG", '"Best dad" mug', 12.5),
     ("CAF-1", "Cafetière à piston, 1 litre", 30.0),
 ]
-ASSORTMENT = [
-    *PRODUCTS[1:],
-    ("KET-1", "Bouilloire à col de cygne", 45.0),
-    ("GRI-2", "Coffee grinder, 25 settings", 89.0),
-    PRODUCTS[0],
-    ("KB-88", "Keyboard, 88 keys, silent", 64.99),
-    ("LAP-15", 'Laptop sleeve 15"', 24.0),
-    ("HUB-7", "USB hub with 7 ports", 33.5),
-]
 
 
 def tabbed(header: str, rows: list[dict[str, Any]]) -> str:

@@ -28,15 +28,6 @@ LISTINGS = [
     ("110551991235", "Band shirt", "", "[Size:S]", 19.5),
     ("110551991235", "Band shirt", "", "[Size:M]", 19.5),
 ]
-ASSORTMENT = [
-    *LISTINGS[1:],
-    ("110551991236", "Tour poster 1979", "POSTER-79", "", 45.0),
-    ("110551991237", "Vinyl record, first pressing", "", "", 89.0),
-    LISTINGS[0],
-    ("110551991238", "Brass candle holder", "CANDLE-2", "", 38.0),
-    ("110551991239", "Oak side table", "", "", 140.0),
-    ("110551991240", "Wall clock, brass", "CLOCK-1", "", 75.0),
-]
 
 
 def exports(rng: random.Random) -> list[Export]:

@@ -49,7 +49,6 @@ STATIONERY = [
     ("Fountain pen", "Fine", "FP-1", 48.0),
     ("Gift wrap", "Regular", "", 6.0),
 ]
-CERAMICS = [*WARES[:2], ("Vase", "Small", "VA-1", 36.0), ("Plate", "Regular", "", 22.0)]
 COFFEES = [(f"S{number}", f"Coffee, S{number}") for number in range(3)]
 DRINKS = [
     *COFFEES,
@@ -60,16 +59,6 @@ DRINKS = [
     ("T3", "Tea, rooibos"),
 ]
 CAKES = [("草莓蛋糕(8寸)", 268)]
-BAKERY = [
-    *CAKES,
-    ("抹茶千层(6寸)", 188),
-    ("提拉米苏(6寸)", 198),
-    ("芝士蛋糕(6寸)", 168),
-    ("碱水面包", 28),
-    ("全麦吐司", 22),
-    ("法棍", 18),
-    ("肉桂卷(4个)", 45),
-]
 
 
 def exports(rng: random.Random) -> list[Export]:

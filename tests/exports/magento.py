@@ -31,16 +31,6 @@ ORDER_COLUMNS = (
 VARIANTS = [(f"MH01-{size}-Black", f"Chaz Hoodie-{size}-Black", 52.0) for size in ("S", "M")]
 BAG = ("24-MB01", "Joust Duffle Bag", 34.0)
 GOODS = [*VARIANTS, BAG]
-ASSORTMENT = [
-    *VARIANTS,
-    ("MJ01-M-Orange", "Beaumont Summit Kit-M-Orange", 42.0),
-    ("MS01-L-Blue", "Aero Daily Fitness Tee-L-Blue", 24.0),
-    BAG,
-    ("24-UG06", "Affirm Water Bottle", 7.0),
-    ("24-UG01", "Quest Lumaflex Band", 19.0),
-    ("24-MG04", "Aim Analog Watch", 45.0),
-]
-"""SKU, name and price; what begins with 24- has no variants."""
 
 
 def exports(rng: random.Random) -> list[Export]:

@@ -35,15 +35,6 @@ LINES = [
     ("7", "0", "", "Tasse « été »", "7", 14.28),
     ("8", "34", "", "Carnet - Papier : Ligné", "8-34", 15.48),
 ]
-ASSORTMENT = [
-    *LINES[:2],
-    ("2", "9", "demo_3_S", "Pull ours brun - Taille : S", "demo_3_S", 43.08),
-    ("2", "10", "demo_3_M", "Pull ours brun - Taille : M", "demo_3_M", 43.08),
-    *LINES[2:],
-    ("9", "0", "demo_14", "Coussin « colibri »", "demo_14", 22.68),
-    ("3", "13", "", "Affiche encadrée - Dimension : 40x60cm", "3-13", 34.8),
-]
-"""Product, combination, reference, name, id of the item, price."""
 
 
 def exports(rng: random.Random) -> list[Export]:

@@ -13,8 +13,8 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.errors import DataError
 from recllm.evaluation.baselines import Items, Score, Scores, buyers, offered_items, rank_by, rank_in_blocks
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
-from recllm.metrics import accuracy
 from recllm.schema import Action
+from recllm.stats.probabilities import accuracy, sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -116,8 +116,6 @@ def source_model(**settings: Any) -> Ranker:
     fitted = lru_cache(maxsize=1)(lambda past: _train(past, args))
 
     def rank(query: EvaluationQuery) -> RankedLists:
-        from scipy.special import expit
-
         model, listed = fitted(query.fit_on), offered_items(query)
         items, step = model.items[listed], max(1, 2**19 // max(1, len(listed)))
         has_row = query.fit_users[:, None] >= 0
@@ -129,7 +127,7 @@ def source_model(**settings: Any) -> Ranker:
             return np.concatenate([model.logits(users[part, None], items[None]) for part in parts])
 
         lists = rank_in_blocks(query, listed, score, block=max(1, min(256, 2**24 // max(1, len(listed))))).items
-        probability = expit(model.logits(users[:, None], model.items[np.maximum(lists, 0)]))
+        probability = sigmoid(model.logits(users[:, None], model.items[np.maximum(lists, 0)]))
         probabilities = np.where(lists >= 0, probability, np.nan).astype(np.float32)
         return RankedLists(lists, probabilities, {"heldout_accuracy@0.5": model.accuracy})
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Floats, Ints, decay, matrix, merged_lines, unit
-from recllm.errors import MissingExtraError, UsageError
+from recllm.errors import UsageError
 from recllm.evaluation.baselines import BLOCK, Scores, one_pass_for_both_masks, rank_in_blocks
 from recllm.evaluation.protocols import COLD, EvaluationQuery, RankedLists, Ranker
 from recllm.features.candidates import CandidateCounts, Candidates, candidates
@@ -94,14 +94,9 @@ class Forest:
 
 
 def boost(examples: TreeExamples, settings: BoostSettings) -> Forest:
-    """Trees grown on the examples; one thread and fixed orders, so that a seed gives one result.
+    """Trees grown on the examples; one thread and fixed orders, so that a seed gives one result."""
+    import lightgbm
 
-    Raises `MissingExtraError` without the library.
-    """
-    try:
-        import lightgbm
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("lightgbm", "bench") from error
     data = lightgbm.Dataset(
         examples.features,
         label=examples.label,

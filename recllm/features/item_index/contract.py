@@ -105,7 +105,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
     Raises `ModelError` where it is missing, of another format, or a file is missing, truncated or changed.
     """
-    remedy = "build it again with: recllm index"
+    remedy = "build it again with: recllm refresh --index"
     try:
         about = json_value((folder / ABOUT).read_text("utf-8"))
         if about["format"] != FORMAT:

@@ -58,7 +58,9 @@ class FaissIndex(StoredVectors):
             if lists.d != dim:
                 raise ValueError(f"lists of {lists.d} dimensions for {dim}")
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{folder / LISTS} is damaged ({error}); build it again with: recllm index") from error
+            raise ModelError(
+                f"{folder / LISTS} is damaged ({error}); build it again with: recllm refresh --index"
+            ) from error
         return cls(dim, fingerprint, item_ids, vectors, lists, n_learned)
 
     def _candidates(self, queries: Floats, n: int) -> Iterable[tuple[Ints, Floats]]:

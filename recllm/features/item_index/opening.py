@@ -52,7 +52,8 @@ def open_index(folder: Path, fingerprint: str | None, *, url: str | None = None)
     kind, dim, stored = str(about["kind"]), int(about["dim"]), str(about["fingerprint"])
     if fingerprint is not None and stored != fingerprint:
         raise ModelError(
-            f"{folder}: the item index holds vectors of another model or encoder; build it again with: recllm index"
+            f"{folder}: the item index holds vectors of another model or encoder; "
+            "build it again with: recllm refresh --index"
         )
     if kind == "exact":
         return ExactIndex(dim, stored, *stored_rows(folder, dim))
@@ -68,7 +69,9 @@ def open_index(folder: Path, fingerprint: str | None, *, url: str | None = None)
         from recllm.features.item_index.qdrant import QdrantIndex, connect
 
         return QdrantIndex.open(connect(_required(kind, url)), str(about.get("collection")), dim, stored)
-    raise ModelError(f"{folder}: no kind of item index is called {kind[:40]!r}; build it again with: recllm index")
+    raise ModelError(
+        f"{folder}: no kind of item index is called {kind[:40]!r}; build it again with: recllm refresh --index"
+    )
 
 
 def _required(kind: str, url: str | None) -> str:

@@ -73,13 +73,13 @@ class PostgresIndex(RowIndex):
         engine = open_engine(url)
         with _explained(), engine.connect() as connection:
             if not all(_run(connection, "SELECT to_regclass(:name)", name=n).scalar() for n in TABLES):
-                raise ModelError("the database has no table item_vectors; build it again with: recllm index")
+                raise ModelError("the database has no table item_vectors; build it again with: recllm refresh --index")
             _require_extension(connection)
             about = _run(connection, "SELECT fingerprint, n_rows FROM item_vectors_about").one()
             if about.fingerprint != fingerprint:
                 raise ModelError(
                     "the table item_vectors holds vectors of another model or encoder; "
-                    "build it again with: recllm index"
+                    "build it again with: recllm refresh --index"
                 )
             rows = _run(connection, "SELECT row_no, item_id FROM item_vectors").all()
         item_ids = np.full(about.n_rows, None, object)

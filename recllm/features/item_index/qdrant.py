@@ -61,13 +61,13 @@ class QdrantIndex(RowIndex):
         """Raises `ModelError` where the collection is missing, or was made of other vectors."""
         with _explained():
             if not client.collection_exists(collection):
-                raise ModelError(f"Qdrant has no collection {collection}; build it again with: recllm index")
+                raise ModelError(f"Qdrant has no collection {collection}; build it again with: recllm refresh --index")
             config = client.get_collection(collection).config
             about = config.metadata or {}
             if about.get("fingerprint") != fingerprint or config.params.vectors.size != dim:
                 raise ModelError(
                     f"the collection {collection} holds vectors of another model or encoder; build it again with: "
-                    "recllm index"
+                    "recllm refresh --index"
                 )
             item_ids, after = np.full(int(about["n_rows"]), None, object), None
             while True:

@@ -235,7 +235,9 @@ def stored_rows(folder: Path, dim: int) -> tuple[pl.Series, Floats]:
         if vectors.shape != (len(item_ids), dim) or vectors.dtype != np.float32:
             raise ValueError(f"vectors of the shape {vectors.shape} for {len(item_ids)} items of {dim} dimensions")
     except (OSError, ValueError, EOFError, pl.exceptions.PolarsError) as error:
-        raise ModelError(f"{folder}: the item index is damaged ({error}); build it again with: recllm index") from error
+        raise ModelError(
+            f"{folder}: the item index is damaged ({error}); build it again with: recllm refresh --index"
+        ) from error
     return item_ids, np.asarray(vectors)  # still mapped, without what a memmap does at each access
 
 

@@ -53,8 +53,10 @@ _INSTRUCTION = (
     r"|\[/?INST\]|^\s*(system|assistant)\s*:|忽略(以上|之前|前面|上述)|你现在是|系统提示"
 )
 _FORMULA = r"^[=+\-@\t\r]"
-_PERSONAL_DATA_CHARS = 4_000
-"""So much of each text is searched for personal data."""
+_SEARCHED_CHARS = 4_000
+"""Of each text, searched for personal data, mark-up and instructions."""
+_HINTED_CHARS = 500
+"""The hints take longer than the search for texts above this length, nearly all of which they match."""
 _ODD = r"[^ !-%'-;=?-~]"
 """Plain letters, digits and marks; texts of nothing else need no closer look."""
 
@@ -290,10 +292,12 @@ class FieldBatch:
 
         column: the file's name of it.
         """
-        distinct = texts.filter(self.good()).drop_nulls().str.slice(0, _PERSONAL_DATA_CHARS).value_counts(name="rows")
+        distinct = texts.filter(self.good()).drop_nulls().str.slice(0, _SEARCHED_CHARS).value_counts(name="rows")
         candidates = (pl.lit(label) + pl.col(texts.name)).alias("text")
+        is_long = pl.col("text").str.len_chars() > _HINTED_CHARS
         is_suspect = pl.any_horizontal(pl.col("text").str.contains(hint) for hint in personal_data_hints())
-        suspects = distinct.select(candidates, "rows").filter(is_suspect)
+        distinct = distinct.select(candidates, "rows")
+        suspects = pl.concat([distinct.filter(is_long), distinct.filter(~is_long).filter(is_suspect)])
         n_rows = sum(rows for text, rows in suspects.iter_rows() if find_personal_data(text))
         if n_rows:
             self.load.notes["W_PERSONAL_DATA"] += n_rows
@@ -426,8 +430,8 @@ def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
     if column.str.contains(_ODD).any():
         clean = column.str.replace_all(UNSEEN_IN_TEXT, "")
         notes["W_CTRL"] += int((clean != column).sum())
-        notes["W_HTML"] += int(clean.str.contains(_HTML).sum())
-    notes["W_INSTRUCTION_LIKE"] += int(clean.str.contains(_INSTRUCTION).sum())
+        notes["W_HTML"] += int(clean.str.slice(0, _SEARCHED_CHARS).str.contains(_HTML).sum())
+    notes["W_INSTRUCTION_LIKE"] += int(clean.str.slice(0, _SEARCHED_CHARS).str.contains(_INSTRUCTION).sum())
     return null_if_empty(clean.str.strip_chars())
 
 

@@ -112,12 +112,12 @@ class DecimalEvidence:
                 raise IngestError(
                     "E_NUMBER_FORMAT",
                     f"{file}: {point:,} numbers with a decimal point and {comma:,} with a decimal comma; "
-                    "make them alike, or say --decimal",
+                    "make them alike, or say --read decimal=",
                 )
             return "." if point > comma else ","
         if self.unclear:
             raise IngestError(
                 "E_NUMBER_FORMAT",
-                f"{file}: {self.unclear} may be thousands or a fraction; say --decimal . or --decimal ,",
+                f"{file}: {self.unclear} may be thousands or a fraction; say --read decimal=. or --read decimal=,",
             )
         return "."

@@ -41,7 +41,7 @@ ROW_ERRORS = {
     UNREADABLE: ("E_TIMESTAMP", "is not a time in the file's format"),
     OUT_OF_RANGE: (
         "E_TS_RANGE",
-        "is before 1990 or absurdly far ahead (day numbers of a spreadsheet need --ts-format excel)",
+        "is before 1990 or absurdly far ahead (day numbers of a spreadsheet need --read ts_format=excel)",
     ),
     SKIPPED_HOUR: ("E_TS_GAP", "does not exist in the zone: the clock skips it"),
     FUTURE: ("E_FUTURE", "lies more than a day in the future"),
@@ -147,7 +147,8 @@ def _mixed_epoch(file: str, digits: list[int]) -> IngestError:
 def _ambiguous_date(file: str, *, contradictory: bool) -> IngestError:
     why = "some dates only read day first and some only month first" if contradictory else "no day is above 12"
     return IngestError(
-        "E_AMBIGUOUS_DATE", f"{file}: dates like 03/04/2025 and {why}; say --date-order dmy or mdy, or write 2025-04-03"
+        "E_AMBIGUOUS_DATE",
+        f"{file}: dates like 03/04/2025 and {why}; say --read date_order=dmy or mdy, or write 2025-04-03",
     )
 
 
@@ -300,7 +301,7 @@ def _to_utc(clock: ParsedTimes, form: TimeFormat, file: str) -> ParsedTimes:
     if form.tz is None:
         raise IngestError(
             "E_NAIVE_TZ",
-            f"{file}: times without a zone; say which one they are in, e.g. --tz Europe/London or --tz UTC, or once "
+            f"{file}: times without a zone; say which one they are in, e.g. --read tz=Europe/London, or once "
             "for all files of the shop: recllm init --timezone, or timezone in workspace.toml",
         )
     local, n_ambiguous = pl.Series(at[naive]).cast(pl.Datetime("us")), 0

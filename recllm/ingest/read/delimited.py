@@ -133,7 +133,7 @@ def _sniff(sample: str, file: str) -> str:
         raise IngestError(
             "E_DELIMITER",
             f"{file}: no delimiter of , ; tab | splits at least 95 % of the lines into as many fields as the header; "
-            "say --delimiter",
+            "say --read delimiter=",
         )
     return max(regular)[2]
 

@@ -249,7 +249,7 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
     raise IngestError(
         "E_ENCODING",
         f"{file} is not UTF-8: first bad byte at offset {source.first_bad:,}. Say which encoding it has "
-        f"(--encoding {' | '.join(able) or 'NAME'} would decode its beginning), or --on-bad-bytes quarantine",
+        f"(--read encoding={' | '.join(able) or 'NAME'} would decode its beginning), or --read on_bad_bytes=quarantine",
     )
 
 
@@ -301,8 +301,8 @@ def _wide(source: SourceFile, declared: str | None) -> Decoding:
         if zeros.count(0) > len(zeros) // 20 and not texts.count(0):
             raise IngestError(
                 "E_ENCODING",
-                f"{source.path.name} looks like UTF-16 without a byte order mark; say --encoding {guess}, or save as "
-                "UTF-8",
+                f"{source.path.name} looks like UTF-16 without a byte order mark; say --read encoding={guess}, "
+                "or save as UTF-8",
             )
     raise IngestError(
         "E_NOT_TEXT", f"{source.path.name} is binary: a zero byte at offset {source.first_nul:,}; export it as CSV"

@@ -50,7 +50,7 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first:
         raise IngestError("E_EMPTY", f"{path.name} has no cell with anything in it")
     if not stream:
         why = "has several sheets" if sheet is None else f"has no sheet {sheet!r} with anything in it"
-        raise IngestError("E_SHEET", f"{path.name} {why}: say --sheet NAME, one of {', '.join(names)}")
+        raise IngestError("E_SHEET", f"{path.name} {why}: say --read sheet=NAME, one of {', '.join(names)}")
     cells = pl.read_ipc_stream(stream)
     top = [[(cell or "").strip() for cell in row] for row in cells.head(HEADER_ROWS).rows()]
     header_row = max(range(len(top)), key=lambda row: (known_count(top[row]), len([c for c in top[row] if c]), -row))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from functools import lru_cache
 
 from recllm.text.finders.patterns import (
     A_DIGIT,
@@ -12,6 +13,9 @@ from recllm.text.finders.patterns import (
     Span,
     entry,
     has_label,
+    has_words,
+    matches,
+    may_match,
     pattern,
     reads_like_title,
     word_set,
@@ -22,7 +26,7 @@ def addresses(text: str) -> Iterator[Span]:
     if not text.isascii():
         yield from _chinese_addresses(text)
     for name in ("box", "japanese"):
-        yield from (match.span() for match in pattern(f"address.{name}").finditer(text))
+        yield from (match.span() for match in matches(f"address.{name}", text))
     if not A_DIGIT.search(text) or not A_WORD.search(text):
         return
     if pattern("address.european_code").search(text):
@@ -33,7 +37,7 @@ def addresses(text: str) -> Iterator[Span]:
     yield from (match.span() for match in pattern("address.numbered").finditer(text))
     for match in pattern("address.field").finditer(text) if ":" in text or "=" in text else ():
         yield match.span("address")
-    for match in pattern("address.indian").finditer(text):
+    for match in pattern("address.indian").finditer(text) if pattern("address.indian_end").search(text) else ():
         if _is_indian(text, match):
             yield match.span()
     yield from (match.span() for match in pattern("address.german_small").finditer(text))
@@ -50,13 +54,18 @@ def addresses(text: str) -> Iterator[Span]:
     for match in pattern("address.english_after").finditer(text):
         if _is_addressed(text, match.start()):
             yield match.start(), _end_of_address(text, match.end())
+    is_covered = bytearray(len(text))
     for sort in ("strong", "weak"):
         for match in pattern("address.english", SORT=entry(f"address.{sort}")).finditer(text):
             is_title = reads_like_title(text)
             sure = (_is_addressed(text, match.start()) and not is_title) or _has_postcode(text, match.end())
             if sure or (sort == "strong" and _is_street(text, match) and not is_title):
-                yield match.start(), _end_of_address(text, match.end())
+                end = _end_of_address(text, match.end())
+                is_covered[match.start() : end] = b"\1" * (end - match.start())
+                yield match.start(), end
         for match in pattern("address.english_small", SORT=entry(f"address.{sort}")).finditer(text):
+            if is_covered[match.start()]:
+                continue
             is_told = sort == "strong" and _is_addressed(text, match.start())
             if is_told or (_has_postcode(text, match.end()) and not _names_goods(match["street"])):
                 yield match.start(), _end_of_address(text, match.end())
@@ -89,11 +98,19 @@ def _is_indian(text: str, match: re.Match[str]) -> bool:
 
 
 def _is_addressed(text: str, start: int) -> bool:
-    return pattern("address.label").search(text[max(0, start - 36) : start]) is not None
+    return has_words("address.label", text[max(0, start - 36) : start])
 
 
 def _has_postcode(text: str, end: int) -> bool:
-    return pattern("address.postcode").match(text[end : end + 80]) is not None
+    codes = _postcodes(text)
+    index = bisect_left(codes, end)
+    return index < len(codes) and codes[index] < end + 80 and has_words("address.postcode", text[end : end + 80])
+
+
+@lru_cache(maxsize=4)
+def _postcodes(text: str) -> tuple[int, ...]:
+    """Where those begin that make a street of what is before them."""
+    return tuple(match.start() for match in pattern("address.state_code").finditer(text))
 
 
 def _end_of_address(text: str, end: int) -> int:
@@ -103,16 +120,12 @@ def _end_of_address(text: str, end: int) -> int:
 
 def _is_street(text: str, match: re.Match[str]) -> bool:
     """True for "12 Baker Street" before a comma, a small letter or the end; "28 Inch Carbon Road Bike" is a thing."""
-    name = " ".join(match[0].split()[1:]).lower()
-    if _names_goods(match["street"]) or any(famous in name for famous in entry("address.famous")):
+    if _names_goods(match["street"]) or pattern("address.famous").search(" ".join(match[0].split()[1:])):
         return False
     after = text[match.end() : match.end() + 40]
-    if pattern("address.titled").match(after):
+    if has_words("address.titled", after):
         return False
-    return (
-        re.match(r" ?(?:$|[,.;:)\n!?]| [a-z]| (?:N|S|E|W|NE|NW|SE|SW|Apt|Suite|Unit|Flat|#)\b)|[,.;:)\n!?]", after)
-        is not None
-    )
+    return pattern("address.after_street").match(after) is not None
 
 
 def _names_goods(street: str) -> bool:
@@ -127,14 +140,17 @@ _NO_LETTER = re.compile(r"[\W_]")
 def _chinese_addresses(text: str) -> Iterator[Span]:
     label_ends: list[int] = []
     label_tail = pattern("address.chinese_label_tail")
-    for match in pattern("address.chinese_label").finditer(text):
+    for match in matches("address.chinese_label", text):
         label_ends.append(match.end())
         tail = label_tail.match(text, match.end())
         if tail and re.search(r"\d|[省市区县镇乡村路街]", tail[0]) and _has_house(tail[0]):
             yield tail.start(), tail.end()
+    is_covered = bytearray(len(text))
     for name in ("chinese", "chinese_village"):
         for match in pattern(f"address.{name}").finditer(text):
-            start = _left_of(text, match.start(), label_ends)
+            start = match.start() if is_covered[match.start()] else _left_of(text, match.start(), label_ends)
+            if is_covered[start]:
+                continue
             regions = pattern("address.chinese_regions").findall(text[start : match.end()])
             is_counted = re.search(r"\d", match[0]) is not None and match.start() - start >= 1
             is_enough = len(regions) > 1 or _near(label_ends, start) if name == "chinese_village" else True
@@ -142,18 +158,24 @@ def _chinese_addresses(text: str) -> Iterator[Span]:
                 continue
             if is_enough and (is_counted or regions):
                 continuation = pattern("address.chinese_more").match(text[match.end() : match.end() + 60])
-                yield start, match.end() + (continuation.end() if continuation else 0)
-    for match in pattern("address.chinese_house").finditer(text):
+                end = match.end() + (continuation.end() if continuation else 0)
+                is_covered[start:end] = b"\1" * (end - start)
+                yield start, end
+    for match in matches("address.chinese_house", text):
+        if is_covered[match.start()]:
+            continue
         start = _left_of(text, match.start(), label_ends)
         left = text[start : match.start()]
         regions = pattern("address.chinese_regions").findall(left)
-        settled = re.search(
-            entry("address.chinese_settlement") + r"[ ]?(?:[一二三四五六七八九十\d]{1,2}(?:期|区)[ ]?)?$", left
-        )
         is_chain = len(left) > 1 and pattern("address.chinese_chain").search(match[0]) is not None
         is_lone = re.fullmatch(r"\d+号", match[0]) is not None
-        if len(regions) > (2 if is_lone else 1) or is_chain or (settled and len(left) >= 3 and not is_lone):
+        if len(regions) > (2 if is_lone else 1) or is_chain or (not is_lone and _is_settled(left)):
             yield start, match.end()
+
+
+def _is_settled(left: str) -> bool:
+    """True where the name of a settlement stands before a house."""
+    return len(left) > 2 and pattern("address.chinese_settled").search(left) is not None
 
 
 def _has_house(address: str) -> bool:
@@ -169,8 +191,9 @@ def _left_of(text: str, at: int, label_ends: list[int]) -> int:
     start = at - len(_NO_LETTER.split(text[max(0, at - _LEFT_OF_STREET) : at])[-1])
     if index := bisect_right(label_ends, at):
         start = max(start, label_ends[index - 1])
-    for stop in pattern("address.chinese_stop").finditer(text, start, at):
-        start = stop.end()
+    if may_match("address.chinese_stop", text):
+        for stop in pattern("address.chinese_stop").finditer(text, start, at):
+            start = stop.end()
     return start
 
 

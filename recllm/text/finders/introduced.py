@@ -8,12 +8,13 @@ from functools import cache
 
 from recllm.text.finders.known_names import (
     chinese_name_pattern,
+    common_surname_signs,
     has_known_name,
     is_no_chinese_name,
     is_no_name,
     surname,
 )
-from recllm.text.finders.patterns import Span, columns, entry, pattern, reads_like_title, word_set
+from recllm.text.finders.patterns import Span, columns, entry, marks_of, matches, pattern, reads_like_title, word_set
 
 
 def introduced_names(text: str) -> Iterator[Span]:
@@ -24,10 +25,9 @@ def introduced_names(text: str) -> Iterator[Span]:
 
 
 def _latin_introductions(text: str) -> Iterator[Span]:
-    patterns = _latin_patterns()
     has_names = pattern("introduced.two_names").search(text) is not None
     for name in _OF_TWO_WORDS if has_names else ("bell",):
-        for match in patterns[name].finditer(text):
+        for match in matches(f"introduced.{name}", text, RELATION=entry("introduced.relation")):
             words = match["name"].lower().split()
             if match["name"].isupper() and name != "ticket" and not pattern("introduced.loud").search(match[0]):
                 continue
@@ -35,7 +35,7 @@ def _latin_introductions(text: str) -> Iterator[Span]:
             is_title |= name in ("self", "whose") and reads_like_title(text, match.start("name"))
             if not is_no_name(words) and (not is_title or (name == "person" and has_known_name(words))):
                 yield match.span("name")
-    for match in patterns["person_small"].finditer(text):
+    for match in matches("introduced.person_small", text, RELATION=entry("introduced.relation")):
         first, family = match["name"].lower().split()
         if first in word_set("name.given") and first not in word_set("introduced.no_given"):
             is_whole = family not in word_set("introduced.no_family")
@@ -43,12 +43,6 @@ def _latin_introductions(text: str) -> Iterator[Span]:
 
 
 _OF_TWO_WORDS = ("bell", "person", "whose", "self", "subject", "wish", "made", "beside", "ticket")
-
-
-@cache
-def _latin_patterns() -> dict[str, re.Pattern[str]]:
-    relation = entry("introduced.relation")
-    return {name: pattern(f"introduced.{name}", RELATION=relation) for name in (*_OF_TWO_WORDS, "person_small")}
 
 
 @cache
@@ -73,7 +67,10 @@ def _names_in_columns(text: str) -> Iterator[Span]:
 
 
 def _chinese_introductions(text: str) -> Iterator[Span]:
-    for expression in _chinese_patterns().values():
+    has_name = not common_surname_signs().isdisjoint(marks_of(text))
+    for name, expression in _chinese_patterns().items():
+        if not has_name and name != "chinese_dotted":
+            continue
         for match in expression.finditer(text):
             group = "name" if match["name"] else "name_after"
             value = match[group]

@@ -36,6 +36,14 @@ def chinese_name_pattern() -> str:
     return f"(?:(?:{'|'.join(word_set('name.double_surnames'))})[{{HAN}}]{{1,2}}?|[{common}][{{HAN}}]{{1,2}}?)"
 
 
+@cache
+def common_surname_signs() -> frozenset[str]:
+    """The first characters of the names that the pattern matches."""
+    return frozenset(entry("name.surnames").strip()[:_N_COMMON]) | {
+        name[0] for name in word_set("name.double_surnames")
+    }
+
+
 def is_no_chinese_name(name: str) -> bool:
     if any(name.startswith(word) or name.endswith(word) for word in word_set("name.no_chinese_names")):
         return True

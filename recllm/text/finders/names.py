@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from recllm.text.finders.introduced import introduced_names
 from recllm.text.finders.known_names import has_known_name, is_no_name, surname
-from recllm.text.finders.patterns import A_WORD, Span, entry, is_han, pattern, reads_like_title, word_set
+from recllm.text.finders.patterns import A_WORD, Span, entry, is_han, matches, pattern, reads_like_title, word_set
 
 _COLON = re.compile(r"[:=|\t]|name - | is |[\"'] ?[,;]", re.IGNORECASE)
 
@@ -21,7 +21,7 @@ def names(text: str) -> Iterator[Span]:
 
 
 def _latin_names(text: str) -> Iterator[Span]:
-    for match in pattern("name.salutation").finditer(text):
+    for match in matches("name.salutation", text):
         words = match["name"].replace("’", "'").lower().split()
         brands = entry("name.brands").get(match["title"].lower(), "")
         salutation = pattern("name.spoken_before").search(text[max(0, match.start() - 24) : match.start()])
@@ -44,7 +44,7 @@ def _latin_names(text: str) -> Iterator[Span]:
     for name in ("name.label", "name.bare_label", "name.line_label"):
         if name == "name.label" and not _COLON.search(text):
             continue
-        for match in pattern(name).finditer(text):
+        for match in matches(name, text):
             if pattern("name.label_of_goods").search(text[max(0, match.start("label") - 12) : match.start("label")]):
                 continue
             is_title = reads_like_title(text) or (match["label"] == "Contact" and reads_like_title(text, match.end()))
@@ -55,7 +55,7 @@ def _latin_names(text: str) -> Iterator[Span]:
     yield from _loosely_labelled_names(text)
     text_end = len(text.rstrip())
     for name in ("name.greeting", "name.closing"):
-        for match in pattern(name).finditer(text):
+        for match in matches(name, text):
             words = [word.lower() for word in match["name"].split()]
             is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
             is_signed = name == "name.closing" and pattern("name.closed").match(match[0]) is not None
@@ -88,7 +88,7 @@ def _end_of_name(name: str, label: str) -> int:
 
 
 def _loosely_labelled_names(text: str) -> Iterator[Span]:
-    for match in pattern("name.loose_label").finditer(text):
+    for match in matches("name.loose_label", text):
         words = [word.lower().strip(".,") for word in match["name"].split()]
         is_told = pattern("name.loose_after").match(match["after"]) is not None
         first_words = [part for word in words[:-1] for part in (word, *word.split("-"))]
@@ -106,13 +106,14 @@ _TITLES_OF_BRANDS = frozenset({"Dr", "DR", "Miss", "Sir", "Madam", "Madame", "Pr
 
 
 def _chinese_names(text: str) -> Iterator[Span]:
-    for name in ("name.han_name", "name.han_sent"):
-        for match in pattern(name).finditer(text):
+    has_field = pattern("name.han_value").search(text) is not None
+    for name in ("name.han_name", "name.han_sent") if has_field else ("name.han_sent",):
+        for match in matches(name, text):
             value = match["name"]
             is_name = not any(value.startswith(w) or value.endswith(w) for w in word_set("name.no_chinese_names"))
             if is_name and surname(value) and (len(value) < 4 or "·" in value or surname(value) == 2):
                 yield match.span("name")
-    for match in pattern("name.chinese_label").finditer(text):
+    for match in matches("name.chinese_label", text):
         name, is_firm = match["name"], match["label"] in word_set("name.firm_chinese_labels")
         if name.isascii():
             if match["colon"].strip() and _end_of_name(name, "recipient"):
@@ -130,19 +131,18 @@ def _chinese_names(text: str) -> Iterator[Span]:
         may_be = bool(surname(name)) or (is_firm and (has_colon or "·" in name))
         if is_name and 2 <= size <= (12 if "·" in name else 4) and may_be and (is_firm or has_colon):
             yield match.start("name"), match.start("name") + size
-    no_names = word_set("name.no_honorific")
-    for match in pattern("name.honorific").finditer(text):
-        if reads_like_title(text) or pattern("name.honorific_of_goods").match(text, match.end()):
+    no_names, of_goods = word_set("name.no_honorific"), pattern("name.honorific_of_goods")
+    begins = pattern("name.honorific_before")
+    for match in matches("name.honorific", text):
+        if reads_like_title(text) or of_goods.match(text, match.end()):
             continue
         for size in (3, 2, 4, 1):
             start = match.start() - size
             value = text[max(0, start) : match.start()]
-            if start < 0 or not all(map(is_han, value)):
-                continue
             if value in no_names:
                 break
-            n_surname = surname(value)
-            is_name = n_surname > 0 and size - n_surname <= 2
-            if is_name and pattern("name.honorific_before").search(text[max(0, start - 1) : start]):
+            n_surname = surname(value) if start >= 0 else 0
+            is_name = n_surname > 0 and size - n_surname <= 2 and all(map(is_han, value))
+            if is_name and begins.search(text, max(0, start - 1), start):
                 yield start, match.end()
                 break

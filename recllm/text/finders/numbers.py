@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from recllm.text.finders.patterns import Span, entry, has_label, n_digits, pattern, word_set
-from recllm.text.finders.spelled import spelled_numbers
+from recllm.text.finders.patterns import Span, entry, has_label, has_words, n_digits, pattern, word_set
 
 _BETWEEN = " -._/\n"
 """What numbers are grouped with, or broken at."""
@@ -36,9 +35,6 @@ def _iban_lengths() -> dict[str, int]:
 
 
 def resident_ids(text: str) -> Iterator[Span]:
-    for start, end, number in spelled_numbers(text):
-        if len(number) == 18 and _is_resident_id(number):
-            yield start, end
     for match in pattern("resident_id.number").finditer(text) if n_digits(text) > 16 else ():
         if _is_resident_id(re.sub(r"[ ._/\n-]", "", match[0]).upper()):
             yield match.span()
@@ -56,27 +52,27 @@ _TOLD = re.compile(r"\d{2,}[^\d]{0,3}(?=[^\W\d_]{2})")
 
 
 def cards(text: str) -> Iterator[Span]:
-    for start, end, digits in spelled_numbers(text):
-        if len(digits) in _card_lengths(digits) and luhn(digits):
-            yield start, end
     if n_digits(text) < 12:
         return
     for match in pattern("card.number").finditer(text):
+        pieces = list(_PIECE.finditer(match[0]))
+        # The date of expiry may follow: "4111 1111 1111 1111 12/27".
+        signs = [piece[0] for piece in pieces]
+        sizes = [n for n in range(len(signs), 0, -1) if _may_be_card("".join(signs[:n]), is_whole=n == len(signs))]
+        if not sizes:
+            continue
         before = text[max(0, match.start() - 28) : match.start()]
         # A number of an order that another word follows has been told: "for order 123, card 4111...".
         begin = match.start() - len(_TOLD.split(before)[-1])
         is_labelled = has_label(text, match.start(), "card.label", against="phone.not_label")
         is_other = has_label(text, match.start(), "phone.not_label", reach=match.start() - begin)
-        is_other = is_other and pattern("card.told").search(before) is None
+        is_other = is_other and not has_words("card.told", before)
         if not is_labelled and text[match.end() : match.end() + 1].isalpha() and text[match.end()].isascii():
             continue
         beside = before + " " + text[match.end() : match.end() + 28]
-        is_told = not is_other and pattern("card.context").search(beside) is not None
-        # The date of expiry may follow: "4111 1111 1111 1111 12/27".
-        pieces = list(_PIECE.finditer(match[0]))
-        for n in range(len(pieces), 0, -1):
-            parts = [piece[0] for piece in pieces[:n]]
-            if _is_card(parts, is_labelled, is_other, is_told, is_whole=n == len(pieces)):
+        is_told = not is_other and has_words("card.context", beside)
+        for n in sizes:
+            if _is_card(signs[:n], is_labelled, is_other, is_told, is_whole=n == len(signs)):
                 yield match.start(), match.start() + pieces[n - 1].end()
                 break
 
@@ -84,11 +80,15 @@ def cards(text: str) -> Iterator[Span]:
 _PIECE = re.compile(r"[^ ._/·\n-]+")
 
 
+def _may_be_card(digits: str, *, is_whole: bool) -> bool:
+    """False for what no word beside makes a card of: no check digit, or a part of a number that no issuer has."""
+    is_enough = len(digits) > 11 if is_whole else len(digits) > 14 and len(digits) in _card_lengths(digits[:4])
+    return is_enough and len(set(digits)) > 1 and luhn(digits)
+
+
 def _is_card(pieces: Sequence[str], is_labelled: bool, is_other: bool, is_told: bool, *, is_whole: bool) -> bool:
     digits, sizes = "".join(pieces), [len(piece) for piece in pieces]
-    if len(digits) < 12 or len(set(digits)) == 1 or not luhn(digits):
-        return False
-    is_issued = len(digits) in _card_lengths(digits)
+    is_issued = len(digits) in _card_lengths(digits[:4])
     is_grouped = " ".join(map(str, sizes)) in word_set("card.groups") or (
         is_issued
         and (
@@ -105,8 +105,9 @@ def _is_card(pieces: Sequence[str], is_labelled: bool, is_other: bool, is_told: 
     return is_labelled or (is_issued and not is_other and not is_article)
 
 
+@cache
 def _card_lengths(digits: str) -> frozenset[int]:
-    """How many digits cards that begin like this have; empty where no issuer's do."""
+    """How many digits cards have that begin with these four; empty where no issuer's do."""
     return frozenset(
         length
         for issuer in entry("card.issuers")
@@ -117,11 +118,14 @@ def _card_lengths(digits: str) -> frozenset[int]:
 
 def luhn(digits: str) -> bool:
     """ISO/IEC 7812-1, annex B."""
-    doubled = [int(d) * (2 if index % 2 else 1) for index, d in enumerate(reversed(digits))]
-    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
+    return (sum(map(int, digits[::-2])) + sum(map(int, digits[-2::-2].translate(_DOUBLED)))) % 10 == 0
+
+
+_DOUBLED = str.maketrans("0123456789", "0246813579")
+"""A digit -> the sum of the digits of its double."""
 
 
 def is_article_number(digits: str) -> bool:
     """By the check digit of GTIN-8, -12, -13 and -14 (GS1)."""
-    weighted = sum(int(d) * (3 if index % 2 else 1) for index, d in enumerate(reversed(digits)))
-    return len(digits) in (8, 12, 13, 14) and weighted % 10 == 0
+    n_digits = len(digits)
+    return n_digits in (8, 12, 13, 14) and (sum(map(int, digits[::-2])) + 3 * sum(map(int, digits[-2::-2]))) % 10 == 0

@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from ipaddress import AddressValueError, IPv6Address
 
-from recllm.text.finders.patterns import Span, pattern, word_set
+from recllm.text.finders.patterns import Span, matches, pattern, word_set
 
 
 def emails(text: str) -> Iterator[Span]:
-    if "@" in text or "&" in text or "%40" in text:
+    if "@" in text or "%40" in text or ("&" in text and pattern("email.sign").search(text)):
         for match in pattern("email.plain").finditer(text):
             local, _, host = match[0].partition(" @")
             is_handle = host[:1].isalpha() and local.lower() in word_set("email.networks")  # IG @ann.bakes
             if match["top"].lower() not in word_set("email.no_hosts") and not is_handle:
                 yield match.span()
         yield from (match.span() for match in pattern("email.letters").finditer(text))
-    if pattern("email.hidden").search(text):
+    if any(matches("email.hidden", text)):
         yield from _hidden_emails(text)
 
 
@@ -52,8 +52,8 @@ def handles(text: str) -> Iterator[Span]:
                 if name == "handle.at_han" or _is_mention(text, match.start(), match["name"]):
                     yield match.start("name") - (name == "handle.at"), match.end()
     for name in ("handle.owned", "handle.reddit"):
-        yield from (match.span("name") for match in pattern(name).finditer(text))
-    for match in pattern("handle.labelled").finditer(text):
+        yield from (match.span("name") for match in matches(name, text))
+    for match in matches("handle.labelled", text):
         group = next(name for name in ("name", "name_zh", "number") if match[name])
         value = match[group].rstrip(".-")
         is_word = value.isalpha() and value[1:].islower() and group == "name"
@@ -86,7 +86,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
             or pattern("ip.label").search(before)
         ):
             yield start, match.end()
-    for match in pattern("ip.v4").finditer(text):
+    for match in pattern("ip.v4").finditer(text) if pattern("ip.dotted").search(text) else ():
         parts = [int(part) for part in match[0].split(".")]
         if _is_of_nobody(parts):
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
@@ -30,11 +30,38 @@ def pattern(name: str, **parts: str) -> re.Pattern[str]:
     return compiled(entry(name), **parts)
 
 
+@cache
 def compiled(text: str, **parts: str) -> re.Pattern[str]:
     for _ in range(3):  # a part may hold parts
         for part, value in {**_table()["parts"], **parts}.items():
             text = text.replace(f"{{{part}}}", value)
     return re.compile(re.sub(r"\n *", "", text))
+
+
+def matches(name: str, text: str, **parts: str) -> Iterator[re.Match[str]]:
+    """Matches of a pattern, which is searched only where its marks let it match."""
+    return pattern(name, **parts).finditer(text) if may_match(name, text) else iter(())
+
+
+def may_match(name: str, text: str) -> bool:
+    """False where the pattern has marks, and the text holds none of them."""
+    marks = marks_of_patterns().get(name)
+    return marks is None or not marks.isdisjoint(marks_of(text))
+
+
+@cache
+def marks_of_patterns() -> Mapping[str, frozenset[str]]:
+    """Pattern -> marks, of which each of its matches holds one."""
+    return {name: frozenset(marks.split()) for name, marks in _table()["marks"].items()}
+
+
+@lru_cache(maxsize=4)
+def marks_of(text: str) -> frozenset[str]:
+    """The runs of ASCII letters in small letters, and each character."""
+    return frozenset(_LETTERS.findall(text.lower())) | frozenset(text)
+
+
+_LETTERS = re.compile("[a-z]+")
 
 
 @cache
@@ -46,7 +73,14 @@ def word_set(name: str) -> frozenset[str]:
 
 A_WORD = re.compile("[A-Za-zÀ-ÿ]{2}")
 """Of Latin letters."""
+A_LETTER = re.compile(r"[^\W\d_]")
 A_DIGIT, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,4}\d){6}")
+
+
+@lru_cache(maxsize=1 << 12)
+def has_words(name: str, piece: str) -> bool:
+    """True where a pattern of words, each with a letter, is in a short piece of a text."""
+    return A_LETTER.search(piece) is not None and pattern(name).search(piece) is not None
 
 
 def has_label(text: str, start: int, label: str, *, reach: int = 28, against: str | None = None) -> bool:
@@ -60,6 +94,8 @@ def has_label(text: str, start: int, label: str, *, reach: int = 28, against: st
 
 @lru_cache(maxsize=1 << 12)
 def _last_label(label: str, before: str) -> tuple[int, int] | None:
+    if not A_LETTER.search(before):
+        return None
     return max(((m.end(), -m.start()) for m in pattern(label).finditer(before)), default=None)
 
 

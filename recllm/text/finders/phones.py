@@ -1,4 +1,4 @@
-"""Numbers of phones, in digits and in words."""
+"""Phone numbers."""
 
 from __future__ import annotations
 
@@ -8,41 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 from recllm.text.finders.numbers import is_article_number
-from recllm.text.finders.patterns import SEVEN_DIGITS, Span, columns, compiled, entry, has_label, pattern, word_set
-from recllm.text.finders.spelled import spelled_numbers
+from recllm.text.finders.patterns import (
+    A_LETTER,
+    SEVEN_DIGITS,
+    Span,
+    columns,
+    compiled,
+    entry,
+    has_label,
+    has_words,
+    pattern,
+    word_set,
+)
 
 
 def phones(text: str) -> Iterator[Span]:
-    yield from _phones_in_digits(text)
-    yield from _phones_in_words(text)
-
-
-def _phones_in_words(text: str) -> Iterator[Span]:
-    """一三八零零…, "four one five ..."; those of a Chinese mobile number, others beside a label."""
-    for match in pattern("phone.numerals").finditer(text):
-        is_mobile = match["mobile"] is not None and len(set(match[0])) > 3
-        if not match[0].isascii() and (
-            _is_told(text, *match.span()) or (is_mobile and not has_label(text, match.start(), "phone.not_label"))
-        ):
-            yield match.span()
-    for start, end, digits in spelled_numbers(text):
-        # Ten digits and more are seldom said of anything else.
-        is_long = len(digits) > 9 and len(set(digits)) > 3 and not _is_row(digits)
-        is_other = has_label(text, start, "phone.not_label", reach=40)
-        if 7 <= len(digits) <= 15 and (_is_told(text, start, end) or (is_long and not is_other)):
-            yield start, end
-
-
-def _is_told(text: str, start: int, end: int) -> bool:
-    """True where a word for phones stands beside."""
-    return (
-        has_label(text, start, "phone.label", reach=16, against="phone.not_label")
-        or pattern("phone.soft_label").search(text[max(0, start - 48) : start]) is not None
-        or pattern("phone.label_after").search(text[end : end + 40]) is not None
-    )
-
-
-def _phones_in_digits(text: str) -> Iterator[Span]:
     """The shape that begins first, and of several the first in the list; each number is judged by what is beside it."""
     if not SEVEN_DIGITS.search(text):
         return
@@ -54,8 +34,8 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
         )
         end = match.end() if end == match.end("number") else end
         start = match.start() + (match[0].startswith("(") and ")" not in text[match.start() : end])
-        digits = re.sub(r"\D", "", number)
-        if pattern("phone.date").search(number) or len(set(digits)) == 1:
+        digits = _NO_DIGIT.sub("", number)
+        if len(set(digits)) == 1 or not _is_number(named, digits, number) or pattern("phone.date").search(number):
             continue
         before, after = text[max(0, match.start() - 12) : match.start()], text[end : end + 40]
         is_in_column = heads is not None and pattern("phone.label").search(heads.label(match.start())) is not None
@@ -64,34 +44,33 @@ def _phones_in_digits(text: str) -> Iterator[Span]:
             continue
         if pattern("phone.unit_after").search(after[:12]) and (is_inch or not after.startswith('"')):
             continue
-        if "plus" not in named and pattern("phone.standard").search(before):
+        if "plus" not in named and has_words("phone.standard", before):
             continue
-        touches_comma = re.search(r"\d,$", before) is not None or re.match(r",\d", after) is not None
+        touches_comma = (after[:1] == "," and after[1:2].isdigit()) or (before[-1:] == "," and before[-2:-1].isdigit())
         is_field = "plus" in named or "mobile" in named or re.fullmatch(r"\d{3}-\d{3}-\d{4}", number)
         if touches_comma and not is_field and not is_in_column:
             continue
-        if "plus" not in named and re.search(r"\d:$", before):  # 00:00-2024.06.18
+        if "plus" not in named and before[-1:] == ":" and before[-2:-1].isdigit():  # 00:00-2024.06.18
             continue
         words_before = text[max(0, match.start() - 48) : match.start()]
-        is_other = _is_of_a_thing(text, match.start(), 10 if "plus" in named else 28)
-        is_phone = has_label(
-            text, match.start(), "phone.label", reach=entry("phone.label_reach"), against="phone.not_label"
-        )
-        is_phone = (
-            is_phone
-            or pattern("phone.soft_label").search(words_before) is not None
-            or ("mobile" in named and pattern("phone.told").search(before) is not None)
-            or (not is_other and pattern("phone.label_after").search(after) is not None)
+        has_letters = A_LETTER.search(words_before) is not None or A_LETTER.search(after) is not None
+        is_other = has_letters and _is_of_a_thing(text, match.start(), 10 if "plus" in named else 28)
+        is_phone = has_letters and (
+            has_label(text, match.start(), "phone.label", reach=entry("phone.label_reach"), against="phone.not_label")
+            or has_words("phone.soft_label", words_before)
+            or ("mobile" in named and has_words("phone.told", before))
+            or (not is_other and has_words("phone.label_after", after))
         )
         if before.endswith("=") and not is_phone and "plus" not in named:
             continue
         if not is_phone and not is_other:
             is_phone = _stands_alone(named, number, words_before[-24:], after) or (
-                _is_callable(named, number)
-                and pattern("phone.context").search(words_before + " " + text[end : end + 32]) is not None
+                has_letters
+                and _is_callable(named, number)
+                and has_words("phone.context", words_before + " " + text[end : end + 32])
             )
-        is_other = not is_in_column and pattern("phone.not_label_after").match(after) is not None
-        if (is_phone or is_in_column) and not is_other and _is_number(named, digits, number):
+        is_other = has_letters and not is_in_column and has_words("phone.not_label_after", after)
+        if (is_phone or is_in_column) and not is_other:
             yield start, end
 
 
@@ -110,6 +89,7 @@ def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> 
     return number, end
 
 
+_NO_DIGIT = re.compile(r"\D")
 _CLAUSE = re.compile(r"[!?。;] ?|(?<=[a-z]{4})(?<!nr)\. |[,.、\n] ?(?=[^\W\d_]{2})")
 
 

@@ -41,7 +41,7 @@ from recllm.files import write_whole
 from recllm.models.effect import (
     ADAPTER,
     CARD,
-    LEVEL,
+    CLEAR,
     WORD_FORMS,
     Calibration,
     PairTable,
@@ -56,6 +56,8 @@ from recllm.models.effect import (
     word_features,
 )
 from recllm.settings import EffectSettings
+from recllm.stats.intervals import LEVEL
+from recllm.stats.probabilities import sigmoid
 from recllm.training.arguments import EffectArguments, LoraArguments
 from recllm.training.lora.run_folder import CHECKPOINTS, Checkpoint, load_checkpoint, same_run, save_checkpoint
 from recllm.training.lora.tower import Tower
@@ -309,12 +311,10 @@ def steps(pairs: PairTable, batch_texts: int, rng: np.random.Generator) -> Itera
 
 def fit_score(vectors: Values, pairs: PairTable, penalty: float) -> Values:
     """(dim,) w that minimises the loss of the pairs plus penalty |w|^2, by Newton's method."""
-    from scipy.special import expit
-
     x, label = vectors[pairs.a] - vectors[pairs.b], pairs.label
     weight = np.zeros(x.shape[1])
     for _ in range(20):
-        gradient = x.T @ (expit(x @ weight) - label) + 2 * penalty * weight
+        gradient = x.T @ (sigmoid(x @ weight) - label) + 2 * penalty * weight
         step = np.linalg.solve(_hessian(x, weight, penalty), gradient)
         weight = weight - step
         if np.abs(step).max() < 1e-8:
@@ -325,14 +325,13 @@ def fit_score(vectors: Values, pairs: PairTable, penalty: float) -> Values:
 def fit_words(words: csr_matrix, pairs: PairTable, penalty: float) -> Values:
     """(`WORD_COLUMNS`,) v that minimises the same of the words' score, by L-BFGS."""
     from scipy.optimize import minimize
-    from scipy.special import expit
 
     x, label = words[pairs.a] - words[pairs.b], pairs.label
 
     def loss(weight: Values) -> tuple[float, Values]:
         score = x @ weight
         value = (np.logaddexp(0, score) - label * score).sum() + penalty * weight @ weight
-        return float(value), np.asarray(x.T @ (expit(score) - label) + 2 * penalty * weight)
+        return float(value), np.asarray(x.T @ (sigmoid(score) - label) + 2 * penalty * weight)
 
     return np.asarray(minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)
 
@@ -348,9 +347,7 @@ def root(weight: Values, vectors: Values, pairs: PairTable, penalty: float) -> V
 
 
 def _hessian(x: Values, weight: Values, penalty: float) -> Values:
-    from scipy.special import expit
-
-    chance = expit(x @ weight)
+    chance = sigmoid(x @ weight)
     return np.asarray((x * (chance * (1 - chance))[:, None]).T @ x + 2 * penalty * np.eye(x.shape[1]))
 
 
@@ -414,7 +411,7 @@ def _finish(
         n_pairs=len(table),
         seconds=time.monotonic() - started,
     )
-    clear = np.abs(table.z) > 1.96
+    clear = np.abs(table.z) > CLEAR
     card = {
         "encoder": encoder,
         **belongs,
@@ -425,7 +422,7 @@ def _finish(
             "texts": len(table.texts),
         },
         "validation": {
-            "protocol": "each test by the member that did not learn from it; pairs with |z| > 1.96",
+            "protocol": f"each test by the member that did not learn from it; pairs with |z| > {CLEAR}",
             "accuracy": tuned.accuracy,
             "low": tuned.low,
             "high": tuned.high,

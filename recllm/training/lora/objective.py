@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from recllm.data.interactions import Ints
-from recllm.metrics import Rankings, Truth, Values, average, ndcg
+from recllm.stats.ranking import Rankings, Truth, Values, average, ndcg
 from recllm.training.lora.examples import ExampleGroup, ExampleSource, flat, list_rows, weighted_texts
 
 K = 20

@@ -1,53 +1,31 @@
-"""What the console says, in each of its languages: `words/<language>.toml` and, for single sections,
-`words/<section>.<language>.toml`; and how numbers and times are written."""
+"""What is said to people in a language, and how numbers, money and times are written there."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import cache
-from importlib import resources
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from babel.dates import format_date, format_datetime
 from babel.numbers import format_currency, format_decimal, format_percent
 
-from recllm.text.templates import LOCALES, language
+from recllm.words.sentences import sentences
 
-LANGUAGES: Mapping[str, str] = {"en": "English", "zh": "中文"}
-"""The languages of the console, each by its own name."""
 BABEL: Mapping[str, str] = {"en": "en_GB", "zh": "zh_Hans_CN"}
 TAG: Mapping[str, str] = {"en": "en", "zh": "zh-Hans"}
 """What `lang` says of a page."""
 
-assert set(LANGUAGES) == set(LOCALES)  # noqa: S101 - reasons and texts come in the languages of the prompts
-
-
-@cache
-def sentences(name: str) -> Mapping[str, str]:
-    """Every sentence of a language by its path: "people.title"."""
-    folder = resources.files(__package__).joinpath("words")
-    files = [file for file in folder.iterdir() if f".{file.name}".endswith(f".{name}.toml")]
-    return {path: text for file in files for path, text in _flat(tomllib.loads(file.read_text("utf-8")), "")}
-
-
-def _flat(table: Mapping[str, Any], path: str) -> list[tuple[str, str]]:
-    pairs = []
-    for name, value in table.items():
-        pairs += _flat(value, f"{path}{name}.") if isinstance(value, Mapping) else [(f"{path}{name}", str(value))]
-    return pairs
-
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """One language with one shop's money and zone."""
+    """One language with one shop's money, zone and domain."""
 
     language: str
     currency: str | None = None
     timezone: str | None = None
+    domain: Mapping[str, str] = field(default_factory=dict)
+    """Words of the shop's domain that sentences may hold, such as {products}."""
 
     @property
     def tag(self) -> str:
@@ -58,15 +36,18 @@ class Words:
         texts = {
             name: self.number(value) if isinstance(value, int | float) else value for name, value in values.items()
         }
-        return sentences(self.language)[path].format_map(texts)
+        return sentences(self.language)[path].format_map({**self.domain, **texts})
 
     def has(self, path: str) -> bool:
         return path in sentences(self.language)
 
+    def label(self, path: str, otherwise: str) -> str:
+        """A sentence without values, or `otherwise` where there is none."""
+        return self.say(path) if self.has(path) else otherwise
+
     def basic(self, name: str) -> str:
-        """What one of the basics is called; its own name where the console has no word for it."""
-        path = f"basic.{name}"
-        return self.say(path) if self.has(path) else name.replace("_", " ")
+        """What one of the basics is called; its own name where there is no word for it."""
+        return self.label(f"basic.{name}", name.replace("_", " "))
 
     def number(self, value: float, digits: int = 0) -> str:
         pattern = "#,##0" + ("." + "0" * digits if digits else "")
@@ -99,9 +80,3 @@ class Words:
 
     def _zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone or "UTC")
-
-
-def language_of(locale: str) -> str:
-    """The console's language for a workspace's locale: English where there is no other."""
-    name = language(locale)
-    return name if name in LANGUAGES else "en"

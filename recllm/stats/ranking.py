@@ -16,8 +16,6 @@ et al. 2010 (novelty as self-information). `tests/test_metrics.py` compares with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,33 +199,6 @@ def novelty(lists: Rankings, buyers: NDArray[np.integer], n_users: int, k: int) 
     return average(bits[_listed(lists, k)])
 
 
-def accuracy(probability: NDArray[np.floating], label: NDArray[np.bool_], threshold: float = 0.5) -> float:
-    """Share of pairs where (probability >= threshold) equals the label, both of shape (n,).
-
-    It flatters a model on rare events: with 1 % buyers, "nobody buys" scores .99.
-    """
-    if probability.shape != label.shape:
-        raise UsageError(f"accuracy: {probability.shape} probabilities for {label.shape} labels")
-    return float(np.mean((probability >= threshold) == label.astype(bool))) if len(label) else float("nan")
-
-
-def calibration_error(probability: NDArray[np.floating], label: NDArray[np.bool_], bins: int = 15) -> float:
-    """Expected calibration error: mean gap between mean probability and share of true labels over `bins` bins of equal
-    mass, weighted by their size; in [0, 1], 0 is calibrated. Shapes (n,).
-
-    Source: Naeini et al. 2015, with bins of equal mass as Nixon et al. 2019 advise. Equal probabilities share a bin.
-    """
-    if probability.shape != label.shape:
-        raise UsageError(f"calibration_error: {probability.shape} probabilities for {label.shape} labels")
-    if not len(label):
-        return float("nan")
-    order = np.sort(probability)
-    edges = np.unique(order[(np.arange(1, bins) * len(order)) // bins])
-    bin_of = np.searchsorted(edges, probability, side="right")
-    gap = np.bincount(bin_of, probability.astype(np.float64) - label, minlength=len(edges) + 1)
-    return float(np.abs(gap).sum() / len(label))
-
-
 def _checked(lists: Rankings, n_users: int, k: int | None) -> Rankings:
     if lists.ndim != 2 or len(lists) != n_users:
         raise UsageError(f"rankings of shape {lists.shape} for {n_users} people; give one row of items per person")
@@ -268,34 +239,3 @@ def _spent(lists: Rankings, truth: Truth, k: int) -> Values:
     """Of each person on each item of the list; what is no hit has the position -1, and 0 stands last."""
     spent = np.concatenate([_value(truth), [0.0]])
     return np.asarray(spent[_positions(_checked(lists, len(truth.sizes), k), truth)])
-
-
-# --- intervals -------------------------------------------------------------------------------------------------------
-
-LEVEL = 0.95
-"""Of every confidence interval."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConfidenceInterval:
-    """A value with the limits that hold it at `LEVEL`."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-
-def share(hits: float, n: float, *, design_effect: float = 1.0) -> ConfidenceInterval:
-    """hits of n with the score interval of Wilson 1927; n is above 0.
-
-    design_effect: how many observations weigh as much as one independent one (Kish 1965), where people give several.
-    """
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    value, effective = hits / n, n / design_effect
-    centre = (value + z * z / (2 * effective)) / (1 + z * z / effective)
-    reach = z / (1 + z * z / effective) * sqrt(value * (1 - value) / effective + (z / (2 * effective)) ** 2)
-    return ConfidenceInterval(value, max(0.0, centre - reach), min(1.0, centre + reach))

@@ -1,4 +1,4 @@
-"""Why an item was recommended: leave-one-out on the served model, told only as far as it was measured.
+"""Why an item was recommended: leave-one-out on the served model, stated only as far as it was measured.
 
 An evidence unit is one line of the person's profile: everything they did of one kind with one item ("B:<item_id>",
 "H:<item_id>"), or one of their basics ("I:<name>"). Its delta for a shown item is

@@ -1,0 +1,1 @@
+"""Statistics on plain arrays: ranking metrics, intervals, and how good probabilities are."""
