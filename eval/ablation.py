@@ -48,18 +48,11 @@ def without_item_text(recipe: TrainingRecipe) -> TrainingRecipe | None:
     return replace(recipe, interests=recipe.interests.model_copy(update={"text": False})) if recipe.interests else None
 
 
-def without_arrivals(recipe: TrainingRecipe) -> TrainingRecipe | None:
-    if not recipe.training.timed:
-        return None
-    return replace(recipe, training=recipe.training.model_copy(update={"new_item_weight": 0.0}))
-
-
 CHANGES: dict[str, Change] = {
     "without-features": without_part("features"),
     "without-vectors": without_part("vectors"),
     "without-cosine": without_part("cosine"),
     "without-mlp": without_mlp,
-    "without-arrivals": without_arrivals,
     "without-interests": without_interests,
     "without-residual": without_residual,
     "without-item-text": without_item_text,

@@ -146,7 +146,7 @@ def workspace(folder: Path, source: Path, start: datetime) -> Workspace:
 
 
 def trained(shop: Workspace, encoder: Encoder, seed: int) -> str:
-    return train_workspace(shop, encoder=encoder, n_windows=2, n_new_item_windows=2, seed=seed).model_version
+    return train_workspace(shop, encoder=encoder, n_windows=2, seed=seed).model_version
 
 
 def transactions(shop: Workspace, part: Path, source: Path, start: datetime, end: datetime) -> None:

@@ -22,8 +22,8 @@ from recllm.evaluation.protocols import EvaluationWindow
 from recllm.propensity.examples import Cohort, Examples, active_within, past_examples
 from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import fit_propensity
+from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.quality import auc, lift, quality
-from recllm.settings import PropensitySettings
 from recllm.stats.intervals import bootstrap
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")

@@ -28,9 +28,9 @@ from recllm.evaluation.tables import complete_journey
 from recllm.propensity.coupons import Coupons
 from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.model import fit_propensity
+from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.predict import mailings, redeem_examples, redeem_settings, usable
 from recllm.propensity.quality import auc, lift, quality
-from recllm.settings import PropensitySettings
 from recllm.stats.intervals import bootstrap
 
 Values = NDArray[np.float64]

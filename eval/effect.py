@@ -48,7 +48,9 @@ from recllm.models.effect import (
     within_interval,
 )
 from recllm.schema import Encoder
-from recllm.settings import EffectSettings, Settings, read_settings_file
+from recllm.settings import Settings, read_settings_file
+from recllm.training.arguments import EffectArguments
+from recllm.training.lora import effect as effect_training
 from recllm.training.lora.effect import VALIDATION, data_hash, fit_score, folds, tune_effect
 
 RECIPE = HERE.parent / "finetune" / "effect.toml"
@@ -71,7 +73,7 @@ def main() -> None:
     pairs = pairs_of(arms)
     learn = [pair for pair in pairs if not is_held_out(pair.test)]
     judge = [pair for pair in pairs if is_held_out(pair.test)]
-    settings = Settings(**read_settings_file(RECIPE)).effect
+    settings = EffectArguments.layered(Settings(**read_settings_file(RECIPE)).effect)
     # no limit of minutes: on a machine that is shared they would decide how much is learned
     settings = settings.model_copy(update={"seed": args.seed, "max_minutes": None})
     folder = args.model or args.cache / "effect" / f"{data_hash(learn)}-{args.seed}"
@@ -79,8 +81,8 @@ def main() -> None:
     model = load_effect(folder)
     rng = np.random.default_rng(args.seed)
     learned_from, judged = PairTable.of(learn), PairTable.of(judge)
-    encoder = load_encoder(DEFAULT_ENCODER, max_tokens=settings.max_tokens, cache_dir=args.cache, progress=False)
-    by_system = simple_systems(learned_from, judged, settings, encoder) | {"recllm": parts_of(model, judged)[0]}
+    encoder = load_encoder(DEFAULT_ENCODER, max_tokens=effect_training.MAX_TOKENS, cache_dir=args.cache, progress=False)
+    by_system = simple_systems(learned_from, judged, encoder) | {"recllm": parts_of(model, judged)[0]}
     by_system = {name: by_system[name] for name in ("recllm", "frozen", "tfidf", "longer")}
     record = {
         "protocol": "upworthy: pairs of one test and picture with |z| > 1.96; held out: a fifth of the tests by hash, "
@@ -164,7 +166,7 @@ def counts(pairs: PairTable) -> dict[str, int]:
 # --- the systems -----------------------------------------------------------------------------------------------------
 
 
-def learned(pairs: Sequence[TextPair], settings: EffectSettings, folder: Path) -> None:
+def learned(pairs: Sequence[TextPair], settings: EffectArguments, folder: Path) -> None:
     """Trains where the folder holds no model of these pairs."""
     if (folder / CARD).exists():
         card = json.loads((folder / CARD).read_text("utf-8"))
@@ -174,10 +176,10 @@ def learned(pairs: Sequence[TextPair], settings: EffectSettings, folder: Path) -
         tune_effect(pairs, DEFAULT_ENCODER, folder, settings, progress=say)
 
 
-def simple_systems(learn: PairTable, judge: PairTable, settings: EffectSettings, encoder: Encoder) -> dict[str, Values]:
+def simple_systems(learn: PairTable, judge: PairTable, encoder: Encoder) -> dict[str, Values]:
     """(n,) score of a less that of b, of each pair that is judged, by what was learned on others."""
-    learn = learn.rows(np.abs(learn.z) > settings.least_z)
-    score = fit_score(encoder.encode(learn.texts).astype(np.float64), learn, settings.head_penalty)
+    learn = learn.rows(np.abs(learn.z) > effect_training.MIN_Z)
+    score = fit_score(encoder.encode(learn.texts).astype(np.float64), learn, effect_training.HEAD_PENALTY)
     frozen = encoder.encode(judge.texts) @ score
     length = np.array([len(text) for text in judge.texts], np.float64)
     by_text = {"frozen": frozen, "tfidf": tfidf(learn, judge.texts), "longer": length}
@@ -207,7 +209,7 @@ def parts_of(model: EffectModel, pairs: PairTable) -> tuple[Values, Values]:
 def cross_validation(
     learn: Sequence[TextPair],
     table: PairTable,
-    settings: EffectSettings,
+    settings: EffectArguments,
     encoder: Encoder,
     folder: Path,
     rng: np.random.Generator,
@@ -218,7 +220,7 @@ def cross_validation(
         judged = fold == number
         # a table of their own, so that no word of the fold's texts is in the vocabulary
         others = PairTable.of([pair for pair, of_fold in zip(learn, judged, strict=True) if not of_fold])
-        for name, values in simple_systems(others, table.rows(judged), settings, encoder).items():
+        for name, values in simple_systems(others, table.rows(judged), encoder).items():
             simple[name][judged] = values
     systems = {"recllm": ours, **simple}
     return {

@@ -22,10 +22,10 @@ from recllm.features.candidates import candidates
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.recommender.recommender import Recommender
-from recllm.settings import ScorerTrainingSettings
 from recllm.stats import probabilities
 from recllm.stats.intervals import paired_bootstraps
 from recllm.training.calibration import with_offsets
+from recllm.training.scorer import ITEM_CALIBRATION_PRIOR
 
 LEAST = 5.0  # expected takings that an item needs to be among the often expected ones
 
@@ -42,7 +42,7 @@ def main() -> None:
         "protocol": f"item-calibration-{window.protocol}",
         "data_hash": window.data_hash,
         "seed": args.seed,
-        "strength": ScorerTrainingSettings().item_calibration_prior,
+        "strength": ITEM_CALIBRATION_PRIOR,
         "figures": figures(*pairs(window, trained), trained.item_offsets, args.seed),
         "seconds": round(time.perf_counter() - began, 1),
         "training": recipe.training.model_dump(mode="json"),

@@ -37,9 +37,9 @@ from recllm.evaluation.protocols import EvaluationWindow
 from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe, served_system
 from recllm.evaluation.record import provenance
 from recllm.evaluation.report import evaluate
+from recllm.models.sequence import SequenceArguments
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.saved_model import load_model, publish_model
-from recllm.settings import SequenceModelSettings
 
 PROTOCOL = "cj-next28"
 SLICES = ("ALL", "NEW", "COLD")
@@ -136,7 +136,7 @@ def the_window(args: Namespace) -> EvaluationWindow:
 
 def recipe_of(window: EvaluationWindow, args: Namespace, part: dict[str, Any]) -> TrainingRecipe:
     recipe = advised_recipe(window.fit_on, default_encoder(args), tuned=False, seed=part["seed"])
-    return replace(recipe, interests=SequenceModelSettings(seed=part["seed"])) if part.get("sequence") else recipe
+    return replace(recipe, interests=SequenceArguments(seed=part["seed"])) if part.get("sequence") else recipe
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
         sample = replace(sample, sample=None)
     elif part["crowd"] != "scaled":
         count_everybody(read_dataset(args.parts / "everybody"), encoder, whole=part["crowd"] == "everybody")
-    interests = recipe["interests"] and SequenceModelSettings(**recipe["interests"])
+    interests = recipe["interests"] and SequenceArguments(**recipe["interests"])
     training = ScorerTrainingSettings(**recipe["training"])
     fitted = Recommender(sample, encoder).fit(training, interests=interests)
     figures = {

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from recllm.encoder.adapters import TARGETS
 from recllm.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
-from recllm.settings import LoraSettings
+from recllm.training.arguments import LoraArguments
 from recllm.training.lora.examples import StepArrays
 from recllm.training.lora.objective import SetScore
 from recllm.training.lora.tower import Tower
@@ -43,10 +43,9 @@ class Pairs:
         )
 
 
-def arguments(task: dict[str, Any]) -> LoraSettings:
-    return LoraSettings(
+def arguments(task: dict[str, Any]) -> LoraArguments:
+    return LoraArguments(
         rank=RANK,
-        alpha=2.0 * RANK,
         top_layers=task["top_layers"],
         loss="in-batch",
         gain=1.0,

@@ -38,13 +38,13 @@ from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.occasions.hours import best_hours, hour_shares, local_hours
 from recllm.occasions.replenishment import learn_replenishment, ranking_figures
 from recllm.occasions.repurchase import HORIZON_DAYS, RepurchasePairs, bought_again, repurchase_pairs
+from recllm.occasions.rules import ReplenishmentSettings
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.predict import predict
 from recllm.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.recommender.ranking import UserInputs
 from recllm.recommender.recommender import Recommender
 from recllm.schema import Action
-from recllm.settings import ReplenishmentSettings
 
 LOGS = {"cj": ("cj-next28", datetime(2017, 12, 1, tzinfo=UTC)), "or": ("or-next28", datetime(2011, 11, 18, tzinfo=UTC))}
 FIRST = {"cj": 10_000, "or": 1_000}

@@ -41,9 +41,10 @@ from recllm.recommender.ranking import ItemRanker, UserInputs
 from recllm.schema import Encoder
 from recllm.settings import CollaborativeSettings, LoraSettings, PrivateTrainingSettings
 from recllm.stats.ranking import Truth, average, hit_rate, ndcg
+from recllm.training.private import head
 from recllm.training.private.accounting import PrivateMechanism, planned_mechanisms
 from recllm.training.private.descent import AveragedWeights, PrivateDescent
-from recllm.training.private.examples import TARGET, UserWindows, user_windows
+from recllm.training.private.examples import PAIR_SIZES, TARGET, PairSizes, UserWindows, user_windows
 from recllm.training.private.head import HeadExamples, HeadNetwork, learn_privately, main_directions, served_scorer
 
 EPSILONS = (8.0, 3.0, 2.0, 1.0)
@@ -59,15 +60,9 @@ MEASURED = 1_000
 SLICES = {"cj-next28": ("ALL", "NEW"), "beauty-loo": ("MASKED",)}
 
 N_MODELS, N_PEOPLE = 64, 300
-CONTROL = {"hidden": 64, "steps": 100, "learning_rate": 2e-2, "sampling_rate": 1.0, "averaged_share": 0.0}
-NARROW = {
-    "n_windows": 1,
-    "positives": 8,
-    "own_negatives": 8,
-    "near_negatives": 8,
-    "catalogue_negatives": 8,
-    "steps": 100,
-}
+CONTROL_HIDDEN, CONTROL = 64, {"steps": 100, "sampling_rate": 1.0}
+CONTROL_LOOP = (2e-2, 0.0)
+NARROW, NARROW_PAIRS = {"n_windows": 1, "steps": 100}, (8, 8, 8, 8)
 """In the attacks: a third of the pairs and of the steps (at less noise), so that 128 models are learned in minutes."""
 N_CANARIES = 1_000
 
@@ -95,9 +90,9 @@ class Task:
     def listed(self) -> NDArray[np.bool_]:
         return is_listed(self.window.fit_on.items)
 
-    def windows(self) -> UserWindows:
+    def windows(self, sizes: PairSizes = PAIR_SIZES) -> UserWindows:
         counted = CollaborativeSettings(target=TARGET)
-        return user_windows(self.window.fit_on, self.vectors, self.basics, self.settings, counted)
+        return user_windows(self.window.fit_on, self.vectors, self.basics, self.settings, counted, sizes)
 
     def buyers(self) -> Ints:
         """Rows of the users who bought anything in the latest window, each as often as they did."""
@@ -111,10 +106,10 @@ class Task:
         return replace(self, window=replace(self.window, fit_on=replace(past, events=events)))
 
     def directions(self) -> Floats:
-        return main_directions(self.vectors[self.listed], self.settings.components)
+        return main_directions(self.vectors[self.listed], head.COMPONENTS)
 
-    def network(self, settings: PrivateTrainingSettings) -> HeadNetwork:
-        return HeadNetwork(settings.components, settings.hidden, int(self.listed.sum()), settings.seed)
+    def network(self, settings: PrivateTrainingSettings, hidden: int = head.HIDDEN) -> HeadNetwork:
+        return HeadNetwork(head.COMPONENTS, hidden, int(self.listed.sum()), settings.seed)
 
 
 def main() -> None:
@@ -181,7 +176,7 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
         "quality": tables,
         "data_hash": hashes,
         "settings": used,
-        "epsilon": {"accountant": task.settings.accountant, "mechanisms": mechanisms},
+        "epsilon": {"accountant": "prv", "mechanisms": mechanisms},
     }
 
 
@@ -236,11 +231,12 @@ def learn_without_privacy(
     settings: PrivateTrainingSettings,
     rng: np.random.Generator,
     users: Ints | None = None,
+    loop: tuple[float, float] = (head.LEARNING_RATE, head.AVERAGED_SHARE),
 ) -> None:
-    """The same loop without a limit of any user's gradient, and without noise."""
+    """The same loop without a limit of any user's gradient, and without noise. loop: learning rate, averaged share."""
     rows = np.arange(examples.windows.n_users) if users is None else users
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    averaged = AveragedWeights(list(network.parameters()), settings.steps, settings.averaged_share)
+    optimiser = torch.optim.Adam(network.parameters(), lr=loop[0])
+    averaged = AveragedWeights(list(network.parameters()), settings.steps, loop[1])
     for step in range(1, settings.steps + 1):
         drawn = rows[rng.random(len(rows)) < settings.sampling_rate]
         some = examples.draw(drawn, rng.random(len(drawn)))
@@ -304,7 +300,7 @@ def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     task = Task.of("cj-next28", encoder, args, **NARROW)
     rng = np.random.default_rng([args.seed, 1])
     task = task.of_some(np.sort(rng.permutation(np.unique(task.buyers()))[:N_PEOPLE]))
-    windows = task.windows()
+    windows = task.windows(NARROW_PAIRS)
     people = np.unique(windows.user)
     examples = HeadExamples.of(only(windows, people), task.vectors, task.directions())
     # each household is in half of the models
@@ -313,10 +309,9 @@ def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     mechanism = planned_mechanisms(int(member[0].sum()), task.settings, adapter=False)[0]
 
     def overtrained(number: int) -> HeadNetwork:
-        network = task.network(control)
-        learn_without_privacy(
-            network, examples, control, np.random.default_rng([args.seed, number]), np.flatnonzero(member[number])
-        )
+        network = task.network(control, CONTROL_HIDDEN)
+        rng, members = np.random.default_rng([args.seed, number]), np.flatnonzero(member[number])
+        learn_without_privacy(network, examples, control, rng, members, CONTROL_LOOP)
         return network
 
     def private(number: int) -> HeadNetwork:
@@ -386,7 +381,7 @@ def with_canaries(windows: UserWindows, n: int, rng: np.random.Generator) -> Use
 def audit(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     task = Task.of("cj-next28", encoder, args, **NARROW)
     rng = np.random.default_rng([args.seed, 2])
-    windows = task.windows()
+    windows = task.windows(NARROW_PAIRS)
     people = np.sort(rng.permutation(np.unique(windows.user)))
     latest = only(windows, people)
     included = rng.random(N_CANARIES) < 0.5
@@ -403,11 +398,11 @@ def audit(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     users = np.concatenate([np.arange(n_real), n_real + np.flatnonzero(included)])
     for name in ("private", "control"):
         control = task.settings.model_copy(update=CONTROL | {"steps": 600, "sampling_rate": 0.1})
-        network = task.network(task.settings if name == "private" else control)
+        network = task.network(task.settings) if name == "private" else task.network(control, CONTROL_HIDDEN)
         if name == "private":
             learn_privately(network, examples, task.settings, mechanism, users=users)
         else:
-            learn_without_privacy(network, examples, control, np.random.default_rng(args.seed), users)
+            learn_without_privacy(network, examples, control, np.random.default_rng(args.seed), users, CONTROL_LOOP)
         # a canary's own first loss is taken off: some are easier than others
         start = confidences(task.network(task.settings), examples)[n_real:]
         score = confidences(network, examples)[n_real:] - start

@@ -26,8 +26,8 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import unit
 from recllm.evaluation.report import evaluate
 from recllm.evaluation.tables import complete_journey
+from recllm.models.sequence import SequenceArguments
 from recllm.schema import Action
-from recllm.settings import SequenceModelSettings
 
 N_EVENTS = 487_000
 HORIZON = 28 * DAY
@@ -110,7 +110,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
 
     dataset, target = cut_journey(), (Action.PURCHASE,)
     vectors = unit(np.random.default_rng(0).normal(size=(dataset.n_items, 384))).astype(np.float32)
-    learner = SequenceLearner(dataset, vectors, None, target, SequenceModelSettings(seed=args.seed))
+    learner = SequenceLearner(dataset, vectors, None, target, SequenceArguments(seed=args.seed))
     past = np.flatnonzero(learner.baskets.at < dataset.as_of - HORIZON)
     loss, epoch = clocked(lambda: learner.epoch(past))
     model = learner.network.frozen(vectors, target)
@@ -136,7 +136,7 @@ def window_quality(protocol: str) -> Callable[[argparse.Namespace], dict[str, An
 
         window = window_of(protocol, args, validation=True)
         past, vectors = window.fit_on, item_vectors(default_encoder(args), window.fit_on)
-        args_of_model = SequenceModelSettings(seed=args.seed)
+        args_of_model = SequenceArguments(seed=args.seed)
         start = past.as_of - HORIZON
         lines: list[str] = []
         learned, training = clocked(
@@ -169,7 +169,7 @@ def cut(args: argparse.Namespace) -> dict[str, Any]:
 
     dataset = cut_journey()
     vectors = item_vectors(default_encoder(args), dataset)
-    settings = SequenceModelSettings(seed=args.seed, epochs=args.epochs, patience=args.epochs, later_epochs=0)
+    settings = SequenceArguments(seed=args.seed, epochs=args.epochs, patience=args.epochs, later_epochs=0)
     lines: list[str] = []
     start, target = dataset.as_of - HORIZON, (Action.PURCHASE,)
     _, training = clocked(

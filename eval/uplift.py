@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from recllm.errors import PolicyError
 from recllm.propensity.effects import arm_learners, fit_outcome
 from recllm.propensity.features import FeatureTable
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import auc, qini_curve, true_qini
 from recllm.propensity.trial import Trial
-from recllm.settings import UpliftSettings
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3

@@ -43,10 +43,10 @@ from recllm.evaluation.record import versions
 from recllm.propensity.effects import arm_learners, fit_outcome
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.model import Values, varying
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import SHARES
 from recllm.propensity.trial import Trial, TrialColumns, read_trial_table
 from recllm.propensity.trial_effects import TrialEstimate, estimate_trial
-from recllm.settings import UpliftSettings
 
 COLUMNS = TrialColumns(
     features=("recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel"),

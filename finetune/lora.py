@@ -17,7 +17,8 @@ from accelerate import PartialState
 from recllm.documents import json_text
 from recllm.errors import RecllmError
 from recllm.jobs.train import train_workspace, tune_workspace
-from recllm.settings import LoraSettings, read_settings_file
+from recllm.settings import read_settings_file
+from recllm.training.arguments import LoraArguments
 from recllm.workspace.workspace import Workspace, overridden
 
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    lora = LoraSettings(seed=options.seed, **({"device": "cpu"} if options.cpu else {}))
+    lora = LoraArguments(seed=options.seed, **({"device": "cpu"} if options.cpu else {}))
     try:
         is_first = PartialState(cpu=options.cpu).is_main_process
         with overridden(read_settings_file(options.config)), Workspace.open(options.workspace) as workspace:

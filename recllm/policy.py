@@ -18,6 +18,9 @@ from pydantic import field_validator
 from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Share, Weight
 from recllm.schema import Purpose
 
+EARLIEST_YEAR = 1990  # events before it are bad rows: such times are broken clocks and empty dates
+FUTURE_HOURS = 24  # an event may lie so far ahead of the clock: shops' clocks are not ours
+
 _SENSITIVE = """adult, alcohol, baby, beers, cigarette, cigarettes, cigars, contracept*, condom*, diabet*,
 family planning, fertility, gambling, health, hemorrhoid*, haemorrhoid*, incontinence, liquor, liquors, lingerie,
 medical, medicine, medication, pharmacy, pregnancy, sexual, smoking, tobacco, vaping, weight loss, whisky, wines, hiv,
@@ -62,31 +65,11 @@ class Policy(FrozenModel):
     # loads
     reject_limit: Share = 0.05
     """A load with a larger share of bad rows is refused as a whole."""
-    reject_head_rows: CountOrZero = 1_000
-    """Rows at the beginning of a load that may refuse it at once."""
-    reject_head_limit: Share = 0.5
-    """A load is refused at once when more than this share of its first `reject_head_rows` rows is bad."""
-    max_id_bytes: CountOrZero = 256
-    """Length of an id in UTF-8."""
-    max_cell_bytes: CountOrZero = 64 * 1024
-    """Length of one cell."""
-    max_row_bytes: CountOrZero = 1024 * 1024
-    """Length of one row."""
-    max_file_bytes: CountOrZero = 64 * 1024**3
-    """Limit on the unpacked size of one input file."""
-    max_gzip_ratio: CountOrZero = 200
-    """A gzipped file may be this many times longer when it is unpacked."""
     max_price: Weight = 10_000_000.0
     """Prices and amounts above this are bad rows."""
-    earliest_year: CountOrZero = 1990
-    """Events before this year are bad rows."""
-    future_hours: CountOrZero = 24
-    """An event may lie this far ahead of the clock: shops' clocks are not ours."""
     mask_quarantine: Flag = False
     """Whether mails, phones, addresses and the like in refused rows stand in the quarantine file as placeholders. Then
     a row cannot be mended from that file, only from the one that it came from. Ids that are opaque stay as they are."""
-    heavy_user_share: Share = 0.3
-    """One person with a larger share of a load's events is reported."""
 
     @field_validator("sensitive_categories")
     @classmethod
@@ -96,7 +79,7 @@ class Policy(FrozenModel):
     @property
     def clock_error(self) -> timedelta:
         """What is dated further ahead of the clock was written by a clock that ran ahead."""
-        return timedelta(hours=max(24, self.future_hours))
+        return timedelta(hours=FUTURE_HOURS)
 
     def is_sensitive(self, category: Iterable[str]) -> bool:
         """True when any part of a category path, or of a text beside it, names a sensitive category."""

@@ -15,12 +15,33 @@ import zoneinfo
 from collections.abc import Mapping
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, Strict, StringConstraints, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    Strict,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
-from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Positive, Share, Text, Weight, plain, toml_table
+from recllm.documents import (
+    Count,
+    CountOrZero,
+    Flag,
+    FrozenModel,
+    Positive,
+    Share,
+    Text,
+    Weight,
+    plain,
+    retired_settings,
+    toml_table,
+    without_retired,
+)
 from recllm.errors import UsageError
 from recllm.files import safe_id
 from recllm.policy import Policy
@@ -28,21 +49,13 @@ from recllm.schema import Action, Occasion
 
 Days = Annotated[float, Strict(), Field(gt=0)]
 DaysOrZero = Annotated[float, Strict(), Field(ge=0)]
-Leaves = Annotated[int, Strict(), Field(ge=2, description="Leaves of a tree at most.")]
-LeafRows = Annotated[int, Strict(), Field(ge=1, description="Rows in a leaf at least.")]
-TreePenalty = Annotated[float, Strict(), Field(ge=0, description="L2 penalty on the values of the leaves.")]
 Folds = Annotated[int, Strict(), Field(ge=2)]
 Dropout = Annotated[float, Strict(), Field(ge=0, lt=1, description="Share of hidden values set to 0 in a step.")]
 LearningRate = Annotated[float, Strict(), Field(gt=0, description="Step size at its highest.")]
-WeightDecay = Annotated[float, Strict(), Field(ge=0, description="Pull of all weights towards 0, as in AdamW.")]
-GradientNorm = Annotated[float, Strict(), Field(gt=0, description="Longer gradients are shortened to this length.")]
 Rank = Annotated[int, Strict(), Field(ge=1, description="Rank of the adapter's change to a weight.")]
 Seed = Annotated[int, Strict(), Field(ge=0, description="Seed of everything that is drawn.")]
 
 Loss = Literal["window", "in-batch", "bce"]
-Caching = Literal["off", "exact", "bank"]
-Precision = Literal["auto", "float32", "bfloat16"]
-ExampleKind = Literal["arrival", "new", "next"]
 ScorePart = Literal["cosine", "vectors", "features"]
 IndexKind = Annotated[
     Literal["exact", "faiss", "pgvector", "qdrant"],
@@ -57,21 +70,6 @@ OIDC_RETURN_PATH = "/sign-in/oidc"
 """Path of the console to which a provider sends a browser back."""
 PLAIN_HTTP_HOSTS = ("localhost", "127.0.0.1", "::1")
 """Hosts that may be spoken to without https: what is sent there leaves this machine at no time."""
-
-
-class ProfileSettings(FrozenModel):
-    """How a person's past is weighed in a profile."""
-
-    section: ClassVar[str] = "profiles"
-
-    half_life_days: Days = 120.0
-    """A purchase counts half as much every so many days."""
-    browsing_half_life_days: Days = 30.0
-    """The same for browsing, which tells of a shorter-lived wish."""
-    favourites: CountOrZero = 8
-    """At most so many favourite categories, and brands, per person."""
-    max_lines: CountOrZero | None = None
-    """Keep only so many of the heaviest lines of B, and of H; None keeps all. The counts of a profile stay whole."""
 
 
 class CollaborativeSettings(FrozenModel):
@@ -103,108 +101,27 @@ class CollaborativeSettings(FrozenModel):
     neighbour_pool: Count = 20_000
     """At most this many users serve as neighbours, so that cost stays linear in the users asked for: the most active of
     them, or where these are less than half, so many drawn from the more active half, which no few accounts fill."""
-    profile_half_life_days: Days = 120.0
-    """Users are compared by their purchases, which count half as much every so many days."""
-    recent_days: Days = 28.0
-    """How far back a neighbour's purchases speak for an item."""
-    basics_sharpness: Positive = 20.0
-    """Two users without purchases are alike by exp(sharpness * (cosine of their basics - 1))."""
 
     # --- what goes with what
     item_item_items: CountOrZero = 2_500
     """The best selling items have weights to each other; cost grows with the cube of it."""
     item_item_l2: Positive = 150.0
     """Ridge of EASE (Steck 2019)."""
-    item_item_weights: Count = 200
-    """So many largest weights of each item are kept."""
     item_item_half_life_days: Days | None = 120.0
     """How fast a purchase stops counting for what goes with what; None where times mean nothing."""
 
     # --- how fast the past stops counting
-    purchase_half_life_days: Days = 120.0
-    """Of a purchase in a user's habits, their shares of item groups, neighbours' purchases and the nearest texts."""
-    browsing_half_life_days: Days = 14.0
-    """Of a browsing event in the features of views."""
-    user_vector_half_life_days: Days = 60.0
-    """Of an event in the mean vector of a user's history."""
 
     # --- windows before the time of counting
-    short_window_days: Days = 7.0
-    """Buyers of an item in this window, against the next one, are its trend."""
-    window_days: Days = 28.0
-    """Buyers of late: what is popular, shares of a type, recent visits."""
-    long_window_days: Days = 91.0
-    """Buyers in this window are the item's usual level."""
-    price_window_days: Days = 14.0
-    """Mean price in this window, against the usual one, says whether an item is cheaper lately."""
-    novelty_window_days: Days = 56.0
-    """A user's share of first purchases is counted in it."""
-    group_window_days: Days = 56.0
-    """Purchases of an item group by neighbours, and by everybody, are counted in it."""
-    never_days: Days = 730.0
-    """Stands for the days since something that never happened."""
 
     # --- new items
-    new_item_days: Days = 42.0
-    """An item counts as new for so many days after its first sale."""
-    max_new_items: CountOrZero = 5_000
-    """At most so many new items are proposed, best selling first."""
-    first_sales_days: Days = 28.0
-    """How a new item sold is counted over so many days from its first sale."""
-    first_sales_window_days: Days = 182.0
-    """New items of this window tell how new items of a group sell."""
 
     # --- shrinkage and limits of features
-    prior_buyers: Weight = 3.0
-    """A share is drawn towards the shop's mean as if by so many buyers (repeat rate) or items (sales of new items)."""
-    lift_limit: Positive = 4.0
-    """Log ratios of neighbours to everybody are cut off at plus and minus this."""
-    price_gap_limit: Positive = 3.0
-    """Log ratios of a price to the user's usual one are cut off at plus and minus this."""
-    price_change_limit: Positive = 2.0
-    """Log ratios of today's price to the item's usual one are cut off at plus and minus this."""
-    item_item_limits: tuple[float, float] = (-1.0, 3.0)
-    """Scores of what goes with what are cut off below and above these."""
-    overdue_limits: tuple[float, float] = (-4.0, 2.0)
-    """Log ratios of the days since the last purchase to the usual interval are cut off below and above these."""
 
     # --- texts
     text_centring: Weight = 1.0
     """Where items compete by the cosine of their text alone, so many times an item's mean cosine with the catalogue is
     taken off: a text that is near to everything is near to nobody in particular (`eval/LOG.md`); 0 leaves it."""
-    text_items: Count = 100
-    """So many of a user's heaviest items are compared with an item by text."""
-    text_power: Positive = 8.0
-    """Cosines are raised to this power before they are averaged, so that the nearest texts count most."""
-
-
-class CandidateSettings(FrozenModel):
-    """How many items each source may propose per user; 0 switches a source off."""
-
-    section: ClassVar[str] = "candidates"
-
-    own_history: CountOrZero = 500
-    """Items that the user bought before, the most habitual first."""
-    neighbours: CountOrZero = 300
-    """What similar users bought lately."""
-    item_item: CountOrZero = 150
-    """What goes with the user's items."""
-    text_nearest: CountOrZero = 30
-    """Items whose text is nearest; a full pass over the catalogue, so only for users with a short history."""
-    category_trend: CountOrZero = 150
-    """What sells lately in the categories that the user buys from."""
-    new_arrivals: CountOrZero = 30
-    """New items, by how they and their type sell."""
-    popular: CountOrZero = 100
-    """What sold most in the last weeks."""
-    interests: CountOrZero = 300
-    """What the sequence model expects next; a full pass over the catalogue, where the shop has such a model."""
-    short_history: CountOrZero = 20
-    """A history of fewer items is short."""
-    habit_items: CountOrZero = 100
-    """With so many own items to choose from, these fill the head of a list by score: each source then proposes half as
-    many, which hardly ever changes the first ten (`eval/LOG.md`) and spares a sixth of the time. Not where habits are
-    left out or a list is by lift; 0 never."""
 
 
 class OfferSettings(FrozenModel):
@@ -214,41 +131,13 @@ class OfferSettings(FrozenModel):
 
     cross_sell_days: Days = 14.0
     """An offer goes with what was bought within so many days."""
-    together_items: CountOrZero = 2_500
-    """Among so many best selling items it is looked for what goes together; cost grows with the square of it."""
-    together_people: Count = 5
-    """So many people at least bought both on one trip."""
-    together_z: Positive = 4.0
-    """Two items go together where their trips exceed chance by so many standard errors."""
     win_back_days: Days = 42.0
     """Who bought nothing, or nothing of an item, for so many days has stopped buying it."""
-    win_back_purchases: Count = 2
-    """An item was bought on so many trips at least to be worth winning back."""
     spread: Share = 0.1
     """How far a campaign that picks its items spreads over them: each further time an item is offered costs so much of
     its logit, times the log of 1 + how often it was offered; see `recllm.audiences.spread`."""
     campaign_items: Count = 20
     """Such a campaign is for so many items, as each needs its texts."""
-
-
-class ExplanationSettings(FrozenModel):
-    """How reasons are looked for, and when one is clear enough to be named."""
-
-    section: ClassVar[str] = "explanations"
-
-    evidence_per_item: Count = 8
-    """Lines of the history left out, one at a time, per recommended item; those nearest to it."""
-    max_reasons: Count = 2
-    """Reasons per item at most."""
-    min_effect: Share = 0.05
-    """A line is named only when leaving it out costs more than this share of the range of the user's scores."""
-
-
-class ServingSettings(FrozenModel):
-    """What is prepared when a model is published, so that answers need no text encoder."""
-
-    basics_texts: CountOrZero = 20_000
-    """At most so many texts of users' basics with one left out are encoded beforehand: reasons need them."""
 
 
 class ServiceSettings(FrozenModel):
@@ -269,28 +158,14 @@ class ServiceSettings(FrozenModel):
     """How often a new model, new items and withdrawals of neighbours are looked for."""
     max_body_mib: Positive = 4.0
     """Larger requests are refused with 413."""
-    max_events: Count = 1_000
-    """Events, or items, in one request."""
-    clock_skew_seconds: Weight = 300.0
-    """An event may be so far ahead of this machine's clock."""
     requests_per_minute: Count | None = None
     """Of one key, or without keys of everybody; None for no limit. Above it requests are refused with 429."""
     load_encoder: Flag | None = None
     """Load the text encoder in the background right after the start: the first new item and the first search need not
     wait for it, and some hundred MiB are taken. None: where slates are computed in processes of their own, which it
     does not slow down; in one process it takes a sixth of the rate."""
-    marketing_workers: Count = 1
-    """Audiences, predictions and exports computed at once, beside the answers for the shop's site."""
-    marketing_waiting: CountOrZero = 8
-    """Of these, requests that may wait for a worker, and plans that may wait to be made."""
-    marketing_deadline_seconds: Positive = 120.0
-    """One of these that has waited so long for a worker is refused with 503."""
     marketing_seconds: Weight = 60.0
     """Audiences read everybody's events anew when those in memory are older than this."""
-    predictions: Count = 8
-    """Predictions kept in memory, of one shop; the one not asked for the longest goes first."""
-    prediction_hours: Positive = 24.0
-    """A prediction is learned anew when it is older than this, or another model serves."""
 
     # --- who may listen on the way
     certificate: Annotated[Text | None, Field(json_schema_extra={"expected": "a PEM file"})] = None
@@ -328,31 +203,6 @@ class AuditSettings(FrozenModel):
     ] = None
     """Each entry goes there too, without whom it was about, as a line of JSON with its number and hash: stderr, the
     socket of this machine's syslog, or a file that is there already; for a collector that sends it on."""
-
-
-class SearchSettings(FrozenModel):
-    """How a query's words, its vector and the person are joined: see `recllm.recommender.search`."""
-
-    section: ClassVar[str] = "search"
-
-    words: Count = 300
-    """Candidates by words."""
-    least_words: Share = 0.5
-    """Items whose score by words is a smaller share of the best one's are no candidates by it."""
-    vectors: Count = 100
-    """Candidates by the cosine of the query's vector and the item's."""
-    least_cosine: Share = 0.3
-    """Items of a lower cosine are no candidates by it."""
-    rank_constant: Positive = 20.0
-    """c in 1 / (c + rank): the larger, the less the first places of one list count."""
-    words_weight: Weight = 1.0
-    """Of the list by words."""
-    vectors_weight: Weight = 0.3
-    """Of the list by vectors."""
-    person_weight: Weight = 1.0
-    """Of the list by the person's score."""
-    popularity_weight: Weight = 0.5
-    """Of the list by popularity, where there is no person or no consent."""
 
 
 class ItemIndexSettings(FrozenModel):
@@ -525,16 +375,6 @@ class WebhookSettings(FrozenModel):
 
     section: ClassVar[str] = "webhooks"
 
-    tolerance_seconds: Positive = 300.0
-    """A signed request may be so old, or so far ahead of this machine's clock."""
-    send_seconds: Positive = 2.0
-    """How often `recllm serve` looks for announcements that are due."""
-    timeout_seconds: Positive = 10.0
-    """An attempt that has no answer by then counts as failed."""
-    retry_seconds: Positive = 5.0
-    """Wait after the first failed attempt; each further one is four times as long."""
-    max_attempts: Count = 8
-    """After so many failed attempts an announcement is given up; the first eight take about eight hours."""
     private_targets: Flag = False
     """Whether a target may lie in a private network."""
 
@@ -554,23 +394,6 @@ class ScorerTrainingSettings(FrozenModel):
     """Past windows at most, fewer when the log is short."""
     min_actions: CountOrZero = 200
     """With fewer purchases than this, weaker actions are learned from as well."""
-    users_per_window: Count = 4_000
-    """Users drawn per window; beyond that a window's cost stays the same."""
-    repeat_negatives: CountOrZero = 60
-    """Sampled per user from what they bought before and did not buy in the window."""
-    discovery_negatives: CountOrZero = 90
-    """Sampled per user from the candidates that are new to them."""
-    n_new_item_windows: CountOrZero = 6
-    """Past windows whose new items, which never sold before, are learned among themselves."""
-    new_item_negatives: CountOrZero = 150
-    """Sampled per user from the window's new items."""
-    new_item_weight: Weight = 1.0
-    """Of a user who bought new items, against a user in the other windows; 0 leaves new items out."""
-    min_new_items: Count = 30
-    """A window with fewer new items, or fewer users who bought one, teaches nothing about them."""
-    new_users_per_window: CountOrZero = 400
-    """Users of each window, those with basics where the shop has any, who are learned from once more with their
-    history hidden: what to offer to a user who has done nothing yet."""
     timed: Flag = True
     """False for a log that knows only each user's order: what compares times of different users is left out, and
     items that never sold are learned among the others instead of as new items of a time."""
@@ -584,14 +407,8 @@ class ScorerTrainingSettings(FrozenModel):
     """Width of the projected vectors."""
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (96, 96)
     """Widths of the hidden layers."""
-    dropout: Dropout = 0.0
 
     # --- the loss
-    discovery_weight: Weight = 1.0
-    """Of the loss over items that are new to the user, beside the loss over all."""
-    level_weight: Weight = 0.05
-    """Of the term that ties the level of a user's logits to how much they buy: without it only differences within
-    a user mean something, and neither probabilities nor the effect of a left out line do."""
 
     # --- the loop
     epochs: Count = 3
@@ -599,35 +416,14 @@ class ScorerTrainingSettings(FrozenModel):
     that all rounds together would take fewer than `min_steps` steps."""
     min_steps: CountOrZero = 250
     """All rounds together take at least so many steps; 0 for one pass a round."""
-    patience: CountOrZero = 2
-    """Rounds without a better evaluation before training ends."""
     batch_size: Count = 64
     """Users of a step."""
     learning_rate: LearningRate = 2e-3
-    warmup_share: Share = 0.1
-    """Share of the steps in which the learning rate rises."""
-    final_learning_rate_share: Share = 0.01
-    """Share of the learning rate that is left at the end of its cosine."""
-    weight_decay: WeightDecay = 1e-2
-    max_grad_norm: GradientNorm = 5.0
     seed: Seed = 0
 
     # --- validation and calibration
-    validation_users: CountOrZero = 300
-    """Users, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say
-    after each round whether to go on, and calibrate the probability."""
-    min_validation_users: Count = 30
-    """With fewer who bought something the last round is used, and the metrics are called rough."""
-    min_gain: Weight = 0.005
-    """Differences of the summed NDCG below this are chance: 300 users tell no finer."""
-    calibration_prior: Weight = 10.0
-    """The slope of the probability is drawn towards 1 as strongly as so many outcomes would draw it."""
     item_calibration: Flag = True
     """Also calibrate the probability item by item on the validation users."""
-    item_calibration_prior: Positive = 50.0
-    """An item's own ratio of purchases to expectation weighs as much as its prior at so many expected purchases."""
-    cold_start_prior: Weight = 1.0
-    """Pull of each weight of the ranking for new users towards popularity."""
 
 
 class PrivateTrainingSettings(FrozenModel):
@@ -645,8 +441,6 @@ class PrivateTrainingSettings(FrozenModel):
     """Must lie below 1 / users; None for the largest power of ten at most 1 / (10 x users)."""
     lora_share: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.5
     """Share of epsilon and delta that the encoder's adapter takes, where it is trained too."""
-    accountant: Literal["prv", "rdp"] = "prv"
-    """By which the noise is set: prv is tight, rdp claims more than is spent. A model tells both."""
 
     # --- the budget of the workspace
     total_epsilon: Positive = 12.0
@@ -659,93 +453,16 @@ class PrivateTrainingSettings(FrozenModel):
     """Chance of a user to be learned from in a step, each by a draw of their own."""
     steps: Count = 300
     """Of the scorer; all of them are made, as an early end would have to look at people."""
-    max_grad_norm: GradientNorm = 1.0
-    """A user's gradient is shortened to this length."""
-    learning_rate: LearningRate = 1e-2
-    averaged_share: Share = 0.5
-    """The weights are the mean over so many of the last steps, which costs no privacy."""
-    hidden: Count = 16
-    """Units of the hidden layer beside the linear score."""
-    components: Count = 24
-    """Main directions of the catalogue's item vectors that the score reads of a user and an item."""
 
     # --- the examples
     horizon_days: Count = 28
     """Length of a window, and how far ahead the probability looks."""
     n_windows: Count = 4
     """Past windows, back to back; a user is learned from in one of them a step."""
-    positives: Count = 16
-    """Purchases of a window, drawn where there are more."""
-    own_negatives: CountOrZero = 24
-    """Drawn from what the user bought before and did not buy in the window."""
-    near_negatives: CountOrZero = 24
-    """Drawn from the types of items that the user buys or, in a catalogue without types, the nearest texts."""
-    catalogue_negatives: Count = 32
-    """Drawn from the whole catalogue."""
 
     # --- the adapter
-    lora_steps: Count = 60
-    """Of the adapter, all of which are made."""
-    lora_sampling_rate: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.03
-    """Chance of a user to be learned from in a step of the adapter."""
-    lora_learning_rate: LearningRate = 1e-3
-    lora_history: Count = 6
-    """Heaviest items of a user whose texts make the set."""
-    lora_positives: Count = 2
-    """Items that the user first bought in a window, drawn where there are more."""
-    lora_negatives: Count = 12
-    """Items drawn from the catalogue."""
     seed: Seed = 0
     """Of negatives and first weights. Users and noise are drawn from the system's own source of chance."""
-
-
-class SequenceModelSettings(FrozenModel):
-    """How the sequence of what users bought is learned. Cost is linear in events x epochs."""
-
-    section: ClassVar[str] = "sequence"
-
-    dim: Count = 128
-    """Width of the model; a multiple of `attention_heads`."""
-    layers: Count = 1
-    """Blocks of the transformer."""
-    attention_heads: Count = 2
-    """Heads of each block."""
-    interests: Count = 1
-    """Vectors per user; the score takes a soft maximum over them."""
-    max_length: Count = 50
-    """Events of a user that are read, the latest ones; longer sequences are learned from in stretches."""
-    dropout: Dropout = 0.3
-    text: Flag = True
-    """False learns from ids alone (the classic SASRec): such a model says nothing about items that never sold."""
-    residual_dropout: Share = 0.5
-    """Share of steps in which an item stands on its text alone; the residual counts 1 minus this when serving."""
-    temperature: Positive = 0.1
-    """At the start; it is learned."""
-    negatives: CountOrZero = 1024
-    """Sampled per step, shared by the batch, besides the other users' next items."""
-    min_examples: Count = 200
-    """With fewer events to predict there is no sequence model."""
-    epochs: Count = 30
-    """Passes over the first stretch of the log at most."""
-    later_epochs: CountOrZero = 3
-    """Passes over each later stretch of the log, mixed with as many older events, once the first is learned."""
-    epochs_per_evaluation: Count = 2
-    """Passes between two evaluations."""
-    patience: CountOrZero = 2
-    """Evaluations in a row without a better one before learning stops."""
-    validation_users: Count = 3_000
-    """Users whose last event is predicted in an evaluation, at most."""
-    batch_size: Count = 256
-    """Sequences of a step."""
-    learning_rate: LearningRate = 1e-3
-    weight_decay: WeightDecay = 1e-2
-    bfloat16: Flag = False
-    """Products of matrices in bfloat16 where the processor has it; they are too small to gain by it at this width."""
-    seed: Seed = 0
-
-    def check(self) -> None:
-        if self.dim % self.attention_heads:
-            raise ValueError(f"dim is {self.dim}; give a multiple of attention_heads ({self.attention_heads})")
 
 
 class LoraSettings(FrozenModel):
@@ -755,100 +472,26 @@ class LoraSettings(FrozenModel):
 
     # --- the adapter
     rank: Rank = 8
-    alpha: Positive = 16.0
-    """The change to a weight is alpha / rank * B A."""
-    top_layers: Count | None = 2
-    """So many blocks, counted from the output, are adapted; the output of those below never changes, so it is computed
-    once per text and kept. None: all blocks."""
-    cache_mib: CountOrZero = 1024
-    """Memory for the kept outputs; texts beyond it go through the whole model at each step."""
 
     # --- the examples
-    horizon_days: Count = 28
-    """Length of a window."""
-    n_windows: Annotated[int, Strict(), Field(ge=2)] = 6
-    """Past windows at most, the latest one for validation alone."""
-    history_items: Count = 30
-    """Heaviest distinct items of a user that make the set."""
-    half_life_days: Days = 60.0
-    """An event of a user's history counts half as much every so many days."""
-    kinds: Annotated[tuple[ExampleKind, ...], Field(min_length=1)] = ("arrival", "new")
-    """Questions to learn from; a log that knows only an order is always learned from as "next"."""
-    users_per_window: Count = 4_000
-    """Users drawn per window at most."""
-    validation_users: Count = 500
-    """Users of the latest window who are evaluated, at most."""
 
     # --- the objective
     loss: Loss = "window"
     """window: softmax over what was on offer; in-batch: over the other users' items; bce: yes or no, item by item."""
-    negatives: Count = 1_024
-    """Items drawn per step as candidates where the window's own new items are not the whole question."""
-    hard_negatives: CountOrZero = 0
-    """Nearest texts of each positive, mined anew at each round, that are added to the candidates."""
-    mask_equal_texts: Flag = False
-    """An item with the very text of something the user bought is no negative for that user. Off, because the share
-    of items of one text that is bought is what ranks it against other texts."""
-    scale: Positive = 20.0
-    """First value of the learned temperature tau."""
-    gain: Weight = 0.25
-    """First value of the learned weight of the similarity."""
-    prior: Flag = True
-    """Learn a linear term on the item's text beside the similarity: what sells."""
-    head_steps: CountOrZero = 20
-    """First steps that learn temperature, gain and prior alone, on the base vectors, so that the encoder does not have
-    to bend to make up for wrong ones (Kumar et al. 2022)."""
-    pull_weight: Weight = 1.0
-    """Weight of 1 - cos(e, e_base) over the step's texts, which keeps a small catalogue from bending the language."""
 
     # --- the loop
-    batch_size: Count = 256
-    """Users of a step per device; all of one window and one question."""
-    gradient_accumulation_steps: Count = 1
-    """Batches of a step."""
     learning_rate: Weight = 3e-4
     """Of the adapter; 1e-3 and above undid the similarity of texts within 20 steps on both logs it was tried on."""
-    head_learning_rate: Weight = 2e-2
-    """Of the temperature and the prior."""
-    weight_decay: WeightDecay = 0.0
-    warmup_steps: CountOrZero = 15
-    """First steps, in which the learning rate rises."""
-    max_grad_norm: GradientNorm = 1.0
     max_steps: Count = 100
     """Steps at most; an early end is decided by `patience`."""
     max_minutes: Positive | None = 12.0
     """Ends the run at the next round; the learning rate falls by steps alone, so that a resumed run is the same run."""
-    cached_loss: Caching = "bank"
-    """off: one graph over all texts of the step. exact: vectors without graph, loss, then a graph in chunks (Gao et
-    al. 2021), the same gradient with the memory of one chunk. bank: vectors may be as old as the round, and only
-    `gradient_texts` texts, drawn by the size of their gradient, get a graph."""
-    gradient_texts: Count = 256
-    """Texts of a step that get a graph, where `cached_loss` is bank."""
-    chunk_tokens: Count = 4_096
-    """Tokens that go through the model at once."""
-    gradient_checkpointing: Flag = False
-    """Compute hidden values again for the gradient: half the memory, a third more time."""
-    precision: Precision = "auto"
-    """bfloat16 where the processor gains by it."""
     device: Text | None = None
     """cpu, cuda or cuda:1; None for the fastest."""
 
     # --- the record
-    eval_steps: Count = 20
-    """Steps of a round: after each the validation users are evaluated, and the bank is filled anew."""
-    save_steps: Count | None = None
-    """Steps between checkpoints, a multiple of `eval_steps`; None for every round."""
-    patience: CountOrZero = 3
-    """Rounds without a better evaluation before training ends."""
-    resume_from_checkpoint: Flag = True
-    """Go on from the run folder's checkpoint where it has one of the same settings and data."""
     report_to: tuple[Text, ...] = ()
-    """Trackers of accelerate, such as "tensorboard" or "wandb", beside metrics.jsonl."""
-    seed: Seed = 0
-
-    def check(self) -> None:
-        if self.save_steps is not None and self.save_steps % self.eval_steps:
-            raise ValueError(f"save_steps is {self.save_steps}; give a multiple of eval_steps ({self.eval_steps})")
+    """Trackers of accelerate, such as "tensorboard" or "wandb", that get the figures of metrics.jsonl too."""
 
 
 class CopywriterSettings(FrozenModel):
@@ -856,28 +499,15 @@ class CopywriterSettings(FrozenModel):
 
     section: ClassVar[str] = "copywriter"
 
-    rank: Rank = 8
-    alpha: Positive = 16.0
-    """The change to a weight is alpha / rank * B A."""
-    top_layers: Count | None = 10
-    """So many blocks, counted from the output, are adapted: the gradient ends there. None: all blocks."""
     epochs: Count = 3
     """Passes over the examples; the best one is kept."""
-    batch_size: Count = 16
-    """Examples of a step per device."""
     learning_rate: LearningRate = 5e-4
-    warmup_steps: CountOrZero = 10
-    """First steps, in which the learning rate rises."""
-    max_grad_norm: GradientNorm = 1.0
-    max_tokens: Count = 160
-    """Longer examples are left out."""
     max_examples: Count | None = None
     """So many are drawn to learn from, a fifth as many for validation; None: all."""
     max_minutes: Weight | None = 6.0
     """No epoch is begun that would, at the pace so far, end after them; one is made in any case."""
     languages: Annotated[tuple[Text, ...], Field(min_length=1)] = ("en",)
     """What the tuned model is then asked to write."""
-    seed: Seed = 0
 
 
 class EffectSettings(FrozenModel):
@@ -887,128 +517,23 @@ class EffectSettings(FrozenModel):
     section: ClassVar[str] = "effect"
 
     # --- the tests
-    least_tests: Annotated[int, Strict(), Field(ge=10)] = 40
-    """Tests below which a run is refused."""
-    least_z: Weight = 0.3
-    """Pairs whose rates differ by fewer standard errors are not learned from: they say hardly anything."""
-    members: Folds = 3
-    """Models, each learned without one fold of the tests, which judge it; their weights' mean is the result."""
 
     # --- the model
-    rank: Rank = 16
-    alpha: Positive = 32.0
-    """The change to a weight is alpha / rank * B A."""
-    top_layers: Count | None = None
-    """So many blocks, counted from the output, are adapted. None: all blocks."""
-    dropout: Dropout = 0.1
-    max_tokens: Count = 40
-    """Texts are cut to so many tokens, their context included."""
-    head_penalty: Positive = 3.0
-    """Ridge of the linear score of vectors, in pairs."""
-    word_penalty: Positive = 0.5
-    """The same of the score of words."""
 
     # --- the loop
     epochs: CountOrZero = 3
     """Passes over the pairs; 0 leaves the encoder as it is and learns the linear score alone."""
-    batch_texts: Count = 64
-    """Distinct texts of a step, at least; whole tests are drawn, and each text is encoded once."""
-    learning_rate: LearningRate = 8e-4
-    head_learning_rate: LearningRate = 2e-3
-    """Of the linear score."""
-    weight_decay: WeightDecay = 0.01
-    warmup_share: Share = 0.1
-    """Share of the steps in which the learning rate rises."""
-    max_grad_norm: GradientNorm = 1.0
     max_minutes: Positive | None = 20.0
     """No epoch is begun that would, at the pace so far, end after them; every member makes one in any case."""
-    chunk_tokens: Count = 1_024
-    """Tokens that go through the model at once."""
-    precision: Precision = "float32"
-    """bfloat16 gains on some processors, and moves the result a little."""
-    device: Text | None = None
-    """cpu, cuda or cuda:1; None for the fastest."""
-    seed: Seed = 0
 
 
-class PropensitySettings(FrozenModel):
-    """How the trees and the logistic regression behind a probability of an action are fitted."""
+class PredictionSettings(FrozenModel):
+    """Predictions of what users will do."""
 
     section: ClassVar[str] = "propensity"
 
     learn_people: Count = 50_000
     """People learned from at most: of more, always the same ones, by a hash of their pseudonyms."""
-    rounds: Count = 150
-    """Trees."""
-    learning_rate: LearningRate = 0.04
-    leaves: Leaves = 8
-    min_leaf_rows: LeafRows = 60
-    l2: TreePenalty = 5.0
-    column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.5
-    """Share of the columns that a split may choose from."""
-    ridge: Positive = 0.005
-    """Inverse strength of the logistic regression's penalty."""
-    increasing: tuple[Text, ...] = ()
-    """Features with which the trees' probability may only rise: what is known beforehand, where examples are few."""
-    decreasing: tuple[Text, ...] = ()
-    """Features with which it may only fall."""
-    folds: Folds = 3
-    """Parts that users are dealt into for the calibration."""
-    seed: Seed = 0
-
-
-class PredictionReasonSettings(FrozenModel):
-    """How the reasons of a prediction are found: by putting other users' values in place of a group of features."""
-
-    section: ClassVar[str] = "prediction_reasons"
-
-    max_reasons: CountOrZero = 3
-    """Reasons per user at most."""
-    min_effect: Weight = 0.1
-    """Smaller changes of the logit are nothing clear."""
-    background_users: Count = 8
-    """Users whose values are put in place of the user's own."""
-    seed: Seed = 0
-
-
-class UpliftSettings(FrozenModel):
-    """Small, strongly held trees: effects are small compared with the noise of single outcomes."""
-
-    section: ClassVar[str] = "uplift"
-
-    rounds: Count = 60
-    """Trees."""
-    learning_rate: LearningRate = 0.05
-    leaves: Leaves = 4
-    min_leaf_rows: LeafRows = 100
-    l2: TreePenalty = 20.0
-    folds: Folds = 3
-    """Parts of users for the outcome models."""
-    forest_groups: Annotated[int, Strict(), Field(ge=2)] = 20
-    """Groups of an effect's trees, each on half of the users: they give the interval of an effect."""
-    seed: Seed = 0
-
-
-class ReplenishmentSettings(FrozenModel):
-    """How it is learned who buys which item again within a week: see `recllm.occasions.replenishment`."""
-
-    section: ClassVar[str] = "replenishment"
-
-    weeks: Count = 8
-    """Past weeks learned from."""
-    max_rows: Count = 600_000
-    """Pairs of a user and an item in all these weeks at most, drawn at random."""
-    rounds: Count = 150
-    """Trees."""
-    learning_rate: LearningRate = 0.06
-    leaves: Leaves = 40
-    min_leaf_rows: LeafRows = 200
-    l2: TreePenalty = 10.0
-    column_share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.35
-    """Share of the columns that a split may choose from."""
-    max_age_days: Days = 28.0
-    """A model that knows nothing of so many days of the log is learned anew."""
-    seed: Seed = 0
 
 
 class OccasionSettings(FrozenModel):
@@ -1032,36 +557,8 @@ class OccasionSettings(FrozenModel):
     """Who got a message of a campaign within so many days is left out."""
     quiet: tuple[Text, ...] = ("21:00", "08:00")
     """Two local times between which no best hour lies; empty for none."""
-    due_probability: Share = 0.2
-    """An item is due again where the chance that it is bought within a week is at least so high."""
-    due_share: Share = 0.75
-    """And where so much of the user's usual interval has passed."""
-    due_interval_days: Days = 5.0
-    """And where that interval is no shorter: who buys a thing every other day needs no reminder."""
-    abandoned_days: Days = 3.0
-    """What was put into the cart or viewed within so many days, and not bought, is left behind."""
-    abandoned_hours: Days = 1.0
-    """But not before so many hours."""
-    abandoned_views: Count = 2
-    """So often was it viewed, where it was never in the cart."""
-    interest_days: Days = 91.0
-    """Who bought, viewed or carted an item within so many days hears of its price and its return."""
-    change_days: Days = 7.0
-    """Of a price, a return to stock or a new arrival that is no older."""
     price_drop: Share = 0.1
     """By so much of the price before it falls at least."""
-    arrival_purchases: Count = 3
-    """So many purchases in an item's type within `interest_days` make it one that the user likes."""
-    lapsed_gaps: Positive = 3.0
-    """Who has stayed away for so many of their usual gaps between shopping days is to be won back."""
-    lapsed_days: Days = 14.0
-    """But not before so many days."""
-    lost_days: Days = 182.0
-    """And no more after so many."""
-    lapsed_trips: Count = 3
-    """Shopping days of a user from which on a usual gap is known."""
-    welcome_days: Days = 7.0
-    """Who bought for the first time within so many days, and never since, is welcomed."""
     adult_age: CountOrZero = 18
     """Who is or may be younger is left out."""
 
@@ -1087,28 +584,8 @@ class RetrainingSettings(FrozenModel):
     max_age_days: Positive = 56.0
     """Days since the end of what the serving model learned from. A choice: two windows of four weeks, after which none
     of what the scorer and its probabilities were fitted on is recent."""
-    max_new_events: Weight = 0.2
-    """Events since then, as a share of those before. A choice: a log grown by a fifth moves the scorer more than
-    another seed does."""
-    max_new_items: Share = 0.2
-    """Share of recent purchases that went to items first sold since then. A choice, as above."""
-    max_stability_index: Positive = 0.25
-    """Population stability index of categories, actions and prices; from .25 on a population counts as a different one
-    (rule of thumb of credit scoring, Siddiqi 2006). What chance alone exceeds once in twenty times is never beyond."""
-    max_score_index: Positive = 0.25
-    """The same index for the probabilities of the serving model's lists; the same source."""
-    max_calibration_ratio: Annotated[float, Strict(), Field(ge=1)] = 1.5
-    """Purchases over expected purchases, or the reverse, in the latest window. A choice: whoever budgets by the
-    probabilities is off by half."""
-    calibration_slope: tuple[Positive, Positive] = (0.5, 2.0)
-    """Lowest and highest slope of the outcomes over the logits of the probabilities; 1 is right (Cox 1958). A
-    choice."""
     max_ece: Share = 0.05
     """Expected calibration error of the probabilities in the latest window. A choice."""
-    sample_users: Count = 500
-    """People, drawn by the seed, whose lists tell of scores and calibration."""
-    min_people: Annotated[int, Strict(), Field(ge=2)] = 30
-    """With fewer people on either side of a comparison nothing is concluded from it."""
 
     min_days: CountOrZero = 7
     """Days of new log between two trainings, whatever the checks say: a challenger that was refused today would be
@@ -1122,19 +599,10 @@ class RetrainingSettings(FrozenModel):
     """What becomes of a challenger whose interval straddles zero and reaches below the margin, or who was judged by too
     few people. keep: what works stays. promote: it knows newer purchases, and nothing speaks clearly against it; for
     shops that are too small to tell."""
-    max_coverage_loss: Share = 0.3
-    """Its lists may show so much less of the items on offer, as a share of what the serving model's show."""
 
     # --- the disk
-    refused_versions: CountOrZero = 3
-    """Refused versions that are kept; of older ones the reasons stay."""
     retrained_versions: Count = 6
     """Other versions made by retraining that are kept, beside the serving one and the one before it."""
-
-    def check(self) -> None:
-        low, high = self.calibration_slope
-        if low > high:
-            raise ValueError(f"calibration_slope is {low} to {high}; give the lower one first")
 
 
 class RetentionSettings(FrozenModel):
@@ -1205,33 +673,35 @@ class Settings(FrozenModel):
     """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
 
     policy: Policy = Policy()
-    profiles: ProfileSettings = ProfileSettings()
     collaborative: CollaborativeSettings = CollaborativeSettings()
-    candidates: CandidateSettings = CandidateSettings()
     offers: OfferSettings = OfferSettings()
-    explanations: ExplanationSettings = ExplanationSettings()
-    serving: ServingSettings = ServingSettings()
     service: ServiceSettings = ServiceSettings()
     experiments: ExperimentSettings = ExperimentSettings()
     console: ConsoleSettings = ConsoleSettings()
     oidc: OidcSettings = OidcSettings()
     webhooks: WebhookSettings = WebhookSettings()
     audit: AuditSettings = AuditSettings()
-    search: SearchSettings = SearchSettings()
     item_index: ItemIndexSettings = ItemIndexSettings()
     scorer: ScorerTrainingSettings = ScorerTrainingSettings()
     privacy: PrivateTrainingSettings = PrivateTrainingSettings()
-    sequence: SequenceModelSettings = SequenceModelSettings()
     lora: LoraSettings = LoraSettings()
     copywriter: CopywriterSettings = CopywriterSettings()
     effect: EffectSettings = EffectSettings()
-    propensity: PropensitySettings = PropensitySettings()
-    prediction_reasons: PredictionReasonSettings = PredictionReasonSettings()
-    uplift: UpliftSettings = UpliftSettings()
-    replenishment: ReplenishmentSettings = ReplenishmentSettings()
+    propensity: PredictionSettings = PredictionSettings()
     occasions: OccasionSettings = OccasionSettings()
     retraining: RetrainingSettings = RetrainingSettings()
     retention: RetentionSettings = RetentionSettings()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _drop_retired_sections(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        def is_retired(name: str, table: Any) -> bool:
+            is_gone = name not in cls.model_fields and name in retired_settings() and isinstance(table, Mapping)
+            return is_gone and not without_retired(name, table, warn=True)
+
+        if isinstance(values, Mapping):
+            values = {name: value for name, value in values.items() if not is_retired(str(name), value)}
+        return handler(values)
 
     @field_validator("timezone")
     @classmethod

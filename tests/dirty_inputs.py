@@ -845,7 +845,7 @@ TABLE: tuple[tuple[int, str, str], ...] = (
     (
         8,
         "`.gz`, `.zip`, decompression bombs",
-        "A for `.gz` up to 200 times its size and the policy's `max_file_bytes`, else F",
+        "A for `.gz` up to 200 times its size and 64 GiB, else F",
     ),
     (9, "Huge file", "A, streamed in blocks of 4 MiB"),
     (10, "Huge line or cell", "Q above 64 KiB a cell or 1 MiB a row"),

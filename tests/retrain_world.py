@@ -27,7 +27,7 @@ SETTINGS = {
         "min_steps": 80,
         "item_calibration": False,
     },
-    "retraining": {"window_days": 14, "sample_users": 60},
+    "retraining": {"window_days": 14},
 }
 
 

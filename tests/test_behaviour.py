@@ -22,6 +22,7 @@ from recllm.propensity.examples import Cohort, Examples, cuts, past_examples
 from recllm.propensity.features import Basics, FeatureTable, person_features, target_features
 from recllm.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
 from recllm.propensity.next_order import covered, day_of, edges, interval_reach
+from recllm.propensity.parameters import PredictionReasonSettings, PropensitySettings
 from recllm.propensity.predict import mailings, predict, redeem_examples
 from recllm.propensity.prediction import (
     Prediction,
@@ -33,7 +34,6 @@ from recllm.propensity.prediction import (
 from recllm.propensity.quality import auc, gain, lift, quality, reliability
 from recllm.propensity.task import background, group_deltas
 from recllm.schema import Action
-from recllm.settings import PredictionReasonSettings, PropensitySettings
 
 CUT = START + 120 * DAY
 

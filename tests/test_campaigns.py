@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ from recllm.jobs.serve import find_audience
 from recllm.jobs.train import train_workspace
 from recllm.policy import Policy
 from recllm.privacy.export import export_person
+from recllm.propensity.parameters import UpliftSettings
 from recllm.report.campaign import preview_page, report_page
 from recllm.schema import Objective, Purpose
 from recllm.workspace.privacy import KEY_VARIABLE
@@ -971,7 +973,7 @@ def test_an_offer_that_ended_is_said_before_anything_is_planned(shop: Workspace,
 
 
 def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
-    shop: Workspace, folder: Path, command: Callable[..., tuple[int, str, str]]
+    shop: Workspace, folder: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tools sell because of the message, tea does not: the next campaign goes to tool buyers."""
     file = changed(folder, *CHOOSES, ('goal = "tea', 'window_days = 5\ngoal = "tea'))
@@ -993,8 +995,10 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     assert set(trial.table.filter(pl.col("treated") == 1)["user_id"]) == set(done.people)
     assert set(trial.table.filter(pl.col("outcome") == 1)["user_id"]) == set(moved)
     shop.close()
-    place, small = ("-w", str(folder / "shop")), ("--set", "uplift.min_leaf_rows=8")
-    code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *small, *place, "--json")
+    place = ("-w", str(folder / "shop"))
+    small = partial(UpliftSettings, min_leaf_rows=8)
+    monkeypatch.setattr("recllm.propensity.uplift.UpliftSettings", small)
+    code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *place, "--json")
     assert code == 0, error
     found = json.loads(out)
     assert found["trial"]["people"] == trial.table.height

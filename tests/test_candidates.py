@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -15,12 +17,12 @@ from recllm.features.candidates import (
     POPULAR,
     SOURCES,
     TEXT_NEAREST,
+    CandidateCounts,
     candidates,
     explicit,
     served_by,
 )
 from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.settings import CandidateSettings
 
 DATA = shop()
 CROWD = CollaborativeStatistics.fit(DATA, vectors(DATA))
@@ -29,8 +31,8 @@ ASKED = ask(CROWD, DATA.events, DATA.as_of, user_rows=EVERYBODY)
 OFF = dict.fromkeys(SOURCES, 0)
 
 
-def only(**on: int) -> CandidateSettings:
-    return CandidateSettings(**{**OFF, **on})
+def only(**on: int) -> CandidateCounts:
+    return CandidateCounts(**{**OFF, **on})
 
 
 def test_pairs_are_distinct_ascending_and_name_their_sources() -> None:
@@ -87,7 +89,7 @@ def test_a_ban_concerns_one_person_alone() -> None:
 def test_where_habits_lead_each_source_proposes_half_as_many_to_people_who_have_some() -> None:
     rows = [row for row, name in enumerate(DATA.items["item_id"]) if name.startswith("tea")][:4]
     asked = ask(CROWD, history([(row, DATA.as_of - (5 - n) * DAY) for n, row in enumerate(rows)]), DATA.as_of)
-    settings = only(own_history=4, neighbours=4, popular=4).model_copy(update={"habit_items": 4})
+    settings = only(own_history=4, neighbours=4, popular=4, habit_items=4)
 
     def n_proposed(**options: object) -> dict[str, int]:
         pairs = candidates(asked, settings, **options)  # type: ignore[arg-type]
@@ -100,7 +102,7 @@ def test_where_habits_lead_each_source_proposes_half_as_many_to_people_who_have_
     open_to_three = np.ones(DATA.n_items, bool)
     open_to_three[asked.owned.key[0]] = False
     assert n_proposed(habits_lead=True, allowed=open_to_three)[OWN_HISTORY] == 3
-    settings = settings.model_copy(update={"habit_items": 0})
+    settings = replace(settings, habit_items=0)
     assert n_proposed(habits_lead=True) == everything
 
 

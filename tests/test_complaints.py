@@ -12,6 +12,8 @@ from pathlib import Path
 
 from test_service import folder, serving, shown  # noqa: F401 - fixtures
 
+from recllm.service.api import MAX_EVENTS
+from recllm.service.everybody import MAX_PREDICTIONS
 from recllm.settings import ServiceSettings
 from recllm.workspace.keys import create_key
 from recllm.workspace.workspace import Workspace
@@ -89,7 +91,7 @@ def test_6_memory_can_be_watched_and_what_is_kept_is_bounded(folder: Path) -> No
         figures = client.get("/metrics").text
     assert "process_resident_memory_bytes" in figures
     settings = ServiceSettings()
-    assert settings.waiting and settings.predictions and settings.max_events and settings.max_body_mib
+    assert settings.waiting and MAX_PREDICTIONS and MAX_EVENTS and settings.max_body_mib
 
 
 def test_7_a_request_may_exclude_items(folder: Path) -> None:  # noqa: F811

@@ -46,6 +46,7 @@ from recllm.jobs.off_policy import OffPolicyReport
 from recllm.jobs.predict import predict_workspace
 from recllm.jobs.recommenders import open_recommender
 from recllm.jobs.serve import find_audience
+from recllm.occasions.rules import OccasionRules
 from recllm.policy import Policy
 from recllm.privacy.export import export_person
 from recllm.propensity.prediction import PredictionKind, PredictionRequest
@@ -55,7 +56,7 @@ from recllm.recommender.registry import current, publish, versions
 from recllm.schema import Action, Purpose, Table
 from recllm.service.app import create_app
 from recllm.service.live import LiveShop
-from recllm.settings import ConsoleSettings, OccasionSettings, ServiceSettings
+from recllm.settings import ConsoleSettings, ServiceSettings
 from recllm.stats.intervals import Interval
 from recllm.store.readers import StoreReader
 from recllm.words.sentences import LANGUAGES
@@ -1063,7 +1064,7 @@ def test_home_counts_in_the_background(looking: TestClient) -> None:
 def test_who_is_due_and_who_is_quiet() -> None:
     now = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
-    settings = OccasionSettings()
+    settings = OccasionRules()
     trips = settings.lapsed_trips
 
     def visits(name: str, last: int, gap: int, n: int = trips) -> list[tuple[str, str, datetime]]:

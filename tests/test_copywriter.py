@@ -11,6 +11,7 @@ import pytest
 from recllm.adcopy.submissions import Pair, pairs, read_approved, split
 from recllm.errors import DataError, ModelError, UsageError
 from recllm.generator.locate import find_generator
+from recllm.training.arguments import CopywriterArguments
 
 WORDS = ("Product", ":", "Why", "soft", "buns", "mug", "for", "you", "your", "table", "Warm", "a", ".", "\n")
 LEARN = [Pair(f"[user]\nProduct: {name}", f"Warm {name} for your table.") for name in ("buns", "mug", "soft buns")] * 4
@@ -53,10 +54,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(**values: Any) -> Any:
-    from recllm.settings import CopywriterSettings
 
     told = {"learning_rate": 2e-2, "epochs": 4, "batch_size": 4, "top_layers": 2, "warmup_steps": 1}
-    return CopywriterSettings(**{**told, **values})
+    return CopywriterArguments(**{**told, **values})
 
 
 def tune(base: Path, out: Path, **values: Any) -> Any:

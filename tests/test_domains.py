@@ -46,7 +46,6 @@ from recllm.workspace.workspace import Workspace, overridden
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
-GUIDE = HERE.parent / "recllm" / "guide" / "domains.md"
 OTHERS = ("education", "media", "news")
 NOW = datetime(2025, 3, 1, 9, tzinfo=UTC)
 ITEMS = {
@@ -430,7 +429,8 @@ def test_a_shop_brings_its_own_words(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_guide_works(tmp_path: Path) -> None:
-    example = GUIDE.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
+    page = HERE.parent / "recllm" / "guide" / "domains.md"
+    example = page.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
     file = tmp_path / "rental.toml"
     file.write_text(example, encoding="utf-8")
     locale = f"en@{bring_domain(file)}"

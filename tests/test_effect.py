@@ -41,12 +41,12 @@ from recllm.models.effect import (
     rank_texts,
 )
 from recllm.schema import CopyVerdict, Item
-from recllm.settings import EffectSettings
+from recllm.training.arguments import EffectArguments
 from recllm.training.lora.effect import TunedEffect, fit_score, tune_effect
 
 FILL = ("red", "running", "shoes", "garden", "sofa", "with", "four", "cushions", "and", "the", "a")
-QUICK = EffectSettings(
-    rank=4, alpha=8.0, epochs=2, members=2, batch_texts=24, learning_rate=1e-3, head_learning_rate=1e-2, dropout=0.0
+QUICK = EffectArguments(
+    rank=4, epochs=2, members=2, batch_texts=24, learning_rate=1e-3, head_learning_rate=1e-2, dropout=0.0
 )
 
 
@@ -214,7 +214,7 @@ def test_the_script(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "effect.toml"
-    recipe.write_text("[effect]\nepochs = 0\nmembers = 2\n", "utf-8")
+    recipe.write_text("[effect]\nepochs = 0\n", "utf-8")
     good = write_pairs(tmp_path / "pairs.jsonl", pairs_of_world(np.random.default_rng(7)))
     bad = write_pairs(tmp_path / "bad.jsonl", pairs_of_world(np.random.default_rng(7)), wins_a=-1)
     root = Path(__file__).resolve().parents[1]

@@ -20,8 +20,8 @@ from recllm.propensity.effects import (
     save_effects,
 )
 from recllm.propensity.features import FeatureTable
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.trial import Trial
-from recllm.settings import UpliftSettings
 from recllm.workspace.workspace import Workspace
 
 QUICK = UpliftSettings(forest_groups=8)

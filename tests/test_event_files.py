@@ -19,22 +19,30 @@ from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
 from recllm.data import dataset as dataset_module
+from recllm.data import item_groups as item_groups_module
 from recllm.data.dataset import DAY, Counted, Dataset, Events, person_ranges
 from recllm.data.event_files import EventFiles, EventLog, in_turn
 from recllm.encoder.toy import ToyEncoder
+from recllm.features import collaborative as collaborative_module
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import item_vectors
 from recllm.features.together import bought_together
 from recllm.files import drafts_folder, sweep_drafts
 from recllm.jobs.load import add_consent, load_file
 from recllm.schema import Purpose
-from recllm.settings import CollaborativeSettings, OfferSettings
+from recllm.settings import CollaborativeSettings
 from recllm.workspace import privacy as privacy_module
 from recllm.workspace.workspace import Workspace
 
 DATA = shop()
 NOBODY = Dataset(DATA.users, DATA.items, Events.nothing(DATA.n_users), DATA.as_of)
-SETTINGS = CollaborativeSettings(neighbour_pool=15, new_item_days=200.0, first_sales_days=7.0)
+SETTINGS = CollaborativeSettings(neighbour_pool=15)
+
+
+def with_new_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows in which items of so short a log are new and judged."""
+    monkeypatch.setattr(collaborative_module, "NEW_ITEM_DAYS", 200.0)
+    monkeypatch.setattr(item_groups_module, "FIRST_SALES_DAYS", 7.0)
 
 
 @pytest.fixture
@@ -127,16 +135,18 @@ def test_statistics_of_parts_are_those_of_the_whole(
     if in_files:
         log = EventFiles.write(tmp_path, (part for _, part in DATA.events.parts()))
     assert len(list(log.parts())) > 3
+    with_new_items(monkeypatch)
     by_parts = CollaborativeStatistics.fit(NOBODY, vectors(DATA), SETTINGS, basics, log=log)
     kind, limits = np.full(DATA.n_items, -1), by_parts.settings
-    offers = OfferSettings(together_people=2, together_z=0.1)
-    pairs = bought_together(log, DATA.n_items, kind, offers, limits)
+    rules: dict[str, Any] = {"min_people": 2, "min_z": 0.1}
+    pairs = bought_together(log, DATA.n_items, kind, limits, **rules)
     encoded = item_vectors(ToyEncoder(), NOBODY, log=log)
     monkeypatch.undo()
+    with_new_items(monkeypatch)
     assert len(list(DATA.events.parts())) == 1
     assert_alike(by_parts, CollaborativeStatistics.fit(DATA, vectors(DATA), SETTINGS, basics))
     assert by_parts.arrived.got.any() and by_parts.item_item.nnz
-    expected = bought_together(DATA.events, DATA.n_items, kind, offers, limits)
+    expected = bought_together(DATA.events, DATA.n_items, kind, limits, **rules)
     assert pairs.nnz and np.allclose(pairs.toarray(), expected.toarray(), rtol=1e-5)
     assert np.array_equal(encoded, item_vectors(ToyEncoder(), DATA))
 

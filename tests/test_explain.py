@@ -11,7 +11,6 @@ from recllm.data.interactions import Pairs
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.recommender.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, lacking, units_of
-from recllm.settings import ExplanationSettings
 
 ITEMS = pl.DataFrame(
     {
@@ -84,10 +83,10 @@ def test_choice_prefers_the_item_itself_then_its_type_and_always_basics() -> Non
     assert names == {"tea", "milk", "age"}
 
 
-def speak(worth: dict[str, float], shown: str, **settings: float) -> list[tuple[str, str]]:
+def speak(worth: dict[str, float], shown: str) -> list[tuple[str, str]]:
     units = units_of(ANN)
     column = np.array([worth.get(u.name or DATA.items["item_id"][u.item], np.nan) for u in units], np.float32)
-    speaker = ReasonWriter(DATA.items, Policy(), settings=ExplanationSettings(**settings))  # type: ignore[arg-type]
+    speaker = ReasonWriter(DATA.items, Policy())
     told = speaker.reasons(units, column, ROW[shown], build_profile(DATA, 0), spread=10.0)
     return [(r.evidence_id, r.text) for r in told]
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, merged_lines, of_actions
 from recllm.data.item_groups import ItemGroups, NewItems, size_of
-from recllm.features.candidates import explicit
+from recllm.features.candidates import CandidateCounts, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_features
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.training.windows import PastWindows
 
 START = 1_600_000_000
@@ -176,7 +176,7 @@ def test_the_arrivals_of_a_window_are_learned_among_themselves() -> None:
     )
     data = Dataset.construct(events, None, items, as_of=START + 120 * DAY)
     vectors = np.eye(data.n_items, 64, dtype=np.float32)
-    past = PastWindows(data, vectors, None, ScorerTrainingSettings(), CollaborativeSettings(), CandidateSettings())
+    past = PastWindows(data, vectors, None, ScorerTrainingSettings(), CollaborativeSettings(), CandidateCounts())
     found = past.new_items(past.population(START + 92 * DAY))
     assert found is not None and found.n == 40
     arrived = set(data.item_rows(["oat", *many]).tolist())

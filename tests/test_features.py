@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Tally, decay, matrix, merge, merged_lines, unit, user_parts, visits
+from recllm.data.interactions import Tally, decay, matrix, merged_lines, unit, user_parts, visits
 from recllm.features.candidates import Candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.schema import Action
-from recllm.settings import CollaborativeSettings
 
 DATA = shop()
 CROWD = CollaborativeStatistics.fit(DATA, vectors(DATA))
@@ -190,40 +189,6 @@ def test_purchases_of_long_ago_leave_every_feature_finite() -> None:
     with np.errstate(all="raise", under="ignore"):
         values = features_of(history([(row("tea0"), long_ago)]), [row("tea0"), row("tea1"), row("tool3")])
     assert np.isfinite(values).all() and feature(values, "text_set").tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("changes", "changed"),
-    [
-        ({"purchase_half_life_days": 10.0}, {"text_set", "type_times", "type_affinity", "neighbours_decayed"}),
-        ({"browsing_half_life_days": 1.0}, {"views", "type_views"}),
-        ({"never_days": 100.0}, {"days_since", "days_since_view"}),
-        ({"window_days": 60.0}, {"buyers_28", "trend", "trend_long", "type_share", "type_lately", "visits_28"}),
-        ({"short_window_days": 20.0}, {"buyers_7", "trend"}),
-        ({"long_window_days": 3.0}, {"buyers_91", "trend_long"}),
-        ({"novelty_window_days": 8.0}, {"novelty"}),
-        ({"group_window_days": 7.0}, {"type_buyers", "type_alike"}),
-        ({"price_gap_limit": 0.1}, {"price_gap"}),
-        ({"lift_limit": 0.1}, {"neighbours_lift"}),
-        ({"item_item_limits": (0.0, 0.0)}, {"item_item"}),
-        ({"overdue_limits": (0.0, 0.0)}, {"overdue", "type_overdue"}),
-        ({"text_items": 1}, {"text_set"}),
-        ({"text_power": 1.0}, {"text_set"}),
-    ],
-    ids=lambda part: ",".join(sorted(part)),
-)
-def test_a_setting_reaches_every_feature_that_it_is_about(changes: dict[str, object], changed: set[str]) -> None:
-    bought = [(row("tea0"), NOW - 50 * DAY), (row("tool2"), NOW - 25 * DAY), (row("tea0"), NOW - 2 * DAY)]
-    events = merge(
-        history(bought, price=2.0),
-        history([(row("tea1"), NOW - 9 * DAY), (row("tool5"), NOW - 2 * DAY)], action=Action.VIEW),
-    )
-    items = [row(name) for name in ("tea0", "tea1", "tea5", "tool2", "tool5")]
-    before = features_of(events, items)
-    crowd = CollaborativeStatistics.fit(DATA, vectors(DATA), CollaborativeSettings(**changes))
-    after = features_of(events, items, crowd)
-    differ = {name for name in FEATURE_NAMES if not np.allclose(feature(before, name), feature(after, name))}
-    assert changed <= differ, changed - differ
 
 
 @pytest.mark.parametrize("n_keys", [5, 100_000])

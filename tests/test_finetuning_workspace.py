@@ -82,7 +82,7 @@ def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytes
 @pytest.mark.slow
 def test_two_processes_under_accelerate_make_one_model(shop: Path) -> None:
     config = shop / "lora.toml"
-    config.write_text("[lora]\nmax_steps = 6\nhead_steps = 2\neval_steps = 3\ntop_layers = 1\n")
+    config.write_text("[lora]\nmax_steps = 6\n")
     script = [str(ROOT / "finetune" / "lora.py"), str(config), "--workspace", str(shop / "shop"), "--cpu"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = subprocess.run([*launch, *script], capture_output=True, text=True, cwd=ROOT, timeout=300)

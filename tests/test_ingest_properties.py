@@ -35,7 +35,7 @@ from recllm.workspace.privacy import Pseudonymiser
 
 KEY = Pseudonymiser(b"0123456789abcdef")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-LENIENT = Policy(reject_limit=1.0, reject_head_limit=1.0)
+LENIENT = Policy(reject_limit=1.0)
 OPTIONS = IngestOptions(now=NOW, tz="UTC")
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import unit
 from recllm.errors import ModelError
-from recllm.features.candidates import BIT, INTERESTS, SOURCES, candidates, explicit
+from recllm.features.candidates import BIT, INTERESTS, SOURCES, CandidateCounts, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.models.sequence import (
+    SequenceArguments,
     SequenceConfig,
     SequenceModel,
     Sequences,
@@ -23,10 +24,9 @@ from recllm.models.sequence import (
 )
 from recllm.models.sequence_network import NextBaskets, SequenceLearner, SequenceNetwork, learn_sequence_model
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, SequenceModelSettings
 
 TARGET = (Action.PURCHASE,)
-SMALL = SequenceModelSettings(
+SMALL = SequenceArguments(
     dim=16,
     epochs=30,
     patience=30,
@@ -61,7 +61,7 @@ def texts(n_items: int = 24, dim: int = 12, seed: int = 1) -> NDArray[np.float32
     return unit(np.random.default_rng(seed).normal(size=(n_items, dim)))
 
 
-def learned(data: Dataset, vectors: NDArray[np.float32], args: SequenceModelSettings = SMALL) -> SequenceModel:
+def learned(data: Dataset, vectors: NDArray[np.float32], args: SequenceArguments = SMALL) -> SequenceModel:
     found = learn_sequence_model(data, vectors, None, TARGET, [data.as_of], data.as_of - 2 * STEP, args)
     assert found is not None
     return found[0]
@@ -229,12 +229,12 @@ def test_it_proposes_candidates() -> None:
     crowd = CollaborativeStatistics.fit(data, vectors, interests=learned(data, vectors))
     asked = ask(crowd, data.events, data.as_of, user_rows=np.arange(data.n_users))
     off = dict.fromkeys(SOURCES, 0)
-    found = candidates(asked, CandidateSettings(**{**off, "interests": 3}), repeats=False)
+    found = candidates(asked, CandidateCounts(**{**off, "interests": 3}), repeats=False)
     assert (np.diff(found.indptr) == 3).all()
     assert (found.sources == BIT[INTERESTS]).all()
 
 
-def learner_of(args: SequenceModelSettings) -> SequenceLearner:
+def learner_of(args: SequenceArguments) -> SequenceLearner:
     return SequenceLearner(log(chains()), texts(), None, TARGET, args)
 
 

@@ -68,7 +68,7 @@ def answers(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def replace_short_histories(recommender: Any) -> Any:
     """All histories count as short, so that texts propose items to everybody."""
-    candidates = recommender.model.candidates.model_copy(update={"short_history": 100, "text_nearest": 6})
+    candidates = replace(recommender.model.candidates, short_history=100, text_nearest=6)
     return recommender._copy(model=replace(recommender.model, candidates=candidates))
 
 

@@ -16,9 +16,9 @@ from source_trees import PACKAGE, trees
 README = PACKAGE.parent / "README.md"
 
 ROOMS: tuple[str, ...] = tuple(
-    re.findall(r"^\| `recllm/(\w+?)(?:/|\.py)` \|", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    re.findall(r"`(\w+)`", README.read_text(encoding="utf-8").split("| layer | packages |")[1].split("\n\n")[0])
 )
-"""README's map of rooms, in its order: a room imports only rooms above its own."""
+"""README's table of packages, in its order: a package imports only those before it."""
 
 PERSONAL_ROWS = {"store", "ingest", "workspace", "privacy"}
 """The only rooms that may read the store; everything else goes through `PolicyGate`."""

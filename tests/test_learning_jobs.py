@@ -136,15 +136,14 @@ def test_evaluation_and_training_use_every_section_that_is_set(
 
     monkeypatch.setattr("recllm.training.scorer.fit_scorer", spy)
     for line in (("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")):
-        set_ = ("--set", "collaborative.neighbours=7", "--set", "candidates.popular=9")
+        set_ = ("--set", "collaborative.neighbours=7")
         code, _, err = command(*line, *set_, "-w", str(folder))
         assert code == 0, err
     assert [call["population"].neighbours for call in calls] == [7, 7]
-    assert [call["settings"].popular for call in calls] == [9, 9]
     assert [call["interests"] for call in calls] == [None, None], "advised for so small a log"
     calls.clear()
-    assert command("train", "--set", "sequence_model=true", "--set", "sequence.epochs=1", "-w", str(folder))[0] == 0
-    assert calls[0]["interests"].epochs == 1
+    assert command("train", "--set", "sequence_model=true", "-w", str(folder))[0] == 0
+    assert calls[0]["interests"].epochs == 30
 
 
 @pytest.mark.parametrize("line", [("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")])
@@ -179,7 +178,7 @@ class _Terminal:
     [
         ("[scorer]\nepochs = 0", "scorer.epochs: 0 is not a whole number at least 1"),
         ("[scorer]\nheads = 0", "scorer.heads: 0 is not"),
-        ("[sequence]\nattention_heads = 0", "sequence.attention_heads: 0 is not"),
+        ("[sequence]\nattention_heads = 0", "sequence.attention_heads: it can no longer be set to 0"),
         ("[scorer]\nbatch_size = 0", "scorer.batch_size: 0 is not"),
         ('[scorer]\nparts = ["cosine", "vector"]', "scorer.parts"),
         ("[scorer]\nepoch = 3", "epochs"),

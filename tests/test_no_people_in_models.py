@@ -23,8 +23,9 @@ from recllm.jobs.item_index import build_index
 from recllm.jobs.load import load_file
 from recllm.jobs.recommenders import refresh
 from recllm.jobs.train import train_workspace
+from recllm.models.sequence import SequenceArguments
 from recllm.recommender.serving_state import map_arrays, open_people_state
-from recllm.settings import IndexKind, SequenceModelSettings
+from recllm.settings import IndexKind
 from recllm.workspace.workspace import Workspace
 
 PEOPLE = 137
@@ -34,7 +35,7 @@ SIZES = frozenset({PEOPLE, PEOPLE + 1, PEOPLE + 2})
 PUBLISHED = ("models", "copies", "cache/item-index")
 INDEXES: tuple[IndexKind, ...] = ("faiss",) if find_spec("faiss") else ()
 IDS = [f"{MARK}-{n:03}" for n in range(PEOPLE)]
-SEQUENCE = SequenceModelSettings(dim=16, epochs=1, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
+SEQUENCE = SequenceArguments(dim=16, epochs=1, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
 
 
 @pytest.fixture(scope="module")

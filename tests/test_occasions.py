@@ -34,13 +34,20 @@ from recllm.occasions.detect import (
 from recllm.occasions.hours import best_hours, hour_shares
 from recllm.occasions.replenishment import ReplenishmentModel, learn_replenishment
 from recllm.occasions.repurchase import bought_again, repurchase_pairs
+from recllm.occasions.rules import OccasionRules, ReplenishmentSettings
 from recllm.policy import Policy
+from recllm.propensity.parameters import PropensitySettings
 from recllm.schema import Occasion
-from recllm.settings import OccasionSettings, PropensitySettings, ReplenishmentSettings
+from recllm.settings import OccasionSettings
 from recllm.workspace.workspace import Workspace, overridden
 
 NOW = 1_760_000_000
 SMALL = ReplenishmentSettings(rounds=50, min_leaf_rows=10, weeks=4)
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.occasions.replenishment.ReplenishmentSettings", lambda: SMALL)
 
 
 def log(*rows: tuple, items: dict[str, str] | None = None) -> Dataset:
@@ -74,7 +81,7 @@ def shop_of(dataset: Dataset, *states: tuple[str, float, float | None, bool], **
         schema={"item_id": pl.String, "at": pl.Datetime("us", "UTC"), "price": pl.String, "available": pl.Boolean},
         orient="row",
     ).sort("at")
-    return Shop.of(dataset, ItemStates.of(frame, dataset), OccasionSettings(**settings), Policy())
+    return Shop.of(dataset, ItemStates.of(frame, dataset), OccasionRules(**settings), Policy())
 
 
 def told(cases: Cases, dataset: Dataset) -> dict[str, str | None]:
@@ -409,7 +416,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     settings = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
     policy = Policy(group_floor=3)
-    with Workspace.create(folder / "shop", **settings, policy=policy, replenishment=SMALL) as shop:
+    with Workspace.create(folder / "shop", **settings, policy=policy) as shop:
         for table in ("items", "events", "consent"):
             load_file(shop, folder / f"{table}.csv", table)
     return folder / "shop"

@@ -82,16 +82,16 @@ def test_a_habit_of_one_household_is_no_evidence() -> None:
     at = np.repeat(START + np.arange(200) * DAY // 4, 2)
     one = history([(int(rows[n % 2]), int(at[n])) for n in range(400)])
     kind = np.array([KINDS.index(name[:-1]) for name in data.items["item_id"]])
-    found = bought_together(Events.concat([data.events, one]), data.n_items, kind, OfferSettings())
+    found = bought_together(Events.concat([data.events, one]), data.n_items, kind)
     assert found[rows[0], rows[1]] == 0 and found.nnz
 
 
 def test_what_is_of_one_kind_is_bought_instead_and_goes_with_nothing(trained: Recommender) -> None:
     purchases, n_items = trained.dataset.events.of(Action.PURCHASE), trained.dataset.n_items
     alike = np.zeros(n_items, np.int64)
-    assert not bought_together(purchases, n_items, alike, OfferSettings()).nnz
+    assert not bought_together(purchases, n_items, alike).nnz
     unknown = np.full(n_items, -1)
-    assert bought_together(purchases, n_items, unknown, OfferSettings()).nnz == len(pairs_of(trained))
+    assert bought_together(purchases, n_items, unknown).nnz == len(pairs_of(trained))
 
 
 def naive_z(events: Events, n_items: int, people: int, z_least: float) -> np.ndarray:
@@ -133,8 +133,7 @@ def test_it_is_what_the_formula_says(seed: int) -> None:
             ]
         )
     events = history(*runs)
-    choice = OfferSettings(together_people=2, together_z=1e-9)
-    found = bought_together(events, n_items, np.arange(n_items), choice).toarray()
+    found = bought_together(events, n_items, np.arange(n_items), min_people=2, min_z=1e-9).toarray()
     expected = naive_z(events, n_items, 2, 1e-9)
     ours = found > 0  # pairs that could not pass if each trip were another person's are not looked at
     assert np.allclose(found[ours], expected[ours], rtol=1e-4)
@@ -143,8 +142,8 @@ def test_it_is_what_the_formula_says(seed: int) -> None:
 
 
 def test_nothing_goes_together_where_nobody_buys() -> None:
-    assert bought_together(history([]), 4, np.arange(4), OfferSettings()).shape == (4, 4)
-    assert not bought_together(history([(0, START)]), 4, np.arange(4), OfferSettings()).nnz
+    assert bought_together(history([]), 4, np.arange(4)).shape == (4, 4)
+    assert not bought_together(history([(0, START)]), 4, np.arange(4)).nnz
 
 
 # --- what fits whom --------------------------------------------------------------------------------------------------

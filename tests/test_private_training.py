@@ -40,8 +40,9 @@ from recllm.recommender.private_serving import private_population
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import mark_version_tainted, taints
 from recllm.recommender.saved_model import load_model
-from recllm.settings import CollaborativeSettings, LoraSettings, PrivateTrainingSettings
+from recllm.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.text.items import item_texts
+from recllm.training.arguments import LoraArguments
 from recllm.training.lora.tower import Tower
 from recllm.training.private.accounting import (
     PrivacyGuarantee,
@@ -74,9 +75,7 @@ pytest.importorskip("opacus")
 
 DATA = shop()
 VECTORS = vectors(DATA)
-SETTINGS = PrivateTrainingSettings(
-    horizon_days=14, n_windows=3, steps=12, sampling_rate=0.3, hidden=4, components=3, catalogue_negatives=6
-)
+SETTINGS = PrivateTrainingSettings(horizon_days=14, n_windows=3, steps=12, sampling_rate=0.3)
 COUNTED = CollaborativeSettings(target=TARGET)
 
 
@@ -357,9 +356,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-ADAPTER_SETTINGS = PrivateTrainingSettings(
-    horizon_days=14, n_windows=3, lora_steps=3, lora_sampling_rate=0.3, lora_negatives=4, lora_history=3
-)
+ADAPTER_SETTINGS = PrivateTrainingSettings(horizon_days=14, n_windows=3)
 
 
 def test_the_adapters_gradients_are_those_of_one_user_at_a_time(tiny: Path) -> None:
@@ -367,7 +364,7 @@ def test_the_adapters_gradients_are_those_of_one_user_at_a_time(tiny: Path) -> N
     texts = list(dict.fromkeys(item_texts(data.items)))
     text_of = np.array([texts.index(t) for t in item_texts(data.items)])
     found = text_examples(data, text_of, ADAPTER_SETTINGS)
-    tower = Tower(HuggingFaceEncoder(find_weights(tiny)), texts, LoraSettings(top_layers=1, precision="float32"))
+    tower = Tower(HuggingFaceEncoder(find_weights(tiny)), texts, LoraArguments(top_layers=1, precision="float32"))
     base = torch.from_numpy(HuggingFaceEncoder(find_weights(tiny)).encode(texts))
     with torch.no_grad():  # both factors of the change have gradients then
         for parameter in tower.parameters:
@@ -402,7 +399,7 @@ def test_the_adapters_gradients_are_those_of_one_user_at_a_time(tiny: Path) -> N
 def test_an_adapter_is_learned_privately_and_loads(tiny: Path, tmp_path: Path) -> None:
     encoder, data = load_encoder(str(tiny)), arrivals()
     how = mechanism(1.0, rate=0.2, steps=3).model_copy(update={"part": "adapter"})
-    tuned = tune_privately(data, encoder, ADAPTER_SETTINGS, how, tmp_path, lora=LoraSettings(top_layers=1))
+    tuned = tune_privately(data, encoder, ADAPTER_SETTINGS, how, tmp_path, lora=LoraArguments(top_layers=1))
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     before, after = encoder.encode(["red shoes", "milk"]), tuned.encode(["red shoes", "milk"])
     assert tuned.fingerprint != encoder.fingerprint and not np.allclose(before, after)
@@ -501,7 +498,7 @@ def test_a_damaged_ledger_is_no_empty_one(tmp_path: Path, damage: bytes) -> None
 
 # --- a workspace -----------------------------------------------------------------------------------------------------
 
-QUICK = {"privacy": {"steps": 8, "horizon_days": 14, "hidden": 4, "components": 4, "total_epsilon": 10.0}}
+QUICK = {"privacy": {"steps": 8, "horizon_days": 14, "total_epsilon": 10.0}}
 
 
 @pytest.fixture
@@ -552,7 +549,7 @@ def test_where_privacy_is_required_nothing_is_learned_without(folder: Path) -> N
     with overridden(required), Workspace.open(str(folder)) as workspace:
         for refused in (
             lambda: train_workspace(workspace, private=False, encoder=ToyEncoder()),
-            lambda: tune_workspace(workspace, LoraSettings()),
+            lambda: tune_workspace(workspace, LoraArguments()),
         ):
             with pytest.raises(PolicyError, match="--private"):
                 refused()

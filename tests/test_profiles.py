@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.data.dataset import DAY, Dataset
-from recllm.errors import DataError, UsageError
+from recllm.errors import DataError
 from recllm.profiles.profile import build_profile, build_profiles
 from recllm.schema import Action, HistoryLine, Profile
-from recllm.settings import ProfileSettings
 
 NOW = 100 * DAY
 ITEMS = pl.DataFrame(
@@ -44,8 +43,8 @@ def world(events: list[dict[str, Any]], users: dict[str, list[Any]] | None = Non
     return Dataset.construct(frame, pl.DataFrame(users or {"user_id": ["ann"]}), ITEMS, as_of=NOW)
 
 
-def profile_of(events: list[dict[str, Any]], **settings: Any) -> Profile:
-    return build_profile(world(events), 0, settings=ProfileSettings(**settings))
+def profile_of(events: list[dict[str, Any]], **options: Any) -> Profile:
+    return build_profile(world(events), 0, **options)
 
 
 def line_of(profile: Profile, item: str) -> HistoryLine:
@@ -99,7 +98,6 @@ def test_favourites_are_shares_of_the_weight_by_narrowest_category_and_brand() -
     assert shares == pytest.approx({"kitchen": 0.5, "home": 0.25, "tea": 0.25})
     assert [share.name for share in profile.favourite_categories] == ["kitchen", "home", "tea"]  # ties by name
     assert {s.name: s.share for s in profile.favourite_brands} == pytest.approx({"Clay": 0.25, "Leaf": 0.25})
-    assert len(profile_of([event("tea", 99), event("cup", 99)], favourites=1).favourite_categories) == 1
 
 
 def test_price_band_is_the_quartiles_of_prices_paid_without_gifts() -> None:
@@ -158,13 +156,6 @@ def test_a_batch_keeps_order_repeats_people_and_equals_single_calls() -> None:
     assert build_profiles(dataset, []) == []
 
 
-def test_max_lines_shortens_the_history_and_nothing_else() -> None:
-    events = [event(item, 90 + i) for i, item in enumerate(("tea", "cup", "pan", "rug"))]
-    whole, short = profile_of(events), profile_of(events, max_lines=2)
-    assert short.purchases == whole.purchases[:2]
-    assert (short.favourite_categories, short.n_baskets) == (whole.favourite_categories, whole.n_baskets)
-
-
 def test_the_time_may_be_a_datetime_with_a_zone() -> None:
     dataset = world([event("tea", 90), event("tea", 95)])
     moment = datetime.fromtimestamp(95 * DAY, UTC)
@@ -178,8 +169,6 @@ def test_the_time_may_be_a_datetime_with_a_zone() -> None:
 def test_wrong_use_is_named() -> None:
     with pytest.raises(DataError, match="no user row 7"):
         build_profile(world([]), 7)
-    with pytest.raises(UsageError, match=r"profiles\.half_life_days: 0 is not a number above 0"):
-        ProfileSettings(half_life_days=0)
 
 
 EVENTS = st.lists(

@@ -10,13 +10,13 @@ from shop_world import history, shop, vectors
 from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Pairs
 from recllm.errors import ModelError
-from recllm.features.candidates import OWN_HISTORY, served_by
+from recllm.features.candidates import OWN_HISTORY, CandidateCounts, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.models.scorer import ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
 from recllm.recommender.ranking import ItemRanker, UserInputs
-from recllm.settings import CandidateSettings, ScorerTrainingSettings
+from recllm.settings import ScorerTrainingSettings
 from recllm.training.scorer import FittedScorer, fit_scorer
 
 DATA = shop()
@@ -72,9 +72,7 @@ def test_the_size_of_the_blocks_changes_nothing(fitted: FittedScorer, crowd: Col
 
 def test_lists_are_distinct_filtered_and_filled_back_to_k(fitted: FittedScorer, crowd: CollaborativeStatistics) -> None:
     allowed = np.arange(DATA.n_items) % 2 == 0
-    tight = CandidateSettings().model_copy(
-        update={"own_history": 1, "neighbours": 1, "item_item": 0, "category_trend": 0, "popular": 1}
-    )
+    tight = CandidateCounts(own_history=1, neighbours=1, item_item=0, category_trend=0, popular=1)
     found = ItemRanker(fitted.scorer, crowd, tight).rank(UserInputs(DATA.events, NOW, EVERYBODY), 12, allowed=allowed)
     for row in found.item:
         assert len(set(row.tolist())) == 12 and (row % 2 == 0).all()

@@ -13,7 +13,7 @@ from recllm.errors import PolicyError, UsageError
 from recllm.policy import Policy
 from recllm.recommender.recommender import Recommender, dismissed
 from recllm.schema import Action, Intent, NoteKind, Objective, RecommendRequest, ServedBy, SlateStatus
-from recllm.settings import ExplanationSettings, ProfileSettings, ScorerTrainingSettings
+from recllm.settings import ScorerTrainingSettings
 
 N = 40
 """A tiny world: even people buy tea of all kinds, odd people buy tools; each comes back every fortnight."""
@@ -263,17 +263,13 @@ def test_a_profile_names_its_user(trained: Recommender) -> None:
     assert trained.profile("u0")[0].user_id == "u0"
 
 
-def test_settings_of_profiles_reach_a_profile_and_no_reason(trained: Recommender) -> None:
-    short = Recommender(trained.dataset, trained.encoder, model=trained.model, profiles=ProfileSettings(max_lines=1))
-    assert len(short.profile("u0")[0].purchases) == 1 < len(trained.profile("u0")[0].purchases)
-    assert short.recommend("u0")[0].items == trained.recommend("u0")[0].items
-
-
 @pytest.mark.parametrize("min_effect", [0.05, 0.1, 0.2])
-def test_every_slate_gives_the_reasons_of_explain(trained: Recommender, min_effect: float) -> None:
+def test_every_slate_gives_the_reasons_of_explain(
+    trained: Recommender, min_effect: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is clear is told by the person's own list, whatever was asked for and however short the slate is."""
-    settings = ExplanationSettings(min_effect=min_effect)
-    strict = Recommender(trained.dataset, trained.encoder, model=trained.model, explanations=settings)
+    monkeypatch.setattr("recllm.recommender.leave_one_out.MIN_EFFECT", min_effect)
+    strict = Recommender(trained.dataset, trained.encoder, model=trained.model)
     for user in ("u0", "u1", "told"):
         for options in (
             {},

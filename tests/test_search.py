@@ -20,10 +20,9 @@ from recllm.data.dataset import Dataset
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import ModelError, UsageError
 from recllm.recommender.recommender import Recommender
-from recllm.recommender.search import search
+from recllm.recommender.search import VECTORS_WEIGHT, search
 from recllm.schema import SearchRequest, Slate
 from recllm.service.finder import RETRY_SECONDS, Finder, VectorState
-from recllm.settings import SearchSettings
 from recllm.text.word_index import WordIndex, terms_of
 
 ITEMS = pl.DataFrame(
@@ -123,8 +122,8 @@ def recommender() -> Recommender:
 def ask(recommender: Recommender, query: str, *, vectors: bool = True, **options: Any) -> Slate:
     index = WordIndex.of(recommender.dataset.items)
     vector = recommender.encoder.encode([query], kind="query")[0] if vectors else None
-    settings = options.pop("settings", None)
-    return search(recommender, index, SearchRequest(query=query, **options), vector, settings)
+    weight = options.pop("vectors_weight", VECTORS_WEIGHT)
+    return search(recommender, index, SearchRequest(query=query, **options), vector, vectors_weight=weight)
 
 
 def names(slate: Slate) -> list[str]:
@@ -132,12 +131,11 @@ def names(slate: Slate) -> list[str]:
 
 
 def test_a_person_decides_among_what_words_fit_alike(recommender: Recommender) -> None:
-    settings = SearchSettings(vectors_weight=0.0)
-    slate = ask(recommender, "green tea", user="u00", k=12, settings=settings)
+    slate = ask(recommender, "green tea", user="u00", k=12, vectors_weight=0.0)
     assert slate.status == "text_only" and slate.degraded_reason == "no trained model: ranked by text similarity alone"
     by_score = recommender.recommend("u00", k=12, allow=names(slate), explain=False)[0]
     assert names(slate) == names(by_score) and {item.served_by for item in slate.items} == {("words", "vectors")}
-    nobody = ask(recommender, "green tea", k=12, settings=settings)
+    nobody = ask(recommender, "green tea", k=12, vectors_weight=0.0)
     buyers = recommender.population.stats.buyers_28[recommender.dataset.item_rows(names(nobody))]
     assert nobody.status == "unknown_user" and buyers.tolist() == sorted(buyers, reverse=True)
 

@@ -457,13 +457,14 @@ def test_a_wrong_request_is_told_what_is_wrong(client: TestClient, body: dict[st
     assert message in error["message"] and re.fullmatch(r"[0-9a-f]{32}", error["request_id"])
 
 
-def test_large_and_deep_bodies_are_refused(folder: Path) -> None:
-    with serving(folder, settings=ServiceSettings(max_body_mib=0.01, max_events=3, watch_seconds=0.05)) as client:
+def test_large_and_deep_bodies_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recllm.service.api.MAX_EVENTS", 3)
+    with serving(folder, settings=ServiceSettings(max_body_mib=0.01, watch_seconds=0.05)) as client:
         assert client.post("/v1/recommend", content=b" " * 20_000).status_code == 413
         assert client.post("/v1/recommend", content=b"[" * 9_000).status_code in (400, 422)
         event = {"user_id": "u00", "item_id": "tea-1", "event": "view"}
         answer = client.post("/v1/events", json={"events": [event] * 4})
-        assert answer.status_code == 422 and "max_events" in answer.json()["error"]["message"]
+        assert answer.status_code == 422 and "at most 3" in answer.json()["error"]["message"]
 
 
 def test_another_sites_page_is_not_answered(client: TestClient) -> None:

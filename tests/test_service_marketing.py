@@ -276,7 +276,8 @@ def test_a_long_learning_keeps_no_visitor_waiting(folder: Path, monkeypatch: pyt
         raise PolicyError("it was learned in vain")
 
     monkeypatch.setattr(everybody, "predict_workspace", learn)
-    settings = ServiceSettings(workers=1, watch_seconds=0.05, marketing_waiting=0)
+    settings = ServiceSettings(workers=1, watch_seconds=0.05)
+    monkeypatch.setattr("recllm.service.app.MARKETING_WAITING", 0)
     with serving(folder, settings=settings) as client:
         answers: list[int] = []
         learning = threading.Thread(

@@ -20,16 +20,17 @@ from recllm.errors import ModelError
 from recllm.features.collaborative import ItemStatistics
 from recllm.jobs.load import add_feedback, load_file
 from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
+from recllm.models.sequence import SequenceArguments
 from recllm.recommender.recommender import Recommender
 from recllm.recommender.registry import current, rollback
 from recllm.recommender.serving_state import CATALOGUE_STATE, map_arrays, open_catalogue_state, together_of
 from recllm.schema import Intent, Purpose, Slate, SlateStatus
-from recllm.settings import ScorerTrainingSettings, SequenceModelSettings
+from recllm.settings import ScorerTrainingSettings
 from recllm.workspace.workspace import Workspace
 
 PEOPLE = 40
 TRAINING = ScorerTrainingSettings(n_windows=3, epochs=1, min_steps=20)
-SEQUENCE = SequenceModelSettings(dim=16, epochs=3, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
+SEQUENCE = SequenceArguments(dim=16, epochs=3, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
 LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
 KINDS = {

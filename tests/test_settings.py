@@ -16,13 +16,12 @@ from test_cli import Run, document
 
 from recllm.cli.main import app
 from recllm.cli.options import read_settings
-from recllm.documents import FrozenModel
+from recllm.documents import FrozenModel, note_retired, retired_settings, without_retired
 from recllm.errors import StoreError, UsageError
 from recllm.settings import (
     CollaborativeSettings,
     LoraSettings,
     ScorerTrainingSettings,
-    SequenceModelSettings,
     Settings,
     read_settings_file,
     sections,
@@ -48,22 +47,11 @@ def other_value(section: str, name: str) -> Any:
         ("policy", "explicit_purposes"): ["sms", "email"],
         ("policy", "session_purposes"): ["analytics"],
         ("lora", "loss"): "bce",
-        ("lora", "cached_loss"): "off",
-        ("lora", "precision"): "float32",
         ("lora", "device"): "cpu",
-        ("effect", "precision"): "bfloat16",
-        ("effect", "device"): "cpu",
-        ("lora", "kinds"): ["next"],
-        ("lora", "save_steps"): 40,
-        ("lora", "eval_steps"): 40,
         ("privacy", "delta"): 0.001,
         ("privacy", "total_delta"): 0.01,
-        ("privacy", "accountant"): "rdp",
-        ("sequence", "attention_heads"): 4,
-        ("sequence", "dim"): 64,
         ("scorer", "parts"): ["cosine"],
         ("collaborative", "target"): ["purchase", "cart"],
-        ("retraining", "max_calibration_ratio"): 2.0,
         ("retraining", "when_uncertain"): "promote",
         ("experiments", "holdout_salt"): "2025",
         ("service", "certificate"): "/etc/ssl/shop.crt",
@@ -124,10 +112,10 @@ def settings_of(section: str, values: dict[str, Any]) -> Settings:
 
 
 def test_none_is_written_as_a_word_where_it_is_not_the_default() -> None:
-    settings = Settings(lora=LoraSettings(top_layers=None, max_minutes=None))
-    assert settings.table()["lora"] == {"top_layers": "none", "max_minutes": "none"}
+    settings = Settings(lora=LoraSettings(max_minutes=None))
+    assert settings.table()["lora"] == {"max_minutes": "none"}
     assert Settings(**settings.table()) == settings
-    assert Settings(**read_settings(["lora.top_layers=none", "lora.max_minutes=none"])) == settings
+    assert Settings(**read_settings(["lora.max_minutes=none"])) == settings
 
 
 @pytest.mark.parametrize("section", sections())
@@ -152,12 +140,11 @@ def test_every_class_is_frozen_documented_and_refuses_unknown_names(section: str
         ("scorer.epochs=0", "setting scorer.epochs: 0 is not a whole number at least 1"),
         ("scorer.epochs=2.5", "setting scorer.epochs: 2.5 is not a whole number at least 1"),
         ("scorer.epochs=true", "setting scorer.epochs: True is not a whole number"),
-        ("scorer.dropout=1", "setting scorer.dropout: 1 is not a number at least 0 and below 1"),
+        ("privacy.lora_share=1", "setting privacy.lora_share: 1 is not a number above 0 and below 1"),
         ("scorer.learning_rate=nan", "setting scorer.learning_rate: nan is not a number above 0"),
         ("scorer.parts=cosine,vector", "not a list, each one of cosine, vectors, features"),
-        ("sequence.attention_heads=0", "setting sequence.attention_heads: 0 is not"),
-        ("sequence.dim=127", "setting sequence: dim is 127; give a multiple of attention_heads"),
-        ("lora.save_steps=7", "setting lora: save_steps is 7; give a multiple of eval_steps"),
+        ("lora.loss=hinge", "setting lora.loss: 'hinge' is not one of window, in-batch, bce"),
+        ("retraining.when_uncertain=maybe", "setting retraining.when_uncertain: 'maybe' is not one of keep, promote"),
         ("policy.group_floor=-1", "setting policy.group_floor: -1 is not"),
         ("policy.explicit_purposes=fun", "each one of analytics, "),
         ("timezone=Mars/Base", "setting timezone: 'Mars/Base' is not a name such as Europe/Paris"),
@@ -173,7 +160,7 @@ def test_what_is_wrong_is_named_with_section_field_value_and_range(option: str, 
 
 def test_a_copy_is_checked_and_remembers_what_was_set() -> None:
     settings = ScorerTrainingSettings(epochs=5)
-    assert settings.model_copy(update={"patience": 1}).explicit() == {"epochs": 5, "patience": 1}
+    assert settings.model_copy(update={"heads": 1}).explicit() == {"epochs": 5, "heads": 1}
     with pytest.raises(UsageError, match="epochs: 0 is not"):
         settings.model_copy(update={"epochs": 0})
     with pytest.raises(UsageError, match="did you mean batch_size"):
@@ -181,11 +168,11 @@ def test_a_copy_is_checked_and_remembers_what_was_set() -> None:
 
 
 def test_settings_of_a_call_stand_above_those_of_the_file(tmp_path: Path) -> None:
-    Workspace.create(tmp_path / "shop", scorer={"epochs": 7, "patience": 4}).close()
+    Workspace.create(tmp_path / "shop", scorer={"epochs": 7, "heads": 4}).close()
     with overridden({"scorer": {"epochs": 5}}), Workspace.open(tmp_path / "shop") as opened:
-        assert opened.settings.scorer.explicit() == {"epochs": 5, "patience": 4}
+        assert opened.settings.scorer.explicit() == {"epochs": 5, "heads": 4}
     with Workspace.open(tmp_path / "shop") as opened:
-        assert opened.settings.scorer.explicit() == {"epochs": 7, "patience": 4}
+        assert opened.settings.scorer.explicit() == {"epochs": 7, "heads": 4}
     with overridden({"scorer": {"epochs": 5}}):
         assert call_settings().scorer.explicit() == {"epochs": 5}
     assert call_settings() == Settings()
@@ -215,12 +202,45 @@ def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, content: str) -> None:
 def test_every_setting_is_read_by_some_room() -> None:
     rooms = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "settings.py"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in rooms)
-    by_name = {"candidates"}  # sources of candidates are read by their names
     by_method = {("oidc", "group_scopes")}  # a method of the settings reads it
-    unread = [
-        (s, n) for s, n in NAMES if s not in by_name and (s, n) not in by_method and not re.search(rf"\.{n}\b", text)
-    ]
+    unread = [(s, n) for s, n in NAMES if (s, n) not in by_method and not re.search(rf"\.{n}\b", text)]
     assert not unread
+
+
+def test_what_can_no_longer_be_set_is_accepted_where_it_says_what_holds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = retired_settings()
+    assert not [(s, n) for s, table in gone.items() for n in table if (s, n) in NAMES]
+    caplog.set_level("WARNING")
+    note_retired.cache_clear()
+    assert Settings(**{section: dict(table) for section, table in gone.items()}) == Settings()
+    assert len(caplog.records) == sum(map(len, gone.values()))
+    Workspace.create(tmp_path).close()
+    file = tmp_path / SETTINGS_FILE
+    whole = file.read_text()
+    file.write_text(whole + "\n[scorer]\nepochs = 4\ndropout = 0.0\n\n[search]\nwords = 300\n")
+    with Workspace.open(tmp_path) as opened:
+        assert opened.settings == Settings(scorer={"epochs": 4})
+    for lines, says in (
+        (
+            "[scorer]\ndropout = 0.1",
+            r"scorer\.dropout: it can no longer be set to 0\.1, and its value is now 0\.0; remove",
+        ),
+        ("[search]\nwords = 5", r"search\.words: it can no longer be set to 5, and its value is now 300; remove it"),
+        ("[search]\nword = 5", "unknown setting search"),
+        ("[serch]\n", "unknown setting serch"),
+    ):
+        file.write_text(f"{whole}\n{lines}\n")
+        with pytest.raises(StoreError, match=says):
+            Workspace.open(tmp_path)
+
+
+def test_a_model_that_counted_by_a_value_that_is_gone_is_not_opened() -> None:
+    fixed = retired_settings()["collaborative"]
+    assert without_retired("collaborative", {**fixed, "neighbours": 3}) == {"neighbours": 3}
+    with pytest.raises(UsageError, match=r"collaborative\.recent_days: it can no longer be set to 14"):
+        without_retired("collaborative", {**fixed, "recent_days": 14})
 
 
 def test_settings_are_light_to_import() -> None:
@@ -240,12 +260,12 @@ def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> No
     from recllm.training.advise import advise
 
     advice = advise(DATA, [f"item {n}" for n in range(DATA.n_items)])
-    settings = Settings(scorer={"epochs": 9}, sequence={"dim": 64})
-    scorer, sequence = settings_in_use(settings, advice, DATA, patience=0)
-    assert (scorer.epochs, scorer.patience) == (9, 0)
+    settings = Settings(scorer={"epochs": 9})
+    scorer, sequence = settings_in_use(settings, advice, DATA, heads=1)
+    assert (scorer.epochs, scorer.heads) == (9, 1)
     if advice.training is not None:
         assert scorer.horizon_days == advice.training.horizon_days and scorer.timed == advice.training.timed
-    assert sequence is None or sequence == SequenceModelSettings(**{**advice.interests.explicit(), "dim": 64})
+    assert sequence == advice.interests
 
 
 def test_what_is_counted_can_be_set_from_outside() -> None:
@@ -269,7 +289,7 @@ def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, s
     code, out, _ = run("settings", "-w", "shop", "--set", "scorer.epochs=5", "--json")
     rows = {(row["section"], row["name"]): row for row in document(out)["settings"]}
     assert code == 0 and list(rows) == NAMES
-    epochs, limit, lines = rows["scorer", "epochs"], rows["policy", "reject_limit"], rows["profiles", "max_lines"]
+    epochs, limit, lines = rows["scorer", "epochs"], rows["policy", "reject_limit"], rows["retention", "events"]
     assert (epochs["value"], epochs["default"], epochs["from"]) == (5, 3, "option")
     assert (limit["value"], limit["default"], limit["from"]) == (0.5, 0.05, "workspace.toml")
     assert (lines["value"], lines["default"], lines["from"]) == (None, None, "default")
@@ -278,7 +298,7 @@ def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, s
     assert code == 0 and "epochs = 5  (option; default 3)" in out and "[lora]" not in out
     code, _, err = run("settings", "scorr")
     assert code == 2 and "did you mean scorer?" in err
-    assert run("settings", "explanations")[0] == 0, "without a workspace the defaults are shown"
+    assert run("settings", "retention")[0] == 0, "without a workspace the defaults are shown"
 
 
 def test_advice_stands_below_the_file_and_the_options(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,13 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Pairs
 from recllm.encoder.toy import ToyEncoder
 from recllm.errors import DataError
-from recllm.features.candidates import Candidates
+from recllm.features.candidates import CandidateCounts, Candidates
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.item_vectors import DatedItemVectors, item_vectors
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.recommender.recommender import Recommender
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.stats.ranking import Truth
 from recllm.training import scorer as training
 from recllm.training.calibration import calibrate
@@ -104,15 +104,14 @@ def test_a_window_knows_nothing_of_what_comes_after_it() -> None:
 
 
 def _window(data: Dataset, start: int) -> Window:
-    population, settings = CollaborativeSettings(), CandidateSettings()
+    population, settings = CollaborativeSettings(), CandidateCounts()
     past = PastWindows(data, vectors(data), None, QUICK, population, settings)
     return past.window(past.population(start))[0]
 
 
 def test_judges_are_other_people_with_whole_lists() -> None:
-    population, settings = CollaborativeSettings(), CandidateSettings()
-    args = QUICK.model_copy(update={"repeat_negatives": 1, "discovery_negatives": 1})
-    past = PastWindows(DATA, vectors(DATA), None, args, population, settings)
+    population, settings = CollaborativeSettings(), CandidateCounts()
+    past = PastWindows(DATA, vectors(DATA), None, QUICK, population, settings, negatives=(1, 1))
     learned, judges = past.window(past.population(DATA.as_of - 14 * DAY), n_validation=5)
     assert judges is not None and (learned.n, judges.n) == (35, 5)
     assert not judges.correction.any() and learned.correction.any()
@@ -122,8 +121,8 @@ def test_judges_are_other_people_with_whole_lists() -> None:
 def test_people_with_basics_are_shown_once_more_without_their_history() -> None:
     basics = np.zeros((DATA.n_users, 8), np.float32)
     basics[:10, 0] = 1
-    args = QUICK.model_copy(update={"new_users_per_window": 8})
-    past = PastWindows(DATA, vectors(DATA), basics, args, CollaborativeSettings(), CandidateSettings())
+    settings = CollaborativeSettings(), CandidateCounts()
+    past = PastWindows(DATA, vectors(DATA), basics, QUICK, *settings, new_users_per_window=8)
     crowd = past.population(DATA.as_of - 14 * DAY)
     newcomers, learned = past.new_users(crowd), past.window(crowd)[0]
     assert newcomers is not None and newcomers.n == 8
@@ -234,8 +233,8 @@ def test_sampled_negatives_stand_for_all_of_them() -> None:
     rng, n = np.random.default_rng(0), 500
     pairs = Candidates(np.array([0, n, 2 * n]), np.tile(np.arange(n, dtype=np.int32), 2), np.zeros(2 * n, np.uint16))
     label, seen = rng.random(2 * n) < 0.02, rng.random(2 * n) < 0.3
-    kept, correction = sample_negatives(pairs, label, seen, (QUICK.repeat_negatives, QUICK.discovery_negatives), rng)
-    for kind, wanted in ((seen, QUICK.repeat_negatives), (~seen, QUICK.discovery_negatives)):
+    kept, correction = sample_negatives(pairs, label, seen, (60, 90), rng)
+    for kind, wanted in ((seen, 60), (~seen, 90)):
         for user in (0, 1):
             mine = kind & ~label & (pairs.user == user)
             assert (kept & mine).sum() == wanted
@@ -322,7 +321,7 @@ def test_item_vectors_of_a_past_window_know_only_the_prices_paid_before_it() -> 
     assert not np.allclose(dated.before(start)[late], dated.latest[late])
     assert np.array_equal(dated.before(data.as_of), dated.latest)
 
-    settings = CollaborativeSettings(), CandidateSettings()
+    settings = CollaborativeSettings(), CandidateCounts()
     past = PastWindows(data, dated.latest, None, QUICK, *settings, dated.before)
     window = past.window(past.population(start))[0]
     assert np.array_equal(window.item_vectors, dated.before(start)[window.vector_items])

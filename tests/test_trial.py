@@ -14,9 +14,9 @@ import pytest
 from recllm.documents import json_text
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.propensity.effects import arm_learners, arm_scores, error_scale, shrinkage_bias
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.trial import Trial, TrialColumns, balance_p_value, read_trial_table
 from recllm.propensity.trial_effects import TrialEstimate, estimate_trial, slope_test, trial_document, trial_lines
-from recllm.settings import UpliftSettings
 
 Run = Callable[..., tuple[int, str, str]]
 COLUMNS = TrialColumns(features=("age", "kind"), arm="group", control="none", outcome="y")

@@ -8,9 +8,9 @@ import pytest
 from recllm.errors import DataError, PolicyError
 from recllm.propensity.effects import fit_effects
 from recllm.propensity.features import FeatureTable
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import QiniCurve, qini_curve, true_qini
 from recllm.propensity.trial import Trial, check_assignment
-from recllm.settings import UpliftSettings
 
 N = 6_000
 QUICK = UpliftSettings(forest_groups=8)

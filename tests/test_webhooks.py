@@ -52,7 +52,7 @@ from recllm.schema import AnnouncementStatus, CampaignMessage, MessageEvent, Mes
 from recllm.service.app import create_app
 from recllm.service.live import LiveShop
 from recllm.service.webhooks import message_events
-from recllm.settings import ServiceSettings, WebhookSettings
+from recllm.settings import ServiceSettings
 from recllm.workspace.privacy import KEY_VARIABLE
 from recllm.workspace.signatures import SignedCall, sign, verify
 from recllm.workspace.webhooks import (
@@ -830,8 +830,8 @@ def test_a_sender_that_died_is_followed_by_another(told: Workspace, receiver: Re
 
 def test_the_service_sends_what_is_due(told: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver.statuses = [500]
-    fast = told.settings.model_copy(update={"webhooks": WebhookSettings(send_seconds=0.05, retry_seconds=0.05)})
-    monkeypatch.setattr(told, "settings", fast)
+    monkeypatch.setattr("recllm.service.outgoing.SEND_SECONDS", 0.05)
+    monkeypatch.setattr("recllm.jobs.announce.RETRY_SECONDS", 0.05)
     announce(told, "campaign.exported", {})
     live = LiveShop(told, "shop")
     with TestClient(create_app([live], ServiceSettings()), base_url="http://localhost"):

@@ -31,7 +31,15 @@ from recllm.encoder.hardware import map_blocks
 from recllm.features.item_vectors import basics_of, basics_vectors
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profiles
-from recllm.recommender.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, lacking, units_of
+from recllm.recommender.leave_one_out import (
+    EVIDENCE_PER_ITEM,
+    Evidence,
+    ReasonWriter,
+    UserHistory,
+    choose,
+    lacking,
+    units_of,
+)
 from recllm.schema import Action, Reason
 from recllm.stats.intervals import ratios
 
@@ -59,7 +67,7 @@ def reasons_for(
     data = recommender.dataset
     population = restricted_to(recommender.population, np.unique(items[items >= 0]))
     ranker = replace(recommender.ranker, population=population)
-    speaker = ReasonWriter(data.items, recommender.policy, recommender.locale, recommender.explanations)
+    speaker = ReasonWriter(data.items, recommender.policy, recommender.locale)
     reasons: list[tuple[Reason, ...]] = [()] * len(items)
     with_item = np.flatnonzero(items >= 0)
 
@@ -100,7 +108,7 @@ def reasons_for(
 
 def _units(recommender: Recommender, person: UserHistory, item: int) -> list[Evidence]:
     """What is tried for an item: of all evidence what is nearest to it."""
-    units, limit = units_of(person), recommender.explanations.evidence_per_item
+    units, limit = units_of(person), EVIDENCE_PER_ITEM
     if sum(unit.kind != "I" for unit in units) >= limit:
         units = [unit for unit in units if unit.kind != "I"]
     types = recommender.population.facets.type

@@ -326,8 +326,8 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
     if section.text is None:
         recommender, target = audience_target(recommender, section.items, section.category)
     else:
-        limit, settings = limit or MOST_ITEMS, workspace.settings.search
-        ids = fitting_items(recommender, section.text, section.category, limit=limit, settings=settings)
+        limit = limit or MOST_ITEMS
+        ids = fitting_items(recommender, section.text, section.category, limit=limit)
         recommender, target = audience_target(recommender, ids)
         target = dataclasses.replace(target, notes=(*target.notes, f"{len(ids)} items fit the text {section.text!r}"))
     if limit is not None and len(target.items) > limit:

@@ -13,7 +13,6 @@ from recllm.encoder.batches import encode_unique
 from recllm.errors import PolicyError, UsageError
 from recllm.recommender.search import VECTORS, search
 from recllm.schema import SearchRequest
-from recllm.settings import SearchSettings
 from recllm.text.word_index import WordIndex
 
 if TYPE_CHECKING:
@@ -28,9 +27,7 @@ MOST_ITEMS = 8
 """Items that a text stands for where the campaign names no number: each person gets the one that suits them best."""
 
 
-def fitting_items(
-    recommender: Recommender, text: str, category: str | None, *, limit: int, settings: SearchSettings | None = None
-) -> list[str]:
+def fitting_items(recommender: Recommender, text: str, category: str | None, *, limit: int) -> list[str]:
     """Ids of the items on offer that fit the text best by meaning and by words, of one category where it is named. Of
     things that differ in size alone the best one is there before any other has a second; what words alone find comes
     last.
@@ -47,8 +44,7 @@ def fitting_items(
         outside = ~np.asarray(in_category(data.items, category))
         exclude = tuple(data.items["item_id"].gather(np.flatnonzero(outside)).to_list())
     request = SearchRequest(query=query, k=WIDER * limit, exclude=exclude)
-    by_theme = (settings or SearchSettings()).model_copy(update={"vectors_weight": THEME_WEIGHT})
-    slate = search(recommender, WordIndex.of(data.items), request, vectors[0], by_theme)
+    slate = search(recommender, WordIndex.of(data.items), request, vectors[0], vectors_weight=THEME_WEIGHT)
     if not slate.items:
         where = f" in the category {category!r}" if category else ""
         raise UsageError(f"no item on offer fits the text {text!r}{where}; name items or a category instead")

@@ -90,12 +90,12 @@ def train(
     It does what `recllm advise` proposes, where no setting says otherwise: --set scorer.epochs=5, for example.
     """
     from recllm.jobs.train import train_workspace
-    from recllm.settings import LoraSettings
+    from recllm.training.arguments import LoraArguments
     from recllm.workspace.audit import AuditAction
 
     arguments: dict[str, Any] = {}
     if lora:
-        arguments = {"progress": note, "lora": LoraSettings.model_validate({"seed": seed})}
+        arguments = {"progress": note, "lora": LoraArguments.model_validate({"seed": seed})}
     with open_shop(workspace) as shop, progress_lines():
         done = train_workspace(shop, seed=seed, private=private, **arguments)
         write_audit(shop, AuditAction.MODEL_TRAINED, version=done.model_version)

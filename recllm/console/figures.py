@@ -2,7 +2,7 @@
 
 A person is due when their own usual time between two shopping days ends within the next `DUE_DAYS` days, and quiet when
 they have lapsed, as for the occasion `win_back`. Both are rules and no model; they take people with at least
-`occasions.lapsed_trips` shopping days in the last `occasions.lost_days` days.
+`OccasionRules.lapsed_trips` shopping days in the last `OccasionRules.lost_days` days.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from recllm.data.dataset import utc
 from recllm.data.rhythm import ShoppingDays
 from recllm.jobs.feedback import ShownOutcome, shown_outcomes
+from recllm.occasions.rules import OccasionRules
 from recllm.schema import Action, Purpose, Table
 from recllm.service.live import LiveShop
-from recllm.settings import OccasionSettings
 from recllm.workspace.workspace import Workspace, present
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def shop_figures(workspace: Workspace) -> ShopFigures:
     first = today - timedelta(days=CHART_DAYS)
     agreed = {purpose: len(gate.permitted_users(purpose)) for purpose in (Purpose.PERSONALISATION, *CHANNELS)}
     recent = gate.events(Purpose.ANALYTICS, since=first)
-    settings = workspace.settings.occasions
+    settings = OccasionRules()
     since = now - timedelta(days=settings.lost_days)
     due, quiet = rhythms(gate.events(Purpose.PERSONALISATION, since=since, details=()), now, settings)
     return ShopFigures(
@@ -98,7 +98,7 @@ def shop_figures(workspace: Workspace) -> ShopFigures:
 
 
 def rhythms(
-    events: pl.DataFrame, now: datetime, settings: OccasionSettings
+    events: pl.DataFrame, now: datetime, settings: OccasionRules
 ) -> tuple[tuple[PersonRhythm, ...], tuple[PersonRhythm, ...]]:
     """Who is due, soonest first, and who is quiet, latest first. events: user_id, event, timestamp."""
     bought = events.filter((pl.col("event") == Action.PURCHASE) & (pl.col("timestamp") < now))

@@ -25,6 +25,7 @@ from recllm.console.tables import CellKind, ConsoleTable, TableCell, TableColumn
 from recllm.data.catalogue import known_rows
 from recllm.data.dataset import utc
 from recllm.errors import NotFittedError, PolicyError, RecllmError
+from recllm.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.jobs.ad_copy import item_of
 from recllm.jobs.serve import find_audience, similar_items
 from recllm.recommender.recommender import Recommender
@@ -213,11 +214,11 @@ def items_table(
 
 def sales_chart(visit: Visit, recommender: Recommender, row: int) -> Mapping[str, Any] | None:
     """Buyers of late beside the usual level, as a picture and a table; None where one of them is under the floor."""
-    stats, settings, figures = recommender.population.stats, recommender.population.settings, visit.figures
+    stats, figures = recommender.population.stats, visit.figures
     counts = {
-        settings.short_window_days: stats.buyers_7[row],
-        settings.window_days: stats.buyers_28[row],
-        settings.long_window_days: stats.buyers_91[row],
+        SHORT_WINDOW_DAYS: stats.buyers_7[row],
+        WINDOW_DAYS: stats.buyers_28[row],
+        LONG_WINDOW_DAYS: stats.buyers_91[row],
     }
     reported = [(days, figures.people(int(n), "buyers", days, row)) for days, n in counts.items()]
     windows = [(days, n) for days, n in reported if n is not None]

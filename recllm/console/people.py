@@ -30,6 +30,7 @@ from recllm.documents import json_text
 from recllm.errors import UnknownIdError
 from recllm.jobs.load import add_consent, add_events
 from recllm.jobs.recommenders import forget_in_states
+from recllm.occasions.rules import OccasionRules
 from recllm.privacy.erasure import erase_people
 from recllm.privacy.export import export_person
 from recllm.profiles.evolution import Evolution, evolve
@@ -187,6 +188,7 @@ async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=
         kind=kind,
         is_counted=figures is not None,
         is_small=is_small,
+        rules=OccasionRules(),
         table=None if is_small else table,
         n_people=len(people),
         page=page,
@@ -416,7 +418,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     if lists.status not in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY):
         return values
     person = recommender.person(name)
-    profile = recommender.person_profile(person, name, recommender.profiles)
+    profile = recommender.person_profile(person, name)
     if without:
         changed = slate_lists(recommender.lacking(name, without), name)
         values |= {"changed": changed, "scores": score_table(visit, changed)}

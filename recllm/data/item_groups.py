@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, Ints, Tally, matrix
-from recllm.settings import CollaborativeSettings
+
+GROUP_WINDOW_DAYS = 56.0  # purchases of an item group are counted in it
+FIRST_SALES_DAYS = 28.0  # how a new item sold is counted over them, from its first sale
+FIRST_SALES_WINDOW_DAYS = 182.0  # new items of this window say how those of a group sell
+PRIOR_BUYERS = 3.0  # shares are drawn to the mean as if by so many buyers, or new items
 
 VOTED = ("type", "category", "maker")
 """Groupings in which the nearest people have a say."""
@@ -22,8 +26,6 @@ SIZE = ("size", "package_size", "pack_size", "规格", "尺寸", "净含量")
 """Attributes of an item that name its maker or its size, the first that is given."""
 
 NEVER = np.iinfo(np.int64).max
-
-DEFAULTS = CollaborativeSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,13 +167,13 @@ class GroupStatistics:
     """
 
     buyers_56: Floats
-    """Mean per user of log(1 + purchases in `group_window_days`) of the group's items."""
+    """Mean per user of log(1 + purchases in `GROUP_WINDOW_DAYS`) of the group's items."""
     arrivals: Floats
-    """Items of the group that were new within `first_sales_window_days`, long enough ago to say how they sold."""
+    """Items of the group that were new within `FIRST_SALES_WINDOW_DAYS`, long enough ago to say how they sold."""
     arrival_rate: Floats
-    """Mean buyers of these in their `first_sales_days`, drawn towards the shop's mean."""
+    """Mean buyers of these in their `FIRST_SALES_DAYS`, drawn towards the shop's mean."""
     votes: Any
-    """Sparse (n_pool, n_groups): log(1 + purchases in `group_window_days`) of each neighbour."""
+    """Sparse (n_pool, n_groups): log(1 + purchases in `GROUP_WINDOW_DAYS`) of each neighbour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,28 +185,28 @@ class NewItems:
     judged: NDArray[np.bool_]
     """New long enough ago, and long enough after the log began, to say how a new item sells."""
     young: NDArray[np.bool_]
-    """First sold after the log's first `first_sales_days`, so that the item was really new then."""
+    """First sold after the log's first `FIRST_SALES_DAYS`, so that the item was really new then."""
     got: Floats
-    """Buyers of the judged items in their `first_sales_days`; 0 for others."""
+    """Buyers of the judged items in their `FIRST_SALES_DAYS`; 0 for others."""
 
     @classmethod
-    def of(cls, purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings = DEFAULTS) -> NewItems:
+    def of(cls, purchases: Events, n_items: int, as_of: int) -> NewItems:
         began = int(purchases.at.min(initial=as_of))
-        arrived = cls.since(first_sales(purchases, n_items), began, as_of, settings)
-        return replace(arrived, got=arrived.first_buyers(purchases, settings).astype(np.float32))
+        arrived = cls.since(first_sales(purchases, n_items), began, as_of)
+        return replace(arrived, got=arrived.first_buyers(purchases).astype(np.float32))
 
     @classmethod
-    def since(cls, first: Ints, began: int, as_of: int, settings: CollaborativeSettings = DEFAULTS) -> NewItems:
+    def since(cls, first: Ints, began: int, as_of: int) -> NewItems:
         """By first sales; `began`: the first purchase of all. Nobody's purchases are in `got` yet."""
         sold = first < NEVER
-        span = int(settings.first_sales_days * DAY)
+        span = int(FIRST_SALES_DAYS * DAY)
         young = sold & (first >= began + span)
-        judged = young & (first < as_of - span) & (first >= as_of - settings.first_sales_window_days * DAY)
+        judged = young & (first < as_of - span) & (first >= as_of - FIRST_SALES_WINDOW_DAYS * DAY)
         return cls(first, judged, young, np.zeros(len(first), np.float32))
 
-    def first_buyers(self, purchases: Events, settings: CollaborativeSettings = DEFAULTS) -> Ints:
-        """How many of these people bought each judged item in its `first_sales_days`, (n_items,)."""
-        n_items, span = len(self.first), int(settings.first_sales_days * DAY)
+    def first_buyers(self, purchases: Events) -> Ints:
+        """How many of these people bought each judged item in its `FIRST_SALES_DAYS`, (n_items,)."""
+        n_items, span = len(self.first), int(FIRST_SALES_DAYS * DAY)
         early = purchases.at < (np.where(self.judged, self.first, 0) + span)[purchases.item]
         early &= self.judged[purchases.item]
         pairs = Tally.of(purchases.user[early], purchases.item[early], n_items)
@@ -228,17 +230,15 @@ def first_sales(purchases: Events, n_items: int) -> Ints:
     return first
 
 
-def group_statistics(
-    facets: ItemGroups, arrivals: NewItems, of_pool: Events, as_of: int, settings: CollaborativeSettings = DEFAULTS
-) -> dict[str, GroupStatistics]:
+def group_statistics(facets: ItemGroups, arrivals: NewItems, of_pool: Events, as_of: int) -> dict[str, GroupStatistics]:
     """Each grouping's figures; `of_pool`: what the neighbours bought."""
-    late = of_pool.select(of_pool.at >= as_of - settings.group_window_days * DAY)
+    late = of_pool.select(of_pool.at >= as_of - GROUP_WINDOW_DAYS * DAY)
     sales = {}
     for name, group in facets.each().items():
         in_group = late.select(group[late.item] >= 0)
         votes = matrix(replace(in_group, item=group[in_group.item]), size_of(group), np.ones(len(in_group)))
         votes.data = np.log1p(votes.data)
         mean = np.append(np.asarray(votes.sum(0)).ravel() / max(votes.shape[0], 1), 0.0)
-        rate = arrivals.rate(group, settings.prior_buyers)
+        rate = arrivals.rate(group, PRIOR_BUYERS)
         sales[name] = GroupStatistics(mean[group].astype(np.float32), arrivals.count(group), rate, votes)
     return sales

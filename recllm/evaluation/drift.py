@@ -38,6 +38,19 @@ from recllm.stats.probabilities import (
 )
 from recllm.stats.ranking import Truth, hits
 
+MAX_NEW_EVENTS = 0.2
+"""As a share of those before. A choice: a log grown by a fifth moves the scorer more than another seed does."""
+MAX_NEW_ITEMS = 0.2  # share of recent purchases of items first sold since; a choice, as above
+MAX_STABILITY_INDEX = 0.25
+"""Of categories, actions and prices; from .25 on a population counts as a different one (rule of thumb of credit
+scoring, Siddiqi 2006). What chance alone exceeds once in twenty times is never beyond."""
+MAX_SCORE_INDEX = 0.25  # of the probabilities of the serving model's lists; the same source
+MAX_CALIBRATION_RATIO = 1.5
+"""Purchases over expected ones, or the reverse. A choice: a budget by the probabilities is off by half."""
+CALIBRATION_SLOPE = (0.5, 2.0)  # of the outcomes over the logits; 1 is right (Cox 1958). A choice
+SAMPLE_USERS = 500  # users, drawn by the seed, whose lists show scores and calibration
+MIN_PEOPLE = 30  # on either side of a comparison; fewer show nothing
+
 LIST_LENGTH = 20
 RARE_SHARE = 0.01
 """Categories with less than this share on both sides are one bin."""
@@ -76,8 +89,8 @@ def data_drift(dataset: Dataset, trained_until: int, end: int, settings: Retrain
     reference, recent = _between(acted, trained_until - length, trained_until), _between(acted, end - length, end)
     people = min(_n_people(reference), _n_people(recent))
     growth = len(since) / len(before) if len(before) else None
-    figures = {"new_events": _above(growth, settings.max_new_events)}
-    figures["new_items"] = _above(_share_of_new_items(acted, trained_until, end, length), settings.max_new_items)
+    figures = {"new_events": _above(growth, MAX_NEW_EVENTS)}
+    figures["new_items"] = _above(_share_of_new_items(acted, trained_until, end, length), MAX_NEW_ITEMS)
     parts = (reference, recent)
     bins = {
         "categories": _category_counts(dataset, *(part.of(Action.PURCHASE) for part in parts)),
@@ -86,7 +99,7 @@ def data_drift(dataset: Dataset, trained_until: int, end: int, settings: Retrain
     }
     for name, (counts, later_counts) in bins.items():
         sizes = (_n_people(reference), _n_people(recent))
-        figures[name] = _stability(counts, later_counts, sizes, settings.max_stability_index, settings.min_people)
+        figures[name] = _stability(counts, later_counts, sizes, MAX_STABILITY_INDEX, MIN_PEOPLE)
     return RetrainCheck(kind=CheckKind.DATA_DRIFT, verdict=verdict(figures), figures=figures, people=people)
 
 
@@ -108,13 +121,13 @@ def score_drift(
     for time in (trained_until, end):
         recommender = at(time)
         events = _between(recommender.dataset.events, time - settings.window_days * DAY, time)
-        rows = _sample(np.flatnonzero((np.diff(events.indptr) > 0) & users), settings.sample_users, rng)
+        rows = _sample(np.flatnonzero((np.diff(events.indptr) > 0) & users), SAMPLE_USERS, rng)
         lists = top_lists(recommender, rows)
         probability = lists.probabilities
         probabilities.append(np.zeros(0) if probability is None else probability[lists.items >= 0].astype(np.float64))
         sizes.append(len(rows))
     counts = quantile_counts(*probabilities)
-    figures = {"index": _stability(*counts, (sizes[0], sizes[1]), settings.max_score_index, settings.min_people)}
+    figures = {"index": _stability(*counts, (sizes[0], sizes[1]), MAX_SCORE_INDEX, MIN_PEOPLE)}
     for name, values in zip(("mean_before", "mean_now"), probabilities, strict=True):
         figures[name] = CheckFigure(value=float(values.mean()) if len(values) else None)
     return RetrainCheck(kind=CheckKind.SCORE_DRIFT, verdict=verdict(figures), figures=figures, people=min(sizes))
@@ -141,14 +154,14 @@ def calibration_check(
     """
     model, start = recommender.model, recommender.dataset.as_of
     horizon_end = start + (model.horizon_days if model else 0) * DAY
-    rows = _sample(np.flatnonzero((np.diff(recommender.dataset.events.indptr) > 0) & users), settings.sample_users, rng)
+    rows = _sample(np.flatnonzero((np.diff(recommender.dataset.events.indptr) > 0) & users), SAMPLE_USERS, rng)
     unknown = RetrainCheck(
         kind=CheckKind.CALIBRATION,
         verdict=CheckVerdict.UNKNOWN,
         figures={name: CheckFigure(value=None) for name in ("ece", "slope", "ratio")},
         people=len(rows),
     )
-    if model is None or horizon_end > end or len(rows) < settings.min_people:
+    if model is None or horizon_end > end or len(rows) < MIN_PEOPLE:
         return unknown
     bought = dataset.between(start, horizon_end).rows(rows)
     truth = Truth.from_pairs(bought.user, bought.item, len(rows))
@@ -174,8 +187,8 @@ def calibration_check(
     }
     limits = {
         "ece": (None, settings.max_ece),
-        "slope": settings.calibration_slope,
-        "ratio": (1 / settings.max_calibration_ratio, settings.max_calibration_ratio),
+        "slope": CALIBRATION_SLOPE,
+        "ratio": (1 / MAX_CALIBRATION_RATIO, MAX_CALIBRATION_RATIO),
     }
     earlier = reference.figures if reference else {}
     figures = {name: _interval_figure(measured[name], *_widened(limits[name], earlier.get(name))) for name in measured}

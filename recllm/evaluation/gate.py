@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, utc
 from recllm.errors import DataError
+from recllm.evaluation.drift import MIN_PEOPLE
 from recllm.evaluation.protocols import ALL, NEW, EvaluationWindow, next_purchases
 from recllm.evaluation.recllm_system import OURS, served_system
 from recllm.evaluation.report import COMPARED, Report, SystemDifference, evaluate
@@ -22,6 +23,9 @@ from recllm.recommender.lineage import (
 )
 from recllm.recommender.recommender import Recommender
 from recllm.settings import RetrainingSettings
+
+MAX_COVERAGE_LOSS = 0.3
+"""A challenger's lists may show so much less of the items on offer, as a share of what the serving model's show."""
 
 K = 20
 SERVING = "serving"
@@ -97,7 +101,7 @@ def objections(
     calibrations, coverage: of the challenger and of the serving model.
     """
     against, uncertain = list[GateReason](), list[GateReason]()
-    judged = [comparison for comparison in comparisons if comparison.people >= settings.min_people]
+    judged = [comparison for comparison in comparisons if comparison.people >= MIN_PEOPLE]
     if any(comparison.high < 0 for comparison in judged):
         against.append(GateReason.WORSE)
     elif any(comparison.low <= -comparison.margin for comparison in judged):
@@ -108,7 +112,7 @@ def objections(
     if any(_is_farther_off(ours.figures[name], theirs.figures[name], ideal) for name, ideal in IDEAL.items()):
         against.append(GateReason.MISCALIBRATED)
     challenger, serving = coverage
-    if challenger is not None and serving is not None and challenger < serving * (1 - settings.max_coverage_loss):
+    if challenger is not None and serving is not None and challenger < serving * (1 - MAX_COVERAGE_LOSS):
         against.append(GateReason.NARROW)
     return tuple(against), tuple(uncertain)
 

@@ -22,18 +22,18 @@ from recllm.errors import DataError, NotFittedError
 from recllm.evaluation.baselines import one_pass_for_both_masks
 from recllm.evaluation.protocols import EvaluationQuery, RankedLists, Ranker, System
 from recllm.evaluation.record import logger
+from recllm.features.candidates import CandidateCounts
 from recllm.schema import Encoder
 
 if TYPE_CHECKING:
+    from recllm.models.sequence import SequenceArguments
     from recllm.recommender.ranking import UserInputs
     from recllm.recommender.recommender import Recommender
     from recllm.settings import (
-        CandidateSettings,
         CollaborativeSettings,
-        LoraSettings,
         ScorerTrainingSettings,
-        SequenceModelSettings,
     )
+    from recllm.training.arguments import LoraArguments
 
 OURS = "recllm"
 TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
@@ -45,12 +45,12 @@ class TrainingRecipe:
     """What is trained."""
 
     training: ScorerTrainingSettings
-    lora: LoraSettings | None = None
+    lora: LoraArguments | None = None
     """Fine-tune the encoder first; None leaves it frozen."""
-    interests: SequenceModelSettings | None = None
+    interests: SequenceArguments | None = None
     """The sequence model; None for none."""
     collaborative: CollaborativeSettings | None = None
-    candidates: CandidateSettings | None = None
+    candidates: CandidateCounts | None = None
     locale: str = "en"
     """Language of the item texts."""
     runs: Path | None = None
@@ -60,8 +60,9 @@ class TrainingRecipe:
         """As plain data, for the report."""
         parts = {"lora": self.lora, "interests": self.interests}
         tables = {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
-        explicit = {"collaborative": self.collaborative, "candidates": self.candidates}
-        tables |= {name: plain(part.explicit()) for name, part in explicit.items() if part and part.explicit()}
+        explicit = self.collaborative.explicit() if self.collaborative else {}
+        tables |= {"collaborative": plain(explicit)} if explicit else {}
+        tables |= {"candidates": plain(self.candidates)} if self.candidates else {}
         return self.training.model_dump(mode="json") | tables
 
 

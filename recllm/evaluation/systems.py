@@ -132,8 +132,8 @@ def systems_for(
     settings: keywords of the others by name. runs: where fine-tuning keeps its runs. Raises as `make_systems`.
     """
     from recllm.features.item_vectors import item_vectors
-    from recllm.settings import LoraSettings
     from recllm.text.items import item_texts
+    from recllm.training.arguments import LoraArguments
 
     names, load, locale = list(names), cache(encoder), recipe.locale if recipe else "en"
     check_systems(names)
@@ -146,6 +146,6 @@ def systems_for(
     for name in ours:
         learned = recipe or advised_recipe(window.fit_on, load(), tuned=name != FROZEN, seed=seed, runs=runs)
         if name == TUNED and learned.lora is None:
-            learned = replace(learned, lora=LoraSettings(seed=seed, horizon_days=learned.training.horizon_days))
+            learned = replace(learned, lora=LoraArguments(seed=seed, horizon_days=learned.training.horizon_days))
         systems[name] = learned_system(load(), learned, progress=progress)
     return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed)

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.interactions import Floats, Ints, Pairs, decay
-from recllm.features.collaborative import UserBatch
+from recllm.features.collaborative import PURCHASE_HALF_LIFE_DAYS, UserBatch
 from recllm.features.weighted_sums import WeightedSums
-from recllm.settings import CandidateSettings
 
 OWN_HISTORY = "own_history"
 NEIGHBOURS = "neighbours"
@@ -40,6 +39,25 @@ SOURCES: tuple[str, ...] = (
 """Position is the bit in `Candidates.sources`. Append only."""
 
 BIT = {name: np.uint16(1 << bit) for bit, name in enumerate(SOURCES)}
+
+
+@dataclass(frozen=True)
+class CandidateCounts:
+    """How many items each source may propose per user; 0 switches a source off. A model keeps its own."""
+
+    own_history: int = 500  # what the user bought before, the most habitual first
+    neighbours: int = 300
+    item_item: int = 150
+    text_nearest: int = 30  # a full pass over the catalogue, so only for users with a short history
+    category_trend: int = 150
+    new_arrivals: int = 30
+    popular: int = 100
+    interests: int = 300  # a full pass over the catalogue, where the shop has a sequence model
+    short_history: int = 20  # a history of fewer items is short
+    habit_items: int = 100
+    """With so many own items to choose from, these fill the head of a list by score: each source then proposes half as
+    many, which hardly ever changes the first ten (`eval/LOG.md`) and spares a sixth of the time. Not where habits are
+    left out or a list is by lift; 0 never."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +86,7 @@ def explicit(n: int, items: NDArray[np.integer]) -> Candidates:
 
 def candidates(
     users: UserBatch,
-    settings: CandidateSettings | None = None,
+    settings: CandidateCounts | None = None,
     *,
     allowed: NDArray[np.bool_] | None = None,
     banned: tuple[Ints, NDArray[np.integer]] | None = None,
@@ -79,10 +97,10 @@ def candidates(
 
     allowed: (n_items,) items that may be shown at all. banned: (indptr, item), items hidden from single people.
     repeats: False hides what a person took before. habits_lead: the caller needs the first by score alone, and may have
-    fewer proposals where habits fill them, see `CandidateSettings.habit_items`. Filters come before each source's cut,
+    fewer proposals where habits fill them, see `CandidateCounts.habit_items`. Filters come before each source's cut,
     so filters never shorten its list while it has more to propose.
     """
-    settings, population, n_items = settings or CandidateSettings(), users.population, users.population.n_items
+    settings, population, n_items = settings or CandidateCounts(), users.population, users.population.n_items
     keys, bits = [np.zeros(0, np.int64)], [np.zeros(0, np.uint16)]
 
     def add(user: int, source: str, rows: NDArray[Any]) -> None:
@@ -90,7 +108,7 @@ def candidates(
         bits.append(np.full(len(rows), BIT[source]))
 
     ends = np.searchsorted(users.owned.keys, np.arange(users.n + 1) * n_items)
-    habit = users.owned.total(decay(users.purchases.at, users.as_of, population.settings.purchase_half_life_days))
+    habit = users.owned.total(decay(users.purchases.at, users.as_of, PURCHASE_HALF_LIFE_DAYS))
     closed = np.zeros(n_items, bool) if allowed is None else ~np.asarray(allowed, bool)
     shut = closed.copy()
     n_hidden = settings.short_history + (0 if banned is None else int(np.diff(banned[0]).max(initial=0)))
@@ -124,7 +142,7 @@ def _union(keys: Ints, bits: NDArray[np.uint16], n: int, n_items: int) -> Candid
 
 def _proposals(
     users: UserBatch,
-    settings: CandidateSettings,
+    settings: CandidateCounts,
     n_own_items: Ints,
     n_hidden: int,
     allowed: NDArray[np.bool_] | None,

@@ -34,6 +34,7 @@ from recllm.data.interactions import (
 )
 from recllm.data.item_groups import (
     NEVER,
+    PRIOR_BUYERS,
     GroupStatistics,
     ItemGroups,
     NewItems,
@@ -49,6 +50,19 @@ from recllm.settings import CollaborativeSettings
 if TYPE_CHECKING:
     from recllm.features.item_index.catalogue import CatalogueIndex
     from recllm.models.sequence import SequenceModel
+
+PROFILE_HALF_LIFE_DAYS = 120.0  # of a purchase, where users are compared by what they bought
+RECENT_DAYS = 28.0  # how far back a neighbour's purchases speak for an item
+BASICS_SHARPNESS = 20.0  # users without purchases: exp(20 * (cosine of their basics - 1))
+ITEM_ITEM_WEIGHTS = 200  # largest weights of an item that stay; the smaller ones order nothing
+PURCHASE_HALF_LIFE_DAYS = 120.0  # of habits, shares of item groups and neighbours' purchases
+USER_VECTOR_HALF_LIFE_DAYS = 60.0  # of an event in the mean vector of a user's history
+SHORT_WINDOW_DAYS = 7.0  # its buyers against those of the next window are the trend
+WINDOW_DAYS = 28.0  # what is popular; four whole weeks, as people shop by weekdays
+LONG_WINDOW_DAYS = 91.0  # a quarter: the usual level of an item's buyers
+PRICE_WINDOW_DAYS = 14.0  # its mean price against the usual one: is an item cheaper lately?
+NEW_ITEM_DAYS = 42.0  # an item counts as new for so long after its first sale
+MAX_NEW_ITEMS = 5_000  # new items that are proposed at most, best selling first
 
 
 INFLUENCE_SAMPLE = 2_500
@@ -100,11 +114,11 @@ class CollaborativeStatistics:
     profiles: Any
     """(n_pool, n_items), what the pool is compared by; the length of a row is the person's `influence`, at most 1."""
     recent: Any
-    """(n_pool, n_items), 1 where bought in the last `recent_days`."""
+    """(n_pool, n_items), 1 where bought in the last `RECENT_DAYS`."""
     decayed: Any
     """(n_pool, n_items), decayed purchases, capped at 1."""
     item_item: Any
-    """(n_items, n_items), at most `item_item_weights` weights a row."""
+    """(n_items, n_items), at most `ITEM_ITEM_WEIGHTS` weights a row."""
     arrived: NewItems
     group_statistics: Mapping[str, GroupStatistics]
     """Grouping -> how its groups sell."""
@@ -151,7 +165,7 @@ class CollaborativeStatistics:
         for start, of_part, lengths in purchases.each(_part_sums, n_items=n_items, as_of=as_of):
             sums += of_part
             n_purchases[start : start + len(lengths)] = lengths
-        arrived = NewItems.since(sums.first, int(sums.first.min(initial=as_of)), as_of, settings)
+        arrived = NewItems.since(sums.first, int(sums.first.min(initial=as_of)), as_of)
 
         n_buyers = int((n_purchases > 0).sum())
         n_pool = min(settings.neighbour_pool, n_buyers)
@@ -170,20 +184,20 @@ class CollaborativeStatistics:
             of_pool.append(of_part_pool)
         arrived = replace(arrived, got=got.astype(np.float32))
         pool_purchases = Events.concat(of_pool)
-        recent = pool_purchases.select(pool_purchases.at >= as_of - settings.recent_days * DAY)
+        recent = pool_purchases.select(pool_purchases.at >= as_of - RECENT_DAYS * DAY)
         return cls(
             as_of,
             settings,
             np.asarray(item_vectors, np.float32),
             facets,
-            _item_stats(sums, dataset, facets, settings),
+            _item_stats(sums, dataset, facets),
             pool,
-            _with_bounded_influence(_profile_rows(pool_purchases, n_items, as_of, settings), settings),
+            _with_bounded_influence(_profile_rows(pool_purchases, n_items, as_of), settings),
             _bought(recent, n_items, as_of, None),
-            _bought(pool_purchases, n_items, as_of, settings.purchase_half_life_days),
+            _bought(pool_purchases, n_items, as_of, PURCHASE_HALF_LIFE_DAYS),
             _item_item(gram, related, n_items, settings),
             arrived,
-            group_statistics(facets, arrived, pool_purchases, as_of, settings),
+            group_statistics(facets, arrived, pool_purchases, as_of),
             None if basics is None else np.asarray(basics[pool], np.float32),
             interests,
         )
@@ -197,7 +211,7 @@ class CollaborativeStatistics:
         n_new, n_items = len(vectors), items.height
         if self.n_items + n_new != n_items:
             raise DataError(f"vectors: {n_new} rows for {n_items - self.n_items} new items; encode each of them once")
-        facets, stats, prior = self.facets.with_new_items(items), self.stats, self.settings.prior_buyers
+        facets, stats, prior = self.facets.with_new_items(items), self.stats, PRIOR_BUYERS
         # the shares of buyers who come back were drawn towards their mean, which is solved for here
         shrunk = float((stats.repeat_rate.astype(np.float64) * (stats.buyers_ever + prior)).sum())
         mean_repeat = shrunk / max(float(stats.buyers_ever.sum()) + prior * self.n_items, 1e-12)
@@ -264,12 +278,12 @@ class CollaborativeStatistics:
 
     @cached_property
     def arrivals(self) -> Ints:
-        """Rows of items that never sold, or first sold in the last `new_item_days`: best selling first, then by how
-        earlier arrivals of their type sold; at most `max_new_items`."""
+        """Rows of items that never sold, or first sold in the last `NEW_ITEM_DAYS`: best selling first, then by how
+        earlier arrivals of their type sold; at most `MAX_NEW_ITEMS`."""
         s = self.stats
-        rows = np.flatnonzero(s.days_since_arrival <= self.settings.new_item_days)
+        rows = np.flatnonzero(s.days_since_arrival <= NEW_ITEM_DAYS)
         order = np.lexsort((rows, -self.group_statistics["type"].arrival_rate[rows], -s.buyers_28[rows]))
-        return rows[order[: self.settings.max_new_items]]
+        return rows[order[:MAX_NEW_ITEMS]]
 
     @cached_property
     def influence(self) -> Floats:
@@ -371,7 +385,7 @@ def ask(
     purchases = merged_lines(of_actions(histories, settings.target))
     typed = purchases.select(kind[purchases.item] >= 0)
     typed = replace(typed, item=kind[typed.item])
-    by_type = matrix(typed, size_of(kind), decay(typed.at, as_of, settings.purchase_half_life_days))
+    by_type = matrix(typed, size_of(kind), decay(typed.at, as_of, PURCHASE_HALF_LIFE_DAYS))
     return UserBatch(
         population,
         histories,
@@ -379,15 +393,15 @@ def ask(
         purchases,
         Tally.of(purchases.user, purchases.item, n_items),
         _divided(by_type, np.asarray(by_type.sum(1)).ravel()),
-        _neighbours(population, _profile_rows(purchases, n_items, as_of, settings), user_rows, basics),
-        user_parts(population.item_vectors, histories, as_of, basics, settings.user_vector_half_life_days),
+        _neighbours(population, _profile_rows(purchases, n_items, as_of), user_rows, basics),
+        user_parts(population.item_vectors, histories, as_of, basics, USER_VECTOR_HALF_LIFE_DAYS),
         None if population.interests is None else population.interests.users(histories, as_of, basics),
     )
 
 
-def _profile_rows(purchases: Events, n_items: int, as_of: int, settings: CollaborativeSettings) -> Any:
+def _profile_rows(purchases: Events, n_items: int, as_of: int) -> Any:
     """Sparse unit rows: log(1 + decayed count) of each item, what people are compared by."""
-    rows = matrix(purchases, n_items, decay(purchases.at, as_of, settings.profile_half_life_days))
+    rows = matrix(purchases, n_items, decay(purchases.at, as_of, PROFILE_HALF_LIFE_DAYS))
     np.log1p(rows.data, out=rows.data)
     return _divided(rows, np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel()))
 
@@ -420,7 +434,6 @@ def _neighbours(
 
     n, pool = profile.shape[0], len(population.pool)
     k, pool_basics = min(population.settings.neighbours, pool), population.pool_basics
-    sharpness = population.settings.basics_sharpness
     own_row = np.full(n, -1)
     if user_rows is not None:
         own_row = np.array([population.pool_row.get(int(user), -1) for user in user_rows])
@@ -432,7 +445,7 @@ def _neighbours(
         if basics is not None and pool_basics is not None and len(blank):
             of_blank = basics[start + blank]
             stated = np.any(of_blank, axis=1)[:, None] & np.any(pool_basics, axis=1)[None, :]
-            likeness = np.exp(sharpness * (of_blank @ pool_basics.T - 1)) * stated  # in [0, 1]
+            likeness = np.exp(BASICS_SHARPNESS * (of_blank @ pool_basics.T - 1)) * stated  # in [0, 1]
             similarity[blank] = likeness * population.influence
         in_pool = np.flatnonzero(own_row[rows] >= 0)
         similarity[in_pool, own_row[rows][in_pool]] = 0
@@ -535,7 +548,7 @@ def _part_products(
     owned = _bought(purchases, len(arrived.first), as_of, settings.item_item_half_life_days)[:, related]
     in_part = pool[(pool >= start) & (pool < start + purchases.n_users)]
     products = (owned.T @ owned).toarray()
-    return products, arrived.first_buyers(purchases, settings), purchases.rows(in_part - start)
+    return products, arrived.first_buyers(purchases), purchases.rows(in_part - start)
 
 
 def _best_sellers(sums: _ItemSums, settings: CollaborativeSettings) -> Ints:
@@ -558,7 +571,7 @@ def _item_item(gram: Floats, rows: Ints, n_items: int, settings: CollaborativeSe
     inverse = np.linalg.inv(gram)
     weight = -inverse / np.diag(inverse)
     np.fill_diagonal(weight, 0)
-    n_weights = min(settings.item_item_weights, len(rows))
+    n_weights = min(ITEM_ITEM_WEIGHTS, len(rows))
     best = np.argpartition(-np.abs(weight), n_weights - 1, axis=1)[:, :n_weights]
     values = np.take_along_axis(weight, best, 1)
     source = np.repeat(rows, n_weights)
@@ -604,14 +617,14 @@ class _ItemSums:
                 late &= purchases.at < as_of - until * DAY
             return np.bincount(Tally.of(purchases.user[late], purchases.item[late], n_items).key, minlength=n_items)
 
-        short = settings.short_window_days
-        windows = [buyers(days) for days in (short, settings.window_days, settings.long_window_days)]
-        is_late = purchases.at >= as_of - settings.window_days * DAY
+        short = SHORT_WINDOW_DAYS
+        windows = [buyers(days) for days in (short, WINDOW_DAYS, LONG_WINDOW_DAYS)]
+        is_late = purchases.at >= as_of - WINDOW_DAYS * DAY
         before = Tally.of(purchases.user[~is_late], purchases.item[~is_late], n_items)
         is_first = ~np.isin(pairs.keys, before.keys, assume_unique=True)
         paid = np.isfinite(purchases.price) & (purchases.price >= 0)
         value = np.log1p(np.where(paid, purchases.price, 0))
-        with_price = (paid, paid & (purchases.at >= as_of - settings.price_window_days * DAY))
+        with_price = (paid, paid & (purchases.at >= as_of - PRICE_WINDOW_DAYS * DAY))
         last = np.full(n_items, np.iinfo(np.int64).min)
         np.maximum.at(last, purchases.item, purchases.at)
         owned = _bought(purchases, n_items, as_of, settings.item_item_half_life_days)
@@ -637,10 +650,8 @@ class _ItemSums:
         return _ItemSums(**{name: combine.get(name, operator.add)(left, right) for name, left, right in pairs})
 
 
-def _item_stats(
-    sums: _ItemSums, dataset: Dataset, facets: ItemGroups, settings: CollaborativeSettings
-) -> ItemStatistics:
-    as_of, first, prior = dataset.as_of, sums.first, settings.prior_buyers
+def _item_stats(sums: _ItemSums, dataset: Dataset, facets: ItemGroups) -> ItemStatistics:
+    as_of, first, prior = dataset.as_of, sums.first, PRIOR_BUYERS
     short, lately, long, ever, short_before = sums.buyers.astype(np.float32)
     sold, repeat_buyers = first < NEVER, sums.repeat_buyers
     mean = repeat_buyers.sum() / max(ever.sum(), 1)

@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Ints, Pairs, Tally, decay, distinct, padded
-from recllm.data.item_groups import GROUPINGS, VOTED, size_of
-from recllm.features.collaborative import UserBatch
+from recllm.data.item_groups import FIRST_SALES_DAYS, GROUPINGS, VOTED, size_of
+from recllm.features.collaborative import PURCHASE_HALF_LIFE_DAYS, UserBatch
 from recllm.features.weighted_sums import WeightedSums
+
+NEVER_DAYS = 730.0  # stands for the days since something that never happened
+LIFT_LIMIT = 4.0  # of log ratios of neighbours to all users
+OVERDUE_LIMITS = (-4.0, 2.0)  # of log ratios of the days since a purchase to the usual interval
 
 _WORDS = {
     "type": "type",
@@ -97,7 +101,7 @@ def dealings(users: UserBatch, groupings: Sequence[str], item: NDArray[np.intege
 
 def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integer]) -> Dealings:
     population, purchases, owned, as_of = users.population, users.purchases, users.owned, users.as_of
-    settings, arrived, facets = population.settings, population.arrived, population.facets.each()
+    arrived, facets = population.arrived, population.facets.each()
     sizes = [size_of(facets[name]) for name in groupings]
     first_group = dict(zip(groupings, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
 
@@ -114,7 +118,7 @@ def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integ
         return np.broadcast_to(column, which.shape)[which]
 
     group, has_group = groups_of(purchases.item)
-    weights = decay(purchases.at, as_of, settings.purchase_half_life_days)
+    weights = decay(purchases.at, as_of, PURCHASE_HALF_LIFE_DAYS)
     everything = np.stack([np.bincount(purchases.user[of], weights[of], minlength=users.n) for of in has_group], axis=1)
     fits = has_group & is_asked[np.where(has_group, group, -1)]
     at = in_each(purchases.at, fits)
@@ -126,7 +130,7 @@ def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integ
 
     # of the distinct items, those that the person took while they were new
     since = owned.smallest(purchases.at)
-    is_early = arrived.young[owned.key] & (since < arrived.first[owned.key] + int(settings.first_sales_days * DAY))
+    is_early = arrived.young[owned.key] & (since < arrived.first[owned.key] + int(FIRST_SALES_DAYS * DAY))
     group, has_group = groups_of(owned.key)
     fits = has_group & is_asked[np.where(has_group, group, -1)]
     item_row = tally.find(in_each(owned.user, fits), group[fits])
@@ -142,7 +146,7 @@ def _account(users: UserBatch, groupings: Sequence[str], items: NDArray[np.integ
         "items": np.log1p(np.bincount(item_row, minlength=len(tally.keys))),
         "early": np.log1p(early),
     }
-    never = dict.fromkeys(by_group, 0.0) | {"days_since": float(np.log1p(settings.never_days))}
+    never = dict.fromkeys(by_group, 0.0) | {"days_since": float(np.log1p(NEVER_DAYS))}
     return Dealings(
         tally,
         first_group,
@@ -163,7 +167,7 @@ def group_columns(
     """These features of `GROUP_FEATURES` at the pairs, (n_pairs,) each. accounts: `dealings`, where the caller has
     them already."""
     population, names, item = users.population, frozenset(names), pairs.item
-    limit = population.settings.lift_limit
+    limit = LIFT_LIMIT
     dealt_in = groupings_of(names)
     accounts = dealings(users, dealt_in, item) if accounts is None else accounts
     columns: Columns = {}
@@ -203,17 +207,17 @@ def _own_columns(
     names: Collection[str],
 ) -> Columns:
     """group: of each pair's item, -1 unknown."""
-    tally, settings = account.tally, users.population.settings
+    tally = account.tally
     row = tally.find(pairs.user, np.where(group >= 0, group + account.first_group[name], -1))
     measures = {f"{name}_{measure}": value for measure, value in account.measures.items()}
     columns: Columns = {column: value[row] for column, value in measures.items() if column in names}
     if "type_overdue" in names and name == "type":
         interval = account.spans / np.maximum(account.times - 1, 1)
-        late = overdue(account.days, interval, account.times, settings.overdue_limits)
+        late = overdue(account.days, interval, account.times, OVERDUE_LIMITS)
         columns["type_overdue"] = padded(late, 0)[row]
     if "type_loyalty" in names and name == "type":
         owned, purchases = users.owned, users.purchases
-        own_weight = owned.total(decay(purchases.at, users.as_of, settings.purchase_half_life_days))
+        own_weight = owned.total(decay(purchases.at, users.as_of, PURCHASE_HALF_LIFE_DAYS))
         own_weight = padded(own_weight, 0)[owned.find(pairs.user, pairs.item)]
         type_weight = account.weight[row]
         loyalty = np.clip(own_weight / np.maximum(type_weight, 1e-9), 0, 1)

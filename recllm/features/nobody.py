@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats
 from recllm.data.item_groups import ItemGroups, per_group
+from recllm.features.candidates import CandidateCounts
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.pair_features import FEATURE_NAMES
-from recllm.settings import CandidateSettings, CollaborativeSettings
+from recllm.settings import CollaborativeSettings
 
 _LOG_DAYS = (3.0, 2.0)
 _SHARE = (0.0, 0.25)
@@ -68,7 +69,7 @@ down from what the features mean: a mean over a shop's pairs would tell of its p
 
 assert set(PRIVATE_FEATURES) <= set(FEATURE_NAMES)  # noqa: S101
 
-PRIVATE_CANDIDATES = CandidateSettings(
+PRIVATE_CANDIDATES = CandidateCounts(
     own_history=500,
     neighbours=0,
     item_item=0,

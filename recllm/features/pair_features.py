@@ -16,9 +16,31 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY
 from recllm.data.interactions import Floats, Ints, Pairs, Tally, decay, of_actions, padded, visits
 from recllm.data.item_groups import GROUPINGS
-from recllm.features.collaborative import UserBatch
-from recllm.features.group_features import GROUP_FEATURES, dealings, group_columns, groupings_of, overdue
+from recllm.features.collaborative import (
+    LONG_WINDOW_DAYS,
+    PURCHASE_HALF_LIFE_DAYS,
+    SHORT_WINDOW_DAYS,
+    WINDOW_DAYS,
+    UserBatch,
+)
+from recllm.features.group_features import (
+    GROUP_FEATURES,
+    LIFT_LIMIT,
+    NEVER_DAYS,
+    OVERDUE_LIMITS,
+    dealings,
+    group_columns,
+    groupings_of,
+    overdue,
+)
 from recllm.schema import ACTION_CODE, BROWSING, Action
+
+BROWSING_HALF_LIFE_DAYS = 14.0  # of an event in the features of views: such wishes are short-lived
+NOVELTY_WINDOW_DAYS = 56.0  # a user's share of first purchases is counted in it
+PRICE_GAP_LIMIT = 3.0  # of log ratios of a price to the user's usual one
+PRICE_CHANGE_LIMIT = 2.0  # of log ratios of today's price to the item's usual one
+ITEM_ITEM_LIMITS = (-1.0, 3.0)  # of the scores of what goes with what
+TEXT_ITEMS = 100  # heaviest items of a user whose texts are compared with an item's
 
 FEATURES: Mapping[str, str] = {
     # the person's own dealings with the item
@@ -194,7 +216,6 @@ def _log(value: NDArray[Any]) -> NDArray[Any]:
 
 
 def _own(users: UserBatch, p: Pairs) -> Columns:
-    settings = users.population.settings
     purchases, tally = users.purchases, users.owned
     row = tally.find(p.user, p.item)
     times = tally.total()
@@ -206,11 +227,11 @@ def _own(users: UserBatch, p: Pairs) -> Columns:
     interval = (first - days) / np.maximum(times - 1, 1)
     columns = {
         "times": padded(_log(times), 0)[row],
-        "days_since": _log(padded(days, settings.never_days)[row]),
-        "days_since_first": _log(padded(first, settings.never_days)[row]),
+        "days_since": _log(padded(days, NEVER_DAYS)[row]),
+        "days_since_first": _log(padded(first, NEVER_DAYS)[row]),
         "visits_since": _log(np.where(row < len(times), padded(since, 0)[row], trips[p.user])),
         "visit_rate": padded(rate, 0)[row],
-        "overdue": padded(overdue(days, interval, times, settings.overdue_limits), 0)[row],
+        "overdue": padded(overdue(days, interval, times, OVERDUE_LIMITS), 0)[row],
         "interval": padded(np.where(times > 1, _log(interval), 0), 0)[row],
         "quantity": padded(_log(tally.total(purchases.quantity) / np.maximum(times, 1)), 0)[row],
     }
@@ -220,7 +241,7 @@ def _own(users: UserBatch, p: Pairs) -> Columns:
 
 
 def _alike(users: UserBatch, p: Pairs) -> Columns:
-    population, settings = users.population, users.population.settings
+    population = users.population
     sold, nothing = population.stats.buyers_ever[p.item].any(), np.zeros(len(p.item), np.float32)
     recent = users.neighbour_recent.at(p.item, p) if sold else nothing
     decayed = users.neighbour_decayed.at(p.item, p) if sold else nothing
@@ -230,23 +251,24 @@ def _alike(users: UserBatch, p: Pairs) -> Columns:
     return {
         "neighbours_recent": np.log1p(100 * recent),
         "neighbours_decayed": np.log1p(100 * decayed),
-        "neighbours_lift": np.clip(lift, -settings.lift_limit, settings.lift_limit),
-        "item_item": np.clip(item_item, *settings.item_item_limits),
+        "neighbours_lift": np.clip(lift, -LIFT_LIMIT, LIFT_LIMIT),
+        "item_item": np.clip(item_item, *ITEM_ITEM_LIMITS),
     }
 
 
 def _crowd(users: UserBatch, p: Pairs) -> Columns:
-    s, days, item = users.population.stats, users.population.settings, p.item
+    s, item = users.population.stats, p.item
     buyers_7, buyers_28, buyers_91 = s.buyers_7[item], s.buyers_28[item], s.buyers_91[item]
-    is_unconfirmed = users.population.arrived.young[item] & (s.days_since_arrival[item] < days.confirmation_days)
+    is_young, confirmation_days = users.population.arrived.young[item], users.population.settings.confirmation_days
+    is_unconfirmed = is_young & (s.days_since_arrival[item] < confirmation_days)
     buyers_7 = np.where(is_unconfirmed, np.minimum(buyers_7, s.buyers_7_before[item]), buyers_7)
     return {
         "buyers_7": _log(buyers_7),
         "buyers_28": _log(buyers_28),
         "buyers_91": _log(buyers_91),
         "buyers_ever": _log(s.buyers_ever[item]),
-        "trend": np.log((days.window_days / days.short_window_days * buyers_7 + 1) / (buyers_28 + 1)),
-        "trend_long": np.log((days.long_window_days / days.window_days * buyers_28 + 1) / (buyers_91 + 1)),
+        "trend": np.log((WINDOW_DAYS / SHORT_WINDOW_DAYS * buyers_7 + 1) / (buyers_28 + 1)),
+        "trend_long": np.log((LONG_WINDOW_DAYS / WINDOW_DAYS * buyers_28 + 1) / (buyers_91 + 1)),
         "repeat_rate": s.repeat_rate[item],
         "item_days_since_sold": _log(s.days_since_sold[item]),
         "item_age": _log(s.days_since_arrival[item]),
@@ -267,7 +289,7 @@ def _prices(users: UserBatch, p: Pairs) -> Columns:
     tally = Tally.of(purchases.user[fit], group[purchases.item[fit]], int(group.max(initial=0)) + 1)
     category_mean = tally.total(paid[fit]) / np.maximum(tally.total(), 1)
     category_gap = price - padded(category_mean, np.nan)[tally.find(p.user, group[p.item])]
-    limit, change_limit = population.settings.price_gap_limit, population.settings.price_change_limit
+    limit, change_limit = PRICE_GAP_LIMIT, PRICE_CHANGE_LIMIT
     return {
         "price": np.nan_to_num(price),
         "price_gap": np.clip(np.nan_to_num(gap), -limit, limit),
@@ -277,13 +299,13 @@ def _prices(users: UserBatch, p: Pairs) -> Columns:
 
 
 def _person(users: UserBatch, p: Pairs) -> Columns:
-    settings, purchases, owned = users.population.settings, users.purchases, users.owned
-    late = purchases.select(purchases.at >= users.as_of - settings.window_days * DAY)
-    last = np.full(users.n, users.as_of - int(settings.never_days * DAY))
+    purchases, owned = users.purchases, users.owned
+    late = purchases.select(purchases.at >= users.as_of - WINDOW_DAYS * DAY)
+    last = np.full(users.n, users.as_of - int(NEVER_DAYS * DAY))
     full = np.diff(purchases.indptr) > 0
     last[full] = purchases.at[purchases.indptr[1:][full] - 1]
     # of the items taken lately, those taken for the first time
-    cut = users.as_of - settings.novelty_window_days * DAY
+    cut = users.as_of - NOVELTY_WINDOW_DAYS * DAY
     lately = np.bincount(owned.user[owned.largest(purchases.at) >= cut], minlength=users.n)
     first_times = np.bincount(owned.user[owned.smallest(purchases.at) >= cut], minlength=users.n)
     per_person = {
@@ -299,9 +321,9 @@ def _person(users: UserBatch, p: Pairs) -> Columns:
 
 def _text(users: UserBatch, p: Pairs) -> Columns:
     """Texts of the person's heaviest items against the item's; the item itself is left out."""
-    population, settings = users.population, users.population.settings
+    population = users.population
     owned, vectors = users.owned, population.item_vectors
-    weight = owned.total(decay(users.purchases.at, users.as_of, settings.purchase_half_life_days))
+    weight = owned.total(decay(users.purchases.at, users.as_of, PURCHASE_HALF_LIFE_DAYS))
     ends = np.searchsorted(owned.keys, np.arange(users.n + 1) * population.n_items)
     nearest, mean = np.zeros(len(p.item), np.float32), np.zeros(len(p.item), np.float32)
     is_first = np.zeros(len(p.item) + 1, bool)
@@ -309,7 +331,7 @@ def _text(users: UserBatch, p: Pairs) -> Columns:
     ascending = bool(((np.diff(p.item) > 0) | is_first[1:-1]).all())  # as those of candidates are
     for user in range(users.n):
         part, own_part = slice(p.indptr[user], p.indptr[user + 1]), slice(ends[user], ends[user + 1])
-        heavy = np.argsort(-weight[own_part], kind="stable")[: settings.text_items]
+        heavy = np.argsort(-weight[own_part], kind="stable")[:TEXT_ITEMS]
         rows, w = owned.key[own_part][heavy], weight[own_part][heavy]
         if not len(rows) or part.start == part.stop:
             continue
@@ -321,21 +343,18 @@ def _text(users: UserBatch, p: Pairs) -> Columns:
         else:
             cosines[p.item[part][:, None] == rows[None, :]] = 0
         nearest[part] = cosines.max(axis=1)
-        if settings.text_power == 8.0:  # three squares cost a tenth of a power
-            for _ in range(3):
-                cosines *= cosines
-        else:
-            cosines **= np.float32(settings.text_power)
+        for _ in range(3):  # the eighth power, so that the nearest texts count most; squares cost a tenth of a power
+            cosines *= cosines
         mean[part] = cosines @ w / max(w.sum(), 1e-30)  # purchases of long ago weigh nothing at all
     return {"text_nearest": nearest, "text_set": mean}
 
 
 def _browsing(users: UserBatch, p: Pairs) -> Columns:
-    population, settings = users.population, users.population.settings
+    population = users.population
     views = of_actions(users.histories, BROWSING)
     tally = Tally.of(views.user, views.item, population.n_items)
     row = tally.find(p.user, p.item)
-    weight = decay(views.at, users.as_of, settings.browsing_half_life_days)
+    weight = decay(views.at, users.as_of, BROWSING_HALF_LIFE_DAYS)
     days = (users.as_of - tally.largest(views.at)) / DAY
 
     def last(action: Action) -> NDArray[np.float64]:
@@ -353,7 +372,7 @@ def _browsing(users: UserBatch, p: Pairs) -> Columns:
     share = of_type / np.maximum(everything[types.user], 1e-9)
     return {
         "views": padded(_log(tally.total(weight)), 0)[row],
-        "days_since_view": _log(padded(days, settings.never_days)[row]),
+        "days_since_view": _log(padded(days, NEVER_DAYS)[row]),
         "carted": last(Action.CART) > bought,
         "favourite": last(Action.FAVOURITE) > -np.inf,
         "type_views": padded(share, 0)[types.find(p.user, kind[p.item])],

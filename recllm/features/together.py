@@ -27,11 +27,13 @@ from recllm.data.dataset import Events
 from recllm.data.event_files import EventLog
 from recllm.data.interactions import Ints, distinct, visits, within_limits
 from recllm.schema import Action
-from recllm.settings import CollaborativeSettings, OfferSettings
+from recllm.settings import CollaborativeSettings
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+TOGETHER_ITEMS = 2_500
+"""Best selling items that are looked at; cost grows with the square of it."""
 LINES_AT_ONCE = 2**21
 """Pairs of lines of one trip that are looked at together."""
 
@@ -40,14 +42,16 @@ def bought_together(
     log: EventLog,
     n_items: int,
     kind: NDArray[np.integer],
-    settings: OfferSettings,
     limits: CollaborativeSettings | None = None,
+    *,
+    min_people: int = 5,
+    min_z: float = 4.0,
 ) -> csr_matrix:
     """z of each ordered pair of items that goes together, sparse float32 (n_items, n_items); nothing elsewhere.
 
     log: of all people, of whose purchases those within `limits` count. kind: (n_items,), the narrowest group of each
-    item, -1 for none. Only the best selling `settings.together_items` are looked at, and a pair needs
-    `settings.together_people` people with both on a trip.
+    item, -1 for none. Only the best selling `TOGETHER_ITEMS` are looked at, and a pair needs `min_people`
+    with both on a trip, and trips that exceed chance by `min_z` standard errors.
     """
     from scipy.sparse import csr_matrix
 
@@ -56,8 +60,8 @@ def bought_together(
     for counts in log.each(partial(_buyers, n_items=n_items, limits=limits)):
         buyers += counts
     # items with too few buyers cannot go with anything
-    rows = np.argsort(-buyers, kind="stable")[: settings.together_items]
-    rows = np.sort(rows[buyers[rows] >= settings.together_people])
+    rows = np.argsort(-buyers, kind="stable")[:TOGETHER_ITEMS]
+    rows = np.sort(rows[buyers[rows] >= min_people])
     n = len(rows)
     if not n:
         return csr_matrix((n_items, n_items), dtype=np.float32)
@@ -72,8 +76,8 @@ def bought_together(
     observed = observed + observed.T
     of_kind = kind[rows]
     # most pairs cannot pass, even if each of their trips were another person's
-    promising = (observed >= settings.together_people) & ((of_kind[:, None] != of_kind) | (of_kind < 0))
-    promising &= observed - expected > settings.together_z * np.sqrt(expected)
+    promising = (observed >= min_people) & ((of_kind[:, None] != of_kind) | (of_kind < 0))
+    promising &= observed - expected > min_z * np.sqrt(expected)
     promising = np.triu(promising | promising.T)
     a, b = np.nonzero(promising)
     number = np.where(promising, np.cumsum(promising).reshape(n, n) - 1, -1).ravel().astype(np.int32)
@@ -90,7 +94,7 @@ def bought_together(
         return np.asarray((observed[a, b] - expected[a, b]) / np.sqrt(np.maximum(variance, 1e-12)))
 
     z = np.concatenate([z_of(a, b, beside_a), z_of(b, a, beside_b)])
-    passing = (z > settings.together_z) & (np.tile(people, 2) >= settings.together_people)
+    passing = (z > min_z) & (np.tile(people, 2) >= min_people)
     cells = (rows[np.concatenate([a, b])[passing]], rows[np.concatenate([b, a])[passing]])
     return csr_matrix((z[passing].astype(np.float32), cells), shape=(n_items, n_items))
 

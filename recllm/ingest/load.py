@@ -43,6 +43,10 @@ from recllm.store.writers import Load
 from recllm.text.personal_data import scrub
 from recllm.workspace.privacy import Pseudonymiser
 
+HEAD_ROWS = 1_000  # at the beginning of a load, which may refuse it at once
+HEAD_LIMIT = 0.5  # share of bad ones among them from which on it is the wrong file or map
+HEAVY_USER_SHARE = 0.3  # of a load's events: a user with more is reported
+
 _log = logging.getLogger(__name__)
 
 _ERASED = "E_ERASED_SUBJECT"
@@ -275,9 +279,8 @@ class _RowStage:
                 self._write(parsed, load)
                 if progress is not None:
                     progress(self.read)
-                head = policy.reject_head_rows
-                if self.read >= head > 0 and self.n_bad_in_head > policy.reject_head_limit * head:
-                    raise self._refused(f"{self.n_bad_in_head:,} of the first {head:,} rows are bad")
+                if self.read >= HEAD_ROWS and self.n_bad_in_head > HEAD_LIMIT * HEAD_ROWS:
+                    raise self._refused(f"{self.n_bad_in_head:,} of the first {HEAD_ROWS:,} rows are bad")
         if self.merged is not None:
             rows = self.merged.rows()
             if self.known_ids:
@@ -344,7 +347,7 @@ class _RowStage:
         """Bad records to the quarantine, in the order of the file."""
         bad = sorted([*chunk.bad, *batch.errors], key=lambda record: record.line_no)
         positions = chunk.positions(np.array([record.line_no for record in bad], np.int64))
-        head = self.state.policy.reject_head_rows + 1
+        head = HEAD_ROWS + 1
         for record, position in zip(bad, positions.tolist(), strict=True):
             record_no = self.reader.header_records + self.read + 1 + position
             self.quarantine.add(record, record_no)
@@ -368,7 +371,7 @@ class _RowStage:
         notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()
         notes["W_PRICE_OUTLIER"] += state.prices.n_outliers()
         if schema.table is Table.EVENTS:
-            notes["W_HEAVY_USER"] += state.users.n_heavy(state.policy.heavy_user_share)
+            notes["W_HEAVY_USER"] += state.users.n_heavy(HEAVY_USER_SHARE)
         return IngestReport(
             load_id=load_id,
             table=schema.table,

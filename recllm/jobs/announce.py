@@ -28,6 +28,10 @@ from recllm.workspace.signatures import sign
 from recllm.workspace.webhooks import WebhookTarget, is_this_machine, read_webhooks
 from recllm.workspace.workspace import Workspace
 
+TIMEOUT_SECONDS = 10.0  # an attempt that has no answer by then counts as failed
+RETRY_SECONDS = 5.0  # wait after the first failed attempt; each further one is four times as long
+MAX_ATTEMPTS = 8  # after so many an announcement is given up: they take about eight hours
+
 logger = logging.getLogger(__name__)
 
 BACKOFF = 4
@@ -75,7 +79,7 @@ def send_due(workspace: Workspace, *, clock: datetime | None = None) -> SendAcco
     """One attempt for each announcement that is due. clock: an aware time instead of that of this machine."""
     settings, store = workspace.settings.webhooks, workspace.store()
     now = clock or datetime.now(UTC)
-    lease = timedelta(seconds=settings.timeout_seconds + LEASE_SECONDS)
+    lease = timedelta(seconds=TIMEOUT_SECONDS + LEASE_SECONDS)
     counts = dict.fromkeys(AnnouncementStatus, 0)
     while claimed := store.claim_announcements(now, lease=lease, limit=1):
         (announcement,) = claimed
@@ -85,7 +89,7 @@ def send_due(workspace: Workspace, *, clock: datetime | None = None) -> SendAcco
             status, outcome = _attempt(announcement, target, settings)
         next_at = None
         if status is AnnouncementStatus.QUEUED:
-            next_at = now + timedelta(seconds=settings.retry_seconds * BACKOFF ** (announcement.attempts - 1))
+            next_at = now + timedelta(seconds=RETRY_SECONDS * BACKOFF ** (announcement.attempts - 1))
         store.settle_announcement(announcement.announcement_id, status, outcome, next_at=next_at)
         counts[status] += 1
         origin = target.origin if target else announcement.target
@@ -110,7 +114,7 @@ def _attempt(
         succeeded, is_last, outcome = 200 <= code < 300, code == HTTPStatus.GONE, str(code)
     if succeeded:
         return AnnouncementStatus.DELIVERED, outcome
-    is_last = is_last or announcement.attempts >= settings.max_attempts
+    is_last = is_last or announcement.attempts >= MAX_ATTEMPTS
     return AnnouncementStatus.FAILED if is_last else AnnouncementStatus.QUEUED, outcome
 
 
@@ -130,7 +134,7 @@ def _post(announcement: Announcement, target: WebhookTarget, settings: WebhookSe
         "User-Agent": "recllm",
     }
     failure = httpx2.ConnectError("the host has no address")
-    with httpx2.Client(trust_env=False, follow_redirects=False, timeout=settings.timeout_seconds) as client:
+    with httpx2.Client(trust_env=False, follow_redirects=False, timeout=TIMEOUT_SECONDS) as client:
         for address in addresses(host, port, allow_private=settings.private_targets):
             written = f"[{address}]" if address.version == 6 else str(address)
             url = urlunsplit((parts.scheme, f"{written}:{port}", parts.path or "/", parts.query, ""))

@@ -289,13 +289,11 @@ class ShardWorker:
         from recllm.jobs.predict import people_learned_from
         from recllm.propensity.predict import Predictor
 
-        settings, request = self.shop.settings, prediction_request(self.options)
+        request = prediction_request(self.options)
         return Predictor.learn(
             request.model_copy(update={"locale": self.shop.locale(self.options.get("locale"))}),
             people_learned_from(self.shop),
             policy=self.shop.policy,
-            settings=settings.propensity,
-            reason_settings=settings.prediction_reasons,
         )
 
     @cached_property

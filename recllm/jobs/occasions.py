@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "replenishment.json"
 """In the workspace's folder."""
+MAX_AGE_DAYS = 28.0  # a model that knows nothing of so many days of the log is learned anew
 
 EARLIER_MODEL_FILE = "replenishment.safetensors"
 """Of an earlier version: it is not read any more, and removed once the model was learned again."""
@@ -155,21 +156,21 @@ def open_shop_at(workspace: Workspace, as_of: int) -> Shop:
 
 
 def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | None = None) -> ReplenishmentModel:
-    """The workspace's, learned now where there is none or it is older than `replenishment.max_age_days`.
+    """The workspace's, learned now where there is none or it is older than `MAX_AGE_DAYS`.
 
     Raises `DataError` where there is too little to learn from.
     """
     from recllm.occasions.replenishment import ReplenishmentModel, learn_replenishment
 
-    file, settings = workspace.root / MODEL_FILE, workspace.settings.replenishment
+    file = workspace.root / MODEL_FILE
     if file.exists():
         model = ReplenishmentModel.read(file)
-        if as_of - model.as_of <= settings.max_age_days * DAY:
+        if as_of - model.as_of <= MAX_AGE_DAYS * DAY:
             return model
     if progress:
         progress("learning when things are due, once in a while; this takes a few minutes")
     dataset = workspace.gate().dataset(Purpose.MODEL_TRAINING)
-    model = learn_replenishment(dataset.before(as_of), settings, progress=progress)
+    model = learn_replenishment(dataset.before(as_of), progress=progress)
     model.save(file)
     (workspace.root / EARLIER_MODEL_FILE).unlink(missing_ok=True)
     return model

@@ -15,7 +15,7 @@ from recllm.data.dataset import Dataset
 from recllm.data.order import refuse_steps
 from recllm.errors import DataError, NothingToDo, PolicyError
 from recllm.schema import Purpose
-from recllm.workspace.workspace import call_settings, present
+from recllm.workspace.workspace import present
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,15 +59,12 @@ def predict_workspace(
             "nobody in this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
-    settings = workspace.settings
     request = request.model_copy(update={"locale": workspace.locale(request.locale)})
     prediction = predict(
         request,
         learn,
         ask,
         policy=workspace.policy,
-        settings=settings.propensity,
-        reason_settings=settings.prediction_reasons,
     )
     with workspace.store().read() as reader:
         refused = reader.counts()["users"] - ask.n_users
@@ -120,7 +117,7 @@ def uplift_workspace(
     table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
     source = source or (trial.name if isinstance(trial, Path) else "a table")
     learn, ask = _datasets(workspace)
-    estimate = estimate_uplift(request, table, learn, ask, settings=workspace.settings.uplift, source=source)
+    estimate = estimate_uplift(request, table, learn, ask, source=source)
     if folder is not None:
         save_effects(estimate.effects, folder)
         clear_taint(folder.parent, folder.name)
@@ -138,7 +135,7 @@ def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed
     from recllm.propensity.trial_effects import estimate_trial
 
     trial = Trial.of_table(read_trial_table(file), columns, randomised=randomised, seed=seed)
-    return estimate_trial(trial, rng=np.random.default_rng(seed), settings=call_settings().uplift)
+    return estimate_trial(trial, rng=np.random.default_rng(seed))
 
 
 def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:

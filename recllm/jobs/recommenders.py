@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BASICS_TEXTS = 20_000
+"""Texts of users' basics with one left out that are encoded for a state at most: reasons need them."""
+
 
 def usable_version(workspace: Workspace) -> str | None:
     """The serving version; None before the first, and where it learned from people who were erased and its time to be
@@ -132,8 +135,6 @@ def open_recommender(
         "model": model,
         "policy": workspace.policy,
         "locale": workspace.locale(locale),
-        "explanations": workspace.settings.explanations,
-        "profiles": workspace.settings.profiles,
         "offers": workspace.settings.offers,
         "pseudonyms": names.many,
         "permits": lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
@@ -401,7 +402,7 @@ def publish_recommender(
         basics = basics_of(shop.users)
         lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
         variants = {tuple(sorted(row.items())): row for row in lacking_one}
-        basics_vectors(encoder, list(variants.values())[: workspace.settings.serving.basics_texts], locale)
+        basics_vectors(encoder, list(variants.values())[:BASICS_TEXTS], locale)
 
         def save_state(folder: Path) -> None:
             nonlocal people

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Dataset, utc
+from recllm.documents import FrozenModel
 from recllm.errors import DataError, PolicyError
 from recllm.files import lock_file
 from recllm.jobs.experiments import treatment_models
 from recllm.jobs.recommenders import forget_in_states, model_encoder, publish_recommender, usable_version
 from recllm.jobs.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
+from recllm.models.sequence import SequenceArguments
 from recllm.recommender.lineage import (
     CheckKind,
     CheckVerdict,
@@ -52,7 +54,6 @@ from recllm.settings import (
     CollaborativeSettings,
     RetrainingSettings,
     ScorerTrainingSettings,
-    SequenceModelSettings,
     Settings,
 )
 from recllm.workspace.workspace import Workspace, log_end, present
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from recllm.recommender.recommender import Recommender
     from recllm.recommender.saved_model import Model
     from recllm.training.lora.tune import TunedEncoder
+
+REFUSED_VERSIONS = 3  # refused versions that stay on the disk; of older ones the reasons stay
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +209,7 @@ def retrain(
             limits = served.settings
             removed = remove_old(
                 workspace.models_dir,
-                refused=limits.refused_versions,
+                refused=REFUSED_VERSIONS,
                 retrained=limits.retrained_versions,
                 needed=treatment_models(workspace),
             )
@@ -265,7 +268,7 @@ def _retrain_privately(
         outcome = RetrainOutcome.PROMOTED
         removed = remove_old(
             workspace.models_dir,
-            refused=limits.refused_versions,
+            refused=REFUSED_VERSIONS,
             retrained=limits.retrained_versions,
             needed=treatment_models(workspace),
         )
@@ -455,18 +458,24 @@ def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecip
     """
     from recllm.evaluation.recllm_system import TrainingRecipe
 
-    stored, sequence = dict(model.training["arguments"]), model.training.get("sequence")
-    interests = None if model.interests is None else SequenceModelSettings(**(sequence or {}))
+    stored = _settings_of(ScorerTrainingSettings, model.training["arguments"])
+    sequence = _settings_of(SequenceArguments, model.training.get("sequence") or {})
+    interests = None if model.interests is None else SequenceArguments(**sequence)
     if settings.sequence_model is not None:
-        interests = (interests or SequenceModelSettings()) if settings.sequence_model else None
+        interests = (interests or SequenceArguments()) if settings.sequence_model else None
     collaborative = {name: value for name, value in model.population.explicit().items() if name != "target"}
     return TrainingRecipe(
         training=ScorerTrainingSettings(**{**stored, **settings.scorer.explicit(), "seed": seed}),
-        interests=interests and interests.model_copy(update={**settings.sequence.explicit(), "seed": seed}),
+        interests=interests and interests.model_copy(update={"seed": seed}),
         collaborative=CollaborativeSettings(**{**collaborative, **settings.collaborative.explicit()}),
-        candidates=model.candidates.model_copy(update=settings.candidates.explicit()),
+        candidates=model.candidates,
         locale=settings.locale,
     )
+
+
+def _settings_of(model: type[FrozenModel], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What an older model was trained with, without what has a fixed value since."""
+    return {name: value for name, value in stored.items() if name in model.model_fields}
 
 
 def _people_limit(model: Model, settings: Settings) -> int:

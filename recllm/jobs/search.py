@@ -23,4 +23,4 @@ def search_workspace(
     bare = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
     vector = bare.encode([request.query], kind="query")[0]
     index = WordIndex.of(recommender.dataset.items)
-    return search(recommender, index, request, vector, workspace.settings.search)
+    return search(recommender, index, request, vector)

@@ -150,7 +150,7 @@ def person_profile(
     items = gate.catalogue(read.events["item_id"].unique())
     data = Dataset.construct(read.events, read.users, items, as_of=present(workspace))
     data = replace(data, step_seconds=gate.step_seconds())
-    profile = build_profile(data, 0, settings=workspace.settings.profiles)
+    profile = build_profile(data, 0)
     return profile, user_texts(profile, data.items, workspace.locale(locale))
 
 

@@ -15,8 +15,10 @@ import numpy as np
 from recllm.data.dataset import Dataset
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.jobs.recommenders import publish_recommender, workspace_encoder
+from recllm.models.sequence import SequenceArguments
 from recllm.schema import Encoder, Purpose
-from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings, Settings
+from recllm.settings import LoraSettings, ScorerTrainingSettings, Settings, sections
+from recllm.training.arguments import LoraArguments
 from recllm.workspace.workspace import Workspace, call_settings, log_end
 
 if TYPE_CHECKING:
@@ -124,7 +126,6 @@ def train_workspace(
         scorer,
         interests=sequence,
         collaborative=workspace.settings.collaborative,
-        candidates=workspace.settings.candidates,
         progress=tell,
     )
     model = recommender.model
@@ -187,7 +188,7 @@ def train_privately(
             from recllm.training.lora.tune import ADAPTER
             from recllm.training.private.adapter import tune_privately
 
-            adapter_settings = settings.lora.model_copy(update=lora.explicit())
+            adapter_settings = LoraArguments.layered(settings.lora, lora)
             tuned = tune_privately(
                 data,
                 base,
@@ -258,14 +259,14 @@ def tune_workspace(
     from recllm.training.lora.tune import tune_encoder
 
     refuse_without_privacy(workspace.settings)
-    lora = workspace.settings.lora.model_copy(update=lora.explicit() if lora else {})
+    arguments = LoraArguments.layered(workspace.settings.lora, lora)
     base = encoder or workspace_encoder(workspace)
     data = workspace.gate().sample(Purpose.MODEL_TRAINING, people_limit or workspace.settings.scorer.learn_people)
     return tune_encoder(
         data,
         base,
-        lora,
-        workspace.cache_dir / "lora" / run_folder_name(data, base, lora),
+        arguments,
+        workspace.cache_dir / "lora" / run_folder_name(data, base, arguments),
         progress,
         locale=workspace.settings.locale,
         consent="people of the workspace who agreed to model training, no one else",
@@ -294,12 +295,12 @@ def advise_data(*, workspace: Path | None = None, data: Path | None = None, enco
 def advised_settings(workspace: Workspace) -> dict[str, Any]:
     """What advice sets other than the defaults, as a table of `recllm.settings.Settings`."""
     advice = _advice(workspace, workspace.gate().dataset(Purpose.MODEL_TRAINING))
-    parts = {"scorer": advice.training, "sequence": advice.interests, "lora": advice.lora}
-    tables = {
-        name: {key: value for key, value in part.explicit().items() if value != type(part).model_fields[key].default}
-        for name, part in parts.items()
-        if part is not None
-    }
+    parts = {"scorer": advice.training, "lora": advice.lora}
+    tables = {}
+    for name, part in parts.items():
+        fields = sections()[name].model_fields
+        explicit = part.explicit() if part else {}
+        tables[name] = {key: v for key, v in explicit.items() if key in fields and v != fields[key].default}
     return {"encoder": advice.encoder} | {name: table for name, table in tables.items() if table}
 
 
@@ -319,7 +320,7 @@ def _advice(
 
 def settings_in_use(
     settings: Settings, advice: Advice, data: Dataset, *, seed: int = 0, **arguments: Any
-) -> tuple[ScorerTrainingSettings, SequenceModelSettings | None]:
+) -> tuple[ScorerTrainingSettings, SequenceArguments | None]:
     """The scorer's and the sequence model's settings: advice, above it `settings`, above these `arguments`.
 
     Raises `DataError` when the log is too small to learn from and nothing was set that would say how.
@@ -332,8 +333,8 @@ def settings_in_use(
     scorer = (advice.training or ScorerTrainingSettings(seed=seed)).model_copy(update=explicit)
     sequence = advice.interests if advice.training else advised_interests(data, scorer)
     if settings.sequence_model is not None:
-        sequence = (sequence or SequenceModelSettings(seed=seed)) if settings.sequence_model else None
-    return scorer, sequence and sequence.model_copy(update=settings.sequence.explicit())
+        sequence = (sequence or SequenceArguments(seed=seed)) if settings.sequence_model else None
+    return scorer, sequence
 
 
 def evaluate_data(
@@ -408,7 +409,6 @@ def evaluate_data(
         lora=advice.lora,
         interests=sequence,
         collaborative=settings.collaborative,
-        candidates=settings.candidates,
         locale=settings.locale,
     )
     tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")

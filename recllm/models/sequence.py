@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from recllm.data.dataset import DAY, Events
 from recllm.data.interactions import Floats, Ints, Pairs, merged_lines, of_actions, unit
+from recllm.documents import Count, CountOrZero, Flag, FrozenModel, Share
 from recllm.encoder.hardware import map_blocks
 from recllm.errors import ModelError
 from recllm.models.scorer import gelu, open_part, write_part
 from recllm.schema import ACTION_CODE, BROWSING, Action
+from recllm.settings import Dropout, LearningRate, Seed
 
 PART = "interests"
 """Name of its two files."""
@@ -43,6 +45,44 @@ class PaddedSequences(NamedTuple):
     action: NDArray[np.int64]
     gap: NDArray[np.int64]
     basics: Floats | None
+
+
+class SequenceArguments(FrozenModel):
+    """How the sequence of what users bought is learned. Cost is linear in events x epochs."""
+
+    dim: Count = 128
+    """Width of the model; a multiple of `attention_heads`."""
+    epochs: Count = 30
+    """Passes over the first stretch of the log at most."""
+    layers: Count = 1
+    """Blocks of the transformer."""
+    attention_heads: Count = 2
+    """Heads of each block."""
+    interests: Count = 1
+    """Vectors per user; the score takes a soft maximum over them."""
+    max_length: Count = 50
+    """Events of a user that are read, the latest ones; longer sequences are learned from in stretches."""
+    dropout: Dropout = 0.3
+    text: Flag = True
+    """False learns from ids alone (the classic SASRec): such a model says nothing about items that never sold."""
+    residual_dropout: Share = 0.5
+    """Share of steps in which an item stands on its text alone; the residual counts 1 minus this when serving."""
+    negatives: CountOrZero = 1024
+    """Sampled per step, shared by the batch, besides the other users' next items."""
+    min_examples: Count = 200
+    """With fewer events to predict there is no sequence model."""
+    later_epochs: CountOrZero = 3
+    """Passes over each later stretch of the log, mixed with as many older events, once the first is learned."""
+    patience: CountOrZero = 2
+    """Evaluations in a row without a better one before learning stops."""
+    batch_size: Count = 256
+    """Sequences of a step."""
+    learning_rate: LearningRate = 1e-3
+    seed: Seed = 0
+
+    def check(self) -> None:
+        if self.dim % self.attention_heads:
+            raise ValueError(f"dim is {self.dim}; give a multiple of attention_heads ({self.attention_heads})")
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,9 +23,12 @@ from torch.nn import functional
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats, Ints
 from recllm.encoder.hardware import one_core_each
-from recllm.models.sequence import GAPS, PaddedSequences, SequenceConfig, SequenceModel, Sequences
+from recllm.models.sequence import GAPS, PaddedSequences, SequenceArguments, SequenceConfig, SequenceModel, Sequences
 from recllm.schema import ACTION_CODE, Action
-from recllm.settings import SequenceModelSettings
+
+EPOCHS_PER_EVALUATION = 2
+VALIDATION_USERS = 3_000  # users whose last event is predicted in an evaluation, at most
+WEIGHT_DECAY = 1e-2
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +229,7 @@ def learn_sequence_model(
     target: tuple[Action, ...],
     cuts: Sequence[int],
     validation_start: int,
-    args: SequenceModelSettings | None = None,
+    args: SequenceArguments | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[SequenceModel] | None:
     """One model per cut (epoch seconds, ascending), each trained on events before its cut alone.
@@ -236,7 +239,7 @@ def learn_sequence_model(
     learning what came before it, and is learned afterwards. progress: gets a line an evaluation; without it the lines
     are logged. None when there are fewer than `args.min_examples` events to learn from before `validation_start`.
     """
-    args, tell = args or SequenceModelSettings(), progress or logger.info
+    args, tell = args or SequenceArguments(), progress or logger.info
 
     def vectors_at(time: int) -> Floats:
         return np.asarray(item_vectors(time) if callable(item_vectors) else item_vectors, np.float32)
@@ -266,7 +269,7 @@ class SequenceLearner:
         item_vectors: Floats,
         basics: Floats | None,
         target: tuple[Action, ...],
-        args: SequenceModelSettings,
+        args: SequenceArguments,
     ) -> None:
         self.sequences = Sequences.of(dataset.events, target, dataset.as_of)
         self.baskets = NextBaskets.of(self.sequences)
@@ -274,17 +277,18 @@ class SequenceLearner:
         """As of the time that has been learned, (n_items, dim)."""
         self.basics = basics
         self.args = args
-        same = {"dim", "layers", "attention_heads", "interests", "max_length", "dropout", "text", "temperature"}
+        same = {"dim", "layers", "attention_heads", "interests", "max_length", "dropout", "text"}
         config = SequenceConfig(
             n_items=item_vectors.shape[0],
             text_dim=item_vectors.shape[1],
+            temperature=0.1,  # at the start; it is learned
             residual_dropout=args.residual_dropout if args.text else 0.0,
             **args.model_dump(include=same),
         )
         self.network = SequenceNetwork(config, args.seed)
         matrices = [p for p in self.network.parameters() if p.ndim == 2]
         others = [p for p in self.network.parameters() if p.ndim != 2]
-        groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
         self.rng = np.random.default_rng(args.seed)
         self._tables = self.network.residual.weight, self.network.bias.weight
@@ -296,13 +300,13 @@ class SequenceLearner:
     def learn_first(self, early: Ints, validation: Ints, tell: Callable[[str], None]) -> None:
         """Learn until the validation users see no more gain; the network is left in the best state."""
         first = np.unique(self.baskets.user[validation], return_index=True)[1]  # the first basket of each user
-        validation = validation[np.sort(self.rng.permutation(first)[: self.args.validation_users])]
+        validation = validation[np.sort(self.rng.permutation(first)[:VALIDATION_USERS])]
         best, weights, n_worse = -1.0, deepcopy(self.network.state_dict()), 0
         for epoch in range(1, self.args.epochs + 1):
             loss = self.epoch(early)
             if not np.isfinite(loss):
                 break
-            if epoch % self.args.epochs_per_evaluation and epoch < self.args.epochs:
+            if epoch % EPOCHS_PER_EVALUATION and epoch < self.args.epochs:
                 continue
             value = self.evaluate(validation)
             tell(f"sequence model, epoch {epoch}: loss {loss:.4g}, ndcg@10 of what comes next {value:.4g}")
@@ -392,14 +396,10 @@ class SequenceLearner:
         item_rows, offered_rows = torch.from_numpy(rows), torch.from_numpy(row[: len(offered)])
         # a gradient as long as the catalogue costs more than all the rest of a step
         residual, bias_of = (table.detach()[item_rows].requires_grad_() for table in self._tables)
-        # a fact of the processor; the gain that `encoder.precision` measures may differ from run to run, and with it
-        # what is learned
-        bfloat16 = self.args.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            texts = torch.from_numpy(self.item_vectors[rows])
-            vectors, bias = network.items(texts, item_rows, torch.from_numpy(counts[rows, None]), (residual, bias_of))
-            users = self._users(vectors, padded._replace(item=item), batch, rng)
-            logits = network.logits(users, functional.embedding(offered_rows, vectors), bias[offered_rows])
+        texts = torch.from_numpy(self.item_vectors[rows])
+        vectors, bias = network.items(texts, item_rows, torch.from_numpy(counts[rows, None]), (residual, bias_of))
+        users = self._users(vectors, padded._replace(item=item), batch, rng)
+        logits = network.logits(users, functional.embedding(offered_rows, vectors), bias[offered_rows])
         loss = functional.cross_entropy(logits.float(), torch.from_numpy(answer), reduction="sum") / n_baskets
         if torch.isfinite(loss):
             loss.backward()  # type: ignore[no-untyped-call]

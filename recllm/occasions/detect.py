@@ -21,10 +21,11 @@ from recllm.data.rhythm import ShoppingDays
 from recllm.features.together import bought_together
 from recllm.occasions.replenishment import ReplenishmentModel
 from recllm.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, name_codes, repurchase_pairs
+from recllm.occasions.rules import OccasionRules
 from recllm.policy import Policy
 from recllm.propensity.features import category_codes, count
 from recllm.schema import ACTION_CODE, Action, Occasion
-from recllm.settings import OccasionSettings, OfferSettings
+from recllm.settings import OccasionSettings
 
 PAST_WEEKS = 8
 """Weeks on which the chances are measured."""
@@ -127,14 +128,14 @@ class Shop:
     dataset: Dataset
     """Events before `dataset.as_of`, and no later ones."""
     states: ItemStates
-    settings: OccasionSettings
+    settings: OccasionRules
     offered: NDArray[np.bool_]
     """(n_items,), items that may be spoken of: on offer, and of no sensitive category."""
 
     @classmethod
     def of(cls, dataset: Dataset, states: ItemStates, settings: OccasionSettings, policy: Policy) -> Shop:
         offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(dataset.items, policy)
-        return cls(dataset=dataset, states=states, settings=settings, offered=offered)
+        return cls(dataset=dataset, states=states, settings=OccasionRules.layered(settings), offered=offered)
 
     def at(self, as_of: int) -> Shop:
         """The same shop at an earlier time. What is on offer now is taken to have been so then: of the past no
@@ -331,7 +332,7 @@ def _beside(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
     if not len(people):
         return item, beside
     items = shop.dataset.items
-    together = bought_together(bought, len(items), category_codes(items, -1), OfferSettings())
+    together = bought_together(bought, len(items), category_codes(items, -1))
     name = name_codes(items)
     for position, person in enumerate(people):
         first_rows = np.unique(bought.item[bought.indptr[person] : bought.indptr[person + 1]])

@@ -20,9 +20,9 @@ from recllm.data.dataset import DAY, Dataset, utc
 from recllm.errors import DataError, ModelError
 from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
+from recllm.occasions.rules import ReplenishmentSettings
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.model import sigmoid, varying
-from recllm.settings import ReplenishmentSettings
 
 MIN_REPURCHASES = 200
 """Fewer of them in all weeks teach nothing that could be checked."""

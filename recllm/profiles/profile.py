@@ -28,23 +28,24 @@ from numpy.typing import NDArray
 from recllm.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.errors import DataError
 from recllm.schema import ACTION_CODE, ACTIONS, BROWSING, Action, HistoryLine, Profile, Share
-from recllm.settings import ProfileSettings
 
-DEFAULTS = ProfileSettings()
+HALF_LIFE_DAYS = 120.0  # of a purchase
+BROWSING_HALF_LIFE_DAYS = 30.0  # of browsing, which shows a shorter-lived wish
+MAX_FAVOURITES = 8  # of categories, and of brands, per user
 
 
 def build_profile(
-    dataset: Dataset, user_row: int, as_of: int | datetime | None = None, settings: ProfileSettings = DEFAULTS
+    dataset: Dataset, user_row: int, as_of: int | datetime | None = None, half_life_days: float = HALF_LIFE_DAYS
 ) -> Profile:
     """The profile of one person; see `build_profiles`."""
-    return build_profiles(dataset, [user_row], as_of, settings)[0]
+    return build_profiles(dataset, [user_row], as_of, half_life_days)[0]
 
 
 def build_profiles(
     dataset: Dataset,
     user_rows: Iterable[int] | NDArray[np.integer],
     as_of: int | datetime | None = None,
-    settings: ProfileSettings = DEFAULTS,
+    half_life_days: float = HALF_LIFE_DAYS,
 ) -> list[Profile]:
     """One profile per row of `dataset.users` in `user_rows`, in that order.
 
@@ -65,11 +66,11 @@ def build_profiles(
     bought = events.filter(pl.col("action") == ACTION_CODE[Action.PURCHASE])
     browsed = events.filter(pl.col("action").is_in([ACTION_CODE[action] for action in BROWSING]))
     returned = events.filter(pl.col("action") == ACTION_CODE[Action.RETURN])
-    lines = _without_returns(_lines(bought, settings.half_life_days), returned)
-    purchases = _history(dataset, lines, n, settings.max_lines)
-    browsing = _history(dataset, _lines(browsed, settings.browsing_half_life_days), n, settings.max_lines)
-    categories = _favourites(lines, dataset.items["category"], n, settings.favourites)
-    brands = _favourites(lines, dataset.items["brand"], n, settings.favourites)
+    lines = _without_returns(_lines(bought, half_life_days), returned)
+    purchases = _history(dataset, lines, n)
+    browsing = _history(dataset, _lines(browsed, BROWSING_HALF_LIFE_DAYS), n)
+    categories = _favourites(lines, dataset.items["category"], n, MAX_FAVOURITES)
+    brands = _favourites(lines, dataset.items["brand"], n, MAX_FAVOURITES)
     visits = _visits(bought)
     if dataset.step_seconds is not None:  # nobody knows how long ago, or how often
         purchases, browsing = (
@@ -163,11 +164,9 @@ def _without_returns(lines: pl.DataFrame, returned: pl.DataFrame) -> pl.DataFram
     )
 
 
-def _history(dataset: Dataset, lines: pl.DataFrame, n: int, max_lines: int | None) -> list[list[HistoryLine]]:
+def _history(dataset: Dataset, lines: pl.DataFrame, n: int) -> list[list[HistoryLine]]:
     """The lines of each person, heaviest first; ties by the more recent, then by the item's row."""
     lines = lines.sort("user", "weight", "days_since", "item", descending=[False, True, False, False])
-    if max_lines is not None:
-        lines = lines.filter(pl.int_range(pl.len()).over("user") < max_lines)
     lines = lines.with_columns(item_id=dataset.items["item_id"].gather(lines["item"]))
     history: list[list[HistoryLine]] = [[] for _ in range(n)]
     names = ("item_id", "count", "quantity", "spent", "weight", "days_since", "interval_days")

@@ -34,8 +34,8 @@ from recllm.files import PRIVATE, write_whole
 from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.model import Values, people_folds, sigmoid, varying
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.trial import Trial
-from recllm.settings import UpliftSettings
 from recllm.stats.intervals import ConfidenceInterval
 
 RECORD = "effects.json"

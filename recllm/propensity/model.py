@@ -21,7 +21,7 @@ from recllm.errors import DataError
 from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.propensity.examples import Examples
 from recllm.propensity.features import FeatureTable, Floats
-from recllm.settings import PropensitySettings
+from recllm.propensity.parameters import PropensitySettings
 
 Values = NDArray[np.float64]
 

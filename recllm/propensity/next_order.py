@@ -22,9 +22,9 @@ from recllm.data.dataset import DAY, utc
 from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.model import PropensityModel, Values, fit_propensity, validation_rows
+from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.prediction import Prediction
 from recllm.propensity.task import Answer, PredictionTask
-from recllm.settings import PropensitySettings
 
 MAX_WINDOWS = 6
 """Past windows learned from: each person of one gives several rows."""

@@ -29,11 +29,11 @@ from recllm.propensity.examples import Cohort, Eligible, Examples, Outcome, acti
 from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import backtest, fit_propensity
 from recllm.propensity.next_order import learn_next_order
+from recllm.propensity.parameters import PredictionReasonSettings, PropensitySettings
 from recllm.propensity.prediction import Prediction, PredictionRequest
 from recllm.propensity.question import PredictionKind
 from recllm.propensity.task import Answer, PredictionTask
 from recllm.propensity.value import learn_value
-from recllm.settings import PredictionReasonSettings, PropensitySettings
 
 VALIDATION_SHARE = 0.25
 """The latest campaigns that hold this share of all mailings are the window on which the model is checked."""

@@ -23,10 +23,10 @@ from recllm.errors import NothingToDo
 from recllm.policy import Policy
 from recllm.propensity.examples import MAX_WINDOWS, Cohort, Eligible, Examples, Mask, Outcome, cuts, past_examples
 from recllm.propensity.features import FeatureTable, Floats
+from recllm.propensity.parameters import PredictionReasonSettings, PropensitySettings
 from recllm.propensity.prediction import Prediction, PredictionRequest, UserPrediction
 from recllm.propensity.quality import quality
 from recllm.schema import Reason
-from recllm.settings import PredictionReasonSettings, PropensitySettings
 from recllm.text.templates import Prompts
 
 Score = Callable[[Floats], NDArray[np.float64]]

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from recllm.errors import DataError, PolicyError, UsageError
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.model import Values, cross_fitted
+from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.quality import auc
-from recllm.settings import PropensitySettings
 
 NEEDED = ("user_id", "treated", "outcome")
 """Columns of a trial of the workspace's people."""

@@ -45,9 +45,9 @@ from recllm.propensity.effects import (
     within_folds,
 )
 from recllm.propensity.model import Values, people_folds
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import qini_curve
 from recllm.propensity.trial import Trial
-from recllm.settings import UpliftSettings
 from recllm.stats.intervals import ConfidenceInterval
 
 ALPHA = 0.05

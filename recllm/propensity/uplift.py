@@ -18,9 +18,9 @@ from recllm.documents import guarded, plain, write_csv
 from recllm.errors import NothingToDo
 from recllm.propensity.effects import LearnedEffects, fit_effects
 from recllm.propensity.examples import Cohort
+from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.quality import QiniCurve, qini_curve
 from recllm.propensity.trial import Trial
-from recllm.settings import UpliftSettings
 
 logger = logging.getLogger(__name__)
 

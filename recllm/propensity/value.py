@@ -16,9 +16,9 @@ from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.features import FeatureTable, Floats, count, money
 from recllm.propensity.model import PropensityModel, Values, fit_propensity, people_folds, validation_rows, varying
+from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.prediction import Prediction
 from recllm.propensity.task import Answer, PredictionTask
-from recllm.settings import PropensitySettings
 
 MIN_SPEND = 0.01
 """Money; less counts as no purchase."""

@@ -7,13 +7,13 @@ An evidence unit is one line of the person's profile: everything they did of one
 
 recomputed from the shortened history through the very code that serves, so it is exact (method `loo-v1`; leave-one-out
 as in Lei et al. 2018, "Distribution-free predictive inference", section 6). Only the units nearest to an item are
-tried, `ExplanationSettings.evidence_per_item` of them: what was not tried is never claimed to be unimportant.
+tried, `EVIDENCE_PER_ITEM` of them: what was not tried is never claimed to be unimportant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
@@ -24,12 +24,15 @@ from recllm.data.dataset import Events
 from recllm.data.interactions import Pairs
 from recllm.policy import Policy
 from recllm.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
-from recllm.settings import ExplanationSettings
 from recllm.text.items import item_names, reason_text
 
 _BROWSING_CODES = [ACTION_CODE[a] for a in BROWSING]
 _BOUGHT_CODES = [ACTION_CODE[Action.PURCHASE], ACTION_CODE[Action.RETURN]]
 _MAX_ITEMS = 2**32
+EVIDENCE_PER_ITEM = 8  # lines of the history left out, one at a time, per recommended item: those nearest to it
+MAX_REASONS = 2  # per item
+MIN_EFFECT = 0.05
+"""A line is named only when leaving it out costs more than this share of the range of the user's scores."""
 SAME_ITEM, SAME_TYPE = 100.0, 2.0
 """Head start of a unit that is the shown item itself, or of its narrowest category, when units are chosen for trial."""
 
@@ -150,7 +153,6 @@ class ReasonWriter:
     items: pl.DataFrame
     policy: Policy
     locale: str = "en"
-    settings: ExplanationSettings = field(default_factory=ExplanationSettings)
 
     def contribution(self, unit: Evidence, delta: float, item_row: int, profile: Profile) -> Reason | None:
         """One piece of evidence in words, whatever its size; None for what is never named."""
@@ -176,7 +178,7 @@ class ReasonWriter:
         withheld = 0.0
         for number in ranked[: len(units)]:
             delta = float(unit_deltas[number])
-            if len(clearest) == self.settings.max_reasons or not delta > self.settings.min_effect * spread:
+            if len(clearest) == MAX_REASONS or not delta > MIN_EFFECT * spread:
                 break
             if self.sensitive(units[number]):
                 withheld = withheld or delta

@@ -26,6 +26,8 @@ from recllm.settings import OfferSettings
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+WIN_BACK_PURCHASES = 2  # trips on which an item was bought at least to be worth winning back
+
 Remark = tuple[NoteKind, float]
 """What is to be said of a person's offers, and the number of days in it."""
 
@@ -114,7 +116,7 @@ def _lapsed(purchases: Events, returns: Events, as_of: int, settings: OfferSetti
     last = bought.largest(purchases.at)
     returned = np.full(len(bought.keys) + 1, np.iinfo(np.int64).min)
     np.maximum.at(returned, bought.find(returns.user, returns.item), returns.at)
-    fits = (bought.total() >= settings.win_back_purchases) & (last < until) & (returned[:-1] < last)
+    fits = (bought.total() >= WIN_BACK_PURCHASES) & (last < until) & (returned[:-1] < last)
     latest = np.full(n, np.iinfo(np.int64).min)
     np.maximum.at(latest, purchases.user, purchases.at)
     counts = np.bincount(bought.user[fits], minlength=n)

@@ -5,7 +5,7 @@ Without a scorer, pairs are scored by the cosine of the two texts alone, less th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,17 +15,16 @@ from recllm.data.dataset import Events
 from recllm.data.interactions import Floats, Ints, Pairs
 from recllm.encoder.hardware import map_blocks
 from recllm.errors import ModelError
-from recllm.features.candidates import Candidates, candidates, explicit
-from recllm.features.collaborative import CollaborativeStatistics, UserBatch, ask
+from recllm.features.candidates import CandidateCounts, Candidates, candidates, explicit
+from recllm.features.collaborative import WINDOW_DAYS, CollaborativeStatistics, UserBatch, ask
 from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
 from recllm.models.scorer import ItemProjections, Scorer, score_in_chunks
 from recllm.schema import Objective
-from recllm.settings import CandidateSettings
 from recllm.training.calibration import with_offsets
 
 LIST_DEPTH = 110
 """Items that a list is ranked to, at least. They say how far apart a user's scores lie, and by that which evidence is
-clear. A longer list has all candidates, see `CandidateSettings.habit_items`."""
+clear. A longer list has all candidates, see `CandidateCounts.habit_items`."""
 
 NAMESAKES = 100
 """So many more items are ranked than are asked for, because several may share a name."""
@@ -120,7 +119,7 @@ class ItemRanker:
     scorer: Scorer | None
     """None scores by the cosine of the two texts alone."""
     population: CollaborativeStatistics
-    candidates: CandidateSettings = field(default_factory=CandidateSettings)
+    candidates: CandidateCounts = field(default_factory=CandidateCounts)
     item_offsets: Floats | None = None
     """(n_items,), calibrates the probability item by item, see `recllm.training.calibration`."""
     projections: ItemProjections | None = None
@@ -218,11 +217,11 @@ class ItemRanker:
 
         return _stack(map_blocks(lists, users.n, 256), k)
 
-    def _wide(self, k: int) -> CandidateSettings:
+    def _wide(self, k: int) -> CandidateCounts:
         """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
         longer = {"popular": max(self.candidates.popular, k), "own_history": max(self.candidates.own_history, k)}
         longer |= {} if self.scorer else {"text_nearest": max(k, TEXT_CANDIDATES)}
-        return self.candidates.model_copy(update=longer)
+        return replace(self.candidates, **longer)
 
     def score_batch(self, batch: UserBatch, pairs: Pairs) -> ScoredPairs:
         """The same for people who are prepared already."""
@@ -286,7 +285,7 @@ class ItemRanker:
     def _chance_in_general(self, batch: UserBatch, pairs: Pairs) -> Floats:
         """How likely anybody who shops here buys the item of each pair: of what a user never bought, anybody to whom it
         is new, too. A rate of some days is taken for that of the horizon in proportion."""
-        stats, window_days = self.population.stats, self.population.settings.window_days
+        stats, window_days = self.population.stats, WINDOW_DAYS
         is_new = batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys)
         rate = np.where(is_new, stats.first_buying_rate[pairs.item], stats.buying_rate[pairs.item])
         return np.asarray(rate * (self.horizon_days or window_days) / window_days, np.float32)

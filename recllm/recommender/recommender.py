@@ -27,7 +27,7 @@ from recllm.data.event_files import EventLog
 from recllm.data.interactions import Ints, Pairs
 from recllm.data.order import refuse_steps
 from recllm.errors import ModelError, PolicyError, UnknownIdError, UsageError
-from recllm.features.candidates import POPULAR, served_by
+from recllm.features.candidates import POPULAR, CandidateCounts, served_by
 from recllm.features.collaborative import CollaborativeStatistics
 from recllm.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
 from recllm.features.scaled_crowd import sample_statistics
@@ -36,7 +36,15 @@ from recllm.models.scorer import ItemProjections
 from recllm.policy import Policy
 from recllm.profiles.profile import build_profile
 from recllm.recommender.exploration import explore
-from recllm.recommender.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, units_of
+from recllm.recommender.leave_one_out import (
+    EVIDENCE_PER_ITEM,
+    Evidence,
+    ReasonWriter,
+    UserHistory,
+    choose,
+    deltas,
+    units_of,
+)
 from recllm.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommender.people import DatasetPeople, Histories, People, PeopleLacking
 from recllm.recommender.private_serving import catalogue_vectors, private_population
@@ -61,13 +69,9 @@ from recllm.schema import (
     SlateStatus,
 )
 from recllm.settings import (
-    CandidateSettings,
     CollaborativeSettings,
-    ExplanationSettings,
     OfferSettings,
-    ProfileSettings,
     ScorerTrainingSettings,
-    SequenceModelSettings,
 )
 from recllm.text.domains import domain_of, in_domain, without_domain
 from recllm.text.items import ItemNames, reason_text
@@ -78,6 +82,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from recllm.features.item_index.catalogue import CatalogueIndex
+    from recllm.models.sequence import SequenceArguments
     from recllm.recommender.explanation import Explanation
     from recllm.recommender.pretrained import CardFacts
     from recllm.recommender.saved_model import Model
@@ -120,8 +125,6 @@ class Recommender:
         model: Model | None = None,
         policy: Policy | None = None,
         locale: str = "en",
-        explanations: ExplanationSettings | None = None,
-        profiles: ProfileSettings | None = None,
         offers: OfferSettings | None = None,
         pseudonyms: Pseudonyms | None = None,
         permits: Permits | None = None,
@@ -140,8 +143,6 @@ class Recommender:
         self.policy = policy or Policy()
         self.locale = locale
         self.text_locale = text_locale or without_domain(locale)
-        self.explanations = explanations or ExplanationSettings()
-        self.profiles = profiles or ProfileSettings()
         self.offers = offers or OfferSettings()
         self.people = people or DatasetPeople(dataset)
         self._pseudonyms = pseudonyms or list
@@ -212,7 +213,7 @@ class Recommender:
         if not self.dataset.n_users:
             raise ModelError("the serving state does not say what is bought together; run: recllm refresh")
         kind, limits = self.population.facets.type, self.population.settings
-        return bought_together(self._log, self.dataset.n_items, kind, self.offers, limits)
+        return bought_together(self._log, self.dataset.n_items, kind, limits)
 
     @property
     def ranker(self) -> ItemRanker:
@@ -261,9 +262,9 @@ class Recommender:
         self,
         arguments: ScorerTrainingSettings | None = None,
         *,
-        interests: SequenceModelSettings | None = None,
+        interests: SequenceArguments | None = None,
         collaborative: CollaborativeSettings | None = None,
-        candidates: CandidateSettings | None = None,
+        candidates: CandidateCounts | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Recommender:
         """A recommender with a scorer trained on the dataset, of more than `learn_people` people on a sample of them;
@@ -456,7 +457,7 @@ class Recommender:
         if not histories.is_known[0]:
             raise UnknownIdError("nobody with this id is known here; check the id, or the consent table")
         person = UserHistory(histories.events, histories.basics[0])
-        profile = self.person_profile(person, pseudonym, self.profiles)
+        profile = self.person_profile(person, pseudonym)
         return profile, user_texts(profile, self.dataset.items, self.locale)
 
     def observe(self, user: str, item: str, action: Action, *, at: int | None = None) -> Recommender:
@@ -546,8 +547,6 @@ class Recommender:
             "model": self.model,
             "policy": self.policy,
             "locale": self.locale,
-            "explanations": self.explanations,
-            "profiles": self.profiles,
             "offers": self.offers,
             "pseudonyms": self._pseudonyms,
             "permits": self._permits,
@@ -629,7 +628,7 @@ class Recommender:
         return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
 
     def spread(self, person: UserHistory) -> float:
-        """How far apart the person's scores lie, in logits, at least 1; see `ExplanationSettings.clear`."""
+        """How far apart the person's scores lie, in logits, at least 1; see `leave_one_out.MIN_EFFECT`."""
         request = RecommendRequest(users=("",))
         histories = self._versions(person.events, [person.basics], person)
         ranked = self._ranked(histories, request, allowed_items(self.dataset), LIST_DEPTH)
@@ -667,7 +666,7 @@ class Recommender:
         """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
         units = units_of(person)
         types = self.population.facets.type
-        tried = choose(units, item_rows, self.item_vectors, types, self.explanations.evidence_per_item)
+        tried = choose(units, item_rows, self.item_vectors, types, EVIDENCE_PER_ITEM)
         return units, deltas(person, units, item_rows, tried, self.score_versions(person))
 
     def reasons(self, person: UserHistory, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
@@ -683,16 +682,12 @@ class Recommender:
 
     def speaker(self) -> ReasonWriter:
         """Tells measured evidence in words, in this recommender's language and under its policy."""
-        return ReasonWriter(self.dataset.items, self.policy, self.locale, self.explanations)
+        return ReasonWriter(self.dataset.items, self.policy, self.locale)
 
-    def person_profile(
-        self, person: UserHistory, pseudonym: str = "", settings: ProfileSettings | None = None
-    ) -> Profile:
-        """The person's profile as of the dataset's time; without settings every line of it, as reasons need it."""
+    def person_profile(self, person: UserHistory, pseudonym: str = "") -> Profile:
+        """The user's profile as of the dataset's time."""
         users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in person.basics.items()}})
-        return build_profile(
-            replace(self.dataset, users=users, events=person.events), 0, settings=settings or ProfileSettings()
-        )
+        return build_profile(replace(self.dataset, users=users, events=person.events), 0)
 
     # --- slates ------------------------------------------------------------------------------------------------------
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recllm.documents import json_value
+from recllm.documents import json_value, without_retired
 from recllm.errors import ModelError, NotFittedError, UsageError
+from recllm.features.candidates import CandidateCounts
 from recllm.models.scorer import Scorer, load_scorer, save_scorer
 from recllm.models.sequence import SequenceWeights, load_sequence_model, save_sequence_model
 from recllm.recommender.lineage import GateReport, Lineage, Origin, RetrainCheck
 from recllm.recommender.registry import current, open_version, publish
-from recllm.settings import CandidateSettings, CollaborativeSettings
+from recllm.settings import CollaborativeSettings
 from recllm.training.calibration import ItemOffsets, load_item_offsets, save_item_offsets
 from recllm.training.private.accounting import PrivacyGuarantee
 
@@ -34,7 +35,7 @@ class Model:
 
     scorer: Scorer = field(repr=False)
     population: CollaborativeSettings
-    candidates: CandidateSettings
+    candidates: CandidateCounts
     encoder: str
     encoder_fingerprint: str
     horizon_days: int
@@ -72,7 +73,7 @@ def save_model(model: Model, folder: Path) -> None:
         "metrics": dict(model.metrics),
         "training": dict(model.training),
         "population": model.population.model_dump(mode="json"),
-        "candidates": model.candidates.model_dump(mode="json"),
+        "candidates": asdict(model.candidates),
         "privacy": None if model.privacy is None else model.privacy.model_dump(mode="json"),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -88,8 +89,8 @@ def read_model(folder: Path, version: str | None = None, *, item_offsets: bool =
         record = json_value((folder / MODEL_FILE).read_text(encoding="utf-8"))
         return Model(
             scorer=load_scorer(folder),
-            population=CollaborativeSettings(**record["population"]),
-            candidates=CandidateSettings(**record["candidates"]),
+            population=CollaborativeSettings(**without_retired("collaborative", record["population"])),
+            candidates=CandidateCounts(**record["candidates"]),
             encoder=record["encoder"],
             encoder_fingerprint=record["encoder_fingerprint"],
             horizon_days=record["horizon_days"],

@@ -7,8 +7,8 @@ Büttcher 2009):
     score = sum over lists    weight / (c + rank)        items of equal value share a rank
 
 Words are valued in tenths of the best, so that among items which they fit alike the other lists decide. The third list
-is the person's score where they are known and agreed, and what is popular otherwise; weights and c are in
-`SearchSettings`. An item whose id or title is the query itself comes first. What the person dismissed is not found.
+is the person's score where they are known and agreed, and what is popular otherwise; weights and c are
+constants below. An item whose id or title is the query itself comes first. What the person dismissed is not found.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from recllm.schema import (
     Slate,
     SlateStatus,
 )
-from recllm.settings import SearchSettings
 from recllm.text.items import item_names
 from recllm.text.templates import Prompts
 
@@ -44,6 +43,14 @@ if TYPE_CHECKING:
 EXACT, WORDS, VECTORS = "exact", "words", "vectors"
 """Where a result came from, in `Recommendation.served_by`."""
 
+WORD_CANDIDATES, VECTOR_CANDIDATES = 300, 100
+MIN_WORDS, MIN_COSINE = 0.5, 0.3
+"""Below this share of the best score by words, and below this cosine, an item is no candidate of that list."""
+RANK_CONSTANT = 20.0
+"""c in 1 / (c + rank): the larger, the less the first places of one list count."""
+WORDS_WEIGHT, VECTORS_WEIGHT, PERSON_WEIGHT, POPULARITY_WEIGHT = 1.0, 0.3, 1.0, 0.5
+"""Of the lists; popularity stands in for the user's score where there is no user or no consent."""
+
 Rows = NDArray[np.int64]
 
 
@@ -52,7 +59,8 @@ def search(
     index: WordIndex,
     request: SearchRequest,
     query_vector: FloatArray | None,
-    settings: SearchSettings | None = None,
+    *,
+    vectors_weight: float = VECTORS_WEIGHT,
 ) -> Slate:
     """The best items for a query; `Recommendation.score` is the fused score, and falls with the rank within the exact
     matches and within the others.
@@ -60,7 +68,7 @@ def search(
     index: of the recommender's items. query_vector: unit (dim,), or None to go by words alone. The slate's `status`
     says whether the order is personal. Raises `UsageError` for an unknown item or a condition that cannot be read.
     """
-    settings, data = settings or SearchSettings(), recommender.dataset
+    data = recommender.dataset
     allowed = allowed_items(data, None, request.exclude, request.where)
     relevance = np.where(allowed, index.scores(request.query), 0.0)
     # in tenths of the best: how well words fit is no finer than that, and among equals the third list decides
@@ -69,28 +77,28 @@ def search(
     if query_vector is not None:
         nearest_rows = None
         if recommender.index is not None:  # twice as many as are taken: of equal ones those that more people bought
-            nearest_rows = recommender.index.nearest(query_vector[None], 2 * settings.vectors, allowed)
+            nearest_rows = recommender.index.nearest(query_vector[None], 2 * VECTOR_CANDIDATES, allowed)
         if nearest_rows is None:
             cosine = np.where(allowed, recommender.item_vectors @ query_vector, np.float32(-1.0))
         else:
             cosine[nearest_rows[0]] = recommender.item_vectors[nearest_rows[0]] @ query_vector
     named = _named(data.items, request.query) & allowed
-    by_words = _best(relevance, settings.words, recommender, settings.least_words - 1e-9)
-    by_vector = _best(cosine, settings.vectors, recommender, settings.least_cosine)
+    by_words = _best(relevance, WORD_CANDIDATES, recommender, MIN_WORDS - 1e-9)
+    by_vector = _best(cosine, VECTOR_CANDIDATES, recommender, MIN_COSINE)
     rows = np.unique(np.concatenate([np.flatnonzero(named), by_words, by_vector]))
     people = recommender if request.user is not None else recommender.for_nobody()
     slate = _scored(people, request, data.items["item_id"].gather(rows).to_list())
     scored = data.item_rows(item.item_id for item in slate.items)
     is_personal = slate.status in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY)
-    weight = settings.person_weight if is_personal else settings.popularity_weight
+    weight = PERSON_WEIGHT if is_personal else POPULARITY_WEIGHT
     values = np.array([item.score for item in slate.items])
-    fused = weight / (settings.rank_constant + _ranks(values))
+    fused = weight / (RANK_CONSTANT + _ranks(values))
     for members, value, list_weight in (
-        (by_words, relevance, settings.words_weight),
-        (by_vector, cosine, settings.vectors_weight),
+        (by_words, relevance, WORDS_WEIGHT),
+        (by_vector, cosine, vectors_weight),
     ):
         member = np.isin(scored, members)
-        fused[member] += list_weight / (settings.rank_constant + _ranks(value[scored[member]]))
+        fused[member] += list_weight / (RANK_CONSTANT + _ranks(value[scored[member]]))
     order = np.lexsort((scored, -fused, ~named[scored]))
     if not request.same_names:
         order = _first_of_names(recommender, scored, order)

@@ -18,6 +18,7 @@ from recllm.documents import plain
 from recllm.errors import UsageError
 from recllm.jobs.load import add_consent, add_events, add_items, add_users
 from recllm.jobs.serve import person_profile, similar_items
+from recllm.policy import EARLIEST_YEAR
 from recllm.recommender.explanation import Explanation
 from recllm.schema import AdCopy, Slate
 from recllm.service.bodies import JsonRoute
@@ -55,6 +56,9 @@ from recllm.text.domains import domain_of
 from recllm.workspace.audit import AuditAction
 from recllm.workspace.keys import Scope
 from recllm.workspace.workspace import recording_time
+
+MAX_EVENTS = 1_000  # events, or items, in one request
+CLOCK_SKEW_SECONDS = 300.0  # an event may be so far ahead of this machine's clock
 
 router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
@@ -113,12 +117,12 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
     """What people did. Durable when answered, and counts in the next slate.
 
     An event that is known already is a duplicate; one whose `event_id` is known with another content is a conflict and
-    changes nothing; one that lies ahead of the clock or before the policy's `earliest_year`, or is of somebody who was
+    changes nothing; one that lies ahead of the clock or before 1990, or is of somebody who was
     erased, is rejected. The lists hold positions in the request, from 0.
     """
     shop, settings = caller.shop, service.settings
-    if len(body.events) > settings.max_events:
-        raise UsageError(f"{len(body.events)} events; service.max_events allows {settings.max_events} in one request")
+    if len(body.events) > MAX_EVENTS:
+        raise UsageError(f"{len(body.events)} events; send at most {MAX_EVENTS:,} in one request")
 
     def write() -> dict[str, Any]:
         fits = _plausible(shop, settings, [event.timestamp for event in body.events])
@@ -143,9 +147,9 @@ async def events(body: EventsRequest, caller: MaySend, service: TheService) -> R
 
 def _plausible(shop: LiveShop, settings: ServiceSettings, times: Sequence[datetime | None]) -> list[bool]:
     """Which times may be taken: none ahead of the clock, where a decision of tomorrow would hold against one of today,
-    and none before the policy's `earliest_year`. A time that is left out may."""
-    earliest = datetime(shop.workspace.policy.earliest_year, 1, 2, tzinfo=UTC)  # also where the zone is ahead
-    latest = datetime.now(UTC) + timedelta(seconds=settings.clock_skew_seconds)
+    and none before `EARLIEST_YEAR`. A time that is left out may."""
+    earliest = datetime(EARLIEST_YEAR, 1, 2, tzinfo=UTC)  # also where the zone is ahead
+    latest = datetime.now(UTC) + timedelta(seconds=CLOCK_SKEW_SECONDS)
     return [at is None or (at.year > 1 and earliest <= at <= latest) for at in times]
 
 
@@ -194,8 +198,8 @@ async def consent(body: ConsentRequest, caller: MaySend, service: TheService) ->
 
 async def _written(service: Service, n_rows: int, write: Callable[[], Any]) -> Response:
     """The account of rows that `write` writes. Raises `UsageError` for too many."""
-    if n_rows > service.settings.max_events:
-        raise UsageError(f"{n_rows} rows; service.max_events allows {service.settings.max_events} in one request")
+    if n_rows > MAX_EVENTS:
+        raise UsageError(f"{n_rows} rows; send at most {MAX_EVENTS:,} in one request")
     done = await service.capacity.run(write)
     return json_answer({"accepted": done.accepted, "duplicates": done.duplicates, "erased": len(done.erased)})
 

@@ -53,6 +53,10 @@ from recllm.service.refusals import REFUSALS, RefusalLog
 from recllm.service.slates import SlateProcesses
 from recllm.settings import ServiceSettings
 
+MARKETING_WAITING = 8
+"""Questions about all users that may wait for the one worker they have, beside the answers for the shop's site, and
+plans that may wait to be made."""
+
 logger = logging.getLogger(__name__)
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -174,16 +178,8 @@ def create_app(
         capacity,
         capacity if slates is None else Capacity(settings.model_copy(update={"workers": slates.n_processes})),
         slates or SlateProcesses({}, 0),
-        Capacity(
-            settings.model_copy(
-                update={
-                    "workers": settings.marketing_workers,
-                    "waiting": settings.marketing_waiting,
-                    "deadline_seconds": settings.marketing_deadline_seconds,
-                }
-            )
-        ),
-        Background(settings.marketing_waiting),
+        Capacity(settings.model_copy(update={"workers": 1, "waiting": MARKETING_WAITING, "deadline_seconds": 120.0})),
+        Background(MARKETING_WAITING),
         RateLimit(settings.requests_per_minute),
         {name: ShopMetrics() for name in ("", *(shop.name for shop in shops))},
         is_private=loopback_only,

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from recllm.propensity.prediction import Prediction, PredictionRequest
     from recllm.recommender.recommender import Recommender
 
+PREDICTION_HOURS = 24.0  # a prediction is learned again when it is older, or another model serves
+MAX_PREDICTIONS = 8  # kept in memory for a shop; the one not asked for the longest goes first
+
 
 COMMON_VALUES = 12
 """Values of a basic that are proposed at most."""
@@ -113,7 +116,7 @@ class Everybody:
             return recommender
 
     def prediction(self, request: PredictionRequest) -> Prediction:
-        """Learned once per model version and request, and kept `service.prediction_hours`.
+        """Learned once per model version and request, and kept `PREDICTION_HOURS`.
 
         Whoever withdrew or was erased since is left out. Raises what `predict_workspace` raises.
         """
@@ -125,7 +128,7 @@ class Everybody:
                 positions = {person.user_id: n for n, person in enumerate(prediction.people)}
                 learned = LearnedPrediction(time.monotonic(), prediction, positions)
             self._predictions[key] = learned
-            while len(self._predictions) > self._workspace.settings.service.predictions:
+            while len(self._predictions) > MAX_PREDICTIONS:
                 self._predictions.popitem(last=False)
         return self._of_those_who_agree(learned.prediction)
 
@@ -142,7 +145,7 @@ class Everybody:
         return [learned.prediction for learned in list(self._predictions.values())]
 
     def _is_young(self, learned: LearnedPrediction) -> bool:
-        return time.monotonic() - learned.at <= 3_600 * self._workspace.settings.service.prediction_hours
+        return time.monotonic() - learned.at <= 3_600 * PREDICTION_HOURS
 
     def _of_those_who_agree(self, prediction: Prediction) -> Prediction:
         gate, names = self._workspace.gate(), [person.user_id for person in prediction.people]

@@ -94,7 +94,7 @@ async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Resp
         request = body.part(SearchRequest, user=visitor or None)
         index = shop.finder.index(recommender.dataset.items)
         vector = shop.finder.vector(recommender.encoder, body.query)
-        return best_items(recommender, index, request, vector, shop.workspace.settings.search)
+        return best_items(recommender, index, request, vector)
 
     return json_answer(await service.capacity.run(slate))
 
@@ -143,7 +143,7 @@ def _shops_ids(shop: LiveShop, ids: Sequence[str]) -> dict[str, str]:
 async def predict(body: PredictionQuery, caller: MayMarket, service: TheService) -> Response:
     """What people will do within a horizon: a calibrated chance, a date or an amount, with reasons and how good it is.
 
-    It is learned at the first time of asking, once for a model version, and kept `service.prediction_hours`; `as_of`
+    It is learned at the first time of asking, once for a model version, and kept for a day; `as_of`
     says what it knows. Whoever withdrew since is left out. Needs the scope `people` too.
     """
     require(caller, Scope.PEOPLE)

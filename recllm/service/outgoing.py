@@ -6,8 +6,10 @@ import logging
 from threading import Event, Thread
 
 from recllm.errors import RecllmError
-from recllm.jobs.announce import send_due
+from recllm.jobs.announce import TIMEOUT_SECONDS, send_due
 from recllm.service.live import LiveShop
+
+SEND_SECONDS = 2.0  # how often it is looked for announcements that are due
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +28,11 @@ class AnnouncementSender:
     def close(self) -> None:
         """End the thread after its attempt; one that hangs is left: another process makes it again."""
         self._closing.set()
-        self._thread.join(self._shop.workspace.settings.webhooks.timeout_seconds)
+        self._thread.join(TIMEOUT_SECONDS)
 
     def _send(self) -> None:
         problem = ""
-        while not self._closing.wait(self._shop.workspace.settings.webhooks.send_seconds):
+        while not self._closing.wait(SEND_SECONDS):
             try:
                 send_due(self._shop.workspace)
                 problem = ""

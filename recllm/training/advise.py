@@ -18,9 +18,11 @@ from recllm.encoder.hardware import Machine, this_machine
 from recllm.encoder.loading import DEFAULT_ENCODER
 from recllm.encoder.onnx import is_onnx_folder
 from recllm.errors import DataError
+from recllm.models.sequence import SequenceArguments
 from recllm.schema import ACTIONS, Action
-from recllm.settings import LoraSettings, ScorerTrainingSettings, SequenceModelSettings
-from recllm.training.windows import choose_target, window_starts
+from recllm.settings import ScorerTrainingSettings
+from recllm.training.arguments import LoraArguments
+from recllm.training.windows import USERS_PER_WINDOW, choose_target, window_starts
 
 Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
 
@@ -106,8 +108,8 @@ class Advice:
     mode: Mode
     encoder: str
     training: ScorerTrainingSettings | None
-    lora: LoraSettings | None
-    interests: SequenceModelSettings | None
+    lora: LoraArguments | None
+    interests: SequenceArguments | None
     choices: tuple[Choice, ...]
     missing: tuple[str, ...]
     notes: tuple[str, ...]
@@ -157,7 +159,7 @@ def advise(
     )
 
 
-def advised_interests(dataset: Dataset, training: ScorerTrainingSettings) -> SequenceModelSettings | None:
+def advised_interests(dataset: Dataset, training: ScorerTrainingSettings) -> SequenceArguments | None:
     """The sequence model's settings alone, for training that is settled otherwise; texts decide nothing about it."""
     return _interests(look(dataset, [""] * dataset.n_items), training)[0]
 
@@ -259,7 +261,7 @@ def _training(
         f"{args.epochs} rounds with an evaluation after each; {args.batch_size} people a step, and rounds "
         f"repeat until {args.min_steps} steps are done"
     )
-    drawn = f"{survey.people:,} people; beyond {args.users_per_window:,} a window's cost stays the same"
+    drawn = f"{survey.people:,} people; beyond {USERS_PER_WINDOW:,} a window's cost stays the same"
     choices = [
         Choice("target", list(target), notes[0] if notes else "there are enough purchases"),
         Choice("horizon_days", horizon, horizon_rule),
@@ -267,12 +269,12 @@ def _training(
         Choice("timed", args.timed, timed),
         Choice("parts", list(args.parts), parts),
         Choice("epochs", args.epochs, rounds),
-        Choice("users_per_window", args.users_per_window, drawn),
+        Choice("users_per_window", USERS_PER_WINDOW, drawn),
     ]
     return args, choices, []
 
 
-def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple[SequenceModelSettings | None, Choice]:
+def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple[SequenceArguments | None, Choice]:
     if training is None:
         return None, Choice("interests", False, "there is nothing to learn from")
     share = f"{survey.repeats:.0%} of the purchases are of something bought before"
@@ -280,17 +282,17 @@ def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple
         rule = f"{share}: the person's own counts are read; the sequence model was not measured on such logs"
         return None, Choice("interests", False, rule)
     rule = f"{share}: what comes next is read from the sequence"
-    return SequenceModelSettings(seed=training.seed), Choice("interests", True, rule)
+    return SequenceArguments(seed=training.seed), Choice("interests", True, rule)
 
 
 def _lora(
     survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None
-) -> tuple[LoraSettings | None, list[Choice]]:
+) -> tuple[LoraArguments | None, list[Choice]]:
     why = "the log is too small to learn from"
     if training is None or (why := _against_lora(survey, machine, encoder, training)):
         return None, [Choice("lora", False, why)]
-    base, is_roomy = LoraSettings(), machine.memory_gib >= 6
-    args = LoraSettings(
+    base, is_roomy = LoraArguments(), machine.memory_gib >= 6
+    args = LoraArguments(
         horizon_days=training.horizon_days,
         kinds=("next",) if survey.by_order else base.kinds,
         batch_size=base.batch_size if is_roomy else 128,
@@ -373,8 +375,8 @@ def _notes(survey: Survey, machine: Machine) -> list[str]:
 def _time(
     survey: Survey,
     training: ScorerTrainingSettings | None,
-    interests: SequenceModelSettings | None,
-    lora: LoraSettings | None,
+    interests: SequenceArguments | None,
+    lora: LoraArguments | None,
 ) -> TrainingTime:
     seconds = survey.distinct_texts * SECONDS_PER_TEXT * (1 if lora is None else 2)
     if training is not None:

@@ -22,15 +22,35 @@ from recllm.data.dataset import DAY, Dataset, utc
 from recllm.data.interactions import Floats, Ints, within_limits
 from recllm.encoder.hardware import workers
 from recllm.errors import DataError
+from recllm.features.candidates import CandidateCounts
 from recllm.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
 from recllm.models.scorer import Scorer, ScorerConfig
 from recllm.models.scorer_network import ScorerNetwork
-from recllm.models.sequence import SequenceModel
+from recllm.models.sequence import SequenceArguments, SequenceModel
 from recllm.models.sequence_network import learn_sequence_model
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings, SequenceModelSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.stats.ranking import average, ndcg
 from recllm.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.training.windows import PastWindows, Window, choose_target, window_starts
+
+NEW_ITEM_WINDOWS = 6  # past windows whose new items, which never sold before, are learned
+DISCOVERY_WEIGHT = 1.0  # of the loss over items that are new to the user, beside the loss over all
+LEVEL_WEIGHT = 0.05
+"""Of the term that ties the level of a user's logits to how much they buy: without it only differences within a user
+mean something, and neither probabilities nor the effect of a left out line do."""
+PATIENCE = 2  # rounds without a better evaluation before training ends
+WARMUP_SHARE = 0.1  # of the steps, in which the learning rate rises
+FINAL_LEARNING_RATE_SHARE = 0.01  # left at the end of the cosine
+WEIGHT_DECAY = 1e-2
+MAX_GRAD_NORM = 5.0  # longer gradients are shortened to it
+VALIDATION_USERS = 300
+"""Users, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say after
+each round whether to go on, and calibrate the probability."""
+MIN_VALIDATION_USERS = 30  # with fewer buyers the last round is used, and the metrics are called rough
+MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
+CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
+ITEM_CALIBRATION_PRIOR = 50.0  # expected purchases at which an item's own ratio weighs as much
+COLD_START_PRIOR = 1.0  # pull of the ranking for new users towards popularity
 
 Progress = Callable[[str], None]
 logger = logging.getLogger(__name__)
@@ -45,7 +65,7 @@ class FittedScorer:
 
     scorer: Scorer
     population: CollaborativeSettings
-    candidates: CandidateSettings
+    candidates: CandidateCounts
     metrics: dict[str, float]
     """NDCG@20 of the validation users of the latest window, after the epoch whose weights these are. The same users
     chose the epoch and calibrated the probability, so the figures are somewhat too good."""
@@ -76,8 +96,8 @@ def fit_scorer(
     progress: Progress | None = None,
     *,
     population: CollaborativeSettings | None = None,
-    settings: CandidateSettings | None = None,
-    interests: SequenceModelSettings | None = None,
+    settings: CandidateCounts | None = None,
+    interests: SequenceArguments | None = None,
     vectors_before: Callable[[int], Floats] | None = None,
 ) -> FittedScorer:
     """Train on past windows of `dataset`, whose latest window ends at its `as_of`; of each person's events within the
@@ -90,7 +110,7 @@ def fit_scorer(
     line a step; without it the lines are logged. Raises `DataError` when the log is too short or holds too few actions
     to learn from; the message says what is missing.
     """
-    args, settings = args or ScorerTrainingSettings(), settings or CandidateSettings()
+    args, settings = args or ScorerTrainingSettings(), settings or CandidateCounts()
     tell = progress or logger.info
     dataset = replace(dataset, events=within_limits(dataset.events, population or CollaborativeSettings()))
     explicit = population.explicit() if population else {}
@@ -107,7 +127,7 @@ def fit_scorer(
             "from: load a longer log, or more people, or pass another horizon_days"
         )
     validation = validation or windows[0]
-    if (n_buyers := _n_buyers(validation)) < args.min_validation_users:
+    if (n_buyers := _n_buyers(validation)) < MIN_VALIDATION_USERS:
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
     network, history, best = learn(windows, args, validation, tell, new_users)
     sold_lately = validation.features[:, FEATURE_NAMES.index(POPULARITY)]
@@ -117,18 +137,18 @@ def fit_scorer(
         logger.warning("%s", warning)
         notes = (*notes, warning)
     logit = predict(network, validation)
-    network.platt.copy_(torch.from_numpy(calibrate(logit, validation, args.calibration_prior)))
+    network.platt.copy_(torch.from_numpy(calibrate(logit, validation, CALIBRATION_PRIOR)))
     offsets = None
     if args.item_calibration:
         probability = network.probability(torch.from_numpy(logit)).numpy()
-        offsets = fit_item_offsets(probability, validation, dataset, target, args.item_calibration_prior)
+        offsets = fit_item_offsets(probability, validation, dataset, target, ITEM_CALIBRATION_PRIOR)
     return FittedScorer(
         network.frozen(), population, settings, history[best], tuple(history), notes, snapshots[-1], offsets
     )
 
 
 def _sequence_models(
-    past: PastWindows, starts: list[int], args: SequenceModelSettings | None, tell: Progress
+    past: PastWindows, starts: list[int], args: SequenceArguments | None, tell: Progress
 ) -> Sequence[SequenceModel | None]:
     """The sequence model as it stood at each start, and at last with everything; all None without one."""
     cuts = [*sorted(starts), past.dataset.as_of]
@@ -155,8 +175,8 @@ def _windows(
 ) -> tuple[list[Window], Window | None, list[Window]]:
     """What to learn from, latest first, the validation users of the latest window, and users without their history."""
     args, new_item_starts = past.args, list[int]()
-    if args.new_item_weight and args.timed:
-        new_item_starts = window_starts(past.dataset, past.collaborative.target, args, args.n_new_item_windows)
+    if args.timed:
+        new_item_starts = window_starts(past.dataset, past.collaborative.target, args, NEW_ITEM_WINDOWS)
     if snapshots[-1] is not None:  # no snapshot is old enough for the windows before the first of `starts`
         new_item_starts = new_item_starts[: len(starts)]
     times = max(starts, new_item_starts, key=len)  # both go back from the same day, window by window
@@ -167,7 +187,7 @@ def _windows(
         new_items = past.new_items(population) if number < len(new_item_starts) else None
         if number >= len(starts):
             return None, new_items, None, None
-        window, validation = past.window(population, n_validation=0 if number else args.validation_users)
+        window, validation = past.window(population, n_validation=0 if number else VALIDATION_USERS)
         return window, new_items, past.new_users(population) if args.timed else None, validation
 
     parts = []
@@ -204,7 +224,7 @@ def learn(
     """
     network = _untrained(windows, args, new_users)
     rng = np.random.default_rng(args.seed)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY)
     # steps of the windows of items that sold: those of new items alone do not make a small log a large one
     sold = args.epochs * sum(-(-w.n // args.batch_size) for w in windows if not _is_of_new_items(w))
     passes = max(1, -(-args.min_steps // max(sold, 1)))
@@ -212,16 +232,14 @@ def learn(
 
     def pace(step: int) -> float:
         """Share of the learning rate: a warm-up, then a cosine."""
-        warm_up = min(1.0, (step + 1) / (steps * args.warmup_share + 1))
-        return float(warm_up * (0.5 * (1 + np.cos(np.pi * step / max(steps, 1))) + args.final_learning_rate_share))
+        warm_up = min(1.0, (step + 1) / (steps * WARMUP_SHARE + 1))
+        return float(warm_up * (0.5 * (1 + np.cos(np.pi * step / max(steps, 1))) + FINAL_LEARNING_RATE_SHARE))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, pace)
     history: list[dict[str, float]] = []
     weights, best = {name: value.clone() for name, value in network.state_dict().items()}, -1
     for epoch in range(args.epochs):
-        # dropout is seeded, and the caller's random state left alone
-        with torch.random.fork_rng(devices=[]), _halves_at_once(args) as pool:
-            torch.manual_seed(args.seed * 1000 + epoch)
+        with _halves_at_once() as pool:
             loss = np.mean([_epoch(network, windows, args, optimiser, schedule, rng, pool) for _ in range(passes)])
         if not np.isfinite(loss):
             tell(f"epoch {epoch + 1}: the loss is not finite; the last good state is used")
@@ -230,9 +248,9 @@ def learn(
         tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
         # later rounds have the lower learning rate: only a clearly better earlier one is preferred to them
         goals = [metrics["ndcg@20_all"] + metrics["ndcg@20_new"] for metrics in history]
-        if best < 0 or _n_buyers(validation) < args.min_validation_users or goals[epoch] > goals[best] - args.min_gain:
+        if best < 0 or _n_buyers(validation) < MIN_VALIDATION_USERS or goals[epoch] > goals[best] - MIN_GAIN:
             weights, best = {name: value.clone() for name, value in network.state_dict().items()}, epoch
-        elif epoch - best >= args.patience:
+        elif epoch - best >= PATIENCE:
             break
     if not history:
         raise DataError("the first epoch's loss is not finite: look for NaN or huge values in the vectors and prices")
@@ -251,12 +269,12 @@ def _untrained(windows: list[Window], args: ScorerTrainingSettings, new_users: S
         learned_arrivals=new_items,
         newcomer_features=NEWCOMER_FEATURES if timed else (),
         history=HISTORY if timed else None,
-        **args.model_dump(include={"projection", "hidden", "dropout", "parts", "heads", "seed"}),
+        **args.model_dump(include={"projection", "hidden", "parts", "heads", "seed"}),
     )
     network = ScorerNetwork(config)
     network.standardise(np.concatenate([w.features[::STANDARDISED_ROWS] for w in windows]))
     if timed:
-        network.newcomer.copy_(torch.from_numpy(cold_start_weights(new_users, args.cold_start_prior)))
+        network.newcomer.copy_(torch.from_numpy(cold_start_weights(new_users, COLD_START_PRIOR)))
     return network
 
 
@@ -284,7 +302,7 @@ def _epoch(
         loss = sum(pool.map(lambda part, w=window, n=buyers: _add_gradient(network, w, args, n, part), halves))
         if not np.isfinite(loss):
             return float("nan")
-        torch.nn.utils.clip_grad_norm_(network.parameters(), args.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
         optimiser.step()
         schedule.step()
         total += loss
@@ -292,14 +310,13 @@ def _epoch(
 
 
 @contextmanager
-def _halves_at_once(args: ScorerTrainingSettings) -> Iterator[ThreadPoolExecutor]:
+def _halves_at_once() -> Iterator[ThreadPoolExecutor]:
     """Threads for the two halves of a batch, one core each: products this small gain little from two. The gradients of
-    two halves sum to the same in either order, so the number of threads changes nothing; dropout draws from one state.
+    two halves sum to the same in either order, so the number of threads changes nothing.
     """
     threads = torch.get_num_threads()
-    n_workers = 1 if args.dropout else workers()
     try:
-        with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)
@@ -345,12 +362,10 @@ def _loss(
     for logit in heads + network.cosine_weight * cosine:  # each head learns for itself, so that their mistakes differ
         corrected = logit + correction
         loss = loss + share * listwise(logit, corrected, label, user, n)
-        if args.discovery_weight:
-            new_loss = listwise(logit[new], corrected[new], label[new], user[new], n)
-            loss = loss + args.discovery_weight * share_new * new_loss
-        if args.level_weight:
-            loss = loss + args.level_weight * share * level(corrected, label, user, n)
-    return window.weight * loss / len(heads)
+        new_loss = listwise(logit[new], corrected[new], label[new], user[new], n)
+        loss = loss + DISCOVERY_WEIGHT * share_new * new_loss
+        loss = loss + LEVEL_WEIGHT * share * level(corrected, label, user, n)
+    return loss / len(heads)
 
 
 def listwise(logit: Tensor, corrected: Tensor, label: Tensor, user: Tensor, n: int) -> Tensor:

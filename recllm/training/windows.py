@@ -7,7 +7,7 @@ in the horizon after it is the truth.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,16 +18,25 @@ from recllm.data.dataset import DAY, Dataset
 from recllm.data.interactions import Floats, Ints, Pairs, Tally, of_actions
 from recllm.data.item_groups import ItemGroups
 from recllm.errors import DataError
-from recllm.features.candidates import Candidates, candidates, explicit
+from recllm.features.candidates import CandidateCounts, Candidates, candidates, explicit
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import pair_cosine, pair_features
 from recllm.features.scaled_crowd import sample_statistics
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.stats.ranking import Truth
 
 if TYPE_CHECKING:
     from recllm.models.sequence import SequenceModel
+
+USERS_PER_WINDOW = 4_000  # users drawn per window: beyond that its cost stays the same
+REPEAT_NEGATIVES = 60  # per user, from what they bought before and did not buy in the window
+DISCOVERY_NEGATIVES = 90  # per user, from the candidates that are new to them
+NEW_USERS_PER_WINDOW = 400
+"""Users of each window, those with basics where the shop has any, who are learned from once more with their history
+hidden: what to offer to a user who has done nothing yet."""
+NEW_ITEM_NEGATIVES = 150  # per user, from the window's new items
+MIN_NEW_ITEMS = 30  # a window with fewer, or fewer users who bought one, shows nothing about them
 
 USER_BLOCK = 256
 """Users whose candidates and features are computed at once."""
@@ -95,8 +104,6 @@ class Window(Pairs):
     """Ascending rows of the items that occur, (m,)."""
     item_vectors: Floats
     """Their vectors as of the window's start, (m, dim)."""
-    weight: float = 1.0
-    """Of its users in the loss."""
 
     @property
     def n(self) -> int:
@@ -132,9 +139,12 @@ class PastWindows:
     """Emb(I) of the users, (n_users, dim), or None."""
     args: ScorerTrainingSettings
     collaborative: CollaborativeSettings
-    candidates: CandidateSettings
+    candidates: CandidateCounts
     vectors_before: Callable[[int], Floats] | None = None
-    """Item vectors as somebody knew them before a time (epoch seconds). None: `item_vectors` hold at all times."""
+    """Item vectors as they were known before a time (epoch seconds). None: `item_vectors` hold at all times."""
+    users_per_window: int = USERS_PER_WINDOW
+    new_users_per_window: int = NEW_USERS_PER_WINDOW
+    negatives: tuple[int, int] = (REPEAT_NEGATIVES, DISCOVERY_NEGATIVES)
 
     @cached_property
     def facets(self) -> ItemGroups:
@@ -161,9 +171,8 @@ class PastWindows:
         buyers = np.unique(truth.user[allowed[truth.key]])
         everybody = np.union1d(buyers, np.flatnonzero(np.diff(past.events.indptr)))
         validation = np.sort(rng.permutation(everybody)[: min(n_validation, len(everybody) // 5)])
-        learned = np.sort(rng.permutation(np.setdiff1d(buyers, validation))[: args.users_per_window])
-        negatives = (args.repeat_negatives, args.discovery_negatives)
-        window = self._pairs(population, learned, truth, allowed, negatives, rng)
+        learned = np.sort(rng.permutation(np.setdiff1d(buyers, validation))[: self.users_per_window])
+        window = self._pairs(population, learned, truth, allowed, self.negatives, rng)
         return window, self._pairs(population, validation, truth, allowed, None, rng) if len(validation) else None
 
     def new_users(self, population: CollaborativeStatistics) -> Window | None:
@@ -173,11 +182,10 @@ class PastWindows:
         rng = np.random.default_rng([args.seed, population.as_of, 2])
         buyers = np.unique(truth.user[allowed[truth.key]])
         with_basics = buyers if self.basics is None else buyers[np.any(self.basics[buyers], axis=1)]
-        rows = rng.permutation(with_basics if len(with_basics) else buyers)[: args.new_users_per_window]
+        rows = rng.permutation(with_basics if len(with_basics) else buyers)[: self.new_users_per_window]
         if not len(rows):
             return None
-        negatives = (args.repeat_negatives, args.discovery_negatives)
-        return self._pairs(population, np.sort(rows), truth, allowed, negatives, rng, history=False)
+        return self._pairs(population, np.sort(rows), truth, allowed, self.negatives, rng, history=False)
 
     def new_items(self, population: CollaborativeStatistics) -> Window | None:
         """The items first sold in the window, ranked among themselves for the users who bought any; None of too few.
@@ -190,12 +198,10 @@ class PastWindows:
         items, rng = np.flatnonzero(is_new), np.random.default_rng([args.seed, population.as_of, 1])
         buyers = np.unique(truth.user[is_new[truth.key]])
         has_history = np.diff(self.dataset.before(population.as_of).events.indptr)[buyers] > 0
-        users = np.sort(rng.permutation(buyers[has_history])[: args.users_per_window])
-        if len(items) < args.min_new_items or len(users) < args.min_new_items:
+        users = np.sort(rng.permutation(buyers[has_history])[: self.users_per_window])
+        if len(items) < MIN_NEW_ITEMS or len(users) < MIN_NEW_ITEMS:
             return None
-        negatives = (0, args.new_item_negatives)
-        window = self._pairs(population, users, truth, is_new, negatives, rng, items=items)
-        return replace(window, weight=args.new_item_weight)
+        return self._pairs(population, users, truth, is_new, (0, NEW_ITEM_NEGATIVES), rng, items=items)
 
     def _pairs(
         self,

@@ -33,14 +33,13 @@ def sasrec(*, horizon_days: int = 28, seed: int = 0, **settings: Any) -> Ranker:
     """SASRec (Kang and McAuley 2018) with a sampled softmax: a causal transformer over item ids, without any text.
 
     It is the sequence model of `recllm.models.sequence` with its text side switched off, trained on the whole past;
-    the last `horizon_days` say when to stop. settings: fields of `SequenceModelSettings`. A user's history is read from
+    the last `horizon_days` say when to stop. settings: fields of `SequenceArguments`. A user's history is read from
     the query.
     """
-    from recllm.models.sequence import SequenceModel
+    from recllm.models.sequence import SequenceArguments, SequenceModel
     from recllm.models.sequence_network import learn_sequence_model
-    from recllm.settings import SequenceModelSettings
 
-    args = SequenceModelSettings(**settings | {"text": False, "seed": seed})
+    args = SequenceArguments(**settings | {"text": False, "seed": seed})
 
     @lru_cache(maxsize=1)
     def fitted(past: Dataset) -> SequenceModel:

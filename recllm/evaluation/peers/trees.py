@@ -23,11 +23,11 @@ from recllm.data.interactions import Floats, Ints, decay, matrix, merged_lines, 
 from recllm.errors import UsageError
 from recllm.evaluation.baselines import BLOCK, Scores, one_pass_for_both_masks, rank_in_blocks
 from recllm.evaluation.protocols import COLD, EvaluationQuery, RankedLists, Ranker
-from recllm.features.candidates import Candidates, candidates
+from recllm.features.candidates import CandidateCounts, Candidates, candidates
 from recllm.features.collaborative import CollaborativeStatistics, ask
 from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.schema import Action
-from recllm.settings import CandidateSettings, CollaborativeSettings, ScorerTrainingSettings
+from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.training.windows import PastWindows, window_starts
 
 COLUMNS: tuple[str, ...] = (
@@ -185,16 +185,13 @@ def lightgbm(item_vectors: Floats, *, arrivals: dict[str, Any] | None = None, **
 def tree_examples(past: Dataset, vectors: Floats, args: TreeSettings) -> TreeExamples:
     """What the trees are grown on; of `args`, the fields of `BoostSettings` other than the seed do not matter here."""
     population = CollaborativeSettings(item_item_items=args.ease_items, item_item_l2=args.ease_l2)
-    training = ScorerTrainingSettings(
-        horizon_days=args.horizon_days,
-        n_windows=args.windows,
-        repeat_negatives=args.own_negatives,
-        discovery_negatives=args.other_negatives,
-        users_per_window=args.people,
-        seed=args.seed,
-    )
+    training = ScorerTrainingSettings(horizon_days=args.horizon_days, n_windows=args.windows, seed=args.seed)
+    drawn: dict[str, Any] = {
+        "negatives": (args.own_negatives, args.other_negatives),
+        "users_per_window": args.people,
+    }
     read = np.asarray(vectors, np.float32)
-    log, parts = PastWindows(past, read, None, training, population, _sources(args)), []
+    log, parts = PastWindows(past, read, None, training, population, _sources(args), **drawn), []
     for start in window_starts(past, population.target, training):
         window = log.window(log.population(start))[0]
         columns = _columns(window.features, window.cosine)
@@ -229,8 +226,8 @@ def tree_ranker(fitted: Callable[[Dataset], Forest], args: TreeSettings) -> Rank
     return rank
 
 
-def _sources(args: TreeSettings) -> CandidateSettings:
-    return CandidateSettings(
+def _sources(args: TreeSettings) -> CandidateCounts:
+    return CandidateCounts(
         own_history=2_000,
         neighbours=args.neighbours,
         item_item=args.item_item,

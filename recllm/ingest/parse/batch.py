@@ -31,6 +31,8 @@ from recllm.text.injection import UNSEEN_LETTERS
 from recllm.text.personal_data import find_personal_data, personal_data_hints
 from recllm.workspace.privacy import Pseudonymiser
 
+MAX_ID_BYTES = 256  # in UTF-8
+
 _CACHED_PEOPLE = 300_000
 _MAX_IDS = 4_000_000
 
@@ -338,7 +340,7 @@ class FieldBatch:
         if field in load.schema.float_ids:
             load.notes["W_FLOAT_ID"] += int(ids.str.contains(FLOAT_ID).sum())
             ids = ids.str.strip_suffix(".0")
-        ids, limit = null_if_empty(ids), load.policy.max_id_bytes
+        ids, limit = null_if_empty(ids), MAX_ID_BYTES
         self.mark(field, ids.str.len_bytes() > limit, "E_TOO_LONG", f"{name} is longer than {limit} bytes")
         return ids
 

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.errors import IngestError
-from recllm.policy import Policy
+from recllm.policy import EARLIEST_YEAR, FUTURE_HOURS, Policy
 
 TimeKind = Literal["iso", "dmy", "mdy", "named", "epoch", "excel", "pattern"]
 
@@ -197,8 +197,8 @@ def parse_times(column: pl.Series, form: TimeFormat, *, file: str, now: datetime
     else:
         times = _to_utc(_by_parts(text, form, file), form, file)
 
-    first = int(datetime(policy.earliest_year, 1, 1, tzinfo=UTC).timestamp()) * _SECOND
-    last = int((now + timedelta(hours=policy.future_hours)).timestamp() * _SECOND)
+    first = int(datetime(EARLIEST_YEAR, 1, 1, tzinfo=UTC).timestamp()) * _SECOND
+    last = int((now + timedelta(hours=FUTURE_HOURS)).timestamp() * _SECOND)
     absurd = last + _FAR_YEARS * 366 * 86_400 * _SECOND
     good, status = times.status == OK, times.status.copy()
     status[good & (times.at > last)] = FUTURE

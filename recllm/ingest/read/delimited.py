@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from recllm.errors import IngestError
 from recllm.ingest.column_names import known_count
 from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, numbered, shorten
-from recllm.ingest.read.source import DELIMITERS, HEADER_ROWS, SourceFile
+from recllm.ingest.read.source import DELIMITERS, HEADER_ROWS, MAX_CELL_BYTES, MAX_ROW_BYTES, SourceFile
 
 _QUOTE, _RETURN = ord('"'), ord("\r")
 _SAMPLE_BYTES = 64 << 10
@@ -257,7 +257,7 @@ def _problem(
 ) -> _Problem | None:
     """Why a quoted record is bad, None when it is good."""
     if "field larger" in error:
-        return "E_TOO_LONG", f"a cell is longer than {form.source.policy.max_cell_bytes:,} bytes"
+        return "E_TOO_LONG", f"a cell is longer than {MAX_CELL_BYTES:,} bytes"
     if "unexpected end" in error:
         return _OPEN
     if error:
@@ -289,7 +289,7 @@ def _bad_rows(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFo
     for row in (frame[form.columns[0]] == form.columns[0]).arg_true().to_list():
         if tuple(cell and cell.strip() for cell in frame.row(row)) == form.columns:
             problems[row] = ("E_REPEATED_HEADER", "the header occurs again")
-    max_cell, max_row = form.source.policy.max_cell_bytes, form.source.policy.max_row_bytes
+    max_cell, max_row = MAX_CELL_BYTES, MAX_ROW_BYTES
     for row in np.flatnonzero(record_bytes > max_cell).tolist():
         if record_bytes[row] > max_row:
             problems[row] = ("E_TOO_LONG", f"the row is longer than {max_row:,} bytes")

@@ -10,7 +10,7 @@ import polars as pl
 
 from recllm.errors import IngestError
 from recllm.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten
-from recllm.ingest.read.source import SourceFile
+from recllm.ingest.read.source import MAX_CELL_BYTES, SourceFile
 from recllm.policy import Policy
 
 MAX_DEPTH = 20
@@ -99,10 +99,10 @@ def _texts(line: bytes, policy: Policy) -> dict[str, str | None]:
                 column = key if key.isascii() else None
                 raise _BadObjectError(column, "E_SURROGATE", "half of a surrogate pair") from None
         texts[key] = value or None
-    if len(line) > policy.max_cell_bytes:
+    if len(line) > MAX_CELL_BYTES:
         for key, value in texts.items():
-            if value and len(value.encode()) > policy.max_cell_bytes:
-                raise _BadObjectError(key, "E_TOO_LONG", f"a value is longer than {policy.max_cell_bytes:,} bytes")
+            if value and len(value.encode()) > MAX_CELL_BYTES:
+                raise _BadObjectError(key, "E_TOO_LONG", f"a value is longer than {MAX_CELL_BYTES:,} bytes")
     return texts
 
 

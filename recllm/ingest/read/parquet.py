@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recllm.errors import IngestError
 from recllm.ingest.read.records import RAW_BYTES, BadRecord, Chunk, RecordReader
-from recllm.ingest.read.source import RATIO_FLOOR
+from recllm.ingest.read.source import MAX_CELL_BYTES, MAX_FILE_BYTES, MAX_GZIP_RATIO, MAX_ROW_BYTES, RATIO_FLOOR
 from recllm.policy import Policy
 
 SLICE_ROWS = 1 << 16
@@ -56,7 +56,7 @@ def _damaged(path: Path, error: BaseException) -> IngestError:
 
 def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int, policy: Policy) -> Iterator[Chunk]:
     """Raises `IngestError` E_BOMB where the file stands for more text than it may, each cell counted as a byte more."""
-    limit = min(max(RATIO_FLOOR, policy.max_gzip_ratio * path.stat().st_size), policy.max_file_bytes)
+    limit = min(max(RATIO_FLOOR, MAX_GZIP_RATIO * path.stat().st_size), MAX_FILE_BYTES)
     total = n_rows * len(schema)
     start, stop = 0, min(n_rows, FIRST_ROWS)  # few at first: by them most of what is too large is known
     table, as_text = pl.scan_parquet(path, glob=False), [_as_text(name, dtype) for name, dtype in schema.items()]
@@ -73,8 +73,8 @@ def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int, policy: Pol
         total += int(row_bytes.sum())
         if total > limit:
             raise _too_much(path, limit)
-        long_cell = sizes.max_horizontal().to_numpy() > policy.max_cell_bytes
-        fits = ~long_cell & (row_bytes <= policy.max_row_bytes)
+        long_cell = sizes.max_horizontal().to_numpy() > MAX_CELL_BYTES
+        fits = ~long_cell & (row_bytes <= MAX_ROW_BYTES)
         line_no = np.arange(start + 1, start + frame.height + 1, dtype=np.int64)
         fitting_bytes = np.where(fits, row_bytes, 0)
         part = (np.cumsum(fitting_bytes) - fitting_bytes) // SLICE_BYTES
@@ -116,7 +116,7 @@ def _chunk(
     policy: Policy,
 ) -> Chunk:
     """Some rows of a slice: as text those that can be read, `good`, and those with a text that is too long; (n,)."""
-    message = f"a cell is longer than {policy.max_cell_bytes:,} bytes, or the row than {policy.max_row_bytes:,}"
+    message = f"a cell is longer than {MAX_CELL_BYTES:,} bytes, or the row than {MAX_ROW_BYTES:,}"
     return Chunk(
         frame=rows,
         line_no=line_no[good],

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from recllm.errors import IngestError
 from recllm.ingest.parse.numbers import Decimal
-from recllm.ingest.read.source import Decoding, SourceFile
+from recllm.ingest.read.source import MAX_ROW_BYTES, Decoding, SourceFile
 
 MAX_COLUMNS = 1000
 RAW_BYTES = 2048
@@ -182,7 +182,7 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
     if newline == b"\n" and b"\n" not in source.head and b"\r" in source.head[:-1]:
         newline = b"\r"  # as old Mac software wrote it
     block_bytes = max(block_bytes // 2 * 2, 64)  # even: a piece never ends inside a two-byte character
-    max_bytes = source.policy.max_row_bytes
+    max_bytes = MAX_ROW_BYTES
     too_long = f"the line is longer than {max_bytes:,} bytes; is a quote or a line end missing?"
     line_no = 1
     for offset, data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
@@ -227,7 +227,7 @@ def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> I
         if cut:
             yield offset, data[:cut], True
         offset, tail = offset + cut, data[cut:]
-        if len(tail) > source.policy.max_row_bytes:
+        if len(tail) > MAX_ROW_BYTES:
             long_line = offset, tail[:RAW_BYTES], False
             offset, tail = offset + len(tail), b""
     if long_line is not None:

@@ -26,6 +26,11 @@ from recllm.ingest.column_names import known_count
 from recllm.ingest.options import ColumnMap, IngestOptions
 from recllm.policy import Policy
 
+MAX_CELL_BYTES = 64 * 1024
+MAX_ROW_BYTES = 1024 * 1024
+MAX_FILE_BYTES = 64 * 1024**3  # unpacked: the size of a disk, not of a shop's log
+MAX_GZIP_RATIO = 200  # a packed file may be so many times longer when unpacked: honest logs reach 30
+
 DELIMITERS = (",", ";", "\t", "|")
 RATIO_FLOOR = 1 << 20
 """A few kilobytes of zeros compress well and are harmless: the ratio is judged above this size."""
@@ -77,11 +82,11 @@ class SourceFile:
 
     def pieces(self, n_bytes: int) -> Iterator[bytes]:
         """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
-        limit, why = self.policy.max_file_bytes, "raise the policy's max_file_bytes"
+        limit, why = MAX_FILE_BYTES, "the most that one file may hold"
         if self.gzipped:
-            by_ratio = max(RATIO_FLOOR, self.policy.max_gzip_ratio * self.path.stat().st_size)
+            by_ratio = max(RATIO_FLOOR, MAX_GZIP_RATIO * self.path.stat().st_size)
             if by_ratio < limit:
-                limit, why = by_ratio, f"that is {self.policy.max_gzip_ratio} times its compressed size"
+                limit, why = by_ratio, f"that is {MAX_GZIP_RATIO} times its compressed size"
         total = 0
         with cast(BinaryIO, gzip.open(self.path, "rb")) if self.gzipped else self.path.open("rb") as stream:
             while piece := stream.read(n_bytes):

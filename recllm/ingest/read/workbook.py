@@ -25,7 +25,14 @@ from recllm.errors import IngestError
 from recllm.ingest.column_names import known_count
 from recllm.ingest.read import workbook_child
 from recllm.ingest.read.records import MAX_COLUMNS, RAW_BYTES, BadRecord, Chunk, RecordReader, numbered
-from recllm.ingest.read.source import HEADER_ROWS, RATIO_FLOOR
+from recllm.ingest.read.source import (
+    HEADER_ROWS,
+    MAX_CELL_BYTES,
+    MAX_FILE_BYTES,
+    MAX_GZIP_RATIO,
+    MAX_ROW_BYTES,
+    RATIO_FLOOR,
+)
 from recllm.policy import Policy
 
 CHUNK_ROWS = 1 << 16
@@ -69,7 +76,7 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first:
 
 def _check_size(path: Path, policy: Policy) -> None:
     """Counts what is unpacked: the sizes that the file itself states are not believed."""
-    limit = min(max(RATIO_FLOOR, policy.max_gzip_ratio * path.stat().st_size), policy.max_file_bytes)
+    limit = min(max(RATIO_FLOOR, MAX_GZIP_RATIO * path.stat().st_size), MAX_FILE_BYTES)
     unpacked = 0
     try:
         with zipfile.ZipFile(path) as archive:
@@ -115,11 +122,11 @@ def _chunks(rows: pl.DataFrame, first_row: int, policy: Policy) -> Iterator[Chun
         frame = frame.with_columns(pl.when(pl.all().str.strip_chars() != "").then(pl.all()))
         sizes = frame.select(pl.all().str.len_bytes().fill_null(0))
         is_blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
-        is_long = (sizes.max_horizontal().to_numpy() > policy.max_cell_bytes) | (
-            sizes.sum_horizontal().to_numpy() > policy.max_row_bytes
+        is_long = (sizes.max_horizontal().to_numpy() > MAX_CELL_BYTES) | (
+            sizes.sum_horizontal().to_numpy() > MAX_ROW_BYTES
         )
         good = ~is_blank & ~is_long
-        message = f"a cell is longer than {policy.max_cell_bytes:,} bytes, or the row than {policy.max_row_bytes:,}"
+        message = f"a cell is longer than {MAX_CELL_BYTES:,} bytes, or the row than {MAX_ROW_BYTES:,}"
         good_rows = frame.filter(pl.Series(good))
         yield Chunk(
             frame=good_rows,

@@ -43,8 +43,11 @@ from recllm.generator.causal import base_hash, load_causal, render
 from recllm.generator.chat import messages
 from recllm.generator.locate import RECORD
 from recllm.settings import CopywriterSettings
+from recllm.training.arguments import CopywriterArguments
 from recllm.training.lora.run_folder import METRICS, same_run
 from recllm.training.lora.tower import adapter_spec
+
+MAX_TOKENS = 160  # longer examples are left out
 
 Progress = Callable[[str], None]
 CHECKPOINTS, RUN = "checkpoints", "run.json"
@@ -91,7 +94,7 @@ def tune_generator(
     Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, a checkpoint in
     `out` of other data, settings or weights, or a folder that cannot be written.
     """
-    args, base, out = args or CopywriterSettings(), Path(base), Path(out)
+    args, base, out = CopywriterArguments.layered(args), Path(base), Path(out)
     started = time.monotonic()
     texts = [[(example.prompt, example.hook) for example in side] for side in (learn, validation)]
     belongs: dict[str, Any] = {
@@ -136,7 +139,7 @@ def _train(
     learn: list[dict[str, list[int]]],
     validation: list[dict[str, list[int]]],
     tokenizer: Any,
-    args: CopywriterSettings,
+    args: CopywriterArguments,
     belongs: dict[str, Any],
     out: Path,
     tell: Progress,
@@ -153,7 +156,8 @@ def _train(
         per_device_train_batch_size=args.batch_size,
         per_device_eval_batch_size=args.batch_size,
         weight_decay=0.01,
-        **args.model_dump(include={"learning_rate", "warmup_steps", "max_grad_norm", "seed"}),
+        max_grad_norm=1.0,
+        **args.model_dump(include={"learning_rate", "warmup_steps", "seed"}),
         eval_strategy="epoch",
         eval_on_start=True,
         save_strategy="epoch",
@@ -227,7 +231,7 @@ class CompletionTrainer(Trainer):
 class _EpochCallback(TrainerCallback):
     """Tells the perplexity, and ends the run where another epoch at the pace so far would end after its minutes."""
 
-    def __init__(self, trainer: Trainer, args: CopywriterSettings, tell: Progress, started: float) -> None:
+    def __init__(self, trainer: Trainer, args: CopywriterArguments, tell: Progress, started: float) -> None:
         self.trainer, self.settings, self.tell, self.started = trainer, args, tell, started
         self.n_epochs = 0
 
@@ -280,10 +284,10 @@ def _random_state_restored() -> Iterator[None]:
 
 
 def _tokenised(
-    side: Sequence[CopyExample], tokenizer: Any, args: CopywriterSettings, share: float
+    side: Sequence[CopyExample], tokenizer: Any, args: CopywriterArguments, share: float
 ) -> list[dict[str, list[int]]]:
     """The examples that fit, or as many drawn from them as the settings allow this side."""
-    fit = [tokens for example in side if (tokens := tokens_of(example, tokenizer, args.max_tokens))]
+    fit = [tokens for example in side if (tokens := tokens_of(example, tokenizer, MAX_TOKENS))]
     if args.max_examples is None:
         return fit
     order = np.random.default_rng(args.seed).permutation(len(fit))[: max(1, int(args.max_examples * share))]

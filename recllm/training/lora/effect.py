@@ -55,15 +55,25 @@ from recllm.models.effect import (
     within_interval,
     word_features,
 )
-from recllm.settings import EffectSettings, LoraSettings
+from recllm.settings import EffectSettings
 from recllm.stats.intervals import LEVEL
 from recllm.stats.probabilities import sigmoid
+from recllm.training.arguments import EffectArguments, LoraArguments
 from recllm.training.lora.run_folder import CHECKPOINTS, Checkpoint, load_checkpoint, same_run, save_checkpoint
 from recllm.training.lora.tower import Tower
 from recllm.training.lora.tune import pace, trainable
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+
+MAX_TOKENS = 40  # of a text, its context included; it is cut there
+MIN_TESTS = 40  # below which a run is refused
+MIN_Z = 0.3  # pairs of a smaller difference, in standard errors, show hardly anything
+HEAD_PENALTY = 3.0  # ridge of the linear score of vectors, in pairs
+WORD_PENALTY = 0.5  # the same of the score of words
+WEIGHT_DECAY = 0.01
+WARMUP_SHARE = 0.1  # of the steps, in which the learning rate rises
+MAX_GRAD_NORM = 1.0  # longer gradients are shortened to it
 
 Progress = Callable[[str], None]
 State = dict[str, Tensor]
@@ -106,7 +116,7 @@ def tune_effect(
     tests, a test in two folds, or a loss that is not finite; `ModelError` for an encoder that takes no adapter, a
     checkpoint in `out` of other data or settings, or a folder that cannot be written.
     """
-    args, out, tell = args or EffectSettings(), Path(out), progress or logger.info
+    args, out, tell = EffectArguments.layered(args), Path(out), progress or logger.info
     started = time.monotonic()
     table, fold = PairTable.of(pairs), folds(pairs, args)
     base = trainable(load_encoder(encoder, progress=False))
@@ -114,7 +124,7 @@ def tune_effect(
         "data_hash": data_hash(pairs),
         "base_hash": base.base_hash,
         "word_forms": WORD_FORMS,
-        "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})),
+        "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})) | {"max_tokens": MAX_TOKENS},
     }
     run = EffectRun(base, table, args, tell)
     checkpoint = load_checkpoint(out)
@@ -137,17 +147,17 @@ def tune_effect(
     return _finish(run, members, fold, belongs, name, out, started)
 
 
-def folds(pairs: Sequence[TextPair], args: EffectSettings) -> Rows:
+def folds(pairs: Sequence[TextPair], args: EffectArguments) -> Rows:
     """(n,) the fold of each pair, from 0 without a gap: as given, else by the hash of its test.
 
     Raises `DataError` for folds given to some of the pairs only, a test in two folds, or too few tests.
     """
     table = PairTable.of(pairs)
-    n_tests = len(np.unique(table.test[np.abs(table.z) > args.least_z]))
-    if n_tests < args.least_tests:
+    n_tests = len(np.unique(table.test[np.abs(table.z) > MIN_Z]))
+    if n_tests < MIN_TESTS:
         raise DataError(
-            f"{n_tests} tests have a pair that says which text did better, and a model needs {args.least_tests} "
-            "(effect.least_tests); give more tests"
+            f"{n_tests} tests have a pair that says which text did better, and a model needs {MIN_TESTS} "
+            "; give more tests"
         )
     fold_by_test: dict[str, int] = {}
     for pair in pairs:
@@ -176,16 +186,19 @@ def data_hash(pairs: Sequence[TextPair]) -> str:
 class EffectRun:
     """The encoder with an adapter, on the texts of one set of pairs; a member is trained from the same state."""
 
-    def __init__(self, base: HuggingFaceEncoder, table: PairTable, args: EffectSettings, tell: Progress) -> None:
+    def __init__(self, base: HuggingFaceEncoder, table: PairTable, args: EffectArguments, tell: Progress) -> None:
         self.args, self.tell, self.table = args, tell, table
-        shared = args.model_dump(include={"rank", "alpha", "top_layers", "chunk_tokens", "precision", "device", "seed"})
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; set effect.device to cpu")
+            raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; pass device='cpu' or none")
         plain_encoder = HuggingFaceEncoder(
-            base.weights, max_length=args.max_tokens, prompts=base.prompts, device=device, progress=False
+            base.weights, max_length=MAX_TOKENS, prompts=base.prompts, device=device, progress=False
         )
-        self.tower = Tower(plain_encoder, table.texts, LoraSettings(**shared))
+        # bfloat16 gains on some processors, and moves the result a little
+        all_layers = LoraArguments(
+            rank=args.rank, top_layers=None, chunk_tokens=1_024, precision="float32", device=args.device, seed=args.seed
+        )
+        self.tower = Tower(plain_encoder, table.texts, all_layers)
         self.dropouts = [module for module in self.tower.model.modules() if isinstance(module, nn.Dropout)]
         self.first_state = self.tower.state()
         self.words = word_features(table.texts)
@@ -210,8 +223,8 @@ class EffectRun:
         """Adapter and scores, learned from `pairs` within about `seconds`; what they make of all texts, (n_texts, 2);
         and rows whose squared difference is the variance of the encoder's score, (n_texts, dim)."""
         args, began = self.args, time.process_time()
-        pairs = pairs.rows(np.abs(pairs.z) > args.least_z)
-        first = fit_score(self.frozen, pairs, args.head_penalty)  # the encoder need not bend to make up for a bad one
+        pairs = pairs.rows(np.abs(pairs.z) > MIN_Z)
+        first = fit_score(self.frozen, pairs, HEAD_PENALTY)  # the encoder need not bend to make up for a bad one
         self.set_state(self.first_state)
         head = nn.Parameter(torch.from_numpy(first).float().to(self.tower.device))
         for module in self.dropouts:
@@ -221,13 +234,13 @@ class EffectRun:
             module.p = 0.0
         vectors = self.vectors() if n_epochs else self.frozen
         weight = head.detach().cpu().double().numpy()
-        word_weight = fit_words(self.words, pairs, args.word_penalty)
+        word_weight = fit_words(self.words, pairs, WORD_PENALTY)
         return {
             **self.tower.state(),
             HEAD_KEY: head.detach().cpu().clone(),
             WORDS_KEY: torch.from_numpy(word_weight),
             "scores": torch.from_numpy(np.stack([vectors @ weight, self.words @ word_weight], axis=1)),
-            "roots": torch.from_numpy(vectors @ root(weight, vectors, pairs, args.head_penalty)).float(),
+            "roots": torch.from_numpy(vectors @ root(weight, vectors, pairs, HEAD_PENALTY)).float(),
             "epochs": torch.tensor(float(n_epochs)),
             "processor_seconds": torch.tensor(time.process_time() - began),
         }
@@ -238,16 +251,14 @@ class EffectRun:
 
         args, adapter = self.args, self.tower.parameters
         groups: list[dict[str, Any]] = [
-            {"params": adapter, "lr": args.learning_rate, "weight_decay": args.weight_decay},
+            {"params": adapter, "lr": args.learning_rate, "weight_decay": WEIGHT_DECAY},
             {"params": [head], "lr": args.head_learning_rate, "weight_decay": 0.0},
         ]
         optimiser = torch.optim.AdamW(groups)
         rng = np.random.default_rng([args.seed, number])
         n_steps = sum(1 for _ in steps(pairs, args.batch_texts, np.random.default_rng(0)))
         total, began = n_steps * args.epochs, time.monotonic()
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: pace(step, total, args.warmup_share * total)
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, total, WARMUP_SHARE * total))
         label = torch.from_numpy(pairs.label).float().to(head.device)
         with torch.random.fork_rng(), tqdm(total=total, desc="effect", unit="step", disable=None) as bar:
             torch.manual_seed(args.seed * 1_000 + number)
@@ -258,11 +269,9 @@ class EffectRun:
                     optimiser.zero_grad(set_to_none=True)
                     # a step of few pairs weighs less, so that each pair counts once
                     (loss * (n_steps / len(pairs))).backward()  # type: ignore[no-untyped-call]
-                    norm = torch.nn.utils.clip_grad_norm_(adapter, args.max_grad_norm)
+                    norm = torch.nn.utils.clip_grad_norm_(adapter, MAX_GRAD_NORM)
                     if not math.isfinite(float(loss.detach())) or not torch.isfinite(norm):
-                        raise DataError(
-                            "the loss is not finite; lower effect.learning_rate, or look for a broken encoder"
-                        )
+                        raise DataError("the loss is not finite; look for broken values in the encoder's weights")
                     optimiser.step()
                     schedule.step()
                     losses, n_pairs = losses + float(loss.detach()), n_pairs + len(rows)
@@ -390,7 +399,7 @@ def _finish(
     names = (*run.first_state, HEAD_KEY, WORDS_KEY)
     soup = {name: torch.stack([member[name] for member in members]).mean(dim=0) for name in names}
     run.set_state(soup)
-    weight, learned = soup[HEAD_KEY].double().numpy(), table.rows(np.abs(table.z) > args.least_z)
+    weight, learned = soup[HEAD_KEY].double().numpy(), table.rows(np.abs(table.z) > MIN_Z)
     tuned = TunedEffect(
         folder=out,
         accuracy=accuracy(expected, table),
@@ -435,7 +444,7 @@ def _finish(
         out.mkdir(parents=True, exist_ok=True)
         (out / CARD).unlink(missing_ok=True)  # what a card stands beside is whole
         save_adapter({name: soup[name] for name in run.first_state}, run.tower.spec, out / ADAPTER)
-        unsure_of_weight = covariance(weight, run.vectors(), learned, args.head_penalty)
+        unsure_of_weight = covariance(weight, run.vectors(), learned, HEAD_PENALTY)
         write_whole(out / VALIDATION, save({"expected": expected}))
         save_head(out, weight, unsure_of_weight, soup[WORDS_KEY].numpy())
         write_whole(out / CARD, json_text(card, indent=1))

@@ -21,15 +21,17 @@ from recllm.data.dataset import DAY, Dataset, Events
 from recllm.data.interactions import Floats, Ints, Tally, decay, matrix, of_actions
 from recllm.errors import DataError
 from recllm.schema import Action
-from recllm.settings import LoraSettings
+from recllm.training.arguments import LoraArguments
+
+HISTORY_ITEMS = 30  # heaviest distinct items of a user that make the set
+HALF_LIFE_DAYS = 60.0  # of an event of a user's history
+USERS_PER_WINDOW = 4_000  # users drawn per window at most
+NEGATIVES = 1_024  # items drawn per step where the window's own new items are not the whole question
 
 LEAST_EXAMPLES = 50
 """People with something to learn from, over all windows, below which a run is refused."""
 
 ALONE = "train the scorer alone on the frozen encoder (recllm train without --lora), or recommend zero-shot"
-
-HARD = 5
-"""Hard negatives are nearest texts behind the first so many, which are too often just as right."""
 
 NEVER = np.iinfo(np.int64).max
 """Time of what did not happen."""
@@ -68,7 +70,7 @@ def is_stepwise(events: Events, horizon_days: int) -> bool:
     return len(events) > 1 and not np.any((events.at - events.at[0]) % step) and len(np.unique(events.at)) > 1
 
 
-def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]:
+def starts_of(dataset: Dataset, events: Events, args: LoraArguments) -> list[int]:
     """Starts of back-to-back windows, latest first; each has a horizon of history before it.
 
     Arrivals are rare, so windows reach further back than those of the scorer, whose counts need a long history. A log
@@ -90,7 +92,7 @@ def starts_of(dataset: Dataset, events: Events, args: LoraSettings) -> list[int]
 
 
 def window_examples(
-    events: Events, purchased: FirstPurchases, start: int, args: LoraSettings, rng: np.random.Generator
+    events: Events, purchased: FirstPurchases, start: int, args: LoraArguments, rng: np.random.Generator
 ) -> Iterator[dict[str, list[Any]]]:
     n_items, end = purchased.tally.n_keys, start + args.horizon_days * DAY
     past = events.select(events.at < start)
@@ -103,14 +105,14 @@ def window_examples(
     if is_stepwise(events, args.horizon_days):
         questions = {"next": np.ones(len(item), bool)}
     for kind, mask in questions.items():
-        users = np.sort(rng.permutation(np.unique(user[mask]))[: args.users_per_window])
+        users = np.sort(rng.permutation(np.unique(user[mask]))[:USERS_PER_WINDOW])
         for block in np.split(users, range(_BLOCK, len(users), _BLOCK)) if len(users) else ():
             of_block = past.rows(block)
-            weights = matrix(of_block, n_items, decay(of_block.at, start, args.half_life_days))
+            weights = matrix(of_block, n_items, decay(of_block.at, start, HALF_LIFE_DAYS))
             items, item_weights = [], []
             for begin, stop in pairwise(weights.indptr):
                 row_items, weight = weights.indices[begin:stop], weights.data[begin:stop]
-                heaviest = np.lexsort((row_items, -weight))[: args.history_items]
+                heaviest = np.lexsort((row_items, -weight))[:HISTORY_ITEMS]
                 items.append(row_items[heaviest].tolist())
                 item_weights.append((weight[heaviest] / weight[heaviest].sum()).tolist())
             ends = (np.searchsorted(user[mask], block, side=side) for side in ("left", "right"))
@@ -157,7 +159,7 @@ class ExampleSource:
     table: Any
     purchased: FirstPurchases
     text_of: Ints
-    args: LoraSettings
+    args: LoraArguments
     popularity: dict[int, Floats] = field(default_factory=dict)
 
     def groups(self) -> list[ExampleGroup]:
@@ -166,7 +168,7 @@ class ExampleSource:
         edges = [0, *change.tolist(), len(starts)]
         return [ExampleGroup(int(starts[a]), str(kinds[a]), range(a, b)) for a, b in pairwise(edges)]
 
-    def draw(self, groups: list[ExampleGroup], rng: np.random.Generator, neighbours: Mapping[int, Ints]) -> StepArrays:
+    def draw(self, groups: list[ExampleGroup], rng: np.random.Generator) -> StepArrays:
         """Users of one window and one question: a kind at random, then a window by its number of examples."""
         kinds = sorted({g.kind for g in groups})
         kind = kinds[rng.integers(len(kinds))]
@@ -175,7 +177,7 @@ class ExampleSource:
         group = fit[rng.choice(len(fit), p=sizes / sizes.sum())]
         size = min(self.args.batch_size, len(group.rows))
         batch = self.sample(group, size, rng)
-        return assemble(batch, *self.candidates(group, batch, rng), group, self, neighbours)
+        return assemble(batch, *self.candidates(group, batch, rng), group, self)
 
     def sample(self, group: ExampleGroup, size: int, rng: np.random.Generator) -> Mapping[str, Any]:
         rows = np.sort(rng.choice(len(group.rows), size, replace=False)) + group.rows.start
@@ -196,8 +198,8 @@ class ExampleSource:
         bought = self.popular(group.start)[offered].astype(np.float64)
         even = np.full(len(offered), 1 / len(offered))
         chance = 0.5 * even + 0.5 * (bought / bought.sum() if bought.sum() else even)
-        drawn, count = np.unique(rng.choice(len(offered), self.args.negatives, p=chance), return_counts=True)
-        return offered[drawn], (count / (self.args.negatives * chance[drawn])).astype(np.float32)
+        drawn, count = np.unique(rng.choice(len(offered), NEGATIVES, p=chance), return_counts=True)
+        return offered[drawn], (count / (NEGATIVES * chance[drawn])).astype(np.float32)
 
     def texts(self, groups: list[ExampleGroup]) -> Ints:
         """Numbers of all texts that steps on these groups may ask for."""
@@ -223,11 +225,11 @@ class ExampleSource:
         return self.popularity[before]
 
 
-def write_examples(dataset: Dataset, text_of: Ints, args: LoraSettings, path: Path) -> ExampleSource:
+def write_examples(dataset: Dataset, text_of: Ints, args: LoraArguments, path: Path) -> ExampleSource:
     """The examples of all windows, their table a memory-mapped `datasets.Dataset`, latest window first.
 
     Columns: start (epoch seconds), kind ("arrival", "new" or "next"), person (row of users), items and weights (at
-    most `history_items`, weights sum to 1), positives. Raises `DataError` when there is too little to learn from.
+    most `HISTORY_ITEMS`, weights sum to 1), positives. Raises `DataError` when there is too little to learn from.
     """
     from datasets import Dataset as Table
     from datasets import Features, List, Value
@@ -266,7 +268,6 @@ def assemble(
     weight: Floats,
     group: ExampleGroup,
     source: ExampleSource,
-    neighbours: Mapping[int, Ints],
 ) -> StepArrays:
     """The arrays of a step from its examples and candidate items (n,), each standing for `weight` (n,) items.
 
@@ -274,22 +275,14 @@ def assemble(
     """
     args, text_of = source.args, source.text_of
     users = np.asarray(batch["person"], np.int64)
-    past_items, past_user = flat(batch["items"]), list_rows(batch["items"])
     right, user = text_of[flat(batch["positives"])], list_rows(batch["positives"])
-    close = [neighbours.get(int(t), np.zeros(0, np.int64)) for t in right]
-    hard, hard_user = np.concatenate([*close, np.zeros(0, np.int64)]), np.repeat(user, [len(c) for c in close])
-    bought = np.isin(hard_user * len(text_of) + hard, past_user * len(text_of) + text_of[past_items])
-    hard, hard_user = hard[~bought], hard_user[~bought]
-    columns = np.unique(np.concatenate([text_of[items], right, hard])).astype(np.int64)
+    columns = np.unique(np.concatenate([text_of[items], right])).astype(np.int64)
     # how many items each candidate text stands for as a negative of each user, (B, T)
     bought_at = source.purchased.first(*np.broadcast_arrays(users[:, None], items[None, :]))
     is_negative = (bought_at >= group.start + args.horizon_days * DAY) * weight  # (B, n)
     stands = np.zeros((len(users), len(columns)), np.float32)
     np.add.at(stands.T, np.searchsorted(columns, text_of[items]), is_negative.T)
-    stands[hard_user, np.searchsorted(columns, hard)] += 1.0
     column = np.searchsorted(columns, right)
-    if args.mask_equal_texts:
-        stands[user, column] = 0.0
     with np.errstate(divide="ignore"):
         log_weight = np.log(stands)
     log_weight[np.isneginf(log_weight).all(axis=1)] = -30.0  # nothing to be told from: hardly any loss
@@ -322,14 +315,3 @@ def flat(lists: list[list[int]]) -> Ints:
 def list_rows(lists: list[list[int]]) -> Ints:
     """Row of the list that each entry of `flat` came from."""
     return np.repeat(np.arange(len(lists)), [len(values) for values in lists])
-
-
-def hard_negatives(bank: NDArray[np.float32], texts: Ints, n: int) -> dict[int, Ints]:
-    """For each of `texts`, `n` of its nearest other texts by cosine, the very nearest left out."""
-    neighbours: dict[int, Ints] = {}
-    for block in np.split(texts, range(512, len(texts), 512)) if n and len(texts) else ():
-        cosine = bank[block] @ bank.T
-        cosine[np.arange(len(block)), block] = -np.inf
-        top = np.argsort(-cosine, axis=1, kind="stable")[:, HARD : HARD + n]
-        neighbours |= {int(t): row for t, row in zip(block, top, strict=True)}
-    return neighbours

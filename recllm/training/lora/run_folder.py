@@ -23,7 +23,7 @@ from recllm.data.dataset import Dataset, utc
 from recllm.errors import ModelError
 from recllm.files import sync_folder, write_whole
 from recllm.schema import Encoder
-from recllm.settings import LoraSettings
+from recllm.training.arguments import LoraArguments
 
 CONFIG, METRICS, CARD = "config.json", "metrics.jsonl", "card.txt"
 CHECKPOINTS = "checkpoints"
@@ -31,10 +31,10 @@ _TENSORS, _RECORD = "state.safetensors", "state.json"
 _LIBRARIES = ("recllm", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
-def belongs_to(dataset: Dataset, args: LoraSettings, base: str, base_hash: str) -> dict[str, Any]:
+def belongs_to(dataset: Dataset, args: LoraArguments, base: str, base_hash: str) -> dict[str, Any]:
     """What a checkpoint must share with a run that goes on from it. How long to run may differ."""
     settings = args.model_dump(mode="json")
-    for name in ("max_minutes", "resume_from_checkpoint", "report_to", "cache_mib", "save_steps", "patience"):
+    for name in ("max_minutes", "resume_from_checkpoint", "report_to", "cache_mib", "patience"):
         settings.pop(name)
     return {
         "data_hash": dataset.data_hash(),
@@ -45,7 +45,7 @@ def belongs_to(dataset: Dataset, args: LoraSettings, base: str, base_hash: str) 
     }
 
 
-def run_folder_name(dataset: Dataset, encoder: Encoder, args: LoraSettings) -> str:
+def run_folder_name(dataset: Dataset, encoder: Encoder, args: LoraArguments) -> str:
     """A name that equal data, encoder and settings share, so that an interrupted run is found again."""
     record = belongs_to(dataset, args, encoder.name, encoder.fingerprint)
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
@@ -61,7 +61,7 @@ def same_run(record: Mapping[str, Any], belongs: Mapping[str, Any], folder: Path
             )
 
 
-def begin_records(folder: Path, belongs: Mapping[str, Any], args: LoraSettings, step: int) -> None:
+def begin_records(folder: Path, belongs: Mapping[str, Any], args: LoraArguments, step: int) -> None:
     """Write the configuration, and forget the metrics after `step`: a resumed run writes them again."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
@@ -84,7 +84,13 @@ def append_metrics(folder: Path, values: Mapping[str, float]) -> None:
 
 
 def write_card(
-    folder: Path, dataset: Dataset, args: LoraSettings, base: str, licence: str, consent: str, best: Mapping[str, float]
+    folder: Path,
+    dataset: Dataset,
+    args: LoraArguments,
+    base: str,
+    licence: str,
+    consent: str,
+    best: Mapping[str, float],
 ) -> None:
     """What somebody needs to know before using the adapter."""
     at = dataset.events.at

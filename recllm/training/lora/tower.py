@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from recllm.encoder.adapters import AdapterSpec, adapter_state, attach
 from recllm.encoder.batches import plan_batches
 from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.settings import CopywriterSettings, LoraSettings
+from recllm.training.arguments import CopywriterArguments, LoraArguments
 
 if TYPE_CHECKING:
     from recllm.data.interactions import Ints
 
+ALPHA_PER_RANK = 2.0
+"""The change to a weight is alpha / rank * B A."""
 _BLOCKS = {"distilbert": "transformer"}
 """Where a model keeps its blocks, in `.layer` of this part; the others call it encoder."""
 
@@ -29,7 +31,7 @@ _BLOCKS = {"distilbert": "transformer"}
 class Tower:
     """Distinct texts, by number, as unit vectors of the model being trained."""
 
-    def __init__(self, encoder: HuggingFaceEncoder, texts: Sequence[str], args: LoraSettings) -> None:
+    def __init__(self, encoder: HuggingFaceEncoder, texts: Sequence[str], args: LoraArguments) -> None:
         from recllm.encoder.hardware import MIN_GAIN, product_gain
 
         self.encoder, self.args = encoder, args
@@ -40,16 +42,14 @@ class Tower:
             self.bf16 = args.precision == "bfloat16"
         else:
             self.bf16 = product_gain() >= MIN_GAIN if self.device == "cpu" else torch.cuda.is_bf16_supported()
-        plain = encoder.model.requires_grad_(False).train()  # in training mode, so that checkpointing works,
-        for module in plain.modules():  # and yet the same function at every call, which two passes need
+        plain = encoder.model.requires_grad_(False).train()
+        for module in plain.modules():  # the same function at every call, which two passes need
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         self.spec = adapter_spec(plain, encoder.weights.name, encoder.base_hash, args)
         depth = int(plain.config.num_hidden_layers)
         split = 0 if self.spec.layers is None else depth - len(self.spec.layers)
         self.model = attach(plain, self.spec, seed=args.seed)
-        if args.gradient_checkpointing:
-            plain.gradient_checkpointing_enable()
         self._lower = _part(plain, encoder.model_type, 0, split, inputs=True) if split else None
         self._upper = _part(plain, encoder.model_type, split, depth, inputs=not split)
         self._lower_outputs: dict[int, Tensor] = {}
@@ -135,13 +135,13 @@ class Tower:
         return torch.autocast(kind, torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
-def adapter_spec(model: Any, base: str, base_hash: str, args: LoraSettings | CopywriterSettings) -> AdapterSpec:
+def adapter_spec(model: Any, base: str, base_hash: str, args: LoraArguments | CopywriterArguments) -> AdapterSpec:
     """The adapter that a run with these settings trains on this model, whose weights have this name and hash."""
     depth = int(model.config.num_hidden_layers)
     first = 0 if args.top_layers is None else max(0, depth - args.top_layers)
     return AdapterSpec(
         rank=args.rank,
-        alpha=args.alpha,
+        alpha=ALPHA_PER_RANK * args.rank,
         model_type=model.config.model_type,
         base=base,
         base_hash=base_hash,

@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from recllm.data.dataset import Dataset
-from recllm.data.interactions import Ints
 from recllm.encoder.adapters import save_adapter, targets_of
 from recllm.encoder.batches import distinct
 from recllm.encoder.cache import CachedEncoder
@@ -39,12 +38,12 @@ from recllm.errors import DataError, ModelError
 from recllm.schema import Encoder
 from recllm.settings import LoraSettings
 from recllm.text.items import item_texts
+from recllm.training.arguments import LoraArguments
 from recllm.training.lora.examples import (
     ALONE,
     ExampleGroup,
     ExampleSource,
     StepArrays,
-    hard_negatives,
     write_examples,
 )
 from recllm.training.lora.objective import SetScore, Targets, ValidationSet, bce_loss, draw_by_norm, softmax_loss
@@ -59,6 +58,10 @@ from recllm.training.lora.run_folder import (
     write_card,
 )
 from recllm.training.lora.tower import Tower
+
+VALIDATION_USERS = 500  # users of the latest window who are evaluated, at most
+WEIGHT_DECAY = 0.0
+MAX_GRAD_NORM = 1.0  # longer gradients are shortened to it
 
 ADAPTER = "adapter"
 
@@ -100,7 +103,7 @@ def tune_encoder(
     too little to learn from, or no text; `ModelError` for an encoder that takes no adapter, a device that is not there,
     or a checkpoint that cannot be written or belongs to another run.
     """
-    args, folder = arguments or LoraSettings(), Path(run_folder)
+    args, folder = LoraArguments.layered(arguments), Path(run_folder)
     base = load_encoder(encoder) if isinstance(encoder, str | Path) else encoder
     run = prepare(dataset, base, args, folder, locale, progress or logger.info)
     spec, is_main = run.tower.spec, run.accelerator.is_main_process
@@ -139,7 +142,7 @@ def trainable(encoder: Encoder) -> HuggingFaceEncoder:
     return inner
 
 
-def prepare(dataset: Dataset, base: Encoder, args: LoraSettings, folder: Path, locale: str, tell: Progress) -> LoraRun:
+def prepare(dataset: Dataset, base: Encoder, args: LoraArguments, folder: Path, locale: str, tell: Progress) -> LoraRun:
     from accelerate import Accelerator
 
     plain = trainable(base)
@@ -155,7 +158,7 @@ def prepare(dataset: Dataset, base: Encoder, args: LoraSettings, folder: Path, l
     path = folder / "examples" / f"{accelerator.process_index}.arrow"
     source = write_examples(dataset, inverse.astype(np.int64), args, path)
     held_out, learned = hold_out(source.groups(), args)
-    validation = ValidationSet.of(source, held_out, args.validation_users, np.random.default_rng([args.seed, 0]))
+    validation = ValidationSet.of(source, held_out, VALIDATION_USERS, np.random.default_rng([args.seed, 0]))
     counts = f"{sum(len(g.rows) for g in learned):,} examples in {len({g.start for g in learned})} windows"
     tell(f"{counts}, {len(texts):,} distinct texts")
     rows = torch.from_numpy(base.encode(texts)).to(device)
@@ -166,10 +169,10 @@ def prepare(dataset: Dataset, base: Encoder, args: LoraSettings, folder: Path, l
     return LoraRun(tower, score, source, learned, validation, rows, args, accelerator, folder, tell)
 
 
-def hold_out(groups: list[ExampleGroup], args: LoraSettings) -> tuple[list[ExampleGroup], list[ExampleGroup]]:
+def hold_out(groups: list[ExampleGroup], args: LoraArguments) -> tuple[list[ExampleGroup], list[ExampleGroup]]:
     """Whole windows, latest first, for validation until they hold `validation_users`, or a tenth of all; the others to
     learn from."""
-    size = min(args.validation_users, sum(len(g.rows) for g in groups) / 10)
+    size = min(VALIDATION_USERS, sum(len(g.rows) for g in groups) / 10)
     validation: list[ExampleGroup] = []
     for start in sorted({g.start for g in groups}, reverse=True):
         if sum(len(g.rows) for g in validation) >= size:
@@ -192,7 +195,7 @@ class LoraRun:
     validation: ValidationSet
     base: Tensor
     """Unit rows of the untuned encoder, (n_texts, dim)."""
-    args: LoraSettings
+    args: LoraArguments
     accelerator: Any
     folder: Path = Path()
     tell: Progress = logger.info
@@ -202,7 +205,6 @@ class LoraRun:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_round: int = -1
-    neighbours: dict[int, Ints] = field(default_factory=dict)
     encoded: int = 0
     """Texts that went through the model, for throughput."""
     began: float = 0.0
@@ -211,7 +213,7 @@ class LoraRun:
     def __post_init__(self) -> None:
         args = self.args
         groups: list[dict[str, Any]] = [
-            {"params": self.tower.parameters, "lr": args.learning_rate, "weight_decay": args.weight_decay},
+            {"params": self.tower.parameters, "lr": args.learning_rate, "weight_decay": WEIGHT_DECAY},
             {"params": list(self.score.parameters()), "lr": args.head_learning_rate, "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups)
@@ -276,7 +278,7 @@ def train(run: LoraRun) -> None:
         refresh(run)
         if not run.history or run.history[-1]["step"] < run.step:
             evaluate(run)
-        if run.step and run.step % (args.save_steps or args.eval_steps) == 0:
+        if run.step and run.step % args.eval_steps == 0:
             run.save()
         waited = len(run.history) - 1 - run.best_round
         late = args.max_minutes is not None and time.monotonic() - run.began > 60 * args.max_minutes
@@ -293,8 +295,6 @@ def refresh(run: LoraRun) -> None:
         texts = np.union1d(texts, run.learned_texts) if run.args.cached_loss == "bank" else texts
         run.bank[torch.from_numpy(texts)] = run.tower.encode(texts)
         run.encoded += len(texts)
-    if run.args.hard_negatives:
-        run.neighbours = hard_negatives(run.bank.cpu().numpy(), run.learned_texts, run.args.hard_negatives)
 
 
 def evaluate(run: LoraRun) -> None:
@@ -341,20 +341,17 @@ def one_step(run: LoraRun) -> float:
     args, accelerator = run.args, run.accelerator
     run.score.train()
     run.optimiser.zero_grad(set_to_none=True)
-    total = 0.0
-    for part in range(args.gradient_accumulation_steps):
-        seed = [args.seed, run.step, part, accelerator.process_index]
-        step = run.source.draw(run.groups, np.random.default_rng(seed), run.neighbours)
-        total += add_gradients(run, step, seed)
+    seed = [args.seed, run.step, 0, accelerator.process_index]
+    step = run.source.draw(run.groups, np.random.default_rng(seed))
+    total = add_gradients(run, step, seed)
     for parameter in (p for p in run.named.values() if p.requires_grad):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        parameter.grad /= args.gradient_accumulation_steps
         if accelerator.num_processes > 1:
             parameter.grad = accelerator.reduce(parameter.grad, "mean")
-    loss = torch.tensor(total / args.gradient_accumulation_steps, device=run.tower.device)
+    loss = torch.tensor(total, device=run.tower.device)
     value = float(accelerator.reduce(loss, "mean")) if accelerator.num_processes > 1 else float(loss)
-    norm = torch.nn.utils.clip_grad_norm_(run.tower.parameters, args.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(run.tower.parameters, MAX_GRAD_NORM)
     if not math.isfinite(value) or not torch.isfinite(norm):
         return math.nan
     run.optimiser.step()

@@ -16,6 +16,11 @@ from recllm.documents import Count, FrozenModel, Positive, Text
 from recllm.errors import MissingExtraError, UsageError
 from recllm.settings import PrivateTrainingSettings
 
+ADAPTER_STEPS = 60  # all of which are made
+
+ADAPTER_SAMPLING_RATE = 0.03  # chance of a user to be learned from in a step of the adapter
+MAX_GRAD_NORM = 1.0  # a user's gradient is shortened to this length
+
 EXTRA = "privacy"
 Accountant = Literal["prv", "rdp"]
 
@@ -147,21 +152,21 @@ def planned_mechanisms(
     delta, share = delta_for(n_users, settings), settings.lora_share if adapter else 0.0
     parts = [("scorer", 1 - share, settings.sampling_rate, settings.steps)]
     if adapter:
-        parts.insert(0, ("adapter", share, settings.lora_sampling_rate, settings.lora_steps))
+        parts.insert(0, ("adapter", share, ADAPTER_SAMPLING_RATE, ADAPTER_STEPS))
     mechanisms = []
     for part, of_both, rate, steps in parts:
         loop: dict[str, Any] = {"sampling_rate": rate, "steps": steps, "delta": delta * of_both}
-        noise = noise_for(settings.accountant, epsilon=settings.epsilon * of_both, **loop)
+        noise = noise_for("prv", epsilon=settings.epsilon * of_both, **loop)
         by_prv, by_rdp = (epsilon_of(name, noise=noise, **loop) for name in get_args(Accountant))
         mechanisms.append(
             PrivateMechanism(
                 part=part,
-                epsilon=by_prv if settings.accountant == "prv" else by_rdp,
-                accountant=settings.accountant,
+                epsilon=by_prv,
+                accountant="prv",  # tight; rdp claims more than is spent
                 epsilon_prv=by_prv,
                 epsilon_rdp=by_rdp,
                 noise_multiplier=noise,
-                max_grad_norm=settings.max_grad_norm,
+                max_grad_norm=MAX_GRAD_NORM,
                 **loop,
             )
         )

@@ -27,17 +27,24 @@ from recllm.features.nobody import is_listed
 from recllm.schema import Encoder
 from recllm.settings import LoraSettings, PrivateTrainingSettings
 from recllm.text.items import item_texts
+from recllm.training.arguments import LoraArguments
 from recllm.training.lora.tower import Tower
 from recllm.training.lora.tune import ADAPTER, trainable
 from recllm.training.private.accounting import PrivateMechanism
 from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import TARGET, log_end_day
+from recllm.training.private.head import AVERAGED_SHARE
+
+LEARNING_RATE = 1e-3
+HISTORY_ITEMS = 6  # heaviest items of a user whose texts make the set
+POSITIVES = 2  # items that the user first bought in a window, drawn where there are more
+NEGATIVES = 12  # items drawn from the catalogue
 
 SCALE, GAIN = 20.0, 0.5
 """Temperature and weight of the similarity, which `recllm.training.lora` learns and a private run leaves alone."""
 
 PULL = 1.0
-"""Weight of 1 - cos(e, e_base) over a user's texts, as `LoraSettings.pull_weight`."""
+"""Weight of 1 - cos(e, e_base) over a user's texts, as `recllm.training.lora.tune.PULL_WEIGHT`."""
 
 HALF_LIFE_DAYS = 60.0
 """Of a purchase in the weights of a user's items."""
@@ -52,11 +59,11 @@ class TextExamples:
 
     user: Ints
     history: Ints
-    """(n, lora_history)."""
+    """(n, HISTORY_ITEMS)."""
     log_weight: Floats
-    """Of the history, (n, lora_history); very low where there is none."""
+    """Of the history, (n, HISTORY_ITEMS); very low where there is none."""
     positives: Ints
-    """(n, lora_positives)."""
+    """(n, POSITIVES)."""
     listed: Ints
     """Text of each item of the catalogue, (n_listed,), from which negatives are drawn."""
     n_users: int
@@ -84,7 +91,7 @@ def tune_privately(
     loop is that of `settings`. Raises `DataError` when there is nothing to learn from, `ModelError` for an encoder that
     takes no adapter, and what `PrivateDescent` raises.
     """
-    plain, lora = trainable(encoder), (lora or LoraSettings()).model_copy(update={"precision": "float32"})
+    plain, lora = trainable(encoder), LoraArguments.layered(lora).model_copy(update={"precision": "float32"})
     texts, text_of = distinct(item_texts(dataset.items, locale))
     examples = text_examples(dataset, text_of.astype(np.int64), settings)
     device = lora.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,11 +105,11 @@ def tune_privately(
 
     def losses(users: Ints) -> tuple[Tensor, Tensor]:
         rows = examples.draw(users, rng.random(len(users)).astype(np.float32))
-        return user_losses(tower, base, examples, rows, settings.lora_negatives, rng)
+        return user_losses(tower, base, examples, rows, NEGATIVES, rng)
 
-    optimiser = torch.optim.Adam(tower.parameters, lr=settings.lora_learning_rate)
+    optimiser = torch.optim.Adam(tower.parameters, lr=LEARNING_RATE)
     descent = PrivateDescent(tower.model, optimiser, losses, dataset.n_users, mechanism, chunk=CHUNK)
-    averaged = AveragedWeights(tower.parameters, mechanism.steps, settings.averaged_share)
+    averaged = AveragedWeights(tower.parameters, mechanism.steps, AVERAGED_SHARE)
     tell = progress or (lambda _: None)
     tell(
         f"private adapter: {mechanism.steps} steps, noise {mechanism.noise_multiplier:.3g}, "
@@ -140,18 +147,18 @@ def text_examples(dataset: Dataset, text_of: Ints, settings: PrivateTrainingSett
                 continue
             items, group = np.unique(past.item[run], return_inverse=True)
             weight = np.bincount(group, decay(past.at[run], start, HALF_LIFE_DAYS))
-            heaviest = np.lexsort((items, -weight))[: settings.lora_history]
+            heaviest = np.lexsort((items, -weight))[:HISTORY_ITEMS]
             bought = tally.key[is_new][slice(*np.searchsorted(tally.user[is_new], [user, user + 1]))]
             seed = [settings.seed, number, zlib.crc32(str(dataset.users[USER_COLUMN][user]).encode())]
-            drawn = np.random.default_rng(seed).permutation(bought)[: settings.lora_positives]
+            drawn = np.random.default_rng(seed).permutation(bought)[:POSITIVES]
             shares = np.log(weight[heaviest] / max(weight[heaviest].sum(), 1e-30) + 1e-9)
             rows.append((user, text_of[items[heaviest]].tolist(), shares.tolist(), text_of[drawn].tolist()))
     if not rows:
         raise DataError("in no past window did anybody with a history buy something new, so no adapter can be learned")
     rows.sort(key=lambda row: row[0])
-    history = np.full((len(rows), settings.lora_history), -1, np.int64)
-    log_weight = np.full((len(rows), settings.lora_history), -1e9, np.float32)
-    positives = np.full((len(rows), settings.lora_positives), -1, np.int64)
+    history = np.full((len(rows), HISTORY_ITEMS), -1, np.int64)
+    log_weight = np.full((len(rows), HISTORY_ITEMS), -1e9, np.float32)
+    positives = np.full((len(rows), POSITIVES), -1, np.int64)
     for number, (_, history_texts, log_shares, bought_texts) in enumerate(rows):
         history[number, : len(history_texts)], log_weight[number, : len(history_texts)] = history_texts, log_shares
         positives[number, : len(bought_texts)] = bought_texts

@@ -29,6 +29,11 @@ USER_BLOCK = 128
 NEAR_ITEMS = 500
 """In a catalogue without types, so many texts nearest to a user's are near."""
 
+PairSizes = tuple[int, int, int, int]
+PAIR_SIZES: PairSizes = (16, 24, 24, 32)
+"""Pairs of an example at most: purchases of the window, and items drawn from what the user bought before and did not
+buy in it, from the types that the user buys or the nearest texts, and from the whole catalogue."""
+
 _COLUMNS = [FEATURE_NAMES.index(name) for name in PRIVATE_FEATURES]
 _CENTRE, _SPREAD = np.array(list(PRIVATE_FEATURES.values()), np.float32).T
 
@@ -84,6 +89,7 @@ def user_windows(
     basics: Floats | None,
     settings: PrivateTrainingSettings,
     population: CollaborativeSettings,
+    sizes: PairSizes = PAIR_SIZES,
 ) -> UserWindows:
     """The examples of all users. vectors: unit rows of the items by the catalogue alone, (n_items, dim). basics:
     Emb(I), (n_users, dim), or None.
@@ -110,7 +116,7 @@ def user_windows(
                 basics=None if basics is None else np.asarray(basics[block], np.float32),
             )
             seeds = [_seed(dataset, settings, row, number) for row in block.tolist()]
-            parts.append(_examples(batch, block, truth, listed, seeds, settings))
+            parts.append(_examples(batch, block, truth, listed, seeds, sizes))
     if not parts:
         raise DataError(
             f"in no window of {settings.horizon_days} days did anybody buy an item that the catalogue lists, so there "
@@ -132,11 +138,11 @@ def _examples(
     truth: Tally,
     listed: NDArray[np.bool_],
     seeds: list[list[int]],
-    settings: PrivateTrainingSettings,
+    sizes: PairSizes,
 ) -> tuple[NDArray[np.generic], ...]:
     """The fields of `UserWindows` from `user` on, of one block of users in one window."""
     n_items = len(listed)
-    width = settings.positives + settings.own_negatives + settings.near_negatives + settings.catalogue_negatives
+    width = sum(sizes)
     item = np.zeros((len(users), width), np.int32)
     correction = np.zeros((len(users), width), np.float32)
     n_pairs, label = np.zeros(len(users), np.int64), np.zeros((len(users), width), bool)
@@ -151,10 +157,9 @@ def _examples(
         kind = np.zeros(n_items, np.int8)  # 0: any other item, 1: near, 2: bought before, 3: not to be drawn
         kind[near_items], kind[owned] = 1, 2
         kind[positives], kind[~listed] = 3, 3
-        sizes = (settings.own_negatives, settings.near_negatives, settings.catalogue_negatives)
         negatives = [np.flatnonzero(kind == number) for number in (2, 1, 0)]
         drawn, stands_for = [], []
-        for items, size in zip((positives, *negatives), (settings.positives, *sizes), strict=True):
+        for items, size in zip((positives, *negatives), sizes, strict=True):
             sample = items if len(items) <= size else np.sort(rng.choice(items, size, replace=False))
             drawn.append(sample)
             stands_for.append(np.full(len(sample), np.log(len(items) / len(sample)) if len(sample) else 0.0))

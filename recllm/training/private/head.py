@@ -19,16 +19,23 @@ from torch.nn import functional
 
 from recllm.data.dataset import Dataset
 from recllm.data.interactions import Floats, Ints
+from recllm.features.candidates import CandidateCounts
 from recllm.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, is_listed
 from recllm.features.pair_features import FEATURE_NAMES
 from recllm.models.scorer import Scorer, ScorerConfig
-from recllm.settings import CandidateSettings, CollaborativeSettings, PrivateTrainingSettings
+from recllm.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.training.private.accounting import PrivateMechanism
 from recllm.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.training.private.examples import TARGET, UserWindows, user_windows
 
+HIDDEN = 16  # units of the hidden layer beside the linear score
+COMPONENTS = 24  # main directions of the item vectors that the score reads of a user and an item
+
+LEARNING_RATE = 1e-2
+AVERAGED_SHARE = 0.5  # of the last steps, whose mean the weights are; it costs no privacy
+
 LEVEL_WEIGHT = 0.05
-"""Of the level's term, as `ScorerTrainingSettings.level_weight`."""
+"""Of the level's term, as `recllm.training.scorer.LEVEL_WEIGHT`."""
 
 EXPECTED_PURCHASES = 10.0
 """Of a user in a window, before anything is learned: the first bias spreads them over the catalogue."""
@@ -43,7 +50,7 @@ class PrivateScorer:
 
     scorer: Scorer
     population: CollaborativeSettings
-    candidates: CandidateSettings
+    candidates: CandidateCounts
 
 
 class HeadNetwork(nn.Module):
@@ -141,8 +148,8 @@ def fit_private_scorer(
     vectors = np.asarray(vectors, np.float32)
     windows = user_windows(dataset, vectors, basics, settings, population)
     listed = is_listed(dataset.items)
-    directions = main_directions(vectors[listed], settings.components)
-    network = HeadNetwork(len(directions), settings.hidden, int(listed.sum()), settings.seed)
+    directions = main_directions(vectors[listed], COMPONENTS)
+    network = HeadNetwork(len(directions), HIDDEN, int(listed.sum()), settings.seed)
     if progress is not None:
         progress(
             f"private scorer: {settings.steps} steps, noise {mechanism.noise_multiplier:.3g}, "
@@ -167,9 +174,9 @@ def learn_privately(
     def losses(drawn: Ints) -> tuple[Tensor, None]:
         return examples.losses(network, examples.draw(rows[drawn], rng.random(len(drawn)))), None
 
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     descent = PrivateDescent(network, optimiser, losses, len(rows), mechanism)
-    averaged = AveragedWeights(list(network.parameters()), mechanism.steps, settings.averaged_share)
+    averaged = AveragedWeights(list(network.parameters()), mechanism.steps, AVERAGED_SHARE)
     descent.run(averaged.after_step)
     averaged.put_back()
 
