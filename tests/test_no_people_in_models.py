@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,9 @@ SIZES = frozenset({PEOPLE, PEOPLE + 1, PEOPLE + 2})
 PUBLISHED = ("models", "copies", "cache/item-index")
 INDEXES: tuple[IndexKind, ...] = ("faiss",) if find_spec("faiss") else ()
 IDS = [f"{MARK}-{n:03}" for n in range(PEOPLE)]
-SEQUENCE = SequenceArguments(dim=16, epochs=1, later_epochs=1, negatives=32, batch_size=16, min_examples=20)
+small_sequence_model = partial(
+    SequenceArguments, dim=16, epochs=1, later_epochs=1, negatives=32, batch_size=16, min_examples=20
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +69,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timezone="UTC",
         encoder="toy",
         sequence_model=True,
-        sequence=SEQUENCE,
     ) as shop:
         for table, lines in tables.items():
             (folder / f"{table}.csv").write_text("\n".join(lines) + "\n")
             assert load_file(shop, folder / f"{table}.csv", table).accepted
-        train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("recllm.jobs.train.SequenceArguments", small_sequence_model)
+            train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
         refresh(shop)
         for kind in INDEXES:
             build_index(shop, kind)
