@@ -1016,7 +1016,7 @@ def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_p
     assert run("webhooks", "add", "--url", "http://shop.example/")[0] == 2
     code, out, _ = run("webhooks", "add", "--url", receiver.url, "--name", "crm", "--json")
     signing = json.loads(out)["secret"]
-    assert code == 0 and run("webhooks", "send")[0] == 3
+    assert code == 0 and run("webhooks", "list", "--send")[0] == 3
     with Workspace.open(shop) as workspace:
         announce(workspace, "campaign.exported", {"campaign": "spring"})
     code, out, _ = run("webhooks", "list", "--json")
@@ -1024,7 +1024,7 @@ def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_p
     assert [entry["name"] for entry in listed["providers"]] == ["mail", "grid"]
     assert listed["targets"][0]["url"] == receiver.url and listed["announcements"][0]["status"] == "queued"
     assert secret not in out and signing not in out and key.public_text not in out
-    assert run("webhooks", "send")[:2] == (0, "1 delivered, 0 to be tried again, 0 given up\n")
+    assert run("webhooks", "list", "--send")[:2] == (0, "1 delivered, 0 to be tried again, 0 given up\n")
     Webhook(signing).verify(receiver.requests[0][1], receiver.requests[0][0])
     assert "delivered" in run("webhooks", "list")[1]
     code, _, err = run("webhooks", "add", "--provider", "standard", "--name", "mail")
