@@ -294,11 +294,7 @@ def test_cached_loss_has_the_plain_gradient(tmp_path: Path, model_type: str) -> 
         args = QUICK.model_copy(
             update={"cached_loss": cached, "chunk_tokens": chunk, "head_steps": 0, "gradient_texts": 10_000}
         )
-        run = _run(
-            base,
-            tmp_path / cached,
-            args.model_copy(update={"pull_weight": 0.5}),
-        )
+        run = _run(base, tmp_path / cached, args.model_copy(update={"pull_weight": 0.5}))
         drawn = run.source.draw(run.groups, np.random.default_rng(0))
         tune.add_gradients(run, drawn, [0])
         found.append([p.grad for p in run.tower.parameters if p.grad is not None])
