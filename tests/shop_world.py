@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -55,6 +57,21 @@ def history(*runs: list[tuple[int, int]], action: Action = Action.PURCHASE, pric
         np.full(n, price, np.float32),
         np.full(n, -1, np.int32),
     )
+
+
+def item_lines(data: Dataset) -> list[str]:
+    """The lines of a CSV of the items."""
+    rows = data.items.to_dicts()
+    lines = [f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}" for r in rows]
+    return ["item_id,title,category,brand,price", *lines]
+
+
+def purchase_lines(data: Dataset, users: Sequence[str]) -> list[str]:
+    """The lines of a CSV of the purchases, under the users' ids."""
+    e, items, lines = data.events, data.items["item_id"], ["user_id,item_id,event,timestamp,quantity,price"]
+    for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
+        lines.append(f"{users[int(user)]},{items[int(item)]},purchase,{int(at)},1,{float(price):.2f}")
+    return lines
 
 
 ITEMS_CSV = """item_id,title,category,brand,price,currency

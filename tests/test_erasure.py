@@ -24,6 +24,7 @@ from canaries import MARK, canary, forms, hits
 from exports import shopify
 from fastapi.testclient import TestClient
 from postgres_server import PostgresServer
+from shop_world import item_lines
 from shop_world import shop as world
 from store_view import view
 from test_layers import PACKAGE, imported_rooms
@@ -91,14 +92,10 @@ def make_shop(folder: Path, **settings: Any) -> Path:
         for u, i, at, price in zip(e.user, e.item, e.at, e.price, strict=True)
     ]
     (folder / "log.csv").write_text("\n".join(log) + "\n")
-    rows = [
-        f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}"
-        for r in data.items.to_dicts()
-    ]
     (folder / "shop").mkdir(0o700)
     (folder / "shop" / "key").write_text("5e" * 32 + "\n")  # lots are drawn by pseudonym, and this one draws the person
     (folder / "shop" / "key").chmod(0o600)
-    (folder / "items.csv").write_text("\n".join(["item_id,title,category,brand,price", *rows]) + "\n")
+    (folder / "items.csv").write_text("\n".join(item_lines(data)) + "\n")
     with Workspace.create(
         folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", service=FAST, **settings
     ) as shop:

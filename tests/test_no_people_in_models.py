@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 from canaries import MARK, hits
 from safetensors.numpy import save_file
+from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
 
 from recllm.cli.main import main
@@ -46,20 +47,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop that trained with a sequence model, was refreshed, and wrote an ad for somebody."""
     folder = tmp_path_factory.mktemp("nobody")
     data = world(people=PEOPLE, visits=8)
-    e, items = data.events, data.items["item_id"]
-    log = ["user_id,item_id,event,timestamp,quantity,price"]
-    log += [
-        f"{IDS[int(u)]},{items[int(i)]},purchase,{int(at)},1,{float(price)}"
-        for u, i, at, price in zip(e.user, e.item, e.at, e.price, strict=True)
-    ]
-    catalogue = [
-        f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}"
-        for r in data.items.to_dicts()
-    ]
     basics = [f"{name},{30 + n % 3}" for n, name in enumerate(IDS)]
     tables = {
-        "items": ["item_id,title,category,brand,price", *catalogue],
-        "events": log,
+        "items": item_lines(data),
+        "events": purchase_lines(data, IDS),
         "users": ["user_id,age", *basics],
     }
     with Workspace.create(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from shop_world import START
+from shop_world import START, item_lines, purchase_lines
 from shop_world import shop as world
 from test_console import Page, assert_harmless, send, serving, token
 from waiting import until
@@ -47,13 +47,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two people refused everything personal, two e-mail; u06 and u00 were sent a message."""
     folder = tmp_path_factory.mktemp("rules")
     data = world(people=PEOPLE, visits=4)
-    e, users, items = data.events, data.users["user_id"], data.items["item_id"]
-    log = ["user_id,item_id,event,timestamp,quantity,price"]
-    for user, item, at, price in zip(e.user, e.item, e.at, e.price, strict=True):
-        log.append(f"{users[int(user)]},{items[int(item)]},purchase,{int(at)},1,{float(price):.2f}")
-    catalogue = ["item_id,title,category,brand,price"]
-    for row in data.items.to_dicts():
-        catalogue.append(f"{row['item_id']},{row['title']},{' > '.join(row['category'])},{row['brand']},{row['price']}")
+    log = purchase_lines(data, data.users["user_id"].to_list())
     ages = ["user_id,age", *(f"u{n:02},{'35-44' if n % 4 == 0 else '18-24'}" for n in range(PEOPLE))]
     no = [f"{name},personalisation,false,2024-01-01T00:00:00Z" for name in REFUSED]
     no += [f"{name},email,false,2024-01-01T00:00:00Z" for name in NO_EMAIL]
@@ -61,7 +55,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings: dict[str, Any] = {"consent_default": True, "currency": "EUR", "timezone": "UTC", "encoder": "toy"}
     settings |= {"service": ServiceSettings(watch_seconds=0.05), "policy": Policy(group_floor=FLOOR, small_shop=0)}
     with Workspace.create(folder / "shop", **settings) as shop:
-        for table, lines in {"items": catalogue, "events": log, "users": ages, "consent": consent}.items():
+        for table, lines in {"items": item_lines(data), "events": log, "users": ages, "consent": consent}.items():
             (folder / f"{table}.csv").write_text("\n".join(lines) + "\n", "utf-8")
             assert load_file(shop, folder / f"{table}.csv", table).accepted
         at = datetime.fromtimestamp(START, UTC) + timedelta(days=20)

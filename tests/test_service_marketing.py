@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
 from waiting import until
 
@@ -35,6 +36,7 @@ from recllm.workspace.workspace import Workspace
 
 PEOPLE = 240
 FAST = ServiceSettings(watch_seconds=0.05, marketing_seconds=0.0)
+EXACT = Policy(small_shop=0)
 CAMPAIGN = {
     "id": "tea",
     "goal": "tea for those who drink it",
@@ -51,27 +53,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop with a published model."""
     folder = tmp_path_factory.mktemp("marketing")
     data = world(people=PEOPLE)
-    e, items = data.events, data.items["item_id"]
-    users = data.users["user_id"]
-    log = ["user_id,item_id,event,timestamp,quantity,price"]
-    log += [
-        f"{users[int(u)]},{items[int(i)]},purchase,{int(at)},1,{float(price)}"
-        for u, i, at, price in zip(e.user, e.item, e.at, e.price, strict=True)
-    ]
-    (folder / "log.csv").write_text("\n".join(log) + "\n")
-    rows = [
-        f"{r['item_id']},{r['title']},{' > '.join(r['category'])},{r['brand']},{r['price']}"
-        for r in data.items.to_dicts()
-    ]
-    (folder / "items.csv").write_text("\n".join(["item_id,title,category,brand,price", *rows]) + "\n")
+    (folder / "log.csv").write_text("\n".join(purchase_lines(data, data.users["user_id"].to_list())) + "\n")
+    (folder / "items.csv").write_text("\n".join(item_lines(data)) + "\n")
     with Workspace.create(
-        folder / "shop",
-        consent_default=True,
-        currency="USD",
-        timezone="UTC",
-        encoder="toy",
-        service=FAST,
-        policy=Policy(small_shop=0),
+        folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", service=FAST, policy=EXACT
     ) as shop:
         for name, table in (("items", "items"), ("log", "events")):
             assert load_file(shop, folder / f"{name}.csv", table).accepted
