@@ -199,7 +199,7 @@ def test_who_is_erased_by_another_spelling_is_gone_and_stays_away(
         assert not shop.gate().knows_each([name])[0], "who is sent again, in any spelling, is kept out"
     (tmp_path / "ids.txt").write_text("Ann@x.de\nann@X.de\n", "utf-8")
     code, out, _ = run("describe", "--ids", "ids.txt", "-w", "shop", "--json")
-    assert code == 0 and len({line["describe"] for line in json.loads(out)}) == 1
+    assert code == 0 and len({line["pseudonym"] for line in json.loads(out)}) == 1
 
 
 def test_the_service_meets_them_too(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_workbook_is_read_below_its_title_with_dates_and_leading_zeros(shop: W
 
 def test_of_several_sheets_one_is_named(shop: Workspace, tmp_path: Path) -> None:
     file = write_workbook(tmp_path / "o.xlsx", {"Orders": ORDERS, "Old": ORDERS})
-    with pytest.raises(IngestError, match="say --sheet NAME, one of Orders, Old") as refused:
+    with pytest.raises(IngestError, match="say --read sheet=NAME, one of Orders, Old") as refused:
         load_file(shop, file, "events", tz="UTC")
     assert refused.value.code == "E_SHEET"
     assert load_file(shop, file, "events", tz="UTC", sheet="Old").accepted == 2
