@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from recllm.text.finders.patterns import (
     A_DIGIT,
-    A_WORD,
+    A_LONG_WORD,
     Span,
     entry,
     has_label,
@@ -27,7 +27,7 @@ def addresses(text: str) -> Iterator[Span]:
         yield from _chinese_addresses(text)
     for name in ("box", "japanese"):
         yield from (match.span() for match in matches(f"address.{name}", text))
-    if not A_DIGIT.search(text) or not A_WORD.search(text):
+    if not A_DIGIT.search(text) or not A_LONG_WORD.search(text):
         return
     if pattern("address.european_code").search(text):
         yield from _european_addresses(text)

@@ -71,7 +71,7 @@ def word_set(name: str) -> frozenset[str]:
     return frozenset(value.split() if isinstance(value, str) else value)
 
 
-A_WORD = re.compile("[A-Za-zÀ-ÿ]{2}")
+A_WORD, A_LONG_WORD = (re.compile(f"[A-Za-zÀ-ÿ]{{{n}}}") for n in (2, 3))
 """Of Latin letters."""
 A_LETTER = re.compile(r"[^\W\d_]")
 A_DIGIT, SEVEN_DIGITS = re.compile(r"\d"), re.compile(r"\d(?:\D{0,4}\d){6}")

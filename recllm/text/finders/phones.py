@@ -47,7 +47,7 @@ def phones(text: str) -> Iterator[Span]:
         if "plus" not in named and has_words("phone.standard", before):
             continue
         touches_comma = (after[:1] == "," and after[1:2].isdigit()) or (before[-1:] == "," and before[-2:-1].isdigit())
-        is_field = "plus" in named or "mobile" in named or re.fullmatch(r"\d{3}-\d{3}-\d{4}", number)
+        is_field = "plus" in named or "mobile" in named or _FIELD.fullmatch(number)
         if touches_comma and not is_field and not is_in_column:
             continue
         if "plus" not in named and before[-1:] == ":" and before[-2:-1].isdigit():  # 00:00-2024.06.18
@@ -89,7 +89,7 @@ def _without_next_words(number: str, end: int, text: str, *, is_loose: bool) -> 
     return number, end
 
 
-_NO_DIGIT = re.compile(r"\D")
+_NO_DIGIT, _FIELD = re.compile(r"\D"), re.compile(r"\d{3}-\d{3}-\d{4}")
 _CLAUSE = re.compile(r"[!?。;] ?|(?<=[a-z]{4})(?<!nr)\. |[,.、\n] ?(?=[^\W\d_]{2})")
 
 
@@ -102,7 +102,7 @@ def _is_of_a_thing(text: str, start: int, reach: int) -> bool:
 
 def _is_callable(named: Mapping[str, str], number: str) -> bool:
     """True for digits that are a phone's where somebody calls beside them."""
-    digits = re.sub(r"\D", "", number)
+    digits = _NO_DIGIT.sub("", number)
     if "any" not in named:
         return "single" in named
     if number.isdigit():
@@ -131,7 +131,7 @@ def _phone_pattern() -> re.Pattern[str]:
 
 def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str) -> bool:
     """True for a number that reads like a phone without a label."""
-    digits = re.sub(r"\D", "", number)
+    digits = _NO_DIGIT.sub("", number)
     if "any" in named:
         is_plain = number.isdigit() and len(digits) in (10, 11) and digits[0] != "1"
         is_mobile = pattern("phone.plain").fullmatch(number) is not None
@@ -164,12 +164,16 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
         return 8 <= len(national) <= 16 and (code != "1" or (len(national) == 11 and national[1] in "23456789"))
     if "trunk" in named:
         groups = re.findall(r"\d+", number)
-        if (
-            len(groups) > 2 and {len(group) for group in groups} == {2} and len(set(re.findall(r"\D+", number))) == 1
-        ):  # a draw of a lottery
-            return False
-        return 8 < len(digits) < 13 and not groups[0].startswith("00") and sum(len(g) == 2 for g in groups[1:]) < 5
+        is_lottery = len(groups) > 2 and {*map(len, groups)} == {2} and len(set(re.findall(r"\D+", number))) == 1
+        return (
+            not is_lottery
+            and 8 < len(digits) < 13
+            and not groups[0].startswith("00")
+            and sum(len(g) == 2 for g in groups[1:]) < 5
+        )
     if "any" in named:
+        if not 7 <= len(digits) <= 15 or (digits.startswith("00") and len(digits) < 10):
+            return False
         mixes = "." in number and re.search(r"[ /()-]", number) is not None
         is_version = re.fullmatch(r"\d+(?:\.\d+)+", number) is not None and min(map(len, number.split("."))) < 2
         is_row = re.fullmatch(r"(?:\d{1,2}[ .]){3,}\d{1,2}", number) is not None and (
@@ -177,8 +181,7 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
         )
         groups = re.findall(r"\d+", number)
         is_row |= len(groups) > 2 and all(group.endswith("0") for group in groups[1:])  # 10 000 000, 1200 1500 1800
-        is_filled = digits.startswith("00") and len(digits) < 10
-        return 7 <= len(digits) <= 15 and not mixes and not is_version and not is_row and not is_filled
+        return not mixes and not is_version and not is_row
     if "single" in named:
         return len(set(digits)) > 2 and not _is_row(digits)
     return True
