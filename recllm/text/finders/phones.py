@@ -164,13 +164,9 @@ def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
         return 8 <= len(national) <= 16 and (code != "1" or (len(national) == 11 and national[1] in "23456789"))
     if "trunk" in named:
         groups = re.findall(r"\d+", number)
-        is_lottery = len(groups) > 2 and {*map(len, groups)} == {2} and len(set(re.findall(r"\D+", number))) == 1
-        return (
-            not is_lottery
-            and 8 < len(digits) < 13
-            and not groups[0].startswith("00")
-            and sum(len(g) == 2 for g in groups[1:]) < 5
-        )
+        sizes = [len(group) for group in groups]
+        is_lottery = len(groups) > 2 and set(sizes) == {2} and len(set(re.findall(r"\D+", number))) == 1
+        return not is_lottery and 8 < len(digits) < 13 and groups[0][:2] != "00" and sizes[1:].count(2) < 5
     if "any" in named:
         if not 7 <= len(digits) <= 15 or (digits.startswith("00") and len(digits) < 10):
             return False
