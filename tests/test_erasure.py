@@ -24,7 +24,7 @@ from canaries import MARK, canary, forms, hits
 from exports import shopify
 from fastapi.testclient import TestClient
 from postgres_server import PostgresServer
-from shop_world import item_lines
+from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
 from store_view import view
 from test_layers import PACKAGE, imported_rooms
@@ -84,13 +84,9 @@ CAMPAIGN: dict[str, Any] = {
 def make_shop(folder: Path, **settings: Any) -> Path:
     """A trained shop; the first of its people, who drinks tea, has a canary for an id."""
     data = world(people=PEOPLE)
-    e, items, users = data.events, data.items["item_id"], data.users["user_id"].to_list()
-    users[0] = WHO
-    log = ["user_id,item_id,event,timestamp,quantity,price,basket_id"]
-    log += [
-        f"{users[int(u)]},{items[int(i)]},purchase,{int(at)},1,{float(price)},{canary('basket') if not u else ''}"
-        for u, i, at, price in zip(e.user, e.item, e.at, e.price, strict=True)
-    ]
+    users = [WHO, *data.users["user_id"].to_list()[1:]]
+    baskets = ["basket_id", *(canary("basket") if user == 0 else "" for user in data.events.user)]
+    log = [f"{line},{basket}" for line, basket in zip(purchase_lines(data, users), baskets, strict=True)]
     (folder / "log.csv").write_text("\n".join(log) + "\n")
     (folder / "shop").mkdir(0o700)
     (folder / "shop" / "key").write_text("5e" * 32 + "\n")  # lots are drawn by pseudonym, and this one draws the person

@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
 EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
 
+SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
 MAX_LISTED_ITEMS = 100
 """Items of a wide category beyond so many are not listed in a document."""
 
@@ -89,7 +90,6 @@ class RuleCount:
 @dataclass(frozen=True, kw_only=True)
 class Audience:
     """Every known customer is a member, in the holdout, or counted among the excluded.
-
     For callers without exact figures the counts are rounded and need not add up; see `recllm.workspace.figures`.
     """
 
@@ -117,6 +117,7 @@ class Audience:
     """Of the people who agreed, how many meet the rule over people: all of it first, then each condition alone."""
     reported_size: int | None = None
     """People addressed, as reported to a caller who does not get the list; None below the floor."""
+    reported_holdout: int | None = None
 
     @property
     def size(self) -> int:
@@ -383,34 +384,36 @@ def _as_reported(
     """The same with the figures that the caller gets."""
     n_chosen = len(selection.addressed) + len(selection.holdout) + len(selection.unprofitable_rows)
     counts = {
+        **dict.fromkeys(ExclusionReason, 0),  # which reasons are missing would say which groups are empty
         "addressed": len(selection.addressed),
+        "held out": len(selection.holdout),
         **pool.excluded,
         ExclusionReason.UNPROFITABLE.value: len(selection.unprofitable_rows),
         ExclusionReason.BEYOND_LIMIT.value: len(pool.user_rows) - n_chosen,
     }
-    no_consent = ExclusionReason.NO_CONSENT.value
-    counts[no_consent] = counts.get(no_consent, 0) + figures.unconsented(recommender.dataset.users[USER_COLUMN])
-    sizes = figures.sizes(question, {name: n for name, n in counts.items() if n}, disjoint=True)
+    counts[ExclusionReason.NO_CONSENT] += figures.unconsented(recommender.dataset.users[USER_COLUMN])
+    sizes = figures.sizes(question, counts, disjoint=True)
     parts = figures.sizes("rule", {count.words: count.people or 0 for count in pool.rule})
-    order = [reason.value for reason in ExclusionReason]
-    size, n = sizes.people.get("addressed"), audience.size
+    size, n = sizes.people["addressed"], audience.size
+    is_large = figures.is_exact or (size is not None and size >= SUMMED_FLOORS * figures.floor)
 
     def scaled(total: float | None) -> float | None:
         """A sum over the people addressed, for as many as are reported."""
-        if total is None or not n or figures.is_exact:
+        if total is None or figures.is_exact:
             return total
-        return None if size is None else float(f"{total / n * size:.2g}")
+        return float(f"{total / max(n, 1) * size:.2g}") if is_large and size else None
 
-    reached, noise = pool.user_rows[selection.addressed], figures.trait_noise(question)
+    reached, noise = pool.user_rows[selection.addressed], figures.trait_noise(question) if is_large else None
     others = np.setdiff1d(pool.user_rows, reached)
     traits = noise and distinguishing_traits(recommender.dataset, reached, others, recommender.policy, noise)
     return replace(
         audience,
         reported_size=size,
+        reported_holdout=sizes.people["held out"],
         expected_conversions=scaled(audience.expected_conversions),
         expected_extra=scaled(audience.expected_extra),
         rule=tuple(replace(count, people=parts.people[count.words]) for count in audience.rule),
-        excluded={name: sizes.people[name] for name in order if name in sizes.people},
+        excluded={r.value: sizes.people[r] for r in ExclusionReason if counts[r] or not figures.is_exact},
         group=traits or (),
         notes=(*audience.notes, *sizes.notes()),
     )
@@ -427,19 +430,17 @@ def audience_document(
     audience: Audience, ids: Mapping[str, str] | None = None, *, limit: int | None = None
 ) -> dict[str, Any]:
     """What `--json` prints, without the people of the holdout. ids: pseudonym -> the shop's own id, where it is known.
-    limit: most people listed. Where that cuts the list, `size` and `holdout` are what the caller may learn of them."""
+    limit: most people listed; with 0, `size` and `holdout` are what the caller may learn of them."""
     listed = replace(audience, people=audience.people[:limit])
     document: dict[str, Any] = plain(listed)
     for person in document["people"]:
         person["user_id"] = (ids or {}).get(person["user_id"], person["user_id"])
-    reported, size, n_held_out = document.pop("reported_size"), audience.size, len(audience.holdout)
-    is_cut = listed.size < size
-    if is_cut and reported != size:
-        n_held_out = round(n_held_out * (reported or 0) / size)
+    reported = document.pop("reported_size"), document.pop("reported_holdout")
+    size, n_held_out = reported if limit == 0 else (audience.size, len(audience.holdout))
     return document | {
         "item_id": audience.items[0] if len(audience.items) == 1 else None,
         "items": list(audience.items[:MAX_LISTED_ITEMS]),
-        "size": reported if is_cut else size,
+        "size": size,
         "holdout": n_held_out,
     }
 

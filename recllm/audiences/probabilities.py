@@ -335,12 +335,12 @@ def likeness(
     else:
         rng = np.random.default_rng(0)
         others = rng.permutation(np.setdiff1d(user_rows, seeds))[:MAX_EXAMPLES]
-        if not len(others):
-            raise UsageError("everybody who may be addressed is among the seeds; name fewer of them")
-        examples = rng.permutation(seeds)[:MAX_EXAMPLES]
-        x = in_blocks(described, np.concatenate([examples, others]))
-        probability = fit_logistic(x, np.arange(len(x)) < len(examples))
-        score = in_blocks(lambda rows: probability(described(rows)), user_rows)
+        score = np.zeros(len(user_rows))
+        if len(others):  # an error would say that no customer is left to compare with
+            examples = rng.permutation(seeds)[:MAX_EXAMPLES]
+            x = in_blocks(described, np.concatenate([examples, others]))
+            probability = fit_logistic(x, np.arange(len(x)) < len(examples))
+            score = in_blocks(lambda rows: probability(described(rows)), user_rows)
         method = "a regression on vectors and activity"
     return score, f"ordered by likeness to {len(seeds)} seeds ({method}); a likeness is no probability of buying"
 

@@ -16,8 +16,7 @@ customers after the whole budget, so a guess about one customer is right in 52 o
 Exact figures: the owner of the machine (command line, Python), callers who may read single customers' data anyway, and
 every caller of a shop with fewer customers than `policy.small_shop`.
 
-Not covered: a list names its customers to the people who write to them, and a prediction is about one customer. Both
-need the scope `marketing` and are audited.
+Not covered: lists of customers and predictions about one, which need the scope `people` and are audited.
 """
 
 from __future__ import annotations
