@@ -48,11 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nobody")
     data = world(people=PEOPLE, visits=8)
     basics = [f"{name},{30 + n % 3}" for n, name in enumerate(IDS)]
-    tables = {
-        "items": item_lines(data),
-        "events": purchase_lines(data, IDS),
-        "users": ["user_id,age", *basics],
-    }
+    tables = {"items": item_lines(data), "events": purchase_lines(data, IDS), "users": ["user_id,age", *basics]}
     with Workspace.create(
         folder / "shop",
         consent_default=True,

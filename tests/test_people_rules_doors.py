@@ -29,6 +29,7 @@ from recllm.jobs.recommenders import open_recommender
 from recllm.policy import Policy
 from recllm.schema import CampaignMessage
 from recllm.settings import ServiceSettings
+from recllm.workspace.figures import FigureGate
 from recllm.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
@@ -182,11 +183,13 @@ def test_a_campaign_over_http_keeps_its_rule_and_says_it(client: TestClient, fol
 def test_a_campaign_counts_whom_its_rule_leaves_out(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         create_campaign(shop, CAMPAIGN, by="Ann", at=datetime.now(UTC))
-        reach = count_reachable(shop, open_recommender(shop, everybody=True), campaign_file(shop, "tea"))
+        recommender, file = open_recommender(shop, everybody=True), campaign_file(shop, "tea")
+        reach = count_reachable(shop, recommender, file)
         emailed = expected() - {2, 4}
-        about = {"reachable": reach.reachable, "left out": reach.excluded["people_rule"]}
-        exact = {"reachable": len(emailed), "left out": PEOPLE - 4 - len(emailed)}
-        assert about == exact and list(reach.rule.values()) == [16, 17, 8, 36, None]  # the last is one person
+        assert (reach.reachable, reach.excluded["people_rule"]) == (len(emailed), PEOPLE - 4 - len(emailed))
+        assert list(reach.rule.values()) == [16, 17, 8, 36, None]  # the last is one person
+        noisy = count_reachable(shop, recommender, file, FigureGate(shop, "key:1"))
+        assert noisy.excluded.keys() > reach.excluded.keys() and list(noisy.channels) == CAMPAIGN["channels"]
         broken = CAMPAIGN | {"target": {"items": ["tea1"], "people": {"any": []}}}
         with pytest.raises(DataError, match="any must not be empty"):
             change_campaign(shop, "tea", broken, revision=revision_of(shop, "tea"), by="Ann", at=datetime.now(UTC))

@@ -427,26 +427,22 @@ def count_reachable(
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     names = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
-    members: dict[str, list[str]] = {}
-    for name, channel in zip(names, first_channels(gate, names, file.personal_channels), strict=True):
-        if channel:
-            members.setdefault(channel, []).append(name)
-    users, figures = recommender.dataset.users[USER_COLUMN], figures or FigureGate(workspace)
-
-    excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
-    if unconsented := figures.unconsented(users):
-        no_consent = ExclusionReason.NO_CONSENT.value
-        excluded[no_consent] = excluded.get(no_consent, 0) + unconsented
+    figures = figures or FigureGate(workspace)
+    # all channels and reasons: missing ones would say which groups are empty
+    first = Counter(first_channels(gate, names, file.personal_channels))
+    members = {channel: first[channel] for channel in file.personal_channels}
+    excluded = {reason.value: int(masks[reason].sum()) if reason in masks else 0 for reason in ExclusionReason}
+    excluded[ExclusionReason.NO_CONSENT] += figures.unconsented(recommender.dataset.users[USER_COLUMN])
     visible = ~masks[ExclusionReason.NO_CONSENT]
     conditions = {} if match is None else match.counts(visible)
     question = file.model_dump_json(include={"target", "limits", "channels"})
     cells = figures.sizes(question, {REACHABLE: len(names), **excluded}, disjoint=True)
-    channels = figures.sizes(question, {name: len(people) for name, people in members.items()}, disjoint=True)
+    channels = figures.sizes(question, members, disjoint=True)
     rule = figures.sizes("rule", {part.model_dump_json(): n for part, n in conditions.items()})
     return ReachCount(
         reachable=cells.people[REACHABLE],
-        channels=channels.people,
-        excluded={reason: cells.people[reason] for reason in excluded},
+        channels={name: channels.people[name] for name, n in members.items() if n or not figures.is_exact},
+        excluded={reason: cells.people[reason] for reason, n in excluded.items() if n or not figures.is_exact},
         items=len(items),
         rule={part: rule.people[part.model_dump_json()] for part in conditions},
         next_on=cells.next_on or channels.next_on or rule.next_on,
