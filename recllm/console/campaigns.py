@@ -679,8 +679,8 @@ def rule_sentence(visit: Visit, text: str) -> str:
 def count_excluded(visit: Visit, count: AudienceCount | None) -> ConsoleTable | None:
     """How many are left out of a live count, for reasons that have a figure; None where none has."""
     excluded = count.reach.excluded if count is not None and count.reach is not None else {}
-    counted = [(reason, n) for reason, n in excluded.items() if n is not None]
-    return excluded_table(visit, counted, name="count-left-out", is_estimate=True) if counted else None
+    reported = [(reason, n) for reason, n in excluded.items() if n is not None]
+    return excluded_table(visit, reported, name="count-left-out", is_estimate=True) if reported else None
 
 
 def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> AudienceCount:
