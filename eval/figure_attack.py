@@ -7,6 +7,7 @@ The households of Complete Journey with drawn age bands, behind the HTTP service
     focus        a key for each target: its whole budget on pairs about this one
     threshold    49 customers of whom the answer is known, and the target: is there a figure?
     trait        what sets an audience apart, with and without the target
+    alone        all but the target are suppressed: does anything but a number differ from a question about nobody?
     poll         the report before and after the moment when the target may have clicked
 
 A guess about the target is right or not; chance is what the commonest answer gets. `isolated` is how many more guesses
@@ -38,7 +39,7 @@ from recllm.workspace.workspace import Workspace
 BANDS = {"18-24": 0.1, "25-34": 0.25, "35-44": 0.3, "45-54": 0.2, "55+": 0.15}
 KNOWN, ROUNDS = 160, 30
 TOLERANCE = 0.02
-QUERIES = {"spread": 4_000, "focus": 4_400, "threshold": 600, "trait": 600, "poll": 400}
+QUERIES = {"spread": 4_000, "focus": 4_400, "threshold": 600, "trait": 600, "poll": 400, "alone": 240}
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 
@@ -53,6 +54,7 @@ def measure(seed: int = 0, *, scale: float = 1.0) -> dict[str, Any]:
             "threshold": _threshold(asker, facts, int(QUERIES["threshold"] * scale), rng),
             "trait": _traits(asker, facts, int(QUERIES["trait"] * scale), rng),
             "poll": _poll(asker("poll"), facts, click, int(QUERIES["poll"] * scale), rng),
+            "alone": _alone(asker("alone"), facts, int(QUERIES["alone"] * scale), rng),
         }
         exact = _focus(lambda name: asker(name, "people"), facts, 200, rng)
     attacks = {name: _judged(guesses) for name, guesses in attacks.items()}
@@ -263,6 +265,23 @@ def _traits(
         outcomes.append((n, 20, guess == facts["age"][target]))
     right = sum(is_right for *_, is_right in outcomes)
     return {"queries": 20 * len(outcomes), "guesses": len(outcomes), "right": right, "chance": max(BANDS.values())}
+
+
+def _alone(ask: Ask, facts: dict[str, Any], queries: int, rng: np.random.Generator) -> dict[str, Any]:
+    """What an answer has besides its numbers: its fields, their names, an error, a number that is exactly nothing."""
+
+    def shape(rule: dict[str, Any], target: str, number: int) -> dict[str, Any]:
+        body = _audience(rule, facts, [name for name in facts["age"] if name != target], number)
+        answer = ask("/v1/audience", body | {"holdout": 0.5, "seeds": list(facts["age"])[: 1 + 60 * (number % 2)]})
+        exact = [answer.get(name) in (0, 1) for name in ("size", "holdout")]
+        return {"exact": exact} | {name: sorted(v) if isinstance(v, dict) else len(name) for name, v in answer.items()}
+
+    outcomes, never = [], {"condition": "spent", "at_least": 1e9}
+    for n, target in enumerate(_targets(facts, queries // 2, rng)):
+        kind = ("age", "spent", "bought")[n % 3]
+        rule, truth, _ = _questions(facts, target)[kind]
+        outcomes.append((kind, 2, (shape(rule, target, n) != shape(never, target, n)) == truth))
+    return _tally(facts, outcomes)
 
 
 def _poll(
