@@ -23,8 +23,9 @@ from recllm.propensity.examples import Cohort, Examples, active_within, past_exa
 from recllm.propensity.features import Basics, FeatureTable
 from recllm.propensity.model import fit_propensity
 from recllm.propensity.parameters import PropensitySettings
-from recllm.propensity.quality import auc, lift, quality
+from recllm.propensity.quality import lift, quality
 from recllm.stats.intervals import bootstrap
+from recllm.stats.probabilities import auc
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")
 SINGLE = {"days since last purchase": "days_since", "number of baskets": "trips", "decayed baskets": "trips_decayed"}

@@ -30,8 +30,9 @@ from recllm.propensity.examples import Cohort, Examples
 from recllm.propensity.model import fit_propensity
 from recllm.propensity.parameters import PropensitySettings
 from recllm.propensity.predict import mailings, redeem_examples, redeem_settings, usable
-from recllm.propensity.quality import auc, lift, quality
+from recllm.propensity.quality import lift, quality
 from recllm.stats.intervals import bootstrap
+from recllm.stats.probabilities import auc
 
 Values = NDArray[np.float64]
 PLAIN = ("days_since", "trips", "trips_28", "trips_91", "spend", "spend_91", "redeemed", "redeem_rate", "coupon_uses",

@@ -109,13 +109,8 @@ def _shop(
     spent = dict(lines.group_by("household_id").agg(pl.sum("sales_value")).iter_rows())
     item = str(common[20])
     buyers = set(lines.filter(pl.col("product_id") == item)["household_id"])
-    facts = {
-        "age": age,
-        "spent": spent,
-        "median": float(np.median(list(spent.values()))),
-        "item": item,
-        "buyers": buyers,
-    }
+    median = float(np.median(list(spent.values())))
+    facts = {"age": age, "spent": spent, "median": median, "item": item, "buyers": buyers}
     settings = ServiceSettings(requests_per_minute=None, watch_seconds=3600)
     with TestClient(
         create_app([LiveShop(Workspace.open(folder / "shop"), "shop")], settings), base_url="http://localhost"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.errors import UsageError
-from recllm.propensity.quality import auc
+from recllm.stats.probabilities import auc
 
 Values = NDArray[np.floating[Any]]
 

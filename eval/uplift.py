@@ -22,8 +22,9 @@ from recllm.errors import PolicyError
 from recllm.propensity.effects import arm_learners, fit_outcome
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.parameters import UpliftSettings
-from recllm.propensity.quality import auc, qini_curve, true_qini
+from recllm.propensity.quality import qini_curve, true_qini
 from recllm.propensity.trial import Trial
+from recllm.stats.probabilities import auc
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3

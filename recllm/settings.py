@@ -473,8 +473,6 @@ class LoraSettings(FrozenModel):
     # --- the adapter
     rank: Rank = 8
 
-    # --- the examples
-
     # --- the objective
     loss: Loss = "window"
     """window: softmax over what was on offer; in-batch: over the other users' items; bce: yes or no, item by item."""

@@ -31,9 +31,10 @@ from recllm.propensity.prediction import (
     prediction_document,
     write_prediction_csv,
 )
-from recllm.propensity.quality import auc, gain, lift, quality, reliability
+from recllm.propensity.quality import gain, lift, quality, reliability
 from recllm.propensity.task import background, group_deltas
 from recllm.schema import Action
+from recllm.stats.probabilities import auc
 
 CUT = START + 120 * DAY
 

@@ -50,12 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     basics = [f"{name},{30 + n % 3}" for n, name in enumerate(IDS)]
     tables = {"items": item_lines(data), "events": purchase_lines(data, IDS), "users": ["user_id,age", *basics]}
     with Workspace.create(
-        folder / "shop",
-        consent_default=True,
-        currency="USD",
-        timezone="UTC",
-        encoder="toy",
-        sequence_model=True,
+        folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy", sequence_model=True
     ) as shop:
         for table, lines in tables.items():
             (folder / f"{table}.csv").write_text("\n".join(lines) + "\n")

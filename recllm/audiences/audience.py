@@ -90,6 +90,7 @@ class RuleCount:
 @dataclass(frozen=True, kw_only=True)
 class Audience:
     """Every known customer is a member, in the holdout, or counted among the excluded.
+
     For callers without exact figures the counts are rounded and need not add up; see `recllm.workspace.figures`.
     """
 

@@ -22,7 +22,8 @@ from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
 from recllm.occasions.rules import ReplenishmentSettings
 from recllm.propensity.features import FeatureTable
-from recllm.propensity.model import sigmoid, varying
+from recllm.propensity.model import varying
+from recllm.stats.probabilities import sigmoid
 
 MIN_REPURCHASES = 200
 """Fewer of them in all weeks teach nothing that could be checked."""

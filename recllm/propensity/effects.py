@@ -33,10 +33,11 @@ from recllm.errors import DataError, ModelError
 from recllm.files import PRIVATE, write_whole
 from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.propensity.features import FeatureTable, Floats
-from recllm.propensity.model import Values, people_folds, sigmoid, varying
+from recllm.propensity.model import Values, people_folds, varying
 from recllm.propensity.parameters import UpliftSettings
 from recllm.propensity.trial import Trial
 from recllm.stats.intervals import ConfidenceInterval
+from recllm.stats.probabilities import sigmoid
 
 RECORD = "effects.json"
 FORMAT = 2

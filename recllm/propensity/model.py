@@ -22,6 +22,7 @@ from recllm.models.trees import BoostedTrees, grow_trees
 from recllm.propensity.examples import Examples
 from recllm.propensity.features import FeatureTable, Floats
 from recllm.propensity.parameters import PropensitySettings
+from recllm.stats.probabilities import sigmoid
 
 Values = NDArray[np.float64]
 
@@ -197,7 +198,3 @@ def calibrate(logits: Values, label: Values) -> Values:
 
     bounds = [(0, None), (0, None), (None, None)]
     return np.asarray(minimize(loss, CALIBRATION_START, jac=True, method="L-BFGS-B", bounds=bounds).x, np.float64)
-
-
-def sigmoid(logit: Values) -> Values:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))))

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.stats.probabilities import calibration_error
+from recllm.stats.probabilities import auc, calibration_error, mass_bins
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.float64] | NDArray[np.bool_]
@@ -91,27 +91,13 @@ def reliability(probability: Values, label: Labels) -> tuple[CalibrationBin, ...
     """At most `BINS` bins of equal mass; equal probabilities share one."""
     from scipy.stats import binomtest
 
-    if not len(probability):
-        return ()
-    ascending = np.sort(probability)
-    edges = np.unique(ascending[(np.arange(1, BINS) * len(ascending)) // BINS])
-    number = np.searchsorted(edges, probability, side="right")
-    calibration = []
+    number, calibration = mass_bins(probability, BINS), []
     for inside in (number == bin_number for bin_number in np.unique(number)):
         n, k = int(inside.sum()), int((label[inside] > 0).sum())
         interval = binomtest(k, n).proportion_ci(method="wilson")
         expected = float(probability[inside].mean())
         calibration.append(CalibrationBin(n, expected, k / n, float(interval.low), float(interval.high)))
     return tuple(calibration)
-
-
-def auc(score: Values, label: Labels) -> float:
-    """NaN without both classes."""
-    from scipy.stats import rankdata
-
-    positive = label > 0
-    n, m = int(positive.sum()), int((~positive).sum())
-    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
 def gain(score: Values, label: Labels, fractions: Values) -> Values:

@@ -29,7 +29,7 @@ from recllm.errors import DataError, PolicyError, UsageError
 from recllm.propensity.features import FeatureTable
 from recllm.propensity.model import Values, cross_fitted
 from recllm.propensity.parameters import PropensitySettings
-from recllm.propensity.quality import auc
+from recllm.stats.probabilities import auc
 
 NEEDED = ("user_id", "treated", "outcome")
 """Columns of a trial of the workspace's people."""

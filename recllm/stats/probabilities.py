@@ -93,10 +93,11 @@ def calibration_slope(logit: Values, label: Labels) -> float:
 
 def auc(score: NDArray[np.floating], label: NDArray[Any]) -> float:
     """Chance that a random true label has a higher score than a random false one, ties half; NaN without both."""
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import rankdata
 
     positive = label > 0
-    return float(roc_auc_score(positive, score)) if positive.any() and not positive.all() else float("nan")
+    n, m = int(positive.sum()), int((~positive).sum())
+    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
 
 
 def _check_shapes(name: str, probability: NDArray[np.floating], label: Labels) -> None:
