@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from inputs import default_encoder, script_parser, window_of
 
-from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.recllm_system import OURS, TrainingRecipe, advised_recipe, learned_system
-from recllm.evaluation.report import evaluate
+from recllm.recommend.evaluation.benchmarks import BENCHMARKS
+from recllm.recommend.evaluation.recllm_system import OURS, TrainingRecipe, advised_recipe, learned_system
+from recllm.recommend.evaluation.report import evaluate
 
 Change = Callable[[TrainingRecipe], TrainingRecipe | None]
 

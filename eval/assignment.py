@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from inputs import finish, script_parser
 
-from recllm.audiences.assignment import assign
-from recllm.audiences.request import AudienceLimits
+from recllm.market.audiences.assignment import assign
+from recllm.market.audiences.request import AudienceLimits
 
 
 def main() -> None:

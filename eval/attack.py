@@ -42,10 +42,10 @@ from inputs import HERE, finish, in_new_process, script_parser
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from recllm.errors import NothingToDo, RecllmError
-from recllm.evaluation.record import provenance
-from recllm.settings import ServiceSettings
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import NothingToDo, RecllmError
+from recllm.base.settings import ServiceSettings
+from recllm.recommend.evaluation.record import provenance
+from recllm.shop.workspace.workspace import Workspace
 
 FIGURES = (
     *("scope_cases", "scope_held", "bodies", "body_faults", "queries", "isolated", "texts", "slow_texts"),
@@ -242,9 +242,9 @@ def canaries(args: argparse.Namespace) -> dict[str, Any]:
 def refused_rows(args: argparse.Namespace) -> dict[str, Any]:
     """Refused rows that hold an id in many spellings (attack/refused_rows.json, by somebody who has not read the code):
     what of them stays after the erasure, and what of other people goes."""
-    from recllm.jobs.load import load_file
-    from recllm.policy import Policy
-    from recllm.privacy.erasure import erase_people
+    from recllm.base.policy import Policy
+    from recllm.doors.privacy.erasure import erase_people
+    from recllm.market.jobs.load import load_file
 
     cases, header = json.loads((HERE / "attack" / "refused_rows.json").read_text("utf-8")), "user_id,item_id,event"
     with (

@@ -21,24 +21,24 @@ import numpy as np
 from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
-from recllm.audiences.probabilities import USERS_PER_BLOCK, restricted_to
-from recllm.data.dataset import DAY, Dataset, Events
-from recllm.data.interactions import merged_lines, visits
-from recllm.encoder.hardware import map_blocks
-from recllm.evaluation.peers.trees import BoostSettings, TreeExamples, boost
-from recllm.evaluation.protocols import EvaluationWindow
-from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe
-from recllm.features.candidates import explicit
-from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
-from recllm.recommender.ranking import UserInputs
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.registry import current
-from recllm.recommender.saved_model import load_model
-from recllm.stats import probabilities
-from recllm.stats.intervals import paired_bootstraps
-from recllm.training.windows import PastWindows, window_starts
+from recllm.base.stats import probabilities
+from recllm.base.stats.intervals import paired_bootstraps
+from recllm.learn.features.candidates import explicit
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
+from recllm.learn.training.windows import PastWindows, window_starts
+from recllm.market.audiences.probabilities import USERS_PER_BLOCK, restricted_to
+from recllm.recommend.evaluation.peers.trees import BoostSettings, TreeExamples, boost
+from recllm.recommend.evaluation.protocols import EvaluationWindow
+from recllm.recommend.evaluation.recllm_system import TrainingRecipe, advised_recipe
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.registry import current
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.interactions import merged_lines, visits
+from recllm.text.encoder.hardware import map_blocks
 
 K, LEAST_BUYERS, SETS = 50, 30, (5, 20)
 Table = NDArray[Any]

@@ -20,23 +20,23 @@ import polars as pl
 from campaign_double11 import Clock, account, inputs_and_seconds
 from inputs import RESULTS, default_encoder, finish, script_parser
 
-from recllm.campaigns.export import export_campaign
-from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.folder import CampaignPlan
-from recllm.campaigns.open_campaign import open_campaign, preview_document
-from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.plan import plan_campaigns
-from recllm.documents import plain
-from recllm.files import write_whole
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.train import train_workspace
-from recllm.recommender.registry import current
-from recllm.report.campaign import preview_page, preview_png, report_page, report_png
-from recllm.schema import Encoder
-from recllm.start.demo import data_folder
-from recllm.stats.intervals import share
-from recllm.workspace.workspace import Workspace
+from recllm.base.documents import plain
+from recllm.base.files import write_whole
+from recllm.base.schema import Encoder
+from recllm.base.stats.intervals import share
+from recllm.doors.report.campaign import preview_page, preview_png, report_page, report_png
+from recllm.doors.start.demo import data_folder
+from recllm.market.campaigns.export import export_campaign
+from recllm.market.campaigns.file import CampaignFile, read_campaign
+from recllm.market.campaigns.folder import CampaignPlan
+from recllm.market.campaigns.open_campaign import open_campaign, preview_document
+from recllm.market.campaigns.outcome import campaign_outcome
+from recllm.market.campaigns.plan import plan_campaigns
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.registry import current
+from recllm.shop.workspace.workspace import Workspace
 
 CAMPAIGN, SEND = 17, 9
 MAPS = "complete-journey"

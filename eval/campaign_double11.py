@@ -24,22 +24,22 @@ import numpy as np
 import polars as pl
 from inputs import DATA, RESULTS, finish, say, script_parser
 
-from recllm.campaigns.export import CampaignExport, export_campaign
-from recllm.campaigns.file import read_campaign
-from recllm.campaigns.folder import CampaignPlan, read_log
-from recllm.campaigns.open_campaign import OpenCampaign, open_campaign, preview_document, text_documents
-from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.plan import plan_campaigns
-from recllm.documents import plain
-from recllm.encoder.loading import load_encoder
-from recllm.files import write_whole
-from recllm.ingest.record import record_events
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.train import train_workspace
-from recllm.report.campaign import preview_page, report_page, report_png
-from recllm.workspace.privacy import KEY_VARIABLE
-from recllm.workspace.workspace import Workspace
+from recllm.base.documents import plain
+from recllm.base.files import write_whole
+from recllm.doors.report.campaign import preview_page, report_page, report_png
+from recllm.market.campaigns.export import CampaignExport, export_campaign
+from recllm.market.campaigns.file import read_campaign
+from recllm.market.campaigns.folder import CampaignPlan, read_log
+from recllm.market.campaigns.open_campaign import OpenCampaign, open_campaign, preview_document, text_documents
+from recllm.market.campaigns.outcome import campaign_outcome
+from recllm.market.campaigns.plan import plan_campaigns
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.train import train_workspace
+from recllm.shop.ingest.record import record_events
+from recllm.shop.workspace.privacy import KEY_VARIABLE
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.loading import load_encoder
 
 BASE, LIFT = 0.10, 0.08
 ITEMS = 12

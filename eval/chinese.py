@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 from inputs import RESULTS, finish, script_parser
 
-from recllm.encoder.loading import load_encoder
-from recllm.encoder.toy import ToyEncoder
-from recllm.schema import Encoder
-from recllm.stats.intervals import bootstrap
+from recllm.base.schema import Encoder
+from recllm.base.stats.intervals import bootstrap
+from recllm.text.encoder.loading import load_encoder
+from recllm.text.encoder.toy import ToyEncoder
 
 
 def main() -> None:

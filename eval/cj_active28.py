@@ -16,16 +16,16 @@ from cj_redeem import Values, boosted
 from inputs import finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY
-from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.protocols import EvaluationWindow
-from recllm.propensity.examples import Cohort, Examples, active_within, past_examples
-from recllm.propensity.features import Basics, FeatureTable
-from recllm.propensity.model import fit_propensity
-from recllm.propensity.parameters import PropensitySettings
-from recllm.propensity.quality import lift, quality
-from recllm.stats.intervals import bootstrap
-from recllm.stats.probabilities import auc
+from recllm.base.stats.intervals import bootstrap
+from recllm.base.stats.probabilities import auc
+from recllm.market.propensity.examples import Cohort, Examples, active_within, past_examples
+from recllm.market.propensity.features import Basics, FeatureTable
+from recllm.market.propensity.model import fit_propensity
+from recllm.market.propensity.parameters import PropensitySettings
+from recllm.market.propensity.quality import lift, quality
+from recllm.recommend.evaluation.benchmarks import CJ_NOTE
+from recllm.recommend.evaluation.protocols import EvaluationWindow
+from recllm.shop.data.dataset import DAY
 
 PLAIN = ("days_since", "tenure", "trips", "trips_28", "trips_56", "trips_91", "spend", "spend_28", "spend_91")
 SINGLE = {"days since last purchase": "days_since", "number of baskets": "trips", "decayed baskets": "trips_decayed"}

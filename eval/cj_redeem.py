@@ -22,17 +22,17 @@ import polars as pl
 from inputs import finish, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.tables import complete_journey
-from recllm.propensity.coupons import Coupons
-from recllm.propensity.examples import Cohort, Examples
-from recllm.propensity.model import fit_propensity
-from recllm.propensity.parameters import PropensitySettings
-from recllm.propensity.predict import mailings, redeem_examples, redeem_settings, usable
-from recllm.propensity.quality import lift, quality
-from recllm.stats.intervals import bootstrap
-from recllm.stats.probabilities import auc
+from recllm.base.stats.intervals import bootstrap
+from recllm.base.stats.probabilities import auc
+from recllm.market.propensity.coupons import Coupons
+from recllm.market.propensity.examples import Cohort, Examples
+from recllm.market.propensity.model import fit_propensity
+from recllm.market.propensity.parameters import PropensitySettings
+from recllm.market.propensity.predict import mailings, redeem_examples, redeem_settings, usable
+from recllm.market.propensity.quality import lift, quality
+from recllm.recommend.evaluation.benchmarks import CJ_NOTE
+from recllm.recommend.evaluation.tables import complete_journey
+from recllm.shop.data.dataset import DAY, Dataset
 
 Values = NDArray[np.float64]
 PLAIN = ("days_since", "trips", "trips_28", "trips_91", "spend", "spend_91", "redeemed", "redeem_rate", "coupon_uses",

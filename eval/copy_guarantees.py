@@ -29,11 +29,11 @@ from copy_texts.injections import INJECTIONS
 from copy_texts.items import ITEMS, KNOWN_BRANDS, NOW, OFFERS
 from inputs import finish, script_parser
 
-from recllm.adcopy.lexicon import fold
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.submissions import Submission, judge, submission_of
-from recllm.adcopy.write import write_copy
-from recllm.schema import CopyVerdict, Item, Purpose
+from recllm.base.schema import CopyVerdict, Item, Purpose
+from recllm.market.adcopy.lexicon import fold
+from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.submissions import Submission, judge, submission_of
+from recllm.market.adcopy.write import write_copy
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 FIELDS = ("title", "brand", "category", "attribute")

@@ -32,13 +32,13 @@ import copy_pairs
 import polars as pl
 from inputs import RESULTS, finish, load_average, script_parser
 
-from recllm.adcopy.lexicon import words
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.submissions import is_held_back
-from recllm.adcopy.write import write_copy
-from recllm.evaluation.record import write_record
-from recllm.generator.locate import model_folder
-from recllm.schema import AdCopy, Item, ReasonKind
+from recllm.base.schema import AdCopy, Item, ReasonKind
+from recllm.market.adcopy.lexicon import words
+from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.submissions import is_held_back
+from recllm.market.adcopy.write import write_copy
+from recllm.recommend.evaluation.record import write_record
+from recllm.text.generator.locate import model_folder
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 ZH_CHANNELS = ("push", "email")
@@ -137,7 +137,7 @@ def write_all(
     """One system's texts on one thread."""
     import torch
 
-    from recllm.generator.local import LocalGenerator
+    from recllm.text.generator.local import LocalGenerator
 
     torch.set_num_threads(1)
     folder, name = model_folder("smollm2", cache)

@@ -1,4 +1,4 @@
-"""Would anybody notice a fault in the verifier? Changes one operator or number of `recllm/adcopy/verify/` at a time.
+"""Would anybody notice a fault in the verifier? Changes one operator or number of `adcopy/verify/` at a time.
 
     python eval/copy_mutants.py --part 1/4 -o part1.json    # a quarter of the mutants
     python eval/copy_mutants.py --merge part*.json          # the score, into eval/results/copy-guarantees.json
@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "recllm" / "adcopy" / "verify"
+FOLDER = ROOT / "recllm" / "market" / "adcopy" / "verify"
 RESULT = ROOT / "eval" / "results" / "copy-guarantees.json"
 TESTS = ["tests/test_verify.py", "tests/test_copy_packs.py", "tests/test_copy_process.py", "tests/test_copy_edges.py"]
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
@@ -107,7 +107,7 @@ def _other_value(node: Any) -> str:
 def verdicts() -> Iterator[tuple[str, ...]]:
     """What each text is told: guarantee, piece of text and message of every failure."""
     guarantees = importlib.import_module("copy_guarantees")
-    judge = importlib.import_module("recllm.adcopy.submissions").judge
+    judge = importlib.import_module("recllm.market.adcopy.submissions").judge
     failures = (judge(submission).failures for submission in guarantees.all_submissions())
     return (tuple(sorted(f"{c.guarantee} {c.span} {c.message}" for c in checks)) for checks in failures)
 
@@ -136,10 +136,10 @@ def _seen_in_child(module: str, source: str, verdicts_before: list[tuple[str, ..
 
 def _install(name: str, source: str) -> None:
     """Imports the package anew with one module's source changed."""
-    for loaded in [m for m in sys.modules if m == "copy_guarantees" or m.startswith("recllm.adcopy")]:
+    for loaded in [m for m in sys.modules if m == "copy_guarantees" or m.startswith("recllm.market.adcopy")]:
         del sys.modules[loaded]
     sys.meta_path.insert(0, _Changed(name, source))
-    importlib.import_module("recllm.adcopy.submissions")
+    importlib.import_module("recllm.market.adcopy.submissions")
 
 
 class _Changed:
@@ -163,7 +163,7 @@ class _Changed:
 def run(part: int, parts: int) -> dict[str, Any]:
     before = list(verdicts())
     todo = [
-        (f"recllm.adcopy.verify.{file.stem}", file.name, *mutant)
+        (f"recllm.market.adcopy.verify.{file.stem}", file.name, *mutant)
         for file in sorted(FOLDER.glob("*.py"))
         for mutant in mutants(file.read_text(encoding="utf-8"))
     ]

@@ -4,7 +4,7 @@
 
 English: sentences of 4 to 16 words out of the sellers' descriptions of the Industrial and Scientific set. Chinese:
 sentences, or the first clauses of longer ones, out of AdvertiseGen's dev set, for an item whose title is put together
-from its attributes. `recllm.adcopy.submissions` then drops every line that may not be said.
+from its attributes. `recllm.market.adcopy.submissions` then drops every line that may not be said.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from recllm.schema import ReasonKind
+from recllm.base.schema import ReasonKind
 
 INDUSTRIAL, ADVERTISEGEN = "minionerec_Industrial_and_Scientific", "advertisegen_dev"
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")

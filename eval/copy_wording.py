@@ -21,15 +21,15 @@ import polars as pl
 from copy_pairs import ADVERTISEGEN, title
 from inputs import DATA, finish, script_parser
 
-from recllm.adcopy.lexicon import fold, words
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.verify.guarantees import distinct_pairs
-from recllm.adcopy.write import write_copy
-from recllm.jobs.ad_copy import item_of, write_ads
-from recllm.jobs.recommenders import open_recommender
-from recllm.schema import AdCopy, Item, ReasonKind
-from recllm.start.demo import data_folder
-from recllm.workspace.workspace import Workspace
+from recllm.base.schema import AdCopy, Item, ReasonKind
+from recllm.doors.start.demo import data_folder
+from recllm.market.adcopy.lexicon import fold, words
+from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.verify.guarantees import distinct_pairs
+from recllm.market.adcopy.write import write_copy
+from recllm.market.jobs.ad_copy import item_of, write_ads
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.shop.workspace.workspace import Workspace
 
 CHANNELS = ("email", "push")
 _MOMENT = datetime.fromisoformat("2017-12-31T00:00:00+00:00")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from inputs import default_encoder, script_parser, window_of
 
-from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.recllm_system import OURS, advised_recipe, served_system
-from recllm.evaluation.report import Report, evaluate
-from recllm.recommender.recommender import Recommender
+from recllm.recommend.evaluation.benchmarks import BENCHMARKS
+from recllm.recommend.evaluation.recllm_system import OURS, advised_recipe, served_system
+from recllm.recommend.evaluation.report import Report, evaluate
+from recllm.recommend.recommender.recommender import Recommender
 
 COLUMNS = ("ndcg", "recall", "coverage", "gini", "mean_popularity")
 

@@ -30,15 +30,15 @@ import numpy as np
 import polars as pl
 from inputs import finish, say, script_parser
 
-from recllm.adcopy.lexicon import phrase_pattern, read
-from recllm.jobs.ad_copy import write_ads
-from recllm.jobs.load import load_file
-from recllm.jobs.occasions import find_occasions
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.serve import person_profile
-from recllm.jobs.train import train_workspace
-from recllm.words.sentences import language
-from recllm.workspace.workspace import Workspace
+from recllm.base.words.sentences import language
+from recllm.market.adcopy.lexicon import phrase_pattern, read
+from recllm.market.jobs.ad_copy import write_ads
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.occasions import find_occasions
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.serve import person_profile
+from recllm.market.jobs.train import train_workspace
+from recllm.shop.workspace.workspace import Workspace
 
 CHANNELS = {"en": ("email", "push", "sms_gsm"), "zh": ("email", "push", "wechat")}
 SUBJECTS = {

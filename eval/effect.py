@@ -32,10 +32,9 @@ import polars as pl
 from inputs import HERE, finish, load_average, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.adcopy.submissions import is_held_back
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.experiments.bandit import FLOOR, moved_rates
-from recllm.models.effect import (
+from recllm.base.schema import Encoder
+from recllm.base.settings import Settings, read_settings_file
+from recllm.learn.models.effect import (
     CARD,
     CLEAR,
     EffectModel,
@@ -47,11 +46,12 @@ from recllm.models.effect import (
     load_effect,
     within_interval,
 )
-from recllm.schema import Encoder
-from recllm.settings import Settings, read_settings_file
-from recllm.training.arguments import EffectArguments
-from recllm.training.lora import effect as effect_training
-from recllm.training.lora.effect import VALIDATION, data_hash, fit_score, folds, tune_effect
+from recllm.learn.training.arguments import EffectArguments
+from recllm.learn.training.lora import effect as effect_training
+from recllm.learn.training.lora.effect import VALIDATION, data_hash, fit_score, folds, tune_effect
+from recllm.market.adcopy.submissions import is_held_back
+from recllm.market.experiments.bandit import FLOOR, moved_rates
+from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 
 RECIPE = HERE.parent / "finetune" / "effect.toml"
 HELD_OUT = 0.2

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from inputs import finish, load_average, script_parser
 
-from recllm.encoder.batches import encode_unique
-from recllm.encoder.hardware import PROBE_FILE, machine
-from recllm.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
-from recllm.evaluation.benchmarks import cj_next28
-from recllm.evaluation.tables import complete_journey
+from recllm.recommend.evaluation.benchmarks import cj_next28
+from recllm.recommend.evaluation.tables import complete_journey
+from recllm.text.encoder.batches import encode_unique
+from recllm.text.encoder.hardware import PROBE_FILE, machine
+from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 from recllm.text.items import item_texts
 
 SEED = 0

@@ -35,12 +35,12 @@ from inputs import finish, say, script_parser
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from recllm.experiments.bandit import VariantCounts, choice_probabilities
-from recllm.experiments.effect import Moments, Verdict, estimate_effect
-from recllm.experiments.off_policy import LoggedChoices, estimate_value
-from recllm.experiments.sample_ratio import RatioVerdict, check_sample_ratio
-from recllm.experiments.split import Experiment, Variant, variant_of
-from recllm.recommender.exploration import explore, stratum
+from recllm.market.experiments.bandit import VariantCounts, choice_probabilities
+from recllm.market.experiments.effect import Moments, Verdict, estimate_effect
+from recllm.market.experiments.off_policy import LoggedChoices, estimate_value
+from recllm.market.experiments.sample_ratio import RatioVerdict, check_sample_ratio
+from recllm.market.experiments.split import Experiment, Variant, variant_of
+from recllm.recommend.recommender.exploration import explore, stratum
 
 Values = NDArray[np.float64]
 Days = NDArray[np.int64]

@@ -31,17 +31,17 @@ from inputs import finish, say, script_parser, window_of
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from recllm.data.dataset import Events
-from recllm.data.interactions import Pairs
-from recllm.encoder.loading import load_encoder
-from recllm.evaluation.protocols import EvaluationWindow
-from recllm.recommender.explanation import positions
-from recllm.recommender.leave_one_out import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
-from recllm.recommender.ranking import UserInputs
-from recllm.recommender.recommender import Recommender
-from recllm.schema import ACTION_CODE, Action
-from recllm.settings import ScorerTrainingSettings
-from recllm.stats.intervals import paired_bootstraps
+from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.base.stats.intervals import paired_bootstraps
+from recllm.recommend.evaluation.protocols import EvaluationWindow
+from recllm.recommend.recommender.explanation import positions
+from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import Events
+from recllm.shop.data.interactions import Pairs
+from recllm.text.encoder.loading import load_encoder
 
 K, SHORT, STEPS = 20, 5, 10
 BASELINES = ("random", "recency", "cosine")
@@ -352,7 +352,7 @@ def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[s
     """Mean rank correlation with the deltas by MLPs of random weights; the cosine stays, for it is not learned."""
     import torch
 
-    from recllm.models.scorer_network import ScorerNetwork
+    from recllm.learn.models.scorer_network import ScorerNetwork
 
     network = ScorerNetwork.of(recommender.model.scorer)
     torch.manual_seed(seed)

@@ -38,25 +38,25 @@ sys.path += [str(HERE.parent / "tests")]  # the server of the tests
 import sqlalchemy as sa  # noqa: E402
 from service_world import LAST_DAY, PEOPLE, build_shop  # noqa: E402
 
-from recllm.campaigns.export import export_campaign  # noqa: E402
-from recllm.campaigns.file import CampaignFile, read_campaign  # noqa: E402
-from recllm.campaigns.folder import CampaignFolder, read_log, read_plan  # noqa: E402
-from recllm.campaigns.open_campaign import approve_texts, open_campaign  # noqa: E402
-from recllm.campaigns.plan import plan_campaigns  # noqa: E402
-from recllm.encoder.toy import ToyEncoder  # noqa: E402
-from recllm.errors import NothingToDo, RecllmError, StoreError, UnknownIdError, UsageError  # noqa: E402
-from recllm.jobs.load import add_consent, add_events, add_users, load_file  # noqa: E402
-from recllm.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh  # noqa: E402
-from recllm.jobs.sessions import join_session  # noqa: E402
-from recllm.privacy.backup import back_up, restore  # noqa: E402
-from recllm.privacy.erasure import erase_people, finish_erasures  # noqa: E402
-from recllm.privacy.rotation import resume_rotation, rotate_key  # noqa: E402
-from recllm.recommender import registry  # noqa: E402
-from recllm.recommender.saved_model import load_model  # noqa: E402
-from recllm.recommender.serving_state import open_people_state  # noqa: E402
-from recllm.schema import Purpose  # noqa: E402
-from recllm.workspace.audit import verify_audit  # noqa: E402
-from recllm.workspace.workspace import NEXT_KEY, Workspace, restore_drafts  # noqa: E402
+from recllm.base.errors import NothingToDo, RecllmError, StoreError, UnknownIdError, UsageError  # noqa: E402
+from recllm.base.schema import Purpose  # noqa: E402
+from recllm.doors.privacy.backup import back_up, restore  # noqa: E402
+from recllm.doors.privacy.erasure import erase_people, finish_erasures  # noqa: E402
+from recllm.doors.privacy.rotation import resume_rotation, rotate_key  # noqa: E402
+from recllm.market.campaigns.export import export_campaign  # noqa: E402
+from recllm.market.campaigns.file import CampaignFile, read_campaign  # noqa: E402
+from recllm.market.campaigns.folder import CampaignFolder, read_log, read_plan  # noqa: E402
+from recllm.market.campaigns.open_campaign import approve_texts, open_campaign  # noqa: E402
+from recllm.market.campaigns.plan import plan_campaigns  # noqa: E402
+from recllm.market.jobs.load import add_consent, add_events, add_users, load_file  # noqa: E402
+from recllm.market.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh  # noqa: E402
+from recllm.market.jobs.sessions import join_session  # noqa: E402
+from recllm.recommend.recommender import registry  # noqa: E402
+from recllm.recommend.recommender.saved_model import load_model  # noqa: E402
+from recllm.recommend.recommender.serving_state import open_people_state  # noqa: E402
+from recllm.shop.workspace.audit import verify_audit  # noqa: E402
+from recllm.shop.workspace.workspace import NEXT_KEY, Workspace, restore_drafts  # noqa: E402
+from recllm.text.encoder.toy import ToyEncoder  # noqa: E402
 
 HALF = (".draft", ".tmp", ".part")
 """Ends of the names of what is being written."""

@@ -29,12 +29,12 @@ import numpy as np
 import polars as pl
 from starlette.testclient import TestClient
 
-from recllm.jobs.load import load_file
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.settings import ServiceSettings
-from recllm.workspace.keys import create_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.settings import ServiceSettings
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.market.jobs.load import load_file
+from recllm.shop.workspace.keys import create_key
+from recllm.shop.workspace.workspace import Workspace
 
 BANDS = {"18-24": 0.1, "25-34": 0.25, "35-44": 0.3, "45-54": 0.2, "55+": 0.15}
 KNOWN, ROUNDS = 160, 30

@@ -23,11 +23,11 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 def load(file: str, table: str, mapping: str, folder: Path) -> dict[str, Any]:
     """One load into a new store, in this process."""
-    from recllm.ingest.load import ingest_file
-    from recllm.ingest.options import load_map
-    from recllm.policy import Policy
-    from recllm.store.database import Store
-    from recllm.workspace.privacy import Pseudonymiser
+    from recllm.base.policy import Policy
+    from recllm.shop.ingest.load import ingest_file
+    from recllm.shop.ingest.options import load_map
+    from recllm.shop.store.database import Store
+    from recllm.shop.workspace.privacy import Pseudonymiser
 
     store = Store.open(folder / "store.sqlite", create=True)
     wall, cpu = time.perf_counter(), time.process_time()

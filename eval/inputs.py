@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.protocols import EvaluationWindow
-from recllm.evaluation.record import provenance, write_record
-from recllm.schema import Encoder
+from recllm.base.schema import Encoder
+from recllm.recommend.evaluation.benchmarks import BENCHMARKS
+from recllm.recommend.evaluation.protocols import EvaluationWindow
+from recllm.recommend.evaluation.record import provenance, write_record
+from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from inputs import default_encoder, finish, script_parser, window_of
 
-from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.protocols import EvaluationWindow
-from recllm.evaluation.recllm_system import advised_recipe
-from recllm.features.candidates import candidates
-from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.recommender.ranking import ItemRanker, UserInputs
-from recllm.recommender.recommender import Recommender
-from recllm.stats import probabilities
-from recllm.stats.intervals import paired_bootstraps
-from recllm.training.calibration import with_offsets
-from recllm.training.scorer import ITEM_CALIBRATION_PRIOR
+from recllm.base.stats import probabilities
+from recllm.base.stats.intervals import paired_bootstraps
+from recllm.learn.features.candidates import candidates
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.learn.training.calibration import with_offsets
+from recllm.learn.training.scorer import ITEM_CALIBRATION_PRIOR
+from recllm.recommend.evaluation.benchmarks import BENCHMARKS
+from recllm.recommend.evaluation.protocols import EvaluationWindow
+from recllm.recommend.evaluation.recllm_system import advised_recipe
+from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
+from recllm.recommend.recommender.recommender import Recommender
 
 LEAST = 5.0  # expected takings that an item needs to be among the often expected ones
 

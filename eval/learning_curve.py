@@ -2,7 +2,7 @@
 
 Complete Journey (simulated from real shopping patterns, by its package's own word), protocol cj-next28: the scorer, by
 what `recllm advise` proposes for the whole log, learns from 1, 3, 10, 30 and 100 % of the people, nested samples by the
-rule of `recllm.data.people_sample`, from their events alone. Then everybody is served, with what is counted over
+rule of `recllm.shop.data.people_sample`, from their events alone. Then everybody is served, with what is counted over
 everybody, and judged on the same window. On this log no sequence model is advised, as people buy the same again; at the
 shares of SEQUENCE it is trained all the same.
 
@@ -31,15 +31,15 @@ from typing import Any
 import numpy as np
 from inputs import default_encoder, finish, in_new_process, load_average, peak_mib, script_parser, window_of
 
-from recllm.data.dataset import Dataset, Events
-from recllm.data.people_sample import RULE, PeopleSample
-from recllm.evaluation.protocols import EvaluationWindow
-from recllm.evaluation.recllm_system import TrainingRecipe, advised_recipe, served_system
-from recllm.evaluation.record import provenance
-from recllm.evaluation.report import evaluate
-from recllm.models.sequence import SequenceArguments
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.saved_model import load_model, publish_model
+from recllm.learn.models.sequence import SequenceArguments
+from recllm.recommend.evaluation.protocols import EvaluationWindow
+from recllm.recommend.evaluation.recllm_system import TrainingRecipe, advised_recipe, served_system
+from recllm.recommend.evaluation.record import provenance
+from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.saved_model import load_model, publish_model
+from recllm.shop.data.dataset import Dataset, Events
+from recllm.shop.data.people_sample import RULE, PeopleSample
 
 PROTOCOL = "cj-next28"
 SLICES = ("ALL", "NEW", "COLD")
@@ -158,7 +158,7 @@ def take_sample(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
 
 
 def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
-    from recllm.settings import ScorerTrainingSettings
+    from recllm.base.settings import ScorerTrainingSettings
 
     recipe, began = json.loads((args.parts / "recipe.json").read_text()), time.perf_counter()
     sample, encoder = read_dataset(args.parts / "sample"), default_encoder(args)
@@ -188,11 +188,11 @@ def _commit() -> str | None:
 
 def count_everybody(everybody: Dataset, encoder: Any, *, whole: bool) -> None:
     """From here on windows of the past are counted over everybody; whole False: only the figures of items."""
-    from recllm.features.collaborative import CollaborativeStatistics
-    from recllm.features.item_vectors import basics_of, basics_vectors
-    from recllm.models.sequence import SequenceModel
-    from recllm.training import scorer
-    from recllm.training.windows import PastWindows
+    from recllm.learn.features.collaborative import CollaborativeStatistics
+    from recllm.learn.features.item_vectors import basics_of, basics_vectors
+    from recllm.learn.models.sequence import SequenceModel
+    from recllm.learn.training import scorer
+    from recllm.learn.training.windows import PastWindows
 
     basics = basics_vectors(encoder, basics_of(everybody.users))
 

@@ -38,8 +38,8 @@ from inputs import HERE, finish, load_average, say, script_parser, show_progress
 from serve import server
 from simulated_shop import Customers, ServedSlate, ShopLog, replay
 
-from recllm.jobs.recommenders import open_recommender
-from recllm.workspace.workspace import Workspace, overridden, present
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.shop.workspace.workspace import Workspace, overridden, present
 
 START = datetime(2017, 2, 5)
 SETTINGS = """
@@ -244,8 +244,8 @@ def difference(worth: list[tuple[str, int, float, float]], rng: np.random.Genera
 
 def worse_models(folder: Path, seed: int) -> tuple[int, int]:
     """How many worse models went before the gate, and how many it refused."""
-    from recllm.data.dataset import Dataset
-    from recllm.jobs import retrain as job
+    from recllm.market.jobs import retrain as job
+    from recllm.shop.data.dataset import Dataset
 
     train = job.train_challenger
     rng = np.random.default_rng([seed, 7])

@@ -3,7 +3,7 @@
 Both get the same steps: pairs of item texts of Complete Journey, no text twice in a step, the same rank-8 adapter on
 the same layers of MiniLM, in-batch softmax at temperature 1 / 20, no dropout, the same precision and threads. Each run
 is a process of its own; they take turns, and the better of each counts. Seconds go from the loaded model to the last
-step: tokenising is in them, and so is what `recllm.training.lora` computes once of the layers below the adapted ones.
+step: tokenising is in them, and so is what `training.lora` computes once of the layers below the adapted ones.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from encoder_speed import catalogue_texts
 from inputs import finish, in_new_process, load_average, script_parser
 
-from recllm.encoder.hardware import MIN_GAIN, machine, product_gain
-from recllm.evaluation.record import versions
+from recllm.recommend.evaluation.record import versions
+from recllm.text.encoder.hardware import MIN_GAIN, machine, product_gain
 
 SYSTEMS = ("recllm", "sentence-transformers")
 

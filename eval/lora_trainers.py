@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from recllm.encoder.adapters import TARGETS
-from recllm.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
-from recllm.training.arguments import LoraArguments
-from recllm.training.lora.examples import StepArrays
-from recllm.training.lora.objective import SetScore
-from recllm.training.lora.tower import Tower
-from recllm.training.lora.tune import LoraRun, one_step
+from recllm.learn.training.arguments import LoraArguments
+from recllm.learn.training.lora.examples import StepArrays
+from recllm.learn.training.lora.objective import SetScore
+from recllm.learn.training.lora.tower import Tower
+from recllm.learn.training.lora.tune import LoraRun, one_step
+from recllm.text.encoder.adapters import TARGETS
+from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
 
 RANK, SCALE, WARM = 8, 20.0, 2
 

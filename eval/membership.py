@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.errors import UsageError
-from recllm.stats.probabilities import auc
+from recllm.base.errors import UsageError
+from recllm.base.stats.probabilities import auc
 
 Values = NDArray[np.floating[Any]]
 

@@ -11,7 +11,7 @@ own frequency     the person's purchase days of the item a day, since the first 
 Poisson-Gamma     a repeat rate with a gamma prior of the item (after Bhagat et al. 2018)
 scorer            f(User, Item) of `recllm train` as of the first day, asked about four weeks
 LightGBM          boosted trees on 22 plain features, untuned
-recllm            `recllm.occasions.replenishment`
+recllm            `recllm.market.occasions.replenishment`
 
 Intervals: 200 bootstraps over people. Days: error of the predicted day among pairs bought within 28 days. Next order:
 how often the 80 % interval of `recllm predict next-order` held the day of the next order, as of the first day. Hours:
@@ -30,21 +30,21 @@ import numpy as np
 from inputs import default_encoder, finish, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Pairs
-from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.recllm_system import advised_recipe
-from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.occasions.hours import best_hours, hour_shares, local_hours
-from recllm.occasions.replenishment import learn_replenishment, ranking_figures
-from recllm.occasions.repurchase import HORIZON_DAYS, RepurchasePairs, bought_again, repurchase_pairs
-from recllm.occasions.rules import ReplenishmentSettings
-from recllm.propensity.features import FeatureTable
-from recllm.propensity.predict import predict
-from recllm.propensity.prediction import PredictionKind, PredictionRequest
-from recllm.recommender.ranking import UserInputs
-from recllm.recommender.recommender import Recommender
-from recllm.schema import Action
+from recllm.base.schema import Action
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.market.occasions.hours import best_hours, hour_shares, local_hours
+from recllm.market.occasions.replenishment import learn_replenishment, ranking_figures
+from recllm.market.occasions.repurchase import HORIZON_DAYS, RepurchasePairs, bought_again, repurchase_pairs
+from recllm.market.occasions.rules import ReplenishmentSettings
+from recllm.market.propensity.features import FeatureTable
+from recllm.market.propensity.predict import predict
+from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
+from recllm.recommend.evaluation.benchmarks import BENCHMARKS
+from recllm.recommend.evaluation.recllm_system import advised_recipe
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import Pairs
 
 LOGS = {"cj": ("cj-next28", datetime(2017, 12, 1, tzinfo=UTC)), "or": ("or-next28", datetime(2011, 11, 18, tzinfo=UTC))}
 FIRST = {"cj": 10_000, "or": 1_000}

@@ -19,20 +19,20 @@ import numpy as np
 from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
-from recllm.audiences.probabilities import independent_probabilities
-from recllm.audiences.spread import spread_offers
-from recllm.data.catalogue import allowed_items
-from recllm.data.dataset import DAY
-from recllm.evaluation.protocols import EvaluationWindow
-from recllm.evaluation.recllm_system import advised_recipe
-from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.recommender.ranking import UserInputs
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.saved_model import read_model, save_model
-from recllm.schema import Action, Intent, Objective
-from recllm.settings import OfferSettings
-from recllm.stats.intervals import paired_bootstraps
-from recllm.stats.ranking import average, ndcg
+from recllm.base.schema import Action, Intent, Objective
+from recllm.base.settings import OfferSettings
+from recllm.base.stats.intervals import paired_bootstraps
+from recllm.base.stats.ranking import average, ndcg
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.market.audiences.probabilities import independent_probabilities
+from recllm.market.audiences.spread import spread_offers
+from recllm.recommend.evaluation.protocols import EvaluationWindow
+from recllm.recommend.evaluation.recllm_system import advised_recipe
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.saved_model import read_model, save_model
+from recllm.shop.data.catalogue import allowed_items
+from recllm.shop.data.dataset import DAY
 
 PROTOCOLS = ("cj-next28", "or-next28")
 SLICES = {"mixed": "ALL", "discover": "NEW"}

@@ -22,11 +22,11 @@ import numpy as np
 from encoder_speed import SEED, catalogue_texts, plain_encoder, timed
 from inputs import finish, load_average, script_parser
 
-from recllm.encoder.batches import encode_unique
-from recllm.encoder.hardware import machine
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.encoder.onnx_export import export_onnx
-from recllm.evaluation.record import versions
+from recllm.recommend.evaluation.record import versions
+from recllm.text.encoder.batches import encode_unique
+from recllm.text.encoder.hardware import machine
+from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
+from recllm.text.encoder.onnx_export import export_onnx
 
 
 def main() -> None:
@@ -137,7 +137,7 @@ def cold_start(folder: Path) -> dict[str, float]:
     """Seconds of a new process to its first vector: from the export, and from the weights."""
     spent = {}
     for name, arguments in (("onnx int8", f"{str(folder)!r}, precision='int8'"), ("torch float32", "device='cpu'")):
-        code = f"from recllm.encoder.loading import load_encoder; load_encoder({arguments}).encode(['milk'])"
+        code = f"from recllm.text.encoder.loading import load_encoder; load_encoder({arguments}).encode(['milk'])"
         runs = []
         for _ in range(3):
             started = time.perf_counter()

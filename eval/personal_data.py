@@ -22,7 +22,7 @@ from typing import Any
 
 from inputs import finish, script_parser
 
-from recllm.errors import DataError
+from recllm.base.errors import DataError
 from recllm.text.personal_data import EXACT_KINDS, PersonalDataKind, find_personal_data
 
 SETS = Path(__file__).resolve().parent / "personal_data"

@@ -33,18 +33,18 @@ import polars as pl
 from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, USER_COLUMN, Dataset, Events
-from recllm.data.interactions import Floats, Ints
-from recllm.evaluation.benchmarks import CJ_NOTE
-from recllm.evaluation.protocols import ALL, COLD, NEW, EvaluationWindow
-from recllm.evaluation.recllm_system import OURS, advised_recipe, served_system
-from recllm.evaluation.report import evaluate
-from recllm.features.candidates import explicit
-from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.recommender.ranking import UserInputs
-from recllm.recommender.recommender import Recommender
-from recllm.schema import ACTION_CODE, Action, Encoder
-from recllm.settings import CollaborativeSettings
+from recllm.base.schema import ACTION_CODE, Action, Encoder
+from recllm.base.settings import CollaborativeSettings
+from recllm.learn.features.candidates import explicit
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.recommend.evaluation.benchmarks import CJ_NOTE
+from recllm.recommend.evaluation.protocols import ALL, COLD, NEW, EvaluationWindow
+from recllm.recommend.evaluation.recllm_system import OURS, advised_recipe, served_system
+from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events
+from recllm.shop.data.interactions import Floats, Ints
 
 FAKE_SHARE = 0.01
 K = 20
@@ -344,10 +344,10 @@ def hub_shares(shop: Shop, seed: int) -> dict[str, Any]:
 def _hub_record(
     shop: Shop, users: UserInputs, queries: list[str], centring: float, rng: np.random.Generator
 ) -> dict[str, Any]:
-    from recllm.features.item_vectors import new_item_vectors
-    from recllm.recommender.ranking import ItemRanker
-    from recllm.recommender.search import search
-    from recllm.schema import SearchRequest
+    from recllm.base.schema import SearchRequest
+    from recllm.learn.features.item_vectors import new_item_vectors
+    from recllm.recommend.recommender.ranking import ItemRanker
+    from recllm.recommend.recommender.search import search
     from recllm.text.word_index import WordIndex
 
     trained, items = shop.trained, shop.log.items

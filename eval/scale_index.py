@@ -30,17 +30,17 @@ import polars as pl
 from inputs import DATA, finish, in_new_process, load_average, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, ITEM_SCHEMA
-from recllm.encoder.hardware import machine
-from recllm.encoder.loading import load_encoder
-from recllm.evaluation.tables import complete_journey, read_folder
-from recllm.features.collaborative import CollaborativeStatistics
-from recllm.features.item_index.catalogue import CatalogueIndex
-from recllm.features.item_index.contract import ItemIndex
-from recllm.features.item_index.opening import new_index, open_index
-from recllm.features.item_index.rows import best_products
-from recllm.features.item_vectors import item_vectors, new_item_vectors
-from recllm.recommender.ranking import ItemRanker, UserInputs
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.learn.features.item_index.catalogue import CatalogueIndex
+from recllm.learn.features.item_index.contract import ItemIndex
+from recllm.learn.features.item_index.opening import new_index, open_index
+from recllm.learn.features.item_index.rows import best_products
+from recllm.learn.features.item_vectors import item_vectors, new_item_vectors
+from recllm.recommend.evaluation.tables import complete_journey, read_folder
+from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
+from recllm.shop.data.dataset import DAY, ITEM_SCHEMA
+from recllm.text.encoder.hardware import machine
+from recllm.text.encoder.loading import load_encoder
 from recllm.text.items import item_texts
 
 FOLDERS = ("online_retail_uci", "amazon_beauty_p5", "minionerec_Industrial_and_Scientific")

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from inputs import HERE, default_encoder, finish, load_average, peak_mib, say, script_parser, window_of
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import unit
-from recllm.evaluation.report import evaluate
-from recllm.evaluation.tables import complete_journey
-from recllm.models.sequence import SequenceArguments
-from recllm.schema import Action
+from recllm.base.schema import Action
+from recllm.learn.models.sequence import SequenceArguments
+from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.tables import complete_journey
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import unit
 
 N_EVENTS = 487_000
 HORIZON = 28 * DAY
@@ -106,7 +106,7 @@ def cut_journey() -> Dataset:
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
     """What the item vectors say does not change the time."""
-    from recllm.models.sequence_network import SequenceLearner
+    from recllm.learn.models.sequence_network import SequenceLearner
 
     dataset, target = cut_journey(), (Action.PURCHASE,)
     vectors = unit(np.random.default_rng(0).normal(size=(dataset.n_items, 384))).astype(np.float32)
@@ -129,10 +129,10 @@ def window_quality(protocol: str) -> Callable[[argparse.Namespace], dict[str, An
     """The model alone ranks the validation window of a protocol."""
 
     def measure(args: argparse.Namespace) -> dict[str, Any]:
-        from recllm.evaluation.baselines import rank_by
-        from recllm.evaluation.protocols import System
-        from recllm.features.item_vectors import item_vectors
-        from recllm.models.sequence_network import learn_sequence_model
+        from recllm.learn.features.item_vectors import item_vectors
+        from recllm.learn.models.sequence_network import learn_sequence_model
+        from recllm.recommend.evaluation.baselines import rank_by
+        from recllm.recommend.evaluation.protocols import System
 
         window = window_of(protocol, args, validation=True)
         past, vectors = window.fit_on, item_vectors(default_encoder(args), window.fit_on)
@@ -164,8 +164,8 @@ def window_quality(protocol: str) -> Callable[[argparse.Namespace], dict[str, An
 
 
 def cut(args: argparse.Namespace) -> dict[str, Any]:
-    from recllm.features.item_vectors import item_vectors
-    from recllm.models.sequence_network import learn_sequence_model
+    from recllm.learn.features.item_vectors import item_vectors
+    from recllm.learn.models.sequence_network import learn_sequence_model
 
     dataset = cut_journey()
     vectors = item_vectors(default_encoder(args), dataset)

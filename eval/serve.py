@@ -25,9 +25,9 @@ import httpx2
 import numpy as np
 from inputs import HERE, finish, load_average, say, script_parser
 
-from recllm.jobs.recommenders import refresh
-from recllm.recommender.registry import current, rollback
-from recllm.workspace.workspace import Workspace
+from recllm.market.jobs.recommenders import refresh
+from recllm.recommend.recommender.registry import current, rollback
+from recllm.shop.workspace.workspace import Workspace
 
 CALLERS = 8
 

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from recllm.start.demo import data_folder
+from recllm.doors.start.demo import data_folder
 
 DECAY = 0.5
 NEEDED, HIDDEN, RELATED, OTHERWISE = 0.30, 0.35, 0.04, 0.01

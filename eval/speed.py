@@ -61,9 +61,9 @@ def main() -> None:
 
 
 def ingest(args: argparse.Namespace) -> dict[str, Any]:
-    from recllm.jobs.load import load_file
-    from recllm.start.demo import FILES, data_folder
-    from recllm.workspace.workspace import Workspace
+    from recllm.doors.start.demo import FILES, data_folder
+    from recllm.market.jobs.load import load_file
+    from recllm.shop.workspace.workspace import Workspace
 
     with Workspace.create(args.folder, consent_default=True, currency="USD", timezone="UTC") as shop:
         for name, table, mapping in FILES[:2]:
@@ -97,14 +97,14 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     """A small scorer is trained, since speed does not depend on how good it is; then everything is warm."""
     import numpy as np
 
-    from recllm.evaluation.benchmarks import cj_next28
-    from recllm.evaluation.tables import complete_journey
-    from recllm.jobs.recommenders import open_recommender, workspace_encoder
-    from recllm.jobs.train import train_workspace
-    from recllm.recommender.ranking import UserInputs
-    from recllm.recommender.recommender import Recommender
-    from recllm.settings import ScorerTrainingSettings
-    from recllm.workspace.workspace import Workspace
+    from recllm.base.settings import ScorerTrainingSettings
+    from recllm.market.jobs.recommenders import open_recommender, workspace_encoder
+    from recllm.market.jobs.train import train_workspace
+    from recllm.recommend.evaluation.benchmarks import cj_next28
+    from recllm.recommend.evaluation.tables import complete_journey
+    from recllm.recommend.recommender.ranking import UserInputs
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.shop.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)
     encoder = workspace_encoder(shop)
@@ -136,12 +136,12 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
 
 def market(args: argparse.Namespace) -> dict[str, Any]:
     """Audiences of the workspace that `serve` trained, the crowd warm, reasons and all; a prediction with training."""
-    from recllm.audiences.audience import find_audience
-    from recllm.audiences.request import AudienceLimits, AudienceRequest
-    from recllm.jobs.predict import predict_workspace
-    from recllm.jobs.recommenders import open_recommender
-    from recllm.propensity.prediction import PredictionKind, PredictionRequest
-    from recllm.workspace.workspace import Workspace
+    from recllm.market.audiences.audience import find_audience
+    from recllm.market.audiences.request import AudienceLimits, AudienceRequest
+    from recllm.market.jobs.predict import predict_workspace
+    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
+    from recllm.shop.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)
     recommender = open_recommender(shop, everybody=True).warm()
@@ -190,7 +190,7 @@ def cold(args: argparse.Namespace) -> dict[str, Any]:
     """Each command in a new process on the workspace that `serve` trained: median of five, and the peak memory."""
     import polars as pl
 
-    from recllm.start.demo import data_folder
+    from recllm.doors.start.demo import data_folder
 
     log = pl.read_parquet(data_folder() / "transactions.parquet", columns=["household_id", "product_id"])
     user = str(log["household_id"].value_counts(sort=True)["household_id"][100])

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from inputs import HERE, finish, in_new_process, say, script_parser
 
-from recllm.evaluation.record import provenance
+from recllm.recommend.evaluation.record import provenance
 
 AUDIT_ENTRIES, AUDIT_CHANGES = 60, 1_000
 PEOPLE = 1_000
@@ -77,10 +77,10 @@ def main() -> None:
 
 def demonstration(folder: Path | None) -> Path:
     """The demonstration's workspace with a trained model, made where there is none."""
-    from recllm.jobs.load import load_file
-    from recllm.jobs.train import train_workspace
-    from recllm.start.demo import FILES, data_folder
-    from recllm.workspace.workspace import Workspace
+    from recllm.doors.start.demo import FILES, data_folder
+    from recllm.market.jobs.load import load_file
+    from recllm.market.jobs.train import train_workspace
+    from recllm.shop.workspace.workspace import Workspace
 
     folder = folder or Path(tempfile.mkdtemp()) / "shop"
     if not (folder / "workspace.toml").exists():
@@ -92,9 +92,9 @@ def demonstration(folder: Path | None) -> Path:
 
 
 def erase(folder: Path | None) -> dict[str, Any]:
-    from recllm.privacy.erasure import erase_people
-    from recllm.privacy.export import export_person
-    from recllm.workspace.workspace import Workspace
+    from recllm.doors.privacy.erasure import erase_people
+    from recllm.doors.privacy.export import export_person
+    from recllm.shop.workspace.workspace import Workspace
 
     spent = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,10 +117,10 @@ def erase(folder: Path | None) -> dict[str, Any]:
 
 
 def replace_model(folder: Path | None) -> dict[str, Any]:
-    from recllm.jobs.retrain import retrain
-    from recllm.privacy.erasure import erase_people
-    from recllm.recommender.registry import serving, taints
-    from recllm.workspace.workspace import Workspace
+    from recllm.doors.privacy.erasure import erase_people
+    from recllm.market.jobs.retrain import retrain
+    from recllm.recommend.recommender.registry import serving, taints
+    from recllm.shop.workspace.workspace import Workspace
 
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "shop"
@@ -142,9 +142,9 @@ def audit_log(_: Path | None) -> dict[str, Any]:
     """Changes of single bytes, entries that are removed, moved, doubled, added or cut off, and of the anchor."""
     from sqlalchemy import text
 
-    from recllm.store.database import writing
-    from recllm.workspace.audit import ANCHOR, AuditAction, audit, verify_audit
-    from recllm.workspace.workspace import Workspace
+    from recllm.shop.store.database import writing
+    from recllm.shop.workspace.audit import ANCHOR, AuditAction, audit, verify_audit
+    from recllm.shop.workspace.workspace import Workspace
 
     rng, found = random.Random(0), 0
     with tempfile.TemporaryDirectory() as scratch, Workspace.create(Path(scratch) / "shop") as shop:

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from inputs import PEERS, default_encoder, script_parser, window_of
 
-from recllm.evaluation.benchmarks import BENCHMARKS
-from recllm.evaluation.peers.trees import (
+from recllm.base.stats import ranking
+from recllm.learn.features.item_vectors import item_vectors
+from recllm.recommend.evaluation.benchmarks import BENCHMARKS
+from recllm.recommend.evaluation.peers.trees import (
     ArrivalSettings,
     TreeSettings,
     arrival_examples,
@@ -28,10 +30,8 @@ from recllm.evaluation.peers.trees import (
     tree_examples,
     tree_ranker,
 )
-from recllm.evaluation.protocols import EvaluationWindow, Ranker
-from recllm.evaluation.systems import SYSTEMS
-from recllm.features.item_vectors import item_vectors
-from recllm.stats import ranking
+from recllm.recommend.evaluation.protocols import EvaluationWindow, Ranker
+from recllm.recommend.evaluation.systems import SYSTEMS
 
 Settings = dict[str, Any]
 Maker = Callable[[Settings], Ranker]

@@ -18,13 +18,13 @@ import numpy as np
 from inputs import finish, script_parser
 from numpy.typing import NDArray
 
-from recllm.errors import PolicyError
-from recllm.propensity.effects import arm_learners, fit_outcome
-from recllm.propensity.features import FeatureTable
-from recllm.propensity.parameters import UpliftSettings
-from recllm.propensity.quality import qini_curve, true_qini
-from recllm.propensity.trial import Trial
-from recllm.stats.probabilities import auc
+from recllm.base.errors import PolicyError
+from recllm.base.stats.probabilities import auc
+from recllm.market.propensity.effects import arm_learners, fit_outcome
+from recllm.market.propensity.features import FeatureTable
+from recllm.market.propensity.parameters import UpliftSettings
+from recllm.market.propensity.quality import qini_curve, true_qini
+from recllm.market.propensity.trial import Trial
 
 Values = NDArray[np.float64]
 N, RUNS = 12_000, 3

@@ -39,14 +39,14 @@ import polars as pl
 from inputs import HERE, finish, load_average, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.evaluation.record import versions
-from recllm.propensity.effects import arm_learners, fit_outcome
-from recllm.propensity.features import FeatureTable
-from recllm.propensity.model import Values, varying
-from recllm.propensity.parameters import UpliftSettings
-from recllm.propensity.quality import SHARES
-from recllm.propensity.trial import Trial, TrialColumns, read_trial_table
-from recllm.propensity.trial_effects import TrialEstimate, estimate_trial
+from recllm.market.propensity.effects import arm_learners, fit_outcome
+from recllm.market.propensity.features import FeatureTable
+from recllm.market.propensity.model import Values, varying
+from recllm.market.propensity.parameters import UpliftSettings
+from recllm.market.propensity.quality import SHARES
+from recllm.market.propensity.trial import Trial, TrialColumns, read_trial_table
+from recllm.market.propensity.trial_effects import TrialEstimate, estimate_trial
+from recllm.recommend.evaluation.record import versions
 
 COLUMNS = TrialColumns(
     features=("recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel"),
@@ -185,7 +185,7 @@ def of_split(pair: Trial, seed: int, shuffled: bool, split: int) -> dict[str, Va
 
 
 def qini_of_draws(score: Values, judge: Trial, weights: NDArray[np.int64]) -> Values:
-    """As `recllm.propensity.quality.qini_curve` has it, of people who count `weights` (draws, n) times each."""
+    """As `recllm.market.propensity.quality.qini_curve` has it, of people who count `weights` (draws, n) times each."""
     _, level = np.unique(-score, return_inverse=True)
     treated, outcome = judge.arm == 1, judge.outcome
     levels, qini = int(level.max()) + 1, np.empty(len(weights))

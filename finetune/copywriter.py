@@ -3,7 +3,7 @@
     accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs approved.jsonl --out voice
     recllm copy --user 42 --generator smollm2 --adapter voice
 
-The file holds the section [copywriter] of `recllm.settings.Settings`. Lines that may not be said are left out; a tenth
+The file holds the section [copywriter] of `settings.Settings`. Lines that may not be said are left out; a tenth
 of the items is held back for validation. A run that was interrupted goes on after its last epoch.
 """
 
@@ -15,18 +15,20 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from recllm.adcopy.submissions import pairs, read_approved, split
-from recllm.documents import json_text
-from recllm.errors import RecllmError
-from recllm.generator.locate import model_folder
-from recllm.settings import Settings, merged, read_settings_file
-from recllm.training.lora.copywriter import tune_generator
+from recllm.base.documents import json_text
+from recllm.base.errors import RecllmError
+from recllm.base.settings import Settings, merged, read_settings_file
+from recllm.learn.training.lora.copywriter import tune_generator
+from recllm.market.adcopy.submissions import pairs, read_approved, split
+from recllm.text.generator.locate import model_folder
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a TOML file of settings")
-    parser.add_argument("--pairs", type=Path, required=True, help="approved lines; see recllm.adcopy.submissions")
+    parser.add_argument(
+        "--pairs", type=Path, required=True, help="approved lines; see recllm.market.adcopy.submissions"
+    )
     parser.add_argument("--generator", default="smollm2")
     parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")

@@ -4,7 +4,7 @@
     recllm copy rank texts.jsonl --model effect
 
 A line of the pairs: {"test", "a", "b", "wins_a", "shown_a", "wins_b", "shown_b"}, and where known "reason", "channel",
-"fold". The TOML file holds the section [effect] of `recllm.settings.Settings`. The folder gets the adapter, the score
+"fold". The TOML file holds the section [effect] of `settings.Settings`. The folder gets the adapter, the score
 and a card with what was measured. A run that was interrupted goes on after its last member.
 """
 
@@ -14,18 +14,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from recllm.adcopy.submissions import read_pairs
-from recllm.documents import json_text
-from recllm.encoder.loading import DEFAULT_ENCODER
-from recllm.errors import RecllmError
-from recllm.settings import Settings, read_settings_file
-from recllm.training.lora.effect import tune_effect
+from recllm.base.documents import json_text
+from recllm.base.errors import RecllmError
+from recllm.base.settings import Settings, read_settings_file
+from recllm.learn.training.lora.effect import tune_effect
+from recllm.market.adcopy.submissions import read_pairs
+from recllm.text.encoder.loading import DEFAULT_ENCODER
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a TOML file of settings")
-    parser.add_argument("--pairs", type=Path, required=True, help="A/B tests; see recllm.adcopy.submissions")
+    parser.add_argument("--pairs", type=Path, required=True, help="A/B tests; see recllm.market.adcopy.submissions")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, help="name or folder")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
     accelerate launch finetune/lora.py finetune/lora.toml --workspace demo
 
-The file holds the section [lora] of `recllm.settings.Settings`, and others as well. A run that was interrupted goes on
+The file holds the section [lora] of `settings.Settings`, and others as well. A run that was interrupted goes on
 where it was.
 """
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from recllm.documents import json_text
-from recllm.errors import RecllmError
-from recllm.jobs.train import train_workspace, tune_workspace
-from recllm.settings import read_settings_file
-from recllm.training.arguments import LoraArguments
-from recllm.workspace.workspace import Workspace, overridden
+from recllm.base.documents import json_text
+from recllm.base.errors import RecllmError
+from recllm.base.settings import read_settings_file
+from recllm.learn.training.arguments import LoraArguments
+from recllm.market.jobs.train import train_workspace, tune_workspace
+from recllm.shop.workspace.workspace import Workspace, overridden
 
 
 def main() -> int:

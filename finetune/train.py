@@ -2,7 +2,7 @@
 
     python finetune/train.py finetune/scorer.toml --workspace demo
 
-The file holds sections of `recllm.settings.Settings`, such as [scorer] and [sequence], that stand above those of
+The file holds sections of `recllm.base.settings.Settings`, such as [scorer] and [sequence], that stand above those of
 `workspace.toml`; what both leave out follows `recllm advise`. The encoder stays as it is: its vectors are input.
 """
 
@@ -12,11 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from recllm.documents import json_text
-from recllm.errors import RecllmError
-from recllm.jobs.train import train_workspace
-from recllm.settings import read_settings_file
-from recllm.workspace.workspace import Workspace, overridden
+from recllm.base.documents import json_text
+from recllm.base.errors import RecllmError
+from recllm.base.settings import read_settings_file
+from recllm.market.jobs.train import train_workspace
+from recllm.shop.workspace.workspace import Workspace, overridden
 
 
 def main() -> int:

@@ -35,20 +35,20 @@ _ROOM_OF = {
 __all__ = sorted([*_ROOM_OF, "__version__"])
 
 if TYPE_CHECKING:
-    from recllm.adcopy.request import CopyRequest as CopyRequest
-    from recllm.adcopy.write import write_copy as write_copy
-    from recllm.data.dataset import Dataset as Dataset
-    from recllm.encoder.loading import load_encoder as load_encoder
-    from recllm.errors import RecllmError as RecllmError
-    from recllm.ingest.load import ingest_file as ingest_file
-    from recllm.profiles.profile import build_profile as build_profile
-    from recllm.recommender.recommender import Recommender as Recommender
-    from recllm.schema import AdCopy as AdCopy
-    from recllm.schema import Item as Item
-    from recllm.schema import Profile as Profile
-    from recllm.schema import Recommendation as Recommendation
-    from recllm.schema import Slate as Slate
-    from recllm.workspace.workspace import Workspace as Workspace
+    from recllm.base.errors import RecllmError as RecllmError
+    from recllm.base.schema import AdCopy as AdCopy
+    from recllm.base.schema import Item as Item
+    from recllm.base.schema import Profile as Profile
+    from recllm.base.schema import Recommendation as Recommendation
+    from recllm.base.schema import Slate as Slate
+    from recllm.learn.profiles.profile import build_profile as build_profile
+    from recllm.market.adcopy.request import CopyRequest as CopyRequest
+    from recllm.market.adcopy.write import write_copy as write_copy
+    from recllm.recommend.recommender.recommender import Recommender as Recommender
+    from recllm.shop.data.dataset import Dataset as Dataset
+    from recllm.shop.ingest.load import ingest_file as ingest_file
+    from recllm.shop.workspace.workspace import Workspace as Workspace
+    from recllm.text.encoder.loading import load_encoder as load_encoder
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import DAY, Dataset
+from recllm.shop.data.dataset import DAY, Dataset
 
 START = 1_700_000_000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.propensity.coupons import Coupons
+from recllm.market.propensity.coupons import Coupons
+from recllm.shop.data.dataset import DAY, Dataset
 
 START = 1_700_006_400  # a midnight (UTC)
 DAYS = 200

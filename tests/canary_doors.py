@@ -25,13 +25,13 @@ from standardwebhooks import Webhook
 from test_erasure import CAMPAIGN, WHO, through_every_door
 from waiting import until
 
-from recllm.console.loads import receive_upload
-from recllm.jobs.batch import BatchRun, BatchTask, run_batch
-from recllm.jobs.load import load_file
-from recllm.privacy.backup import back_up
-from recllm.privacy.erasure import erase_people
-from recllm.workspace.webhooks import WebhookScheme, add_source
-from recllm.workspace.workspace import Workspace
+from recllm.doors.console.loads import receive_upload
+from recllm.doors.privacy.backup import back_up
+from recllm.doors.privacy.erasure import erase_people
+from recllm.market.jobs.batch import BatchRun, BatchTask, run_batch
+from recllm.market.jobs.load import load_file
+from recllm.shop.workspace.webhooks import WebhookScheme, add_source
+from recllm.shop.workspace.workspace import Workspace
 
 ADDRESS = "zzcanary.ann@shop.example"
 """Id of a second person, as it stands in rows that could not be read."""
@@ -59,16 +59,16 @@ WEBHOOK_SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KILLED: dict[str, tuple[str, str]] = {
     "backup": (
         "tarfile.TarFile.addfile",
-        "from recllm.privacy.backup import back_up\nback_up(shop, folder.parent / 'killed.backup', actor='test')",
+        "from recllm.doors.privacy.backup import back_up\nback_up(shop, folder.parent / 'killed.backup', actor='test')",
     ),
     "evaluation": (
-        "recllm.evaluation.report.measure",
-        "from recllm.jobs.train import evaluate_data\n"
+        "recllm.recommend.evaluation.report.measure",
+        "from recllm.market.jobs.train import evaluate_data\n"
         "evaluate_data(workspace=folder, slices=('ALL',), baselines=('popular', 'popular-recent'))",
     ),
     "load": (
-        "recllm.store.writers.Load.close",
-        "from recllm.jobs.load import load_file\nload_file(shop, folder.parent / 'refused-again.csv', 'events')",
+        "recllm.shop.store.writers.Load.close",
+        "from recllm.market.jobs.load import load_file\nload_file(shop, folder.parent / 'refused-again.csv', 'events')",
     ),
 }
 """What is done -> where its process is killed, and the code that does it."""
@@ -112,7 +112,7 @@ def marks_of(folder: Path, database: Path | None = None) -> Marks:
 
 def _unregistered(paths: Iterable[str]) -> tuple[str, ...] | None:
     try:
-        from recllm.privacy.registry import REGISTRY
+        from recllm.doors.privacy.registry import REGISTRY
     except ImportError:
         return None
     of_people = REGISTRY.records
@@ -199,7 +199,7 @@ def killed_while(work: str, folder: Path) -> None:
     lines = (
         "import os, pathlib",
         "from unittest import mock",
-        "from recllm.workspace.workspace import Workspace",
+        "from recllm.shop.workspace.workspace import Workspace",
         f"folder = pathlib.Path({str(folder)!r})",
         f"mock.patch({place!r}, lambda *_, **__: os.kill(os.getpid(), {int(signal.SIGKILL)})).start()",
         "shop = Workspace.open(folder)",

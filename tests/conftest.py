@@ -19,9 +19,9 @@ from hypothesis import settings
 from postgres_server import PASSWORD, PostgresServer, find_binaries
 from shop_world import EVENTS_CSV, ITEMS_CSV
 
-from recllm.cli.main import main
-from recllm.files import PRIVATE, write_whole
-from recllm.workspace import workspace
+from recllm.base.files import PRIVATE, write_whole
+from recllm.doors.cli.main import main
+from recllm.shop.workspace import workspace
 
 # before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recllm.encoder.toy import ToyEncoder
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import publish_recommender
-from recllm.policy import Policy
-from recllm.recommender.recommender import Recommender
-from recllm.schema import Purpose
-from recllm.settings import ScorerTrainingSettings, ServiceSettings
-from recllm.workspace.workspace import Workspace
+from recllm.base.policy import Policy
+from recllm.base.schema import Purpose
+from recllm.base.settings import ScorerTrainingSettings, ServiceSettings
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import publish_recommender
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.toy import ToyEncoder
 
 LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
 PEOPLE = 24

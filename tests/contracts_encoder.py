@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recllm.errors import UsageError
-from recllm.schema import Encoder
+from recllm.base.errors import UsageError
+from recllm.base.schema import Encoder
 
 TEXTS = [
     "red running shoes",

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import polars as pl
 
-from recllm.recommender import registry as artifacts
-from recllm.store.database import Store
+from recllm.recommend.recommender import registry as artifacts
+from recllm.shop.store.database import Store
 
 ROWS = 2_000
 WRITES = 3

@@ -1,7 +1,7 @@
 """Forty-four kinds of input that shops really send, and what becomes of each: data for one test and one document.
 
 F = the file is refused, Q = the row is quarantined, N = repaired without loss and counted, A = accepted as it is.
-`python tests/dirty_inputs.py` writes the table to recllm/ingest/INPUTS.md.
+`python tests/dirty_inputs.py` writes the table to recllm/shop/ingest/INPUTS.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import polars as pl
 from ingest_codes import FILE_CODES, ROW_CODES, WARNINGS
 from store_view import view
 
-from recllm.ingest.options import IngestOptions
-from recllm.schema import IngestReport
-from recllm.store.database import Store
+from recllm.base.schema import IngestReport
+from recllm.shop.ingest.options import IngestOptions
+from recllm.shop.store.database import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HEADER = "user_id,item_id,event,timestamp,quantity,price"
@@ -945,5 +945,5 @@ def rendered() -> str:
 
 
 if __name__ == "__main__":
-    target = Path(__file__).parent.parent / "recllm" / "ingest" / "INPUTS.md"
+    target = Path(__file__).parent.parent / "recllm" / "shop" / "ingest" / "INPUTS.md"
     target.write_text(rendered(), "utf-8")

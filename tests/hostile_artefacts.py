@@ -32,17 +32,17 @@ from fastapi.testclient import TestClient
 from hostile_watch import Outcome, look
 from tiny_encoders import edit_json, make_model, write_json
 
-from recllm.campaigns.file import read_campaign
-from recllm.campaigns.folder import CampaignFolder, append, read_log, read_plan
-from recllm.encoder.cache import CACHE_FILE, CachedEncoder
-from recllm.encoder.json_cache import HASH_FILE
-from recllm.encoder.loading import load_encoder
-from recllm.encoder.onnx import SCHEME
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import RecllmError
-from recllm.jobs.load import load_file
-from recllm.workspace.webhooks import WebhookScheme, add_source
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import RecllmError
+from recllm.market.campaigns.file import read_campaign
+from recllm.market.campaigns.folder import CampaignFolder, append, read_log, read_plan
+from recllm.market.jobs.load import load_file
+from recllm.shop.workspace.webhooks import WebhookScheme, add_source
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder
+from recllm.text.encoder.json_cache import HASH_FILE
+from recllm.text.encoder.loading import load_encoder
+from recllm.text.encoder.onnx import SCHEME
+from recllm.text.encoder.toy import ToyEncoder
 
 Door = Callable[[], object]
 """Reads an artefact; what it answers is not told to anyone by itself."""
@@ -382,8 +382,8 @@ def _adapter(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = 
     def make(case: Case) -> Door:
         from safetensors.numpy import save_file
 
-        from recllm.encoder.huggingface import HuggingFaceEncoder
-        from recllm.encoder.loading import find_weights
+        from recllm.text.encoder.huggingface import HuggingFaceEncoder
+        from recllm.text.encoder.loading import find_weights
 
         encoder = case.copy(case.world.encoder, "encoder")
         folder = case.folder / "adapter"
@@ -589,7 +589,7 @@ ENDLESS = "{% for n in range(99999) %}" * 3 + "{% endfor %}" * 3
 
 def _write(folder: Path) -> Door:
     def door() -> object:
-        from recllm.generator.locate import find_generator
+        from recllm.text.generator.locate import find_generator
 
         generator = find_generator(str(folder), cache_dir=folder.parent / "unpacked")
         assert generator is not None
@@ -719,7 +719,7 @@ def _sealed(folder: Path) -> None:
 
 def _recommend(shop: Path) -> Door:
     def door() -> object:
-        from recllm.jobs.recommenders import open_recommender
+        from recllm.market.jobs.recommenders import open_recommender
 
         with Workspace.open(shop) as workspace:
             recommender = open_recommender(workspace)
@@ -732,7 +732,7 @@ def _version(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = 
     """A published version in which somebody changed a file, and by `seal` the manifest as well."""
 
     def make(case: Case) -> Door:
-        from recllm.recommender.registry import current
+        from recllm.recommend.recommender.registry import current
 
         shop = case.trained()
         folder = shop / "models" / "versions" / str(current(shop / "models"))
@@ -810,7 +810,7 @@ def _roll_back(spoil: Callable[[Case, Path], object]) -> Callable[[Case], Door]:
         spoil(case, shop / "models")
 
         def door() -> object:
-            from recllm.recommender.registry import decisions, rollback
+            from recllm.recommend.recommender.registry import decisions, rollback
 
             return rollback(shop / "models"), len(decisions(shop / "models"))
 
@@ -849,7 +849,7 @@ def _people_state(name: str, content: Callable[[Case], bytes]) -> None:
         shop = case.trained()
         for path in (shop / "serving").glob("*.safetensors"):
             path.write_bytes(content(case))
-        from recllm.recommender.serving_state import open_people_state
+        from recllm.recommend.recommender.serving_state import open_people_state
 
         return lambda: [open_people_state(path) for path in (shop / "serving").glob("*.safetensors")]
 
@@ -905,7 +905,7 @@ def _effects(
     """Effects of two groups of trees, one thing about them changed; everybody is asked."""
 
     def make(case: Case) -> Door:
-        from recllm.propensity.effects import FORMAT
+        from recllm.market.propensity.effects import FORMAT
 
         folder = case.folder / "effects"
         folder.mkdir()
@@ -917,8 +917,8 @@ def _effects(
         (folder / "effects.json").write_text(text or json.dumps(values | record))
 
         def door() -> object:
-            from recllm.propensity.effects import load_effects
-            from recllm.propensity.features import FeatureTable
+            from recllm.market.propensity.effects import load_effects
+            from recllm.market.propensity.features import FeatureTable
 
             effects = load_effects(folder)
             return effects.predict(FeatureTable(("a",), ("a",), np.zeros((4, 1), np.float32)))
@@ -948,7 +948,7 @@ def _boosted(name: str, **change: Any) -> None:
         )
 
         def door() -> object:
-            from recllm.models.trees import BoostedTrees
+            from recllm.learn.models.trees import BoostedTrees
 
             return BoostedTrees.read(file)[0].score(np.zeros((3, 1)))
 
@@ -1219,7 +1219,7 @@ def _toml(kind: str, read: Callable[[Case, Path], Door]) -> None:
 
 
 def _settings(case: Case, file: Path) -> Door:
-    from recllm.settings import read_settings_file
+    from recllm.base.settings import read_settings_file
 
     return lambda: read_settings_file(file)
 
@@ -1236,25 +1236,25 @@ def _campaign(case: Case, file: Path) -> Door:
 
 
 def _voice(case: Case, file: Path) -> Door:
-    from recllm.adcopy.request import load_voice
+    from recllm.market.adcopy.request import load_voice
 
     return lambda: load_voice(file)
 
 
 def _pack(case: Case, file: Path) -> Door:
-    from recllm.adcopy.packs import load_pack
+    from recllm.market.adcopy.packs import load_pack
 
     return lambda: load_pack(file)
 
 
 def _rule(case: Case, file: Path) -> Door:
-    from recllm.audiences.people_rule import read_rule
+    from recllm.market.audiences.people_rule import read_rule
 
     return lambda: read_rule(str(file))
 
 
 def _fields(case: Case, file: Path) -> Door:
-    from recllm.console.campaign_fields import fields_of_file
+    from recllm.doors.console.campaign_fields import fields_of_file
 
     return lambda: fields_of_file(file.read_bytes())
 
@@ -1392,7 +1392,7 @@ _campaign_files("an old plan that is a link", lambda case, f: f.old.symlink_to(c
 @artefact("upload: a folder of uploads that is a link", inert=True)
 def a_workspace_whose_uploads_are_a_link(case: Case) -> Door:
     """Sweeping old uploads would take away what lies at its end."""
-    from recllm.console.loads import sweep_uploads
+    from recllm.doors.console.loads import sweep_uploads
 
     shop = case.shop()
     (case.outside / "work").mkdir()
@@ -1409,7 +1409,7 @@ def a_workspace_whose_uploads_are_a_link(case: Case) -> Door:
 
 def _upload(name: str, file: str) -> None:
     def make(case: Case) -> Door:
-        from recllm.console.loads import receive_upload
+        from recllm.doors.console.loads import receive_upload
 
         shop = case.shop()
 
@@ -1473,7 +1473,7 @@ _prompt("deep", "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}")
 
 def _trial(name: str, file: str, content: Callable[[Case], bytes]) -> None:
     def make(case: Case) -> Door:
-        from recllm.propensity.trial import read_trial_table
+        from recllm.market.propensity.trial import read_trial_table
 
         path = case.file(file, content(case))
         return lambda: read_trial_table(path).shape
@@ -1490,7 +1490,7 @@ _trial("nothing", "t.csv", lambda _: b"")
 
 def _submitted(name: str, line: bytes) -> None:
     def make(case: Case) -> Door:
-        from recllm.adcopy.submissions import read_submissions
+        from recllm.market.adcopy.submissions import read_submissions
 
         path = case.file("texts.jsonl", line)
         return lambda: [type(entry).__name__ for entry in read_submissions(path, now=datetime(2025, 1, 1, tzinfo=UTC))]
@@ -1511,7 +1511,7 @@ _submitted(
 
 def _kept_lists(name: str, content: Callable[[Case], bytes]) -> None:
     def make(case: Case) -> Door:
-        from recllm.evaluation.record import load_lists
+        from recllm.recommend.evaluation.record import load_lists
 
         path = case.file("lists.npz", content(case))
         return lambda: load_lists(path, "key")
@@ -1610,7 +1610,7 @@ def _condition(name: str, text: str) -> None:
     """The service bounds what it takes; the command line hands on whatever was typed."""
 
     def make(_: Case) -> Door:
-        from recllm.data.catalogue import COLUMNS, matching
+        from recllm.shop.data.catalogue import COLUMNS, matching
 
         values: dict[str, Any] = {name: ["a"] for name in COLUMNS} | {"price": [1.0], "category": [["a"]]}
         return lambda: matching(pl.DataFrame(values), text)

@@ -21,14 +21,14 @@ from urllib.parse import quote
 
 from service_world import serving
 
-from recllm.console.cookies import FORM_COOKIE
-from recllm.console.session import form_token, session_cookie
-from recllm.console.staff import StaffIdentity
-from recllm.recommender.registry import current
-from recllm.settings import ServiceSettings
-from recllm.workspace.console_sessions import begin_session, end_session
-from recllm.workspace.keys import create_key, list_keys, revoke_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.settings import ServiceSettings
+from recllm.doors.console.cookies import FORM_COOKIE
+from recllm.doors.console.session import form_token, session_cookie
+from recllm.doors.console.staff import StaffIdentity
+from recllm.recommend.recommender.registry import current
+from recllm.shop.workspace.console_sessions import begin_session, end_session
+from recllm.shop.workspace.keys import create_key, list_keys, revoke_key
+from recllm.shop.workspace.workspace import Workspace
 
 ROUTES = """
 open       GET     /livez /readyz /openapi.json /static/ /sign-in /sign-in/oidc /sign-in/oidc/{provider}

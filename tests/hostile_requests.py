@@ -13,11 +13,11 @@ from urllib.parse import urlencode
 from hostile_callers import Route, bodies_of, routes_of
 from test_service_inputs import BODIES, WRONG
 
-from recllm.console.cookies import FORM_COOKIE
-from recllm.console.session import form_token
-from recllm.workspace.workspace import Workspace
+from recllm.doors.console.cookies import FORM_COOKIE
+from recllm.doors.console.session import form_token
+from recllm.shop.workspace.workspace import Workspace
 
-TEMPLATES = Path(__file__).parents[1] / "recllm" / "console" / "templates"
+TEMPLATES = Path(__file__).parents[1] / "recllm" / "doors" / "console" / "templates"
 ODD = (
     *("", "\0", "\ud800", "a\u202eb", "../../key", "..%2f..%2fkey", "x" * 5_000, "9" * 5_000, "NaN", "-1", "1e400"),
     *("<script>alert(1)</script>", "{{ 7 * 7 }}", "' OR 1=1 --", "a\r\nSet-Cookie: x=y"),

@@ -11,18 +11,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recllm.adcopy.submissions import Submission, judge, submission_of
-from recllm.adcopy.write import write_copy
-from recllm.errors import RecllmError
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.recommender.search import search
-from recllm.schema import SearchRequest
-from recllm.service.marketing_requests import SearchQuery
-from recllm.service.requests import TextsRequest
+from recllm.base.errors import RecllmError
+from recllm.base.schema import SearchRequest
+from recllm.doors.service.marketing_requests import SearchQuery
+from recllm.doors.service.requests import TextsRequest
+from recllm.market.adcopy.submissions import Submission, judge, submission_of
+from recllm.market.adcopy.write import write_copy
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.search import search
+from recllm.shop.workspace.workspace import Workspace
 from recllm.text.personal_data import find_personal_data
 from recllm.text.word_index import WordIndex
-from recllm.workspace.workspace import Workspace
 
 Door = Callable[[str], object]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recllm.errors import RecllmError
+from recllm.base.errors import RecllmError
 
 MAX_MIB = 512
 """What reading one artefact may add to the memory of the process at its peak, in MiB."""

@@ -11,11 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from recllm.ingest.load import ingest_file
-from recllm.ingest.options import IngestOptions
-from recllm.policy import Policy
-from recllm.store.database import Store
-from recllm.workspace.privacy import Pseudonymiser
+from recllm.base.policy import Policy
+from recllm.shop.ingest.load import ingest_file
+from recllm.shop.ingest.options import IngestOptions
+from recllm.shop.store.database import Store
+from recllm.shop.workspace.privacy import Pseudonymiser
 
 
 def load(store_path: str, quarantine: str, files: list[str]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 
-from recllm.jobs.train import train_privately
-from recllm.training.private.descent import PrivateDescent
-from recllm.workspace.workspace import Workspace
+from recllm.learn.training.private.descent import PrivateDescent
+from recllm.market.jobs.train import train_privately
+from recllm.shop.workspace.workspace import Workspace
 
 
 def wait_for_the_end(*_: object) -> None:

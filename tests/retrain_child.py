@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from recllm.jobs.retrain import retrain
-from recllm.workspace.workspace import Workspace
+from recllm.market.jobs.retrain import retrain
+from recllm.shop.workspace.workspace import Workspace
 
 if __name__ == "__main__":
     with Workspace.open(sys.argv[1]) as workspace:

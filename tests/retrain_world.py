@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import DAY, Dataset, Events
-from recllm.jobs.load import load_file
-from recllm.workspace.workspace import Workspace
+from recllm.market.jobs.load import load_file
+from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.workspace.workspace import Workspace
 
 START = 1_700_006_400  # a midnight (UTC)
 KINDS = ("green tea", "steel hammer", "cotton shirt", "running shoe")

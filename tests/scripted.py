@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from recllm.errors import GenerationError
-from recllm.schema import Purpose
+from recllm.base.errors import GenerationError
+from recllm.base.schema import Purpose
 
 Reply = str | Exception | Callable[[str], str]
 

@@ -12,17 +12,17 @@ import polars as pl
 from fastapi.testclient import TestClient
 from waiting import until
 
-from recllm.console.app import mount_console
-from recllm.encoder.toy import ToyEncoder
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import publish_recommender
-from recllm.policy import Policy
-from recllm.recommender.recommender import Recommender
-from recllm.schema import Purpose
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.settings import ScorerTrainingSettings, ServiceSettings
-from recllm.workspace.workspace import Workspace
+from recllm.base.policy import Policy
+from recllm.base.schema import Purpose
+from recllm.base.settings import ScorerTrainingSettings, ServiceSettings
+from recllm.doors.console.app import mount_console
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import publish_recommender
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.toy import ToyEncoder
 
 LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
 PEOPLE = 24

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from recllm.data.dataset import DAY, Dataset, Events
-from recllm.schema import ACTION_CODE, Action
+from recllm.base.schema import ACTION_CODE, Action
+from recllm.shop.data.dataset import DAY, Dataset, Events
 
 START = 1_700_000_000
 

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 from sqlalchemy import Row, select, text
 
-from recllm.store import tables
-from recllm.store.database import Store
+from recllm.shop.store import tables
+from recllm.shop.store.database import Store
 
 
 class StoreView:

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedGenerator
 
-from recllm.adcopy.channels import channels
-from recllm.adcopy.opening_line import line_prompt
-from recllm.adcopy.quantities import format_money, renderings
-from recllm.adcopy.request import CopyRequest, Offer, OfferType, reason_kind
-from recllm.adcopy.verify.guarantees import review
-from recllm.adcopy.write import sayable_facts, shortened, write_copy
-from recllm.errors import GenerationError, UsageError
-from recllm.generator.chat import messages
-from recllm.schema import AdCopy, Item, Reason, ReasonKind
+from recllm.base.errors import GenerationError, UsageError
+from recllm.base.schema import AdCopy, Item, Reason, ReasonKind
+from recllm.market.adcopy.channels import channels
+from recllm.market.adcopy.opening_line import line_prompt
+from recllm.market.adcopy.quantities import format_money, renderings
+from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, reason_kind
+from recllm.market.adcopy.verify.guarantees import review
+from recllm.market.adcopy.write import sayable_facts, shortened, write_copy
+from recllm.text.generator.chat import messages
 from recllm.text.templates import Prompts
 
 NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)

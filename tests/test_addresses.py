@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from service_world import serving
 from store_view import view
 
-from recllm.errors import StoreError
-from recllm.jobs.load import load_export, load_file
-from recllm.privacy.backup import back_up, restore
-from recllm.privacy.erasure import erase_people
-from recllm.privacy.export import export_person
-from recllm.privacy.rotation import rotate_key
-from recllm.schema import Purpose
-from recllm.workspace import workspace as workspace_module
-from recllm.workspace.privacy import Pseudonymiser, fold_address
-from recllm.workspace.workspace import SETTINGS_FILE, Workspace, fingerprint_of, folds_addresses
+from recllm.base.errors import StoreError
+from recllm.base.schema import Purpose
+from recllm.doors.privacy.backup import back_up, restore
+from recllm.doors.privacy.erasure import erase_people
+from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.rotation import rotate_key
+from recllm.market.jobs.load import load_export, load_file
+from recllm.shop.workspace import workspace as workspace_module
+from recllm.shop.workspace.privacy import Pseudonymiser, fold_address
+from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, fingerprint_of, folds_addresses
 
 RULE = "-lower-case-addresses"
 KEY = b"0123456789abcdef"

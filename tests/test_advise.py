@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from recllm.cli.main import app
-from recllm.data.dataset import DAY, Dataset
-from recllm.documents import plain
-from recllm.encoder.hardware import Machine, this_machine
-from recllm.encoder.loading import DEFAULT_ENCODER
-from recllm.errors import DataError
+from recllm.base.documents import plain
+from recllm.base.errors import DataError
+from recllm.doors.cli.main import app
+from recllm.learn.training.advise import Advice, TrainingTime, advise, estimated_tokens
+from recllm.learn.training.scorer import fit_scorer
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.text.encoder.hardware import Machine, this_machine
+from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.items import item_texts
-from recllm.training.advise import Advice, TrainingTime, advise, estimated_tokens
-from recllm.training.scorer import fit_scorer
 
 START = 1_700_000_000
 LAPTOP = Machine(cores=2, memory_gib=16.0, bfloat16=True)
@@ -172,7 +172,7 @@ def test_one_person_with_many_events_is_noted() -> None:
 def test_an_item_index_is_advised_for_large_catalogues(monkeypatch: pytest.MonkeyPatch) -> None:
     shop = world(40, 20)
     assert not any("recllm refresh --index" in note for note in ask(shop).notes)
-    monkeypatch.setattr("recllm.training.advise.INDEX_ITEMS", 500)
+    monkeypatch.setattr("recllm.learn.training.advise.INDEX_ITEMS", 500)
     assert any("comparing 600 items" in note and "item_index.kind=faiss" in note for note in ask(shop).notes)
 
 

@@ -12,17 +12,17 @@ import polars as pl
 import pytest
 from conftest import Command
 
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError, UsageError
-from recllm.evaluation import systems as system_table
-from recllm.evaluation.protocols import RankedLists, split_tables, with_candidates
-from recllm.evaluation.recllm_system import TrainingRecipe
-from recllm.evaluation.report import evaluate
-from recllm.evaluation.systems import SystemSpec, make_systems, systems_for
-from recllm.evaluation.tables import leave_one_out, read_folder
-from recllm.jobs.train import evaluate_data
-from recllm.settings import ScorerTrainingSettings
-from recllm.workspace.workspace import overridden
+from recllm.base.errors import DataError, UsageError
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.market.jobs.train import evaluate_data
+from recllm.recommend.evaluation import systems as system_table
+from recllm.recommend.evaluation.protocols import RankedLists, split_tables, with_candidates
+from recllm.recommend.evaluation.recllm_system import TrainingRecipe
+from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.systems import SystemSpec, make_systems, systems_for
+from recllm.recommend.evaluation.tables import leave_one_out, read_folder
+from recllm.shop.workspace.workspace import overridden
+from recllm.text.encoder.toy import ToyEncoder
 
 BEAUTY = Path(__file__).resolve().parents[2] / "shared" / "data" / "amazon_beauty_p5"
 
@@ -214,7 +214,7 @@ def test_the_command_measures_a_folder_of_steps(
     folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setattr("recllm.encoder.loading.load_encoder", lambda *_, **__: ToyEncoder())
+    monkeypatch.setattr("recllm.text.encoder.loading.load_encoder", lambda *_, **__: ToyEncoder())
     arguments = ("evaluate", "--data", str(folder), "--split", "leave-one-out", "--baselines", "popular", "--k", "5,10")
     code, out, err = command(*arguments, "--json")
     assert code == 0, err

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from recllm.errors import ModelError, UsageError
-from recllm.recommender import registry as artifacts
-from recllm.recommender.lineage import GateReason, GateReport, GateVerdict, Lineage, Origin
+from recllm.base.errors import ModelError, UsageError
+from recllm.recommend.recommender import registry as artifacts
+from recllm.recommend.recommender.lineage import GateReason, GateReport, GateVerdict, Lineage, Origin
 
 HERE = Path(__file__).parent
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
-from recllm.audiences.assignment import assign, dual_prices, select_jointly, upper_bound
-from recllm.audiences.audience import audience_target, build_audience, eligible_pool, find_audience
-from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import PolicyError, UsageError
-from recllm.policy import Policy
-from recllm.recommender.recommender import Recommender
-from recllm.settings import ScorerTrainingSettings
+from recllm.base.errors import PolicyError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.market.audiences.assignment import assign, dual_prices, select_jointly, upper_bound
+from recllm.market.audiences.audience import audience_target, build_audience, eligible_pool, find_audience
+from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.text.encoder.toy import ToyEncoder
 
 
 def by_trying_all(gain: np.ndarray, limit: list[int], contacts: np.ndarray) -> float:

@@ -15,8 +15,8 @@ from hostile_requests import fault_of, odd_requests
 from hostile_texts import PLAIN, doors, processor_seconds
 from service_world import serving
 
-from recllm.errors import UsageError
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import UsageError
+from recllm.shop.workspace.workspace import Workspace
 
 
 @pytest.fixture

@@ -16,10 +16,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop_world import shop
 
-from recllm.audiences.assignment import draws, select
-from recllm.audiences.audience import Audience, audience_document, audience_target, find_audience, write_audience_csv
-from recllm.audiences.exclusions import Consents, first_only, youngest_age
-from recllm.audiences.probabilities import (
+from recllm.base.documents import guarded
+from recllm.base.errors import NotFittedError, PolicyError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.base.stats.intervals import ratios
+from recllm.learn.features.candidates import explicit
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.market.audiences.assignment import draws, select
+from recllm.market.audiences.audience import (
+    Audience,
+    audience_document,
+    audience_target,
+    find_audience,
+    write_audience_csv,
+)
+from recllm.market.audiences.exclusions import Consents, first_only, youngest_age
+from recllm.market.audiences.probabilities import (
     UserScores,
     calibrated_rate,
     fit_line,
@@ -28,24 +42,16 @@ from recllm.audiences.probabilities import (
     restricted_to,
     target_probabilities,
 )
-from recllm.audiences.reasons import distinguishing_traits, enough_people
-from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions
-from recllm.campaigns.target_text import fitting_items
-from recllm.data.catalogue import in_category
-from recllm.data.dataset import DAY, Dataset
-from recllm.documents import guarded
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import NotFittedError, PolicyError, UsageError
-from recllm.experiments.split import in_global_holdout
-from recllm.features.candidates import explicit
-from recllm.features.item_vectors import basics_of, basics_vectors
-from recllm.policy import Policy
-from recllm.recommender.people import Histories
-from recllm.recommender.ranking import UserInputs
-from recllm.recommender.recommender import Recommender
-from recllm.schema import ACTION_CODE, Action
-from recllm.settings import ScorerTrainingSettings
-from recllm.stats.intervals import ratios
+from recllm.market.audiences.reasons import distinguishing_traits, enough_people
+from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+from recllm.market.campaigns.target_text import fitting_items
+from recllm.market.experiments.split import in_global_holdout
+from recllm.recommend.recommender.people import Histories
+from recllm.recommend.recommender.ranking import UserInputs
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.catalogue import in_category
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.text.encoder.toy import ToyEncoder
 
 FLOOR, PEOPLE = 5, 80
 
@@ -485,8 +491,8 @@ def test_wrong_use_is_told(trained: Recommender) -> None:
 def test_what_is_asked_and_answered_is_light() -> None:
     """Finding people and predicting need neither torch nor scikit-learn until something is fitted."""
     code = (
-        "import sys, recllm.audiences.audience, recllm.audiences.assignment, recllm.propensity.predict, "
-        "recllm.propensity.uplift; "
+        "import sys, audiences.audience, audiences.assignment, propensity.predict, "
+        "recllm.market.propensity.uplift; "
         "print([m for m in ('torch', 'transformers', 'sklearn', 'scipy', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,11 +11,19 @@ import pytest
 from conftest import Command
 from sqlalchemy import text
 
-from recllm.errors import UsageError
-from recllm.settings import AuditSettings
-from recllm.store.database import writing
-from recllm.workspace.audit import AuditAction, anchor_audit, audit, audit_each, read_audit, verify_audit, verify_copy
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import UsageError
+from recllm.base.settings import AuditSettings
+from recllm.shop.store.database import writing
+from recllm.shop.workspace.audit import (
+    AuditAction,
+    anchor_audit,
+    audit,
+    audit_each,
+    read_audit,
+    verify_audit,
+    verify_copy,
+)
+from recllm.shop.workspace.workspace import Workspace
 
 PERSON = "u1_0123456789abcdef0123456789abcdef"
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betaln
 
-from recllm.errors import DataError, UsageError
-from recllm.experiments.bandit import (
+from recllm.base.errors import DataError, UsageError
+from recllm.market.experiments.bandit import (
     VariantCounts,
     breaks_guard,
     choice_probabilities,

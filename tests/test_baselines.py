@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.errors import UsageError
-from recllm.evaluation import baselines as b
-from recllm.evaluation.baselines import index_texts, purchase_matrix, rank_by, top_k, words
-from recllm.evaluation.protocols import EvaluationQuery, RankedLists
-from recllm.evaluation.systems import make_systems
-from recllm.stats.ranking import Truth, ndcg
+from recllm.base.errors import UsageError
+from recllm.base.stats.ranking import Truth, ndcg
+from recllm.recommend.evaluation import baselines as b
+from recllm.recommend.evaluation.baselines import index_texts, purchase_matrix, rank_by, top_k, words
+from recllm.recommend.evaluation.protocols import EvaluationQuery, RankedLists
+from recllm.recommend.evaluation.systems import make_systems
+from recllm.shop.data.dataset import DAY, Dataset
 
 NOW = 100 * DAY
 

@@ -17,23 +17,23 @@ from conftest import Command
 from test_encoder_architectures import random_adapter
 from tiny_encoders import make_model
 
-from recllm.data.dataset import ITEM_SCHEMA
-from recllm.encoder import loading
-from recllm.encoder.cache import CACHE_FILE, CachedEncoder
-from recllm.encoder.hardware import Probe
-from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.encoder.loading import load_encoder, with_adapter
-from recllm.errors import DataError, StoreError, UsageError
-from recllm.features.item_vectors import item_vectors
-from recllm.jobs.batch import DONE, PLAN, BatchResult, BatchRun, BatchTask, keep_vectors, run_batch
-from recllm.jobs.catalogue_vectors import encoding_options, read_vectors
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
-from recllm.jobs.train import train_workspace
-from recllm.recommender.saved_model import load_model
-from recllm.schema import Purpose
+from recllm.base.errors import DataError, StoreError, UsageError
+from recllm.base.schema import Purpose
+from recllm.learn.features.item_vectors import item_vectors
+from recllm.market.jobs.batch import DONE, PLAN, BatchResult, BatchRun, BatchTask, keep_vectors, run_batch
+from recllm.market.jobs.catalogue_vectors import encoding_options, read_vectors
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender, publish_recommender, refresh
+from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.shop.data.dataset import ITEM_SCHEMA
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder import loading
+from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder
+from recllm.text.encoder.hardware import Probe
+from recllm.text.encoder.huggingface import HuggingFaceEncoder
+from recllm.text.encoder.loading import load_encoder, with_adapter
 from recllm.text.items import item_texts, possible_price_texts, price_texts
-from recllm.workspace.workspace import Workspace
 
 SHARDS, ITEMS = 4, 40
 TODAY = datetime.now(UTC).replace(microsecond=0)

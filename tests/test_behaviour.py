@@ -14,27 +14,27 @@ from behaviour_world import DAYS, START, coupons, shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.errors import DataError, NothingToDo, PolicyError, UsageError
-from recllm.policy import Policy
-from recllm.propensity.coupons import Coupons, coupon_features
-from recllm.propensity.examples import Cohort, Examples, cuts, past_examples
-from recllm.propensity.features import Basics, FeatureTable, person_features, target_features
-from recllm.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
-from recllm.propensity.next_order import covered, day_of, edges, interval_reach
-from recllm.propensity.parameters import PredictionReasonSettings, PropensitySettings
-from recllm.propensity.predict import mailings, predict, redeem_examples
-from recllm.propensity.prediction import (
+from recllm.base.errors import DataError, NothingToDo, PolicyError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Action
+from recllm.base.stats.probabilities import auc
+from recllm.market.propensity.coupons import Coupons, coupon_features
+from recllm.market.propensity.examples import Cohort, Examples, cuts, past_examples
+from recllm.market.propensity.features import Basics, FeatureTable, person_features, target_features
+from recllm.market.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
+from recllm.market.propensity.next_order import covered, day_of, edges, interval_reach
+from recllm.market.propensity.parameters import PredictionReasonSettings, PropensitySettings
+from recllm.market.propensity.predict import mailings, predict, redeem_examples
+from recllm.market.propensity.prediction import (
     Prediction,
     PredictionKind,
     PredictionRequest,
     prediction_document,
     write_prediction_csv,
 )
-from recllm.propensity.quality import gain, lift, quality, reliability
-from recllm.propensity.task import background, group_deltas
-from recllm.schema import Action
-from recllm.stats.probabilities import auc
+from recllm.market.propensity.quality import gain, lift, quality, reliability
+from recllm.market.propensity.task import background, group_deltas
+from recllm.shop.data.dataset import DAY, Dataset
 
 CUT = START + 120 * DAY
 

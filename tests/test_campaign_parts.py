@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.adcopy.channels import Sender
-from recllm.audiences.audience import counts_in_words
-from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.folder import PlannedPerson, append, read_log
-from recllm.campaigns.hours import QuietHours, is_quiet, send_window
-from recllm.campaigns.outcome import (
+from recllm.base.errors import DataError, UsageError
+from recllm.base.stats.intervals import difference, mean_difference, share
+from recllm.doors.report.campaign import report_page, report_png
+from recllm.market.adcopy.channels import Sender
+from recllm.market.audiences.audience import counts_in_words
+from recllm.market.campaigns.file import CampaignFile, read_campaign
+from recllm.market.campaigns.folder import PlannedPerson, append, read_log
+from recllm.market.campaigns.hours import QuietHours, is_quiet, send_window
+from recllm.market.campaigns.outcome import (
     OTHERS,
     CampaignOutcome,
     GroupFigures,
@@ -27,9 +30,6 @@ from recllm.campaigns.outcome import (
     conclusions,
     divided,
 )
-from recllm.errors import DataError, UsageError
-from recllm.report.campaign import report_page, report_png
-from recllm.stats.intervals import difference, mean_difference, share
 
 GOOD = """\
 id = "spring"

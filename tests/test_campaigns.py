@@ -21,13 +21,26 @@ from scripted import ScriptedGenerator
 from shop_world import shop as world
 from store_view import view
 
-from recllm.adcopy.record import load, replay
-from recllm.adcopy.vocabulary import add_words, vocabulary_file
-from recllm.audiences.request import AudienceRequest
-from recllm.campaigns.export import CampaignExport, export_campaign
-from recllm.campaigns.file import CampaignFile, read_campaign
-from recllm.campaigns.folder import COPIES, CampaignFolder, CampaignPlan, TextStatus, chained, read_log, read_plan
-from recllm.campaigns.open_campaign import (
+from recllm.base.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Objective, Purpose
+from recllm.doors.privacy.export import export_person
+from recllm.doors.report.campaign import preview_page, report_page
+from recllm.market.adcopy.record import load, replay
+from recllm.market.adcopy.vocabulary import add_words, vocabulary_file
+from recllm.market.audiences.request import AudienceRequest
+from recllm.market.campaigns.export import CampaignExport, export_campaign
+from recllm.market.campaigns.file import CampaignFile, read_campaign
+from recllm.market.campaigns.folder import (
+    COPIES,
+    CampaignFolder,
+    CampaignPlan,
+    TextStatus,
+    chained,
+    read_log,
+    read_plan,
+)
+from recllm.market.campaigns.open_campaign import (
     AUTO,
     OpenCampaign,
     approve_texts,
@@ -36,27 +49,22 @@ from recllm.campaigns.open_campaign import (
     preview_document,
     reject_texts,
 )
-from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.plan import count_reachable, plan_campaigns
-from recllm.campaigns.target_text import MOST_ITEMS, _words_that_name
-from recllm.campaigns.trial import campaign_trial
-from recllm.campaigns.wordings import variant_shares, wording_counts
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError, GenerationError, ModelError, NothingToDo, PolicyError, RecllmError, UsageError
-from recllm.experiments.bandit import VariantCounts
-from recllm.experiments.split import in_global_holdout
-from recllm.ingest.record import record_events
-from recllm.jobs.load import add_events, load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.serve import find_audience
-from recllm.jobs.train import train_workspace
-from recllm.policy import Policy
-from recllm.privacy.export import export_person
-from recllm.propensity.parameters import UpliftSettings
-from recllm.report.campaign import preview_page, report_page
-from recllm.schema import Objective, Purpose
-from recllm.workspace.privacy import KEY_VARIABLE
-from recllm.workspace.workspace import Workspace
+from recllm.market.campaigns.outcome import campaign_outcome
+from recllm.market.campaigns.plan import count_reachable, plan_campaigns
+from recllm.market.campaigns.target_text import MOST_ITEMS, _words_that_name
+from recllm.market.campaigns.trial import campaign_trial
+from recllm.market.campaigns.wordings import variant_shares, wording_counts
+from recllm.market.experiments.bandit import VariantCounts
+from recllm.market.experiments.split import in_global_holdout
+from recllm.market.jobs.load import add_events, load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.serve import find_audience
+from recllm.market.jobs.train import train_workspace
+from recllm.market.propensity.parameters import UpliftSettings
+from recllm.shop.ingest.record import record_events
+from recllm.shop.workspace.privacy import KEY_VARIABLE
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.toy import ToyEncoder
 
 PEOPLE = 300
 ODD = "=cmd"
@@ -372,7 +380,7 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
     said: str,
 ) -> None:
     monkeypatch.delenv("RECLLM_LLM_URL", raising=False)
-    monkeypatch.setattr("recllm.campaigns.plan.open_recommender", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("recllm.market.campaigns.plan.open_recommender", lambda *_, **__: pytest.fail("it was loaded"))
     text = TEA.replace('id = "tea"', 'id = "other"').replace(old, new)
     (folder / "other.toml").write_text(text)
     with pytest.raises(error, match=said):
@@ -391,7 +399,7 @@ def test_the_key_goes_to_the_operators_server_alone(
         yield None
 
     monkeypatch.setenv("RECLLM_LLM_URL", "http://localhost:8000/v1#own")
-    monkeypatch.setattr("recllm.campaigns.plan.open_generator", opened)
+    monkeypatch.setattr("recllm.market.campaigns.plan.open_generator", opened)
     plan_campaigns(shop, [changed(folder, ("variants = 2", 'variants = 2\ngenerator = "server"'))])
     assert set(asked) == {"http://localhost:8000/v1#own"}
 
@@ -638,7 +646,7 @@ def test_the_log_of_the_program_counts_and_names_nobody(
     campaign = open_campaign(shop, file, clock=NOW)
     approve_texts(campaign, [t.id for t in plan.texts], by="Ann", at=NOW)
     export_campaign(campaign, folder / "out", clock=NOW)
-    lines = [r.getMessage() for r in caplog.records if r.name.startswith("recllm.campaigns")]
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("recllm.market.campaigns")]
     assert lines[0].startswith("planned 60 people, ") and lines[-1].startswith("exported 60 people, ")
     assert f"{len(plan.texts)} texts approved" in lines and "u1_" not in caplog.text and "Ann" not in caplog.text
 
@@ -997,7 +1005,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     shop.close()
     place = ("-w", str(folder / "shop"))
     small = partial(UpliftSettings, min_leaf_rows=8)
-    monkeypatch.setattr("recllm.propensity.uplift.UpliftSettings", small)
+    monkeypatch.setattr("recllm.market.propensity.uplift.UpliftSettings", small)
     code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *place, "--json")
     assert code == 0, error
     found = json.loads(out)

@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 from shop_world import history, shop, vectors
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.features.candidates import (
+from recllm.learn.features.candidates import (
     BIT,
     CATEGORY_TREND,
     NEIGHBOURS,
@@ -22,7 +21,8 @@ from recllm.features.candidates import (
     explicit,
     served_by,
 )
-from recllm.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.shop.data.dataset import DAY, Dataset
 
 DATA = shop()
 CROWD = CollaborativeStatistics.fit(DATA, vectors(DATA))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.data.catalogue import matching
-from recllm.errors import UsageError
+from recllm.base.errors import UsageError
+from recllm.shop.data.catalogue import matching
 
 ITEMS = pl.DataFrame(
     {

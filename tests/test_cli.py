@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from shop_world import EVENTS_CSV, ITEMS_CSV
 
-from recllm.errors import PolicyError
+from recllm.base.errors import PolicyError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -164,9 +164,9 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
 def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
     from scripted import ScriptedGenerator
 
-    from recllm.jobs.ad_copy import write_ads
-    from recllm.jobs.load import load_file
-    from recllm.workspace.workspace import Workspace
+    from recllm.market.jobs.ad_copy import write_ads
+    from recllm.market.jobs.load import load_file
+    from recllm.shop.workspace.workspace import Workspace
 
     _write(shop.parent / "no.csv", "user_id,purpose,granted,timestamp\nbob,llm_local,false,2025-01-01T00:00:00Z\n")
     _write(shop.parent / "quiet.csv", "user_id,purpose,granted,timestamp\nann,push,false,2025-01-01T00:00:00Z\n")
@@ -296,7 +296,7 @@ def test_a_spoilt_workspace_is_told_in_one_line(
 
 def test_help_is_quick_to_import() -> None:
     heavy = ["torch", "transformers", "polars", "sqlalchemy", "numpy"]
-    code = f"import sys, recllm.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, recllm.doors.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
@@ -306,17 +306,17 @@ def test_help_is_quick_to_import() -> None:
 def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import logging
 
-    from recllm.jobs import load
+    from recllm.market.jobs import load
 
     def described(workspace: object) -> dict[str, int]:
-        logging.getLogger("recllm.jobs.load").info("described", extra={"tables": 4})
+        logging.getLogger("recllm.market.jobs.load").info("described", extra={"tables": 4})
         return {"items": 4}
 
     monkeypatch.setattr(load, "describe_workspace", described)
     monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
     assert run("describe", "-w", "shop", "--json")[2] == ""
     code, out, err = run("-v", "describe", "-w", "shop", "--json")
-    assert code == 0 and document(out) == {"items": 4} and "recllm.jobs.load described tables=4" in err
+    assert code == 0 and document(out) == {"items": 4} and "recllm.market.jobs.load described tables=4" in err
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", err), "times are UTC and say so"
 
 
@@ -333,7 +333,7 @@ def test_the_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch)
 def test_what_went_answers_with_what_does_the_same(run: Run) -> None:
     from typer.main import get_command
 
-    from recllm.cli.main import MOVED, app
+    from recllm.doors.cli.main import MOVED, app
 
     def command(words: list[str]) -> Any:
         found = get_command(app)

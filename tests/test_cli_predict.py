@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from behaviour_world import START, coupons, shop
 
-from recllm.data.dataset import DAY
-from recllm.jobs.load import load_file
-from recllm.workspace.workspace import Workspace
+from recllm.market.jobs.load import load_file
+from recllm.shop.data.dataset import DAY
+from recllm.shop.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -154,7 +154,7 @@ def test_coupons_and_the_target_are_read_before_the_log(
     def no_reading(*_: object) -> None:
         raise AssertionError("the log was read")
 
-    monkeypatch.setattr("recllm.workspace.privacy.PolicyGate.dataset", no_reading)
+    monkeypatch.setattr("recllm.shop.workspace.privacy.PolicyGate.dataset", no_reading)
     code, _, said = run(*arguments, "-w", str(place / "shop"))
     assert code == 2 and words in said
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from behaviour_world import DAYS, START, shop
 
-from recllm.data.dataset import DAY
-from recllm.jobs.effects import saved_effects
-from recllm.jobs.load import load_file
-from recllm.workspace.workspace import Workspace
+from recllm.market.jobs.effects import saved_effects
+from recllm.market.jobs.load import load_file
+from recllm.shop.data.dataset import DAY
+from recllm.shop.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 PEOPLE = 700

@@ -9,13 +9,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recllm.data.dataset import utc
-from recllm.encoder.toy import ToyEncoder
-from recllm.jobs.feedback import showings_with_answers
-from recllm.jobs.load import add_feedback, load_file, record_shown
-from recllm.jobs.recommenders import open_recommender
-from recllm.schema import Purpose, Slate
-from recllm.workspace.workspace import Workspace, log_end, present
+from recllm.base.schema import Purpose, Slate
+from recllm.market.jobs.feedback import showings_with_answers
+from recllm.market.jobs.load import add_feedback, load_file, record_shown
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.shop.data.dataset import utc
+from recllm.shop.workspace.workspace import Workspace, log_end, present
+from recllm.text.encoder.toy import ToyEncoder
 
 NOW = datetime(2025, 11, 26, 12, tzinfo=UTC)
 

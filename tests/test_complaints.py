@@ -12,11 +12,11 @@ from pathlib import Path
 
 from test_service import folder, serving, shown  # noqa: F401 - fixtures
 
-from recllm.service.api import MAX_EVENTS
-from recllm.service.everybody import MAX_PREDICTIONS
-from recllm.settings import ServiceSettings
-from recllm.workspace.keys import create_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.settings import ServiceSettings
+from recllm.doors.service.api import MAX_EVENTS
+from recllm.doors.service.everybody import MAX_PREDICTIONS
+from recllm.shop.workspace.keys import create_key
+from recllm.shop.workspace.workspace import Workspace
 
 
 def test_1_a_list_that_is_a_fallback_says_so_and_why(folder: Path) -> None:  # noqa: F811

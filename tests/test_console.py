@@ -26,47 +26,47 @@ from console_world import HOSTILE, LAST_DAY, PEOPLE, SHOP_ID
 from fastapi.testclient import TestClient
 from waiting import until
 
-from recllm.audiences.audience import Audience
-from recllm.charts import Bar, bar_chart, without_styles
-from recllm.console import app as console_app
-from recllm.console import people
-from recllm.console.app import SECTIONS, mount_console
-from recllm.console.estimates import EstimateVerdict, verdict_of
-from recllm.console.figures import rhythms
-from recllm.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
-from recllm.console.pages import HISTORY_FILE, local_path
-from recllm.console.predictions import PredictionLine, PredictionState, people_like
-from recllm.console.session import session_cookie, session_visitor
-from recllm.errors import UnknownIdError, UsageError
-from recllm.experiments.off_policy import ValueEstimate
-from recllm.ingest.preview import preview_file, proposed_columns
-from recllm.jobs.experiments import Metric
-from recllm.jobs.load import load_file
-from recllm.jobs.off_policy import OffPolicyReport
-from recllm.jobs.predict import predict_workspace
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.serve import find_audience
-from recllm.occasions.rules import OccasionRules
-from recllm.policy import Policy
-from recllm.privacy.export import export_person
-from recllm.propensity.prediction import PredictionKind, PredictionRequest
-from recllm.propensity.quality import CalibrationBin, PredictionQuality
-from recllm.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
-from recllm.recommender.registry import current, publish, versions
-from recllm.schema import Action, Purpose, Table
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.settings import ConsoleSettings, ServiceSettings
-from recllm.stats.intervals import Interval
-from recllm.store.readers import StoreReader
-from recllm.words.sentences import LANGUAGES
-from recllm.workspace.console_sessions import begin_session, find_session
-from recllm.workspace.keys import Scope, create_key, key_in_force, revoke_key
-from recllm.workspace.privacy import PolicyGate
-from recllm.workspace.workspace import Workspace
+from recllm.base.charts import Bar, bar_chart, without_styles
+from recllm.base.errors import UnknownIdError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Action, Purpose, Table
+from recllm.base.settings import ConsoleSettings, ServiceSettings
+from recllm.base.stats.intervals import Interval
+from recllm.base.words.sentences import LANGUAGES
+from recllm.doors.console import app as console_app
+from recllm.doors.console import people
+from recllm.doors.console.app import SECTIONS, mount_console
+from recllm.doors.console.estimates import EstimateVerdict, verdict_of
+from recllm.doors.console.figures import rhythms
+from recllm.doors.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
+from recllm.doors.console.pages import HISTORY_FILE, local_path
+from recllm.doors.console.predictions import PredictionLine, PredictionState, people_like
+from recllm.doors.console.session import session_cookie, session_visitor
+from recllm.doors.privacy.export import export_person
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.market.audiences.audience import Audience
+from recllm.market.experiments.off_policy import ValueEstimate
+from recllm.market.jobs.experiments import Metric
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.off_policy import OffPolicyReport
+from recllm.market.jobs.predict import predict_workspace
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.serve import find_audience
+from recllm.market.occasions.rules import OccasionRules
+from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
+from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
+from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
+from recllm.recommend.recommender.registry import current, publish, versions
+from recllm.shop.ingest.preview import preview_file, proposed_columns
+from recllm.shop.store.readers import StoreReader
+from recllm.shop.workspace.console_sessions import begin_session, find_session
+from recllm.shop.workspace.keys import Scope, create_key, key_in_force, revoke_key
+from recllm.shop.workspace.privacy import PolicyGate
+from recllm.shop.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
-CONSOLE = ROOT / "recllm" / "console"
+CONSOLE = ROOT / "recllm" / "doors" / "console"
 
 
 @pytest.fixture
@@ -540,7 +540,7 @@ def test_the_id_is_told_only_to_the_browser_that_typed_it(looking: TestClient, m
     looking.cookies.clear()
     looking.cookies.update(cookies)
     assert SHOP_ID in looking.get(address).text
-    monkeypatch.setattr("recllm.console.typed.TYPED_SECONDS", -1)
+    monkeypatch.setattr("recllm.doors.console.typed.TYPED_SECONDS", -1)
     assert SHOP_ID not in looking.get(address).text
 
 
@@ -1107,7 +1107,7 @@ def test_who_would_buy_an_item(looking: TestClient) -> None:
 def test_who_would_look_at_an_item(
     language: str, told: str, looking: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recllm.console import items
+    from recllm.doors.console import items
 
     def of_views(*args: Any, **options: Any) -> Audience:
         return replace(find_audience(*args, **options), converts=(Action.VIEW, Action.CART))
@@ -1168,7 +1168,7 @@ def serving_unready(folder: Path) -> Iterator[TestClient]:
 def test_a_failure_says_what_to_do_and_nothing_of_this_machine(
     looking: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from recllm.console import models
+    from recllm.doors.console import models
 
     def fail(_: object) -> None:
         raise RuntimeError("secret of this machine")

@@ -17,11 +17,11 @@ import pytest
 from console_world import SHOP_ID
 from waiting import until
 
-from recllm.console.app import mount_console
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.settings import ServiceSettings
-from recllm.workspace.workspace import Workspace
+from recllm.base.settings import ServiceSettings
+from recllm.doors.console.app import mount_console
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.shop.workspace.workspace import Workspace
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"

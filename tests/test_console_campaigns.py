@@ -19,8 +19,9 @@ from fastapi.testclient import TestClient
 from test_console import Page, assert_harmless, copy_shop, send, serving, token
 from waiting import until
 
-from recllm.campaigns.drafts import campaign_file, list_campaigns
-from recllm.console.campaign_fields import (
+from recllm.base.stats.intervals import expected_hits, smallest_difference
+from recllm.base.words.sentences import LANGUAGES
+from recllm.doors.console.campaign_fields import (
     FIELDS,
     CampaignStep,
     FieldKind,
@@ -29,22 +30,21 @@ from recllm.console.campaign_fields import (
     fields_of_file,
     with_typed,
 )
-from recllm.console.campaigns import marked
-from recllm.data.dataset import utc
-from recllm.experiments.split import variant_of
-from recllm.ingest.record import record_events
-from recllm.jobs.experiments import (
+from recllm.doors.console.campaigns import marked
+from recllm.market.campaigns.drafts import campaign_file, list_campaigns
+from recllm.market.experiments.split import variant_of
+from recllm.market.jobs.experiments import (
     Treatment,
     experiment_course,
     experiment_outcome,
     list_experiments,
     start_experiment,
 )
-from recllm.jobs.feedback import FEEDBACK_SCHEMA
-from recllm.stats.intervals import expected_hits, smallest_difference
-from recllm.words.sentences import LANGUAGES
-from recllm.workspace.keys import Scope, create_key
-from recllm.workspace.workspace import Workspace, present
+from recllm.market.jobs.feedback import FEEDBACK_SCHEMA
+from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.record import record_events
+from recllm.shop.workspace.keys import Scope, create_key
+from recllm.shop.workspace.workspace import Workspace, present
 
 DRAFT = {
     "goal": "Tea for <b>those</b> who drink it",

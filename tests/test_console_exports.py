@@ -14,13 +14,13 @@ from fastapi.testclient import TestClient
 from service_world import serving
 from waiting import until
 
-from recllm.console import loads
-from recllm.console.loads import UPLOADS
-from recllm.errors import IngestError
-from recllm.ingest.column_names import FIELDS
-from recllm.schema import Purpose, Table
-from recllm.words.sentences import LANGUAGES, sentences
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import IngestError
+from recllm.base.schema import Purpose, Table
+from recllm.base.words.sentences import LANGUAGES, sentences
+from recllm.doors.console import loads
+from recllm.doors.console.loads import UPLOADS
+from recllm.shop.ingest.column_names import FIELDS
+from recllm.shop.workspace.workspace import Workspace
 
 EXPORTS = {
     export.source: export

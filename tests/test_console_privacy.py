@@ -11,12 +11,12 @@ from fastapi.testclient import TestClient
 from service_world import serving
 from sqlalchemy import text
 
-from recllm.privacy.erasure import erase_people
-from recllm.schema import Purpose
-from recllm.store.database import writing
-from recllm.workspace.audit import AuditAction, read_audit
-from recllm.workspace.keys import create_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.schema import Purpose
+from recllm.doors.privacy.erasure import erase_people
+from recllm.shop.store.database import writing
+from recllm.shop.workspace.audit import AuditAction, read_audit
+from recllm.shop.workspace.keys import create_key
+from recllm.shop.workspace.workspace import Workspace
 
 
 @pytest.fixture

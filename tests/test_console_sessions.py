@@ -20,21 +20,21 @@ from test_console_browser import driver, errors, faults, find, resize, text_of  
 from test_oidc import form_token, is_in, serving
 from waiting import until
 
-from recllm.console.app import WAITING_HEADER, mount_console
-from recllm.console.pages import HISTORY_FILE
-from recllm.console.session import FRESH_SECONDS, session_cookie
-from recllm.console.sign_in_log import FAILURES_A_MINUTE, SignInLog
-from recllm.console.typed import MAX_TYPED, TypedTexts
-from recllm.errors import StoreError
-from recllm.privacy.backup import back_up
-from recllm.privacy.retention import apply_retention
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.settings import ServiceSettings
-from recllm.workspace.audit import AuditAction, read_audit
-from recllm.workspace.console_sessions import begin_session, end_session, list_sessions
-from recllm.workspace.keys import Scope, create_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import StoreError
+from recllm.base.settings import ServiceSettings
+from recllm.doors.console.app import WAITING_HEADER, mount_console
+from recllm.doors.console.pages import HISTORY_FILE
+from recllm.doors.console.session import FRESH_SECONDS, session_cookie
+from recllm.doors.console.sign_in_log import FAILURES_A_MINUTE, SignInLog
+from recllm.doors.console.typed import MAX_TYPED, TypedTexts
+from recllm.doors.privacy.backup import back_up
+from recllm.doors.privacy.retention import apply_retention
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.shop.workspace.audit import AuditAction, read_audit
+from recllm.shop.workspace.console_sessions import begin_session, end_session, list_sessions
+from recllm.shop.workspace.keys import Scope, create_key
+from recllm.shop.workspace.workspace import Workspace
 
 SESSIONS = "console-sessions"
 
@@ -246,7 +246,7 @@ def test_sessions_go_by_age_and_into_no_backup(folder: Path, tmp_path: Path) -> 
 
 def test_what_somebody_typed_is_in_memory_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
-    monkeypatch.setattr("recllm.console.typed.time.monotonic", lambda: clock)
+    monkeypatch.setattr("recllm.doors.console.typed.time.monotonic", lambda: clock)
     texts = TypedTexts()
     texts.remember("browser", "u1_a", "4711")
     texts.remember("browser", "u1_b", "4712")
@@ -349,7 +349,7 @@ def test_every_try_to_sign_in_is_logged(folder: Path, caplog: pytest.LogCaptureF
     with serving(folder) as client:
         statuses = [sign_in(client, text).status_code for text in ("rk_wrong", lacking, good, good)]
     assert statuses == [401, 403, 303, 429]
-    lines = [record for record in caplog.records if record.name == "recllm.console.sign_in_log"]
+    lines = [record for record in caplog.records if record.name == "recllm.doors.console.sign_in_log"]
     assert [vars(line)["outcome"] for line in lines] == ["failed", "failed", "succeeded", "failed"]
     wrong, refused, done, too_many = (line.getMessage() for line in lines)
     assert "through a key: it is not the key of any shop here" in wrong and "lacks the scope console" in refused

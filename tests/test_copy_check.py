@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy.submissions import Submission, UnreadableLine, read_submissions, submission_of
-from recllm.errors import RecllmError
+from recllm.base.errors import RecllmError
+from recllm.market.adcopy.submissions import Submission, UnreadableLine, read_submissions, submission_of
 
 ITEM = {
     "title": "Honey sandwich buns",
@@ -222,6 +222,6 @@ def test_people_read_lines(run: Run) -> None:
 
 def test_no_model_and_no_tables_are_loaded() -> None:
     heavy = {"torch", "numpy", "polars", "transformers"}
-    code = f"import sys; import recllm.adcopy.submissions; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys; import recllm.market.adcopy.submissions; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

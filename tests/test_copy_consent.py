@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from scripted import ScriptedGenerator
 
-from recllm.errors import PolicyError, UsageError
-from recllm.generator.http import HttpGenerator
-from recllm.generator.process import ProcessGenerator
-from recllm.jobs.ad_copy import may_be_modelled, write_ads
-from recllm.jobs.load import load_file
-from recllm.jobs.serve import open_recommender
-from recllm.schema import Generator, Purpose
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import PolicyError, UsageError
+from recllm.base.schema import Generator, Purpose
+from recllm.market.jobs.ad_copy import may_be_modelled, write_ads
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.serve import open_recommender
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.generator.http import HttpGenerator
+from recllm.text.generator.process import ProcessGenerator
 
 ITEMS = "item_id,title,category,brand,price,currency\nmug,Blue mug,home > kitchen,Clay,7.00,USD\n"
 EVENTS = """user_id,item_id,event,timestamp,quantity,price
@@ -91,7 +91,7 @@ def test_a_ready_slate_asks_for_consent_too(shop: Workspace, tmp_path: Path) -> 
 
 
 def test_every_generator_states_its_purpose() -> None:
-    from recllm.generator.local import LocalGenerator
+    from recllm.text.generator.local import LocalGenerator
 
     assert HttpGenerator("http://localhost:8000/v1").purpose is Purpose.LLM_THIRD_PARTY
     assert ProcessGenerator(["x"], name="x").purpose is LocalGenerator.purpose is Purpose.LLM_LOCAL

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from recllm.adcopy.channels import channel_named
-from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
-from recllm.adcopy.verify import guarantees
-from recllm.adcopy.verify.case import Case, stated_by_facts, used_with
-from recllm.adcopy.verify.claims import head_names
-from recllm.adcopy.verify.form import grams, is_card, is_chinese_id, is_emoji, is_foreign, is_iban
-from recllm.adcopy.verify.guarantees import review, variants_differ
-from recllm.schema import Item
+from recllm.base.schema import Item
+from recllm.market.adcopy.channels import channel_named
+from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.market.adcopy.verify import guarantees
+from recllm.market.adcopy.verify.case import Case, stated_by_facts, used_with
+from recllm.market.adcopy.verify.claims import head_names
+from recllm.market.adcopy.verify.form import grams, is_card, is_chinese_id, is_emoji, is_foreign, is_iban
+from recllm.market.adcopy.verify.guarantees import review, variants_differ
 from recllm.text.plurals import stem
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)

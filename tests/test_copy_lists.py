@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy import lexicon
+from recllm.market.adcopy import lexicon
 
 ADCOPY = Path(lexicon.__file__).parent
 SOURCES = sorted(p for p in ADCOPY.rglob("*.py"))

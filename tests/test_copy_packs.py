@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy.lexicon import read
-from recllm.adcopy.packs import load_pack, pack_named, pack_names
-from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
-from recllm.adcopy.verify.case import Case
-from recllm.adcopy.verify.guarantees import Review, review
-from recllm.errors import DataError, UsageError
-from recllm.schema import Item
+from recllm.base.errors import DataError, UsageError
+from recllm.base.schema import Item
+from recllm.market.adcopy.lexicon import read
+from recllm.market.adcopy.packs import load_pack, pack_named, pack_names
+from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.market.adcopy.verify.case import Case
+from recllm.market.adcopy.verify.guarantees import Review, review
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 GREEN_TEA = Item(item_id="t", title="Green tea", price=Decimal(8), currency="EUR")

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from scripted import ScriptedGenerator
 
-from recllm.adcopy.channels import Sender, complete, missing_parts
-from recllm.adcopy.packs import load_pack, pack_named
-from recllm.adcopy.record import (
+from recllm.base.errors import DataError, GenerationError, UsageError
+from recllm.base.schema import AdCopy, Check, Item, Reason, ReasonKind
+from recllm.market.adcopy.channels import Sender, complete, missing_parts
+from recllm.market.adcopy.packs import load_pack, pack_named
+from recllm.market.adcopy.record import (
     CopyRecord,
     approvable,
     load,
@@ -23,12 +25,10 @@ from recllm.adcopy.record import (
     save,
     write_recorded,
 )
-from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice, reason_kind
-from recllm.adcopy.verify.guarantees import distinct_pairs, likeness, review, variants_differ
-from recllm.adcopy.write import write_copy
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError, GenerationError, UsageError
-from recllm.schema import AdCopy, Check, Item, Reason, ReasonKind
+from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice, reason_kind
+from recllm.market.adcopy.verify.guarantees import distinct_pairs, likeness, review, variants_differ
+from recllm.market.adcopy.write import write_copy
+from recllm.text.encoder.toy import ToyEncoder
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 BUNS = Item(
@@ -241,7 +241,7 @@ def test_other_lists_cannot_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     _, record = first_recorded(REQUEST)
     for what, name in (("word lists", "lists_sha256"), ("prompts", "prompts_sha256")):
         with monkeypatch.context() as patched:
-            patched.setattr(f"recllm.adcopy.record.{name}", lambda *_: "0" * 64)
+            patched.setattr(f"recllm.market.adcopy.record.{name}", lambda *_: "0" * 64)
             with pytest.raises(GenerationError, match=f"its {what} had the hash"):
                 replay(record)
 

@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedGenerator
 
-from recllm.adcopy.lexicon import bases
-from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice
-from recllm.adcopy.verify.case import Case
-from recllm.adcopy.verify.grounding import ungrounded
-from recllm.adcopy.verify.guarantees import Review, review
-from recllm.adcopy.vocabulary import add_words, approved_words, read_vocabulary
-from recllm.adcopy.write import write_copy
-from recllm.cli import adtext
-from recllm.errors import DataError, UsageError
-from recllm.schema import AdCopy, CopyVerdict, Item, ReasonKind
+from recllm.base.errors import DataError, UsageError
+from recllm.base.schema import AdCopy, CopyVerdict, Item, ReasonKind
+from recllm.doors.cli import adtext
+from recllm.market.adcopy.lexicon import bases
+from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice
+from recllm.market.adcopy.verify.case import Case
+from recllm.market.adcopy.verify.grounding import ungrounded
+from recllm.market.adcopy.verify.guarantees import Review, review
+from recllm.market.adcopy.vocabulary import add_words, approved_words, read_vocabulary
+from recllm.market.adcopy.write import write_copy
 from recllm.text.templates import Prompts
 
 NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)

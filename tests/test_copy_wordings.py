@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from scripted import ScriptedGenerator
 
-from recllm.adcopy.names import name_and_size, shelf, written_out
-from recllm.adcopy.opening_line import STYLES, Wording
-from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice
-from recllm.adcopy.write import _verified, sayable_facts, write_copy
-from recllm.generator.chat import messages
-from recllm.jobs.ad_copy import WORDINGS, wording_of
-from recllm.schema import AdCopy, CopyVerdict, Item, Occasion, ReasonKind
+from recllm.base.schema import AdCopy, CopyVerdict, Item, Occasion, ReasonKind
+from recllm.market.adcopy.names import name_and_size, shelf, written_out
+from recllm.market.adcopy.opening_line import STYLES, Wording
+from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice
+from recllm.market.adcopy.write import _verified, sayable_facts, write_copy
+from recllm.market.jobs.ad_copy import WORDINGS, wording_of
+from recllm.text.generator.chat import messages
 from recllm.text.templates import Prompts
 
 NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)
@@ -384,7 +384,7 @@ def test_a_small_model_gets_no_second_question() -> None:
 
 
 def test_parts_are_in_the_document() -> None:
-    from recllm.documents import plain
+    from recllm.base.documents import plain
 
     document = json.loads(json.dumps(plain(written())))
     assert set(document["parts"]) == KITS["email"]
@@ -394,8 +394,8 @@ def test_parts_are_in_the_document() -> None:
     "title", ["FLUID MILK WHITE ONLY 1 GA", "PREP FD: SIDE DISHES (HOT)", "SFT DRNK 2 LITER BTL CARB INCL 2 L"]
 )
 def test_a_campaign_lets_its_own_texts_of_a_tills_titles_go(title: str, tmp_path: Path) -> None:
-    from recllm.campaigns.file import read_campaign
-    from recllm.campaigns.texts import check_notes
+    from recllm.market.campaigns.file import read_campaign
+    from recllm.market.campaigns.texts import check_notes
 
     file = tmp_path / "c.toml"
     file.write_text('id = "c"\nchannels = ["push"]\n[target]\nitems = ["x"]\n')

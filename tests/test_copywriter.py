@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from recllm.adcopy.submissions import Pair, pairs, read_approved, split
-from recllm.errors import DataError, ModelError, UsageError
-from recllm.generator.locate import find_generator
-from recllm.training.arguments import CopywriterArguments
+from recllm.base.errors import DataError, ModelError, UsageError
+from recllm.learn.training.arguments import CopywriterArguments
+from recllm.market.adcopy.submissions import Pair, pairs, read_approved, split
+from recllm.text.generator.locate import find_generator
 
 WORDS = ("Product", ":", "Why", "soft", "buns", "mug", "for", "you", "your", "table", "Warm", "a", ".", "\n")
 LEARN = [Pair(f"[user]\nProduct: {name}", f"Warm {name} for your table.") for name in ("buns", "mug", "soft buns")] * 4
@@ -60,7 +60,7 @@ def arguments(**values: Any) -> Any:
 
 
 def tune(base: Path, out: Path, **values: Any) -> Any:
-    from recllm.training.lora.copywriter import tune_generator
+    from recllm.learn.training.lora.copywriter import tune_generator
 
     return tune_generator(LEARN, JUDGE, base, out, arguments(**values))
 
@@ -69,8 +69,8 @@ def perplexity_of(folder: Path, adapter: Path | None = None) -> float:
     """Of the held-back line, by the plain model, one token after the other."""
     import torch
 
-    from recllm.generator.causal import load_causal
-    from recllm.training.lora.copywriter import tokens_of
+    from recllm.learn.training.lora.copywriter import tokens_of
+    from recllm.text.generator.causal import load_causal
 
     tokenizer, model = load_causal(folder, "cpu", adapter=adapter)
     tokens = tokens_of(JUDGE[0], tokenizer, 160) or {}
@@ -100,8 +100,8 @@ def test_it_learns_and_is_loaded(base: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_line_is_learned(base: Path) -> None:
-    from recllm.generator.causal import load_causal
-    from recllm.training.lora.copywriter import tokens_of
+    from recllm.learn.training.lora.copywriter import tokens_of
+    from recllm.text.generator.causal import load_causal
 
     tokenizer, _ = load_causal(base, "cpu")
     tokens = tokens_of(LEARN[0], tokenizer, 160) or {}
@@ -116,7 +116,7 @@ def test_only_the_line_is_learned(base: Path) -> None:
 def test_a_run_that_was_interrupted_is_the_run_that_was_not(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recllm.training.lora import copywriter
+    from recllm.learn.training.lora import copywriter
 
     whole = tune(base, tmp_path / "whole", epochs=3)
     step = copywriter.CompletionTrainer.training_step
@@ -165,7 +165,7 @@ def test_an_adapter_belongs_to_its_weights(base: Path, tmp_path: Path) -> None:
 def test_smollm2_is_not_trusted_with_chinese(
     tmp_path: Path, learned: list[str], spoken: tuple[str, ...] | None
 ) -> None:
-    from recllm.generator.locate import _languages
+    from recllm.text.generator.locate import _languages
 
     (tmp_path / "recllm.json").write_text(json.dumps({"languages": learned}))
     if spoken is None:
@@ -177,7 +177,7 @@ def test_smollm2_is_not_trusted_with_chinese(
 
 
 def test_nothing_to_learn_from(base: Path, tmp_path: Path) -> None:
-    from recllm.training.lora.copywriter import tune_generator
+    from recllm.learn.training.lora.copywriter import tune_generator
 
     with pytest.raises(DataError, match="more approved copy"):
         tune_generator(LEARN, [], base, tmp_path / "voice", arguments())

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.data.dataset import Dataset, Events
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import UsageError
-from recllm.recommender.explanation import positions, write_page
-from recllm.recommender.leave_one_out import Evidence, UserHistory, counterfactual, lacking, units_of
-from recllm.recommender.recommender import Recommender
+from recllm.base.errors import UsageError
+from recllm.recommend.recommender.explanation import positions, write_page
+from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, counterfactual, lacking, units_of
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import Dataset, Events
+from recllm.text.encoder.toy import ToyEncoder
 
 ITEMS = pl.DataFrame(
     {

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.data.dataset import Dataset, Events, utc
-from recllm.errors import DataError, UsageError
-from recllm.schema import Action
+from recllm.base.errors import DataError, UsageError
+from recllm.base.schema import Action
+from recllm.shop.data.dataset import Dataset, Events, utc
 
 EVENTS = pl.DataFrame(
     {

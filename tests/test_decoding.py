@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy.opening_line import constraint_for
-from recllm.adcopy.request import CopyRequest, Voice
-from recllm.adcopy.write import sayable_facts
-from recllm.generator.constraint import Constraint, grammar
-from recllm.schema import Item
+from recllm.base.schema import Item
+from recllm.market.adcopy.opening_line import constraint_for
+from recllm.market.adcopy.request import CopyRequest, Voice
+from recllm.market.adcopy.write import sayable_facts
+from recllm.text.generator.constraint import Constraint, grammar
 
 NOW = datetime(2025, 11, 5, tzinfo=UTC)
 BRANDS = ("acme", "oak valley", "zed")
@@ -62,8 +62,8 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(folder: Path, constraint: Constraint, *, calls: int = 3, tokens: int = 160) -> list[str]:
     pytest.importorskip("llguidance")
-    from recllm.errors import GenerationError
-    from recllm.generator.local import LocalGenerator
+    from recllm.base.errors import GenerationError
+    from recllm.text.generator.local import LocalGenerator
 
     generator = LocalGenerator(folder, temperature=1.5, top_k=0)
     assert generator.decoding == "grammar" and generator.takes_constraints
@@ -105,7 +105,7 @@ def test_noise_under_the_chinese_grammar_is_a_line(noise: Path) -> None:
 
 def test_without_the_grammar_the_same_noise_holds_all_of_it(noise: Path) -> None:
     """The property above can fail: the model does want to write what it may not."""
-    from recllm.generator.local import LocalGenerator
+    from recllm.text.generator.local import LocalGenerator
 
     generator = LocalGenerator(noise, temperature=1.5, top_k=0, decoding="free")
     texts = generator.generate("Product: buns", n=24, max_tokens=80, seed=0)
@@ -114,7 +114,7 @@ def test_without_the_grammar_the_same_noise_holds_all_of_it(noise: Path) -> None
 
 
 def test_without_the_extra_a_mask_of_characters_does_and_says_so(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.generator.local import LocalGenerator
+    from recllm.text.generator.local import LocalGenerator
 
     monkeypatch.setitem(sys.modules, "llguidance", None)
     generator = LocalGenerator(noise)
@@ -129,7 +129,7 @@ def test_equal_seeds_give_equal_lines_under_a_grammar(noise: Path) -> None:
 
 def test_decoding_belongs_to_the_fingerprint(noise: Path) -> None:
     pytest.importorskip("llguidance")
-    from recllm.generator.local import LocalGenerator
+    from recllm.text.generator.local import LocalGenerator
 
     assert len({LocalGenerator(noise, decoding=kind).fingerprint for kind in ("grammar", "mask", "free")}) == 3
 

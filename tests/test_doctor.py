@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from recllm.jobs import doctor
-from recllm.jobs.doctor import CheckState, check_installation
+from recllm.market.jobs import doctor
+from recllm.market.jobs.doctor import CheckState, check_installation
 
 
 def states(folder: Path | None = None) -> dict[str, CheckState]:
@@ -49,10 +49,10 @@ def test_a_workspace_is_looked_at(shop: Path, run: Command) -> None:
 
 
 def test_nothing_is_fetched_to_find_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.encoder.loading._package", lambda *_: None)
-    monkeypatch.setattr("recllm.encoder.loading._hub_cache", lambda *_: None)
+    monkeypatch.setattr("recllm.text.encoder.loading._package", lambda *_: None)
+    monkeypatch.setattr("recllm.text.encoder.loading._hub_cache", lambda *_: None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("something was fetched"))
-    monkeypatch.setattr("recllm.generator.locate.smollm2_file", lambda: None)
+    monkeypatch.setattr("recllm.text.generator.locate.smollm2_file", lambda: None)
     found = {check.name: check for check in check_installation()}
     assert found["encoder"].state is CheckState.MISSING and "recllm[demo]" in found["encoder"].what
     assert found["generator"].state is CheckState.MISSING

@@ -20,29 +20,29 @@ from domain_cases import rendered
 from scripted import ScriptedGenerator
 from service_world import serving
 
-from recllm.adcopy.lexicon import phrase_pattern, read
-from recllm.adcopy.opening_line import Wording, shop_wordings
-from recllm.adcopy.record import replay, write_recorded
-from recllm.adcopy.request import CopyRequest, Offer, OfferType, Voice
-from recllm.adcopy.submissions import judge, submission_of
-from recllm.adcopy.verify.guarantees import review
-from recllm.adcopy.write import _verified, sayable_facts, write_copy
-from recllm.campaigns.file import read_campaign
-from recllm.campaigns.texts import TextKey, catalogue_at, copy_request
-from recllm.data.dataset import Dataset
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import IngestError, PromptError, StoreError, UsageError
-from recllm.ingest.preview import proposed_columns
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.serve import person_profile
-from recllm.recommender.recommender import Recommender
-from recllm.schema import Action, AdCopy, CopyVerdict, Item, Occasion, ReasonKind, Table
+from recllm.base.errors import IngestError, PromptError, StoreError, UsageError
+from recllm.base.schema import Action, AdCopy, CopyVerdict, Item, Occasion, ReasonKind, Table
+from recllm.base.words.sentences import LANGUAGES
+from recllm.market.adcopy.lexicon import phrase_pattern, read
+from recllm.market.adcopy.opening_line import Wording, shop_wordings
+from recllm.market.adcopy.record import replay, write_recorded
+from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice
+from recllm.market.adcopy.submissions import judge, submission_of
+from recllm.market.adcopy.verify.guarantees import review
+from recllm.market.adcopy.write import _verified, sayable_facts, write_copy
+from recllm.market.campaigns.file import read_campaign
+from recllm.market.campaigns.texts import TextKey, catalogue_at, copy_request
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.serve import person_profile
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.ingest.preview import proposed_columns
+from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.domains import domain_of, in_domain
+from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts, reason_text
 from recllm.text.templates import Prompts, bring_domain, domain_names
-from recllm.words.sentences import LANGUAGES
-from recllm.workspace.workspace import Workspace, overridden
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from shop_world import shop
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.evaluation.drift import (
+from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.settings import RetrainingSettings
+from recllm.base.stats.probabilities import calibration_slope, chance_index, stability_index
+from recllm.recommend.evaluation.drift import (
     age_check,
     data_drift,
     verdict,
 )
-from recllm.evaluation.gate import objections
-from recllm.recommender.lineage import (
+from recllm.recommend.evaluation.gate import objections
+from recllm.recommend.recommender.lineage import (
     CheckFigure,
     CheckKind,
     CheckVerdict,
@@ -23,9 +25,7 @@ from recllm.recommender.lineage import (
     GateReason,
     RetrainCheck,
 )
-from recllm.schema import ACTION_CODE, Action
-from recllm.settings import RetrainingSettings
-from recllm.stats.probabilities import calibration_slope, chance_index, stability_index
+from recllm.shop.data.dataset import DAY, Dataset
 
 SETTINGS = RetrainingSettings(window_days=28)
 

@@ -20,13 +20,9 @@ from conftest import Command
 from scripted import ScriptedGenerator
 from tiny_encoders import make_model
 
-from recllm.adcopy.record import replay, write_recorded
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.submissions import read_pairs
-from recllm.adcopy.write import write_copy
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError, GenerationError, ModelError
-from recllm.models.effect import (
+from recllm.base.errors import DataError, GenerationError, ModelError
+from recllm.base.schema import CopyVerdict, Item
+from recllm.learn.models.effect import (
     HEAD,
     WORD_COLUMNS,
     Calibration,
@@ -40,9 +36,13 @@ from recllm.models.effect import (
     load_effect,
     rank_texts,
 )
-from recllm.schema import CopyVerdict, Item
-from recllm.training.arguments import EffectArguments
-from recllm.training.lora.effect import TunedEffect, fit_score, tune_effect
+from recllm.learn.training.arguments import EffectArguments
+from recllm.learn.training.lora.effect import TunedEffect, fit_score, tune_effect
+from recllm.market.adcopy.record import replay, write_recorded
+from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.submissions import read_pairs
+from recllm.market.adcopy.write import write_copy
+from recllm.text.encoder.toy import ToyEncoder
 
 FILL = ("red", "running", "shoes", "garden", "sofa", "with", "four", "cushions", "and", "the", "a")
 QUICK = EffectArguments(
@@ -153,7 +153,7 @@ def test_where_a_text_is_shown_is_read(base: Path, tmp_path: Path) -> None:
 
 
 def test_no_epochs_leave_the_encoder_as_it_is(base: Path, tmp_path: Path) -> None:
-    from recllm.encoder.loading import load_encoder
+    from recllm.text.encoder.loading import load_encoder
 
     tune_effect(pairs_of_world(np.random.default_rng(4)), base, tmp_path, QUICK.model_copy(update={"epochs": 0}))
     texts = ["red shoes", "milk"]
@@ -253,7 +253,7 @@ def test_a_model_that_counts_other_forms_of_words_opens_and_says_so(
     del card["word_forms"]
     (earlier / "card.json").write_text(json.dumps(card))
     assert load_effect(tuned.folder).fingerprint == load_effect(earlier).fingerprint
-    assert [record.getMessage() for record in caplog.records if record.name == "recllm.models.effect"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "recllm.learn.models.effect"] == [
         f"{earlier}: the effect model counts some plurals as other words; learn it again"
     ]
 
@@ -319,7 +319,7 @@ def test_without_any_effect_the_slope_is_next_to_nothing() -> None:
 
 
 def test_the_laplace_part_widens_what_few_pairs_say() -> None:
-    from recllm.training.lora.effect import covariance
+    from recllm.learn.training.lora.effect import covariance
 
     rng = np.random.default_rng(13)
     table = PairTable.of(pairs_of_world(rng, 80))

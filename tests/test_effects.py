@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recllm.errors import DataError, ModelError, UsageError
-from recllm.jobs.effects import effect_names, effects_folder, saved_effects
-from recllm.propensity.effects import (
+from recllm.base.errors import DataError, ModelError, UsageError
+from recllm.market.jobs.effects import effect_names, effects_folder, saved_effects
+from recllm.market.propensity.effects import (
     EARLIER_TREES,
     RECORD,
     LearnedEffects,
@@ -19,10 +19,10 @@ from recllm.propensity.effects import (
     load_effects,
     save_effects,
 )
-from recllm.propensity.features import FeatureTable
-from recllm.propensity.parameters import UpliftSettings
-from recllm.propensity.trial import Trial
-from recllm.workspace.workspace import Workspace
+from recllm.market.propensity.features import FeatureTable
+from recllm.market.propensity.parameters import UpliftSettings
+from recllm.market.propensity.trial import Trial
+from recllm.shop.workspace.workspace import Workspace
 
 QUICK = UpliftSettings(forest_groups=8)
 NAMES = ("a", "b", "same", "c")

@@ -19,11 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_encoders import edit_json, make_model, make_sentence_model, write_json
 
-from recllm.encoder.batches import encode_unique
-from recllm.encoder.hardware import PROBE_FILE, probe_bfloat16
-from recllm.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import ModelError, UsageError
+from recllm.base.errors import ModelError, UsageError
+from recllm.text.encoder.batches import encode_unique
+from recllm.text.encoder.hardware import PROBE_FILE, probe_bfloat16
+from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights, load_encoder
+from recllm.text.encoder.toy import ToyEncoder
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -101,7 +101,7 @@ def test_names_that_are_no_hub_ids_are_only_looked_for_on_disk(name: str, hub: P
 
 
 def test_hub_that_does_not_answer(tmp_path: Path) -> None:
-    code = "from recllm.encoder.loading import find_weights; find_weights('shop/tiny')"
+    code = "from recllm.text.encoder.loading import find_weights; find_weights('shop/tiny')"
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -134,9 +134,7 @@ def test_loading_a_folder_asks_no_network(model: Path, monkeypatch: pytest.Monke
 
 
 def test_import_is_light() -> None:
-    code = (
-        "import sys, recllm.encoder; print({'torch', 'transformers', 'huggingface_hub', 'sqlite3'} & set(sys.modules))"
-    )
+    code = "import sys, encoder; print({'torch', 'transformers', 'huggingface_hub', 'sqlite3'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.stdout.strip() == "set()", done.stderr
 
@@ -327,8 +325,8 @@ class Slow(ToyEncoder):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time is what `Slow` encoders take: a busy machine changes no answer."""
-    monkeypatch.setattr("recllm.encoder.hardware.repeat", partial(timeit.repeat, timer=lambda: Slow.clock))
-    monkeypatch.setattr("recllm.encoder.hardware.product_gain", lambda: 2.0)
+    monkeypatch.setattr("recllm.text.encoder.hardware.repeat", partial(timeit.repeat, timer=lambda: Slow.clock))
+    monkeypatch.setattr("recllm.text.encoder.hardware.product_gain", lambda: 2.0)
 
 
 @pytest.mark.usefixtures("clock")
@@ -352,16 +350,16 @@ def test_probe_is_asked_once_per_model_and_machine(tmp_path: Path) -> None:
 
 
 def test_emulated_bfloat16_is_not_even_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.encoder.hardware.product_gain", lambda: 0.3)
+    monkeypatch.setattr("recllm.text.encoder.hardware.product_gain", lambda: 0.3)
     assert not probe_bfloat16(Slow(0.0), lambda: pytest.fail("loaded")).pays
 
 
 def test_auto_precision_is_part_of_the_fingerprint(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.encoder.hardware import Probe
+    from recllm.text.encoder.hardware import Probe
 
     prints = set()
     for probe in (Probe(0.9999, 1.9), Probe(0.9999, 1.0), Probe(0.9, 1.9)):
-        monkeypatch.setattr("recllm.encoder.loading.probe_bfloat16", lambda *_, probe=probe: probe)
+        monkeypatch.setattr("recllm.text.encoder.loading.probe_bfloat16", lambda *_, probe=probe: probe)
         encoder = load_encoder(model, precision="auto")
         assert encoder.precision == ("bfloat16" if probe.pays else "float32")  # type: ignore[attr-defined]
         prints.add(encoder.fingerprint)

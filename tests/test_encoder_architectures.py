@@ -13,11 +13,11 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import ARCHITECTURES, POSITIONS, edit_json, make_model, make_sentence_model, write_json
 
-from recllm.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
-from recllm.encoder.batches import plan_batches
-from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.errors import ModelError, UsageError
+from recllm.base.errors import ModelError, UsageError
+from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
+from recllm.text.encoder.batches import plan_batches
+from recllm.text.encoder.huggingface import HuggingFaceEncoder
+from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -153,7 +153,7 @@ def test_a_tuned_encoder_is_a_folder_of_the_library_too(tmp_path: Path) -> None:
     np.testing.assert_allclose(load_encoder(tmp_path / "saved", device="cpu").encode(texts), expected, atol=1e-5)
     load_encoder(base, adapter=adapter, cache_dir=tmp_path / "cache").encode(["milk"])
     code = (
-        "import sys; from recllm.encoder.loading import load_encoder, with_adapter\n"
+        "import sys; from recllm.text.encoder.loading import load_encoder, with_adapter\n"
         f"encoder = load_encoder({str(base)!r}, cache_dir={str(tmp_path / 'cache')!r})\n"
         f"with_adapter(encoder, {str(adapter)!r}).encode(['milk'])\n"
         "print([name for name in ('torch', 'transformers', 'peft') if name in sys.modules])"

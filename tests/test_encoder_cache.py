@@ -21,11 +21,11 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import make_model
 
-from recllm.encoder.cache import CACHE_FILE, CachedEncoder, vector_keys
-from recllm.encoder.json_cache import HASH_FILE
-from recllm.encoder.loading import load_encoder
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import UsageError
+from recllm.base.errors import UsageError
+from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder, vector_keys
+from recllm.text.encoder.json_cache import HASH_FILE
+from recllm.text.encoder.loading import load_encoder
+from recllm.text.encoder.toy import ToyEncoder
 
 WORDS = [f"product number {number}" for number in range(400)]
 
@@ -73,7 +73,7 @@ def test_a_text_that_the_cache_knows_is_answered_without_torch(precision: str, t
     encoder = load_encoder(folder, **options)
     expected = encoder.encode(["red running shoes"])
     code = (
-        "import sys; from recllm.encoder.loading import load_encoder\n"
+        "import sys; from recllm.text.encoder.loading import load_encoder\n"
         f"encoder = load_encoder({str(folder)!r}, cache_dir={str(tmp_path / 'cache')!r}, precision={precision!r})\n"
         "row = encoder.encode(['red running shoes'])\n"
         "print(encoder.fingerprint, encoder.name, encoder.dim, encoder.max_tokens, row.tobytes().hex())\n"
@@ -130,7 +130,7 @@ def test_no_text_is_in_the_file(tmp_path: Path) -> None:
 
 def test_size_is_bounded_and_the_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = [0]
-    monkeypatch.setattr("recllm.encoder.cache.time", SimpleNamespace(time=lambda: day[0] * 86_400))
+    monkeypatch.setattr("recllm.text.encoder.cache.time", SimpleNamespace(time=lambda: day[0] * 86_400))
     inner = Counting(512)  # 2 KiB a row: 1 MiB holds less than 500
     cached = CachedEncoder(inner, tmp_path, max_bytes=1 << 20)
     cached.encode(WORDS[:150])
@@ -262,7 +262,7 @@ def test_where_nothing_can_be_kept_the_encoder_still_works(tmp_path: Path, expec
 def test_a_lock_held_by_another_costs_the_cache_and_not_the_call(
     tmp_path: Path, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recllm.encoder.cache._PATIENCE", 0.05)
+    monkeypatch.setattr("recllm.text.encoder.cache._PATIENCE", 0.05)
     CachedEncoder(ToyEncoder(), tmp_path).encode(["milk"])
     other = sqlite3.connect(tmp_path / CACHE_FILE, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -285,9 +285,9 @@ def test_file_removed_under_an_open_encoder(tmp_path: Path, expected: np.ndarray
 
 _WORKER = """
 import sys, numpy as np
-from recllm.encoder.cache import CachedEncoder
-from recllm.encoder.toy import ToyEncoder
-import recllm.encoder.cache as cache
+from recllm.text.encoder.cache import CachedEncoder
+from recllm.text.encoder.toy import ToyEncoder
+import recllm.text.encoder.cache as cache
 cache._CHUNK = 20
 texts = [f"product number {n}" for n in range(400)]
 np.random.default_rng(int(sys.argv[2])).shuffle(texts)

@@ -30,42 +30,42 @@ from store_view import view
 from test_layers import PACKAGE, imported_rooms
 from waiting import until
 
-from recllm.campaigns.drafts import create_campaign
-from recllm.campaigns.file import read_campaign
-from recllm.campaigns.folder import read_log
-from recllm.campaigns.plan import plan_campaigns
-from recllm.cli.rights import certificate_lines
-from recllm.console.app import mount_console
-from recllm.console.loads import receive_upload
-from recllm.documents import plain
-from recllm.encoder.cache import CachedEncoder
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError, IngestError, ModelError, NothingToDo, StoreError, UsageError
-from recllm.evaluation import systems as system_table
-from recllm.evaluation.protocols import RankedLists
-from recllm.evaluation.systems import SystemSpec
-from recllm.jobs.load import add_events, load_file
-from recllm.jobs.recommenders import open_recommender, refresh, usable_version
-from recllm.jobs.train import evaluate_data, train_workspace
-from recllm.privacy.backup import back_up, read_backup, restore
-from recllm.privacy.certificate import read_certificate
-from recllm.privacy.erasure import erase_people, finish_erasures
-from recllm.privacy.export import export_person
-from recllm.privacy.registry import REGISTRY
-from recllm.privacy.retention import apply_retention
-from recllm.privacy.rotation import rotate_key
-from recllm.recommender.registry import open_version, taints
-from recllm.recommender.registry import serving as serving_version
-from recllm.schema import Purpose, SlateStatus
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.settings import ServiceSettings
-from recllm.start.shop import run_start
+from recllm.base.documents import plain
+from recllm.base.errors import DataError, IngestError, ModelError, NothingToDo, StoreError, UsageError
+from recllm.base.schema import Purpose, SlateStatus
+from recllm.base.settings import ServiceSettings
+from recllm.doors.cli.rights import certificate_lines
+from recllm.doors.console.app import mount_console
+from recllm.doors.console.loads import receive_upload
+from recllm.doors.privacy.backup import back_up, read_backup, restore
+from recllm.doors.privacy.certificate import read_certificate
+from recllm.doors.privacy.erasure import erase_people, finish_erasures
+from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.registry import REGISTRY
+from recllm.doors.privacy.retention import apply_retention
+from recllm.doors.privacy.rotation import rotate_key
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.doors.start.shop import run_start
+from recllm.market.campaigns.drafts import create_campaign
+from recllm.market.campaigns.file import read_campaign
+from recllm.market.campaigns.folder import read_log
+from recllm.market.campaigns.plan import plan_campaigns
+from recllm.market.jobs.load import add_events, load_file
+from recllm.market.jobs.recommenders import open_recommender, refresh, usable_version
+from recllm.market.jobs.train import evaluate_data, train_workspace
+from recllm.recommend.evaluation import systems as system_table
+from recllm.recommend.evaluation.protocols import RankedLists
+from recllm.recommend.evaluation.systems import SystemSpec
+from recllm.recommend.recommender.registry import open_version, taints
+from recllm.recommend.recommender.registry import serving as serving_version
+from recllm.shop.workspace.audit import AuditAction, read_audit, verify_audit
+from recllm.shop.workspace.personal_records import PersonalRecords
+from recllm.shop.workspace.store_records import STORE
+from recllm.shop.workspace.workspace import CERTIFICATES, Workspace
+from recllm.text.encoder.cache import CachedEncoder
+from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.ids import possible_ids
-from recllm.workspace.audit import AuditAction, read_audit, verify_audit
-from recllm.workspace.personal_records import PersonalRecords
-from recllm.workspace.store_records import STORE
-from recllm.workspace.workspace import CERTIFICATES, Workspace
 
 PEOPLE = 120
 WHO = canary("person")
@@ -186,7 +186,7 @@ def test_a_person_is_in_every_byte_and_then_in_none(folder: Path, tmp_path: Path
 
 
 def plain_request(user: str) -> Any:
-    from recllm.schema import RecommendRequest
+    from recllm.base.schema import RecommendRequest
 
     return RecommendRequest(users=(user,), k=3)
 
@@ -579,7 +579,7 @@ def test_somebody_without_events_taints_nothing(folder: Path, tmp_path: Path) ->
 
 
 def test_who_is_erased_while_a_model_is_trained_taints_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.recommender.recommender import Recommender
+    from recllm.recommend.recommender.recommender import Recommender
 
     fit = Recommender.fit
 
@@ -606,7 +606,7 @@ def test_an_erasure_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.M
     for n, registry in enumerate((*registries, REGISTRY)):
         with monkeypatch.context() as patch, Workspace.open(folder) as shop:
             if registry is REGISTRY:
-                patch.setattr("recllm.privacy.erasure.issue", stop)
+                patch.setattr("recllm.doors.privacy.erasure.issue", stop)
             with pytest.raises(KeyboardInterrupt):
                 erase_people(shop, [WHO], actor="test", registry=registry)
             name = shop.pseudonymiser().one(WHO)
@@ -823,7 +823,7 @@ def test_an_id_that_would_hide_a_campaign_is_refused(folder: Path, campaign_id: 
 
 def test_this_room_does_not_know_the_rooms_that_keep_things() -> None:
     """But for the registry: so the room can stand above them."""
-    for path in (PACKAGE / "privacy").glob("*.py"):
+    for path in (PACKAGE / "doors" / "privacy").glob("*.py"):
         imported = imported_rooms(ast.parse(path.read_text("utf-8"))) - {"privacy"}
         assert path.name == "registry.py" or not imported & {"campaigns", "jobs", "recommender", "training", "encoder"}
 
@@ -912,10 +912,10 @@ def test_a_full_disk_says_what_was_erased_and_what_was_not(
 
     names = [record.name for record in REGISTRY.records if record.forget is not None]
     for target, n_done in {
-        "recllm.store.database.Store.bury": 0,
-        "recllm.campaigns.forget.write_whole": 2,
-        "recllm.store.writers.Load.erase_users": 1 + names.index("store"),
-        "recllm.privacy.certificate.write_whole": len(names) + 2,
+        "recllm.shop.store.database.Store.bury": 0,
+        "recllm.market.campaigns.forget.write_whole": 2,
+        "recllm.shop.store.writers.Load.erase_users": 1 + names.index("store"),
+        "recllm.doors.privacy.certificate.write_whole": len(names) + 2,
     }.items():
         steps = ["tombstones", *names, "freed bytes", "certificate"]
         done, left = ", ".join(steps[:n_done]) or "nothing", ", ".join(steps[n_done:])
@@ -936,7 +936,7 @@ def test_a_key_is_exchanged_though_a_campaign_is_damaged_and_an_erasure_was_stop
     with Workspace.open(folder) as shop:
         other, before = another(shop)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("recllm.privacy.erasure._forget", stop)
+            patch.setattr("recllm.doors.privacy.erasure._forget", stop)
             erase_people(shop, [WHO], actor="test")
         rotate_key(shop, actor="test")
     with Workspace.open(folder) as shop:

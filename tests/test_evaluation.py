@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.order import HORIZON_DAYS, ORDER_EPOCH
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError, MissingExtraError, UsageError
-from recllm.evaluation.baselines import buyers
-from recllm.evaluation.benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
-from recllm.evaluation.protocols import (
+from recllm.base.errors import DataError, MissingExtraError, UsageError
+from recllm.base.schema import Action
+from recllm.base.stats.intervals import ConfidenceInterval, bootstrap, paired_bootstraps
+from recllm.recommend.evaluation.baselines import buyers
+from recllm.recommend.evaluation.benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
+from recllm.recommend.evaluation.protocols import (
     EvaluationQuery,
     EvaluationWindow,
     RankedLists,
@@ -31,13 +30,14 @@ from recllm.evaluation.protocols import (
     split_tables,
     time_split,
 )
-from recllm.evaluation.recllm_system import TrainingRecipe, learned_system
-from recllm.evaluation.record import write_record
-from recllm.evaluation.report import SystemDifference, evaluate, subgroups
-from recllm.evaluation.systems import make_systems, systems_for
-from recllm.evaluation.tables import complete_journey, read_folder
-from recllm.schema import Action
-from recllm.stats.intervals import ConfidenceInterval, bootstrap, paired_bootstraps
+from recllm.recommend.evaluation.recllm_system import TrainingRecipe, learned_system
+from recllm.recommend.evaluation.record import write_record
+from recllm.recommend.evaluation.report import SystemDifference, evaluate, subgroups
+from recllm.recommend.evaluation.systems import make_systems, systems_for
+from recllm.recommend.evaluation.tables import complete_journey, read_folder
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH
+from recllm.text.encoder.toy import ToyEncoder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CUT = 50 * DAY
@@ -466,7 +466,7 @@ def rows_of(dataset: Dataset) -> pl.DataFrame:
 
 
 def test_the_learned_scorer_is_a_system_and_is_trained_once_per_window() -> None:
-    from recllm.settings import ScorerTrainingSettings
+    from recllm.base.settings import ScorerTrainingSettings
 
     window = time_split(with_arrivals(world()), test_days=28)
     told: list[str] = []

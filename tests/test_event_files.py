@@ -18,21 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
-from recllm.data import dataset as dataset_module
-from recllm.data import item_groups as item_groups_module
-from recllm.data.dataset import DAY, Counted, Dataset, Events, person_ranges
-from recllm.data.event_files import EventFiles, EventLog, in_turn
-from recllm.encoder.toy import ToyEncoder
-from recllm.features import collaborative as collaborative_module
-from recllm.features.collaborative import CollaborativeStatistics
-from recllm.features.item_vectors import item_vectors
-from recllm.features.together import bought_together
-from recllm.files import drafts_folder, sweep_drafts
-from recllm.jobs.load import add_consent, load_file
-from recllm.schema import Purpose
-from recllm.settings import CollaborativeSettings
-from recllm.workspace import privacy as privacy_module
-from recllm.workspace.workspace import Workspace
+from recllm.base.files import drafts_folder, sweep_drafts
+from recllm.base.schema import Purpose
+from recllm.base.settings import CollaborativeSettings
+from recllm.learn.features import collaborative as collaborative_module
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.learn.features.item_vectors import item_vectors
+from recllm.learn.features.together import bought_together
+from recllm.market.jobs.load import add_consent, load_file
+from recllm.shop.data import dataset as dataset_module
+from recllm.shop.data import item_groups as item_groups_module
+from recllm.shop.data.dataset import DAY, Counted, Dataset, Events, person_ranges
+from recllm.shop.data.event_files import EventFiles, EventLog, in_turn
+from recllm.shop.workspace import privacy as privacy_module
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.toy import ToyEncoder
 
 DATA = shop()
 NOBODY = Dataset(DATA.users, DATA.items, Events.nothing(DATA.n_users), DATA.as_of)
@@ -154,7 +154,7 @@ def test_statistics_of_parts_are_those_of_the_whole(
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), max_size=9), min_size=1, max_size=6))
 def test_the_price_of_an_item_is_the_median_of_what_was_paid(people: list[list[tuple[int, int]]]) -> None:
-    from recllm.features.item_vectors import _prices
+    from recllm.learn.features.item_vectors import _prices
 
     runs = [sorted((item, START + price) for item, price in run) for run in people]
     runs = [sorted(run, key=lambda line: line[1]) for run in runs]
@@ -240,7 +240,7 @@ def test_an_item_that_only_a_person_who_withdrew_knew_is_in_no_catalogue(workspa
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from recllm.files import drafts_folder
+from recllm.base.files import drafts_folder
 with drafts_folder(Path(sys.argv[1])) as folder:
     (folder / "item").write_bytes(b"history")
     print("ready", flush=True)
@@ -267,9 +267,9 @@ def test_a_folder_of_parts_is_private_and_does_not_stay(tmp_path: Path) -> None:
 
 
 def test_a_rush_on_a_new_item_waits_for_its_second_week() -> None:
-    from recllm.features.candidates import explicit
-    from recllm.features.collaborative import ask
-    from recllm.features.pair_features import FEATURE_NAMES, pair_features
+    from recllm.learn.features.candidates import explicit
+    from recllm.learn.features.collaborative import ask
+    from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
 
     def lately(first_day: int, age: int = 90, **changes: Any) -> float:
         """Buyers of the last week, as scores see them, of an item that three people bought on a day and on each of the

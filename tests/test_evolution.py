@@ -12,14 +12,14 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from recllm.charts import AreaChart, svg
-from recllm.cli.main import app
-from recllm.data.dataset import DAY, Dataset
-from recllm.documents import plain
-from recllm.errors import UsageError
-from recllm.policy import Policy
-from recllm.profiles.evolution import WITHHELD, evolve
-from recllm.report.people import evolution_chart, evolution_page, evolution_rows, write_evolution_png
+from recllm.base.charts import AreaChart, svg
+from recllm.base.documents import plain
+from recllm.base.errors import UsageError
+from recllm.base.policy import Policy
+from recllm.doors.cli.main import app
+from recllm.doors.report.people import evolution_chart, evolution_page, evolution_rows, write_evolution_png
+from recllm.learn.profiles.evolution import WITHHELD, evolve
+from recllm.shop.data.dataset import DAY, Dataset
 
 JANUARY = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 KINDS = ("tea", "coffee", "mugs")

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 from scipy.stats import chisquare, norm
 
-from recllm.errors import DataError, UsageError
-from recllm.experiments.effect import (
+from recllm.base.errors import DataError, UsageError
+from recllm.base.stats.intervals import Interval
+from recllm.market.experiments.effect import (
     MIN_PEOPLE,
     Direction,
     Moments,
@@ -27,9 +28,8 @@ from recllm.experiments.effect import (
     analyse,
     estimate_effect,
 )
-from recllm.experiments.sample_ratio import ALPHA, CONCENTRATION, RatioVerdict, check_sample_ratio
-from recllm.experiments.split import Experiment, Variant, in_global_holdout, variant_of
-from recllm.stats.intervals import Interval
+from recllm.market.experiments.sample_ratio import ALPHA, CONCENTRATION, RatioVerdict, check_sample_ratio
+from recllm.market.experiments.split import Experiment, Variant, in_global_holdout, variant_of
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 PEOPLE = [f"person-{i}" for i in range(20_000)]

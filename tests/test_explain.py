@@ -6,11 +6,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.data.dataset import Dataset, Events
-from recllm.data.interactions import Pairs
-from recllm.policy import Policy
-from recllm.profiles.profile import build_profile
-from recllm.recommender.leave_one_out import Evidence, ReasonWriter, UserHistory, choose, deltas, lacking, units_of
+from recllm.base.policy import Policy
+from recllm.learn.profiles.profile import build_profile
+from recllm.recommend.recommender.leave_one_out import (
+    Evidence,
+    ReasonWriter,
+    UserHistory,
+    choose,
+    deltas,
+    lacking,
+    units_of,
+)
+from recllm.shop.data.dataset import Dataset, Events
+from recllm.shop.data.interactions import Pairs
 
 ITEMS = pl.DataFrame(
     {

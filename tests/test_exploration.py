@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.errors import UsageError
-from recllm.recommender.exploration import explore, stratum
+from recllm.base.errors import UsageError
+from recllm.recommend.recommender.exploration import explore, stratum
 
 
 @settings(max_examples=40, deadline=None)

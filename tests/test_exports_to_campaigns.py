@@ -16,9 +16,9 @@ import pytest
 from conftest import Command
 from exports import ExpectedEvent, Export, analytics, lists, shopify, taobao, woocommerce
 
-from recllm.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
-from recllm.schema import Action, Table
-from recllm.workspace.workspace import Workspace
+from recllm.base.schema import Action, Table
+from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
+from recllm.shop.workspace.workspace import Workspace
 
 N_PEOPLE = 121
 """Odd, so that who comes every so many orders comes to even and odd ones. Half of them are more than the fifty people

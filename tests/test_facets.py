@@ -8,15 +8,15 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Floats, merged_lines, of_actions
-from recllm.data.item_groups import ItemGroups, NewItems, size_of
-from recllm.features.candidates import CandidateCounts, explicit
-from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_features
-from recllm.schema import Action
-from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
-from recllm.training.windows import PastWindows
+from recllm.base.schema import Action
+from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
+from recllm.learn.features.candidates import CandidateCounts, explicit
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_features
+from recllm.learn.training.windows import PastWindows
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import Floats, merged_lines, of_actions
+from recllm.shop.data.item_groups import ItemGroups, NewItems, size_of
 
 START = 1_600_000_000
 ITEMS = pl.DataFrame(

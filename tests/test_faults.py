@@ -29,19 +29,19 @@ import pytest
 from conftest import Command
 from postgres_server import PostgresServer
 
-from recllm.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan
-from recllm.campaigns.open_campaign import approve_texts, open_campaign, reject_texts
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import ModelError, RecllmError, StoreError
-from recllm.files import sweep_drafts, whole_file
-from recllm.jobs.load import add_consent, add_events, feedback_report, load_file, record_shown
-from recllm.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh
-from recllm.jobs.train import train_workspace
-from recllm.recommender import registry
-from recllm.recommender.saved_model import load_model
-from recllm.schema import Announcement, Purpose
-from recllm.store.database import Store
-from recllm.workspace.workspace import Workspace, log_end, present
+from recllm.base.errors import ModelError, RecllmError, StoreError
+from recllm.base.files import sweep_drafts, whole_file
+from recllm.base.schema import Announcement, Purpose
+from recllm.market.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan
+from recllm.market.campaigns.open_campaign import approve_texts, open_campaign, reject_texts
+from recllm.market.jobs.load import add_consent, add_events, feedback_report, load_file, record_shown
+from recllm.market.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh
+from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender import registry
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.shop.store.database import Store
+from recllm.shop.workspace.workspace import Workspace, log_end, present
+from recllm.text.encoder.toy import ToyEncoder
 
 HERE = Path(__file__).parent
 SPEC = importlib.util.spec_from_file_location("faults", HERE.parent / "eval" / "faults.py")
@@ -144,7 +144,7 @@ def test_a_stopped_export_is_repeated_and_everybody_was_shown_it_once(
 
     for part in ("append", "announce", "_write_files", "_record_shown"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(f"recllm.campaigns.export.{part}", stop)
+            patch.setattr(f"recllm.market.campaigns.export.{part}", stop)
             campaign.export(shop, file)
     reached = campaign.export(shop, file)
     assert showings() == reached > 0
@@ -692,8 +692,8 @@ def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
     with pytest.raises(MemoryError):
         train_workspace(shop, progress=out_of_memory, **arguments)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr("recllm.recommender.serving_state.save_people_state", out_of_memory)
-        patch.setattr("recllm.jobs.recommenders.save_people_state", lambda *_, **__: out_of_memory("epoch"))
+        patch.setattr("recllm.recommend.recommender.serving_state.save_people_state", out_of_memory)
+        patch.setattr("recllm.market.jobs.recommenders.save_people_state", lambda *_, **__: out_of_memory("epoch"))
         train_workspace(shop, **arguments)
     assert registry.current(shop.models_dir) == before
     unchanged = [path for path in sorted(shop.root.rglob("*")) if "sqlite-" not in path.name and path.name != ".lock"]
@@ -705,8 +705,8 @@ def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
 LIMITED = """
 import resource, sys
 import torch, polars
-import recllm.jobs.train, recllm.training.scorer, recllm.recommender.recommender
-from recllm.cli import main
+import recllm.market.jobs.train, recllm.learn.training.scorer, recllm.recommend.recommender.recommender
+from recllm.doors.cli import main
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + int(sys.argv.pop(1)) * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Tally, decay, matrix, merged_lines, unit, user_parts, visits
-from recllm.features.candidates import Candidates, explicit
-from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.features.pair_features import FEATURE_NAMES, pair_features
-from recllm.schema import Action
+from recllm.base.schema import Action
+from recllm.learn.features.candidates import Candidates, explicit
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import Tally, decay, matrix, merged_lines, unit, user_parts, visits
 
 DATA = shop()
 CROWD = CollaborativeStatistics.fit(DATA, vectors(DATA))

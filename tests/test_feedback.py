@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from recllm.jobs.feedback import FEEDBACK_SCHEMA, shown_events, shown_outcomes
-from recllm.schema import Recommendation, ReportBy, Slate
+from recllm.base.schema import Recommendation, ReportBy, Slate
+from recllm.market.jobs.feedback import FEEDBACK_SCHEMA, shown_events, shown_outcomes
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 

@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 from sqlalchemy import inspect, text
 
-from recllm.policy import Policy
-from recllm.stats.intervals import share
-from recllm.store import tables
-from recllm.store.database import writing
-from recllm.workspace.figures import KEPT_DAYS, RESULT_NOISE, SIZE_BUDGET, SIZE_NOISE, FigureGate
-from recllm.workspace.workspace import Workspace
+from recllm.base.policy import Policy
+from recllm.base.stats.intervals import share
+from recllm.shop.store import tables
+from recllm.shop.store.database import writing
+from recllm.shop.workspace.figures import KEPT_DAYS, RESULT_NOISE, SIZE_BUDGET, SIZE_NOISE, FigureGate
+from recllm.shop.workspace.workspace import Workspace
 
 FLOOR, PEOPLE = 50, 1_200
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from recllm import files
-from recllm.errors import StoreError
-from recllm.files import LOCKLESS_SECONDS, PRIVATE, drafts_folder, lock_file, sweep_drafts, whole_file, write_whole
+from recllm.base import files
+from recllm.base.errors import StoreError
+from recllm.base.files import LOCKLESS_SECONDS, PRIVATE, drafts_folder, lock_file, sweep_drafts, whole_file, write_whole
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 WRITER = """
 import os, sys
 from pathlib import Path
-from recllm.files import drafts_folder, whole_file
+from recllm.base.files import drafts_folder, whole_file
 root = Path(sys.argv[1])
 with whole_file(root / "state") as stream, drafts_folder(root) as folder:
     stream.write(b"whole")

@@ -20,18 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_encoders import ARCHITECTURES, make_model
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.encoder.adapters import adapter_state, attach, save_adapter
-from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.encoder.loading import find_weights, load_encoder
-from recllm.errors import DataError, ModelError, UsageError
-from recllm.schema import Action
-from recllm.training.arguments import LoraArguments
-from recllm.training.lora import run_folder, tune
-from recllm.training.lora.examples import FirstPurchases, is_stepwise, write_examples
-from recllm.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
-from recllm.training.lora.tower import Tower, adapter_spec
-from recllm.training.lora.tune import tune_encoder
+from recllm.base.errors import DataError, ModelError, UsageError
+from recllm.base.schema import Action
+from recllm.learn.training.arguments import LoraArguments
+from recllm.learn.training.lora import run_folder, tune
+from recllm.learn.training.lora.examples import FirstPurchases, is_stepwise, write_examples
+from recllm.learn.training.lora.objective import SetScore, Targets, bce_loss, draw_by_norm, softmax_loss
+from recllm.learn.training.lora.tower import Tower, adapter_spec
+from recllm.learn.training.lora.tune import tune_encoder
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.text.encoder.adapters import adapter_state, attach, save_adapter
+from recllm.text.encoder.huggingface import HuggingFaceEncoder
+from recllm.text.encoder.loading import find_weights, load_encoder
 
 DATA = arrivals()
 QUICK = LoraArguments(
@@ -366,7 +366,7 @@ CHILD = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from test_finetuning import DATA, QUICK
-from recllm.training.lora import tune
+from recllm.learn.training.lora import tune
 
 append = tune.append_metrics
 

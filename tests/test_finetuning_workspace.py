@@ -13,13 +13,13 @@ import pytest
 from arrivals_world import arrivals
 from tiny_encoders import make_model
 
-from recllm.cli.main import main
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.retrain import retrain
-from recllm.jobs.train import train_workspace
-from recllm.recommender.saved_model import load_model
-from recllm.settings import read_settings_file
-from recllm.workspace.workspace import Workspace
+from recllm.base.settings import read_settings_file
+from recllm.doors.cli.main import main
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.retrain import retrain
+from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.shop.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.write import write_copy
-from recllm.errors import GenerationError, UsageError
-from recllm.generator.constraint import Constraint
-from recllm.generator.locate import find_generator, smollm2_file
-from recllm.generator.process import Breaker, ProcessGenerator
-from recllm.schema import AdCopy, Generator, Item
+from recllm.base.errors import GenerationError, UsageError
+from recllm.base.schema import AdCopy, Generator, Item
+from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.write import write_copy
+from recllm.text.generator.constraint import Constraint
+from recllm.text.generator.locate import find_generator, smollm2_file
+from recllm.text.generator.process import Breaker, ProcessGenerator
 
 CHILD = Path(__file__).parent / "generator_child.py"
 BUNS = Item(item_id="b", title="Sandwich buns")
@@ -185,7 +185,7 @@ def test_an_open_breaker_starts_nobody_and_a_half_open_one_tries() -> None:
 
 
 def test_failures_restarts_and_refusals_are_logged_without_texts(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="recllm.generator.process")
+    caplog.set_level(logging.INFO, logger="recllm.text.generator.process")
     with speaker(breaker=Breaker(failures=2, rest_seconds=30, clock=Clock())) as generator:
         generator.generate("hello")
         for prompt in ("act-die secret words", "act-garbage secret words", "hello"):
@@ -220,7 +220,7 @@ def test_a_kill_from_outside_during_an_answer_is_told_at_once() -> None:
 
 def test_a_parent_that_ends_takes_its_child_along(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom recllm.generator.process import ProcessGenerator\n"
+        "import sys\nfrom recllm.text.generator.process import ProcessGenerator\n"
         f"g = ProcessGenerator([sys.executable, {str(CHILD)!r}], name='x')\n"
         "g.generate('hello')\nprint(g._child._process.pid, flush=True)\n"
     )

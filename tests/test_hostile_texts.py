@@ -23,21 +23,22 @@ import polars as pl
 import pytest
 
 import recllm
-from recllm.adcopy.lexicon import limit
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.submissions import judge, submission_of
-from recllm.adcopy.write import write_copy
-from recllm.audiences.exclusions import youngest_age
-from recllm.audiences.people_match import band_of
-from recllm.audiences.people_rule import parse_rule
-from recllm.console.campaigns import marked
-from recllm.data.catalogue import matching
-from recllm.data.dataset import ITEM_SCHEMA
-from recllm.documents import guarded, unknown_name
-from recllm.errors import DataError, RecllmError, UsageError
-from recllm.ingest.column_names import nearest, normal
-from recllm.policy import Policy
-from recllm.schema import Item
+from recllm.base.documents import guarded, unknown_name
+from recllm.base.errors import DataError, RecllmError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Item
+from recllm.doors.console.campaigns import marked
+from recllm.market.adcopy.lexicon import limit
+from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.submissions import judge, submission_of
+from recllm.market.adcopy.write import write_copy
+from recllm.market.audiences.exclusions import youngest_age
+from recllm.market.audiences.people_match import band_of
+from recllm.market.audiences.people_rule import parse_rule
+from recllm.shop.data.catalogue import matching
+from recllm.shop.data.dataset import ITEM_SCHEMA
+from recllm.shop.ingest.column_names import nearest, normal
+from recllm.shop.workspace.privacy import fold_address
 from recllm.text.injection import neutralise
 from recllm.text.items import item_names, item_texts
 from recllm.text.log_lines import LogFormatter
@@ -45,7 +46,6 @@ from recllm.text.personal_data import find_personal_data
 from recllm.text.templates import name_as_told
 from recllm.text.users import basics_text
 from recllm.text.word_index import WordIndex
-from recllm.workspace.privacy import fold_address
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 SIGNS = 20_000

@@ -27,18 +27,18 @@ from dirty import Style, plant
 from dirty_inputs import csv, item_rows, jsonl, lines, row
 from store_view import view
 
-from recllm.errors import DataError, IngestError, StoreError, UsageError
-from recllm.files import whole_file
-from recllm.ingest.describe import describe
-from recllm.ingest.load import ingest_file
-from recllm.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
-from recllm.ingest.parse.batch import MostCommon
-from recllm.ingest.read.source import canonical_name, common_han_share
-from recllm.ingest.record import record_events
-from recllm.policy import Policy
-from recllm.schema import IngestReport
-from recllm.store.database import Store
-from recllm.workspace.privacy import Pseudonymiser
+from recllm.base.errors import DataError, IngestError, StoreError, UsageError
+from recllm.base.files import whole_file
+from recllm.base.policy import Policy
+from recllm.base.schema import IngestReport
+from recllm.shop.ingest.describe import describe
+from recllm.shop.ingest.load import ingest_file
+from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
+from recllm.shop.ingest.parse.batch import MostCommon
+from recllm.shop.ingest.read.source import canonical_name, common_han_share
+from recllm.shop.ingest.record import record_events
+from recllm.shop.store.database import Store
+from recllm.shop.workspace.privacy import Pseudonymiser
 
 KEY = Pseudonymiser(b"0123456789abcdef")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -316,7 +316,7 @@ def test_a_store_that_fails_takes_the_quarantine_with_it(shop: Shop, monkeypatch
     def full(*_: object) -> None:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr("recllm.store.writers.Load.counts", full)
+    monkeypatch.setattr("recllm.shop.store.writers.Load.counts", full)
     with pytest.raises(StoreError, match="full"):
         shop.load(csv(row(1, quantity="x")))
     assert list(shop.quarantine.iterdir()) == []
@@ -420,7 +420,7 @@ def test_a_load_is_logged_in_fields_and_without_a_person(shop: Shop, caplog: pyt
     with pytest.raises(IngestError):
         shop.load(csv(row(1, user_id="canary", quantity="x"), n=2))
     done, refused = caplog.records
-    assert (done.name, done.levelno, refused.levelno) == ("recllm.ingest.load", logging.INFO, logging.WARNING)
+    assert (done.name, done.levelno, refused.levelno) == ("recllm.shop.ingest.load", logging.INFO, logging.WARNING)
     counts = {name: getattr(done, name) for name in ("load_id", "table", "read", "accepted", "quarantined")}
     assert counts == {"load_id": report.load_id, "table": "events", "read": 41, "accepted": 40, "quarantined": 1}
     assert done.seconds >= 0

@@ -12,14 +12,14 @@ from dirty_inputs import ALSO, CASES, TABLE, Case, rendered
 from ingest_codes import FILE_CODES, ROW_CODES, WARNINGS
 from store_view import view
 
-import recllm.ingest
-from recllm.errors import IngestError
-from recllm.ingest.load import ingest_file, open_records
-from recllm.ingest.options import ColumnMap, IngestOptions
-from recllm.ingest.read.source import probe
-from recllm.policy import Policy
-from recllm.store.database import Store
-from recllm.workspace.privacy import Pseudonymiser
+import recllm.shop.ingest
+from recllm.base.errors import IngestError
+from recllm.base.policy import Policy
+from recllm.shop.ingest.load import ingest_file, open_records
+from recllm.shop.ingest.options import ColumnMap, IngestOptions
+from recllm.shop.ingest.read.source import probe
+from recllm.shop.store.database import Store
+from recllm.shop.workspace.privacy import Pseudonymiser
 
 KEY = Pseudonymiser(b"0123456789abcdef")
 
@@ -98,12 +98,12 @@ def test_every_number_has_a_row_and_a_case() -> None:
 
 
 def test_document_is_up_to_date() -> None:
-    document = Path(recllm.ingest.__file__).parent / "INPUTS.md"
+    document = Path(recllm.shop.ingest.__file__).parent / "INPUTS.md"
     assert document.read_text("utf-8") == rendered(), "run: python tests/dirty_inputs.py"
 
 
 def test_every_code_is_explained() -> None:
-    source = "".join(p.read_text("utf-8") for p in Path(recllm.ingest.__file__).parent.rglob("*.py"))
+    source = "".join(p.read_text("utf-8") for p in Path(recllm.shop.ingest.__file__).parent.rglob("*.py"))
     used = set(re.findall(r'"([EW]_[A-Z_]+)"', source))
     assert used == set(FILE_CODES) | set(ROW_CODES) | set(WARNINGS)
 

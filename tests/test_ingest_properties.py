@@ -20,18 +20,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from store_view import view
 
-from recllm.errors import DataError, IngestError
-from recllm.ingest.load import ingest_file
-from recllm.ingest.options import IngestOptions
-from recllm.ingest.parse.numbers import parse_numbers
-from recllm.ingest.parse.times import TimeFormat, parse_times
-from recllm.ingest.read.delimited import open_delimited
-from recllm.ingest.read.records import read_blocks
-from recllm.ingest.read.source import Decoding, probe
-from recllm.ingest.record import Occurrences
-from recllm.policy import Policy
-from recllm.store.database import Store
-from recllm.workspace.privacy import Pseudonymiser
+from recllm.base.errors import DataError, IngestError
+from recllm.base.policy import Policy
+from recllm.shop.ingest.load import ingest_file
+from recllm.shop.ingest.options import IngestOptions
+from recllm.shop.ingest.parse.numbers import parse_numbers
+from recllm.shop.ingest.parse.times import TimeFormat, parse_times
+from recllm.shop.ingest.read.delimited import open_delimited
+from recllm.shop.ingest.read.records import read_blocks
+from recllm.shop.ingest.read.source import Decoding, probe
+from recllm.shop.ingest.record import Occurrences
+from recllm.shop.store.database import Store
+from recllm.shop.workspace.privacy import Pseudonymiser
 
 KEY = Pseudonymiser(b"0123456789abcdef")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

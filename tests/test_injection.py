@@ -12,12 +12,12 @@ from typing import Any
 
 from scripted import ScriptedGenerator
 
-from recllm.adcopy.lexicon import fold
-from recllm.adcopy.request import CopyRequest, Voice
-from recllm.adcopy.submissions import Submission, judge
-from recllm.adcopy.write import write_copy
-from recllm.generator.chat import messages
-from recllm.schema import Item
+from recllm.base.schema import Item
+from recllm.market.adcopy.lexicon import fold
+from recllm.market.adcopy.request import CopyRequest, Voice
+from recllm.market.adcopy.submissions import Submission, judge
+from recllm.market.adcopy.write import write_copy
+from recllm.text.generator.chat import messages
 
 NOW = datetime(2025, 6, 1, 12, tzinfo=UTC)
 

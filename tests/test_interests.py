@@ -8,12 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import unit
-from recllm.errors import ModelError
-from recllm.features.candidates import BIT, INTERESTS, SOURCES, CandidateCounts, candidates, explicit
-from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.models.sequence import (
+from recllm.base.errors import ModelError
+from recllm.base.schema import Action
+from recllm.learn.features.candidates import BIT, INTERESTS, SOURCES, CandidateCounts, candidates, explicit
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.models.sequence import (
     SequenceArguments,
     SequenceConfig,
     SequenceModel,
@@ -22,8 +21,9 @@ from recllm.models.sequence import (
     load_sequence_model,
     save_sequence_model,
 )
-from recllm.models.sequence_network import NextBaskets, SequenceLearner, SequenceNetwork, learn_sequence_model
-from recllm.schema import Action
+from recllm.learn.models.sequence_network import NextBaskets, SequenceLearner, SequenceNetwork, learn_sequence_model
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import unit
 
 TARGET = (Action.PURCHASE,)
 SMALL = SequenceArguments(

@@ -9,14 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shop_world import shop, vectors
 
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import ModelError, UsageError
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.saved_model import read_model, save_model
-from recllm.schema import Action
-from recllm.settings import ScorerTrainingSettings
-from recllm.stats.ranking import Truth
-from recllm.training.calibration import (
+from recllm.base.errors import ModelError, UsageError
+from recllm.base.schema import Action
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.base.stats.ranking import Truth
+from recllm.learn.training.calibration import (
     ItemOffsets,
     fit_item_offsets,
     item_offsets,
@@ -24,8 +21,11 @@ from recllm.training.calibration import (
     save_item_offsets,
     with_offsets,
 )
-from recllm.training.scorer import fit_scorer
-from recllm.training.windows import Window
+from recllm.learn.training.scorer import fit_scorer
+from recllm.learn.training.windows import Window
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.saved_model import read_model, save_model
+from recllm.text.encoder.toy import ToyEncoder
 
 NOTHING = Truth(np.array([0, 0]), np.zeros(0, np.int32))
 QUICK = ScorerTrainingSettings(

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recllm.errors import MissingExtraError, ModelError, UsageError
-from recllm.features.item_index import rows as row_rules
-from recllm.features.item_index.contract import ABOUT, ItemIndex, vectors_fingerprint
-from recllm.features.item_index.exact import ExactIndex
-from recllm.features.item_index.opening import new_index, open_index
+from recllm.base.errors import MissingExtraError, ModelError, UsageError
+from recllm.learn.features.item_index import rows as row_rules
+from recllm.learn.features.item_index.contract import ABOUT, ItemIndex, vectors_fingerprint
+from recllm.learn.features.item_index.exact import ExactIndex
+from recllm.learn.features.item_index.opening import new_index, open_index
 
 KINDS = ("exact", "faiss", "pgvector", "qdrant")
 MODULES = {"faiss": "faiss", "qdrant": "qdrant_client", "pgvector": "psycopg"}
@@ -78,7 +78,7 @@ def indexes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Indexes]
         url, client = "memory", qdrant_client.QdrantClient(":memory:")
         patch = request.getfixturevalue("monkeypatch")
         patch.setattr(client, "close", lambda: None)
-        patch.setattr("recllm.features.item_index.qdrant.connect", lambda url: client)
+        patch.setattr("recllm.learn.features.item_index.qdrant.connect", lambda url: client)
     made = Indexes(kind, url)
     yield made
     made.close()

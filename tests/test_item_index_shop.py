@@ -15,21 +15,21 @@ import polars as pl
 import pytest
 from conftest import Command
 
-from recllm.errors import ModelError, NotFittedError, NothingToDo
-from recllm.features.item_index import catalogue as catalogue_rules
-from recllm.features.item_index import rows as row_rules
-from recllm.features.item_index.catalogue import CatalogueIndex
-from recllm.features.item_index.contract import ItemIndex, NearestItems
-from recllm.features.item_index.exact import ExactIndex
-from recllm.features.item_index.opening import open_index
-from recllm.jobs.item_index import build_index, index_folder
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender, refresh
-from recllm.jobs.search import search_workspace
-from recllm.jobs.serve import similar_items
-from recllm.recommender.registry import rollback
-from recllm.schema import SearchRequest
-from recllm.workspace.workspace import Workspace, overridden
+from recllm.base.errors import ModelError, NotFittedError, NothingToDo
+from recllm.base.schema import SearchRequest
+from recllm.learn.features.item_index import catalogue as catalogue_rules
+from recllm.learn.features.item_index import rows as row_rules
+from recllm.learn.features.item_index.catalogue import CatalogueIndex
+from recllm.learn.features.item_index.contract import ItemIndex, NearestItems
+from recllm.learn.features.item_index.exact import ExactIndex
+from recllm.learn.features.item_index.opening import open_index
+from recllm.market.jobs.item_index import build_index, index_folder
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender, refresh
+from recllm.market.jobs.search import search_workspace
+from recllm.market.jobs.serve import similar_items
+from recllm.recommend.recommender.registry import rollback
+from recllm.shop.workspace.workspace import Workspace, overridden
 
 FAISS = {"item_index": {"kind": "faiss"}}
 pytest.importorskip("faiss")
@@ -228,7 +228,7 @@ def test_nothing_but_the_catalogue_goes_into_an_index() -> None:
             modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
             rooms = {name.split(".")[1] for name in modules if name.startswith("recllm.")}
             assert rooms <= {"documents", "errors", "features", "files", "settings"}, path
-            assert all("item_index" in name for name in modules if name.startswith("recllm.features.")), path
+            assert all("item_index" in name for name in modules if name.startswith("recllm.learn.features.")), path
     own = {name for name in filling if name.startswith("features/item_index/")}
     assert filling - own == {"jobs/item_index.py"}
     source = (package / "jobs" / "item_index.py").read_text(encoding="utf-8")

@@ -14,17 +14,17 @@ import pytest
 from conftest import Command
 from shop_world import shop
 
-from recllm.data.dataset import Dataset
-from recllm.encoder.toy import ToyEncoder
-from recllm.evaluation.protocols import split_tables
-from recllm.evaluation.tables import read_folder
-from recllm.jobs.train import evaluate_data, train_workspace
-from recllm.settings import ScorerTrainingSettings
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.learn.training import scorer
+from recllm.learn.training.advise import advise
+from recllm.learn.training.scorer import FittedScorer
+from recllm.market.jobs.train import evaluate_data, train_workspace
+from recllm.recommend.evaluation.protocols import split_tables
+from recllm.recommend.evaluation.tables import read_folder
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts
-from recllm.training import scorer
-from recllm.training.advise import advise
-from recllm.training.scorer import FittedScorer
-from recllm.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = {"epochs": 1, "heads": 1, "hidden": (8,), "projection": 4, "min_steps": 1}
@@ -68,7 +68,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
         calls.append((data, args))
         return real(data, vectors, basics, args.model_copy(update=FAST), *rest, **more)
 
-    monkeypatch.setattr("recllm.training.scorer.fit_scorer", spy)
+    monkeypatch.setattr("recllm.learn.training.scorer.fit_scorer", spy)
     return calls
 
 
@@ -134,7 +134,7 @@ def test_evaluation_and_training_use_every_section_that_is_set(
         calls.append(more)
         return real(data, vectors, basics, args.model_copy(update=FAST), *rest, **more)
 
-    monkeypatch.setattr("recllm.training.scorer.fit_scorer", spy)
+    monkeypatch.setattr("recllm.learn.training.scorer.fit_scorer", spy)
     for line in (("train",), ("evaluate", "--test-days", "14", "--baselines", "popular")):
         set_ = ("--set", "collaborative.neighbours=7")
         code, _, err = command(*line, *set_, "-w", str(folder))
@@ -157,7 +157,7 @@ def test_without_a_terminal_each_step_is_a_line(
 
 
 def test_a_terminal_keeps_its_bars(folder: Path, fits: Fits, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.cli.learn.sys.stderr", _Terminal())
+    monkeypatch.setattr("recllm.doors.cli.learn.sys.stderr", _Terminal())
     assert command("train", "-w", str(folder))[0] == 0
     assert _Terminal.lines == [] and len(fits) == 1
 

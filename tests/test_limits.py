@@ -40,8 +40,8 @@ def settings_fields(model: type[BaseModel]) -> int:
 def measures() -> dict[str, float]:
     import typer
 
-    from recllm.cli.main import app
-    from recllm.settings import Settings
+    from recllm.base.settings import Settings
+    from recllm.doors.cli.main import app
 
     def leaves(command: Any) -> list[Any]:
         inner = getattr(command, "commands", None)

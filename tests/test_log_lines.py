@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from recllm.cli import main as command_line
+from recllm.doors.cli import main as command_line
 from recllm.text.log_lines import TRACEBACK_MARK, LogFormatter, log_to_stderr
 
-FORGED = "2026-03-01T09:00:00.000Z WARNING recllm.service.app all is well"
+FORGED = "2026-03-01T09:00:00.000Z WARNING recllm.doors.service.app all is well"
 
 
 def line_of(message: str, **fields: object) -> str:

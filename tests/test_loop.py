@@ -14,13 +14,12 @@ from fastapi.testclient import TestClient
 from test_service import PEOPLE, folder, serving  # noqa: F401 - fixtures
 from waiting import until
 
-from recllm.data.dataset import Dataset, utc
-from recllm.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
-from recllm.experiments.off_policy import ValueEstimate
-from recllm.experiments.split import variant_of
-from recllm.ingest.record import record_events
-from recllm.jobs import off_policy
-from recllm.jobs.experiments import (
+from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
+from recllm.base.schema import Recommendation
+from recllm.market.experiments.off_policy import ValueEstimate
+from recllm.market.experiments.split import variant_of
+from recllm.market.jobs import off_policy
+from recllm.market.jobs.experiments import (
     GLOBAL_HOLDOUT,
     Metric,
     Treatment,
@@ -30,13 +29,14 @@ from recllm.jobs.experiments import (
     start_experiment,
     stop_experiment,
 )
-from recllm.jobs.feedback import FEEDBACK_SCHEMA, showings_with_answers
-from recllm.jobs.off_policy import estimate_model
-from recllm.jobs.recommenders import refresh
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.registry import current, rollback
-from recllm.schema import Recommendation
-from recllm.workspace.workspace import Workspace, present
+from recllm.market.jobs.feedback import FEEDBACK_SCHEMA, showings_with_answers
+from recllm.market.jobs.off_policy import estimate_model
+from recllm.market.jobs.recommenders import refresh
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.registry import current, rollback
+from recllm.shop.data.dataset import Dataset, utc
+from recllm.shop.ingest.record import record_events
+from recllm.shop.workspace.workspace import Workspace, present
 
 TWO = {"as before": (0.5, Treatment()), "popular": (0.5, Treatment(personal=False))}
 USERS = [f"u{n:02}" for n in range(PEOPLE)]
@@ -141,7 +141,7 @@ def test_revenue_counts_all_that_a_person_bought_after_the_first_showing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # what people bought before would take its part out, and the lot decides how much that is
-    monkeypatch.setattr("recllm.jobs.experiments.COVARIATE_DAYS", 0)
+    monkeypatch.setattr("recllm.market.jobs.experiments.COVARIATE_DAYS", 0)
     with Workspace.open(folder) as shop:
         start_experiment(shop, "money", TWO, metric=Metric.REVENUE, guard=None)
     with serving(folder) as client:

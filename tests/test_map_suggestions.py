@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from recllm.errors import NothingToDo
-from recllm.ingest.options import IngestOptions, load_map, parse_map
-from recllm.ingest.suggest import SHOWN_ROWS, mapped_rows, suggest_map
-from recllm.jobs.load import load_file
-from recllm.policy import Policy
-from recllm.schema import Table
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import NothingToDo
+from recllm.base.policy import Policy
+from recllm.base.schema import Table
+from recllm.market.jobs.load import load_file
+from recllm.shop.ingest.options import IngestOptions, load_map, parse_map
+from recllm.shop.ingest.suggest import SHOWN_ROWS, mapped_rows, suggest_map
+from recllm.shop.workspace.workspace import Workspace
 
 GOODS = [(f"X{n}-{n * n}", f"Pot of {n} litres, blue", f"{3 + n}.95") for n in range(1, 13)]
 

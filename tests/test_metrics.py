@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.errors import UsageError
-from recllm.stats import probabilities, ranking
-from recllm.stats.ranking import Truth
+from recllm.base.errors import UsageError
+from recllm.base.stats import probabilities, ranking
+from recllm.base.stats.ranking import Truth
 
 N_ITEMS = 12
 

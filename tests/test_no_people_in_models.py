@@ -20,15 +20,15 @@ from safetensors.numpy import save_file
 from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
 
-from recllm.cli.main import main
-from recllm.jobs.item_index import build_index
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import refresh
-from recllm.jobs.train import train_workspace
-from recllm.models.sequence import SequenceArguments
-from recllm.recommender.serving_state import map_arrays, open_people_state
-from recllm.settings import IndexKind
-from recllm.workspace.workspace import Workspace
+from recllm.base.settings import IndexKind
+from recllm.doors.cli.main import main
+from recllm.learn.models.sequence import SequenceArguments
+from recllm.market.jobs.item_index import build_index
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import refresh
+from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.serving_state import map_arrays, open_people_state
+from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = 137
 """A prime: no width of a model, and no count of items, windows or groups of this shop is it, or is one or two above."""
@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / f"{table}.csv").write_text("\n".join(lines) + "\n")
             assert load_file(shop, folder / f"{table}.csv", table).accepted
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recllm.jobs.train.SequenceArguments", small_sequence_model)
+            patch.setattr("recllm.market.jobs.train.SequenceArguments", small_sequence_model)
             train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
         refresh(shop)
         for kind in INDEXES:

@@ -8,10 +8,10 @@ from datetime import UTC, date, datetime
 import polars as pl
 
 from recllm import Dataset, Recommender, ToyEncoder
-from recllm.audiences.audience import Audience, AudienceMember
-from recllm.evaluation.report import Report
-from recllm.propensity.prediction import Prediction, PredictionKind, PredictionQuality, UserPrediction
-from recllm.schema import Action, html_table
+from recllm.base.schema import Action, html_table
+from recllm.market.audiences.audience import Audience, AudienceMember
+from recllm.market.propensity.prediction import Prediction, PredictionKind, PredictionQuality, UserPrediction
+from recllm.recommend.evaluation.report import Report
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 

@@ -11,13 +11,15 @@ import polars as pl
 import pytest
 from conftest import Command
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.errors import DataError, ModelError, UsageError
-from recllm.jobs.load import load_file
-from recllm.jobs.occasions import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions
-from recllm.models.trees import BoostedTrees, grow_trees
-from recllm.occasions.choose import one_for_each
-from recllm.occasions.detect import (
+from recllm.base.errors import DataError, ModelError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Occasion
+from recllm.base.settings import OccasionSettings
+from recllm.learn.models.trees import BoostedTrees, grow_trees
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.occasions import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions
+from recllm.market.occasions.choose import one_for_each
+from recllm.market.occasions.detect import (
     RULES,
     Cases,
     ItemStates,
@@ -31,15 +33,13 @@ from recllm.occasions.detect import (
     welcome,
     win_back,
 )
-from recllm.occasions.hours import best_hours, hour_shares
-from recllm.occasions.replenishment import ReplenishmentModel, learn_replenishment
-from recllm.occasions.repurchase import bought_again, repurchase_pairs
-from recllm.occasions.rules import OccasionRules, ReplenishmentSettings
-from recllm.policy import Policy
-from recllm.propensity.parameters import PropensitySettings
-from recllm.schema import Occasion
-from recllm.settings import OccasionSettings
-from recllm.workspace.workspace import Workspace, overridden
+from recllm.market.occasions.hours import best_hours, hour_shares
+from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
+from recllm.market.occasions.repurchase import bought_again, repurchase_pairs
+from recllm.market.occasions.rules import OccasionRules, ReplenishmentSettings
+from recllm.market.propensity.parameters import PropensitySettings
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.workspace.workspace import Workspace, overridden
 
 NOW = 1_760_000_000
 SMALL = ReplenishmentSettings(rounds=50, min_leaf_rows=10, weeks=4)
@@ -47,7 +47,7 @@ SMALL = ReplenishmentSettings(rounds=50, min_leaf_rows=10, weeks=4)
 
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.occasions.replenishment.ReplenishmentSettings", lambda: SMALL)
+    monkeypatch.setattr("recllm.market.occasions.replenishment.ReplenishmentSettings", lambda: SMALL)
 
 
 def log(*rows: tuple, items: dict[str, str] | None = None) -> Dataset:
@@ -504,13 +504,13 @@ def test_an_earlier_day_is_told_as_its_morning_would_have(workspace: Path) -> No
 
 
 def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: Path, tmp_path: Path) -> None:
-    from recllm.campaigns.file import read_campaign
-    from recllm.campaigns.plan import count_reachable, plan_campaigns
-    from recllm.encoder.toy import ToyEncoder
-    from recllm.jobs.recommenders import open_recommender, publish_recommender
-    from recllm.recommender.recommender import Recommender
-    from recllm.schema import Purpose
-    from recllm.settings import ScorerTrainingSettings
+    from recllm.base.schema import Purpose
+    from recllm.base.settings import ScorerTrainingSettings
+    from recllm.market.campaigns.file import read_campaign
+    from recllm.market.campaigns.plan import count_reachable, plan_campaigns
+    from recllm.market.jobs.recommenders import open_recommender, publish_recommender
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.text.encoder.toy import ToyEncoder
 
     file = tmp_path / "due.toml"
     limits = "[limits]\nholdout = 0.4\n"
@@ -542,7 +542,7 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
     ],
 )
 def test_campaigns_that_cannot_be(tmp_path: Path, target: str, limits: str, message: str) -> None:
-    from recllm.campaigns.file import read_campaign
+    from recllm.market.campaigns.file import read_campaign
 
     file = tmp_path / "c.toml"
     file.write_text(f'id = "c"\nchannels = ["push"]\n[target]\n{target}\n[limits]\n{limits}\n')
@@ -551,9 +551,9 @@ def test_campaigns_that_cannot_be(tmp_path: Path, target: str, limits: str, mess
 
 
 def test_an_occasion_without_its_data_is_said_so(workspace: Path, tmp_path: Path) -> None:
-    from recllm.campaigns.plan import _occasion_target
-    from recllm.encoder.toy import ToyEncoder
-    from recllm.recommender.recommender import Recommender
+    from recllm.market.campaigns.plan import _occasion_target
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.text.encoder.toy import ToyEncoder
 
     data = weekly_world(people=20)
     with (

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import f as fisher
 
-from recllm.errors import DataError
-from recllm.experiments.off_policy import LoggedChoices, estimate_value, likelihood_interval
-from recllm.recommender.exploration import explore, stratum
+from recllm.base.errors import DataError
+from recllm.market.experiments.off_policy import LoggedChoices, estimate_value, likelihood_interval
+from recllm.recommend.recommender.exploration import explore, stratum
 
 FOUR = {
     "rewards": np.array([1.0, 0.0, 1.0, 0.0]),

@@ -9,21 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import START, history
 
-from recllm.audiences.audience import audience_target, eligible_pool, find_audience
-from recllm.audiences.exclusions import ExclusionReason
-from recllm.audiences.probabilities import OfferTable, PersonEffects, independent_probabilities
-from recllm.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
-from recllm.audiences.spread import spread_offers
-from recllm.data.dataset import DAY, Dataset, Events
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import ModelError, UsageError
-from recllm.features.together import bought_together
-from recllm.policy import Policy
-from recllm.recommender.offers import fitting_items, shops_weekly
-from recllm.recommender.ranking import PairValue
-from recllm.recommender.recommender import Recommender
-from recllm.schema import Action, Intent, NoteKind, Objective, ReasonKind, RecommendRequest
-from recllm.settings import OfferSettings, ScorerTrainingSettings
+from recllm.base.errors import ModelError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Action, Intent, NoteKind, Objective, ReasonKind, RecommendRequest
+from recllm.base.settings import OfferSettings, ScorerTrainingSettings
+from recllm.learn.features.together import bought_together
+from recllm.market.audiences.audience import audience_target, eligible_pool, find_audience
+from recllm.market.audiences.exclusions import ExclusionReason
+from recllm.market.audiences.probabilities import OfferTable, PersonEffects, independent_probabilities
+from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
+from recllm.market.audiences.spread import spread_offers
+from recllm.recommend.recommender.offers import fitting_items, shops_weekly
+from recllm.recommend.recommender.ranking import PairValue
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.text.encoder.toy import ToyEncoder
 
 PEOPLE, FLOOR = 80, 5
 PASTA, SAUCE = ("pasta0", "pasta1"), ("sauce0", "sauce1")

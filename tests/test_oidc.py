@@ -26,19 +26,19 @@ from fastapi.testclient import TestClient
 from joserfc.jwk import RSAKey
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
 
-from recllm.console.app import mount_console
-from recllm.console.oidc import connect_provider
-from recllm.console.pages import HISTORY_FILE
-from recllm.console.session import begin_staff_session, session_cookie, session_visitor
-from recllm.console.staff import StaffIdentity, StaffMember
-from recllm.errors import MissingExtraError, UsageError
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.settings import ConsoleScope, OidcSettings, ServiceSettings
-from recllm.workspace.audit import AuditAction, read_audit
-from recllm.workspace.console_sessions import find_session
-from recllm.workspace.keys import Scope, create_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import MissingExtraError, UsageError
+from recllm.base.settings import ConsoleScope, OidcSettings, ServiceSettings
+from recllm.doors.console.app import mount_console
+from recllm.doors.console.oidc import connect_provider
+from recllm.doors.console.pages import HISTORY_FILE
+from recllm.doors.console.session import begin_staff_session, session_cookie, session_visitor
+from recllm.doors.console.staff import StaffIdentity, StaffMember
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.shop.workspace.audit import AuditAction, read_audit
+from recllm.shop.workspace.console_sessions import find_session
+from recllm.shop.workspace.keys import Scope, create_key
+from recllm.shop.workspace.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def provider(caplog: pytest.LogCaptureFixture) -> Iterator[Provider]:
 
 def causes(caplog: pytest.LogCaptureFixture) -> str:
     """What the log says of sign-ins that failed."""
-    return "\n".join(r.getMessage() for r in caplog.records if r.name == "recllm.console.sign_in_log")
+    return "\n".join(r.getMessage() for r in caplog.records if r.name == "recllm.doors.console.sign_in_log")
 
 
 def make_shop(folder: Path, provider: Provider, **settings: Any) -> Path:
@@ -357,12 +357,12 @@ def test_a_state_that_was_never_given_out(client: TestClient, provider: Provider
 
 def test_a_sign_in_that_took_too_long(client: TestClient, monkeypatch: pytest.MonkeyPatch, provider: Provider) -> None:
     way = begin(client)
-    monkeypatch.setattr("recllm.console.pending.PENDING_SECONDS", -1)
+    monkeypatch.setattr("recllm.doors.console.pending.PENDING_SECONDS", -1)
     assert client.get(way).status_code == 400 and not is_in(client)
 
 
 def test_only_so_many_sign_ins_wait(provider: Provider, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.console.pending.MAX_PENDING", 2)
+    monkeypatch.setattr("recllm.doors.console.pending.MAX_PENDING", 2)
     first = begin(client)
     cookies = dict(client.cookies)
     for _ in range(2):

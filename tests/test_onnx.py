@@ -12,12 +12,12 @@ import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import edit_json, make_model, make_sentence_model
 
-from recllm.encoder.hardware import Probe, default_threads
-from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.encoder.loading import load_encoder
-from recllm.encoder.onnx import LEAST_COSINE, RECORD, OnnxEncoder, int8_pays, load_onnx, read_record
-from recllm.encoder.onnx_export import export_onnx, quantise_matmuls
-from recllm.errors import MissingExtraError, ModelError, UsageError
+from recllm.base.errors import MissingExtraError, ModelError, UsageError
+from recllm.text.encoder.hardware import Probe, default_threads
+from recllm.text.encoder.huggingface import HuggingFaceEncoder
+from recllm.text.encoder.loading import load_encoder
+from recllm.text.encoder.onnx import LEAST_COSINE, RECORD, OnnxEncoder, int8_pays, load_onnx, read_record
+from recllm.text.encoder.onnx_export import export_onnx, quantise_matmuls
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -64,7 +64,7 @@ def quick(pair, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-unt
         assert encoder.model_type == "bert"
         path.write_bytes((done.folder / "model.onnx").read_bytes())
 
-    monkeypatch.setattr("recllm.encoder.onnx_export.write_graph", known)
+    monkeypatch.setattr("recllm.text.encoder.onnx_export.write_graph", known)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_int8_by_name_is_exported_once(tmp_path: Path, quick: None) -> None:
 
 def test_served_without_torch(exported: Path) -> None:
     code = (
-        "import sys; from recllm.encoder.loading import load_encoder; "
+        "import sys; from recllm.text.encoder.loading import load_encoder; "
         f"load_encoder({str(exported)!r}, precision='int8').encode(['milk']); "
         "print([m for m in ('torch', 'transformers', 'onnx') if m in sys.modules])"
     )

@@ -10,19 +10,19 @@ import polars as pl
 import pytest
 from conftest import Command
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.order import HORIZON_DAYS, ORDER_EPOCH, days_of_a_step, looks_like_steps
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError, UsageError
-from recllm.jobs.occasions import find_occasions
-from recllm.jobs.predict import everyday_predictions, predict_workspace
-from recllm.profiles.profile import build_profile
-from recllm.propensity.prediction import PredictionKind, PredictionRequest
-from recllm.recommender.recommender import Recommender
-from recllm.schema import Intent, Purpose
+from recllm.base.errors import DataError, UsageError
+from recllm.base.schema import Intent, Purpose
+from recllm.learn.profiles.profile import build_profile
+from recllm.learn.training.advise import advise
+from recllm.market.jobs.occasions import find_occasions
+from recllm.market.jobs.predict import everyday_predictions, predict_workspace
+from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH, days_of_a_step, looks_like_steps
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts
-from recllm.training.advise import advise
-from recllm.workspace.workspace import Workspace
 
 
 def frame(*rows: tuple[str, str, object]) -> pl.DataFrame:

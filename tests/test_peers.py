@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import MissingExtraError
-from recllm.evaluation.baselines import purchase_matrix, rank_by
-from recllm.evaluation.peers.collaborative import als, bpr, ease, fit, person_vectors, tifu_knn
-from recllm.evaluation.peers.neural import source_model
-from recllm.evaluation.peers.trees import lightgbm
-from recllm.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, time_split
-from recllm.evaluation.systems import BASELINES, PEERS, make_systems
-from recllm.features.item_vectors import item_vectors
+from recllm.base.errors import MissingExtraError
+from recllm.learn.features.item_vectors import item_vectors
+from recllm.recommend.evaluation.baselines import purchase_matrix, rank_by
+from recllm.recommend.evaluation.peers.collaborative import als, bpr, ease, fit, person_vectors, tifu_knn
+from recllm.recommend.evaluation.peers.neural import source_model
+from recllm.recommend.evaluation.peers.trees import lightgbm
+from recllm.recommend.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, time_split
+from recllm.recommend.evaluation.systems import BASELINES, PEERS, make_systems
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts
 
 SMALL = {
@@ -225,7 +225,7 @@ def test_trees_of_arrivals_follow_type_and_text() -> None:
 
 
 def test_trees_learn_once_for_questions_that_differ_in_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.evaluation.peers import trees
+    from recllm.recommend.evaluation.peers import trees
 
     grown = []
     monkeypatch.setattr(trees, "boost", lambda *given, boost=trees.boost: (grown.append(1), boost(*given))[1])

@@ -16,8 +16,20 @@ from hypothesis import strategies as st
 from shop_world import shop
 from starlette.datastructures import FormData
 
-from recllm.audiences.people_match import ACTION_OF, ContactRecords, band_of, match_people
-from recllm.audiences.people_rule import (
+from recllm.base.errors import DataError, PolicyError, UnknownIdError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import ACTION_CODE, Action
+from recllm.doors.console.rule_fields import (
+    RuleNode,
+    changed_rule,
+    node_of,
+    node_text,
+    rule_of_text,
+    rule_text,
+    typed_rule,
+)
+from recllm.market.audiences.people_match import ACTION_OF, ContactRecords, band_of, match_people
+from recllm.market.audiences.people_rule import (
     CONDITIONS,
     MAX_CONDITIONS,
     MAX_DEPTH,
@@ -30,15 +42,11 @@ from recllm.audiences.people_rule import (
     read_rule,
     rule_document,
 )
-from recllm.audiences.request import Exclusions
-from recllm.audiences.rule_words import rule_words
-from recllm.campaigns.drafts import campaign_of_fields
-from recllm.campaigns.file import parse_campaign
-from recllm.console.rule_fields import RuleNode, changed_rule, node_of, node_text, rule_of_text, rule_text, typed_rule
-from recllm.data.dataset import DAY, Dataset
-from recllm.errors import DataError, PolicyError, UnknownIdError, UsageError
-from recllm.policy import Policy
-from recllm.schema import ACTION_CODE, Action
+from recllm.market.audiences.request import Exclusions
+from recllm.market.audiences.rule_words import rule_words
+from recllm.market.campaigns.drafts import campaign_of_fields
+from recllm.market.campaigns.file import parse_campaign
+from recllm.shop.data.dataset import DAY, Dataset
 
 POLICY = Policy()
 CHANNELS = ("email", "push", "sms_gsm")

@@ -20,17 +20,17 @@ from shop_world import shop as world
 from test_console import Page, assert_harmless, send, serving, token
 from waiting import until
 
-from recllm.audiences.people_rule import parse_rule
-from recllm.campaigns.drafts import campaign_file, change_campaign, create_campaign, revision_of
-from recllm.campaigns.plan import count_reachable
-from recllm.errors import DataError
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.policy import Policy
-from recllm.schema import CampaignMessage
-from recllm.settings import ServiceSettings
-from recllm.workspace.figures import FigureGate
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import DataError
+from recllm.base.policy import Policy
+from recllm.base.schema import CampaignMessage
+from recllm.base.settings import ServiceSettings
+from recllm.market.audiences.people_rule import parse_rule
+from recllm.market.campaigns.drafts import campaign_file, change_campaign, create_campaign, revision_of
+from recllm.market.campaigns.plan import count_reachable
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
 PEOPLE = 40

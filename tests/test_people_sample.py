@@ -14,23 +14,23 @@ from retrain_world import PEOPLE, grow, log, make_shop
 from shop_world import shop as world
 from shop_world import vectors
 
-from recllm.data.people_sample import PeopleSample, sampled_rows
-from recllm.encoder.toy import ToyEncoder
-from recllm.features.collaborative import CollaborativeStatistics
-from recllm.features.scaled_crowd import COUNTED, sample_statistics
-from recllm.jobs.batch import shard_numbers
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.retrain import retrain, served_model
-from recllm.jobs.train import train_privately, train_workspace
-from recllm.privacy.erasure import erase_people
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.registry import current, taints
-from recllm.recommender.saved_model import load_model
-from recllm.schema import Purpose, SlateStatus
-from recllm.settings import ScorerTrainingSettings
-from recllm.store.readers import StoreReader
-from recllm.workspace.workspace import Workspace, overridden
+from recllm.base.schema import Purpose, SlateStatus
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.doors.privacy.erasure import erase_people
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.learn.features.scaled_crowd import COUNTED, sample_statistics
+from recllm.market.jobs.batch import shard_numbers
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.retrain import retrain, served_model
+from recllm.market.jobs.train import train_privately, train_workspace
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.registry import current, taints
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.shop.data.people_sample import PeopleSample, sampled_rows
+from recllm.shop.store.readers import StoreReader
+from recllm.shop.workspace.workspace import Workspace, overridden
+from recllm.text.encoder.toy import ToyEncoder
 
 LIMIT = 40
 NAMES = [f"u1_{n}" for n in range(500)]
@@ -231,7 +231,7 @@ def test_a_private_training_is_of_all_people(root: Path, monkeypatch: pytest.Mon
         counted.append(data.n_users)
         raise InterruptedError
 
-    monkeypatch.setattr("recllm.recommender.private_model.fit_private_model", fit)
+    monkeypatch.setattr("recllm.recommend.recommender.private_model.fit_private_model", fit)
     pytest.importorskip("opacus")
     with overridden({"scorer": {"learn_people": LIMIT}}), Workspace.open(root) as shop, pytest.raises(InterruptedError):
         train_privately(shop)

@@ -15,15 +15,16 @@ import polars as pl
 import pytest
 from personal_data_cases import NEGATIVES, POSITIVES
 
-from recllm.adcopy.request import CopyRequest
-from recllm.adcopy.verify.guarantees import review
-from recllm.adcopy.write import write_copy
-from recllm.generator.chat import messages
-from recllm.generator.http import HttpGenerator
-from recllm.ingest.load import ingest_file
-from recllm.policy import Policy
-from recllm.schema import Item
-from recllm.store.database import Store
+from recllm.base.policy import Policy
+from recllm.base.schema import Item
+from recllm.market.adcopy.request import CopyRequest
+from recllm.market.adcopy.verify.guarantees import review
+from recllm.market.adcopy.write import write_copy
+from recllm.shop.ingest.load import ingest_file
+from recllm.shop.store.database import Store
+from recllm.shop.workspace.privacy import Pseudonymiser
+from recllm.text.generator.chat import messages
+from recllm.text.generator.http import HttpGenerator
 from recllm.text.items import item_names, item_texts
 from recllm.text.log_lines import LogFormatter
 from recllm.text.personal_data import (
@@ -36,7 +37,6 @@ from recllm.text.personal_data import (
 )
 from recllm.text.templates import Prompts
 from recllm.text.users import basics_text
-from recllm.workspace.privacy import Pseudonymiser
 
 MAIL, PHONE = "ann.smith@shop.example", "+49 30 1234567"
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

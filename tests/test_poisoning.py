@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shop_world import START, history, shop, vectors
 
-from recllm.data.dataset import DAY, Dataset, Events
-from recllm.data.interactions import merged_lines, within_limits
-from recllm.features.candidates import explicit
-from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.features.pair_features import FEATURE_NAMES, pair_features
-from recllm.recommender.ranking import ItemRanker, UserInputs
-from recllm.settings import CollaborativeSettings
+from recllm.base.settings import CollaborativeSettings
+from recllm.learn.features.candidates import explicit
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
+from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
+from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.interactions import merged_lines, within_limits
 
 LIMITS = CollaborativeSettings(person_day_events=5, person_item_day_events=2)
 COUNTED = ("buyers_7", "buyers_28", "buyers_91", "buyers_ever")

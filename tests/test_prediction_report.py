@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from behaviour_world import shop
 
-from recllm.charts import svg, write_png
-from recllm.errors import UsageError
-from recllm.propensity.predict import predict
-from recllm.propensity.prediction import Prediction, PredictionKind, PredictionRequest
-from recllm.propensity.quality import quality, true_qini
-from recllm.report.people import prediction_page, qini_chart, quality_charts, write_prediction_png
+from recllm.base.charts import svg, write_png
+from recllm.base.errors import UsageError
+from recllm.doors.report.people import prediction_page, qini_chart, quality_charts, write_prediction_png
+from recllm.market.propensity.predict import predict
+from recllm.market.propensity.prediction import Prediction, PredictionKind, PredictionRequest
+from recllm.market.propensity.quality import quality, true_qini
 
 
 @pytest.fixture(scope="module")

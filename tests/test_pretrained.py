@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from test_recommender import trained, untrained, world  # noqa: F401
 
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import ModelError, UsageError
-from recllm.recommender.pretrained import CardFacts, push_to_hub
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.serving_state import map_arrays
-from recllm.schema import SlateStatus
+from recllm.base.errors import ModelError, UsageError
+from recllm.base.schema import SlateStatus
+from recllm.recommend.recommender.pretrained import CardFacts, push_to_hub
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.serving_state import map_arrays
+from recllm.text.encoder.toy import ToyEncoder
 
 
 @pytest.fixture(scope="module")

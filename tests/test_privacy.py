@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as sa_event
 
-from recllm.data.dataset import Dataset
-from recllm.errors import StoreError, UsageError
-from recllm.policy import Policy
-from recllm.schema import Purpose
-from recllm.store.database import Store
-from recllm.workspace.privacy import PolicyGate, Pseudonymiser, find_keys, make_key_file
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import StoreError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Purpose
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.store.database import Store
+from recllm.shop.workspace.privacy import PolicyGate, Pseudonymiser, find_keys, make_key_file
+from recllm.shop.workspace.workspace import Workspace
 
 KEY = b"k" * 32
 TRAINING, EMAIL, THIRD_PARTY = Purpose.MODEL_TRAINING, Purpose.EMAIL, Purpose.LLM_THIRD_PARTY
@@ -252,7 +252,7 @@ def test_what_claims_the_future_is_dated_by_the_clock_and_a_refusal_ends_grants_
     """The oracle: a decision is as old as it says, and never younger than its acceptance; one that is refused when
     grants lie ahead of the clock (which was set back) ends those."""
     person, clock = os.urandom(8).hex(), CLOCK
-    monkeypatch.setattr("recllm.store.writers._now", lambda: clock)
+    monkeypatch.setattr("recllm.shop.store.writers._now", lambda: clock)
     dated: list[tuple[int, bool]] = []
     for granted, ahead, moved in decisions:
         clock += moved * SECOND
@@ -325,7 +325,7 @@ def stop_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return at
 
-    monkeypatch.setattr("recllm.workspace.privacy.datetime", Stopped)
+    monkeypatch.setattr("recllm.shop.workspace.privacy.datetime", Stopped)
 
 
 def test_the_history_of_a_few_is_that_of_the_dataset(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,28 +23,16 @@ from retrain_world import make_shop
 from shop_world import shop, vectors
 from tiny_encoders import make_model
 
-from recllm.data.dataset import Dataset
-from recllm.encoder.huggingface import HuggingFaceEncoder
-from recllm.encoder.loading import find_weights, load_encoder
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import MissingExtraError, ModelError, PolicyError, StoreError, UsageError
-from recllm.features.candidates import candidates
-from recllm.features.collaborative import ask
-from recllm.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
-from recllm.features.pair_features import FEATURE_NAMES, pair_features
-from recllm.jobs.retrain import RetrainOutcome, model_history, retrain
-from recllm.jobs.train import train_privately, train_workspace, tune_workspace
-from recllm.privacy.erasure import erase_people
-from recllm.recommender.lineage import CheckKind
-from recllm.recommender.private_serving import private_population
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.registry import mark_version_tainted, taints
-from recllm.recommender.saved_model import load_model
-from recllm.settings import CollaborativeSettings, PrivateTrainingSettings
-from recllm.text.items import item_texts
-from recllm.training.arguments import LoraArguments
-from recllm.training.lora.tower import Tower
-from recllm.training.private.accounting import (
+from recllm.base.errors import MissingExtraError, ModelError, PolicyError, StoreError, UsageError
+from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
+from recllm.doors.privacy.erasure import erase_people
+from recllm.learn.features.candidates import candidates
+from recllm.learn.features.collaborative import ask
+from recllm.learn.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
+from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
+from recllm.learn.training.arguments import LoraArguments
+from recllm.learn.training.lora.tower import Tower
+from recllm.learn.training.private.accounting import (
     PrivacyGuarantee,
     PrivateMechanism,
     delta_for,
@@ -52,10 +40,10 @@ from recllm.training.private.accounting import (
     noise_for,
     planned_mechanisms,
 )
-from recllm.training.private.adapter import text_examples, tune_privately, user_losses
-from recllm.training.private.descent import AveragedWeights, PrivateDescent
-from recllm.training.private.examples import TARGET, UserWindows, user_windows
-from recllm.training.private.head import (
+from recllm.learn.training.private.adapter import text_examples, tune_privately, user_losses
+from recllm.learn.training.private.descent import AveragedWeights, PrivateDescent
+from recllm.learn.training.private.examples import TARGET, UserWindows, user_windows
+from recllm.learn.training.private.head import (
     HeadExamples,
     HeadNetwork,
     fit_private_scorer,
@@ -63,8 +51,20 @@ from recllm.training.private.head import (
     main_directions,
     served_scorer,
 )
-from recllm.workspace.privacy_ledger import LEDGER_FILE, PrivacyLedger
-from recllm.workspace.workspace import Workspace, overridden
+from recllm.market.jobs.retrain import RetrainOutcome, model_history, retrain
+from recllm.market.jobs.train import train_privately, train_workspace, tune_workspace
+from recllm.recommend.recommender.lineage import CheckKind
+from recllm.recommend.recommender.private_serving import private_population
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.registry import mark_version_tainted, taints
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.workspace.privacy_ledger import LEDGER_FILE, PrivacyLedger
+from recllm.shop.workspace.workspace import Workspace, overridden
+from recllm.text.encoder.huggingface import HuggingFaceEncoder
+from recllm.text.encoder.loading import find_weights, load_encoder
+from recllm.text.encoder.toy import ToyEncoder
+from recllm.text.items import item_texts
 
 SPEC = importlib.util.spec_from_file_location("membership", Path(__file__).parents[1] / "eval" / "membership.py")
 assert SPEC is not None and SPEC.loader is not None
@@ -535,7 +535,7 @@ def test_a_shop_is_trained_privately_from_the_command_line(folder: Path, command
 def test_a_private_model_serves_from_nobody(folder: Path) -> None:
     with overridden(QUICK), Workspace.open(str(folder)) as workspace:
         train_privately(workspace, epsilon=2.0, encoder=ToyEncoder())
-        from recllm.jobs.recommenders import open_recommender
+        from recllm.market.jobs.recommenders import open_recommender
 
         recommender = open_recommender(workspace, encoder=ToyEncoder())
         assert not len(recommender.population.pool)

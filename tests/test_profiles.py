@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.errors import DataError
-from recllm.profiles.profile import build_profile, build_profiles
-from recllm.schema import Action, HistoryLine, Profile
+from recllm.base.errors import DataError
+from recllm.base.schema import Action, HistoryLine, Profile
+from recllm.learn.profiles.profile import build_profile, build_profiles
+from recllm.shop.data.dataset import DAY, Dataset
 
 NOW = 100 * DAY
 ITEMS = pl.DataFrame(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import recllm
-from recllm.errors import DataError
+from recllm.base.errors import DataError
 
 
 def test_all_names_exist() -> None:
@@ -27,7 +27,7 @@ def test_version_is_the_package_version() -> None:
 
 
 def test_errors_have_their_exit_codes() -> None:
-    from recllm import errors
+    from recllm.base import errors
 
     codes = {"RecllmError": 1, "UsageError": 2, "DataError": 2, "NothingToDo": 3, "PolicyError": 4, "StoreError": 1}
     assert {name: getattr(errors, name).exit_code for name in codes} == codes
@@ -43,7 +43,7 @@ def test_waiting_threads_do_not_spin_unless_the_caller_says_so(set_before: str |
 
 
 def test_any_number_is_a_price_and_what_is_none_is_refused_in_words() -> None:
-    from recllm.adcopy.request import Offer, OfferType
+    from recllm.market.adcopy.request import Offer, OfferType
 
     now = datetime(2025, 6, 1, tzinfo=UTC)
     texts = set()

@@ -7,17 +7,17 @@ import polars as pl
 import pytest
 from shop_world import history, shop, vectors
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Pairs
-from recllm.errors import ModelError
-from recllm.features.candidates import OWN_HISTORY, CandidateCounts, served_by
-from recllm.features.collaborative import CollaborativeStatistics
-from recllm.features.pair_features import FEATURE_NAMES
-from recllm.models.scorer import ScorerConfig
-from recllm.models.scorer_network import ScorerNetwork
-from recllm.recommender.ranking import ItemRanker, UserInputs
-from recllm.settings import ScorerTrainingSettings
-from recllm.training.scorer import FittedScorer, fit_scorer
+from recllm.base.errors import ModelError
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.learn.features.candidates import OWN_HISTORY, CandidateCounts, served_by
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.learn.features.pair_features import FEATURE_NAMES
+from recllm.learn.models.scorer import ScorerConfig
+from recllm.learn.models.scorer_network import ScorerNetwork
+from recllm.learn.training.scorer import FittedScorer, fit_scorer
+from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import Pairs
 
 DATA = shop()
 V = vectors(DATA)
@@ -93,7 +93,7 @@ def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: Coll
 
 
 def test_equal_scores_are_ordered_by_item_row(crowd: CollaborativeStatistics) -> None:
-    from recllm.features.pair_features import FEATURE_NAMES
+    from recllm.learn.features.pair_features import FEATURE_NAMES
 
     flat = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES, hidden=(4,)))
     for value in flat.parameters():

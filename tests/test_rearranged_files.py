@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 from store_view import view
 
-from recllm.errors import IngestError
-from recllm.ingest.options import IngestOptions, JoinedColumns, WrittenPath, parse_map
-from recllm.ingest.sources import recognise_file
-from recllm.jobs.load import load_export, load_file
-from recllm.policy import Policy
-from recllm.schema import IngestReport
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import IngestError
+from recllm.base.policy import Policy
+from recllm.base.schema import IngestReport
+from recllm.market.jobs.load import load_export, load_file
+from recllm.shop.ingest.options import IngestOptions, JoinedColumns, WrittenPath, parse_map
+from recllm.shop.ingest.sources import recognise_file
+from recllm.shop.workspace.workspace import Workspace
 
 
 @pytest.fixture

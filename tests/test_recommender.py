@@ -7,13 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import PolicyError, UsageError
-from recllm.policy import Policy
-from recllm.recommender.recommender import Recommender, dismissed
-from recllm.schema import Action, Intent, NoteKind, Objective, RecommendRequest, ServedBy, SlateStatus
-from recllm.settings import ScorerTrainingSettings
+from recllm.base.errors import PolicyError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Action, Intent, NoteKind, Objective, RecommendRequest, ServedBy, SlateStatus
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.recommend.recommender.recommender import Recommender, dismissed
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.text.encoder.toy import ToyEncoder
 
 N = 40
 """A tiny world: even people buy tea of all kinds, odd people buy tools; each comes back every fortnight."""
@@ -230,7 +230,7 @@ def test_a_purchase_changes_the_scores_without_training(trained: Recommender) ->
 
 
 def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from recllm.recommender.saved_model import load_model
+    from recllm.recommend.recommender.saved_model import load_model
 
     version = trained.publish(tmp_path)
     again = Recommender(trained.dataset, trained.encoder, model=load_model(tmp_path))
@@ -268,7 +268,7 @@ def test_every_slate_gives_the_reasons_of_explain(
     trained: Recommender, min_effect: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is clear is told by the person's own list, whatever was asked for and however short the slate is."""
-    monkeypatch.setattr("recllm.recommender.leave_one_out.MIN_EFFECT", min_effect)
+    monkeypatch.setattr("recllm.recommend.recommender.leave_one_out.MIN_EFFECT", min_effect)
     strict = Recommender(trained.dataset, trained.encoder, model=trained.model)
     for user in ("u0", "u1", "told"):
         for options in (
@@ -335,7 +335,7 @@ def test_where_chances_do_not_fall_with_the_rank_the_slate_says_why(trained: Rec
 
 
 def test_ranking_by_text_goes_in_blocks(untrained: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.recommender import ranking
+    from recllm.recommend.recommender import ranking
 
     sizes = []
     real = ranking.ask

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from recllm.console.app import mount_console
-from recllm.service import refusals
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.service.refusals import MAX_KINDS, SECONDS, RefusalLog
-from recllm.settings import ServiceSettings
+from recllm.base.settings import ServiceSettings
+from recllm.doors.console.app import mount_console
+from recllm.doors.service import refusals
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.doors.service.refusals import MAX_KINDS, SECONDS, RefusalLog
+from recllm.shop.workspace.keys import create_key
+from recllm.shop.workspace.workspace import Workspace
 from recllm.text.log_lines import LogFormatter
-from recllm.workspace.keys import create_key
-from recllm.workspace.workspace import Workspace
 
 PERSON = "person-0815"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from recllm.charts import NEGATIVE, PLAIN, STRONG, Bar, BarChart, bar_chart, svg
-from recllm.report.page import render_page
-from recllm.schema import Recommendation, Slate, SlateStatus
-from recllm.start.demo import offers_apart
+from recllm.base.charts import NEGATIVE, PLAIN, STRONG, Bar, BarChart, bar_chart, svg
+from recllm.base.schema import Recommendation, Slate, SlateStatus
+from recllm.doors.report.page import render_page
+from recllm.doors.start.demo import offers_apart
 
 EVIL = "<script>alert(1)</script>"
 

@@ -19,17 +19,17 @@ import pytest
 from conftest import Command
 from retrain_world import PEOPLE, grow, log, make_shop, mixed_up, poisoned, tenth
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.errors import NotFittedError, StoreError
-from recllm.files import lock_file
-from recllm.jobs import retrain as job
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.retrain import RetrainOutcome, RetrainReport, model_history, retrain
-from recllm.jobs.train import train_workspace
-from recllm.recommender import registry
-from recllm.recommender.lineage import CheckKind, CheckVerdict, GateReason, Origin
-from recllm.recommender.saved_model import Model
-from recllm.workspace.workspace import Workspace, overridden
+from recllm.base.errors import NotFittedError, StoreError
+from recllm.base.files import lock_file
+from recllm.market.jobs import retrain as job
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.retrain import RetrainOutcome, RetrainReport, model_history, retrain
+from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender import registry
+from recllm.recommend.recommender.lineage import CheckKind, CheckVerdict, GateReason, Origin
+from recllm.recommend.recommender.saved_model import Model
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.workspace.workspace import Workspace, overridden
 
 HERE = Path(__file__).parent
 WEEKS, LATER = range(20), range(20, 26)
@@ -69,7 +69,7 @@ several points, and by others on another processor."""
 
 @pytest.fixture
 def wide_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.evaluation.drift.CALIBRATION_SLOPE", (0.33, 3.0))
+    monkeypatch.setattr("recllm.recommend.evaluation.drift.CALIBRATION_SLOPE", (0.33, 3.0))
 
 
 def run_retrain(root: Path, limits: dict[str, Any] | None = None, **options: Any) -> RetrainReport:
@@ -311,7 +311,7 @@ def test_an_interrupted_publication_leaves_the_serving_model(shop: Path, monkeyp
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recllm.jobs.recommenders.save_catalogue_state", interrupted)
+    monkeypatch.setattr("recllm.market.jobs.recommenders.save_catalogue_state", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_retrain(shop, WIDE)
     assert serving(shop) == before
@@ -334,7 +334,7 @@ def test_the_command_says_what_it_found(young: Path, shop: Path, command: Comman
 
 
 def test_settings_of_the_workspace_stand_above_the_stored_recipe(shop: Path) -> None:
-    from recllm.recommender.saved_model import load_model
+    from recllm.recommend.recommender.saved_model import load_model
 
     with Workspace.open(shop) as workspace:
         model = load_model(workspace.models_dir)

@@ -27,26 +27,26 @@ from postgres_server import PostgresServer
 from sqlalchemy import delete, insert, select, text
 from store_view import view
 
-from recllm.errors import DataError, PolicyError, StoreError, UsageError
-from recllm.jobs.experiments import Treatment, start_experiment
-from recllm.jobs.load import add_consent, add_events, add_users
-from recllm.jobs.recommenders import open_recommender
-from recllm.privacy.backup import back_up, read_backup, restore
-from recllm.privacy.certificate import read_certificate
-from recllm.privacy.erasure import erase_people
-from recllm.privacy.export import export_person
-from recllm.privacy.registry import REGISTRY
-from recllm.privacy.retention import apply_retention
-from recllm.privacy.rotation import resume_rotation, rotate_key
-from recllm.schema import Purpose
-from recllm.store.database import Store, writing
-from recllm.store.tables import audit as audit_table
-from recllm.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
-from recllm.workspace.keys import create_key, list_keys, revoke_key
-from recllm.workspace.personal_records import PersonalRecords
-from recllm.workspace.privacy import KEY_VARIABLE, Pseudonymiser
-from recllm.workspace.privacy_ledger import LEDGER_FILE
-from recllm.workspace.workspace import CERTIFICATES, NEXT_KEY, SNAPSHOT, Workspace, restore_drafts
+from recllm.base.errors import DataError, PolicyError, StoreError, UsageError
+from recllm.base.schema import Purpose
+from recllm.doors.privacy.backup import back_up, read_backup, restore
+from recllm.doors.privacy.certificate import read_certificate
+from recllm.doors.privacy.erasure import erase_people
+from recllm.doors.privacy.export import export_person
+from recllm.doors.privacy.registry import REGISTRY
+from recllm.doors.privacy.retention import apply_retention
+from recllm.doors.privacy.rotation import resume_rotation, rotate_key
+from recllm.market.jobs.experiments import Treatment, start_experiment
+from recllm.market.jobs.load import add_consent, add_events, add_users
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.shop.store.database import Store, writing
+from recllm.shop.store.tables import audit as audit_table
+from recllm.shop.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
+from recllm.shop.workspace.keys import create_key, list_keys, revoke_key
+from recllm.shop.workspace.personal_records import PersonalRecords
+from recllm.shop.workspace.privacy import KEY_VARIABLE, Pseudonymiser
+from recllm.shop.workspace.privacy_ledger import LEDGER_FILE
+from recllm.shop.workspace.workspace import CERTIFICATES, NEXT_KEY, SNAPSHOT, Workspace, restore_drafts
 
 SECRET = "correct horse battery"
 PAST = datetime(2025, 3, 1, tzinfo=UTC)
@@ -163,7 +163,7 @@ def test_a_writer_that_was_stopped_before_the_anchor_did_no_harm(
 ) -> None:
     fill(empty)
     with monkeypatch.context() as patch:
-        patch.setattr("recllm.workspace.audit._anchor", lambda *_: None)
+        patch.setattr("recllm.shop.workspace.audit._anchor", lambda *_: None)
         fill(empty, 1)
     assert verify_audit(empty).problem is None
     fill(empty, 1)
@@ -252,7 +252,7 @@ def test_a_process_that_holds_the_old_key_writes_nothing_any_more(shop: Path) ->
 
 
 @pytest.mark.parametrize(
-    "stage", ["recllm.store.database.Store.rename_users", "a place", "recllm.privacy.rotation.anchor_audit"]
+    "stage", ["recllm.shop.store.database.Store.rename_users", "a place", "recllm.doors.privacy.rotation.anchor_audit"]
 )
 def test_a_rotation_that_was_stopped_is_old_or_new(shop: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Workspace.open(shop) as old:
@@ -551,8 +551,8 @@ def test_what_a_killed_backup_leaves_goes_with_the_next_erasure(opened: Workspac
 
 def test_a_backup_is_of_one_moment_while_events_come(shop: Path, tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom datetime import UTC, datetime\nfrom recllm.jobs.load import add_events\n"
-        "from recllm.workspace.workspace import Workspace\n"
+        "import sys\nfrom datetime import UTC, datetime\nfrom recllm.market.jobs.load import add_events\n"
+        "from recllm.shop.workspace.workspace import Workspace\n"
         "shop = Workspace.open(sys.argv[1])\nn = 0\n"
         "while True:\n"
         "    rows = [{'user_id': 'w', 'item_id': 'tea', 'event': 'view', 'event_id': f'{n}-{k}',\n"

@@ -15,7 +15,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-VENDORED = tomllib.loads((ROOT / "recllm" / "console" / "static" / "vendored.toml").read_text(encoding="utf-8"))
+VENDORED = tomllib.loads(
+    (ROOT / "recllm" / "doors" / "console" / "static" / "vendored.toml").read_text(encoding="utf-8")
+)
 
 
 def bill(*extras: str) -> dict[str, Any]:

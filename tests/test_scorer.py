@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from recllm.errors import ModelError
-from recllm.models.scorer import PARTS, Score, ScorerConfig, gelu, load_scorer, save_scorer
-from recllm.models.scorer_network import ScorerNetwork
+from recllm.base.errors import ModelError
+from recllm.learn.models.scorer import PARTS, Score, ScorerConfig, gelu, load_scorer, save_scorer
+from recllm.learn.models.scorer_network import ScorerNetwork
 
 SHAPE = ScorerConfig(dim=6, features=("a", "b", "c"), projection=4, hidden=(8,))
 

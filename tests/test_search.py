@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from shop_world import shop as world
 from waiting import until
 
-from recllm.data.dataset import Dataset
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import ModelError, UsageError
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.search import VECTORS_WEIGHT, search
-from recllm.schema import SearchRequest, Slate
-from recllm.service.finder import RETRY_SECONDS, Finder, VectorState
+from recllm.base.errors import ModelError, UsageError
+from recllm.base.schema import SearchRequest, Slate
+from recllm.doors.service.finder import RETRY_SECONDS, Finder, VectorState
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.search import VECTORS_WEIGHT, search
+from recllm.shop.data.dataset import Dataset
+from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.word_index import WordIndex, terms_of
 
 ITEMS = pl.DataFrame(
@@ -222,7 +222,7 @@ def test_a_failed_load_of_the_encoder_is_tried_again_after_a_pause(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr("recllm.service.finder.time", clock)
+    monkeypatch.setattr("recllm.doors.service.finder.time", clock)
     finder, encoder = Finder(), FailingEncoder()
     monkeypatch.setattr(FailingEncoder, "errors", [error, error])
 

@@ -13,15 +13,15 @@ import pytest
 from fastapi.routing import APIRoute
 from source_trees import SOURCES, tree
 
-from recllm.console.pages import static_folder
-from recllm.errors import StoreError
-from recllm.privacy.backup import lock_key, work_of_guess
-from recllm.service import api, loop, marketing, people, webhooks
-from recllm.service.callers import Allowed
-from recllm.workspace.keys import Scope
+from recllm.base.errors import StoreError
+from recllm.doors.console.pages import static_folder
+from recllm.doors.privacy.backup import lock_key, work_of_guess
+from recllm.doors.service import api, loop, marketing, people, webhooks
+from recllm.doors.service.callers import Allowed
+from recllm.shop.workspace.keys import Scope
 
 ROOT = Path(__file__).resolve().parents[1]
-TEMPLATES = ROOT / "recllm" / "console" / "templates"
+TEMPLATES = ROOT / "recllm" / "doors" / "console" / "templates"
 
 WITHOUT_KEY = {"/livez", "/readyz", "/webhooks/{shop_name}/{source_name}"}
 """Whether it lives and is ready, for whoever runs it; and what a signature opens instead."""
@@ -97,7 +97,7 @@ def test_reading_changes_nothing_by_its_verb() -> None:
     for verb, path in operations():
         if verb == "GET":
             assert not re.search(r"/(?:events|consent|join|plan|cancel|decisions|export/?)$", path), path
-    for file in sorted((ROOT / "recllm" / "console").glob("*.py")):
+    for file in sorted((ROOT / "recllm" / "doors" / "console").glob("*.py")):
         for function in (n for n in ast.walk(tree(file)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
             verbs = {d.func.attr for d in function.decorator_list if isinstance(d, ast.Call) and _is_route(d)}
             names = {a.annotation.id for a in function.args.args if isinstance(a.annotation, ast.Name)}

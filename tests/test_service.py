@@ -25,22 +25,22 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 from waiting import until
 
-from recllm.cli.main import app as command_line
-from recllm.documents import plain
-from recllm.errors import PolicyError, StoreError, UsageError
-from recllm.jobs import recommenders
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender, refresh
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.registry import current
-from recllm.recommender.saved_model import load_model
-from recllm.schema import Objective
-from recllm.service.app import create_app
-from recllm.service.capacity import Capacity, OverloadError, RateLimit
-from recllm.service.live import LiveShop
-from recllm.settings import ServiceSettings
-from recllm.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.documents import plain
+from recllm.base.errors import PolicyError, StoreError, UsageError
+from recllm.base.schema import Objective
+from recllm.base.settings import ServiceSettings
+from recllm.doors.cli.main import app as command_line
+from recllm.doors.service.app import create_app
+from recllm.doors.service.capacity import Capacity, OverloadError, RateLimit
+from recllm.doors.service.live import LiveShop
+from recllm.market.jobs import recommenders
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender, refresh
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.registry import current
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
+from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = 24
 LAST_DAY = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -418,7 +418,7 @@ def test_two_shops_in_one_process_are_strictly_apart(
                 raise StoreError("the store is damaged")
             return authenticate(workspace, text)
 
-        monkeypatch.setattr("recllm.service.callers.authenticate", broken)  # one shop's trouble is no other's
+        monkeypatch.setattr("recllm.doors.service.callers.authenticate", broken)  # one shop's trouble is no other's
         assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key}).status_code == 503
         assert client.post("/v1/recommend", json={}, headers={"X-API-Key": key, **of_other}).status_code == 401
         assert shown_with(client, key_of_other)
@@ -458,7 +458,7 @@ def test_a_wrong_request_is_told_what_is_wrong(client: TestClient, body: dict[st
 
 
 def test_large_and_deep_bodies_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.service.api.MAX_EVENTS", 3)
+    monkeypatch.setattr("recllm.doors.service.api.MAX_EVENTS", 3)
     with serving(folder, settings=ServiceSettings(max_body_mib=0.01, watch_seconds=0.05)) as client:
         assert client.post("/v1/recommend", content=b" " * 20_000).status_code == 413
         assert client.post("/v1/recommend", content=b"[" * 9_000).status_code in (400, 422)

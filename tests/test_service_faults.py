@@ -23,20 +23,20 @@ from fastapi.testclient import TestClient
 from service_world import serving
 from waiting import until
 
-from recllm.adcopy import submissions
-from recllm.adcopy.verify.guarantees import Review
-from recllm.documents import plain
-from recllm.errors import GenerationError
-from recllm.files import write_whole
-from recllm.generator.process import ProcessGenerator
-from recllm.jobs import ad_copy
-from recllm.jobs.recommenders import open_recommender
-from recllm.recommender import registry
-from recllm.recommender.registry import POINTER, current, promote, versions
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.settings import ServiceSettings
-from recllm.workspace.workspace import Workspace
+from recllm.base.documents import plain
+from recllm.base.errors import GenerationError
+from recllm.base.files import write_whole
+from recllm.base.settings import ServiceSettings
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.market.adcopy import submissions
+from recllm.market.adcopy.verify.guarantees import Review
+from recllm.market.jobs import ad_copy
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender import registry
+from recllm.recommend.recommender.registry import POINTER, current, promote, versions
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.generator.process import ProcessGenerator
 
 CHILD = Path(__file__).parent / "generator_child.py"
 
@@ -504,7 +504,7 @@ def test_what_this_machine_refuses_is_told_as_503(folder: Path, monkeypatch: pyt
     with serving(folder, console=True) as client:
         body = {"campaign": campaign | {"sender": sender}}
         with monkeypatch.context() as patch:
-            patch.setattr("recllm.campaigns.drafts.write_whole", full)
+            patch.setattr("recllm.market.campaigns.drafts.write_whole", full)
             answer = client.post("/v1/campaigns", json=body)
         assert answer.status_code == 503 and answer.json()["error"]["type"] == "StoreError"
         assert str(folder) not in answer.text
@@ -529,8 +529,8 @@ def test_a_disk_that_refuses_is_503_and_a_bug_is_500(folder: Path, monkeypatch: 
     with serving(folder, console=True) as client:
         for error, status, kind in errors:
             with monkeypatch.context() as patch:
-                patch.setattr("recllm.service.api.person_profile", raises(error))
-                patch.setattr("recllm.console.people.person_values", raises(error))
+                patch.setattr("recllm.doors.service.api.person_profile", raises(error))
+                patch.setattr("recllm.doors.console.people.person_values", raises(error))
                 answer = client.post("/v1/users/profile", json={"user_id": "u00"})
                 page = client.get("/people/u1_AAAAAAAAAAAAAAAAAAAAAAAAAA")
             assert (answer.status_code, answer.json()["error"]["type"], page.status_code) == (status, kind, status)

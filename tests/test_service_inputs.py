@@ -17,12 +17,12 @@ from fastapi.testclient import TestClient
 from service_world import serving
 from starlette.exceptions import HTTPException
 
-from recllm.console.app import OPERATION_NAMES
-from recllm.console.loads import UPLOADS
-from recllm.service.bodies import MAX_DEPTH, MAX_DIGITS, read_json
-from recllm.settings import ServiceSettings
-from recllm.workspace.keys import create_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.settings import ServiceSettings
+from recllm.doors.console.app import OPERATION_NAMES
+from recllm.doors.console.loads import UPLOADS
+from recllm.doors.service.bodies import MAX_DEPTH, MAX_DIGITS, read_json
+from recllm.shop.workspace.keys import create_key
+from recllm.shop.workspace.workspace import Workspace
 
 JSON = {"Content-Type": "application/json"}
 DEEP = 100_000

@@ -19,21 +19,21 @@ from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
 from waiting import until
 
-from recllm.audiences.exclusions import ExclusionReason
-from recllm.errors import PolicyError, UnknownIdError
-from recllm.files import write_whole
-from recllm.jobs.ad_copy import EFFECT
-from recllm.jobs.load import load_file
-from recllm.jobs.train import train_workspace
-from recllm.models.effect import CARD
-from recllm.policy import Policy
-from recllm.schema import SESSION_PREFIX, Purpose
-from recllm.service.app import create_app
-from recllm.service.background import Background, JobState
-from recllm.service.live import LiveShop
-from recllm.settings import ServiceSettings
-from recllm.workspace.keys import create_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import PolicyError, UnknownIdError
+from recllm.base.files import write_whole
+from recllm.base.policy import Policy
+from recllm.base.schema import SESSION_PREFIX, Purpose
+from recllm.base.settings import ServiceSettings
+from recllm.doors.service.app import create_app
+from recllm.doors.service.background import Background, JobState
+from recllm.doors.service.live import LiveShop
+from recllm.learn.models.effect import CARD
+from recllm.market.audiences.exclusions import ExclusionReason
+from recllm.market.jobs.ad_copy import EFFECT
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.train import train_workspace
+from recllm.shop.workspace.keys import create_key
+from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = 240
 FAST = ServiceSettings(watch_seconds=0.05, marketing_seconds=0.0)
@@ -217,7 +217,7 @@ def test_few_who_are_left_out_are_not_counted_and_small_groups_are_refused(clien
 def test_a_prediction_is_learned_once_and_knows_who_withdrew(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import recllm.service.everybody as everybody
+    import recllm.doors.service.everybody as everybody
 
     learn, calls = everybody.predict_workspace, []
     monkeypatch.setattr(everybody, "predict_workspace", lambda *a: (calls.append(a), learn(*a))[1])
@@ -252,7 +252,7 @@ def test_a_wrong_prediction_is_told(client: TestClient) -> None:
 
 
 def test_a_long_learning_keeps_no_visitor_waiting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import recllm.service.everybody as everybody
+    import recllm.doors.service.everybody as everybody
 
     release, began = threading.Event(), threading.Event()
 
@@ -263,7 +263,7 @@ def test_a_long_learning_keeps_no_visitor_waiting(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(everybody, "predict_workspace", learn)
     settings = ServiceSettings(workers=1, watch_seconds=0.05)
-    monkeypatch.setattr("recllm.service.app.MARKETING_WAITING", 0)
+    monkeypatch.setattr("recllm.doors.service.app.MARKETING_WAITING", 0)
     with serving(folder, settings=settings) as client:
         answers: list[int] = []
         learning = threading.Thread(
@@ -620,13 +620,13 @@ def test_what_is_written_after_an_erasure_counts_for_everybody(folder: Path) -> 
         last = {"user_id": "last", "item_id": "tea1", "event": "purchase"}
         ask(client, "/v1/events", {"events": [last]})
         with Workspace.open(folder) as shop:
-            from recllm.jobs.recommenders import refresh
+            from recllm.market.jobs.recommenders import refresh
 
             refresh(shop)
         client.post("/v1/users/erase", json={"user_id": "last"})
         ask(client, "/v1/events", {"events": [last | {"user_id": "u01", "item_id": "tea7"}]})
         with Workspace.open(folder) as shop:
-            from recllm.jobs.recommenders import open_recommender
+            from recllm.market.jobs.recommenders import open_recommender
 
             everybody = open_recommender(shop, everybody=True).dataset
             row = int(everybody.user_rows([shop.pseudonymiser().one("u01")])[0])
@@ -754,7 +754,7 @@ def test_what_ab_tests_taught_orders_the_lines_of_an_ad(folder: Path, monkeypatc
     with serving(folder) as client:
         plain = ask(client, "/v1/copy", asked)
     opened = []
-    monkeypatch.setattr("recllm.jobs.ad_copy.effect_model", lambda shop: opened.append(shop) or _Backwards())
+    monkeypatch.setattr("recllm.market.jobs.ad_copy.effect_model", lambda shop: opened.append(shop) or _Backwards())
     (folder / EFFECT).mkdir()
     write_whole(folder / EFFECT / CARD, "{}")
     with serving(folder) as client:
@@ -772,7 +772,7 @@ def test_an_effect_model_is_exchanged_and_taken_away_without_a_restart(
         opened.append((shop.root / EFFECT / CARD).read_text())
         return opened[-1]
 
-    monkeypatch.setattr("recllm.jobs.ad_copy.effect_model", read_card)
+    monkeypatch.setattr("recllm.market.jobs.ad_copy.effect_model", read_card)
     shop = LiveShop(Workspace.open(folder), "shop")
     card = folder / EFFECT / CARD
     card.parent.mkdir()

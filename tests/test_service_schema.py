@@ -18,11 +18,11 @@ from hypothesis.errors import Unsatisfiable
 from service_world import FAST
 from waiting import until
 
-from recllm.console.app import mount_console
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.workspace.keys import Scope, create_key
-from recllm.workspace.workspace import Workspace
+from recllm.doors.console.app import mount_console
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.shop.workspace.keys import Scope, create_key
+from recllm.shop.workspace.workspace import Workspace
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install 'recllm[dev]'")
 

@@ -28,10 +28,10 @@ from hypothesis.stateful import (
 from service_world import serving
 from waiting import until
 
-from recllm.documents import plain
-from recllm.jobs.recommenders import open_recommender, refresh
-from recllm.recommender.registry import current, promote, rollback, versions
-from recllm.workspace.workspace import Workspace
+from recllm.base.documents import plain
+from recllm.market.jobs.recommenders import open_recommender, refresh
+from recllm.recommend.recommender.registry import current, promote, rollback, versions
+from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = ("u00", "u01", "u02", "newcomer", "guest 字")
 SESSIONS = ("visit-1", "visit-2")

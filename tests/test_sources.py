@@ -26,13 +26,13 @@ from exports import (
 )
 from store_view import view
 
-from recllm.errors import IngestError, UsageError
-from recllm.ingest.options import IngestOptions
-from recllm.ingest.sources import known_sources, recognise, recognise_file
-from recllm.jobs.load import load_export
-from recllm.policy import Policy
-from recllm.schema import Purpose, Table
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import IngestError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Purpose, Table
+from recllm.market.jobs.load import load_export
+from recllm.shop.ingest.options import IngestOptions
+from recllm.shop.ingest.sources import known_sources, recognise, recognise_file
+from recllm.shop.workspace.workspace import Workspace
 
 SYSTEMS = (shopify, woocommerce, magento, prestashop, amazon, ebay, taobao, china, analytics, people, lists)
 EXPORTS = [export for system in SYSTEMS for export in system.exports(random.Random(1))]

@@ -13,9 +13,9 @@ import pytest
 from conftest import Command
 from exports import taobao
 
-from recllm.errors import UsageError
-from recllm.start.page import start_page, terminal_lines, verdict, words_of
-from recllm.start.shop import run_start
+from recllm.base.errors import UsageError
+from recllm.doors.start.page import start_page, terminal_lines, verdict, words_of
+from recllm.doors.start.shop import run_start
 
 EVIL = "<script>alert(1)</script>"
 LOCALES = ("en", "zh")

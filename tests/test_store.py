@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, inspect, text
 from store_view import dump, events, items, put, view
 
-from recllm.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
-from recllm.ingest.record import record_events
-from recllm.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
-from recllm.store import postgres, readers, tables
-from recllm.store.database import Store, writing
-from recllm.store.tables import SCHEMA_VERSION, SHOWN_FOR
+from recllm.base.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
+from recllm.base.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
+from recllm.shop.ingest.record import record_events
+from recllm.shop.store import postgres, readers, tables
+from recllm.shop.store.database import Store, writing
+from recllm.shop.store.tables import SCHEMA_VERSION, SHOWN_FOR
 
 HERE = Path(__file__).parent
 
@@ -294,7 +294,7 @@ def test_a_refusal_ends_grants_that_lie_ahead_of_the_clock_and_no_others(
 ) -> None:
     """As an older version wrote them, or before the clock was set back."""
     clock = 2_000_000_000_000_000
-    monkeypatch.setattr("recllm.store.writers._now", lambda: clock)
+    monkeypatch.setattr("recllm.shop.store.writers._now", lambda: clock)
 
     def decide(*rows: tuple[str, str, bool, int | None]) -> None:
         columns = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
@@ -398,7 +398,7 @@ def test_many_ids_take_several_lookups(store: Store) -> None:
 
 
 def test_key_rings_stay_right_when_they_forget(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.store.writers._RING_LIMIT", 3)
+    monkeypatch.setattr("recllm.shop.store.writers._RING_LIMIT", 3)
     with store.load("events", load_id="a", source="test") as load:
         for k in range(0, 12, 2):
             load.write(events([k, k + 1]))
@@ -890,7 +890,7 @@ def test_two_loads_at_once_wait_for_each_other(store: Store) -> None:
 def test_two_processes_load_at_once(store: Store, url: str) -> None:
     """Each load of the one waits for a load of the other; none is lost, and none is refused."""
     code = (
-        "import sys, crash_child; from recllm.store.database import Store; from store_view import put\n"
+        "import sys, crash_child; from recllm.shop.store.database import Store; from store_view import put\n"
         "store = Store.open(sys.argv[1], busy_seconds=60); print('ready', flush=True); sys.stdin.readline()\n"
         "for n in range(6):\n"
         "    put(store, 'events', crash_child.frame(int(sys.argv[2]) + n, 0, 2_000), f'load-{sys.argv[2]}-{n}')\n"

@@ -18,12 +18,12 @@ from sqlalchemy import text
 from store_view import dump, events, items, put, view
 from test_serving_state import EVERYBODY, LAST_DAY, make, same
 
-from recllm.errors import MissingExtraError, StoreError, UsageError
-from recllm.jobs.load import add_feedback
-from recllm.jobs.recommenders import open_recommender, refresh
-from recllm.schema import Slate
-from recllm.store.database import Store, writing
-from recllm.workspace.workspace import SETTINGS_FILE, Workspace
+from recllm.base.errors import MissingExtraError, StoreError, UsageError
+from recllm.base.schema import Slate
+from recllm.market.jobs.load import add_feedback
+from recllm.market.jobs.recommenders import open_recommender, refresh
+from recllm.shop.store.database import Store, writing
+from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
 
 MANY = 500
 """More rows than go one by one."""

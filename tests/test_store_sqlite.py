@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import event as sa_event
 from store_view import dump, events, put, view
 
-from recllm.errors import StoreError
-from recllm.store.database import Store, writing
+from recllm.base.errors import StoreError
+from recllm.shop.store.database import Store, writing
 
 
 @pytest.fixture

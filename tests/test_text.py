@@ -20,15 +20,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.data.dataset import ITEM_SCHEMA
-from recllm.errors import DataError, PromptError
-from recllm.jobs.ad_copy import item_of
-from recllm.schema import Action, HistoryLine, Profile, Share
+from recllm.base.errors import DataError, PromptError
+from recllm.base.schema import Action, HistoryLine, Profile, Share
+from recllm.base.words.sentences import LANGUAGES
+from recllm.market.jobs.ad_copy import item_of
+from recllm.shop.data.dataset import ITEM_SCHEMA
 from recllm.text.injection import neutralise
 from recllm.text.items import item_names, item_texts, price_texts, reason_kinds, reason_text
 from recllm.text.templates import Prompts, Template, natural
 from recllm.text.users import UserTexts, user_texts
-from recllm.words.sentences import LANGUAGES
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"

@@ -11,25 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shop_world import START, shop, vectors
 
-from recllm.data.dataset import DAY, Dataset
-from recllm.data.interactions import Pairs
-from recllm.encoder.toy import ToyEncoder
-from recllm.errors import DataError
-from recllm.features.candidates import CandidateCounts, Candidates
-from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.features.item_vectors import DatedItemVectors, item_vectors
-from recllm.features.pair_features import FEATURE_NAMES
-from recllm.recommender.recommender import Recommender
-from recllm.schema import Action
-from recllm.settings import CollaborativeSettings, ScorerTrainingSettings
-from recllm.stats.ranking import Truth
-from recllm.training import scorer as training
-from recllm.training.calibration import calibrate
-from recllm.training.scorer import fit_scorer, level, listwise
-from recllm.training.windows import PastWindows, Window, sample_negatives, window_starts
+from recllm.base.errors import DataError
+from recllm.base.schema import Action
+from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
+from recllm.base.stats.ranking import Truth
+from recllm.learn.features.candidates import CandidateCounts, Candidates
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.item_vectors import DatedItemVectors, item_vectors
+from recllm.learn.features.pair_features import FEATURE_NAMES
+from recllm.learn.training import scorer as training
+from recllm.learn.training.calibration import calibrate
+from recllm.learn.training.scorer import fit_scorer, level, listwise
+from recllm.learn.training.windows import PastWindows, Window, sample_negatives, window_starts
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import Pairs
+from recllm.text.encoder.toy import ToyEncoder
 
 if TYPE_CHECKING:
-    from recllm.schema import FloatArray, TextKind
+    from recllm.base.schema import FloatArray, TextKind
 
 QUICK = ScorerTrainingSettings(
     horizon_days=14, n_windows=3, epochs=3, hidden=(16,), projection=4, batch_size=8, min_steps=1

@@ -33,16 +33,16 @@ from typer.testing import CliRunner
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from waiting import until
 
-from recllm.cli.main import app as command_line
-from recllm.console.app import mount_console
-from recllm.errors import PolicyError, RecllmError, UsageError
-from recllm.service import api
-from recllm.service.app import ANSWER_HEADERS, create_app
-from recllm.service.live import LiveShop
-from recllm.service.tls import ServerCertificate
-from recllm.settings import ServiceSettings
-from recllm.workspace.keys import create_key
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import PolicyError, RecllmError, UsageError
+from recllm.base.settings import ServiceSettings
+from recllm.doors.cli.main import app as command_line
+from recllm.doors.console.app import mount_console
+from recllm.doors.service import api
+from recllm.doors.service.app import ANSWER_HEADERS, create_app
+from recllm.doors.service.live import LiveShop
+from recllm.doors.service.tls import ServerCertificate
+from recllm.shop.workspace.keys import create_key
+from recllm.shop.workspace.workspace import Workspace
 
 EVERYBODY = "0.0.0.0"  # noqa: S104 - an address that others reach
 

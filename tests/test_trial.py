@@ -11,12 +11,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recllm.documents import json_text
-from recllm.errors import DataError, PolicyError, UsageError
-from recllm.propensity.effects import arm_learners, arm_scores, error_scale, shrinkage_bias
-from recllm.propensity.parameters import UpliftSettings
-from recllm.propensity.trial import Trial, TrialColumns, balance_p_value, read_trial_table
-from recllm.propensity.trial_effects import TrialEstimate, estimate_trial, slope_test, trial_document, trial_lines
+from recllm.base.documents import json_text
+from recllm.base.errors import DataError, PolicyError, UsageError
+from recllm.market.propensity.effects import arm_learners, arm_scores, error_scale, shrinkage_bias
+from recllm.market.propensity.parameters import UpliftSettings
+from recllm.market.propensity.trial import Trial, TrialColumns, balance_p_value, read_trial_table
+from recllm.market.propensity.trial_effects import (
+    TrialEstimate,
+    estimate_trial,
+    slope_test,
+    trial_document,
+    trial_lines,
+)
 
 Run = Callable[..., tuple[int, str, str]]
 COLUMNS = TrialColumns(features=("age", "kind"), arm="group", control="none", outcome="y")

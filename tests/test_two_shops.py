@@ -10,15 +10,15 @@ import polars as pl
 import pytest
 from dirty import Style, plant
 
-from recllm.encoder.loading import load_encoder
-from recllm.errors import MissingExtraError, ModelError
-from recllm.jobs.ad_copy import write_ads
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.jobs.serve import person_profile
-from recllm.jobs.train import train_workspace
-from recllm.schema import Encoder, Slate
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import MissingExtraError, ModelError
+from recllm.base.schema import Encoder, Slate
+from recllm.market.jobs.ad_copy import write_ads
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.market.jobs.serve import person_profile
+from recllm.market.jobs.train import train_workspace
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.loading import load_encoder
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data sets are not here")

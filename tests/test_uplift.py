@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recllm.errors import DataError, PolicyError
-from recllm.propensity.effects import fit_effects
-from recllm.propensity.features import FeatureTable
-from recllm.propensity.parameters import UpliftSettings
-from recllm.propensity.quality import QiniCurve, qini_curve, true_qini
-from recllm.propensity.trial import Trial, check_assignment
+from recllm.base.errors import DataError, PolicyError
+from recllm.market.propensity.effects import fit_effects
+from recllm.market.propensity.features import FeatureTable
+from recllm.market.propensity.parameters import UpliftSettings
+from recllm.market.propensity.quality import QiniCurve, qini_curve, true_qini
+from recllm.market.propensity.trial import Trial, check_assignment
 
 N = 6_000
 QUICK = UpliftSettings(forest_groups=8)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm.adcopy.channels import Slot, channels, septets, utf16, width
-from recllm.adcopy.lexicon import families, read, table
-from recllm.adcopy.quantities import quantities
-from recllm.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
-from recllm.adcopy.verify.guarantees import GUARANTEES, review
-from recllm.errors import DataError, UsageError
-from recllm.schema import Check, Item
+from recllm.base.errors import DataError, UsageError
+from recllm.base.schema import Check, Item
+from recllm.market.adcopy.channels import Slot, channels, septets, utf16, width
+from recllm.market.adcopy.lexicon import families, read, table
+from recllm.market.adcopy.quantities import quantities
+from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.market.adcopy.verify.guarantees import GUARANTEES, review
 
 NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)
 BUNS = Item(

@@ -37,25 +37,25 @@ from store_view import view
 from test_campaigns import TEA, tables
 from waiting import until
 
-from recllm.campaigns.export import export_campaign
-from recllm.campaigns.file import read_campaign
-from recllm.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
-from recllm.campaigns.outcome import campaign_outcome
-from recllm.campaigns.plan import plan_campaigns
-from recllm.errors import PolicyError, StoreError, UnknownIdError, UsageError
-from recllm.jobs.announce import SendAccount, addresses, announce, send_due
-from recllm.jobs.load import add_consent, feedback_report, load_file
-from recllm.jobs.messages import record_reports, undeliverable
-from recllm.jobs.train import train_workspace
-from recllm.report.campaign import report_page
-from recllm.schema import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Purpose, ReportBy
-from recllm.service.app import create_app
-from recllm.service.live import LiveShop
-from recllm.service.webhooks import message_events
-from recllm.settings import ServiceSettings
-from recllm.workspace.privacy import KEY_VARIABLE
-from recllm.workspace.signatures import SignedCall, sign, verify
-from recllm.workspace.webhooks import (
+from recllm.base.errors import PolicyError, StoreError, UnknownIdError, UsageError
+from recllm.base.schema import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Purpose, ReportBy
+from recllm.base.settings import ServiceSettings
+from recllm.doors.report.campaign import report_page
+from recllm.doors.service.app import create_app
+from recllm.doors.service.live import LiveShop
+from recllm.doors.service.webhooks import message_events
+from recllm.market.campaigns.export import export_campaign
+from recllm.market.campaigns.file import read_campaign
+from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
+from recllm.market.campaigns.outcome import campaign_outcome
+from recllm.market.campaigns.plan import plan_campaigns
+from recllm.market.jobs.announce import SendAccount, addresses, announce, send_due
+from recllm.market.jobs.load import add_consent, feedback_report, load_file
+from recllm.market.jobs.messages import record_reports, undeliverable
+from recllm.market.jobs.train import train_workspace
+from recllm.shop.workspace.privacy import KEY_VARIABLE
+from recllm.shop.workspace.signatures import SignedCall, sign, verify
+from recllm.shop.workspace.webhooks import (
     WebhookScheme,
     WebhookSecret,
     WebhookSource,
@@ -64,7 +64,7 @@ from recllm.workspace.webhooks import (
     read_webhooks,
     remove_webhook,
 )
-from recllm.workspace.workspace import Workspace
+from recllm.shop.workspace.workspace import Workspace
 
 HOUR = timedelta(hours=1)
 TOLERANCE = timedelta(seconds=300)
@@ -830,8 +830,8 @@ def test_a_sender_that_died_is_followed_by_another(told: Workspace, receiver: Re
 
 def test_the_service_sends_what_is_due(told: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver.statuses = [500]
-    monkeypatch.setattr("recllm.service.outgoing.SEND_SECONDS", 0.05)
-    monkeypatch.setattr("recllm.jobs.announce.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("recllm.doors.service.outgoing.SEND_SECONDS", 0.05)
+    monkeypatch.setattr("recllm.market.jobs.announce.RETRY_SECONDS", 0.05)
     announce(told, "campaign.exported", {})
     live = LiveShop(told, "shop")
     with TestClient(create_app([live], ServiceSettings()), base_url="http://localhost"):

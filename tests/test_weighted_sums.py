@@ -8,12 +8,12 @@ from scipy.sparse import csr_matrix
 from scipy.sparse import random as random_sparse
 from shop_world import shop, vectors
 
-from recllm.data.interactions import Pairs
-from recllm.data.item_groups import GROUPINGS
-from recllm.features import group_features
-from recllm.features.collaborative import CollaborativeStatistics, ask
-from recllm.features.group_features import group_columns
-from recllm.features.weighted_sums import FEW_COLUMNS, WeightedSums
+from recllm.learn.features import group_features
+from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.group_features import group_columns
+from recllm.learn.features.weighted_sums import FEW_COLUMNS, WeightedSums
+from recllm.shop.data.interactions import Pairs
+from recllm.shop.data.item_groups import GROUPINGS
 
 
 def sparse(n_rows: int, n_columns: int, seed: int) -> csr_matrix:

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from string import Formatter
 
-from recllm.audiences.exclusions import ExclusionReason
-from recllm.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROVED, WITHDRAWN
-from recllm.start.page import words_of
+from recllm.base.words.sentences import LANGUAGES, language_of, section, sentences
+from recllm.doors.start.page import words_of
+from recllm.market.audiences.exclusions import ExclusionReason
+from recllm.market.campaigns.export import BOUNCED, ERASED, SUPPRESSED, UNAPPROVED, WITHDRAWN
 from recllm.text.templates import Prompts, domain_names
-from recllm.words.sentences import LANGUAGES, language_of, section, sentences
 
 PACKAGE = Path(__file__).resolve().parents[1] / "recllm"
 SPEAKING = ("console", "start", "report", "campaigns", "audiences")
@@ -28,10 +28,10 @@ def places(path: str, text: str) -> set[str]:
 
 
 def test_both_languages_say_the_same_with_the_same_places() -> None:
-    files = [{file.name for file in (PACKAGE / "words" / language).iterdir()} for language in LANGUAGES]
+    files = [{file.name for file in (PACKAGE / "base" / "words" / language).iterdir()} for language in LANGUAGES]
     english, chinese = (sentences(language) for language in LANGUAGES)
     assert files[0] == files[1] and english.keys() == chinese.keys() and len(english) > 1_000
-    lines = "".join((PACKAGE / "words" / "en" / name).read_text("utf-8") for name in files[0])
+    lines = "".join((PACKAGE / "base" / "words" / "en" / name).read_text("utf-8") for name in files[0])
     assert len(re.findall(r"^[\w-]+ = ", lines, re.MULTILINE)) == len(english), "a path stands in two files"
     for path, text in english.items():
         assert text.strip() and chinese[path].strip(), path

@@ -12,12 +12,12 @@ import pytest
 import xlsxwriter
 from store_view import view
 
-from recllm.errors import IngestError
-from recllm.ingest.read import workbook
-from recllm.ingest.read.workbook import open_workbook
-from recllm.jobs.load import load_file
-from recllm.policy import Policy
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import IngestError
+from recllm.base.policy import Policy
+from recllm.market.jobs.load import load_file
+from recllm.shop.ingest.read import workbook
+from recllm.shop.ingest.read.workbook import open_workbook
+from recllm.shop.workspace.workspace import Workspace
 
 
 @pytest.fixture

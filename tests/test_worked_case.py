@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from recllm.encoder.loading import load_encoder
-from recllm.errors import ModelError
-from recllm.jobs.ad_copy import write_ads
-from recllm.jobs.load import load_file
-from recllm.jobs.recommenders import open_recommender
-from recllm.schema import Action
-from recllm.workspace.workspace import Workspace
+from recllm.base.errors import ModelError
+from recllm.base.schema import Action
+from recllm.market.jobs.ad_copy import write_ads
+from recllm.market.jobs.load import load_file
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.encoder.loading import load_encoder
 
 ITEMS = """item_id,title,category,brand,price,currency,available
 phone,Smartphone with 6 inch display,Electronics > Phones,Orbit,399.00,USD,true

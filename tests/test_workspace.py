@@ -13,12 +13,12 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recllm.errors import PromptError, StoreError, UsageError
-from recllm.files import safe_id
-from recllm.policy import Policy
-from recllm.schema import Purpose
-from recllm.settings import Settings
-from recllm.workspace.workspace import SETTINGS_FILE, STORE_FILE, Workspace
+from recllm.base.errors import PromptError, StoreError, UsageError
+from recllm.base.files import safe_id
+from recllm.base.policy import Policy
+from recllm.base.schema import Purpose
+from recllm.base.settings import Settings
+from recllm.shop.workspace.workspace import SETTINGS_FILE, STORE_FILE, Workspace
 
 
 @pytest.fixture(autouse=True)

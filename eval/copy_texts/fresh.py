@@ -1,7 +1,7 @@
 """A second set, written after the first rules: wordings that those rules had not been made for.
 
 When it was first run, 40 of its 100 bad texts passed (two of them were not bad: their titles fitted) and 33 of 39 good
-ones. The rules of `recllm/adcopy/verify/turns.py` and more words followed from reading it, so that it says nothing of
+ones. The rules of `adcopy/verify/turns.py` and more words followed from reading it, so that it says nothing of
 new texts any more; `unseen.py` does. (item, text) or (item, text, channel or offer by name), as in the other sets.
 """
 

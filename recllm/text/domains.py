@@ -19,11 +19,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from recllm.documents import Flag, FrozenModel, Text, toml_table
-from recllm.errors import PromptError, UsageError
-from recllm.schema import Action
+from recllm.base.documents import Flag, FrozenModel, Text, toml_table
+from recllm.base.errors import PromptError, UsageError
+from recllm.base.schema import Action
+from recllm.base.words.sentences import LANGUAGES
 from recllm.text.injection import neutralise
-from recllm.words.sentences import LANGUAGES
 
 SHOP = "shop"
 """The domain of a locale that names none."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from recllm.errors import DataError, PromptError
-from recllm.schema import is_confidential
+from recllm.base.errors import DataError, PromptError
+from recllm.base.schema import is_confidential
 from recllm.text.injection import TITLE_CHARS, neutralise
 from recllm.text.personal_data import EXACT_KINDS, without_personal_data
 from recllm.text.templates import Prompts, clean, name_as_told
@@ -31,7 +31,7 @@ PRICED_ITEMS = 8
 
 
 def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
-    """One text per row of `items` (columns of `recllm.data.dataset.ITEM_SCHEMA`), in order; never empty.
+    """One text per row of `items` (columns of `recllm.shop.data.dataset.ITEM_SCHEMA`), in order; never empty.
 
     A text depends on its own row alone: `items` may be any selection of rows, and equal rows get equal texts. An item
     without a title is called by its narrowest category. Personal data is cut out: a seller's phone or address says
@@ -225,7 +225,7 @@ def reason_text(kind: str, locale: str = "en", **facts: Any) -> str:
     category_favourite (category, share), brand_favourite (brand, share), price_fit (low, high), basics (name, value),
     goes_with (title, days_since or None, in_cart), neighbours (), popular (category or
     None), new_arrival (category or None), general (), withheld (). Times are in days, shares in [0, 1], actions a value
-    of `recllm.schema.Action`. Raises `PromptError` for another kind, or other facts.
+    of `recllm.base.schema.Action`. Raises `PromptError` for another kind, or other facts.
     """
     if kind not in reason_kinds():
         raise PromptError(f"no reason of kind {kind!r}; there are: {', '.join(reason_kinds())}")

@@ -1,6 +1,6 @@
 """How the log reads on standard error: an entry a line, at a time in UTC, with its fields behind it.
 
-    2026-03-01T09:00:00.123Z WARNING recllm.service.app refused operation=recommend status=403
+    2026-03-01T09:00:00.123Z WARNING recllm.doors.service.app refused operation=recommend status=403
 
 Nothing that is logged can begin an entry of its own: control characters are written as `\\n` or `\\x1b`, and each line
 of a traceback begins with a bar.

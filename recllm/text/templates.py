@@ -36,10 +36,10 @@ import jinja2
 import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from recllm.errors import PromptError
+from recllm.base.errors import PromptError
+from recllm.base.words.sentences import language
 from recllm.text.domains import FOLDER, SHOP, Domain, domain_of, read_domain
 from recllm.text.injection import neutralise
-from recllm.words.sentences import language
 
 VALUE_CHARS = 2_000
 """The longest string inside a value given to `Prompts.render`; longer ones are cut at a word."""

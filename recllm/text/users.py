@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from recllm.schema import HistoryLine, Profile
+from recllm.base.schema import HistoryLine, Profile
 from recllm.text.injection import neutralise
 from recllm.text.items import ATTRIBUTE_CHARS, CATEGORY_CHARS, READ_CHARS, item_names
 from recllm.text.personal_data import without_personal_data

@@ -66,7 +66,7 @@ class WordIndex:
 
     @classmethod
     def of(cls, items: pl.DataFrame) -> WordIndex:
-        """items: `recllm.data.dataset.ITEM_SCHEMA`."""
+        """items: `recllm.shop.data.dataset.ITEM_SCHEMA`."""
         from scipy.sparse import csr_matrix
 
         return cls({}, {}, csr_matrix((0, 0), dtype=np.float32), np.zeros(0, np.int64)).grown(items)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import xlsxwriter
 
-from recllm.schema import Table
+from recllm.base.schema import Table
 
 
 @dataclass(frozen=True, kw_only=True)

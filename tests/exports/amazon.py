@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from exports import ExpectedEvent, Export, liked
-from recllm.schema import Table
+from recllm.base.schema import Table
 
 ORDER_COLUMNS = (
     "order-id,order-item-id,purchase-date,payments-date,buyer-email,buyer-name,buyer-phone-number,sku,product-name,"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from exports import ExpectedEvent, Export, csv_of, liked
-from recllm.schema import Table
+from recllm.base.schema import Table
 
 GA4_COLUMNS = (
     "event_date,event_timestamp,event_name,event_bundle_sequence_id,user_id,user_pseudo_id,platform,device_category,"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from exports import ExpectedEvent, Export, csv_of, liked
-from recllm.schema import Table
+from recllm.base.schema import Table
 
 YOUZAN_COLUMNS = (
     "订单号,外部订单号,订单商品状态,订单创建时间,买家付款时间,交易成功时间,商品名称,商品类型,商品目录,商品规格,规格编码,商品编码,"

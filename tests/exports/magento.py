@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from exports import ExpectedEvent, Export, csv_of, liked
-from recllm.schema import Table
+from recllm.base.schema import Table
 
 PRODUCT_COLUMNS = (
     "sku,store_view_code,attribute_set_code,product_type,categories,product_websites,name,description,"

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from exports import Export, csv_of, workbook_of
-from recllm.schema import Table
+from recllm.base.schema import Table
 
 KLAVIYO_COLUMNS = (
     "Email,Klaviyo ID,First Name,Last Name,Organization,Title,Phone Number,Address,Address 2,City,State / Region,"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from exports import ExpectedEvent, Export, csv_of, liked
-from recllm.schema import Table
+from recllm.base.schema import Table
 
 PRODUCT_COLUMNS = (
     "Product ID,Image,Name,Reference,Category,Price (tax excl.),Price (tax incl.),Quantity,Status,Position"

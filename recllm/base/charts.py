@@ -1,0 +1,392 @@
+"""Charts as data, drawn by matplotlib as SVG for pages or as PNG.
+
+    svg(BarChart(title="share", bars=[Bar("tea", 0.4), Bar("coffee", 0.6, strong=True)]))
+    write_png([chart, other_chart], Path("charts.png"))
+
+An SVG stands inside a page: its text stays text in any script, it refers to nothing outside, says in words what it
+shows, and is the same for equal data. Space for text is counted from its characters and not measured, so that a host
+without a Chinese font draws the same picture.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape, unescape
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from recllm.base.errors import UsageError
+
+COLOURS = ("#1769aa", "#e08a1e", "#2e8b57", "#b5467a", "#7a5fb5", "#4aa3b5", "#a0703c", "#8a9a2b")
+INK, SOFT, GRID = "#1c2430", "#5b6675", "#dfe4ea"
+PLAIN, NEGATIVE, STRONG, STRONG_PALE = "#b9c6d3", "#d9a39c", "#1769aa", "#7fb0d8"
+OTHERS, COMPARED, ALARM = "#d5dbe2", "#9aa5b1", "#b3261e"
+
+FONT_SIZE = 12
+CHARACTER = 6.6
+"""Width of a narrow character, in units of the SVG; a Chinese one takes two."""
+PNG_SCALE = 2
+"""Dots of a PNG per unit of the SVG."""
+
+CJK_FONTS = (
+    "notosanscjk",
+    "notosanssc",
+    "sourcehansans",
+    "msyh",
+    "pingfang",
+    "wqy",
+    "simhei",
+    "droidsansfallback",
+    "cjk",
+)
+"""Parts of file names of fonts with Chinese characters, looked for in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One row of a bar chart."""
+
+    label: str
+    value: float
+    text: str = ""
+    """What stands at its end; the value when empty."""
+    strong: bool = False
+    """Whether the chart is about this row."""
+    low: float | None = None
+    """Limits of an interval around the value."""
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarChart:
+    """Horizontal bars from zero, one below the other."""
+
+    title: str
+    bars: Sequence[Bar]
+    width: int = 640
+    label_width: float | None = None
+    """Room for the labels; what the longest needs when None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    name: str
+    points: Sequence[tuple[float, float]]
+    intervals: Sequence[tuple[float, float]] = ()
+    """(low, high) around each point's y."""
+    dashed: bool = False
+    """A line to compare with."""
+    marked: bool = False
+    """Whether each point is a dot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineChart:
+    title: str
+    x: str
+    y: str
+    lines: tuple[Line, ...]
+    percent: str = "xy"
+    """Which axes are told as shares."""
+    width: int = 330
+
+    def colour(self, number: int) -> str:
+        """Grey for what is compared with, and the house's colours for the other lines in order."""
+        if self.lines[number].dashed:
+            return COMPARED
+        return COLOURS[sum(not line.dashed for line in self.lines[:number]) % len(COLOURS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AreaChart:
+    """Shares over time as stacked areas, with two lines below."""
+
+    title: str
+    axis: str
+    """What the shares are of."""
+    columns: Sequence[str]
+    """One name per time."""
+    bands: Sequence[tuple[str, Sequence[float]]]
+    """Name and one share per time, lowest first; each time's sum to 1 or are all 0."""
+    others: str
+    """Name of the band that is grey."""
+    line_name: str
+    line: Sequence[float | None]
+    """One value per time, None where there is none."""
+    dashed_name: str
+    dashed: Sequence[float | None]
+    width: int = 920
+
+
+Chart = BarChart | LineChart | AreaChart
+
+
+def bar_chart(bars: Sequence[Bar], *, title: str, width: int = 640, label_width: float | None = None) -> str:
+    """Bars as an SVG element, see `svg`."""
+    return svg(BarChart(title=title, bars=bars, width=width, label_width=label_width))
+
+
+def svg(chart: Chart) -> str:
+    """An SVG element whose texts are escaped; "" for bars without any."""
+    if isinstance(chart, BarChart) and not chart.bars:
+        return ""
+    from matplotlib.figure import Figure
+
+    height = _height(chart, titled=False)
+    with _style([]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's browser has them
+        figure = Figure(figsize=(chart.width / 72, height / 72), dpi=72)
+        _draw(chart, figure, height, titled=False)
+        drawn = StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _as_element(drawn.getvalue(), _in_words(chart))
+
+
+def without_styles(element: str) -> str:
+    """The same SVG element with attributes in place of styles, for pages whose content policy forbids inline styles;
+    a style sheet can change them."""
+
+    def attributes(match: re.Match[str]) -> str:
+        pairs = (declaration.split(":", 1) for declaration in unescape(match[1]).split(";") if declaration.strip())
+        return "".join(f' {name.strip()}="{escape(value.strip())}"' for name, value in pairs)
+
+    return re.sub(r' style="([^"]*)"', attributes, element)
+
+
+def write_png(charts: Sequence[Chart], path: Path) -> str | None:
+    """Curves beside each other, other charts below each other; a remark when no installed font has all characters.
+
+    Raises `UsageError` when there is nothing to draw.
+    """
+    charts = [chart for chart in charts if not isinstance(chart, BarChart) or chart.bars]
+    if not charts:
+        raise UsageError("there is nothing to draw")
+    from matplotlib.figure import Figure
+
+    beside = all(isinstance(chart, LineChart) for chart in charts)
+    heights = [_height(chart, titled=True) for chart in charts]
+    width = sum(c.width for c in charts) if beside else max(c.width for c in charts)
+    height = max(heights) if beside else sum(heights)
+    fonts, remark = _fonts_for("".join(_in_words(chart) for chart in charts))
+    with _style(fonts), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the remark says so
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        shape = {"nrows": 1, "ncols": len(charts)} if beside else {"nrows": len(charts), "height_ratios": heights}
+        parts = figure.subfigures(**shape, squeeze=False).ravel()
+        for chart, part, part_height in zip(charts, parts, heights, strict=True):
+            _draw(chart, part, height if beside else part_height, titled=True)
+        figure.savefig(path, format="png", dpi=72 * PNG_SCALE, metadata={"Software": None})
+    return remark
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+_ROW, _TITLE, _CURVE_HEIGHT, _LEGEND_ROW = 28, 30, 280, 18
+_AREA_RIGHT, _AREA_HEIGHT, _LINE_HEIGHT, _FOOT = 250, 280, 96, 26
+
+
+def _height(chart: Chart, *, titled: bool) -> int:
+    if isinstance(chart, BarChart):
+        return _ROW * len(chart.bars) + 4 + titled * _TITLE
+    if isinstance(chart, LineChart):
+        return _CURVE_HEIGHT + _TITLE + _LEGEND_ROW * len(chart.lines) + 12
+    return _AREA_HEIGHT + 34 + _LINE_HEIGHT + _FOOT + 10 + titled * _TITLE
+
+
+def _draw(chart: Chart, figure: Any, height: float, *, titled: bool) -> None:
+    if isinstance(chart, BarChart):
+        _draw_bars(chart, figure, height, titled)
+    elif isinstance(chart, LineChart):
+        _draw_lines(chart, figure, height)
+    else:
+        _draw_areas(chart, figure, height, titled)
+
+
+def _draw_bars(chart: BarChart, figure: Any, height: float, titled: bool) -> None:
+    texts = [bar.text or f"{bar.value:.3f}" for bar in chart.bars]
+    left = chart.label_width or min(max(_width(bar.label) for bar in chart.bars) + 16, chart.width / 2)
+    left, right = left + 8 * titled, max(map(_width, texts)) + 14
+    axes = _axes(figure, chart.width, height, (left, titled * _TITLE, right, 0))
+    if titled:
+        axes.set_title(chart.title, loc="left", fontweight="bold", x=(8 - left) / (chart.width - left - right))
+    limits = [v for bar in chart.bars for v in (0.0, bar.value, bar.low, bar.high) if v is not None]
+    low, high = min(limits), max(limits)
+    rows = range(len(chart.bars))
+    pale = any(bar.low is not None for bar in chart.bars)  # the interval is drawn over the bar
+    colours = [
+        (STRONG_PALE if pale else STRONG) if bar.strong else NEGATIVE if bar.value < 0 and not pale else PLAIN
+        for bar in chart.bars
+    ]
+    axes.barh(rows, [bar.value for bar in chart.bars], height=0.68, color=colours)
+    for row, bar, text in zip(rows, chart.bars, texts, strict=True):
+        end = max(bar.value, bar.high if bar.high is not None else 0.0, 0.0)
+        if bar.low is not None and bar.high is not None:
+            for xs, ys in (
+                ((bar.low, bar.high), (row, row)),
+                ((bar.low, bar.low), (row - 0.2, row + 0.2)),
+                ((bar.high, bar.high), (row - 0.2, row + 0.2)),
+            ):
+                axes.plot(xs, ys, color=INK, linewidth=1.4, clip_on=False)
+        axes.annotate(text, (end, row), xytext=(6, 0), textcoords="offset points", va="center", color=SOFT)
+    if low < 0:
+        axes.axvline(0, color=SOFT, linewidth=0.8)
+    axes.set(xlim=(low, high if high > low else low + 1), ylim=(len(chart.bars) - 0.5, -0.5), xticks=[])
+    axes.set_yticks(rows, [_fitting(bar.label, left - 16) for bar in chart.bars])
+    axes.spines[:].set_visible(False)
+
+
+def _draw_lines(chart: LineChart, figure: Any, height: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    legend = _LEGEND_ROW * len(chart.lines)
+    axes = _axes(figure, chart.width, height, (74, _TITLE, 26, legend + 52))
+    for number, line in enumerate(chart.lines):
+        xs, ys = zip(*line.points, strict=True)
+        colour, dash = chart.colour(number), "--" if line.dashed else "-"
+        axes.plot(xs, ys, color=colour, linestyle=dash, linewidth=2, label=line.name)
+        if line.marked:
+            axes.plot(xs, ys, color=colour, linestyle="", marker="o", markersize=6)
+        for x, interval in zip(xs, line.intervals, strict=False):
+            axes.plot((x, x), interval, color=colour, linewidth=1)
+    values = [
+        v for line in chart.lines for v in [y for _, y in line.points] + [y for pair in line.intervals for y in pair]
+    ]
+    axes.set(xlabel=chart.x, ylabel=chart.y, xlim=(0, None), ylim=(min(0.0, *values), None))
+    axes.set_title(chart.title, loc="left", fontweight="bold")
+    for axis, name in ((axes.xaxis, "x"), (axes.yaxis, "y")):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        if name in chart.percent:
+            axis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
+    axes.grid(color=GRID)
+    axes.spines[["top", "right"]].set_visible(False)
+    below = -46 / (height - legend - 52 - _TITLE)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, below), borderaxespad=0)
+
+
+def _draw_areas(chart: AreaChart, figure: Any, height: float, titled: bool) -> None:
+    if len(chart.columns) == 1:  # a single time has no width of its own: it fills the chart
+        bands = [(name, [*shares, *shares]) for name, shares in chart.bands]
+        line, dashed = [*chart.line, *chart.line], [*chart.dashed, *chart.dashed]
+        chart = replace(chart, columns=[*chart.columns, ""], bands=bands, line=line, dashed=dashed)
+    left, top = 62, 10 + titled * _TITLE
+    upper = _axes(figure, chart.width, height, (left, top, _AREA_RIGHT, height - top - _AREA_HEIGHT))
+    lower = _axes(figure, chart.width, height, (left, height - _FOOT - _LINE_HEIGHT, _AREA_RIGHT, _FOOT))
+    xs = list(range(len(chart.columns)))
+    names = [name for name, _ in chart.bands]
+    colours = [OTHERS if name == chart.others else COLOURS[n % len(COLOURS)] for n, name in enumerate(names)]
+    labels = [f"{_fitting(name, _AREA_RIGHT - 90)} {shares[-1]:.0%}" for name, shares in chart.bands]
+    areas = upper.stackplot(xs, *[shares for _, shares in chart.bands], colors=colours, alpha=0.85, linewidth=0)
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "frameon": False, "borderaxespad": 0}
+    upper.legend(areas[::-1], labels[::-1], **beside)
+    upper.set(ylim=(0, 1), ylabel=chart.axis, xticks=[])
+    upper.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    if titled:
+        upper.set_title(chart.title, loc="left", fontweight="bold")
+    for values, name, look in (
+        (chart.line, chart.line_name, {"color": ALARM, "marker": "o", "markersize": 4}),
+        (chart.dashed, chart.dashed_name, {"color": COMPARED, "linestyle": "--"}),
+    ):
+        points = [(x, v) for x, v in zip(xs, values, strict=True) if v is not None]
+        lower.plot([x for x, _ in points], [v for _, v in points], label=name, **look)
+    lower.set(ylim=(0, None), ylabel=chart.line_name)
+    lower.legend(**beside)
+    room = (chart.width - left - _AREA_RIGHT) / (max(map(_width, chart.columns), default=0) + 10)
+    step = max(1, -(-len(xs) // int(room)))  # so many columns that their names do not touch, the last among them
+    lower.set_xticks(xs[::-1][::step][::-1], chart.columns[::-1][::step][::-1])
+    for axes in (upper, lower):
+        axes.set_xlim(0, max(len(xs) - 1, 1))
+        axes.grid(axis="y", color=GRID)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _axes(figure: Any, width: float, height: float, margins: tuple[float, float, float, float]) -> Any:
+    """Axes with margins (left, top, right, bottom), in units of the SVG."""
+    left, top, right, bottom = margins
+    size = ((width - left - right) / width, (height - top - bottom) / height)
+    axes = figure.add_axes((left / width, bottom / height, *size))
+    axes.tick_params(bottom=False, left=False, labelcolor=SOFT)
+    return axes
+
+
+def _style(fonts: Sequence[str]) -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(
+        {
+            "font.family": [*fonts, "DejaVu Sans"],
+            "font.size": FONT_SIZE,
+            "text.parse_math": False,  # a dollar sign is money
+            "text.color": INK,
+            "axes.edgecolor": COMPARED,
+            "axes.labelcolor": SOFT,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "recllm",
+        }
+    )
+
+
+def _width(text: str) -> float:
+    return CHARACTER * sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _fitting(text: str, room: float) -> str:
+    if _width(text) > room:
+        while text and _width(f"{text}…") > room:
+            text = text[:-1]
+        text = f"{text}…"
+    return text
+
+
+def _in_words(chart: Chart) -> str:
+    """What is read aloud: the title, and every text with its figure."""
+    if isinstance(chart, BarChart):
+        parts = [f"{bar.label} {bar.text or f'{bar.value:.3f}'}" for bar in chart.bars]
+    elif isinstance(chart, LineChart):
+        parts = [f"{chart.y} / {chart.x}", *(line.name for line in chart.lines)]
+    else:
+        parts = [f"{name} {shares[-1]:.0%}" for name, shares in chart.bands]
+        parts += [chart.axis, chart.line_name, chart.dashed_name, *chart.columns]
+    return f"{chart.title}: {'; '.join(parts)}"
+
+
+def _as_element(document: str, words: str) -> str:
+    """matplotlib's document as an element of a page: without its head, addresses, ids and references."""
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", document, flags=re.DOTALL)
+    shapes = dict(re.findall(r'<path id="(m[0-9a-f]+)" (d="[^"]*")', body))
+    body = re.sub(
+        r'<use xlink:href="#(m[0-9a-f]+)" x="([^"]*)" y="([^"]*)" style="([^"]*)"/>',
+        lambda m: f'<path {shapes[m[1]]} transform="translate({m[2]} {m[3]})" style="{m[4]}"/>',
+        body,
+    )
+    body = re.sub(r'<defs>\s*<path id="m[0-9a-f]+"[^>]*/>\s*</defs>', "", body)
+    body = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"|\n(?=L)', "", body)
+    body = body.replace("'DejaVu Sans'", "system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'Microsoft YaHei', sans-serif")
+    size, inside = re.search(r'<svg[^>]*viewBox="0 0 ([^"]*)"[^>]*>(.*)</svg>', body, flags=re.DOTALL).groups()  # type: ignore[union-attr]
+    width, height = size.split()
+    head = f'<svg viewBox="0 0 {size}" width="{width}" height="{height}" role="img" aria-label="{escape(words)}">'
+    return head + re.sub(r">\s+<", "><", inside).strip() + "</svg>"
+
+
+def _fonts_for(words: str) -> tuple[list[str], str | None]:
+    """An installed font that has all the words' characters where the usual one does not, or a remark."""
+    from matplotlib import font_manager
+
+    characters = {ord(character) for character in words if not character.isascii()}
+    usual = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    if all(map(usual.get_char_index, characters)):
+        return [], None
+    paths = font_manager.findSystemFonts()  # matplotlib's own list may be older than the fonts
+    for hint in CJK_FONTS:
+        fitting = [path for path in paths if hint in Path(path).name.lower()]
+        for path in sorted(fitting, key=lambda path: ("regular" not in path.lower(), path)):
+            font = font_manager.get_font(path)
+            if all(map(font.get_char_index, characters)):
+                font_manager.fontManager.addfont(path)
+                return [font.family_name], None
+    return [], "no installed font has all the characters, so some are boxes in the PNG; use --html instead"

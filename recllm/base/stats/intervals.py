@@ -1,0 +1,170 @@
+"""Values with the limits that hold them: shares, differences, ratios, and whatever is redrawn (bootstrap)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import hypot, sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import UsageError
+
+Values = NDArray[np.float64]
+
+LEVEL = 0.95
+"""Of every confidence interval, unless a function takes another."""
+
+POWER = 0.8
+"""Chance that a difference of the size of `smallest_difference` is found."""
+
+DRAWS = 2_000
+"""Of the groups of `mean_difference`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceInterval:
+    """A value with the limits that hold it."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Both ends belong to it; infinite ends say nothing."""
+
+    low: float
+    high: float
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def around(self, value: float) -> ConfidenceInterval:
+        return ConfidenceInterval(value, self.low, self.high)
+
+
+def normal_quantile(level: float = LEVEL) -> float:
+    """Standard deviations from the middle of a two-sided normal interval to its ends; 1.96 at 95 %."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def share(hits: float, n: float, *, design_effect: float = 1.0) -> ConfidenceInterval:
+    """hits of n with the score interval of Wilson 1927; n is above 0.
+
+    design_effect: how many observations weigh as much as one independent one (Kish 1965), where people give several.
+    """
+    z = normal_quantile()
+    value, effective = hits / n, n / design_effect
+    centre = (value + z * z / (2 * effective)) / (1 + z * z / effective)
+    reach = z / (1 + z * z / effective) * sqrt(value * (1 - value) / effective + (z / (2 * effective)) ** 2)
+    return ConfidenceInterval(value, max(0.0, centre - reach), min(1.0, centre + reach))
+
+
+def difference(hits: int, n: int, control_hits: int, control_n: int) -> ConfidenceInterval:
+    """hits / n - control_hits / control_n of independent groups, in [-1, 1]. Source: Newcombe 1998, method 10: the
+    square and add of Wilson's limits."""
+    a, b = share(hits, n), share(control_hits, control_n)
+    gap = a.value - b.value
+    low, high = gap - hypot(a.value - a.low, b.high - b.value), gap + hypot(a.high - a.value, b.value - b.low)
+    return ConfidenceInterval(gap, max(-1.0, low), min(1.0, high))
+
+
+def expected_hits(probabilities: Sequence[float]) -> ConfidenceInterval:
+    """How many of these people will do what each does with this chance: a sum of independent draws (Poisson binomial)
+    in its normal approximation, so what the model does not know is not in it."""
+    chances = np.asarray(probabilities, np.float64)
+    value, reach = float(chances.sum()), normal_quantile() * sqrt(float((chances * (1 - chances)).sum()))
+    return ConfidenceInterval(value, max(0.0, value - reach), min(float(len(chances)), value + reach))
+
+
+def smallest_difference(rate: float, n: int, control_n: int) -> float | None:
+    """Difference of two shares in (0, 1] that groups of n and control_n show with a chance of `POWER`; None without
+    people on both sides. rate: share of the control group. Source: Fleiss 1981, the normal approximation."""
+    if not n or not control_n:
+        return None
+    rate = min(max(rate, 1 / (n + control_n)), 0.5)
+    z = normal_quantile() + normal_quantile(2 * POWER - 1)
+    return min(1.0, z * sqrt(rate * (1 - rate) * (1 / n + 1 / control_n)))
+
+
+def ratios(
+    hits: NDArray[Any], n: NDArray[Any], control_hits: NDArray[Any], control_n: NDArray[Any], level: float = LEVEL
+) -> tuple[Values, Values, Values]:
+    """Of the shares hits / n and control_hits / control_n, with the low and the high limits; half a hit is added to
+    each cell. Source: Katz et al. 1978, the log ratio of two shares."""
+    a, b = hits + 0.5, control_hits + 0.5
+    log_ratio = np.log(a / (n + 1)) - np.log(b / (control_n + 1))
+    reach = normal_quantile(level) * np.sqrt(1 / a - 1 / (n + 1) + 1 / b - 1 / (control_n + 1))
+    return np.exp(log_ratio), np.exp(log_ratio - reach), np.exp(log_ratio + reach)
+
+
+# --- bootstraps: percentile intervals of what is redrawn with replacement (Efron 1979) --------------------------------
+
+
+def mean_difference(values: Values, control: Values) -> ConfidenceInterval:
+    """mean(values) - mean(control), (n,) and (m,), at least one each; each group is redrawn by itself."""
+    rng = np.random.default_rng(0)
+    means = [np.array([rng.choice(group, len(group)).mean() for _ in range(DRAWS)]) for group in (values, control)]
+    low, high = np.quantile(means[0] - means[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return ConfidenceInterval(float(values.mean() - control.mean()), float(low), float(high))
+
+
+def bootstrap(
+    figure: Callable[[NDArray[np.int64]], float],
+    n: int,
+    *,
+    draws: int = 1000,
+    level: float = LEVEL,
+    seed: int | np.random.Generator = 0,
+) -> ConfidenceInterval:
+    """Of any figure of n rows, at least one. `figure` takes row numbers, (n,)."""
+    rows = np.arange(n)
+    value = low = high = figure(rows)
+    if n > 1:  # one row is always redrawn
+        low, high = _percentiles(rows, figure, draws, level, seed)
+    return ConfidenceInterval(float(value), float(low), float(high))
+
+
+def paired_bootstraps(
+    gaps: Values, *, draws: int = 1000, level: float = LEVEL, seed: int = 0
+) -> list[ConfidenceInterval]:
+    """Of mean differences, people redrawn with replacement (Sakai 2006 for ranking).
+
+    gaps: (n_users, n_comparisons) of ours - peer, one interval per column. All columns see the same redrawn people.
+    People without a value in any column are left out of all. Raises `UsageError` when nobody is left.
+    """
+    gaps = gaps[~np.isnan(gaps).any(axis=1)]
+    if not len(gaps):
+        raise UsageError("paired bootstrap: no user has a value in both systems")
+    mean = low = high = gaps.mean(axis=0)
+    if len(gaps) > 1:
+        low, high = _percentiles(gaps.T, np.mean, draws, level, seed, batch=max(1, 10_000_000 // gaps.size))
+    return [ConfidenceInterval(*map(float, line)) for line in zip(mean, low, high, strict=True)]
+
+
+def _percentiles(
+    data: NDArray[Any], figure: Any, draws: int, level: float, seed: int | np.random.Generator, **options: Any
+) -> Any:
+    """Redraws the last axis of `data`. The draws of a seed are those of `Generator.integers`, one after the other."""
+    from scipy.stats import bootstrap as scipy_bootstrap
+
+    return scipy_bootstrap(
+        (data,),
+        figure,
+        n_resamples=draws,
+        vectorized=figure is np.mean,
+        axis=-1,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+        **options,
+    ).confidence_interval

@@ -1,0 +1,340 @@
+"""Commands about ad texts: write them, and check those that anyone else wrote."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import Field
+
+from recllm.base.documents import plain
+from recllm.base.errors import NothingToDo, UsageError
+from recllm.base.schema import AdQuestion, CopyVerdict, count_text
+from recllm.doors.cli import batch
+from recllm.doors.cli.options import (
+    DEFAULT_WORKSPACE,
+    Answering,
+    Batching,
+    Everybody,
+    Json,
+    Options,
+    Out,
+    Users,
+    WorkspaceDir,
+    batch_options,
+    open_shop,
+    read_user_ids,
+)
+from recllm.doors.cli.output import emit_json, note, say, show, table
+
+if TYPE_CHECKING:
+    from recllm.base.schema import AdCopy
+    from recllm.market.adcopy.packs import Pack
+    from recllm.market.adcopy.verify.guarantees import Review
+
+RECORDS = "copies"
+"""Folder of a workspace with the records of its texts."""
+Packs = Annotated[
+    list[str] | None,
+    typer.Option("--pack", help="A rule pack: cn, eu, us_ftc, or a file of your own; may be repeated."),
+]
+VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
+Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; the workspace's otherwise.")]
+
+
+class CopyOptions(AdQuestion, Answering, Batching):
+    """What `recllm copy` asks."""
+
+    item_id: str | None = None
+    """The item; each person's best one otherwise."""
+    generator: str | None = None
+    """template (the default), smollm2, a folder or hub id of a causal LM, or a server's URL."""
+    adapter: Path | None = None
+    """A tuned generator's adapter (finetune/copywriter.py)."""
+    variants: Annotated[int, Field(ge=1)] = 1
+    """Texts that differ for each person, at most."""
+    voice: Path | None = None
+    """The brand's voice, as TOML."""
+    effect: Path | None = None
+    """A model of which text works (finetune/effect.py); the workspace's effect/ otherwise."""
+
+
+def copy(
+    context: typer.Context,
+    question: Annotated[CopyOptions, Options(("item_id", "channel", "generator", "variants"))],
+    *,
+    user: Users,
+    everybody: Everybody,
+    folder: Out,
+    workspace: WorkspaceDir,
+    pack: Packs,
+    record: Records,
+    replay: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Make the text of this record again, byte for byte, or say what changed."),
+    ],
+    json: Json,
+) -> None:
+    """One ad text per person; it leaves only when every claim in it passed its check. Each is kept with all that made
+    it: `recllm copy --replay ID` makes it again. Where it cannot be the same, that ends with 1 and says what changed:
+    weights, prompts, word lists, rule packs."""
+    if context.invoked_subcommand:
+        return
+    from recllm.market.adcopy.packs import pack_names
+    from recllm.market.jobs.ad_copy import replay_ad
+
+    if batch.is_batch(everybody, folder, user, question.item_id, pack, record, replay):
+        options = {"channel": question.channel} | batch_options(question)
+        batch.answer("copy", options, question, folder, workspace, json)
+        return
+    if replay is not None:
+        text = replay_ad(
+            workspace,
+            replay,
+            records=record or workspace / RECORDS,
+            generator=question.generator,
+            adapter=question.adapter,
+            packs=_packs([name for name in pack or () if name not in pack_names()]),
+            effect=question.effect,
+        )
+        _answer([text], json)
+        return
+    texts = written_texts(question, read_user_ids(user), workspace, pack, record)
+    _answer(texts, json)
+    failures = [c.message for text in texts for _, faults in text.rejected for c in faults if c.guarantee == "G16"]
+    if failures:  # of the generator, one for each text
+        note(f"{len(failures)} of {count_text(len(texts), 'text')} had to do without the generator: {failures[0]}")
+
+
+def written_texts(
+    question: CopyOptions, people: list[str], workspace: Path, pack: list[str] | None, record: Path | None
+) -> list[AdCopy]:
+    """The texts for these people, each with its record."""
+    from recllm.market.adcopy.request import load_voice
+    from recllm.market.jobs.ad_copy import effect_model, write_ads
+
+    asked_fields = ("item_id", "intent", "objective", "channel", "locale", "adapter", "seed", "variants")
+    with open_shop(workspace) as shop:
+        return write_ads(
+            shop,
+            people,
+            generator=question.generator or "template",
+            packs=_packs(pack),
+            voice=load_voice(question.voice) if question.voice else None,
+            effect=effect_model(shop, question.effect),
+            records=record or workspace / RECORDS,
+            **{name: getattr(question, name) for name in asked_fields},
+        )
+
+
+def _answer(texts: Sequence[AdCopy], json: bool) -> None:
+    if json:
+        emit_json(texts if len(texts) != 1 else texts[0])
+        return
+    for text in texts:
+        say("", text.text)
+        failed = [c.guarantee for c in text.checks if not c.passed]
+        verdict = "held for a person" if text.verdict is CopyVerdict.PERSON else ""
+        verdict += f", nothing grounds: {', '.join(text.ungrounded)}" if text.ungrounded else ""
+        note(
+            f"  {text.channel}, words by {text.generator}; "
+            + (f"failed: {', '.join(failed)}" if failed else verdict or "all checks passed")
+            + (f"; record {text.record_id}" if text.record_id else "")
+        )
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
+    workspace: WorkspaceDir,
+    at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")],
+    pack: Packs,
+    voice: VoiceFile,
+    json: Json,
+) -> None:
+    """Check ad texts that anyone wrote: a person, an agency, a model. Each passes, is held for a person, or is blocked.
+    The workspace, where there is one, adds the words that its people approved. Ends with 2 when a text is held or
+    blocked or a line cannot be read, with 3 when there is nothing to check."""
+    from recllm.market.adcopy.request import load_voice
+    from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
+    from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
+    from recllm.shop.workspace.workspace import SETTINGS_FILE
+    from recllm.text.domains import SHOP, domain_of
+
+    brand_voice = load_voice(voice) if voice else None
+    try:
+        moment = datetime.fromisoformat(at) if at else datetime.now(UTC)
+    except ValueError as error:
+        raise UsageError(f"--at is a time such as 2025-11-10T00:00:00+08:00, not {at!r}") from error
+    if moment.tzinfo is None:
+        raise UsageError(f"--at {at} has no time zone; add one, such as +00:00")
+    if workspace != DEFAULT_WORKSPACE and not workspace.is_dir():
+        raise UsageError(f"there is no workspace in {workspace}; leave -w out where there is none")
+    domain = SHOP
+    if (workspace / SETTINGS_FILE).is_file():
+        with open_shop(workspace) as shop:
+            domain = domain_of(shop.locale())
+    entries = list(
+        read_submissions(
+            file,
+            now=moment,
+            packs=_packs(pack),
+            voice=brand_voice,
+            vocabulary=approved_words(vocabulary_file(workspace)),
+            domain=domain,
+        )
+    )
+    reviews = [(entry.id, judge(entry)) for entry in entries if isinstance(entry, Submission)]
+    unreadable = [entry for entry in entries if isinstance(entry, UnreadableLine)]
+    for line in unreadable:
+        note(f"{file}, line {line.line_no}: {line.message}")
+    if not entries:
+        raise NothingToDo(f"{file} has no text to check; give one JSON object a line")
+    document = reviews_document(reviews, unreadable)
+    passed = document["passed"]
+    show(document, itertools.chain.from_iterable(itertools.starmap(_lines, reviews)), json=json)
+    if not json:
+        counts = f"{document['held']} held for a person, {document['blocked']} blocked"
+        note(
+            f"{passed} of {count_text(len(reviews), 'text')} pass; {counts}, "
+            f"{count_text(len(unreadable), 'line')} unreadable"
+        )
+    if passed < len(entries):
+        raise typer.Exit(2)
+
+
+def rank(
+    file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, group, reason, channel.")],
+    workspace: WorkspaceDir,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model; the workspace's effect/ otherwise.")],
+    json: Json,
+) -> None:
+    """Rank ad texts by what A/B tests taught (finetune/effect.py), best first within each group. The score is the
+    expected difference from the mean of the group, in log odds of an answer, and the interval holds the true one in
+    95 % of cases. Texts that stand twice share a rank. Says nothing about what may be said: see recllm copy check.
+    Ends with 2 when a line cannot be read, with 3 when there is nothing to rank."""
+    from recllm.learn.models.effect import load_effect, rank_texts
+    from recllm.market.adcopy.submissions import TextToRank, UnreadableLine, ranking_document, read_texts_to_rank
+    from recllm.market.jobs.ad_copy import EFFECT
+
+    entries = list(read_texts_to_rank(file))
+    texts = [entry for entry in entries if isinstance(entry, TextToRank)]
+    unreadable = [entry for entry in entries if isinstance(entry, UnreadableLine)]
+    for line in unreadable:
+        note(f"{file}, line {line.line_no}: {line.message}")
+    if not entries:
+        raise NothingToDo(f"{file} has no text to rank; give one JSON object a line")
+    effect = load_effect(model or workspace / EFFECT)
+    ranked = rank_texts(effect, [text.in_context for text in texts], [text.group or "" for text in texts])
+    best_first = sorted(zip(texts, ranked, strict=True), key=lambda pair: (pair[0].group or "", pair[1].rank))
+    rows = []
+    for text, ranked_text in best_first:
+        percent = (
+            f"{100 * math.expm1(value):+.0f} %" for value in (ranked_text.score, ranked_text.low, ranked_text.high)
+        )
+        rows.append((text.group or "", ranked_text.rank, text.id, *percent, text.text))
+    header = ["group", "rank", "id", "answers", "from", "to", "text"]
+    show(ranking_document(effect.name, texts, ranked, unreadable), table(rows, header) if rows else [], json=json)
+    if unreadable:
+        raise typer.Exit(2)
+
+
+def vocabulary(
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORD...", help="Words or phrases to approve.")] = None,
+    learn: Annotated[
+        Path | None, typer.Option(help="Texts that people approved, one JSON object a line: list their phrases.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Who approves the words, or the phrases of --learn.")] = None,
+    workspace: WorkspaceDir = DEFAULT_WORKSPACE,
+    min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of this many texts or more.")] = 1,
+    json: Json = False,
+) -> None:
+    """Words beyond the facts that the shop's people approved: a text is not held because of them. Lists them, with who
+    approved them and when; or approves WORD..., or the phrases of --learn.
+
+    A word of --learn is taken with its neighbour: "soft inside" is learned, "soft" is not."""
+    if learn is not None:
+        learn_vocabulary(learn, by, workspace, json, min_texts)
+    elif words and by is None:
+        raise UsageError("words are approved by a person: give --by NAME")
+    elif words:
+        add_vocabulary(words, by or "", workspace, json)
+    else:
+        list_vocabulary(workspace, json)
+
+
+def add_vocabulary(words: list[str], by: str, workspace: Path, json: bool) -> None:
+    """Approves words, and says which were new."""
+    from recllm.market.adcopy.vocabulary import add_words, vocabulary_file
+
+    with open_shop(workspace) as shop:
+        addition = add_words(vocabulary_file(shop.root), words, by=by, at=datetime.now(UTC))
+    version = addition.vocabulary.version
+    show({"version": version, "added": addition.words}, [f"version {version}: {', '.join(addition.words)}"], json=json)
+    if repeated := len(words) - len(addition.words):
+        note(f"{repeated} of {len(words)} words were approved before")
+
+
+def learn_vocabulary(file: Path, by: str | None, workspace: Path, json: bool, min_texts: int) -> None:
+    """Lists the phrases of approved texts; with `by` they are approved."""
+    from recllm.market.adcopy.submissions import Submission, phrases_of_approved, read_submissions
+    from recllm.market.adcopy.vocabulary import add_words, approved_words, vocabulary_file
+    from recllm.text.domains import domain_of
+
+    now = datetime.now(UTC)
+    with open_shop(workspace) as shop:
+        words = vocabulary_file(shop.root)
+        domain = domain_of(shop.locale())
+        entries = list(read_submissions(file, now=now, vocabulary=approved_words(words), domain=domain))
+        phrases = phrases_of_approved(entry for entry in entries if isinstance(entry, Submission))
+        phrases = tuple(phrase for phrase in phrases if phrase.texts >= min_texts)
+        if not phrases:
+            raise NothingToDo(f"the texts of {file} hold no phrase that is not grounded or approved already")
+        added = add_words(words, [p.phrase for p in phrases], by=by, at=now).words if by else ()
+    rows = [(phrase.phrase, str(phrase.texts)) for phrase in phrases]
+    show({"phrases": plain(phrases), "added": added}, table(rows, ["phrase", "texts"]), json=json)
+    if not json:
+        note(f"{len(added)} approved" if by else "listed only; approve them with --by NAME")
+
+
+def list_vocabulary(workspace: Path, json: bool) -> None:
+    """Shows the approved words with who approved them and when."""
+    from recllm.market.adcopy.vocabulary import read_vocabulary, vocabulary_file
+
+    with open_shop(workspace) as shop:
+        vocabulary = read_vocabulary(vocabulary_file(shop.root))
+    rows = [(word.word, word.by, word.at.isoformat(timespec="minutes"), word.version) for word in vocabulary.words]
+    show(plain(vocabulary), table(rows, ["word", "by", "at", "version"]) if rows else [], json=json)
+    if not json:
+        note(f"{len(rows)} words, version {vocabulary.version}")
+
+
+def _packs(names: list[str] | None) -> tuple[Pack, ...]:
+    from recllm.market.adcopy.packs import load_pack, pack_named, pack_names
+
+    shipped, files = [], []
+    for name in dict.fromkeys(names or ()):
+        if name in pack_names():
+            shipped.append(pack_named(name))
+        elif Path(name).is_file():
+            files.append(load_pack(Path(name)))
+        else:
+            raise UsageError(f"--pack {name}: neither a shipped pack ({', '.join(pack_names())}) nor a file")
+    return (*shipped, *files)
+
+
+def _lines(text_id: str, answer: Review) -> list[str]:
+    faults = [f"  {c.guarantee}: {c.message}" + (f" ({c.span!r})" if c.span else "") for c in answer.failures]
+    doubts = [f"  look at {w.rule}: {w.message}" for w in answer.warnings]
+    if answer.ungrounded:
+        words = ", ".join(repr(word) for word in dict.fromkeys(w.word for w in answer.ungrounded))
+        remedy = "recllm copy vocabulary WORD... --by NAME"
+        doubts.append(f"  no fact and no approved word grounds {words}; approve them with: {remedy}")
+    return [f"{text_id}: {_VERDICTS[answer.verdict]}", *faults, *doubts]
+
+
+_VERDICTS = {"pass": "passes", "person": "held for a person", "blocked": "BLOCKED"}

@@ -1,0 +1,532 @@
+"""Commands that answer: what to show whom, and what became of it; whom to reach, what people will do, whom it moves."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import Field, field_validator
+
+from recllm.base.errors import NothingToDo, UsageError
+from recllm.base.schema import NoteKind, RecommendRequest, ReportBy, SearchRequest, count_text
+from recllm.doors.cli import batch
+from recllm.doors.cli.options import (
+    Answering,
+    Batching,
+    Csv,
+    Everybody,
+    Ids,
+    InLanguage,
+    Json,
+    Options,
+    Out,
+    Seed,
+    User,
+    Users,
+    WorkspaceDir,
+    batch_options,
+    ids_by_pseudonym,
+    open_shop,
+    read_pairs,
+    read_user_ids,
+    write_audit,
+)
+from recllm.doors.cli.output import note, show, table
+from recllm.market.audiences.request import AudienceQuestion
+from recllm.market.propensity.question import PredictionKind, PredictionQuestion
+
+if TYPE_CHECKING:
+    from recllm.base.schema import Slate
+    from recllm.base.stats.intervals import ConfidenceInterval
+    from recllm.market.audiences.audience import Audience
+
+COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
+
+MAX_PRINTED = 20
+"""People listed on a screen; a file holds all."""
+
+
+class SlateOptions(RecommendRequest, Answering, Batching):
+    """What `recllm recommend` asks."""
+
+    users: tuple[str, ...] = ()
+
+
+def recommend(
+    question: Annotated[SlateOptions, Options(("k", "where", "intent", "objective", "explain"))],
+    *,
+    user: Users,
+    everybody: Everybody,
+    folder: Out,
+    workspace: WorkspaceDir,
+    record: Annotated[bool, typer.Option(help="Record the items as shown, for feedback and reports.")] = False,
+    json: Json,
+) -> None:
+    """The best items for people, with the reasons that really moved the score."""
+    from recllm.market.jobs.experiments import list_experiments, recommend_in_experiments
+    from recllm.market.jobs.load import record_shown
+    from recllm.market.jobs.recommenders import open_recommender
+
+    if batch.is_batch(everybody, folder, user, record):
+        options = {"explain": False} | batch_options(question)
+        batch.answer("recommend", options, question, folder, workspace, json)
+        return
+    request = question.part(RecommendRequest, users=tuple(read_user_ids(user)))
+    with open_shop(workspace) as shop:
+        if question.model is None:
+            opening = partial(open_recommender, shop, locale=question.locale)
+            slates = recommend_in_experiments(shop, request, list_experiments(shop), lambda v: opening(version=v))
+        else:  # a model that is named answers, whatever experiment runs
+            recommender = open_recommender(shop, version=question.model, locale=question.locale)
+            slates = recommender.recommend(request)
+        is_known = shop.gate().knows_each(shop.pseudonymiser().many(request.users))
+        unknown = [user_id for user_id, yes in zip(request.users, is_known, strict=True) if not yes]
+        if record:
+            record_shown(shop, slates)
+    show(slates, itertools.chain.from_iterable(map(_slate_lines, slates)), json=json)
+    for user_id in unknown[:MAX_PRINTED]:
+        note(f"{user_id}: not known, so the items are what is popular now; check the id")
+
+
+def _slate_lines(slate: Slate) -> Iterator[str]:
+    yield ""
+    yield f"{slate.user_id} ({slate.degraded_reason or 'personal'}; request {slate.request_id})"
+    yield from (f"  note: {note.text}" for note in slate.notes if note.kind is not NoteKind.SHORT)
+    for item in slate.items:
+        chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
+        part = f"  {item.part_text}" if item.part_text else ""
+        yield f"{item.rank:3}. {item.title}{chance}{part}  [{', '.join(item.served_by)}]"
+        yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
+
+
+class SearchOptions(SearchRequest, Answering):
+    """What `recllm search` asks."""
+
+    query: str = "-"  # the argument takes its place
+
+
+def search(
+    question: Annotated[SearchOptions, Options(("user", "k", "where"))],
+    *,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """Items for a query: by words, by meaning, and in a person's own order."""
+    from recllm.market.jobs.search import search_workspace
+
+    with open_shop(workspace) as shop:
+        request = question.part(SearchRequest, query=query)
+        slate = search_workspace(shop, request, version=question.model, locale=question.locale)
+    show(slate, _slate_lines(slate), json=json)
+
+
+class ExplainOptions(Answering):
+    """What `recllm explain` asks."""
+
+    k: Annotated[int, Field(ge=1)] = 10
+    """Length of the list that the item would leave."""
+
+
+def explain(
+    question: Annotated[ExplainOptions, Options(())],
+    *,
+    user: User,
+    item: Annotated[str, typer.Option("--item", "-i", help="The item's id.")],
+    workspace: WorkspaceDir,
+    html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")],
+    json: Json,
+) -> None:
+    """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
+    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.recommend.recommender.explanation import write_page
+
+    with open_shop(workspace) as shop:
+        recommender = open_recommender(shop, version=question.model, locale=question.locale)
+        explanation = recommender.explain(user, item, k=question.k)
+    if html:
+        write_page(explanation, html)
+    rank = f"number {explanation.rank}" if explanation.rank else f"not among the first {question.k}"
+    lines = [f"{explanation.title}: {rank}", *(f"  {c.delta:+.2f}  {c.text}" for c in explanation.contributions)]
+    lines += [f"  {explanation.withheld:+.2f}  (not named)"] if explanation.withheld else []
+    lines += [explanation.counterfactual] if explanation.counterfactual else []
+    show(explanation, lines, json=json)
+
+
+def feedback_add(
+    *,
+    user: User,
+    item: Annotated[str, typer.Option(help="The item.")],
+    event: Annotated[str, typer.Option(help="click, purchase, dismiss, rating, cart, favourite, view or return.")],
+    request: Annotated[str | None, typer.Option(help="Id of the request that showed it.")],
+    value: Annotated[float | None, typer.Option(help="Stars of a rating.")],
+    quantity: Annotated[float, typer.Option(help="Units bought.")] = 1.0,
+    price: Annotated[float | None, typer.Option(help="Price per unit.")],
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """Add one thing a person did; the next slate knows it, without training."""
+    from recllm.market.jobs.load import add_feedback
+
+    with open_shop(workspace) as shop:
+        done = add_feedback(shop, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
+    show(done, [f"kept: {done.accepted}, already known: {done.duplicates}"], json=json)
+
+
+def report(
+    workspace: WorkspaceDir,
+    by: Annotated[ReportBy, typer.Option(help="What the showings are divided by.")] = ReportBy.MODEL,
+    days: Annotated[float, typer.Option(min=0, help="An answer without a request belongs to a showing so long.")] = 7.0,
+    *,
+    json: Json,
+) -> None:
+    """Shown, clicked, bought, revenue, returned, covered: by model, campaign, variant, template or day."""
+    from recllm.market.jobs.load import feedback_report
+
+    with open_shop(workspace) as shop:
+        outcomes = feedback_report(shop, by=by, window_days=days)
+    rows = [
+        (
+            *(o.name, o.showings, o.people, o.clicked, o.bought, o.dismissed),
+            *(_percent(o.ctr), _percent(o.conversion), round(o.revenue, 2)),
+            *("" if o.returned is None else _percent(o.returned), o.items),
+        )
+        for o in outcomes
+    ]
+    heads = ("shown", "people", "clicked", "bought", "dismissed", "CTR", "conversion", "revenue", "returned", "items")
+    show({"by": by.value, "window_days": days, "groups": outcomes}, table(rows, [by.value, *heads]), json=json)
+
+
+def _percent(interval: ConfidenceInterval) -> str:
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f}-{100 * interval.high:.1f})"
+
+
+class AudienceOptions(AudienceQuestion, Answering, Batching):
+    """What `recllm audience` asks."""
+
+    explain: bool = True
+    """Give each person's reasons."""
+
+    @field_validator("people", mode="before")
+    @classmethod
+    def _rule(cls, people: object) -> object:
+        from recllm.market.audiences.people_rule import read_rule
+
+        return read_rule(people) if isinstance(people, str) else people
+
+
+def audience(
+    question: Annotated[AudienceOptions, Options(("items", "category", "text", "size", "channel", "people"))],
+    *,
+    campaign: Annotated[
+        str | None, typer.Option(help="Name of the campaign, which draws the holdout; or its file, which says all.")
+    ],
+    everybody: Everybody,
+    folder: Out,
+    workspace: WorkspaceDir,
+    csv: Csv,
+    ids: Ids,
+    json: Json,
+) -> None:
+    """Who to reach for an item, a category or a text, why them, who is left out, and what to expect.
+
+    A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
+    from recllm.market.audiences.audience import audience_document, write_audience_csv
+    from recllm.market.jobs.serve import find_audience
+    from recllm.shop.workspace.audit import AuditAction
+    from recllm.shop.workspace.figures import LISTS_TELL
+
+    if batch.is_batch(everybody, folder):
+        options = {name: value for name, value in batch_options(question).items() if name != "explain"}
+        options |= {"campaign": campaign} if campaign else {}
+        batch.audience(options, question, folder, workspace, csv, ids, json)
+        return
+    if campaign is not None and campaign.endswith(".toml"):
+        if batch_options(question).keys() - {"explain"}:
+            raise UsageError(f"{campaign} says whom the campaign is for; leave out the options that say it again")
+        members, names = _audience_of_campaign(Path(campaign), workspace, question, ids)
+    else:
+        first = None if json or csv else MAX_PRINTED
+        request = question.request(campaign=campaign, explain=question.explain, explain_first=first)
+        with open_shop(workspace) as shop:
+            names = ids_by_pseudonym(shop, ids)
+            members = find_audience(shop, request, version=question.model, locale=question.locale)
+            write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
+    document = audience_document(members, names)
+    show(document, _audience_lines(document), json=json)
+    _note_unlisted(members.size, json)
+    if not members.people:
+        excluded = _counts(members.excluded) or "no one"
+        raise NothingToDo(f"no one is left to address: {excluded}; held out: {len(members.holdout)}")
+    if csv:
+        write_audience_csv(members, csv, names)
+        note(LISTS_TELL)
+
+
+def _audience_of_campaign(
+    file: Path, workspace: Path, question: AudienceOptions, ids: Path | None
+) -> tuple[Audience, dict[str, str]]:
+    from recllm.market.campaigns.file import read_campaign
+    from recllm.market.campaigns.plan import audience_of
+    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.shop.workspace.audit import AuditAction
+
+    campaign = read_campaign(file)
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, ids)
+        recommender = open_recommender(shop, version=question.model, locale=question.locale, everybody=True)
+        members = audience_of(shop, recommender, campaign, explain=question.explain)
+        write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
+        return members, names
+
+
+def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
+    from recllm.market.audiences.audience import aim
+
+    expected, days = document["expected_conversions"], document["horizon_days"]
+    within = "" if expected is None else f"; {expected:.1f} expected to {aim(document['converts'])} within {days} days"
+    people = count_text(document["size"], "person", "people")
+    yield f"{document['campaign_id']}: {people}, {document['holdout']:,} held out{within}"
+    if (extra := document["expected_extra"]) is not None:
+        yield f"  the treatment is expected to add {extra:+.1f} to what they do anyway"
+    yield f"  left out: {_counts(document['excluded']) or 'nobody'}"
+    yield from (f"  note: {line}" for line in document["notes"])
+    for count in document["rule"]:
+        yield f"    {'few' if count['people'] is None else format(count['people'], ',')}: {count['words']}"
+    traits = [(t["name"], t["share"], t["share_of_rest"], t["lift"], t["low"], t["high"]) for t in document["group"]]
+    if traits:
+        yield from ("", *table(traits, ["what sets them apart", "share", "of the rest", "lift", "low", "high"]))
+    yield ""
+    for person in document["people"][:MAX_PRINTED]:
+        probability = "" if person["probability"] is None else f"  {100 * person['probability']:.1f} %"
+        if person["effect"] is not None:
+            probability += "  effect {effect:+.4f} ({effect_low:+.4f} to {effect_high:+.4f})".format_map(person)
+        yield f"{person['user_id']}{probability}  " + " ".join(reason["text"] for reason in person["reasons"])
+
+
+class PredictionOptions(PredictionQuestion, InLanguage, Batching):
+    """What `recllm predict` asks."""
+
+    kind: PredictionKind = PredictionKind.BUY
+    campaign: str | None = None
+    """redeem: its id; the latest when left out."""
+
+
+def predict(
+    question: Annotated[PredictionOptions, Options(("horizon_days", "items", "category"))],
+    *,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="buy, leave, redeem, next-order or value.")],
+    coupons: Annotated[Path | None, typer.Option(help=f"redeem: {COUPONS}.")],
+    everybody: Everybody,
+    folder: Out,
+    workspace: WorkspaceDir,
+    csv: Csv,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with reliability, lift and gain.")],
+    plot: Annotated[Path | None, typer.Option(help="Also draw these to this PNG.")],
+    ids: Ids,
+    json: Json,
+) -> None:
+    """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
+    from recllm.doors.report.people import prediction_page, write_prediction_png
+    from recllm.market.jobs.predict import predict_workspace
+    from recllm.market.propensity.prediction import PredictionRequest, prediction_document, write_prediction_csv
+    from recllm.shop.workspace.audit import AuditAction
+
+    if batch.is_batch(everybody, folder, coupons, csv, html, plot, ids):
+        options = {"explain": False} | batch_options(question) | {"kind": kind, "seed": question.seed}
+        batch.answer("predict", options, question, folder, workspace, json)
+        return
+    request = question.part(PredictionRequest, kind=kind, coupons=coupons, locale="en")
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, ids)
+        language = question.locale or shop.settings.locale
+        prediction = predict_workspace(shop, request.model_copy(update={"locale": language}))
+        n_people = len(prediction.people)
+        write_audit(shop, AuditAction.PEOPLE_LISTED, what="prediction", kind=request.kind, people=n_people)
+    if csv:
+        write_prediction_csv(prediction, csv, names)
+    if html:
+        html.write_text(prediction_page(prediction, names, locale=language), encoding="utf-8")
+    if plot and (remark := write_prediction_png(prediction, plot, locale=language)):
+        note(remark)
+    document = prediction_document(prediction, names)
+    show(document, _prediction_lines(document), json=json)
+    _note_unlisted(len(document["people"]), json)
+
+
+def _prediction_lines(document: dict[str, Any]) -> Iterator[str]:
+    quality, people = document["calibration"], document["people"]
+    days = count_text(document["horizon_days"], "day")
+    yield f"{document['kind']}: {count_text(len(people), 'person', 'people')} as of {document['as_of'][:10]}, {days}"
+    yield from (f"  {document['meaning']}", f"  checked on {quality['checked']}:")
+    yield "  " + ", ".join(f"{name} {value:.4g}" for name, value in quality.items() if isinstance(value, float))
+    yield from (f"  note: {line}" for line in document["notes"])
+    if document["left_out"]:
+        yield f"  left out: {_counts(document['left_out'])}"
+    yield ""
+    columns = [name for name in people[0] if name != "reasons"]
+    rows = [
+        [*(person[name] for name in columns), " ".join(reason["text"] for reason in person["reasons"])]
+        for person in people[:MAX_PRINTED]
+    ]
+    yield from table(rows, [*columns, "reasons"])
+
+
+def _counts(left_out: Mapping[str, int | None]) -> str:
+    from recllm.market.audiences.audience import counts_in_words
+
+    return counts_in_words(left_out)
+
+
+def _note_unlisted(people: int, json: bool) -> None:
+    if people > MAX_PRINTED and not json:
+        note(f"... and {people - MAX_PRINTED:,} more; --csv FILE or --json gives all")
+
+
+OWN_COLUMNS = {"features", "arm", "control", "outcome"}
+
+
+def uplift(
+    *,
+    trial: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TRIAL",
+            help="A CSV: user_id, treated, outcome[, propensity]; with --columns a CSV or Parquet as it is.",
+        ),
+    ],
+    campaign: Annotated[
+        Path | None,
+        typer.Option(help="Instead of TRIAL the TOML of a campaign that went out: those held out are the control."),
+    ],
+    save: Annotated[str | None, typer.Option(help="Keep the effects under this name, for recllm audience --effects.")],
+    start: Annotated[
+        datetime | None, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")
+    ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COLUMN",
+            help="A trial without a workspace: features (known before it, with commas), arm, control (the arm "
+            "of the untreated) and outcome (0 and 1, or amounts). May be repeated.",
+        ),
+    ],
+    workspace: WorkspaceDir,
+    randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
+    learner: Annotated[str | None, typer.Option(hidden=True)],
+    csv: Csv,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
+    ids: Ids,
+    seed: Seed,
+    json: Json,
+) -> None:
+    """How much a treatment changes each person's outcome, learned from a trial; refused for what is no trial.
+
+    Either people of the workspace (--start), or a table with its own columns (--columns).
+    """
+    names = read_pairs(columns, "--columns")
+    if (trial is None) == (campaign is None):
+        raise UsageError("give a trial's table, or --campaign with the file of a campaign that went out")
+    if learner is not None:
+        note("--learner is not needed any more: there is one learner, and it has intervals")
+    if campaign is not None:
+        if start or names:
+            raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
+        _uplift_of_shop(None, campaign, None, workspace, True, save, csv, plot, ids, seed, json)
+        return
+    assert trial is not None  # noqa: S101 - one of the two is given
+    if names:
+        if names.keys() != OWN_COLUMNS:
+            raise UsageError(f"--columns {', '.join(sorted(names))}: give all of {', '.join(sorted(OWN_COLUMNS))}")
+        if start or plot or ids or save:
+            raise UsageError(
+                "--start, --plot, --ids and --save belong to trials of the workspace's people; leave them out, or "
+                "leave out --columns"
+            )
+        _uplift_of_table(trial, names, randomised, csv, seed, json)
+    elif start is None:
+        raise UsageError(
+            "give --start DATE for a trial of the workspace's people, or --columns for a table with its own columns"
+        )
+    else:
+        _uplift_of_shop(trial, None, start, workspace, randomised, save, csv, plot, ids, seed, json)
+
+
+def _uplift_of_table(
+    file: Path, columns: Mapping[str, str], randomised: bool, csv: Path | None, seed: int, json: bool
+) -> None:
+    from recllm.market.jobs.predict import uplift_of_table
+    from recllm.market.propensity.trial import TrialColumns
+    from recllm.market.propensity.trial_effects import trial_document, trial_lines, write_trial_csv
+
+    names = tuple(name.strip() for name in columns["features"].split(",") if name.strip())
+    meaning = TrialColumns(**{**columns, "features": names})  # type: ignore[arg-type]
+    estimate = uplift_of_table(file, meaning, randomised=randomised, seed=seed)
+    if csv:
+        write_trial_csv(estimate, csv)
+    rows = [
+        [str(row + 1), estimate.trial.arms[number] if number else "", *(arm.expected[row] for arm in estimate.effects)]
+        for row, number in enumerate(estimate.advised[:MAX_PRINTED].tolist())
+    ]
+    lines = [*trial_lines(estimate), "", *table(rows, ["row", "advised", *(arm.arm for arm in estimate.effects)])]
+    show(trial_document(estimate) if json else None, lines, json=json)
+    _note_unlisted(len(estimate.trial), json)
+
+
+def _uplift_of_shop(
+    trial: Path | None,
+    campaign_file: Path | None,
+    start: datetime | None,
+    workspace: Path,
+    randomised: bool,
+    save: str | None,
+    csv: Path | None,
+    plot: Path | None,
+    ids: Path | None,
+    seed: int,
+    json: bool,
+) -> None:
+    from recllm.base.charts import write_png
+    from recllm.doors.report.people import qini_chart
+    from recllm.market.campaigns.file import read_campaign
+    from recllm.market.campaigns.open_campaign import open_campaign
+    from recllm.market.campaigns.trial import campaign_trial
+    from recllm.market.jobs.predict import uplift_workspace
+    from recllm.market.propensity.uplift import UpliftRequest, uplift_document, write_uplift_csv
+
+    table_of_trial: Any = trial
+    source = ""
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, ids)
+        if campaign_file is not None:
+            campaign = open_campaign(shop, read_campaign(campaign_file), recheck=False)
+            of_campaign, source = campaign_trial(campaign), campaign.plan.campaign_id
+            start, randomised, table_of_trial = of_campaign.start, True, of_campaign.table
+        assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
+        request = UpliftRequest(start=start, randomised=randomised, seed=seed)
+        estimate = uplift_workspace(shop, request, table_of_trial, source=source, save=save)
+        locale = shop.settings.locale
+    if csv:
+        write_uplift_csv(estimate, csv, names)
+    chart = {"uplift": estimate.curve}
+    if plot and (remark := write_png([qini_chart(chart, locale)], plot)):
+        note(remark)
+    document = uplift_document(estimate, names)
+    of_trial = document["trial"]
+    columns = ["user_id", "uplift", "low", "high"]
+    rows = [[person[name] for name in columns] for person in document["people"][:MAX_PRINTED]]
+    lines = [
+        *([f"kept as {save}: recllm audience --objective uplift --effects {save}"] if save else []),
+        f"{count_text(of_trial['people'], 'person', 'people')} in the trial, {of_trial['treated']:,} treated; "
+        f"mean effect {of_trial['effect']:+.4f}",
+        f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
+        "each person by a model of others",
+        "",
+        *table(rows, columns),
+    ]
+    show(document, lines, json=json)

@@ -1,0 +1,180 @@
+"""How commands answer for everybody: shard by shard, in processes or on many machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recllm.base.errors import RecllmError, UsageError
+from recllm.base.schema import count_text
+from recllm.doors.cli.options import Answering, Batching, ids_by_pseudonym, open_shop, write_audit
+from recllm.doors.cli.output import note, show
+
+if TYPE_CHECKING:
+    from recllm.market.jobs.batch import BatchResult, BatchRun, ShardOutcome
+    from recllm.shop.workspace.workspace import Workspace
+
+
+def is_batch(everybody: bool, folder: Path | None, *of_named_people: object) -> bool:
+    """Whether everybody is asked for. Raises `UsageError` for options that do not go together."""
+    if everybody != (folder is not None):
+        raise UsageError("--everybody needs --out DIR for its files, and --out needs --everybody")
+    if everybody and any(of_named_people):
+        raise UsageError("--everybody writes all answers to --out; leave out the options about named people and pages")
+    return everybody
+
+
+def answer(
+    task: str, options: Mapping[str, Any], batching: Batching, folder: Path | None, workspace: Path, json: bool
+) -> None:
+    """A Parquet file for each shard."""
+    with open_shop(workspace) as shop:
+        run, document, lines = _run(shop, task, options, batching, folder)
+        if task == "copy":
+            lines += generator_failures(run, document)
+    if quality := document["quality"]:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in quality.items())
+        lines.append(f"on people it had not learned from: {figures}")
+    _show(document, lines, json)
+
+
+def audience(
+    options: Mapping[str, Any],
+    batching: Batching,
+    folder: Path | None,
+    workspace: Path,
+    csv: Path | None,
+    ids: Path | None,
+    json: bool,
+) -> None:
+    """The people of recllm audience, counted shard by shard; without reasons."""
+    from recllm.base.documents import guarded, write_csv
+    from recllm.market.jobs.batch import choose_audience
+    from recllm.shop.workspace.figures import FigureGate
+
+    with open_shop(workspace) as shop:
+        run, document, lines = _run(shop, "audience", options, batching, folder)
+        members, names = choose_audience(run, FigureGate(shop).floor), ids_by_pseudonym(shop, ids)
+    if csv:
+        rows = (
+            (guarded(names.get(user, user)), f"{probability:.6f}", guarded(item_id or ""))
+            for user, _, probability, item_id in members.people.iter_rows()
+        )
+        write_csv(csv, ("user_id", "probability", "item_id"), rows)
+    figures = {"holdout": members.holdout, "expected_conversions": members.expected_conversions}
+    document |= {"size": len(members.people)} | figures
+    people = count_text(len(members.people), "person", "people")
+    lines.append(f"{people}, {members.holdout:,} held out; {members.expected_conversions:.1f} conversions expected")
+    _show(document, lines, json)
+
+
+def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
+    """A line on texts that the generator failed for, if there are any; the count goes into the document."""
+    from recllm.market.jobs.batch import read_batch
+
+    failures = read_batch(run).select("generator_failure").collect().to_series()
+    n_failures = document["without_generator"] = len(failures) - failures.null_count()
+    if not n_failures:
+        return []
+    of_texts = f"{n_failures} of {count_text(len(failures), 'text')}"
+    return [f"{of_texts} had to do without the generator: {failures.drop_nulls()[0]}"]
+
+
+def encode(folder: Path, batching: Batching, workspace: Path, version: str | None, *, base: bool, json: bool) -> None:
+    """The vectors of the catalogue's texts, into files and into the workspace's cache: train and refresh encode nothing
+    then. Needs no model. base: without the model's adapter, as a new training begins."""
+    from recllm.market.jobs.batch import BatchRun, BatchTask, keep_vectors
+    from recllm.market.jobs.catalogue_vectors import encoding_options
+
+    with open_shop(workspace) as shop:
+        options, cache = encoding_options(shop, version, base=base), shop.cache_dir / "vectors"
+        run = BatchRun.plan(shop, folder, BatchTask.ENCODE, options, shards=batching.shards)
+    result = _worked(run, batching)
+    _check(result)
+    fill = keep_vectors(run)
+    done = f"{result.shards} shards in {result.folder}, {result.resumed} of them from before"
+    if fill is None:
+        state = f"the encoder {options['encoder']} has no cache that they could be put into"
+    else:
+        state = f"{fill.vectors:,} vectors lie in {cache}, {fill.added:,} of them new there"
+    document = {
+        "folder": str(result.folder),
+        "shards": result.shards,
+        "resumed": result.resumed,
+        "texts": result.texts,
+        "seconds": round(result.seconds, 1),
+        "encoder": options["encoder"],
+        "fingerprint": options["fingerprint"],
+        "precision": options["precision"],
+        "vectors": None if fill is None else fill.vectors,
+        "added": None if fill is None else fill.added,
+    }
+    show(
+        document,
+        [f"{done}; {count_text(result.texts, 'text')} encoded in {result.seconds:.1f} s", state],
+        json=json,
+    )
+
+
+def _run(
+    shop: Workspace, task: str, options: Mapping[str, Any], batching: Batching, folder: Path | None
+) -> tuple[BatchRun, dict[str, Any], list[str]]:
+    """The run, the document about it, and the same in lines."""
+    from recllm.market.jobs.batch import BatchRun, BatchTask
+    from recllm.shop.workspace.audit import AuditAction
+
+    version = batching.model if isinstance(batching, Answering) else None
+    task_folder, how = Path(folder or "."), {"shards": batching.shards, "seed": batching.seed}
+    run = BatchRun.plan(shop, task_folder, BatchTask(task), options, version=version, **how)
+    result = _worked(run, batching)
+    write_audit(shop, AuditAction.PEOPLE_LISTED, what=f"batch {task}", people=result.people)
+    _check(result)
+    done = f"{result.shards} shards in {result.folder}, {result.resumed} of them from before"
+    document = {
+        "folder": str(result.folder),
+        "shards": result.shards,
+        "resumed": result.resumed,
+        "people": result.people,
+        "seconds": round(result.seconds, 1),
+        "model_version": run.version,
+        "as_of": run.as_of,
+        "quality": result.quality,
+    }
+    return run, document, [f"{done}; {count_text(result.people, 'person', 'people')} in {result.seconds:.1f} s"]
+
+
+def _worked(run: BatchRun, batching: Batching) -> BatchResult:
+    """With a bar on a terminal."""
+    from tqdm import tqdm
+
+    from recllm.market.jobs.batch import run_batch
+
+    n_people = n_texts = 0
+    with tqdm(total=run.shards, unit=" shards", desc=run.task.value, disable=None) as bar:
+
+        def advance(outcome: ShardOutcome) -> None:
+            nonlocal n_people, n_texts
+            n_people, n_texts = n_people + outcome.people, n_texts + outcome.texts
+            bar.set_postfix_str(f"{n_texts:,} texts" if n_texts else f"{n_people:,} people", refresh=False)
+            bar.update()
+
+        return run_batch(run, batching.engine, workers=batching.workers, progress=advance)
+
+
+def _check(result: BatchResult) -> None:
+    if not result.failed:
+        return
+    first = "; ".join(f"shard {outcome.shard}: {outcome.error}" for outcome in result.failed[:3])
+    raise RecllmError(
+        f"{len(result.failed)} of {result.shards} shards failed, the others are kept; run the same command again to "
+        f"try these: {first}"
+    )
+
+
+def _show(document: dict[str, Any], lines: list[str], json: bool) -> None:
+    from recllm.shop.workspace.figures import LISTS_TELL
+
+    show(document, lines, json=json)
+    note(LISTS_TELL)
+    note(f"{document['folder']} lies outside of the workspace: recllm privacy erase does not reach it")

@@ -1,0 +1,225 @@
+"""Commands about campaigns: from a file to people and texts, to a decision about each text, to what it brought."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recllm.base.documents import plain
+from recllm.base.errors import UsageError
+from recllm.base.files import write_whole
+from recllm.base.schema import count_text
+from recllm.doors.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop, write_audit
+from recllm.doors.cli.output import note, show, table
+
+if TYPE_CHECKING:
+    from recllm.market.campaigns.folder import CampaignPlan
+    from recllm.market.campaigns.open_campaign import OpenCampaign
+    from recllm.shop.workspace.workspace import Workspace
+
+Files = Annotated[list[Path], typer.Argument(help="Campaigns as TOML; several compete for the same people.")]
+OneFile = Annotated[Path, typer.Argument(help="The campaign as TOML.")]
+Page = Annotated[Path | None, typer.Option("-o", "--output", help="The page; ID-preview.html or ID-report.html.")]
+Picture = Annotated[Path | None, typer.Option(help="Also draw its charts to this PNG.")]
+
+PSEUDONYMS_TELL_NOBODY = (
+    "people are named by pseudonyms, which no service can send to; --ids FILE, your ids one a line, names them instead"
+)
+
+
+def plan(
+    files: Files,
+    workspace: WorkspaceDir,
+    contacts: Annotated[int, typer.Option(min=1, help="Of several campaigns, most that one person gets.")] = 1,
+    replace: Annotated[bool, typer.Option(help="Plan again; refused once anything was exported.")] = False,
+    json: Json = False,
+) -> None:
+    """Choose the people, one item each, and write the texts; everything is kept in the workspace."""
+    from recllm.market.campaigns.file import read_campaign
+    from recllm.market.campaigns.plan import plan_campaigns
+    from recllm.shop.workspace.audit import AuditAction
+
+    campaigns = [read_campaign(file) for file in files]
+    progress = note if sys.stderr.isatty() else None
+    with open_shop(workspace) as shop:
+        plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
+        for planned in plans:
+            write_audit(shop, AuditAction.CAMPAIGN_PLANNED, campaign=planned.campaign_id, people=len(planned.people))
+    documents = [_plan_document(planned) for planned in plans]
+    lines = itertools.chain.from_iterable(map(_plan_lines, plans))
+    show(documents if len(documents) != 1 else documents[0], lines, json=json)
+
+
+def preview(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
+    """A page with the audience, its reasons, who is left out, and every text with its checks."""
+    from recllm.doors.report.campaign import preview_page, preview_png
+    from recllm.market.campaigns.open_campaign import preview_document
+
+    with open_shop(workspace) as shop:
+        document = preview_document(_open_campaign(shop, file))
+    page = output or Path(f"{document['campaign_id']}-preview.html")
+    write_whole(page, preview_page(document))
+    if png and (remark := preview_png(document, png)):
+        note(remark)
+    show(document, [str(page)], json=json)
+
+
+def approve(
+    *,
+    file: OneFile,
+    workspace: WorkspaceDir,
+    by: Annotated[str, typer.Option(help="Who decides.")] = "",
+    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text's id; may be repeated.")],
+    all_clear: Annotated[bool, typer.Option("--all", help="Approve every text that no check doubts.")] = False,
+    reject: Annotated[bool, typer.Option(help="Reject the texts instead.")] = False,
+    edit: Annotated[str | None, typer.Option(help="A wording of your own for one text; it is checked at once.")],
+    why: Annotated[str, typer.Option(help="Said of a rejection.")] = "",
+    json: Json,
+) -> None:
+    """Decide about texts; without a decision, list them with their state."""
+    from recllm.market.campaigns.open_campaign import text_documents
+    from recllm.shop.workspace.audit import AuditAction
+
+    text_ids = text or []
+    if edit is not None and (len(text_ids) != 1 or all_clear or reject):
+        raise UsageError("--edit is a wording for one text: give one --text")
+    if reject and not text_ids and not all_clear:
+        raise UsageError("say which text: --text ID")
+    with open_shop(workspace) as shop:
+        campaign = _open_campaign(shop, file)
+        if all_clear or text_ids:
+            _decide(campaign, text_ids, by=by, all_clear=all_clear, reject=reject, edit=edit, why=why)
+            name = campaign.plan.campaign_id
+            write_audit(shop, AuditAction.CAMPAIGN_DECIDED, campaign=name, texts=len(text_ids) or "all")
+        texts = text_documents(campaign)
+    counts = dict(Counter(document["status"] for document in texts))
+    lines = []
+    for t in texts:
+        head = f"{t['id']}  {t['status']}  {t['verdict']}  {t['channel']} {t['locale']}  {_people(t['people'])}"
+        lines += ["", head, t["text"]]
+        lines += [f"  {d['rule']}: {d['message']}" for d in (*t["failures"], *t["warnings"])]
+    show({"campaign_id": campaign.plan.campaign_id, "counts": counts, "texts": texts}, lines, json=json)
+    if not json:
+        note(", ".join(f"{n} {status}" for status, n in counts.items()))
+
+
+def export(
+    file: OneFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for ID-CHANNEL.csv.")],
+    workspace: WorkspaceDir,
+    ids: Ids,
+    json: Json,
+) -> None:
+    """Write what leaves: approved texts, for people who agree at this moment. Two lists side by side tell who is on one
+    of them alone."""
+    from recllm.market.audiences.audience import counts_in_words
+    from recllm.market.campaigns.export import export_campaign
+    from recllm.shop.workspace.audit import AuditAction
+    from recllm.shop.workspace.figures import LISTS_TELL
+
+    with open_shop(workspace) as shop:
+        done = export_campaign(_open_campaign(shop, file), output, ids=ids_by_pseudonym(shop, ids))
+        write_audit(shop, AuditAction.CAMPAIGN_EXPORTED, campaign=done.campaign_id, reached=done.reached)
+    document = {"held" if name == "held_out" else name: value for name, value in _fields(done).items()}
+    del document["people"]
+    lines = [
+        f"{_people(done.reached)}, {done.held_out:,} held out; from {done.window.start} until {done.window.end}",
+        *([f"  left out: {counts_in_words(done.dropped)}"] if done.dropped else []),
+        *done.files,
+        *([f"note: {PSEUDONYMS_TELL_NOBODY}"] if done.reached and ids is None else []),
+        *([f"note: {LISTS_TELL}"] if done.files else []),
+    ]
+    show(document, lines, json=json)
+
+
+def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
+    """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
+    from recllm.doors.report.campaign import report_page, report_png
+    from recllm.market.campaigns.outcome import campaign_outcome
+
+    with open_shop(workspace) as shop:
+        outcome = campaign_outcome(_open_campaign(shop, file, recheck=False))
+        settings = shop.settings
+    page = output or Path(f"{outcome.campaign_id}-report.html")
+    write_whole(page, report_page(outcome, currency=settings.currency or "", locale=settings.locale))
+    if png and (remark := report_png(outcome, png, locale=settings.locale)):
+        note(remark)
+    lines = []
+    sent = outcome.sent if outcome.not_delivered else None
+    groups = (
+        ("reached", outcome.reached),
+        ("sent", sent),
+        ("held out", outcome.held_out),
+        ("the rest", outcome.other_people),
+    )
+    for name, figures in groups:
+        if figures is not None:
+            rate = f"{100 * figures.rate.value:.1f} %"
+            lines.append(f"{name}: {_people(figures.people)}, {figures.converted:,} converted ({rate})")
+    show(plain(outcome), [*lines, *outcome.words, str(page)], json=json)
+
+
+def _open_campaign(shop: Workspace, file: Path, *, recheck: bool = True) -> OpenCampaign:
+    from recllm.market.campaigns.file import read_campaign
+    from recllm.market.campaigns.open_campaign import open_campaign
+
+    return open_campaign(shop, read_campaign(file), recheck=recheck)
+
+
+def _decide(
+    campaign: OpenCampaign, text_ids: list[str], *, by: str, all_clear: bool, reject: bool, edit: str | None, why: str
+) -> None:
+    from recllm.market.campaigns.folder import TextStatus
+    from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
+
+    clock = datetime.now(UTC)
+    if edit is not None:
+        enter_edit(campaign, text_ids[0], edit, by=by, at=clock)
+        return
+    if all_clear:
+        waiting = (TextStatus.DRAFT, TextStatus.EDITED)
+        for name, state in campaign.states.items():
+            if state.action in waiting and not (state.failures or state.warnings) and name not in text_ids:
+                text_ids = [*text_ids, name]
+    if reject:
+        reject_texts(campaign, text_ids, by=by, at=clock, why=why)
+    else:
+        approve_texts(campaign, text_ids, by=by, at=clock)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def _people(n: int) -> str:
+    return count_text(n, "person", "people")
+
+
+def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
+    people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
+    counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
+    return {**_fields(planned), **counts, "people": people}
+
+
+def _plan_lines(planned: CampaignPlan) -> list[str]:
+    from recllm.market.audiences.audience import aim, counts_in_words
+
+    left_out = counts_in_words(planned.excluded) or "nobody"
+    n_blocked = sum(bool(t.failures) for t in planned.texts)
+    n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
+    rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
+    return [
+        f"{planned.campaign_id}: {_people(len(planned.addressed))}, {len(planned.held_out):,} held out; "
+        f"{planned.expected_conversions:.1f} expected to {aim(planned.converts)} within {planned.horizon_days} days",
+        f"  left out: {left_out}",
+        f"  {count_text(len(planned.texts), 'text')}, {n_held} held for a person, {n_blocked} blocked; "
+        "see recllm campaign preview",
+        *(f"  note: {line}" for line in planned.notes),
+        *(["", *table(rows, ["what sets them apart", "share", "of the rest", "lift"])] if rows else []),
+    ]

@@ -1,0 +1,268 @@
+"""Commands that bring data in and show what is there: of the shop, and of single people."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from recllm.base.documents import guarded, plain
+from recllm.base.errors import NothingToDo, UsageError
+from recllm.base.settings import sections
+from recllm.doors.cli.maps import show_suggestion
+from recllm.doors.cli.options import Json, WorkspaceDir, open_shop, read_ids, read_pairs, write_audit
+from recllm.doors.cli.output import emit_json, note, show, table
+
+File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL, Parquet or .xlsx; text files may be gzipped.")]
+TableName = Annotated[
+    str | None,
+    typer.Option("--table", help="users, items, events or consent; exports of known shop systems need none."),
+]
+ConsentFrom = Annotated[
+    list[str] | None,
+    typer.Option(help="Consent column of a known export: also take in agreements; may be repeated."),
+]
+Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
+
+Read = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        metavar="NAME=VALUE",
+        help="How the file is written, as [read] of a column map: encoding, delimiter, quotes, decimal, tz, ts_format, "
+        "date_order, currency, sheet; or namespace, on_bad_bytes, anonymous, returns. May be repeated.",
+    ),
+]
+
+
+def init(
+    workspace: WorkspaceDir,
+    consent_default: Annotated[
+        Literal["granted", "denied"], typer.Option(help="What holds for people who said nothing.")
+    ] = "denied",
+    currency: Annotated[str | None, typer.Option(help="ISO code of the catalogue's prices, e.g. USD.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
+    locale: Annotated[str, typer.Option(help="Language of texts: en or zh.")] = "en",
+    domain: Annotated[
+        str, typer.Option(help="What is done with items: shop, media, news, education, or the name of your own words.")
+    ] = "shop",
+    encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep the rows in PostgreSQL, e.g. postgresql://user@host/database?schema=shop; the password is taken "
+            "from PGPASSWORD, ~/.pgpass or RECLLM_STORE_URL.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a workspace: settings, an empty store and the key of the pseudonyms."""
+    from recllm.shop.workspace.workspace import Workspace
+
+    options = {"currency": currency, "timezone": timezone, "encoder": encoder, "store": store}
+    shop = Workspace.create(
+        workspace,
+        consent_default=consent_default == "granted",
+        locale=locale,
+        domain=domain,
+        **{k: v for k, v in options.items() if v is not None},  # type: ignore[arg-type]
+    )
+    settings = {name: value for name, value in plain(shop.settings).items() if name not in sections()}
+    document = {"workspace": str(shop.root), "settings": settings | {"policy": {}} | shop.settings.table()}
+    show(document, [f"made {shop.root}; people who said nothing count as {consent_default}"], json=json)
+
+
+def ingest(
+    file: File,
+    workspace: WorkspaceDir,
+    map: Map,
+    read: Read,
+    json: Json,
+    table: TableName = None,
+    consent_from: ConsentFrom = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file, and keep nothing of it.")] = False,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Propose a column map, written to --map, and read nothing.")
+    ] = False,
+) -> None:
+    """Read a file into the store: every row accepted, counted as a duplicate, or quarantined with its reason.
+
+    Without --table the file says itself what it is, by its columns: an export of Shopify, for example."""
+    from recllm.shop.ingest.options import read_options
+
+    reading = read_options(read_pairs(read, "--read"))
+    if suggest:
+        show_suggestion(file, reading, table, None if map is None else Path(map), workspace, json)
+    else:
+        _load(file, table, reading, workspace, map, json, consent_from or (), dry_run=dry_run)
+
+
+def _load(
+    file: Path,
+    table: str | None,
+    reading: Mapping[str, str],
+    workspace: Path,
+    map: str | None,
+    json: bool,
+    consent_from: Sequence[str],
+    *,
+    dry_run: bool,
+) -> None:
+    from tqdm import tqdm
+
+    from recllm.market.jobs.load import load_export, load_file
+    from recllm.shop.workspace.audit import AuditAction
+
+    if map is not None and table is None:
+        raise UsageError("--map says how columns are called; say with --table which table the file is")
+    if table is not None and consent_from:
+        raise UsageError("--consent-from is for exports of known shop systems; leave --table out")
+    lines: list[str] = []
+    with open_shop(workspace) as shop, tqdm(unit=" rows", desc=file.name, disable=None) as bar:
+        how: dict[str, Any] = {"dry_run": dry_run, **reading}
+        how["progress"] = lambda rows: bar.update(rows - bar.n) and None
+        if table is not None:
+            reports = [load_file(shop, file, table, mapping=map, **how)]
+            document: Any = reports[0]
+        else:
+            recognised, reports = load_export(shop, file, consent_from=consent_from, **how)
+            source, locale = recognised.source, shop.settings.locale
+            kind_words = source.told(locale)
+            signature = ", ".join(names[0] for names in source.signature[:5])
+            lines += [f"{file.name} is {kind_words.title}: it has {signature} ..."]
+            if recognised.encoding is not None:
+                lines.append(f"  it is not UTF-8 and was read as {recognised.encoding}")
+            lines += [f"  it could also be {alternative.told(locale).title}" for alternative in recognised.alternatives]
+            lines += [f"  {caveat}" for caveat in kind_words.caveats]
+            if source.agreements and not consent_from:
+                options = " ".join(f'--consent-from "{column}"' for column in source.agreements)
+                lines.append(f"  refusals are always taken in; for agreements, too: {options}")
+            document = {"source": source.name, "caveats": kind_words.caveats, "reports": reports}
+        for report in reports:
+            if report.committed:
+                write_audit(shop, AuditAction.LOADED, table=report.table, load=report.load_id, rows=report.accepted)
+    for report in reports:
+        verb = "kept" if report.committed else "would be kept"
+        of_table = file.name if table is not None else f"{report.table}"
+        lines += [
+            f"{of_table}: {report.read:,} rows read, {report.accepted:,} {verb}, "
+            f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
+            *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
+            *([_step_line(report.step_days)] if report.step_days is not None else []),
+            *(f"  personal data in {column}: {count:,}" for column, count in report.personal_data.items()),
+        ]
+        if report.ignored_columns and table is not None:
+            lines.append(f"  columns not used: {', '.join(report.ignored_columns)}")
+    show(document, lines, json=json)
+    for report in reports:
+        if report.quarantine_file and not json:
+            note(f"quarantined rows: {report.quarantine_file}")
+    if not any(report.read for report in reports):
+        raise NothingToDo(f"{file.name} has a header and no rows")
+
+
+def _step_line(step_days: int) -> str:
+    return (
+        f"  no times, only an order: each step of a person counts as {step_days} days, the last of everybody falls on "
+        "one day; occasions, predictions and words such as 'two weeks ago' are left out (see the guide)"
+    )
+
+
+def describe(
+    *,
+    user: Annotated[str | None, typer.Argument(help="A person's id; the whole workspace when left out.")],
+    workspace: WorkspaceDir,
+    ids: Annotated[Path | None, typer.Option(help="A file of your ids: prints the pseudonym of each, for a join.")],
+    locale: Annotated[str | None, typer.Option(help="en or zh.")],
+    evolution: Annotated[
+        str | None,
+        typer.Option(metavar="PERIODS", help="How interests moved over time: auto, month, quarter or mass."),
+    ],
+    plot: Annotated[Path | None, typer.Option(help="Also draw --evolution to this PNG.")],
+    html: Annotated[Path | None, typer.Option(help="Also write --evolution to this page.")],
+    json: Json,
+) -> None:
+    """What the workspace holds, in counts; or a person: User = (I, B, H), as numbers and as the text that models read.
+
+    --ids prints two columns, id and pseudonym. An id that a spreadsheet would take for a formula has a quote before it;
+    --json has it as it is.
+    """
+    from recllm.market.jobs.load import describe_workspace
+
+    if (plot or html) and evolution is None:
+        raise UsageError("--plot and --html draw the picture of --evolution; add it")
+    if user is not None and evolution is not None:
+        describe_evolution(user, evolution, workspace, locale, plot, html, json)
+    elif user is not None:
+        describe_person(user, workspace, locale, json)
+    elif evolution is not None:
+        raise UsageError("--evolution is of one person: give an id")
+    elif ids is not None:
+        describe_ids(ids, workspace, json)
+    else:
+        with open_shop(workspace) as shop:
+            description = describe_workspace(shop)
+        show(description, _tree(plain(description)), json=json)
+
+
+def _tree(value: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            yield f"{indent}{name}"
+            yield from _tree(inner, indent + "  ")
+        else:
+            text = ", ".join(map(str, inner)) if isinstance(inner, list) else inner
+            yield f"{indent}{name}: {text:,}" if isinstance(text, int) else f"{indent}{name}: {text}"
+
+
+def describe_ids(ids: Path, workspace: Path, json: bool) -> None:
+    """Prints each id of a file with its pseudonym."""
+    raw = read_ids(ids)
+    names = open_shop(workspace).pseudonymiser().many(raw)
+    if json:
+        emit_json([{"user_id": r, "pseudonym": n} for r, n in zip(raw, names, strict=True)])
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["user_id", "pseudonym"])
+    writer.writerows((guarded(r), n) for r, n in zip(raw, names, strict=True))
+
+
+def describe_person(user: str, workspace: Path, locale: str | None, json: bool) -> None:
+    """Shows a person as numbers and as texts."""
+    from recllm.market.jobs.serve import person_profile
+    from recllm.shop.workspace.audit import AuditAction
+
+    with open_shop(workspace) as shop:
+        person, texts = person_profile(shop, user, locale or shop.settings.locale)
+        write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
+    lines = []
+    for name, text in (("I", texts.basics), ("B", texts.purchases), ("H", texts.browsing)):
+        lines += [f"{name}:", *(f"  {line}" for line in (text or "nothing known").splitlines())]
+    show({**plain(person), "user_id": user, "texts": plain(texts)}, lines, json=json)
+
+
+def describe_evolution(
+    user: str, periods: str, workspace: Path, locale: str | None, plot: Path | None, html: Path | None, json: bool
+) -> None:
+    """Shows how a person's interests moved over time."""
+    from recllm.doors.report.people import evolution_page, evolution_rows, write_evolution_png
+    from recllm.learn.profiles.evolution import check_by
+    from recllm.market.jobs.serve import person_evolution
+    from recllm.shop.workspace.audit import AuditAction
+
+    kind = check_by(periods)
+    with open_shop(workspace) as shop:
+        moves = person_evolution(shop, user, by=kind)
+        write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
+        language = locale or shop.settings.locale
+    if html:
+        html.write_text(evolution_page(moves, name=user, locale=language), encoding="utf-8")
+    if plot and (remark := write_evolution_png(moves, plot, name=user, locale=language)):
+        note(remark)
+    header, rows = evolution_rows(moves, language)
+    show({**plain(moves), "user_id": user}, table(rows, header), json=json)

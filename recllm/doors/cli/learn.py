@@ -1,0 +1,348 @@
+"""Commands that train and measure: advice, training, evaluation, the published models, an encoder for fast serving."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recllm.base.documents import plain
+from recllm.base.errors import NothingToDo, UsageError
+from recllm.doors.cli.batch import encode
+from recllm.doors.cli.options import AnyWorkspace, Batching, Json, Options, Seed, WorkspaceDir, open_shop, write_audit
+from recllm.doors.cli.output import note, show, table
+from recllm.text.log_lines import LogFormatter
+
+if TYPE_CHECKING:
+    from recllm.learn.training.advise import Advice
+    from recllm.market.jobs.retrain import RetrainReport
+    from recllm.recommend.recommender.lineage import CheckFigure
+
+
+@contextmanager
+def progress_lines() -> Iterator[None]:
+    """Where nobody watches a terminal: what is logged of training and measuring, a line a step, on standard error.
+
+    A terminal has its bars instead.
+    """
+    package = logging.getLogger("recllm")
+    if sys.stderr.isatty() or package.isEnabledFor(logging.INFO):  # -v shows them already
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter())
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+def advise(
+    workspace: AnyWorkspace = None,
+    data: Annotated[Path | None, typer.Option(help="Advice for a folder of parquet tables.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="An encoder that is decided on.")] = None,
+    json: Json = False,
+) -> None:
+    """What to train on this log and machine, why, and about how long it takes; `train` without settings follows it."""
+    from recllm.market.jobs.train import advise_data
+
+    advice = advise_data(workspace=workspace, data=data, encoder=encoder)
+    show(advice, _advice_lines(advice), json=json)
+
+
+def _advice_lines(advice: Advice) -> list[str]:
+    survey = advice.survey
+    rows = [[c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.rule] for c in advice.choices]
+    return [
+        f"{advice.mode}: {advice.time}",
+        f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} "
+        f"days; {survey.distinct_texts:,} distinct texts of about {survey.tokens_median:.0f} tokens",
+        *(f"missing: {line}" for line in advice.missing),
+        *table(rows, ("setting", "value", "because")),
+        *(f"note: {line}" for line in advice.notes),
+    ]
+
+
+def train(
+    workspace: WorkspaceDir,
+    lora: Annotated[
+        bool,
+        typer.Option("--lora", help="Fine-tune the text encoder first; settings: lora."),
+    ] = False,
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--no-private", help="Under user-level differential privacy; as privacy.required says."),
+    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train the scorer on the purchases of people who agreed, and publish it as the current model.
+
+    It does what `recllm advise` proposes, where no setting says otherwise: --set scorer.epochs=5, for example.
+    """
+    from recllm.learn.training.arguments import LoraArguments
+    from recllm.market.jobs.train import train_workspace
+    from recllm.shop.workspace.audit import AuditAction
+
+    arguments: dict[str, Any] = {}
+    if lora:
+        arguments = {"progress": note, "lora": LoraArguments.model_validate({"seed": seed})}
+    with open_shop(workspace) as shop, progress_lines():
+        done = train_workspace(shop, seed=seed, private=private, **arguments)
+        write_audit(shop, AuditAction.MODEL_TRAINED, version=done.model_version)
+    lines = [f"model {done.model_version}: {done.rows:,} rows, {done.seconds:.0f} s"]
+    lines += [f"  {name} {value:.4f}" for name, value in done.metrics.items()]
+    lines += [f"  note: {line}" for line in done.notes]
+    show(done, lines, json=json)
+
+
+def retrain(
+    workspace: WorkspaceDir,
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Only when drift, calibration or age ask for it; exit code 3 otherwise.")
+    ] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a challenger with the serving model's recipe, and let it serve if it is not worse on the latest window."""
+    from recllm.market.jobs.retrain import RetrainOutcome
+    from recllm.market.jobs.retrain import retrain as retrain_workspace
+
+    with open_shop(workspace) as shop, progress_lines():
+        report = retrain_workspace(shop, if_due=if_due, seed=seed, progress=note if sys.stderr.isatty() else None)
+    show(report, _retrain_lines(report), json=json)
+    if report.challenger is None:
+        why = "no check asks for a retraining"
+        if report.outcome is RetrainOutcome.TOO_EARLY:
+            why = "the log grew too little since the last training (retraining.min_days)"
+        raise NothingToDo(f"{why}: model {report.parent} goes on serving; without --if-due it is done anyway")
+
+
+def _retrain_lines(report: RetrainReport) -> list[str]:
+    cells = [
+        (check.kind.value, check.verdict.value, name, figure.value, _interval(figure), _limits(figure))
+        for check in report.checks
+        for name, figure in check.figures.items()
+    ]
+    lines = table(cells, ("check", "verdict", "figure", "value", "95 %", "limits"))
+    if report.gate is not None:
+        gate = report.gate
+        rows = [
+            (c.slice, c.metric, c.people, c.challenger, c.serving, f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}]")
+            for c in gate.comparisons
+        ]
+        lines += ["", f"judged on {gate.window_start[:10]} to {gate.window_end[:10]}, which the challenger never saw"]
+        if gate.serving_seen_days:
+            lines.append(f"the serving model had learned from {gate.serving_seen_days:.1f} of these days: an advantage")
+        lines += table(rows, ("slice", "metric", "people", "challenger", "serving", "difference, 95 %"))
+        lines += ["", f"model {report.challenger}: {report.outcome.value} ({', '.join(gate.reasons)})"]
+    elif report.challenger is not None:
+        lines += ["", f"model {report.challenger}: {report.outcome.value}, judged by no gate"]
+    lines += [f"removed: {version}" for version in report.removed]
+    return [*lines, f"{report.seconds:.0f} s"]
+
+
+def _interval(figure: CheckFigure) -> str:
+    return "" if figure.low is None or figure.high is None else f"[{figure.low:.4f}, {figure.high:.4f}]"
+
+
+def _limits(figure: CheckFigure) -> str:
+    low, high = figure.lower_limit, figure.upper_limit
+    return "" if high is None else f"to {high:.4g}" if low is None else f"{low:.4g} to {high:.4g}"
+
+
+def evaluate(
+    workspace: AnyWorkspace = None,
+    data: Annotated[Path | None, typer.Option(help="Measure on a folder of parquet tables.")] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="time; column: the split column, the files train, valid, test, or the published rows; leave-one-out: "
+            "the last purchase of each person."
+        ),
+    ] = "time",
+    test_days: Annotated[int, typer.Option(min=1, help="Length of the test window at the end of the log.")] = 28,
+    slices: Annotated[
+        str, typer.Option("--slice", help="ALL, NEW, COLD, MASKED, UNMASKED with commas; the split's own otherwise.")
+    ] = "",
+    baselines: Annotated[
+        str, typer.Option(help="Which baselines, with commas; 'all' for every one.")
+    ] = "random,popular,popular-recent,personal-frequency,bm25,zero-shot",
+    k: Annotated[str, typer.Option("--k", help="Lengths of the lists, with commas, e.g. 5,10,20.")] = "20",
+    candidates: Annotated[
+        Path | None,
+        typer.Option(help="A .parquet or .csv file of user_id (or row) and item_id: rank only these for each user."),
+    ] = None,
+    seed: Seed = 0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
+    json: Json = False,
+) -> None:
+    """Rank the whole catalogue for everyone who bought in a held-out window, beside baselines, with intervals.
+
+    \b
+    --data DIR is a folder of tables, each a .parquet or .csv file:
+      interactions  user_id, item_id, timestamp (epoch seconds, ISO 8601 in CSV)
+                    or order (0, 1, 2 ... of each person); where known event,
+                    split (train, valid, test), quantity, price, basket_id
+      train, test   instead of it, and valid where there is one: the parts of a
+                    split that others made, with the same columns
+      items         item_id, title, brand, category, description, price; may be
+                    missing, as may all columns but the first
+      users         user_id and what people told of themselves; may be missing
+      eval_rows     published rows: split, row, user_id, history (item_ids, the
+                    oldest first), target; may be missing
+
+    Slices of --split column and leave-one-out: MASKED leaves out what a person bought before, UNMASKED does not.
+    Systems that have finished are kept until the report is made: the same command goes on after an interruption.
+    """
+    from recllm.market.jobs.train import evaluate_data
+
+    try:
+        ks = [int(length) for length in k.split(",")]
+    except ValueError:
+        raise UsageError(f"--k is {k!r}; give lengths of lists with commas, such as 5,10,20") from None
+
+    with progress_lines():
+        report = evaluate_data(
+            workspace=workspace,
+            data=data,
+            split=split,
+            test_days=test_days,
+            slices=tuple(s.strip().upper() for s in slices.split(",") if s.strip()),
+            baselines=tuple(b.strip() for b in baselines.split(",") if b.strip()),
+            ks=ks,
+            candidates=candidates,
+            seed=seed,
+        )
+    if output:
+        report.write(output)
+    show(report.document(), [report.table()], json=json)
+
+
+def list_models(workspace: WorkspaceDir, json: Json) -> None:
+    """Every published version, oldest first, which one serves, where each comes from and what the gate said."""
+    from recllm.market.jobs.retrain import model_history
+
+    with open_shop(workspace) as shop:
+        history = model_history(shop)
+    cells = []
+    for record in history.versions:
+        lineage = record.lineage
+        gate = lineage.gate if lineage else None
+        state = "serves" if record.serves else gate.verdict.value if gate and gate.verdict == "refused" else ""
+        origin, reasons = lineage.origin.value if lineage else "", ", ".join(gate.reasons) if gate else ""
+        privacy = f"epsilon {lineage.privacy.epsilon:.3g}" if lineage and lineage.privacy else ""
+        until = record.taint.use_until[:10] if record.taint else ""
+        named = (record.version, record.created_at[:19], record.megabytes)
+        cells.append((*named, origin, state, reasons, privacy, until))
+    heads = ("version", "published", "MB", "origin", "", "gate", "privacy", "usable until")
+    lines = table(cells, heads) if cells else []
+    show(history, lines, json=json)
+    if not cells:
+        raise NothingToDo(f"no model was published; train one with: recllm train -w {workspace}")
+
+
+def promote(
+    workspace: WorkspaceDir,
+    version: Annotated[
+        str | None, typer.Argument(help="As `recllm models list` names it; the one before the serving one otherwise.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also a version that the gate refused.")] = False,
+    json: Json = False,
+) -> None:
+    """Let a version serve, after checking every byte of it. Without VERSION the one before the serving one serves
+    again; refused ones are passed over."""
+    from recllm.recommend.recommender.registry import promote as serve_version
+    from recllm.recommend.recommender.registry import rollback
+    from recllm.shop.workspace.audit import AuditAction
+
+    with open_shop(workspace) as shop:
+        folder = shop.models_dir
+        serving = rollback(folder) if version is None else serve_version(folder, version, force=force)
+        write_audit(shop, AuditAction.MODEL_PROMOTED, version=serving)
+    show({"serving": serving}, [f"model {serving} serves"], json=json)
+
+
+class RefreshOptions(Batching):
+    """How `recllm refresh` works."""
+
+    model: str | None = None
+    """--vectors: another published version than the current one."""
+    base: bool = False
+    """--vectors: without the model's adapter, as a new training begins."""
+
+
+def refresh(
+    question: Annotated[RefreshOptions, Options(())],
+    *,
+    index: Annotated[
+        bool, typer.Option("--index", help="Instead: build the index of item vectors, or bring it up to date.")
+    ] = False,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Instead: encode the catalogue, shard by shard, into this folder."),
+    ],
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """Count everything that the current model answers from, up to the present, without training.
+
+    --index is for catalogues too large to compare every item; the setting item_index.kind says which index it is.
+    """
+    from recllm.market.jobs.recommenders import refresh as refresh_model
+
+    if vectors is not None:
+        encode(vectors, question, workspace, question.model, base=question.base, json=json)
+        return
+    if index:
+        make_index(workspace, json)
+        return
+    with open_shop(workspace) as shop:
+        version = refresh_model(shop, engine=question.engine, workers=question.workers, progress=note)
+    show({"serving": version}, [f"model {version} serves"], json=json)
+
+
+def make_index(workspace: Path, json: bool) -> None:
+    """Builds the index of item vectors, and shows its recall and speed."""
+    from recllm.market.jobs.item_index import build_index
+
+    with open_shop(workspace) as shop:
+        report = build_index(shop, progress=note)
+    lines = [
+        f"{report.kind} index of model {report.model_version}: {report.items:,} items ({report.added:,} added, "
+        f"{report.changed:,} changed, {report.removed:,} removed), {report.mib:.0f} MiB, {report.seconds:.0f} s",
+        f"  finds {100 * report.recall:.1f} % of the 100 nearest in {report.ms:.1f} ms; comparing all takes "
+        f"{report.exact_ms:.1f} ms",
+        f'  it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]',
+    ]
+    show(report, lines, json=json)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where the exported encoder goes; an earlier export is replaced.")],
+    workspace: AnyWorkspace = None,
+    model: Annotated[str | None, typer.Option("--encoder", help="Hub id or folder; the default encoder else.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter to merge first.")] = None,
+    json: Json = False,
+) -> None:
+    """Write an encoder for onnxruntime (extra onnx): three to four times as fast on a CPU, and without torch."""
+    from recllm.market.jobs.train import export_encoder
+
+    exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
+    load = f"load_encoder({str(exported.folder)!r}, precision='auto')"
+    lines = [f"{exported.folder}: {exported.name}; {load} takes {exported.auto_precision} here"]
+    for precision, parity in plain(exported.parity).items():
+        size = f"{exported.bytes[precision] / 1e6:.0f} MB" if precision in exported.bytes else "left out: too far off"
+        lines.append(f"  {precision}: cosine {parity['lowest']:.5f} at least over {parity['texts']} texts, {size}")
+    if exported.gain is not None:
+        lines.append(f"  int8 is {exported.gain:.1f} times as fast as float32 on this machine")
+    show(exported, lines, json=json)

@@ -1,0 +1,165 @@
+"""The door: registers the commands, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from recllm import __version__
+from recllm.base.errors import RecllmError, UsageError
+from recllm.doors.cli import (
+    adtext,
+    answer,
+    campaign,
+    data,
+    experiment,
+    learn,
+    occasions,
+    rights,
+    service,
+    show,
+    webhooks,
+)
+from recllm.doors.cli.options import add_command, as_command
+from recllm.text.log_lines import log_to_stderr, warn_in_this_form
+
+COMMANDS = (
+    *(data.init, data.ingest, data.describe),
+    *(learn.advise, learn.train, learn.retrain, learn.evaluate, answer.recommend, answer.explain),
+    *(answer.audience, answer.predict, answer.uplift, learn.refresh),
+    *(show.start, show.doctor, show.settings),
+    answer.search,
+    occasions.occasions,
+    service.serve,
+    *(rights.backup, rights.restore),
+)
+GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
+    "encoder": ("Encoders on disk.", {"export": learn.export}),
+    "feedback": (
+        "What people did with what they were shown.",
+        {"add": answer.feedback_add, "report": answer.report},
+    ),
+    "campaign": (
+        "Campaigns from plan to report.",
+        {
+            "plan": campaign.plan,
+            "preview": campaign.preview,
+            "approve": campaign.approve,
+            "export": campaign.export,
+            "report": campaign.report,
+        },
+    ),
+    "privacy": (
+        "People's rights: what is stored of them, and that it goes; the audit log, retention, the key.",
+        {
+            "export": rights.export,
+            "erase": rights.erase,
+            "restrict": rights.restrict,
+            "audit": rights.audit_log,
+            "retention": rights.retention,
+            "rotate-key": rights.rotate_key,
+        },
+    ),
+    "experiments": (
+        "Experiments on slates: variants by lot, and what may be said of them.",
+        {"start": experiment.start, "report": experiment.report, "stop": experiment.stop},
+    ),
+    "keys": (
+        "API keys of the service: who may call it, and for what.",
+        {"create": service.create, "list": service.list_all, "revoke": service.revoke},
+    ),
+    "webhooks": (
+        "Reports of mail and message services, and announcements to your own systems.",
+        {"add": webhooks.add, "list": webhooks.list_all, "remove": webhooks.remove},
+    ),
+    "copy": (None, {"check": adtext.check, "rank": adtext.rank, "vocabulary": adtext.vocabulary}),
+    "models": (
+        "Published models: list them, and choose which one serves.",
+        {"list": learn.list_models, "promote": learn.promote},
+    ),
+}
+MOVED: Mapping[str, str] = tomllib.loads((files("recllm.doors.cli") / "moved.toml").read_text(encoding="utf-8"))
+"""Commands and options of the release before -> what does the same now."""
+
+
+class Commands(TyperGroup):
+    """The commands; one of the release before answers with what does the same now."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for old, new in MOVED.items():
+            words, _, option = old.partition(" --")
+            n_words = len(words.split())
+            is_command = " ".join(args[:n_words]) == words
+            if option and words in GROUPS:  # options of its own commands are others
+                is_command = is_command and not GROUPS[words][1].keys() & args[n_words : n_words + 1]
+            if is_command and (not option or any(arg.split("=")[0] == f"--{option}" for arg in args)):
+                raise UsageError(f"recllm {old}: it has another name now; use: recllm {new}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="recllm",
+    cls=Commands,
+    help="Personal marketing from a shop's own logs: recommendations with true reasons, ad text with checked claims.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for function in COMMANDS:
+    add_command(app, function)
+for name, (words, commands) in GROUPS.items():
+    group = typer.Typer(help=words, no_args_is_help=True)
+    if name == "copy":  # it is a command as well
+        group = typer.Typer(invoke_without_command=True)
+        group.callback()(as_command(adtext.copy))
+    for command, function in commands.items():
+        add_command(group, function, command)
+    app.add_typer(group, name=name)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the log of the rooms on standard error."),
+) -> None:
+    if verbose:
+        log_to_stderr()
+        logging.getLogger("recllm").setLevel(logging.INFO)
+
+
+def main() -> None:
+    """Entry point of the `recllm` command."""
+    warn_in_this_form()
+    try:
+        app()
+    except RecllmError as error:
+        sys.stderr.write(f"recllm: {error}\n")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        if error.errno == errno.ENOSPC:
+            file = error.filename or "a file"
+            message = f"no space left on the disk while writing {file}; free some and run this again"
+        sys.stderr.write(f"recllm: {message}\n")
+        sys.exit(1)
+    except MemoryError:
+        sys.stderr.write("recllm: out of memory; nothing half done was kept: close other programs, or use less data\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("recllm: stopped; nothing half done was kept\n")
+        sys.exit(130)

@@ -1,0 +1,309 @@
+"""Options that several commands share, and how a Python function becomes a command."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import re
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import Field
+from pydantic_core import PydanticUndefined
+from typer.core import TyperCommand
+
+from recllm.base.documents import Question, allows_none
+from recllm.base.errors import UsageError
+from recllm.base.settings import merged, sections
+from recllm.market.jobs.engines import Engine
+
+if TYPE_CHECKING:
+    from recllm.shop.workspace.audit import AuditAction
+    from recllm.shop.workspace.workspace import Workspace
+
+WorkspaceDir = Annotated[Path, typer.Option("-w", "--workspace", help="The workspace folder.")]
+AnyWorkspace = Annotated[Path | None, typer.Option("-w", "--workspace", help="The workspace folder, if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Explain = Annotated[bool, typer.Option(help="Give reasons.")]
+Csv = Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")]
+Ids = Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")]
+Everybody = Annotated[
+    bool, typer.Option("--everybody", help="Answer for everybody who agreed, shard by shard, into files of --out.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of --everybody; give it again to go on.")]
+ReasonLocale = Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")]
+User = Annotated[str, typer.Option("--user", "-u", help="The person's id.")]
+Users = Annotated[
+    list[str] | None,
+    typer.Option("--user", "-u", help="A person's id, or @FILE with one id per line; may be repeated."),
+]
+SetOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        help="A setting for this call, e.g. scorer.epochs=5; see recllm settings.",
+    ),
+]
+
+DEFAULT_WORKSPACE = Path("shop")
+DEFAULTS: Mapping[Any, Any] = {WorkspaceDir: DEFAULT_WORKSPACE, Json: False, Seed: 0, Explain: True, Everybody: False}
+"""What shared options hold unless given. Any other option that may be None is None where its command says nothing."""
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+class InLanguage(Question):
+    """In which language."""
+
+    locale: str | None = None
+    """Language of the reasons and texts: en or zh."""
+
+
+class Answering(InLanguage):
+    """By which model, and in which language."""
+
+    model: str | None = None
+    """Another published version than the current one."""
+
+
+class Batching(Question):
+    """How the shards of --everybody are worked on."""
+
+    shards: Annotated[int, Field(ge=1)] = 16
+    """Parts that people or items are divided into; memory is that of one."""
+    engine: Engine = Engine.HERE
+    """here, processes, or ray, where RAY_ADDRESS says which cluster."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes, or actors of Ray."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+
+def batch_options(question: Question) -> dict[str, Any]:
+    """The fields that were given, but for the model and how shards are worked on."""
+    return {name: getattr(question, name) for name in question.model_fields_set - {"model", *Batching.model_fields}}
+
+
+def open_shop(workspace: Path) -> Workspace:
+    """The workspace of `-w`, a stopped rotation of its key finished first. What it needs is imported only here, so that
+    help is instant."""
+    from recllm.shop.workspace.workspace import Workspace, is_being_rotated
+
+    if is_being_rotated(workspace):
+        from recllm.doors.privacy.rotation import resume_rotation
+
+        return resume_rotation(workspace)
+    return Workspace.open(workspace)
+
+
+def write_audit(shop: Workspace, action: AuditAction, /, *, subject: str | None = None, **details: Any) -> None:
+    """Notes in the workspace's audit log what the person at this command line did."""
+    from recllm.shop.workspace.audit import audit, command_line_actor
+
+    audit(shop, command_line_actor(), action, subject=subject, **details)
+
+
+def read_ids(file: Path | None) -> list[str]:
+    """One id per line, in UTF-8; blank lines are skipped, and no file has none.
+
+    Raises `UsageError` when the file cannot be read.
+    """
+    if file is None:
+        return []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as a list of ids, one per line: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_user_ids(user: list[str] | None) -> list[str]:
+    """The ids of `--user`, those of its files too; raises `UsageError` when there are none."""
+    lists = [read_ids(Path(name[1:])) if name.startswith("@") else [name] for name in user or ()]
+    user_ids = list(itertools.chain.from_iterable(lists))
+    if not user_ids:
+        raise UsageError("no user is named; give --user ID, or --user @FILE with one id per line")
+    return user_ids
+
+
+def ids_by_pseudonym(shop: Workspace, file: Path | None) -> dict[str, str]:
+    """What stands for its pseudonym in an answer: the ids of `--ids`."""
+    user_ids = read_ids(file)
+    return dict(zip(shop.pseudonymiser().many(user_ids), user_ids, strict=True))
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options under the headings of their `rich_help_panel`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The fields of a question that are options of their own; the others are given by --with."""
+
+    names: tuple[str, ...]
+
+
+FLAGS: Mapping[str, tuple[str, ...]] = {
+    "k": ("--k", "-k"),
+    "items": ("--item", "-i"),
+    "item_id": ("--item", "-i"),
+    "horizon_days": ("--horizon",),
+    "user": ("--user", "-u"),
+}
+"""Options that are called otherwise than their field."""
+
+
+def add_command(app: typer.Typer, function: Callable[..., Any], name: str | None = None) -> None:
+    """Add a function as a command; see `as_command`."""
+    app.command(name, cls=GroupedCommand)(as_command(function))
+
+
+def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as typer is to see it: of a parameter that is a `Question` with `Options` the fields become options,
+    options have their `DEFAULTS`, and a command that opens a workspace takes --set as well."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    questions: dict[str, tuple[type[Question], Options]] = {}
+    for parameter in signature.parameters.values():
+        metadata = getattr(parameter.annotation, "__metadata__", ())
+        if metadata and isinstance(metadata[0], Options):
+            questions[parameter.name] = parameter.annotation.__origin__, metadata[0]
+            parameters += question_options(*questions[parameter.name], signature.parameters.keys())
+        else:
+            parameters.append(parameter)
+    takes_set = "workspace" in signature.parameters and "options" not in signature.parameters
+    if takes_set:
+        parameters.append(inspect.Parameter("options", _KEYWORD, annotation=SetOptions))
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        for question_name, (question, fields) in questions.items():
+            given_options = {name: values.pop(name) for name in fields.names}
+            stated = {name: value for name, value in given_options.items() if value not in (None, [])}
+            for name, text in read_pairs(values.pop("others"), "--with").items():
+                stated[name] = field_value(question, name, text, signature.parameters.keys())
+            values[question_name] = question(**stated)
+        options = values.pop("options") if takes_set else None
+        if not options:
+            return function(**values)
+        from recllm.shop.workspace.workspace import overridden
+
+        with overridden(read_settings(options)):
+            return function(**values)
+
+    keyword_only = [_with_default(parameter).replace(kind=_KEYWORD) for parameter in parameters]
+    command.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in keyword_only}
+    return command
+
+
+def question_options(question: type[Question], fields: Options, excluded: Collection[str]) -> list[inspect.Parameter]:
+    """A parameter for each option of its own, and one for all others but those that are `excluded`."""
+    parameters = []
+    for name in fields.names:
+        field = question.model_fields[name]
+        text = " ".join((field.description or "").split())
+        if field.default not in (None, (), PydanticUndefined):
+            default = ("" if field.default else "no-") + name if isinstance(field.default, bool) else field.default
+            text += f" [default: {default}]"
+        option = typer.Option(*FLAGS.get(name, ()), help=text)
+        annotation: Any = Annotated[option_type(field.annotation), option]
+        parameters.append(inspect.Parameter(name, _KEYWORD, annotation=annotation, default=None))
+    others = sorted(question.model_fields.keys() - {*fields.names, *excluded})
+    with_option = typer.Option(
+        "--with",
+        metavar="NAME=VALUE",
+        help=f"More rarely asked: {', '.join(others)}. Ids with commas, or @FILE. May be repeated.",
+    )
+    annotation = Annotated[list[str] | None, with_option]
+    return [*parameters, inspect.Parameter("others", _KEYWORD, annotation=annotation, default=None)]
+
+
+def option_type(annotation: Any) -> Any:
+    """How typer reads a field of this type: ids may be repeated, and all may be left out."""
+    if any("tuple[str" in str(kind) for kind in (annotation, *getattr(annotation, "__args__", ()))):
+        return list[str] | None
+    kinds = [kind for kind in getattr(annotation, "__args__", (annotation,)) if kind is not type(None)]
+    kind = getattr(kinds[0], "__origin__", kinds[0])
+    return (kind if isinstance(kind, type) else str) | None
+
+
+def field_value(question: type[Question], name: str, text: str, excluded: Collection[str]) -> Any:
+    """The value of --with. Raises `UsageError` for a name that the question does not have."""
+    names = question.model_fields.keys() - excluded
+    if name not in names:
+        raise UsageError(f"--with {name}: no such field; known: {', '.join(sorted(names))}")
+    if option_type(question.model_fields[name].annotation) != list[str] | None:
+        return text
+    return read_ids(Path(text[1:])) if text.startswith("@") else text.split(",")
+
+
+def _with_default(parameter: inspect.Parameter) -> inspect.Parameter:
+    if parameter.default is not parameter.empty or parameter.annotation is typer.Context:
+        return parameter
+    if parameter.annotation in DEFAULTS:
+        return parameter.replace(default=DEFAULTS[parameter.annotation])
+    return parameter.replace(default=None) if allows_none(parameter.annotation.__origin__) else parameter
+
+
+def read_settings(options: Sequence[str]) -> dict[str, Any]:
+    """Options such as "scorer.epochs=5" and "currency=EUR" as the table that `workspace.toml` would hold.
+
+    A value is read as TOML; a text needs no quotes, and a list may be written with commas alone. Raises `UsageError`
+    for what is no option; names and values are checked where the settings are made.
+    """
+    table: dict[str, Any] = {}
+    for option in options:
+        path, equals, text = option.partition("=")
+        section, dot, name = path.strip().rpartition(".")
+        if not equals or not name:
+            raise UsageError(f"--set takes section.field=value, such as scorer.epochs=5, not {option!r}")
+        model = sections().get(section)
+        field = model.model_fields.get(name) if model else None
+        value = _read_value(field.annotation if field else None, text.strip())
+        table = merged(table, {section: {name: value}} if dot else {name: value})
+    return table
+
+
+def read_pairs(options: Sequence[str] | None, flag: str) -> dict[str, str]:
+    """Options such as "tz=UTC" by name, several with commas. Raises `UsageError` for one without a name or a value."""
+    texts = [text for option in options or () for text in re.split(r",(?=\w+=)", option)]
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    if "" in pairs or "" in pairs.values():
+        raise UsageError(f"{flag} takes NAME=VALUE, not {' '.join(options or ())!r}")
+    return pairs
+
+
+def _read_value(annotation: Any, text: str) -> Any:
+    if text == "none" and allows_none(annotation):
+        return None
+    kind = str(annotation)
+    if kind.startswith(("tuple[", "frozenset[")) and not text.startswith("["):
+        return [_read_one(kind, part.strip()) for part in text.split(",") if part.strip()]
+    return _read_one(kind, text)
+
+
+def _read_one(kind: str, text: str) -> Any:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    is_text = re.search(r"\bstr\b", kind) is not None  # "123" may be a tenant
+    return text if is_text and not isinstance(value, str | list) else value

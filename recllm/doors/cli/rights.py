@@ -1,0 +1,316 @@
+"""Commands about people's rights, how long things are kept, the key, and backups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recllm.base.errors import DataError, UnknownIdError, UsageError
+from recllm.base.schema import count_text
+from recllm.doors.cli.options import (
+    Json,
+    User,
+    Users,
+    WorkspaceDir,
+    open_shop,
+    read_user_ids,
+    write_audit,
+)
+from recllm.doors.cli.output import note, show, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from recllm.doors.privacy.certificate import ErasureCertificate
+    from recllm.market.propensity.prediction import Prediction
+
+Pseudonyms = Annotated[bool, typer.Option("--pseudonyms", help="The ids are pseudonyms already.")]
+Sessions = Annotated[bool, typer.Option("--sessions", help="The ids are of anonymous visitors' sessions.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option(help="A file whose first line encrypts the backup; keep it apart from the backup.")
+]
+
+
+def export(
+    user: User,
+    workspace: WorkspaceDir,
+    by_pseudonym: Pseudonyms = False,
+    sessions: Sessions = False,
+    predictions: Annotated[
+        bool, typer.Option(help="Learn what the person will do, which is not stored; the slowest part.")
+    ] = True,
+) -> None:
+    """Everything that is stored and inferred of one person, as JSON."""
+    from tqdm import tqdm
+
+    from recllm.doors.privacy.export import export_person
+    from recllm.market.jobs.predict import EVERYDAY, everyday_predictions
+    from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
+
+    with open_shop(workspace) as shop:
+        predicted: Iterable[Prediction] = ()
+        if predictions:
+            predicted = tqdm(everyday_predictions(shop), total=len(EVERYDAY), desc="predictions", disable=None)
+        if sessions:
+            user, by_pseudonym = shop.session_pseudonymiser().one(user), True
+        document = export_person(shop, user, by_pseudonym=by_pseudonym, predictions=predicted)
+        audit(shop, command_line_actor(), AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
+    show(document, [], json=True)
+
+
+def erase(
+    *,
+    user: Users,
+    yes: Annotated[bool, typer.Option("--yes", help="Really do it: nothing brings the people back.")] = False,
+    lift: Annotated[
+        bool, typer.Option("--lift", help="Instead: lift the tombstones of people who came back by their own will.")
+    ] = False,
+    by_pseudonym: Pseudonyms = False,
+    sessions: Sessions = False,
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """Erase people: rows, files, what serves; mark what learned from them; put tombstones that keep them out.
+
+    With --lift what is sent about them from now on is kept again. Nothing old comes back."""
+    from recllm.doors.privacy.erasure import erase_people
+    from recllm.shop.workspace.audit import command_line_actor
+
+    if not yes:
+        raise UsageError(
+            "only for customers who came back by their own will; add --yes"
+            if lift
+            else "nothing brings an erased person back; say --yes"
+        )
+    if lift:
+        readmit(read_user_ids(user), by_pseudonym, workspace, json)
+        return
+    with open_shop(workspace) as shop:
+        names = read_user_ids(user)
+        if sessions:
+            names, by_pseudonym = shop.session_pseudonymiser().many(names), True
+        certificate = erase_people(shop, names, actor=command_line_actor(), by_pseudonym=by_pseudonym)
+    show(certificate, certificate_lines(certificate), json=json)
+
+
+def readmit(names: list[str], by_pseudonym: bool, workspace: Path, json: bool) -> None:
+    """Lifts tombstones, so that what is sent from now on is kept again."""
+    from recllm.shop.workspace.audit import AuditAction
+
+    with open_shop(workspace) as shop:
+        pseudonyms = names if by_pseudonym else shop.pseudonymiser().many(names)
+        store = shop.store()
+        lifted = [pseudonym for pseudonym in pseudonyms if store.lift_tombstone(pseudonym)]
+        for pseudonym in lifted:
+            write_audit(shop, AuditAction.READMITTED, subject=pseudonym)
+    if not lifted:
+        raise UnknownIdError("no tombstone for this id; there is nothing to lift")
+    show({"pseudonyms": lifted}, ["what is sent from now on is kept again"], json=json)
+
+
+def certificate_lines(certificate: ErasureCertificate) -> list[str]:
+    """What a certificate says, for people."""
+    what = {**certificate.rows, **certificate.files}
+    lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in what.items() if n]
+    lines += [f"{model.name} learned from them: replace it by {model.use_until[:10]}" for model in certificate.models]
+    if certificate.models:
+        lines.append("recllm retrain --if-due replaces the model that serves")
+    if certificate.exported_in:
+        campaigns = ", ".join(certificate.exported_in)
+        lines.append(f"delete the files that left, and what providers keep, of the campaigns {campaigns}")
+    lines += [f"delete {folder}, beside the workspace: they are in it" for folder in certificate.beside]
+    lines += [f"{file}: not read, and tried again by recllm privacy retention" for file in certificate.unread]
+    lines += [f"{file}: no file of recllm; look for them in it yourself" for file in certificate.unknown_files]
+    undone = [step.replace("_", " ") for step, is_done in certificate.database.items() if not is_done]
+    if undone:
+        lines.append(f"left to the database's owner: {', '.join(undone)}")
+    if certificate.unknown:
+        lines.append(f"unknown: {certificate.unknown:,}; tombstones stand all the same")
+    return [*lines, f"certificate {certificate.certificate_id}, entry {certificate.audit_entry} of the audit log"]
+
+
+def restrict(
+    user: User,
+    workspace: WorkspaceDir,
+    lift: Annotated[bool, typer.Option("--lift", help="Use the data again, as the person agreed.")] = False,
+    by_pseudonym: Pseudonyms = False,
+    json: Json = False,
+) -> None:
+    """Keep a person's data and use them for nothing, whatever the person agreed to."""
+    from recllm.market.jobs.recommenders import forget_in_states
+    from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
+
+    with open_shop(workspace) as shop:
+        name = user if by_pseudonym else shop.pseudonymiser().one(user)
+        changed = shop.store().restrict(name, None if lift else datetime.now(UTC))
+        if changed:
+            forget_in_states(shop)
+            action = AuditAction.RESTRICTION_LIFTED if lift else AuditAction.RESTRICTED
+            audit(shop, command_line_actor(), action, subject=name)
+        since = shop.store().restricted_since([name]).get(name)
+    line = "not restricted" if since is None else f"restricted since {since:%Y-%m-%d %H:%M} UTC: used for nothing"
+    show({"pseudonym": name, "restricted_since": since, "changed": changed}, [line], json=json)
+
+
+def audit_log(
+    workspace: WorkspaceDir,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Only what was done to this person's data.")] = None,
+    last: Annotated[int, typer.Option(min=0, help="So many of the latest entries; 0 for all.")] = 20,
+    copy: Annotated[
+        Path | None, typer.Option(help="What a collector has of audit.copy_to: each entry of it has to be in the log.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Check this certificate of an erasure instead, and print what it says.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Who did what to whose data; the whole log is checked first."""
+    from recllm.shop.workspace.audit import read_audit, verify_audit, verify_copy
+
+    if certificate is not None:
+        verify_certificate(certificate, workspace, json)
+        return
+    with open_shop(workspace) as shop:
+        check = verify_audit(shop)
+        if copy is not None and check.problem is None:
+            try:
+                collected = copy.read_text(encoding="utf-8", errors="replace").splitlines()
+            except OSError as error:
+                raise UsageError(f"{copy}: cannot be read as a copy of the log: {error.strerror}") from error
+            check = replace(verify_copy(shop, collected), entries=check.entries)
+        names = None if user is None else frozenset(shop.pseudonymiser().each(user))
+        entries = read_audit(shop, subjects=names)[-last:]
+    rows = [(e.number, f"{e.at:%Y-%m-%d %H:%M:%S}", e.actor, e.action.value, e.subject or "") for e in entries]
+    state = f"{check.entries:,} entries, each as it was written" if check.problem is None else "the log was changed"
+    if check.n_unsigned:
+        state += (
+            f"; the first {check.n_unsigned:,} were signed with a key that was lost, and only their order is checked"
+        )
+    lines = [*table(rows, ["entry", "at (UTC)", "who", "what", "whose"]), state]
+    show({"check": check, "entries": entries}, lines, json=json)
+    if check.problem is not None:
+        raise DataError(f"the audit log is not as it was written: {check.problem}; compare it with a backup")
+
+
+def verify_certificate(file: Path, workspace: Path, json: bool) -> None:
+    """Shows a certificate, if this workspace signed it as it is."""
+    from recllm.doors.privacy.certificate import read_certificate
+
+    with open_shop(workspace) as shop:
+        certificate = read_certificate(shop, file)
+    show(certificate, [f"signed by this workspace, {certificate.at}", *certificate_lines(certificate)], json=json)
+
+
+def retention(
+    workspace: WorkspaceDir,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, and count what would go.")] = False,
+    trust_clock: Annotated[bool, typer.Option("--trust-clock", help="Nothing was loaded for months, truly.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete what is older than the settings' [retention] allows, and finish what was left half done; run it daily."""
+    from recllm.doors.privacy.retention import apply_retention
+    from recllm.shop.workspace.audit import command_line_actor
+
+    with open_shop(workspace) as shop:
+        report = apply_retention(shop, actor=command_line_actor(), dry_run=dry_run, trust_clock=trust_clock)
+    counts = {**report.rows, **report.files}
+    lines = [f"{name.replace('_', ' ')}: {n:,}" for name, n in counts.items() if n] or ["nothing is over its time"]
+    if report.finished_erasures:
+        lines.append(f"erasures that had been stopped: {report.finished_erasures} finished")
+    lines += [f"{file}: not read; put back the file from a backup, or remove it" for file in report.unread]
+    show(report, lines, json=json)
+
+
+def rotate_key(
+    workspace: WorkspaceDir,
+    lost: Annotated[bool, typer.Option("--lost", help="The old key is gone for good; needs --yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --lost: no backup of the key exists, truly.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also while an experiment runs.")] = False,
+    json: Json = False,
+) -> None:
+    """Give everybody another pseudonym under a new key; start services again afterwards, and back up the key file."""
+    from recllm.doors.privacy.rotation import LOST_WITH_THE_KEY
+    from recllm.doors.privacy.rotation import rotate_key as rotate
+    from recllm.shop.workspace.audit import command_line_actor
+
+    if lost and not yes:
+        raise UsageError(f"look for a backup of the key first; without it {LOST_WITH_THE_KEY}. To go on, say --yes")
+    with open_shop(workspace) as shop:
+        rotation = rotate(shop, actor=command_line_actor(), lost=lost, force=force)
+    lines = [f"{rotation.pseudonyms:,} pseudonyms renamed; {rotation.generation} keys are in force: keep them all"]
+    show(rotation, lines, json=json)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    workspace: WorkspaceDir,
+    passphrase_file: PassphraseFile = None,
+    with_key: Annotated[bool, typer.Option("--with-key", help="Take the key and webhooks' secrets along.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the workspace to one file while it works, read it back and check it."""
+    from recllm.doors.privacy.backup import back_up
+    from recllm.shop.workspace.audit import command_line_actor
+
+    with open_shop(workspace) as shop:
+        passphrase = _passphrase(passphrase_file)
+        done = back_up(shop, file, actor=command_line_actor(), passphrase=passphrase, with_key=with_key)
+    lines = [
+        f"{done.file}: {count_text(done.people, 'person', 'people')}, {count_text(done.members, 'file')}, "
+        f"{done.bytes / 1e6:,.1f} MB, read back"
+    ]
+    lines += [f"{file}: not in the backup, as it is no file of recllm" for file in done.unknown_files]
+    show(done, lines, json=json)
+    if not done.has_key and not json:
+        note("the key is not in it: keep it apart, or nobody of the backup can be found by their id")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    workspace: WorkspaceDir,
+    passphrase_file: PassphraseFile = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of the workspace.")] = False,
+    certificate: Annotated[
+        list[Path] | None, typer.Option(help="A certificate of an erasure since the backup; may be repeated.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The key, where neither backup nor workspace has it.")] = None,
+    store: Annotated[str | None, typer.Option(help="URL of an empty PostgreSQL schema for the rows.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a workspace of a backup; whoever was erased since is erased again, and later refusals stay in force."""
+    from recllm.doors.privacy.backup import restore as restore_backup
+    from recllm.shop.workspace.audit import command_line_actor
+
+    done = restore_backup(
+        file,
+        workspace,
+        actor=command_line_actor(),
+        passphrase=_passphrase(passphrase_file),
+        replace=replace,
+        certificates=certificate or (),
+        key_file=key_file,
+        store=store,
+    )
+    lines = [f"{done.workspace}: as of {done.created_at}; people erased again: {done.erased_again:,}"]
+    if done.before is not None:
+        lines.append(f"what was in its place lies in {done.before}, with everybody in it: delete it soon")
+    show(done, lines, json=json)
+    if not done.taken_over:
+        note(
+            "refusals, restrictions and erasures since the backup are not known here: give --certificate for each "
+            "erasure, and load the consent table again before anybody is written to"
+        )
+
+
+def _passphrase(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        (line, *_) = file.read_text("utf-8").splitlines() or [""]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read as a passphrase: {error}") from error
+    return line

@@ -1,0 +1,309 @@
+"""The console's app: the pages' routers in one frame, sign-in before them, and the headers of every answer.
+
+app = create_app(shops, settings)
+mount_console(app)                  # the pages at "/", beside the operations under "/v1"
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, Response
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from recllm.base.errors import RecllmError
+from recllm.base.words.sentences import LANGUAGES, language_of
+from recllm.base.words.words import Words
+from recllm.doors.console import campaigns, data, experiments, home, items, models, people, privacy, settings, sign_in
+from recllm.doors.console.cookies import FORM_COOKIE, LANGUAGE_COOKIE, SHOP_COOKIE, YEAR, read_cookies, set_cookie
+from recllm.doors.console.figures import FigureCache
+from recllm.doors.console.loads import FileLoads, sweep_uploads
+from recllm.doors.console.pages import (
+    ConsoleSection,
+    ConsoleState,
+    TheForm,
+    TheVisit,
+    Visit,
+    from_here,
+    local_path,
+    static_folder,
+    text_of,
+)
+from recllm.doors.console.pending import PendingSignIns
+from recllm.doors.console.session import SignedIn, form_token, identify_browser, new_form_cookie, same_token
+from recllm.doors.console.sign_in import connect_providers, go_to_be_confirmed
+from recllm.doors.console.sign_in_log import SignInLog
+from recllm.doors.console.typed import TypedTexts
+from recllm.doors.service.app import DISK_REFUSALS, STATUS
+from recllm.doors.service.callers import Service
+from recllm.doors.service.capacity import OverloadError, RateLimit
+from recllm.shop.workspace.console_sessions import end_outdated_sessions
+from recllm.shop.workspace.keys import Scope
+
+logger = logging.getLogger(__name__)
+
+SECTIONS: tuple[ConsoleSection, ...] = (
+    home.SECTION,
+    people.SECTION,
+    items.SECTION,
+    campaigns.SECTION,
+    experiments.SECTION,
+    models.SECTION,
+    data.SECTION,
+    privacy.SECTION,
+    settings.SECTION,
+)
+"""The navigation, in its order."""
+
+OPEN_PATHS = ("/sign-in", "/language/", "/static/")
+"""What is answered to whoever has not signed in."""
+SAFE_METHODS = ("GET", "HEAD")
+WAITING_HEADER = "x-waiting"
+"""Of a request that a page sends by itself while it waits, which is no use of a session."""
+OPERATION_NAMES = frozenset({"v1", "webhooks", "livez", "readyz", "metrics", "openapi.json"})
+"""First names of the service's paths, which are no pages."""
+FILE_SECONDS = 3_600
+"""How long a browser keeps a style or script."""
+
+HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+def content_policy(nonce: str) -> str:
+    """What a page may load and run: this console's own files alone. Of htmx, only elements that carry the nonce act,
+    and nothing but htmx turns text into a page."""
+    return (
+        f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; img-src 'self' data:; "
+        "form-action 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+        "require-trusted-types-for 'script'; trusted-types htmx"
+    )
+
+
+class ConsoleMiddleware:
+    """Around every request of the console: who visits is settled before a byte of the body is read."""
+
+    def __init__(self, app: ASGIApp, state: ConsoleState) -> None:
+        self._app = app
+        self._state = state
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request, nonce, started = Request(scope, receive), secrets.token_urlsafe(16), False
+        cookies = read_cookies(request)
+        form_cookie = cookies.get(FORM_COOKIE) or new_form_cookie()
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers["Content-Security-Policy"] = content_policy(nonce)
+                is_file = _path(request).startswith("/static/")
+                headers["Cache-Control"] = f"public, max-age={FILE_SECONDS}" if is_file else "no-store"
+                if not cookies.get(FORM_COOKIE) and FORM_COOKIE not in str(headers.getlist("set-cookie")):
+                    holder = Response()
+                    set_cookie(holder, request, FORM_COOKIE, form_cookie)
+                    headers.append("Set-Cookie", holder.headers["Set-Cookie"])
+            await send(message)
+
+        problem: Exception | None = None
+        signed_in, token = None, ""
+        try:
+            signed_in, token = await anyio.to_thread.run_sync(self._identify, request, cookies, form_cookie)
+        except RecllmError as error:
+            problem = error
+        visit = Visit(request, self._state, cookies, signed_in, self._words(cookies, signed_in), token, nonce)
+        scope.setdefault("state", {}).update(visit=visit, actor=_actor(signed_in))
+        if problem is not None and not scope["path"].startswith(OPEN_PATHS):
+            answer: Response | None = error_page(visit, problem)
+        else:
+            answer = self._refusal(visit)
+        if answer is None and not _path(request).startswith(OPEN_PATHS):
+            answer = await go_to_be_confirmed(visit)
+        try:
+            if answer is not None:
+                await answer(scope, receive, send_with_headers)
+            else:
+                await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:  # in the middle of a form: nobody reads what is answered
+            if not started:
+                await error_page(visit, HTTPException(400))(scope, receive, send_with_headers)
+        except Exception as error:
+            logger.error("a page failed", exc_info=error, extra={"request_id": visit.request_id})
+            if started:
+                raise
+            await error_page(visit, error)(scope, receive, send_with_headers)
+
+    def _identify(self, request: Request, cookies: Mapping[str, str], form_cookie: str) -> tuple[SignedIn | None, str]:
+        service = self._state.service
+        is_used = WAITING_HEADER not in request.headers and not _path(request).startswith(OPEN_PATHS)
+        signed_in = identify_browser(service, cookies, is_used=is_used)
+        signer = signed_in.shop if signed_in else next(iter(service.shops.values()))
+        return signed_in, form_token(signer.workspace, form_cookie, signed_in.session if signed_in else None)
+
+    def _words(self, cookies: Mapping[str, str], signed_in: SignedIn | None) -> Words:
+        shop = signed_in.shop if signed_in else next(iter(self._state.service.shops.values()))
+        settings, name = shop.workspace.settings, cookies.get(LANGUAGE_COOKIE, "")
+        name = name if name in LANGUAGES else language_of(settings.locale)
+        return Words(name, settings.currency, settings.timezone)
+
+    def _refusal(self, visit: Visit) -> Response | None:
+        """An answer to what other sites send, and to whoever has to sign in first."""
+        request = visit.request
+        path = _path(request)
+        if request.method not in SAFE_METHODS and not from_here(request):
+            return error_page(visit, HTTPException(403, visit.say("error.form")))
+        if visit.signed_in is None and not path.startswith(OPEN_PATHS):
+            after = quote(path) if request.method in SAFE_METHODS else "/"
+            return RedirectResponse(f"/sign-in?after={after}", 303)
+        return None
+
+
+class ConsoleMount(Mount):
+    """The console at "/" for every path but the service's: a program that errs in a path or verb there is told so, as
+    JSON, and not led to the sign-in."""
+
+    def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
+        if scope["type"] == "http" and _path_in(scope).lstrip("/").partition("/")[0] in OPERATION_NAMES:
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+async def genuine(request: Request) -> None:
+    """A dependency of every page: what changes something has to come from a form of this console, in this browser.
+
+    Raises `HTTPException` for anything else.
+    """
+    if request.method in SAFE_METHODS:
+        return
+    visit: Visit = request.state.visit
+    token = text_of(await request.form(), "form_token")
+    if not visit.form_token or not same_token(token, visit.form_token):
+        raise HTTPException(403, visit.say("error.form"))
+
+
+def mount_console(app: FastAPI) -> None:
+    """Put the console at "/" of a service: `recllm.doors.service.app.create_app`.
+
+    Raises `UsageError` for settings of sign-in that are not complete, `MissingExtraError` without an extra they need.
+    """
+    service: Service = app.state.service
+    limits = next(iter(service.shops.values())).workspace.settings.console
+    state = ConsoleState(
+        service,
+        SECTIONS,
+        RateLimit(limits.sign_ins_per_minute),
+        SignInLog(),
+        connect_providers(service.shops),
+        PendingSignIns(),
+        FileLoads(),
+        FigureCache(),
+        TypedTexts(),
+    )
+    service.body_limits[data.UPLOAD_PATH] = int(limits.max_upload_mib * 2**20)
+    for shop in service.shops.values():
+        sweep_uploads(shop.workspace)
+        end_outdated_sessions(shop.workspace)
+    console = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(genuine)])
+    console.mount("/static", StaticFiles(directory=static_folder()), name="static")
+    console.include_router(sign_in.router)
+    console.include_router(frame_router)
+    for section in SECTIONS:
+        console.include_router(section.router)
+    console.add_middleware(ConsoleMiddleware, state=state)
+    for kind in (RecllmError, HTTPException, RequestValidationError):
+        console.add_exception_handler(kind, _refused)
+    app.router.routes.append(ConsoleMount("/", console, name="console"))
+
+
+def _actor(signed_in: SignedIn | None) -> str:
+    """Who it is, for the log of refusals, which names no person: sessions as the log of sign-ins does."""
+    if signed_in is None:
+        return "nobody"
+    if signed_in.key_id is not None:
+        return f"key:{signed_in.key_id}"
+    return "console:this machine" if signed_in.session is None else f"session:{signed_in.session.session_id[:8]}"
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return error_page(request.state.visit, error)
+
+
+def error_page(visit: Visit, error: Exception) -> Response:
+    """What went wrong, in words, with what to do; details for whoever runs the service."""
+    details, title, status = "", "error.failed", 500
+    if isinstance(error, OverloadError):
+        title, status = "error.busy", error.status
+    elif isinstance(error, HTTPException):
+        status = error.status_code
+        title = {404: "error.missing", 403: "error.refused", 413: "error.too_large"}.get(status, "error.failed")
+        details = str(error.detail) if status == 403 else ""
+    elif isinstance(error, RequestValidationError):
+        title, status = "error.missing", 404
+    elif isinstance(error, RecllmError):
+        status = next(int(status) for kind, status in STATUS if isinstance(error, kind))
+        is_opening = visit.signed_in is not None and not visit.shop.ready and visit.shop.problem is None
+        title = "error.opening" if is_opening else "error.missing" if status == 404 else "error.failed"
+        if status < 500 or visit.may(Scope.ADMIN):  # what stands in the way may name files of this machine
+            details = visit.problem_text(error)
+        if status >= 500:
+            logger.warning("refused: %s", error, extra={"request_id": visit.request_id})
+    elif isinstance(error, OSError) and error.errno in DISK_REFUSALS:
+        status = 503
+    request_id = visit.request_id
+    return visit.page("error.html.j2", status=status, title=title, details=details, request_id=request_id)
+
+
+def _path(request: Request) -> str:
+    """The path inside the console."""
+    return _path_in(request.scope)
+
+
+def _path_in(scope: AsgiScope) -> str:
+    """The path below the one under which the app is reached."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", "")) or "/"
+
+
+frame_router = APIRouter()
+
+
+@frame_router.post("/shop")
+async def other_shop(visit: TheVisit, form: TheForm) -> Response:
+    """Look at another shop of this browser's."""
+    name, answer = text_of(form, "shop"), RedirectResponse("/", 303)
+    if visit.signed_in is None or name not in visit.signed_in.shops:
+        raise HTTPException(404)
+    set_cookie(answer, visit.request, SHOP_COOKIE, quote(name), max_age=YEAR)
+    return answer
+
+
+@frame_router.get("/language/{name}")
+async def choose_language(visit: TheVisit, name: str, after: str = "/") -> Response:
+    """Go on in another language, which the browser keeps."""
+    if name not in LANGUAGES:
+        raise HTTPException(404)
+    answer = RedirectResponse(local_path(after), 303)
+    set_cookie(answer, visit.request, LANGUAGE_COOKIE, name, max_age=YEAR)
+    return answer

@@ -1,0 +1,458 @@
+"""Data: what was loaded, what was set aside and why, and a file's way in: upload, columns, check, load."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from starlette.datastructures import FormData, UploadFile
+
+from recllm.base.errors import IngestError, UnknownIdError, UsageError
+from recllm.base.schema import Table
+from recllm.doors.console.loads import (
+    FileLoad,
+    FileLoadState,
+    Upload,
+    find_upload,
+    quarantine_name,
+    receive_upload,
+    remove_upload,
+)
+from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
+from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.market.jobs.load import export_maps
+from recllm.shop.ingest.column_names import FIELDS, REQUIRED, is_required
+from recllm.shop.ingest.options import ColumnMap, IngestOptions
+from recllm.shop.ingest.preview import FilePreview, basic_columns, preview_file, proposed_columns
+from recllm.shop.ingest.sources import nearest_kinds, recognise_file
+from recllm.shop.workspace.keys import Scope
+
+router = APIRouter(prefix="/data")
+SECTION = ConsoleSection("data", "/data", router)
+
+UPLOAD_PATH = "/data/upload"
+LOADS = 25
+QUARANTINE_ROWS = 50
+TELLING_COLUMNS = 8
+"""So many are named by which an export was told."""
+MISSING_COLUMNS = 5
+"""So many are named of what a file lacks to be of a kind."""
+SHOWN_CHARACTERS = 120
+"""Of a field of a row that was set aside; the file has all of it."""
+PROGRAM_SOURCES = ("served", "service", "console", "feedback")
+"""Loads that no file made: they are counted, not listed."""
+RARE_FIELDS = frozenset(
+    {"order", "event_id", "currency", "value", "request_id", "position", "model_version", "attributes"}
+)
+"""Fields that few files have; they stand behind the others."""
+QUARANTINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineFile:
+    """The rows that one load set aside."""
+
+    name: str
+    table: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportChoice:
+    """What somebody chose for an export that was recognised."""
+
+    consent_from: tuple[str, ...] = ()
+    tz: str = ""
+
+
+@router.get("")
+async def index(visit: TheVisit) -> Response:
+    """What the shop has, the latest loads, what was set aside, and the form for a file."""
+
+    def counted() -> dict[str, Any]:
+        with visit.workspace.store().read() as reader:
+            counts = reader.counts()
+            loads = reader.loads(LOADS, without_sources=PROGRAM_SOURCES).to_dicts()
+        return {"counts": counts, "loads": loads_table(visit, loads), "quarantine": quarantine_files(visit)}
+
+    values = await visit.run(counted)
+    running = visit.state.loads.running(visit.shop.name)
+    return visit.page("data.html.j2", section="data", running=running, **values)
+
+
+def loads_table(visit: Visit, loads: Sequence[Mapping[str, Any]]) -> ConsoleTable | None:
+    """The latest loads, each with its account; None before the first. The file has all of them."""
+
+    def row(load: Mapping[str, Any]) -> TableRow:
+        counts = json.loads(load["counts"])
+        table = TableCell(value=load["table_name"], text=visit.say(f"table.{load['table_name']}"))
+        numbers = (counts.get(name, 0) for name in ("read", "accepted", "duplicates", "quarantined"))
+        return load["committed_at"], table, load["source"], *numbers
+
+    def all_rows() -> Iterator[TableRow]:
+        with visit.workspace.store().read() as reader:
+            everything = reader.loads(None, without_sources=PROGRAM_SOURCES).to_dicts()
+        return map(row, everything)
+
+    def number(name: str, word: str) -> TableColumn:
+        return TableColumn(name=name, label=visit.say(f"data.{word}"), kind=CellKind.NUMBER)
+
+    if not loads:
+        return None
+    return ConsoleTable(
+        name="loads",
+        title=visit.say("data.loads"),
+        columns=(
+            TableColumn(name="at", label=visit.say("data.when"), kind=CellKind.MOMENT),
+            TableColumn(name="table", label=visit.say("data.what")),
+            TableColumn(name="file", label=visit.say("data.file")),
+            number("read", "read"),
+            number("accepted", "accepted"),
+            number("duplicates", "duplicates"),
+            number("set_aside", "set_aside"),
+        ),
+        rows=[row(load) for load in loads],
+        all_rows=all_rows,
+    )
+
+
+def quarantine_files(visit: Visit) -> list[QuarantineFile]:
+    """Newest first."""
+    files = []
+    for path in visit.workspace.quarantine_dir.glob("*.jsonl"):
+        table, _, tail = path.stem.partition("-")
+        if table in set(Table):
+            at = datetime.strptime(tail[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+            files.append(QuarantineFile(name=path.stem, table=table, at=at))
+    return sorted(files, key=lambda file: file.at, reverse=True)
+
+
+# --- what was set aside ----------------------------------------------------------------------------------------------
+
+
+@router.get("/quarantine/{name}")
+async def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
+    """The rows of one load that were set aside, each with its reason."""
+    visit.require(Scope.EVENTS)
+
+    def read() -> dict[str, Any]:
+        path = _quarantine_path(visit, name)
+        codes = Counter(row["code"] for row in _quarantine_rows(path))
+        table = quarantine_table(visit, name, path, (page - 1) * QUARANTINE_ROWS)
+        return {"codes": codes.most_common(), "table": table, "n_pages": -(-codes.total() // QUARANTINE_ROWS)}
+
+    values = await visit.run(read)
+    return visit.page("quarantine.html.j2", section="data", name=name, page=page, **values)
+
+
+def quarantine_table(visit: Visit, name: str, path: Path, start: int) -> ConsoleTable:
+    """`QUARANTINE_ROWS` rows from `start` on, each with its line, its reason and a column for each of its fields; the
+    file has all rows, to be mended and loaded again. A row whose cells do not fit the columns is one field."""
+    fields = list(dict.fromkeys(field for row in _quarantine_rows(path) for field in row_fields(row)))
+
+    def cells(row: Mapping[str, Any]) -> TableRow:
+        code, texts = row["code"], row_fields(row)
+        words = visit.words.label(f"code.{code}", code)
+        return (
+            *(int(row["line_no"]), row["column"] or None),
+            TableCell(value=code, text=words, remark=row["message"]),
+            row["message"],
+            *(_shortened(texts.get(field)) for field in fields),
+        )
+
+    page_rows = itertools.islice(_quarantine_rows(path), start, start + QUARANTINE_ROWS)
+    return ConsoleTable(
+        name=name,
+        title=visit.say("data.quarantine"),
+        columns=(
+            TableColumn(name="line", label=visit.say("data.line"), kind=CellKind.NUMBER),
+            TableColumn(name="column", label=visit.say("data.column")),
+            TableColumn(name="code", label=visit.say("data.why")),
+            TableColumn(name="reason"),
+            *(TableColumn(name=field, label=field or "–") for field in fields),
+        ),
+        rows=[cells(row) for row in page_rows],
+        all_rows=lambda: map(cells, _quarantine_rows(path)),
+    )
+
+
+def _shortened(text: str | None) -> TableCell:
+    if text is None:
+        return TableCell(value=None)
+    return TableCell(value=text, text=text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")
+
+
+def row_fields(row: Mapping[str, Any]) -> dict[str, str]:
+    """Field -> text of a row that was set aside; one field of all of it where its cells did not fit the columns."""
+    parsed = row.get("fields")
+    if parsed is None:
+        try:
+            parsed = json.loads(row["raw"])
+        except ValueError:
+            parsed = None
+    if isinstance(parsed, dict):
+        return {str(name): "" if value is None else str(value) for name, value in parsed.items()}
+    return {"row": str(row["raw"])}
+
+
+def _quarantine_path(visit: Visit, name: str) -> Path:
+    path = visit.workspace.quarantine_dir / f"{name}.jsonl"
+    if not QUARANTINE_NAME.fullmatch(name) or not path.is_file():
+        raise UnknownIdError("there is no such list of rows that were set aside")
+    return path
+
+
+def _quarantine_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            yield json.loads(line)
+
+
+# --- a file's way in -------------------------------------------------------------------------------------------------
+
+
+@router.post("/upload")
+async def upload(visit: TheVisit, form: TheForm) -> Response:
+    """Take a file; the next page shows what it was taken for."""
+    visit.require(Scope.EVENTS)
+    file = form.get("file")
+    if not isinstance(file, UploadFile) or not file.filename:
+        raise WordedError(visit.say("data.no_file"))
+    name = file.filename
+    uploaded = await visit.run(lambda: receive_upload(visit.workspace, file.file, name))
+    table = text_of(form, "table")
+    query = f"?table={table}" if table in set(Table) else ""
+    return visit.back(f"{UPLOAD_PATH}/{uploaded.upload_id}{query}")
+
+
+@router.get("/upload/{upload_id}")
+async def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
+    """What a file is: an export of a known system with the tables that it gives, or, where it is none or somebody chose
+    a table, which column fills which field; with the first rows."""
+    visit.require(Scope.EVENTS)
+    if table not in set(Table):
+        export = await visit.run(lambda: export_values(visit, upload_id, ExportChoice()))
+        if export is not None:
+            return visit.page("export.html.j2", section="data", problem=None, **export)
+    values = await visit.run(lambda: upload_values(visit, upload_id, table, {}))
+    return visit.page("upload.html.j2", section="data", problem=None, **values)
+
+
+@router.post("/upload/{upload_id}/load")
+async def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
+    """Check a file, or load it, with the columns that were chosen."""
+    visit.require(Scope.EVENTS)
+    table = Table(text_of(form, "table")) if text_of(form, "table") in set(Table) else Table.EVENTS
+
+    def start() -> FileLoad:
+        file = find_upload(visit.workspace, upload_id)
+        preview = preview_file(file.path, visit.workspace.policy)
+        maps = [(table, map_of(form, table, preview.columns))]
+        return start_load(visit, form, file, preview, maps, IngestOptions(**written_as(form)))
+
+    try:
+        job = await visit.run(start)
+    except UnknownIdError:
+        raise
+    except (UsageError, IngestError) as error:
+        problem, selected = visit.problem_text(error), dict(_selected(form))
+        values = await visit.run(lambda: upload_values(visit, upload_id, table.value, selected))
+        return visit.page("upload.html.j2", status=422, section="data", problem=problem, **values)
+    return visit.back(f"/data/load/{job.load_id}")
+
+
+@router.post("/upload/{upload_id}/export")
+async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
+    """Check an export that was recognised, or load it into each table that it gives; consent only out of the columns
+    that were chosen."""
+    visit.require(Scope.EVENTS)
+    consent_from = tuple(column for column in form.getlist("consent") if isinstance(column, str))
+    choice = ExportChoice(consent_from=consent_from, tz=text_of(form, "tz").strip())
+
+    def start() -> FileLoad:
+        file = find_upload(visit.workspace, upload_id)
+        recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
+        options = IngestOptions(**written_as(form), encoding=recognised.encoding)
+        preview = preview_file(file.path, visit.workspace.policy, options)
+        maps = export_maps(recognised.source, consent_from)
+        return start_load(visit, form, file, preview, maps, options, is_export=True)
+
+    try:
+        job = await visit.run(start)
+    except UnknownIdError:
+        raise
+    except (UsageError, IngestError) as error:
+        problem = visit.problem_text(error)
+        values = await visit.run(lambda: export_values(visit, upload_id, choice))
+        if values is None:
+            return visit.back(f"{UPLOAD_PATH}/{upload_id}")
+        return visit.page("export.html.j2", status=422, section="data", problem=problem, **values)
+    return visit.back(f"/data/load/{job.load_id}")
+
+
+def written_as(form: FormData) -> dict[str, str]:
+    """What was said of how a file is written: fields of `IngestOptions`."""
+    options = {"tz": text_of(form, "tz").strip(), "date_order": text_of(form, "date_order")}
+    return {name: text for name, text in options.items() if text}
+
+
+def start_load(
+    visit: Visit,
+    form: FormData,
+    file: Upload,
+    preview: FilePreview,
+    maps: Sequence[tuple[Table, ColumnMap]],
+    options: IngestOptions,
+    *,
+    is_export: bool = False,
+) -> FileLoad:
+    """Begin to check or load an upload. Raises `UsageError` while another load of the shop runs."""
+    job = FileLoad(
+        load_id=secrets.token_hex(8),
+        shop=visit.shop.name,
+        upload_id=file.upload_id,
+        name=file.name,
+        tables=tuple(table for table, _ in maps),
+        likely_rows=preview.likely_rows,
+        dry_run=text_of(form, "act") == "check",
+        is_export=is_export,
+    )
+    options_of_form = options.model_dump(include={"tz", "date_order", "encoding"}, exclude_none=True)
+    visit.state.loads.start(visit.workspace, file, job, maps, **options_of_form)
+    if not job.dry_run:
+        visit.remember("load", table=", ".join(dict.fromkeys(job.tables)), file=file.name)
+    return job
+
+
+@router.post("/upload/{upload_id}/discard")
+async def discard(visit: TheVisit, upload_id: str) -> Response:
+    """Throw an upload away."""
+    visit.require(Scope.EVENTS)
+    await visit.run(lambda: remove_upload(visit.workspace, upload_id))
+    return visit.back("/data", "discarded")
+
+
+@router.get("/load/{load_id}")
+async def load_page(visit: TheVisit, load_id: str) -> Response:
+    """How far a load is, and its account."""
+    job = visit.state.loads.find(visit.shop.name, load_id)
+    template = "load_state.html.j2" if visit.is_part else "load.html.j2"
+    return visit.page(template, section="data", load=job, quarantine_name=quarantine_name)
+
+
+@router.post("/load/{load_id}/cancel")
+async def cancel(visit: TheVisit, load_id: str) -> Response:
+    """End a load at its next block of rows; nothing of it is kept."""
+    visit.require(Scope.EVENTS)
+    job = visit.state.loads.find(visit.shop.name, load_id)
+    if not job.is_over:
+        job.state = FileLoadState.CANCELLING
+    return visit.back(f"/data/load/{load_id}")
+
+
+def export_values(visit: Visit, upload_id: str, choice: ExportChoice) -> dict[str, Any] | None:
+    """What the page of an export shows; None for a file of no known kind, or that cannot be read."""
+    file = find_upload(visit.workspace, upload_id)
+    try:
+        recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
+        options = IngestOptions(encoding=recognised.encoding)
+        preview = preview_file(file.path, visit.workspace.policy, options)
+    except IngestError:
+        return None
+    source, language = recognised.source, visit.language
+    return {
+        "upload": file,
+        "told": source.told(language),
+        "alternatives": [kind.told(language).title for kind in recognised.alternatives],
+        "encoding": recognised.encoding,
+        "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
+        "tables": list(source.maps),
+        "consent": list(source.agreements.items()),
+        "choice": choice,
+        "is_timed": Table.EVENTS in source.maps or source.consent is not None,
+        "timezone": visit.workspace.settings.timezone,
+        "likely_rows": preview.likely_rows,
+        "first_rows": first_rows_table(visit, preview.columns, preview.rows),
+    }
+
+
+def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
+    """What the page of the columns says of kinds of exports: the one that the file is, where somebody chose a table
+    instead; the one of which nothing can be taken in; the nearest ones, with what is missing for each."""
+    nearest = nearest_kinds(columns)
+    kinds = [kind.source.told(visit.language) for kind in nearest if not kind.missing]
+    return {
+        "export_kind": next((kind for kind in kinds if kind.gives_nothing is None), None),
+        "useless_kind": next((kind for kind in kinds if kind.gives_nothing is not None), None),
+        "nearest": [
+            (kind.source.told(visit.language).title, kind.missing[:MISSING_COLUMNS])
+            for kind in nearest
+            if kind.missing and len(kind.missing) < len(kind.source.signature)
+        ],
+    }
+
+
+def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[str, str]) -> dict[str, Any]:
+    """What the page of the columns shows. selected: field -> column, where somebody chose already."""
+    file = find_upload(visit.workspace, upload_id)
+    values: dict[str, Any] = {"upload": file, "refused": None, "timezone": visit.workspace.settings.timezone}
+    try:
+        preview = preview_file(file.path, visit.workspace.policy)
+    except IngestError as error:
+        return values | {"refused": error}
+    taken_for = Table(table) if table in set(Table) else preview.likely_table()
+    fills = proposed_columns(preview.columns, taken_for)
+    return values | {
+        "table": taken_for,
+        "by_itself": taken_for is preview.likely_table(),
+        "columns": preview.columns,
+        "rows": preview.rows,
+        "first_rows": first_rows_table(visit, preview.columns, preview.rows),
+        "likely_rows": preview.likely_rows,
+        "is_sure": all(
+            fills[field] is not None for field in REQUIRED[taken_for] if is_required(field, taken_for, fills)
+        ),
+        "fields": [
+            (field, fills[field], selected.get(field, fills[field] or ""), is_required(field, taken_for, fills))
+            for field in FIELDS[taken_for]
+        ],
+        "rare_fields": RARE_FIELDS,
+        "basics": basic_columns(preview.columns, fills) if taken_for is Table.USERS else {},
+        **kinds_told(visit, preview.columns),
+    }
+
+
+def first_rows_table(visit: Visit, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> ConsoleTable:
+    """The beginning of a file as it was read."""
+    return ConsoleTable(
+        name="first-rows",
+        title=visit.say("data.first_rows"),
+        columns=tuple(TableColumn(name=name, label=name or "–") for name in columns),
+        rows=[tuple(_shortened(row[name] or None) for name in columns) for row in rows],
+    )
+
+
+def map_of(form: FormData, table: Table, columns: tuple[str, ...]) -> ColumnMap:
+    """The column map that was chosen. Raises `UsageError` where a needed field has no column."""
+    selected = {field: column for field, column in _selected(form) if field in FIELDS[table] and column in columns}
+    missing = [f for f in REQUIRED[table] if f not in selected and is_required(f, table, selected)]
+    if missing:
+        raise UsageError(f"choose a column for {', '.join(missing)}")
+    basics = {name: (name,) for name in form.getlist("basic") if isinstance(name, str) and name in columns}
+    return ColumnMap(table=table, columns={field: (column,) for field, column in selected.items()}, basics=basics)
+
+
+def _selected(form: FormData) -> Iterator[tuple[str, str]]:
+    for name, value in form.multi_items():
+        if name.startswith("field_") and isinstance(value, str) and value:
+            yield name.removeprefix("field_"), value

@@ -1,0 +1,262 @@
+"""Models: which version serves, what each was trained on and how good it was, and letting another one serve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from recllm.base.errors import ModelError, UnknownIdError
+from recllm.base.stats.intervals import ConfidenceInterval
+from recllm.doors.console.estimates import estimate_values, job_subject, order_estimate
+from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, history, text_of
+from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.market.jobs.experiments import ANSWER_COLUMNS, Metric
+from recllm.recommend.recommender.lineage import Lineage
+from recllm.recommend.recommender.registry import VersionDecision, current, decisions, promote, serving, versions
+from recllm.recommend.recommender.saved_model import MODEL_FILE
+from recllm.shop.workspace.keys import Scope
+
+router = APIRouter(prefix="/models")
+SECTION = ConsoleSection("models", "/models", router)
+
+ACTS = 20
+METRICS = {"ndcg@20_all": "models.ndcg_all", "ndcg@20_new": "models.ndcg_new"}
+"""Figures of a version that are told in words; the others stand behind "for the engineer"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLine:
+    """One version as the list shows it."""
+
+    version: str
+    created_at: datetime
+    serves: bool
+    metrics: Mapping[str, float]
+    training: Mapping[str, Any]
+    """People, items, events, span and notes of the training, where they are told."""
+    lineage: Lineage | None
+    """Where it comes from, and what the gate said of it."""
+
+    @property
+    def is_refused(self) -> bool:
+        return self.lineage is not None and self.lineage.is_refused
+
+
+@router.get("")
+async def index(visit: TheVisit) -> Response:
+    """All versions, newest first."""
+
+    def values() -> dict[str, Any]:
+        lines, problem, version = model_lines(visit), None, None
+        try:
+            version = current(visit.workspace.models_dir)
+        except ModelError as error:
+            problem = str(error)
+        return {
+            "lines": lines,
+            "serving": version,
+            "problem": problem,
+            "gates": {line.version: gate_table(visit, line) for line in lines},
+            "decisions": decisions_table(visit),
+            "acts": [act for act in history(visit.workspace, 500) if act["act"] == "promote"][:ACTS],
+        }
+
+    return visit.page("models.html.j2", section="models", metrics=METRICS, **await visit.run(values))
+
+
+def gate_table(visit: Visit, line: ModelLine) -> ConsoleTable | None:
+    """A version beside what served when the gate looked at it; None where it did not compare."""
+    gate = line.lineage.gate if line.lineage is not None else None
+    if gate is None or not gate.comparisons:
+        return None
+
+    def column(name: str, word: str, *, is_ranged: bool = False) -> TableColumn:
+        label, kind = visit.say(word), CellKind.NUMBER
+        return TableColumn(name=name, label=label, kind=kind, digits=4, is_ranged=is_ranged)
+
+    return ConsoleTable(
+        name=f"gate-{line.version}",
+        title=visit.say("models.gate"),
+        columns=(
+            TableColumn(name="figure", label=visit.say("models.figure")),
+            column("serving_then", "models.served_then"),
+            column("this_version", "models.this_one"),
+            column("difference", "models.difference", is_ranged=True),
+            TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
+        ),
+        rows=[
+            (
+                *(f"{c.slice} {c.metric}", c.serving, c.challenger),
+                *(ConfidenceInterval(c.difference, c.low, c.high), c.people),
+            )
+            for c in gate.comparisons
+        ],
+    )
+
+
+def decisions_table(visit: Visit) -> ConsoleTable | None:
+    """Who served when, newest first; None where nothing was ever decided."""
+    lines = list(reversed(decisions(visit.workspace.models_dir)))
+    if not lines:
+        return None
+
+    def row(decision: VersionDecision) -> TableRow:
+        kind = TableCell(value=decision.kind, text=visit.say(f"decision.{decision.kind}"))
+        return datetime.fromisoformat(decision.at), kind, decision.version
+
+    return ConsoleTable(
+        name="decisions",
+        title=visit.say("models.history"),
+        columns=(
+            TableColumn(name="at", label=visit.say("data.when"), kind=CellKind.MOMENT),
+            TableColumn(name="decision", label=visit.say("data.what")),
+            TableColumn(name="version", label=visit.say("models.version")),
+        ),
+        rows=[row(decision) for decision in lines[:ACTS]],
+        all_rows=lambda: map(row, lines),
+    )
+
+
+@router.get("/version/{version}")
+async def confirm_page(visit: TheVisit, version: str) -> Response:
+    """What would change if this version served, before anybody lets it."""
+
+    def values() -> dict[str, Any]:
+        line = _line_of(visit, version)
+        now_serving = next((other_line for other_line in model_lines(visit) if other_line.serves), None)
+        with visit.workspace.store().read() as reader:
+            people = reader.counts()["users"]
+        table = comparison_table(visit, now_serving, line)
+        return {"line": line, "table": table, "people": people}
+
+    return visit.page("model.html.j2", section="models", **await visit.run(values))
+
+
+def comparison_table(visit: Visit, now_serving: ModelLine | None, line: ModelLine) -> ConsoleTable:
+    """What serves beside what would serve instead."""
+
+    def metric_cell(version: ModelLine | None, name: str) -> TableCell:
+        value = None if version is None else version.metrics.get(name)
+        return TableCell(value=value, text=None if value is None else visit.words.number(value, 4))
+
+    rows: list[TableRow] = [
+        (
+            TableCell(value=name, text=visit.say(label)),
+            metric_cell(now_serving, name),
+            metric_cell(line, name),
+        )
+        for name, label in METRICS.items()
+    ]
+    created_before, version_before = (now_serving.created_at, now_serving.version) if now_serving else (None, None)
+    rows += [
+        (TableCell(value="created_at", text=visit.say("models.made")), created_before, line.created_at),
+        (TableCell(value="version", text=visit.say("models.version")), version_before, line.version),
+    ]
+    return ConsoleTable(
+        name="comparison",
+        title=visit.say("models.confirm"),
+        columns=(
+            TableColumn(name="figure", label=visit.say("models.figure")),
+            TableColumn(name="serving", label=visit.say("models.now")),
+            TableColumn(name="this_version", label=visit.say("models.then")),
+        ),
+        rows=rows,
+    )
+
+
+@router.post("/version/{version}/promote")
+async def promote_version(visit: TheVisit, form: TheForm, version: str) -> Response:
+    """Let a version serve. Every byte of it is verified first; one that the gate refused needs a further tick."""
+    visit.require(Scope.ADMIN)
+
+    def write() -> None:
+        _line_of(visit, version)
+        previous = serving(visit.workspace.models_dir)
+        promote(visit.workspace.models_dir, version, force=text_of(form, "force") == "yes")
+        visit.remember("promote", version=version, previous=previous)
+
+    await visit.run(write)
+    return visit.back("/models", "promoted")
+
+
+@router.get("/version/{version}/estimate")
+async def estimate_page(visit: TheVisit, version: str, metric: Annotated[str, Query()] = Metric.CLICKS) -> Response:
+    """What a version would have brought, by slates that explored."""
+
+    def values() -> dict[str, Any]:
+        line = _line_of(visit, version)
+        return {"line": line, **estimate_values(visit, version, _metric(metric))}
+
+    template = "estimate_state.html.j2" if visit.is_part else "estimate.html.j2"
+    return visit.page(template, section="models", **await visit.run(values))
+
+
+@router.post("/version/{version}/estimate")
+async def order(visit: TheVisit, form: TheForm, version: str) -> Response:
+    """Have it computed in the background."""
+    visit.require(Scope.MARKETING)
+    metric = _metric(text_of(form, "metric"))
+
+    def ordered() -> None:
+        _line_of(visit, version)
+        order_estimate(visit, version, metric)
+
+    await visit.run(ordered)
+    return visit.back(f"/models/version/{quote(version)}/estimate?metric={metric.value}")
+
+
+@router.post("/version/{version}/estimate/cancel")
+async def cancel(visit: TheVisit, form: TheForm, version: str) -> Response:
+    """End it at its next slates; nothing of it is kept."""
+    visit.require(Scope.MARKETING)
+    metric, background = _metric(text_of(form, "metric")), visit.state.service.background
+    if job := background.open_job(visit.shop.name, job_subject(version, metric)):
+        background.cancel(visit.shop.name, job.job_id)
+    return visit.back(f"/models/version/{quote(version)}/estimate?metric={metric.value}")
+
+
+def _metric(text: str) -> Metric:
+    """Raises `HTTPException` for one that is not of single showings."""
+    if text not in ANSWER_COLUMNS:
+        raise HTTPException(404)
+    return Metric(text)
+
+
+def _line_of(visit: Visit, version: str) -> ModelLine:
+    """Raises `UnknownIdError` for a version that there is not."""
+    line = next((line for line in model_lines(visit) if line.version == version), None)
+    if line is None:
+        raise UnknownIdError(f"there is no model version {version[:80]!r}; see the list of models")
+    return line
+
+
+def model_lines(visit: Visit) -> list[ModelLine]:
+    """Every version whose manifest can be read, newest first."""
+    models_dir = visit.workspace.models_dir
+    now_serving = serving(models_dir)
+    lines = []
+    for manifest in reversed(versions(models_dir)):
+        try:
+            text = (models_dir / "versions" / manifest.version / MODEL_FILE).read_text("utf-8")
+            record = json.loads(text)
+        except (OSError, ValueError):  # a version that cannot serve: its promotion says why
+            record = {}
+        lines.append(
+            ModelLine(
+                version=manifest.version,
+                created_at=datetime.fromisoformat(manifest.created_at),
+                serves=manifest.version == now_serving,
+                metrics=record.get("metrics", {}),
+                training=record.get("training", {}),
+                lineage=manifest.lineage,
+            )
+        )
+    return lines

@@ -1,0 +1,351 @@
+"""What every page has: who visits, the words, the frame around it, and the history of what was done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+
+import recllm
+from recllm.base.charts import Chart, svg, without_styles
+from recllm.base.errors import RecllmError, StoreError, UnknownIdError, UsageError
+from recllm.base.files import PRIVATE, lock_file
+from recllm.base.words.sentences import LANGUAGES
+from recllm.base.words.words import Words
+from recllm.doors.console.figures import FigureCache
+from recllm.doors.console.loads import FileLoads
+from recllm.doors.console.oidc import OidcClient
+from recllm.doors.console.pending import PendingSignIns
+from recllm.doors.console.session import SignedIn
+from recllm.doors.console.sign_in_log import SignInLog
+from recllm.doors.console.tables import ConsoleTable, cell_remark, cell_text, csv_lines, tables_of
+from recllm.doors.console.typed import TypedTexts
+from recllm.doors.service.callers import Service
+from recllm.doors.service.capacity import RateLimit
+from recllm.doors.service.live import LiveShop
+from recllm.shop.data.dataset import utc
+from recllm.shop.workspace.audit import AuditAction, audit
+from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.keys import ApiKey, Scope
+from recllm.shop.workspace.workspace import REPLAY_DAYS, Workspace, present
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+PSEUDONYM = re.compile(r"u1_[A-Z2-7]{26}")
+FILE_FIELD = "csv"
+"""Of an address: the name of the table of the page that is asked for as a file."""
+HISTORY_FILE = "console.jsonl"
+"""Of a workspace: each action in the console, with its actor and time; without ids of people."""
+
+AUDITED: Mapping[str, AuditAction] = {
+    "consent": AuditAction.CONSENT_CHANGED,
+    "download": AuditAction.FILE_DOWNLOADED,
+    "end_session": AuditAction.SESSION_ENDED,
+    "erase": AuditAction.ERASED,
+    "export": AuditAction.PERSON_EXPORTED,
+    "export_campaign": AuditAction.CAMPAIGN_EXPORTED,
+    "feedback": AuditAction.FEEDBACK_RECORDED,
+    "load": AuditAction.LOADED,
+    "make_key": AuditAction.KEY_MADE,
+    "promote": AuditAction.MODEL_PROMOTED,
+    "restrict": AuditAction.RESTRICTED,
+    "lift_restriction": AuditAction.RESTRICTION_LIFTED,
+    "revoke_key": AuditAction.KEY_REVOKED,
+    "start_experiment": AuditAction.EXPERIMENT_STARTED,
+    "stop_experiment": AuditAction.EXPERIMENT_STOPPED,
+}
+"""Actions in the history of the console -> actions in the audit log."""
+
+
+class WordedError(UsageError):
+    """A refusal whose message is in the visitor's language; the others of `recllm.base.errors` are in English."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleSection:
+    """One entry of the navigation, with the pages under it."""
+
+    name: str
+    """Its words stand under `nav.<name>`."""
+    path: str
+    router: APIRouter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConsoleState:
+    """What all visits of one console share."""
+
+    service: Service
+    sections: tuple[ConsoleSection, ...]
+    sign_ins: RateLimit
+    sign_in_log: SignInLog
+    providers: Mapping[str, OidcClient]
+    """By `provider_id`; empty where people sign in with keys alone."""
+    pending: PendingSignIns
+    loads: FileLoads
+    figures: FigureCache
+    typed: TypedTexts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Visit:
+    """One request: who asks, of which shop, in which language."""
+
+    request: Request
+    state: ConsoleState
+    cookies: Mapping[str, str]
+    """Of the console, by `recllm.doors.console.cookies.read_cookies`."""
+    signed_in: SignedIn | None
+    words: Words
+    form_token: str
+    nonce: str
+    """What scripts and htmx attributes of this answer carry, so that nothing that slipped into a page runs."""
+
+    @property
+    def shop(self) -> LiveShop:
+        """Raises `HTTPException` for whoever has not signed in; the middleware sends them to do so before."""
+        if self.signed_in is None:
+            raise HTTPException(401)
+        return self.signed_in.shop
+
+    @property
+    def workspace(self) -> Workspace:
+        return self.shop.workspace
+
+    @property
+    def language(self) -> str:
+        return self.words.language
+
+    @property
+    def idle_seconds(self) -> float:
+        """After so long without a request the session is over."""
+        return self.workspace.settings.console.idle_minutes * 60
+
+    @property
+    def request_id(self) -> str:
+        """By which the log names this request."""
+        return getattr(self.request.state, "request_id", "")
+
+    @property
+    def is_part(self) -> bool:
+        """Whether htmx asks for a part of a page."""
+        return "hx-request" in self.request.headers
+
+    def speaking(self, language: str) -> Visit:
+        """The same in another language."""
+        return replace(self, words=replace(self.words, language=language))
+
+    def say(self, path: str, /, **values: object) -> str:
+        return self.words.say(path, **values)
+
+    def problem_text(self, error: RecllmError, message: str = "") -> str:
+        """What stands in the way: what kind of thing in the visitor's language, and the message itself, which is in
+        English unless the console worded it. message: what the error says, where that is not its own text."""
+        if isinstance(error, WordedError):
+            return str(error)
+        kinds = (kind.__name__ for kind in type(error).__mro__)
+        words = next(self.say(path) for kind in kinds if self.words.has(path := f"problem.{kind}"))
+        return self.say("problem.line", kind=words, message=message or str(error))
+
+    def finding_text(self, rule: str, message: str) -> str:
+        """What a check says of a text. rule: a guarantee ("G3") or pack and rule; in another language than English the
+        guarantee's own words stand for the message, which a page then shows beside it."""
+        path = f"check.{rule}" if self.words.has(f"check.{rule}") else "check.pack"
+        return message if self.language == "en" else self.say(path, rule=rule)
+
+    def may(self, scope: str) -> bool:
+        """Whether the caller's key has a scope."""
+        return self.signed_in is not None and self.signed_in.may(Scope(scope))
+
+    def require(self, scope: Scope) -> None:
+        """Raises `HTTPException` where the caller's key lacks the scope."""
+        if not self.may(scope):
+            raise HTTPException(403, self.say("error.scope", scope=scope.value))
+
+    def require_person(self, name: str) -> None:
+        """Raises `UnknownIdError` for a name that is no pseudonym of a person of this shop."""
+        if not PSEUDONYM.fullmatch(name) or not self.workspace.gate().knows_each([name])[0]:
+            raise UnknownIdError("nobody of this shop is known under this address")
+
+    async def run(self, answer: Callable[[], T]) -> T:
+        """The answer, computed in a thread when a worker is free. Raises `OverloadError` as the service does."""
+        return await self.state.service.capacity.run(answer)
+
+    def page(self, template: str, *, status: int = 200, section: str = "", **values: Any) -> Response:
+        """A page from a template of this room, or one table of it as a file, where the address asks for that. section:
+        name of the navigation's entry that it belongs to."""
+        if self.wants_file and status == 200:
+            return self._file(next((t for t in tables_of(values) if t.name == self._file_name), None))
+        return HTMLResponse(self.render(template, section=section, **values), status)
+
+    def render(self, template: str, **values: Any) -> str:
+        words = self.words
+        return (
+            environment()
+            .get_template(template)
+            .render(
+                visit=self,
+                say=words.say,
+                number=words.number,
+                percent=words.percent,
+                money=words.money,
+                moment=words.moment,
+                day=words.day,
+                cell_text=cell_text,
+                cell_remark=cell_remark,
+                languages=LANGUAGES,
+                version=recllm.__version__,
+                notice=self._notice(),
+                **values,
+            )
+        )
+
+    @property
+    def _file_name(self) -> str:
+        return self.request.query_params.get(FILE_FIELD, "")
+
+    @property
+    def wants_file(self) -> bool:
+        """Whether a table is asked for, and no page."""
+        return self.request.method == "GET" and bool(self._file_name)
+
+    def file_address(self, table: ConsoleTable) -> str:
+        """Where a table of this page is answered as a file; "" where the page answers a form and has no address."""
+        if self.request.method != "GET":
+            return ""
+        left_out = ("page", "notice", FILE_FIELD)
+        fields = [(name, text) for name, text in self.request.query_params.multi_items() if name not in left_out]
+        return f"{quote(self.request.url.path)}?{urlencode([*fields, (FILE_FIELD, table.name)])}"
+
+    def _file(self, table: ConsoleTable | None) -> Response:
+        """Raises `HTTPException` for a table that the page does not have."""
+        if table is None:
+            raise HTTPException(404)
+        if any(column.scope is not None and self.may(column.scope) for column in table.columns):
+            self.remember("download", file=table.name)  # ids of people leave
+        headers = {"Content-Disposition": f'attachment; filename="{table.name}.csv"'}
+        lines = csv_lines(table, self.may)
+        return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
+
+    def _notice(self) -> str | None:
+        """What the page before this one did, by its key, so that a link can make the console say nothing of its own."""
+        key = f"notice.{self.request.query_params.get('notice', '')}"
+        return key if self.words.has(key) else None
+
+    def back(self, path: str, notice: str = "") -> Response:
+        """To a page after something was done; notice: a key under `notice`."""
+        joint = "&" if "?" in path else "?"
+        return RedirectResponse(f"{path}{joint}notice={notice}" if notice else path, 303)
+
+    def picture(self, chart: Chart) -> Markup:
+        """A chart for a template, without inline styles, which the content policy forbids."""
+        return Markup(without_styles(svg(chart)))  # noqa: S704 - recllm.base.charts escapes its texts
+
+    @property
+    def actor(self) -> str:
+        """Who acts, for the audit log."""
+        visitor = None if self.signed_in is None else self.signed_in.visitor
+        if isinstance(visitor, ApiKey):
+            return f"key:{visitor.key_id}"
+        return f"console:{'this machine' if visitor is None else visitor.name}"
+
+    @property
+    def figures(self) -> FigureGate:
+        """What the visitor may learn of groups of customers."""
+        sees_people = self.may(Scope.PRIVACY) or self.may(Scope.PEOPLE)
+        return FigureGate(self.workspace, None if sees_people else self.actor)
+
+    def remember(self, act: str, *, subject: str | None = None, **facts: object) -> None:
+        """Write to the shop's history what was done, by whom and when, and to the audit log. facts: counts and names,
+        no id of a person. subject: the person's pseudonym, for the audit log alone."""
+        audit(self.workspace, self.actor, AUDITED[act], subject=subject, **facts)
+        assert self.signed_in is not None  # noqa: S101 - nobody else gets so far
+        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": self.signed_in.name, "act": act, **facts}
+        path = self.workspace.root / HISTORY_FILE
+        with lock_file(path.with_name(f".{HISTORY_FILE}.lock")):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def clock(self) -> Mapping[str, Any]:
+        """The shop's present for the frame: its time, and whether the log is being replayed; empty while the store
+        cannot be read."""
+        if self.signed_in is None:
+            return {}
+        try:
+            at = utc(present(self.workspace))
+        except StoreError:
+            return {}
+        return {"at": at, "replayed": (datetime.now(UTC) - at).days >= REPLAY_DAYS}
+
+
+def history(workspace: Workspace, limit: int) -> list[dict[str, Any]]:
+    """The latest acts of `Visit.remember`, newest first."""
+    path = workspace.root / HISTORY_FILE
+    lines = path.read_text("utf-8").splitlines()[-limit:] if path.exists() else []
+    return [json.loads(line) for line in reversed(lines) if line.endswith("}")]
+
+
+def _visit(request: Request) -> Visit:
+    visit: Visit = request.state.visit
+    return visit
+
+
+TheVisit = Annotated[Visit, Depends(_visit)]
+
+
+async def _form(request: Request) -> FormData:
+    return await request.form()
+
+
+TheForm = Annotated[FormData, Depends(_form)]
+
+
+def text_of(form: FormData, name: str, limit: int = 1_000) -> str:
+    """A field of a form as text, at most `limit` characters; "" where it is missing or a file."""
+    value = form.get(name, "")
+    return value[:limit] if isinstance(value, str) else ""
+
+
+def local_path(text: str) -> str:
+    """A path of this console that a visitor came with; "/" for anything that leads elsewhere."""
+    is_local = text.startswith("/") and not text.startswith("//") and "\\" not in text and text.isprintable()
+    return text if is_local else "/"
+
+
+def from_here(request: Request) -> bool:
+    """Whether a browser says that a page of this very site sends the request; a browser that says nothing is believed
+    only as far as its form's token goes."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    return site in (None, "same-origin") and (origin is None or urlsplit(origin).netloc == request.headers.get("host"))
+
+
+@cache
+def environment() -> Environment:
+    """Templates of this room: every value is escaped, a missing one is an error."""
+    return Environment(
+        loader=PackageLoader("recllm.doors.console", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def static_folder() -> Path:
+    return Path(__file__).parent / "static"

@@ -1,0 +1,601 @@
+"""People: one person's profile, consent, history, recommendations with reasons, and what would be if.
+
+The shop's own id of a person comes in by a form alone and becomes a pseudonym at once; addresses and logs have that.
+The id stays in this process's memory for an hour, for the browser that typed it, so that the person's page can say
+whose it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+from fastapi import APIRouter, Query
+from fastapi.responses import RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from recllm.base.charts import Bar, BarChart
+from recllm.base.documents import json_text
+from recllm.base.errors import UnknownIdError
+from recllm.base.schema import ACTIONS, Action, Profile, Purpose, Recommendation, SlateStatus, Table
+from recllm.doors.console.figures import PersonRhythm
+from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, text_of
+from recllm.doors.console.predictions import order_predictions, prediction_values
+from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.privacy.erasure import erase_people
+from recllm.doors.privacy.export import export_person
+from recllm.doors.report.people import evolution_chart, evolution_rows
+from recllm.learn.profiles.evolution import Evolution, evolve
+from recllm.market.jobs.load import add_consent, add_events
+from recllm.market.jobs.recommenders import forget_in_states
+from recllm.market.occasions.rules import OccasionRules
+from recllm.recommend.recommender.leave_one_out import UserHistory
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import Dataset, Events, utc
+from recllm.shop.workspace.audit import AuditAction, audit
+from recllm.shop.workspace.keys import Scope
+from recllm.shop.workspace.workspace import recording_time
+from recllm.text.items import item_names
+
+router = APIRouter(prefix="/people")
+SECTION = ConsoleSection("people", "/people", router)
+
+SHOWN_ITEMS = 6
+"""Items of each of the two lists."""
+LIST_ITEMS = 20
+"""Items that are ranked to fill the list of what was bought before."""
+PROFILE_LINES = 12
+BAR_CHARACTERS = 24
+"""Of a category's name beside its bar."""
+LISTED_PEOPLE = 50
+RHYTHMS = ("due", "quiet")
+"""Lists of people by how they shop; see `recllm.doors.console.figures`."""
+HISTORY_LINES = 25
+FEEDBACK = {"dismiss": Action.DISMISS, "purchase": Action.PURCHASE}
+PURPOSES = (
+    Purpose.PERSONALISATION,
+    Purpose.EMAIL,
+    Purpose.PUSH,
+    Purpose.SMS,
+    Purpose.ANALYTICS,
+    Purpose.MODEL_TRAINING,
+    Purpose.LLM_LOCAL,
+    Purpose.LLM_THIRD_PARTY,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentLine:
+    """What one person decided for one purpose."""
+
+    purpose: Purpose
+    granted: bool
+    """Whether they may be used for it now."""
+    decided_at: datetime | None
+    """None where the shop's default counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceLine:
+    """One line of a profile that can be thought away."""
+
+    evidence_id: str
+    title: str
+    count: int
+    days_since: float | None
+    action: Action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """What a person did with one item at one time."""
+
+    at: datetime
+    action: Action
+    item_id: str | None
+    """None for an item of a sensitive category, which is not named."""
+    title: str
+    quantity: float
+    price: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlateLists:
+    """Recommendations of one person as a marketing person reads them."""
+
+    status: SlateStatus
+    weekly: tuple[Recommendation, ...]
+    """What they bought before."""
+    new: tuple[Recommendation, ...]
+    """What they never bought; everything where the list is not personal."""
+    request_ids: tuple[str, ...]
+    model_version: str | None
+
+    @property
+    def item_ids(self) -> set[str]:
+        return {item.item_id for item in (*self.weekly, *self.new)}
+
+
+@router.get("")
+async def index(visit: TheVisit) -> Response:
+    """Search for a person."""
+    return await _index(visit)
+
+
+async def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status: int = 200) -> Response:
+    def has_people() -> bool:
+        with visit.workspace.store().read() as reader:
+            loads = reader.marks().load_no
+        return not loads.keys().isdisjoint((Table.USERS, Table.EVENTS, Table.CONSENT))
+
+    values = {"has_people": await visit.run(has_people), "typed": typed, "problem": problem}
+    return visit.page("people.html.j2", status=status, section="people", **values)
+
+
+@router.post("/search")
+async def search(visit: TheVisit, form: TheForm) -> Response:
+    """From the shop's own id to the address of the person's page."""
+    typed = text_of(form, "user_id", 256).strip()
+    if not typed:
+        return await _index(visit, problem="people.no_id", status=422)
+
+    def lookup() -> tuple[str, bool]:
+        name = visit.workspace.pseudonymiser().one(typed)
+        return name, visit.workspace.gate().knows_each([name])[0]
+
+    name, is_known = await visit.run(lookup)
+    if not is_known:
+        return await _index(visit, typed=typed, problem="people.unknown", status=404)
+    visit.state.typed.remember(visit.form_token, name, typed)
+    return RedirectResponse(f"/people/{name}", 303)
+
+
+@router.get("/list/{kind}")
+async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
+    """The people behind a figure of Home, by pseudonym; none where they are fewer than the policy's floor."""
+    figures = visit.state.figures.get(visit.shop)
+    if kind not in RHYTHMS:
+        raise HTTPException(404)
+    people = () if figures is None else figures.due if kind == "due" else figures.quiet
+    is_small = len(people) < visit.figures.floor
+    start = (page - 1) * LISTED_PEOPLE
+
+    def row(person: PersonRhythm) -> TableRow:
+        shortened = f"{person.user_id[3:15]}…"
+        pseudonym = TableCell(value=person.user_id, text=shortened, href=f"/people/{person.user_id}")
+        return pseudonym, person.last, person.gap_days
+
+    table = ConsoleTable(
+        name=f"people-{kind}",
+        title=visit.say(f"people.rhythm.{kind}"),
+        columns=(
+            TableColumn(name="pseudonym", label=visit.say("people.person"), scope=Scope.PEOPLE),
+            TableColumn(name="last_bought", label=visit.say("people.last_visit"), kind=CellKind.DAY),
+            TableColumn(name="usual_days_between", label=visit.say("people.gap"), kind=CellKind.NUMBER, digits=1),
+        ),
+        rows=[row(person) for person in people[start : start + LISTED_PEOPLE]],
+        all_rows=lambda: map(row, people),
+    )
+    return visit.page(
+        "people_list.html.j2",
+        section="people",
+        kind=kind,
+        is_counted=figures is not None,
+        is_small=is_small,
+        rules=OccasionRules(),
+        table=None if is_small else table,
+        n_people=len(people),
+        page=page,
+        n_pages=-(-len(people) // LISTED_PEOPLE),
+    )
+
+
+@router.get("/{name}")
+async def person_page(
+    visit: TheVisit,
+    name: str,
+    without: Annotated[list[str], Query()] = [],  # noqa: B006 - FastAPI copies it
+    page: Annotated[int, Query(ge=1, le=10_000)] = 1,
+) -> Response:
+    """Everything about one person. without: evidence that is thought away, see `Recommender.lacking`."""
+
+    def looked_at() -> dict[str, Any]:
+        values = person_values(visit, name, tuple(without[: PROFILE_LINES * 2]), page)
+        if not visit.is_part:
+            audit(visit.workspace, visit.actor, AuditAction.PERSON_SHOWN, subject=name)
+        return values
+
+    values = await visit.run(looked_at)
+    template = "person_slate.html.j2" if visit.is_part else "person.html.j2"
+    return visit.page(template, section="people", **values)
+
+
+@router.post("/{name}/predictions")
+async def predict(visit: TheVisit, name: str) -> Response:
+    """Have everybody predicted in the background."""
+    visit.require(Scope.MARKETING)
+    await visit.run(lambda: order_predictions(visit))
+    return visit.back(f"/people/{name}#predictions")
+
+
+@router.get("/{name}/predictions")
+async def predictions_part(visit: TheVisit, name: str) -> Response:
+    """What a person will do, while it is being computed: a part of their page."""
+    if not visit.is_part and not visit.wants_file:
+        return visit.back(f"/people/{name}#predictions")
+
+    def values() -> dict[str, Any]:
+        visit.require_person(name)
+        return prediction_values(visit, name)
+
+    return visit.page("person_predictions.html.j2", section="people", **await visit.run(values))
+
+
+@router.get("/{name}/interests")
+async def interests_page(visit: TheVisit, name: str) -> Response:
+    """How one person's interests moved over time."""
+
+    def moved() -> dict[str, Any]:
+        visit.require_person(name)
+        recommender = visit.shop.recommender().by_pseudonym().in_language(visit.language)
+        person = recommender.person(name)
+        users = pl.DataFrame({"user_id": [name]})
+        data: Dataset = replace(recommender.dataset, users=users, events=person.events)
+        evolution = evolve(
+            data, 0, recommender.item_vectors, recommender.dataset.as_of, by="auto", policy=visit.workspace.policy
+        )
+        chart = None
+        if evolution.periods:
+            picture = visit.picture(evolution_chart(evolution, visit.language))
+            chart = {"picture": picture, "table": evolution_table(visit, evolution), "caption": ""}
+        return {"name": name, "shop_id": _shop_id(visit, name), "chart": chart}
+
+    return visit.page("person_interests.html.j2", section="people", **await visit.run(moved))
+
+
+def evolution_table(visit: Visit, evolution: Evolution) -> ConsoleTable:
+    """One row for each period."""
+    head, rows = evolution_rows(evolution, visit.language)
+    names = ("period", "purchases", "drift", "drift_by_chance", "novelty", "largest", "entered", "left")
+    numbers = {"purchases": 0, "drift": 3, "drift_by_chance": 3, "novelty": 3}
+    columns = tuple(
+        TableColumn(name=name, label=label, kind=CellKind.NUMBER, digits=numbers[name])
+        if name in numbers
+        else TableColumn(name=name, label=label)
+        for name, label in zip(names, head, strict=True)
+    )
+    figures = [[getattr(period, name) for name in numbers] for period in evolution.periods]
+    return ConsoleTable(
+        name="interests",
+        title=visit.say("people.interests"),
+        columns=columns,
+        rows=[(str(row[0]), *values, *map(str, row[5:])) for row, values in zip(rows, figures, strict=True)],
+    )
+
+
+@router.post("/{name}/consent")
+async def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
+    """Write down what the person decided for one purpose."""
+    visit.require(Scope.EVENTS)
+    purpose = text_of(form, "purpose")
+    if purpose not in set(Purpose):
+        raise HTTPException(404)
+    granted = text_of(form, "granted") == "yes"
+
+    def write() -> None:
+        visit.require_person(name)
+        add_consent(visit.workspace, [(name, Purpose(purpose), granted, None)], source="console", by_pseudonym=True)
+        visit.remember("consent", subject=name, purpose=purpose, granted=granted)
+
+    await visit.run(write)
+    return visit.back(f"/people/{name}", "agreed" if granted else "refused")
+
+
+@router.post("/{name}/feedback")
+async def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
+    """Write down that the person does not want an item, or bought it; it counts in the next list."""
+    visit.require(Scope.EVENTS)
+    act, item_id = text_of(form, "act"), text_of(form, "item_id")
+    if act not in FEEDBACK:
+        raise HTTPException(404)
+
+    def write() -> None:
+        visit.require_person(name)
+        if not len(visit.workspace.gate().catalogue([item_id])):
+            raise UnknownIdError(f"no item {item_id!r} in the catalogue")
+        row = {
+            "user_id": name,
+            "item_id": item_id,
+            "event": FEEDBACK[act].value,
+            "timestamp": recording_time(visit.workspace),
+            "request_id": text_of(form, "request_id", 64) or None,
+        }
+        add_events(visit.workspace, [row], source="console", by_pseudonym=True)
+        visit.remember("feedback", subject=name, action=act)
+
+    await visit.run(write)
+    return visit.back(f"/people/{name}", "dismissed" if act == "dismiss" else "bought")
+
+
+@router.get("/{name}/export.json")
+async def export(visit: TheVisit, name: str) -> Response:
+    """Everything that is stored of the person, as a file to hand over."""
+    visit.require(Scope.PRIVACY)
+
+    def everything() -> str:
+        visit.require_person(name)
+        document = _export(visit, name)
+        visit.remember("export", subject=name)
+        return json_text(document | {"user_id": _shop_id(visit, name) or name})
+
+    text = await visit.run(everything)
+    headers = {"Content-Disposition": 'attachment; filename="person.json"'}
+    return Response(text.encode(errors="backslashreplace"), media_type="application/json", headers=headers)
+
+
+@router.post("/{name}/restrict")
+async def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
+    """Use the person's data for nothing from now on, or again as they agreed."""
+    visit.require(Scope.PRIVACY)
+    restricted = text_of(form, "restricted") == "yes"
+
+    def write() -> None:
+        visit.require_person(name)
+        if visit.workspace.store().restrict(name, datetime.now(UTC) if restricted else None):
+            forget_in_states(visit.workspace)
+            visit.remember("restrict" if restricted else "lift_restriction", subject=name)
+            visit.shop.update()
+
+    await visit.state.service.marketing.run(write)
+    return visit.back(f"/people/{name}", "restricted" if restricted else "unrestricted")
+
+
+@router.get("/{name}/erase")
+async def erase_page(visit: TheVisit, name: str) -> Response:
+    """What would be deleted, before anybody deletes it."""
+    visit.require(Scope.PRIVACY)
+
+    def counted() -> dict[str, Any]:
+        visit.require_person(name)
+        with visit.workspace.store().read() as reader:
+            counts = {
+                "events": reader.events((), user_ids=[name]).height,
+                "consent": reader.consent(user_ids=[name]).height,
+                "basics": len(json.loads(reader.users([name])["basics"][0])),
+                "sessions": len(reader.joined_sessions(user_id=name)),
+            }
+        return {"name": name, "shop_id": _shop_id(visit, name), "counts": counts}
+
+    return visit.page("person_erase.html.j2", section="people", **await visit.run(counted))
+
+
+@router.post("/{name}/erase")
+async def erase(visit: TheVisit, name: str) -> Response:
+    """Delete everything that is stored of the person."""
+    visit.require(Scope.PRIVACY)
+
+    def write() -> None:
+        visit.require_person(name)
+        certificate = erase_people(visit.workspace, [name], actor=visit.actor, by_pseudonym=True)
+        visit.state.typed.forget_subject(name)
+        visit.remember("erase", certificate=certificate.certificate_id)
+        visit.shop.update()
+
+    await visit.state.service.marketing.run(write)
+    return visit.back("/people", "erased")
+
+
+def _export(visit: Visit, name: str) -> dict[str, Any]:
+    recommender = visit.shop.recommender() if visit.shop.ready else None
+    predictions = visit.shop.everybody.held_predictions()
+    return export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=predictions)
+
+
+def person_values(visit: Visit, name: str, without: Sequence[str], page: int) -> dict[str, Any]:
+    """What the page of a person shows. Raises `UnknownIdError` for a stranger."""
+    visit.require_person(name)
+    values: dict[str, Any] = {
+        "name": name,
+        "shop_id": _shop_id(visit, name),
+        "consent": consent_lines(visit, name),
+        "restricted_since": visit.workspace.store().restricted_since([name]).get(name),
+        "without": without,
+        "profile": None,
+        "horizon_days": 0,
+        **prediction_values(visit, name),
+    }
+    recommender = visit.shop.recommender().by_pseudonym().in_language(visit.language)
+    lists = slate_lists(recommender, name, explain=not without)
+    values |= {"lists": lists, "changed": None, "scores": score_table(visit, lists)}
+    if recommender.model is not None:
+        values["horizon_days"] = recommender.model.horizon_days
+    if lists.status not in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY):
+        return values
+    person = recommender.person(name)
+    profile = recommender.person_profile(person, name)
+    if without:
+        changed = slate_lists(recommender.lacking(name, without), name)
+        values |= {"changed": changed, "scores": score_table(visit, changed)}
+    entries = history_entries(visit, recommender, person)
+    start = (page - 1) * HISTORY_LINES
+    step_seconds = recommender.dataset.step_seconds
+
+    def when(entry: HistoryEntry) -> str:
+        if step_seconds is None:
+            return visit.words.day(entry.at)
+        return visit.say("people.steps_back", n=round((entries[0].at - entry.at).total_seconds()) // step_seconds + 1)
+
+    by_day = itertools.groupby(entries[start : start + HISTORY_LINES], key=when)
+    return values | {
+        "profile": profile,
+        "favourites": favourites(visit, profile),
+        "lines": evidence_lines(visit, recommender, profile),
+        "days": [(day, list(entries_of_day)) for day, entries_of_day in by_day],
+        "page": page,
+        "n_pages": -(-len(entries) // HISTORY_LINES),
+        "n_entries": len(entries),
+    }
+
+
+def _shop_id(visit: Visit, name: str) -> str | None:
+    """The shop's own id, where this browser typed it."""
+    return visit.state.typed.recall(visit.form_token, name) or None
+
+
+def consent_lines(visit: Visit, name: str) -> list[ConsentLine]:
+    gate = visit.workspace.gate()
+    decisions = gate.decisions(name)
+    return [
+        ConsentLine(
+            purpose=purpose,
+            granted=gate.permits(name, purpose),
+            decided_at=decisions[purpose][1] if purpose in decisions else None,
+        )
+        for purpose in PURPOSES
+    ]
+
+
+def slate_lists(recommender: Recommender, name: str, *, explain: bool = True) -> SlateLists:
+    """What the person may buy again, and what is new to them. explain: with reasons, which takes most of the time."""
+    (new,) = recommender.recommend(name, k=LIST_ITEMS, repeats=False, explain=False)
+    if new.status not in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY):
+        popular = new.items[: 2 * SHOWN_ITEMS]
+        return SlateLists(status=new.status, weekly=(), new=popular, request_ids=(new.request_id,), model_version=None)
+    (everything,) = recommender.recommend(name, k=LIST_ITEMS, explain=False)
+    bought = bought_names(recommender, recommender.people.histories([name]).events)
+    repeated = [item.item_id for item in everything.items if item.title in bought][:SHOWN_ITEMS]
+    # another item of a name that they bought is nothing new to them
+    unknown = [item.item_id for item in new.items if item.title not in bought][:SHOWN_ITEMS]
+    listed: tuple[Recommendation, ...] = ()
+    request_ids: tuple[str, ...] = ()
+    if repeated or unknown:
+        (slate,) = recommender.recommend(
+            name, k=len(repeated) + len(unknown), allow=(*repeated, *unknown), explain=explain
+        )
+        listed, request_ids = slate.items, (slate.request_id,)
+    return SlateLists(
+        status=new.status,
+        weekly=tuple(item for item in listed if item.item_id in repeated),
+        new=tuple(item for item in listed if item.item_id not in repeated),
+        request_ids=request_ids,
+        model_version=new.model_version,
+    )
+
+
+def bought_names(recommender: Recommender, events: Events) -> set[str]:
+    """Names of what was bought in some events."""
+    rows = np.unique(events.of(Action.PURCHASE).item)
+    return set(item_names(recommender.dataset.items[rows.tolist()], recommender.locale))
+
+
+def evidence_lines(visit: Visit, recommender: Recommender, profile: Profile) -> dict[str, list[EvidenceLine]]:
+    """The heaviest lines of B and H whose items may be named."""
+    parts = {}
+    for kind, lines in (("B", profile.purchases), ("H", profile.browsing)):
+        rows = recommender.dataset.item_rows([line.item_id for line in lines])
+        named = [(line, int(row)) for line, row in zip(lines, rows, strict=True) if not _sensitive(recommender, row)]
+        named = named[:PROFILE_LINES]
+        titles = item_names(recommender.dataset.items[[row for _, row in named]], visit.language)
+        parts[kind] = [
+            EvidenceLine(
+                evidence_id=f"{kind}:{line.item_id}",
+                title=title,
+                count=line.count,
+                days_since=line.days_since,
+                action=line.action,
+            )
+            for (line, _), title in zip(named, titles, strict=True)
+        ]
+    return parts
+
+
+def history_entries(visit: Visit, recommender: Recommender, person: UserHistory) -> list[HistoryEntry]:
+    """Everything the person did, newest first."""
+    events = person.events
+    rows, positions = np.unique(events.item, return_inverse=True)
+    names = item_names(recommender.dataset.items[rows.tolist()], visit.language)
+    ids = recommender.dataset.items["item_id"].gather(rows.tolist()).to_list()
+    withheld = [_sensitive(recommender, row) for row in rows]
+    entries = []
+    for n in np.argsort(-events.at, kind="stable"):
+        item = int(positions[n])
+        price = float(events.price[n])
+        entries.append(
+            HistoryEntry(
+                at=utc(int(events.at[n])),
+                action=ACTIONS[int(events.action[n])],
+                item_id=None if withheld[item] else ids[item],
+                title=visit.say("people.withheld") if withheld[item] else names[item],
+                quantity=float(events.quantity[n]),
+                price=None if np.isnan(price) else price,
+            )
+        )
+    return entries
+
+
+def favourites(visit: Visit, profile: Profile) -> dict[str, Any] | None:
+    """Favourite categories that may be named, as a picture and a table; None without any."""
+    shares = [share for share in profile.favourite_categories if not visit.workspace.policy.is_sensitive((share.name,))]
+    if not shares:
+        return None
+    bars = [Bar(_fitting(share.name), share.share, visit.words.percent(share.share)) for share in shares]
+    title = visit.say("people.favourites")
+    table = ConsoleTable(
+        name="favourites",
+        title=title,
+        columns=(
+            TableColumn(name="category", label=visit.say("people.category")),
+            TableColumn(name="share", label=visit.say("people.share"), kind=CellKind.SHARE),
+        ),
+        rows=[(share.name, share.share) for share in shares],
+    )
+    return {"picture": visit.picture(BarChart(title=title, bars=bars, width=480)), "table": table, "caption": ""}
+
+
+def _fitting(name: str) -> str:
+    """A name as short as there is space beside a bar."""
+    return name if len(name) <= BAR_CHARACTERS else f"{name[: BAR_CHARACTERS - 1]}…"
+
+
+def score_table(visit: Visit, lists: SlateLists) -> ConsoleTable:
+    """How the recommendations came about, for the engineer."""
+
+    def column(name: str, word: str, kind: CellKind = CellKind.NUMBER) -> TableColumn:
+        label = visit.say(f"people.{word}") if word else ""
+        return TableColumn(name=name, label=label, kind=kind, digits=3)
+
+    listed = [("weekly", item) for item in lists.weekly] + [("new", item) for item in lists.new]
+    return ConsoleTable(
+        name="recommendations",
+        title=visit.say("people.recommendations"),
+        columns=(
+            column("item", "item", CellKind.TEXT),
+            column("item_id", "", CellKind.TEXT),
+            column("list", "", CellKind.TEXT),
+            column("probability", ""),
+            column("logit", "score"),
+            column("cosine", "cosine"),
+            column("served_by", "sources", CellKind.TEXT),
+            column("reasons", "", CellKind.TEXT),
+        ),
+        rows=[
+            (
+                *(item.title, item.item_id, kind, item.probability, item.logit, item.cosine),
+                ", ".join(item.served_by),
+                " | ".join(reason.text for reason in item.reasons),
+            )
+            for kind, item in listed
+        ],
+    )
+
+
+def _sensitive(recommender: Recommender, row: int) -> bool:
+    items = recommender.dataset.items
+    path = items["category"][int(row)]
+    return recommender.policy.is_sensitive((*(path if path is not None else ()), items["title"][int(row)] or ""))

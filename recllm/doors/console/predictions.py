@@ -1,0 +1,194 @@
+"""What a person will do, as the service's predictions tell it: on the person's page, computed in the background.
+
+All people are predicted at once, so the first who asks has it computed for everybody; it is then kept as
+`recllm.doors.service.everybody` says. Nothing is computed while a page waits.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from recllm.base.errors import RecllmError
+from recllm.base.schema import Purpose, Reason
+from recllm.doors.console.pages import Visit
+from recllm.doors.console.tables import CellKind, ConsoleTable, TableColumn
+from recllm.doors.service.background import ENDED, Job, JobState, Progress
+from recllm.doors.service.everybody import LearnedPrediction
+from recllm.market.propensity.prediction import PredictionRequest
+from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
+from recllm.market.propensity.question import PredictionKind
+
+KINDS = (PredictionKind.BUY, PredictionKind.NEXT_ORDER, PredictionKind.LEAVE, PredictionKind.VALUE)
+"""In the order of the page; all within the horizon of a `PredictionRequest` that says none."""
+
+
+class PredictionState(StrEnum):
+    """What is known of one kind of prediction for one person."""
+
+    ANSWERED = "answered"
+    NOT_COMPUTED = "not_computed"
+    NOT_ASKED = "not_asked"
+    """It is computed, and not about such people: who has no past, or has been away for long."""
+    IMPOSSIBLE = "impossible"
+    """It was tried, and the log does not allow it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionLine:
+    """One kind of prediction for one person."""
+
+    kind: PredictionKind
+    state: PredictionState
+    horizon_days: int
+    problem: str = ""
+    """Of an impossible one, for the engineer."""
+    probability: float | None = None
+    """In [0, 1]."""
+    value: float | None = None
+    """Money within the horizon."""
+    date: dt.date | None = None
+    earliest: dt.date | None = None
+    latest: dt.date | None = None
+    average: float | None = None
+    """Mean probability, or value, of everybody predicted; None for a date, and for a group under the floor."""
+    error: float | None = None
+    """By how much such a prediction is off on average: money, or days of who ordered."""
+    like: CalibrationBin | None = None
+    """People of a past window who had about this chance, and what they did; None for a group under the floor."""
+    reasons: tuple[Reason, ...] = ()
+    as_of: dt.datetime | None = None
+
+    @property
+    def is_too_high(self) -> bool:
+        """Whether it happened to people of the past window less often than their chance said, beyond what chance
+        does."""
+        return self.like is not None and self.like.expected > self.like.high
+
+    @property
+    def is_too_low(self) -> bool:
+        """The same for more often."""
+        return self.like is not None and self.like.expected < self.like.low
+
+
+def request_of(visit: Visit, kind: PredictionKind) -> PredictionRequest:
+    """In the visitor's language, which is that of the reasons."""
+    return PredictionRequest(kind=kind, locale=visit.language)
+
+
+def job_subject(language: str) -> str:
+    """What the job that computes them is about."""
+    return f"predictions {language}"
+
+
+def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
+    """What the page of a person says of the future. Nothing of whoever did not agree to personalisation."""
+    values: dict[str, Any] = {"name": name, "predictions": [], "job": None, "quality": None, "may_predict": False}
+    if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
+        return values
+    job = visit.state.service.background.latest_job(visit.shop.name, job_subject(visit.language))
+    problems = job.result if job is not None and job.state is JobState.DONE else {}
+    learned = {kind: visit.shop.everybody.learned_prediction(request_of(visit, kind)) for kind in KINDS}
+    return values | {
+        "predictions": [_line(visit, name, kind, learned[kind], problems) for kind in KINDS],
+        "job": job,
+        "is_computing": job is not None and job.state not in ENDED,
+        "n_kinds": len(KINDS),
+        "quality": quality_table(visit, learned),
+        "may_predict": True,
+    }
+
+
+def _line(
+    visit: Visit,
+    name: str,
+    kind: PredictionKind,
+    learned: LearnedPrediction | None,
+    problems: Mapping[str, str],
+) -> PredictionLine:
+    if learned is None:
+        state = PredictionState.IMPOSSIBLE if kind in problems else PredictionState.NOT_COMPUTED
+        days = PredictionRequest(kind=kind).horizon_days
+        return PredictionLine(kind=kind, state=state, horizon_days=days, problem=problems.get(kind, ""))
+    prediction, position = learned.prediction, learned.positions.get(name)
+    if position is None:
+        return PredictionLine(kind=kind, state=PredictionState.NOT_ASKED, horizon_days=prediction.horizon_days)
+    person, floor = prediction.people[position], visit.workspace.policy.group_floor
+    averages = {kind: learned.mean_probability for kind in KINDS} | {
+        PredictionKind.VALUE: learned.mean_value,
+        PredictionKind.NEXT_ORDER: None,
+    }
+    return PredictionLine(
+        kind=kind,
+        state=PredictionState.ANSWERED,
+        horizon_days=prediction.horizon_days,
+        probability=person.probability,
+        value=person.value,
+        date=person.date,
+        earliest=person.earliest,
+        latest=person.latest,
+        average=None if len(prediction.people) < floor else averages[kind],
+        error=prediction.figures.get("mae" if kind is PredictionKind.VALUE else "mae_days"),
+        like=people_like(prediction.quality, person.probability, floor),
+        reasons=person.reasons,
+        as_of=prediction.as_of,
+    )
+
+
+def people_like(quality: PredictionQuality, probability: float, floor: int) -> CalibrationBin | None:
+    """The people of the past window whose chance was nearest; None where they are fewer than `floor`."""
+    nearest = min(quality.bins, key=lambda group: abs(group.expected - probability), default=None)
+    return nearest if nearest is not None and nearest.n >= floor else None
+
+
+def quality_table(visit: Visit, learned: Mapping[PredictionKind, LearnedPrediction | None]) -> ConsoleTable | None:
+    """How good each kind was on people of a past window who were not learned from; None before any is computed."""
+    rows = []
+    for kind, answer in learned.items():
+        if answer is not None:
+            quality, prediction = answer.prediction.quality, answer.prediction
+            word = visit.say(f"predictions.kind.{kind.value}", days=prediction.horizon_days)
+            figures = (quality.n, quality.base_rate, quality.ece, quality.auc, quality.lift_at_10)
+            rows.append((word, *figures, prediction.checked))
+    if not rows:
+        return None
+
+    def column(name: str, kind: CellKind = CellKind.NUMBER, digits: int = 0) -> TableColumn:
+        return TableColumn(name=name, label=visit.say(f"predictions.quality.{name}"), kind=kind, digits=digits)
+
+    return ConsoleTable(
+        name="prediction-quality",
+        title=visit.say("predictions.how_good"),
+        columns=(
+            column("prediction", CellKind.TEXT),
+            column("people"),
+            column("happened", CellKind.SHARE, 1),
+            column("calibration_error", digits=3),
+            column("auc", digits=3),
+            column("lift_10", digits=2),
+            column("checked", CellKind.TEXT),
+        ),
+        rows=rows,
+    )
+
+
+def order_predictions(visit: Visit) -> Job:
+    """Have everybody predicted in the background, unless that is being done."""
+    background, shop, subject = visit.state.service.background, visit.shop, job_subject(visit.language)
+    requests = [request_of(visit, kind) for kind in KINDS]
+
+    def learn(tell: Progress) -> dict[str, str]:
+        """Kind -> why it cannot be predicted."""
+        problems = {}
+        for request in requests:
+            tell(request.kind.value)
+            try:
+                shop.everybody.prediction(request)
+            except RecllmError as error:
+                problems[request.kind.value] = str(error)
+        return problems
+
+    return background.open_job(shop.name, subject) or background.submit(shop.name, subject, learn)

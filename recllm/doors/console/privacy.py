@@ -1,0 +1,116 @@
+"""Privacy: what the shop holds of people, where, what for and how long; models that have to go; who did what."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit
+from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.privacy.registry import REGISTRY
+from recllm.recommend.recommender.registry import Taint, serving, taints
+from recllm.shop.workspace.audit import AuditEntry, read_audit, verify_audit
+from recllm.shop.workspace.keys import Scope
+
+router = APIRouter(prefix="/privacy")
+SECTION = ConsoleSection("privacy", "/privacy", router)
+
+ENTRIES = 20
+"""Lines of the audit log on the page; its file has all."""
+
+
+@router.get("")
+async def privacy_page(visit: TheVisit) -> Response:
+    """Everything that a privacy officer asks first."""
+    visit.require(Scope.PRIVACY)
+
+    def values() -> dict[str, Any]:
+        marked = taints(visit.workspace.models_dir)
+        return {
+            "stored": stored_table(visit),
+            "tainted": tainted_table(visit, marked),
+            "check": verify_audit(visit.workspace),
+            "log": log_table(visit),
+        }
+
+    return visit.page("privacy.html.j2", section="privacy", **await visit.run(values))
+
+
+def stored_table(visit: Visit) -> ConsoleTable:
+    """What is held of people, and until when: the table of the guide with the counts of this shop."""
+    counts = itertools.chain.from_iterable(record.stored_counts(visit.workspace) for record in REGISTRY.records)
+    rows: list[TableRow] = [
+        (
+            TableCell(value=count.kind, text=visit.say(f"privacy.what.{count.kind}")),
+            count.entries,
+            visit.say(f"privacy.where.{count.kind}"),
+            visit.say(f"privacy.why.{count.kind}"),
+            visit.say("privacy.days", days=count.days)
+            if count.days is not None
+            else visit.say(f"privacy.until.{count.kind}"),
+        )
+        for count in counts
+    ]
+    return ConsoleTable(
+        name="stored",
+        title=visit.say("privacy.stored"),
+        columns=(
+            TableColumn(name="what", label=visit.say("data.what")),
+            TableColumn(name="entries", label=visit.say("privacy.entries"), kind=CellKind.NUMBER),
+            TableColumn(name="where", label=visit.say("privacy.lies"), is_wide=True),
+            TableColumn(name="why", label=visit.say("privacy.purpose")),
+            TableColumn(name="how_long", label=visit.say("privacy.how_long")),
+        ),
+        rows=rows,
+    )
+
+
+def tainted_table(visit: Visit, marked: dict[str, Taint]) -> ConsoleTable | None:
+    """Models that learned from people who were erased; None where there is none."""
+    if not marked:
+        return None
+    now_serving = serving(visit.workspace.models_dir)
+
+    def row(version: str, taint: Taint) -> TableRow:
+        serves = version == now_serving
+        cell = TableCell(value=serves, text=visit.say("privacy.it_does") if serves else "")
+        return version, taint.use_until[:10], cell
+
+    return ConsoleTable(
+        name="tainted",
+        title=visit.say("privacy.tainted"),
+        columns=(
+            TableColumn(name="version", label=visit.say("models.version")),
+            TableColumn(name="use_until", label=visit.say("privacy.use_until")),
+            TableColumn(name="serves", label=visit.say("models.serves")),
+        ),
+        rows=[row(version, taint) for version, taint in sorted(marked.items())],
+    )
+
+
+def log_table(visit: Visit) -> ConsoleTable | None:
+    """The audit log, newest first; None while it is empty."""
+    entries = list(reversed(read_audit(visit.workspace)))
+    if not entries:
+        return None
+
+    def row(entry: AuditEntry) -> TableRow:
+        action = TableCell(value=entry.action, text=visit.say(f"privacy.act.{entry.action}"))
+        return entry.number, entry.at, entry.actor, action, entry.subject or ""
+
+    return ConsoleTable(
+        name="audit",
+        title=visit.say("privacy.log"),
+        columns=(
+            TableColumn(name="entry", label=visit.say("privacy.entry"), kind=CellKind.NUMBER, is_wide=True),
+            TableColumn(name="at", label=visit.say("data.when"), kind=CellKind.MOMENT),
+            TableColumn(name="who", label=visit.say("privacy.who")),
+            TableColumn(name="what", label=visit.say("data.what")),
+            TableColumn(name="whose", label=visit.say("privacy.whose"), is_wide=True, scope=Scope.PRIVACY),
+        ),
+        rows=[row(entry) for entry in entries[:ENTRIES]],
+        all_rows=lambda: map(row, entries),
+    )

@@ -1,0 +1,189 @@
+"""Who looks: sessions of keys and of people, and forms that only the console's own pages can send.
+
+A session is a file of the workspace and a random token in a cookie; see `workspace.console_sessions`. The API
+key behind it is looked up at each request, so that revoking it ends the session; whether the settings let somebody of
+the company's directory in is looked up likewise. Where no shop has keys or a directory, the service answers this
+machine alone, and whoever works on it is in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from recllm.base.errors import StoreError
+from recllm.doors.console.cookies import SHOP_COOKIE
+from recllm.doors.console.staff import StaffIdentity, StaffMember, staff_member
+from recllm.doors.service.callers import Service
+from recllm.doors.service.live import LiveShop
+from recllm.shop.workspace.console_sessions import ConsoleSession, begin_session, find_session
+from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, key_in_force, list_keys
+from recllm.shop.workspace.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+FRESH_SECONDS = 600
+"""For so long after signing in somebody may end other sessions; later they sign in again for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Who looks, and at which shop."""
+
+    shop: LiveShop
+    visitor: ApiKey | StaffMember | None
+    """None where the console is open to this machine."""
+    shops: tuple[str, ...]
+    """Names of all shops that this browser may look at."""
+    sessions: Mapping[str, ConsoleSession]
+    """Name of a shop -> this browser's session there; empty where the console is open."""
+
+    @property
+    def session(self) -> ConsoleSession | None:
+        """At the shop that is looked at."""
+        return self.sessions.get(self.shop.name)
+
+    def may(self, scope: Scope) -> bool:
+        """Whether what the scope allows may be done."""
+        return self.visitor is None or self.visitor.allows(scope)
+
+    @property
+    def name(self) -> str:
+        """Who it is, for the history of what was done."""
+        return "" if self.visitor is None else self.visitor.name
+
+    @property
+    def key_id(self) -> str | None:
+        """Of the key that was signed in with; None for whoever needed none."""
+        return self.visitor.key_id if isinstance(self.visitor, ApiKey) else None
+
+
+def session_cookie(shop_name: str) -> str:
+    """Name of the cookie of a shop's session: each shop has its own, and nothing in it says the shop's name."""
+    return f"recllm-session-{hashlib.sha256(shop_name.encode()).hexdigest()[:12]}"
+
+
+def identify_browser(service: Service, cookies: Mapping[str, str], *, is_used: bool) -> SignedIn | None:
+    """Who looks; None for whoever has to sign in first. is_used: somebody does something, so that no session of this
+    browser gets idle.
+
+    One shop's trouble is no other's: one whose keys cannot be read is closed. Raises `StoreError` where that is so for
+    all of them.
+    """
+    shops = service.shops
+    visitors: dict[str, ApiKey | StaffMember] = {}
+    sessions: dict[str, ConsoleSession] = {}
+    is_open, problem, n_read = service.is_private, None, 0
+    for name, shop in shops.items():
+        try:
+            is_open = is_open and shop.workspace.settings.oidc.issuer is None and not list_keys(shop.workspace)
+            token = cookies.get(session_cookie(name), "")
+            session = find_session(shop.workspace, token, is_used=is_used) if token else None
+            if session is not None and (visitor := session_visitor(shop.workspace, session)):
+                visitors[name], sessions[name] = visitor, session
+            n_read += 1
+        except StoreError as error:
+            is_open, problem = False, error
+            logger.warning("keys cannot be read: %s", error, extra={"shop": name})
+    if problem is not None and not n_read:
+        raise problem
+    chosen_name = unquote(cookies.get(SHOP_COOKIE, ""))
+    if is_open:
+        return SignedIn(shops.get(chosen_name) or next(iter(shops.values())), None, tuple(shops), {})
+    if not sessions:
+        return None
+    name = chosen_name if chosen_name in sessions else next(iter(sessions))
+    return SignedIn(shops[name], visitors[name], tuple(sessions), sessions)
+
+
+def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
+    """The shop and the key of a text that somebody typed; None when it is not the key of any shop here."""
+    for shop in service.shops.values():
+        try:
+            if key := authenticate(shop.workspace, key_text):
+                return shop, key
+        except StoreError as error:
+            logger.warning("keys cannot be read: %s", error, extra={"shop": shop.name})
+    return None
+
+
+def begin_staff_session(
+    workspace: Workspace, identity: StaffIdentity, confirmed: ConsoleSession | None = None
+) -> tuple[ConsoleSession, str]:
+    """A session of somebody of the company's directory, and its token. confirmed: the one until now, which goes on in
+    this one where it is the same person's, and else is none of theirs."""
+    is_theirs = confirmed is not None and is_session_of(confirmed, identity)
+    return begin_session(workspace, person=asdict(identity), confirmed=confirmed if is_theirs else None)
+
+
+def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | StaffMember | None:
+    """Who is behind a session, as far as they may look now; None for a person whom the directory did not confirm for
+    too long."""
+    visitor: ApiKey | StaffMember | None
+    if session.person is None:
+        visitor = key_in_force(workspace, session.key_id or "")
+    elif time.time() > session.proven_at + 2 * _confirm_seconds(workspace):
+        return None
+    else:
+        identity = _identity(session.person)
+        visitor = staff_member(identity, workspace.settings.oidc) if identity else None
+    return visitor if visitor is not None and visitor.allows(Scope.CONSOLE) else None
+
+
+def has_to_be_confirmed(workspace: Workspace, session: ConsoleSession) -> bool:
+    """Whether the directory has to say anew that it still lets this person in."""
+    return session.person is not None and time.time() > session.proven_at + _confirm_seconds(workspace)
+
+
+def has_just_signed_in(session: ConsoleSession) -> bool:
+    """Whether somebody proved lately who they are; that the directory confirmed them does not count."""
+    return time.time() <= session.begun_at + FRESH_SECONDS
+
+
+def is_same_visitor(session: ConsoleSession, another: ConsoleSession) -> bool:
+    """Whether two sessions are of one key, or of one person: a subject of an issuer, whatever their address is."""
+    if session.person is None or another.person is None:
+        return session.key_id is not None and session.key_id == another.key_id
+    return _subject(session.person) == _subject(another.person)
+
+
+def is_session_of(session: ConsoleSession, identity: StaffIdentity) -> bool:
+    return session.person is not None and _subject(session.person) == (identity.issuer, identity.subject)
+
+
+def _subject(person: Mapping[str, Any]) -> tuple[str, str]:
+    return str(person.get("issuer")), str(person.get("subject"))
+
+
+def _identity(person: Mapping[str, Any]) -> StaffIdentity | None:
+    """None for what another version of this program wrote down of somebody: they sign in again."""
+    try:
+        return StaffIdentity(**{**person, "groups": tuple(person["groups"])})
+    except (KeyError, TypeError):
+        return None
+
+
+def _confirm_seconds(workspace: Workspace) -> float:
+    return workspace.settings.oidc.confirm_minutes * 60
+
+
+def new_form_cookie() -> str:
+    return secrets.token_urlsafe(18)
+
+
+def form_token(workspace: Workspace, form_cookie: str, session: ConsoleSession | None) -> str:
+    """What every form carries: nobody can make it who has neither this workspace's key nor this browser's cookies."""
+    text = f"{form_cookie}\0{session.form_seed if session else ''}".encode(errors="replace")
+    return hmac.digest(workspace.signing_key("console form"), text, "sha256").hex()
+
+
+def same_token(token: str, expected: str) -> bool:
+    """Compares in a time that does not depend on the texts."""
+    return hmac.compare_digest(token.encode(errors="replace"), expected.encode())

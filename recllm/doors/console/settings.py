@@ -1,0 +1,256 @@
+"""Settings: what holds and why, the keys of the shop, and who is signed in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import RedirectResponse, Response
+
+from recllm.base.errors import PolicyError, UnknownIdError, UsageError
+from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
+from recllm.doors.console.session import has_just_signed_in, is_same_visitor, session_visitor
+from recllm.doors.console.staff import StaffMember
+from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.market.jobs.setting_rows import setting_rows, setting_text
+from recllm.shop.workspace.console_sessions import ConsoleSession, end_session, list_sessions
+from recllm.shop.workspace.keys import ApiKey, Scope, create_key, list_keys, revoke_key
+
+router = APIRouter(prefix="/settings")
+SECTION = ConsoleSection("settings", "/settings", router)
+
+SIGN_IN_AGAIN = "/sign-in?after=/settings"
+
+
+@router.get("")
+async def index(visit: TheVisit) -> Response:
+    """Every setting with its value and origin; the keys."""
+    return await _page(visit)
+
+
+@router.post("/keys")
+async def make_key(visit: TheVisit, form: TheForm) -> Response:
+    """Make a key and show it, this once."""
+    visit.require(Scope.ADMIN)
+    name, scopes = text_of(form, "name", 200), [scope for scope in form.getlist("scope") if isinstance(scope, str)]
+
+    def write() -> str:
+        if not list_keys(visit.workspace) and not {Scope.CONSOLE, Scope.ADMIN} <= set(scopes):
+            raise WordedError(visit.say("settings.first_key"))
+        key, text = create_key(visit.workspace, name, scopes)
+        visit.remember("make_key", key=key.key_id, scopes=" ".join(sorted(key.scopes)))
+        return text
+
+    try:
+        text = await visit.run(write)
+    except UsageError as error:
+        return await _page(visit, problem=visit.problem_text(error), typed=name, status=422)
+    return await _page(visit, key_text=text)
+
+
+@router.post("/keys/{key_id}/revoke")
+async def revoke(visit: TheVisit, key_id: str) -> Response:
+    """Refuse a key from now on, and end its sessions."""
+    visit.require(Scope.ADMIN)
+
+    def write() -> None:
+        if visit.signed_in is not None and visit.signed_in.key_id == key_id:
+            raise PolicyError(visit.say("settings.own_key"))
+        revoke_key(visit.workspace, key_id)
+        visit.remember("revoke_key", key=key_id)
+
+    await visit.run(write)
+    return visit.back("/settings#keys", "")
+
+
+@router.post("/sessions/{session_id}/end")
+async def end_one_session(visit: TheVisit, session_id: str) -> Response:
+    """A session of one's own in another browser, or for an administrator anybody's."""
+    return await _end_sessions(visit, lambda session: session.session_id == session_id)
+
+
+@router.post("/sessions/end")
+async def end_other_sessions(visit: TheVisit) -> Response:
+    """All of one's own but this one."""
+    return await _end_sessions(visit, lambda session: _is_mine(visit, session))
+
+
+async def _end_sessions(visit: Visit, is_meant: Callable[[ConsoleSession], bool]) -> Response:
+    """This browser's own is left: signing out ends that. Whoever found a browser where somebody is signed in locks
+    nobody out: it is for who signed in just now. Raises `UnknownIdError` where there is none to end."""
+    if not _may_end(visit):
+        return RedirectResponse(SIGN_IN_AGAIN, 303)
+
+    def end() -> None:
+        meant = [(s, visitor) for s, visitor in _sessions(visit) if is_meant(s) and not _is_this(visit, s)]
+        if not meant:
+            raise UnknownIdError("there is no such session any more")
+        ended = [(s, visitor) for s, visitor in meant if end_session(visit.workspace, s.session_id)]
+        for session, visitor in ended:
+            visit.remember("end_session", session=session.session_id[:8], of=visitor.name)
+
+    await visit.run(end)
+    return visit.back("/settings#sessions")
+
+
+def _may_end(visit: Visit) -> bool:
+    current = visit.signed_in.session if visit.signed_in else None
+    return current is not None and has_just_signed_in(current)
+
+
+def _sessions(visit: Visit) -> list[tuple[ConsoleSession, ApiKey | StaffMember]]:
+    """Those that the visitor may see and end, with who is behind each: their own, and for an administrator all."""
+    return [
+        (session, visitor)
+        for session in list_sessions(visit.workspace)
+        if (visit.may(Scope.ADMIN) or _is_mine(visit, session))
+        and (visitor := session_visitor(visit.workspace, session)) is not None
+    ]
+
+
+def _is_mine(visit: Visit, session: ConsoleSession) -> bool:
+    """Whether it is of the key, or of the person, that the visitor signed in as."""
+    current = visit.signed_in.session if visit.signed_in else None
+    return current is not None and is_same_visitor(current, session)
+
+
+def _is_this(visit: Visit, session: ConsoleSession) -> bool:
+    current = visit.signed_in.session if visit.signed_in else None
+    return current is not None and current.session_id == session.session_id
+
+
+async def _page(
+    visit: Visit, *, key_text: str | None = None, problem: str | None = None, typed: str = "", status: int = 200
+) -> Response:
+    def values() -> dict[str, Any]:
+        rows = setting_rows(visit.workspace.root, {})
+        groups = itertools.groupby(rows, lambda row: str(row["section"]))
+        keys = list_keys(visit.workspace) if visit.may(Scope.ADMIN) else []
+        sessions = _sessions(visit)
+        others = [(session, visitor) for session, visitor in sessions if not _is_this(visit, session)]
+        return {
+            "groups": [(name, settings_table(visit, name, list(group))) for name, group in groups],
+            "keys": keys_table(visit, keys) if keys else None,
+            "revocable": [key for key in keys if not key.revoked_at and not _is_own(visit, key)],
+            "sessions": sessions_table(visit, sessions) if sessions else None,
+            "endable": [(s.session_id, visitor.name, _moment(s.begun_at)) for s, visitor in others],
+            "has_others": any(_is_mine(visit, session) for session, _ in others),
+            "may_end": _may_end(visit),
+            "sign_in_again": SIGN_IN_AGAIN,
+        }
+
+    return visit.page(
+        "settings.html.j2",
+        status=status,
+        section="settings",
+        scopes=list(Scope),
+        key_text=key_text,
+        problem=problem,
+        typed=typed,
+        **await visit.run(values),
+    )
+
+
+def _is_own(visit: Visit, key: ApiKey) -> bool:
+    """Whether it is the key that the visitor signed in with."""
+    return visit.signed_in is not None and visit.signed_in.key_id == key.key_id
+
+
+def keys_table(visit: Visit, keys: Sequence[ApiKey]) -> ConsoleTable:
+    """Who may do what; no key itself."""
+
+    def row(key: ApiKey) -> TableRow:
+        scopes = sorted(key.scopes)
+        words = visit.say("people.comma").join(visit.say(f"scope.{scope}") for scope in scopes)
+        tag, tone = (visit.say("settings.yours"), "good") if _is_own(visit, key) else ("", "")
+        if key.revoked_at:
+            tag, tone = visit.say("settings.revoked"), "bad"
+        return (
+            TableCell(value=key.name, tag=tag, tone=tone, remark=key.key_id),
+            key.key_id,
+            TableCell(value=" ".join(scopes), text=words),
+            key.created_at,
+            key.revoked_at,
+        )
+
+    return ConsoleTable(
+        name="keys",
+        title=visit.say("settings.keys"),
+        columns=(
+            TableColumn(name="name", label=visit.say("settings.name")),
+            TableColumn(name="key_id"),
+            TableColumn(name="scopes", label=visit.say("settings.may")),
+            TableColumn(name="created_at", label=visit.say("settings.since"), kind=CellKind.DAY),
+            TableColumn(name="revoked_at", label=visit.say("settings.revoked_at"), kind=CellKind.DAY),
+        ),
+        rows=[row(key) for key in keys],
+    )
+
+
+def sessions_table(visit: Visit, sessions: Sequence[tuple[ConsoleSession, ApiKey | StaffMember]]) -> ConsoleTable:
+    """Who is signed in, since when, and when something was done last."""
+
+    def row(session: ConsoleSession, visitor: ApiKey | StaffMember) -> TableRow:
+        way = "directory" if isinstance(visitor, StaffMember) else "key"
+        is_this = _is_this(visit, session)
+        return (
+            TableCell(value=visitor.name, tag=visit.say("settings.this_browser") if is_this else "", tone="good"),
+            TableCell(value=way, text=visit.say(f"settings.by.{way}")),
+            _moment(session.begun_at),
+            _moment(session.used_at),
+            _moment(session.end),
+        )
+
+    return ConsoleTable(
+        name="sessions",
+        title=visit.say("settings.sessions"),
+        columns=(
+            TableColumn(name="name", label=visit.say("settings.who")),
+            TableColumn(name="by", label=visit.say("settings.with")),
+            TableColumn(name="begun_at", label=visit.say("settings.signed_in_at"), kind=CellKind.MOMENT),
+            TableColumn(name="used_at", label=visit.say("settings.used_at"), kind=CellKind.MOMENT),
+            TableColumn(name="ends_at", label=visit.say("settings.ends_at"), kind=CellKind.MOMENT),
+        ),
+        rows=[row(session, visitor) for session, visitor in sessions],
+    )
+
+
+def _moment(epoch_seconds: float) -> datetime:
+    return datetime.fromtimestamp(epoch_seconds, UTC).replace(microsecond=0)
+
+
+def settings_table(visit: Visit, section: str, rows: Sequence[Mapping[str, Any]]) -> ConsoleTable:
+    """The settings of one section of `workspace.toml`. rows: of `setting_rows`."""
+
+    def cells(row: Mapping[str, Any]) -> TableRow:
+        origin, default = row["from"], setting_text(row["default"])
+        is_default = origin == "default"
+        return (
+            row["name"],
+            setting_text(row["value"]),
+            TableCell(
+                value=origin,
+                text=visit.say("settings.default") if is_default else origin,
+                remark="" if is_default else visit.say("settings.default_is", value=default),
+            ),
+            default,
+            TableCell(value=row["doc"], remark=f"[{row['range']}]"),
+            row["range"],
+        )
+
+    return ConsoleTable(
+        name=f"settings-{section or 'shop'}",
+        title=section or visit.say("settings.shop"),
+        columns=(
+            TableColumn(name="setting", label=visit.say("settings.setting")),
+            TableColumn(name="value", label=visit.say("settings.value")),
+            TableColumn(name="origin", label=visit.say("settings.origin")),
+            TableColumn(name="default"),
+            TableColumn(name="meaning", label=visit.say("settings.what"), is_english=True),
+            TableColumn(name="range"),
+        ),
+        rows=[cells(row) for row in rows],
+    )

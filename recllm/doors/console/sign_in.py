@@ -1,0 +1,335 @@
+"""How somebody gets in and out: with a key that is typed, or through the company's directory.
+
+A browser comes back from a provider with no cookie of the console but one, since the others are not sent on a way that
+another site began. So the page of a success goes on by itself, as a page of this site, and only then are they sent.
+
+Whoever signs in gets a session of its own, and the one before is over. That of a person is confirmed from time to time:
+a page leads by way of the provider, so that who was removed there is out.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from urllib.parse import quote, unquote
+
+import anyio.to_thread
+from fastapi import APIRouter
+from fastapi.responses import RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from recllm.base.errors import StoreError
+from recllm.base.settings import OIDC_RETURN_PATH
+from recllm.doors.console.cookies import FORM_COOKIE, PENDING_COOKIE, SHOP_COOKIE, YEAR, drop_cookie, set_cookie
+from recllm.doors.console.oidc import OidcClient, SignInError, SignInProblem, connect_provider, provider_id
+from recllm.doors.console.pages import TheForm, TheVisit, Visit, from_here, local_path, text_of
+from recllm.doors.console.pending import PENDING_SECONDS, PendingSignIn
+from recllm.doors.console.session import (
+    begin_staff_session,
+    has_to_be_confirmed,
+    is_session_of,
+    new_form_cookie,
+    session_cookie,
+    sign_in,
+)
+from recllm.doors.console.staff import StaffIdentity, StaffMember, groups_in_use, staff_identity, staff_member
+from recllm.doors.service.capacity import OverloadError
+from recllm.doors.service.live import LiveShop
+from recllm.shop.workspace.audit import AuditAction, audit
+from recllm.shop.workspace.console_sessions import ConsoleSession, begin_session, end_session, find_session
+from recllm.shop.workspace.keys import ApiKey, Scope
+from recllm.shop.workspace.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+router = APIRouter()
+
+CLEAR_SITE_DATA = '"cache", "storage"'
+"""What a browser forgets of this site when somebody signs out. "cookies" would be those of the whole domain, other
+programs of the company among them: the console's own are taken back by name."""
+STATUS_OF_PROBLEM: Mapping[SignInProblem, HTTPStatus] = {
+    SignInProblem.UNREACHABLE: HTTPStatus.BAD_GATEWAY,
+    SignInProblem.NOT_SET_UP: HTTPStatus.BAD_GATEWAY,
+    SignInProblem.DECLINED: HTTPStatus.UNAUTHORIZED,
+    SignInProblem.STALE: HTTPStatus.BAD_REQUEST,
+    SignInProblem.NOT_GENUINE: HTTPStatus.UNAUTHORIZED,
+    SignInProblem.NOT_ALLOWED: HTTPStatus.FORBIDDEN,
+    SignInProblem.NO_SCOPE: HTTPStatus.FORBIDDEN,
+}
+REFUSALS = (SignInProblem.DECLINED, SignInProblem.NOT_ALLOWED, SignInProblem.NO_SCOPE)
+"""After which the sessions are over that the person had in this browser."""
+
+
+def connect_providers(shops: Mapping[str, LiveShop]) -> dict[str, OidcClient]:
+    """The providers of all shops by `provider_id`; shops with the same settings share one.
+
+    Raises `UsageError` for settings that are not complete, `MissingExtraError` without the libraries.
+    """
+    all_settings = [shop.workspace.settings.oidc for shop in shops.values()]
+    return {provider_id(settings): connect_provider(settings) for settings in all_settings if settings.issuer}
+
+
+@router.get("/sign-in")
+async def sign_in_page(visit: TheVisit, after: str = "/") -> Response:
+    """Where a key is typed or a provider is chosen; whoever is in already may add the key of a further shop."""
+    if visit.signed_in is not None and visit.signed_in.visitor is None:  # this machine: there is nothing to sign in to
+        return RedirectResponse(local_path(after), 303)
+    return _page(visit, local_path(after))
+
+
+@router.post("/sign-in")
+async def sign_in_with_key(visit: TheVisit, form: TheForm) -> Response:
+    after = local_path(text_of(form, "after"))
+    try:
+        visit.state.sign_ins.count(_address(visit))
+    except OverloadError:
+        return _too_many(visit, after, "a key")
+    text = text_of(form, "key").strip()
+    entry = await anyio.to_thread.run_sync(sign_in, visit.state.service, text)
+    if entry is None:
+        _log_failure(visit, "a key", "it is not the key of any shop here, or was revoked")
+        return _page(visit, after, "sign_in.wrong", 401)
+    shop, key = entry
+    if not key.allows(Scope.CONSOLE):
+        _log_failure(visit, "a key", "it lacks the scope console", key=key.key_id)
+        return _page(visit, after, "sign_in.no_scope", 403)
+    session, token = await anyio.to_thread.run_sync(_exchange_session, visit, shop, key)
+    visit.state.sign_in_log.succeeded("a key", shop.name, session.session_id, visit.request_id)
+    answer = RedirectResponse(after, 303)
+    _keep_session(answer, visit, shop, token)
+    set_cookie(answer, visit.request, SHOP_COOKIE, quote(shop.name), max_age=YEAR)
+    set_cookie(answer, visit.request, FORM_COOKIE, new_form_cookie())
+    return answer
+
+
+@router.get(OIDC_RETURN_PATH)
+async def sign_in_returned(visit: TheVisit) -> Response:
+    """The way back from a provider: who it was, and which shops let them in."""
+    request = visit.request
+    if not request.query_params:  # a page of a failure was loaded anew, in another language perhaps
+        return RedirectResponse("/sign-in", 303)
+    query = {name: value[:4_096] for name, value in request.query_params.items()}
+    provider, after, pending = "", "/", None
+    try:
+        try:
+            pending = visit.state.pending.take(query.get("state", ""), visit.cookies.get(PENDING_COOKIE, ""))
+        except SignInError:
+            visit.state.sign_ins.count(_address(visit))  # one that was begun was counted at its begin
+            raise
+        visit, after, provider = visit.speaking(pending.language), pending.after, pending.provider
+        shops = [s for s in visit.state.service.shops.values() if provider_id(s.workspace.settings.oidc) == provider]
+        claim_names = sorted({name for shop in shops for name in _claims_in_use(shop)})
+        claims = await visit.state.providers[provider].finish(pending.request, query, claim_names)
+        identities = [(shop, staff_identity(claims, shop.workspace.settings.oidc)) for shop in shops]
+        if pending.is_confirmation and not any(
+            is_session_of(session, identities[0][1]) for session in pending.sessions.values()
+        ):
+            raise SignInError(SignInProblem.DECLINED, "somebody else is signed in there than here")
+        sessions = await anyio.to_thread.run_sync(_sessions, identities, pending)
+    except OverloadError:
+        answer = _too_many(visit, after, "a provider")
+    except SignInError as error:
+        if pending is not None and error.problem in REFUSALS:
+            await anyio.to_thread.run_sync(_end_sessions_of_staff, visit, pending)
+        answer = _refusal(visit, after, error, provider)
+    else:
+        names = {shop.name for shop, _, _ in sessions}
+        answer = visit.page("signed_in.html.j2", after=after)
+        for shop, session, token in sessions:
+            way = visit.state.providers[provider].issuer
+            visit.state.sign_in_log.succeeded(way, shop.name, session.session_id, visit.request_id)
+            _keep_session(answer, visit, shop, token)
+        shop_name = pending.shop if pending.shop in names else sessions[0][0].name
+        set_cookie(answer, request, SHOP_COOKIE, quote(shop_name), max_age=YEAR)
+        keeps_forms = any(session.is_confirmed for _, session, _ in sessions)
+        set_cookie(answer, request, FORM_COOKIE, pending.form_cookie if keeps_forms else new_form_cookie())
+    drop_cookie(answer, request, PENDING_COOKIE)
+    return answer
+
+
+@router.get(OIDC_RETURN_PATH + "/{provider}")
+async def go_to_provider(visit: TheVisit, provider: str, after: str = "/") -> Response:
+    """To a provider. A link and no form: the content policy lets no form lead, or be led, elsewhere."""
+    after = local_path(after)
+    if provider not in visit.state.providers:
+        raise HTTPException(404)
+    if not from_here(visit.request):  # nobody is sent away by another site
+        return RedirectResponse(f"/sign-in?after={quote(after)}", 303)
+    try:
+        return await _begin_at_provider(visit, provider, after)
+    except OverloadError:
+        return _too_many(visit, after, "a provider")
+    except SignInError as error:
+        return _refusal(visit, after, error, provider)
+
+
+async def go_to_be_confirmed(visit: Visit) -> Response | None:
+    """To the provider and back to this very page, where it did not say for long that it lets this person in.
+
+    None where that is not so or can wait: for forms, parts of pages and files, while another tab is on its way there,
+    and while the provider does not answer.
+    """
+    request, session = visit.request, visit.signed_in.session if visit.signed_in else None
+    if session is None or request.method != "GET" or visit.is_part or visit.wants_file:
+        return None
+    provider = provider_id(visit.workspace.settings.oidc)
+    if provider not in visit.state.providers or not has_to_be_confirmed(visit.workspace, session):
+        return None
+    if not visit.state.pending.may_confirm(session):
+        return None
+    after = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    try:
+        return await _begin_at_provider(visit, provider, local_path(after), is_confirmation=True)
+    except OverloadError:
+        return None
+    except SignInError as error:
+        _log_failure(visit, visit.state.providers[provider].issuer, str(error), problem=error.problem.value)
+        return None
+
+
+async def _begin_at_provider(visit: Visit, provider: str, after: str, *, is_confirmation: bool = False) -> Response:
+    """Raises `OverloadError` and `SignInError`."""
+    visit.state.sign_ins.count(_address(visit))
+    sessions = visit.signed_in.sessions if visit.signed_in else {}
+    persons = [session.person for session in sessions.values() if session.person is not None]
+    client = visit.state.providers[provider]
+    # whoever is in and comes by the button wants to prove who they are
+    asks_again = not is_confirmation and any(person.get("issuer") == client.issuer for person in persons)
+    address, begun = await client.begin(visit.words.tag, asks_again=asks_again)
+    sign_in_begun = PendingSignIn(
+        request=begun,
+        provider=provider,
+        browser=secrets.token_urlsafe(32),
+        after=after,
+        language=visit.language,
+        shop=unquote(visit.cookies.get(SHOP_COOKIE, "")),
+        sessions=sessions,
+        form_cookie=visit.cookies.get(FORM_COOKIE, ""),
+        is_confirmation=is_confirmation,
+    )
+    visit.state.pending.add(sign_in_begun)
+    answer = RedirectResponse(address, 303)
+    # a strict cookie would not come back from another site
+    browser = sign_in_begun.browser
+    set_cookie(answer, visit.request, PENDING_COOKIE, browser, max_age=PENDING_SECONDS, samesite="lax")
+    return answer
+
+
+@router.post("/sign-out")
+async def sign_out(visit: TheVisit) -> Response:
+    """End the session of the shop that is looked at; a person's in all shops that they were signed in to at once."""
+    answer, names = RedirectResponse("/sign-in", 303), {visit.shop.name}
+    if visit.signed_in is not None and isinstance(visit.signed_in.visitor, StaffMember):
+        names |= {name for name, session in visit.signed_in.sessions.items() if session.person is not None}
+    shops = [visit.state.service.shops[name] for name in names]
+    for shop in shops:
+        await anyio.to_thread.run_sync(_end_session_before, visit, shop)
+        drop_cookie(answer, visit.request, session_cookie(shop.name))
+    visit.state.typed.forget_browser(visit.form_token)
+    answer.headers["Clear-Site-Data"] = CLEAR_SITE_DATA
+    return answer
+
+
+def _page(visit: Visit, after: str, problem: str | None = None, status: int = 200) -> Response:
+    """problem: path of a sentence that says why nobody is in yet."""
+    providers = [(name, client.title) for name, client in visit.state.providers.items()]
+    return visit.page("sign_in.html.j2", status=status, after=after, problem=problem, providers=providers)
+
+
+def _too_many(visit: Visit, after: str, way: str) -> Response:
+    _log_failure(visit, way, "more tries than console.sign_ins_per_minute")
+    return _page(visit, after, "sign_in.too_many", 429)
+
+
+def _refusal(visit: Visit, after: str, error: SignInError, provider: str) -> Response:
+    client = visit.state.providers.get(provider)
+    _log_failure(visit, client.issuer if client else "a provider", str(error), problem=error.problem.value)
+    return _page(visit, after, f"sign_in.{error.problem.value}", STATUS_OF_PROBLEM[error.problem])
+
+
+def _log_failure(visit: Visit, way: str, cause: str, **facts: str) -> None:
+    visit.state.sign_in_log.failed(way, cause, visit.request_id, address=_address(visit), **facts)
+
+
+def _exchange_session(visit: Visit, shop: LiveShop, key: ApiKey) -> tuple[ConsoleSession, str]:
+    """A session of a key in the place of the one that this browser had."""
+    session, token = begin_session(shop.workspace, key_id=key.key_id)
+    _end_session_before(visit, shop)
+    _audit(shop.workspace, f"key:{key.key_id}", session, "key")
+    return session, token
+
+
+def _end_session_before(visit: Visit, shop: LiveShop) -> None:
+    before = find_session(shop.workspace, visit.cookies.get(session_cookie(shop.name), ""), is_used=False)
+    if before is not None:
+        end_session(shop.workspace, before.session_id)
+
+
+def _end_sessions_of_staff(visit: Visit, pending: PendingSignIn) -> None:
+    """The provider, or the settings, do not let the person in whose sessions the browser had."""
+    for name, session in pending.sessions.items():
+        workspace = visit.state.service.shops[name].workspace
+        if session.person is not None and provider_id(workspace.settings.oidc) == pending.provider:
+            end_session(workspace, session.session_id)
+
+
+def _keep_session(answer: Response, visit: Visit, shop: LiveShop, token: str) -> None:
+    seconds = round(shop.workspace.settings.console.session_hours * 3_600)
+    set_cookie(answer, visit.request, session_cookie(shop.name), token, max_age=seconds)
+
+
+def _sessions(
+    identities: Sequence[tuple[LiveShop, StaffIdentity]], pending: PendingSignIn
+) -> list[tuple[LiveShop, ConsoleSession, str]]:
+    """Shops that somebody may look at, with the new session of each and its token; those of before are over. Raises
+    `SignInError` where there is none.
+
+    One shop's trouble is no other's: one whose key cannot be read is left out, and raises `StoreError` if it is alone.
+    """
+    members = [(shop, staff_member(identity, shop.workspace.settings.oidc)) for shop, identity in identities]
+    admitted = [(shop, member) for shop, member in members if member is not None]
+    if not admitted:
+        raise SignInError(SignInProblem.NOT_ALLOWED, "no allowed domain with a verified address, subject or group fits")
+    looking = {shop.name: member for shop, member in admitted if member.allows(Scope.CONSOLE)}
+    if not looking:
+        raise SignInError(SignInProblem.NO_SCOPE, "neither oidc.base_scopes nor a group gives the scope console")
+    sessions: list[tuple[LiveShop, ConsoleSession, str]] = []
+    problem: StoreError | None = None
+    for shop, _ in identities:
+        before = pending.sessions.get(shop.name)
+        try:
+            if shop.name in looking:
+                member = looking[shop.name]
+                confirmed = before if pending.is_confirmation else None
+                session, token = begin_staff_session(shop.workspace, member.identity, confirmed)
+                sessions.append((shop, session, token))
+                if not session.is_confirmed:  # an address may be somebody else's one day; a subject never is
+                    actor, subject = f"console:{member.name}", member.identity.subject
+                    _audit(shop.workspace, actor, session, "directory", issuer=member.identity.issuer, person=subject)
+            if before is not None and (shop.name in looking or before.person is not None):
+                end_session(shop.workspace, before.session_id)
+        except StoreError as error:
+            problem = error
+            logger.warning("no session can be kept: %s", error, extra={"shop": shop.name})
+    if problem is not None and not sessions:
+        raise problem
+    return sessions
+
+
+def _audit(workspace: Workspace, actor: str, session: ConsoleSession, way: str, **facts: str) -> None:
+    """A load that holds the store for longer keeps nobody out: the log has the sign-in at any rate."""
+    try:
+        audit(workspace, actor, AuditAction.SIGNED_IN, way=way, session=session.session_id[:8], **facts)
+    except StoreError as error:
+        logger.warning("a sign-in is missing in the audit log: %s", error)
+
+
+def _claims_in_use(shop: LiveShop) -> set[str]:
+    settings = shop.workspace.settings.oidc
+    uses_email = bool(settings.allowed_domains) or settings.history_name == "email"
+    return ({"email"} if uses_email else set()) | ({settings.groups_claim} if groups_in_use(settings) else set())
+
+
+def _address(visit: Visit) -> str:
+    return visit.request.client.host if visit.request.client else ""

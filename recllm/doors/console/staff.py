@@ -1,0 +1,95 @@
+"""People of a company's own directory: who is let in to the console, and what they may do there.
+
+Settings decide that anew at each request, so that a domain, subject or group that is taken out of them after a sign-in
+counts as soon as the service has read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recllm.base.settings import OidcSettings, group_grant
+from recllm.shop.workspace.keys import Scope
+
+MAX_EMAIL = 254
+"""Characters of an email address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaffIdentity:
+    """What a provider said of somebody, as far as this shop's settings use it."""
+
+    issuer: str
+    client_id: str
+    subject: str
+    email: str
+    """"" where there is none, or the provider does not say that it is verified."""
+    groups: tuple[str, ...]
+    """Those alone that make a difference here, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StaffMember:
+    """Somebody who is let in."""
+
+    identity: StaffIdentity
+    name: str
+    """By which the history names them."""
+    scopes: frozenset[Scope]
+
+    def allows(self, scope: Scope) -> bool:
+        return scope in self.scopes
+
+
+def groups_in_use(settings: OidcSettings) -> frozenset[str]:
+    """Groups that make a difference."""
+    return frozenset(settings.allowed_groups) | {group for group, _ in map(group_grant, settings.group_scopes)}
+
+
+def staff_identity(claims: Mapping[str, Any], settings: OidcSettings) -> StaffIdentity:
+    """From claims whose token was verified."""
+    email, groups = claims.get("email"), claims.get(settings.groups_claim)
+    is_verified = claims.get("email_verified") is True and isinstance(email, str) and _is_email(email)
+    names = groups if isinstance(groups, list) else [groups]
+    return StaffIdentity(
+        issuer=settings.issuer or "",
+        client_id=settings.client_id,
+        subject=claims["sub"],
+        email=str(email) if is_verified else "",
+        groups=tuple(sorted(groups_in_use(settings) & {name for name in names if isinstance(name, str)})),
+    )
+
+
+def staff_member(identity: StaffIdentity, settings: OidcSettings) -> StaffMember | None:
+    """Somebody with what they may do; None for whom these settings do not let in, and of another provider's people."""
+    if settings.issuer is None or (identity.issuer, identity.client_id) != (settings.issuer, settings.client_id):
+        return None
+    is_allowed = (
+        identity.subject in settings.allowed_subjects
+        or (identity.email and _domain(identity.email) in settings.allowed_domains)
+        or not set(settings.allowed_groups).isdisjoint(identity.groups)
+    )
+    if not is_allowed:
+        return None
+    grants = map(group_grant, settings.group_scopes)
+    scopes = frozenset[str](settings.base_scopes).union(*(names for group, names in grants if group in identity.groups))
+    name = identity.email if settings.history_name == "email" and identity.email else identity.subject
+    return StaffMember(identity, name, frozenset(map(Scope, scopes)))
+
+
+def _is_email(text: str) -> bool:
+    """Whether it has one "@" with something on both sides and nothing that could be taken for another address."""
+    name, _, domain = text.partition("@")
+    return (
+        bool(name and domain)
+        and "@" not in domain
+        and len(text) <= MAX_EMAIL
+        and text.isprintable()
+        and " " not in text
+    )
+
+
+def _domain(email: str) -> str:
+    return email.rpartition("@")[2].lower()

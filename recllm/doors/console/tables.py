@@ -1,0 +1,195 @@
+"""Tables of the console: each value once, for the page in the reader's language and for a file as machines read it.
+
+A page has a `ConsoleTable` among its values and draws it with `parts.grid(table)`. That writes a link to the same
+address with `csv=<name of the table>`, which `Visit.page` answers with all of the table's rows as a file: no page needs
+a route for it. In a file a share is a number in [0, 1], a time is ISO 8601 in UTC, money is a plain number, what is not
+told is empty, and no text starts a formula. Column names are the same in every language.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import Any
+
+from recllm.base.documents import guarded
+from recllm.base.stats.intervals import ConfidenceInterval
+from recllm.base.words.words import Words
+from recllm.shop.workspace.keys import Scope
+
+CellValue = str | int | float | bool | date | datetime | ConfidenceInterval | None
+"""None is written as a dash on a page, and is empty in a file."""
+
+
+class CellKind(StrEnum):
+    """What a column's values are, which says how a page writes them."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    SHARE = "share"
+    """In [0, 1]; a page writes per cent."""
+    MONEY = "money"
+    DAY = "day"
+    MOMENT = "moment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableColumn:
+    """One column."""
+
+    name: str
+    """Its heading in a file."""
+    label: str = ""
+    """Its heading on the page; "" for a column that only the file has."""
+    kind: CellKind = CellKind.TEXT
+    digits: int = 0
+    """Digits behind the decimal mark on the page."""
+    is_ranged: bool = False
+    """Whether its values are intervals: in a file it then has two columns more, `<name>_low` and `<name>_high`."""
+    is_in_file: bool = True
+    """False for what repeats another column for the eye."""
+    is_wide: bool = False
+    """Whether a phone leaves it out."""
+    is_english: bool = False
+    """Whether its texts are English whatever the page's language, which a screen reader has to know."""
+    scope: Scope | None = None
+    """Without this scope the file leaves it out: ids of people are for who may export them."""
+
+    @property
+    def is_time(self) -> bool:
+        return self.kind in (CellKind.DAY, CellKind.MOMENT)
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in (CellKind.NUMBER, CellKind.SHARE, CellKind.MONEY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableCell:
+    """A value that the page writes in its own way; the file has the value."""
+
+    value: CellValue
+    text: str | None = None
+    """On the page; by the column's kind when None."""
+    href: str = ""
+    remark: str = ""
+    """On a second line, small."""
+    tag: str = ""
+    """A mark behind the text."""
+    tone: str = ""
+    """Of the tag: good, warn, bad or plain."""
+
+
+TableRow = Sequence[CellValue | TableCell]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ConsoleTable:
+    """Rows of one page under a heading."""
+
+    name: str
+    """Of the file, and in the address; one meaning on a page."""
+    title: str
+    columns: tuple[TableColumn, ...]
+    rows: Sequence[TableRow]
+    """As many values as columns, each; those of the page."""
+    all_rows: Callable[[], Iterable[TableRow]] | None = None
+    """What the file has where that is more than the page shows."""
+
+    def cells(self, row: TableRow) -> list[tuple[TableColumn, TableCell]]:
+        """What the page shows of a row."""
+        pairs = zip(self.columns, row, strict=True)
+        return [(column, _cell(value)) for column, value in pairs if column.label]
+
+
+def _cell(value: CellValue | TableCell) -> TableCell:
+    return value if isinstance(value, TableCell) else TableCell(value=value)
+
+
+def cell_text(words: Words, column: TableColumn, cell: TableCell) -> str:
+    """A cell as a page writes it."""
+    if cell.text is not None:
+        return cell.text
+    value = cell.value
+    if isinstance(value, ConfidenceInterval):
+        return _number_text(words, column, value.value)
+    if value is None:
+        return "–"
+    if isinstance(value, datetime):
+        return words.day(value) if column.kind is CellKind.DAY else words.moment(value)
+    if isinstance(value, date):
+        return words.calendar_day(value)
+    return _number_text(words, column, value) if isinstance(value, int | float) else value
+
+
+def cell_remark(words: Words, column: TableColumn, cell: TableCell) -> str:
+    """The small second line of a cell: its own remark, or the range of an interval that the page writes by itself."""
+    value = cell.value
+    if cell.text is not None or not isinstance(value, ConfidenceInterval):
+        return cell.remark
+    return " – ".join(_number_text(words, column, end) for end in (value.low, value.high))
+
+
+def _number_text(words: Words, column: TableColumn, value: float) -> str:
+    match column.kind:
+        case CellKind.SHARE:
+            return words.percent(value, column.digits)
+        case CellKind.MONEY:
+            return words.money(value)
+        case _:
+            return words.number(value, column.digits)
+
+
+def tables_of(values: object) -> Iterator[ConsoleTable]:
+    """The tables among a page's values, also those inside of lists and mappings."""
+    if isinstance(values, ConsoleTable):
+        yield values
+    elif isinstance(values, Mapping):
+        for value in values.values():
+            yield from tables_of(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from tables_of(value)
+
+
+def csv_lines(table: ConsoleTable, may: Callable[[Scope], bool]) -> Iterator[str]:
+    """The file, line by line, with a byte order mark, which spreadsheets need to read it as UTF-8. may: whether the
+    reader has a scope."""
+    columns = [(n, c) for n, c in enumerate(table.columns) if c.is_in_file and (c.scope is None or may(c.scope))]
+    yield "\ufeff" + _csv_line([name for _, column in columns for name in _csv_names(column)])
+    for row in table.rows if table.all_rows is None else table.all_rows():
+        yield _csv_line([text for n, column in columns for text in _csv_values(column, _cell(row[n]).value)])
+
+
+def _csv_names(column: TableColumn) -> list[str]:
+    name = guarded(column.name)
+    return [name, f"{name}_low", f"{name}_high"] if column.is_ranged else [name]
+
+
+def _csv_values(column: TableColumn, value: CellValue) -> list[str]:
+    if not column.is_ranged:
+        return [_csv_text(value)]
+    interval = value if isinstance(value, ConfidenceInterval) else None
+    return [_csv_text(getattr(interval, name, None)) for name in ("value", "low", "high")]
+
+
+def _csv_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    return repr(value) if isinstance(value, int | float) else guarded(value)
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\r\n").writerow(cells)
+    return stream.getvalue()

@@ -1,0 +1,530 @@
+"""Backups: a workspace in one file, written while it works, read back and checked; encrypted by a passphrase.
+
+    backup.json       what it is of, when, and the SHA-256 of each member; the last member, so that half a file has none
+    store.sqlite      the store at one moment, whichever database it lies in
+    workspace.toml, models/, campaigns/, campaign-files/, copies/, effects/, certificates/, ...
+    key, webhooks.json   only on request: whoever has the key and the store can try out ids
+
+Left out: what can be made again (cache, serving state), refused rows and uploads, which are raw, and sessions of the
+console, so that nobody is in by a restore.
+
+A restore turns purchases back, and not what people decided since: of the workspace that is replaced it takes over
+decisions of consent, restrictions, tombstones, certificates, the audit log, revoked keys and the spent budget.
+
+A tar file. Encrypted it is two files of the age format (age-encryption.org), one behind the other: a private key
+under the passphrase, as text, and the tar file under this key. Without recllm:
+
+    sed '/END AGE/q' FILE | age --decrypt > key
+    sed '1,/END AGE/d' FILE | age --decrypt --identity key | tar --extract
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import logging
+import secrets
+import shutil
+import tarfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import polars as pl
+import tomli_w
+
+from recllm.base.documents import plain
+from recllm.base.errors import DataError, MissingExtraError, NothingToDo, StoreError, UsageError
+from recllm.base.files import PRIVATE, lock_file, whole_file, write_whole
+from recllm.base.schema import Table
+from recllm.doors.privacy.certificate import read_certificate
+from recllm.doors.privacy.erasure import erase_people
+from recllm.doors.privacy.registry import REGISTRY
+from recllm.doors.privacy.rotation import successor_of
+from recllm.shop.store.database import Store
+from recllm.shop.workspace.audit import AuditAction, anchor_audit, audit
+from recllm.shop.workspace.personal_records import PersonalRecords, RecordRegistry
+from recllm.shop.workspace.privacy import find_keys
+from recllm.shop.workspace.privacy_ledger import LEDGER_FILE
+from recllm.shop.workspace.workspace import (
+    CERTIFICATES,
+    SETTINGS_FILE,
+    SNAPSHOT,
+    STORE_FILE,
+    Workspace,
+    fingerprint_of,
+    folds_addresses,
+    restore_drafts,
+)
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+READABLE_FORMATS = (1, 2)
+MANIFEST = "backup.json"
+SECRETS = ("key", "webhooks.json")
+
+_MAGIC_1 = b"recllm encrypted backup 1\n"
+_KEY_BEGIN, _KEY_END = b"-----BEGIN AGE ENCRYPTED FILE-----\n", b"-----END AGE ENCRYPTED FILE-----\n"
+_KEY_LINES = 32
+MIN_WORK = 17
+"""Of `work_of_guess`: 128 MiB and some tenths of a second for each guess."""
+_WORK_TRIES = 10
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """What a backup file holds."""
+
+    file: str
+    created_at: str
+    """ISO 8601, UTC."""
+    members: int
+    bytes: int
+    encrypted: bool
+    has_key: bool
+    people: int
+    unknown_files: tuple[str, ...] = ()
+    """Files in the workspace's folder that recllm did not write: an erasure would not look there, so they stay out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore did."""
+
+    workspace: str
+    created_at: str
+    """Of the backup."""
+    erased_again: int
+    """People with a tombstone who were in the backup and were erased again."""
+    tombstones: int
+    taken_over: bool
+    """Whether there was a workspace whose people's later decisions, and audit log, went into this one."""
+    before: str | None
+    """Where the workspace lies that was in its place; it is deleted by hand, as it holds people's data."""
+
+
+def back_up(
+    workspace: Workspace,
+    file: Path,
+    *,
+    actor: str,
+    passphrase: str | None = None,
+    with_key: bool = False,
+    registry: RecordRegistry = REGISTRY,
+) -> Backup:
+    """Writes a backup, complete or not at all, reads it back and checks every byte. The workspace may be in use.
+
+    Raises `UsageError` for a file that exists, and for a key that is to go along unencrypted.
+    """
+    if file.exists():
+        raise UsageError(f"{file} exists; give the backup a name of its own")
+    if with_key and passphrase is None:
+        raise UsageError("the key goes along only in an encrypted backup: give --passphrase-file too")
+    created_at, root = datetime.now(UTC), workspace.root
+    hashes: dict[str, str] = {}
+    with _snapshot_folder(root) as scratch, whole_file(file, mode=PRIVATE) as target:
+        snapshot = scratch / STORE_FILE
+        people = workspace.store().snapshot(snapshot)
+        with _sealed(target, passphrase, scratch) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
+            _add_file(tar, STORE_FILE, snapshot, hashes)
+            for path, record in _members(root, registry, with_key):
+                # a version may be removed meanwhile
+                with record.locked(path), suppress(FileNotFoundError):
+                    _add_file(tar, path.relative_to(root).as_posix(), path, hashes)
+            manifest = {
+                "format": FORMAT,
+                "created_at": created_at.isoformat(),
+                "key_fingerprint": workspace.store().key_fingerprint(),
+                "tenant": workspace.settings.tenant,
+                "people": people,
+                "members": hashes,
+            }
+            _add(tar, MANIFEST, json.dumps(manifest, indent=1).encode(), {})
+    try:
+        read_backup(file, None, passphrase)
+    except DataError:
+        file.unlink()
+        raise
+    audit(
+        workspace, actor, AuditAction.BACKED_UP, file=file.name, members=len(hashes), encrypted=passphrase is not None
+    )
+    return Backup(
+        file=str(file),
+        created_at=created_at.isoformat(),
+        members=len(hashes),
+        bytes=file.stat().st_size,
+        encrypted=passphrase is not None,
+        has_key="key" in hashes,
+        people=people,
+        unknown_files=registry.unknown_files(root),
+    )
+
+
+@contextmanager
+def _snapshot_folder(root: Path) -> Iterator[Path]:
+    """An empty folder for the copy of the store; one backup is written at a time."""
+    with lock_file(root / f"{SNAPSHOT}.lock", wait_seconds=0.0):
+        folder = root / SNAPSHOT
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore(
+    file: Path,
+    root: Path,
+    *,
+    actor: str,
+    passphrase: str | None = None,
+    replace: bool = False,
+    certificates: Sequence[Path] = (),
+    key_file: Path | None = None,
+    store: str | None = None,
+) -> Restored:
+    """Makes a workspace of a backup, and erases again whoever was erased since it was made.
+
+    Tombstones come from the backup, from the workspace that is replaced, and from certificates; what else is taken over
+    from it stands above. key_file: the keys where the backup has none and `root` has none; an older backup is brought
+    to their newest. replace: put it in the place of the workspace in `root`, which is kept beside it. store: URL of an
+    empty PostgreSQL schema for the rows. Where it is stopped, the old workspace or the new one is there after it was
+    called again. Raises `DataError` for a damaged, changed or cut file, or a wrong passphrase, changing nothing.
+    """
+    draft, done = restore_drafts(root)
+    if done.exists() and not root.exists():  # stopped between two names
+        done.rename(root)
+    shutil.rmtree(done, ignore_errors=True)
+    is_there = (root / SETTINGS_FILE).exists()
+    if is_there and not replace:
+        raise UsageError(f"{root} is a workspace; say --replace to put the backup in its place, or give another folder")
+    if root.exists() and not is_there and any(root.iterdir()):
+        raise UsageError(f"{root} is not empty; give a new folder")
+    tombstones: set[str] = set()
+    keys: tuple[bytes, ...] | None = None
+    if is_there:
+        with Workspace.open(root) as replaced:
+            keys = replaced.keys()
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700, parents=True)
+    try:
+        manifest = read_backup(file, draft, passphrase)
+        if (draft / "key").exists():
+            keys = keys or find_keys(draft / "key")
+        if keys is None:
+            if key_file is None:
+                raise UsageError("the backup holds no key; give the workspace's own with --key-file")
+            keys = find_keys(key_file)
+        write_whole(draft / "key", b"\n".join(keys) + b"\n", mode=PRIVATE)
+        _bring_to_newest_key(draft, keys, manifest)
+        if store is not None:
+            folding = folds_addresses(manifest["key_fingerprint"])
+            fingerprint = fingerprint_of(keys, manifest["tenant"], folding=folding)
+            with closing(Store.open(store, create=True, key_fingerprint=fingerprint)) as rows:
+                rows.take_over(draft / STORE_FILE)
+            (draft / STORE_FILE).unlink()
+        _settle(draft, keys, store)
+        _keep_what_is_spent(root, draft)
+        with Workspace.open(draft) as restored:
+            anchor_audit(restored)
+            for certificate in certificates:
+                tombstones |= set(read_certificate(restored, certificate).subjects)
+            tombstones |= restored.store().tombstones().keys()
+            is_taken_over = False
+            if is_there:
+                with suppress(StoreError), Workspace.open(root) as replaced:  # a lost store is why there is a restore
+                    tombstones |= replaced.store().tombstones().keys()
+                    _take_over(replaced, restored)
+                    is_taken_over = True
+            audit(restored, actor, AuditAction.RESTORED, made=manifest["created_at"], tombstones=len(tombstones))
+            n_erased = _erase_again(restored, sorted(tombstones), actor)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    before = None
+    draft.rename(done)
+    if root.exists():
+        if is_there:
+            before = root.with_name(f"{root.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+            root.rename(before)
+        else:
+            root.rmdir()
+    done.rename(root)
+    return Restored(
+        workspace=str(root),
+        created_at=manifest["created_at"],
+        erased_again=n_erased,
+        tombstones=len(tombstones),
+        taken_over=is_taken_over,
+        before=None if before is None else str(before),
+    )
+
+
+def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict[str, Any]:
+    """Checks every member against the manifest, and with a `target` unpacks them there; returns the manifest.
+
+    Raises `DataError` for a file that is damaged, cut, changed, or locked by another passphrase.
+    """
+    hashes: dict[str, str] = {}
+    manifest: dict[str, Any] | None = None
+    try:
+        with (
+            file.open("rb") as source,
+            _opened(source, passphrase, target or file.parent) as stream,
+            tarfile.open(fileobj=stream, mode="r|") as tar,
+        ):
+            for member in tar:
+                content = tar.extractfile(member)
+                if content is None or not _is_safe(member.name):
+                    raise DataError(f"{file}: holds {member.name[:80]!r}, which no backup has")
+                if member.name == MANIFEST:
+                    manifest = json.loads(content.read(64 << 20))
+                    continue
+                digest = hashlib.sha256()
+                path = None if target is None else target / member.name
+                if path is not None:
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with _blocks_of(path) as out:
+                    while block := content.read(_BLOCK):
+                        digest.update(block)
+                        out(block)
+                hashes[member.name] = digest.hexdigest()
+    except (OSError, tarfile.TarError, ValueError, EOFError) as error:
+        raise DataError(f"{file}: damaged, or no backup: {str(error).splitlines()[0]}") from error
+    if manifest is None or manifest.get("format") not in READABLE_FORMATS:
+        raise DataError(f"{file}: cut off, or of another version: it has no {MANIFEST} of format {FORMAT} or before")
+    if hashes != manifest["members"]:
+        odd = sorted({n for n in {*hashes, *manifest["members"]} if hashes.get(n) != manifest["members"].get(n)})
+        raise DataError(f"{file}: {odd[0]} is missing or was changed")
+    return manifest
+
+
+@contextmanager
+def _blocks_of(path: Path | None) -> Iterator[Callable[[bytes], object]]:
+    """What takes the blocks of a file; of no file, nothing does."""
+    if path is None:
+        yield lambda block: None
+        return
+    with path.open("xb") as stream:
+        path.chmod(PRIVATE)
+        yield stream.write
+
+
+def _members(root: Path, registry: RecordRegistry, with_key: bool) -> Iterator[tuple[Path, PersonalRecords]]:
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root)
+        is_secret = with_key and name.as_posix() in SECRETS
+        for record in registry.owners(name) if path.is_file() and not path.is_symlink() else ():
+            if is_secret or record.is_backed_up(name):
+                yield path, record
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes, hashes: dict[str, str]) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), PRIVATE
+    tar.addfile(member, io.BytesIO(content))
+    hashes[name] = hashlib.sha256(content).hexdigest()
+
+
+def _add_file(tar: tarfile.TarFile, name: str, path: Path, hashes: dict[str, str]) -> None:
+    with path.open("rb") as stream:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = path.stat().st_size, PRIVATE
+        reader = _HashingReader(stream)
+        tar.addfile(member, reader)
+        hashes[name] = reader.digest.hexdigest()
+
+
+class _HashingReader:
+    """Reads a file once for both the archive and its hash."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.digest = stream, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        self.digest.update(block)
+        return block
+
+
+def _is_safe(name: str) -> bool:
+    path = Path(name)
+    return bool(name) and not path.is_absolute() and "\\" not in name and ".." not in path.parts
+
+
+def _bring_to_newest_key(folder: Path, keys: tuple[bytes, ...], manifest: Mapping[str, Any]) -> None:
+    """Renames the people of a backup that was made under an older key, key by key."""
+    tenant, made_under = manifest["tenant"], manifest["key_fingerprint"]
+    folding = folds_addresses(made_under)
+    generations = [fingerprint_of(keys[: n + 1], tenant, folding=folding) for n in range(len(keys))]
+    if made_under not in generations:
+        raise UsageError("the backup was made under another key than the one given; give the right one with --key-file")
+    with closing(Store.open(folder / STORE_FILE)) as store:
+        for generation in range(generations.index(made_under) + 1, len(keys)):
+            store.rename_users(successor_of(keys[: generation + 1], tenant), generations[generation])
+
+
+def _settle(folder: Path, keys: tuple[bytes, ...], store: str | None) -> None:
+    """The settings of a restored workspace: its own, with the key in force and where its rows lie now."""
+    path = folder / SETTINGS_FILE
+    table = tomllib.loads(path.read_text("utf-8"))
+    folding = folds_addresses(table["key_fingerprint"])
+    table["key_fingerprint"] = fingerprint_of(keys, table.get("tenant", "default"), folding=folding)
+    table.pop("store", None)
+    if store is not None:
+        table["store"] = store
+    write_whole(path, tomli_w.dumps(plain(table)))
+    for name in ("quarantine", "models", "cache"):
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
+
+
+def _keep_what_is_spent(root: Path, draft: Path) -> None:
+    """What private trainings have told is told: of two ledgers, which only grow, the longer one counts."""
+    present, restored = root / LEDGER_FILE, draft / LEDGER_FILE
+    if present.exists() and (not restored.exists() or present.stat().st_size > restored.stat().st_size):
+        write_whole(restored, present.read_bytes(), mode=PRIVATE)
+
+
+def _take_over(replaced: Workspace, restored: Workspace) -> None:
+    """What people decided since the backup, and the proof of what was done."""
+    old, new = replaced.store(), restored.store()
+    with old.read() as reader:
+        decisions, users = reader.consent(), reader.users()
+    since = old.restricted_since()
+    with new.read() as reader:
+        strangers = sorted(since.keys() - set(reader.users(since)["user_id"]))
+    with new.load(Table.USERS, load_id=secrets.token_hex(16), source="restore") as load:
+        # who came after the backup and is restricted stays so, whenever their next event comes
+        load.write(users.filter(pl.col("user_id").is_in(strangers)).select("user_id", "basics"))
+    with new.load(Table.CONSENT, load_id=secrets.token_hex(16), source="restore") as load:
+        load.write(decisions.with_columns(pl.col("at").dt.epoch("us")))
+    in_backup, in_force = set(new.restricted_since()), set(since) - set(old.tombstones(since))
+    for name in in_force - in_backup:
+        new.restrict(name, since[name])
+    for name in (in_backup & set(users["user_id"])) - set(since):
+        new.restrict(name, None)
+    for key in old.api_keys():
+        if key["revoked_at"] is not None:
+            new.revoke_api_key(key["key_id"], key["revoked_at"])
+    entries, in_copy = old.audit_entries(), new.audit_entries()
+    if entries[: len(in_copy)] == in_copy:
+        new.copy_audit(entries[len(in_copy) :])
+        anchor_audit(restored)
+    for path in (replaced.root / CERTIFICATES).glob("*.json"):
+        target = restored.root / CERTIFICATES / path.name
+        if not target.exists():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            write_whole(target, path.read_bytes(), mode=PRIVATE)
+
+
+def _erase_again(workspace: Workspace, tombstones: Sequence[str], actor: str) -> int:
+    if not tombstones:
+        return 0
+    with workspace.store().read() as reader:
+        revived = reader.users(tombstones)["user_id"].to_list()
+    with suppress(NothingToDo):
+        erase_people(workspace, [*revived, *sorted(set(tombstones) - set(revived))], actor=actor, by_pseudonym=True)
+    return len(revived)
+
+
+# --- encryption ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _sealed(target: IO[bytes], passphrase: str | None, scratch: Path) -> Iterator[IO[bytes]]:
+    """A stream whose bytes go to `target`, encrypted with a passphrase. scratch: a folder with room for all of them."""
+    if passphrase is None:
+        yield target
+        return
+    if len(passphrase) < 12:
+        raise UsageError("the passphrase has fewer than 12 characters; take a longer one")
+    import pyrage
+
+    with TemporaryFile(dir=scratch) as plain_file:
+        yield plain_file
+        plain_file.seek(0)
+        key = pyrage.x25519.Identity.generate()
+        target.write(lock_key(str(key).encode(), passphrase))
+        pyrage.encrypt_io(plain_file, target, [key.to_public()])
+
+
+def lock_key(key: bytes, passphrase: str) -> bytes:
+    """A file of the age format, as text. age measures how much work takes a second: too little on a busy machine.
+
+    Raises `StoreError` where it stays too little.
+    """
+    import pyrage
+
+    for _ in range(_WORK_TRIES):
+        locked: bytes = pyrage.passphrase.encrypt(key, passphrase, armored=True)
+        if work_of_guess(locked) >= MIN_WORK:
+            return locked
+    raise StoreError("the backup was not encrypted: the machine is too busy to make a safe key; try again later")
+
+
+def work_of_guess(locked_key: bytes) -> int:
+    """The binary logarithm of scrypt's N: "-> scrypt SALT WORK" in the second line of the file."""
+    head = base64.b64decode(b"".join(locked_key.splitlines()[1:-1]))
+    return int(head.splitlines()[1].rpartition(b" ")[2])
+
+
+@contextmanager
+def _opened(source: IO[bytes], passphrase: str | None, scratch: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a backup, decrypted. scratch: a folder with room for all of them."""
+    head = source.readline(len(_KEY_BEGIN))
+    if head not in (_KEY_BEGIN, _MAGIC_1):
+        source.seek(0)
+        yield source
+        return
+    if passphrase is None:
+        raise DataError("the backup is encrypted; give its passphrase with --passphrase-file")
+    decrypt = _decrypt if head == _KEY_BEGIN else _decrypt_format_1
+    with TemporaryFile(dir=scratch) as plain_file:
+        decrypt(source, passphrase, plain_file)
+        plain_file.seek(0)
+        yield plain_file
+
+
+def _decrypt(source: IO[bytes], passphrase: str, target: IO[bytes]) -> None:
+    import pyrage
+
+    lines = [_KEY_BEGIN]
+    while lines[-1] not in (_KEY_END, b"") and len(lines) < _KEY_LINES:
+        lines.append(source.readline(_BLOCK))
+    try:
+        key = pyrage.x25519.Identity.from_str(pyrage.passphrase.decrypt(b"".join(lines), passphrase).decode())
+        pyrage.decrypt_io(source, target, [key])
+    except (pyrage.DecryptError, pyrage.IdentityError, OSError) as error:
+        raise DataError(f"{_UNREADABLE} ({error})") from None
+
+
+def _decrypt_format_1(source: IO[bytes], passphrase: str, target: IO[bytes]) -> None:
+    """Blocks of 1 MiB under AES-256-GCM, their number and whether they are the last in the nonce."""
+    try:
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError as error:
+        raise MissingExtraError("cryptography", "serve") from error
+    salt = source.read(16)
+    key = hashlib.scrypt(passphrase.encode(), salt=salt, n=1 << 17, r=8, p=1, dklen=32, maxmem=256 << 20)
+    cipher, block, number = AESGCM(key), source.read(_BLOCK + 16), 0
+    while block:
+        after = source.read(_BLOCK + 16)
+        try:
+            target.write(cipher.decrypt(number.to_bytes(11, "big") + bytes([not after]), block, None))
+        except InvalidTag:
+            raise DataError(_UNREADABLE) from None
+        block, number = after, number + 1
+
+
+_UNREADABLE = "the backup cannot be decrypted: another passphrase, or it was changed or cut off"

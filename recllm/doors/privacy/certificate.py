@@ -1,0 +1,116 @@
+"""Certificates of erasures: what is gone, what is left to do and until when; signed by the workspace."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from recllm.base.documents import plain
+from recllm.base.errors import DataError
+from recllm.base.files import PRIVATE, write_whole
+from recllm.shop.workspace.personal_records import PersonalRecords
+from recllm.shop.workspace.workspace import CERTIFICATES, Workspace
+
+CERTIFICATE_FILES = PersonalRecords(
+    name="certificates",
+    files=(CERTIFICATES,),
+    in_backup=True,
+    leftovers=(f"{CERTIFICATES}/.*",),
+    entries=f"{CERTIFICATES}/*.json",
+    days=lambda limits: limits.certificates,
+)
+"""With pseudonyms, as proof; a note of an erasure that is not complete lies among them."""
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaintedModel:
+    """Something that learned from one of the people."""
+
+    name: str
+    """A model's version, or effects/NAME."""
+    use_until: str
+    """ISO 8601, UTC: from then on it cannot be opened."""
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureCertificate:
+    """What an erasure did. It names nobody: people are pseudonyms, under the key of that time."""
+
+    certificate_id: str
+    at: str
+    """ISO 8601, UTC."""
+    subjects: tuple[str, ...]
+    """Pseudonyms with a tombstone, of the people and of the sessions that were joined to them."""
+    unknown: int
+    """People of whom there was no row."""
+    rows: Mapping[str, int]
+    """Table of the store -> rows that were deleted."""
+    files: Mapping[str, int]
+    """Kind of file -> entries, or files, that were removed."""
+    exported_in: tuple[str, ...]
+    """Campaigns whose exports had them: those files left the workspace, and are deleted where they are."""
+    models: tuple[TaintedModel, ...]
+    database: Mapping[str, bool]
+    """What makes deleted rows unreadable in the database's files -> whether it was done; False: its owner has to."""
+    audit_entry: int
+    """Number of the entry of the audit log that tells of the beginning."""
+    beside: tuple[str, ...] = ()
+    """Folders beside the workspace that a restore put away, with everybody who was in them: to be deleted."""
+    unread: tuple[str, ...] = ()
+    """Files of the workspace that could not be read, and may still hold them: the next erasure, or retention, tries
+    them again."""
+    unknown_files: tuple[str, ...] = ()
+    """Files in the workspace's folder that recllm did not write, and where it did not look."""
+    signature: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    """HMAC-SHA256 over all else, keyed by the workspace."""
+
+
+def issue(workspace: Workspace, certificate: ErasureCertificate) -> ErasureCertificate:
+    """Signs a certificate and keeps it in the workspace."""
+    body = {name: value for name, value in plain(certificate).items() if name != "signature"}
+    signed = body | {"signature": _signature(workspace.signing_key("certificate"), body)}
+    folder = workspace.root / CERTIFICATES
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_whole(folder / f"{certificate.certificate_id}.json", json.dumps(signed, indent=1) + "\n", mode=PRIVATE)
+    return _parse(signed)
+
+
+def read_certificate(workspace: Workspace, file: Path) -> ErasureCertificate:
+    """A certificate whose signature holds.
+
+    Raises `DataError` for a file that is none, that was changed, or that another workspace signed.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(file.read_bytes())
+        certificate = _parse(fields)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{file}: no certificate of an erasure: {str(error).splitlines()[0]}") from error
+    body = {name: value for name, value in fields.items() if name != "signature"}
+    keys = workspace.signing_keys("certificate")
+    if not any(hmac.compare_digest(_signature(key, body), certificate.signature) for key in keys):
+        raise DataError(
+            f"{file}: the signature does not hold: it was changed, or another workspace, or key, signed it; "
+            "the audit log tells what was erased: recllm privacy audit"
+        )
+    return certificate
+
+
+def _parse(fields: Mapping[str, Any]) -> ErasureCertificate:
+    try:
+        return TypeAdapter(ErasureCertificate).validate_json(json.dumps(fields), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
+
+
+def _signature(key: bytes, body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256").hex()

@@ -1,0 +1,213 @@
+"""Erasing people: out of every place of a workspace, with a certificate.
+
+In this order, so that a process that is stopped anywhere leaves something to go on from, and never somebody who comes
+back: a note of what is to be done; tombstones, from which moment nothing that is sent about the people is kept and
+nothing of theirs is used; the places of the registry, in its order: models that learned from them are marked, then
+files, rows, what serves; the freed bytes of the database; the certificate. The next erasure, or `recllm privacy
+retention`, goes on with a note that was left.
+
+A file that cannot be read stops nothing: the certificate names it, and the note stays until it can be read or is gone.
+
+Out of reach, and told by the certificate: files of exports that left the workspace, backups that were made before
+(a restore puts the tombstones back into force), and copies that a database server's archive or standby holds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+
+from recllm.base.errors import DataError, NothingToDo, RecllmError, StoreError, UsageError
+from recllm.base.files import PRIVATE, sweep_drafts, write_whole
+from recllm.doors.privacy.certificate import ErasureCertificate, TaintedModel, issue, read_certificate
+from recllm.doors.privacy.registry import REGISTRY
+from recllm.shop.workspace.audit import AuditAction, audit, audit_each
+from recllm.shop.workspace.personal_records import ErasedPeople, PersonalRecords, RecordRegistry, Removed
+from recllm.shop.workspace.workspace import CERTIFICATES, Workspace, restore_drafts
+from recllm.text.ids import normal_ids
+
+_NOTE = ".note"
+logger = logging.getLogger(__name__)
+
+
+def erase_people(
+    workspace: Workspace,
+    user_ids: Sequence[str],
+    *,
+    actor: str,
+    by_pseudonym: bool = False,
+    registry: RecordRegistry = REGISTRY,
+) -> ErasureCertificate:
+    """Erases everything that the workspace has of people, and puts tombstones that keep them out.
+
+    actor: who asks, for the audit log. by_pseudonym: the ids are pseudonyms already, which needs no key of the ids.
+    Somebody unknown gets a tombstone all the same: what comes later is not kept. Raises `UsageError` for nobody at all,
+    `StoreError` with what is erased and what is not where it could not be completed, and at the end, when all is done,
+    `NothingToDo` where nothing was known of any of them.
+    """
+    if not user_ids:
+        raise UsageError("nobody was named: give the person's id")
+    names, spellings = tuple(dict.fromkeys(user_ids)), tuple[str, ...]()
+    if not by_pseudonym:
+        people = workspace.pseudonymiser()
+        spellings = tuple(people.many([spelling for user_id in names for spelling in sorted(normal_ids(user_id))]))
+        names = tuple(dict.fromkeys(people.many(names)))
+    certificate_id = f"erasure-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    folder = workspace.root / CERTIFICATES
+    note = _Note(path=folder / f".{certificate_id}{_NOTE}", people=names, spellings=spellings)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        note.write()
+    except OSError as error:
+        raise StoreError(
+            f"nothing was erased: {folder} cannot be written ({error.strerror}); then repeat this"
+        ) from error
+    certificate = _erase(workspace, note, actor, registry)
+    if certificate.unknown == len(names):
+        raise NothingToDo(
+            f"nothing is known of {'this person' if len(names) == 1 else 'any of these people'}, or not any more; "
+            f"tombstones stand, so nothing that is sent later is kept (certificate {certificate_id})"
+        )
+    return certificate
+
+
+def finish_erasures(
+    workspace: Workspace, *, actor: str, registry: RecordRegistry = REGISTRY
+) -> list[ErasureCertificate]:
+    """Goes on with the erasures that a stopped process left, and with files that could not be read."""
+    certificates = []
+    for path in sorted((workspace.root / CERTIFICATES).glob(f".erasure-*{_NOTE}")):
+        note = _Note.read(path)
+        try:
+            certificate = read_certificate(workspace, path.with_name(f"{note.certificate_id}.json"))
+        except DataError:
+            certificates.append(_erase(workspace, note, actor, registry))
+        else:
+            certificates.append(_try_again(workspace, note, certificate, registry))
+    return certificates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Note:
+    """What is to be done, in a file that lies there until it is."""
+
+    path: Path
+    people: tuple[str, ...]
+    sessions: tuple[str, ...] = ()
+    """That were joined to the people; the rows that say so go."""
+    spellings: tuple[str, ...] = ()
+    """See `ErasedPeople`."""
+
+    @property
+    def certificate_id(self) -> str:
+        return self.path.name.removeprefix(".").removesuffix(_NOTE)
+
+    def write(self) -> None:
+        content = {"people": self.people, "sessions": self.sessions, "spellings": self.spellings}
+        write_whole(self.path, json.dumps(content), mode=PRIVATE)
+
+    @classmethod
+    def read(cls, path: Path) -> _Note:
+        content = json.loads(path.read_bytes())
+        names = {"people": content} if isinstance(content, list) else content  # a list is of an earlier version
+        return cls(path=path, **{kind: tuple(some) for kind, some in names.items()})
+
+
+def _erase(workspace: Workspace, note: _Note, actor: str, registry: RecordRegistry) -> ErasureCertificate:
+    store, at, root = workspace.store(), datetime.now(UTC), workspace.root.absolute()
+    names, done = note.people, list[str]()
+    with _with_what_is_left(registry, done):
+        with store.read() as reader:
+            n_known = len(reader.users(names))
+        begun = {"people": len(names), "certificate": note.certificate_id}
+        subject = names[0] if len(names) == 1 else None
+        entry = audit(workspace, actor, AuditAction.ERASURE_BEGUN, subject=subject, **begun)
+        subjects = tuple(dict.fromkeys((*store.bury(names, at), *note.sessions)))
+        if len(subjects) > len(names):
+            note = replace(note, sessions=tuple(name for name in subjects if name not in names))
+            note.write()
+        done.append("tombstones")
+        removed = _forget(workspace, note, at, registry.records, done)
+        database = store.purge()
+        done.append("freed bytes")
+        for draft in restore_drafts(root):  # of a restore that was stopped, or knows nothing of this
+            shutil.rmtree(draft, ignore_errors=True)
+        counts = {"rows": sum(removed.rows.values()), "models": len(removed.models)}
+        audit_each(workspace, actor, AuditAction.ERASED, names, certificate=note.certificate_id, **counts)
+        certificate = ErasureCertificate(
+            certificate_id=note.certificate_id,
+            at=at.isoformat(),
+            subjects=subjects,
+            unknown=len(names) - n_known,
+            rows=removed.rows,
+            files=removed.files,
+            exported_in=removed.exported_in,
+            models=tuple(TaintedModel(name=name, use_until=until) for name, until in removed.models.items()),
+            database=database,
+            audit_entry=entry,
+            beside=tuple(sorted(path.name for path in root.parent.glob(f"{root.name}.before-*"))),
+            unread=removed.unread,
+            unknown_files=registry.unknown_files(root),
+        )
+        logger.info("erased %d people", len(names), extra={"certificate": note.certificate_id})
+        return _issue(workspace, note, certificate)
+
+
+def _try_again(
+    workspace: Workspace, note: _Note, certificate: ErasureCertificate, registry: RecordRegistry
+) -> ErasureCertificate:
+    """Takes the people out of files that could not be read when the certificate was written; who was readmitted since
+    stays."""
+    buried, done = workspace.store().tombstones(note.people), ["tombstones", "freed bytes"]
+    note = replace(note, people=tuple(name for name in note.people if name in buried))
+    records = [record for record in registry.records if any(record.has(PurePath(file)) for file in certificate.unread)]
+    with _with_what_is_left(registry, done):
+        at = datetime.fromisoformat(certificate.at)
+        removed = _forget(workspace, note, at, records if note.people else (), done)
+        total = Removed(files=certificate.files, exported_in=certificate.exported_in).plus(removed)
+        certificate = replace(certificate, files=total.files, exported_in=total.exported_in, unread=removed.unread)
+        return _issue(workspace, note, certificate)
+
+
+def _forget(
+    workspace: Workspace, note: _Note, at: datetime, records: Iterable[PersonalRecords], done: list[str]
+) -> Removed:
+    """done: gets the name of each place behind which nothing is left."""
+    people = ErasedPeople(at, frozenset((*note.people, *note.sessions)), frozenset(note.spellings))
+    removed = Removed()
+    for record in records:
+        if record.forget is not None:
+            removed = removed.plus(record.forget(workspace, people))
+            done.append(record.name)
+    for folder in {draft.parent for draft in workspace.root.rglob(".*.draft")}:
+        sweep_drafts(folder)
+    return removed
+
+
+def _issue(workspace: Workspace, note: _Note, certificate: ErasureCertificate) -> ErasureCertificate:
+    issued = issue(workspace, certificate)
+    if not issued.unread:
+        note.path.unlink(missing_ok=True)
+    return issued
+
+
+@contextmanager
+def _with_what_is_left(registry: RecordRegistry, done: Sequence[str]) -> Iterator[None]:
+    """Raises `StoreError` with the steps that were done and those that are left, where the block comes to no end."""
+    try:
+        yield
+    except (OSError, RecllmError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        names = [record.name for record in registry.records if record.forget is not None]
+        left = [step for step in ("tombstones", *names, "freed bytes", "certificate") if step not in done]
+        raise StoreError(
+            f"the erasure is not complete: {reason}. Done: {', '.join(done) or 'nothing'}; not done: "
+            f"{', '.join(left)}. Free some space or mend what is said above, then run: recllm privacy retention"
+        ) from error

@@ -1,0 +1,137 @@
+"""Another pseudonym key: every pseudonym becomes that of the next key, one to one, and no raw id is needed.
+
+A pseudonym of the new key is made from that of the old one, p2 = HMAC(k2, p1), and an id that comes later goes through
+both. So the key file grows by a line, and none may be lost. Whoever got hold of the old key and an old copy of the
+store learns nothing about the new one.
+
+The store is renamed in one transaction; before it everything is old, after it everything is new. What is left then, the
+files, is put right from `key.next`, which lies beside the key until all is done: no command works in between, and the
+next one finishes first.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tomllib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from recllm.base.errors import PolicyError, UsageError
+from recllm.base.files import PRIVATE, sweep_drafts, write_whole
+from recllm.base.schema import SESSION_PREFIX
+from recllm.doors.privacy.erasure import finish_erasures
+from recllm.doors.privacy.registry import REGISTRY
+from recllm.shop.workspace.audit import AuditAction, anchor_audit, audit, command_line_actor
+from recllm.shop.workspace.personal_records import RecordRegistry
+from recllm.shop.workspace.privacy import Pseudonymiser
+from recllm.shop.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace
+
+Successor = Callable[[str], str]
+"""A pseudonym of the old key -> that of the new one."""
+
+
+LOST_WITH_THE_KEY = (
+    "people known so far are reached by pseudonym alone (--pseudonyms, the console), what comes of them later is of "
+    "somebody unknown, tombstones keep nobody out who is sent under their own id, certificates can no longer be "
+    "verified, and of the audit log only what is written from now on"
+)
+"""What a rotation without the old key ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """What a rotation did."""
+
+    generation: int
+    """Keys in force, the new one included."""
+    pseudonyms: int
+    """People, sessions and tombstones that were renamed."""
+
+
+def rotate_key(
+    workspace: Workspace,
+    *,
+    actor: str,
+    lost: bool = False,
+    force: bool = False,
+    registry: RecordRegistry = REGISTRY,
+) -> Rotation:
+    """Puts a new random key behind the workspace's, and renames everybody; services are started again afterwards.
+
+    lost: the old key is gone for good: the new one stands alone, and `LOST_WITH_THE_KEY` is over. Raises `UsageError`
+    where the key comes from RECLLM_KEY, whose text only its owner can change, and `PolicyError` while an experiment
+    runs, whose lots, like those of the global holdout, are drawn by pseudonym, unless `force` says that they may be
+    drawn anew.
+    """
+    if workspace.key_file is None:
+        raise UsageError(
+            "the key comes from RECLLM_KEY; put it into a file that RECLLM_KEY_FILE names, then repeat this"
+        )
+    if not force and any(json.loads(text)["ended_at"] is None for _, text, _ in workspace.store().experiments()):
+        raise PolicyError(
+            "an experiment is running, and lots are drawn by pseudonym: stop it first (recllm experiments stop), or "
+            "say --force to have its people, and those of the global holdout, drawn anew"
+        )
+    if not lost:
+        finish_erasures(workspace, actor=actor, registry=registry)  # their notes have the old names
+    old_keys = () if lost else workspace.keys()
+    keys = (*old_keys, secrets.token_hex(32).encode())
+    write_whole(workspace.root / NEXT_KEY, b"\n".join(keys) + b"\n", mode=PRIVATE)
+    fingerprint = workspace.fingerprint_under(keys)
+    successor = successor_of(keys, workspace.settings.tenant)
+    n_renamed = workspace.store().rename_users(successor, fingerprint)
+    workspace.close()
+    finish_rotation(workspace, actor=actor, registry=registry).close()
+    return Rotation(generation=len(keys), pseudonyms=n_renamed)
+
+
+def resume_rotation(root: Path) -> Workspace:
+    """Opens a workspace whose rotation was stopped: as it was where the store was not renamed yet, else finished."""
+    rotated = Workspace.open_rotated(root)
+    if rotated.is_rotated():
+        return finish_rotation(rotated, actor=command_line_actor())
+    rotated.close()
+    (root / NEXT_KEY).unlink(missing_ok=True)
+    sweep_drafts(root)  # one of a key may be among them
+    return Workspace.open(root)
+
+
+def finish_rotation(workspace: Workspace, *, actor: str, registry: RecordRegistry = REGISTRY) -> Workspace:
+    """After the store was renamed: the files by the new names, then settings and key. Returns the workspace, opened
+    with the new key. It can be stopped and called again."""
+    root, key_file = workspace.root, workspace.key_file
+    renamed = Workspace.open_rotated(root)
+    keys = renamed.keys()
+    successor, store = successor_of(keys, renamed.settings.tenant), renamed.store()
+
+    def renamed_among(names: Collection[str]) -> dict[str, str]:
+        with store.read() as reader:
+            stored = set(reader.users([*names, *map(successor, names)])["user_id"])
+        return {name: successor(name) for name in names if name not in stored and successor(name) in stored}
+
+    for record in registry.records:
+        if record.rename is not None:
+            record.rename(renamed, renamed_among)
+    settings_file = root / SETTINGS_FILE
+    table = tomllib.loads(settings_file.read_text("utf-8"))
+    table["key_fingerprint"] = renamed.fingerprint_under(keys)
+    assert key_file is not None  # noqa: S101 - a rotation does not begin without
+    write_whole(settings_file, tomli_w.dumps(table))
+    write_whole(key_file, b"\n".join(keys) + b"\n", mode=PRIVATE)
+    anchor_audit(renamed)
+    # a key alone, after a rotation, stands behind none that it came from
+    audit(renamed, actor, AuditAction.KEY_ROTATED, generation=len(keys), lost=len(keys) == 1)
+    (root / NEXT_KEY).unlink()
+    renamed.close()
+    return Workspace.open(root)
+
+
+def successor_of(keys: tuple[bytes, ...], tenant: str) -> Successor:
+    """What the newest key makes of a pseudonym, of a person or a session, under the key before it."""
+    people = Pseudonymiser(*keys, tenant=tenant)
+    sessions = people.of_sessions()
+    return lambda name: (sessions if name.startswith(SESSION_PREFIX) else people).successor(name)

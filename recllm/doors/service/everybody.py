@@ -1,0 +1,162 @@
+"""What marketing asks of all people at once: a recommender that holds everybody, and predictions, both in memory."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from recllm.base.errors import NothingToDo
+from recllm.base.schema import Purpose, Table
+from recllm.market.jobs.predict import predict_workspace
+from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.registry import current
+from recllm.shop.data.dataset import USER_COLUMN
+from recllm.shop.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from recllm.market.propensity.prediction import Prediction, PredictionRequest
+    from recllm.recommend.recommender.recommender import Recommender
+
+PREDICTION_HOURS = 24.0  # a prediction is learned again when it is older, or another model serves
+MAX_PREDICTIONS = 8  # kept in memory for a shop; the one not asked for the longest goes first
+
+
+COMMON_VALUES = 12
+"""Values of a basic that are proposed at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShopMarks:
+    """What a recommender in memory was opened from."""
+
+    version: str | None
+    """The model's; None before the first training."""
+    items: int
+    """Number of the last load of items, and so on."""
+    consent: int
+    events: int
+    """0 where histories are read by key."""
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedPrediction:
+    """A prediction in memory."""
+
+    at: float
+    """When it was learned, by the monotonic clock in seconds."""
+    prediction: Prediction
+    positions: Mapping[str, int]
+    """Of each person in `prediction.people`."""
+
+    @cached_property
+    def mean_probability(self) -> float:
+        """Over everybody predicted."""
+        return sum(person.probability for person in self.prediction.people) / len(self.prediction.people)
+
+    @cached_property
+    def mean_value(self) -> float:
+        """Money; 0 for kinds without a value."""
+        return sum(person.value or 0.0 for person in self.prediction.people) / len(self.prediction.people)
+
+
+class Everybody:
+    """One workspace's people as marketing reads them. Each is made by the first who asks; others wait for it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._lock, self._learning = Lock(), Lock()
+        self._opened: tuple[ShopMarks, float, Recommender] | None = None
+        self._basics: tuple[Recommender, Mapping[str, Sequence[str]]] | None = None
+        self._predictions: OrderedDict[tuple[str | None, PredictionRequest], LearnedPrediction] = OrderedDict()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a recommender is in memory; the first one takes up to minutes to open."""
+        return self._opened is not None
+
+    def basics(self) -> Mapping[str, Sequence[str]]:
+        """Basics that people told -> the values that at least the policy's floor of people told, the commonest first;
+        nothing before a recommender is in memory."""
+        if self._opened is None:
+            return {}
+        recommender, floor = self._opened[2], self._workspace.policy.group_floor
+        if self._basics is not None and self._basics[0] is recommender:
+            return self._basics[1]
+        users, common = recommender.dataset.users.drop(USER_COLUMN), {}
+        for column in users.iter_columns():
+            counts = column.drop_nulls().value_counts(sort=True, name="people").filter(pl.col("people") >= floor)
+            common[column.name] = [str(value) for value in counts[column.name].head(COMMON_VALUES)]
+        self._basics = recommender, common
+        return common
+
+    def recommender(self) -> Recommender:
+        """With all people who agreed, at the present. What changes of the model, the items or consent counts at once;
+        events of the last `service.marketing_seconds` may not."""
+        workspace, settings = self._workspace, self._workspace.settings.service
+        with self._lock:
+            with workspace.store().read() as reader:
+                loads = reader.marks().load_no
+            version = current(workspace.models_dir)
+            counts = (loads.get(table, 0) for table in (Table.ITEMS, Table.CONSENT, Table.EVENTS))
+            marks = ShopMarks(version, *counts)
+            if self._opened is not None:
+                marks_before, at, recommender = self._opened
+                is_young = time.monotonic() - at < settings.marketing_seconds
+                if marks_before == marks or (is_young and replace(marks_before, events=marks.events) == marks):
+                    return recommender.at(present(workspace))
+            recommender = open_recommender(workspace, version=version, everybody=True)
+            self._opened = marks, time.monotonic(), recommender
+            return recommender
+
+    def prediction(self, request: PredictionRequest) -> Prediction:
+        """Learned once per model version and request, and kept `PREDICTION_HOURS`.
+
+        Whoever withdrew or was erased since is left out. Raises what `predict_workspace` raises.
+        """
+        key = current(self._workspace.models_dir), request
+        with self._learning:
+            learned = self._predictions.pop(key, None)
+            if learned is None or not self._is_young(learned):
+                prediction = predict_workspace(self._workspace, request)
+                positions = {person.user_id: n for n, person in enumerate(prediction.people)}
+                learned = LearnedPrediction(time.monotonic(), prediction, positions)
+            self._predictions[key] = learned
+            while len(self._predictions) > MAX_PREDICTIONS:
+                self._predictions.popitem(last=False)
+        return self._of_those_who_agree(learned.prediction)
+
+    def learned_prediction(self, request: PredictionRequest) -> LearnedPrediction | None:
+        """What `prediction` would answer from memory, at once; None where it would have to learn.
+
+        It is as it was learned: whoever withdrew or was erased since is still in it.
+        """
+        learned = self._predictions.get((current(self._workspace.models_dir), request))
+        return learned if learned is not None and self._is_young(learned) else None
+
+    def held_predictions(self) -> list[Prediction]:
+        """All that are in memory, as they were learned: whoever withdrew or was erased since is still in them."""
+        return [learned.prediction for learned in list(self._predictions.values())]
+
+    def _is_young(self, learned: LearnedPrediction) -> bool:
+        return time.monotonic() - learned.at <= 3_600 * PREDICTION_HOURS
+
+    def _of_those_who_agree(self, prediction: Prediction) -> Prediction:
+        gate, names = self._workspace.gate(), [person.user_id for person in prediction.people]
+        agreed, stored = gate.permits_each(names, Purpose.PERSONALISATION), gate.knows_each(names)
+        people = tuple(
+            p for p, yes, is_stored in zip(prediction.people, agreed, stored, strict=True) if yes and is_stored
+        )
+        withdrawn = len(names) - len(people)
+        if not withdrawn:
+            return prediction
+        if not people:
+            raise NothingToDo("nobody to predict: whoever was predicted has withdrawn since")
+        left_out = {"no_consent": withdrawn + prediction.left_out.get("no_consent", 0)}
+        return replace(prediction, people=people, left_out={**prediction.left_out, **left_out})

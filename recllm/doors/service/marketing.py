@@ -1,0 +1,442 @@
+"""Operations for marketing: search, audiences, predictions, and campaigns from a draft to a report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import polars as pl
+from fastapi import APIRouter
+from fastapi import Path as PathParameter
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from recllm.base.documents import plain
+from recllm.base.errors import ConflictError, UsageError
+from recllm.base.schema import SearchRequest, Slate
+from recllm.doors.service.background import Job
+from recllm.doors.service.bodies import JsonRoute
+from recllm.doors.service.callers import ERRORS, Caller, MayAsk, MayMarket, Service, TheService, json_answer, require
+from recllm.doors.service.live import LiveShop
+from recllm.doors.service.marketing_requests import (
+    AudienceQuery,
+    CampaignId,
+    CampaignList,
+    CampaignRevision,
+    ChangedCampaign,
+    CouponItemIn,
+    CouponsIn,
+    ExportOrder,
+    MailingIn,
+    NewCampaign,
+    OccasionsQuery,
+    PlanOrder,
+    PredictionQuery,
+    RedemptionIn,
+    SearchQuery,
+    TextDecision,
+)
+from recllm.doors.service.slates import visitor_of
+from recllm.market.audiences.people_rule import rule_document
+from recllm.market.audiences.rule_words import rule_words
+from recllm.market.campaigns.drafts import (
+    CampaignAct,
+    CampaignStage,
+    campaign_file,
+    change_campaign,
+    create_campaign,
+    history,
+    list_campaigns,
+    note,
+    open_by_id,
+    revision_of,
+    stage_of,
+)
+from recllm.shop.data.catalogue import matching, on_offer
+from recllm.shop.workspace.audit import AuditAction
+from recllm.shop.workspace.keys import Scope
+
+if TYPE_CHECKING:
+    from recllm.market.propensity.coupons import Coupons
+
+router = APIRouter(responses=ERRORS, route_class=JsonRoute)
+
+TIMES = ("timestamp", "end")
+"""Fields of coupon tables that are times."""
+
+MAX_TARGET_ITEMS = 1_000
+"""Items that a condition may select for an audience."""
+
+OCCASIONS = "occasions"
+"""What a job that lists a day's occasions is about."""
+
+OneCampaign = Annotated[CampaignId, PathParameter(description="The campaign's id.")]
+
+
+@router.post("/v1/search", response_model=None, responses={200: {"model": Slate}}, tags=["recommend"])
+async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Response:
+    """Items for what somebody looks for: by words, by the meaning of the query, and in the person's own order.
+
+    An item whose id or title is the query comes first. `status` says whether the order is personal. Until the text
+    encoder is loaded, which the first search sets off, queries go by words alone, and a note says so.
+    """
+    from recllm.recommend.recommender.search import search as best_items
+
+    shop = caller.shop
+
+    def slate() -> Slate:
+        recommender, visitor = visitor_of(shop, body.user_id, body.session_id)
+        request = body.part(SearchRequest, user=visitor or None)
+        index = shop.finder.index(recommender.dataset.items)
+        vector = shop.finder.vector(recommender.encoder, body.query)
+        return best_items(recommender, index, request, vector)
+
+    return json_answer(await service.capacity.run(slate))
+
+
+@router.post("/v1/audience", response_model=None, tags=["marketing"])
+async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) -> Response:
+    """Whom to reach, why them, who is left out for which reason, and what to expect.
+
+    With the scope `people`: who they are, under their pseudonyms or the ids of `ids`, without the holdout; a list of
+    fewer people than the policy's floor is refused. Without it: figures alone, which are rounded, or null below the
+    floor, and each key has a budget of different groups.
+    """
+    from recllm.market.audiences.audience import audience_document
+    from recllm.market.jobs.serve import find_audience
+
+    shop = caller.shop
+
+    def document() -> dict[str, Any]:
+        recommender = shop.everybody.recommender()
+        items = body.items if body.where is None else _items_where(recommender, body.where)
+        request = body.request(items=items, explain=body.explain_first > 0, explain_first=body.explain_first)
+        members = find_audience(shop.workspace, request, recommender=recommender, figures=caller.figures)
+        limit = body.limit if caller.may(Scope.PEOPLE) else 0
+        document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
+        caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))
+        return document
+
+    return json_answer(await service.marketing.run(document))
+
+
+def _items_where(recommender: Any, where: str) -> tuple[str, ...]:
+    """Items on offer that meet a condition. Raises `UsageError` for none, or too many."""
+    items = recommender.dataset.items
+    rows = np.flatnonzero(matching(items, where) & on_offer(items, recommender.dataset.as_of))
+    if not 0 < len(rows) <= MAX_TARGET_ITEMS:
+        raise UsageError(f"where selects {len(rows)} items on offer; an audience is for 1 to {MAX_TARGET_ITEMS}")
+    return tuple(items["item_id"].gather(rows).to_list())
+
+
+def _shops_ids(shop: LiveShop, ids: Sequence[str]) -> dict[str, str]:
+    """Pseudonym -> the shop's own id."""
+    return dict(zip(shop.workspace.pseudonymiser().many(ids), ids, strict=True))
+
+
+@router.post("/v1/predict", response_model=None, tags=["marketing"])
+async def predict(body: PredictionQuery, caller: MayMarket, service: TheService) -> Response:
+    """What people will do within a horizon: a calibrated chance, a date or an amount, with reasons and how good it is.
+
+    It is learned at the first time of asking, once for a model version, and kept for a day; `as_of`
+    says what it knows. Whoever withdrew since is left out. Needs the scope `people` too.
+    """
+    require(caller, Scope.PEOPLE)
+    from recllm.market.propensity.prediction import PredictionRequest, prediction_document
+
+    shop = caller.shop
+
+    def document() -> dict[str, Any]:
+        request = body.part(
+            PredictionRequest,
+            coupons=None if body.coupons is None else _coupons(shop, body.coupons),
+            campaign=body.coupon_campaign,
+            locale=body.locale or shop.workspace.settings.locale,
+        )
+        prediction = shop.everybody.prediction(request)
+        listed = replace(prediction, people=prediction.people[: body.limit])
+        caller.audit(AuditAction.PEOPLE_LISTED, what="prediction", kind=body.kind, people=len(listed.people))
+        return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
+
+    return json_answer(await service.marketing.run(document))
+
+
+@router.post("/v1/occasions", response_model=None, status_code=202, responses={202: {"model": Job}}, tags=["marketing"])
+async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService) -> Response:
+    """Who should hear what on a day, why, on which channel and at which hour, in the background: see
+    `GET /v1/jobs/{job_id}`, whose `result` is the list. Needs the scope `people` too."""
+    require(caller, Scope.PEOPLE)
+    from recllm.market.jobs.occasions import find_occasions
+
+    shop = caller.shop
+
+    def listed(progress: Any) -> dict[str, Any]:
+        progress("reading the log")
+        day = find_occasions(
+            shop.workspace, body.on, size=body.limit, explain=body.explain, locale=body.locale, progress=progress
+        )
+        document: dict[str, Any] = plain(day)
+        names = _shops_ids(shop, body.ids)
+        for person in document["people"]:
+            person["user_id"] = names.get(person["user_id"], person["user_id"])
+        caller.audit(AuditAction.PEOPLE_LISTED, what="occasions", people=len(document["people"]))
+        return document
+
+    def ordered() -> Job:
+        return service.background.submit(shop.name, OCCASIONS, listed)
+
+    answer = json_answer(await service.marketing.run(ordered))
+    answer.status_code = 202
+    return answer
+
+
+def _coupons(shop: LiveShop, body: CouponsIn) -> Coupons:
+    from recllm.market.propensity.coupons import Coupons
+
+    def table(rows: Sequence[BaseModel], row_model: type[BaseModel]) -> pl.DataFrame:
+        types = {name: pl.Datetime("us", "UTC") if name in TIMES else pl.String for name in row_model.model_fields}
+        frame = pl.DataFrame([row.model_dump() for row in rows], schema=types)
+        if "user_id" in frame.columns:
+            frame = frame.with_columns(
+                user_id=pl.Series(shop.workspace.pseudonymiser().many(frame["user_id"].to_list()))
+            )
+        return frame
+
+    return Coupons.construct(
+        table(body.mailings, MailingIn), table(body.products, CouponItemIn), table(body.redemptions, RedemptionIn)
+    )
+
+
+# --- campaigns -------------------------------------------------------------------------------------------------------
+
+
+@router.get("/v1/campaigns", response_model=CampaignList, tags=["campaigns"])
+async def campaigns(caller: MayMarket, service: TheService) -> Response:
+    """All campaigns of the shop with how far they have come; those planned by the command line have no revision."""
+    listed = await service.marketing.run(lambda: list_campaigns(caller.shop.workspace))
+    return json_answer({"campaigns": listed})
+
+
+@router.post("/v1/campaigns", response_model=CampaignRevision, status_code=201, tags=["campaigns"])
+async def campaign_create(body: NewCampaign, caller: MayMarket, service: TheService) -> Response:
+    """Keep a new campaign as a draft."""
+    workspace = caller.shop.workspace
+
+    def created() -> dict[str, str]:
+        return _revised(caller.shop, create_campaign(workspace, body.campaign, by=caller.name, at=datetime.now(UTC)))
+
+    answer = json_answer(await service.marketing.run(created))
+    answer.status_code = 201
+    return answer
+
+
+@router.put("/v1/campaigns/{campaign_id}", response_model=CampaignRevision, tags=["campaigns"])
+async def campaign_change(
+    campaign_id: OneCampaign, body: ChangedCampaign, caller: MayMarket, service: TheService
+) -> Response:
+    """Put other fields in the place of a campaign's, before it was exported; it then has to be planned anew."""
+    shop = caller.shop
+
+    def changed() -> dict[str, str]:
+        _no_open_job(service.background.open_job(shop.name, campaign_id))
+        change_campaign(
+            shop.workspace, campaign_id, body.campaign, revision=body.revision, by=caller.name, at=datetime.now(UTC)
+        )
+        return _revised(shop, campaign_id)
+
+    return json_answer(await service.marketing.run(changed))
+
+
+@router.get("/v1/campaigns/{campaign_id}", response_model=None, tags=["campaigns"])
+async def campaign(campaign_id: OneCampaign, caller: MayMarket, service: TheService) -> Response:
+    """A campaign as it stands: stage and revision, people and who is left out, texts with their checks, its history.
+
+    Texts whose item changed its price or is gone, or whose offer ended, are withdrawn by looking.
+    """
+    return json_answer(await service.marketing.run(lambda: _campaign(caller, campaign_id)))
+
+
+def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
+    """With rounded numbers and without people for callers who may not see these."""
+    from recllm.market.campaigns.open_campaign import preview_document
+
+    workspace, shop, figures = caller.shop.workspace, caller.shop, caller.figures
+
+    def counted(n: int | None, *question: object) -> int | None:
+        return None if n is None else figures.people(n, campaign_id, *question)
+
+    stage, file = stage_of(workspace, campaign_id), campaign_file(workspace, campaign_id)
+    document: dict[str, Any] = {"campaign_id": campaign_id, "goal": file.goal, "note": file.note, "people_rule": None}
+    if file.target.people is not None:
+        settings = workspace.settings
+        document["people_rule"] = {
+            "rule": rule_document(file.target.people),
+            "words": rule_words(file.target.people, shop.workspace.locale(), settings.currency),
+        }
+    if stage is not CampaignStage.DRAFT:
+        preview = preview_document(open_by_id(workspace, campaign_id))
+        if not figures.is_exact:
+            preview["people"] = []
+            preview |= {name: counted(preview[name], name) for name in ("size", "holdout")}
+            preview["excluded"] = {name: counted(n, name) for name, n in preview["excluded"].items()}
+            for item in preview["items"]:
+                item["people"] = counted(item["people"], item["item_id"])
+            for way, parts in preview["divided"].items():
+                preview["divided"][way] = {name: counted(n, way, name) for name, n in parts.items()}
+            for document_of_text in preview["texts"]:
+                document_of_text["people"] = counted(document_of_text["people"], document_of_text["id"])
+        document |= preview
+    return document | {
+        "stage": stage,
+        "revision": revision_of(workspace, campaign_id),
+        "history": history(workspace, campaign_id),
+    }
+
+
+@router.post(
+    "/v1/campaigns/{campaign_id}/plan",
+    response_model=None,
+    status_code=202,
+    responses={202: {"model": Job}},
+    tags=["campaigns"],
+)
+async def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket, service: TheService) -> Response:
+    """Choose the people, one item each, and write the texts, in the background: see `GET /v1/jobs/{job_id}`. Needs the
+    scope `people` too."""
+    require(caller, Scope.PEOPLE)
+    shop, by = caller.shop, caller.name
+
+    def ordered() -> Job:
+        caller.audit(AuditAction.CAMPAIGN_PLANNED, campaign=campaign_id)
+        return order_plan(service, shop, campaign_id, by=by, revision=body.revision, replace=body.replace)
+
+    answer = json_answer(await service.marketing.run(ordered))
+    answer.status_code = 202
+    return answer
+
+
+def order_plan(
+    service: Service, shop: LiveShop, campaign_id: str, *, by: str, revision: str, replace: bool = False
+) -> Job:
+    """Have a campaign planned in the background. Raises `ConflictError` for another revision, or while it is planned
+    already, and `OverloadError` when too many jobs wait."""
+    from recllm.market.campaigns.plan import plan_campaigns
+
+    def planned(progress: Any) -> dict[str, Any]:
+        progress("opening the workspace")
+        recommender, file = shop.everybody.recommender(), campaign_file(shop.workspace, campaign_id)
+        (campaign_plan,) = plan_campaigns(
+            shop.workspace, [file], replace=replace, recommender=recommender, progress=progress
+        )
+        addressed, held_out, texts = campaign_plan.addressed, campaign_plan.held_out, campaign_plan.texts
+        counts = {"addressed": len(addressed), "held_out": len(held_out), "texts": len(texts)}
+        note(shop.workspace, campaign_id, CampaignAct.PLANNED, by=by, at=datetime.now(UTC), **counts)
+        return {**counts, **_revised(shop, campaign_id)}
+
+    if revision_of(shop.workspace, campaign_id) != revision:
+        raise ConflictError(f"the campaign {campaign_id!r} was changed since you read it; read it again")
+    _no_open_job(service.background.open_job(shop.name, campaign_id))
+    return service.background.submit(shop.name, campaign_id, planned)
+
+
+@router.post("/v1/campaigns/{campaign_id}/decisions", response_model=None, tags=["campaigns"])
+async def campaign_decide(
+    campaign_id: OneCampaign, body: TextDecision, caller: MayMarket, service: TheService
+) -> Response:
+    """Approve, edit or reject texts; answers with the campaign as it stands then. All of the texts or none."""
+    from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
+
+    shop = caller.shop
+
+    def decided() -> dict[str, Any]:
+        opened_campaign = open_by_id(shop.workspace, campaign_id)
+        common: dict[str, Any] = {"by": caller.name, "at": datetime.now(UTC), "revision": body.revision}
+        if body.text is not None:
+            enter_edit(opened_campaign, body.text_ids[0], body.text, **common)
+        elif body.decision == "approve":
+            approve_texts(opened_campaign, body.text_ids, **common)
+        else:
+            reject_texts(opened_campaign, body.text_ids, why=body.why, **common)
+        caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
+        return _campaign(caller, campaign_id)
+
+    return json_answer(await service.marketing.run(decided))
+
+
+@router.post("/v1/campaigns/{campaign_id}/export", response_model=None, tags=["campaigns"])
+async def campaign_export(
+    campaign_id: OneCampaign, body: ExportOrder, caller: MayMarket, service: TheService
+) -> Response:
+    """What leaves: approved texts, for people who agree at this moment, as one CSV per channel; logged as sent.
+
+    `files` holds each file's name and content. People stand under their pseudonyms, or the ids of `ids`. Needs the
+    scope `people` too.
+    """
+    require(caller, Scope.PEOPLE)
+    from recllm.market.campaigns.export import export_campaign
+
+    shop = caller.shop
+
+    def exported() -> dict[str, Any]:
+        opened_campaign = open_by_id(shop.workspace, campaign_id)
+        with tempfile.TemporaryDirectory() as folder:
+            done = export_campaign(
+                opened_campaign, Path(folder), ids=_shops_ids(shop, body.ids), revision=body.revision
+            )
+            files = {Path(file).name: Path(file).read_text(encoding="utf-8") for file in done.files}
+        counts = {"reached": done.reached, "held_out": done.held_out}
+        note(shop.workspace, campaign_id, CampaignAct.EXPORTED, by=caller.name, at=datetime.now(UTC), **counts)
+        caller.audit(AuditAction.CAMPAIGN_EXPORTED, campaign=campaign_id, reached=done.reached)
+        return {
+            **_revised(shop, campaign_id),
+            **counts,
+            "dropped": done.dropped,
+            "send_from": done.window.start,
+            "send_until": done.window.end,
+            "files": files,
+        }
+
+    return json_answer(await service.marketing.run(exported))
+
+
+@router.get("/v1/campaigns/{campaign_id}/report", response_model=None, tags=["campaigns"])
+async def campaign_report(campaign_id: OneCampaign, caller: MayMarket, service: TheService) -> Response:
+    """What an exported campaign brought: reached, converted, revenue, unsubscribed, and the difference to those held
+    out."""
+    from recllm.market.campaigns.outcome import campaign_outcome
+
+    def outcome() -> Any:
+        figures, opened_campaign = caller.figures, open_by_id(caller.shop.workspace, campaign_id, recheck=False)
+        return caller.shop.once_a_day(
+            figures, ("campaign", campaign_id), lambda: campaign_outcome(opened_campaign, figures)
+        )
+
+    return json_answer(await service.marketing.run(outcome))
+
+
+@router.get("/v1/jobs/{job_id}", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])
+async def job(job_id: str, caller: MayMarket, service: TheService) -> Response:
+    """How a job in the background stands: queued, running with its step, done, failed and why, or cancelled. Its result
+    needs the scope `people` too."""
+    job = service.background.job(caller.shop.name, job_id)
+    return json_answer(job if caller.may(Scope.PEOPLE) else replace(job, result=None))
+
+
+@router.post("/v1/jobs/{job_id}/cancel", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])
+async def job_cancel(job_id: str, caller: MayMarket, service: TheService) -> Response:
+    """Cancel a job: one that waits at once, one that runs before its next step. Nothing half done is kept."""
+    return json_answer(service.background.cancel(caller.shop.name, job_id))
+
+
+def _no_open_job(job: Job | None) -> None:
+    if job is not None:
+        raise ConflictError(f"{job.about!r} is being planned, by the job {job.job_id}; wait for it, or cancel it")
+
+
+def _revised(shop: LiveShop, campaign_id: str) -> dict[str, str]:
+    return {"campaign_id": campaign_id, "revision": revision_of(shop.workspace, campaign_id)}

@@ -1,0 +1,400 @@
+"""What the service is asked, as pydantic models: ranges, units and examples of every field."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from recllm.base.schema import Action, AdQuestion, Item, Purpose, SlateQuestion
+from recllm.market.jobs.experiments import Metric
+from recllm.shop.data.catalogue import MAX_CONDITION
+from recllm.shop.ingest.parse.batch import NOBODY
+from recllm.text.injection import UNSEEN_LETTERS
+
+Body = TypeVar("Body", bound=BaseModel)
+
+MAX_ID_BYTES = 256
+MAX_QUANTITY = 1e6
+MAX_PRICE = 1e7
+
+
+def _id(text: str) -> str:
+    text = unicodedata.normalize("NFC", text).strip()
+    is_control = any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") for letter in text)
+    if is_control or re.search(f"[{UNSEEN_LETTERS}]", text):
+        raise ValueError("an id has no invisible or control characters")
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"an id has at most {MAX_ID_BYTES} bytes")
+    return text
+
+
+def _user_id(text: str) -> str:
+    if text.lower() in NOBODY:
+        raise ValueError(f"{text!r} stands for nobody")
+    return text
+
+
+Id = Annotated[str, StringConstraints(max_length=MAX_ID_BYTES, pattern=r"\S"), AfterValidator(_id)]
+"""Opaque: Unicode becomes NFC, blanks around it are taken off, and it is otherwise exactly what was sent."""
+UserId = Annotated[Id, AfterValidator(_user_id)]
+"""The shop's own id of a person."""
+SessionId = Annotated[Id, AfterValidator(_user_id)]
+"""The shop's own id of a visit by somebody who is not known."""
+Ids = Annotated[tuple[Id, ...], Field(max_length=1_000)]
+BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
+Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"\S")]
+Condition = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CONDITION)]
+"""An SQL condition on item_id, title, category, brand, price and currency."""
+
+
+Locale = Annotated[Literal["en", "zh"] | None, Field(description="Language; the shop's own when left out.")]
+
+
+class ServiceRequest(BaseModel):
+    """A body of a request: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, values: Any) -> Any:
+        """pydantic would take it for 1."""
+        for name, field in cls.model_fields.items() if isinstance(values, dict) else ():
+            if isinstance(values.get(name), bool) and "bool" not in str(field.annotation):
+                raise ValueError(f"{name}: true and false are no numbers")
+        return values
+
+
+def one_of(body: Body, *names: str, needed: bool = True) -> Body:
+    """The body, when it has one of these fields, or where none is `needed` at most one; in a validator."""
+    n = sum(getattr(body, name) is not None for name in names)
+    if n > 1 or (needed and n == 0):
+        raise ValueError(f"give {'one' if needed else 'at most one'} of {', '.join(names)}")
+    return body
+
+
+class SlateRequest(ServiceRequest, SlateQuestion):
+    """Items for a person, or for a visitor who is not known."""
+
+    user_id: UserId | None = None
+    """The shop's own id; without one the visitor is anonymous, and `basket` is all that counts."""
+    session_id: SessionId | None = None
+    """Instead of it: an anonymous visitor, of whom the events with this id are the history."""
+    k: Annotated[int, Field(ge=1, le=100, examples=[5])] = 10
+    """Items at most."""
+    basket: Ids = ()
+    """Items in the cart now; they count as the latest of the person's history."""
+    where: Condition | None = None
+    """A condition on the catalogue, e.g. "price < 50 AND brand = 'Acme'"."""
+    allow: Ids | None = None
+    """Only these items."""
+    exclude: Ids = ()
+    """Never these items."""
+    explain: bool = False
+    """Whether each item gets its reasons."""
+    record: bool = False
+    """Whether the slate of a person counts as shown, because the caller shows it whole."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "k": 5, "explain": True}]})
+
+    @model_validator(mode="after")
+    def _one_visitor(self) -> Self:
+        return one_of(self, "user_id", "session_id", needed=False)
+
+
+class ExplanationRequest(ServiceRequest):
+    """One item for one person."""
+
+    user_id: UserId
+    item_id: Id
+    k: Annotated[int, Field(ge=1, le=100)] = 10
+    """Length of the list that the item would leave."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "item_id": "tea-3"}]})
+
+
+class EventIn(ServiceRequest):
+    """One thing that a person did, or was shown."""
+
+    event_id: Id | None = None
+    """Makes sending twice harmless: one id is one event. Without it an event is known again by all that it says, its
+    `timestamp` included."""
+    user_id: UserId | None = None
+    session_id: SessionId | None = None
+    """Instead of `user_id`: of an anonymous visitor. Once the session was joined to a person it is theirs."""
+    item_id: Id
+    event: Action
+    timestamp: AwareDatetime | None = None
+    """With its time zone; the shop's present when left out."""
+    quantity: Annotated[float, Field(gt=0, le=MAX_QUANTITY)] = 1.0
+    price: Annotated[float, Field(ge=0, le=MAX_PRICE)] | None = None
+    """Per unit."""
+    value: Annotated[float, Field(ge=-1_000, le=1_000)] | None = None
+    """Stars of a rating, which has to have them."""
+    basket_id: Id | None = None
+    """Order number."""
+    request_id: Id | None = None
+    """Of the slate that showed the item."""
+    position: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Rank on that slate."""
+    model_version: Id | None = None
+    """Of that slate."""
+
+    @model_validator(mode="after")
+    def _rated(self) -> Self:
+        if (self.event is Action.RATING) != (self.value is not None):
+            raise ValueError("a rating has a value, and nothing else has one")
+        return one_of(self, "user_id", "session_id")
+
+    def row(self, present: datetime) -> dict[str, Any]:
+        """As a row of events to record."""
+        timed = {"timestamp": self.timestamp or present, "is_timed": self.timestamp is not None}
+        return self.model_dump() | {"event": self.event.value} | timed
+
+
+class EventsRequest(ServiceRequest):
+    """A batch of events."""
+
+    events: Annotated[list[EventIn], Field(min_length=1)]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"events": [{"event_id": "c-1", "user_id": "4711", "item_id": "tea-3", "event": "click"}]},
+            ]
+        }
+    )
+
+
+class ItemIn(ServiceRequest):
+    """One item of the catalogue, in the fields of a catalogue file."""
+
+    item_id: Id
+    title: Text
+    category: Text | None = None
+    """A path from the widest name, "food > tea"."""
+    brand: Text | None = None
+    description: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    price: Annotated[Decimal, Field(ge=0, le=MAX_PRICE, max_digits=20)] | None = None
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = None
+    """The shop's own when left out."""
+    available: bool = True
+    """False takes it off sale."""
+    available_until: AwareDatetime | None = None
+    """From then on it is off sale, with its time zone; null for no end."""
+    attributes: Annotated[dict[Text, Text], Field(max_length=100)] = {}
+
+    def item(self) -> Item:
+        """As the library knows it."""
+        names = tuple(name.strip() for name in (self.category or "").split(">") if name.strip())
+        return Item(**self.model_dump(exclude={"category"}), category=names)
+
+
+class UserIn(ServiceRequest):
+    """What a person told of themselves."""
+
+    user_id: UserId
+    basics: Annotated[dict[BasicName, Text], Field(max_length=50)] = {}
+    """Such as {"age": "35-44"}; they replace what was known."""
+
+
+class UsersRequest(ServiceRequest):
+    """People, new or changed."""
+
+    users: Annotated[list[UserIn], Field(min_length=1)]
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"users": [{"user_id": "4711", "basics": {"age": "35-44"}}]}]}
+    )
+
+
+class ConsentIn(ServiceRequest):
+    """One decision of a person; the latest of a purpose counts, and of one instant the refusal."""
+
+    user_id: UserId
+    purpose: Purpose
+    granted: bool
+    timestamp: AwareDatetime | None = None
+    """When it was made, with its time zone; now when left out."""
+
+
+class ConsentRequest(ServiceRequest):
+    """Decisions of people."""
+
+    consent: Annotated[list[ConsentIn], Field(min_length=1)]
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"consent": [{"user_id": "4711", "purpose": "email", "granted": False}]}]}
+    )
+
+
+class TextsRequest(ServiceRequest):
+    """Ad texts that anyone wrote, each with what it is about; the fields of a line of `recllm copy check`."""
+
+    texts: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=100)]
+    at: AwareDatetime | None = None
+    """The moment that offers are judged by; now when left out."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "texts": [
+                        {
+                            "id": "a1",
+                            "text": "Green tea. Now €3.50.",
+                            "channel": "push",
+                            "locale": "en",
+                            "item": {"id": "tea-3", "title": "Green tea", "price": "3.50", "currency": "EUR"},
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+
+class ItemsRequest(ServiceRequest):
+    """Items of the catalogue, new or changed: what is sent replaces what is known of an item."""
+
+    items: Annotated[list[ItemIn], Field(min_length=1)]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"items": [{"item_id": "tea-9", "title": "Mint tea", "category": "food > tea", "price": 4.5}]},
+            ]
+        }
+    )
+
+
+class PersonRequest(ServiceRequest):
+    """One person. The id stands here and in no address: proxies and browsers write those down."""
+
+    user_id: UserId
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711"}]})
+
+
+class ProfileRequest(PersonRequest):
+    """What is known of a person."""
+
+    locale: Locale = None
+
+
+class CopyTextRequest(ServiceRequest, AdQuestion):
+    """An ad text for a person."""
+
+    user_id: UserId
+    item_id: Id | None = None
+    """Without one the best item for the person, of the `intent` by `objective`."""
+    channel: Annotated[str, StringConstraints(max_length=40)] = "email"
+    """email, push, sms_gsm, ..."""
+    locale: Locale = None
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "channel": "push"}]})
+
+
+class VariantIn(ServiceRequest):
+    """One way to make slates."""
+
+    name: Annotated[Id, StringConstraints(max_length=100)]
+    weight: Annotated[float, Field(gt=0, le=1)]
+    """Share of people; those of all variants add up to 1."""
+    treatment: Annotated[dict[str, bool | float | Text], Field(max_length=10)] = {}
+    """What differs: model (a version), personal (false: what is popular), popularity_weight, explore_share."""
+
+
+class ExperimentRequest(ServiceRequest):
+    """Variants of making slates, compared on people drawn by lot."""
+
+    name: Annotated[Id, StringConstraints(max_length=100)]
+    """New in the shop: it draws who gets which variant."""
+    variants: Annotated[list[VariantIn], Field(min_length=2, max_length=10)]
+    """The first is the control."""
+    metric: Metric = Metric.CLICKS
+    """What they are compared on."""
+    guard: Metric | None = Metric.DISMISSALS
+    """What no variant may raise."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "less of what everybody buys",
+                    "variants": [
+                        {"name": "as before", "weight": 0.5},
+                        {"name": "by lift", "weight": 0.5, "treatment": {"popularity_weight": 0.5}},
+                    ],
+                }
+            ]
+        }
+    )
+
+
+class StopRequest(ServiceRequest):
+    """Ends an experiment."""
+
+    revision: int | None = None
+    """The state that the caller saw; None ends it whatever somebody changed since."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": 1}]})
+
+
+# --- answers that are no result of the library -----------------------------------------------------------------------
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong, in one line, and the number under which the log has it."""
+
+    type: str
+    message: str
+    request_id: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is no success."""
+
+    error: ErrorDetail
+
+
+class SimilarItem(BaseModel):
+    """One neighbour of an item."""
+
+    item_id: str
+    title: str
+    cosine: float
+
+
+class SimilarItems(BaseModel):
+    """Items whose texts are nearest, nearest first."""
+
+    item_id: str
+    items: list[SimilarItem]
+
+
+class EventsAnswer(BaseModel):
+    """Account of a batch: accepted + duplicates + conflicts + rejected are its events."""
+
+    accepted: int
+    duplicates: int
+    conflicts: list[int]
+    """Positions of events whose id is known with another content."""
+    rejected: list[int]
+    """Positions of events that lie ahead of the clock or before the policy's `earliest_year`, or are of people who were
+    erased."""
+
+
+class LoadAnswer(BaseModel):
+    """Account of the rows of a request: accepted + duplicates + erased."""
+
+    accepted: int
+    duplicates: int
+    """Rows that said nothing new."""
+    erased: int
+    """Rows of people who were erased: nothing of them was kept."""

@@ -1,0 +1,111 @@
+"""The page of `recllm start` for whoever sells, and its lines on a terminal, in the language and domain of a locale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from recllm.base.charts import Bar, bar_chart
+from recllm.base.words.sentences import language_of
+from recllm.base.words.words import Words
+from recllm.doors.report.page import picture, render
+from recllm.text.domains import domain_of
+from recllm.text.templates import Prompts
+
+LIST_LENGTH = 20
+METRIC = f"ndcg@{LIST_LENGTH}"
+OURS = "recllm"
+FEWEST_MEASURED = 10
+"""Of fewer people a chart would show chance."""
+
+
+def words_of(locale: str, currency: str | None = None, timezone: str | None = None) -> Words:
+    """The words for a locale as `Workspace.locale` gives it: "zh@media" speaks Chinese with a media service's words."""
+    name = language_of(locale)
+    return Words(name, currency, timezone, Prompts.load().domain(domain_of(locale)).words[name])
+
+
+def terminal_lines(record: Mapping[str, Any]) -> list[str]:
+    """What the command says at its end."""
+    page_words, problems = words_of(record["locale"]), record["problems"]
+    return [
+        *(page_words.say("start.is_kind", file=file["file"], kind=file["title"]) for file in record["files"]),
+        *(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{part}")) for part in problems),
+        *(f"  {problem}" for problem in problems.values()),
+        *(f"{step['text']}  {step['command']}" for step in record["next"]),
+        page_words.say("start.done", seconds=record["seconds"], report=record["report"]),
+    ]
+
+
+def start_page(record: Mapping[str, Any]) -> str:
+    """The page of the record that `recllm start --json` prints."""
+    page_words = words_of(record["locale"], record["currency"], record["timezone"])
+    evaluation = record["evaluation"]
+    return render(
+        "start.html.j2",
+        record=record,
+        say=page_words.say,
+        label=page_words.label,
+        number=page_words.number,
+        percent=page_words.percent,
+        money=page_words.money,
+        day=lambda text: page_words.day(datetime.fromisoformat(text)),
+        moment=lambda text: page_words.moment(datetime.fromisoformat(text)),
+        tag=page_words.tag,
+        shares=lambda shares: _share_chart(shares, page_words),
+        charts=[] if evaluation is None else _metric_charts(evaluation, page_words),
+        verdict="" if evaluation is None else verdict(evaluation, page_words),
+        gaps={} if evaluation is None else _gaps(evaluation),
+        metric=METRIC,
+        ours=OURS,
+        list_length=LIST_LENGTH,
+        steps=_step_chart(record["timings"], page_words),
+    )
+
+
+def verdict(evaluation: Mapping[str, Any], page_words: Words) -> str:
+    """How the lists did beside the best of the simple ways, in a sentence: better or worse only where the interval of
+    the difference leaves zero out."""
+    peers = {name: slices["ALL"][METRIC] for name, slices in evaluation["systems"].items() if name != OURS}
+    best = max(peers, key=lambda name: peers[name], default=None)
+    gap = _gaps(evaluation).get(best or "")
+    if best is None or gap is None:
+        return ""
+    outcome = "better" if gap["low"] > 0 else "worse" if gap["high"] < 0 else "same"
+    return page_words.say(f"start.verdict_{outcome}", ours=OURS, peer=page_words.say(f"start.way.{best}"))
+
+
+def _gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Peer -> how far ahead of it the lists are, with the interval."""
+    return {gap["peer"]: gap for gap in evaluation["differences"] if (gap["slice"], gap["metric"]) == ("ALL", METRIC)}
+
+
+def _metric_charts(evaluation: Mapping[str, Any], page_words: Words) -> list[tuple[str, Markup]]:
+    charts = []
+    for group, title in (("ALL", "chart"), ("NEW", "chart_new")):
+        n_people = evaluation["slices"].get(group, {}).get("users", 0)
+        values = {name: s[group][METRIC] for name, s in evaluation["systems"].items() if METRIC in s.get(group, {})}
+        bars = [
+            Bar(page_words.say(f"start.way.{name}"), value, page_words.number(value, 2), strong=name == OURS)
+            for name, value in sorted(values.items(), key=lambda pair: -pair[1])
+        ]
+        if bars and n_people >= FEWEST_MEASURED:
+            heading = page_words.say(f"start.{title}", n=n_people)
+            charts.append((heading, picture(bar_chart(bars, title=heading))))
+    return charts
+
+
+def _share_chart(shares: Sequence[Mapping[str, Any]], page_words: Words) -> Markup:
+    bars = [Bar(share["name"][:28], share["share"], page_words.percent(share["share"])) for share in shares]
+    return picture(bar_chart(bars, title=page_words.say("start.favourites"), width=520))
+
+
+def _step_chart(timings: Sequence[Mapping[str, Any]], page_words: Words) -> Markup:
+    def in_words(seconds: float) -> str:
+        return page_words.say("start.seconds", n=page_words.number(seconds, 1))
+
+    bars = [Bar(step["step"], step["seconds"], in_words(step["seconds"])) for step in timings]
+    return picture(bar_chart(bars, title=page_words.say("start.time_head")))

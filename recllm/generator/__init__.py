@@ -1,9 +1,0 @@
-"""A prompt to text: a local model, a server, or a script. Everything here satisfies `recllm.schema.Generator`.
-
-    generator = find_generator("smollm2", cache_dir=Path("cache"))
-    generator.generate("Say hello.", n=4, seed=1)
-
-With `own_process=True` a local model runs in a process of its own, with a deadline, a circuit breaker and restarts;
-with the extra `constrained` its lines are decoded under a grammar. A generator has no tools, no files and no say: what
-it writes is checked by whoever asked. Nothing heavy is imported before a local model is loaded.
-"""

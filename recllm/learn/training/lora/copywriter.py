@@ -1,0 +1,304 @@
+"""LoRA on a causal language model with a shop's approved copy: it learns how the shop opens a text.
+
+    tuned = tune_generator(learn, validation, folder, out)      # pairs of a prompt and the line that a person wrote
+    LocalGenerator(folder, adapter=tuned.folder)
+
+Only the line and its end are learned (completion-only loss); the prompt is read. The training is that of
+`transformers.Trainer`: after each epoch the lines held back give the perplexity exp(mean negative log likelihood per
+token), and the best epoch is the result. A run that was interrupted goes on after its last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from recllm.base.errors import DataError, ModelError
+from recllm.base.settings import CopywriterSettings
+from recllm.learn.training.arguments import CopywriterArguments
+from recllm.learn.training.lora.run_folder import METRICS, same_run
+from recllm.learn.training.lora.tower import adapter_spec
+from recllm.text.encoder.adapters import adapter_state, attach, save_adapter
+from recllm.text.generator.causal import base_hash, load_causal, render
+from recllm.text.generator.chat import messages
+from recllm.text.generator.locate import RECORD
+
+MAX_TOKENS = 160  # longer examples are left out
+
+Progress = Callable[[str], None]
+CHECKPOINTS, RUN = "checkpoints", "run.json"
+NOT_LEARNED = -100
+"""Label of a token that is read and not learned, as torch's cross-entropy has it."""
+
+logger = logging.getLogger(__name__)
+
+
+class CopyExample(Protocol):
+    """A prompt and the line that was written for it."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def hook(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedGenerator:
+    folder: Path
+    """The adapter."""
+    perplexity: tuple[float, ...]
+    """Of the held-back lines, before the first epoch and after each."""
+    n_learned: int
+    """Lines learned from."""
+    n_validation: int
+    """Lines held back."""
+    seconds: float
+
+
+def tune_generator(
+    learn: Sequence[CopyExample],
+    validation: Sequence[CopyExample],
+    base: str | Path,
+    out: str | Path,
+    args: CopywriterSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> TunedGenerator:
+    """Trains an adapter for the causal model in `base` and writes it to `out`, with the record of the run.
+
+    Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, a checkpoint in
+    `out` of other data, settings or weights, or a folder that cannot be written.
+    """
+    args, base, out = CopywriterArguments.layered(args), Path(base), Path(out)
+    started = time.monotonic()
+    texts = [[(example.prompt, example.hook) for example in side] for side in (learn, validation)]
+    belongs: dict[str, Any] = {
+        "data": sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest(),
+        "base": base_hash(base),
+        "arguments": args.model_dump(mode="json"),
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer, model = load_causal(base, device)
+    spec = adapter_spec(model, base.name, belongs["base"], args)
+    wrapped = attach(model, spec, seed=args.seed)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:  # in float32, so that small steps are not rounded away
+            parameter.data = parameter.data.float()
+    sides = [_tokenised(side, tokenizer, args, share) for side, share in ((learn, 1.0), (validation, 0.2))]
+    if not all(sides):
+        raise DataError("there must be lines to learn from and lines to validate by; give more approved copy")
+    try:
+        losses = _train(wrapped, sides[0], sides[1], tokenizer, args, belongs, out, progress or logger.info, started)
+        if losses is not None:  # the process that writes
+            save_adapter(adapter_state(wrapped), spec, out)
+            perplexity = [math.exp(loss) for loss in losses]
+            best = 1 + int(np.argmin(perplexity[1:]))
+            record = {**belongs, "languages": list(args.languages), "perplexity": perplexity, "best": best}
+            (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"{out} cannot be written ({error.strerror}); make room, and run this again to go on"
+        ) from error
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    return TunedGenerator(
+        folder=out,
+        perplexity=tuple(record["perplexity"]),
+        n_learned=len(sides[0]),
+        n_validation=len(sides[1]),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _train(
+    model: Any,
+    learn: list[dict[str, list[int]]],
+    validation: list[dict[str, list[int]]],
+    tokenizer: Any,
+    args: CopywriterArguments,
+    belongs: dict[str, Any],
+    out: Path,
+    tell: Progress,
+    started: float,
+) -> list[float] | None:
+    """Leaves the best epoch's weights in the model. The validation loss before and after each epoch; None in other
+    processes than the one that writes."""
+    from datasets import Dataset
+
+    checkpoint = _checkpoint_of(out, belongs)
+    arguments = TrainingArguments(
+        output_dir=str(out / CHECKPOINTS),
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=args.batch_size,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        **args.model_dump(include={"learning_rate", "warmup_steps", "seed"}),
+        eval_strategy="epoch",
+        eval_on_start=True,
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=2,  # the last and the best
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        prediction_loss_only=True,
+        label_names=["labels"],
+        remove_unused_columns=False,
+        bf16=model.dtype == torch.bfloat16,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    with _random_state_restored():
+        trainer = CompletionTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(learn),
+            eval_dataset=Dataset.from_list(validation),
+            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NOT_LEARNED),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_EpochCallback(trainer, args, tell, started))
+        if trainer.is_world_process_zero():
+            (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+            (out / CHECKPOINTS / RUN).write_text(json.dumps(belongs) + "\n", encoding="utf-8")
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if not trainer.is_world_process_zero():
+        return None
+    history = trainer.state.log_history
+    lines = [json.dumps(entry) + "\n" for entry in history if {"loss", "eval_loss"} & set(entry)]
+    (out / METRICS).write_text("".join(lines), encoding="utf-8")
+    by_epoch = {round(entry["epoch"]): entry["eval_loss"] for entry in history if "eval_loss" in entry}
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+class CompletionTrainer(Trainer):
+    """Computes logits of the learned tokens alone: the head over the whole vocabulary is most of a small model's work,
+    and a line is a third of its example."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        labels = inputs["labels"][:, 1:]
+        learned = labels != NOT_LEARNED
+        # through the model's own door, which shares gradients between processes; one logit is the fewest it gives
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            output_hidden_states=True,
+            logits_to_keep=1,
+        )
+        hidden = outputs.hidden_states[-1][:, :-1][learned]  # (n_tokens, dim), after the last norm
+        head = self.accelerator.unwrap_model(model).get_base_model().get_output_embeddings()
+        logits = head(hidden.to(head.weight.dtype))
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[learned], reduction="sum")
+        loss = loss / (learned.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the perplexity, and ends the run where another epoch at the pace so far would end after its minutes."""
+
+    def __init__(self, trainer: Trainer, args: CopywriterArguments, tell: Progress, started: float) -> None:
+        self.trainer, self.settings, self.tell, self.started = trainer, args, tell, started
+        self.n_epochs = 0
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
+        if state.is_world_process_zero:
+            perplexity = math.exp(inputs["metrics"]["eval_loss"])
+            self.tell(f"epoch {round(state.epoch or 0)}: perplexity of the held-back lines {perplexity:.2f}")
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:
+        self.n_epochs += 1
+        spent, limit = time.monotonic() - self.started, self.settings.max_minutes
+        late = bool(limit and spent * (self.n_epochs + 1) / self.n_epochs > 60 * limit)
+        accelerator = self.trainer.accelerator
+        if accelerator.num_processes > 1:  # their clocks differ, and they have to stop together
+            late = bool(accelerator.reduce(torch.tensor(float(late), device=accelerator.device), "sum") > 0)
+        control.should_training_stop = control.should_training_stop or late
+
+
+def _checkpoint_of(out: Path, belongs: dict[str, Any]) -> Path | None:
+    """The last whole checkpoint of this very run: its state is written last, so one that was torn has none.
+
+    Raises `ModelError` for one of another run.
+    """
+    folder = out / CHECKPOINTS
+    if not (folder / RUN).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    same_run(json.loads((folder / RUN).read_text(encoding="utf-8")), belongs, out)
+    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    complete = []
+    for checkpoint in steps:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            complete.append(checkpoint)
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return complete[-1] if complete else None
+
+
+@contextmanager
+def _random_state_restored() -> Iterator[None]:
+    """The trainer seeds every generator of the process; the caller's are left as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the trainer seeds
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _tokenised(
+    side: Sequence[CopyExample], tokenizer: Any, args: CopywriterArguments, share: float
+) -> list[dict[str, list[int]]]:
+    """The examples that fit, or as many drawn from them as the settings allow this side."""
+    fit = [tokens for example in side if (tokens := tokens_of(example, tokenizer, MAX_TOKENS))]
+    if args.max_examples is None:
+        return fit
+    order = np.random.default_rng(args.seed).permutation(len(fit))[: max(1, int(args.max_examples * share))]
+    return [fit[i] for i in sorted(order)]
+
+
+def tokens_of(example: CopyExample, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] | None:
+    """input_ids, attention_mask and labels: the line and its end are learned, the prompt is not; None if too long."""
+    prompt = tokenizer(render(messages(example.prompt), tokenizer), add_special_tokens=False)["input_ids"]
+    line = [*tokenizer(example.hook, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    if len(prompt) + len(line) > max_tokens:
+        return None
+    ids, labels = [*prompt, *line], [*[NOT_LEARNED] * len(prompt), *line]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}

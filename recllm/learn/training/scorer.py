@@ -1,0 +1,432 @@
+"""Learn the scorer on past windows of the log.
+
+Several windows are learned together with a listwise softmax over each user's candidates, once over all of them and
+once over those that are new to the user, so that one model serves both questions. Validation users, who are not
+learned from in the latest window, say when to stop and calibrate the probability.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from recllm.base.errors import DataError
+from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
+from recllm.base.stats.ranking import average, ndcg
+from recllm.learn.features.candidates import CandidateCounts
+from recllm.learn.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
+from recllm.learn.models.scorer import Scorer, ScorerConfig
+from recllm.learn.models.scorer_network import ScorerNetwork
+from recllm.learn.models.sequence import SequenceArguments, SequenceModel
+from recllm.learn.models.sequence_network import learn_sequence_model
+from recllm.learn.training.calibration import calibrate, cold_start_weights, fit_item_offsets
+from recllm.learn.training.windows import PastWindows, Window, choose_target, window_starts
+from recllm.shop.data.dataset import DAY, Dataset, utc
+from recllm.shop.data.interactions import Floats, Ints, within_limits
+from recllm.text.encoder.hardware import workers
+
+NEW_ITEM_WINDOWS = 6  # past windows whose new items, which never sold before, are learned
+DISCOVERY_WEIGHT = 1.0  # of the loss over items that are new to the user, beside the loss over all
+LEVEL_WEIGHT = 0.05
+"""Of the term that ties the level of a user's logits to how much they buy: without it only differences within a user
+mean something, and neither probabilities nor the effect of a left out line do."""
+PATIENCE = 2  # rounds without a better evaluation before training ends
+WARMUP_SHARE = 0.1  # of the steps, in which the learning rate rises
+FINAL_LEARNING_RATE_SHARE = 0.01  # left at the end of the cosine
+WEIGHT_DECAY = 1e-2
+MAX_GRAD_NORM = 5.0  # longer gradients are shortened to it
+VALIDATION_USERS = 300
+"""Users, at most a fifth of all, who are not learned from in the latest window: their whole candidate lists say after
+each round whether to go on, and calibrate the probability."""
+MIN_VALIDATION_USERS = 30  # with fewer buyers the last round is used, and the metrics are called rough
+MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
+CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
+ITEM_CALIBRATION_PRIOR = 50.0  # expected purchases at which an item's own ratio weighs as much
+COLD_START_PRIOR = 1.0  # pull of the ranking for new users towards popularity
+
+Progress = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+STANDARDISED_ROWS = 7
+"""Mean and spread of the features are taken over every seventh pair: enough of them, and a seventh of the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedScorer:
+    """A trained scorer and the record of how it came about."""
+
+    scorer: Scorer
+    population: CollaborativeSettings
+    candidates: CandidateCounts
+    metrics: dict[str, float]
+    """NDCG@20 of the validation users of the latest window, after the epoch whose weights these are. The same users
+    chose the epoch and calibrated the probability, so the figures are somewhat too good."""
+    history: tuple[dict[str, float], ...]
+    """One entry per epoch."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures should know, e.g. that browsing stood in for purchases."""
+    interests: SequenceModel | None = None
+    item_offsets: Floats | None = None
+    """(n_items,), see `recllm.learn.training.calibration`; None without a calibration of items."""
+
+
+POPULARITY = "buyers_28"
+"""The feature by which a list of what sells is ordered."""
+WORSE_THAN_POPULAR = (
+    "on the validation users this model is worse than a list of what sells: look at the times of the log (steps that "
+    "are no days, one time for many orders), and serve it only if you know why"
+)
+UNTIMED = CollaborativeSettings(item_item_half_life_days=None, item_item_l2=500.0)
+"""Of a log that knows only each user's order: its steps are no days that anything could be forgotten in."""
+
+
+def fit_scorer(
+    dataset: Dataset,
+    item_vectors: Floats,
+    basics: Floats | None = None,
+    args: ScorerTrainingSettings | None = None,
+    progress: Progress | None = None,
+    *,
+    population: CollaborativeSettings | None = None,
+    settings: CandidateCounts | None = None,
+    interests: SequenceArguments | None = None,
+    vectors_before: Callable[[int], Floats] | None = None,
+) -> FittedScorer:
+    """Train on past windows of `dataset`, whose latest window ends at its `as_of`; of each person's events within the
+    limits of a day (`within_limits`). Where they are a sample of people, what is counted is told at the level of all.
+
+    item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's users, (n_users, dim), or None.
+    interests: with it the sequence model is learned too, and its score is one of the scorer's features.
+    vectors_before: item vectors as of a past time, such as `DatedItemVectors.before`; without it `item_vectors` hold
+    for the past as well, which is right where nothing in them was learned later than the catalogue. progress: gets a
+    line a step; without it the lines are logged. Raises `DataError` when the log is too short or holds too few actions
+    to learn from; the message says what is missing.
+    """
+    args, settings = args or ScorerTrainingSettings(), settings or CandidateCounts()
+    tell = progress or logger.info
+    dataset = replace(dataset, events=within_limits(dataset.events, population or CollaborativeSettings()))
+    explicit = population.explicit() if population else {}
+    target, notes = (explicit["target"], ()) if "target" in explicit else choose_target(dataset, args)
+    population = (CollaborativeSettings() if args.timed else UNTIMED).model_copy(update={"target": target, **explicit})
+    vectors = np.asarray(item_vectors, np.float32)
+    past = PastWindows(dataset, vectors, basics, args, population, settings, vectors_before)
+    starts = window_starts(dataset, target, args)
+    snapshots = _sequence_models(past, starts, interests, tell)
+    windows, validation, new_users = _windows(past, starts, snapshots, tell)
+    if not windows:
+        raise DataError(
+            f"in no window of {args.horizon_days} days did anybody buy a candidate item, so there is nothing to learn "
+            "from: load a longer log, or more people, or pass another horizon_days"
+        )
+    validation = validation or windows[0]
+    if (n_buyers := _n_buyers(validation)) < MIN_VALIDATION_USERS:
+        notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
+    network, history, best = learn(windows, args, validation, tell, new_users)
+    sold_lately = validation.features[:, FEATURE_NAMES.index(POPULARITY)]
+    popular = list_quality(sold_lately, validation)["ndcg@20_all"]
+    if (reached := history[best]["ndcg@20_all"]) < popular:
+        warning = f"{WORSE_THAN_POPULAR} (NDCG@20 {reached:.4f} against {popular:.4f})"
+        logger.warning("%s", warning)
+        notes = (*notes, warning)
+    logit = predict(network, validation)
+    network.platt.copy_(torch.from_numpy(calibrate(logit, validation, CALIBRATION_PRIOR)))
+    offsets = None
+    if args.item_calibration:
+        probability = network.probability(torch.from_numpy(logit)).numpy()
+        offsets = fit_item_offsets(probability, validation, dataset, target, ITEM_CALIBRATION_PRIOR)
+    return FittedScorer(
+        network.frozen(), population, settings, history[best], tuple(history), notes, snapshots[-1], offsets
+    )
+
+
+def _sequence_models(
+    past: PastWindows, starts: list[int], args: SequenceArguments | None, tell: Progress
+) -> Sequence[SequenceModel | None]:
+    """The sequence model as it stood at each start, and at last with everything; all None without one."""
+    cuts = [*sorted(starts), past.dataset.as_of]
+    if args is None:
+        return [None] * len(cuts)
+    snapshots = learn_sequence_model(
+        past.dataset,
+        past.vectors_at,
+        past.basics,
+        past.collaborative.target,
+        cuts,
+        validation_start=cuts[0] - past.args.horizon_days * DAY,
+        args=args,
+        progress=tell,
+    )
+    if snapshots is None:
+        tell("sequence model: too few events before the first window; it is left out")
+        return [None] * len(cuts)
+    return [*reversed(snapshots[:-1]), snapshots[-1]]
+
+
+def _windows(
+    past: PastWindows, starts: list[int], snapshots: Sequence[SequenceModel | None], tell: Progress
+) -> tuple[list[Window], Window | None, list[Window]]:
+    """What to learn from, latest first, the validation users of the latest window, and users without their history."""
+    args, new_item_starts = past.args, list[int]()
+    if args.timed:
+        new_item_starts = window_starts(past.dataset, past.collaborative.target, args, NEW_ITEM_WINDOWS)
+    if snapshots[-1] is not None:  # no snapshot is old enough for the windows before the first of `starts`
+        new_item_starts = new_item_starts[: len(starts)]
+    times = max(starts, new_item_starts, key=len)  # both go back from the same day, window by window
+
+    def examples(number: int) -> tuple[Window | None, ...]:
+        """Window, new items, new users and validation users of one time."""
+        population = past.population(times[number], snapshots[min(number, len(starts) - 1)])
+        new_items = past.new_items(population) if number < len(new_item_starts) else None
+        if number >= len(starts):
+            return None, new_items, None, None
+        window, validation = past.window(population, n_validation=0 if number else VALIDATION_USERS)
+        return window, new_items, past.new_users(population) if args.timed else None, validation
+
+    parts = []
+    # products of matrices leave the second core to the other window
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
+        for number, part in enumerate(pool.map(examples, range(len(times)))):
+            tell(f"window {number + 1}: {utc(times[number]):%Y-%m-%d} and the {args.horizon_days} days after it")
+            parts.append(part)
+    windows = [w for part in parts for w in part[:2] if w is not None and w.label.any()]
+    new_users = [part[2] for part in parts if part[2] is not None and part[2].label.any()]
+    return windows, parts[0][3], new_users
+
+
+def _is_of_new_items(window: Window) -> bool:
+    return not window.features[:, FEATURE_NAMES.index(SALES)].any()
+
+
+def _n_buyers(window: Window) -> int:
+    """Users who bought something: only their lists can be right or wrong."""
+    return int((window.bought.sizes > 0).sum())
+
+
+def learn(
+    windows: list[Window],
+    args: ScorerTrainingSettings,
+    validation: Window,
+    tell: Progress,
+    new_users: Sequence[Window] = (),
+) -> tuple[ScorerNetwork, list[dict[str, float]], int]:
+    """Train from scratch; the network with the weights of the best round, the metrics of all, and which it is.
+
+    new_users: windows of users without their history. A loss that is not finite ends training with the last good
+    state.
+    """
+    network = _untrained(windows, args, new_users)
+    rng = np.random.default_rng(args.seed)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY)
+    # steps of the windows of items that sold: those of new items alone do not make a small log a large one
+    sold = args.epochs * sum(-(-w.n // args.batch_size) for w in windows if not _is_of_new_items(w))
+    passes = max(1, -(-args.min_steps // max(sold, 1)))
+    steps = passes * args.epochs * sum(-(-w.n // args.batch_size) for w in windows)
+
+    def pace(step: int) -> float:
+        """Share of the learning rate: a warm-up, then a cosine."""
+        warm_up = min(1.0, (step + 1) / (steps * WARMUP_SHARE + 1))
+        return float(warm_up * (0.5 * (1 + np.cos(np.pi * step / max(steps, 1))) + FINAL_LEARNING_RATE_SHARE))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, pace)
+    history: list[dict[str, float]] = []
+    weights, best = {name: value.clone() for name, value in network.state_dict().items()}, -1
+    for epoch in range(args.epochs):
+        with _halves_at_once() as pool:
+            loss = np.mean([_epoch(network, windows, args, optimiser, schedule, rng, pool) for _ in range(passes)])
+        if not np.isfinite(loss):
+            tell(f"epoch {epoch + 1}: the loss is not finite; the last good state is used")
+            break
+        history.append({"epoch": epoch + 1.0, "loss": float(loss), **evaluate(network, validation)})
+        tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
+        # later rounds have the lower learning rate: only a clearly better earlier one is preferred to them
+        goals = [metrics["ndcg@20_all"] + metrics["ndcg@20_new"] for metrics in history]
+        if best < 0 or _n_buyers(validation) < MIN_VALIDATION_USERS or goals[epoch] > goals[best] - MIN_GAIN:
+            weights, best = {name: value.clone() for name, value in network.state_dict().items()}, epoch
+        elif epoch - best >= PATIENCE:
+            break
+    if not history:
+        raise DataError("the first epoch's loss is not finite: look for NaN or huge values in the vectors and prices")
+    network.load_state_dict(weights)
+    return network, history, best
+
+
+def _untrained(windows: list[Window], args: ScorerTrainingSettings, new_users: Sequence[Window]) -> ScorerNetwork:
+    """A network with random MLPs that knows the features' spread, and what to offer to users without a history."""
+    timed, new_items = args.timed and "features" in args.parts, any(_is_of_new_items(w) for w in windows)
+    config = ScorerConfig(
+        dim=windows[0].item_vectors.shape[1],
+        features=FEATURE_NAMES,
+        sold_features=tuple(n for n in SOLD_FEATURES if args.timed or n not in TIMED),
+        sales=SALES if timed or new_items else None,
+        learned_arrivals=new_items,
+        newcomer_features=NEWCOMER_FEATURES if timed else (),
+        history=HISTORY if timed else None,
+        **args.model_dump(include={"projection", "hidden", "parts", "heads", "seed"}),
+    )
+    network = ScorerNetwork(config)
+    network.standardise(np.concatenate([w.features[::STANDARDISED_ROWS] for w in windows]))
+    if timed:
+        network.newcomer.copy_(torch.from_numpy(cold_start_weights(new_users, COLD_START_PRIOR)))
+    return network
+
+
+def _epoch(
+    network: ScorerNetwork,
+    windows: list[Window],
+    args: ScorerTrainingSettings,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    rng: np.random.Generator,
+    pool: ThreadPoolExecutor,
+) -> float:
+    """One pass over all windows' users in random batches; the mean loss, nan as soon as a step's is not finite."""
+    network.train()
+    orders = [rng.permutation(w.n) for w in windows]
+    batches = [(i, start) for i, w in enumerate(windows) for start in range(0, w.n, args.batch_size)]
+    total = 0.0
+    for number in rng.permutation(len(batches)):
+        i, start = batches[number]
+        window, users = windows[i], orders[i][start : start + args.batch_size]
+        buyers = _buyers_among(window, users)
+        optimiser.zero_grad()
+        # two halves, one core each; their gradients add up to the batch's
+        halves = [part for part in np.array_split(users, 2) if len(part)]
+        loss = sum(pool.map(lambda part, w=window, n=buyers: _add_gradient(network, w, args, n, part), halves))
+        if not np.isfinite(loss):
+            return float("nan")
+        torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
+        optimiser.step()
+        schedule.step()
+        total += loss
+    return total / max(len(batches), 1)
+
+
+@contextmanager
+def _halves_at_once() -> Iterator[ThreadPoolExecutor]:
+    """Threads for the two halves of a batch, one core each: products this small gain little from two. The gradients of
+    two halves sum to the same in either order, so the number of threads changes nothing.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _add_gradient(
+    network: ScorerNetwork, window: Window, args: ScorerTrainingSettings, buyers: tuple[int, int], users: Ints
+) -> float:
+    """Adds the gradient of a part of a batch; what the part adds to the loss of the batch, which has `buyers`."""
+    loss = _loss(network, window, users, args, buyers)
+    if torch.isfinite(loss):
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item()
+
+
+def _buyers_among(window: Window, users: Ints) -> tuple[int, int]:
+    return int(window.has_positive[users].sum()), int(window.has_discovery[users].sum())
+
+
+def _loss(
+    network: ScorerNetwork, window: Window, users: Ints, args: ScorerTrainingSettings, buyers: tuple[int, int]
+) -> Tensor:
+    """What `users` add to the mean loss of a batch with so many buyers, of anything and of what is new to them."""
+    lengths = np.diff(window.indptr)[users]
+    starts = np.repeat(window.indptr[users] - np.cumsum(lengths) + lengths, lengths)
+    rows = starts + np.arange(len(starts))
+    items, item = np.unique(window.vector_row[rows], return_inverse=True)
+    user = torch.from_numpy(np.repeat(np.arange(len(users)), lengths))
+    cosine = torch.from_numpy(window.cosine[rows])
+    heads = network.each_head(
+        network.project(torch.from_numpy(window.user_vectors[users])),
+        network.project(torch.from_numpy(window.item_vectors[items])),
+        user,
+        torch.from_numpy(item),
+        cosine,
+        torch.from_numpy(window.features[rows]),
+    )
+    label, new = torch.from_numpy(window.label[rows]), torch.from_numpy(~window.bought_before[rows])
+    correction, n = torch.from_numpy(window.correction[rows]), len(users)
+    pairs = zip(_buyers_among(window, users), buyers, strict=True)
+    share, share_new = (count / max(total, 1) for count, total in pairs)
+    loss = torch.zeros(())
+    for logit in heads + network.cosine_weight * cosine:  # each head learns for itself, so that their mistakes differ
+        corrected = logit + correction
+        loss = loss + share * listwise(logit, corrected, label, user, n)
+        new_loss = listwise(logit[new], corrected[new], label[new], user[new], n)
+        loss = loss + DISCOVERY_WEIGHT * share_new * new_loss
+        loss = loss + LEVEL_WEIGHT * share * level(corrected, label, user, n)
+    return loss / len(heads)
+
+
+def listwise(logit: Tensor, corrected: Tensor, label: Tensor, user: Tensor, n: int) -> Tensor:
+    """Mean over users of the mean of -log softmax at their positives.
+
+    All (n_pairs,); `corrected` is the logit plus the sampling correction, which makes the sampled denominator an
+    unbiased estimate of the full one. Users without a positive do not count; 0 when nobody has one.
+    """
+    total = _log_total(corrected, user, n)
+    buyer = user[label]
+    loss = torch.zeros(n).index_add(0, buyer, total.index_select(0, buyer) - logit[label])
+    count = torch.zeros(n).index_add(0, buyer, torch.ones(len(buyer)))
+    has = count > 0
+    return (loss[has] / count[has]).sum() / has.sum().clamp(min=1)
+
+
+def level(corrected: Tensor, label: Tensor, user: Tensor, n: int) -> Tensor:
+    """Mean over users of the squared log ratio between the summed exp(logit) and what the user bought.
+
+    It makes exp(logit) an expected number of purchases. Users without a positive do not count.
+    """
+    count = torch.zeros(n).index_add(0, user, label.float())
+    has = count > 0
+    off = _log_total(corrected, user, n)[has] - torch.log(count[has])
+    return (off**2).sum() / has.sum().clamp(min=1)
+
+
+def _log_total(corrected: Tensor, user: Tensor, n: int) -> Tensor:
+    """Log of each user's summed exp, (n,), without overflow; very low for a user without pairs."""
+    top = torch.full((n,), -torch.inf).scatter_reduce(0, user, corrected.detach(), "amax").clamp(min=-1e30)
+    return torch.log(torch.zeros(n).index_add(0, user, torch.exp(corrected - top[user])).clamp(min=1e-30)) + top
+
+
+def predict(network: ScorerNetwork, window: Window) -> Floats:
+    """Logits (n_pairs,) of a window."""
+    network.eval()
+    with torch.no_grad():
+        users = network.project(torch.from_numpy(window.user_vectors)).numpy()
+        items = network.project(torch.from_numpy(window.item_vectors)).numpy()
+    pairs = (window.user, window.vector_row, window.cosine, window.features)
+    return np.asarray(network.score(users, items, *pairs).logit)
+
+
+def evaluate(network: ScorerNetwork, window: Window) -> dict[str, float]:
+    """`list_quality` of the network's order."""
+    return list_quality(predict(network, window), window)
+
+
+def list_quality(logit: Floats, window: Window) -> dict[str, float]:
+    """NDCG@20 over the window's candidates, (n_pairs,) in the order of these scores, against everything the users
+    bought: all items, and those new to them.
+
+    Mean over the users with anything to find; 0 when nobody has.
+    """
+    k, metrics = 20, {}
+    new_logit = np.where(window.bought_before, -np.inf, logit)
+    for name, score, truth in (("all", logit, window.bought), ("new", new_logit, window.discovered)):
+        order = np.lexsort((window.item, -score, window.user))
+        rank = np.arange(len(order)) - window.indptr[window.user]
+        listed = (rank < k) & np.isfinite(score[order])
+        lists = np.full((window.n, k), -1, np.int32)
+        lists[window.user[listed], rank[listed]] = window.item[order[listed]]
+        metrics[f"ndcg@{k}_{name}"] = float(np.nan_to_num(average(ndcg(lists, truth, k))))
+    return metrics

@@ -1,0 +1,174 @@
+"""How an item is called in a text: a till's title written out, and a title as a name and a size.
+
+written_out("GRAPES WHITE 18 LB")          # "white grapes 18 lb"
+name_and_size("white grapes 18 lb")        # ("white grapes", "18 lb")
+shelf(("Loose leaf green tea", "Food"))    # "drink"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache, lru_cache
+
+from recllm.market.adcopy.lexicon import fold, pattern, table, word_class, words
+from recllm.text.plurals import stem
+from recllm.text.templates import Prompts, natural
+
+OTHER_SHELF = "other"
+"""The shelf of an item that no list knows."""
+_BRACKET = re.compile(r"(?<!\s)\s*\([^()]*\)")
+_WORD = re.compile(r"[^\W\d_]+")
+_FIRST_PART = re.compile(r" ?: ?| -+ ?|, ")
+_LEAST_LETTERS = 3
+"""Of a first part that names something: "ppk" does, "sv" does not."""
+
+
+@lru_cache(maxsize=1 << 14)
+def written_out(title: str) -> str:
+    """A title as running text. One in capitals loses brackets, what follows a dash or a colon, and words that only sort
+    the catalogue, and has its adjectives before the noun; its size stays. Any other is left as `natural` has it."""
+    text = natural(title, Prompts.load().short_forms)
+    if text == title or any(c.islower() for c in title) or not text.isascii():
+        return text
+    forms = table("names.toml")["forms"]
+    expanded = " ".join(_WORD.sub(lambda m: forms.get(m[0], m[0]), _BRACKET.sub(" ", text)).split()) or text
+    name, size = name_and_size(expanded)
+    name = pattern("titles.with").sub("", name).strip() or name
+    parts = [part for part in map(_without_sorting_words, _FIRST_PART.split(name)) if part]
+    if len(parts) > 1 and parts[0] in table("names.toml")["words"]["adjectives"]:
+        parts[:2] = [" ".join(parts[:2])]
+    named = [part for part in parts if len("".join(_WORD.findall(part))) >= _LEAST_LETTERS]
+    if not named:
+        return text
+    return " ".join(filter(None, (_listed(_adjective_first(named[0])), size)))
+
+
+def _listed(name: str) -> str:
+    """ "waffles/french toast" -> "waffles and french toast", "sandwiches&handhelds" -> "sandwiches & handhelds"."""
+    things = pattern("titles.joined_by_and").sub(" & ", name).split("/")
+    if len(things) == 1 or not all(pattern("titles.thing").fullmatch(thing) for thing in things):
+        return "/".join(things)
+    return f"{', '.join(things[:-1])} and {things[-1]}"
+
+
+def _without_sorting_words(name: str) -> str:
+    sorting = table("names.toml")["words"]
+    name = pattern("titles.left_over").sub("", name).rstrip()
+    for word in sorting["leading"]:
+        if name.startswith(f"{word} "):
+            name = name[len(word) + 1 :]
+            break
+    for word in sorting["trailing"]:
+        if name.endswith(f" {word}"):
+            name = name[: -len(word) - 1]
+            break
+    return "" if name in (*sorting["leading"], *sorting["trailing"]) else name.rstrip(" &/-")
+
+
+def _adjective_first(name: str) -> str:
+    """ "peppers red bell" -> "red bell peppers"; a name with anything after the adjective stays as it is."""
+    tokens = name.split()
+    for n in (2, 1):
+        tail = " ".join(tokens[-n:])
+        if len(tokens) > n and tail in table("names.toml")["words"]["after_noun"]:
+            return " ".join((tail, *tokens[:-n]))
+    return name
+
+
+# --- the size --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1 << 14)
+def name_and_size(title: str) -> tuple[str, str]:
+    """A title without the size at its end, and that size; "" where it has none or is nothing else."""
+    if match := _han_size().search(title):
+        return (title[: match.start()].rstrip(), match[0]) if match.start() else (title, "")
+    tokens = title.split()
+    start = len(tokens)
+    while start > 0 and _is_of_size(tokens[start - 1]):
+        start -= 1
+    while start < len(tokens) and not tokens[start].removeprefix(".")[:1].isdigit():
+        start += 1
+    end = start
+    while end > 0 and fold(tokens[end - 1]) in (*word_class("dangling"), "including"):  # "bottles including 2 l"
+        end -= 1
+    name, size = " ".join(tokens[:end]).rstrip(" ,-"), " ".join(tokens[start:])
+    has_unit = any(word in _size_words() for word in _WORD.findall(fold(size)))
+    return (name, size) if size and has_unit and any(c.isalpha() for c in name) else (title, "")
+
+
+def is_size(name: str) -> bool:
+    """True for a size without a name."""
+    return all(map(_is_of_size, name.split()))
+
+
+def _is_of_size(token: str) -> bool:
+    """True for a number, a unit, or both in one: 18, oz, 12oz, 10/6.75, x8.2."""
+    parts = [part for part in re.split(r"[\d.,/x×-]+", fold(token).strip(".,")) if part]
+    return all(part in _size_words() for part in parts)
+
+
+@cache
+def _size_words() -> frozenset[str]:
+    spellings = (s for forms in table("numbers.toml")["units"].values() for s in forms)
+    return frozenset(s for s in spellings if s.isascii() and s.isalpha()) | frozenset(
+        table("names.toml")["words"]["of_size"]
+    )
+
+
+@cache
+def _han_size() -> re.Pattern[str]:
+    units = {s for forms in table("numbers.toml")["units"].values() for s in forms if not s.isascii()}
+    return pattern("titles.han_size", UNITS="|".join(sorted(map(re.escape, units), key=len, reverse=True)))
+
+
+# --- the shelf -------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1 << 14)
+def shelf(names: tuple[str, ...]) -> str:
+    """The shelf of `data/shelves.toml` that the first of the names with a listed word belongs on."""
+    return next(filter(None, map(_shelf_of_name, names)), OTHER_SHELF)
+
+
+def _shelf_of_name(name: str) -> str | None:
+    shelves, loose, first = _shelf_words()
+    parts = [_listed_in(part) for part in pattern("titles.part_of_name").split(name)]
+    for word in (word for part in parts for word in part):
+        if shelves[word] in first:
+            return shelves[word]
+    head = next(filter(None, parts), ())
+    telling = [word for word in head if word not in loose] or head
+    return shelves[telling[-1]] if telling else None
+
+
+def _listed_in(part: str) -> tuple[tuple[str, ...], ...]:
+    """The words of shelves in a part of a name, in their order; a longer one hides those in it."""
+    shelves, _, _ = _shelf_words()
+    tokens, longest = _singular(part), max(map(len, shelves))
+    listed, start = [], 0
+    while start < len(tokens):
+        candidates = (tokens[start : start + length] for length in range(longest, 0, -1))
+        word = next((candidate for candidate in candidates if candidate in shelves), tokens[start : start + 1])
+        if shelves.get(word):
+            listed.append(word)
+        start += len(word)
+    return tuple(listed)
+
+
+@cache
+def _shelf_words() -> tuple[Mapping[tuple[str, ...], str], frozenset[tuple[str, ...]], frozenset[str]]:
+    """Word -> its shelf, empty for what only hides others; the loose words; the shelves that come first."""
+    data = table("shelves.toml")
+    shelves = {_singular(word): "" for word in data["nothing"]}
+    for entry in data["shelf"]:
+        for word in entry["words"]:
+            shelves.setdefault(_singular(word), entry["name"])
+    first = frozenset(entry["name"] for entry in data["shelf"] if entry.get("first"))
+    return shelves, frozenset(map(_singular, data["loose"])), first
+
+
+def _singular(text: str) -> tuple[str, ...]:
+    """The words of a text without their plural: ("wine", "glass") of "wine glasses"; Chinese by the character."""
+    return tuple(map(stem, words(text)))

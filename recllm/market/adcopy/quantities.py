@@ -1,0 +1,417 @@
+"""Finds every quantity that a text states: numbers, amounts of money, discounts, shares and dates.
+
+All spellings count: ASCII, Chinese numerals (三十, 二〇一七), 百分之二十, number words ("twenty"), "half price", and
+折, which names what remains of a price: 八折 is 20 % off, 七五折 is 25 % off. The text is folded, see
+`recllm.market.adcopy.lexicon`. The patterns are linear: no nested repeats.
+
+And how amounts of money are written: decimals and grouping are Babel's, signs and words those of `data/numbers.toml`,
+since they decide what the checks accept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from enum import StrEnum
+from fractions import Fraction
+from functools import lru_cache
+
+from babel.numbers import format_currency, get_currency_precision, is_currency
+
+from recllm.market.adcopy.lexicon import fold, folded_pattern, pattern, table, word_class
+
+
+class QuantityKind(StrEnum):
+    NUMBER = "number"
+    MONEY = "money"
+    DISCOUNT = "discount"
+    """Per cent off a price."""
+    PERCENT = "percent"
+    """Any other share."""
+    DATE = "date"
+    CODE = "code"
+    """Letters and digits in one word, such as a model number."""
+    MULTITUDE = "multitude"
+    """A vague count: "thousands", "double"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    kind: QuantityKind
+    value: Decimal | None
+    """None for codes, dates and multitudes."""
+    unit: str = ""
+    """A unit's key in data/numbers.toml; the sign or word of a currency; "month-day" or "year-month-day" for a date."""
+    role: str = ""
+    """Of money: "list" after "was", "off" beside "save" ("off again" where it comes
+    back), "per" and a unit before one, "threshold" after "满"; of a number: the word that follows."""
+    bound: str = ""
+    """Of money: "under" after "less than", "over" where more is meant (七十多块), "about" after "about"; else exact."""
+    span: str
+
+
+LARGEST = 10**12
+"""No price and no size is larger."""
+EACH = "each"
+"""The unit of a price for one of whatever there are several of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Currency:
+    """How amounts of a currency are written."""
+
+    signs: Mapping[str, Sequence[str]]
+    """Language -> what may stand before an amount, the usual sign first."""
+    chinese_words: Sequence[str] = ()
+    """What may stand after an amount in Chinese."""
+    words: Sequence[str] = ()
+    """Other words that name the currency beside an amount."""
+
+
+_NUMBERS = table("numbers.toml")
+CURRENCIES: Mapping[str, Currency] = {
+    code: Currency({"en": (code,), "zh": (code,)}) for code in _NUMBERS["currencies"]["by_code"]
+} | {
+    code: Currency({"en": values["en"], "zh": values["zh"]}, values["after"], values["words"])
+    for code, values in _NUMBERS["currencies"].items()
+    if code != "by_code"
+}
+"""Those whose amounts are written, by code; of any other the price is left out."""
+
+
+def currency_of(code: str | None) -> Currency | None:
+    return CURRENCIES.get((code or "").upper())
+
+
+def _alternatives(texts: set[str]) -> str:
+    """One pattern for all texts, the longest first."""
+    return "|".join(re.escape(text) for text in sorted(texts, key=lambda t: (-len(t), t)))
+
+
+_NUMERALS = _NUMBERS["numerals"]
+_MONTHS = [month.lower() for month in word_class("months")]
+_UNITS = {spelling: key for key, spellings in _NUMBERS["units"].items() for spelling in spellings}
+_MULTITUDES = frozenset(_NUMBERS["multitudes"])
+_ENGLISH_SCALES = _NUMERALS["english_scales"]
+_ENGLISH = {word: n for n, word in enumerate(word_class("small_numbers"))}
+_ENGLISH |= {word: 10 * n for n, word in enumerate(word_class("tens"), 2)}
+_DIGITS = {c: n for text in (_NUMERALS["digits"], _NUMERALS["formal_digits"]) for n, c in enumerate(text)}
+_DIGITS |= _NUMERALS["other_digits"]
+_POWERS, _MYRIADS = _NUMERALS["powers"], _NUMERALS["myriads"]
+
+_CONVERSIONS: Mapping[str, tuple[str, Decimal]] = {
+    unit: (dimension, Decimal(str(factor)))
+    for dimension, factors in _NUMBERS["conversions"].items()
+    for unit, factor in factors.items()
+}
+"""Unit -> what it measures, and how many of that one's smallest unit it is."""
+
+_UNIT = folded_pattern(
+    rf"[ -]?((?:{_alternatives({u for u in _UNITS if u.isascii()})})(?![a-z0-9])"
+    rf"|(?:{_alternatives({u for u in _UNITS if not u.isascii()})}))"
+)
+_PHRASES = [p for p in table("neutral.en.toml")["phrases"] if p.split()[-1] not in _ENGLISH]
+"""Without "for two", which may go on: "for two dollars"."""
+_UNSTATING = [*_NUMBERS["idioms"], *_NUMBERS["english_idioms"], *_PHRASES]
+_IDIOMS = folded_pattern(
+    "|".join(
+        rf"\b{re.escape(idiom)}\b" if idiom.isascii() else re.escape(idiom)
+        for idiom in sorted(_UNSTATING, key=len, reverse=True)
+    )
+)
+_MONTH = pattern("quantities.month").pattern
+_NUMERAL = pattern(
+    "quantities.numeral",
+    HAN_NUMERAL="".join([*_DIGITS, *_POWERS, *_MYRIADS]),
+    NUMBER_WORD=_alternatives({*_ENGLISH, *_ENGLISH_SCALES}),
+)
+_CODES = "|".join([*(code.lower() for code in CURRENCIES), "rmb"])
+_SIGNS = {s.casefold() for c in CURRENCIES.values() for signs in c.signs.values() for s in signs if not s.isalpha()}
+_SIGN = pattern("quantities.sign_before", SIGN=_alternatives(_SIGNS), CODE=_CODES)
+_MONEY_WORD = pattern("quantities.money_after", CODE=_CODES)
+_NEXT_WORD = folded_pattern(r"[ -]?([a-z]+)")
+
+
+@lru_cache(maxsize=4096)
+def quantities(text: str) -> tuple[Quantity, ...]:
+    """Every quantity in a text, in no particular order."""
+    stated: list[Quantity] = []
+    unblanked = fold(text)
+    text = pattern("quantities.clock").sub(_blanks, _IDIOMS.sub(_blanks, unblanked))
+    text = pattern("deadlines.days_left").sub(_blanks, text)
+    for shape, read_match in _SHAPES:
+        for match in shape.finditer(text):
+            if quantity := read_match(match):
+                stated.append(quantity)  # and blanked, so that later patterns do not see it again
+                text = text[: match.start()] + _blanks(match) + text[match.end() :]
+    for unstating in (pattern("quantities.end_of_day"), pattern("quantities.festival")):
+        text = unstating.sub(_blanks, text)
+    for match in _NUMERAL.finditer(text):
+        before, after = text[max(0, match.start() - 16) : match.start()], text[match.end() : match.end() + 16]
+        value = _value(match)
+        if value is not None and value > LARGEST:  # more digits than any fact has
+            value = Decimal(-1)
+        if value is None:
+            stated.append(Quantity(kind=QuantityKind.NUMBER, value=None, span=match[0]))
+            continue
+        idiom = unblanked[match.start() - len(before) : match.start()]
+        quantity = _in_context(value, match[0], before, after, idiom)
+        # "one" and a lone Chinese numeral state a quantity only beside a unit, a currency, % or 折
+        is_han, is_one = len(match["han"] or "") == 1, match["english"] == "one"
+        is_bare = not quantity.unit or (is_one and quantity.unit in ("times", "person"))
+        is_article = (is_han or is_one) and quantity.kind is QuantityKind.NUMBER and is_bare
+        if not is_article or pattern("quantities.ordinal_before").search(before):
+            stated.append(quantity)
+    for match in pattern("quantities.vague").finditer(text):
+        if match[0] in _MULTITUDES or not match[0].isascii():
+            stated.append(Quantity(kind=QuantityKind.MULTITUDE, value=None, unit=match[0], span=match[0]))
+    return tuple(stated)
+
+
+def unit_of(word: str) -> str:
+    """The key of a unit by one of its spellings, folded; empty for any other word."""
+    return str(_UNITS.get(word, ""))
+
+
+def same_size(first: Quantity, second: Quantity) -> bool:
+    """True for the same size in two units that convert without a remainder: 10斤 and 5公斤, 0.5 l and 500 ml."""
+    a, b = _CONVERSIONS.get(first.unit), _CONVERSIONS.get(second.unit)
+    if not a or not b or a[0] != b[0] or first.value is None or second.value is None:
+        return False
+    return first.value * a[1] == second.value * b[1]
+
+
+def _blanks(match: re.Match[str]) -> str:
+    return "\x00" * len(match[0])
+
+
+def _date(match: re.Match[str]) -> Quantity | None:
+    groups = match.groupdict()
+    if name := groups.get("mon"):
+        month = next(n for n, word in enumerate(_MONTHS, 1) if word.startswith(name[:3]))
+    else:
+        month = int(groups["m"])
+    day, year = int(groups["d"]), groups.get("y")
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return None
+    unit = f"{year}-{month:02d}-{day:02d}" if year else f"{month:02d}-{day:02d}"
+    return Quantity(kind=QuantityKind.DATE, value=None, unit=unit, span=match[0])
+
+
+def _day_of_month(match: re.Match[str]) -> Quantity | None:
+    day = next(value for value in match.groups() if value)
+    return Quantity(kind=QuantityKind.DATE, value=None, unit=f"-{int(day):02d}", span=match[0])
+
+
+def _festival_date(match: re.Match[str]) -> Quantity | None:
+    """The day of a festival that a deadline names."""
+    name = next(value for value in match.groups() if value)
+    return Quantity(kind=QuantityKind.DATE, value=None, unit=_NUMBERS["festivals"][name], span=match[0])
+
+
+def _model_number(match: re.Match[str]) -> Quantity | None:
+    """A model number such as "3d" or "dw8308"; "usd5" and "16oz" are none: they are read as amounts."""
+    text = match[0]
+    letters, amount = re.match(r"[a-z]+", text), re.fullmatch(r"\d+([a-z]+)", text)
+    if letters and _SIGN.search(letters[0]):
+        return None
+    is_pence = amount is not None and amount[1] == "p" and len(text) < 4
+    if amount and (is_pence or amount[1] in _UNITS or amount[1] in word_class("glued")):
+        return None
+    return Quantity(kind=QuantityKind.CODE, value=None, unit=text, span=text)
+
+
+def _share(kind: QuantityKind, value: int, match: re.Match[str]) -> Quantity:
+    return Quantity(kind=kind, value=Decimal(value), span=match[0])
+
+
+_ENGLISH_PARTS = {"third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "tenth": 10}
+
+
+def _fraction_off(match: re.Match[str], *, left: bool = False) -> Quantity | None:
+    """A reduction by a fraction in words, or where `left` to what is left of the price."""
+    named = match.groupdict()
+    top, bottom = named.get("top") or named.get("top_after"), named.get("bottom") or named.get("bottom_after")
+    if not top or not bottom:
+        return None
+    if top.isascii():
+        parts = Fraction(_ENGLISH.get(top, 1), _ENGLISH_PARTS[bottom])
+    else:
+        parts = Fraction(_han_integer(top), _han_integer(bottom))
+    share = 100 * (1 - parts if left else parts)
+    if not 0 < share < 100:
+        return None
+    value = Decimal(share.numerator) / Decimal(share.denominator)
+    return Quantity(kind=QuantityKind.DISCOUNT, value=value, span=match[0])
+
+
+_SHAPES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Quantity | None]], ...] = (
+    (pattern("quantities.fraction_off"), _fraction_off),
+    (pattern("quantities.fraction_left"), lambda m: _fraction_off(m, left=True)),
+    (pattern("quantities.fraction_off_zh"), _fraction_off),
+    (pattern("quantities.fraction_left_zh"), lambda m: _fraction_off(m, left=True)),
+    (pattern("quantities.half_price"), lambda m: _share(QuantityKind.DISCOUNT, 50, m)),
+    (pattern("quantities.hundred_percent"), lambda m: _share(QuantityKind.PERCENT, 100, m)),
+    # 两成 is 20 % that is taken off
+    (pattern("quantities.tenths"), lambda m: _share(QuantityKind.DISCOUNT, 10 * _DIGITS[m["tenths"]], m)),
+    (pattern("quantities.date_numbers"), _date),
+    (pattern("quantities.date_zh"), _date),
+    (pattern("quantities.date_day_first", MONTH=_MONTH), _date),
+    (pattern("quantities.date_month_first", MONTH=_MONTH), _date),
+    (pattern("quantities.day_of_month"), _day_of_month),
+    (pattern("quantities.festival_date", FESTIVAL=_alternatives(set(_NUMBERS["festivals"]))), _festival_date),
+    (pattern("quantities.code"), _model_number),
+)
+"""What is looked for before plain numbers, in this order, and what a match states, if anything."""
+
+
+def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_before: str) -> Quantity:
+    """What a number means, by the words around it; `idioms_before` is `before` with its idioms, such as 一片."""
+    if zhe := pattern("quantities.zhe").match(after):
+        off = (10 - value) * 10 if value <= 10 else 100 - value
+        return Quantity(kind=QuantityKind.DISCOUNT, value=off, span=numeral + zhe[0])
+    off_before, off_after = pattern("quantities.off_before"), pattern("quantities.off_after")
+    percent, hundredths = pattern("quantities.percent").match(after), pattern("quantities.hundredths_before")
+    if percent or hundredths.search(before):
+        following = after[percent.end() :] if percent else after
+        reduced = bool(off_after.match(following) or off_before.search(hundredths.sub("", before)))
+        span = numeral + (percent[0] if percent else "")
+        return Quantity(kind=QuantityKind.DISCOUNT if reduced else QuantityKind.PERCENT, value=value, span=span)
+    sign, word = _SIGN.search(before), _MONEY_WORD.match(after)
+    if word and word[0] == "p" and not (numeral.isdigit() and len(numeral) < 3):
+        word = None  # 70p, and no 1080p
+    if word and len(numeral) == 1 and not numeral.isascii() and pattern("quantities.piece_after").match(after):
+        word = None  # 一块地垫, two pieces of something
+    if sign or word:
+        span = (sign[0] if sign else "") + numeral + (word[0] if word else "")
+        before, after = before[: sign.start()] if sign else before, after[word.end() :] if word else after
+        part = {"块": Decimal(1), "毛": Decimal("0.1")}.get(word[0].strip().removesuffix("钱")) if word else None
+        value *= part or 1  # 六毛
+        if part and word and not word[0].endswith("钱") and (tenth := pattern("quantities.tenth_after").match(after)):
+            value += part * Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
+            span, after = span + tenth[0], after[tenth.end() :]
+        bound = "over" if word and word["more"] else ""
+        for name, shape in (("under", "quantities.under_before"), ("about", "quantities.about_before")):
+            if less := pattern(shape).search(before):
+                bound, before = name, before[: less.start()]
+        if pattern("quantities.about_after").match(after):
+            bound = "about"
+        each_before, each_after = pattern("quantities.each_before"), pattern("quantities.each_after")
+        if pattern("quantities.list_before").search(before) or pattern("quantities.list_after").match(after):
+            role = "list"
+        elif off_before.search(before) or off_after.match(after):
+            is_again = pattern("quantities.off_again").match(after)
+            role = "off again" if is_again or pattern("quantities.off_again_before").search(before) else "off"
+        else:
+            role = "threshold" if pattern("quantities.threshold_before").search(before) else ""
+        if not role and (each := each_before.search(idioms_before[: len(before)]) or each_after.match(after)):
+            role = f"per {each['unit'] or each['unit_zh'] or EACH}"
+        if word and word[0].strip() in ("cent", "cents", "pence", "p") and not sign:
+            value /= 100
+        spelled = "".join(match[0] for match in (sign, word) if match).replace(" ", "")
+        unit = "元" if part else spelled.removeprefix("多").removeprefix("来")
+        return Quantity(kind=QuantityKind.MONEY, value=value, unit=unit, role=role, bound=bound, span=span)
+    bare = pattern("quantities.bare_money_before").search(idioms_before)
+    is_cut = pattern("quantities.bare_money_cut").match(after)
+    if numeral[0].isdigit() and (is_cut or (bare and pattern("quantities.clause_end").match(after))):  # 89降到59, 省24
+        if is_cut or pattern("quantities.list_before").search(before):
+            role = "list"
+        else:
+            role = "off" if off_before.search(before) else f"per {EACH}" if bare and bare["one"] else ""
+        return Quantity(kind=QuantityKind.MONEY, value=value, role=role, span=numeral)
+    if pattern("quantities.ordinal_after").match(after):
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ordinal", span=numeral)
+    others = pattern("quantities.same_unit").match(after)  # 12、15、18厘米
+    if others and (shared := _UNIT.match(after[others.end() :])):
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[shared[1]], span=numeral)
+    unit_match = _UNIT.match(after)
+    is_year = len(numeral) == 4 and numeral.startswith(("19", "20"))
+    if unit_match and not (unit_match[1] == "in" and (numeral.isalpha() or is_year)):  # "one in the wash", "2027 in"
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit=_UNITS[unit_match[1]], span=numeral + unit_match[0])
+    if pattern("quantities.pack_before").search(before) or pattern("quantities.pack_after").match(after):
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit="ct", span=numeral)
+    if pattern("quantities.age_before").search(before):
+        return Quantity(kind=QuantityKind.NUMBER, value=value, unit="year", span=numeral)
+    next_word = _NEXT_WORD.match(after)
+    return Quantity(kind=QuantityKind.NUMBER, value=value, role=next_word[1] if next_word else "", span=numeral)
+
+
+def _value(match: re.Match[str]) -> Decimal | None:
+    """The number that a numeral states; None for a fraction of nothing."""
+    if text := match["fraction"]:
+        integer, _, fraction = text.replace("-", " ").rpartition(" ")
+        top, bottom = fraction.split("/")
+        return int(integer or 0) + Decimal(top) / Decimal(bottom) if int(bottom) else None
+    if text := match["ascii"]:
+        return Decimal(text.replace(",", "")) * (_NUMERALS["scales"][match["scale"]] if match["scale"] else 1)
+    if text := match["han"]:
+        integer, _, decimals = text.partition("点")
+        value = Decimal(_han_integer(integer))
+        if decimals and all(c in _DIGITS for c in decimals):
+            value += Decimal("0." + "".join(str(_DIGITS[c]) for c in decimals))
+        return value
+    total, section = 0, 0
+    for word in re.split(r"[ -]", match["english"]):
+        if word in _ENGLISH:
+            section += _ENGLISH[word]
+        elif word in ("dozen", "hundred"):
+            section = (section or 1) * _ENGLISH_SCALES[word]
+        elif word in _ENGLISH_SCALES:
+            total, section = total + (section or 1) * _ENGLISH_SCALES[word], 0
+    return Decimal(total + section)
+
+
+def integer_of(numeral: str) -> int:
+    """A whole number in digits, in Chinese or in one English word, folded."""
+    return _ENGLISH[numeral] if numeral in _ENGLISH else int(numeral) if numeral.isascii() else _han_integer(numeral)
+
+
+def _han_integer(text: str) -> int:
+    """ "三百二十" -> 320, "二〇一七" -> 2017, "七五" -> 75."""
+    if all(c in _DIGITS for c in text):
+        return int("".join(str(_DIGITS[c]) for c in text) or "0")
+    total, section, digit = 0, 0, 0
+    for c in text:
+        if c in _DIGITS:
+            digit = _DIGITS[c]
+        elif c in _POWERS:
+            section, digit = section + (digit or 1) * _POWERS[c], 0
+        else:
+            total, section, digit = (total + section + digit or 1) * _MYRIADS[c], 0, 0
+    return total + section + digit
+
+
+# --- amounts of money as text ---------------------------------------------------------------------------------------
+
+
+def format_money(amount: Decimal, code: str, language: str) -> str:
+    """US dollars are "$3.99" in English and "US$3.99" in Chinese, francs "CHF 3.99". The currency is one of ours."""
+    sign = CURRENCIES[code.upper()].signs[language][0]
+    number = format_currency(rounded(amount, code), code.upper(), "#,##0.00", locale=language)
+    return f"{sign} {number}" if sign.isalpha() else sign + number
+
+
+def renderings(amount: Decimal, code: str, language: str) -> frozenset[str]:
+    """Every accepted spelling of an amount in a language, in small letters and without spaces."""
+    currency = currency_of(code) or Currency({"en": (), "zh": ()})
+    value, decimals = rounded(amount, code), _decimals(code)
+    numbers = {f"{value:.{decimals}f}", f"{value:,.{decimals}f}"}
+    if value == value.to_integral_value():
+        numbers |= {f"{value:.0f}", f"{value:,.0f}"}
+    elif language == "zh" and value * 10 == (value * 10).to_integral_value():  # 45.9元
+        numbers |= {f"{value:.1f}", f"{value:,.1f}"}
+    words = currency.chinese_words if language == "zh" else ()
+    before = {f"{sign}{number}" for sign in (*currency.signs[language], code) for number in numbers}
+    after = {f"{number}{word}" for word in (*words, code) for number in numbers}
+    return frozenset(text.casefold() for text in before | after)
+
+
+def rounded(amount: Decimal, code: str) -> Decimal:
+    """The amount as the currency's decimals can say it, halves away from zero."""
+    return amount.quantize(Decimal(1).scaleb(-_decimals(code)), rounding=ROUND_HALF_UP)
+
+
+def _decimals(code: str) -> int:
+    return get_currency_precision(code.upper()) if is_currency(code.upper()) else 2

@@ -1,0 +1,372 @@
+"""What to write: one frozen request that is checked when it is made and passed on down to the verifier.
+
+    request = CopyRequest(item=item, channel="push", now=now, locale="en", reason_kind=ReasonKind.KNOWN)
+
+With it the facts of its item, which are all that may be said. Whoever can list a product can write into its title. A
+text with instructions, code or reversed writing is no name: it counts as empty. A tricky text that is missed does no
+harm, since every advertisement is verified.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from recllm.base.documents import toml_table
+from recllm.base.errors import DataError, PromptError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Item, Occasion, Reason, ReasonKind, exact_amount
+from recllm.base.words.sentences import LANGUAGES, language
+from recllm.market.adcopy.channels import Channel, channel_named
+from recllm.market.adcopy.lexicon import (
+    ROLE_TOKEN,
+    families,
+    fold,
+    limit,
+    pattern,
+    read,
+    table,
+    translation,
+    word_class,
+    words,
+)
+from recllm.market.adcopy.names import name_and_size
+from recllm.market.adcopy.packs import FilledText, Pack, parse
+from recllm.market.adcopy.quantities import Quantity, quantities
+from recllm.text.domains import Domain, domain_of
+from recllm.text.injection import TITLE_CHARS, neutralise
+from recllm.text.personal_data import without_personal_data
+from recllm.text.plurals import stem
+from recllm.text.templates import Prompts, Template
+
+_CODE = pattern("injection.code")
+_HIDDEN = pattern("injection.hidden")
+_DIGITS_AS_LETTERS = translation("injection.digits_as_letters")
+
+Words = Annotated[tuple[FilledText, ...], Field(description="a list of words")]
+Flag = Annotated[bool, Field(description="true or false", strict=True)]
+
+
+class OfferType(StrEnum):
+    PERCENT = "percent"
+    """`value` per cent off the price."""
+    AMOUNT = "amount"
+    """`value` off the price, in the item's currency."""
+    FREE_SHIPPING = "free_shipping"
+    GIFT = "gift"
+    BOGO = "bogo"
+    """Buy one, get one free."""
+    COUPON = "coupon"
+    """A coupon exists; `value`, when given, is what it takes off, in the item's currency."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """An offer and when it runs: from `start` on, before `end`; None leaves a side open. Raises `DataError` for a value
+    or a time that cannot be."""
+
+    type: OfferType
+    value: Decimal | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", exact_amount(self.value, "the value of an offer"))
+        needs_value = self.type in (OfferType.PERCENT, OfferType.AMOUNT)
+        if needs_value and (self.value is None or self.value <= 0):
+            raise DataError(f"an offer of type {self.type} needs a value above 0, not {self.value}")
+        if self.type is OfferType.PERCENT and self.value is not None and self.value >= 100:
+            raise DataError(f"an offer of {self.value} % off is no price; percent offers lie between 0 and 100")
+        for name, moment in (("start", self.start), ("end", self.end)):
+            if moment is not None and moment.tzinfo is None:
+                raise DataError(f"the offer's {name} {moment} has no time zone; give an aware time")
+
+    def runs(self, now: datetime) -> bool:
+        return (self.start is None or self.start <= now) and (self.end is None or now < self.end)
+
+
+@checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Voice:
+    """How a brand speaks; the defaults bind nobody. As TOML:
+
+    banned = ["cheap", "guys"]
+    address = "您"
+    exclamation = false
+    """
+
+    banned: Words = ()
+    """Stand in no text: whole words in Latin script, anywhere in Chinese; "*" stands for up to 20 letters."""
+    required: Words = ()
+    """Stand in every text."""
+    lines: Words = ()
+    """Opening lines in the brand's own words, taken before the shop's general ones where no model writes the line. Each
+    is checked as any other; with `required` words, some should hold them."""
+    address: Annotated[Literal["您", "你"] | None, Field(description="您 or 你")] = None
+    """您 or 你 in Chinese texts: the other one is not used. None for either."""
+    emoji: Flag = True
+    exclamation: Flag = True
+
+
+def load_voice(file: Path) -> Voice:
+    """Reads a voice from TOML. Raises `DataError` with the file and the field that is wrong."""
+    try:
+        values = toml_table(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: no brand voice, since it is not TOML: {error}") from error
+    return parse(Voice, values, owner="a voice", prefix=f"{file}: ")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyRequest:
+    """Everything that decides a text but the generator. Raises `UsageError` or `DataError` for a wrong value."""
+
+    item: Item
+    channel: str
+    """A name of data/channels.toml."""
+    now: datetime
+    """An aware time; decides whether the offer runs."""
+    locale: str = "en"
+    """Language and perhaps region and domain, such as en, en-GB or zh@media."""
+    reason_kind: ReasonKind = ReasonKind.GENERAL
+    """Told as a neutral kind ("goes with what you like"), never as what the person did."""
+    occasion: Occasion | None = None
+    """Why the text comes now; the shop's own lines for it come before those for the kind of reason."""
+    intent: str | None = None
+    """What the text is to do: remind, discover, cross_sell or win_back. Any other has no lines of its own."""
+    n_candidates: int = 8
+    """Opening lines that a generator is asked for."""
+    seed: int = 0
+    known_brands: frozenset[str] = frozenset()
+    """The catalogue's brands: none but the item's own may be named."""
+    offer: Offer | None = None
+    list_price: Decimal | None = None
+    """The former price, any number of at least 0."""
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    """Proofs that the shop has, by the key of the claim in data/claims.toml or of the rule that asks for them, for
+    instance {"certification": "EU 2018/848, no. 123"}."""
+    policy: Policy = field(default_factory=Policy)
+    """For items of its sensitive categories no reason is told and no model asked."""
+    packs: tuple[Pack, ...] = ()
+    """The laws where the text goes. An offer that they forbid is left out."""
+    voice: Voice = field(default_factory=Voice)
+    """The brand's."""
+    variants: int = 1
+    """Most texts that differ."""
+    vocabulary: frozenset[str] = frozenset()
+    """Words beyond the facts that the shop's people approved; see `recllm.market.adcopy.vocabulary`."""
+    unattended: bool = False
+    """True where nobody looks at a text before it leaves: one that passes is preferred to one that is held."""
+
+    def __post_init__(self) -> None:
+        channel_named(self.channel)
+        checked_locale(self.locale)
+        if self.now.tzinfo is None:
+            raise UsageError(f"now is {self.now}, which has no time zone; give an aware time")
+        for name in ("n_candidates", "variants"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
+        object.__setattr__(self, "list_price", exact_amount(self.list_price, "the list price"))
+        longest = limit("name_chars")  # each check takes time by the length, and so much is never told
+        category = tuple(name[:longest] for name in self.item.category[-limit("max_levels") :])
+        object.__setattr__(self, "item", replace(self.item, title=self.item.title[:longest], category=category))
+        object.__setattr__(self, "known_brands", frozenset(self.known_brands))
+        object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))
+
+    @property
+    def language(self) -> str:
+        """ "en" or "zh"."""
+        return language(self.locale)
+
+    @property
+    def domain(self) -> Domain:
+        """What people do with the item, which decides the words."""
+        return Prompts.load().domain(domain_of(self.locale))
+
+    @property
+    def free_words(self) -> frozenset[str]:
+        """Words beyond the facts that a text may hold: those that people approved, and the domain's own."""
+        return self.vocabulary.union(self.domain.neutral[self.language])
+
+    def name_and_size(self, title: str) -> tuple[str, str]:
+        """As `recllm.market.adcopy.names.name_and_size`, where titles are those of goods: 21 Grams is a film."""
+        return name_and_size(title) if self.domain.titles == "goods" else (title, "")
+
+    @property
+    def limits(self) -> Channel:
+        """The slots and limits of the channel."""
+        return channel_named(self.channel)
+
+    @property
+    def template(self) -> Template:
+        """Of the channel's texts."""
+        return Prompts.load().template(f"ad_text.{self.channel}", self.locale)
+
+    @property
+    def is_sensitive(self) -> bool:
+        return self.policy.is_sensitive((*self.item.category, self.item.title))
+
+    @property
+    def line_kind(self) -> ReasonKind:
+        """The kind of reason that an opening line may tell."""
+        return ReasonKind.GENERAL if self.is_sensitive else self.reason_kind
+
+    @property
+    def line_occasion(self) -> Occasion | None:
+        """The occasion that an opening line may tell."""
+        return None if self.is_sensitive else self.occasion
+
+    @property
+    def is_hostile(self) -> bool:
+        """True when a text of the item that is told or asked about speaks to machines."""
+        item = self.item
+        attributes = chain.from_iterable(islice(item.attributes.items(), limit("max_attributes")))
+        texts = (item.title, item.brand, *item.category, *attributes)
+        return any(speaks_to_machines(text) for text in texts if text)
+
+    def facts(self) -> FactSheet:
+        """What the catalogue says about the item, made harmless."""
+        return FactSheet.of(self.item, offer=self.offer, list_price=self.list_price)
+
+
+def checked_locale(locale: str) -> str:
+    """The locale, when texts can be written in its language; raises `UsageError` otherwise."""
+    if language(locale) not in LANGUAGES:
+        raise UsageError(f"unknown locale {locale!r}; texts are written in: {', '.join(LANGUAGES)}")
+    try:
+        Prompts.load().domain(domain_of(locale))
+    except PromptError as error:
+        raise UsageError(f"unknown locale {locale!r}: {error}") from None
+    return locale
+
+
+def reason_kind(reason: Reason | None, item_id: str, *, sensitive: bool) -> ReasonKind:
+    """From the evidence of a reason; GENERAL where there is none, it does not count, or the item is sensitive."""
+    if reason is None or sensitive or reason.delta < 0:
+        return ReasonKind.GENERAL
+    source, _, evidence = reason.evidence_id.partition(":")
+    if source == "B":
+        return ReasonKind.KNOWN if evidence == item_id else ReasonKind.TOGETHER
+    return {"H": ReasonKind.INTEREST, "I": ReasonKind.PICKED}.get(source, ReasonKind.GENERAL)
+
+
+# --- facts of the item ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactSheet:
+    """The facts of one item. Only what stands here may be said; build it with `of`."""
+
+    item_id: str
+    title: str
+    brand: str | None = None
+    category: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    price: Decimal | None = None
+    list_price: Decimal | None = None
+    currency: str | None = None
+    offer: Offer | None = None
+    description: str = ""
+    """Grounds words; no claim is proven by it."""
+    spellings: tuple[str, ...] = ()
+    """Shorter spellings of the title that code may write."""
+    price_text: str | None = None
+    """The price as a text tells it; None where it is not told. This and `offer_text` are there once the facts are made
+    sayable."""
+    offer_text: str | None = None
+    pays_text: str | None = None
+    """The price after the offer as a text tells it."""
+    offer_headline: str | None = None
+    """The offer as a headline tells it: without its end."""
+    list_price_text: str | None = None
+    """The former price as a text tells it, where it is above the price."""
+
+    @classmethod
+    def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
+        """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
+
+        A text that speaks to machines counts as empty: nobody sells a thing of that name. So does a sentence where a
+        name belongs: no brand, category or attribute is called so, and what it states would count as a fact.
+        """
+        longest, longest_description = limit("attribute_chars"), limit("description_chars")
+        attributes = {
+            _name(name, longest): _harmless(value, longest)
+            for name, value in list(item.attributes.items())[: limit("max_attributes")]
+        }
+        brand = _name(item.brand or "", longest)
+        return cls(
+            item_id=item.item_id,
+            title=_harmless(item.title),
+            brand=None if not brand or fold(brand) in table("brands.toml")["no_names"] else brand,
+            category=tuple(c for c in (_name(name) for name in item.category) if c),
+            attributes={name: value for name, value in attributes.items() if name and value},
+            price=item.price if item.price is None or item.price > 0 else None,
+            list_price=list_price,
+            currency=item.currency,
+            offer=offer,
+            description=_harmless(
+                without_personal_data((item.description or "")[: limit("description_read")]), longest_description
+            ),
+        )
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Every text of the sheet: title, brand, categories, attribute names and values."""
+        brand = (self.brand,) if self.brand else ()
+        return (self.title, *brand, *self.category, *self.attributes.keys(), *self.attributes.values())
+
+    @cached_property
+    def folded(self) -> str:
+        """All texts folded for matching, one a line."""
+        return "\n".join(read(text).squashed for text in self.texts)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The folded words of all texts."""
+        return frozenset(word for text in self.texts for word in words(text))
+
+    @cached_property
+    def is_sober(self) -> bool:
+        """True for medicines and the like, about which nobody should be playful."""
+        names, sober = (self.title, *self.category), word_class("sober")
+        han = "".join(fold(name) for name in names if not name.isascii())
+        return any(word in han for word in sober if not word.isascii()) or any(
+            stem(word) in sober for name in names for word in words(name)
+        )
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """The quantities that the texts state: sizes, counts, shares. Prices are never taken from a text."""
+        counts = (f"{value} {name}" for name, value in self.attributes.items() if value.isdigit())  # pieces = 50
+        return tuple(q for text in (*self.texts, *counts) for q in quantities(text))
+
+
+def _harmless(text: str, max_chars: int = TITLE_CHARS) -> str:
+    return "" if speaks_to_machines(html.unescape(text)) else neutralise(text, max_chars=max_chars)
+
+
+def _name(text: str, max_chars: int = TITLE_CHARS) -> str:
+    harmless = _harmless(text, max_chars)
+    ends = harmless.endswith((".", "!", "?", "。", "！", "？"))
+    return "" if ends and len(words(harmless)) >= limit("sentence_words") else harmless
+
+
+def speaks_to_machines(text: str) -> bool:
+    """True for instructions, role tokens, code, links and hidden writing; `text` is as the catalogue holds it, and of a
+    very long one the beginning is read."""
+    text = text[: limit("name_chars")]
+    folded = fold(text)
+    if _HIDDEN.search(text) or ROLE_TOKEN.search(folded) or _CODE.search(folded):
+        return True
+    readings = (read(text), read(folded.translate(_DIGITS_AS_LETTERS)))
+    return any(family.find(reading) for family in families("instructions.toml") for reading in readings)

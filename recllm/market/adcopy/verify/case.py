@@ -1,0 +1,358 @@
+"""What one text is checked against, and the small pieces that the checks share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache, cached_property, lru_cache
+
+from recllm.market.adcopy.deadlines import Deadline, deadlines
+from recllm.market.adcopy.lexicon import (
+    HAN,
+    Reading,
+    bases,
+    chinese_pattern,
+    fold,
+    limit,
+    pattern,
+    read,
+    stems,
+    table,
+    word_class,
+    words,
+)
+from recllm.market.adcopy.names import OTHER_SHELF, name_and_size, shelf, written_out
+from recllm.market.adcopy.quantities import Quantity, QuantityKind, quantities
+from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType
+from recllm.text.personal_data import PersonalDataKind, find_personal_data
+from recllm.text.plurals import stem
+from recllm.text.templates import Prompts, natural
+
+_CLAUSE = re.compile(r"[.,!?:;()…–—，。！？：；、（）\n]+")
+_HAN = re.compile(f"[{HAN}]")
+_LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
+_IT = {"en": "it", "zh": "它"}
+"""Stands for the name of a work where claims are looked for."""
+_WORDS_OF_NAME = {True: 2, False: 3}
+"""So many words, or Chinese characters, make a name that is no plain word: by whether it is in plain Latin script."""
+_CONSUMED = ("food", "drink", "care", "pets")
+"""Shelves whose items are eaten, drunk or put on the skin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A text with everything that decides whether it may be said."""
+
+    text: str
+    facts: FactSheet
+    request: CopyRequest
+    prompt: str = ""
+    """What the model was given, without the item's facts: none of it may come back."""
+
+    @cached_property
+    def reading(self) -> Reading:
+        """Without a "lowest price in 30 days" that the proof shows to be true."""
+        reading = read(self.text)
+        if not self.is_lowest_price:
+            return reading
+        return read(pattern("claims.lowest_30d").sub(" ", reading.folded))
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Each once, line by line: a line's last number and the next line's first are two."""
+        lines = self.text.split("\n")
+        if self.is_lowest_price:
+            lines = [pattern("claims.lowest_30d").sub(" ", fold(line)) for line in lines]
+        return tuple(dict.fromkeys(q for line in lines for q in quantities(line)))
+
+    @cached_property
+    def personal_data(self) -> tuple[tuple[PersonalDataKind, str], ...]:
+        """What the text holds of it."""
+        return tuple((f.kind, self.text[f.start : f.end]) for f in find_personal_data(self.text))
+
+    @cached_property
+    def is_lowest_price(self) -> bool:
+        """True when the proof of the lowest price of 30 days is an amount, and the price is not above it."""
+        stated = quantities(self.request.evidence.get("lowest_30d", ""))
+        amounts = [
+            q.value for q in stated if q.kind in (QuantityKind.MONEY, QuantityKind.NUMBER) and q.value is not None
+        ]
+        price = self.facts.price
+        return price is not None and len(amounts) == 1 and price <= amounts[0]
+
+    @property
+    def saving(self) -> Decimal | None:
+        """What the former price lies above the price, where no offer changes it any more."""
+        price, former = self.facts.price, self.facts.list_price
+        is_final = self.offer is None or self.offer_is_in_price
+        return former - price if price and former and former > price and is_final else None
+
+    @property
+    def offer_is_in_price(self) -> bool:
+        """True where the price is what the running offer leaves of the former price, as some shops keep their lists."""
+        price, former, offer = self.facts.price, self.facts.list_price, self.offer
+        if not (price and former and offer and offer.value) or offer.type is not OfferType.PERCENT:
+            return False
+        return abs(former * (100 - offer.value) / 100 - price) < Decimal("0.01")
+
+    @cached_property
+    def evidence_quantities(self) -> tuple[Quantity, ...]:
+        """The counts, shares and days that the proofs of the shop state; a proof sets no price."""
+        stated = (q for text in self.request.evidence.values() for q in quantities(text))
+        return tuple(q for q in stated if q.kind not in (QuantityKind.MONEY, QuantityKind.DISCOUNT))
+
+    @cached_property
+    def deadlines(self) -> tuple[Deadline, ...]:
+        return tuple(deadlines(self.reading))
+
+    @cached_property
+    def tells_end(self) -> bool:
+        """True when a phrase puts the last day of the running offer where it is."""
+        end = self.offer.end if self.offer is not None else None
+        return end is not None and any(phrase.ends_on(end, self.request.now) for phrase in self.deadlines)
+
+    @cached_property
+    def language(self) -> str:
+        return self.request.language
+
+    @property
+    def offer(self) -> Offer | None:
+        """The offer, if it runs now."""
+        offer = self.facts.offer
+        return offer if offer is not None and offer.runs(self.request.now) else None
+
+    @cached_property
+    def tells_saving(self) -> bool:
+        """True when the text tells the former price, or what it lies above the price."""
+        return self.saving is not None and (self.tells_former or any(self.is_saving(q) for q in self.quantities))
+
+    @cached_property
+    def tells_former(self) -> bool:
+        """Whether the text tells the former price as such, or beside the price: "£90 becomes £63"."""
+        former = [q.role for q in self.quantities if q.kind is QuantityKind.MONEY and q.value == self.facts.list_price]
+        return "list" in former or ("" in former and self.tells_price)
+
+    @cached_property
+    def tells_price(self) -> bool:
+        money = (q for q in self.quantities if q.kind is QuantityKind.MONEY)
+        return any((not q.role or q.role.startswith("per ")) and q.value == self.facts.price for q in money)
+
+    def is_saving(self, quantity: Quantity) -> bool:
+        """True for what the former price lies above the price, as an amount or as a share to the nearest per cent."""
+        saving, former, value = self.saving, self.facts.list_price, quantity.value
+        if saving is None or not former or value is None:
+            return False
+        if quantity.kind is QuantityKind.DISCOUNT:
+            return bool(abs(100 * saving / former - value) <= limit("fraction_tolerance"))
+        is_money = quantity.kind is QuantityKind.MONEY
+        # "was £60, now £48. That's £12 towards treats"
+        is_told = is_money and not quantity.role and self.tells_former and self.tells_price
+        return value == saving and (quantity.role == "off" or is_told)
+
+    @cached_property
+    def title_written_out(self) -> str:
+        return written_out(self.facts.title)
+
+    @cached_property
+    def item_texts(self) -> tuple[str, ...]:
+        """The item's texts as its facts hold them, and written out as a text tells them: SFT DRNKS, soft drinks."""
+        short_forms = Prompts.load().short_forms
+        item = self.request.item
+        texts = [text for text in (*self.facts.texts, item.title, *item.category) if text]
+        expanded = [written_out(text) for text in texts]
+        names = [name_and_size(title)[0] for title in (self.facts.title, written_out(item.title)) if title]
+        as_written = (natural(text, short_forms) for text in texts)
+        return tuple(dict.fromkeys((*self.facts.texts, *as_written, *expanded, *names)))
+
+    @cached_property
+    def own_words(self) -> str:
+        """The text without the item's own texts: what somebody chose to say about it."""
+        texts = {t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
+        if not texts:
+            return self.text
+        longest_first = "|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True))
+        return re.sub(longest_first, " ", self.text, flags=re.IGNORECASE)
+
+    @cached_property
+    def beside_work(self) -> Case:
+        """The same without the name of a work, which claims nothing by itself: Free Willy. A name that states a price,
+        or of a single word, is read like any other text."""
+        title = self.facts.title
+        priced = any(q.kind in (QuantityKind.MONEY, QuantityKind.DISCOUNT) for q in quantities(title))
+        if self.request.domain.titles != "works" or priced:
+            return self
+        names = {name for name in (title, *self.facts.spellings) if len(words(name)) >= _WORDS_OF_NAME[name.isascii()]}
+        longest_first = sorted(names, key=len, reverse=True)
+        shape = re.compile(f"《?(?:{'|'.join(map(re.escape, longest_first))})》?") if names else None
+        return self if shape is None else replace(self, text=shape.sub(_IT[self.language], self.text))
+
+    @cached_property
+    def apart(self) -> frozenset[str]:
+        """The words of `data/surroundings.*.toml` that only stand apart from the item in this text, folded.
+
+        A word stands apart when neither neighbour in its clause is a word of the item and nothing shortly before it
+        ascribes it; a word that denies or limits (`loose`), when its clause speaks of no item. Food stands apart from
+        what is eaten, drunk or put on the skin only where an English text tells it as what the item is served with.
+        """
+        of_shelf = shelf((self.facts.title, *reversed(self.facts.category)))
+        is_consumed = of_shelf in _CONSUMED or (of_shelf == OTHER_SHELF and self._has_contents)
+        apart: set[str] = set()
+        beside: set[str] = set()
+        loose = _listed("en", "loose") | {*word_class("plain_superlatives")}
+        for clause in _CLAUSE.split(self.reading.squashed):
+            clause_words = frozenset(_LATIN_WORD.findall(clause))
+            is_of_item = bool(stems(clause_words) & self.item_stems or clause_words & _listed("en", "pronouns"))
+            (beside if is_of_item else apart).update(clause_words & loose)
+            pairs = {clause[i : i + 2] for i in range(len(clause) - 1)}
+            is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in _listed("zh", "pronouns"))
+            (beside if is_of_item else apart).update(_HAN.findall(clause))
+            for word, is_apart in (
+                *self._english_things(clause, is_consumed),
+                *self._chinese_things(clause, is_consumed),
+            ):
+                (apart if is_apart else beside).add(word)
+        return frozenset(apart - beside - _held_characters())
+
+    def ascribes(self, tokens: Sequence[str]) -> bool:
+        """True when one of the English words says that what follows is the item's: with, has, includes."""
+        return not _listed("en", "ascribing").isdisjoint(tokens)
+
+    def _english_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
+        """(thing, whether it stands apart) of a clause."""
+        ascribing, served = _listed("en", "ascribing"), _listed("en", "served")
+        tokens = [t.removesuffix("'s") for t in _LATIN_WORD.findall(clause)]
+        for i, token in enumerate(tokens):
+            token_bases = bases(token)
+            is_food = not token_bases.isdisjoint(_listed("en", "food"))
+            if is_food or not token_bases.isdisjoint(_listed("en", "things")):
+                before = tokens[max(0, i - 3) : i]
+                neighbours = {stem(t) for t in (*before[-1:], *tokens[i + 1 : i + 2])}
+                is_alone = neighbours.isdisjoint(self.item_stems) and ascribing.isdisjoint(before)
+                is_alone = is_alone and _listed("en", "ascribed").isdisjoint(tokens[i + 1 : i + 2])
+                yield token, is_alone and not (is_food and is_consumed and served.isdisjoint(before))
+
+    def _chinese_things(self, clause: str, is_consumed: bool) -> Iterator[tuple[str, bool]]:
+        """(thing, whether it stands apart) of a clause; a neighbour of the item shares two characters with it."""
+        for match in shape.finditer(clause) if (shape := _chinese_things()) else ():
+            before, after = clause[: match.start()].removesuffix("的"), clause[match.end() :]
+            is_beside = before[-2:] in self.item_pairs or after[:2] in self.item_pairs
+            is_beside = is_beside or (before != "" and before[-1] in table("surroundings.zh.toml")["ascribing"])
+            yield match[0], not is_beside and not (is_consumed and match[0] in _listed("zh", "food"))
+
+    @property
+    def _has_contents(self) -> bool:
+        names = {fold(name) for name in self.request.item.attributes}
+        return not names.isdisjoint(_listed("en", "contents") | _listed("zh", "contents"))
+
+    @cached_property
+    def item_stems(self) -> frozenset[str]:
+        """Stems of the words of the item's texts."""
+        return stems(w for text in self.item_texts for w in words(text) if w not in word_class("glue"))
+
+    @cached_property
+    def item_pairs(self) -> frozenset[str]:
+        """Pairs of characters of the item's texts."""
+        return frozenset(text[i : i + 2] for text in map(fold, self.item_texts) for i in range(len(text) - 1))
+
+    def proves(self, evidence: str) -> bool:
+        """True when what a claim rests on is there: a key of the caller's evidence, "list_price", "offer.end",
+        "offer.price" (an offer on the price runs, or the text tells what a former price lies above it) or "offer." and
+        the type of the running offer; never for "never"."""
+        if evidence == "list_price":
+            return self.facts.list_price is not None
+        subject, _, detail = evidence.partition(".")
+        if subject != "offer":
+            return evidence != "never" and bool(self.request.evidence.get(evidence))
+        running = self.offer
+        if running is None:
+            return detail == "price" and self.tells_saving
+        if detail == "end":
+            return running.end is not None
+        if detail == "price":
+            return running.type in (OfferType.PERCENT, OfferType.AMOUNT, OfferType.COUPON)
+        return running.type == detail
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Why a check failed, and the piece of the text that shows it."""
+
+    message: str
+    span: str = ""
+    holds: bool = False
+    """True where a person may decide; any other violation blocks the text."""
+
+
+def violations(phrases: Iterable[str], remark: str, *, holds: bool = False) -> Iterator[Violation]:
+    """One for each phrase that stands in the text: the phrase, and what is wrong with it."""
+    return (Violation(f"{phrase!r} {remark}", phrase, holds) for phrase in phrases)
+
+
+def matches(shape: re.Pattern[str], text: str) -> Iterator[str]:
+    return (match[0] for match in shape.finditer(text))
+
+
+def stated_by_facts(phrase: str, facts: FactSheet) -> bool:
+    """True when the item's facts hold the phrase, singular and plural alike, and not only to deny it: "sugar-free"."""
+    if pattern("claims.denied", WORD=re.escape(fold(phrase))).search(facts.folded):
+        return False
+    if fold(phrase) in facts.folded and not phrase.isascii():
+        return True
+    parts = [stem(word) for word in read(phrase).words]
+    return bool(parts) and stems(facts.words).issuperset(parts)
+
+
+@cache
+def _listed(language: str, name: str) -> frozenset[str]:
+    return frozenset(str(table(f"surroundings.{language}.toml")[name]).split())
+
+
+@cache
+def _held_characters() -> frozenset[str]:
+    return frozenset("".join(_listed("zh", "held")))
+
+
+@cache
+def _chinese_things() -> re.Pattern[str] | None:
+    return chinese_pattern(_listed("zh", "things") | _listed("zh", "food"))
+
+
+def words_of_uses(facts: FactSheet) -> Iterator[str]:
+    """The words of what goes with the item without being part of it, endings cut off: coffee, of a mug."""
+    return _words_beside("use", facts)
+
+
+def words_of_scenes(facts: FactSheet) -> Iterator[str]:
+    """The words of the scenes that the item stands in, which claim nothing beside it: wick, of a candle."""
+    return _words_beside("scene", facts)
+
+
+def denials(facts: FactSheet) -> Iterator[str]:
+    """What a text may say that the item lacks: "no cables", of wireless headphones."""
+    for entry in table("uses.toml")["without"]:
+        if any(thing in facts.words if thing.isascii() else thing in facts.folded for thing in entry["things"]):
+            for word in entry["words"]:
+                yield from (f"no {word}", f"without {word}") if word.isascii() else (f"没有{word}", f"没{word}")
+
+
+def _words_beside(kind: str, facts: FactSheet) -> Iterator[str]:
+    yield from _words_by_names(kind, (facts.title, *facts.category))
+
+
+@lru_cache(maxsize=1024)
+def _words_by_names(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    readings = [read(name) for name in names]
+    of_names = {stem(word) for reading in readings for word in reading.words}
+    return tuple(
+        word.rstrip("*")
+        for entry in table("uses.toml")[kind]
+        if any(stem(t) in of_names if t.isascii() else any(t in r.folded for r in readings) for t in entry["things"])
+        for word in entry["words"]
+    )
+
+
+def used_with(phrase: str, facts: FactSheet) -> bool:
+    """True when the item is a thing that goes with the phrase without being made of it: coffee, and a mug."""
+    return stem(phrase) in {stem(word) for word in words_of_uses(facts)}

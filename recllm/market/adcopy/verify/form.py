@@ -1,0 +1,259 @@
+"""G6 to G12, G14: the text fits its channel and language, reads like a text, sounds like the brand, and holds nothing
+personal, nothing foul, nothing that leaks out of the machine."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+
+from recllm.market.adcopy.channels import is_gsm7
+from recllm.market.adcopy.lexicon import (
+    HAN,
+    families,
+    fold,
+    limit,
+    pattern,
+    phrase_pattern,
+    read,
+    within,
+    word_class,
+    words,
+)
+from recllm.market.adcopy.verify.case import Case, Violation, matches, violations
+from recllm.text.personal_data import PersonalDataKind
+
+_BREAKS_OFF = (
+    pattern("form.breaks_off", DANGLING="|".join(word_class("dangling"))),
+    pattern("form.open_clause"),
+    pattern("form.open_clause_zh"),
+)
+_SENTENCE_END = re.compile(r"[.!?\n]")
+_HAN = re.compile(f"[{HAN}]")
+_CODE_OF_AMOUNT = re.compile(r"(?<![A-Za-z])[A-Z]{3} ?(?=\d)")  # 立减CHF 1.00: no edge of a word before it
+_LANGUAGES = {"en": "English", "zh": "Chinese"}
+FOREIGN = "texts are checked in English and Chinese, a person who reads this language decides"
+
+# --- G6, G7: channel -----------------------------------------------------------------------------------------------
+
+
+def fits_channel(case: Case) -> Iterator[Violation]:
+    """G6: each slot is within its limit by the channel's counter, in its characters, and no slot breaks off."""
+    channel = case.request.limits
+    if not case.text.strip():
+        yield Violation("the text is empty")
+    for slot, text in channel.split(case.text):
+        if slot.counter == "sms" and case.language == "en" and not is_gsm7(text):
+            outside = next(c for c in text if not is_gsm7(c))
+            message = f"{outside!r} is outside of GSM 7 bit: with it a message holds 70 characters, without 160"
+            yield Violation(message, outside, holds=True)
+        length, longest = slot.length_and_limit(text)
+        if length > longest:
+            yield Violation(f"{slot.name} has {length} of {longest} allowed by {channel.name}", text)
+        if not text.strip():
+            yield Violation(f"{slot.name} is empty")
+        end = text.rstrip()
+        if any(shape.search(end) for shape in _BREAKS_OFF):
+            yield Violation(f"{slot.name} breaks off", end[-20:], holds=True)
+    for c in dict.fromkeys(case.text):
+        invisible = c not in "\n\u200d" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cn", "Zl", "Zp")
+        if c == "\ufffd":
+            yield Violation("holds a broken character", c)
+        elif invisible:
+            yield Violation(f"holds the invisible character U+{ord(c):04X}", c)
+        elif c in channel.forbidden or (is_emoji(c) and not channel.emoji):
+            yield Violation(f"{c!r} is not allowed on {channel.name}", c)
+
+
+def is_emoji(c: str) -> bool:
+    return (unicodedata.category(c) == "So" and c not in "°©®™") or 0x1F000 <= ord(c) <= 0x1FAFF
+
+
+def mandatory_parts(case: Case) -> Iterator[Violation]:
+    """G7: the text ends with what its channel demands inside of it, such as the way to opt out.
+
+    What code adds when a text leaves (`recllm.market.adcopy.channels.complete`) is not asked for here.
+    """
+    channel = case.request.limits
+    if channel.closings and not case.text.rstrip(" 。.").endswith(channel.closings):
+        yield Violation(f"{channel.name} ends with {' or '.join(channel.closings)}", case.text[-20:])
+
+
+# --- G8, G9, G10: nothing personal, foul or leaked -----------------------------------------------------------------
+
+
+def personal_data(case: Case) -> Iterator[Violation]:
+    """G8: no e-mail, phone, card or identity number, and no word on what the shop knows of the person."""
+    text = case.reading.folded
+    for name, remark in (
+        ("people.email", "is an e-mail address"),
+        ("people.ip_address", "is an IP address"),
+        ("people.pseudonym", "is a person's pseudonym"),
+        ("people.observed", "tells the person what the shop has seen of them"),
+    ):
+        yield from violations(matches(pattern(name), text), remark)
+    numbers = matches(pattern("people.phone"), text)
+    phones = (number for number in numbers if within("phone_digits", sum(c.isdigit() for c in number)))
+    yield from violations(phones, "reads like a phone number")
+    for match in pattern("people.digits").finditer(text):
+        digits = re.sub(r"[ -]", "", match[0])
+        if is_card(digits) or is_chinese_id(digits):
+            yield Violation("holds a card or identity number", match[0])
+    for match in pattern("people.iban").finditer(text):
+        if is_iban(match[0].replace(" ", "")):
+            yield Violation("holds a bank account number", match[0])
+    for phrase in _personal_phrases(case, _OF_PEOPLE):
+        yield Violation("holds what tells who or where a person is", phrase)
+    yield from _phrases("G8", case)
+
+
+_OF_PEOPLE = frozenset(PersonalDataKind) - {PersonalDataKind.HANDLE}
+
+
+def _personal_phrases(case: Case, kinds: frozenset[PersonalDataKind]) -> Iterator[str]:
+    """Personal data of these kinds; a name or a street that the item's own facts hold is the item's."""
+    for kind, phrase in case.personal_data:
+        may_be_named = kind in (PersonalDataKind.NAME, PersonalDataKind.ADDRESS)
+        if kind in kinds and not (may_be_named and fold(phrase) in case.facts.folded):
+            yield phrase
+
+
+def is_card(digits: str) -> bool:
+    """Luhn's check over 14 to 19 digits."""
+    if not (digits.isdigit() and within("card_digits", len(digits))) or len(set(digits)) == 1:
+        return False
+    doubled = [int(d) * (2 if i % 2 else 1) for i, d in enumerate(reversed(digits))]
+    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
+
+
+def is_chinese_id(text: str) -> bool:
+    """The 18-character identity number of GB 11643, by its check character."""
+    if not re.fullmatch(r"\d{17}[\dx]", text):
+        return False
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    return "10x98765432"[sum(int(d) * w for d, w in zip(text, weights, strict=False)) % 11] == text[-1]
+
+
+def is_iban(text: str) -> bool:
+    """ISO 13616, by its remainder of 97."""
+    if not (15 <= len(text) <= 34 and text.isalnum() and text.isascii()):
+        return False
+    return int("".join(str(int(c, 36)) for c in text[4:] + text[:4])) % 97 == 1
+
+
+def clean_language(case: Case) -> Iterator[Violation]:
+    """G9: no profanity, slur or violence, in English or Chinese."""
+    yield from _phrases("G9", case)
+
+
+def leaks(case: Case) -> Iterator[Violation]:
+    """G10: no piece of the prompt, no role token, no talk of prompts, no address, handle or link."""
+    for name, remark in (
+        ("reading.role_token", "belongs to a prompt"),
+        ("people.contact", "is an address, a handle or a contact"),
+    ):
+        yield from violations(matches(pattern(name), case.reading.folded), remark)
+    for phrase in _personal_phrases(case, frozenset({PersonalDataKind.HANDLE})):
+        yield Violation("is an address, a handle or a contact", phrase)
+    yield from violations(matches(pattern("reading.placeholder"), case.own_words), "was never filled in, or is mark-up")
+    yield from _phrases("G10", case)
+    if case.prompt:
+        size = limit("prompt_words")[case.language]
+        prompted = grams(words(case.prompt), size)
+        repeated = next((gram for gram in grams(words(case.own_words), size) if gram in prompted), None)
+        if repeated:
+            yield Violation("repeats the prompt", (" " if case.language == "en" else "").join(repeated))
+
+
+def grams(tokens: tuple[str, ...], size: int) -> set[tuple[str, ...]]:
+    return {tokens[i : i + size] for i in range(len(tokens) - size + 1)}
+
+
+def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:
+    for family in families("language.toml"):
+        if family.guarantee == guarantee:
+            remark = family.message or "must not be said"
+            yield from violations(family.find(case.reading), remark, holds=family.holds)
+
+
+# --- G11, G12, G14: language and voice -----------------------------------------------------------------------------
+
+
+def right_language(case: Case) -> Iterator[Violation]:
+    """G11: the words beside the product's own are in the locale's script and language."""
+    text = case.own_words
+    letters = sum(c.isalpha() for c in text)
+    han = "".join(_HAN.findall(text))
+    if foreign := pattern("form.other_scripts").search(text):
+        yield Violation(
+            f"{foreign[0]!r} is of another script than {_LANGUAGES[case.language]}: {FOREIGN}", foreign[0], holds=True
+        )
+    if case.language == "zh":
+        if letters and len(han) < limit("min_han_share") * letters:
+            yield Violation(f"{len(han)} of {letters} letters are Chinese: {FOREIGN}", holds=True)
+    elif han:
+        yield Violation(f"holds Chinese characters: {FOREIGN}", han[:20], holds=True)
+    elif any(is_foreign(sentence) for sentence in _SENTENCE_END.split(text)):
+        yield Violation(f"is not English: {FOREIGN}", holds=True)
+
+
+def is_foreign(text: str) -> bool:
+    """True when enough different function words of other languages outnumber the English ones."""
+    foreign, english = (len(set(words(text)) & set(word_class(name))) for name in ("foreign", "english"))
+    return foreign >= limit("foreign_words") and foreign > english
+
+
+def well_formed(case: Case) -> Iterator[Violation]:
+    """G12: no loops, no shouting: repeated words and characters, capitals, exclamation marks, emoji."""
+    text = case.own_words
+    repeats = (("form.repeated_character", text), ("form.repeated_piece", case.text), ("form.blanks", case.text))
+    if run := next(filter(None, (pattern(name).search(searched) for name, searched in repeats)), None):
+        yield Violation("repeats characters", run[0][:20], holds=True)
+    tokens = words(text)
+    trigrams = Counter(tokens[i : i + 3] for i in range(len(tokens) - 2)).most_common(1)
+    if trigrams and trigrams[0][1] > limit("max_repeats"):
+        yield Violation("repeats itself", " ".join(trigrams[0][0]), holds=True)
+    for repeated in matches(pattern("form.repeated_word"), case.text):
+        if fold(repeated) not in case.facts.folded:
+            yield Violation("repeats a word", repeated[:40], holds=True)
+    for disguised in matches(pattern("form.disguised"), case.text):
+        if not any(disguised in text for text in (*case.item_texts, case.request.item.title)):
+            yield Violation(f"{disguised!r} only looks like letters or digits: write them plainly", disguised)
+            break
+    if salad := pattern("form.word_salad").search(case.text):
+        yield Violation("puts words beside each other that do not belong there", salad[0][:40], holds=True)
+    repeated_names = Counter(w for w in words(case.text) if len(w) > 2 and w.isascii()).most_common(1)
+    if repeated_names and repeated_names[0][1] >= limit("loop_words") > len(set(words(case.text))) - 1:
+        yield Violation("says little but one word", repeated_names[0][0], holds=True)
+    letters = [c for c in _CODE_OF_AMOUNT.sub("", text) if c.isalpha() and c.isascii()]
+    capitals = sum(c.isupper() for c in letters)
+    if len(letters) > limit("capitals_from_letters") and capitals > limit("max_capitals") * len(letters):
+        yield Violation("is written in capitals", holds=True)
+    if sum(text.count(c) for c in "!！") > limit("max_exclamation_marks"):
+        yield Violation("has more than one exclamation mark", holds=True)
+    if sum(is_emoji(c) for c in text) > limit("max_emoji"):
+        yield Violation("has more than two emoji", holds=True)
+
+
+def in_voice(case: Case) -> Iterator[Violation]:
+    """G14: the brand's own words and none that it avoids, its form of address, emoji and exclamation marks."""
+    voice, text = case.request.voice, case.reading.squashed
+    if shape := phrase_pattern(voice.banned):
+        yield from (
+            Violation(f"the brand does not say {p!r}", p, holds=True) for p in dict.fromkeys(shape.findall(text))
+        )
+    if shape := phrase_pattern(case.request.domain.never[case.language]):
+        elsewhere = dict.fromkeys(shape.findall(read(case.own_words).squashed))
+        yield from (Violation(f"{p!r} is said of other things than these", p, holds=True) for p in elsewhere)
+    for word in voice.required:
+        shape = phrase_pattern([word])
+        if shape and not shape.search(text):
+            yield Violation(f"the brand always says {word!r}", holds=True)
+    unused = {"您": "你", "你": "您"}.get(voice.address or "")
+    if unused and unused in case.text:
+        yield Violation(f"the brand says {voice.address}, not {unused}", unused, holds=True)
+    if not voice.emoji and (emoji := next((c for c in case.text if is_emoji(c)), None)):
+        yield Violation("the brand uses no emoji", emoji, holds=True)
+    if not voice.exclamation and (mark := next((c for c in case.text if c in "!！"), None)):
+        yield Violation("the brand uses no exclamation marks", mark, holds=True)

@@ -1,0 +1,358 @@
+"""From everybody's score to the people who are addressed: order, limits, holdout, group floor.
+
+Of one campaign the list is walked from the highest score down. A hash of the campaign and the id says who is held out;
+the others are addressed until the size or the budget is reached. So people held out are as likely as those addressed,
+and who they are changes neither with the day nor with the size.
+
+Several campaigns may compete for the same people: who gets which?
+
+    maximise    sum of x[u, c] * gain[u, c],    gain = probability * value
+    subject to  sum over people of cost[c] * x[u, c] <= budget[c]     every campaign
+                sum over people of x[u, c] <= cap[c]                  every campaign
+                sum over campaigns of x[u, c] <= contacts[u]          every person
+                0 <= x <= 1
+
+With one cost per campaign a budget is a cap of floor(budget / cost) people, and the constraints are those of a
+transportation problem: its matrix is totally unimodular (Hoffman and Kruskal 1956), so the program has an integer
+optimum. HiGHS (Huangfu and Hall 2018) solves it over few pairs at a time: prices of the campaigns, from a sample of the
+people, choose the first pairs, and the duals of each solution say which others would still pay (column generation). For
+any prices >= 0
+
+    bound = sum over c of price[c] * limit[c] + sum over u of the contacts[u] largest max(gain[u, c] - price[c], 0)
+
+is at least the optimum over all pairs, so the reported gap is to the full problem, whatever pairs were left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import PolicyError, UsageError
+from recllm.market.audiences.probabilities import UserScores
+from recllm.market.audiences.request import AudienceLimits
+
+if TYPE_CHECKING:
+    from recllm.market.audiences.audience import EligiblePool
+
+Table = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Pairs = NDArray[np.int64]
+"""(2, n): rows of people and positions of campaigns."""
+
+SAMPLE_USERS = 1_000
+"""People over whom the first prices are found."""
+
+EXTRA_PAIRS = 3
+"""Pairs of a person in the first program beyond their contacts."""
+
+MAX_GAP = 5e-4
+"""Relative gap at which no further pairs are looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Positions in the list of people that was cut, int64, best first."""
+
+    addressed: NDArray[np.int64]
+    holdout: NDArray[np.int64]
+    unprofitable: int = 0
+    """People whose expected margin does not pay the contact."""
+    beyond_limit: int = 0
+    """People who come after the last that size, budget or the competing campaigns allow."""
+    unprofitable_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Positions of those whose expected margin does not pay the contact."""
+
+
+def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: AudienceLimits) -> Selection:
+    """user_ids: of the people of `scores`, for the draws alone: ties are broken by a hash, never by the id itself.
+
+    Raises `UsageError` for a margin without probabilities.
+    """
+    order = ranked(scores, user_ids, campaign, limits.salt)
+    profitable, unprofitable_rows = order, order[:0]
+    if limits.margin is not None:
+        margins = scores.gains() * limits.margin
+        is_profitable = (margins - (limits.cost or 0.0) > 0)[order]
+        profitable, unprofitable_rows = order[is_profitable], order[~is_profitable]
+    holdout = draws(user_ids, campaign, limits.salt)[profitable] < limits.holdout
+    end, limit = len(profitable), limits.max_contacts
+    if limit is not None:
+        end = min(int(np.searchsorted(np.cumsum(~holdout), limit)) + 1, end) if limit else 0
+    reached, holdout = profitable[:end], holdout[:end]
+    return Selection(
+        reached[~holdout],
+        reached[holdout],
+        unprofitable=len(unprofitable_rows),
+        beyond_limit=len(profitable) - end,
+        unprofitable_rows=unprofitable_rows,
+    )
+
+
+def ranked(scores: UserScores, user_ids: Sequence[str], campaign: str, salt: str) -> NDArray[np.int64]:
+    """Positions by score, highest first; ties in the order of a draw."""
+    return np.lexsort((draws(user_ids, campaign, f"{salt}\0order"), -scores.score))
+
+
+def globally_held_out(ids: Sequence[str], share: float, salt: str) -> Mask:
+    """Who of some people is among the `share` who get nothing personal, to measure the whole by; (n,).
+
+    share: in [0, 1]; who is held out at a smaller share is so at a larger one. salt: another one draws other people.
+    Raises `UsageError` for a share out of its range.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"the share of the global holdout is {share}; give 0 to 1")
+    return draws(ids, "global holdout", salt) < share
+
+
+def draws(ids: Sequence[str], campaign: str, salt: str = "") -> NDArray[np.float64]:
+    """A number in [0, 1) for each id: the first 52 bits of SHA-256 over salt, campaign and id."""
+    head = hashlib.sha256(f"{salt}\0{campaign}\0".encode())
+    numbers = np.empty(len(ids))
+    for position, user_id in enumerate(ids):
+        digest = head.copy()
+        digest.update(user_id.encode("utf-8", "surrogatepass"))
+        numbers[position] = (int.from_bytes(digest.digest()[:8], "big") >> 12) / 2**52
+    return numbers
+
+
+def check_floor(n: int, floor: int) -> None:
+    """Raises `PolicyError` for a group of at least one and fewer than `floor` people."""
+    if 0 < n < floor:
+        raise PolicyError(
+            f"the group is smaller than {floor} people, the least that may be addressed as one "
+            "(group_floor in [policy]); ask for more people or a wider target"
+        )
+
+
+# --- several campaigns ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Assignment:
+    """Which person gets which campaign."""
+
+    person: NDArray[np.int64]
+    """(n_pairs,), rows of the table."""
+    campaign: NDArray[np.int64]
+    """(n_pairs,), positions in the list of campaigns."""
+    gain: float
+    """Sum over the pairs."""
+    bound: float
+    """No assignment can gain more."""
+    gap: float
+    """(bound - gain) / bound, 0 where nothing can be gained."""
+    reached: NDArray[np.int64]
+    """People of each campaign."""
+    spent: Table
+    """Money of each campaign."""
+    pairs: int
+    """In the last program."""
+    rounds: int
+    """Programs that were solved after the first answer."""
+    seconds: float
+
+
+def select_jointly(
+    pools: Sequence[EligiblePool],
+    names: Sequence[str],
+    limits: Sequence[AudienceLimits],
+    n_users: int,
+    *,
+    contacts: int = 1,
+) -> tuple[list[Selection], Assignment]:
+    """The people of each of several campaigns, so that each person gets the campaigns that suit them best.
+
+    n_users: of the dataset that the pools are of. contacts: most campaigns that one person gets. With a margin, a
+    person whose gain is not above the cost gets no contact. Each campaign's holdout is drawn from the people it was
+    assigned, so a campaign addresses at most its limit. Raises `UsageError` for two campaigns of one name.
+    """
+    if len(set(names)) < len(names):
+        raise UsageError(f"two campaigns are called {max(names, key=names.count)!r}; give each its own name")
+    probability = np.zeros((n_users, len(pools)))
+    eligible = np.zeros(probability.shape, bool)
+    for column, (pool, limit) in enumerate(zip(pools, limits, strict=True)):
+        chances = pool.scores.gains()
+        probability[pool.user_rows, column] = np.clip(chances, 0.0, 1.0)
+        eligible[pool.user_rows, column] = limit.margin is None or chances * limit.margin > (limit.cost or 0.0)
+    assignment = assign(probability, limits, contacts=contacts, eligible=eligible)
+    selections = []
+    for column, (pool, name, limit) in enumerate(zip(pools, names, limits, strict=True)):
+        assigned = np.flatnonzero(np.isin(pool.user_rows, assignment.person[assignment.campaign == column]))
+        scores = pool.scores.rows(assigned)
+        user_ids = [pool.user_ids[position] for position in assigned]
+        order = ranked(scores, user_ids, name, limit.salt)
+        holdout = (draws(user_ids, name, limit.salt) < limit.holdout)[order]
+        beyond = len(pool.user_rows) - len(assigned)
+        selections.append(Selection(assigned[order][~holdout], assigned[order][holdout], beyond_limit=beyond))
+    return selections, assignment
+
+
+def assign(
+    probability: NDArray[np.floating[Any]],
+    campaigns: Sequence[AudienceLimits],
+    *,
+    contacts: int | NDArray[np.integer] = 1,
+    eligible: Mask | None = None,
+    seconds: float = 25.0,
+) -> Assignment:
+    """probability: (n_people, n_campaigns), in [0, 1]. contacts: most campaigns per person, one number or (n_people,).
+
+    campaigns: the value of a conversion is the margin, 1 without one; salt and holdout do not matter here.
+    eligible: bool, of the shape of `probability`: whom a campaign may address at all. Pairs that gain nothing are never
+    assigned. seconds: after so many the best known answer is returned, with its gap. Raises `UsageError` for shapes or
+    numbers that do not fit.
+    """
+    started = time.perf_counter()
+    gain = _gains(probability, campaigns, eligible)
+    limits = np.array([campaign.reachable(len(gain)) for campaign in campaigns], np.int64)
+    per_person = np.broadcast_to(np.asarray(contacts, np.int64), len(gain))
+    if (per_person < 0).any():
+        raise UsageError("contacts is a number of campaigns per person, 0 or more")
+    per_person = np.minimum(per_person, gain.shape[1])
+    prices = dual_prices(gain, limits, per_person)
+    bound = upper_bound(gain, limits, per_person, prices)
+    best, rounds = _greedy(gain, gain - prices, limits, per_person), 0
+    # the first program: of each person the pairs of largest reduced gain, and those of the first answer
+    reduced = np.where(gain > 0, gain - prices, -np.inf)
+    columns = _largest(reduced, int(per_person.max(initial=0)) + EXTRA_PAIRS) & (gain > 0)
+    columns[best[0], best[1]] = True
+    while _total(gain, best) < bound * (1 - MAX_GAP):
+        remaining = started + seconds - time.perf_counter()
+        solution = _solve(gain, columns, limits, per_person, remaining) if remaining > 0 else None
+        if solution is None:
+            break
+        rounds += 1
+        best = max(best, solution.pairs, key=lambda pairs: _total(gain, pairs))
+        bound = min(bound, upper_bound(gain, limits, per_person, solution.prices))
+        paying = _still_paying(gain, solution, columns, limits)
+        if not paying.any():
+            break
+        columns |= paying
+    total = _total(gain, best)
+    reached = np.bincount(best[1], minlength=len(campaigns))
+    return Assignment(
+        person=best[0],
+        campaign=best[1],
+        gain=total,
+        bound=max(bound, total),
+        gap=max(0.0, 1 - total / bound) if bound > 0 else 0.0,
+        reached=reached,
+        spent=reached * np.array([campaign.cost or 0.0 for campaign in campaigns]),
+        pairs=int(columns.sum()),
+        rounds=rounds,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _gains(probability: NDArray[np.floating[Any]], campaigns: Sequence[AudienceLimits], eligible: Mask | None) -> Table:
+    p = np.asarray(probability, np.float64)
+    if p.ndim != 2 or p.shape[1] != len(campaigns):
+        raise UsageError(f"probability has the shape {p.shape}; give (people, {len(campaigns)} campaigns)")
+    if eligible is not None and eligible.shape != p.shape:
+        raise UsageError(f"eligible has the shape {eligible.shape}, probability {p.shape}; give one for each pair")
+    if not ((p >= 0) & (p <= 1)).all():
+        raise UsageError("a probability lies outside of [0, 1]")
+    gain = p * np.array([1.0 if campaign.margin is None else campaign.margin for campaign in campaigns])
+    return gain if eligible is None else np.where(eligible, gain, 0.0)
+
+
+def upper_bound(gain: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer], prices: Table) -> float:
+    """What no assignment exceeds, from any prices >= 0; see the module."""
+    reduced = gain - prices
+    ordered = -np.sort(-reduced, axis=1)[:, : int(contacts.max(initial=0))]
+    affordable = np.arange(ordered.shape[1]) < contacts[:, None]
+    return float(prices @ limits + np.where(affordable, np.maximum(ordered, 0), 0).sum())
+
+
+def dual_prices(
+    gain: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer], seconds: float = 10.0
+) -> Table:
+    """Prices (n_campaigns,) that come near the lowest bound: the duals of the program over a sample of the people, with
+    limits in proportion; zeros when there is nothing to gain or the time was too short."""
+    n = len(gain)
+    rows = np.random.default_rng(0).permutation(n)[:SAMPLE_USERS]
+    sample = gain[rows]
+    solution = _solve(sample, sample > 0, limits * (len(rows) / max(n, 1)), contacts[rows], seconds) if n else None
+    return np.zeros(gain.shape[1]) if solution is None else solution.prices
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    pairs: Pairs
+    prices: Table
+    """(n_campaigns,), the duals of the limits."""
+    rents: Table
+    """(n_people,), the duals of the contacts."""
+
+
+def _solve(
+    gain: Table, columns: Mask, limits: NDArray[Any], contacts: NDArray[np.integer], seconds: float
+) -> _Solution | None:
+    """The program over the pairs in `columns`; None when there are none, or the time was too short."""
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_matrix
+
+    person, campaign = np.nonzero(columns)
+    if not len(person):
+        return None
+    n, variable = len(gain), np.arange(len(person))
+    entries = (np.ones(2 * len(person)), (np.concatenate([person, n + campaign]), np.tile(variable, 2)))
+    # the simplex method ends in a corner, and the corners are integers
+    program = linprog(
+        -gain[person, campaign],
+        A_ub=csr_matrix(entries, shape=(n + len(limits), len(person))),
+        b_ub=np.concatenate([contacts, limits]).astype(float),
+        bounds=(0, 1),
+        method="highs-ds",
+        options={"time_limit": seconds},
+    )
+    if program.status != 0:  # out of time: a program of limits alone always has a solution
+        return None
+    duals = np.maximum(-program.ineqlin.marginals, 0)
+    used = program.x > 0.5
+    return _Solution(np.stack([person[used], campaign[used]]), duals[n:], duals[:n])
+
+
+def _still_paying(gain: Table, solution: _Solution, columns: Mask, limits: NDArray[np.integer]) -> Mask:
+    """Pairs of positive reduced gain: each person's two best, and as many of each campaign as it can reach."""
+    reduced = gain - solution.prices - solution.rents[:, None]
+    reduced[columns | (gain <= 0)] = -np.inf
+    paying = _largest(reduced, 2) if gain.shape[1] > 2 else np.zeros(gain.shape, bool)
+    for column, limit in enumerate(limits.tolist()):
+        if 0 < limit < len(gain):
+            paying[np.argpartition(-reduced[:, column], limit - 1)[:limit], column] = True
+        elif limit:
+            paying[:, column] = True
+    return paying & (reduced > 1e-9)
+
+
+def _largest(table: Table, k: int) -> Mask:
+    """The k largest entries of each row."""
+    if k >= table.shape[1]:
+        return np.ones(table.shape, bool)
+    mask = np.zeros(table.shape, bool)
+    np.put_along_axis(mask, np.argpartition(-table, k - 1, axis=1)[:, :k], True, axis=1)
+    return mask
+
+
+def _greedy(gain: Table, reduced: Table, limits: NDArray[np.integer], contacts: NDArray[np.integer]) -> Pairs:
+    """An answer to begin with: the pair of largest reduced gain that still fits, one after another."""
+    free_contacts, free_places, pairs = contacts.tolist(), limits.tolist(), []
+    order = np.argsort(-reduced, axis=None, kind="stable")
+    for person, campaign in zip(*(part.tolist() for part in np.divmod(order, max(gain.shape[1], 1))), strict=True):
+        if free_contacts[person] and free_places[campaign] and gain[person, campaign] > 0:
+            free_contacts[person] -= 1
+            free_places[campaign] -= 1
+            pairs.append((person, campaign))
+    return np.array(pairs, np.int64).reshape(-1, 2).T
+
+
+def _total(gain: Table, pairs: Pairs) -> float:
+    return float(gain[pairs[0], pairs[1]].sum())

@@ -1,0 +1,539 @@
+"""Who to reach: everybody's probability, who is left out and why, the cut, the reasons, and what the group is like.
+
+An audience is for items, a category, or a text that stands for an item the shop does not have yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.documents import guarded, plain, write_csv
+from recllm.base.errors import PolicyError, UsageError
+from recllm.base.schema import Action, Intent, Objective, Reason, chance_text, count_text, html_table
+from recllm.base.words.sentences import section
+from recllm.market.audiences.assignment import Selection, check_floor, select
+from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
+from recllm.market.audiences.people_match import ContactRecords, RuleMatch, match_people
+from recllm.market.audiences.probabilities import EffectsOf, UserScores, likeness, target_probabilities, trained_model
+from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
+from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
+from recllm.market.audiences.rule_words import rule_words
+from recllm.shop.data.catalogue import (
+    CATEGORY_SEPARATOR,
+    SENSITIVE_TARGET,
+    catalogue_rows,
+    in_category,
+    on_offer,
+    sensitive_items,
+)
+from recllm.shop.data.dataset import USER_COLUMN, utc
+from recllm.text.encoder.batches import encode_unique
+from recllm.text.items import item_texts
+from recllm.text.templates import Prompts
+
+if TYPE_CHECKING:
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.shop.workspace.figures import FigureGate
+
+logger = logging.getLogger(__name__)
+
+CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
+EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
+
+SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
+MAX_LISTED_ITEMS = 100
+"""Items of a wide category beyond so many are not listed in a document."""
+
+TEXT_ITEM = "text of the campaign"
+"""Id of the item that a text stands for; it is in no catalogue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudienceMember:
+    """One person who is addressed."""
+
+    user_id: str
+    """The dataset's: a pseudonym where the shop's ids are kept apart."""
+    probability: float | None
+    """Calibrated, in [0, 1], that they buy one of the items within the horizon; None for a likeness."""
+    score: float
+    """What people were ordered by: minus the log of the probability of buying none, or the likeness."""
+    item_id: str | None
+    """The item of the target that suits them best; None for a likeness."""
+    reasons: tuple[Reason, ...] = ()
+    effect: float | None = None
+    """How much the treatment changes their outcome, where people are ordered by it; low and high hold it at 95 %."""
+    effect_low: float | None = None
+    effect_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleCount:
+    """How many people a rule, or one of its conditions, holds for."""
+
+    words: str
+    people: int | None
+    """None for fewer than the policy's floor, or without budget; see `recllm.shop.workspace.figures`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audience:
+    """Every known customer is a member, in the holdout, or counted among the excluded.
+
+    For callers without exact figures the counts are rounded and need not add up; see `recllm.shop.workspace.figures`.
+    """
+
+    campaign_id: str
+    as_of: datetime
+    horizon_days: int
+    model_version: str | None
+    items: tuple[str, ...]
+    people: tuple[AudienceMember, ...]
+    """Best first."""
+    holdout: tuple[str, ...]
+    """Who is not addressed, for comparison."""
+    excluded: dict[str, int | None]
+    """`ExclusionReason` -> people; None where there is no figure."""
+    group: tuple[AudienceTrait, ...]
+    """What sets the members apart from the people who could have been reached and are not."""
+    expected_conversions: float | None
+    """Sum of the probabilities of `people`; None for a likeness."""
+    converts: tuple[Action, ...] = (Action.PURCHASE,)
+    """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
+    expected_extra: float | None = None
+    """Sum of the effects of `people`: what the treatment is expected to add. None without effects."""
+    notes: tuple[str, ...] = ()
+    rule: tuple[RuleCount, ...] = ()
+    """Of the people who agreed, how many meet the rule over people: all of it first, then each condition alone."""
+    reported_size: int | None = None
+    """People addressed, as reported to a caller who does not get the list; None below the floor."""
+    reported_holdout: int | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.people)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the first ten, and how many there are."""
+        rows = [
+            (person.user_id, chance_text(person.probability), " ".join(reason.text for reason in person.reasons))
+            for person in self.people[:10]
+        ]
+        caption = f"{self.campaign_id}: {count_text(self.size, 'person', 'people')}, {len(self.holdout):,} held out"
+        if self.expected_conversions is not None:
+            caption += (
+                f"; {self.expected_conversions:.1f} expected to {aim(self.converts)} within {self.horizon_days} days"
+            )
+        return html_table(("person", "chance", "why"), rows, caption)
+
+
+def aim(converts: Sequence[str]) -> str:
+    """What people are expected to do: "buy" where purchases alone convert, else "convert", and a note says what counts.
+    Also a key of the pages' words."""
+    return "buy" if tuple(converts) == (Action.PURCHASE,) else "convert"
+
+
+@dataclass(frozen=True, eq=False)
+class AudienceTarget:
+    """The items whose purchase counts."""
+
+    name: str
+    """The campaign's, where the caller gives it none."""
+    items: NDArray[np.int64]
+    """Rows of the catalogue, ascending."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class EligiblePool:
+    """Who could be reached: the people that nothing speaks against."""
+
+    target: AudienceTarget
+    user_rows: NDArray[np.int64]
+    """(n,), ascending."""
+    user_ids: list[str]
+    """(n,), the dataset's ids."""
+    scores: UserScores
+    """Of the n people."""
+    excluded: dict[str, int]
+    """`ExclusionReason` -> people who are not in the pool."""
+    rule: tuple[RuleCount, ...] = ()
+    """As `Audience.rule`, also of few people."""
+
+
+def find_audience(
+    recommender: Recommender,
+    request: AudienceRequest,
+    *,
+    agreed: Consents | None = None,
+    contacts: ContactRecords | None = None,
+    effects: EffectsOf | None = None,
+    figures: FigureGate | None = None,
+) -> Audience:
+    """The people to reach.
+
+    The people of the dataset are those who agreed to personalisation; agreed: who agreed to the request's channel too.
+    contacts: what conditions of the request's rule ask of a workspace. effects: of a treatment, for the objective
+    uplift. figures: what the caller may learn of groups; None for exact figures.
+
+    An audience that exclusions or limits leave empty is an answer, with the counts. Raises `UsageError` for an unknown
+    item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
+    target or a group of fewer people than the policy's floor.
+    """
+    started = time.perf_counter()
+    target = None
+    if request.seeds is None:
+        trained_model(recommender)
+        recommender, target = audience_target(recommender, request.items, request.category, request.text)
+    pool = eligible_pool(
+        recommender,
+        target,
+        request.exclusions,
+        agreed,
+        request.seeds or (),
+        contacts,
+        choice=request.choice,
+        effects=effects,
+    )
+    name = request.campaign or pool.target.name
+    question = plain(request.model_copy(update={"explain": True, "explain_first": None}))
+    selection = select(pool.scores, pool.user_ids, name, request.limits)
+    explain_first = request.explain_first if request.explain and request.seeds is None else 0
+    audience = build_audience(recommender, pool, selection, name, explain_first, figures, question)
+    logger.info(
+        "audience: %d of %d people, %d held out, %.1f s",
+        audience.size,
+        recommender.dataset.n_users,
+        len(audience.holdout),
+        time.perf_counter() - started,
+    )
+    return audience
+
+
+def eligible_pool(
+    recommender: Recommender,
+    target: AudienceTarget | None,
+    exclusions: Exclusions,
+    agreed: Consents | None = None,
+    seeds: Collection[str] = (),
+    contacts: ContactRecords | None = None,
+    *,
+    choice: OfferChoice | None = None,
+    effects: EffectsOf | None = None,
+    only_for: tuple[NDArray[np.int64], UserScores] | None = None,
+) -> EligiblePool:
+    """Everybody whom nothing speaks against, with their probabilities; without a target everybody but the `seeds`, with
+    their likeness to these. only_for: the rows, ascending, of the only people that the target is for, and their scores.
+
+    Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, a margin that no item has or the
+    objective uplift without effects, and what `match_people` raises.
+    """
+    choice = choice or OfferChoice()
+    items = np.zeros(0, np.int64) if target is None else target.items
+    match = rule_match(recommender, exclusions, contacts)
+    masks = exclusion_masks(recommender, items, exclusions, agreed, seeds, match)
+    if only_for is not None:
+        others = np.ones(recommender.dataset.n_users, bool)
+        others[only_for[0]] = False
+        masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
+    user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    if target is None:
+        seed_rows = np.unique(recommender.user_rows(list(seeds)))
+        seed_rows = seed_rows[seed_rows >= 0]
+        score, note = likeness(recommender, seed_rows, user_rows)
+        scores = UserScores(score, np.full(len(user_rows), -1), None)
+        target = AudienceTarget(f"like {len(seed_rows)} seeds", items, (note,))
+    elif only_for is not None:
+        scores = only_for[1].rows(np.searchsorted(only_for[0], user_rows))
+    else:
+        objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
+        scores = target_probabilities(recommender, items, user_rows, choice.intent, objective)
+        late: dict[ExclusionReason, NDArray[np.bool_]] = {}
+        if choice.intent is not Intent.MIXED or objective is Objective.MARGIN:
+            late[ExclusionReason.NO_OFFER] = scores.best_item < 0
+        if choice.objective is Objective.UPLIFT:
+            if effects is None:
+                raise UsageError(f"nobody told the effects {choice.effects!r}; give those that a trial told")
+            of_people = effects(user_rows)
+            scores = replace(scores, score=of_people.effect, effects=of_people)
+            if choice.sure:
+                late[ExclusionReason.NOT_MOVED] = of_people.low <= 0
+        if late:
+            late = first_only(late)
+            remaining = np.flatnonzero(~np.logical_or.reduce(list(late.values())))
+            for reason, mask in late.items():
+                masks[reason] = np.bincount(user_rows[mask], minlength=recommender.dataset.n_users) > 0
+            user_rows, scores = user_rows[remaining], scores.rows(remaining)
+    user_ids = recommender.dataset.users[USER_COLUMN].gather(user_rows).to_list()
+    excluded = {reason.value: int(mask.sum()) for reason, mask in masks.items() if mask.any()}
+    visible = ~masks[ExclusionReason.NO_CONSENT]
+    rule = rule_counts(recommender, match, visible) if match else ()
+    return EligiblePool(target, user_rows, user_ids, scores, excluded, rule)
+
+
+def rule_match(
+    recommender: Recommender, exclusions: Exclusions, contacts: ContactRecords | None = None
+) -> RuleMatch | None:
+    """Who meets the rule over people; None without a rule. Raises what `match_people` raises."""
+    if exclusions.people is None:
+        return None
+    return match_people(exclusions.people, recommender.dataset, recommender.policy, contacts)
+
+
+def rule_counts(recommender: Recommender, match: RuleMatch, visible: NDArray[np.bool_]) -> tuple[RuleCount, ...]:
+    """visible: who may be looked at, (n_users,)."""
+    currencies = recommender.dataset.items["currency"].drop_nulls().unique()
+    currency = currencies[0] if len(currencies) == 1 else None
+    return tuple(
+        RuleCount(words=rule_words(rule, recommender.locale, currency), people=n)
+        for rule, n in match.counts(visible).items()
+    )
+
+
+def build_audience(
+    recommender: Recommender,
+    pool: EligiblePool,
+    selection: Selection,
+    name: str,
+    explain_first: int | None,
+    figures: FigureGate | None = None,
+    question: object = "",
+) -> Audience:
+    """The audience that was selected from a pool; explain_first as in `AudienceRequest`, figures as in `find_audience`.
+    question: what was asked, see `FigureGate.sizes`.
+
+    Raises `PolicyError` for fewer people than the floor. A caller without exact figures gets no list, and no size of
+    such a group, but no error that would show that it is one."""
+    data, model, scores = recommender.dataset, recommender.model, pool.scores
+    floor = recommender.policy.group_floor if figures is None else figures.floor
+    if figures is None or figures.is_exact:
+        check_floor(len(selection.addressed), floor)
+    reached, best_items = pool.user_rows[selection.addressed], scores.best_item[selection.addressed]
+    explained = slice(explain_first)
+    reasons = reasons_for(recommender, reached[explained], best_items[explained])
+    reasons += [()] * (len(reached) - len(reasons))
+    people = tuple(
+        AudienceMember(
+            user_id=pool.user_ids[position],
+            probability=None if scores.probability is None else float(scores.probability[position]),
+            score=float(scores.score[position]),
+            item_id=data.items["item_id"][int(item)] if item >= 0 else None,
+            reasons=why,
+            **_effect_fields(scores, int(position)),
+        )
+        for position, item, why in zip(selection.addressed, best_items, reasons, strict=True)
+    )
+    cut = {
+        ExclusionReason.UNPROFITABLE.value: selection.unprofitable,
+        ExclusionReason.BEYOND_LIMIT.value: selection.beyond_limit,
+    }
+    actions, notes = recommender.population.settings.target, pool.target.notes
+    if pool.rule:
+        note = Prompts.load().render("people_rule.note", recommender.locale, part=pool.rule[0].words)
+        notes = (*notes, note)
+    if actions != (Action.PURCHASE,):
+        notes = (*notes, f"a conversion is any of: {', '.join(actions)}")
+    expected, extra = None, None
+    if scores.probability is not None:
+        expected = float(scores.probability[selection.addressed].sum(dtype=np.float64))
+    if scores.effects is not None:
+        extra = float(scores.effects.effect[selection.addressed].sum())
+    audience = Audience(
+        campaign_id=name,
+        as_of=utc(data.as_of),
+        horizon_days=model.horizon_days if model else 0,
+        model_version=model.version if model else None,
+        items=tuple(data.items["item_id"].gather(pool.target.items).to_list()),
+        people=people,
+        holdout=tuple(pool.user_ids[position] for position in selection.holdout),
+        excluded={**pool.excluded, **{reason: n for reason, n in cut.items() if n}},
+        group=()
+        if figures
+        else distinguishing_traits(data, reached, np.setdiff1d(pool.user_rows, reached), recommender.policy),
+        expected_conversions=expected,
+        converts=tuple(actions),
+        expected_extra=extra,
+        notes=notes,
+        rule=tuple(
+            replace(count, people=count.people if (count.people or 0) >= floor else None) for count in pool.rule
+        ),
+    )
+    if figures is not None:
+        return _as_reported(audience, recommender, pool, selection, figures, question)
+    return audience
+
+
+def _as_reported(
+    audience: Audience,
+    recommender: Recommender,
+    pool: EligiblePool,
+    selection: Selection,
+    figures: FigureGate,
+    question: object,
+) -> Audience:
+    """The same with the figures that the caller gets."""
+    n_chosen = len(selection.addressed) + len(selection.holdout) + len(selection.unprofitable_rows)
+    counts = {
+        **dict.fromkeys(ExclusionReason, 0),  # which reasons are missing would say which groups are empty
+        "addressed": len(selection.addressed),
+        "held out": len(selection.holdout),
+        **pool.excluded,
+        ExclusionReason.UNPROFITABLE.value: len(selection.unprofitable_rows),
+        ExclusionReason.BEYOND_LIMIT.value: len(pool.user_rows) - n_chosen,
+    }
+    counts[ExclusionReason.NO_CONSENT] += figures.unconsented(recommender.dataset.users[USER_COLUMN])
+    sizes = figures.sizes(question, counts, disjoint=True)
+    parts = figures.sizes("rule", {count.words: count.people or 0 for count in pool.rule})
+    size, n = sizes.people["addressed"], audience.size
+    is_large = figures.is_exact or (size is not None and size >= SUMMED_FLOORS * figures.floor)
+
+    def scaled(total: float | None) -> float | None:
+        """A sum over the people addressed, for as many as are reported."""
+        if total is None or figures.is_exact:
+            return total
+        return float(f"{total / max(n, 1) * size:.2g}") if is_large and size else None
+
+    reached, noise = pool.user_rows[selection.addressed], figures.trait_noise(question) if is_large else None
+    others = np.setdiff1d(pool.user_rows, reached)
+    traits = noise and distinguishing_traits(recommender.dataset, reached, others, recommender.policy, noise)
+    return replace(
+        audience,
+        reported_size=size,
+        reported_holdout=sizes.people["held out"],
+        expected_conversions=scaled(audience.expected_conversions),
+        expected_extra=scaled(audience.expected_extra),
+        rule=tuple(replace(count, people=parts.people[count.words]) for count in audience.rule),
+        excluded={r.value: sizes.people[r] for r in ExclusionReason if counts[r] or not figures.is_exact},
+        group=traits or (),
+        notes=(*audience.notes, *sizes.notes()),
+    )
+
+
+def _effect_fields(scores: UserScores, position: int) -> dict[str, float]:
+    if scores.effects is None:
+        return {}
+    parts = (scores.effects.effect, scores.effects.low, scores.effects.high)
+    return dict(zip(("effect", "effect_low", "effect_high"), (float(part[position]) for part in parts), strict=True))
+
+
+def audience_document(
+    audience: Audience, ids: Mapping[str, str] | None = None, *, limit: int | None = None
+) -> dict[str, Any]:
+    """What `--json` prints, without the people of the holdout. ids: pseudonym -> the shop's own id, where it is known.
+    limit: most people listed; with 0, `size` and `holdout` are what the caller may learn of them."""
+    listed = replace(audience, people=audience.people[:limit])
+    document: dict[str, Any] = plain(listed)
+    for person in document["people"]:
+        person["user_id"] = (ids or {}).get(person["user_id"], person["user_id"])
+    reported = document.pop("reported_size"), document.pop("reported_holdout")
+    size, n_held_out = reported if limit == 0 else (audience.size, len(audience.holdout))
+    return document | {
+        "item_id": audience.items[0] if len(audience.items) == 1 else None,
+        "items": list(audience.items[:MAX_LISTED_ITEMS]),
+        "size": size,
+        "holdout": n_held_out,
+    }
+
+
+def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | None = None) -> None:
+    """One line per addressed person, `CSV_COLUMNS`, and `EFFECT_COLUMNS` where people are ordered by effect; reasons
+    joined by " | ". UTF-8."""
+    columns = CSV_COLUMNS if audience.expected_extra is None else (*CSV_COLUMNS, *EFFECT_COLUMNS)
+    rows = [
+        (
+            guarded((ids or {}).get(person.user_id, person.user_id)),
+            "" if person.probability is None else f"{person.probability:.6f}",
+            guarded(person.item_id),
+            guarded(" | ".join(reason.text for reason in person.reasons)),
+            *(f"{getattr(person, name):.6f}" for name in columns[len(CSV_COLUMNS) :]),
+        )
+        for person in audience.people
+    ]
+    write_csv(file, columns, rows)
+
+
+def counts_in_words(counts: Mapping[str, int | None]) -> str:
+    """Such as "bought it recently (1,200), no consent (few)"; few is also what is not told."""
+    code_words = section("left_out", "en")
+    numbers = {code: "few" if n is None else f"{n:,}" for code, n in counts.items()}
+    return ", ".join(f"{code_words.get(code, code)} ({number})" for code, number in numbers.items())
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+def audience_target(
+    recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None, text: str | None = None
+) -> tuple[Recommender, AudienceTarget]:
+    """The target of one of the three, a text possibly with its category, or of the whole catalogue, and the recommender
+    that knows its items.
+
+    It is named by `target_name`. Of a category its available items count; see `data.catalogue.in_category`. For
+    a text see `text_target`. Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all
+    are of a sensitive category.
+    """
+    if text is not None:
+        return text_target(recommender, text, category)
+    catalogue = recommender.dataset.items
+    if items is None and category is None:
+        rows = np.flatnonzero(recommender.dataset.item_index.on_offer(recommender.dataset.as_of))
+    elif category is not None:
+        rows = np.flatnonzero(in_category(catalogue, category) & on_offer(catalogue, recommender.dataset.as_of))
+        if not len(rows):
+            raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
+    else:
+        rows = catalogue_rows(recommender.dataset, list(dict.fromkeys(items or ())))
+    sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)
+    if sensitive.all():
+        raise PolicyError(SENSITIVE_TARGET)
+    notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
+    return recommender, AudienceTarget(target_name(items, category), np.sort(rows[~sensitive]), notes)
+
+
+def target_name(items: Sequence[str] | None, category: str | None) -> str:
+    """What a target without a text is called: a category's name, the ids of items, or for more than three their number
+    and a hash of them, so that every set has its own name."""
+    if category is not None:
+        return category
+    if items is None:
+        return "catalogue"
+    ids = list(dict.fromkeys(items))
+    digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
+    return ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
+
+
+def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:
+    """A recommender whose catalogue has one more item, which never sold and is called `text`, and that item.
+
+    category: the item's path, "a > b > c"; that of the item nearest in text when None. Without a category the order of
+    people would be worse than chance, as everything that is known of an item without sales is how its kind sells.
+    Raises `PolicyError` for a sensitive text or category.
+    """
+    items, notes = recommender.dataset.items, []
+    path = [] if category is None else [name.strip() for name in category.split(CATEGORY_SEPARATOR.strip())]
+    categorised = np.flatnonzero(items["category"].list.len().fill_null(0).to_numpy() > 0)
+    if category is None and len(categorised):
+        vectors, _ = encode_unique(recommender.encoder, [text], kind="query")
+        nearest = categorised[int(np.argmax(recommender.item_vectors[categorised] @ vectors[0]))]
+        path = items["category"][int(nearest)].to_list()
+        notes.append(f"taken to be of the category {CATEGORY_SEPARATOR.join(path)!r}, that of the nearest item")
+    if recommender.policy.is_sensitive((*path, text)):
+        raise PolicyError(SENSITIVE_TARGET)
+    row = {"item_id": [TEXT_ITEM], "title": [text.strip()], "category": [path or None], "available": [True]}
+    item = pl.DataFrame(row, schema={name: items.schema[name] for name in row})
+    extended = pl.concat([items, item], how="diagonal")
+    vectors, _ = encode_unique(recommender.encoder, item_texts(extended[-1:], recommender.text_locale))
+    notes.append("the text stands for an item that never sold: trust the order of people more than the probabilities")
+    target = AudienceTarget(text.strip(), np.array([items.height]), tuple(notes))
+    return recommender.with_items(replace(recommender.dataset, items=extended), vectors), target

@@ -1,0 +1,438 @@
+"""Rules over people: conditions under all, any and not, as data that a file, a request and a form can hold.
+
+    {"all": [
+        {"condition": "bought", "category": "coffee", "days": 90},
+        {"any": [{"condition": "basic", "name": "age", "at_least": 35}, {"condition": "spent", "at_least": 100}]},
+        {"not": {"condition": "reached", "days": 14}}
+    ]}
+
+A rule says yes or no of every person. "Never" is the not of a condition: what is not known of somebody was not done, so
+`not` also holds for people of whom nothing is known. `recllm.market.audiences.people_match` finds the people, and
+`recllm.market.audiences.rule_words` says a rule in words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Strict,
+    StringConstraints,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from recllm.base.documents import toml_table
+from recllm.base.errors import UsageError
+
+MAX_DEPTH = 5
+"""Groups (all, any, not) around a condition."""
+MAX_CONDITIONS = 50
+MAX_DAYS = 36_500
+
+
+def _number(value: object) -> object:
+    """TOML's exact decimals as floats."""
+    return float(value) if isinstance(value, Decimal) and value.is_finite() else value
+
+
+Name = Annotated[str, StringConstraints(pattern=r"\S", max_length=500)]
+Names = Annotated[tuple[Name, ...], Strict(False), Field(min_length=1, max_length=100)]
+Days = Annotated[float, BeforeValidator(_number), Field(gt=0, le=MAX_DAYS, allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Money = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1e12, allow_inf_nan=False)]
+Times = Annotated[int, Field(ge=1, le=1_000_000)]
+
+Deed = Literal["bought", "viewed", "carted", "favourited", "clicked", "dismissed", "returned"]
+"""What a person did with an item."""
+RuleChannel = Literal["email", "push", "sms_gsm"]
+
+
+class _Rule(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _OfItems(_Rule):
+    """A condition on what was done with some items: those of one of the three, or any."""
+
+    item: Name | None = None
+    """An id."""
+    category: Name | None = None
+    """A name, or a path "food > tea"; of items on sale and of former ones."""
+    brand: Name | None = None
+    days: Days | None = None
+    """Within the last so many days; at any time when None."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if sum(value is not None for value in (self.item, self.category, self.brand)) > 1:
+            raise ValueError("give one of item, category and brand, or none of them for anything")
+        return self
+
+
+class DeedRule(_OfItems):
+    """Who did something with one of the items, on so many occasions."""
+
+    condition: Deed
+    at_least: Times = 1
+    """Times: what is done at one moment, such as the lines of one basket, is once."""
+
+
+class SpentRule(_OfItems):
+    """Who spent so much on the items. Purchases without a price count as nothing; a return takes nothing back."""
+
+    condition: Literal["spent"]
+    at_least: Money | None = None
+    """In the shop's currency."""
+    below: Money | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        _check_bounds(self.at_least, self.below, "below")
+        return self
+
+
+class OrdersRule(_Rule):
+    """Who ordered so often: purchases of one moment are one order."""
+
+    condition: Literal["orders"]
+    at_least: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    at_most: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    days: Days | None = None
+    """Within the last so many days; at any time when None."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        _check_bounds(self.at_least, self.at_most, "at_most")
+        return self
+
+
+class OrderAgeRule(_Rule):
+    """Whose last or first order is so many days ago; it never holds for somebody without an order."""
+
+    condition: Literal["last_order", "first_order"]
+    at_least: Annotated[float, BeforeValidator(_number), Field(ge=0, le=MAX_DAYS, allow_inf_nan=False)] | None = None
+    """Days ago."""
+    at_most: Days | None = None
+    """Days ago."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        _check_bounds(self.at_least, self.at_most, "at_most")
+        return self
+
+
+class BasicRule(_Rule):
+    """What somebody told of themselves: one value, one of several, a range of numbers, or anything at all.
+
+    Texts are compared in any case. In a range, a band such as "45-54", "65+" or "under 18" counts where all of it lies
+    within, and "50-74K" is in thousands.
+    """
+
+    condition: Literal["basic"]
+    name: Name
+    """A column of the users table, such as age."""
+    equals: Name | None = None
+    one_of: Names | None = None
+    at_least: Number | None = None
+    at_most: Number | None = None
+    stated: Literal[True] | None = None
+    """Whatever the value."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        is_range = self.at_least is not None or self.at_most is not None
+        if sum([self.equals is not None, self.one_of is not None, is_range, self.stated is not None]) != 1:
+            raise ValueError("give one of equals, one_of, stated = true, and a range of at_least and at_most")
+        if is_range:
+            _check_bounds(self.at_least, self.at_most, "at_most")
+        return self
+
+
+class AgreedRule(_Rule):
+    """Who agreed to a channel, as decided now."""
+
+    condition: Literal["agreed"]
+    channel: RuleChannel
+
+
+class ReachedRule(_Rule):
+    """Who was sent a message by a campaign: an export took it along, whether or not it arrived."""
+
+    condition: Literal["reached"]
+    campaign: Name | None = None
+    """Its id; any when None."""
+    channel: RuleChannel | None = None
+    days: Days | None = None
+    """Within the last so many days; at any time when None."""
+
+
+class AllRule(_Rule):
+    """Who meets every rule."""
+
+    all: Annotated[tuple[PeopleRule, ...], Strict(False), Field(min_length=1, max_length=MAX_CONDITIONS)]
+
+
+class AnyRule(_Rule):
+    """Who meets at least one of the rules."""
+
+    any: Annotated[tuple[PeopleRule, ...], Strict(False), Field(min_length=1, max_length=MAX_CONDITIONS)]
+
+
+class NotRule(_Rule):
+    """Who does not meet the rule."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    negated: Annotated[PeopleRule, Field(alias="not")]
+
+
+Condition: TypeAlias = DeedRule | SpentRule | OrdersRule | OrderAgeRule | BasicRule | AgreedRule | ReachedRule
+GROUPS = ("all", "any", "not")
+CONDITIONS: tuple[str, ...] = (
+    *get_args(Deed),
+    *("spent", "orders", "last_order", "first_order", "basic", "agreed", "reached"),
+)
+"""Everything that `condition` can be."""
+
+
+def _tag(value: object) -> str | None:
+    """Which of the models a rule is: a group by its key, a condition by its name."""
+    match value:
+        case AllRule():
+            return "all"
+        case AnyRule():
+            return "any"
+        case NotRule():
+            return "not"
+        case BaseModel():
+            return "condition"
+        case Mapping():
+            return next((name for name in (*GROUPS, "condition") if name in value), None)
+        case _:
+            return None
+
+
+PeopleRule: TypeAlias = Annotated[
+    Annotated[AllRule, Tag("all")]
+    | Annotated[AnyRule, Tag("any")]
+    | Annotated[NotRule, Tag("not")]
+    | Annotated[Annotated[Condition, Field(discriminator="condition")], Tag("condition")],
+    Discriminator(_tag),
+]
+
+for _group in (AllRule, AnyRule, NotRule):
+    _group.model_rebuild()
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    return TypeAdapter(PeopleRule)
+
+
+def _check_bounds(low: float | None, high: float | None, name: str) -> None:
+    if low is None and high is None:
+        raise ValueError(f"give at_least, {name} or both")
+    if low is not None and high is not None and (low > high or (name == "below" and low == high)):
+        raise ValueError(f"nobody is in the range: at_least is {low:g} and {name} is {high:g}")
+
+
+# --- read and written -------------------------------------------------------------------------------------------------
+
+
+def parse_rule(value: object) -> PeopleRule:
+    """A rule from what a TOML or JSON document holds. Raises `UsageError` that says where in it what is wrong."""
+    _check_size(value)
+    try:
+        rule: PeopleRule = _adapter().validate_python(value)
+    except ValidationError as error:
+        raise UsageError("the rule over people: " + "; ".join(_faults(error))) from None
+    return rule
+
+
+def rule_document(rule: PeopleRule) -> dict[str, Any]:
+    """The rule as `parse_rule` takes it, without what is left to its default."""
+
+    def tidy(value: Any) -> Any:
+        """Each condition's name first, and whole numbers as such."""
+        if isinstance(value, Mapping):
+            return {name: tidy(value[name]) for name in sorted(value, key=lambda name: name != "condition")}
+        if isinstance(value, list):
+            return [tidy(member) for member in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    document: dict[str, Any] = tidy(rule.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True))
+    return document
+
+
+def read_rule(text: str) -> PeopleRule:
+    """A rule from JSON, or from the file of this name, TOML or JSON. Raises `UsageError` for what cannot be read."""
+    source = text if text.lstrip().startswith("{") else _file_text(Path(text))
+    with suppress(RecursionError):
+        try:
+            is_toml = source is not text and text.endswith(".toml")
+            return parse_rule(toml_table(source) if is_toml else json.loads(source))
+        except ValueError as error:
+            raise UsageError(f"the rule over people is no {'TOML' if is_toml else 'JSON'}: {error}") from None
+    raise UsageError(_too_deep())
+
+
+def _file_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read as a rule over people: {error}; give JSON, or a file") from None
+
+
+def _validated(value: object) -> object:
+    try:
+        return parse_rule(value)
+    except UsageError as error:
+        raise PydanticCustomError("people_rule", "{message}", {"message": str(error)}) from None
+
+
+RuleField: TypeAlias = Annotated[PeopleRule, BeforeValidator(_validated)]
+"""A field of a model: errors name the place in the rule."""
+
+
+def checked_rule(rule: PeopleRule) -> PeopleRule:
+    """A rule that was built in Python. Raises `UsageError` where it is too deep or too large."""
+    _check_size(rule)
+    return rule
+
+
+def _children(value: object) -> list[object]:
+    if isinstance(value, AllRule | AnyRule | NotRule):
+        return list(children(value))
+    if not isinstance(value, Mapping):
+        return []
+    name = _tag(value)
+    if name not in GROUPS:
+        return []
+    inner = value[name]
+    if name == "not":
+        return [inner]
+    return list(inner) if isinstance(inner, list | tuple) else []
+
+
+def _check_size(value: object) -> None:
+    """Before anything descends into it. Raises `UsageError`."""
+    level, n_conditions = [value], 0
+    for _ in range(MAX_DEPTH + 1):
+        below = [_children(node) for node in level]
+        n_conditions += sum(not inner for inner in below)
+        level = [node for inner in below for node in inner]
+        # every node of a level holds one condition or several
+        if n_conditions + len(level) > MAX_CONDITIONS:
+            raise UsageError(f"the rule over people has more than {MAX_CONDITIONS} conditions; write it with fewer")
+        if not level:
+            return
+    raise UsageError(_too_deep())
+
+
+def _too_deep() -> str:
+    return f"the rule over people is nested deeper than {MAX_DEPTH} groups; write it with fewer"
+
+
+_EXPECTED = {
+    "missing": "is missing",
+    "extra_forbidden": "is unknown there; leave it out",
+    "string_type": "must be a text",
+    "string_pattern_mismatch": "must not be empty",
+    "string_too_long": "is too long",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "too_long": "is too long",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a number",
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than_equal": "must be {le:g} at most",
+    "literal_error": "must be {expected}",
+}
+"""pydantic's kinds of errors in the words of rules."""
+
+
+def _faults(error: ValidationError) -> list[str]:
+    """What is wrong and where, e.g. "all[0].days must be a number". What was given is not repeated: it may be an id."""
+    faults = error.errors(include_url=False)
+    locations = [fault["loc"] for fault in faults]
+    lines = []
+    for fault in faults:
+        location, context = fault["loc"], fault.get("ctx", {})
+        if fault["type"] == "too_short" and any(
+            inner[: len(location)] == location and inner != location for inner in locations
+        ):
+            continue  # its members are what is wrong
+        match fault["type"]:
+            case "union_tag_not_found":
+                words = f"must be a group ({', '.join(GROUPS)}) or a condition: {', '.join(CONDITIONS)}"
+            case "union_tag_invalid":
+                (nearest, *_) = [*difflib.get_close_matches(str(context["tag"]), CONDITIONS, n=1), ""]
+                remedy = f"did you mean {nearest}?" if nearest else f"known: {', '.join(CONDITIONS)}"
+                words = f"has an unknown condition; {remedy}"
+            case "value_error":
+                words = f"is wrong: {context['error']}"
+            case kind if kind in _EXPECTED:
+                words = _EXPECTED[kind].format(**context)
+            case _:
+                words = f"is wrong: {fault['msg']}"
+        lines.append(f"{_path(location) or 'it'} {words}")
+    return list(dict.fromkeys(lines))
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """pydantic's place as "all[1].not.days", without the names of the models that it passes through: a group's tag
+    stands before its key, a condition's two before its field."""
+    parts, path = list(location), list[int | str]()
+    while parts:
+        if parts.pop(0) == "condition":
+            path += parts[1:]
+            break
+        path += parts[:1]
+        del parts[:1]
+        if parts and isinstance(parts[0], int):
+            path.append(parts.pop(0))
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def children(rule: PeopleRule) -> tuple[PeopleRule, ...]:
+    """What a group holds; nothing of a condition."""
+    match rule:
+        case AllRule():
+            return rule.all
+        case AnyRule():
+            return rule.any
+        case NotRule():
+            return (rule.negated,)
+        case _:
+            return ()
+
+
+def conditions_of(rule: PeopleRule) -> Iterator[PeopleRule]:
+    """Every condition, each once, in the order of the rule."""
+    conditions: dict[PeopleRule, None] = {}
+    pending = [rule]
+    while pending:
+        node = pending.pop()
+        inner = children(node)
+        if not inner:
+            conditions.setdefault(node)
+        pending += reversed(inner)
+    yield from conditions

@@ -1,0 +1,372 @@
+"""How likely each person is to buy at least one of some items within the model's horizon.
+
+One item is scored for everybody, a few for everybody as well; of many items, each person gets those that the model's
+own candidate sources propose of them, as in a slate. Of several items
+
+    P(at least one) = 1 - product over items of (1 - p_item) = 1 - exp(-h),    h = - sum over items of log(1 - p_item)
+
+which takes the items as independent given the person. That expects too many buyers of a set: people who come at all buy
+several, and what suits one need is bought instead of another. So the same question is asked as of one horizon ago, when
+the answer is known, and a line is fitted through it by maximum likelihood with a normal prior around no change,
+
+    P = 1 - exp(-h'),  log h' = a + b log h,    a ~ N(0, 1),  log b ~ N(0, 1/2) and at most 0
+
+The order of people stays what it is. The model has learned from that window, and tells its buyers apart better than
+those of the future: a line steeper than no change would be that, and is not believed.
+
+People may also be ordered by how alike they are to a list of seeds. With few seeds, likeness is the cosine of a
+person's vector with the mean of the seeds' vectors. With `MIN_SEEDS` of them, a logistic regression tells seeds from
+others by the vector and by how active a person is. Others include people who would be seeds if the shop knew (positive
+and unlabelled data, Elkan and Noto 2008): the order means something, the level does not, so a likeness is never given
+as a probability of buying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import NotFittedError, UsageError
+from recllm.base.schema import Action, Intent, Objective
+from recllm.learn.features.candidates import candidates, explicit
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.recommend.recommender.ranking import PairValue
+from recllm.shop.data.dataset import DAY, Events
+from recllm.shop.data.interactions import Floats, of_actions, user_vectors, visits
+from recllm.text.encoder.hardware import map_blocks
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.saved_model import Model
+
+MAX_EXPLICIT_ITEMS = 50
+"""Up to so many items, every person is scored on every item."""
+
+USERS_PER_BLOCK = 256
+"""People at once."""
+
+CALIBRATION_USERS = 1_000
+"""People that the calibration of a set asks about at most, drawn by a fixed seed."""
+
+MIN_CALIBRATION_USERS = 50
+"""With fewer people who bought before that window nothing is changed."""
+
+MIN_SEEDS = 50
+"""Fewer are too few for a regression."""
+MAX_EXAMPLES = 20_000
+"""The regression learns from at most so many seeds, and so many others, drawn by a fixed seed."""
+
+PENALTY = 1e-2
+"""Of the weights' squares, where the weights of all examples sum to 1."""
+
+LISTED_OFFERS = 30
+"""Of each person the best so many items of the target are known, for offers that spread over the catalogue."""
+
+Line = tuple[float, float]
+"""a and b of the module's formula."""
+UNCHANGED: Line = (0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class OfferTable:
+    """The best items of n people by an objective, best first, (n, m) each; an item of -1, at the end, is none."""
+
+    objective: Objective
+    item: NDArray[np.int64]
+    logit: Floats
+    probability: Floats
+    """Calibrated, in [0, 1]."""
+    pair_value: PairValue
+    """(n, m) each."""
+
+    def value(self, person: int, penalty: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What a person's first m' items are worth once each has lost `penalty`, (m',), of its logit; by another
+        objective than the chance, of the log of its worth (and what is worth less than nothing is worth less still)."""
+        listed = slice(len(penalty))
+        if self.objective not in (Objective.LIFT, Objective.MARGIN):
+            return np.asarray(self.logit[person, listed] - penalty)
+        pair_value = PairValue(self.pair_value.factor[person, listed], self.pair_value.offset[person, listed])
+        value = pair_value.of(self.probability[person, listed]).astype(np.float64)
+        return np.asarray(value * np.exp(-np.sign(value) * penalty))
+
+    def rows(self, people: NDArray[np.integer]) -> OfferTable:
+        """Of these people."""
+        pair_value = PairValue(*(part[people] for part in self.pair_value))
+        return OfferTable(self.objective, self.item[people], self.logit[people], self.probability[people], pair_value)
+
+
+@dataclass(frozen=True, eq=False)
+class PersonEffects:
+    """How much a treatment moves each of n people, as a trial told, (n,) each; low and high hold it at 95 %."""
+
+    effect: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def rows(self, people: NDArray[np.integer]) -> PersonEffects:
+        """Of these people."""
+        return PersonEffects(self.effect[people], self.low[people], self.high[people])
+
+
+EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
+"""The effects of people, by their rows in the recommender's dataset."""
+
+
+@dataclass(frozen=True, eq=False)
+class UserScores:
+    """Of n people, for a target."""
+
+    score: NDArray[np.float64]
+    """(n,), who comes first: h of the module, which tells people apart where the probability rounds to 1; what the
+    offer is worth by another objective; an effect; or a likeness."""
+    best_item: NDArray[np.int64]
+    """(n,), row of the item of the target that suits them best, -1 for none."""
+    probability: Floats | None
+    """(n,), in [0, 1], of buying at least one item, or where each has items of their own, the offered one; None where
+    `score` is only a likeness."""
+    offers: OfferTable | None = None
+    """The best items of each; None for a likeness."""
+    effects: PersonEffects | None = None
+    """Where people are ordered by effect."""
+
+    def gains(self) -> NDArray[np.float64]:
+        """What a contact changes, (n,): the effect where it is known, else the probability. Raises as `probabilities`
+        does."""
+        return self.probabilities().astype(np.float64) if self.effects is None else self.effects.effect
+
+    def rows(self, people: NDArray[np.integer]) -> UserScores:
+        """Of these people."""
+        probability = None if self.probability is None else self.probability[people]
+        offers, effects = (None if part is None else part.rows(people) for part in (self.offers, self.effects))
+        return UserScores(self.score[people], self.best_item[people], probability, offers, effects)  # type: ignore[arg-type]
+
+    def probabilities(self) -> Floats:
+        """`probability`. Raises `UsageError` for a likeness."""
+        if self.probability is None:
+            raise UsageError("a likeness is no probability; ask for items, a category or a text")
+        return self.probability
+
+
+def trained_model(recommender: Recommender) -> Model:
+    """Raises `NotFittedError` without a trained model: cosines are no probabilities."""
+    if recommender.model is None:
+        raise NotFittedError("an audience needs calibrated probabilities: train a model first")
+    return recommender.model
+
+
+def target_probabilities(
+    recommender: Recommender,
+    items: NDArray[np.integer],
+    user_rows: NDArray[np.integer],
+    intent: Intent = Intent.MIXED,
+    objective: Objective = Objective.PROBABILITY,
+) -> UserScores:
+    """The probability of at least one of `items` (rows of the catalogue), those of several calibrated as a set; where
+    each person has items of their own, by another intent than mixed, that of the offered one.
+
+    Raises `NotFittedError` without a trained model.
+    """
+    scores = independent_probabilities(recommender, items, user_rows, intent, objective)
+    if len(items) < 2 or not len(user_rows) or scores.probability is None or intent is not Intent.MIXED:
+        return scores
+    rate = scores.score if objective is Objective.PROBABILITY else -np.log1p(-scores.probability.astype(np.float64))
+    rate = calibrated_rate(rate, calibration_line(recommender, items))
+    probability = np.asarray(-np.expm1(-rate), np.float32)
+    return replace(scores, score=rate if objective is Objective.PROBABILITY else scores.score, probability=probability)
+
+
+def independent_probabilities(
+    recommender: Recommender,
+    items: NDArray[np.integer],
+    user_rows: NDArray[np.integer],
+    intent: Intent = Intent.MIXED,
+    objective: Objective = Objective.PROBABILITY,
+) -> UserScores:
+    """The same before the calibration of the set. Raises `NotFittedError` without a trained model, `UsageError` for a
+    margin that no item has."""
+    from recllm.recommend.recommender.ranking import UserInputs
+
+    trained_model(recommender)
+    data, population = recommender.dataset, restricted_to(recommender.population, items)
+    ranker = replace(recommender.ranker, population=population)
+    basics = basics_vectors(recommender.encoder, basics_of(data.users[user_rows.tolist()]), recommender.text_locale)
+    rate = np.zeros(len(user_rows))
+    allowed = np.zeros(data.n_items, bool)
+    allowed[items] = True
+    margins = recommender.margins if objective is Objective.MARGIN else None
+    if margins is not None:
+        allowed &= np.isfinite(margins)
+    fitting = recommender.fitting(intent, data.events.rows(user_rows))
+    shape = (len(user_rows), min(LISTED_OFFERS, max(int(allowed.sum()), 1)))
+    item_of = np.full(shape, -1)
+    logit, chance, factor, offset = (np.zeros(shape, np.float32) for _ in range(4))
+
+    def score(block: slice) -> None:
+        rows = user_rows[block]
+        batch = UserInputs(data.events.rows(rows), data.as_of, rows, basics[block]).batch(population)
+        if fitting is not None:
+            pairs = fitting.pairs(block, allowed)
+        elif len(items) <= MAX_EXPLICIT_ITEMS:
+            pairs = explicit(len(rows), np.flatnonzero(allowed))
+        else:
+            pairs = candidates(batch, ranker.candidates, allowed=allowed, repeats=intent is not Intent.DISCOVER)
+        if intent is Intent.DISCOVER:
+            pairs = pairs.select(batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys))
+        scored = ranker.score_batch(batch, pairs)
+        pair_value = ranker.value(batch, pairs, objective, margins, discover=intent is Intent.DISCOVER)
+        misses = np.log1p(-np.minimum(scored.probability.astype(np.float64), 1 - 1e-7))
+        rate[block] = -np.bincount(pairs.user, misses, len(rows))
+        value = scored.logit if objective is Objective.PROBABILITY else pair_value.of(scored.probability)
+        order = np.lexsort((pairs.item, -value, pairs.user))
+        position = np.arange(len(order)) - pairs.indptr[pairs.user]
+        first = position < shape[1]
+        best, at = order[first], (block.start + pairs.user[first], position[first])
+        item_of[at], logit[at], chance[at] = pairs.item[best], scored.logit[best], scored.probability[best]
+        factor[at], offset[at] = pair_value.factor[best], pair_value.offset[best]
+
+    map_blocks(score, len(user_rows), USERS_PER_BLOCK)
+    best_item, listed = item_of[:, 0].copy(), OfferTable(objective, item_of, logit, chance, PairValue(factor, offset))
+    if intent is not Intent.MIXED:
+        rate = -np.log1p(-np.minimum(listed.probability[:, 0].astype(np.float64), 1 - 1e-7))
+    if objective is Objective.PROBABILITY:
+        value_of_best = rate
+    else:
+        best_value = PairValue(listed.pair_value.factor[:, 0], listed.pair_value.offset[:, 0])
+        value_of_best = np.where(best_item >= 0, best_value.of(listed.probability[:, 0]), -np.inf).astype(np.float64)
+    return UserScores(value_of_best, best_item, np.asarray(-np.expm1(-rate), np.float32), listed)
+
+
+def restricted_to(population: CollaborativeStatistics, items: NDArray[np.integer]) -> CollaborativeStatistics:
+    """The same population for scores of `items` alone: what it knows of other items' buyers is left out.
+
+    Scores of `items` stay what they are, because a pair's features look these tables up at the pair's own item.
+    """
+    mask = np.zeros(population.n_items, bool)
+    mask[items] = True
+
+    def restricted(table: csr_matrix) -> csr_matrix:
+        thin = table.tocsr().copy()
+        thin.data = np.where(mask[thin.indices], thin.data, 0).astype(thin.dtype)
+        thin.eliminate_zeros()
+        return thin
+
+    tables = {name: restricted(getattr(population, name)) for name in ("recent", "decayed", "item_item")}
+    return replace(population, **tables)
+
+
+# --- the calibration of a set ----------------------------------------------------------------------------------------
+
+
+def calibration_line(recommender: Recommender, items: NDArray[np.integer]) -> Line:
+    """(a, b) from the window before the present; no change where the log does not reach back so far."""
+    data, actions = recommender.dataset, recommender.population.settings.target
+    start = data.as_of - trained_model(recommender).horizon_days * DAY
+    past = data.before(start)
+    buyers = np.flatnonzero(np.diff(of_actions(past.events, actions).indptr))
+    if len(buyers) < MIN_CALIBRATION_USERS:
+        return UNCHANGED
+    user_rows = np.sort(np.random.default_rng(0).permutation(buyers)[:CALIBRATION_USERS])
+    earlier = recommender.with_items(past, recommender.item_vectors[:0])
+    e = of_actions(data.events, actions)
+    bought = np.zeros(data.n_users, bool)
+    bought[e.user[(e.at >= start) & np.isin(e.item, items)]] = True
+    return fit_line(independent_probabilities(earlier, items, user_rows).score, bought[user_rows])
+
+
+def fit_line(rate: NDArray[np.float64], bought: NDArray[np.bool_]) -> Line:
+    """rate: h of each person, 0 or more; bought: whether they bought one, (n,) each."""
+    from scipy.optimize import minimize
+
+    def loss(x: NDArray[np.float64]) -> float:
+        h = calibrated_rate(rate, (x[0], float(np.exp(x[1]))))
+        likelihood = np.where(bought, np.log(np.maximum(-np.expm1(-h), 1e-12)), -h)
+        return float(-likelihood.sum() + x[0] ** 2 / 2 + x[1] ** 2)
+
+    x = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=((-4, 4), (-2, 0))).x
+    return float(x[0]), float(np.exp(x[1]))
+
+
+def calibrated_rate(rate: NDArray[np.float64], line: Line) -> NDArray[np.float64]:
+    """exp(a) * rate ^ b; 0 stays 0."""
+    return np.asarray(np.exp(line[0]) * rate ** line[1])
+
+
+# --- likeness --------------------------------------------------------------------------------------------------------
+
+
+def likeness(
+    recommender: Recommender, seeds: NDArray[np.integer], user_rows: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], str]:
+    """Of each of `user_rows` to the `seeds`, rows of the dataset's users, (n,), and what it is, in words.
+
+    In [-1, 1] for a cosine, in [0, 1] for the regression. Raises `UsageError` without seeds, and where seeds are all
+    there are.
+    """
+    if not len(seeds):
+        raise UsageError("none of the seeds is known here; check the ids, or the consent table")
+    data = recommender.dataset
+
+    def vectors(rows: NDArray[np.integer]) -> Floats:
+        """Unit User vectors, (n, dim)."""
+        basics = basics_vectors(recommender.encoder, basics_of(data.users[rows.tolist()]), recommender.text_locale)
+        return user_vectors(recommender.item_vectors, data.events.rows(rows), data.as_of, basics)
+
+    def described(rows: NDArray[np.integer]) -> Floats:
+        """Vectors and activity, (n, dim + 4)."""
+        return np.hstack([vectors(rows), activity(data.events.rows(rows), data.as_of)])
+
+    def in_blocks(
+        function: Callable[[NDArray[np.integer]], NDArray[np.floating]], rows: NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        blocks = map_blocks(lambda block: function(rows[block]), len(rows), USERS_PER_BLOCK)
+        return np.concatenate(blocks).astype(np.float64) if blocks else np.zeros(0)
+
+    if len(seeds) < MIN_SEEDS:
+        mean = in_blocks(vectors, seeds).sum(axis=0)
+        mean = mean / max(float(np.linalg.norm(mean)), 1e-12)
+        score, method = in_blocks(lambda rows: vectors(rows) @ mean, user_rows), "the cosine with the mean vector"
+    else:
+        rng = np.random.default_rng(0)
+        others = rng.permutation(np.setdiff1d(user_rows, seeds))[:MAX_EXAMPLES]
+        score = np.zeros(len(user_rows))
+        if len(others):  # an error would say that no customer is left to compare with
+            examples = rng.permutation(seeds)[:MAX_EXAMPLES]
+            x = in_blocks(described, np.concatenate([examples, others]))
+            probability = fit_logistic(x, np.arange(len(x)) < len(examples))
+            score = in_blocks(lambda rows: probability(described(rows)), user_rows)
+        method = "a regression on vectors and activity"
+    return score, f"ordered by likeness to {len(seeds)} seeds ({method}); a likeness is no probability of buying"
+
+
+def activity(histories: Events, as_of: int) -> Floats:
+    """Log of 1 + trips, items bought, money spent and days since the last trip (731 for never), float32 (n, 4)."""
+    bought = histories.of(Action.PURCHASE)
+    n = len(bought.indptr) - 1
+    pairs = np.unique(np.stack([bought.user.astype(np.int64), bought.item.astype(np.int64)]), axis=1)
+    spent = np.bincount(bought.user, np.nan_to_num(bought.price * bought.quantity), n)
+    last = np.full(n, as_of - 731 * DAY, np.int64)
+    np.maximum.at(last, bought.user, bought.at)
+    columns = (visits(bought)[1], np.bincount(pairs[0], minlength=n), np.maximum(spent, 0), (as_of - last) / DAY)
+    return np.asarray(np.log1p(np.stack(columns, axis=1)), np.float32)
+
+
+def fit_logistic(x: NDArray[np.floating], label: NDArray[np.bool_]) -> Callable[[NDArray[np.floating]], Floats]:
+    """Logistic regression with an L2 penalty on standardised columns, both classes of equal weight in all.
+
+    Returns a function from (m, k) to the probability of the class, (m,), after even odds.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # scikit-learn weighs each example by n / (2 * its class's size), and the penalty by 1 / C
+    regression = LogisticRegression(C=1 / (PENALTY * len(x)), class_weight="balanced", max_iter=1_000, tol=1e-6)
+    model = make_pipeline(StandardScaler(), regression).fit(x.astype(np.float64), label)
+    return lambda rows: np.asarray(model.predict_proba(rows.astype(np.float64))[:, 1])

@@ -1,0 +1,230 @@
+"""Why each person of an audience: leave-one-out on the served score, many people in one pass.
+
+The same evidence, deltas and sentences as `Recommender.reasons` with a spread of 1, with one economy: basics are tried
+only for a person with fewer lines than are tried for an item, because each leaves another text to encode.
+
+What sets a group apart from other people: shares of basics and of categories bought, as ratios with intervals.
+
+    lift = share in the group / share among the others
+
+Its interval is that of the log ratio of two shares (Katz et al. 1978, with half a person added to every cell), at a
+level divided by the number of traits compared (Bonferroni), so that all hold at once. Small groups are never named: a
+trait is left out when fewer people than the policy's group floor have it at all, or fewer than `MIN_PEOPLE` in the
+group have it or lack it, unless nobody lacks it. Sensitive categories are never named either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.policy import Policy
+from recllm.base.schema import Action, Reason
+from recllm.base.stats.intervals import ratios
+from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.learn.profiles.profile import build_profiles
+from recllm.market.audiences.probabilities import restricted_to
+from recllm.recommend.recommender.leave_one_out import (
+    EVIDENCE_PER_ITEM,
+    Evidence,
+    ReasonWriter,
+    UserHistory,
+    choose,
+    lacking,
+    units_of,
+)
+from recllm.shop.data.catalogue import CATEGORY_SEPARATOR
+from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.interactions import Pairs
+from recllm.text.encoder.hardware import map_blocks
+
+if TYPE_CHECKING:
+    from recllm.recommend.recommender.recommender import Recommender
+
+USERS_PER_BLOCK = 64
+"""People whose shortened histories are scored together."""
+
+MIN_PEOPLE = 5
+"""People of the group that must share a trait, and lack it, for it to be named."""
+DAYS = 91
+"""Purchases so recent count."""
+MAX_TRAITS = 10
+LEVEL = 0.95
+"""At which all intervals hold together."""
+
+
+def reasons_for(
+    recommender: Recommender, user_rows: NDArray[np.integer], items: NDArray[np.integer]
+) -> list[tuple[Reason, ...]]:
+    """The clearest reasons of person n for item n, (n,) rows each; an item of -1 has none."""
+    from recllm.recommend.recommender.ranking import UserInputs
+
+    data = recommender.dataset
+    population = restricted_to(recommender.population, np.unique(items[items >= 0]))
+    ranker = replace(recommender.ranker, population=population)
+    speaker = ReasonWriter(data.items, recommender.policy, recommender.locale)
+    reasons: list[tuple[Reason, ...]] = [()] * len(items)
+    with_item = np.flatnonzero(items >= 0)
+
+    def explain(block: slice) -> None:
+        positions = with_item[block]
+        rows, targets = user_rows[positions], items[positions]
+        # of each person and item: the evidence to leave out; the whole person first, then one version without each
+        units: list[list[Evidence]] = []
+        histories: list[Events] = []
+        basics: list[Mapping[str, str]] = []
+        for row, item, answers in zip(rows, targets, basics_of(data.users[rows.tolist()]), strict=True):
+            person = UserHistory(data.events.rows(np.array([row])), answers)
+            units.append(_units(recommender, person, item))
+            histories.append(person.events)
+            basics.append(answers)
+            if units[-1]:
+                shortened, fewer_answers = lacking(person, [(unit,) for unit in units[-1]])
+                histories.append(shortened)
+                basics += fewer_answers
+        sizes = np.array([len(tried) + 1 for tried in units])
+        repeated = np.repeat(targets, sizes).astype(np.int32)
+        users = UserInputs(
+            Events.concat(histories),
+            data.as_of,
+            np.repeat(rows, sizes),  # so that nobody is their own neighbour
+            basics_vectors(recommender.encoder, basics, recommender.text_locale),
+        )
+        scored = ranker.score(users, Pairs(np.arange(len(repeated) + 1, dtype=np.int64), repeated))
+        logits = np.split(scored.logit, np.cumsum(sizes)[:-1])
+        profiles = build_profiles(data, rows)
+        for position, item, tried, logit, profile in zip(positions, targets, units, logits, profiles, strict=True):
+            deltas = np.asarray(logit[0] - logit[1:], np.float32)
+            reasons[position] = speaker.reasons(tried, deltas, int(item), profile, 1.0)
+
+    map_blocks(explain, len(with_item), USERS_PER_BLOCK)
+    return reasons
+
+
+def _units(recommender: Recommender, person: UserHistory, item: int) -> list[Evidence]:
+    """What is tried for an item: of all evidence what is nearest to it."""
+    units, limit = units_of(person), EVIDENCE_PER_ITEM
+    if sum(unit.kind != "I" for unit in units) >= limit:
+        units = [unit for unit in units if unit.kind != "I"]
+    types = recommender.population.facets.type
+    nearest = choose(units, np.array([item]), recommender.item_vectors, types, limit)
+    return [unit for unit, is_near in zip(units, nearest[:, 0], strict=True) if is_near]
+
+
+# --- what sets the group apart ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudienceTrait:
+    """One trait, and how much more common it is in the group."""
+
+    kind: str
+    """"basic" or "category"."""
+    name: str
+    share: float
+    """Of the group, in [0, 1]."""
+    share_of_rest: float
+    lift: float
+    low: float
+    """Lower end of the lift's interval."""
+    high: float
+    people: int
+    """Of the group who have it."""
+
+
+def distinguishing_traits(
+    dataset: Dataset,
+    group: NDArray[np.integer],
+    others: NDArray[np.integer],
+    policy: Policy,
+    noise: Callable[[str], float] = lambda trait: 0.0,
+) -> tuple[AudienceTrait, ...]:
+    """The `MAX_TRAITS` traits that are surest to be more common in the group than among the others, surest first.
+
+    group, others: rows of people, without common ones. noise: trait -> people added to those of the group. Only traits
+    whose whole interval lies above 1 are named, and none without others.
+    """
+    if not len(group) or not len(others):
+        return ()
+    users = np.concatenate([group, others]).astype(np.int64)
+    people = pl.DataFrame({"user": users, "member": np.arange(len(users)) < len(group)})
+    counts = _trait_counts(dataset, people, policy)
+    columns = (counts[name].to_numpy() for name in ("inside", "outside", "n_inside", "n_outside"))
+    inside, outside, n_inside, n_outside = columns
+    inside = np.clip(inside + np.array([noise(name) for name in counts["name"]]), 0, n_inside).round().astype(int)
+    nameable = enough_people(inside, outside, n_inside, policy.group_floor) & (n_outside > 0)
+    ratio, low, high = ratios(inside, n_inside, outside, n_outside, 1 - (1 - LEVEL) / max(int(nameable.sum()), 1))
+    traits = [
+        AudienceTrait(
+            kind=row["kind"],
+            name=row["name"],
+            share=float(inside[n] / n_inside[n]),
+            share_of_rest=row["outside"] / row["n_outside"],
+            lift=float(ratio[n]),
+            low=float(low[n]),
+            high=float(high[n]),
+            people=int(inside[n]),
+        )
+        for n, row in enumerate(counts.iter_rows(named=True))
+        if nameable[n]
+    ]
+    return tuple(sorted((trait for trait in traits if trait.low > 1), key=lambda t: (-t.low, t.name))[:MAX_TRAITS])
+
+
+def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+    """Columns kind, name, inside, outside, n_inside, n_outside: how many people have each trait, and of how many.
+
+    people: user (row) and member (whether in the group). A basic is compared among those who told it: what somebody
+    did not tell is no fact about them.
+    """
+    inside, outside = pl.col("member").sum(), (~pl.col("member")).sum()
+    rows = [
+        (row, name, f"{name} = {value}")
+        for row, basics in enumerate(basics_of(dataset.users))
+        for name, value in basics.items()
+    ]
+    basics = pl.DataFrame(rows, schema={"user": pl.Int64, "basic": pl.String, "name": pl.String}, orient="row")
+    basics = basics.join(people, on="user")
+    sizes_of_basics = basics.group_by("basic").agg(n_inside=inside, n_outside=outside)
+    basic_counts = basics.group_by("basic", "name").agg(inside=inside, outside=outside)
+    basic_counts = basic_counts.join(sizes_of_basics, on="basic")
+    bought = _categories_bought(dataset, policy).join(people, on="user")
+    category_counts = bought.group_by("name").agg(inside=inside, outside=outside)
+    n_inside = int(people["member"].sum())
+    sizes = {"n_inside": pl.lit(n_inside), "n_outside": pl.lit(people.height - n_inside)}
+    columns = [pl.col(name).cast(pl.Int64) for name in ("inside", "outside", "n_inside", "n_outside")]
+    return pl.concat(
+        [
+            basic_counts.select(pl.lit("basic").alias("kind"), "name", *columns),
+            category_counts.with_columns(**sizes).select(pl.lit("category").alias("kind"), "name", *columns),
+        ]
+    )
+
+
+def _categories_bought(dataset: Dataset, policy: Policy) -> pl.DataFrame:
+    """user, name: every level of the path of every item bought lately, as far as nothing in it is sensitive."""
+    purchases = dataset.between(dataset.as_of - DAYS * DAY, dataset.as_of + 1, Action.PURCHASE)
+    items = np.unique(purchases.item)
+    paths = dataset.items["category"].gather(items).list.drop_nulls().list.join(CATEGORY_SEPARATOR)
+    pairs = pl.DataFrame({"user": purchases.user.astype(np.int64), "item": purchases.item}).unique()
+    pairs = pairs.join(pl.DataFrame({"item": items, "path": paths}).drop_nulls(), on="item")
+    levels = []
+    for path in paths.drop_nulls().unique():
+        names = [name for name in path.split(CATEGORY_SEPARATOR) if name]
+        for end in range(1, len(names) + 1):
+            if not policy.is_sensitive(names[:end]):
+                levels.append((path, CATEGORY_SEPARATOR.join(names[:end])))
+    named = pl.DataFrame(levels, schema={"path": pl.String, "name": pl.String}, orient="row")
+    return pairs.join(named, on="path").select("user", "name").unique()
+
+
+def enough_people(inside: NDArray[Any], outside: NDArray[Any], n_inside: NDArray[Any], floor: int) -> NDArray[np.bool_]:
+    """Which traits concern enough people. inside, outside: how many have them; n_inside: of how many in the group."""
+    lacking = n_inside - inside
+    common = (lacking == 0) | (lacking >= MIN_PEOPLE)
+    return np.asarray((inside + outside >= floor) & (inside >= MIN_PEOPLE) & common)

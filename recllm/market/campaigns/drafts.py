@@ -1,0 +1,249 @@
+"""Campaigns whose file lies in the workspace: made and changed there, listed, and who did what when.
+
+campaign-files/ID.toml              the campaign's file, from the fields that a screen or a request gave
+campaign-files/ID.history.jsonl     who made, changed, planned and exported it; a hash chain that only grows
+
+What was decided about texts stands in the campaign's own folder, see `recllm.market.campaigns.folder`. Fields that name
+files or models of this machine are refused: whoever sends fields is not whoever runs it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from recllm.base.documents import plain
+from recllm.base.errors import ConflictError, UnknownIdError, UsageError
+from recllm.base.files import PRIVATE, safe_id, write_whole
+from recllm.market.adcopy.packs import pack_names
+from recllm.market.campaigns.file import SERVER, CampaignFile, parse_campaign
+from recllm.market.campaigns.folder import (
+    CampaignFolder,
+    CampaignPlan,
+    Decision,
+    append,
+    read_entries,
+    read_log,
+    read_plan,
+)
+from recllm.market.campaigns.open_campaign import OpenCampaign, open_campaign
+from recllm.shop.workspace.workspace import Workspace
+
+FILES = "campaign-files"
+GENERATORS = ("template", "smollm2", SERVER)
+"""What may write the texts of a campaign that comes as fields."""
+
+
+class CampaignStage(StrEnum):
+    """How far a campaign has come."""
+
+    DRAFT = "draft"
+    """Nothing is planned, or the file was changed since."""
+    PLANNED = "planned"
+    EXPORTED = "exported"
+
+
+class CampaignAct(StrEnum):
+    """What is noted in a campaign's history, besides the decisions about its texts."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    PLANNED = "planned"
+    EXPORTED = "exported"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignSummary:
+    """One line of the list of campaigns."""
+
+    campaign_id: str
+    goal: str
+    stage: CampaignStage
+    revision: str | None
+    """What a change names; None where the file lies elsewhere, and only the command line can go on."""
+    addressed: int
+    """People; 0 before the plan."""
+    held_out: int
+    texts: int
+
+
+# --- a file from fields ----------------------------------------------------------------------------------------------
+
+
+def campaign_of_fields(fields: Mapping[str, Any]) -> tuple[CampaignFile, bytes]:
+    """The campaign that fields describe, named as the keys of a campaign's file, and its file in bytes.
+
+    Raises `UsageError` or `DataError` for what is wrong in them, and for a field that names a file or a model here.
+    """
+    try:
+        table = _without_nulls(fields)
+    except RecursionError as error:
+        raise UsageError("the fields cannot be written as a campaign's file: they are too deep") from error
+    limits, words = (table.get(name) for name in ("limits", "words"))
+    for section, name in ((limits, "suppress"), (words, "adapter"), (words, "voice")):
+        if isinstance(section, dict) and name in section:
+            raise UsageError(f"{name} names a file of the machine that runs this; write it in a campaign's file there")
+    if isinstance(words, dict):
+        packs = words.get("packs", [])
+        if isinstance(packs, list) and not set(map(str, packs)) <= set(pack_names()):
+            raise UsageError(f"packs are {', '.join(pack_names())}")
+        if words.get("generator", GENERATORS[0]) not in GENERATORS:
+            raise UsageError(f"generator is {', '.join(GENERATORS)}")
+    try:
+        content = tomli_w.dumps(table).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError("the fields cannot be written as a campaign's file: a text is broken, or too deep") from error
+    return parse_campaign(content, Path("campaign.toml")), content
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    def without(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _without_nulls(value)
+        return [without(member) for member in value] if isinstance(value, list) else value
+
+    return {name: without(value) for name, value in fields.items() if value is not None}
+
+
+def create_campaign(workspace: Workspace, fields: Mapping[str, Any], *, by: str, at: datetime) -> str:
+    """Keeps a new campaign as a draft; returns its id. Raises as `campaign_of_fields`, and `ConflictError` for a taken
+    id."""
+    file, content = campaign_of_fields(fields)
+    folder = CampaignFolder.of(workspace.root, file.id)
+    path = file_path(workspace, file.id)
+    with folder.locked():
+        if folder.plan.exists() or path.exists():
+            raise ConflictError(f"there is a campaign {file.id!r}; take another id, or change that one")
+        folder.check_free(replace=False)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_whole(path, content, mode=PRIVATE)
+        _note(workspace, file.id, CampaignAct.CREATED, by=by, at=at)
+    return file.id
+
+
+def change_campaign(
+    workspace: Workspace, campaign_id: str, fields: Mapping[str, Any], *, revision: str, by: str, at: datetime
+) -> None:
+    """Puts other fields in the place of a campaign's; a plan that was made counts no more.
+
+    Raises as `campaign_of_fields`, `UnknownIdError`, `ConflictError` for another revision, and `PolicyError` once the
+    campaign was exported.
+    """
+    file, content = campaign_of_fields({**fields, "id": campaign_id})
+    before = campaign_file(workspace, campaign_id)
+    folder = CampaignFolder.of(workspace.root, file.id)
+    with folder.locked():
+        folder.check_revision(before.digest, revision)
+        folder.check_free(replace=True)
+        write_whole(file_path(workspace, campaign_id), content, mode=PRIVATE)
+        _note(workspace, campaign_id, CampaignAct.CHANGED, by=by, at=at)
+
+
+# --- read ------------------------------------------------------------------------------------------------------------
+
+
+def file_path(workspace: Workspace, campaign_id: str) -> Path:
+    """Where a campaign's file lies, whether or not there is one."""
+    return workspace.root / FILES / f"{safe_id(campaign_id, 'a campaign')}.toml"
+
+
+def campaign_file(workspace: Workspace, campaign_id: str) -> CampaignFile:
+    """Raises `UnknownIdError` for a campaign that the workspace has no file of."""
+    path = file_path(workspace, campaign_id)
+    if not path.is_file():
+        elsewhere = CampaignFolder.of(workspace.root, campaign_id).plan.exists()
+        where = "its file lies elsewhere: go on with recllm campaign" if elsewhere else "see the list of campaigns"
+        raise UnknownIdError(f"no file of a campaign {campaign_id!r} in this workspace; {where}")
+    # its bare name: what is wrong in it is told to callers, without the folders of this machine
+    return parse_campaign(path.read_bytes(), Path(path.name))
+
+
+def revision_of(workspace: Workspace, campaign_id: str) -> str:
+    """What a change of the campaign has to name. Raises `UnknownIdError` as `campaign_file` does."""
+    folder, file = CampaignFolder.of(workspace.root, campaign_id), campaign_file(workspace, campaign_id)
+    with folder.locked():
+        return folder.revision(file.digest)
+
+
+def list_campaigns(workspace: Workspace) -> list[CampaignSummary]:
+    """All campaigns of the workspace, by id, those planned by the command line too."""
+    files = {path.stem for path in (workspace.root / FILES).glob("*.toml")}
+    folders = {p.name for p in (workspace.root / "campaigns").glob("*") if p.is_dir() and not p.name.startswith(".")}
+    return [_summary(workspace, name) for name in sorted(files | folders)]
+
+
+def stage_of(workspace: Workspace, campaign_id: str) -> CampaignStage:
+    """Raises `UnknownIdError` as `campaign_file` does."""
+    file, folder = campaign_file(workspace, campaign_id), CampaignFolder.of(workspace.root, campaign_id)
+    return _stage(folder, read_plan(folder) if folder.plan.exists() else None, file)
+
+
+def open_by_id(workspace: Workspace, campaign_id: str, *, recheck: bool = True) -> OpenCampaign:
+    """`open_campaign` for one whose file lies in the workspace. Raises `UnknownIdError`, and what that one raises."""
+    return open_campaign(workspace, campaign_file(workspace, campaign_id), recheck=recheck)
+
+
+def _summary(workspace: Workspace, campaign_id: str) -> CampaignSummary:
+    folder = CampaignFolder.of(workspace.root, campaign_id)
+    file = campaign_file(workspace, campaign_id) if file_path(workspace, campaign_id).is_file() else None
+    planned = read_plan(folder) if folder.plan.exists() else None
+    counts = Counter(person.held_out for person in planned.people) if planned else Counter()
+    return CampaignSummary(
+        campaign_id=campaign_id,
+        goal=file.goal if file else planned.goal if planned else "",
+        stage=_stage(folder, planned, file),
+        revision=revision_of(workspace, campaign_id) if file else None,
+        addressed=counts[False],
+        held_out=counts[True],
+        texts=len(planned.texts) if planned else 0,
+    )
+
+
+def _stage(folder: CampaignFolder, planned: CampaignPlan | None, file: CampaignFile | None) -> CampaignStage:
+    if folder.exports.exists():
+        return CampaignStage.EXPORTED
+    if planned is None or (file is not None and planned.digest != file.digest):
+        return CampaignStage.DRAFT
+    return CampaignStage.PLANNED
+
+
+# --- who did what ----------------------------------------------------------------------------------------------------
+
+
+def note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
+    """Adds a line to the campaign's history."""
+    with CampaignFolder.of(workspace.root, campaign_id).locked():
+        _note(workspace, campaign_id, act, by=by, at=at, **counts)
+
+
+def history(workspace: Workspace, campaign_id: str) -> list[dict[str, Any]]:
+    """Who did what to a campaign and its texts, oldest first; texts of an earlier plan are not in it."""
+    folder = CampaignFolder.of(workspace.root, campaign_id)
+    with folder.locked():
+        acts = [
+            {k: v for k, v in line.items() if k != "hash"} for line in read_log(_history_path(workspace, campaign_id))
+        ]
+        decisions = [plain(decision) for decision in read_entries(folder.decisions, Decision)]
+    of_texts = [{name: d[name] for name in ("at", "by", "action", "text_id", "why")} for d in decisions]
+    # within one second in the order in which a campaign goes on: texts are decided about before they leave
+    stages = {act.value: stage for stage, act in enumerate(CampaignAct)} | {
+        CampaignAct.EXPORTED.value: len(CampaignAct)
+    }
+    last_before_export = len(CampaignAct) - 1
+    return sorted([*acts, *of_texts], key=lambda line: (line["at"], stages.get(line["action"], last_before_export)))
+
+
+def _history_path(workspace: Workspace, campaign_id: str) -> Path:
+    return workspace.root / FILES / f"{safe_id(campaign_id, 'a campaign')}.history.jsonl"
+
+
+def _note(workspace: Workspace, campaign_id: str, act: CampaignAct, *, by: str, at: datetime, **counts: int) -> None:
+    entry = {"at": at.isoformat(timespec="seconds"), "by": by, "action": act.value, **counts}
+    append(_history_path(workspace, campaign_id), [entry])

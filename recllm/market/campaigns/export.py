@@ -1,0 +1,315 @@
+"""What leaves: one file per channel, of people who agree at this moment, with texts that somebody approved."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recllm.base.documents import guarded, plain
+from recllm.base.errors import NothingToDo, PolicyError
+from recllm.base.files import sweep_drafts, write_whole
+from recllm.base.schema import Action, CampaignMessage, Purpose
+from recllm.market.adcopy.channels import CALL_TO_ACTION, channel_named
+from recllm.market.adcopy.write import TEMPLATE
+from recllm.market.audiences.assignment import check_floor, globally_held_out
+from recllm.market.audiences.exclusions import ExclusionReason
+from recllm.market.campaigns.folder import (
+    CampaignText,
+    Decision,
+    ExportEntry,
+    PlannedPerson,
+    TextStatus,
+    append,
+    read_entries,
+)
+from recllm.market.campaigns.hours import SendWindow
+from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
+from recllm.market.campaigns.texts import message
+from recllm.market.jobs.announce import announce
+from recllm.market.jobs.feedback import FEEDBACK_SCHEMA
+from recllm.market.jobs.messages import undeliverable
+from recllm.market.jobs.serve import CHANNEL_PURPOSE
+from recllm.shop.data.dataset import utc
+from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.workspace import present
+
+WITHDRAWN, SUPPRESSED, UNAPPROVED = "consent_withdrawn", "suppression_list", "text_not_approved"
+BOUNCED = "address_bounced"
+EXPORTED = "campaign.exported"
+"""Type of the announcement."""
+ERASED = "erased"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignExport:
+    """What one export wrote."""
+
+    campaign_id: str
+    reached: int
+    """People in the files."""
+    held_out: int
+    dropped: Mapping[str, int]
+    """Reason -> people of the plan who are not in the files."""
+    files: tuple[str, ...]
+    window: SendWindow
+    people: tuple[str, ...]
+    """Pseudonyms of those reached."""
+
+
+def export_campaign(
+    campaign: OpenCampaign,
+    folder: Path,
+    *,
+    ids: Mapping[str, str] | None = None,
+    clock: datetime | None = None,
+    revision: str | None = None,
+) -> CampaignExport:
+    """Writes ID-CHANNEL.csv files into `folder`, and logs whom they reach; who is held out is in none of them.
+
+    ids: pseudonym -> the shop's own id, where it is known. revision: what whoever exports saw, see
+    `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
+    are left, `NothingToDo` with the counts when nobody is, or the offer is over, `ConflictError` for another revision.
+    """
+    plan = campaign.plan
+    with campaign.folder.locked():  # nobody withdraws a text between this look and the log of what left
+        campaign.folder.check_revision(campaign.file.digest, revision)
+        states = text_states(campaign)
+        if not any(state.action is TextStatus.APPROVED for state in states.values()):
+            raise PolicyError(f"no text of {plan.campaign_id!r} is approved; see recllm campaign approve FILE")
+        window = campaign.window
+        if window is None:
+            raise NothingToDo(
+                f"the offer of {plan.campaign_id!r} ends before the quiet hours do; nothing can be sent in time"
+            )
+        reached, dropped = _reachable(campaign, plan.addressed, states)
+        held_out, _ = _reachable(campaign, plan.held_out, states)
+        if not reached:
+            counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
+            raise NothingToDo(f"nobody of {plan.campaign_id!r} is left to reach: {counts}")
+        check_floor(len(reached), FigureGate(campaign.workspace).floor)
+        before = {name for entry in read_entries(campaign.folder.exports, ExportEntry) for name in entry.reached}
+        folder.mkdir(parents=True, exist_ok=True)
+        at = clock or datetime.now(UTC)
+        messages = _messages(campaign, reached, at)
+        # before the files: a report may come as soon as a message can be sent
+        campaign.workspace.store().add_messages(list(messages.values()))
+        files = _write_files(campaign, folder, messages, states, window, ids or {})
+        entry = {
+            "at": at.isoformat(timespec="seconds"),
+            "send_from": plain(window.start),
+            "reached": [p.user_id for p in reached],
+            "held": [p.user_id for p in held_out],
+            "texts": {p.user_id: p.text_id for p in reached},
+            "dropped": dropped,
+            "decisions": len(read_entries(campaign.folder.decisions, Decision)),
+        }
+        # before the line that says they are known: whoever repeats a stopped export records them, and nobody twice
+        _record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
+        append(campaign.folder.exports, [entry])
+        announce(campaign.workspace, EXPORTED, _announcement(campaign, entry, files, window))
+    _logger.info("exported %d people, %d held out, %d dropped", len(reached), len(held_out), sum(dropped.values()))
+    return CampaignExport(
+        campaign_id=plan.campaign_id,
+        reached=len(reached),
+        held_out=len(held_out),
+        dropped=dropped,
+        files=tuple(str(file) for file in files),
+        window=window,
+        people=tuple(p.user_id for p in reached),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportForecast:
+    """Whom an export would reach, were it made now."""
+
+    reached: int
+    held_out: int
+    dropped: Mapping[str, int]
+    """Reason -> people of the plan who would not be reached."""
+    channels: Mapping[str, int]
+    """People by channel."""
+
+
+def export_forecast(campaign: OpenCampaign) -> ExportForecast:
+    """What `export_campaign` would do now, by the same questions; nothing is written."""
+    with campaign.folder.locked():
+        states = text_states(campaign)
+        reached, dropped = _reachable(campaign, campaign.plan.addressed, states)
+        held_out, _ = _reachable(campaign, campaign.plan.held_out, states)
+    channels = Counter(person.channel for person in reached)
+    return ExportForecast(reached=len(reached), held_out=len(held_out), dropped=dropped, channels=dict(channels))
+
+
+def _reachable(
+    campaign: OpenCampaign, people: Sequence[PlannedPerson], states: States
+) -> tuple[list[PlannedPerson], dict[str, int]]:
+    """Who may be reached at this moment, and how many may not for which reason. The same is asked of those held out, so
+    that both sides of the comparison lose the same kind of people."""
+    workspace = campaign.workspace
+    gate, names = workspace.gate(), [p.user_id for p in people]
+    personal, stored = gate.permits_each(names, Purpose.PERSONALISATION), gate.knows_each(names)
+    channel = {c: gate.permits_each(names, CHANNEL_PURPOSE[c]) for c in campaign.file.personal_channels}
+    bounced = {c: undeliverable(workspace, c) for c in campaign.file.personal_channels}
+    never = set(workspace.pseudonymiser().many(campaign.file.limits.suppressed_ids()))
+    holdout = workspace.settings.experiments
+    held_back = globally_held_out(names, holdout.holdout_share, holdout.holdout_salt)
+    reachable, dropped = [], Counter[str]()
+    for n, person in enumerate(people):
+        if not stored[n]:
+            dropped[ERASED] += 1
+        elif not (personal[n] and channel[person.channel][n]):
+            dropped[WITHDRAWN] += 1
+        elif person.user_id in never:
+            dropped[SUPPRESSED] += 1
+        elif held_back[n]:  # the shop's holdout grew since the plan
+            dropped[ExclusionReason.HELD_OUT.value] += 1
+        elif person.user_id in bounced[person.channel]:
+            dropped[BOUNCED] += 1
+        elif states[person.text_id].action is not TextStatus.APPROVED:
+            dropped[UNAPPROVED] += 1
+        else:
+            reachable.append(person)
+    return reachable, dict(dropped)
+
+
+def _write_files(
+    campaign: OpenCampaign,
+    folder: Path,
+    messages: Mapping[str, CampaignMessage],
+    states: States,
+    window: SendWindow,
+    ids: Mapping[str, str],
+) -> list[Path]:
+    """One CSV per channel that has rows: UTF-8, and no cell that a spreadsheet takes for a formula. For people begins
+    each row with `user_id`, `request_id`, which a click can carry, and `recllm_message_id`, by which reports of the
+    service that sends know the message. messages: by pseudonym."""
+    files, texts = [], {t.id: t for t in campaign.plan.texts}
+    start, end = ("" if at is None else at.isoformat(timespec="seconds") for at in (window.start, window.end))
+
+    def row(text: CampaignText) -> dict[str, str]:
+        """Whose words they are, when they may leave, and the channel's parts with what the law adds."""
+        wording, channel = states[text.id].text, channel_named(text.channel)
+        finished = message(campaign.file, wording, text.channel, text.locale, text.generator)
+        # what asks for a step stands in a column of its own: whoever sends makes a button of it
+        call = channel.parts(wording).get(CALL_TO_ACTION, "")
+        if call:
+            finished = finished.replace(f"\n\n{call}", "", 1)
+        return {
+            "item_id": text.item_id,
+            "text_id": text.id,
+            "locale": text.locale,
+            "generated": str(text.generator != TEMPLATE).lower(),
+            "send_from": start,
+            "send_until": end,
+            **{slot.name: words for slot, words in channel.split(finished)},
+            **({CALL_TO_ACTION: call} if channel.slots[-1].lines else {}),
+        }
+
+    sweep_drafts(folder)  # of an export that was killed
+    for channel in campaign.file.channels:
+        if channel in campaign.file.public_channels:
+            approved = [t for t in texts.values() if states[t.id].action is TextStatus.APPROVED]
+            rows = [row(t) for t in approved if t.channel == channel]
+        else:
+            rows = [
+                {
+                    "user_id": ids.get(user_id, user_id),
+                    "request_id": sent.request_id,
+                    "recllm_message_id": sent.message_id,
+                    **row(texts[sent.text_id]),
+                }
+                for user_id, sent in messages.items()
+                if sent.channel == channel
+            ]
+        if rows:
+            table = StringIO()
+            writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: guarded(cell) for name, cell in cells.items()} for cells in rows)
+            files.append(folder / f"{campaign.plan.campaign_id}-{channel}.csv")
+            write_whole(files[-1], table.getvalue())
+    return files
+
+
+def _announcement(
+    campaign: OpenCampaign, entry: Mapping[str, Any], files: Sequence[Path], window: SendWindow
+) -> dict[str, Any]:
+    """What targets are told of an export: no people, and nothing about fewer than all of them."""
+    return {
+        "campaign": campaign.plan.campaign_id,
+        "reached": len(entry["reached"]),
+        "held_out": len(entry["held"]),
+        "dropped": sum(entry["dropped"].values()),
+        "send_from": plain(window.start),
+        "send_until": plain(window.end),
+        "files": [{"name": file.name, "sha256": sha256(file.read_bytes()).hexdigest()} for file in files],
+    }
+
+
+def _messages(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datetime) -> dict[str, CampaignMessage]:
+    """Pseudonym -> message. Its id is the same at each export, and nobody without the workspace's key can guess it."""
+    plan, hashed = campaign.plan, campaign.workspace.pseudonymiser("message")
+    return {
+        p.user_id: CampaignMessage(
+            message_id=f"m1_{hashed.one(chr(0).join((plan.campaign_id, p.user_id, p.text_id))).partition('_')[2]}",
+            user_id=p.user_id,
+            campaign_id=plan.campaign_id,
+            channel=p.channel,
+            text_id=p.text_id,
+            variant=p.variant,
+            item_id=p.item_id if p.item_id in campaign.catalogue.items else None,
+            request_id=_request_id(campaign, p),
+            exported_at=at,
+        )
+        for p in people
+    }
+
+
+def _request_id(campaign: OpenCampaign, person: PlannedPerson) -> str:
+    return sha256(f"{campaign.plan.campaign_id}\0{person.user_id}".encode()).hexdigest()[:16]
+
+
+def _record_shown(
+    campaign: OpenCampaign, people: Sequence[PlannedPerson], messages: Mapping[str, CampaignMessage], clock: datetime
+) -> None:
+    """What people were sent counts as shown, for frequency caps and feedback: at the last second before the present, so
+    that the end of a log that is replayed stays where it is. Each message once, however often it is recorded."""
+    from recllm.shop.ingest.record import record_events
+
+    workspace = campaign.workspace
+    at = utc(present(workspace, clock) - 1)
+    counted_in = workspace.gate().permits_each([p.user_id for p in people], Purpose.ANALYTICS)
+    rows = [
+        {
+            "event_id": f"message {messages[p.user_id].message_id}",
+            "user_id": p.user_id,
+            "item_id": p.item_id,
+            "event": Action.SHOWN.value,
+            "timestamp": at,
+            "is_timed": False,
+            "request_id": _request_id(campaign, p),
+            "position": 1,
+            "model_version": campaign.plan.model_version,
+            "campaign_id": campaign.plan.campaign_id,
+            "template": p.text_id,
+            "propensity": p.propensity,
+        }
+        for p, agreed in zip(people, counted_in, strict=True)
+        if agreed and p.item_id in campaign.catalogue.items
+    ]
+    if rows:
+        frame = pl.DataFrame(rows, schema={**FEEDBACK_SCHEMA, "event_id": pl.String, "is_timed": pl.Boolean})
+        record_events(frame, workspace.store(), source=f"campaign {campaign.plan.campaign_id}")

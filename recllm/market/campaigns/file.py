@@ -1,0 +1,508 @@
+"""A campaign as a shop writes it down: one TOML file, whose tables and keys are the classes and fields below.
+
+    id = "double11"
+    channels = ["email", "push"]
+    send = 2025-11-01T09:00:00+08:00
+    [target]
+    items = ["coat-1", "coat-2"]
+    [[target.people.all]]            # only people who meet every rule; see recllm.market.audiences.people_rule
+    condition = "bought"
+    category = "coats"
+    days = 365
+    [[target.people.all]]
+    not = { condition = "reached", days = 14 }
+    [offer]
+    type = "percent"
+    value = 20
+    end = 2025-11-12T00:00:00+08:00
+    [offer.list_prices]
+    coat-1 = 499
+    [limits]
+    size = 500
+    suppress = "never.txt"
+    [words]
+    generator = "smollm2"
+    [words.evidence]
+    award = "Coat of the year 2025"
+    [words.evidence.lowest_30d]      # another proof for each item
+    coat-1 = "449 CNY"
+    [sender]
+    name = "Hearth"
+
+A file says nothing of where texts and the key of a text server go: the operator does, in the environment variable
+RECLLM_LLM_URL (such as http://localhost:8000/v1#model).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zoneinfo
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, time
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    Strict,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from recllm.base.documents import toml_table
+from recllm.base.errors import DataError, UsageError
+from recllm.base.files import check_plain, safe_id
+from recllm.base.schema import Intent, Objective, Occasion
+from recllm.market.adcopy.channels import Sender, channel_written_for, complete
+from recllm.market.adcopy.packs import Pack, load_pack, pack_named, pack_names
+from recllm.market.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
+from recllm.market.audiences.people_rule import RuleField
+from recllm.market.audiences.request import AudienceCut, AudienceLimits, LeftOut, OfferChoice
+from recllm.market.campaigns.hours import QuietHours
+from recllm.market.campaigns.toml_errors import data_error, fail, in_words, unknown_key
+from recllm.market.jobs.serve import CHANNEL_PURPOSE
+
+SERVER = "server"
+"""Names the operator's text server in a campaign's file."""
+
+
+def _amount(value: object) -> Decimal:
+    """An exact amount above 0: a number, or a number as text."""
+    with suppress(InvalidOperation):
+        if isinstance(value, int | str | Decimal) and not isinstance(value, bool):
+            amount = Decimal(value)
+            if amount.is_finite() and amount > 0:
+                return amount
+    return fail(f"is an amount above 0, not {value}")
+
+
+def _moment(value: object) -> datetime:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value
+    return fail(f"is a time with its zone, such as 2025-11-01T00:00:00+08:00, not {value}")
+
+
+def _file_beside(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str) or not info.context:
+        return value
+    with in_words():
+        return _beside(value, info.context["folder"])
+
+
+def _opt_out(text: str) -> str:
+    with in_words():
+        return Sender(name="", opt_out=text).opt_out
+
+
+def _proof(value: object) -> object:
+    texts = value.values() if isinstance(value, dict) else [value]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        fail(f"is a text, or a table of texts by item, not {value!r}")
+    return value
+
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+Texts = Annotated[tuple[Text, ...], Strict(False)]
+Amount = Annotated[Decimal, BeforeValidator(_amount)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+FileBeside = Annotated[Path, BeforeValidator(_file_beside)]
+
+
+class _Section(BaseModel):
+    """A table of the file: every value has its type, and no key is unknown."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _floats(cls, values: object) -> object:
+        """TOML's exact decimals as floats, where a field is none of them."""
+        exact = {name for name, field in cls.model_fields.items() if "Decimal" in str(field.annotation)}
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: float(value) if isinstance(value, Decimal) and value.is_finite() and name not in exact else value
+            for name, value in values.items()
+        }
+
+
+class TargetSection(_Section):
+    """What the campaign is for: one of items, category, text and occasion; a text may have a category. With an intent
+    and none of the four the campaign picks its items from the whole catalogue."""
+
+    items: Texts | None = None
+    """Ids; each person gets the one that suits them best."""
+    category: Text | None = None
+    """A name, or a path such as "food > tea"."""
+    text: Text | None = None
+    """Words such as "something for trail running": each person gets the one of the items that fit them best which suits
+    the person."""
+    occasion: Occasion | None = None
+    """Whoever has this occasion when the campaign is planned, each for an item of their own."""
+    most_items: Annotated[int, Field(ge=1)] | None = None
+    """So many items at most, those that suit most people; when None all, or of the whole catalogue
+    `offers.campaign_items`."""
+    intent: Annotated[Intent, Strict(False)] | None = None
+    """What an offer is to a person: mixed (the same as None), discover, remind, cross_sell or win_back."""
+    objective: Annotated[Objective, Strict(False)] | None = None
+    """By what people and their items are chosen: probability, lift, margin or uplift. When None lift for a campaign
+    that picks its items, and probability for others."""
+    effects: Text | None = None
+    """uplift: the name of the effects that a trial told; see `recllm uplift --save`."""
+    sure: bool = False
+    """uplift: only people whose effect is shown to be above 0."""
+    spread: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How far offers spread over the items, see `audiences.spread`; when None `offers.spread` for a campaign
+    that picks its items, and 0 for others."""
+    people: RuleField | None = None
+    """Only people who meet this rule; see `recllm.market.audiences.people_rule`."""
+
+    @field_validator("occasion", mode="before")
+    @classmethod
+    def _named(cls, name: object) -> object:
+        if name is not None and name not in set(Occasion):
+            fail(f"is one of {', '.join(Occasion)}, not {name!r}")
+        return None if name is None else Occasion(str(name))
+
+    @model_validator(mode="after")
+    def _one_of_four(self) -> Self:
+        n_targets = sum(map(bool, (self.items, self.category and not self.text, self.text, self.occasion)))
+        if n_targets > 1 or (not n_targets and self.intent is None):
+            fail(
+                "or category, text or occasion: give one of the four (a text may have a category), or an intent",
+                "items",
+            )
+        if self.occasion:
+            for name in ("most_items", "intent", "objective", "effects", "spread"):
+                if getattr(self, name) is not None:
+                    fail("is for items and categories: an occasion gives each person their own", name)
+        with in_words("objective"):
+            self.choice  # noqa: B018
+        return self
+
+    @property
+    def picks_items(self) -> bool:
+        """Whether the items come from the whole catalogue."""
+        return not (self.items or self.category or self.text or self.occasion)
+
+    @cached_property
+    def choice(self) -> OfferChoice:
+        """Which item each person is offered, and by what people are ordered."""
+        return OfferChoice(
+            intent=self.intent or Intent.MIXED,
+            objective=self.objective or (Objective.LIFT if self.picks_items else Objective.PROBABILITY),
+            effects=self.effects,
+            sure=self.sure,
+        )
+
+
+class OfferSection(_Section):
+    """What is offered, and when: from `start` on, before `end`."""
+
+    type: str
+    """percent, amount, coupon, free_shipping, gift or bogo (buy one, get one free)."""
+    value: Amount | None = None
+    """Per cent, or money in the item's currency."""
+    start: Moment | None = None
+    end: Moment | None = None
+    list_prices: Mapping[str, Amount] = {}
+    """Item -> the price that the offer is compared with."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.type not in set(OfferType):
+            fail(f"is one of {', '.join(OfferType)}, not {self.type!r}", "type")
+        if self.start and self.end and self.end <= self.start:
+            fail(f"is not after the start: {self.end} and {self.start}", "end")
+        with in_words("type"):
+            self.offer  # noqa: B018
+        return self
+
+    @cached_property
+    def offer(self) -> Offer:
+        return Offer(type=OfferType(self.type), value=self.value, start=self.start, end=self.end)
+
+
+class LimitsSection(AudienceCut, LeftOut, _Section):
+    """How many people, and who not."""
+
+    suppress: FileBeside | None = None
+    """The file of ids never to contact, one a line."""
+    quiet: Texts = ("21:00", "08:00")
+    """Two local times between which no message leaves; empty for none."""
+    timezone: Text | None = None
+    """Of the quiet hours; the workspace's when None."""
+
+    @model_validator(mode="after")
+    def _cut_fits(self) -> Self:
+        with in_words("budget"):
+            self.check_cut()
+        return self
+
+    @model_validator(mode="after")
+    def _hours_fit(self) -> Self:
+        if self.timezone is not None and self.timezone not in zoneinfo.available_timezones():
+            fail(f"is a name such as Asia/Shanghai, not {self.timezone!r}", "timezone")
+        try:
+            hours = self.quiet_hours
+        except ValueError:
+            fail(f'is two local times such as ["21:00", "08:00"], not {list(self.quiet)}', "quiet")
+        if hours and hours.start == hours.end:
+            fail("leaves no hour: both times are the same; write [] for no quiet hours", "quiet")
+        return self
+
+    @cached_property
+    def cut(self) -> AudienceLimits:
+        return self.part(AudienceLimits, salt="campaign")
+
+    @cached_property
+    def quiet_hours(self) -> QuietHours | None:
+        if not self.quiet:
+            return None
+        start, end = (time.fromisoformat(hour) for hour in self.quiet)
+        return QuietHours(start=start, end=end, zone=self.timezone)
+
+    def suppressed_ids(self) -> list[str]:
+        """The shop's own ids of `suppress`, in UTF-8. Raises `UsageError` when the file cannot be read."""
+        if self.suppress is None:
+            return []
+        try:
+            check_plain(self.suppress)
+            lines = self.suppress.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.suppress}: cannot be read as a list of ids, one per line: {error}") from error
+        return [line.strip() for line in lines if line.strip()]
+
+
+class WordsSection(_Section):
+    """How the texts are written and checked."""
+
+    variants: Annotated[int, Field(ge=1, le=5)] = 1
+    """Texts for each item, kind of reason, channel and locale; they are compared in the report."""
+    learn_from: Texts = ()
+    """Earlier campaigns of this workspace: where they sent the same wording, what became of it decides how often each
+    variant goes out now (Thompson sampling). Empty: all equally often."""
+    guard_limit: Annotated[float, Field(gt=0, lt=1)] | None = 0.02
+    """A variant whose readers dismiss, unsubscribe or complain more often than this, with .95 certainty, goes out no
+    more; the first one always stays. None for no guard."""
+    generator: Text = "template"
+    """template, smollm2, a folder or hub id of a causal language model, or server: the one that the operator set."""
+    adapter: FileBeside | None = None
+    """A folder of a tuned generator, beside this file."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    packs: tuple[InstanceOf[Pack], ...] = Field(
+        default_factory=lambda: tuple(pack_named(name) for name in pack_names())
+    )
+    """Rule packs by name, or files beside this one; all shipped ones by default."""
+    voice: InstanceOf[Voice] | None = None
+    """From a file beside this one."""
+    known_brands: Texts = ()
+    evidence: Mapping[str, Annotated[str | Mapping[str, str], BeforeValidator(_proof)]] = {}
+    """Key -> proof, or key -> item -> proof."""
+    auto: bool = False
+    """Texts without any warning need no person."""
+
+    @field_validator("generator")
+    @classmethod
+    def _no_address(cls, generator: str) -> str:
+        if "://" in generator:
+            fail(
+                "is an address, and a file does not decide where texts and the key of a server go; "
+                f'write "{SERVER}", and set the address in RECLLM_LLM_URL'
+            )
+        return generator
+
+    @field_validator("packs", mode="before")
+    @classmethod
+    def _load_packs(cls, names: object, info: ValidationInfo) -> object:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            fail(f"is a list of texts, not {names!r}")
+        with in_words():
+            return tuple(
+                load_pack(_existing(name, info)) if name.endswith(".toml") else pack_named(name)
+                for name in dict.fromkeys(names)
+            )
+
+    @field_validator("voice", mode="before")
+    @classmethod
+    def _load_voice(cls, name: object, info: ValidationInfo) -> object:
+        with in_words():
+            return load_voice(_existing(name, info)) if isinstance(name, str) else name
+
+    @model_validator(mode="after")
+    def _adapter_fits(self) -> Self:
+        if self.adapter is not None and self.generator in ("template", SERVER):
+            fail(f"belongs to a causal language model, and the generator is {self.generator}", "adapter")
+        return self
+
+
+class SenderSection(_Section):
+    """Who sends, and how a person says no."""
+
+    name: Text
+    address: str = ""
+    """Postal address; needed for e-mail and short messages."""
+    opt_out: Annotated[str, AfterValidator(_opt_out)] = ""
+    """Link (http, https or mailto) or mailbox that ends the messages; needed for e-mail."""
+
+
+class CampaignFile(_Section):
+    """Everything that a campaign's file decides, with the names of the file's keys."""
+
+    id: Annotated[Text, Field(max_length=64)]
+    goal: str = ""
+    note: str = ""
+    channels: Texts
+    """A person is reached on the first of these that they agreed to."""
+    locales: Texts = ("en",)
+    """Of the texts: the first, unless a basic of the person (language, locale, lang) names another of them. A file that
+    names none is planned in the workspace's."""
+    send: Moment | None = None
+    """When texts go out; the present when None."""
+    window_days: Positive | None = None
+    """Days after sending within which a purchase counts; the model's horizon when None."""
+    target: TargetSection
+    offer_section: Annotated[OfferSection | None, Field(alias="offer")] = None
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    words: WordsSection = Field(default_factory=WordsSection)
+    sender_section: Annotated[SenderSection | None, Field(alias="sender")] = None
+
+    digest: str
+    """SHA-256 of the file."""
+    source: Path
+
+    @field_validator("id")
+    @classmethod
+    def _safe(cls, name: str) -> str:
+        with in_words():
+            return safe_id(name, "a campaign's id")
+
+    @field_validator("channels", "locales")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in names:
+            with in_words():
+                if info.field_name == "locales":
+                    checked_locale(name)
+                else:
+                    channel_written_for(name)
+        if info.field_name == "channels" and not set(names) & set(CHANNEL_PURPOSE):
+            fail(f"reaches nobody; people are reached by: {', '.join(CHANNEL_PURPOSE)}")
+        return tuple(dict.fromkeys(names)) or fail("is empty; name a language, such as en")
+
+    @model_validator(mode="after")
+    def _sender_suffices(self) -> Self:
+        """A message that must name its sender cannot go out without one: said now, and not when it is exported."""
+        with in_words("sender"):
+            for name in self.channels:
+                complete("", channel=name, locale=self.locales[0], sender=self.sender)
+        return self
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        if self.target.occasion and self.limits.bought_days is not None:
+            fail("is for items and categories: an occasion says itself who bought what", "limits.bought_days")
+        return self
+
+    @property
+    def offer(self) -> Offer | None:
+        return self.offer_section.offer if self.offer_section else None
+
+    @property
+    def list_prices(self) -> Mapping[str, Decimal]:
+        return self.offer_section.list_prices if self.offer_section else {}
+
+    @property
+    def sender(self) -> Sender:
+        section = self.sender_section
+        return Sender(name="") if section is None else Sender(**dict(section))
+
+    @property
+    def personal_channels(self) -> tuple[str, ...]:
+        """Those on which a person can agree to be reached."""
+        return tuple(c for c in self.channels if c in CHANNEL_PURPOSE)
+
+    @property
+    def public_channels(self) -> tuple[str, ...]:
+        """Those whose texts are for everybody: no list of people goes with them."""
+        return tuple(c for c in self.channels if c not in CHANNEL_PURPOSE)
+
+    def evidence_for(self, item_id: str) -> dict[str, str]:
+        """The proofs that hold for an item."""
+        proofs = {k: v if isinstance(v, str) else v.get(item_id, "") for k, v in self.words.evidence.items()}
+        return {key: proof for key, proof in proofs.items() if proof}
+
+
+SECTIONS: Mapping[str, Sequence[str]] = {
+    "": tuple(f.alias or name for name, f in CampaignFile.model_fields.items() if name not in ("digest", "source")),
+    "target": tuple(TargetSection.model_fields),
+    "offer": tuple(OfferSection.model_fields),
+    "limits": tuple(LimitsSection.model_fields),
+    "words": tuple(WordsSection.model_fields),
+    "sender": tuple(SenderSection.model_fields),
+}
+"""The keys of each table of a file."""
+
+
+def read_campaign(file: Path) -> CampaignFile:
+    """Reads a campaign. Raises `DataError` that names file, line and key of everything that is wrong in it."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    return parse_campaign(content, file)
+
+
+def parse_campaign(content: bytes, file: Path) -> CampaignFile:
+    """The campaign in the bytes of `file`, beside which the files lie that it names. Raises as `read_campaign` does."""
+    try:
+        text = content.decode("utf-8-sig")
+        table = toml_table(text, parse_float=Decimal)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except ValueError as error:
+        raise DataError(f"{file}: no TOML: {error}") from error
+    outside = {"digest": hashlib.sha256(content).hexdigest(), "source": file}
+    try:
+        if key := next(iter(outside.keys() & table.keys()), None):
+            raise DataError(f"{file}{unknown_key(text, '', key, SECTIONS)}")
+        return CampaignFile.model_validate(table | outside, context={"folder": file.parent})
+    except ValidationError as error:
+        raise data_error(file, text, error, SECTIONS) from None
+
+
+def _beside(name: str, folder: Path) -> Path:
+    """The file or folder of this name beside a campaign's file or below: what somebody sends along with a campaign
+    says nothing of the other files of a machine."""
+    path = folder / name
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name!r} names no file: {error}") from error
+    if not is_inside:
+        raise DataError(f"{name} is not beside the campaign's file nor below; put it there")
+    return path
+
+
+def _existing(name: str, info: ValidationInfo) -> Path:
+    file = _beside(name, info.context["folder"]) if info.context else Path(name)
+    if not file.is_file():
+        raise DataError(f"there is no file {file}")
+    return file

@@ -1,0 +1,430 @@
+"""Where campaigns lie in a workspace, each in a folder of its own.
+
+campaigns/ID/plan.json         the plan without its people
+campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of reason, text; never what somebody bought
+campaigns/ID/decisions.jsonl   who approved, edited, rejected or withdrew which text, and when; only ever longer
+campaigns/ID/exports.jsonl     what left, and whom it reached
+campaigns/.ID.lock             held by whoever reads, publishes or decides, so that nobody sees half of it
+copies/                        what made each text, where recllm copy --replay finds it
+
+A plan with its first decisions appears complete or not at all, and so do the lines that one decision adds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from recllm.base.documents import json_value, plain
+from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UsageError
+from recllm.base.files import lock_file, safe_id, sweep_drafts, write_whole
+from recllm.market.audiences.spread import SpreadFigures
+
+COPIES = "copies"
+"""Folder of a workspace with the records of its texts."""
+
+_logger = logging.getLogger(__name__)
+Entry = TypeVar("Entry")
+
+_file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
+"""Of dataclasses that are written to files: an unknown key is refused."""
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFacts:
+    """What a text's claims rest on; when one of them changes, the text is withdrawn."""
+
+    title: str
+    price: str | None = None
+    """Decimal text without trailing zeros."""
+    list_price: str | None = None
+    currency: str | None = None
+    available: bool = True
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckNote:
+    """What a check says about a text."""
+
+    rule: str
+    """The guarantee that the text breaks, or pack and rule of a warning."""
+    message: str
+    span: str = ""
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignText:
+    """One text for everybody of one item, kind of reason, channel and locale."""
+
+    id: str
+    item_id: str
+    kind: str
+    """A `ReasonKind`: nothing about a person can be read from it."""
+    channel: str
+    locale: str
+    modelled: bool
+    """For people who agreed to a generative model; the others get the shop's own lines."""
+    variant: int
+    text: str
+    generator: str
+    """Whose words they are: "template", or the model's name."""
+    record: str
+    """Id of the record that makes the text again."""
+    failures: tuple[CheckNote, ...]
+    warnings: tuple[CheckNote, ...]
+    facts: TextFacts
+    people: int
+    """Who would get it; 0 on a channel that is for everybody."""
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPerson:
+    """One person of a plan with their text."""
+
+    user_id: str
+    """A pseudonym."""
+    held_out: Annotated[bool, Field(alias="held")]
+    """Drawn for the comparison: known as if addressed, and never contacted."""
+    probability: float
+    item_id: str
+    kind: str
+    channel: str
+    locale: str
+    variant: int
+    text_id: str
+    propensity: float = 1.0
+    """Probability with which the draw gave this variant to the person."""
+
+
+@_file_form
+@dataclass(frozen=True, kw_only=True)
+class CampaignPlan:
+    """Whom a campaign addresses with which texts. People of the shop are about addressed +
+    held out + sum of `excluded`, whose numbers are those of `Audience.excluded`."""
+
+    campaign_id: str
+    goal: str
+    note: str
+    digest: str
+    """SHA-256 of the campaign's file."""
+    as_of: str
+    send: str
+    offer: Mapping[str, Any] | None
+    """type, value, start, end as JSON."""
+    horizon_days: int
+    window_days: int | float
+    model_version: str | None
+    holdout: float
+    """Share that the draw holds out, in [0, 1)."""
+    excluded: Mapping[str, int | None]
+    """Reason -> people who are not addressed, each under one reason."""
+    expected_conversions: float
+    cost: float | None
+    """What all contacts cost, where a contact has a price."""
+    items: tuple[str, ...]
+    """All items of the campaign: to take any of them is a conversion."""
+    converts: tuple[str, ...]
+    """The actions that convert: purchases, or in a log with hardly any what the model learned from."""
+    group: tuple[Mapping[str, Any], ...]
+    """What sets the audience apart; see `recllm.market.audiences.reasons`."""
+    notes: tuple[str, ...]
+    texts: tuple[CampaignText, ...]
+    people: tuple[PlannedPerson, ...]
+    """Best first, those held out among them."""
+    spread: SpreadFigures | None = None
+    """What spreading the offers over the items cost and won; None where everybody got what is best for them."""
+
+    @property
+    def addressed(self) -> tuple[PlannedPerson, ...]:
+        return tuple(p for p in self.people if not p.held_out)
+
+    @property
+    def held_out(self) -> tuple[PlannedPerson, ...]:
+        return tuple(p for p in self.people if p.held_out)
+
+
+class TextStatus(StrEnum):
+    DRAFT = "draft"
+    APPROVED = "approved"
+    EDITED = "edited"
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One line of the log of decisions."""
+
+    at: str
+    by: str
+    action: TextStatus
+    text_id: str
+    why: str = ""
+    text: str = ""
+    """The new wording of an edit, with what the checks said of it under which facts."""
+    failures: tuple[CheckNote, ...] = ()
+    warnings: tuple[CheckNote, ...] = ()
+    facts: TextFacts | None = None
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportEntry:
+    """One line of the log of exports; people by pseudonym."""
+
+    at: str
+    send_from: str
+    reached: tuple[str, ...]
+    held_out: Annotated[tuple[str, ...], Field(alias="held")]
+    texts: Mapping[str, str]
+    """Person -> id of their text."""
+    dropped: Mapping[str, int]
+    """Reason -> people of the plan who were not reached."""
+    decisions: int | None = None
+    """Number of decisions before the export, which give the wording of its texts; None for earlier versions."""
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CampaignFolder:
+    """The folder of one campaign with its files, whether they exist or not."""
+
+    path: Path
+    old: Path
+    """Where a plan lies while it is being replaced."""
+    plan: Path
+    people: Path
+    decisions: Path
+    exports: Path
+
+    @classmethod
+    def of(cls, root: Path, campaign_id: str) -> CampaignFolder:
+        """root: the workspace's folder."""
+        return cls.at(root / "campaigns" / safe_id(campaign_id, "a campaign's id"))
+
+    @classmethod
+    def at(cls, path: Path) -> CampaignFolder:
+        files = (path / name for name in ("plan.json", "people.jsonl", "decisions.jsonl", "exports.jsonl"))
+        return cls(path, path.with_name(f".{path.name}.old"), *files)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else reads or changes the campaign meanwhile. What a publication that was stopped left is put right.
+
+        Not to be nested. Raises `StoreError` when another process keeps the campaign for a minute, and when the disk
+        does not take what is written in the block.
+        """
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with lock_file(self.path.with_name(f".{self.path.name}.lock")):
+                if self.old.exists() and self.path.exists():
+                    shutil.rmtree(self.old, ignore_errors=True)
+                elif self.old.exists():  # stopped between the two renames of `publish`
+                    self.old.replace(self.path)
+                if self.draft.exists():
+                    shutil.rmtree(self.draft, ignore_errors=True)
+                sweep_drafts(self.path)
+                yield
+        except OSError as error:
+            reason = f"{error.strerror or error}: {error.filename or self.path}"
+            raise StoreError(
+                f"the campaign {self.path.name!r} cannot be written ({reason}); nothing half done was kept: free some "
+                "space or make the folder writable, then repeat it"
+            ) from error
+
+    @property
+    def draft(self) -> Path:
+        """Where a plan lies until it is published."""
+        return self.path.with_name(f".{self.path.name}.part")
+
+    def revision(self, digest: str) -> str:
+        """16 hex digits over all that is known of the campaign: its file, by the digest, its plan and its logs.
+
+        Whoever decides says which revision they saw. Under the lock.
+        """
+        parts = [digest.encode()]
+        for file in (self.plan, self.decisions, self.exports):
+            parts.append(sha256(file.read_bytes()).digest() if file.exists() else b"")
+        return sha256(b"\0".join(parts)).hexdigest()[:16]
+
+    def check_revision(self, digest: str, revision: str | None) -> None:
+        """Raises `ConflictError` for another revision than the present one; None is not asked. Under the lock."""
+        if revision is not None and revision != self.revision(digest):
+            raise ConflictError(
+                f"the campaign {self.path.name!r} was changed since you read it; read it again, then repeat this"
+            )
+
+    def check_free(self, *, replace: bool) -> None:
+        """Raises `UsageError` for an id that is taken or that no new campaign may have, `PolicyError` when its campaign
+        has been exported."""
+        if self.path.name.startswith(".") or self.path.name.endswith(".tmp"):
+            raise UsageError(
+                f"the campaign {self.path.name!r}: an id that begins with a dot or ends in .tmp is that of a file in "
+                "the making; take another id"
+            )
+        if not self.plan.exists():
+            return
+        if self.exports.exists():
+            raise PolicyError(
+                f"the campaign {self.path.name!r} has been exported, and its report needs its plan; take another id"
+            )
+        if not replace:
+            raise UsageError(f"there is a campaign {self.path.name!r}; take another id, or plan again with --replace")
+
+
+def publish(folder: CampaignFolder, plan: CampaignPlan, *, replace: bool, decisions: Sequence[Decision] = ()) -> None:
+    """Puts a plan with its first decisions into its folder. Raises what `check_free` raises."""
+    with folder.locked():
+        folder.check_free(replace=replace)
+        draft = CampaignFolder.at(folder.draft)
+        try:
+            draft.path.mkdir(mode=0o700)
+            people = _adapter(tuple[PlannedPerson, ...]).dump_python(plan.people, mode="json", by_alias=True)
+            write_whole(draft.people, _json_lines(people))
+            head = plain(dataclasses.replace(plan, people=()))
+            del head["people"]
+            write_whole(draft.plan, json.dumps(head, ensure_ascii=False, indent=1) + "\n")
+            append_decisions(draft.decisions, decisions)
+            if folder.path.exists():
+                folder.path.replace(folder.old)
+            draft.path.replace(folder.path)
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
+        shutil.rmtree(folder.old, ignore_errors=True)
+
+
+def read_plan(folder: CampaignFolder) -> CampaignPlan:
+    """Raises `UsageError` where nothing was planned, `DataError` for a damaged file."""
+    with folder.locked():
+        head = _read_head(folder)
+        with _undamaged(folder.people):
+            lines = b",".join(filter(None, folder.people.read_bytes().split(b"\n")))
+            people = _adapter(tuple[PlannedPerson, ...]).validate_json(b"[" + lines + b"]", strict=True)
+    return dataclasses.replace(head, people=people)
+
+
+def check_current(folder: CampaignFolder, plan: CampaignPlan) -> None:
+    """Under the lock: raises `UsageError` when the campaign was planned again since `plan` was read."""
+    if _read_head(folder) != dataclasses.replace(plan, people=()):
+        raise UsageError(f"{plan.campaign_id!r} was planned again meanwhile; look at its preview, then repeat this")
+
+
+def _read_head(folder: CampaignFolder) -> CampaignPlan:
+    """The plan without its people."""
+    if not folder.plan.exists():
+        raise UsageError(f"nothing is planned for {folder.path.name!r}; run: recllm campaign plan FILE")
+    with _undamaged(folder.plan):
+        fields = json_value(folder.plan.read_bytes()) | {"people": []}
+        head: CampaignPlan = _adapter(CampaignPlan).validate_json(json.dumps(fields), strict=True)
+    return head
+
+
+@contextmanager
+def _undamaged(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace") from error
+
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+
+
+def append(log: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Adds lines to a log under the folder's lock, all or none, each with the hash over the line before and itself.
+
+    Source: the hash chain of Haber and Stornetta 1991. It shows a changed or removed line, but not a cut end.
+    """
+    if entries:
+        write_whole(log, chained([*read_log(log), *entries]))
+
+
+def chained(entries: Iterable[Mapping[str, Any]]) -> str:
+    """The lines of a log with these entries; where they have hashes of another log, these are replaced."""
+    lines, last = [], ""
+    for entry in entries:
+        content = {name: value for name, value in entry.items() if name != "hash"}
+        last = _hash(last, content)
+        lines.append({**content, "hash": last})
+    return _json_lines(lines)
+
+
+def read_log(log: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log, oldest first; none without the file. A last line that a stopped process left unfinished is
+    dropped with a warning. Raises `DataError` at the first line that is not as it was written."""
+    return log_lines(log.read_bytes() if log.exists() else b"", log)
+
+
+def log_lines(content: bytes, log: Path) -> Iterator[dict[str, Any]]:
+    """As `read_log`, of a log's content; log: where it lies, for messages."""
+    *lines, torn = content.split(b"\n")
+    if torn:
+        _logger.warning("%s: the last line is incomplete, as a stopped process leaves it, and does not count", log)
+    last = ""
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json_value(line)
+            recorded = entry.pop("hash")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise DataError(f"{log}, line {number}: damaged; put back the file from a backup") from error
+        last = _hash(last, entry)
+        if recorded != last:
+            raise DataError(f"{log}, line {number}: changed after it was written; put back the file from a backup")
+        yield {**entry, "hash": recorded}
+
+
+def append_decisions(log: Path, decisions: Sequence[Decision]) -> None:
+    """As `append`; what is empty stays out of a decision's line."""
+    lines = [{k: v for k, v in plain(decision).items() if v or k == "by"} for decision in decisions]
+    append(log, lines)
+
+
+def read_entries(log: Path, form: type[Entry]) -> list[Entry]:
+    """A log of decisions or exports; the errors are those of `read_log`, and `DataError` for another form."""
+    lines = [{name: value for name, value in line.items() if name != "hash"} for line in read_log(log)]
+    try:
+        entries: list[Entry] = _adapter(list[form]).validate_python(lines)  # type: ignore[valid-type]
+        return entries
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        row, *path = first["loc"]
+        raise DataError(
+            f"{log}, line {int(row) + 1}: {'.'.join(str(part) for part in path)}: {first['msg']}; "
+            "another version of recllm wrote it: use that one"
+        ) from error
+
+
+def _json_lines(entries: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+
+
+def _hash(last: str, entry: Mapping[str, Any]) -> str:
+    return sha256((last + json.dumps(entry, sort_keys=True, ensure_ascii=False)).encode()).hexdigest()
+
+
+@cache
+def _adapter(form: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(form)

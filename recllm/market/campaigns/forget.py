@@ -1,0 +1,166 @@
+"""People in the campaigns of a workspace: they leave plans and logs, get other pseudonyms, and are exported; texts,
+decisions and figures stay.
+
+A damaged file stops nothing: the pseudonyms in it are changed byte by byte. It still counts as not read, because the
+damage may hide another one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from recllm.base.documents import plain
+from recllm.base.errors import DataError
+from recllm.base.files import check_plain, write_whole
+from recllm.base.schema import SESSION_PREFIX
+from recllm.market.campaigns.folder import CampaignFolder, ExportEntry, chained, log_lines, read_entries, read_plan
+from recllm.shop.workspace import personal_records as records
+from recllm.shop.workspace.privacy import PERSON_PREFIX
+from recllm.shop.workspace.store_records import unnamed
+from recllm.shop.workspace.workspace import Workspace
+
+_LEFTOVER = re.compile(r"\.(.+)\.(?:part|old)")
+"""Of a publication that was stopped; `CampaignFolder.locked` puts it right."""
+_PSEUDONYM = re.compile(rf"(?:{PERSON_PREFIX}|{SESSION_PREFIX})(?:[A-Z2-7]{{26}}|\w+)".encode())
+"""Also in the middle of damage."""
+
+IsLeaving = Callable[[str], bool]
+"""Whether the person of a pseudonym leaves."""
+
+
+def _campaigns(workspace: Workspace) -> list[CampaignFolder]:
+    """Every campaign, planned or not, whatever its id."""
+    folder = workspace.root / "campaigns"
+    names = [path.name for path in folder.glob("*") if path.is_dir()]
+    ids = {match[1] if (match := _LEFTOVER.fullmatch(name)) else name for name in names}
+    return [CampaignFolder.at(folder / campaign_id) for campaign_id in sorted(ids)]
+
+
+def _forget(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
+    return _take_out(_campaigns(workspace), people.subjects.__contains__)
+
+
+def _take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> records.Removed:
+    removed = records.Removed(files={"campaign_people": 0, "campaign_exports": 0})
+    for campaign in campaigns:
+        with campaign.locked():
+            for file in sorted(campaign.path.glob("*")):
+                removed = removed.plus(_take_out_of(file, is_leaving))
+    return removed
+
+
+def _take_out_of(file: Path, is_leaving: IsLeaving) -> records.Removed:
+    """The log of exports is chained anew."""
+    kind, n_removed, unread = f"campaign_{file.stem}", 0, f"campaigns/{file.parent.name}/{file.name}"
+    try:
+        check_plain(file)
+        content = remaining = file.read_bytes()
+    except OSError:
+        return records.Removed(unread=(unread,))
+    is_whole = True
+    try:
+        if file.name == "people.jsonl":
+            lines = content.splitlines(keepends=True)
+            staying = [line for line in lines if not is_leaving(json.loads(line)["user_id"])]
+            remaining, n_removed = b"".join(staying), len(lines) - len(staying)
+        elif file.name == "exports.jsonl":
+            entries = list(log_lines(content, file))
+            reduced = [_entry_without(entry, is_leaving) for entry in entries]
+            n_removed = sum(map(_mentions, entries)) - sum(map(_mentions, reduced))
+            remaining = chained(reduced).encode() if n_removed else content
+    except (DataError, ValueError, KeyError, TypeError):
+        is_whole = False
+    remaining = _with_names(file, remaining, lambda name: "erased" if is_leaving(name) else None)
+    if remaining != content:
+        write_whole(file, remaining)
+    is_exported = file.name == "exports.jsonl" and remaining != content
+    return records.Removed(
+        files={kind: n_removed} if n_removed else {},
+        exported_in=(file.parent.name,) if is_exported else (),
+        unread=() if is_whole else (unread,),
+    )
+
+
+def _entry_without(entry: Mapping[str, Any], is_leaving: IsLeaving) -> dict[str, Any]:
+    lists = {name: [user for user in entry[name] if not is_leaving(user)] for name in ("reached", "held")}
+    return {**entry, **lists, "texts": {user: text for user, text in entry["texts"].items() if not is_leaving(user)}}
+
+
+def _mentions(entry: Mapping[str, Any]) -> int:
+    return len(entry["reached"]) + len(entry["held"])
+
+
+def _with_names(file: Path, content: bytes, name_of: Callable[[str], str | None]) -> bytes:
+    """The content with other pseudonyms, whatever its form; a log that was whole is chained anew."""
+    changed = _PSEUDONYM.sub(lambda match: (name_of(match[0].decode()) or match[0].decode()).encode(), content)
+    if changed != content:
+        with suppress(DataError):
+            n_lines = len(list(log_lines(content, file)))
+            changed = chained(map(json.loads, changed.split(b"\n")[:n_lines])).encode()
+    return changed
+
+
+def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> records.Removed:
+    """Takes everybody out of campaigns that were planned and exported long ago."""
+    days, old = workspace.settings.retention.campaigns, []
+    for campaign in _campaigns(workspace) if days is not None else ():
+        dated = [path for path in (campaign.plan, campaign.exports) if path.exists()] or [campaign.people]
+        is_old = campaign.people.is_file() and min(records.age(p, clock) for p in dated) > timedelta(days=days or 0)
+        old += [campaign] if is_old else []
+    if dry_run:
+        return records.Removed(files={"campaign_people": sum(c.people.read_bytes().count(b"\n") for c in old)})
+    removed = _take_out(old, lambda name: True)
+    return records.Removed(files={"campaign_people": sum(removed.files.values())}, unread=removed.unread)
+
+
+def _rename(workspace: Workspace, renamed: records.Renamed) -> None:
+    for campaign in _campaigns(workspace):
+        with campaign.locked():
+            for file in (path for path in sorted(campaign.path.glob("*")) if path.is_file()):
+                content = file.read_bytes()
+                names = renamed({name.decode() for name in _PSEUDONYM.findall(content)})
+                if names:
+                    write_whole(file, _with_names(file, content, names.get))
+
+
+def _export(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
+    """Each campaign that planned for the person: what for, with which text, and when it left."""
+    lines: list[dict[str, Any]] = []
+    for folder in _campaigns(workspace):
+        if not folder.plan.exists():
+            continue
+        try:
+            plan = read_plan(folder)
+            with folder.locked():
+                exports = read_entries(folder.exports, ExportEntry)
+        except DataError as error:
+            lines.append({"campaign_id": folder.path.name, "problem": str(error)})
+            continue
+        texts = {text.id: text.text for text in plan.texts}
+        for planned in plan.people:
+            if planned.user_id == person.name:
+                exported_at = [entry.at for entry in exports if person.name in entry.reached]
+                text = {"text": texts.get(planned.text_id), "exported_at": exported_at}
+                campaign = {"campaign_id": plan.campaign_id, "planned_as_of": plan.as_of}
+                lines.append(campaign | unnamed(plain(planned)) | text)
+    return {"campaigns": lines}
+
+
+CAMPAIGNS = records.PersonalRecords(
+    name="campaigns",
+    files=("campaigns",),
+    in_backup=True,
+    leftovers=("campaigns/.*.lock", "campaigns/.*.part", "campaigns/.*.old"),
+    locked=lambda file: CampaignFolder.at(file.parent).locked(),
+    forget=_forget,
+    rename=_rename,
+    export=_export,
+    counts=lambda shop: [records.StoredCount("campaigns", len(_campaigns(shop)), shop.settings.retention.campaigns)],
+    outdated=_outdated,
+)

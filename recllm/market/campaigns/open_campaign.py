@@ -1,0 +1,348 @@
+"""A planned campaign laid open: its file, its plan, its items as they are now, and what was decided about its texts.
+
+Whoever opens a campaign to decide or to export withdraws at once what no longer holds: a text whose item changed its
+price or is gone, or whose offer ended, is `withdrawn` before anybody can approve or export it.
+
+What has been decided about each text is read from a log that only grows (G18):
+
+    draft ──► approved ──► withdrawn (the price changed, the offer ended, the item is gone)
+      │  ▲        │             │
+      │  └── edited ◄───────────┘     a new wording, checked when it is entered; it waits for approval as a draft does
+      └────► rejected
+
+Nothing is approved without a person, unless the campaign says `auto` and the text passes; what is blocked is approved
+by nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from recllm.base.documents import plain
+from recllm.base.errors import DataError, PolicyError, UsageError
+from recllm.base.schema import Check, CopyVerdict
+from recllm.market.adcopy.record import approvable
+from recllm.market.adcopy.write import TEMPLATE
+from recllm.market.campaigns.file import CampaignFile
+from recllm.market.campaigns.folder import (
+    CampaignFolder,
+    CampaignPlan,
+    CampaignText,
+    Decision,
+    TextFacts,
+    TextStatus,
+    append_decisions,
+    check_current,
+    read_entries,
+    read_plan,
+)
+from recllm.market.campaigns.hours import SendWindow, send_window
+from recllm.market.campaigns.texts import (
+    GROUNDING,
+    Catalogue,
+    catalogue_at,
+    check_notes,
+    copy_request,
+    facts_of,
+    message,
+    verdict_of_notes,
+)
+from recllm.shop.data.dataset import utc
+from recllm.shop.workspace.workspace import Workspace, present
+
+CHECKER = "recllm"
+"""Who withdraws texts."""
+
+AUTO = "campaign (auto)"
+"""Who approved a text that no person looked at."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenCampaign:
+    workspace: Workspace
+    file: CampaignFile
+    folder: CampaignFolder
+    plan: CampaignPlan
+    catalogue: Catalogue
+    moment: datetime
+    """When texts would leave, were they exported now: the present, or the time to send if that is later."""
+
+    @property
+    def states(self) -> dict[str, Decision]:
+        with self.folder.locked():
+            return text_states(self)
+
+    @property
+    def revision(self) -> str:
+        """See `CampaignFolder.revision`."""
+        with self.folder.locked():
+            return self.folder.revision(self.file.digest)
+
+    @property
+    def window(self) -> SendWindow | None:
+        """When messages may leave; None where the offer ends before they may."""
+        offer, zone = self.file.offer, self.workspace.settings.timezone
+        return send_window(self.moment, self.file.limits.quiet_hours, zone, offer.end if offer else None)
+
+    def facts(self, text: CampaignText) -> TextFacts:
+        return facts_of(self.catalogue.items.get(text.item_id), self.file)
+
+
+def open_campaign(
+    workspace: Workspace, file: CampaignFile, *, clock: datetime | None = None, recheck: bool = True
+) -> OpenCampaign:
+    """recheck: withdraw what no longer holds; a report only looks back and needs none.
+
+    Raises `UsageError` where nothing was planned, or the file is another one than was planned.
+    """
+    folder = CampaignFolder.of(workspace.root, file.id)
+    plan = read_plan(folder)
+    if plan.digest != file.digest:
+        raise UsageError(
+            f"{file.source} was changed after {file.id!r} was planned; put it back, or plan again with --replace"
+        )
+    moment = max(utc(present(workspace, clock)), datetime.fromisoformat(plan.send))
+    catalogue = catalogue_at(workspace, file, {t.item_id for t in plan.texts}, moment)
+    campaign = OpenCampaign(workspace, file, folder, plan, catalogue, moment)
+    if recheck:
+        at = clock or datetime.now(UTC)
+        _decide(campaign, (), lambda states: _withdrawals(campaign, states, at), by=CHECKER)
+    return campaign
+
+
+def _withdrawals(campaign: OpenCampaign, states: States, at: datetime) -> list[Decision]:
+    """Of the texts that no longer hold."""
+    end = campaign.file.offer.end if campaign.file.offer else None
+    withdrawals = []
+    for text in campaign.plan.texts:
+        if states[text.id].action not in (TextStatus.DRAFT, TextStatus.APPROVED, TextStatus.EDITED):
+            continue
+        why = _changed(states[text.id].facts or text.facts, campaign.facts(text))
+        if not why and end is not None and end <= campaign.moment:
+            why = f"the offer ended at {end.isoformat()}"
+        if why:
+            withdrawals += _decisions(TextStatus.WITHDRAWN, [text.id], by=CHECKER, at=at, why=why)
+    return withdrawals
+
+
+def enter_edit(
+    campaign: OpenCampaign, text_id: str, wording: str, *, by: str, at: datetime, revision: str | None = None
+) -> Decision:
+    """A person's own wording for a text, checked under the facts of now; it is logged even where it fails.
+
+    revision: what the person saw; see `CampaignFolder.revision`.
+
+    Raises `UsageError` for an unknown text, or one about an item that is gone.
+    """
+    text = next((text for text in campaign.plan.texts if text.id == text_id), None)
+    if text is None:
+        raise UsageError(f"the campaign has no text {text_id!r}; see recllm campaign approve FILE")
+    item = campaign.catalogue.items.get(text.item_id)
+    if item is None or not item.available:
+        raise UsageError(f"the item of {text_id} is no longer on offer; there is nothing to say about it")
+    request = copy_request(campaign.file, campaign.catalogue, text, campaign.moment)
+    failures, warnings = check_notes(wording, request, campaign.file, text.generator)
+    (blank,) = _decisions(TextStatus.EDITED, [text_id], by=by, at=at)
+    edited = replace(blank, text=wording, failures=failures, warnings=warnings, facts=campaign.facts(text))
+    _decide(campaign, [text_id], lambda _: [edited], by=by, revision=revision)
+    return campaign.states[text_id]
+
+
+def _changed(was: TextFacts, now: TextFacts) -> str:
+    """What changed, in words; empty when nothing did."""
+    if not now.available:
+        return "the item is no longer on offer"
+    if was.price != now.price or was.currency != now.currency:
+        before, after = (f"{f.price} {f.currency or ''}".strip() if f.price else "none" for f in (was, now))
+        return f"the price changed from {before} to {after}"
+    return "" if was.title == now.title else f"the item is now called {now.title!r}"
+
+
+# --- decisions -------------------------------------------------------------------------------------------------------
+
+
+States = Mapping[str, Decision]
+"""What holds of each text now, by its id: the last decision with the wording that it is about and what was said of it;
+for a draft that of the plan, by nobody."""
+
+
+def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
+    """Under the folder's lock. Raises `DataError` for a changed log, `UsageError` when there is another plan by now."""
+    folder, plan = campaign.folder, campaign.plan
+    check_current(folder, plan)
+    states = {t.id: Decision(at="", by="", action=TextStatus.DRAFT, text_id=t.id, **_wording(t)) for t in plan.texts}
+    for decision in read_entries(folder.decisions, Decision):
+        name = decision.text_id
+        if name not in states:
+            raise DataError(f"{folder.decisions}: decides about a text {name!r} that the plan does not have")
+        is_edit = decision.action is TextStatus.EDITED
+        states[name] = decision if is_edit else replace(decision, **_wording(states[name]))
+    return states
+
+
+def _wording(text: CampaignText | Decision) -> dict[str, Any]:
+    """What a decision is about, and what the checks said of it under which facts."""
+    return {name: getattr(text, name) for name in ("text", "failures", "warnings", "facts")}
+
+
+def approve_texts(
+    campaign: OpenCampaign, text_ids: Sequence[str], *, by: str, at: datetime, revision: str | None = None
+) -> None:
+    """A person approves these texts, all or none.
+
+    revision: what the person saw; see `CampaignFolder.revision`. Raises `PolicyError` for a text that fails a check or
+    was rejected or withdrawn, `UsageError` for an unknown one or an empty name, `ConflictError` for another revision.
+    """
+
+    def approvals(states: States) -> list[Decision]:
+        for name in text_ids:
+            state = states[name]
+            if state.action in (TextStatus.REJECTED, TextStatus.WITHDRAWN):
+                raise PolicyError(f"{name} was {state.action} ({state.why or 'no reason given'}); edit it first")
+            if faults := _faults(state, by):
+                raise PolicyError(f"{name} cannot be approved: it {faults[0]}; edit it, or reject it")
+        return _decisions(TextStatus.APPROVED, text_ids, by=by, at=at)
+
+    _decide(campaign, text_ids, approvals, by=by, revision=revision)
+
+
+def auto_approvals(plan: CampaignPlan, *, at: datetime) -> list[Decision]:
+    """What a campaign that says `auto` approves of its new plan: texts with the verdict `pass`."""
+    text_ids = [text.id for text in plan.texts if not _faults(text, None)]
+    return _decisions(TextStatus.APPROVED, text_ids, by=AUTO, at=at)
+
+
+def reject_texts(
+    campaign: OpenCampaign,
+    text_ids: Sequence[str],
+    *,
+    by: str,
+    at: datetime,
+    why: str = "",
+    revision: str | None = None,
+) -> None:
+    """A person says no; the texts do not leave. revision and errors as in `approve_texts`."""
+    rejections = _decisions(TextStatus.REJECTED, text_ids, by=by, at=at, why=why)
+    _decide(campaign, text_ids, lambda _: rejections, by=by, revision=revision)
+
+
+def _decide(
+    campaign: OpenCampaign,
+    text_ids: Sequence[str],
+    new_decisions: Callable[[States], Sequence[Decision]],
+    *,
+    by: str,
+    revision: str | None = None,
+) -> None:
+    """Logs what `new_decisions` makes of the states as they are under the lock.
+
+    Raises `UsageError` for an unknown one of `text_ids` or an empty name, `ConflictError` for another revision.
+    """
+    if not by.strip():
+        raise UsageError("say who decides: --by NAME")
+    with campaign.folder.locked():
+        campaign.folder.check_revision(campaign.file.digest, revision)
+        states = text_states(campaign)
+        if missing := next((name for name in text_ids if name not in states), None):
+            raise UsageError(f"the campaign has no text {missing!r}; see recllm campaign approve FILE")
+        new = new_decisions(states)
+        append_decisions(campaign.folder.decisions, new)
+    for action, n in Counter(decision.action for decision in new).items():
+        _logger.info("%d texts %s", n, action)
+
+
+def _decisions(action: TextStatus, text_ids: Sequence[str], *, by: str, at: datetime, why: str = "") -> list[Decision]:
+    moment = at.isoformat(timespec="seconds")
+    return [Decision(at=moment, by=by.strip(), action=action, text_id=name, why=why) for name in text_ids]
+
+
+def _faults(text: CampaignText | Decision, by: str | None) -> list[str]:
+    """Why a text cannot be approved by somebody; None for the campaign itself, which says `auto`."""
+    checks = [Check(guarantee=n.rule, passed=False, message=n.message, span=n.span) for n in text.failures]
+    return [fault.message for fault in approvable(checks, warnings=len(text.warnings), by=by, auto=by is None)]
+
+
+# --- as a document ---------------------------------------------------------------------------------------------------
+
+SAMPLE = 12
+"""People shown on a preview, spread over the list."""
+
+OF_THE_PLAN = (
+    *("campaign_id", "goal", "note", "as_of", "offer", "expected_conversions", "converts", "horizon_days"),
+    *("window_days", "cost", "model_version", "excluded", "group", "notes"),
+)
+
+OF_A_PERSON = ("user_id", "probability", "item_id", "kind", "channel", "text_id")
+
+
+def preview_document(campaign: OpenCampaign) -> dict[str, Any]:
+    plan, quiet, window = campaign.plan, campaign.file.limits.quiet_hours, campaign.window
+    texts, people = text_documents(campaign), plan.addressed
+    sample = people[:: max(1, len(people) // SAMPLE)][:SAMPLE]
+    items = [
+        {
+            "item_id": name,
+            "title": item.title if (item := campaign.catalogue.items.get(name)) else "",
+            "category": " > ".join(item.category) if item else "",
+            "price": str(item.price) if item and item.price is not None else None,
+            "currency": item.currency if item else None,
+            "people": n,
+        }
+        for name, n in Counter(p.item_id for p in people).most_common()
+    ]
+    return {
+        **{name: plain(getattr(plan, name)) for name in OF_THE_PLAN},
+        "locale": campaign.workspace.settings.locale,
+        "currency": campaign.workspace.settings.currency or "",
+        "window": None if window is None else {"start": plain(window.start), "end": plain(window.end)},
+        "quiet": f"{quiet.start:%H:%M} – {quiet.end:%H:%M}" if quiet else "",
+        "size": len(people),
+        "holdout": len(plan.held_out),
+        "holdout_share": plan.holdout,
+        "items": items,
+        "divided": {
+            way: dict(Counter(getattr(p, way) for p in people).most_common()) for way in ("channel", "kind", "locale")
+        },
+        "counts": dict(Counter(text["status"] for text in texts)),
+        "texts": texts,
+        "people": [{name: getattr(p, name) for name in OF_A_PERSON} for p in sample],
+    }
+
+
+def text_documents(campaign: OpenCampaign) -> list[dict[str, Any]]:
+    """Every text with its state, the message that would leave, and what the checks say."""
+    states, documents = campaign.states, []
+    for text in campaign.plan.texts:
+        state, item = states[text.id], campaign.catalogue.items.get(text.item_id)
+        verdict = verdict_of_notes(state.failures, state.warnings)
+        document = {
+            "id": text.id,
+            "status": state.action.value,
+            "by": state.by,
+            "at": state.at,
+            "why": state.why,
+            "item_id": text.item_id,
+            "title": item.title if item else text.facts.title,
+            "kind": text.kind,
+            "channel": text.channel,
+            "locale": text.locale,
+            "variant": text.variant + 1,
+            "people": text.people,
+            "text": state.text,
+            "message": message(campaign.file, state.text, text.channel, text.locale, text.generator),
+            "meta": {"generated": text.generator != TEMPLATE, "generator": text.generator, "record": text.record},
+            "verdict": verdict.value,
+            "verified": verdict is CopyVerdict.PASS,
+            "failures": plain(state.failures),
+            "warnings": plain(state.warnings),
+            "ungrounded": [note.span for note in state.warnings if note.rule == GROUNDING],
+        }
+        documents.append(document)
+    return documents

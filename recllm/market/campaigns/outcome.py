@@ -1,0 +1,395 @@
+"""What a campaign brought: who was reached, what they did, and how that differs from people who were held out.
+
+Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
+people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
+compared with the intervals: see `recllm.shop.workspace.figures`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import NothingToDo
+from recllm.base.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
+from recllm.base.stats.intervals import ConfidenceInterval, difference, mean_difference, share
+from recllm.base.words.sentences import section
+from recllm.market.audiences.audience import aim
+from recllm.market.campaigns.folder import ExportEntry, PlannedPerson, read_entries
+from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.jobs.serve import CHANNEL_PURPOSE
+from recllm.shop.data.dataset import Dataset, utc
+from recllm.shop.data.interactions import of_actions
+from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.workspace import log_end
+
+OTHERS = "others"
+THIRDS = ("likely", "middling", "unlikely")
+People = Sequence[PlannedPerson]
+BothSides = tuple[list[PlannedPerson], list[PlannedPerson]]
+"""People reached, and people held out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFigures:
+    """What some people did within the window."""
+
+    people: int
+    converted: int
+    rate: ConfidenceInterval
+    """Share that converted."""
+    revenue: float
+    """Paid for the campaign's items, in the shop's currency."""
+    revenue_per_person: float
+    unsubscribed: int | None
+    """Who has since withdrawn their consent to the channel; None where nobody was addressed or could be."""
+
+
+class ReachBasis(StrEnum):
+    """What "reached" means on a channel."""
+
+    DELIVERED = "delivered"
+    """The service that sent the messages reports so."""
+    EXPORTED = "exported"
+    """The message left; what became of it is not known, or of too few people to be told apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentFigures:
+    """One segment or variant."""
+
+    by: str
+    """How the people were divided: channel, locale, reason, likelihood, category, item, variant or text."""
+    name: str
+    reached: GroupFigures
+    held_out: GroupFigures | None = field(metadata={"json": "held"})
+    """None, as `effect`, where too few were held out to say anything."""
+    effect: ConfidenceInterval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CampaignOutcome:
+    """What a campaign brought. A group of too few people is None, and so is an effect without two groups.
+
+    planned = reached + not_delivered + not_counted + the sum of dropped.
+
+    Effects and segments are about everybody whose message left, delivered or not: nobody knows whose message would have
+    failed among those held out.
+    """
+
+    campaign_id: str
+    goal: str
+    note: str
+    start: datetime
+    end: datetime
+    until: datetime
+    """The end of what is known; the window is over when this is not before `end`."""
+    planned: int
+    planned_held_out: int = field(metadata={"json": "planned_held"})
+    dropped: Mapping[str, int]
+    """Reason -> people of the plan who were not reached."""
+    not_counted: int
+    """Their message left, and they have not agreed to be counted."""
+    not_delivered: int
+    """Their message left, and on a channel where "reached" means delivered it is not known to have arrived."""
+    reached_means: Mapping[str, ReachBasis]
+    """Channel -> what counts as reached there."""
+    messages: Mapping[str, int | None]
+    """`MessageEventKind` -> people of whose message it was reported, None below the floor; empty without reports."""
+    horizon_days: int
+    expected_conversions: float
+    """Within `horizon_days`, by the model, of those reached."""
+    converts: tuple[str, ...]
+    """As `CampaignPlan.converts`."""
+    reached: GroupFigures | None
+    sent: GroupFigures | None
+    """Everybody whose message left: the same as `reached` where that means exported."""
+    held_out: GroupFigures | None = field(metadata={"json": "held"})
+    other_people: GroupFigures | None = field(metadata={"json": "rest"})
+    """Of the shop, neither reached nor held out: no comparison."""
+    effect: ConfidenceInterval | None
+    """Share that converted, sent minus held out."""
+    revenue_effect: ConfidenceInterval | None
+    """Revenue per person, sent minus held out."""
+    segments: tuple[SegmentFigures, ...]
+    words: tuple[str, ...]
+    """What the figures say and what they do not, as sentences."""
+
+
+@dataclass(frozen=True, eq=False)
+class _WindowActions:
+    """What every person of the dataset did within the window, (n_users,) each."""
+
+    data: Dataset
+    converted: NDArray[np.bool_]
+    revenue: NDArray[np.float64]
+    unsubscribed: NDArray[np.bool_]
+    gate: FigureGate
+    """What the reader may learn of groups."""
+
+    def rows(self, people: People) -> NDArray[np.int64]:
+        """Row of each person, -1 for who has not agreed to be counted: the dataset does not hold them."""
+        return self.data.user_rows([p.user_id for p in people])
+
+    def figures(self, rows: NDArray[np.int64], *, addressed: bool = True, is_part: bool = False) -> GroupFigures | None:
+        """None for fewer people than the floor. is_part: of a campaign's people, which has the floor of parts."""
+        n, gate = len(rows), self.gate
+        if n < (self.part_floor if is_part else gate.floor):
+            return None
+        people, hits, unsubscribed = gate.people(n, "people") or 0, self.converted[rows].sum(), self.unsubscribed[rows]
+        error = float(self.revenue[rows].std()) / n**0.5
+        mean = gate.amount(float(self.revenue[rows].mean()), error, "revenue", int(hits), n)
+        rate = gate.share(share(int(hits), n), "rate", n)
+        return GroupFigures(
+            people=people,
+            converted=round(rate.value * people),
+            rate=rate,
+            revenue=round(mean * people, 2),
+            revenue_per_person=mean,
+            unsubscribed=gate.count(int(unsubscribed.sum()), "unsubscribed", n) if addressed else None,
+        )
+
+    @property
+    def part_floor(self) -> int:
+        """Fewest people of a part that is reported."""
+        return max(1, self.gate.workspace.policy.group_floor)
+
+
+def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> CampaignOutcome:
+    """From the first export to the end of the window, or of the log. gate: what the reader may learn of groups; None
+    for the owner of the machine. Raises `NothingToDo` before the first export."""
+    plan, workspace = campaign.plan, campaign.workspace
+    exports = read_entries(campaign.folder.exports, ExportEntry)
+    if not exports:
+        raise NothingToDo(f"the campaign {plan.campaign_id!r} was not exported yet; there is nothing to report")
+    start = datetime.fromisoformat(exports[0].send_from)
+    end = start + timedelta(days=plan.window_days)
+    gate = gate or FigureGate(workspace)
+    actions = _window_actions(campaign, start, end, gate)
+    every_row = actions.rows(plan.people)
+    # whom any export reached, or would have reached, had they not been held out
+    reached_names = {name for entry in exports for name in entry.reached}
+    held_out_names = {name for entry in exports for name in entry.held_out}
+    countable = [p for p, row in zip(plan.people, every_row, strict=True) if row >= 0]
+    sent = [p for p in countable if p.user_id in reached_names]
+    reports = workspace.store().campaign_message_events(plan.campaign_id)
+    basis = _reach_basis(sent, reports, actions.part_floor)
+    arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
+    reached = [p for p in sent if basis[p.channel] is ReachBasis.EXPORTED or (p.user_id, p.channel) in arrived]
+    held_out = [p for p in countable if p.user_id in held_out_names]
+    rows, control_rows = actions.rows(sent), actions.rows(held_out)
+    others = np.setdiff1d(np.arange(actions.data.n_users), every_row)
+    parts = divided(sent, held_out, campaign.catalogue.items, actions.part_floor)
+    figures, control, revenue_effect = actions.figures(rows), actions.figures(control_rows), None
+    if figures and control:
+        exact = mean_difference(actions.revenue[rows], actions.revenue[control_rows])
+        revenue_effect = gate.moved(exact, figures.revenue_per_person - control.revenue_per_person)
+    n_not_counted = sum(p.user_id in reached_names for p in plan.people) - len(sent)
+    n_not_delivered = len(sent) - len(reached)
+    outcome = CampaignOutcome(
+        campaign_id=plan.campaign_id,
+        goal=plan.goal,
+        note=plan.note,
+        start=start,
+        end=end,
+        until=utc(log_end(workspace) or 0),
+        planned=len(plan.addressed),
+        planned_held_out=len(plan.held_out),
+        dropped=exports[-1].dropped,
+        not_counted=gate.listed(n_not_counted, "not counted") or 0,
+        not_delivered=gate.listed(n_not_delivered, "not delivered") or 0,
+        reached_means=basis,
+        messages=_message_counts(sent, reports, gate),
+        horizon_days=plan.horizon_days,
+        expected_conversions=gate.amount(sum(p.probability for p in reached), 0.0),
+        converts=plan.converts,
+        reached=figures if len(reached) == len(sent) else actions.figures(actions.rows(reached)),
+        sent=figures,
+        held_out=control,
+        other_people=actions.figures(others, addressed=False),
+        effect=_effect(gate, figures, control, actions.converted[rows], actions.converted[control_rows]),
+        revenue_effect=revenue_effect,
+        segments=_segments(actions, parts),
+        words=(),
+    )
+    return replace(outcome, words=conclusions(outcome, gate.floor, workspace.settings.locale))
+
+
+Reports = Collection[tuple[str, str, MessageEventKind]]
+"""Pseudonym, channel and what became of the person's message there."""
+
+
+def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachBasis]:
+    """Channel of these people -> what counts as reached there: delivered where any delivery is reported.
+
+    Where fewer people than `floor` are left without a delivery, and not none, it is exported on every channel: what
+    they did could be had by subtraction.
+    """
+    reported = {channel for _, channel, kind in reports if kind is MessageEventKind.DELIVERED}
+    arrived = {(name, channel) for name, channel, kind in reports if kind in ARRIVED}
+    missing = sum(p.channel in reported and (p.user_id, p.channel) not in arrived for p in sent)
+    if 0 < missing < floor:
+        reported = set()
+    channels = sorted({p.channel for p in sent})
+    return {name: ReachBasis.DELIVERED if name in reported else ReachBasis.EXPORTED for name in channels}
+
+
+def _message_counts(sent: People, reports: Reports, gate: FigureGate) -> dict[str, int | None]:
+    names = {(p.user_id, p.channel) for p in sent}
+    counts = Counter(kind for name, channel, kind in reports if (name, channel) in names)
+    return {kind.value: gate.listed(counts[kind], kind) for kind in MessageEventKind if counts[kind]}
+
+
+def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate: FigureGate) -> _WindowActions:
+    plan, policy = campaign.plan, campaign.workspace.gate()
+    data = policy.dataset(Purpose.ANALYTICS)
+    items = data.item_rows(list(plan.items))
+    events = of_actions(data.events, [Action(name) for name in plan.converts])
+    in_window = (events.at >= start.timestamp()) & (events.at < end.timestamp())
+    events = events.select(in_window & np.isin(events.item, items[items >= 0]))
+    purchases = events.of(Action.PURCHASE)
+    paid = np.nan_to_num(purchases.price.astype(np.float64)) * purchases.quantity
+    names = data.users["user_id"].to_list()
+    channel = {p.user_id: p.channel for p in plan.people}
+    unsubscribed = np.zeros(data.n_users, bool)
+    for channel_name, purpose in CHANNEL_PURPOSE.items():
+        agreed = np.array(policy.permits_each(names, purpose), bool)
+        unsubscribed |= np.array([channel.get(name) == channel_name for name in names], bool) & ~agreed
+    return _WindowActions(
+        data=data,
+        converted=np.bincount(events.user, minlength=data.n_users) > 0,
+        revenue=np.bincount(purchases.user, paid, minlength=data.n_users).astype(np.float64),
+        unsubscribed=unsubscribed,
+        gate=gate,
+    )
+
+
+def converted_in_window(
+    campaign: OpenCampaign, names: Sequence[str], start: datetime, end: datetime
+) -> NDArray[np.float64]:
+    """Whether each of these people did within the window what the campaign was for, 0 or 1, (n,); NaN for who has not
+    agreed to be counted."""
+    actions = _window_actions(campaign, start, end, FigureGate(campaign.workspace))
+    rows = actions.data.user_rows(list(names))
+    return np.where(rows >= 0, actions.converted[np.maximum(rows, 0)], np.nan).astype(np.float64)
+
+
+def _effect(
+    gate: FigureGate,
+    figures: GroupFigures | None,
+    control: GroupFigures | None,
+    converted: NDArray[np.bool_],
+    control_converted: NDArray[np.bool_],
+) -> ConfidenceInterval | None:
+    """The difference of the two rates as they are reported. converted: of the people of each group."""
+    if figures is None or control is None:
+        return None
+    hits, control_hits = int(converted.sum()), int(control_converted.sum())
+    exact = difference(hits, len(converted), control_hits, len(control_converted))
+    return gate.moved(exact, figures.rate.value - control.rate.value)
+
+
+def _segments(
+    actions: _WindowActions, parts_by_way: Mapping[str, Mapping[str, BothSides]]
+) -> tuple[SegmentFigures, ...]:
+    """Every way to divide the people; a part below the floor is left out.
+
+    The parts of the holdout are reported only where all of them are large enough: subtraction would give a small one.
+    """
+    segments = []
+    for by, parts in parts_by_way.items():
+        rows = {name: [actions.rows(people) for people in both] for name, both in parts.items()}
+        figures = {name: [actions.figures(side, is_part=True) for side in both] for name, both in rows.items()}
+        is_comparable = all(control is not None for _, control in figures.values())
+        for name, (group, control) in figures.items():
+            if group is not None:
+                control = control if is_comparable else None
+                effect = _effect(actions.gate, group, control, *(actions.converted[side] for side in rows[name]))
+                segments.append(SegmentFigures(by=by, name=name, reached=group, held_out=control, effect=effect))
+    return tuple(segments)
+
+
+# --- segments --------------------------------------------------------------------------------------------------------
+
+
+def divided(
+    reached: People, held_out: People, items: Mapping[str, Item], floor: int
+) -> dict[str, dict[str, BothSides]]:
+    """How -> part -> people. Parts with fewer reached people than `floor` stand together under `OTHERS`, together with
+    the next larger ones until these are enough. A way that leaves a single part is left out."""
+    third, two_thirds = np.quantile([p.probability for p in (*reached, *held_out)] or [0.0], [1 / 3, 2 / 3])
+    ways: dict[str, dict[str, BothSides]] = {}
+    for side, people in enumerate((reached, held_out)):
+        for p in people:
+            item = items.get(p.item_id)
+            names = {
+                "channel": p.channel,
+                "locale": p.locale,
+                "reason": p.kind,
+                "likelihood": THIRDS[int(p.probability < two_thirds) + int(p.probability < third)],
+                "category": item.category[0] if item is not None and item.category else "no category",
+                "item": p.item_id,
+                "variant": str(p.variant + 1),
+                "text": p.text_id,
+            }
+            for by, name in names.items():
+                ways.setdefault(by, {}).setdefault(name, ([], []))[side].append(p)
+    merged = {by: _merged(parts, floor) for by, parts in ways.items()}
+    for by in ("likelihood", "variant"):  # they have an order of their own, which is that of the alphabet
+        merged[by] = dict(sorted(merged.get(by, {}).items(), key=lambda part: (part[0] == OTHERS, part[0])))
+    return {by: parts for by, parts in merged.items() if len(parts) > 1}
+
+
+def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
+    """Largest first, what is told together last."""
+    order = sorted(parts, key=lambda name: (-len(parts[name][0]), name))
+    large = [name for name in order if len(parts[name][0]) >= floor]
+    small = [name for name in order if name not in large]
+    while small and large and sum(len(parts[name][0]) for name in small) < floor:
+        small.insert(0, large.pop())
+    merged = {name: parts[name] for name in large}
+    if small:
+        merged[OTHERS] = ([p for n in small for p in parts[n][0]], [p for n in small for p in parts[n][1]])
+    return merged
+
+
+# --- in words --------------------------------------------------------------------------------------------------------
+
+
+def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str, ...]:
+    """What the figures say and what they do not. floor: the fewest people that are told about."""
+    sentences = {**section("conclusion", locale), **section(f"conclusion.{aim(outcome.converts)}", locale)}
+    days = {name: f"{getattr(outcome, name):%Y-%m-%d}" for name in ("start", "until", "end")}
+    effect = outcome.effect
+    if outcome.until <= outcome.start:
+        words = [sentences["window_unknown"].format(**days)]
+    elif outcome.sent is None:
+        words = [sentences["few_reached"].format(floor=floor)]
+    elif effect is None:
+        words = [sentences["few_held_out" if outcome.planned_held_out else "no_holdout"].format(floor=floor)]
+    else:
+        points = sentences["points"].format(value=100 * effect.value, low=100 * effect.low, high=100 * effect.high)
+        wide = 100 * max(effect.high - effect.value, effect.value - effect.low)
+        name = "more_often" if effect.value > 0 else "less_often"
+        words = [sentences[name if effect.excludes_zero else "unclear"].format(points=points, wide=wide)]
+    # what makes them doubtful
+    if outcome.start < outcome.until < outcome.end:
+        words.append(sentences["window_open"].format(**days))
+    if outcome.not_counted:
+        words.append(sentences["not_counted"].format(n=outcome.not_counted))
+    if any(segment.effect is not None for segment in outcome.segments):
+        words.append(sentences["many_segments"])
+    if outcome.sent is not None and outcome.other_people is not None and effect is not None:
+        words.append(sentences["other_people"])
+    for basis in ReachBasis:
+        if channels := ", ".join(name for name, means in outcome.reached_means.items() if means is basis):
+            words.append(sentences[f"reached_{basis}"].format(channels=channels, n=outcome.not_delivered))
+    if effect is not None and outcome.not_delivered:
+        words.append(sentences["effect_of_sending"])
+    return tuple(words)

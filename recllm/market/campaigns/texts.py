@@ -1,0 +1,243 @@
+"""The distinct texts of a campaign: one per item, kind of reason, channel, locale and variant, each written once.
+
+No text is written for a person, so none can say what a person did, and there are as many as a person can read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
+
+from recllm.base.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind, count_text
+from recllm.market.adcopy.channels import channel_named, complete
+from recllm.market.adcopy.record import save, write_recorded
+from recllm.market.adcopy.request import CopyRequest, Voice
+from recllm.market.adcopy.verify.guarantees import review
+from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
+from recllm.market.adcopy.write import TEMPLATE, sayable_facts
+from recllm.market.campaigns.file import CampaignFile
+from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
+from recllm.market.jobs.ad_copy import item_of
+from recllm.shop.data.catalogue import on_offer
+from recllm.shop.workspace.workspace import Workspace
+from recllm.text.domains import SHOP, domain_of, in_domain
+
+if TYPE_CHECKING:
+    from recllm.learn.models.effect import EffectModel
+
+# --- what texts are about --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What of the shop's catalogue a campaign is about."""
+
+    items: Mapping[str, Item]
+    """Those of the campaign that the shop still has."""
+    brands: frozenset[str]
+    """All of the shop's, and those that the campaign names."""
+    vocabulary: frozenset[str] = frozenset()
+    """Words beyond the facts that the shop's people approved."""
+    domain: str = SHOP
+    """The one that texts are written in."""
+
+
+def catalogue_at(workspace: Workspace, file: CampaignFile, item_ids: Iterable[str], moment: datetime) -> Catalogue:
+    """As the store has it now, on offer at `moment`."""
+    ids = set(item_ids)
+    with workspace.store().read() as reader:  # by key: a catalogue has many more items than a campaign
+        rows, brands = reader.items(sorted(ids)), reader.brands()
+    rows = rows.with_columns(available=on_offer(rows, int(moment.timestamp())))
+    items = {row["item_id"]: item_of(row) for row in rows.to_dicts()}
+    vocabulary = approved_words(vocabulary_file(workspace.root))
+    return Catalogue(items, frozenset(brands) | set(file.words.known_brands), vocabulary, domain_of(workspace.locale()))
+
+
+def facts_of(item: Item | None, file: CampaignFile) -> TextFacts:
+    """What a text about the item may rest on; of an item that is gone, that it is gone."""
+    if item is None:
+        return TextFacts(title="", available=False)
+
+    def amount(value: Decimal | None) -> str | None:
+        return None if value is None else f"{value.normalize():f}"
+
+    return TextFacts(
+        title=item.title,
+        price=amount(item.price),
+        list_price=amount(file.list_prices.get(item.item_id)),
+        currency=item.currency,
+        available=item.available,
+    )
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def message(file: CampaignFile, text: str, channel: str, locale: str, generator: str) -> str:
+    """A text as it leaves, with what the law adds on its channel; the words of a model are marked as such."""
+    return complete(text, channel=channel, locale=locale, sender=file.sender, generated=generator != TEMPLATE)
+
+
+def copy_request(file: CampaignFile, catalogue: Catalogue, text: TextKey | CampaignText, now: datetime) -> CopyRequest:
+    """What decides a text of the campaign, but for the reason and who writes."""
+    return CopyRequest(
+        item=catalogue.items[text.item_id],
+        channel=text.channel,
+        now=now,
+        locale=in_domain(text.locale, catalogue.domain),
+        seed=file.words.seed,
+        known_brands=catalogue.brands,
+        occasion=file.target.occasion,
+        offer=file.offer,
+        list_price=file.list_prices.get(text.item_id),
+        evidence=file.evidence_for(text.item_id),
+        packs=file.words.packs,
+        voice=file.words.voice or Voice(),
+        variants=file.words.variants,
+        vocabulary=catalogue.vocabulary,
+        unattended=file.words.auto,
+    )
+
+
+GROUNDING = "grounding"
+"""The rule of a word that nothing grounds, where findings name their rules."""
+
+
+def verdict_of_notes(failures: Sequence[CheckNote], warnings: Sequence[CheckNote]) -> CopyVerdict:
+    """The verdict that follows from what `check_notes` gives."""
+    return CopyVerdict.BLOCKED if failures else CopyVerdict.PERSON if warnings else CopyVerdict.PASS
+
+
+def check_notes(
+    text: str, request: CopyRequest, file: CampaignFile, generator: str
+) -> tuple[tuple[CheckNote, ...], tuple[CheckNote, ...]]:
+    """What blocks a text, and what holds it for a person, under the facts of the request's item; a text with neither
+    passes.
+
+    What holds it includes each word that nothing grounds, and each slot of the finished message which is longer than
+    the channel's limit: a second short message is a second price, which a person should agree to.
+    """
+    answer = review(text, request)
+    if answer.verdict is not CopyVerdict.PASS:  # the shop's own texts name a till's title as it is written out
+        written_out = review(text, request, facts=sayable_facts(request))
+        answer = written_out if written_out.verdict is CopyVerdict.PASS else answer
+    blocking = [check for check in answer.failures if not check.holds]
+    failures = tuple(CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in blocking)
+    holding = [check for check in answer.failures if check.holds]
+    warnings = [CheckNote(rule=c.guarantee, message=c.message, span=c.span) for c in holding]
+    warnings += [CheckNote(rule=w.rule, message=w.message, span=w.span) for w in answer.warnings]
+    warnings += [
+        CheckNote(rule=GROUNDING, message=f"no fact and no approved word grounds {word!r}", span=word)
+        for word in dict.fromkeys(w.word for w in answer.ungrounded)
+    ]
+    finished = message(file, text, request.channel, request.locale, generator)
+    for slot, words in channel_named(request.channel).split(finished):
+        length, limit = slot.length_and_limit(words)
+        if length > limit:
+            remark = f"with what the law adds, the {slot.name} takes {length} where {limit} fit"
+            warnings.append(CheckNote(rule="G6", message=remark))
+    return failures, tuple(warnings)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+class TextKey(NamedTuple):
+    """What decides a text, besides the campaign."""
+
+    item_id: str
+    kind: str
+    """A `ReasonKind`."""
+    channel: str
+    locale: str
+    modelled: bool
+    """Whether a generative model may be asked for it."""
+
+    @classmethod
+    def of(cls, person: PlannedPerson, modelled: Mapping[str, bool]) -> TextKey:
+        """modelled: of each person, whether a generative model may be asked for a text that they get."""
+        return cls(person.item_id, person.kind, person.channel, person.locale, modelled[person.user_id])
+
+
+def text_keys(people: Iterable[PlannedPerson], modelled: Mapping[str, bool], file: CampaignFile) -> Counter[TextKey]:
+    """How many addressed people get each text; 0 for texts on public channels."""
+    keys: Counter[TextKey] = Counter()
+    items = set()
+    for person in people:
+        keys[TextKey.of(person, modelled)] += not person.held_out
+        items.add(person.item_id)
+    for item in sorted(items):
+        for channel in file.public_channels:
+            keys.update({TextKey(item, ReasonKind.GENERAL, channel, locale, False): 0 for locale in file.locales})
+    return keys
+
+
+def write_texts(
+    keys: Counter[TextKey],
+    workspace: Workspace,
+    file: CampaignFile,
+    catalogue: Catalogue,
+    send: datetime,
+    *,
+    generator: Generator | None,
+    generator_name: str,
+    encoder: Encoder,
+    effect: EffectModel | None = None,
+) -> tuple[dict[TextKey, list[CampaignText]], list[str]]:
+    """The variants of each key, the widest read first, and remarks. People of a key are shared out later.
+
+    A key has up to as many variants as the campaign wants and as differ; where no text passes, the one that fails.
+    send: when texts go out. generator_name: what finds the generator again. effect: orders the texts that stand.
+    """
+    texts: dict[TextKey, list[CampaignText]] = {}
+    number, n_failed = 0, 0
+    silent: list[str] = []  # of each text without the offer, what was wrong with the one that told it
+    for key in sorted(keys, key=lambda k: (-keys[k], k)):
+        texts[key] = []
+        request = copy_request(file, catalogue, key, send)
+        for copy, record in write_recorded(
+            replace(request, reason_kind=ReasonKind(key.kind), policy=workspace.policy),
+            generator=generator if key.modelled else None,
+            encoder=encoder,
+            generator_spec=generator_name,
+            adapter=str(file.words.adapter or ""),
+            effect=effect,
+        ):
+            number += 1
+            save(record, workspace.root / COPIES)
+            n_failed += any(check.guarantee == "G16" for _, checks in copy.rejected for check in checks)
+            if file.offer is not None and "offer" not in copy.facts_used and not request.limits.title_only:
+                offer_text = sayable_facts(request).offer_text or ""
+                checks = (check for text, failed in copy.rejected if offer_text in text for check in failed)
+                silent.append(next((check.message for check in checks if not check.passed), "it does not fit"))
+            failures, warnings = check_notes(copy.text, request, file, copy.generator)
+            text = CampaignText(
+                **key._asdict(),
+                id=f"t{number}",
+                variant=len(texts[key]),
+                text=copy.text,
+                generator=copy.generator,
+                record=record.id,
+                failures=failures,
+                warnings=warnings,
+                facts=facts_of(request.item, file),
+                people=0,
+            )
+            texts[key].append(text)
+    remarks = []
+    variants = file.words.variants
+    if short := sum(len(written) < variants for written in texts.values()):
+        remarks.append(
+            f"of {short} of {count_text(len(texts), 'text')} there are fewer than {variants} variants that differ"
+        )
+    if silent:
+        remarks.append(f"{len(silent)} of {count_text(number, 'text')} do not tell the offer: {silent[0]}")
+    if n_failed:
+        remarks.append(
+            f"the generator failed at {n_failed} of {count_text(number, 'text')}; these are the shop's own lines"
+        )
+    return texts, remarks

@@ -1,0 +1,65 @@
+"""The effects that trials told, kept in a workspace by name: whom a treatment moves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import ModelError, UsageError
+from recllm.base.files import safe_id
+from recllm.market.audiences.probabilities import EffectsOf, PersonEffects
+from recllm.shop.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.market.propensity.effects import LearnedEffects
+    from recllm.shop.data.dataset import Dataset
+
+FOLDER = "effects"
+
+
+def effects_folder(workspace: Workspace, name: str) -> Path:
+    """Raises `UsageError` for a name that cannot stand in a path."""
+    return workspace.root / FOLDER / safe_id(name, "the name of effects")
+
+
+def effect_names(workspace: Workspace) -> list[str]:
+    """Of all effects that were saved, sorted."""
+    return sorted(file.parent.name for file in (workspace.root / FOLDER).glob("*/effects.json"))
+
+
+def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
+    """Raises `UsageError` for a name under which nothing was saved, `ModelError` for damaged files, and for what was
+    learned from people who were erased, once its time is over."""
+    from recllm.market.propensity.effects import load_effects
+    from recllm.recommend.recommender.registry import taints
+
+    folder, names = effects_folder(workspace, name), effect_names(workspace)
+    if name not in names:
+        listed = f"there are: {', '.join(names)}" if names else "there are none yet"
+        raise UsageError(
+            f"no effects {name!r} in this workspace; {listed}. Learn some: recllm uplift TRIAL --save NAME"
+        )
+    taint = taints(workspace.root / FOLDER).get(name)
+    if taint is not None and taint.has_ended(datetime.now(UTC)):
+        raise ModelError(
+            f"the effects {name!r} were learned from people who were erased since, and their use ended on "
+            f"{taint.use_until[:10]}; learn them anew: recllm uplift TRIAL --save {name}"
+        )
+    return load_effects(folder)
+
+
+def effects_of(workspace: Workspace, name: str, dataset: Dataset) -> EffectsOf:
+    """Tells the effects of people of a dataset, as of its time. Raises as `saved_effects` does."""
+    from recllm.market.propensity.examples import Cohort
+
+    model = saved_effects(workspace, name)
+
+    def effects(user_rows: NDArray[np.integer]) -> PersonEffects:
+        features = Cohort(dataset).features(dataset.as_of).rows(user_rows)
+        return PersonEffects(*model.predict(features))
+
+    return effects

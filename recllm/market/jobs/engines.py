@@ -1,0 +1,276 @@
+"""One function for many shards: in this process, in a pool of processes, or in Ray's actors on many machines.
+
+Ray's core actors over shards and not Ray Data: blocks of its own would hold several times the memory of a shard.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+
+from recllm.base.errors import MissingExtraError, RecllmError, UsageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ProcessPoolExecutor
+    from types import ModuleType
+
+    from recllm.shop.data.event_files import Spread
+
+logger = logging.getLogger(__name__)
+
+Outcome = TypeVar("Outcome")
+
+DEATHS = 2
+"""A shard whose process was killed so often has failed; the second time it runs alone, so that it is to blame."""
+
+
+class Engine(StrEnum):
+    HERE = "here"
+    PROCESSES = "processes"
+    RAY = "ray"
+
+
+class Workers(Protocol):
+    """Where shards are worked on: what a process has opened for one call serves the next one."""
+
+    def outcomes(
+        self, work: Callable[[int], Outcome], shards: Sequence[int], lost: Callable[[int, str], Outcome]
+    ) -> Iterator[Outcome]:
+        """What `work` returns for each shard, as they end; what it raises is raised here.
+
+        work: can be pickled, and may be called again for the same shard: that of a process which was killed is. lost:
+        what is returned for a shard whose process was killed `DEATHS` times, with words on why.
+        """
+        ...
+
+
+@contextmanager
+def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
+    """So many processes or actors of Ray, which end with the block.
+
+    Raises `MissingExtraError` for Ray without its extra, `UsageError` for no worker or no cluster.
+    """
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; give at least 1")
+    match engine:
+        case Engine.HERE:
+            yield _Here()
+        case Engine.PROCESSES:
+            processes = _Processes(workers)
+            try:
+                yield processes
+            finally:
+                processes.close()
+        case Engine.RAY:
+            ray = import_ray()
+            started_here = not ray.is_initialized()
+            if started_here:
+                connect(ray, workers)
+            actors = _RayActors(ray, workers)
+            try:
+                yield actors
+            finally:
+                actors.close()
+                if started_here:
+                    ray.shutdown()
+
+
+def spread_over(workers: Workers) -> Spread:
+    """Parts of a log as shards. Raises `RecllmError` for one whose process was killed `DEATHS` times."""
+
+    def lost(part: int, reason: str) -> NoReturn:
+        raise RecllmError(f"the log could not be counted: {reason}")
+
+    def spread(work: Callable[[int], Outcome], n_parts: int, /) -> Iterator[Outcome]:
+        early: dict[int, Outcome] = {}
+        awaited = 0
+        for number, outcome in workers.outcomes(partial(_with_number, work), range(n_parts), lost):
+            early[number] = outcome
+            while awaited in early:
+                yield early.pop(awaited)
+                awaited += 1
+
+    return spread
+
+
+def _with_number(work: Callable[[int], Outcome], shard: int) -> tuple[int, Outcome]:
+    return shard, work(shard)
+
+
+def _killed(shard: int, reason: str) -> str:
+    return (
+        f"the process of shard {shard} was killed {DEATHS} times ({reason}), most likely for want of memory: "
+        "more shards make each smaller, fewer workers leave each more"
+    )
+
+
+class _Here:
+    def outcomes(
+        self, work: Callable[[int], Outcome], shards: Sequence[int], lost: Callable[[int, str], Outcome]
+    ) -> Iterator[Outcome]:
+        return map(work, shards)
+
+
+class _Processes:
+    """A pool, made anew when one of its processes dies."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def outcomes(
+        self, work: Callable[[int], Outcome], shards: Sequence[int], lost: Callable[[int, str], Outcome]
+    ) -> Iterator[Outcome]:
+        suspects: list[int] = []
+        yield from self._worked(work, shards, self._workers, suspects)
+        for shard in sorted(suspects):  # alone, so that nobody else is blamed for it
+            dead: list[int] = []
+            yield from self._worked(work, [shard], 1, dead)
+            if dead:
+                yield lost(shard, _killed(shard, "of this machine"))
+
+    def _worked(
+        self, work: Callable[[int], Outcome], shards: Sequence[int], at_once: int, suspects: list[int]
+    ) -> Iterator[Outcome]:
+        """Outcomes; the shards that were in work when a process died become suspects."""
+        from concurrent.futures import FIRST_COMPLETED, wait
+        from concurrent.futures.process import BrokenProcessPool
+
+        waiting = list(shards)[::-1]
+        running: dict[Future[Outcome], int] = {}
+        while waiting or running:
+            pool = self._open()
+            try:
+                while waiting and len(running) < at_once:
+                    running[pool.submit(work, waiting[-1])] = waiting[-1]
+                    waiting.pop()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield future.result()
+                    del running[future]
+            except BrokenProcessPool:
+                logger.warning("a process was killed while it worked on %s", sorted(running.values()))
+                suspects += running.values()
+                running.clear()
+                self.close()
+
+    def _open(self) -> ProcessPoolExecutor:
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_share_cores,
+                initargs=(self._workers,),
+            )
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+def _share_cores(workers: int) -> None:
+    """So many processes of one machine compute with as many threads as it has cores, and not with the square. Read by
+    the libraries when they are imported, which is later."""
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
+        os.environ.setdefault(name, threads)
+
+
+class _Actor:
+    """What Ray makes an actor of: a process that keeps what `work` has opened. It has one core, and one thread."""
+
+    def is_ready(self) -> bool:
+        return True
+
+    def work(self, work: Callable[[int], Any], shard: int) -> Any:
+        return work(shard)
+
+
+class _RayActors:
+    """Actors, one made in the place of each that is lost."""
+
+    def __init__(self, ray: ModuleType, workers: int) -> None:
+        self._ray = ray
+        self._remote = ray.remote(num_cpus=1, max_restarts=0)(_Actor)
+        self._actors = [self._remote.remote() for _ in range(workers)]
+        try:
+            ray.get([actor.is_ready.remote() for actor in self._actors])
+        except ray.exceptions.RayError as error:  # recllm is not installed there, or another version of it
+            self.close()
+            raise UsageError(f"Ray's actors cannot start: {str(error).strip().splitlines()[-1][:300]}") from error
+
+    def outcomes(
+        self, work: Callable[[int], Outcome], shards: Sequence[int], lost: Callable[[int, str], Outcome]
+    ) -> Iterator[Outcome]:
+        ray, of_all = self._ray, self._ray.put(work)
+        waiting, idle, deaths = list(shards)[::-1], list(self._actors), dict.fromkeys(shards, 0)
+        running: dict[Any, tuple[int, Any]] = {}
+        while waiting or running:
+            while waiting and idle:
+                shard, actor = waiting.pop(), idle.pop()
+                running[actor.work.remote(of_all, shard)] = shard, actor
+            (reference, *_), _ = ray.wait(list(running), num_returns=1)
+            shard, actor = running.pop(reference)
+            try:
+                outcome = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:  # `work` itself raised
+                raise error.cause from error
+            except ray.exceptions.RayError as error:  # its process or its machine is gone
+                reason = type(error).__name__
+                logger.warning("an actor was lost while it worked on shard %d: %s", shard, reason)
+                self._actors.remove(actor)
+                ray.kill(actor)
+                self._actors.append(self._remote.remote())
+                idle.append(self._actors[-1])
+                deaths[shard] += 1
+                if deaths[shard] < DEATHS:
+                    waiting.insert(0, shard)
+                else:
+                    yield lost(shard, _killed(shard, reason))
+            else:
+                idle.append(actor)
+                yield outcome
+
+    def close(self) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+
+
+def import_ray() -> ModuleType:
+    """Raises `MissingExtraError` without the extra."""
+    import secrets
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers that it runs
+    if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:  # it reads these when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise MissingExtraError("ray", "ray") from None
+    return ray
+
+
+def connect(ray: ModuleType, workers: int) -> None:
+    """To the cluster of `RAY_ADDRESS`, else to one of this machine, whose ports ask for a token that only its processes
+    have. Raises `UsageError` where there is none."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(address="local", num_cpus=workers, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise UsageError(f"Ray cannot be reached at {where}: {str(error)[:200]}") from error

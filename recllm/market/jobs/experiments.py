@@ -1,0 +1,455 @@
+"""Experiments on the slates of a workspace: who gets which treatment, and what may be said of it.
+
+One experiment runs at a time, because a slate is made by one treatment. Who is in which variant follows from a hash of
+the pseudonym; nothing about people is stored for it. People of whom nothing is known, or who did not agree to
+personalisation, get the same slate in any variant and are in none.
+
+Beside it stands the global holdout (`experiments.holdout_share`): people who get nothing personal, for as long as the
+share stays. What they buy against the others is what the whole is worth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import polars as pl
+
+from recllm.base.documents import FrozenModel, Share, Text, plain
+from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
+from recllm.base.schema import Action, Purpose, RecommendRequest, Slate, SlateStatus
+from recllm.base.stats.intervals import Interval
+from recllm.market.experiments.effect import Effect, ExperimentReport, Moments, Verdict, analyse
+from recllm.market.experiments.split import Experiment, Variant, in_global_holdout, variant_of
+from recllm.market.jobs.feedback import JUST_BEFORE, showings_with_answers
+from recllm.recommend.recommender.registry import versions
+from recllm.shop.data.dataset import utc
+from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from recllm.recommend.recommender.recommender import Recommender
+
+GLOBAL_HOLDOUT = "global holdout"
+HELD_OUT = "held out"
+COVARIATE_DAYS = 28
+"""What people bought in so many days before their first showing takes out what they would have bought anyway."""
+
+
+class Metric(StrEnum):
+    """What variants are compared on.
+
+    Answers to a showing are joined as in `jobs.feedback`; purchases and revenue are all that a person bought
+    after their first showing, shown or not.
+    """
+
+    CLICKS = "clicks"
+    """Showings that were clicked, of all showings."""
+    CONVERSIONS = "conversions"
+    """Showings whose item was bought, of all showings."""
+    DISMISSALS = "dismissals"
+    """Showings that were dismissed, of all showings."""
+    PURCHASES = "purchases"
+    """Purchases per person."""
+    REVENUE = "revenue"
+    """Paid per person, in the shop's currency."""
+
+
+ANSWER_COLUMNS = {Metric.CLICKS: "clicked", Metric.CONVERSIONS: "bought", Metric.DISMISSALS: "dismissed"}
+
+
+class Treatment(FrozenModel):
+    """How slates are made for the people of a variant."""
+
+    section = "treatment"
+
+    model: Text | None = None
+    """Version of the model; the serving one when None."""
+    personal: bool = True
+    """False shows what is popular now."""
+    popularity_weight: Share | None = None
+    """As in a request; the policy's when None."""
+    explore_share: Share | None = None
+    """As in a request; `experiments.explore_share` when None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlateExperiment:
+    """An experiment with its treatments, as the store keeps it."""
+
+    experiment: Experiment
+    treatments: Mapping[str, Treatment]
+    """By the name of the variant."""
+    revision: int
+    """Grows with each change."""
+
+    def document(self) -> dict[str, Any]:
+        """As the store and JSON have it."""
+        experiment = self.experiment
+        variants = [
+            {"name": variant.name, "weight": variant.weight, "treatment": self.treatments[variant.name].explicit()}
+            for variant in experiment.variants
+        ]
+        times = {"started_at": experiment.started_at, "ended_at": experiment.ended_at}
+        named = {"name": experiment.name, "metric": experiment.metric, "guard": experiment.guard}
+        document: dict[str, Any] = plain(named | times | {"variants": variants, "revision": self.revision})
+        return document
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentOutcome:
+    """What may be said of an experiment now."""
+
+    experiment: Mapping[str, Any]
+    """`SlateExperiment.document`."""
+    people: Mapping[str, int | None]
+    """By variant: who was shown something in it and may be counted; None below the floor."""
+    days: float
+    """From its start to its end, or to the present."""
+    report: ExperimentReport | None = field(default=None)
+    """None before anybody was shown anything."""
+
+
+def list_experiments(workspace: Workspace) -> list[SlateExperiment]:
+    """All of them, ordered by name."""
+    return [_read(json.loads(document), revision) for _, document, revision in workspace.store().experiments()]
+
+
+def find_experiment(workspace: Workspace, name: str) -> SlateExperiment:
+    """Raises `UnknownIdError` for an unknown one."""
+    for stored in list_experiments(workspace):
+        if stored.experiment.name == name:
+            return stored
+    raise UnknownIdError(f"no experiment {name!r}; see recllm experiments report")
+
+
+def running_experiment(experiments: Sequence[SlateExperiment], at: datetime) -> SlateExperiment | None:
+    """The one that runs at a time; None when none does."""
+    return next((stored for stored in experiments if stored.experiment.is_running(at)), None)
+
+
+def treatment_models(workspace: Workspace) -> set[str]:
+    """Versions that the running experiment shows besides the serving one."""
+    running = running_experiment(list_experiments(workspace), utc(present(workspace)))
+    return set() if running is None else {t.model for t in running.treatments.values() if t.model is not None}
+
+
+def start_experiment(
+    workspace: Workspace,
+    name: str,
+    variants: Mapping[str, tuple[float, Treatment]],
+    *,
+    metric: Metric = Metric.CLICKS,
+    guard: Metric | None = Metric.DISMISSALS,
+) -> SlateExperiment:
+    """From the present on. variants: name -> weight and treatment, the control first.
+
+    Raises `UsageError` for wrong variants, a name that was used before or a model that is not there, `ConflictError`
+    while another experiment runs.
+    """
+    start = utc(present(workspace))
+    experiment = Experiment(
+        name=name,
+        variants=tuple(Variant(variant, weight) for variant, (weight, _) in variants.items()),
+        metric=metric.value,
+        guard=None if guard is None else guard.value,
+        started_at=start,
+    )
+    treatments = {variant: treatment for variant, (_, treatment) in variants.items()}
+    if len({json.dumps(treatment.explicit(), sort_keys=True) for treatment in treatments.values()}) < 2:
+        raise UsageError(f"experiment {name!r}: its variants do the same; give one a model, or another setting")
+    published = {manifest.version for manifest in versions(workspace.models_dir)}
+    for variant, treatment in treatments.items():
+        if treatment.model is not None and treatment.model not in published:
+            raise UsageError(f"variant {variant!r}: no model {treatment.model!r}; see recllm models list")
+    earlier = list_experiments(workspace)
+    if any(stored.experiment.name == name for stored in earlier):
+        raise UsageError(f"there was an experiment {name!r} before; a name draws the variants, so give a new one")
+    if (running := running_experiment(earlier, start)) is not None:
+        raise ConflictError(f"the experiment {running.experiment.name!r} runs; stop it first")
+    stored = SlateExperiment(experiment=experiment, treatments=treatments, revision=0)
+    return _save(workspace, stored)
+
+
+def stop_experiment(workspace: Workspace, name: str, *, revision: int | None = None) -> SlateExperiment:
+    """From the present on everybody gets the serving model; what was shown stays.
+
+    revision: what the caller saw. Raises `UnknownIdError` for an unknown experiment, `NothingToDo` for one that ended,
+    `ConflictError` when somebody changed it since.
+    """
+    stored = find_experiment(workspace, name)
+    if stored.experiment.ended_at is not None:
+        raise NothingToDo(f"the experiment {name!r} ended on {stored.experiment.ended_at:%Y-%m-%d}")
+    if revision is not None and revision != stored.revision:
+        raise ConflictError(f"the experiment {name!r} was changed since; read it again")
+    ended_at = max(utc(present(workspace)), stored.experiment.started_at or utc(0))
+    return _save(workspace, replace(stored, experiment=replace(stored.experiment, ended_at=ended_at)))
+
+
+def _save(workspace: Workspace, stored: SlateExperiment) -> SlateExperiment:
+    document = stored.document()
+    del document["revision"]
+    if not workspace.store().save_experiment(stored.experiment.name, json.dumps(document), stored.revision):
+        raise ConflictError(
+            f"somebody changed the experiment {stored.experiment.name!r} at the same time; read it again"
+        )
+    return replace(stored, revision=stored.revision + 1)
+
+
+def _read(document: Mapping[str, Any], revision: int) -> SlateExperiment:
+    times = (document[name] for name in ("started_at", "ended_at"))
+    started_at, ended_at = (None if text is None else datetime.fromisoformat(text) for text in times)
+    experiment = Experiment(
+        name=document["name"],
+        variants=tuple(Variant(variant["name"], variant["weight"]) for variant in document["variants"]),
+        metric=document["metric"],
+        guard=document["guard"],
+        started_at=started_at,
+        ended_at=ended_at,
+    )
+    treatments = {variant["name"]: Treatment(**variant["treatment"]) for variant in document["variants"]}
+    return SlateExperiment(experiment=experiment, treatments=treatments, revision=revision)
+
+
+# --- slates ----------------------------------------------------------------------------------------------------------
+
+
+def recommend_in_experiments(
+    workspace: Workspace,
+    request: RecommendRequest,
+    experiments: Sequence[SlateExperiment],
+    recommender_of: Callable[[str | None], Recommender | None],
+    *,
+    by_pseudonym: bool = False,
+    rng: np.random.Generator | None = None,
+) -> list[Slate]:
+    """The slates of a request, each person's by the treatment of their variant, with experiment and variant named.
+
+    recommender_of: the recommender of a model's version, None for the serving one's; None where it cannot be opened:
+    its people then get the serving model and are in no variant, which the sample ratio will show. by_pseudonym: the ids
+    are pseudonyms, and the recommenders take them. rng: as in `Recommender.recommend`.
+    """
+    settings = workspace.settings.experiments
+    serving = recommender_of(None)
+    assert serving is not None  # noqa: S101 - without a serving recommender there is nothing to ask
+    running = running_experiment(experiments, utc(serving.dataset.as_of))
+    groups: dict[tuple[str | None, str | None], list[int]] = {}  # by experiment and variant
+    names = request.users if by_pseudonym else workspace.pseudonymiser().many(request.users)
+    for position, name in enumerate(names):
+        group: tuple[str | None, str | None] = (None, None)
+        if in_global_holdout(name, settings.holdout_share, settings.holdout_salt):
+            group = (GLOBAL_HOLDOUT, HELD_OUT)
+        elif running is not None:
+            group = (running.experiment.name, variant_of(running.experiment, name))
+        groups.setdefault(group, []).append(position)
+    slates: dict[int, Slate] = {}
+    for (experiment, variant), positions in groups.items():
+        treatment, recommender = Treatment(), serving
+        if experiment == GLOBAL_HOLDOUT:
+            treatment = Treatment(personal=False)
+        elif running is not None and variant is not None:
+            of_version = recommender_of(running.treatments[variant].model)
+            if of_version is None:
+                experiment = variant = None
+            else:
+                treatment, recommender = running.treatments[variant], of_version
+        explore_share = settings.explore_share if treatment.explore_share is None else treatment.explore_share
+        weight = request.popularity_weight if treatment.popularity_weight is None else treatment.popularity_weight
+        changes = {
+            "users": tuple(request.users[position] for position in positions),
+            "personal": request.personal and treatment.personal,
+            "popularity_weight": weight,
+            "explore_share": request.explore_share or explore_share,
+            "explore_pool": settings.explore_pool,
+        }
+        of_group = request.model_copy(update=changes)
+        for position, slate in zip(positions, recommender.recommend(of_group, rng=rng), strict=True):
+            if slate.status in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY, SlateStatus.HOLDOUT):
+                slate = replace(slate, experiment=experiment, variant=variant)
+            slates[position] = slate
+    return [slates[position] for position in range(len(request.users))]
+
+
+# --- what may be said ------------------------------------------------------------------------------------------------
+
+
+def experiment_outcome(workspace: Workspace, name: str, *, window_days: float = 7.0) -> ExperimentOutcome:
+    """Variants against the control, over people who may be counted (purpose analytics).
+
+    window_days: as in `recllm.market.jobs.feedback`. Raises `UnknownIdError` for an unknown experiment.
+    """
+    stored = find_experiment(workspace, name)
+    started, until = _span(workspace, stored.experiment)
+    evidence = _Evidence.of(_events(workspace, started), stored.experiment, window_days)
+    people, report = _look(evidence, stored.experiment, until)
+    days = (until - started).total_seconds() / 86_400
+    return ExperimentOutcome(experiment=stored.document(), people=people, days=days, report=report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentLook:
+    """What could be said of an experiment at one time."""
+
+    until: datetime
+    people: Mapping[str, int | None]
+    """By variant, as in `ExperimentOutcome`."""
+    report: ExperimentReport | None
+
+
+def experiment_course(
+    workspace: Workspace, name: str, *, window_days: float = 7.0, most_looks: int = 60
+) -> tuple[ExperimentLook, ...]:
+    """What could be said at the end of each day since the start, the present or the end last; of a long experiment
+    every so many days, so that there are `most_looks` at most.
+
+    The last one says what `experiment_outcome` says. Raises `UnknownIdError` for an unknown experiment.
+    """
+    experiment = find_experiment(workspace, name).experiment
+    started, until = _span(workspace, experiment)
+    events = _events(workspace, started)
+    persons = events.filter(pl.col("experiment") == experiment.name).select("user_id").unique()
+    events = events.join(persons, on="user_id", how="semi", maintain_order="left")
+    days = (until - started).total_seconds() / 86_400
+    step = max(1, -(-int(days) // max(1, most_looks - 1)))
+    ends = [started + timedelta(days=day) for day in range(step, int(days) + 1, step)]
+    # a day apart, so that no date stands twice
+    ends = [end for end in ends if until - end >= timedelta(days=1)] + [until]
+    looks, evidence = [], _Evidence.of(events, experiment, window_days)
+    for end in ends:
+        people, report = _look(evidence, experiment, end)
+        looks.append(ExperimentLook(until=end, people=people, report=report))
+    return tuple(looks)
+
+
+Seen = TypeVar("Seen", ExperimentOutcome, ExperimentLook)
+
+
+def reported_experiment(outcome: Seen, figures: FigureGate) -> Seen:
+    """An outcome or look with the figures that a caller gets: no comparison while a variant is below the floor."""
+    floor = 0 if figures.caller is None else figures.part_floor
+    people = {name: n if n is not None and n >= floor else None for name, n in outcome.people.items()}
+    report = outcome.report if None not in people.values() else None
+    if report is not None and not figures.is_exact:
+        comparisons = tuple(
+            replace(
+                comparison,
+                metric=_reported_effect(comparison.metric, figures),
+                guard=comparison.guard and _reported_effect(comparison.guard, figures),
+            )
+            for comparison in report.comparisons
+        )
+        report = replace(report, comparisons=comparisons)
+        people = {name: n and figures.people(n, name) for name, n in people.items()}
+    return replace(outcome, people=people, report=report)
+
+
+def _reported_effect(effect: Effect, figures: FigureGate) -> Effect:
+    """The same with noise on the treatment's value, and half of it on the control's."""
+    fixed, always = (interval.around(effect.difference) for interval in (effect.interval, effect.always_valid_interval))
+    difference = figures.interval(fixed, "effect").value
+    control = figures.amount(effect.control, (fixed.high - fixed.low) / 4, "control")
+    fixed, always = (figures.moved(interval, difference) for interval in (fixed, always))
+    return replace(
+        effect,
+        control=control,
+        treatment=control + difference,
+        difference=difference,
+        relative_difference=difference / control if control else float("nan"),
+        interval=Interval(fixed.low, fixed.high),
+        always_valid_interval=Interval(always.low, always.high),
+        verdict=effect.verdict if always.excludes_zero else Verdict.UNDECIDED,
+    )
+
+
+def _span(workspace: Workspace, experiment: Experiment) -> tuple[datetime, datetime]:
+    until = experiment.ended_at or utc(present(workspace))
+    return experiment.started_at or until, until
+
+
+def _events(workspace: Workspace, started: datetime) -> pl.DataFrame:
+    """All that an experiment is judged by: what people did from `COVARIATE_DAYS` before its start on."""
+    since = started - timedelta(days=COVARIATE_DAYS) - JUST_BEFORE
+    return workspace.gate().events(Purpose.ANALYTICS, since=since)
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """What an experiment is judged by. What came later changes nothing of what was known at a time: an answer belongs
+    to a showing before it."""
+
+    showings: pl.DataFrame
+    """Of the experiment, as `showings_with_answers` gives them."""
+    purchases_before: pl.DataFrame
+    """user_id, purchases_before, revenue_before: in the `COVARIATE_DAYS` before the first showing."""
+    purchases_after: pl.DataFrame
+    """user_id, timestamp, paid: each since the first showing."""
+
+    @classmethod
+    def of(cls, events: pl.DataFrame, experiment: Experiment, window_days: float) -> _Evidence:
+        showings = showings_with_answers(events, window_days=window_days)
+        showings = showings.filter(pl.col("experiment") == experiment.name)
+        first = showings.group_by("user_id").agg(first_at=pl.col("timestamp").min())
+        paid = (pl.col("price") * pl.col("quantity")).fill_null(0.0).alias("paid")
+        bought = events.filter(pl.col("event") == Action.PURCHASE).select("user_id", "timestamp", paid)
+        bought = bought.join(first, on="user_id")
+        is_after = pl.col("timestamp") > pl.col("first_at")
+        is_just_before = pl.col("timestamp") > pl.col("first_at") - timedelta(days=COVARIATE_DAYS)
+        before = bought.filter(~is_after, is_just_before).group_by("user_id")
+        return cls(
+            showings,
+            before.agg(purchases_before=pl.len(), revenue_before=pl.sum("paid")),
+            bought.filter(is_after).drop("first_at"),
+        )
+
+
+def _look(
+    evidence: _Evidence, experiment: Experiment, until: datetime
+) -> tuple[dict[str, int], ExperimentReport | None]:
+    people, moments = _moments(evidence, experiment, until)
+    if not any(people.values()):
+        return people, None
+    guard = None if experiment.guard is None else moments(Metric(experiment.guard))
+    return people, analyse(experiment, moments(Metric(experiment.metric)), guard)
+
+
+def _moments(
+    evidence: _Evidence, experiment: Experiment, until: datetime
+) -> tuple[dict[str, int], Callable[[Metric], dict[str, Moments]]]:
+    """People by variant, and the moments by variant of any metric, as they were known at `until`."""
+    is_past = pl.col("timestamp") <= until
+    names = [variant.name for variant in experiment.variants]
+    persons = (
+        evidence.showings.filter(is_past)
+        .group_by("user_id", maintain_order=True)
+        .agg(
+            pl.col("variant").first(),  # by lot, so it is the same on all of them
+            pl.len().alias("showings"),
+            *((pl.col(f"{name}_at") <= until).sum().alias(name) for name in ANSWER_COLUMNS.values()),
+        )
+        .filter(pl.col("variant").is_in(names))
+    )
+    after = evidence.purchases_after.filter(is_past).group_by("user_id")
+    persons = persons.join(after.agg(purchases=pl.len(), revenue=pl.sum("paid")), on="user_id", how="left")
+    persons = persons.join(evidence.purchases_before, on="user_id", how="left")
+    persons = persons.with_columns(pl.col("^(purchases|revenue).*$").fill_null(0))
+    by_variant = {name: persons.filter(pl.col("variant") == name) for name in names}
+
+    def moments(metric: Metric) -> dict[str, Moments]:
+        column = ANSWER_COLUMNS.get(metric)
+        return {
+            name: Moments.of(_floats(rows, column), _floats(rows, "showings"))
+            if column
+            else Moments.of(_floats(rows, metric.value), 1.0, _floats(rows, f"{metric.value}_before"))
+            for name, rows in by_variant.items()
+        }
+
+    return {name: rows.height for name, rows in by_variant.items()}, moments
+
+
+def _floats(rows: pl.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return rows[column].cast(pl.Float64).to_numpy()

@@ -1,0 +1,246 @@
+"""What became of what was shown.
+
+A served slate is events: one `shown` per position, with the request's id, the model's version, how likely the showing
+was and what it was for. A later action of the same person on the same item belongs to one showing: to the one whose
+`request_id` it carries, or without an id to the latest one within `window_days` before it. So a purchase counts once,
+in however many slates the item stood. That is attribution, not effect: what people would have bought anyway is counted
+too; an experiment tells an effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from recllm.base.schema import Action, ReportBy, Slate
+from recllm.base.stats.intervals import ConfidenceInterval, share
+from recllm.shop.workspace.figures import FigureGate
+
+JUST_BEFORE = timedelta(microseconds=1)
+"""A slate is shown so long before the present that it was made for: that present knows of it, and does not move."""
+SHOWN_KEY = ("user_id", "item_id", "request_id")
+FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "event": pl.String,
+    "timestamp": pl.Datetime("us", "UTC"),
+    "request_id": pl.String,
+    "position": pl.Int32,
+    "model_version": pl.String,
+    "propensity": pl.Float64,
+    "experiment": pl.String,
+    "variant": pl.String,
+    "campaign_id": pl.String,
+    "template": pl.String,
+}
+ANSWERS = {
+    "clicked": Action.CLICK,
+    "bought": Action.PURCHASE,
+    "dismissed": Action.DISMISS,
+    "rated": Action.RATING,
+}
+RETURN_DAYS = 28.0
+"""Who buys anything so soon after the first showing has returned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownOutcome:
+    """What followed the shown (person, item, request) triples of one group.
+
+    Intervals allow for people who were shown many items: the person is what varies.
+    """
+
+    name: str
+    """The model's version, the campaign's id, "experiment: variant", the template or the day; "none" where the showing
+    says nothing of it."""
+    showings: int = field(metadata={"json": "shown"})
+    requests: int
+    people: int
+    clicked: int
+    """Showings with at least one click, and so on."""
+    bought: int
+    dismissed: int
+    rated: int
+    ctr: ConfidenceInterval
+    """clicked / showings, in [0, 1]."""
+    conversion: ConfidenceInterval
+    """bought / showings, in [0, 1]."""
+    revenue: float
+    """Paid in the purchases that belong to the showings, in the shop's currency."""
+    items: int
+    """Different items among the showings."""
+    coverage: float | None
+    """items / items on offer; None where that is not told."""
+    returned: ConfidenceInterval | None
+    """Share of the people who bought anything within `RETURN_DAYS` after their first showing, of those for whom so much
+    time has passed; None where it has for nobody."""
+
+
+def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
+    """One `shown` event per recommendation, `FEEDBACK_SCHEMA`; people's ids are those of the slates."""
+    rows = [
+        {
+            "user_id": slate.user_id,
+            "item_id": item.item_id,
+            "event": Action.SHOWN.value,
+            "timestamp": slate.as_of,
+            "request_id": slate.request_id,
+            "position": item.rank,
+            "model_version": slate.model_version,
+            "propensity": item.propensity,
+            "experiment": slate.experiment,
+            "variant": slate.variant,
+        }
+        for slate in slates
+        for item in slate.items
+    ]
+    return pl.DataFrame(rows, schema=FEEDBACK_SCHEMA)
+
+
+def showings_with_answers(events: pl.DataFrame, *, window_days: float = 7.0) -> pl.DataFrame:
+    """One row per showing, oldest first: the columns of `FEEDBACK_SCHEMA` but `event`; and clicked, bought, dismissed,
+    rated (whether an answer of the kind belongs to it), clicked_at and so on (when the first of them came, or null),
+    revenue (paid in its purchases), stars (mean rating or null).
+
+    events: `FEEDBACK_SCHEMA` with quantity, price and value where known, over all actions.
+    """
+    lacking = [name for name in ("quantity", "price", "value") if name not in events.columns]
+    events = events.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in lacking)
+    showings = events.filter(pl.col("event") == Action.SHOWN).sort("timestamp", maintain_order=True)
+    showings = showings.unique(SHOWN_KEY, keep="first", maintain_order=True).select(
+        name for name in FEEDBACK_SCHEMA if name != "event"
+    )
+    showings = showings.with_row_index("showing")
+    for name, action in ANSWERS.items():
+        answers = _answers(showings, events.filter(pl.col("event") == action), window_days)
+        paid = (pl.col("price") * pl.col("quantity").fill_null(1.0)).fill_null(0.0).sum().alias("revenue")
+        values = {"bought": [paid], "rated": [pl.col("value").mean().alias("stars")]}.get(name, [])
+        answered_at = pl.col("timestamp").min().alias(f"{name}_at")
+        answered = answers.group_by("showing").agg(pl.lit(True).alias(name), answered_at, *values)
+        showings = showings.join(answered, on="showing", how="left", maintain_order="left")
+    return showings.drop("showing").with_columns(pl.col(*ANSWERS).fill_null(False), pl.col("revenue").fill_null(0.0))
+
+
+def shown_outcomes(
+    events: pl.DataFrame,
+    *,
+    by: ReportBy = ReportBy.MODEL,
+    window_days: float = 7.0,
+    until: datetime | None = None,
+    n_on_offer: int | None = None,
+    timezone: str = "UTC",
+) -> tuple[ShownOutcome, ...]:
+    """What followed what was shown, per group of `by`, sorted by its name.
+
+    events: as for `showings_with_answers`. until: the end of what is known, the last event's time when None.
+    n_on_offer: items that could be shown. timezone: of the days.
+    """
+    showings = showings_with_answers(events, window_days=window_days)
+    if showings.is_empty():
+        return ()
+    columns = {ReportBy.MODEL: "model_version", ReportBy.CAMPAIGN: "campaign_id", ReportBy.TEMPLATE: "template"}
+    match by:
+        case ReportBy.VARIANT:
+            name = pl.col("experiment") + ": " + pl.col("variant")
+        case ReportBy.DAY:
+            name = pl.col("timestamp").dt.convert_time_zone(timezone).dt.date().cast(pl.String)
+        case _:
+            name = pl.col(columns[by])
+    showings = showings.with_columns(name=name.fill_null("none"))
+    until = until or events["timestamp"].max()  # type: ignore[assignment]
+    purchases = events.filter(pl.col("event") == Action.PURCHASE).select("user_id", bought_at="timestamp")
+    outcomes = []
+    for (group,), rows in showings.sort("name", maintain_order=True).group_by("name", maintain_order=True):
+        items = rows["item_id"].n_unique()
+        outcomes.append(
+            ShownOutcome(
+                name=str(group),
+                showings=rows.height,
+                requests=rows["request_id"].n_unique(),
+                people=rows["user_id"].n_unique(),
+                **{answer: int(rows[answer].sum()) for answer in ANSWERS},
+                ctr=_rate(rows, "clicked"),
+                conversion=_rate(rows, "bought"),
+                revenue=float(rows["revenue"].sum()),
+                items=items,
+                coverage=None if not n_on_offer else items / n_on_offer,
+                returned=_returned(rows, purchases, until),
+            )
+        )
+    return tuple(outcomes)
+
+
+WINDOWS = (1.0, 3.0, 7.0, 14.0, 28.0, 90.0, 365.0)
+"""Days that a caller without exact figures may choose: between two near windows lie the purchases of few customers."""
+
+
+def reported_outcomes(outcomes: Iterable[ShownOutcome], figures: FigureGate) -> tuple[ShownOutcome, ...]:
+    """The groups with the figures that a caller gets; only the owner of the machine gets groups below the floor."""
+    floor = 0 if figures.caller is None else figures.part_floor
+    return tuple(_reported(outcome, figures) for outcome in outcomes if outcome.people >= floor)
+
+
+def _reported(outcome: ShownOutcome, figures: FigureGate) -> ShownOutcome:
+    name, items = outcome.name, figures.count(outcome.items, "items", outcome.name)
+    counts: dict[str, Any] = {
+        column: figures.count(getattr(outcome, column), column, name) for column in ("showings", "requests", *ANSWERS)
+    }
+    return replace(
+        outcome,
+        people=figures.people(outcome.people, name) or 0,
+        ctr=figures.share(outcome.ctr, "ctr", name),
+        conversion=figures.share(outcome.conversion, "conversion", name),
+        returned=outcome.returned and figures.share(outcome.returned, "returned", name),
+        revenue=figures.amount(outcome.revenue, outcome.revenue / max(1, outcome.bought) ** 0.5, name),
+        items=items,
+        coverage=outcome.coverage and outcome.coverage * items / max(1, outcome.items),
+        **counts,
+    )
+
+
+def _rate(showings: pl.DataFrame, answer: str) -> ConfidenceInterval:
+    """Share of the showings with the answer; the variance between people tells how much the showings count."""
+    people = showings.group_by("user_id").agg(pl.len().alias("n"), pl.sum(answer).cast(pl.Float64).alias("hits"))
+    n, hits = showings.height, float(people["hits"].sum())
+    rate = hits / n
+    if 0 < hits < n and people.height > 1:
+        clustered = ((people["hits"] - rate * people["n"]) ** 2).sum() * people.height / (people.height - 1)
+        design_effect = max(1.0, float(clustered) / (n * rate * (1 - rate)))
+    else:  # nothing varies: each person counts once
+        design_effect = n / people.height
+    return share(hits, n, design_effect=design_effect)
+
+
+def _returned(showings: pl.DataFrame, purchases: pl.DataFrame, until: datetime | None) -> ConfidenceInterval | None:
+    limit = timedelta(days=RETURN_DAYS)
+    first = showings.group_by("user_id").agg(shown_at=pl.col("timestamp").min())
+    first = first.filter(pl.col("shown_at") + limit <= until)
+    if first.is_empty():
+        return None
+    later = first.join(purchases, on="user_id").filter(
+        (pl.col("bought_at") > pl.col("shown_at")) & (pl.col("bought_at") <= pl.col("shown_at") + limit)
+    )
+    return share(later["user_id"].n_unique(), first.height)
+
+
+def _answers(showings: pl.DataFrame, answers: pl.DataFrame, window_days: float) -> pl.DataFrame:
+    """The answers with the `showing` that each belongs to: one at most, and never a later one."""
+    showings = showings.select("showing", *SHOWN_KEY, shown_at="timestamp").sort("shown_at", maintain_order=True)
+    answers = answers.select(*SHOWN_KEY, "timestamp", "quantity", "price", "value").sort("timestamp")
+    by_request = answers.filter(pl.col("request_id").is_not_null()).join_asof(
+        showings, left_on="timestamp", right_on="shown_at", by=list(SHOWN_KEY), check_sortedness=False
+    )
+    by_person = answers.filter(pl.col("request_id").is_null()).join_asof(
+        showings.drop("request_id"),
+        left_on="timestamp",
+        right_on="shown_at",
+        by=["user_id", "item_id"],
+        tolerance=timedelta(days=window_days),
+        check_sortedness=False,
+    )
+    joined = [part.select("showing", "timestamp", "quantity", "price", "value") for part in (by_request, by_person)]
+    return pl.concat(joined).drop_nulls("showing")

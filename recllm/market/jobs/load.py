@@ -1,0 +1,291 @@
+"""What goes into a workspace: files, and what people did with what they were shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from recllm.base.errors import UsageError
+from recllm.base.schema import Action, IngestReport, Item, Purpose, ReportBy, Slate, Table
+from recllm.market.jobs.feedback import FEEDBACK_SCHEMA, JUST_BEFORE, ShownOutcome, shown_events, shown_outcomes
+from recllm.shop.data.dataset import utc
+from recllm.shop.workspace.workspace import Workspace, present, recording_time
+
+if TYPE_CHECKING:
+    from recllm.shop.ingest.options import ColumnMap
+    from recllm.shop.ingest.sources import FileSource, Recognised
+
+EVENT_SCHEMA: Mapping[str, Any] = {
+    **FEEDBACK_SCHEMA,
+    "session_id": pl.String,
+    "event_id": pl.String,
+    "value": pl.Float64,
+    "quantity": pl.Float64,
+    "price": pl.Float64,
+    "basket_id": pl.String,
+    "is_timed": pl.Boolean,
+}
+
+
+def load_file(
+    workspace: Workspace,
+    file: Path,
+    table: str,
+    *,
+    mapping: str | ColumnMap | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> IngestReport:
+    """Read one file into the workspace. `options` are fields of `IngestOptions`; the settings fill what they leave.
+
+    mapping: a column map, or the name or path of one.
+
+    Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
+    """
+    from recllm.shop.ingest.load import ingest_file
+    from recllm.shop.ingest.options import IngestOptions, load_map
+
+    if table not in set(Table):
+        raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
+    settings = workspace.settings
+    values: dict[str, Any] = {"shop_tz": settings.timezone, "shop_currency": settings.currency}
+    values["event_names"] = workspace.domain.events
+    values |= {name: value for name, value in options.items() if value is not None}
+    return ingest_file(
+        file,
+        table,
+        store=workspace.store(),
+        pseudonymiser=workspace.pseudonymiser(),
+        policy=workspace.policy,
+        mapping=load_map(mapping) if isinstance(mapping, str) else mapping,
+        options=IngestOptions(**values),
+        quarantine_dir=workspace.quarantine_dir,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def load_export(
+    workspace: Workspace,
+    file: Path,
+    *,
+    recognised: Recognised | None = None,
+    consent_from: Sequence[str] = (),
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+    **options: Any,
+) -> tuple[Recognised, list[IngestReport]]:
+    """Read an export of a known shop system into every table that it gives; see `recllm.shop.ingest.sources`.
+
+    recognised: what it was taken for, where that is known already.
+    consent_from: columns of the file that say what people agreed to, which is taken in only when named here; what they
+    refused always is. Each table is loaded whole or not at all; where one is refused those before it stay, and the same
+    file again adds what is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is
+    not of consent.
+    """
+    from recllm.shop.ingest.options import IngestOptions
+    from recllm.shop.ingest.sources import recognise_file
+
+    reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
+    recognised = recognised or recognise_file(file, workspace.policy, reading)
+    options = {**options, "encoding": reading.encoding or recognised.encoding}
+    load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)
+    maps = export_maps(recognised.source, consent_from)
+    return recognised, [load(table=table, mapping=column_map) for table, column_map in maps]
+
+
+def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tuple[Table, ColumnMap]]:
+    """The tables that a kind of export gives, in the order in which they are loaded, each with its map: what people
+    agreed to or refused before what they did. Raises `UsageError` for a column that is not of consent."""
+    from recllm.shop.ingest.sources import consent_maps
+
+    of_consent = [(Table.CONSENT, column_map) for column_map in consent_maps(source, consent_from)]
+    return sorted([*source.maps.items(), *of_consent], key=lambda pair: pair[0] is Table.EVENTS)
+
+
+def describe_workspace(workspace: Workspace) -> dict[str, Any]:
+    """Counts, spans, gaps, categories, text lengths and languages of what the store holds."""
+    from recllm.shop.ingest.describe import describe
+
+    return describe(workspace.store())
+
+
+def add_feedback(
+    workspace: Workspace,
+    user_id: str,
+    item_id: str,
+    event: str,
+    *,
+    at: datetime | None = None,
+    request_id: str | None = None,
+    value: float | None = None,
+    quantity: float = 1.0,
+    price: float | None = None,
+) -> Any:
+    """Append one event of a person, by the shop's own id. `at` defaults to the present of the log.
+
+    Returns the store's account of it. Raises `UsageError` for an unknown event or item.
+    """
+    actions = [a.value for a in Action if a is not Action.SHOWN]
+    if event not in actions:
+        raise UsageError(f"--event is one of {', '.join(actions)}, not {event!r}")
+    if (value is None) == (event == Action.RATING):
+        raise UsageError("a rating needs --value, and only a rating takes one")
+    if not len(workspace.gate().catalogue([item_id])):
+        raise UsageError(f"no item {item_id!r} in the catalogue; see recllm describe")
+    row = {
+        "user_id": user_id,
+        "item_id": item_id,
+        "event": event,
+        "timestamp": at or recording_time(workspace),
+        "request_id": request_id,
+        "value": value,
+        "quantity": quantity,
+        "price": price,
+    }
+    return add_events(workspace, [row], source="feedback")
+
+
+def add_events(
+    workspace: Workspace, rows: Sequence[Mapping[str, Any]], *, source: str, by_pseudonym: bool = False
+) -> Any:
+    """Append events of people, by the shop's own ids; durable on return. Returns the store's account of them.
+
+    rows: as `ingest.record.record_events` takes them, every row with the same names. One with a `session_id`
+    and no `user_id` is of that anonymous session, or of the person to whom it was joined. `source` says where they
+    come from. by_pseudonym: the ids are pseudonyms already.
+    """
+    from recllm.shop.ingest.record import record_events
+
+    frame = pl.DataFrame(list(rows), schema={name: EVENT_SCHEMA[name] for name in rows[0]})
+    if "session_id" in frame.columns and "user_id" not in frame.columns:
+        frame = frame.with_columns(user_id=pl.lit(None, pl.String))
+    if not by_pseudonym and "user_id" in frame.columns:
+        people = workspace.pseudonymiser().many(frame["user_id"].fill_null("").to_list())
+        frame = frame.with_columns(user_id=pl.when(pl.col("user_id").is_not_null()).then(pl.Series(people)))
+    if "session_id" in frame.columns:
+        sessions = workspace.session_pseudonymiser().many(frame["session_id"].fill_null("").to_list())
+        of_session = pl.when(pl.col("session_id").is_not_null()).then(pl.Series(sessions))
+        frame = frame.with_columns(user_id=pl.coalesce("user_id", of_session)).drop("session_id")
+    return record_events(frame, workspace.store(), source=source)
+
+
+def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, source: str) -> Any:
+    """Insert or replace what people told of themselves: the shop's own id -> name -> value.
+
+    Returns the store's account of it.
+    """
+    from recllm.shop.ingest.record import record_rows
+
+    texts = [json.dumps(stated, ensure_ascii=False, sort_keys=True) for stated in basics.values()]
+    rows = pl.DataFrame({"user_id": workspace.pseudonymiser().many(list(basics)), "basics": texts})
+    return record_rows(rows, Table.USERS, workspace.store(), source=source)
+
+
+def add_consent(
+    workspace: Workspace,
+    decisions: Sequence[tuple[str, Purpose, bool, datetime | None]],
+    *,
+    source: str,
+    by_pseudonym: bool = False,
+) -> Any:
+    """Append decisions: the shop's own id, purpose, granted, and when (None for now). Returns the store's account.
+
+    by_pseudonym: the ids are pseudonyms already.
+    """
+    from recllm.shop.ingest.record import record_rows
+
+    user_ids, purposes, granted, times = (list(column) for column in zip(*decisions, strict=True))
+    rows = pl.DataFrame(
+        {
+            "user_id": user_ids if by_pseudonym else workspace.pseudonymiser().many(user_ids),
+            "purpose": [purpose.value for purpose in purposes],
+            "granted": granted,
+            "at": [None if time is None else round(time.timestamp() * 1_000_000) for time in times],
+        },
+        schema_overrides={"at": pl.Int64},
+    )
+    return record_rows(rows, Table.CONSENT, workspace.store(), source=source)
+
+
+def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> Any:
+    """Insert or replace items. Invisible characters leave their texts. Returns the store's account of them."""
+    from recllm.shop.ingest.parse.batch import UNSEEN_IN_TEXT
+    from recllm.shop.ingest.record import record_rows
+
+    rows = pl.DataFrame(
+        {
+            "item_id": [item.item_id for item in items],
+            "title": [item.title for item in items],
+            "category": [json.dumps(item.category, ensure_ascii=False) if item.category else None for item in items],
+            "brand": [item.brand for item in items],
+            "description": [item.description for item in items],
+            "price": [None if item.price is None else str(item.price) for item in items],
+            "currency": [item.currency or workspace.settings.currency for item in items],
+            "available": [item.available for item in items],
+            "attributes": [json.dumps(dict(item.attributes), ensure_ascii=False) for item in items],
+            "available_until": [
+                None if item.available_until is None else round(item.available_until.timestamp() * 1_000_000)
+                for item in items
+            ],
+        },
+        schema_overrides={
+            **dict.fromkeys(("category", "brand", "description", "price", "currency"), pl.String),
+            "available_until": pl.Int64,
+        },
+    )
+    texts = pl.col("title", "category", "brand", "description").str.replace_all(UNSEEN_IN_TEXT, "")
+    return record_rows(rows.with_columns(texts), Table.ITEMS, workspace.store(), source=source)
+
+
+def record_shown(workspace: Workspace, slates: Sequence[Slate], *, sessions: bool = False) -> int:
+    """Append what was shown, of people who may be counted (purpose analytics); returns the number of events.
+
+    A slate is shown just before the present that it was made for, and never ahead of the clock: however many there are,
+    the present stays, and the order of writing tells those of one instant apart. Each counts once, however often it is
+    recorded. sessions: whether the slates are of anonymous sessions.
+    """
+    from recllm.shop.ingest.record import record_events
+
+    pseudonymiser = workspace.session_pseudonymiser() if sessions else workspace.pseudonymiser()
+    names = pseudonymiser.many([s.user_id for s in slates])
+    permitted = workspace.gate().permits_each(names, Purpose.ANALYTICS)
+    pairs = [(s, n) for s, n, yes in zip(slates, names, permitted, strict=True) if yes and s.items]
+    if not pairs:
+        return 0
+    alias = {s.user_id: n for s, n in pairs}
+    frame = shown_events([s for s, _ in pairs]).with_columns(
+        pl.col("user_id").replace_strict(alias),
+        timestamp=pl.min_horizontal(pl.col("timestamp") - JUST_BEFORE, datetime.now(UTC)),
+        is_timed=False,
+        event_id=pl.format("shown {} {}", "request_id", "position"),
+    )
+    explored = {s.request_id: s.ranked for s, _ in pairs if s.ranked}
+    if explored:  # first: an event whose propensity nobody can use is worth less than a ranking that nobody was shown
+        workspace.store().add_explored_slates(explored, datetime.now(UTC))
+    return int(record_events(frame, workspace.store(), source="served").accepted)
+
+
+def feedback_report(
+    workspace: Workspace, *, by: ReportBy = ReportBy.MODEL, window_days: float = 7.0
+) -> tuple[ShownOutcome, ...]:
+    """What became of what was shown, over people who may be counted; see `jobs.feedback.shown_outcomes`."""
+    with workspace.store().read() as reader:
+        first_shown, n_on_offer = reader.first_shown(), reader.n_available_items()
+    if first_shown is None:
+        return ()
+    return shown_outcomes(
+        workspace.gate().events(Purpose.ANALYTICS, since=first_shown),  # what was before answers nothing
+        by=by,
+        window_days=window_days,
+        until=utc(present(workspace)),
+        n_on_offer=n_on_offer,
+        timezone=workspace.settings.timezone or "UTC",
+    )

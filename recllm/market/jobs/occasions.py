@@ -1,0 +1,191 @@
+"""Occasions of a workspace: whom to write to on a day, and the model of what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from recllm.base.errors import DataError, UsageError
+from recllm.base.schema import Occasion, Purpose
+from recllm.market.jobs.serve import CHANNEL_PURPOSE, first_channels
+from recllm.shop.data.dataset import DAY, USER_COLUMN, utc
+from recllm.shop.data.order import refuse_steps
+from recllm.shop.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from recllm.market.occasions.choose import OccasionList
+    from recllm.market.occasions.detect import Cases, Shop
+    from recllm.market.occasions.replenishment import ReplenishmentModel
+
+MODEL_FILE = "replenishment.json"
+"""In the workspace's folder."""
+MAX_AGE_DAYS = 28.0  # a model that knows nothing of so many days of the log is learned anew
+
+EARLIER_MODEL_FILE = "replenishment.safetensors"
+"""Of an earlier version: it is not read any more, and removed once the model was learned again."""
+
+MAX_DAYS_AHEAD = 7
+"""Further ahead nothing of the log says who should hear what."""
+
+Progress = Callable[[str], None]
+
+
+def find_occasions(
+    workspace: Workspace,
+    on: date | None = None,
+    *,
+    size: int | None = None,
+    explain: bool = True,
+    locale: str | None = None,
+    now: datetime | None = None,
+    progress: Progress | None = None,
+) -> OccasionList:
+    """Who should hear what on a day, why, on which channel and at which hour; one message for each person at most.
+
+    on: None for today; an earlier day is told as its morning would have. size: people at most. progress: told what
+    takes long. Left out is who has not agreed to personalisation or to any channel of `occasions.channels`, belongs to
+    the global holdout, is or may be a minor, or got a message within `occasions.contact_days`.
+
+    Raises `UsageError` for a day beyond the log's end, `DataError` where nothing can be learned and nothing else is to
+    be looked for.
+    """
+    from recllm.market.audiences.assignment import globally_held_out
+    from recllm.market.audiences.exclusions import first_only, minors
+    from recllm.market.occasions.choose import OccasionList, PersonOccasion, lacking, one_for_each, reasons_of
+    from recllm.market.occasions.hours import best_hours, hour_shares
+    from recllm.text.items import item_names
+
+    settings, zone = workspace.settings.occasions, workspace.settings.timezone or "UTC"
+    day, as_of = _moment(workspace, on, now)
+    shop = open_shop_at(workspace, as_of)
+    cases, missing = cases_of(workspace, shop, settings.order, progress)
+    missing |= {occasion: why for occasion, why in lacking(shop).items() if occasion in settings.order}
+    data, gate = shop.dataset, workspace.gate()
+    ids = data.users[USER_COLUMN].to_list()
+    if unknown := [name for name in settings.channels if name not in CHANNEL_PURPOSE]:
+        with_consent = ", ".join(CHANNEL_PURPOSE)
+        raise UsageError(f"nobody can agree to the channel {unknown[0]!r}; those with consent: {with_consent}")
+    channels = first_channels(gate, ids, settings.channels)
+    holdout = workspace.settings.experiments
+    sent = gate.messages(Purpose.PERSONALISATION)
+    recent = set(sent.filter(sent["exported_at"] >= as_of - settings.contact_days * DAY)["user_id"])
+    masks = first_only(
+        {
+            "no_channel": np.array([channel is None for channel in channels], bool),
+            "minor": minors(data, settings.adult_age),
+            "global_holdout": globally_held_out(ids, holdout.holdout_share, holdout.holdout_salt),
+            "contacted_lately": np.array([name in recent for name in ids], bool),
+        }
+    )
+    allowed = ~np.logical_or.reduce(list(masks.values()))
+    any_case = np.zeros(data.n_users, bool)
+    for of_occasion in cases.values():
+        any_case[of_occasion.user] = True
+    left_out = {name: int((mask & any_case).sum()) for name, mask in masks.items() if (mask & any_case).any()}
+    first_cases = one_for_each(cases, settings.order, allowed)
+    listed: dict[Occasion, Cases] = {}
+    n_left = size if size is not None else data.n_users
+    for occasion, of_occasion in first_cases.items():
+        listed[occasion] = of_occasion.select(np.arange(min(len(of_occasion), n_left)))
+        n_left -= len(listed[occasion])
+    beyond = sum(map(len, first_cases.values())) - sum(map(len, listed.values()))
+    left_out |= {"beyond_the_cut": beyond} if beyond else {}
+    hours = best_hours(hour_shares(data, zone), settings.quiet)
+    words = workspace.locale(locale)
+    people = []
+    for occasion, of_occasion in listed.items():
+        items = data.items[np.maximum(of_occasion.item, 0).tolist()]
+        names, reasons = (
+            item_names(items, words),
+            reasons_of(of_occasion, data, words) if explain else [()] * len(of_occasion),
+        )
+        for n, (user, item) in enumerate(zip(of_occasion.user.tolist(), of_occasion.item.tolist(), strict=True)):
+            chance = np.nan if of_occasion.probability is None else float(of_occasion.probability[n])
+            person = PersonOccasion(
+                user_id=ids[user],
+                occasion=occasion,
+                item_id=None if item < 0 else items["item_id"][n],
+                title=None if item < 0 else names[n],
+                probability=None if np.isnan(chance) else round(chance, 6),
+                best_hour=int(hours[user]),
+                channel=channels[user],
+                reasons=reasons[n],
+            )
+            people.append(person)
+    return OccasionList(
+        date=day,
+        people=tuple(people),
+        counts={occasion: len(of_occasion) for occasion, of_occasion in listed.items()},
+        left_out=left_out,
+        notes=tuple(f"{occasion}: {why}" for occasion, why in missing.items()),
+    )
+
+
+def cases_of(
+    workspace: Workspace, shop: Shop, occasions: Sequence[Occasion], progress: Progress | None = None
+) -> tuple[dict[Occasion, Cases], dict[Occasion, str]]:
+    """The cases of these occasions, and why one could not be looked for.
+
+    Raises `DataError` where replenishment alone is asked for and cannot be learned.
+    """
+    from recllm.market.occasions.choose import find_cases
+
+    model, missing = None, dict[Occasion, str]()
+    if Occasion.REPLENISH in occasions:
+        try:
+            model = replenishment_model(workspace, shop.now, progress)
+        except DataError as error:
+            if len(occasions) == 1:
+                raise
+            missing[Occasion.REPLENISH] = str(error)
+    return find_cases(shop, model, occasions), missing
+
+
+def open_shop_at(workspace: Workspace, as_of: int) -> Shop:
+    """What the occasions of a time are found in: people who agreed to personalisation."""
+    from recllm.market.occasions.detect import ItemStates, Shop
+
+    dataset = workspace.gate().dataset(Purpose.PERSONALISATION).before(as_of)
+    refuse_steps(dataset.step_seconds, "occasions")
+    states = ItemStates.of(workspace.gate().item_states(), dataset).until(as_of)
+    return Shop.of(dataset, states, workspace.settings.occasions, workspace.policy)
+
+
+def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | None = None) -> ReplenishmentModel:
+    """The workspace's, learned now where there is none or it is older than `MAX_AGE_DAYS`.
+
+    Raises `DataError` where there is too little to learn from.
+    """
+    from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
+
+    file = workspace.root / MODEL_FILE
+    if file.exists():
+        model = ReplenishmentModel.read(file)
+        if as_of - model.as_of <= MAX_AGE_DAYS * DAY:
+            return model
+    if progress:
+        progress("learning when things are due, once in a while; this takes a few minutes")
+    dataset = workspace.gate().dataset(Purpose.MODEL_TRAINING)
+    model = learn_replenishment(dataset.before(as_of), progress=progress)
+    model.save(file)
+    (workspace.root / EARLIER_MODEL_FILE).unlink(missing_ok=True)
+    return model
+
+
+def _moment(workspace: Workspace, on: date | None, now: datetime | None) -> tuple[date, int]:
+    """The day, and the time before which things are taken into account: the day's beginning, for today the present."""
+    zone = ZoneInfo(workspace.settings.timezone or "UTC")
+    moment = present(workspace, now)
+    today = utc(moment).astimezone(zone).date()
+    if on is None or on == today:
+        return today, moment
+    if on > today + timedelta(days=MAX_DAYS_AHEAD):
+        raise UsageError(
+            f"{on} is more than {MAX_DAYS_AHEAD} days after {today}, the present of this workspace; "
+            "ask for an earlier day, or load the events since"
+        )
+    return on, int(datetime.combine(on, time(), zone).timestamp())

@@ -1,0 +1,176 @@
+"""What jobs keep about people in a workspace: what was learned, what serves, what is unfinished.
+
+Of what is inferred of a person nothing is stored: an export makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from recllm.base.documents import plain
+from recllm.base.errors import ModelError
+from recllm.base.schema import Intent, Purpose, RecommendRequest
+from recllm.market.experiments.split import variant_of
+from recllm.market.jobs.effects import FOLDER as EFFECTS
+from recllm.market.jobs.effects import effect_names, effects_of
+from recllm.market.jobs.experiments import list_experiments
+from recllm.market.jobs.occasions import EARLIER_MODEL_FILE, MODEL_FILE
+from recllm.market.jobs.recommenders import forget_in_states, open_recommender, people_path, tainted_until
+from recllm.market.jobs.serve import person_profile
+from recllm.market.propensity.prediction import prediction_document
+from recllm.recommend.recommender.registry import mark_tainted, remove_tainted, taint_folder, taints, versions_since
+from recllm.shop.workspace import personal_records as records
+from recllm.shop.workspace.store_records import unnamed
+from recllm.shop.workspace.workspace import Workspace, present
+from recllm.text.encoder.cache import QUERY_CACHE_FILE
+
+if TYPE_CHECKING:
+    from recllm.shop.data.dataset import Dataset
+
+SLATE_ITEMS = 10
+
+
+class InferenceStatus(StrEnum):
+    """Whether anything is inferred of a person."""
+
+    INFERRED = "inferred"
+    NOT_AGREED = "not_agreed"
+    NO_MODEL = "no_model"
+    """None can be opened; `problem` says why."""
+
+
+# --- what was learned ------------------------------------------------------------------------------------------------
+
+
+def _mark_learned(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
+    """Marks what was made after the first data of one of the people came in; has to come before their rows go."""
+    with workspace.store().read() as reader:
+        loaded = reader.first_loaded(people.subjects).values()
+    if not loaded:
+        return records.Removed()
+    first_load, loaded_at = min(number for number, _ in loaded), min(time for _, time in loaded)
+    until, root = tainted_until(workspace, people.at), workspace.root
+    learned = mark_tainted(workspace.models_dir, first_load, loaded_at, at=people.at, use_until=until)
+    marked = taints(workspace.models_dir)
+    models = {version: marked[version].use_until for version in learned}
+    if names := effect_names(workspace):
+        taint_folder(root / EFFECTS, names, at=people.at, use_until=until)
+        of_effects = taints(root / EFFECTS)
+        models |= {f"{EFFECTS}/{name}": of_effects[name].use_until for name in names}
+    for file in (MODEL_FILE, EARLIER_MODEL_FILE):
+        (root / file).unlink(missing_ok=True)  # it is learned again when occasions are asked for
+    return records.Removed(models=models)
+
+
+def _remove_ended(workspace: Workspace, clock: datetime, dry_run: bool) -> records.Removed:
+    removed = [] if dry_run else remove_tainted(workspace.models_dir, ended_by=clock)
+    return records.Removed(files={"tainted_models": len(removed)})
+
+
+def _export(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
+    with workspace.store().read() as reader:
+        first_load = reader.first_loaded([person.name]).get(person.name)
+    experiments = [stored.experiment for stored in list_experiments(workspace)]
+    return {
+        "experiments": {experiment.name: variant_of(experiment, person.name) for experiment in experiments},
+        "models": [] if first_load is None else versions_since(workspace.models_dir, *first_load),
+        "inferred": _inferred(workspace, person),
+    }
+
+
+def _inferred(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
+    """The profile in words, what would be recommended now with scores and reasons, what the person is predicted to do,
+    and how trials say that a treatment moves them. Nothing is inferred without consent."""
+    name = person.name
+    inferred: dict[str, Any] = {"status": InferenceStatus.NOT_AGREED, "profile": None, "recommendations": {}}
+    inferred |= {"predictions": [], "effects": {}}
+    if not workspace.gate().permits(name, Purpose.PERSONALISATION):
+        return inferred
+    try:
+        recommender = (person.recommender or open_recommender(workspace)).by_pseudonym()
+    except ModelError as error:
+        inferred |= {"status": InferenceStatus.NO_MODEL, "problem": str(error)}
+    else:
+        inferred["status"] = InferenceStatus.INFERRED
+        for intent in (Intent.MIXED, Intent.REMIND, Intent.DISCOVER):
+            slate = plain(recommender.recommend(RecommendRequest(users=(name,), k=SLATE_ITEMS, intent=intent))[0])
+            inferred["recommendations"][intent.value] = unnamed(slate)
+    _, texts = person_profile(workspace, name, workspace.settings.locale, by_pseudonym=True)
+    inferred["profile"] = plain(texts)
+    for prediction in person.predictions:
+        of_person = tuple(predicted for predicted in prediction.people if predicted.user_id == name)
+        document = prediction_document(replace(prediction, people=of_person))
+        question = {field: document[field] for field in ("kind", "horizon_days", "as_of", "meaning")}
+        inferred["predictions"] += [question | unnamed(predicted) for predicted in document["people"]]
+    if effects := effect_names(workspace):
+        agreed = workspace.gate().dataset(Purpose.PERSONALISATION)
+        people = agreed.before(present(workspace))
+        inferred["effects"] = {effect: _effect(workspace, effect, people, name) for effect in effects}
+    return inferred
+
+
+def _effect(workspace: Workspace, effect: str, people: Dataset, name: str) -> Mapping[str, Any]:
+    try:
+        of_person = effects_of(workspace, effect, people)(people.user_rows([name]))
+    except ModelError as error:  # it learned from an erased person, and its time is over
+        return {"problem": str(error)}
+    return {field: float(getattr(of_person, field)[0]) for field in ("effect", "low", "high")}
+
+
+LEARNED = records.PersonalRecords(
+    name="models",
+    files=("models", EFFECTS, MODEL_FILE, EARLIER_MODEL_FILE),
+    in_backup=True,
+    leftovers=("models/.*", "models/versions/*.tmp", f"{EFFECTS}/.*"),
+    forget=_mark_learned,
+    export=_export,
+    outdated=_remove_ended,
+)
+
+
+# --- who is served, and what is unfinished ---------------------------------------------------------------------------
+
+
+def _forget_served(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
+    forget_in_states(workspace)
+    return records.Removed()
+
+
+def _remove_states(workspace: Workspace, renamed: records.Renamed) -> None:
+    """A state tells people by their pseudonyms; it is made again when it is needed."""
+    for path in people_path(workspace, "").parent.glob("*.safetensors"):
+        path.unlink(missing_ok=True)
+
+
+SERVED = records.PersonalRecords(
+    name="serving",
+    files=("serving",),
+    entries="serving/*.safetensors",
+    forget=_forget_served,
+    rename=_remove_states,
+)
+QUERY_VECTORS = records.PersonalRecords(
+    name="vectors",
+    files=(f"cache/vectors/{QUERY_CACHE_FILE}*",),
+    entries=f"cache/vectors/{QUERY_CACHE_FILE}",
+    forget=records.forget_files("cached_vectors", f"cache/vectors/{QUERY_CACHE_FILE}*"),
+)
+FINE_TUNING = records.PersonalRecords(
+    name="fine_tuning",
+    files=("cache/lora",),
+    entries="cache/lora/*",
+    days=lambda limits: limits.fine_tuning,
+    # examples are rows of people; a run that is going on keeps its open file
+    forget=records.forget_files("fine_tuning_examples", "cache/lora/*/examples/*.arrow"),
+)
+UNFINISHED = records.PersonalRecords(
+    name="unfinished",
+    files=("cache/unfinished",),
+    entries="cache/unfinished/*",
+    days=lambda limits: limits.fine_tuning,
+    forget=records.forget_files("unfinished_measurements", "cache/unfinished/*"),
+)

@@ -1,0 +1,152 @@
+"""From a workspace to a prediction or an uplift: who may be learned from, who may be told about, and the present.
+
+Learned from: people who agreed to model training. Told about: people who agreed to personalisation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recllm.base.errors import DataError, NothingToDo, PolicyError
+from recllm.base.schema import Purpose
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.data.order import refuse_steps
+from recllm.shop.workspace.workspace import present
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from recllm.market.propensity.prediction import Prediction, PredictionRequest
+    from recllm.market.propensity.trial import TrialColumns
+    from recllm.market.propensity.trial_effects import TrialEstimate
+    from recllm.market.propensity.uplift import UpliftEstimate, UpliftRequest
+    from recllm.shop.workspace.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+EVERYDAY = ("buy", "leave", "next-order", "value")
+"""Kinds of predictions that need nothing but the log."""
+
+
+def predict_workspace(
+    workspace: Workspace, request: PredictionRequest, *, datasets: tuple[Dataset, Dataset] | None = None
+) -> Prediction:
+    """Predict everybody of a workspace. Coupon tables (under the shop's ids) and the target are read before the log.
+
+    datasets: people who may be learned from and who may be told about, where they were read already.
+    Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
+    Raises `PolicyError` when nobody may be learned from, and what `recllm.market.propensity.predict.predict` tells.
+    """
+    from recllm.market.propensity.coupons import Coupons
+    from recllm.market.propensity.examples import Cohort
+    from recllm.market.propensity.predict import predict
+    from recllm.market.propensity.question import PredictionKind
+
+    if isinstance(request.coupons, Path):
+        coupons = Coupons.read(request.coupons, workspace.pseudonymiser().many)
+        request = request.model_copy(update={"coupons": coupons})
+    if request.targeted:
+        catalogue = workspace.gate().catalogue(request.items or None)
+        Cohort.of(Dataset.of_catalogue(catalogue, 0), request, workspace.policy)  # raises what is wrong with the target
+    learn, ask = datasets or _datasets(workspace)
+    if not len(learn.events):
+        raise PolicyError(
+            "nobody in this workspace has agreed to model training; load a consent table, "
+            "or make the workspace with --consent-default granted"
+        )
+    request = request.model_copy(update={"locale": workspace.locale(request.locale)})
+    prediction = predict(
+        request,
+        learn,
+        ask,
+        policy=workspace.policy,
+    )
+    with workspace.store().read() as reader:
+        refused = reader.counts()["users"] - ask.n_users
+    if refused <= 0 or request.kind is PredictionKind.REDEEM:
+        return prediction
+    return replace(prediction, left_out={"no_consent": refused, **prediction.left_out})
+
+
+def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
+    """Who buys, who leaves, who is worth how much and who orders when, of everybody, each learned as it is asked for.
+
+    A kind that this log does not allow is left out, and the log of the process says why.
+    """
+    from recllm.market.propensity.prediction import PredictionRequest
+    from recllm.market.propensity.question import PredictionKind
+
+    if workspace.gate().step_seconds() is not None:
+        logger.warning("no predictions: the log knows only an order, and no days")
+        return
+    datasets = _datasets(workspace)
+    for kind in map(PredictionKind, EVERYDAY):
+        request = PredictionRequest(kind=kind, locale=workspace.settings.locale)
+        try:
+            yield predict_workspace(workspace, request, datasets=datasets)
+        except (DataError, NothingToDo, PolicyError) as error:
+            logger.warning("no prediction of %s: %s", kind, error)
+
+
+def uplift_workspace(
+    workspace: Workspace,
+    request: UpliftRequest,
+    trial: Path | pl.DataFrame,
+    *,
+    source: str = "",
+    save: str | None = None,
+) -> UpliftEstimate:
+    """Everybody's uplift, learned from a trial's CSV, or its table with pseudonyms.
+
+    source: what a table is called in what is kept. save: the name under which the effects are kept in the workspace;
+    those of the same name are replaced.
+    Raises what `recllm.market.propensity.uplift` raises, and `UsageError` for a name that cannot be.
+    """
+    from recllm.market.jobs.effects import effects_folder
+    from recllm.market.propensity.effects import save_effects
+    from recllm.market.propensity.trial import read_trial
+    from recllm.market.propensity.uplift import estimate_uplift
+    from recllm.recommend.recommender.registry import clear_taint
+
+    folder = None if save is None else effects_folder(workspace, save)
+    table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
+    source = source or (trial.name if isinstance(trial, Path) else "a table")
+    learn, ask = _datasets(workspace)
+    estimate = estimate_uplift(request, table, learn, ask, source=source)
+    if folder is not None:
+        save_effects(estimate.effects, folder)
+        clear_taint(folder.parent, folder.name)
+    return estimate
+
+
+def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> TrialEstimate:
+    """What a trial with its own columns says. It needs no workspace, and nothing of it is kept.
+
+    Raises what `recllm.market.propensity.trial` tells.
+    """
+    import numpy as np
+
+    from recllm.market.propensity.trial import Trial, read_trial_table
+    from recllm.market.propensity.trial_effects import estimate_trial
+
+    trial = Trial.of_table(read_trial_table(file), columns, randomised=randomised, seed=seed)
+    return estimate_trial(trial, rng=np.random.default_rng(seed))
+
+
+def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:
+    """People who may be learned from, and people who may be told about, as of the present."""
+    ask = workspace.gate().dataset(Purpose.PERSONALISATION)
+    return people_learned_from(workspace), ask.before(present(workspace))
+
+
+def people_learned_from(workspace: Workspace) -> Dataset:
+    """People who agreed to model training; of more than `propensity.learn_people` a sample, see
+    `recllm.shop.data.people_sample`. Raises `UsageError` for a log of steps."""
+    gate = workspace.gate()
+    refuse_steps(gate.step_seconds(), "predictions of a person's next days")
+    return gate.sample(Purpose.MODEL_TRAINING, workspace.settings.propensity.learn_people)

@@ -1,0 +1,476 @@
+"""A workspace's recommender: opened with its serving state, published, and brought up to the present."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from recllm.base.errors import ModelError
+from recllm.base.files import sweep_drafts
+from recllm.base.schema import Encoder, Purpose, Table
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.learn.features.item_vectors import basics_of, basics_vectors, new_item_vectors
+from recllm.market.jobs.engines import Engine, open_workers, spread_over
+from recllm.market.jobs.item_index import bring_index_along, catalogue_index
+from recllm.recommend.recommender.lineage import Lineage, Origin
+from recllm.recommend.recommender.people import Histories
+from recllm.recommend.recommender.serving_state import (
+    CatalogueState,
+    PeopleState,
+    events_folder,
+    open_catalogue_state,
+    open_people_state,
+    population_of,
+    save_catalogue_state,
+    save_people_state,
+    together_of,
+    without_people,
+)
+from recllm.shop.data.dataset import USER_COLUMN, Counted, Dataset, ItemLookup, hash_order, utc
+from recllm.shop.data.event_files import Spread
+from recllm.shop.data.interactions import Ints, merge
+from recllm.shop.workspace.privacy import PolicyGate
+from recllm.shop.workspace.workspace import Workspace, present
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.saved_model import Model
+
+
+logger = logging.getLogger(__name__)
+
+BASICS_TEXTS = 20_000
+"""Texts of users' basics with one left out that are encoded for a state at most: reasons need them."""
+
+
+def usable_version(workspace: Workspace) -> str | None:
+    """The serving version; None before the first, and where it learned from people who were erased and its time to be
+    replaced is over: the shop answers without a trained model then, and says so."""
+    from recllm.recommend.recommender.registry import check_usable, current
+
+    version = current(workspace.models_dir)
+    if version is None:
+        return None
+    try:
+        check_usable(workspace.models_dir, version)
+    except ModelError as error:
+        logger.warning("ranked by text alone: %s", error)
+        return None
+    return version
+
+
+def workspace_encoder(workspace: Workspace) -> Encoder:
+    """The workspace's encoder behind its cache on disk; bfloat16 where a probe, kept in the cache, found it pays."""
+    from recllm.text.encoder.loading import load_encoder
+
+    return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors", precision="auto")
+
+
+@dataclass(frozen=True, eq=False)
+class StorePeople:
+    """Histories of users as the store has them now, read by key."""
+
+    gate: PolicyGate
+    shop: Dataset
+    """The catalogue and the present; nobody needs to be in it."""
+    state: PeopleState
+
+    def at(self, shop: Dataset) -> StorePeople:
+        return replace(self, shop=shop)
+
+    def histories(self, user_ids: Sequence[str]) -> Histories:
+        read = self.gate.stored_histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
+        is_known = np.array([person.is_known and person.permitted for person in read], bool)
+        return Histories(
+            is_known,
+            self.shop.pack_rows([person.events for person in read]),
+            [_stated(person.basics) for person in read],
+            np.where(is_known, self.state.digest(user_ids), -1),
+            np.array([person.permitted for person in read], bool),
+        )
+
+
+def _stated(basics: str) -> dict[str, str]:
+    """A person's basics by name, in the order of the names."""
+    stated = sorted(json.loads(basics).items())
+    return {name: str(value) for name, value in stated if value is not None and name != USER_COLUMN}
+
+
+def open_recommender(
+    workspace: Workspace,
+    *,
+    version: str | None = None,
+    locale: str | None = None,
+    encoder: Encoder | None = None,
+    now: datetime | None = None,
+    everybody: bool = False,
+    recompute: bool = False,
+) -> Recommender:
+    """The recommender of a workspace: people who agreed to personalisation, and the current or named model.
+
+    A published model is opened with its serving state, and the history of whoever is asked for is read by key.
+    everybody: `Recommender.dataset` holds all people, for jobs over them. recompute: count everything anew from the
+    store, which is slow, and what a state is compared with. Without a trained model, slates rank by text alone and say
+    so.
+    """
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.saved_model import load_model, read_model
+
+    gate, names = workspace.gate(), workspace.pseudonymiser()
+    version = version or usable_version(workspace)
+    trained = version is not None
+    model = load_model(workspace.models_dir, version, item_offsets=recompute or everybody) if trained else None
+    common: dict[str, Any] = {
+        "model": model,
+        "policy": workspace.policy,
+        "locale": workspace.locale(locale),
+        "offers": workspace.settings.offers,
+        "pseudonyms": names.many,
+        "permits": lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
+    }
+    encoder = encoder or model_encoder(workspace, model)
+    catalogue = None
+    if model is not None and model.folder is not None and not recompute:
+        catalogue = open_catalogue_state(model.folder)
+    if catalogue is None or model is None:
+        if model is not None and model.folder is not None:  # published without a state
+            common["model"] = read_model(model.folder, model.version)
+        data = gate.dataset(Purpose.PERSONALISATION)
+        data = data.before(present(workspace, now))
+        return Recommender(data, encoder, text_locale=workspace.settings.locale, **common)
+    people = current_people(workspace, model, catalogue, encoder)
+    items = _current_items(workspace, catalogue)
+    shop = replace(Dataset.of_catalogue(items, present(workspace, now)), step_seconds=gate.step_seconds())
+    population = population_of(catalogue, people, model.population, model.interests)
+    offsets = catalogue.arrays.get("item_offsets")
+    if n_new := items.height - catalogue.items.height:
+        grown = pl.concat([catalogue.items, items.tail(n_new)])
+        paid = pl.Series(np.expm1(population.stats.log_price.astype(np.float64))).extend_constant(None, n_new)
+        priced = grown.with_columns(pl.coalesce("price", paid.fill_nan(None)))
+        vectors = new_item_vectors(encoder, priced, n_new, catalogue.locale)
+        population = population.with_new_items(grown, vectors)
+        offsets = None if offsets is None else np.append(offsets, np.zeros(n_new, np.float32))
+    population = replace(population, index=catalogue_index(workspace, model, catalogue, items["item_id"]))
+    together = together_of(catalogue, items.height)
+    common |= {"text_locale": catalogue.locale, "item_offsets": offsets, "together": together}
+    if everybody:
+        data, pool = AgreedPeople.read(gate, shop, people).dataset()
+        return Recommender(data, encoder, population=replace(population, pool=pool), **common)
+    reader = StorePeople(gate, shop, people)
+    return Recommender(shop, encoder, population=population, people=reader, **common)
+
+
+def model_encoder(workspace: Workspace, model: Model | None) -> Encoder:
+    """The workspace's encoder, with the adapter of the model if it has one."""
+    from recllm.text.encoder.loading import with_adapter
+
+    encoder = workspace_encoder(workspace)
+    return encoder if model is None or model.adapter is None else with_adapter(encoder, model.adapter)
+
+
+def people_path(workspace: Workspace, version: str) -> Path:
+    """Where the people's part of a version's serving state lies."""
+    return workspace.root / "serving" / f"{version}.safetensors"
+
+
+def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState, encoder: Encoder) -> PeopleState:
+    """The people's part of the state of a version, without whoever withdrew since; made anew where it is missing."""
+    path, gate = people_path(workspace, model.version or ""), workspace.gate()
+    if not path.exists():
+        with events_folder(path) as folder:
+            shop, log, marks = gate.log(Purpose.PERSONALISATION, folder)
+            consent_load = marks.load_no.get(Table.CONSENT, 0)
+            log = log.on_items(ItemLookup(catalogue.items).rows(shop.items["item_id"]))
+            basics = basics_vectors(encoder, basics_of(shop.users), catalogue.locale)
+            shop = replace(shop, items=catalogue.items, as_of=catalogue.as_of)
+            vectors, settings = catalogue.arrays["item_vectors"], model.population
+            earlier = log.before(catalogue.as_of)
+            population = CollaborativeStatistics.fit(shop, vectors, settings, basics, log=earlier)
+            marked = {"event_no": marks.event_no, "consent_load": consent_load}
+            save_people_state(path, shop, population, log, **marked)
+        _sweep(path, 1, consent_load)
+    return people_who_agree(workspace, path)
+
+
+def people_who_agree(workspace: Workspace, path: Path) -> PeopleState:
+    """The people's part of a state; written anew first, without whoever withdrew or was erased since it was made."""
+    with workspace.store().read() as reader:
+        marks = reader.marks()
+    consent_load, state = marks.load_no.get(Table.CONSENT, 0), open_people_state(path)
+    if consent_load != state.consent_load:
+        agreed = state.digest(workspace.gate().permitted_users(Purpose.PERSONALISATION))
+        keep = np.isin(state.digests, agreed)
+        # numbers of erased events may be given again: what the store writes from now on is to count as new
+        event_no = min(state.event_no, marks.event_no)
+        state = without_people(path, state, keep, event_no=event_no, consent_load=consent_load)
+        _sweep(path, 0, consent_load)
+    return state
+
+
+def forget_in_states(workspace: Workspace) -> None:
+    """Write the people's part of the serving version's state anew without whoever withdrew or was erased, and remove
+    those of other versions, which are made anew when needed; also one that is damaged, or whose version cannot be told.
+    """
+    from recllm.recommend.recommender.registry import serving
+
+    folder = people_path(workspace, "").parent
+    path = people_path(workspace, serving(workspace.models_dir) or "")
+    if path.exists():
+        try:
+            people_who_agree(workspace, path)
+        except ModelError:
+            path.unlink(missing_ok=True)
+    for outdated in folder.glob("*.safetensors"):
+        if outdated != path:
+            outdated.unlink(missing_ok=True)
+    sweep_drafts(folder)
+
+
+def _sweep(path: Path, n_others: int, consent_load: int) -> None:
+    """Remove the people's parts of all versions but that of `path` and the latest others, so many, that know the same
+    decisions: to one of them a shop may go back quickly. And what a killed process left of one, which holds
+    everybody's history as well."""
+    sweep_drafts(path.parent)
+    others = sorted(set(path.parent.glob("*.safetensors")) - {path}, key=lambda file: file.stat().st_mtime)
+    current = [path for path in others if _knows_decisions(path, consent_load)]
+    for outdated in set(others) - set(current[len(current) - n_others :] if n_others else ()):
+        outdated.unlink(missing_ok=True)
+
+
+def _knows_decisions(path: Path, consent_load: int) -> bool:
+    """Whether a people's part is whole and was made after the load of consent of that number."""
+    try:
+        return open_people_state(path).consent_load == consent_load
+    except ModelError:
+        return False
+
+
+def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFrame:
+    """The state's items as the store describes them now, and behind them those that it does not have yet.
+
+    Only what was changed since is read.
+    """
+    with workspace.store().read() as reader:
+        item_load = reader.marks().load_no.get(Table.ITEMS, 0)
+    if item_load == catalogue.item_load:
+        return catalogue.items
+    columns = catalogue.items.columns
+    if item_load > catalogue.item_load:
+        changed = workspace.gate().catalogue(after_load=catalogue.item_load).select(columns)
+        rows = catalogue.items.select("item_id").with_row_index("row")
+        described = pl.concat(
+            [
+                catalogue.items.with_row_index("row").join(changed, on="item_id", how="anti"),
+                rows.join(changed, on="item_id", how="inner"),
+            ]
+        )
+        described = described.sort("row").drop("row")
+    else:  # an older copy of the store than the state was made from
+        changed = workspace.gate().catalogue().select(columns)
+        described = _described(catalogue.items, changed)
+    # one that is off sale, too: it may lie in a cart, or be asked about; but none of which events alone tell
+    new = changed.join(catalogue.items, on="item_id", how="anti").filter(pl.col("title").is_not_null())
+    return pl.concat([described, new[hash_order(new["item_id"])]])
+
+
+def _described(items: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
+    """The same items as the catalogue describes them now; what it has not is not available."""
+    described = items.select("item_id").join(now, on="item_id", how="left", maintain_order="left")
+    return described.with_columns(pl.col("available").fill_null(False)).select(items.columns)
+
+
+def with_current_offer(workspace: Workspace, recommender: Recommender) -> Recommender:
+    """A recommender in memory whose files are gone, with what the store says of its items now. New items wait until it
+    can be opened again."""
+    return recommender.offering(_described(recommender.dataset.items, workspace.gate().catalogue()))
+
+
+@dataclass(frozen=True, eq=False)
+class AgreedPeople:
+    """Everybody who agreed to personalisation, with a state's histories and what they did since it was made.
+
+    `dataset` makes arrays of all of them, or of some: only then are histories read, as far as they are asked for.
+    """
+
+    shop: Dataset
+    """The catalogue and the present; nobody needs to be in it."""
+    state: PeopleState
+    users: pl.DataFrame
+    """As `Dataset.users`."""
+    digests: Ints
+    """Of each of the users in the state, (n_users,)."""
+    state_rows: Ints
+    """Row of each of the users in the state, -1 for one that it does not have, (n_users,)."""
+    written: pl.DataFrame
+    """Events since the state was made; all of those of users whom it does not have."""
+    oldest: datetime | None
+    """What is older is not used any more."""
+
+    @classmethod
+    def read(cls, gate: PolicyGate, shop: Dataset, state: PeopleState) -> AgreedPeople:
+        users, written = gate.people(Purpose.PERSONALISATION, after_event=state.event_no)
+        ids = users[USER_COLUMN].to_list()
+        digests, order = state.digest(ids), np.argsort(state.digests)
+        in_order = state.digests[order]
+        nearest = np.minimum(np.searchsorted(in_order, digests), max(len(in_order) - 1, 0))
+        in_state = in_order[nearest] == digests if len(in_order) else np.zeros(len(ids), bool)
+        new = [ids[n] for n in np.flatnonzero(~in_state)]
+        if new:
+            earlier = gate.histories(new, Purpose.PERSONALISATION).events
+            written = pl.concat([written.filter(~pl.col(USER_COLUMN).is_in(new)), earlier], how="vertical_relaxed")
+        state_rows = np.where(in_state, order[nearest], -1) if len(in_order) else np.full(len(ids), -1)
+        return cls(shop, state, users, digests, state_rows, written, gate.oldest_event())
+
+    def dataset(self, rows: Ints | None = None) -> tuple[Dataset, Ints]:
+        """The users of these rows, in their order, all when None; and the row among them of each neighbour of the
+        state's pool, -1 for one who is not among them."""
+        rows = np.arange(len(self.users)) if rows is None else rows
+        users, digests, state_rows = self.users[rows.tolist()], self.digests[rows], self.state_rows[rows]
+        ids, in_state, past = users[USER_COLUMN].to_list(), state_rows >= 0, self.state.events
+        lengths = np.where(in_state, np.diff(past.indptr)[state_rows], 0) if len(past.indptr) > 1 else 0 * rows
+        events = past.rows(state_rows[in_state])
+        events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        written = self.written
+        if len(rows) < len(self.users):
+            written = written.filter(pl.col(USER_COLUMN).is_in(users[USER_COLUMN].implode()))
+        if len(written):
+            events = merge(events, self.shop.pack(written, ids))
+        row_of_digest = dict(zip(digests.tolist(), range(len(ids)), strict=True))
+        pool_digests = self.state.digests[self.state.arrays["pool"]].tolist()
+        pool = np.array([row_of_digest.get(digest, -1) for digest in pool_digests], np.int64)
+        if self.oldest is not None:
+            events = events.select(events.at >= int(self.oldest.timestamp()))
+        return replace(self.shop, users=users, events=events).before(self.shop.as_of), pool
+
+
+def publish_recommender(
+    workspace: Workspace,
+    model: Model,
+    encoder: Encoder,
+    *,
+    lineage: Lineage | None = None,
+    now: datetime | None = None,
+    erased: Collection[str] | None = None,
+    engine: Engine = Engine.HERE,
+    workers: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> str:
+    """Make a model the current one, with the serving state of the people who agreed to personalisation.
+
+    encoder: the one that the model was trained with. lineage: where the model comes from; without one it is said to be
+    trained by hand. A model that the gate refused is kept and does not serve. erased: who had been erased before the
+    data of the training were read; where others were erased since, the version is marked as `mark_tainted` does.
+    engine, workers: who reads and counts the log, part by part; every engine counts the same. Returns the version.
+    """
+    from tqdm import tqdm
+
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.registry import mark_version_tainted, serving
+    from recllm.recommend.recommender.saved_model import lineage_of, publish_model
+
+    erased = workspace.store().tombstones() if erased is None else erased
+    gate, locale = workspace.gate(), workspace.settings.locale
+    if progress:
+        progress("count what the crowd did, for answers in a moment")
+    lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
+    people, version = None, None
+    with (
+        events_folder(people_path(workspace, "next")) as parts_folder,
+        open_workers(engine, workers) as processes,
+        tqdm(total=0, unit=" parts", desc="log", leave=False, delay=1.0, disable=None if progress else True) as bar,
+    ):
+        reopened = None if engine is Engine.HERE else partial(_gate_of, workspace.root)
+        spread = _with_bar(spread_over(processes), bar)
+        shop, log, marks = gate.log(Purpose.PERSONALISATION, parts_folder, spread=spread, reopened=reopened)
+        consent_load = marks.load_no.get(Table.CONSENT, 0)
+        lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
+        shop = replace(shop, as_of=present(workspace, now))
+        arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}
+        recommender = Recommender(shop, encoder, log=log.before(shop.as_of), **arguments)
+        population = recommender.population
+        basics = basics_of(shop.users)
+        lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
+        variants = {tuple(sorted(row.items())): row for row in lacking_one}
+        basics_vectors(encoder, list(variants.values())[:BASICS_TEXTS], locale)
+
+        def save_state(folder: Path) -> None:
+            nonlocal people
+            item_load = marks.load_no.get(Table.ITEMS, 0)
+            of_items = (recommender.item_offsets, recommender.together)
+            save_catalogue_state(folder, shop, population, *of_items, locale=locale, item_load=item_load)
+            if not lineage.is_refused:  # before it serves: on a full disk the old version goes on with what it has
+                people = people_path(workspace, folder.stem)
+                numbers = {"event_no": marks.event_no, "consent_load": consent_load}
+                save_people_state(people, shop, population, log, **numbers)
+
+        try:
+            version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
+        finally:
+            if people is not None and serving(workspace.models_dir) != people.stem:
+                people.unlink(missing_ok=True)
+    if people is not None and people.exists():
+        _sweep(people, 1, consent_load)
+    if workspace.store().tombstones().keys() - set(erased):
+        at = datetime.now(UTC)
+        mark_version_tainted(workspace.models_dir, version, at=at, use_until=tainted_until(workspace, at))
+        forget_in_states(workspace)
+    if serving(workspace.models_dir) == version:
+        bring_index_along(workspace, progress)
+    return version
+
+
+def tainted_until(workspace: Workspace, at: datetime) -> datetime:
+    """Until when a model may be used that learned from somebody who was erased at a time."""
+    return at + timedelta(days=workspace.settings.retention.tainted_models)
+
+
+def _with_bar(spread: Spread, bar: tqdm[Any]) -> Spread:
+    """The same, with each part on the bar."""
+
+    def advancing(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
+        bar.total += n_parts
+        for outcome in spread(work, n_parts):
+            bar.update()
+            yield outcome
+
+    return advancing
+
+
+@lru_cache(maxsize=1)
+def _gate_of(root: Path) -> PolicyGate:
+    """In a process that reads one part after another."""
+    return Workspace.open(root).gate()
+
+
+def refresh(
+    workspace: Workspace,
+    *,
+    now: datetime | None = None,
+    engine: Engine = Engine.HERE,
+    workers: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> str:
+    """Bring the serving state of the current model up to the present, without training; returns the new version.
+
+    engine, workers: as in `publish_recommender`. Raises `NotFittedError` when nothing was trained.
+    """
+    from recllm.recommend.recommender.saved_model import lineage_of, load_model
+
+    model = load_model(workspace.models_dir)
+    lineage = lineage_of(model, Origin.REFRESHED, model.version)
+    model = replace(model, training={**model.training, "refreshed_from": model.version})
+    encoder = model_encoder(workspace, model)
+    return publish_recommender(
+        workspace, model, encoder, lineage=lineage, now=now, engine=engine, workers=workers, progress=progress
+    )

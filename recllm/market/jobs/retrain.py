@@ -1,0 +1,532 @@
+"""Learn from the grown log without breaking what works.
+
+Checks say whether the serving model is due. A challenger is then trained with the serving model's recipe on everything
+before the latest window, both are judged on that window, and the challenger serves only if the gate lets it. What is
+judged is what will serve: the challenger's weights never saw the window, and its serving state is of the present.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.documents import FrozenModel
+from recllm.base.errors import DataError, PolicyError
+from recllm.base.files import lock_file
+from recllm.base.schema import Action, Encoder, Purpose
+from recllm.base.settings import (
+    CollaborativeSettings,
+    RetrainingSettings,
+    ScorerTrainingSettings,
+    Settings,
+)
+from recllm.learn.models.sequence import SequenceArguments
+from recllm.market.jobs.experiments import treatment_models
+from recllm.market.jobs.recommenders import forget_in_states, model_encoder, publish_recommender, usable_version
+from recllm.market.jobs.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
+from recllm.recommend.recommender.lineage import (
+    CheckKind,
+    CheckVerdict,
+    GateReason,
+    GateReport,
+    GateVerdict,
+    Lineage,
+    Origin,
+    RetrainCheck,
+)
+from recllm.recommend.recommender.registry import (
+    DecisionKind,
+    Taint,
+    VersionDecision,
+    decisions,
+    promote,
+    remove_old,
+    remove_tainted,
+    serving,
+    taints,
+    versions,
+)
+from recllm.shop.data.dataset import DAY, Dataset, utc
+from recllm.shop.workspace.workspace import Workspace, log_end, present
+
+if TYPE_CHECKING:
+    from recllm.learn.training.lora.tune import TunedEncoder
+    from recllm.recommend.evaluation.recllm_system import TrainingRecipe
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.saved_model import Model
+
+REFUSED_VERSIONS = 3  # refused versions that stay on the disk; of older ones the reasons stay
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".retrain.lock"
+
+
+class RetrainOutcome(StrEnum):
+    NOT_DUE = "not_due"
+    """No check asked for it, and nothing was trained."""
+    TOO_EARLY = "too_early"
+    """A check asked for it, but the log grew by less than `min_days` since the last training; nothing was trained."""
+    PROMOTED = "promoted"
+    """The challenger serves."""
+    REFUSED = "refused"
+    """The challenger is kept and does not serve."""
+    OVERTAKEN = "overtaken"
+    """The challenger passed, but another version was promoted while it was trained; it is kept and does not serve."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainReport:
+    """What `recllm retrain` tells."""
+
+    outcome: RetrainOutcome
+    parent: str
+    """The version that served."""
+    challenger: str | None
+    """The new version; None where nothing was trained."""
+    as_of: str
+    """The present, ISO 8601, UTC."""
+    checks: tuple[RetrainCheck, ...]
+    gate: GateReport | None
+    removed: tuple[str, ...]
+    """Versions whose files were removed to keep the disk bounded."""
+    seconds: float
+
+    @property
+    def is_due(self) -> bool:
+        """Whether any check asked for it."""
+        return any(check.verdict is CheckVerdict.DUE for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """A version as its history tells."""
+
+    version: str
+    created_at: str
+    megabytes: float
+    serves: bool
+    serving_since: str | None
+    """ISO 8601, UTC; None for a version that does not serve, or was published before decisions were recorded."""
+    metrics: dict[str, float]
+    """Of its validation users, see `recllm.recommend.recommender.saved_model.Model`."""
+    lineage: Lineage | None
+    """Its parent, data, checks and the gate's verdict; None for a version that was published without."""
+    taint: Taint | None
+    """Of a version that learned from somebody who was erased."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelHistory:
+    """All versions that are on disk, oldest first, and everything that was decided."""
+
+    serving: str | None
+    versions: tuple[ModelRecord, ...]
+    decisions: tuple[VersionDecision, ...]
+
+
+def retrain(
+    workspace: Workspace,
+    *,
+    now: datetime | None = None,
+    if_due: bool = False,
+    seed: int = 0,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> RetrainReport:
+    """Check the serving model, train a challenger, and let it serve if it is not worse.
+
+    now: an aware time instead of the clock. if_due: train only if a check says so. seed: of samples, training and
+    bootstrap. encoder: the one that the serving model was trained with, where it is open already. People are learned
+    from who agreed to model training, and measured if they agreed to analytics as well. What is interrupted leaves the
+    serving model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
+    retraining of the workspace runs, `DataError` when the log before the window is too short to learn from.
+
+    Where the serving model is private, or the settings ask for privacy, its age and an erasure alone say whether it is
+    due, another is trained privately, and no gate judges it: drift and comparisons are figures of the log, and would
+    tell of people. Then `PolicyError` where the budget is spent.
+    """
+    from recllm.recommend.recommender.saved_model import lineage_of
+
+    started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
+    with lock_file(workspace.models_dir / LOCK, wait_seconds=0.0):
+        parent = serving(workspace.models_dir)
+        lineage = next(
+            (manifest.lineage for manifest in versions(workspace.models_dir) if manifest.version == parent), None
+        )
+        if parent is not None and lineage is not None and (lineage.privacy or workspace.settings.privacy.required):
+            return _retrain_privately(
+                workspace, parent, lineage, now=now, if_due=if_due, seed=seed, encoder=encoder, progress=tell
+            )
+        refuse_without_privacy(workspace.settings)
+        if parent is not None and usable_version(workspace) is None:
+            tell(
+                f"{parent} may not be used any more, so there is nothing to compare with: a model is trained by itself"
+            )
+            return _replacement(workspace, parent, now=now, seed=seed, encoder=encoder, progress=tell)
+        served = served_model(workspace, now=now, seed=seed, encoder=encoder)
+        taint = taints(workspace.models_dir).get(str(served.model.version))
+        tell(f"checks of {served.model.version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
+        is_tainted = CheckVerdict.NOT_DUE if taint is None else CheckVerdict.DUE
+        checks = (*served.checks(), RetrainCheck(kind=CheckKind.ERASURE, verdict=is_tainted, figures={}))
+        due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
+        tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
+        challenger, gate, removed = None, None, list[str]()
+        outcome = RetrainOutcome.NOT_DUE if not due else RetrainOutcome.TOO_EARLY
+        min_days = served.settings.min_days
+        is_early = served.end - max(served.until, last_window_end(workspace)) < min_days * DAY
+        if not if_due or (due and not is_early) or taint is not None:
+            tuned = None
+            if taint is not None and served.model.adapter is not None:
+                tell("the adapter of the encoder learned from somebody who was erased: it is tuned anew")
+                limit = _people_limit(served.model, workspace.settings)
+                tuned = tune_workspace(workspace, progress=tell, people_limit=limit)
+            model, gate = _challenger(workspace, served, tuned, tell)
+            lineage = lineage_of(model, Origin.RETRAINED, served.model.version, checks=checks, gate=gate)
+            challenger = publish_recommender(
+                workspace,
+                model,
+                tuned.encoder if tuned else served.encoder,
+                lineage=lineage,
+                now=now,
+                erased=erased,
+                progress=tell,
+            )
+            outcome = _outcome(workspace, challenger, gate)
+            if outcome is RetrainOutcome.REFUSED and taint is not None and _must_replace(gate, taint):
+                tell(f"it serves all the same, as {served.model.version} learned from somebody who was erased")
+                promote(workspace.models_dir, challenger, force=True)
+                outcome = RetrainOutcome.PROMOTED
+            limits = served.settings
+            removed = remove_old(
+                workspace.models_dir,
+                refused=REFUSED_VERSIONS,
+                retrained=limits.retrained_versions,
+                needed=treatment_models(workspace),
+            )
+            if outcome is RetrainOutcome.PROMOTED:
+                removed += remove_tainted(workspace.models_dir)
+                forget_in_states(workspace)
+    return RetrainReport(
+        outcome=outcome,
+        parent=str(served.model.version),
+        challenger=challenger,
+        as_of=utc(served.as_of).isoformat(),
+        checks=checks,
+        gate=gate,
+        removed=tuple(removed),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _retrain_privately(
+    workspace: Workspace,
+    parent: str,
+    lineage: Lineage,
+    *,
+    now: datetime | None,
+    if_due: bool,
+    seed: int,
+    encoder: Encoder | None,
+    progress: Callable[[str], None],
+) -> RetrainReport:
+    """With the epsilon of the parent, where that was private, and paid for as any private training is."""
+    from recllm.recommend.evaluation.drift import age_check
+
+    started, limits = time.monotonic(), workspace.settings.retraining
+    as_of, is_tainted = present(workspace, now), parent in taints(workspace.models_dir)
+    until = int(datetime.fromisoformat(lineage.trained_until).timestamp())
+    erasure = RetrainCheck(
+        kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE if is_tainted else CheckVerdict.NOT_DUE, figures={}
+    )
+    checks = (age_check(until, as_of, limits), erasure)
+    is_due = any(check.verdict is CheckVerdict.DUE for check in checks)
+    is_early = as_of - until < limits.min_days * DAY
+    outcome = RetrainOutcome.TOO_EARLY if is_due else RetrainOutcome.NOT_DUE
+    challenger, removed = None, list[str]()
+    if not if_due or is_tainted or (is_due and not is_early):
+        has_adapter = (workspace.models_dir / "versions" / parent / "adapter").is_dir()
+        challenger = train_privately(
+            workspace,
+            epsilon=None if lineage.privacy is None else lineage.privacy.epsilon,
+            seed=seed,
+            encoder=encoder,
+            lora=workspace.settings.lora if has_adapter else None,
+            parent=parent,
+            checks=checks,
+            progress=progress,
+        ).model_version
+        outcome = RetrainOutcome.PROMOTED
+        removed = remove_old(
+            workspace.models_dir,
+            refused=REFUSED_VERSIONS,
+            retrained=limits.retrained_versions,
+            needed=treatment_models(workspace),
+        )
+        removed += remove_tainted(workspace.models_dir)
+        forget_in_states(workspace)
+    return RetrainReport(
+        outcome=outcome,
+        parent=parent,
+        challenger=challenger,
+        as_of=utc(as_of).isoformat(),
+        checks=checks,
+        gate=None,
+        removed=tuple(removed),
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ServedModel:
+    """The serving model and the log that it is held against."""
+
+    model: Model
+    encoder: Encoder
+    locale: str
+    data: Dataset
+    """Of the people who agreed to model training, of more than `scorer.learn_people` a sample, before the present."""
+    measured: NDArray[np.bool_]
+    """(n_users,), who of them agreed to analytics as well."""
+    as_of: int
+    """The present; this and the times below in epoch seconds."""
+    until: int
+    """The end of what the model learned from."""
+    end: int
+    """The end of the latest whole day of the log."""
+    settings: RetrainingSettings
+    seed: int
+
+    @property
+    def start(self) -> int:
+        """The start of the latest window."""
+        return self.end - self.settings.window_days * DAY
+
+    def checks(self) -> tuple[RetrainCheck, ...]:
+        """Whether the model is due, by four questions; see `recllm.recommend.evaluation.drift`."""
+        from recllm.recommend.evaluation.drift import age_check, data_drift, score_drift
+
+        events = self.data.events
+        measured_log = replace(self.data, events=events.select(self.measured[events.user]))
+        at, horizon = lru_cache(maxsize=1)(self.at), self.model.horizon_days * DAY
+        rng = np.random.default_rng([self.seed, 0])
+        at_training = self.calibration(at(min(self.until, self.end) - horizon))
+        return (
+            data_drift(measured_log, self.until, self.end, self.settings),
+            score_drift(at, self.until, self.end, self.measured, self.settings, rng),
+            self.calibration(at(self.end - horizon), at_training),
+            age_check(self.until, self.as_of, self.settings),
+        )
+
+    def at(self, moment: int, model: Model | None = None) -> Recommender:
+        """The model, or another one of the same encoder, as it would have served at a past moment."""
+        from recllm.recommend.recommender.recommender import Recommender
+
+        return Recommender(self.data.before(moment), self.encoder, model=model or self.model, locale=self.locale)
+
+    def calibration(self, recommender: Recommender, reference: RetrainCheck | None = None) -> RetrainCheck:
+        """Of a recommender of the past, for the same sample of people whichever model it has."""
+        from recllm.recommend.evaluation.drift import calibration_check
+
+        rng = np.random.default_rng([self.seed, 1])
+        return calibration_check(
+            recommender, self.data, self.end, self.measured, self.settings, rng, self.seed, reference
+        )
+
+
+def served_model(
+    workspace: Workspace, *, now: datetime | None = None, seed: int = 0, encoder: Encoder | None = None
+) -> ServedModel:
+    """What `retrain` looks at; its `checks` alone train nothing and change nothing. Raises as `retrain` does."""
+    from recllm.recommend.recommender.saved_model import load_model
+
+    model, policy_gate = load_model(workspace.models_dir), workspace.gate()
+    as_of, people_limit = present(workspace, now), _people_limit(model, workspace.settings)
+    data = policy_gate.sample(Purpose.MODEL_TRAINING, people_limit).before(as_of)
+    if not len(data.events):
+        raise PolicyError(
+            "nobody in this workspace has agreed to model training; load a consent table, "
+            "or make the workspace with --consent-default granted"
+        )
+    return ServedModel(
+        model=model,
+        encoder=encoder or model_encoder(workspace, model),
+        locale=workspace.settings.locale,
+        data=data,
+        measured=data.users["user_id"].is_in(policy_gate.permitted_users(Purpose.ANALYTICS)).to_numpy(),
+        as_of=as_of,
+        until=int(datetime.fromisoformat(model.training["until"]).timestamp()),
+        end=window_end(data, as_of, is_replayed=log_end(workspace, now) == as_of),
+        settings=workspace.settings.retraining,
+        seed=seed,
+    )
+
+
+def _replacement(
+    workspace: Workspace,
+    version: str,
+    *,
+    now: datetime | None,
+    seed: int,
+    encoder: Encoder | None,
+    progress: Callable[[str], None],
+) -> RetrainReport:
+    """What `recllm train` makes serves in the place of a version whose use has ended."""
+    lora = workspace.settings.lora if (workspace.models_dir / "versions" / version / "adapter").is_dir() else None
+    trained = train_workspace(workspace, seed=seed, encoder=encoder, lora=lora, progress=progress)
+    removed = remove_tainted(workspace.models_dir)
+    forget_in_states(workspace)
+    return RetrainReport(
+        outcome=RetrainOutcome.PROMOTED,
+        parent=version,
+        challenger=trained.model_version,
+        as_of=utc(present(workspace, now)).isoformat(),
+        checks=(RetrainCheck(kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE, figures={}),),
+        gate=None,
+        removed=tuple(removed),
+        seconds=trained.seconds,
+    )
+
+
+def _must_replace(gate: GateReport, taint: Taint) -> bool:
+    """Whether a refused challenger takes the place of a model that learned from somebody who was erased.
+
+    At once where it is only not proven to be as good, and where the serving model had learned from the very window on
+    which both were judged, which proves nothing against a challenger that had not; where it is worse, once the time is
+    over."""
+    has_seen_answers = gate.serving_seen_days > 0
+    is_worse = not {GateReason.WORSE, GateReason.MISCALIBRATED, GateReason.NARROW}.isdisjoint(gate.reasons)
+    return has_seen_answers or not is_worse or taint.has_ended(datetime.now(UTC))
+
+
+def _challenger(
+    workspace: Workspace, served: ServedModel, tuned: TunedEncoder | None, tell: Callable[[str], None]
+) -> tuple[Model, GateReport]:
+    """A model trained on everything before the latest window, and what the gate says of it. tuned: another adapter of
+    the encoder than that of the serving model; it saw the window, which the gate forgives."""
+    from recllm.recommend.evaluation.gate import gate_window, judge
+
+    past, days = served.data.before(served.start), served.settings.window_days
+    tell(f"a challenger learns from {len(past.events):,} events before {utc(served.start):%Y-%m-%d}")
+    recipe = serving_recipe(served.model, workspace.settings, served.seed)
+    encoder, adapter = (tuned.encoder, tuned.adapter) if tuned else (served.encoder, served.model.adapter)
+    challenger = replace(train_challenger(past, encoder, recipe, tell), adapter=adapter)
+    tell(f"both are judged on the {days} days from {utc(served.start):%Y-%m-%d}")
+    ours, theirs = replace(served, encoder=encoder).at(served.start, challenger), served.at(served.start)
+    gate = judge(
+        gate_window(served.data, served.start, served.end, served.measured),
+        ours,
+        theirs,
+        (served.calibration(ours), served.calibration(theirs)),
+        period=(served.start, served.end),
+        serving_until=served.until,
+        settings=served.settings,
+        seed=served.seed,
+    )
+    return challenger, gate
+
+
+def train_challenger(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Model:
+    """The recipe's model of a log."""
+    from recllm.recommend.recommender.recommender import Recommender
+
+    fitted = Recommender(past, encoder, locale=recipe.locale).fit(
+        recipe.training,
+        interests=recipe.interests,
+        collaborative=recipe.collaborative,
+        candidates=recipe.candidates,
+        progress=progress,
+    )
+    assert fitted.model is not None  # noqa: S101 - fit returned
+    return fitted.model
+
+
+def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecipe:
+    """What the model was trained with, and above it what the workspace's settings say.
+
+    Which actions stand in for purchases is decided anew, as a shop's purchases grow. Nothing is fine-tuned: an adapter
+    of the model is a part of its encoder.
+    """
+    from recllm.recommend.evaluation.recllm_system import TrainingRecipe
+
+    stored = _settings_of(ScorerTrainingSettings, model.training["arguments"])
+    sequence = _settings_of(SequenceArguments, model.training.get("sequence") or {})
+    interests = None if model.interests is None else SequenceArguments(**sequence)
+    if settings.sequence_model is not None:
+        interests = (interests or SequenceArguments()) if settings.sequence_model else None
+    collaborative = {name: value for name, value in model.population.explicit().items() if name != "target"}
+    return TrainingRecipe(
+        training=ScorerTrainingSettings(**{**stored, **settings.scorer.explicit(), "seed": seed}),
+        interests=interests and interests.model_copy(update={"seed": seed}),
+        collaborative=CollaborativeSettings(**{**collaborative, **settings.collaborative.explicit()}),
+        candidates=model.candidates,
+        locale=settings.locale,
+    )
+
+
+def _settings_of(model: type[FrozenModel], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What an older model was trained with, without what has a fixed value since."""
+    return {name: value for name, value in stored.items() if name in model.model_fields}
+
+
+def _people_limit(model: Model, settings: Settings) -> int:
+    """People learned from at most: as the serving model was trained, and above it what the settings say."""
+    return serving_recipe(model, settings, 0).training.learn_people
+
+
+def window_end(dataset: Dataset, as_of: int, *, is_replayed: bool) -> int:
+    """Where the latest whole day (UTC) of purchases ends, in epoch seconds.
+
+    The day of the present is not over yet, unless the log is replayed. Raises `DataError` without a purchase.
+    """
+    at = dataset.events.of(Action.PURCHASE).at
+    if not len(at):
+        raise DataError("the log has no purchases, so nothing can be judged: load purchases")
+    end = (int(at.max()) // DAY + 1) * DAY
+    return end if is_replayed else min(end, as_of // DAY * DAY)
+
+
+def last_window_end(workspace: Workspace) -> int:
+    """The latest end, in epoch seconds, of a window on which a challenger was judged; 0 before the first one."""
+    judged = [d.gate.window_end for d in decisions(workspace.models_dir) if d.gate is not None]
+    judged += [m.lineage.gate.window_end for m in versions(workspace.models_dir) if m.lineage and m.lineage.gate]
+    return max((int(datetime.fromisoformat(end).timestamp()) for end in judged), default=0)
+
+
+def model_history(workspace: Workspace) -> ModelHistory:
+    """Every version on disk with its figures, where it comes from and since when it serves; and all decisions."""
+    from recllm.recommend.recommender.saved_model import stored_metrics
+
+    now_serving, log = serving(workspace.models_dir), decisions(workspace.models_dir)
+    marked = taints(workspace.models_dir)
+    since = {d.version: d.at for d in log if d.kind in (DecisionKind.PROMOTED, DecisionKind.ROLLED_BACK)}
+    records = [
+        ModelRecord(
+            version=manifest.version,
+            created_at=manifest.created_at,
+            megabytes=round(sum(size for _, size in manifest.files.values()) / 1e6, 1),
+            serves=manifest.version == now_serving,
+            serving_since=since.get(manifest.version) if manifest.version == now_serving else None,
+            metrics=stored_metrics(workspace.models_dir / "versions" / manifest.version),
+            lineage=manifest.lineage,
+            taint=marked.get(manifest.version),
+        )
+        for manifest in versions(workspace.models_dir)
+    ]
+    return ModelHistory(serving=now_serving, versions=tuple(records), decisions=tuple(log))
+
+
+def _outcome(workspace: Workspace, version: str, verdict: GateReport) -> RetrainOutcome:
+    if verdict.verdict is GateVerdict.REFUSED:
+        return RetrainOutcome.REFUSED
+    of_version = [d.kind for d in decisions(workspace.models_dir) if d.version == version]
+    return RetrainOutcome.OVERTAKEN if DecisionKind.OVERTAKEN in of_version else RetrainOutcome.PROMOTED

@@ -1,0 +1,61 @@
+"""Anonymous sessions that turn out to be of a person, and items that leave the catalogue."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from recllm.base.schema import Purpose, Table
+from recllm.shop.workspace.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionJoin:
+    """What became of an anonymous session whose person is known now."""
+
+    joined: bool
+    """False where the person refused personalisation: nothing says whose session it was, and it has refused too; and
+    where the person was erased, as nothing is kept of them."""
+    events: int
+    """Events that became the person's by this call."""
+
+
+def remove_item(workspace: Workspace, item_id: str) -> None:
+    """Takes an item off the catalogue: it is never recommended, found or explained again, until it is loaded anew.
+
+    Events about it stay. Raises `UnknownIdError` for an item that the catalogue does not have.
+    """
+    with workspace.store().load(Table.ITEMS, load_id=uuid.uuid4().hex, source="removal") as load:
+        load.remove_item(item_id)
+
+
+def join_session(workspace: Workspace, session_id: str, user_id: str) -> SessionJoin:
+    """Makes the events of an anonymous session, so far and from now on, those of a person.
+
+    Again for the same person it changes nothing. Raises `ConflictError` for a session that belongs to another person.
+    """
+    from recllm.shop.ingest.record import record_rows
+
+    session, person = workspace.session_pseudonymiser().one(session_id), workspace.pseudonymiser().one(user_id)
+    if workspace.store().tombstones([session, person]):
+        return SessionJoin(joined=False, events=0)
+    with workspace.store().read() as reader:
+        owner = reader.joined_sessions([session]).get(session)
+    if owner is None and not workspace.gate().permits(person, Purpose.PERSONALISATION):
+        decision = {"user_id": session, "purpose": Purpose.PERSONALISATION.value, "granted": False}
+        record_rows(pl.DataFrame([decision]), Table.CONSENT, workspace.store(), source="session")
+        return SessionJoin(joined=False, events=0)
+    with workspace.store().load(Table.EVENTS, load_id=uuid.uuid4().hex, source="session") as load:
+        n_events = load.join_session(session, person)
+    return SessionJoin(joined=True, events=n_events)
+
+
+def session_pseudonyms(workspace: Workspace, session_ids: Sequence[str]) -> list[str]:
+    """Pseudonyms of sessions; of one that was joined to a person, the person's."""
+    names = workspace.session_pseudonymiser().many(session_ids)
+    with workspace.store().read() as reader:
+        person = reader.joined_sessions(names)
+    return [person.get(name, name) for name in names]

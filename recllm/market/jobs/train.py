@@ -1,0 +1,432 @@
+"""What a workspace learns: the encoder, the scorer, advice, and how good it is."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recllm.base.errors import DataError, PolicyError, UsageError
+from recllm.base.schema import Encoder, Purpose
+from recllm.base.settings import LoraSettings, ScorerTrainingSettings, Settings, sections
+from recllm.learn.models.sequence import SequenceArguments
+from recllm.learn.training.arguments import LoraArguments
+from recllm.market.jobs.recommenders import publish_recommender, workspace_encoder
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.workspace.workspace import Workspace, call_settings, log_end
+
+if TYPE_CHECKING:
+    from recllm.learn.training.advise import Advice
+    from recllm.learn.training.lora.tune import TunedEncoder
+    from recllm.recommend.evaluation.report import Report
+    from recllm.recommend.recommender.lineage import RetrainCheck
+    from recllm.shop.workspace.privacy import PolicyGate
+    from recllm.text.encoder.onnx_export import OnnxExport
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What `recllm train` tells."""
+
+    model_version: str
+    rows: int
+    """Events learned from."""
+    seconds: float
+    metrics: Mapping[str, float]
+    """Of the validation users of the latest past window, who also chose the epoch and calibrated the probability."""
+    notes: tuple[str, ...] = ()
+    """What whoever serves the model has to know."""
+
+
+def export_encoder(
+    folder: Path,
+    *,
+    workspace: Path | None = None,
+    encoder: str | None = None,
+    adapter: Path | None = None,
+) -> OnnxExport:
+    """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.text.encoder.onnx_export`.
+
+    With a workspace the vectors are compared on its item texts, else on those of the probe. Raises `UsageError` for an
+    encoder that is no transformers model.
+    """
+    from recllm.text.encoder.hardware import PROBE_TEXTS
+    from recllm.text.encoder.huggingface import HuggingFaceEncoder
+    from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
+    from recllm.text.encoder.onnx_export import export_onnx
+    from recllm.text.items import item_texts
+
+    texts, name = list(PROBE_TEXTS), encoder or DEFAULT_ENCODER
+    if workspace is not None:
+        with Workspace.open(str(workspace)) as shop:
+            name = encoder or shop.settings.encoder
+            items = shop.gate().dataset(Purpose.ANALYTICS).items
+            texts = item_texts(items, shop.settings.locale) or texts
+    loaded = load_encoder(name, adapter=adapter, device="cpu", progress=False)
+    if not isinstance(loaded, HuggingFaceEncoder):
+        raise UsageError(f"the encoder {name!r} is not a transformers model, so there is nothing to export")
+    return export_onnx(loaded, folder, texts=texts)
+
+
+def train_workspace(
+    workspace: Workspace,
+    *,
+    seed: int = 0,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
+    lora: LoraSettings | None = None,
+    tuned: TunedEncoder | None = None,
+    private: bool | None = None,
+    **arguments: Any,
+) -> Trained:
+    """Train the scorer on people who agreed to it, of more than `scorer.learn_people` on a sample of them, and publish
+    it as the current model, which serves everybody.
+
+    `training.advise` chooses the settings, and whether there is a sequence model; what the workspace's settings
+    say stands above its advice, and `arguments`, fields of `ScorerTrainingSettings`, above both. lora: fine-tune the
+    encoder first; its adapter becomes part of the model. tuned: what `tune_workspace` gave, instead of that.
+    private: learn under differential privacy, see `train_privately`; None where the settings ask for it;
+    it learns from all people, see `_training_data`. Raises `DataError` when the log is too small to learn
+    from, `PolicyError` for a training without privacy where the settings ask for it.
+    """
+    from recllm.learn.training.advise import STEPS_AS_TIMES
+    from recllm.recommend.recommender.recommender import Recommender
+
+    if private is None:
+        private = workspace.settings.privacy.required and tuned is None
+    if private:
+        if tuned is not None or arguments:
+            raise UsageError("a private training has settings of its own, privacy.*, and tunes the encoder itself")
+        return train_privately(workspace, seed=seed, encoder=encoder, progress=progress, lora=lora)
+    refuse_without_privacy(workspace.settings)
+    started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
+    people_limit = arguments.get("learn_people", workspace.settings.scorer.learn_people)
+    data = _training_data(workspace, people_limit)
+    base, locale = encoder or workspace_encoder(workspace), workspace.settings.locale
+    if data.sample is not None:
+        tell(f"{data.sample.people:,} of {data.sample.of_people:,} people are learned from (scorer.learn_people)")
+    if lora is not None:
+        tuned = tune_workspace(workspace, lora, encoder=base, progress=tell, people_limit=people_limit)
+    recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
+    advice = _advice(workspace, data, horizon_days=arguments.get("horizon_days"), seed=seed)
+    scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
+    tell(f"{len(data.events):,} events to learn from, {data.n_items:,} items; their texts are encoded")
+    doubts = (STEPS_AS_TIMES,) if advice.survey.looks_like_steps else ()
+    for doubt in doubts:
+        logger.warning("%s", doubt)
+    recommender = recommender.fit(
+        scorer,
+        interests=sequence,
+        collaborative=workspace.settings.collaborative,
+        progress=tell,
+    )
+    model = recommender.model
+    assert model is not None  # noqa: S101 - fit returned
+    if tuned:
+        model = replace(model, adapter=tuned.adapter)
+    version = publish_recommender(workspace, model, recommender.encoder, erased=erased, progress=tell)
+    return Trained(
+        model_version=version,
+        rows=len(data.events),
+        seconds=time.monotonic() - started,
+        metrics=model.metrics,
+        notes=(*doubts, *model.training.get("notes", ())),
+    )
+
+
+def train_privately(
+    workspace: Workspace,
+    *,
+    epsilon: float | None = None,
+    seed: int = 0,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
+    lora: LoraSettings | None = None,
+    parent: str | None = None,
+    checks: Sequence[RetrainCheck] = (),
+) -> Trained:
+    """Train the scorer, and with `lora` the encoder's adapter first, under user-level differential privacy, and publish
+    it. What it may tell of any one user is paid for in the workspace's ledger before anything is learned.
+
+    epsilon: of this training; the settings' without. seed: of negatives and first weights; noise cannot be repeated.
+    parent, checks: the version that it takes the place of, and why, where that is a retraining.
+    Raises `PolicyError` where the budget does not allow it, and then trains nothing; `MissingExtraError` without
+    Opacus.
+    """
+    from tempfile import TemporaryDirectory
+
+    from recllm.learn.training.private.accounting import PrivacyGuarantee, planned_mechanisms
+    from recllm.recommend.recommender.lineage import Origin
+    from recllm.recommend.recommender.private_model import fit_private_model
+    from recllm.recommend.recommender.saved_model import lineage_of
+    from recllm.shop.workspace.privacy_ledger import PrivacyLedger
+
+    started, tell, settings = time.monotonic(), progress or logger.info, workspace.settings
+    erased = workspace.store().tombstones()
+    asked_for = {} if epsilon is None else {"epsilon": float(epsilon)}
+    limits = settings.privacy.model_copy(update={**asked_for, "seed": seed} if seed else asked_for)
+    data = _training_data(workspace)
+    guarantee = PrivacyGuarantee.of(planned_mechanisms(data.n_users, limits, adapter=lora is not None))
+    base = encoder or workspace_encoder(workspace)
+    ledger = PrivacyLedger(workspace.root)
+    ledger.spend(guarantee.epsilon, guarantee.delta, guarantee.mechanisms, limits, data.n_users)
+    budget = ledger.budget(limits, data.n_users)
+    tell(
+        f"private training: epsilon {guarantee.epsilon:.3g} is spent, {budget.epsilon_left:.3g} left in this workspace"
+    )
+    with TemporaryDirectory(dir=workspace.cache_dir) as scratch:
+        tuned, adapter = base, None
+        if lora is not None:
+            from recllm.learn.training.lora.tune import ADAPTER
+            from recllm.learn.training.private.adapter import tune_privately
+
+            adapter_settings = LoraArguments.layered(settings.lora, lora)
+            tuned = tune_privately(
+                data,
+                base,
+                limits,
+                guarantee.mechanisms[0],
+                Path(scratch),
+                lora=adapter_settings,
+                locale=settings.locale,
+                progress=tell,
+            )
+            adapter = Path(scratch) / ADAPTER
+        model = fit_private_model(
+            data,
+            tuned,
+            limits,
+            guarantee,
+            locale=settings.locale,
+            collaborative=settings.collaborative,
+            progress=tell,
+        )
+        private = replace(model, adapter=adapter)
+        lineage = None if parent is None else lineage_of(private, Origin.RETRAINED, parent, checks=checks)
+        version = publish_recommender(workspace, private, tuned, lineage=lineage, erased=erased, progress=tell)
+    return Trained(model_version=version, rows=len(data.events), seconds=time.monotonic() - started, metrics={})
+
+
+def refuse_without_privacy(settings: Settings) -> None:
+    """Raises `PolicyError` where the settings say that everything is trained privately."""
+    if settings.privacy.required:
+        raise PolicyError(
+            "this workspace learns from people under differential privacy alone (privacy.required), and this would "
+            "learn without; train with: recllm train --private"
+        )
+
+
+def _training_data(workspace: Workspace, people_limit: int | None = None) -> Dataset:
+    """Of the people who agreed to model training, of more than the limit a sample.
+
+    A private training has no limit: its promise is about one user more or less, and in a sample of fixed size one user
+    more takes another one's place, which would be a change of two.
+    """
+    gate, purpose = workspace.gate(), Purpose.MODEL_TRAINING
+    data = gate.dataset(purpose) if people_limit is None else gate.sample(purpose, people_limit)
+    if not len(data.events):
+        raise PolicyError(
+            "nobody in this workspace has agreed to model training; load a consent table, "
+            "or make the workspace with --consent-default granted"
+        )
+    end = log_end(workspace)
+    return data if end is None or end >= data.as_of else data.before(end)  # a clock that ran ahead wrote the rest
+
+
+def tune_workspace(
+    workspace: Workspace,
+    lora: LoraSettings | None = None,
+    *,
+    encoder: Encoder | None = None,
+    progress: Callable[[str], None] | None = None,
+    people_limit: int | None = None,
+) -> TunedEncoder:
+    """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
+
+    people_limit: of more than so many a sample; None for `scorer.learn_people`. An interrupted run of the same data and
+    settings goes on there. Raises what `recllm.learn.training.lora.tune.tune_encoder` does, and `PolicyError` where the
+    settings ask for privacy.
+    """
+    from recllm.learn.training.lora.run_folder import run_folder_name
+    from recllm.learn.training.lora.tune import tune_encoder
+
+    refuse_without_privacy(workspace.settings)
+    arguments = LoraArguments.layered(workspace.settings.lora, lora)
+    base = encoder or workspace_encoder(workspace)
+    data = workspace.gate().sample(Purpose.MODEL_TRAINING, people_limit or workspace.settings.scorer.learn_people)
+    return tune_encoder(
+        data,
+        base,
+        arguments,
+        workspace.cache_dir / "lora" / run_folder_name(data, base, arguments),
+        progress,
+        locale=workspace.settings.locale,
+        consent="people of the workspace who agreed to model training, no one else",
+    )
+
+
+def advise_data(*, workspace: Path | None = None, data: Path | None = None, encoder: str | None = None) -> Advice:
+    """Advice for a workspace, on people who agreed to training, or for a folder of parquet tables.
+
+    encoder: one that is decided on; the workspace's own when its settings name another than the default. Raises
+    `UsageError` when neither or both sources are given.
+    """
+    from recllm.learn.training.advise import advise
+    from recllm.recommend.evaluation.tables import read_folder
+    from recllm.text.items import item_texts
+
+    if (workspace is None) == (data is None):
+        raise UsageError("give one of --workspace and --data")
+    if workspace is not None:
+        with Workspace.open(str(workspace)) as shop:
+            return _advice(shop, shop.gate().dataset(Purpose.MODEL_TRAINING), encoder)
+    log = read_folder(Path(str(data))).dataset()
+    return advise(log, item_texts(log.items), encoder=encoder)
+
+
+def advised_settings(workspace: Workspace) -> dict[str, Any]:
+    """What advice sets other than the defaults, as a table of `recllm.base.settings.Settings`."""
+    advice = _advice(workspace, workspace.gate().dataset(Purpose.MODEL_TRAINING))
+    parts = {"scorer": advice.training, "lora": advice.lora}
+    tables = {}
+    for name, part in parts.items():
+        fields = sections()[name].model_fields
+        explicit = part.explicit() if part else {}
+        tables[name] = {key: v for key, v in explicit.items() if key in fields and v != fields[key].default}
+    return {"encoder": advice.encoder} | {name: table for name, table in tables.items() if table}
+
+
+def _advice(
+    workspace: Workspace, data: Dataset, encoder: str | None = None, horizon_days: int | None = None, seed: int = 0
+) -> Advice:
+    from recllm.learn.training.advise import advise
+    from recllm.text.encoder.loading import DEFAULT_ENCODER
+    from recllm.text.items import item_texts
+
+    settings = workspace.settings
+    decided = encoder or (settings.encoder if settings.encoder != DEFAULT_ENCODER else None)
+    horizon_days = horizon_days or settings.scorer.explicit().get("horizon_days")
+    texts = item_texts(data.items, settings.locale)
+    return advise(data, texts, encoder=decided, horizon_days=horizon_days, seed=seed)
+
+
+def settings_in_use(
+    settings: Settings, advice: Advice, data: Dataset, *, seed: int = 0, **arguments: Any
+) -> tuple[ScorerTrainingSettings, SequenceArguments | None]:
+    """The scorer's and the sequence model's settings: advice, above it `settings`, above these `arguments`.
+
+    Raises `DataError` when the log is too small to learn from and nothing was set that would say how.
+    """
+    from recllm.learn.training.advise import advised_interests
+
+    explicit = settings.scorer.explicit() | arguments
+    if advice.training is None and not explicit:
+        raise DataError(f"{'; '.join(advice.missing)}. Without training there is {advice.mode}: recllm recommend works")
+    scorer = (advice.training or ScorerTrainingSettings(seed=seed)).model_copy(update=explicit)
+    sequence = advice.interests if advice.training else advised_interests(data, scorer)
+    if settings.sequence_model is not None:
+        sequence = (sequence or SequenceArguments(seed=seed)) if settings.sequence_model else None
+    return scorer, sequence
+
+
+def evaluate_data(
+    *,
+    workspace: Path | None = None,
+    data: Path | None = None,
+    split: str = "time",
+    test_days: int = 28,
+    slices: Sequence[str] = (),
+    baselines: Sequence[str] = (),
+    ks: Sequence[int] = (20,),
+    candidates: Path | None = None,
+    encoder: Encoder | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Measure `recllm`, trained on what came before as `recllm train` would, beside baselines.
+
+    Of a workspace those people count who agreed both to analytics and to model training. The scorer learns to look as
+    far ahead as the test window reaches; all else is what `recllm advise` proposes for the window's past. Without
+    `slices` the split's own are used; "all" among the baselines stands for every one. ks: lengths of the lists; the
+    longest is the one that systems are compared at. candidates: a table of the items that are ranked for each user, see
+    `with_candidates`. Systems that have finished are kept in the cache until the report is made, so that the same call
+    goes on where it was interrupted. Raises `UsageError` when neither
+    or both sources are given, or the test days do not fit into the log; `DataError` for a past that is too small.
+    """
+    from recllm.learn.training.advise import advise
+    from recllm.recommend.evaluation.protocols import split_tables, time_split, with_candidates
+    from recllm.recommend.evaluation.recllm_system import TrainingRecipe
+    from recllm.recommend.evaluation.record import run_key
+    from recllm.recommend.evaluation.report import evaluate
+    from recllm.recommend.evaluation.systems import BASELINES, check_systems, systems_for
+    from recllm.recommend.evaluation.tables import LogTables, read_folder, read_table
+    from recllm.text.encoder.loading import load_encoder
+    from recllm.text.items import item_texts
+
+    tell, settings = progress or logger.info, call_settings()
+    if (workspace is None) == (data is None):
+        raise UsageError("give one of --workspace and --data")
+    if not ks or min(ks) < 1:
+        raise UsageError("the lengths of lists are whole numbers from 1, such as --k 5,10,20")
+    if candidates is not None and data is None:
+        raise UsageError("--candidates go with a folder of tables (--data)")
+    names = ("recllm", *(BASELINES if "all" in baselines else baselines))
+    check_systems(names)
+    if data is not None:
+        window = split_tables(read_folder(data), split=split, test_days=test_days, slices=tuple(slices) or None)
+        encoder, cache = encoder or load_encoder(), Path.home() / ".cache" / "recllm"
+    else:
+        if split not in ("time", "leave-one-out"):
+            raise UsageError(f"a workspace is split by time or leave-one-out; --split {split} is for a folder (--data)")
+        with Workspace.open(str(workspace)) as shop:
+            refuse_without_privacy(shop.settings)
+            log, settings, cache = _evaluable(shop.gate()), shop.settings, shop.cache_dir
+            if split == "time" and log.step_seconds is not None:
+                raise UsageError("the log of this workspace knows only an order; measure it with --split leave-one-out")
+            encoder = encoder or workspace_encoder(shop)
+        if split == "leave-one-out":
+            window = split_tables(LogTables.of(log, "workspace"), split=split, slices=tuple(slices) or None)
+        else:
+            slices = tuple(slices) or ("ALL", "NEW", "COLD")
+            window = time_split(log, test_days=test_days, name=f"workspace-last{test_days}", slices=slices)
+    if candidates is not None:
+        window = with_candidates(window, read_table(candidates), candidates.name)
+    past, horizon = window.fit_on, test_days if split == "time" else None
+    advice = advise(past, item_texts(past.items), encoder=encoder.name, horizon_days=horizon, seed=seed)
+    scorer, sequence = settings_in_use(settings, advice, past, seed=seed)
+    if horizon is not None:
+        scorer = scorer.model_copy(update={"horizon_days": horizon})
+    recipe = TrainingRecipe(
+        training=scorer,
+        lora=advice.lora,
+        interests=sequence,
+        collaborative=settings.collaborative,
+        locale=settings.locale,
+    )
+    tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
+    systems = systems_for(window, names, lambda: encoder, recipe=recipe, seed=seed, progress=tell)
+    folder = run_key(protocol=window.protocol, encoder=encoder.fingerprint, seed=seed)[:16]
+    unfinished = cache / "unfinished" / folder
+    report = evaluate(window, systems, k=max(ks), ks=ks, seed=seed, resume=unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)  # lists of people, which nobody needs any more
+    return report
+
+
+def _evaluable(gate: PolicyGate) -> Dataset:
+    """The people who agreed to analytics, because they are measured, and to training, because they are learned from."""
+    data, agreed = gate.dataset(Purpose.ANALYTICS), gate.permitted_users(Purpose.MODEL_TRAINING)
+    rows = np.flatnonzero(data.users["user_id"].is_in(agreed).to_numpy())
+    data = replace(data, users=data.users[rows], events=data.events.rows(rows))
+    if not len(data.events):
+        raise PolicyError("nobody in this workspace has agreed both to analytics and to model training")
+    # an item that only the others' events know is not known here
+    listed = data.items["title"].is_not_null() | data.items["available"]
+    return data.with_items(listed.to_numpy() | (np.bincount(data.events.item, minlength=data.n_items) > 0))

@@ -1,0 +1,210 @@
+"""The people of a dataset as a prediction sees them, and past windows of the log as examples.
+
+Features are as of a cut, and the label is what happened in the days after it:
+
+    |--- history ---|cut ---- horizon ----|                  features of the cut, label of the horizon
+                                    |cut ---- horizon ----|  as_of
+
+The latest cut lies one horizon before the end of the log, the others further back. A label counts only when all of its
+window is known: `Examples.check` refuses a table that holds a label from after the time at which it is learned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import DataError, PolicyError, UsageError
+from recllm.base.policy import Policy
+from recllm.base.schema import Action
+from recllm.market.propensity.features import Basics, FeatureTable, person_features, target_features
+from recllm.market.propensity.prediction import PredictionRequest
+from recllm.shop.data.catalogue import SENSITIVE_TARGET, in_category, known_rows, sensitive_items
+from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
+
+Mask = NDArray[np.bool_]
+
+MIN_PEOPLE = 50
+MIN_PEOPLE_OF_A_CLASS = 20
+"""Fewer people with, or without, the outcome teach nothing that could be checked."""
+
+MAX_WINDOWS = 12
+
+_COLUMNS = ("label", "person", "window", "cut", "known_at")
+"""Arrays of `Examples`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """People of one dataset."""
+
+    dataset: Dataset
+    target: Mask | None = None
+    """The items whose purchases count, (n_items,); all when None."""
+    basics: Basics | None = None
+    """The answers of people that become columns; none when None."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, request: PredictionRequest, policy: Policy, basics: Basics | None = None) -> Cohort:
+        """Raises `UsageError` for an unknown item or an empty category, `PolicyError` for sensitive ones."""
+        target = None
+        if request.items:
+            target = np.zeros(dataset.n_items, bool)
+            target[known_rows(dataset, request.items)] = True
+        elif request.category is not None:
+            target = in_category(dataset.items, request.category)
+            if not target.any():
+                raise UsageError(f"no item in the category {request.category!r}; write a name, or a path as 'a > b'")
+        if target is not None and sensitive_items(dataset.items.filter(target), policy).any():
+            raise PolicyError(SENSITIVE_TARGET)
+        return cls(dataset, target, basics)
+
+    def features(self, at: int) -> FeatureTable:
+        """One row per person, of events before `at` (epoch seconds) alone."""
+        table = person_features(self.dataset, at, basics=self.basics)
+        return table if self.target is None else table.beside(target_features(self.dataset, at, self.target))
+
+    def purchases(self, start: int, end: int) -> Events:
+        """Those that count, with start <= time < end."""
+        bought = self.dataset.between(start, end)
+        return bought if self.target is None else bought.select(self.target[bought.item])
+
+    def bought(self, start: int, end: int) -> NDArray[np.float64]:
+        """1 for who buys what counts with start <= time < end, (n_users,)."""
+        return (np.diff(self.purchases(start, end).indptr) > 0).astype(np.float64)
+
+    def with_history(self, at: int) -> Mask:
+        """Who has done anything before a time, (n_users,)."""
+        return np.asarray(np.diff(self.dataset.before(at).events.indptr) > 0)
+
+    def user_rows(self, user_ids: list[str]) -> NDArray[np.int64]:
+        """Distinct rows of these ids, ascending; unknown ones are left out."""
+        rows = self.dataset.user_rows(user_ids)
+        return np.unique(rows[rows >= 0])
+
+    def user_ids(self, rows: NDArray[np.integer]) -> list[str]:
+        return list(self.dataset.users[USER_COLUMN].gather(rows).to_list())
+
+    def descending(self, rows: NDArray[np.integer], score: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Positions in `rows`, highest score first; equal scores in the order of a hash of the id."""
+        hashes = [
+            hashlib.blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            for user_id in self.user_ids(rows)
+        ]
+        tie = np.argsort(np.argsort(np.array(hashes, dtype="S8"), kind="stable"), kind="stable")
+        return np.asarray(np.lexsort((tie, -score)), np.int64)
+
+
+Outcome = Callable[[Cohort, int, int], NDArray[np.float64]]
+"""What everybody did with start <= time < end, (n_users,)."""
+Eligible = Callable[[Cohort, int], Mask]
+"""Who is asked about as of a time, (n_users,)."""
+
+
+def active_within(days: int) -> Eligible:
+    """Who has bought anything within so many days before a time."""
+
+    def active(cohort: Cohort, at: int) -> Mask:
+        return np.asarray(np.diff(cohort.dataset.between(at - days * DAY, at, Action.PURCHASE).indptr) > 0)
+
+    return active
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """One row per person and window."""
+
+    features: FeatureTable
+    label: NDArray[np.float64]
+    """(n,), above 0 for the outcome."""
+    person: NDArray[np.int64]
+    """(n,), row of the dataset's users, so that one person can be kept together."""
+    window: NDArray[np.int64]
+    """(n,), 0 the latest."""
+    cut: NDArray[np.int64]
+    """(n,), the features' time, epoch seconds."""
+    known_at: NDArray[np.int64]
+    """(n,), when the label was known, epoch seconds."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """The rows of all parts. Raises `DataError` where their columns differ."""
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        return cls(FeatureTable.stacked([part.features for part in parts]), **columns)
+
+    def rows(self, which: NDArray[np.generic]) -> Examples:
+        """These rows only: a mask or row numbers."""
+        return Examples(self.features.rows(which), **{name: getattr(self, name)[which] for name in _COLUMNS})
+
+    def with_label(self, label: NDArray[np.generic]) -> Examples:
+        return replace(self, label=np.asarray(label, np.float64))
+
+    def check(self, as_of: int) -> Examples:
+        """Itself. Raises `DataError` ("leakage") when a label was not known at `as_of`, or before its features' end."""
+        late, reversed_ = self.known_at > as_of, self.known_at < self.cut
+        if late.any():
+            raise DataError(
+                f"leakage: {int(late.sum()):,} labels are known only by {utc(int(self.known_at.max())):%Y-%m-%d %H:%M},"
+                f" and the model learns at {utc(as_of):%Y-%m-%d %H:%M}; use earlier windows"
+            )
+        if reversed_.any():
+            raise DataError(f"leakage: {int(reversed_.sum()):,} rows have features from after their label's window")
+        return self
+
+    def shortage(self, what: str) -> str:
+        """Of people, or of those with or without the outcome, in words; empty where there are enough to learn from."""
+        positive = self.label > 0
+        groups = (slice(None), positive, ~positive)
+        people, happened, failed = (len(np.unique(self.person[rows])) for rows in groups)
+        if people < MIN_PEOPLE:
+            return f"{what}: {people} people with a past to learn from; at least {MIN_PEOPLE} are needed"
+        if min(happened, failed) < MIN_PEOPLE_OF_A_CLASS:
+            return (
+                f"{what}: in the past windows it happened to {happened:,} people, and to {failed:,} it did not; "
+                f"at least {MIN_PEOPLE_OF_A_CLASS} of each are needed"
+            )
+        return ""
+
+    def check_classes(self, what: str) -> Examples:
+        """Itself. Raises `DataError` for too few people, or too few with or without the outcome."""
+        if shortage := self.shortage(what):
+            raise DataError(shortage)
+        return self
+
+
+def cuts(dataset: Dataset, horizon_days: int, *, max_windows: int = MAX_WINDOWS) -> list[int]:
+    """Times of past windows that do not overlap, latest first; each with at least a horizon of history.
+
+    Raises `DataError` for a log too short to hold two of them.
+    """
+    if not len(dataset.events):
+        raise DataError("the log is empty: nobody has agreed to model training, or no events were loaded")
+    first, horizon = int(dataset.events.at.min()), horizon_days * DAY
+    end = int(dataset.events.at.max()) + 1
+    times = [end - n * horizon for n in range(1, max_windows + 1) if end - n * horizon - horizon >= first]
+    if not times:
+        raise DataError(
+            f"the log spans {(end - first) / DAY:.0f} days, and a horizon of {horizon_days} days needs "
+            f"{2 * horizon_days}: one window to learn from and as long before it; give a shorter --horizon"
+        )
+    return times
+
+
+def past_examples(
+    cohort: Cohort, times: Sequence[int], horizon_days: int, outcome: Outcome, eligible: Eligible
+) -> Examples:
+    """The examples of all windows, latest first; `check`ed against the dataset's own time."""
+    parts = []
+    for number, at in enumerate(times):
+        rows, end = np.flatnonzero(eligible(cohort, at)), at + horizon_days * DAY
+        label = np.asarray(outcome(cohort, at, end), np.float64)[rows]
+        window, cut, known_at = (np.full(len(rows), value, np.int64) for value in (number, at, end))
+        parts.append(Examples(cohort.features(at).rows(rows), label, rows, window, cut, known_at))
+    return Examples.joined(parts).check(cohort.dataset.as_of)

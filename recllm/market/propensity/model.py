@@ -1,0 +1,200 @@
+"""Probabilities from a feature table: boosted trees and a ridge logistic regression, joined and calibrated.
+
+    logit = a * trees + b * linear + c,   a, b >= 0
+
+trees: gradient-boosted (Friedman 2001; `recllm.learn.models.trees`), which take unknown values as they are. linear:
+logistic regression with an L2 penalty on normal scores (each column's rank as a quantile of the normal distribution,
+unknown = 0). a, b and c are fitted to rows that neither had seen (stacking, Wolpert 1992; with one model it would be
+Platt's scaling), so the result is calibrated on them: every row once, in folds of people.
+
+`backtest` says how good that is: the same fit to all windows but the latest, asked about the latest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import DataError
+from recllm.base.stats.probabilities import sigmoid
+from recllm.learn.models.trees import BoostedTrees, grow_trees
+from recllm.market.propensity.examples import Examples
+from recllm.market.propensity.features import FeatureTable, Floats
+from recllm.market.propensity.parameters import PropensitySettings
+
+Values = NDArray[np.float64]
+
+QUANTILES = 101
+"""Quantiles that a column's ranks are read from."""
+MAX_LOGIT = 12.0
+CALIBRATION_START = np.array([0.5, 0.5, 0.0])
+"""a, b, c before anything is known."""
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModels:
+    """The trees and the logistic regression."""
+
+    columns: NDArray[np.int64]
+    """Columns of the table that they read: those that vary."""
+    trees: BoostedTrees
+    quantiles: Values
+    """(QUANTILES, n_columns)."""
+    slope: Values
+    intercept: float
+
+    def inputs(self, values: Floats) -> Floats:
+        """What the two read of rows of the table: the used columns, then their normal scores, (n, 2 n_columns)."""
+        used = values[:, self.columns]
+        return np.concatenate([used, normal_scores(used, self.quantiles).astype(np.float32)], axis=1)
+
+    def logits(self, inputs: Floats) -> Values:
+        """trees and linear, (n, 2)."""
+        used, scores = np.split(inputs, 2, axis=1)
+        both = self.trees.score(used), scores.astype(np.float64) @ self.slope + self.intercept
+        return np.clip(np.stack(both, axis=1).astype(np.float64), -MAX_LOGIT, MAX_LOGIT)
+
+
+@dataclass(frozen=True, eq=False)
+class PropensityModel:
+    """The base models, joined and calibrated."""
+
+    base: BaseModels
+    weights: Values
+    """a, b, c."""
+    names: tuple[str, ...]
+    """Columns that it was learned on, in order, and the group of each."""
+    groups: tuple[str, ...]
+
+    def inputs(self, features: FeatureTable) -> FeatureTable:
+        """What the model reads of people: each used column, and its normal score, in the column's group."""
+        names, groups = ([labels[c] for c in self.base.columns] for labels in (self.names, self.groups))
+        scores = [f"score of {name}" for name in names]
+        return FeatureTable((*names, *scores), (*groups, *groups), self.base.inputs(features.values))
+
+    def logit(self, inputs: Floats) -> Values:
+        """(n,), of values as `inputs` gives them; they may have been mixed."""
+        return np.asarray(self.base.logits(inputs) @ self.weights[:2] + self.weights[2])
+
+    def probability(self, features: FeatureTable) -> Values:
+        """Calibrated, in (0, 1), (n,)."""
+        return sigmoid(self.logit(self.base.inputs(features.values)))
+
+
+def fit_propensity(examples: Examples, as_of: int, settings: PropensitySettings | None = None) -> PropensityModel:
+    """The model of all rows. Raises `DataError` for labels that were not known at `as_of`, or too few of them."""
+    settings = settings or PropensitySettings()
+    examples.check(as_of).check_classes("this prediction")
+    logits = cross_fitted(examples.features, examples.label, examples.person, settings)
+    base = fit_base_models(examples.features, examples.label, settings)
+    weights = calibrate(logits, examples.label)
+    return PropensityModel(base, weights, examples.features.names, examples.features.groups)
+
+
+def backtest(
+    examples: Examples, as_of: int, settings: PropensitySettings
+) -> tuple[Values, Values, NDArray[np.int64] | None]:
+    """Probability, label and cut of rows that were predicted without having been learned from.
+
+    The latest window by a model of the earlier ones; where these are too few, people by other people, without cuts.
+    Raises what `fit_propensity` raises.
+    """
+    examples.check(as_of).check_classes("this prediction")
+    label, latest = examples.label, examples.window == 0
+    if not examples.rows(~latest).shortage(""):
+        model = fit_propensity(examples.rows(~latest), as_of, settings)
+        return model.probability(examples.features.rows(latest)), label[latest], examples.cut[latest]
+    logits = cross_fitted(examples.features, label, examples.person, settings)
+    probability = np.empty(len(label))
+    for inside in people_folds(examples.person, 5, settings.seed):
+        weights = calibrate(logits[~inside], label[~inside])
+        probability[inside] = sigmoid(logits[inside] @ weights[:2] + weights[2])
+    return probability, label, None
+
+
+def validation_rows(examples: Examples) -> tuple[NDArray[np.bool_], bool]:
+    """The rows of the latest window, and True; where the others are too few to learn from, a third of the people.
+
+    Raises `DataError` when the other two thirds are too few as well.
+    """
+    latest = examples.window == 0
+    if not examples.rows(~latest).shortage(""):
+        return latest, True
+    third = people_folds(examples.person, 3)[0]
+    if examples.rows(~third).shortage(""):
+        people = len(np.unique(examples.person))
+        raise DataError(f"{people} people are too few to learn from two thirds of them and check on the others")
+    return third, False
+
+
+def cross_fitted(
+    features: FeatureTable, label: Values, person: NDArray[np.integer], settings: PropensitySettings
+) -> Values:
+    """The base models' logits of each row by a fit to other people's rows, (n, 2)."""
+    logits = np.empty((len(label), 2))
+    for inside in people_folds(person, settings.folds, settings.seed):
+        base = fit_base_models(features.rows(~inside), label[~inside], settings)
+        logits[inside] = base.logits(base.inputs(features.values[inside]))
+    return logits
+
+
+def people_folds(person: NDArray[np.integer], n: int, seed: int = 0) -> list[NDArray[np.bool_]]:
+    """Which rows are in each of n folds, all rows of a person in the same one."""
+    people, position = np.unique(person, return_inverse=True)
+    fold_of = np.random.default_rng(seed).permutation(len(people))[position] % n
+    return [fold_of == fold for fold in range(n)]
+
+
+def fit_base_models(features: FeatureTable, label: Values, settings: PropensitySettings) -> BaseModels:
+    from sklearn.linear_model import LogisticRegression
+
+    columns = varying(features.values)
+    used, names = features.values[:, columns], [features.names[c] for c in columns]
+    directions = [(n in settings.increasing) - (n in settings.decreasing) for n in names]
+    trees = grow_trees(used, label, settings, column_share=settings.column_share, directions=directions)
+    quantiles = np.nanquantile(used.astype(np.float64), np.linspace(0, 1, QUANTILES), axis=0)
+    linear = LogisticRegression(C=settings.ridge, max_iter=1_000).fit(normal_scores(used, quantiles), label)
+    return BaseModels(columns, trees, quantiles, linear.coef_[0].astype(np.float64), float(linear.intercept_[0]))
+
+
+def varying(values: Floats) -> NDArray[np.int64]:
+    """Columns with at least two distinct known values: the others tell nobody apart."""
+    low = np.where(np.isnan(values), np.inf, values).min(axis=0)
+    high = np.where(np.isnan(values), -np.inf, values).max(axis=0)
+    return np.flatnonzero(high > low)
+
+
+def normal_scores(values: Floats, quantiles: Values) -> Values:
+    """Each value's rank among `quantiles` as a quantile of the normal distribution; 0 where unknown. (n, n_columns).
+
+    Among equal quantiles, as of a count that is mostly 0, the middle one counts.
+    """
+    from scipy.special import ndtri
+
+    grid, scores = np.linspace(0, 1, len(quantiles)), np.zeros(values.shape)
+    for column, edges in enumerate(quantiles.T):
+        x = values[:, column].astype(np.float64)
+        below = np.interp(x, edges, grid)
+        above = 1 - np.interp(-x, -edges[::-1], grid)
+        scores[:, column] = ndtri(np.clip((below + above) / 2, 0.002, 0.998))
+    return np.nan_to_num(scores)
+
+
+def calibrate(logits: Values, label: Values) -> Values:
+    """a, b, c of the most likely logit a * logits[:, 0] + b * logits[:, 1] + c.
+
+    a, b >= 0, with a normal prior around 0.5, which decides where few rows do not.
+    """
+    from scipy.optimize import minimize
+
+    design = np.column_stack([logits, np.ones(len(logits))])
+
+    def loss(w: Values) -> tuple[float, Values]:
+        z, step = design @ w, (w - CALIBRATION_START) * [1, 1, 0]
+        value = np.logaddexp(0, z).sum() - label @ z + step @ step
+        return float(value), np.asarray(design.T @ (sigmoid(z) - label) + 2 * step)
+
+    bounds = [(0, None), (0, None), (None, None)]
+    return np.asarray(minimize(loss, CALIBRATION_START, jac=True, method="L-BFGS-B", bounds=bounds).x, np.float64)

@@ -1,0 +1,126 @@
+"""From a trial's table to everybody's uplift: learned on the trial's people as of its start, told as of now."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recllm.base.documents import guarded, plain, write_csv
+from recllm.base.errors import NothingToDo
+from recllm.market.propensity.effects import LearnedEffects, fit_effects
+from recllm.market.propensity.examples import Cohort
+from recllm.market.propensity.parameters import UpliftSettings
+from recllm.market.propensity.quality import QiniCurve, qini_curve
+from recllm.market.propensity.trial import Trial
+from recllm.shop.data.dataset import Dataset, utc
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpliftRequest:
+    """What is asked of a trial."""
+
+    start: dt.datetime
+    """Before the first treatment; what is known of people from then on is not used. Without a zone it is UTC."""
+    randomised: bool = False
+    """The shop's word that who was treated was drawn by lot, with one probability for everybody."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpliftEstimate:
+    """The answer."""
+
+    start: dt.datetime
+    as_of: dt.datetime
+    trial_people: int
+    treated: int
+    people: tuple[tuple[str, float, float, float], ...]
+    """(user_id, uplift, low, high), most moved first; uplift in [-1, 1] is the change of the probability of the
+    outcome, which lies between low and high at 95 %."""
+    curve: QiniCurve
+    """On the trial's people, each by a model of other people."""
+    effects: LearnedEffects
+    """What can be saved, and told of anybody."""
+
+
+def estimate_uplift(
+    request: UpliftRequest,
+    trial_table: pl.DataFrame,
+    learn: Dataset,
+    ask: Dataset,
+    *,
+    settings: UpliftSettings | None = None,
+    source: str = "",
+) -> UpliftEstimate:
+    """trial_table: as `read_trial` gives it; rows of people who are not in `learn` are dropped. learn: holds the
+    trial's people. ask: whose uplift is told, as of its own time. source: what the trial is called in what is kept.
+
+    Raises `PolicyError` for what is no trial (see `Trial.of_treatment`), `NothingToDo` for nobody to tell about.
+    """
+    started, seed = time.perf_counter(), request.seed
+    settings = (settings or UpliftSettings()).model_copy(update={"seed": seed})
+    start = request.start if request.start.tzinfo else request.start.replace(tzinfo=dt.UTC)
+    rows = learn.user_rows(trial_table["user_id"])
+    table = trial_table.filter(pl.Series(rows >= 0, dtype=pl.Boolean))
+    trial = Trial.of_treatment(
+        Cohort(learn).features(int(start.timestamp())).rows(rows[rows >= 0]),
+        table["treated"].to_numpy() > 0,
+        table["outcome"].to_numpy(),
+        randomised=request.randomised,
+        propensity=table["propensity"].to_numpy() if "propensity" in table.columns else None,
+        seed=seed,
+    )
+    cohort = Cohort(ask)
+    user_rows = np.flatnonzero(cohort.with_history(ask.as_of))
+    if not len(user_rows):
+        raise NothingToDo("nobody to tell an uplift of: nobody has a past that counts")
+    features, ids = cohort.features(ask.as_of).rows(user_rows), cohort.user_ids(user_rows)
+    effects, held_out = fit_effects(trial, settings, start=utc(int(start.timestamp())).isoformat(), source=source)
+    uplift, low, high = effects.predict(features)
+    curve = qini_curve(held_out.expected, trial.arm > 0, trial.outcome, trial.probability[:, 1])
+    order = cohort.descending(user_rows, uplift)
+    logger.info("uplift: %d people, a trial of %d, %.1f s", len(ids), len(trial), time.perf_counter() - started)
+    return UpliftEstimate(
+        start=utc(int(start.timestamp())),
+        as_of=utc(ask.as_of),
+        trial_people=len(trial),
+        treated=effects.source.treated,
+        people=tuple((ids[n], float(uplift[n]), float(low[n]), float(high[n])) for n in order),
+        curve=curve,
+        effects=effects,
+    )
+
+
+def uplift_document(estimate: UpliftEstimate, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What `--json` prints. ids: pseudonym -> the shop's own id, where it is known."""
+    ids, curve = ids or {}, estimate.curve
+    return {
+        "start": plain(estimate.start),
+        "as_of": plain(estimate.as_of),
+        "trial": {"people": estimate.trial_people, "treated": estimate.treated, "effect": curve.effect},
+        "qini": curve.qini,
+        "auuc": curve.auuc,
+        "people": [
+            {"user_id": ids.get(name, name), "uplift": uplift, "low": low, "high": high}
+            for name, uplift, low, high in estimate.people
+        ],
+    }
+
+
+def write_uplift_csv(estimate: UpliftEstimate, file: Path, ids: Mapping[str, str] | None = None) -> None:
+    """user_id, uplift, low and high; most moved first. UTF-8."""
+    rows = [
+        (guarded((ids or {}).get(name, name)), *(f"{number:.6f}" for number in numbers))
+        for name, *numbers in estimate.people
+    ]
+    write_csv(file, ("user_id", "uplift", "low", "high"), rows)

@@ -1,0 +1,345 @@
+"""Simple systems that every result is shown beside, and what they share with the peers.
+
+They count on `query.fit_on` only and offer `query.items` only. Functions of a query and the items on offer are made a
+`Ranker` by `rank_by`; the others make one. No array of users x catalogue is ever in memory at once. Equal scores are
+broken by sales of the last four weeks, then by item row, and rows stand in the order of a hash of the item id.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.schema import Action
+from recllm.recommend.evaluation.protocols import EvaluationQuery, RankedLists, Ranker
+from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.interactions import decay, matrix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Items = NDArray[np.int32]
+Scores = NDArray[np.float32]
+"""(users of a block, items), higher is better; -inf keeps an item out."""
+
+Score = Callable[[NDArray[np.int64]], Scores]
+"""Takes positions in `query.users`."""
+
+BLOCK = 256
+
+
+# --- ranking -------------------------------------------------------------------------------------------------------
+
+
+def one_pass_for_both_masks(rank_both: Callable[[EvaluationQuery], Sequence[RankedLists]]) -> Ranker:
+    """`rank_both` lists what each user may be offered with, and without, what the user bought before. It is asked anew
+    only for a query that differs from the last one in more than the mask, or by other users than the last one's."""
+    last: list[Any] = []  # a query and its two answers
+
+    def rank(query: EvaluationQuery) -> RankedLists:
+        rows = _rows_of_users(last[0], query) if last else None
+        if rows is None:
+            last[:] = [query, rank_both(query)]
+            rows = np.arange(len(query.users))
+        lists = last[1][query.mask_seen]
+        return RankedLists(lists.items[rows], None if lists.probabilities is None else lists.probabilities[rows])
+
+    return rank
+
+
+def _rows_of_users(last: EvaluationQuery, query: EvaluationQuery) -> NDArray[np.int64] | None:
+    """Where the users of `query` stand in `last`; None where its lists do not answer the query."""
+    same = query.dataset is last.dataset and query.fit_on is last.fit_on and query.k == last.k
+    if not same or not np.array_equal(query.items, last.items):
+        return None
+    order = np.argsort(last.users)
+    rows = order[np.minimum(np.searchsorted(last.users, query.users, sorter=order), len(order) - 1)]
+    return rows if np.array_equal(last.users[rows], query.users) else None
+
+
+def offered_items(query: EvaluationQuery) -> Items:
+    """The items that may be offered, best sellers of the last four weeks first: the order in which ties are broken."""
+    sold = buyers(query.fit_on, 28.0)[query.items]
+    return query.items[np.argsort(-sold, kind="stable")]
+
+
+def rank_by(scores_of: Callable[..., Score], **settings: Any) -> Ranker:
+    """Ranks what may be offered by `scores_of(query, items, **settings)`, which is called once per query."""
+
+    def rank(query: EvaluationQuery) -> RankedLists:
+        items = offered_items(query)
+        return rank_in_blocks(query, items, scores_of(query, items, **settings))
+
+    return rank
+
+
+def rank_in_blocks(query: EvaluationQuery, items: Items, score: Score, *, block: int = BLOCK) -> RankedLists:
+    """The k best `items` of each user, scored `block` users at a time; of equal ones the earlier in `items`."""
+    bought = purchase_matrix(query.dataset, query.users, None)[:, items] if query.mask_seen else None
+    lists = np.full((len(query.users), query.k), -1, dtype=np.int32)
+    is_candidate = None if query.candidates is None else _candidate_mask(query, items)
+    for start in range(0, len(lists), block):
+        rows = np.arange(start, min(start + block, len(lists)))
+        scores = score(rows)
+        if bought is not None:
+            scores[bought[rows].nonzero()] = -np.inf
+        if is_candidate is not None:
+            scores = np.where(is_candidate[rows].toarray(), scores, -np.inf).astype(np.float32)
+        best = top_k(scores, query.k)
+        lists[rows, : best.shape[1]] = np.where(best >= 0, items[best], -1)
+    return RankedLists(lists)
+
+
+def _candidate_mask(query: EvaluationQuery, items: Items) -> csr_array:
+    """The candidates of each user as True, sparse (len(users), items)."""
+    from scipy.sparse import csr_array
+
+    pairs = query.candidates
+    assert pairs is not None  # noqa: S101 - of the caller
+    shape = (len(query.users), query.dataset.n_items)
+    return csr_array((np.ones(len(pairs.item), bool), pairs.item, pairs.indptr), shape=shape)[:, items]
+
+
+def top_k(scores: Scores, k: int) -> NDArray[np.int64]:
+    """Columns of each row's k best, best first, of equal ones the earlier first; -1 where only -inf is left.
+
+    The k-th largest of the maxima over stretches of columns is a lower bound of the k-th largest score, which spares
+    sorting all but a few columns. A partition of the row is ten times slower here, since most scores are equal.
+    """
+    n = scores.shape[1]
+    k, width = min(k, n), max(1, min(256, n // (4 * k)))
+    starts = np.arange(0, n, width)
+    maxima = np.maximum.reduceat(scores, starts, axis=1) if n else scores
+    bound = np.sort(maxima, axis=1)[:, -k] if len(starts) >= k > 0 else np.full(len(scores), -np.inf)
+    columns = np.full((len(scores), k), -1, dtype=np.int64)
+    for row, (line, limit) in enumerate(zip(scores, bound, strict=True)):
+        above = np.flatnonzero(line > limit)
+        best = above[np.argsort(-line[above], kind="stable")][:k]
+        columns[row, : len(best)] = best
+        if len(best) < k and limit > -np.inf:
+            columns[row, len(best) :] = np.flatnonzero(line == limit)[: k - len(best)]
+    return columns
+
+
+# --- purchases -----------------------------------------------------------------------------------------------------
+
+
+def buyers(dataset: Dataset, days: float | None) -> NDArray[np.int64]:
+    """People who bought each item, ever or in the last `days` before the dataset's `as_of`, (n_items,)."""
+    e = _purchase_events(dataset, days)
+    pairs = np.unique(e.user.astype(np.int64) * dataset.n_items + e.item)
+    return np.bincount(pairs % max(dataset.n_items, 1), minlength=dataset.n_items)
+
+
+def purchase_matrix(
+    dataset: Dataset, users: NDArray[np.int64], half_life_days: float | None, days: float | None = None
+) -> csr_array:
+    """Purchase lines per user and item, float32 sparse (len(users), n_items), decayed when a half-life is given."""
+    from scipy.sparse import csr_array
+
+    e = _purchase_events(dataset, days).rows(users)
+    weight = np.ones(len(e)) if half_life_days is None else decay(e.at, dataset.as_of, half_life_days)
+    return csr_array(matrix(e, dataset.n_items, weight))
+
+
+def _purchase_events(dataset: Dataset, days: float | None) -> Events:
+    e = dataset.events.of(Action.PURCHASE)
+    return e if days is None else e.select(e.at >= dataset.as_of - int(days * DAY))
+
+
+def unit_rows(rows: csr_array) -> csr_array:
+    """Rows of length 1; an empty row stays empty."""
+    length = np.sqrt(rows.multiply(rows).sum(axis=1))
+    scaled = rows.copy()
+    scaled.data = scaled.data / np.repeat(np.maximum(length, 1e-12), np.diff(rows.indptr)).astype(rows.dtype)
+    return scaled
+
+
+def nearest_users(profiles: csr_array, fit_profiles: csr_array, fit_users: NDArray[np.int64], count: int) -> csr_array:
+    """Similarities to the `count` nearest people, the rest 0, sparse (len(profiles), len(fit_profiles)).
+
+    fit_users: the row of each profile's own user in `fit_profiles`, who is no neighbour; -1 for none.
+    """
+    from scipy.sparse import csr_array
+
+    similar = (profiles @ fit_profiles.T).toarray()
+    rows = np.flatnonzero(fit_users >= 0)
+    similar[rows, fit_users[rows]] = 0.0
+    if count < similar.shape[1]:
+        limit = np.partition(similar, similar.shape[1] - count, axis=1)[:, similar.shape[1] - count]
+        similar[similar < limit[:, None]] = 0.0
+    return csr_array(similar)
+
+
+# --- by what was bought --------------------------------------------------------------------------------------------
+
+
+def random_order(seed: int = 0) -> Ranker:
+    """Any items, each as likely as the other; a user's draw depends on the seed and the user's row only."""
+
+    def rank(query: EvaluationQuery) -> RankedLists:
+        def score(block: NDArray[np.int64]) -> Scores:
+            users, n = query.users[block], len(query.items)
+            return np.stack([np.random.default_rng((seed, int(u))).random(n, np.float32) for u in users])
+
+        return rank_in_blocks(query, query.items, score)
+
+    return rank
+
+
+def popular(query: EvaluationQuery, items: Items, days: float | None = None) -> Score:
+    """What sold to the most people, ever or in the last `days`; the same list for everybody."""
+    sold = buyers(query.fit_on, days)[items].astype(np.float32)
+    return lambda block: np.tile(sold, (len(block), 1))
+
+
+def personal_frequency(query: EvaluationQuery, items: Items, half_life_days: float = 120.0) -> Score:
+    """What the user bought most, a purchase t days ago counting 2^(-t / half-life); then what sells."""
+    counts = purchase_matrix(query.dataset, query.users, half_life_days)[:, items]
+    return lambda block: counts[block].toarray()
+
+
+def user_knn(
+    query: EvaluationQuery, items: Items, days: float = 28.0, neighbours: int = 100, half_life_days: float = 120.0
+) -> Score:
+    """What the most similar people bought in the last `days` (Herlocker et al. 1999).
+
+    Similarity is the cosine of log(1 + decayed counts) over each person's whole history; the `neighbours` nearest,
+    without the user, vote with their similarity for each item they bought in the last `days`.
+    """
+    everyone = np.arange(query.fit_on.n_users)
+    fit_profiles = unit_rows(purchase_matrix(query.fit_on, everyone, half_life_days).log1p())
+    profiles = unit_rows(purchase_matrix(query.dataset, query.users, half_life_days).log1p())
+    recent = purchase_matrix(query.fit_on, everyone, None, days)[:, items].sign()
+
+    def score(block: NDArray[np.int64]) -> Scores:
+        similar = nearest_users(profiles[block], fit_profiles, query.fit_users[block], neighbours)
+        return np.asarray((similar @ recent).toarray())
+
+    return score
+
+
+def category_affinity(query: EvaluationQuery, items: Items, half_life_days: float | None = None) -> Score:
+    """How much the user bought in the item's narrowest category, as a decayed count; the same for all its items."""
+    from scipy.sparse import csr_array
+
+    counts = purchase_matrix(query.dataset, query.users, half_life_days)
+    path = query.dataset.items["category"].list.join(" > ").fill_null("")
+    group = (path.rank("dense") - 1).to_numpy().astype(np.int64)
+    shape = (len(group), int(group.max(initial=0)) + 1)
+    membership = csr_array((np.ones(len(group), np.float32), group, np.arange(len(group) + 1)), shape=shape)
+    return lambda block: np.asarray((counts[block] @ membership).toarray().take(group[items], axis=1))
+
+
+# --- by text -------------------------------------------------------------------------------------------------------
+
+
+def zero_shot(vectors: NDArray[np.float32], *, half_life_days: float | None = None, power: int | None = None) -> Ranker:
+    """Cosine of untrained text vectors (n_items, dim), unit rows; no learning at all.
+
+    The user is the mean of what they bought, weighted by decayed count (plain count without a half-life). With `power`
+    p the user stays a set: score = sum over bought items of weight * max(cos, 0)^p, so that one strong interest is not
+    averaged away.
+    """
+
+    def rank(query: EvaluationQuery) -> RankedLists:
+        items, counts = offered_items(query), purchase_matrix(query.dataset, query.users, half_life_days)
+        candidates = vectors[items]
+        if power is None:
+            return rank_in_blocks(query, items, lambda b: np.asarray((counts[b] @ vectors) @ candidates.T, np.float32))
+        block = max(BLOCK, 4_000_000 // max(1, len(items)))
+        return rank_in_blocks(query, items, lambda b: _set_score(counts[b], vectors, candidates, power), block=block)
+
+    return rank
+
+
+def _set_score(counts: csr_array, vectors: NDArray[np.float32], candidates: NDArray[np.float32], power: int) -> Scores:
+    """Sums over each user's items, some candidates at a time, since bought items x candidates can be large."""
+    from scipy.sparse import csr_array
+
+    bought, column = np.unique(counts.indices, return_inverse=True)
+    counts = csr_array((counts.data, column, counts.indptr), shape=(counts.shape[0], len(bought)))
+    bought_vectors, scores = vectors[bought], np.empty((counts.shape[0], len(candidates)), np.float32)
+    for start in range(0, len(candidates), BLOCK):
+        base = np.maximum(bought_vectors @ candidates[start : start + BLOCK].T, 0.0)
+        # base ** power by squaring, twenty times as fast as numpy's power of floats
+        raised, exponent = base if power % 2 else np.ones_like(base), power
+        while exponent := exponent // 2:
+            base = base * base
+            raised = raised * base if exponent % 2 else raised
+        scores[:, start : start + BLOCK] = counts @ raised
+    return scores
+
+
+_WORD = re.compile(r"[^\W_]+")
+_HAN = re.compile(r"[㐀-鿿]")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TextIndex:
+    """BM25 weights of the distinct texts of a catalogue."""
+
+    text_of_item: NDArray[np.int64]
+    """(n_items,), row of each item's text among the distinct ones."""
+    weights: csr_array
+    """(n_texts, n_words)."""
+    words_of_items: csr_array
+    """(n_items, n_words), 1 where the word occurs in the item's text."""
+
+
+def bm25(texts: Sequence[str], *, half_life_days: float = 120.0, k1: float = 1.2, b: float = 0.75) -> Ranker:
+    """BM25 over item texts; the query is the text of everything the user bought, weighted by decayed count.
+
+    score(d) = sum over words w of query weight(w) * idf(w) * tf (k1 + 1) / (tf + k1 (1 - b + b |d| / mean |d|)), with
+    idf(w) = ln(1 + (N - n_w + 0.5) / (n_w + 0.5)) (Robertson and Zaragoza 2009). N counts distinct texts. texts: one
+    per item row.
+    """
+    index = index_texts(texts, k1=k1, b=b)
+
+    def scores(query: EvaluationQuery, items: Items) -> Score:
+        counts = purchase_matrix(query.dataset, query.users, half_life_days)
+        offered_texts, text_column = np.unique(index.text_of_item[items], return_inverse=True)
+        documents = index.weights[offered_texts].T.tocsr()
+
+        def score(block: NDArray[np.int64]) -> Scores:
+            query_words = counts[block] @ index.words_of_items
+            return np.asarray((query_words @ documents).toarray().take(text_column, axis=1))
+
+        return score
+
+    return rank_by(scores)
+
+
+def index_texts(texts: Sequence[str], *, k1: float, b: float) -> TextIndex:
+    """Each distinct text is cut and weighted once; the formula is in `bm25`."""
+    from scipy.sparse import csr_array
+
+    distinct, text_of_item = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+    documents, number = [words(t) for t in distinct.tolist()], dict[str, int]()
+    columns = [number.setdefault(word, len(number)) for document in documents for word in document]
+    indptr = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
+    counts = csr_array(
+        (np.ones(len(columns), np.float32), np.array(columns, int), indptr), (len(documents), max(len(number), 1))
+    )
+    counts.sum_duplicates()
+    n, tf, in_texts = counts.shape[0], counts.data, np.diff(counts.tocsc().indptr)
+    idf = np.log1p((n - in_texts + 0.5) / (in_texts + 0.5))
+    length = counts.sum(axis=1)
+    norm = np.repeat(k1 * (1 - b + b * length / max(float(length.mean()), 1e-12)), np.diff(counts.indptr))
+    weights = counts.copy()
+    weights.data = (idf[counts.indices] * tf * (k1 + 1) / (tf + norm)).astype(np.float32)
+    return TextIndex(text_of_item=text_of_item, weights=weights, words_of_items=counts.sign()[text_of_item])
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words; Chinese has no spaces, so a run of Han characters becomes its overlapping pairs."""
+    cut: list[str] = []
+    for word in _WORD.findall(text.lower()):
+        pairs = _HAN.search(word) and len(word) > 2
+        cut.extend((word[i : i + 2] for i in range(len(word) - 1)) if pairs else [word])
+    return cut

@@ -1,0 +1,292 @@
+"""Does the serving model still fit its shop? Four checks, each with its figures and a verdict.
+
+data drift    the log grew, its items are new, or categories, actions and prices are distributed otherwise
+score drift   the model's probabilities for recent users are distributed otherwise than at the end of its training
+calibration   what it promised for the latest complete window, against what was bought
+age           days since the end of what it learned from
+
+Distributions are compared by the population stability index, sum((q - p) * log(q / p)) over bins, which is the
+symmetric Kullback-Leibler divergence. Without any change it still has a mean of about (bins - 1) * (1/n + 1/m) for
+samples of n and m (Yurdakul and Naranjo 2020), so it counts as drift only where it exceeds both its limit and the 95 %
+quantile of that chance. n and m are numbers of people, not of events: what one person does is no independent sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.settings import RetrainingSettings
+from recllm.base.stats.intervals import ConfidenceInterval, bootstrap
+from recllm.base.stats.probabilities import (
+    calibration_error,
+    calibration_slope,
+    chance_index,
+    log_odds,
+    quantile_counts,
+    stability_index,
+)
+from recllm.base.stats.ranking import Truth, hits
+from recllm.recommend.evaluation.protocols import ALL, EvaluationQuery, RankedLists
+from recllm.recommend.evaluation.recllm_system import served_system
+from recllm.recommend.recommender.lineage import CheckFigure, CheckKind, CheckVerdict, RetrainCheck
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.shop.data.dataset import DAY, Dataset, Events
+
+MAX_NEW_EVENTS = 0.2
+"""As a share of those before. A choice: a log grown by a fifth moves the scorer more than another seed does."""
+MAX_NEW_ITEMS = 0.2  # share of recent purchases of items first sold since; a choice, as above
+MAX_STABILITY_INDEX = 0.25
+"""Of categories, actions and prices; from .25 on a population counts as a different one (rule of thumb of credit
+scoring, Siddiqi 2006). What chance alone exceeds once in twenty times is never beyond."""
+MAX_SCORE_INDEX = 0.25  # of the probabilities of the serving model's lists; the same source
+MAX_CALIBRATION_RATIO = 1.5
+"""Purchases over expected ones, or the reverse. A choice: a budget by the probabilities is off by half."""
+CALIBRATION_SLOPE = (0.5, 2.0)  # of the outcomes over the logits; 1 is right (Cox 1958). A choice
+SAMPLE_USERS = 500  # users, drawn by the seed, whose lists show scores and calibration
+MIN_PEOPLE = 30  # on either side of a comparison; fewer show nothing
+
+LIST_LENGTH = 20
+RARE_SHARE = 0.01
+"""Categories with less than this share on both sides are one bin."""
+CALIBRATION_DRAWS = 200
+"""Bootstrap draws for the intervals of a calibration, each of which fits a line anew."""
+
+Floats64 = NDArray[np.float64]
+Users = NDArray[np.int64]
+
+
+def verdict(figures: Mapping[str, CheckFigure]) -> CheckVerdict:
+    """DUE where any figure is beyond its limits, UNKNOWN where none could be measured."""
+    if any(figure.is_beyond for figure in figures.values()):
+        return CheckVerdict.DUE
+    measured = any(figure.value is not None for figure in figures.values())
+    return CheckVerdict.NOT_DUE if measured else CheckVerdict.UNKNOWN
+
+
+def age_check(trained_until: int, as_of: int, settings: RetrainingSettings) -> RetrainCheck:
+    """Days from the end of what the model learned from to the present, both in epoch seconds."""
+    days = (as_of - trained_until) / DAY
+    figures = {"days": _above(days, settings.max_age_days)}
+    return RetrainCheck(kind=CheckKind.AGE, verdict=verdict(figures), figures=figures)
+
+
+def data_drift(dataset: Dataset, trained_until: int, end: int, settings: RetrainingSettings) -> RetrainCheck:
+    """The log up to `end` against the log up to `trained_until`, epoch seconds.
+
+    new_events: events since, over events before. new_items: share of the purchases since, of the last window at most,
+    that went to items first sold since. categories, actions, prices: stability indices of the windows that end at the
+    two times; prices are paid per unit, and what was only shown is no action.
+    """
+    acted = dataset.events.select(dataset.events.action != ACTION_CODE[Action.SHOWN])
+    before, since = _between(acted, 0, trained_until), _between(acted, trained_until, end)
+    length = settings.window_days * DAY
+    reference, recent = _between(acted, trained_until - length, trained_until), _between(acted, end - length, end)
+    people = min(_n_people(reference), _n_people(recent))
+    growth = len(since) / len(before) if len(before) else None
+    figures = {"new_events": _above(growth, MAX_NEW_EVENTS)}
+    figures["new_items"] = _above(_share_of_new_items(acted, trained_until, end, length), MAX_NEW_ITEMS)
+    parts = (reference, recent)
+    bins = {
+        "categories": _category_counts(dataset, *(part.of(Action.PURCHASE) for part in parts)),
+        "actions": _counts(*(part.action for part in parts)),
+        "prices": quantile_counts(*(_prices_paid(part) for part in parts)),
+    }
+    for name, (counts, later_counts) in bins.items():
+        sizes = (_n_people(reference), _n_people(recent))
+        figures[name] = _stability(counts, later_counts, sizes, MAX_STABILITY_INDEX, MIN_PEOPLE)
+    return RetrainCheck(kind=CheckKind.DATA_DRIFT, verdict=verdict(figures), figures=figures, people=people)
+
+
+def score_drift(
+    at: Callable[[int], Recommender],
+    trained_until: int,
+    end: int,
+    users: NDArray[np.bool_],
+    settings: RetrainingSettings,
+    rng: np.random.Generator,
+) -> RetrainCheck:
+    """The probabilities in recent users' lists as of `end` against those as of `trained_until`, epoch seconds.
+
+    at: the serving model over the log before a time. users: (n_users,), who may be looked at; of those with an event
+    in the window before each of the two times a sample is drawn. index: stability index in tenths of the earlier
+    probabilities. mean_before, mean_now: of the probabilities, for the reader.
+    """
+    probabilities, sizes = [], []
+    for time in (trained_until, end):
+        recommender = at(time)
+        events = _between(recommender.dataset.events, time - settings.window_days * DAY, time)
+        rows = _sample(np.flatnonzero((np.diff(events.indptr) > 0) & users), SAMPLE_USERS, rng)
+        lists = top_lists(recommender, rows)
+        probability = lists.probabilities
+        probabilities.append(np.zeros(0) if probability is None else probability[lists.items >= 0].astype(np.float64))
+        sizes.append(len(rows))
+    counts = quantile_counts(*probabilities)
+    figures = {"index": _stability(*counts, (sizes[0], sizes[1]), MAX_SCORE_INDEX, MIN_PEOPLE)}
+    for name, values in zip(("mean_before", "mean_now"), probabilities, strict=True):
+        figures[name] = CheckFigure(value=float(values.mean()) if len(values) else None)
+    return RetrainCheck(kind=CheckKind.SCORE_DRIFT, verdict=verdict(figures), figures=figures, people=min(sizes))
+
+
+def calibration_check(
+    recommender: Recommender,
+    dataset: Dataset,
+    end: int,
+    users: NDArray[np.bool_],
+    settings: RetrainingSettings,
+    rng: np.random.Generator,
+    seed: int,
+    reference: RetrainCheck | None = None,
+) -> RetrainCheck:
+    """The probabilities in users' lists as of the recommender's time against what they bought within its horizon.
+
+    dataset: the log with what came after, up to `end` (epoch seconds); a horizon that ends later cannot be judged.
+    users: (n_users,), who may be looked at; a sample of those with an event before is drawn, whether they bought
+    afterwards or not. ece: expected calibration error. slope: of the outcomes over the logits of the probabilities,
+    by logistic regression. ratio: purchases over expected ones. Each has a 95 % interval over people (bootstrap) and is
+    beyond its limits only where the whole interval is. reference: the same check of the same model in an earlier
+    window; its intervals widen the limits, because what a model always missed no new training of its kind mends.
+    """
+    model, start = recommender.model, recommender.dataset.as_of
+    horizon_end = start + (model.horizon_days if model else 0) * DAY
+    rows = _sample(np.flatnonzero((np.diff(recommender.dataset.events.indptr) > 0) & users), SAMPLE_USERS, rng)
+    unknown = RetrainCheck(
+        kind=CheckKind.CALIBRATION,
+        verdict=CheckVerdict.UNKNOWN,
+        figures={name: CheckFigure(value=None) for name in ("ece", "slope", "ratio")},
+        people=len(rows),
+    )
+    if model is None or horizon_end > end or len(rows) < MIN_PEOPLE:
+        return unknown
+    bought = dataset.between(start, horizon_end).rows(rows)
+    truth = Truth.from_pairs(bought.user, bought.item, len(rows))
+    lists = top_lists(recommender, rows)
+    if lists.probabilities is None:
+        return unknown
+    listed, label = lists.items >= 0, hits(lists.items, truth, LIST_LENGTH)
+    probability = np.where(listed, lists.probabilities, 0.5).astype(np.float64)
+    if not label.any() or label[listed].all():
+        return unknown
+    logit = log_odds(probability)
+
+    def interval(figure: Callable[[NDArray[np.int64]], float]) -> ConfidenceInterval:
+        return bootstrap(figure, len(rows), draws=CALIBRATION_DRAWS, seed=seed)
+
+    def of(people: NDArray[np.int64], column: NDArray[Any]) -> NDArray[Any]:
+        return column[people][listed[people]]
+
+    measured = {
+        "ece": interval(lambda people: calibration_error(of(people, probability), of(people, label))),
+        "slope": interval(lambda people: calibration_slope(of(people, logit), of(people, label))),
+        "ratio": interval(lambda people: float(of(people, label).sum() / of(people, probability).sum())),
+    }
+    limits = {
+        "ece": (None, settings.max_ece),
+        "slope": CALIBRATION_SLOPE,
+        "ratio": (1 / MAX_CALIBRATION_RATIO, MAX_CALIBRATION_RATIO),
+    }
+    earlier = reference.figures if reference else {}
+    figures = {name: _interval_figure(measured[name], *_widened(limits[name], earlier.get(name))) for name in measured}
+    return RetrainCheck(kind=CheckKind.CALIBRATION, verdict=verdict(figures), figures=figures, people=len(rows))
+
+
+def top_lists(recommender: Recommender, rows: Users) -> RankedLists:
+    """What the recommender would show these rows of its dataset's users, of the items sold before its time."""
+    past = recommender.dataset
+    sold = np.bincount(past.events.of(Action.PURCHASE).item, minlength=past.n_items) > 0
+    query = EvaluationQuery(
+        dataset=past,
+        fit_on=past,
+        users=rows,
+        fit_users=rows,
+        items=np.flatnonzero(sold).astype(np.int32),
+        k=LIST_LENGTH,
+        mask_seen=False,
+        slice=ALL,
+    )
+    return served_system(recommender).rank(query)
+
+
+def _widened(
+    limits: tuple[float | None, float | None], earlier: CheckFigure | None
+) -> tuple[float | None, float | None]:
+    """Limits between which the whole interval of the earlier figure lies, too: beyond them is only what is clearly
+    worse than it was, and not what another draw of people would have shown then."""
+    low, high = limits
+    if earlier is None or earlier.low is None or earlier.high is None:
+        return limits
+    return None if low is None else min(low, earlier.low), None if high is None else max(high, earlier.high)
+
+
+def _above(value: float | None, limit: float) -> CheckFigure:
+    return CheckFigure(value=value, upper_limit=limit, is_beyond=value is not None and value > limit)
+
+
+def _interval_figure(interval: ConfidenceInterval, lower: float | None, upper: float | None) -> CheckFigure:
+    values = (interval.value, interval.low, interval.high)
+    mean, low, high = (value if np.isfinite(value) else None for value in values)
+    is_below = lower is not None and high is not None and high < lower
+    is_above = upper is not None and low is not None and low > upper
+    return CheckFigure(
+        value=mean, low=low, high=high, lower_limit=lower, upper_limit=upper, is_beyond=is_below or is_above
+    )
+
+
+def _stability(
+    counts: NDArray[np.integer], later: NDArray[np.integer], sizes: tuple[int, int], limit: float, min_people: int
+) -> CheckFigure:
+    """Stability index of two rows of counts that rest on so many people."""
+    if min(sizes) < min_people or not counts.sum() or not later.sum():
+        return CheckFigure(value=None, upper_limit=limit)
+    return _above(stability_index(counts, later), max(limit, chance_index(len(counts), *sizes)))
+
+
+def _between(events: Events, start: int, end: int) -> Events:
+    return events.select((events.at >= start) & (events.at < end))
+
+
+def _n_people(events: Events) -> int:
+    return int((np.diff(events.indptr) > 0).sum())
+
+
+def _sample(rows: NDArray[np.integer], size: int, rng: np.random.Generator) -> Users:
+    return np.sort(rng.permutation(rows)[:size]).astype(np.int64)
+
+
+def _share_of_new_items(events: Events, trained_until: int, end: int, length: int) -> float | None:
+    """Of the purchases since `trained_until`, of the last `length` seconds at most; 0 where nothing came after."""
+    if end <= trained_until:
+        return 0.0
+    sold = _between(events, 0, trained_until).of(Action.PURCHASE).item
+    recent = _between(events, max(trained_until, end - length), end).of(Action.PURCHASE).item
+    return float((~np.isin(recent, sold)).mean()) if len(recent) else None
+
+
+def _counts(reference: NDArray[Any], recent: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    values, both = np.unique(np.concatenate([reference, recent]), return_inverse=True)
+    first, second = both[: len(reference)], both[len(reference) :]
+    return np.bincount(first, minlength=len(values)), np.bincount(second, minlength=len(values))
+
+
+def _category_counts(
+    dataset: Dataset, reference: Events, recent: Events
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Purchases by the first step of the category's path; rare ones together."""
+    names = dataset.items["category"].list.first().fill_null("")
+    codes = names.cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
+    counts = _counts(codes[reference.item], codes[recent.item])
+    rare = np.all([column < RARE_SHARE * max(column.sum(), 1) for column in counts], axis=0)
+    if not rare.any():
+        return counts
+    first, second = (np.append(column[~rare], column[rare].sum()) for column in counts)
+    return first, second
+
+
+def _prices_paid(events: Events) -> Floats64:
+    prices = events.of(Action.PURCHASE).price
+    return prices[np.isfinite(prices)].astype(np.float64)

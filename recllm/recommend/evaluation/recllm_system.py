@@ -1,0 +1,172 @@
+"""recllm as a system among others: trained on what the window lets it see, then asked through serving code.
+
+window, encoder = cj_next28(complete_journey().dataset()), load_encoder()
+ours = learned_system(encoder, advised_recipe(window.fit_on, encoder, tuned=False))
+report = evaluate(window, {"recllm": ours, **make_systems(["popular"])})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.documents import plain
+from recllm.base.errors import DataError, NotFittedError
+from recllm.base.schema import Encoder
+from recllm.learn.features.candidates import CandidateCounts
+from recllm.recommend.evaluation.baselines import one_pass_for_both_masks
+from recllm.recommend.evaluation.protocols import EvaluationQuery, RankedLists, Ranker, System
+from recllm.recommend.evaluation.record import logger
+from recllm.shop.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from recllm.base.settings import (
+        CollaborativeSettings,
+        ScorerTrainingSettings,
+    )
+    from recllm.learn.models.sequence import SequenceArguments
+    from recllm.learn.training.arguments import LoraArguments
+    from recllm.recommend.recommender.ranking import UserInputs
+    from recllm.recommend.recommender.recommender import Recommender
+
+OURS = "recllm"
+TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
+OUR_SYSTEMS = (OURS, TUNED, FROZEN)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingRecipe:
+    """What is trained."""
+
+    training: ScorerTrainingSettings
+    lora: LoraArguments | None = None
+    """Fine-tune the encoder first; None leaves it frozen."""
+    interests: SequenceArguments | None = None
+    """The sequence model; None for none."""
+    collaborative: CollaborativeSettings | None = None
+    candidates: CandidateCounts | None = None
+    locale: str = "en"
+    """Language of the item texts."""
+    runs: Path | None = None
+    """Where fine-tuning keeps its runs, so that one is not made twice; a temporary folder when None."""
+
+    def settings(self) -> dict[str, Any]:
+        """As plain data, for the report."""
+        parts = {"lora": self.lora, "interests": self.interests}
+        tables = {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
+        explicit = self.collaborative.explicit() if self.collaborative else {}
+        tables |= {"collaborative": plain(explicit)} if explicit else {}
+        tables |= {"candidates": plain(self.candidates)} if self.candidates else {}
+        return self.training.model_dump(mode="json") | tables
+
+
+def advised_recipe(
+    past: Dataset, encoder: Encoder, *, tuned: bool, seed: int = 0, runs: Path | None = None
+) -> TrainingRecipe:
+    """What `recllm advise` proposes for this log; tuned False leaves the encoder frozen whatever it says.
+
+    Raises `DataError` for a log that is too small to learn from.
+    """
+    from recllm.learn.training.advise import advise
+    from recllm.text.items import item_texts
+
+    advice = advise(past, item_texts(past.items), encoder=encoder.name, seed=seed)
+    if advice.training is None:
+        raise DataError("; ".join(advice.missing))
+    lora = advice.lora if tuned else None
+    return TrainingRecipe(training=advice.training, lora=lora, interests=advice.interests, runs=runs)
+
+
+def learned_system(
+    encoder: Encoder, recipe: TrainingRecipe, *, progress: Callable[[str], None] | None = None
+) -> System:
+    """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones."""
+    served = lru_cache(maxsize=1)(lambda past: _ranker(_trained(past, encoder, recipe, progress or logger.info)))
+    settings = {"encoder": encoder.name, **recipe.settings()}
+    return System(rank=lambda query: served(query.fit_on)(query), settings=settings)
+
+
+def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -> System:
+    """A trained recommender as it is served; it must have been trained on the window's own past.
+
+    The caller makes the window from the recommender's dataset, so that both have the same rows.
+    """
+    model = recommender.model
+    if model is None:
+        raise NotFittedError("the recommender is not trained; call fit first")
+    settings = {"encoder": model.encoder, "model_version": model.version, "popularity_weight": popularity_weight}
+    return System(rank=_ranker(recommender, popularity_weight), settings=settings)
+
+
+def _trained(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Recommender:
+    from tempfile import TemporaryDirectory
+
+    from recllm.learn.training.lora.run_folder import run_folder_name
+    from recllm.learn.training.lora.tune import tune_encoder
+    from recllm.recommend.recommender.recommender import Recommender
+
+    if recipe.lora is not None:
+        with TemporaryDirectory() as scratch:  # the merged weights are in memory; the adapter is not needed again
+            runs = recipe.runs or Path(scratch)
+            run = runs / run_folder_name(past, encoder, recipe.lora)
+            encoder = tune_encoder(past, encoder, recipe.lora, run, progress).encoder
+    return Recommender(past, encoder, locale=recipe.locale).fit(
+        recipe.training,
+        interests=recipe.interests,
+        collaborative=recipe.collaborative,
+        candidates=recipe.candidates,
+        progress=progress,
+    )
+
+
+def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
+    from recllm.learn.features.item_vectors import basics_of, basics_vectors
+    from recllm.recommend.recommender.ranking import UserInputs
+
+    ranker = recommender.ranker
+    is_private = recommender.model is not None and recommender.model.privacy is not None  # it counted no sales at all
+
+    def inputs(query: EvaluationQuery) -> UserInputs:
+        rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)
+        people = basics_of(query.dataset.users[query.users])
+        basics = basics_vectors(recommender.encoder, people, recommender.text_locale)
+        return UserInputs(query.dataset.events.rows(query.users), query.as_of, rows, basics)
+
+    def allowed(query: EvaluationQuery) -> NDArray[np.bool_]:
+        return np.isin(np.arange(query.dataset.n_items), query.items)
+
+    @one_pass_for_both_masks
+    def with_and_without_repeats(query: EvaluationQuery) -> list[RankedLists]:
+        both = ranker.rank_with_and_without_repeats(
+            inputs(query), query.k, allowed=allowed(query), popularity_weight=popularity_weight
+        )
+        return [RankedLists(ranked.item, ranked.probability) for ranked in both]
+
+    def answer(query: EvaluationQuery) -> RankedLists:
+        if query.candidates is not None:
+            repeats = not query.mask_seen
+            ranked = ranker.rank_pairs(
+                inputs(query), query.candidates, query.k, repeats=repeats, popularity_weight=popularity_weight
+            )
+            return RankedLists(ranked.item, ranked.probability)
+        sold = is_private or ranker.population.stats.buyers_ever[query.items].any()
+        if sold and query.hidden_users is None:
+            return with_and_without_repeats(query)
+        # no source of candidates can propose what never sold
+        ranked = ranker.rank(
+            inputs(query),
+            query.k,
+            items=None if sold else query.items,
+            allowed=allowed(query),
+            repeats=not query.mask_seen,
+            popularity_weight=popularity_weight,
+        )
+        return RankedLists(ranked.item, ranked.probability)
+
+    return answer

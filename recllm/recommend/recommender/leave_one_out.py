@@ -1,0 +1,316 @@
+"""Why an item was recommended: leave-one-out on the served model, stated only as far as it was measured.
+
+An evidence unit is one line of the person's profile: everything they did of one kind with one item ("B:<item_id>",
+"H:<item_id>"), or one of their basics ("I:<name>"). Its delta for a shown item is
+
+    delta = logit(user, item) - logit(user without the unit, item)
+
+recomputed from the shortened history through the very code that serves, so it is exact (method `loo-v1`; leave-one-out
+as in Lei et al. 2018, "Distribution-free predictive inference", section 6). Only the units nearest to an item are
+tried, `EVIDENCE_PER_ITEM` of them: what was not tried is never claimed to be unimportant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.policy import Policy
+from recllm.base.schema import ACTION_CODE, BROWSING, Action, HistoryLine, Profile, Reason, ReasonKind
+from recllm.shop.data.dataset import Events
+from recllm.shop.data.interactions import Pairs
+from recllm.text.items import item_names, reason_text
+
+_BROWSING_CODES = [ACTION_CODE[a] for a in BROWSING]
+_BOUGHT_CODES = [ACTION_CODE[Action.PURCHASE], ACTION_CODE[Action.RETURN]]
+_MAX_ITEMS = 2**32
+EVIDENCE_PER_ITEM = 8  # lines of the history left out, one at a time, per recommended item: those nearest to it
+MAX_REASONS = 2  # per item
+MIN_EFFECT = 0.05
+"""A line is named only when leaving it out costs more than this share of the range of the user's scores."""
+SAME_ITEM, SAME_TYPE = 100.0, 2.0
+"""Head start of a unit that is the shown item itself, or of its narrowest category, when units are chosen for trial."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One piece of evidence. `item`: row of the item for kinds B and H; `name`: the basic for kind I."""
+
+    kind: str
+    item: int = -1
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class UserHistory:
+    """What is known of one person. events: `Events` of a single row; basics: name -> value."""
+
+    events: Events
+    basics: Mapping[str, str]
+    row: int = -1
+    """Who they are in `CollaborativeStatistics.pool`, so that nobody is their own neighbour; -1 for nobody."""
+
+
+Score = Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]
+"""(histories of n versions, basics of each, pairs) -> logit of each pair: the served model."""
+
+
+def units_of(person: UserHistory) -> list[Evidence]:
+    """All evidence there is about a person, purchases first, then browsing, then basics."""
+    e = person.events
+    bought = np.unique(e.item[np.isin(e.action, _BOUGHT_CODES)])
+    browsed = np.unique(e.item[np.isin(e.action, _BROWSING_CODES)])
+    return [
+        *(Evidence("B", int(i)) for i in bought),
+        *(Evidence("H", int(i)) for i in browsed),
+        *(Evidence("I", name=n) for n, v in person.basics.items() if v),
+    ]
+
+
+def lacking(person: UserHistory, sets: Sequence[Sequence[Evidence]]) -> tuple[Events, list[Mapping[str, str]]]:
+    """One version of the person per set of units, each lacking all units of its set."""
+    many = person.events.rows(np.zeros(len(sets), np.int64))
+    browsing, bought = (np.isin(many.action, codes) for codes in (_BROWSING_CODES, _BOUGHT_CODES))
+    # one number for a version, a kind and an item
+    line = (2 * many.user.astype(np.int64) + browsing) * _MAX_ITEMS + many.item
+    removed = [
+        (2 * version + (unit.kind == "H")) * _MAX_ITEMS + unit.item
+        for version, units in enumerate(sets)
+        for unit in units
+        if unit.kind != "I"
+    ]
+    shortened = many.select(~((browsing | bought) & np.isin(line, removed)))
+    hidden = [{unit.name for unit in units if unit.kind == "I"} for units in sets]
+    return shortened, [{n: v for n, v in person.basics.items() if n not in names} for names in hidden]
+
+
+def deltas(
+    person: UserHistory,
+    units: Sequence[Evidence],
+    item_rows: NDArray[np.integer],
+    tried: NDArray[np.bool_],
+    score: Score,
+) -> NDArray[np.float32]:
+    """Delta of each unit for each shown item, float32 (n_units, n_shown), NaN where not tried.
+
+    tried: boolean (n_units, n_shown).
+    """
+    unit_deltas = np.full(tried.shape, np.nan, np.float32)
+    used = np.flatnonzero(tried.any(1))
+    if not len(used) or not len(item_rows):
+        return unit_deltas
+    histories, basics = lacking(person, [(units[int(u)],) for u in used])
+    complete = person.events.rows(np.zeros(1, np.int64))
+    order = np.argsort(item_rows, kind="stable")
+    picks = [order, *(order[tried[u][order]] for u in used)]
+    indptr = np.concatenate([[0], np.cumsum([len(p) for p in picks])]).astype(np.int64)
+    items = np.asarray(item_rows)[np.concatenate(picks)].astype(np.int32)
+    logit = score(Events.concat([complete, histories]), [person.basics, *basics], Pairs(indptr, items))
+    full = np.zeros(len(item_rows), np.float32)
+    full[order] = logit[: indptr[1]]
+    for version, (unit, pick) in enumerate(zip(used, picks[1:], strict=True), 1):
+        unit_deltas[unit, pick] = full[pick] - logit[indptr[version] : indptr[version + 1]]
+    return unit_deltas
+
+
+def choose(
+    units: Sequence[Evidence],
+    item_rows: NDArray[np.integer],
+    item_vectors: NDArray[np.float32],
+    item_type: NDArray[np.integer],
+    tried: int,
+) -> NDArray[np.bool_]:
+    """Which units to try for which item, boolean (n_units, n_shown): the item itself, its type, then by cosine.
+
+    Basics are always tried.
+    """
+    rows = np.array([u.item for u in units], np.int64)
+    similarity = np.full((len(units), len(item_rows)), -np.inf, np.float32)
+    has_item = rows >= 0
+    similarity[has_item] = item_vectors[rows[has_item]] @ item_vectors[item_rows].T
+    types = np.asarray(item_type)
+    same_type = (types[rows[has_item]][:, None] == types[item_rows][None, :]) & (types[item_rows] >= 0)
+    similarity[has_item] += SAME_TYPE * same_type + SAME_ITEM * (
+        rows[has_item][:, None] == np.asarray(item_rows)[None, :]
+    )
+    if has_item.sum() > tried:
+        cut = np.partition(similarity, len(units) - tried, axis=0)[len(units) - tried]
+        nearest = (similarity >= cut) & has_item[:, None]
+    else:
+        nearest = np.repeat(has_item[:, None], len(item_rows), axis=1)
+    return np.asarray(nearest | ~has_item[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class ReasonWriter:
+    """Turns measured units into sentences. `items` are the dataset's, `names` what each is called."""
+
+    items: pl.DataFrame
+    policy: Policy
+    locale: str = "en"
+
+    def contribution(self, unit: Evidence, delta: float, item_row: int, profile: Profile) -> Reason | None:
+        """One piece of evidence in words, whatever its size; None for what is never named."""
+        return None if self.sensitive(unit) else self._reason(unit, delta, item_row, _lines(profile), profile)
+
+    def reasons(
+        self,
+        units: Sequence[Evidence],
+        unit_deltas: NDArray[np.float32],
+        item_row: int,
+        profile: Profile,
+        spread: float,
+    ) -> tuple[Reason, ...]:
+        """The clearest reasons for one shown item, largest first.
+
+        One sentence says so when nothing is clear, or when only sensitive evidence is, which is never named.
+
+        unit_deltas: (n_units,), NaN where not tried. spread: range of the person's scores, in logits, above 0.
+        """
+        lines = _lines(profile)
+        ranked = np.argsort(-np.nan_to_num(unit_deltas, nan=-np.inf), kind="stable")
+        clearest: list[Reason] = []
+        withheld = 0.0
+        for number in ranked[: len(units)]:
+            delta = float(unit_deltas[number])
+            if len(clearest) == MAX_REASONS or not delta > MIN_EFFECT * spread:
+                break
+            if self.sensitive(units[number]):
+                withheld = withheld or delta
+            else:
+                clearest.append(self._reason(units[number], delta, item_row, lines, profile))
+        return tuple(clearest) or (self._nothing_to_name(withheld),)
+
+    def _nothing_to_name(self, withheld: float) -> Reason:
+        """withheld: delta of the strongest clear evidence that may not be named; 0 when nothing was clear."""
+        kind = "withheld" if withheld else "general"
+        return Reason(evidence_id=kind, delta=withheld, text=self._say(kind))
+
+    def _say(self, kind: str, **facts: object) -> str:
+        return reason_text(kind, self.locale, **facts)
+
+    def sensitive(self, unit: Evidence) -> bool:
+        """Never named to the person, however much it weighs."""
+        return unit.item >= 0 and self.policy.is_sensitive(self._path(unit.item))
+
+    def _reason(
+        self,
+        unit: Evidence,
+        delta: float,
+        item_row: int,
+        lines: Mapping[tuple[str, str], HistoryLine],
+        profile: Profile,
+    ) -> Reason:
+        if unit.kind == "I":
+            text = self._say("basics", name=unit.name, value=profile.basics[unit.name])
+            return Reason(evidence_id=f"I:{unit.name}", delta=delta, text=text, kind=ReasonKind.PICKED)
+        item_id = self.items["item_id"][unit.item]
+        line = lines.get((unit.kind, item_id))
+        text = self._line_text(unit, item_row, line)
+        bought = ReasonKind.KNOWN if unit.item == item_row else ReasonKind.TOGETHER
+        kind = ReasonKind.INTEREST if unit.kind == "H" else bought
+        return Reason(evidence_id=f"{unit.kind}:{item_id}", delta=delta, text=text, kind=kind)
+
+    def _line_text(self, unit: Evidence, item_row: int, line: HistoryLine | None) -> str:
+        title = item_names(self.items[unit.item], self.locale)[0]
+        action = "purchase" if line is None else line.action.value
+        if unit.item == item_row and line is not None:
+            if unit.kind == "H":
+                return self._say("browsed_before", title=title, action=action, days_since=line.days_since)
+            return self._say(
+                "bought_before",
+                title=title,
+                times=line.count,
+                interval_days=line.interval_days,
+                days_since=line.days_since,
+            )
+        common = self._common_category(unit.item, item_row)
+        if unit.kind == "H" and line is not None:
+            return self._say("browsed_similar", title=title, action=action, category=common)
+        return self._say("bought_similar", title=title, category=common)
+
+    def _common_category(self, first_row: int, second_row: int) -> str | None:
+        """The narrowest category name that both paths share, or None."""
+        one_path, other_path = (self._path(first_row), self._path(second_row))
+        shared = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(one_path, other_path, strict=False))]
+        return shared[-1] if shared else None
+
+    def _path(self, item: int) -> list[str]:
+        path = self.items["category"][item]
+        return [] if path is None else list(path)
+
+
+def _lines(profile: Profile) -> dict[tuple[str, str], HistoryLine]:
+    """Heaviest line of each (kind, item)."""
+    heaviest: dict[tuple[str, str], HistoryLine] = {}
+    for kind, lines in (("B", profile.purchases), ("H", profile.browsing)):
+        for line in lines:
+            heaviest.setdefault((kind, line.item_id), line)
+    return heaviest
+
+
+# --- counterfactuals --------------------------------------------------------------------------------------------------
+
+PositionOf = Callable[[Events, Sequence[Mapping[str, str]]], NDArray[np.int64]]
+"""(histories of n versions, basics of each) -> the item's position in each version's list, from 1, int64 (n,)."""
+
+MOST = 8
+"""Pieces taken out at most: a longer list explains nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfactual:
+    """Without `units` the item would stand at position `after` instead of `before`, counted from 1."""
+
+    units: tuple[Evidence, ...]
+    before: int
+    after: int
+
+
+def counterfactual(
+    person: UserHistory,
+    units: Sequence[Evidence],
+    deltas: NDArray[np.float32],
+    position: PositionOf,
+    *,
+    k: int,
+    max_units: int = MOST,
+) -> Counterfactual | None:
+    """What would have to be missing from a person's history for an item to leave the first `k`.
+
+    The pieces of evidence that weigh most are taken out one after the other until the item leaves the first `k` of a
+    list that is really ranked again, candidates and all; then those that were not needed are put back. So the set is
+    small and proven, but not proven to be the smallest there is. Sources: Ghazimatin et al. 2020, "PRINCE:
+    provider-side interpretability with counterfactual explanations"; Tran et al. 2021, "Counterfactual explanations for
+    neural recommenders"; here for any model that can rank a shortened history.
+
+    deltas: (n_units,), NaN where not tried; only units above 0 are taken out. None when the item is not among the first
+    `k` as it is, or still is without the `max_units` heaviest units.
+    """
+    heaviest = [units[int(n)] for n in np.argsort(-np.nan_to_num(deltas, nan=-np.inf), kind="stable") if deltas[n] > 0]
+    prefixes = [tuple(heaviest[:n]) for n in range(min(max_units, len(heaviest)) + 1)]
+    positions = position(*lacking(person, prefixes))
+    before, gone = int(positions[0]), np.flatnonzero(positions > k)
+    if before > k or not len(gone):
+        return None
+    removed, after = prefixes[gone[0]], int(positions[gone[0]])
+    return Counterfactual(*_needed(person, removed, before, after, position, k))
+
+
+def _needed(
+    person: UserHistory, removed: tuple[Evidence, ...], before: int, after: int, position: PositionOf, k: int
+) -> tuple[tuple[Evidence, ...], int, int]:
+    """The set without the units that can be put back, lightest first, while the item stays away."""
+    while len(removed) > 1:
+        fewer = [removed[:n] + removed[n + 1 :] for n in reversed(range(len(removed)))]
+        positions = position(*lacking(person, fewer))
+        still = np.flatnonzero(positions > k)
+        if not len(still):
+            break
+        removed, after = fewer[still[0]], int(positions[still[0]])
+    return removed, before, after

@@ -1,0 +1,195 @@
+"""A trained recommender as a folder that can be handed on: the model, the catalogue, and nobody.
+
+    recommender.save_pretrained("tea-shop")                  # or push_to_hub("owner/tea-shop")
+    Recommender.from_pretrained("tea-shop").recommend("a visitor", basket=["green-tea"])
+
+    model.json, *.safetensors, adapter/      what was learned
+    catalogue.safetensors, items.arrow       items with their vectors and what the crowd did with them
+    people.safetensors                       the people's part of a serving state, with nobody in it
+    README.md                                the card, filled in by itself
+
+Neighbours are people, so they stay behind: whoever is asked about is known by a cart alone, and by the shop's own
+history where that is given as a basket.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recllm.base.errors import ModelError, UsageError
+from recllm.base.files import write_whole
+from recllm.recommend.recommender.saved_model import MODEL_FILE, read_model, save_model
+from recllm.recommend.recommender.serving_state import (
+    open_catalogue_state,
+    open_people_state,
+    population_of,
+    save_catalogue_state,
+    save_people_state,
+    together_of,
+)
+from recllm.shop.data.dataset import Dataset
+from recllm.text.domains import without_domain
+
+if TYPE_CHECKING:
+    from recllm.base.schema import Encoder
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.saved_model import Model
+
+CARD, NOBODY = "README.md", "people.safetensors"
+PARTS = ("*.json", "*.safetensors", "*.arrow", "*.txt", "adapter/*", CARD)
+"""What is taken from a hub: data, and nothing that runs."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """What the log cannot say about a model, for its card."""
+
+    title: str = "A shop's recommender"
+    licence: str = "not stated: ask whoever made it"
+    consent: str = "not stated"
+    """On what ground people's data were learned from."""
+    erased: str = "nobody who was erased by then was learned from"
+    """What became of people who were erased since."""
+
+
+def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | None = None) -> Path:
+    """Writes a trained recommender into a new or empty folder. Raises `UsageError` for an untrained one, a private one,
+    whose answers need its own shop, and a folder that holds something."""
+    model = recommender.model
+    if model is None:
+        raise UsageError("there is no trained model to save: call fit first")
+    if model.privacy is not None:
+        raise UsageError("a private model answers by a user's own past alone; copy its workspace instead")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} holds something already; give a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, folder)
+    data, population = recommender.dataset, recommender.population
+    nobody = Dataset.of_catalogue(data.items, data.as_of)
+    crowds = {
+        name: replace(crowd, votes=None if crowd.votes is None else crowd.votes[:0])
+        for name, crowd in population.group_statistics.items()
+    }
+    without_people = replace(
+        population,
+        pool=population.pool[:0],
+        profiles=population.profiles[:0],
+        recent=population.recent[:0],
+        decayed=population.decayed[:0],
+        pool_basics=None if population.pool_basics is None else population.pool_basics[:0],
+        group_statistics=crowds,
+    )
+    of_items = (recommender.item_offsets, recommender.together)
+    save_catalogue_state(folder, data, without_people, *of_items, locale=recommender.text_locale, item_load=0)
+    save_people_state(folder / NOBODY, nobody, without_people, nobody.events, event_no=0, consent_load=0)
+    write_whole(
+        folder / CARD,
+        model_card(model, facts or CardFacts(), n_items=data.n_items, locale=without_domain(recommender.locale)),
+    )
+    return folder
+
+
+def from_pretrained(cls: type[Recommender], name: str | Path, *, encoder: Encoder | None = None) -> Recommender:
+    """The recommender of a folder that `save_pretrained` wrote, or of a hub's repository "owner/name".
+
+    encoder: the one that the model was trained with, where it is at hand; else the one that the model names. Raises
+    `ModelError` for a folder without a model, a damaged one, or a repository that cannot be had.
+    """
+    from recllm.text.encoder.loading import load_encoder, with_adapter
+
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _from_hub(str(name))
+    model, catalogue = read_model(folder), open_catalogue_state(folder)
+    if catalogue is None:
+        raise ModelError(f"{folder} has no catalogue; write it anew with save_pretrained")
+    people = open_people_state(folder / NOBODY)
+    if encoder is None:
+        encoder = load_encoder(model.encoder)
+        if model.adapter is not None:
+            encoder = with_adapter(encoder, model.adapter)
+    return cls(
+        Dataset.of_catalogue(catalogue.items, catalogue.as_of),
+        encoder,
+        model=model,
+        population=population_of(catalogue, people, model.population, model.interests),
+        item_offsets=catalogue.arrays.get("item_offsets"),
+        together=together_of(catalogue, catalogue.items.height),
+        text_locale=catalogue.locale,
+    )
+
+
+def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
+    """Uploads a folder that `save_pretrained` wrote; returns its address. The token is that of `hf auth login`, or in
+    HF_TOKEN. Raises `UsageError` for a wrong name or folder."""
+    from huggingface_hub import HfApi
+
+    if not _HUB_ID.fullmatch(repo_id):
+        raise UsageError(f"{repo_id!r} is no name of a repository; they look like owner/name")
+    if not (folder / MODEL_FILE).is_file() or not (folder / CARD).is_file():
+        raise UsageError(f"{folder} was not written by save_pretrained")
+    hub = HfApi()
+    hub.create_repo(repo_id, private=private, exist_ok=True)
+    return str(hub.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=list(PARTS)))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import is_offline_mode, snapshot_download
+
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(f"{name} is no folder, and no repository of a hub (those look like owner/name)")
+    if is_offline_mode():
+        raise ModelError(f"{name} is no folder here, and the hub is not asked: HF_HUB_OFFLINE is set")
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(PARTS)))
+    except Exception as error:  # the client's errors come from three libraries; each means "not from there"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{name} cannot be had from the hub: {reason}") from error
+
+
+def model_card(model: Model, facts: CardFacts, *, n_items: int, locale: str) -> str:
+    """Markdown with the hub's header: what it is, learned from what and when, how good, and what it cannot do."""
+    training: Mapping[str, Any] = model.training
+    span = f"{str(training['from'])[:10]} to {str(training['until'])[:10]}"
+    figures = [f"| {name} | {value:.4f} |" for name, value in sorted(model.metrics.items())]
+    quality = ["| on validation users | |", "| --- | --- |", *figures] if figures else ["Nothing was measured."]
+    notes = [f"- {note}" for note in training.get("notes", ())]
+    sample = training.get("sample")
+    of_people = "" if sample is None else f" of {sample['of_people']:,}, {sample['rule']}"
+    return "\n".join(
+        [
+            "---",
+            "library_name: recllm",
+            "tags: [recommender]",
+            f"language: {locale}",
+            "---",
+            "",
+            f"# {facts.title}",
+            "",
+            "```python",
+            "from recllm import Recommender",
+            'Recommender.from_pretrained("THIS").recommend("a visitor", basket=["an item id"])',
+            "```",
+            "",
+            f"- **Learned from** {training['events']:,} events of {training['people']:,} people{of_people}; "
+            f"{span}; data "
+            f"{training['data_hash']}. {n_items:,} items are in it.",
+            f"- **Split.** The latest {model.horizon_days} days of the validation users chose the epoch and calibrated "
+            "the probabilities; the figures below are theirs.",
+            f"- **Encoder** {model.encoder}" + (", with an adapter." if model.adapter is not None else "."),
+            "- **Privacy.** No row, id or vector of a person is in these files, and nobody's neighbours. The weights "
+            "were not learned under differential privacy: they may tell something of many.",
+            f"- **Consent.** {facts.consent}",
+            f"- **Erasures.** {facts.erased}",
+            f"- **Licence.** {facts.licence}",
+            *notes,
+            "",
+            *quality,
+            "",
+        ]
+    )

@@ -1,0 +1,346 @@
+"""The best items for users: candidates, features, score, top k, in blocks of users so that memory stays bounded.
+
+Without a scorer, pairs are scored by the cosine of the two texts alone, less the item's `text_centrality`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.errors import ModelError
+from recllm.base.schema import Objective
+from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates, explicit
+from recllm.learn.features.collaborative import WINDOW_DAYS, CollaborativeStatistics, UserBatch, ask
+from recllm.learn.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_cosine, pair_features
+from recllm.learn.models.scorer import ItemProjections, Scorer, score_in_chunks
+from recllm.learn.training.calibration import with_offsets
+from recllm.shop.data.dataset import Events
+from recllm.shop.data.interactions import Floats, Ints, Pairs
+from recllm.text.encoder.hardware import map_blocks
+
+LIST_DEPTH = 110
+"""Items that a list is ranked to, at least. They say how far apart a user's scores lie, and by that which evidence is
+clear. A longer list has all candidates, see `CandidateCounts.habit_items`."""
+
+NAMESAKES = 100
+"""So many more items are ranked than are asked for, because several may share a name."""
+
+BLOCK_PAIRS = 2**18
+"""Pairs of a block of people."""
+
+USERS_AT_ONCE = 128
+"""Users of a block, at most: what is computed of their pairs on the way stays in the cache."""
+
+TEXT_CANDIDATES = 100
+"""Nearest texts that are candidates where texts are all there is to rank by."""
+
+TORCH_PAIRS = 2**15
+"""More pairs than this are scored by torch, whose GELU is 30 times as fast as scipy's: that pays for its import. Fewer
+are scored by numpy, so that an answer for a few users does not load torch at all."""
+
+
+Runs = tuple[Ints, NDArray[np.integer]]
+"""Item rows of each user: (indptr, item)."""
+
+
+class ScoredPairs(NamedTuple):
+    """Float32 (n_pairs,) each; logit = a * cosine + mlp, and a calibrated probability in (0, 1). Without a scorer the
+    logit is the centred cosine, and the others are NaN."""
+
+    cosine: Floats
+    mlp: Floats
+    logit: Floats
+    probability: Floats
+
+
+class PairValue(NamedTuple):
+    """What a pair is worth by an objective: factor * probability - offset. Float32 (n_pairs,) each."""
+
+    factor: Floats
+    offset: Floats
+
+    def of(self, probability: Floats) -> Floats:
+        """The value of each pair."""
+        return np.asarray(self.factor * probability - self.offset, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """Best items of n people, best first. item: int32 (n, k), padded with -1. The others: (n, k), NaN or 0 there.
+
+    sources: uint16 bits of `recllm.learn.features.candidates.SOURCES`; 0 where an explicit list was ranked.
+    """
+
+    item: NDArray[np.int32]
+    logit: Floats
+    cosine: Floats
+    mlp: Floats
+    probability: Floats
+    sources: NDArray[np.uint16]
+
+    def row(self, n: int) -> Ranked:
+        """The list of user n alone, every field (k,)."""
+        return Ranked(*(getattr(self, f.name)[n] for f in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class UserInputs:
+    """What n users are scored by."""
+
+    histories: Events
+    """n runs."""
+    as_of: int
+    """Epoch seconds; events at or after it do not count."""
+    rows: NDArray[np.integer] | None = None
+    """Row of each in the dataset behind the statistics, so that nobody is their own neighbour; -1 for none."""
+    basics: Floats | None = None
+    """Emb(I), (n, dim)."""
+
+    @property
+    def n(self) -> int:
+        """Number of users."""
+        return len(self.histories.indptr) - 1
+
+    def batch(self, population: CollaborativeStatistics, part: slice = slice(None)) -> UserBatch:
+        """These users, or a part of them, ready for the features."""
+        rows = None if self.rows is None else np.asarray(self.rows)[part]
+        basics = None if self.basics is None else self.basics[part]
+        return ask(population, self.histories.rows(np.arange(self.n)[part]), self.as_of, user_rows=rows, basics=basics)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemRanker:
+    """Scores pairs of users and items, and finds the best items for users."""
+
+    scorer: Scorer | None
+    """None scores by the cosine of the two texts alone."""
+    population: CollaborativeStatistics
+    candidates: CandidateCounts = field(default_factory=CandidateCounts)
+    item_offsets: Floats | None = None
+    """(n_items,), calibrates the probability item by item, see `recllm.learn.training.calibration`."""
+    projections: ItemProjections | None = None
+    """Kept from one answer to the next; of another scorer or other vectors they are not used."""
+    horizon_days: float | None = None
+    """How far ahead the probability looks; None for as far as the rates of people in general."""
+
+    def score(self, users: UserInputs, pairs: Pairs) -> ScoredPairs:
+        """Score given pairs, e.g. of virtual histories."""
+        return self.score_batch(users.batch(self.population), pairs)
+
+    def rank(
+        self,
+        users: UserInputs,
+        k: int,
+        *,
+        items: NDArray[np.integer] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+        banned: Runs | None = None,
+        repeats: bool = True,
+        popularity_weight: float = 0.0,
+        objective: Objective = Objective.PROBABILITY,
+        margins: Floats | None = None,
+        block: int = USERS_AT_ONCE,
+    ) -> Ranked:
+        """Top `k` for each user, of the whole catalogue or of `items`: new ones that never sold, or the caller's own.
+
+        When the sources propose fewer than `k` items of the catalogue, popular ones fill the list, so it is short only
+        when fewer than `k` items pass the filters, for which see `recllm.learn.features.candidates.candidates`.
+        popularity_weight: items are ordered by logit - weight * log(1 + people who ever bought the item), so that more
+        of the catalogue is shown, at a price in accuracy; the scores in the answer stay what they were. As exp(logit)
+        is about an expected number of purchases, 1 ranks by how much more the user buys an item than people in general
+        do. `eval/coverage.py` draws the curve.
+        objective: orders by something else, see `Objective`; margins: what the shop earns by each item, (n_items,), for
+        the margin.
+        """
+        if items is not None:
+            items = np.unique(items).astype(np.int32)
+            block = int(np.clip(BLOCK_PAIRS // max(len(items), 1), 1, USERS_AT_ONCE))
+        wide, habits_lead = self._wide(k), k <= LIST_DEPTH and not popularity_weight
+        habits_lead = habits_lead and objective is Objective.PROBABILITY
+
+        def lists(rows: slice) -> Ranked:
+            batch = users.batch(self.population, rows)
+            hidden = None if banned is None else _runs(banned, rows.start, rows.stop)
+            if items is None:
+                pairs = candidates(
+                    batch, wide, allowed=allowed, banned=hidden, repeats=repeats, habits_lead=habits_lead
+                )
+            else:
+                pairs = explicit(batch.n, items)
+                pairs = pairs.select(_open(pairs, batch, hidden, repeats))
+            scores = self.score_batch(batch, pairs)
+            if objective is Objective.PROBABILITY or self.scorer is None:
+                return self._top(scores, pairs, k, popularity_weight)
+            pair_value = self.value(batch, pairs, objective, margins, discover=not repeats)
+            return self._top(scores, pairs, k, value=pair_value.of(scores.probability))
+
+        return _stack(map_blocks(lists, users.n, block), k)
+
+    def rank_with_and_without_repeats(
+        self,
+        users: UserInputs,
+        k: int,
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+        popularity_weight: float = 0.0,
+        block: int = USERS_AT_ONCE,
+    ) -> tuple[Ranked, Ranked]:
+        """What `rank` gives with `repeats` and without, for one scoring: the sources propose the same new items."""
+        wide = self._wide(k)
+
+        def lists(rows: slice) -> tuple[Ranked, Ranked]:
+            batch = users.batch(self.population, rows)
+            pairs = candidates(batch, wide, allowed=allowed)
+            scores, is_new = self.score_batch(batch, pairs), _open(pairs, batch, None, repeats=False)
+            new_scores = ScoredPairs(*(column[is_new] for column in scores))
+            with_repeats = self._top(scores, pairs, k, popularity_weight)
+            return with_repeats, self._top(new_scores, pairs.select(is_new), k, popularity_weight)
+
+        blocks = map_blocks(lists, users.n, block)
+        return _stack([with_repeats for with_repeats, _ in blocks], k), _stack([new for _, new in blocks], k)
+
+    def rank_pairs(
+        self, users: UserInputs, pairs: Pairs, k: int, *, repeats: bool = True, popularity_weight: float = 0.0
+    ) -> Ranked:
+        """The k best of given items, those of each user alone. pairs: one run per user."""
+
+        def lists(rows: slice) -> Ranked:
+            batch, (low, high) = users.batch(self.population, rows), pairs.indptr[[rows.start, rows.stop]]
+            indptr = pairs.indptr[rows.start : rows.stop + 1] - low
+            of_users = Candidates(indptr, pairs.item[low:high], np.zeros(high - low, np.uint16))
+            of_users = of_users.select(_open(of_users, batch, None, repeats))
+            return self._top(self.score_batch(batch, of_users), of_users, k, popularity_weight)
+
+        return _stack(map_blocks(lists, users.n, 256), k)
+
+    def _wide(self, k: int) -> CandidateCounts:
+        """A list is short only when the catalogue is: new items fill it through `popular`, others by `own_history`."""
+        longer = {"popular": max(self.candidates.popular, k), "own_history": max(self.candidates.own_history, k)}
+        longer |= {} if self.scorer else {"text_nearest": max(k, TEXT_CANDIDATES)}
+        return replace(self.candidates, **longer)
+
+    def score_batch(self, batch: UserBatch, pairs: Pairs) -> ScoredPairs:
+        """The same for people who are prepared already."""
+        population, scorer = self.population, self.scorer
+        cosine = pair_cosine(batch, pairs)
+        if scorer is None:
+            unknown = np.full_like(cosine, np.nan)
+            is_told = np.any(batch.vectors.user, axis=1)[pairs.user]  # of others all cosines are 0
+            centred = cosine - population.text_centrality[pairs.item] * is_told
+            return ScoredPairs(np.clip(cosine, -1, 1), unknown, centred, unknown)
+        if scorer.config.features != FEATURE_NAMES:
+            raise ModelError("the model was trained on other pair features than this version computes; train again")
+        narrow = bool(scorer.config.sold_features) and set(scorer.config.sold_features) <= set(SOLD_FEATURES)
+        features = pair_features(batch, pairs, narrow=narrow)
+        users, projections = scorer.project(batch.vectors.user), self.projections
+        if projections is None or not projections.fit(scorer, population.item_vectors):
+            projections = ItemProjections(scorer, population.item_vectors)
+        projected, row = projections.of(pairs.item)
+        if len(pairs.item) > TORCH_PAIRS:
+            import torch
+
+            from recllm.learn.models.scorer_network import ScorerNetwork
+
+            rows, item = np.unique(row, return_inverse=True)
+            arrays = (users, projected[rows], pairs.user, item, cosine, features)
+            with torch.inference_mode():
+                _, mlp, logit = ScorerNetwork.of(scorer).score(*arrays)
+        else:
+            _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
+        probability = scorer.probability(logit)
+        if self.item_offsets is not None:
+            probability = with_offsets(probability, self.item_offsets[pairs.item])
+        return ScoredPairs(cosine, mlp, logit, probability)
+
+    def value(
+        self,
+        batch: UserBatch,
+        pairs: Pairs,
+        objective: Objective,
+        margins: Floats | None = None,
+        *,
+        discover: bool = False,
+    ) -> PairValue:
+        """What pairs are worth by an objective; margins: what the shop earns by each item, (n_items,), for that one.
+
+        By lift the chance p less that of people in general, g; of what is new alone (`discover`) p * (1 - g), that the
+        person buys it and another would not: there p - g is mostly the estimate of g, and its first items were bought
+        less.
+        """
+        factor, offset = np.ones(len(pairs.item), np.float32), np.zeros(len(pairs.item), np.float32)
+        if objective is Objective.LIFT:
+            general = self._chance_in_general(batch, pairs)
+            if discover:
+                factor = 1 - np.minimum(general, 1)
+            else:
+                offset = general
+        elif objective is Objective.MARGIN and margins is not None:
+            factor = np.asarray(margins[pairs.item], np.float32)
+        return PairValue(factor, offset)
+
+    def _chance_in_general(self, batch: UserBatch, pairs: Pairs) -> Floats:
+        """How likely anybody who shops here buys the item of each pair: of what a user never bought, anybody to whom it
+        is new, too. A rate of some days is taken for that of the horizon in proportion."""
+        stats, window_days = self.population.stats, WINDOW_DAYS
+        is_new = batch.owned.find(pairs.user, pairs.item) == len(batch.owned.keys)
+        rate = np.where(is_new, stats.first_buying_rate[pairs.item], stats.buying_rate[pairs.item])
+        return np.asarray(rate * (self.horizon_days or window_days) / window_days, np.float32)
+
+    def _top(
+        self,
+        scores: ScoredPairs,
+        pairs: Candidates,
+        k: int,
+        popularity_weight: float = 0.0,
+        *,
+        value: Floats | None = None,
+    ) -> Ranked:
+        """Best k of each run by value, or by score; ties go to the lower item row, whose order is that of a hash."""
+        user, n, score = pairs.user, len(pairs.indptr) - 1, scores.logit if value is None else value
+        if popularity_weight:
+            buyers = self.population.stats.buyers_ever
+            score = score - (popularity_weight * np.log1p(buyers).astype(np.float32))[pairs.item]
+        order = np.lexsort((pairs.item, -score, user))
+        position = np.arange(len(order)) - pairs.indptr[user]
+        in_list, at = order[position < k], (user[position < k], position[position < k])
+
+        def table(column: NDArray[Any], empty: float) -> NDArray[Any]:
+            padded = np.full((n, k), empty, column.dtype)
+            padded[at] = column[in_list]
+            return padded
+
+        return Ranked(
+            table(pairs.item, -1),
+            table(scores.logit, np.nan),
+            table(scores.cosine, np.nan),
+            table(scores.mlp, np.nan),
+            table(scores.probability, np.nan),
+            table(pairs.sources, 0),
+        )
+
+
+def _runs(lists: Runs, start: int, end: int) -> Runs:
+    indptr, item = lists
+    return indptr[start : end + 1] - indptr[start], item[indptr[start] : indptr[end]]
+
+
+def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: bool) -> NDArray[np.bool_]:
+    fit = np.ones(len(pairs.item), bool)
+    if not repeats:
+        fit &= users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
+    if hidden is not None:
+        n_items = users.owned.n_keys
+        banned = np.repeat(np.arange(users.n), np.diff(hidden[0])) * n_items + hidden[1]
+        fit &= ~np.isin(pairs.user * n_items + pairs.item, banned)
+    return fit
+
+
+def _stack(parts: list[Ranked], k: int) -> Ranked:
+    if not parts:
+        empty = np.zeros((0, k), np.float32)
+        return Ranked(empty.astype(np.int32), empty, empty, empty, empty, empty.astype(np.uint16))
+    return Ranked(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Ranked)))

@@ -1,0 +1,550 @@
+"""Trained states on disk: each version a folder that never changes, and one pointer that says which one serves.
+
+    models/
+      CURRENT                  the version that serves
+      decisions.jsonl          what was promoted, refused, rolled back or removed, and when; a line each, oldest first
+    tainted.json             versions that learned from people who were erased, and until when they may be used
+      versions/<version>/      the files of a version, and manifest.json with the SHA-256 of each and the lineage
+      versions/<version>.tmp/  a version being written; swept away by the next publication
+
+A version is complete before its name exists, and the pointer is replaced in one step: whoever is killed at whatever
+moment leaves the old version or the new one, never half of one. A decision is written just before the pointer, so
+whatever serves has its line; one that was cut off in between leaves a line that came to nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from recllm.base.documents import FrozenModel, Text, json_text, json_value, plain
+from recllm.base.errors import ModelError, UsageError
+from recllm.base.files import lock_file, safe_id, sweep_drafts, sync_folder, write_whole
+from recllm.recommend.recommender.lineage import GateReason, GateReport, Lineage, Origin
+
+MANIFEST = "manifest.json"
+POINTER = "CURRENT"
+DECISIONS = "decisions.jsonl"
+TAINTED = "tainted.json"
+ALLOWED_SUFFIXES = frozenset({".safetensors", ".arrow", ".json", ".txt", ".toml"})
+"""Files that hold data and nothing that runs when they are read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a version consists of: for each file its SHA-256 and size in bytes, by its path with "/"."""
+
+    version: str
+    created_at: str
+    files: Mapping[str, tuple[str, int]]
+    lineage: Lineage | None = None
+    """Where it comes from; None for a version that was published without."""
+    number: int = 0
+    """Its place in the order of publication, whatever the clock said; 0 for one of an older recllm."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the gate refused it."""
+        return self.lineage is not None and self.lineage.is_refused
+
+
+class Taint(FrozenModel):
+    """Of a version that learned from somebody who was erased since."""
+
+    since: Text
+    """ISO 8601, UTC: the first such erasure."""
+    use_until: Text
+    """ISO 8601, UTC: from then on it cannot be opened."""
+
+    def has_ended(self, now: datetime) -> bool:
+        """now: aware."""
+        return datetime.fromisoformat(self.use_until) <= now
+
+
+class DecisionKind(StrEnum):
+    PROMOTED = "promoted"
+    REFUSED = "refused"
+    """By the gate."""
+    OVERTAKEN = "overtaken"
+    """It passed the gate, but meanwhile another version served than the one it had been compared with."""
+    ROLLED_BACK = "rolled_back"
+    """To this version."""
+    REMOVED = "removed"
+    """Its files, to keep the disk bounded."""
+
+
+class VersionDecision(FrozenModel):
+    """What was decided about a version."""
+
+    at: Text
+    """ISO 8601, UTC."""
+    kind: DecisionKind
+    version: Text
+    previous: Text | None = None
+    """The version that served until then."""
+    gate: GateReport | None = None
+    """Of a version that does not serve because of it, or that was removed after it was refused."""
+    overridden: tuple[GateReason, ...] = ()
+    """Why the gate had refused a version that was promoted by hand all the same."""
+
+
+def publish(
+    models_dir: Path,
+    write: Callable[[Path], None],
+    *,
+    version: str | None = None,
+    lineage: Lineage | None = None,
+) -> str:
+    """Lets `write` fill an empty folder, seals it as a new version and makes that the serving one.
+
+    A version whose lineage says that the gate refused it is kept and does not serve. One that passed the gate serves
+    only if its parent still does: it was compared with no other. Returns the version, by default the UTC time with a
+    random end. Raises `ModelError` for a version that exists, a file type outside `ALLOWED_SUFFIXES`, a link, no file
+    at all, or a full disk; `UsageError` for a version that is not a safe name. What else `write` raises goes through.
+    In each case the version that served still serves.
+    """
+    version = safe_id(version or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "model version")
+    if version.endswith(".tmp"):
+        raise UsageError(f"model version {version!r}: the ending .tmp is reserved; choose another name")
+    with _explained(f"cannot publish model version {version} in {models_dir}"):
+        (models_dir / "versions").mkdir(parents=True, exist_ok=True)
+        with lock_file(models_dir / ".lock"):
+            _write_version(models_dir / "versions", version, write, lineage)
+            try:
+                _inherit_taint(models_dir, version)
+                decision = _gate_decision(models_dir, lineage)
+                if decision is DecisionKind.PROMOTED:
+                    _point(models_dir, decision, version)
+                else:
+                    _decide(models_dir, decision, version, previous=serving(models_dir), gate=lineage and lineage.gate)
+            except BaseException:
+                if serving(models_dir) != version:  # nobody decided that it exists, and each try would leave another
+                    shutil.rmtree(models_dir / "versions" / version, ignore_errors=True)
+                raise
+    return version
+
+
+def current(models_dir: Path) -> str | None:
+    """The serving version; None before the first publication. `ModelError` for a pointer that names nothing."""
+    try:
+        text = (models_dir / POINTER).read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{models_dir / POINTER} cannot be read ({error}); {_remedy(models_dir)}") from error
+    try:
+        return safe_id(text, "model version")
+    except UsageError as error:
+        raise ModelError(f"{models_dir / POINTER} is damaged: {error}; {_remedy(models_dir)}") from error
+
+
+def serving(models_dir: Path) -> str | None:
+    """The serving version; None also for a damaged pointer, which the next promotion mends."""
+    try:
+        return current(models_dir)
+    except ModelError:
+        return None
+
+
+def _remedy(models_dir: Path) -> str:
+    return f"let a version serve with: recllm models promote VERSION -w {models_dir.parent}"
+
+
+def versions(models_dir: Path) -> list[Manifest]:
+    """Every version whose manifest can be read, in the order of their publication."""
+    manifests = []
+    for folder in sorted((models_dir / "versions").glob("*")):
+        if folder.is_dir() and folder.suffix != ".tmp":
+            try:
+                manifests.append(_read_manifest(folder))
+            except ModelError:
+                continue
+    return sorted(manifests, key=lambda manifest: (manifest.number, manifest.created_at, manifest.version))
+
+
+def open_version(models_dir: Path, version: str | None = None) -> Path:
+    """The folder of a version (default: the serving one) after checking every byte of it.
+
+    Raises `ModelError` when there is none, when a file is missing, added, changed or of a type that is not allowed, and
+    for one that learned from people who were erased, once the time to replace it is over; whoever holds an opened
+    version keeps serving it.
+    """
+    version = version or current(models_dir)
+    if version is None:
+        raise ModelError(f"there is no trained model in {models_dir}; train one with: recllm train")
+    check_usable(models_dir, version)
+    folder = models_dir / "versions" / safe_id(version, "model version")
+    if not folder.is_dir():
+        names = ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
+        raise ModelError(f"model version {version} is not in {models_dir}; see recllm models list; known: {names}")
+    with _explained(f"cannot read model version {version} in {models_dir}"):
+        verify(folder)
+    return folder
+
+
+def taints(models_dir: Path) -> dict[str, Taint]:
+    """Version -> taint; of another folder than that of the models the names of what lies in it.
+
+    Raises `ModelError` for a damaged file: which versions may be used cannot be told then."""
+    try:
+        return {version: Taint(**fields) for version, fields in json.loads((models_dir / TAINTED).read_bytes()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:
+        raise ModelError(
+            f"{models_dir / TAINTED} is damaged ({error}), and with it what says which versions learned from people "
+            "who were erased; put it back from a backup, or write {} into it after training anew"
+        ) from error
+
+
+def check_usable(models_dir: Path, version: str, now: datetime | None = None) -> None:
+    """Raises `ModelError` for a version whose time to be replaced is over."""
+    taint = taints(models_dir).get(version)
+    if taint is not None and taint.has_ended(now or datetime.now(UTC)):
+        raise ModelError(
+            f"model version {version} learned from people who were erased, and its use ended on "
+            f"{taint.use_until[:10]}; train another one: recllm train -w {models_dir.parent}"
+        )
+
+
+def versions_since(models_dir: Path, first_load: int, loaded_at: datetime) -> list[str]:
+    """Versions on disk that were made after a load; see `mark_tainted`."""
+
+    def is_later(manifest: Manifest) -> bool:
+        last_load = None if manifest.lineage is None else manifest.lineage.last_load
+        if last_load is None:
+            return datetime.fromisoformat(manifest.created_at) >= loaded_at
+        return last_load >= first_load
+
+    return [manifest.version for manifest in versions(models_dir) if is_later(manifest)]
+
+
+def mark_tainted(
+    models_dir: Path, first_load: int, loaded_at: datetime, *, at: datetime, use_until: datetime
+) -> list[str]:
+    """Marks every version that was made after a load, of those on disk; returns them, newly marked or not.
+
+    first_load, loaded_at: number and time of the load with the first data of somebody who is erased. Numbers tell, as
+    clocks may go back; the time counts for versions from before numbers were written down. The date of an earlier
+    erasure stays. All times are aware.
+    """
+    if not (models_dir / "versions").is_dir():
+        return []
+    with _explained(f"cannot mark versions in {models_dir}"), lock_file(models_dir / ".lock"):
+        learned = versions_since(models_dir, first_load, loaded_at)
+        _taint(models_dir, learned, Taint(since=at.isoformat(), use_until=use_until.isoformat()))
+    return learned
+
+
+def taint_folder(folder: Path, names: Collection[str], *, at: datetime, use_until: datetime) -> None:
+    """Marks what else was learned and lies by name in a folder of its own kind."""
+    with _explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
+        _taint(folder, names, Taint(since=at.isoformat(), use_until=use_until.isoformat()))
+
+
+def clear_taint(folder: Path, name: str) -> None:
+    """Something was learned anew under a name."""
+    with _explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
+        marked = taints(folder)
+        if marked.pop(name, None) is not None:
+            write_whole(folder / TAINTED, json.dumps(plain(marked), indent=1) + "\n")
+
+
+def mark_version_tainted(models_dir: Path, version: str, *, at: datetime, use_until: datetime) -> None:
+    """Marks one version: somebody was erased while it was made."""
+    with _explained(f"cannot mark versions in {models_dir}"), lock_file(models_dir / ".lock"):
+        _taint(models_dir, [version], Taint(since=at.isoformat(), use_until=use_until.isoformat()))
+
+
+def remove_tainted(models_dir: Path, *, ended_by: datetime | None = None) -> list[str]:
+    """Removes the tainted versions that do not serve, with `ended_by` those whose use has ended; returns them."""
+    if not models_dir.is_dir():
+        return []
+    with _explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
+        marked, now_serving = taints(models_dir), serving(models_dir)
+        going = {v for v, taint in marked.items() if ended_by is None or taint.has_ended(ended_by)} - {now_serving}
+        removed = [m.version for m in versions(models_dir) if m.version in going]
+        for version in removed:
+            _remove(models_dir, version, now_serving)
+        left = {version: taint for version, taint in marked.items() if (models_dir / "versions" / version).is_dir()}
+        if left != marked:
+            write_whole(models_dir / TAINTED, json.dumps(plain(left), indent=1) + "\n")
+    return removed
+
+
+def _taint(models_dir: Path, learned: Collection[str], taint: Taint) -> None:
+    marked = taints(models_dir)
+    new = {version: taint for version in learned if version not in marked}
+    if new:
+        write_whole(models_dir / TAINTED, json.dumps(plain(marked | new), indent=1) + "\n")
+
+
+def _inherit_taint(models_dir: Path, version: str) -> None:
+    """A new version is tainted like the one whose weights, or whose encoder's adapter, it has. Under the lock."""
+    by_version, marked = {m.version: m for m in versions(models_dir)}, taints(models_dir)
+    lineage = by_version[version].lineage
+    parent = by_version.get(lineage.parent or "") if lineage is not None else None
+    if parent is None or lineage is None or parent.version not in marked:
+        return
+    adapters = [{n: f for n, f in m.files.items() if n.startswith("adapter/")} for m in (by_version[version], parent)]
+    if lineage.origin is Origin.REFRESHED or (adapters[0] and adapters[0] == adapters[1]):
+        _taint(models_dir, [version], marked[parent.version])
+
+
+def verify(folder: Path) -> Manifest:
+    """Checks a version's folder against its manifest; see `open_version`."""
+    manifest = _read_manifest(folder)
+    if manifest.version != folder.name:
+        raise ModelError(
+            f"{folder}: its manifest belongs to version {manifest.version}; train again, or run: recllm models promote"
+        )
+    present = set(_files(folder)) - {MANIFEST}
+    odd = sorted(present ^ set(manifest.files))
+    if odd:
+        raise ModelError(
+            f"{folder}: {odd[0]} is missing or was added after publication; train again, or run: recllm models promote"
+        )
+    for name, (sha256, _) in manifest.files.items():
+        with (folder / name).open("rb") as stream:
+            unchanged = hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        if not unchanged:
+            raise ModelError(
+                f"{folder / name} was changed after publication; train again, or run: recllm models promote"
+            )
+    return manifest
+
+
+def promote(models_dir: Path, version: str, *, force: bool = False) -> str:
+    """Makes a version serve. Returns it.
+
+    It is verified first. Raises `ModelError` when it is not there or was changed, and `UsageError`, with the gate's
+    reasons, for a version that the gate refused, unless `force` overrides them.
+    """
+    manifest = verify(open_version(models_dir, version))
+    overridden: tuple[GateReason, ...] = ()
+    if manifest.lineage is not None and manifest.lineage.gate is not None and manifest.is_refused:
+        overridden = manifest.lineage.gate.reasons
+        if not force:
+            raise UsageError(
+                f"model version {version} was refused ({', '.join(overridden)}); see recllm models list --json; "
+                f"to let it serve all the same: recllm models promote {version} --force"
+            )
+    with _explained(f"cannot promote in {models_dir}"), lock_file(models_dir / ".lock"):
+        _point(models_dir, DecisionKind.PROMOTED, version, overridden=overridden)
+    return version
+
+
+def rollback(models_dir: Path, version: str | None = None) -> str:
+    """Makes an earlier version serve again: `version`, or of those that the gate did not refuse the one published
+    before the serving one. Returns it.
+
+    The version is verified first. Raises `ModelError` when it is not there or was changed, and `UsageError` for a
+    `version` that the gate refused.
+    """
+    if version is not None:
+        return promote(models_dir, version)
+    manifests, now_serving = versions(models_dir), current(models_dir)
+    names = [manifest.version for manifest in manifests]
+    position = names.index(now_serving) if now_serving in names else len(names)
+    earlier = [manifest.version for manifest in manifests[:position] if not manifest.is_refused]
+    if not earlier:
+        raise ModelError(f"there is no version before {now_serving} in {models_dir}; nothing to roll back to")
+    open_version(models_dir, earlier[-1])
+    with _explained(f"cannot roll back in {models_dir}"), lock_file(models_dir / ".lock"):
+        _point(models_dir, DecisionKind.ROLLED_BACK, earlier[-1])
+    return earlier[-1]
+
+
+def decisions(models_dir: Path) -> list[VersionDecision]:
+    """What was decided, oldest first. A line that cannot be read, as a power cut may leave one, is left out."""
+    try:
+        lines = (models_dir / DECISIONS).read_text("utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ModelError(f"{models_dir / DECISIONS} cannot be read ({error}); check its permissions") from error
+    read = []
+    for line in lines:
+        try:
+            read.append(VersionDecision(**json_value(line)))
+        except (ValueError, TypeError, UsageError):
+            continue
+    return read
+
+
+def remove_old(models_dir: Path, *, refused: int, retrained: int, needed: Collection[str] = ()) -> list[str]:
+    """Removes versions that `recllm retrain` made, the oldest first, until so many refused and so many others are left.
+
+    The serving version and the one before it stay, as do `needed` ones and those that were made by hand. Returns what
+    is gone.
+    """
+    with _explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
+        now_serving, manifests = serving(models_dir), versions(models_dir)
+        accepted = [m.version for m in manifests if not m.is_refused]
+        position = accepted.index(now_serving) if now_serving in accepted else len(accepted)
+        keep = {*needed, now_serving, *accepted[max(position - 1, 0) : position]}
+        gated = [m for m in manifests if m.lineage is not None and m.lineage.gate is not None]
+        removed = []
+        for is_refused, limit in ((True, refused), (False, retrained)):
+            kind = [m for m in gated if m.is_refused is is_refused]
+            for manifest in kind[: max(len(kind) - limit, 0)]:
+                if manifest.version in keep:
+                    continue
+                gate = manifest.lineage.gate if manifest.lineage and is_refused else None
+                _remove(models_dir, manifest.version, now_serving, gate)
+                removed.append(manifest.version)
+    return removed
+
+
+def _remove(models_dir: Path, version: str, now_serving: str | None, gate: GateReport | None = None) -> None:
+    _decide(models_dir, DecisionKind.REMOVED, version, previous=now_serving, gate=gate)
+    outdated = models_dir / "versions" / version
+    draft = outdated.with_name(f"{version}.tmp")  # a kill leaves what the next publication sweeps
+    outdated.rename(draft)
+    shutil.rmtree(draft)
+
+
+def _gate_decision(models_dir: Path, lineage: Lineage | None) -> DecisionKind:
+    """What becomes of a new version; without a gate it serves."""
+    if lineage is None or lineage.gate is None:
+        return DecisionKind.PROMOTED
+    if lineage.is_refused:
+        return DecisionKind.REFUSED
+    is_parent = _same_weights(models_dir, serving(models_dir), lineage.parent)
+    return DecisionKind.PROMOTED if is_parent else DecisionKind.OVERTAKEN
+
+
+def _same_weights(models_dir: Path, version: str | None, peer: str | None) -> bool:
+    """Whether two versions have the weights of one training: a refreshed one has those of its parent."""
+    by_version = {manifest.version: manifest.lineage for manifest in versions(models_dir)}
+
+    def trained(name: str | None) -> str | None:
+        while name is not None and (lineage := by_version.get(name)) and lineage.origin is Origin.REFRESHED:
+            name = lineage.parent
+        return name
+
+    return trained(version) == trained(peer)
+
+
+def _point(models_dir: Path, kind: DecisionKind, version: str, *, overridden: tuple[GateReason, ...] = ()) -> None:
+    """Lets a version serve; the caller holds the lock."""
+    _decide(models_dir, kind, version, previous=serving(models_dir), overridden=overridden)
+    write_whole(models_dir / POINTER, version + "\n")
+
+
+def _decide(models_dir: Path, kind: DecisionKind, version: str, **details: Any) -> None:
+    decision = VersionDecision(at=datetime.now(UTC).isoformat(), kind=kind, version=version, **details)
+    path = models_dir / DECISIONS
+    if path.is_symlink():
+        raise ModelError(f"{path} is a link, and what it leads to is not written; put back the file, or remove it")
+    before = path.read_bytes() if path.exists() else b""
+    if before and not before.endswith(b"\n"):  # a power cut left half a line
+        before += b"\n"
+    # whole and anew: another name of the same file, as a hard link is, keeps what it has
+    write_whole(path, before + json_text(decision).encode())
+
+
+def _write_version(
+    versions_dir: Path, version: str, write: Callable[[Path], None], lineage: Lineage | None = None
+) -> None:
+    if (versions_dir / version).exists():
+        raise ModelError(f"model version {version} exists in {versions_dir}; versions never change, choose a new name")
+    for leftover in versions_dir.glob("*.tmp"):  # of killed publications: this one holds the lock
+        shutil.rmtree(leftover)
+    sweep_drafts(versions_dir.parent)
+    draft = versions_dir / f"{version}.tmp"
+    draft.mkdir()
+    try:
+        write(draft)
+        _seal(draft, version, lineage)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    draft.rename(versions_dir / version)
+    sync_folder(versions_dir)
+
+
+def _seal(draft: Path, version: str, lineage: Lineage | None) -> None:
+    """Writes the manifest of what a draft holds, and makes all of it survive a power cut."""
+    names = _files(draft)
+    if not names:
+        raise ModelError(f"model version {version} has no files; nothing was published")
+    if MANIFEST in names:
+        raise ModelError(f"{MANIFEST} is written by the publication; use another file name")
+    files = {}
+    for name in names:
+        with (draft / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+            files[name] = (hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
+    number = 1 + max((manifest.number for manifest in versions(draft.parents[1])), default=0)
+    now = datetime.now(UTC).isoformat()
+    manifest = Manifest(version=version, created_at=now, files=files, lineage=lineage, number=number)
+    write_whole(draft / MANIFEST, _sealed(_manifest_body(manifest)))
+    for folder in sorted({(draft / name).parent for name in names} - {draft}, reverse=True):
+        sync_folder(folder)
+
+
+def _files(folder: Path) -> list[str]:
+    """Path of each file with "/", in order. Raises `ModelError` for what no version may hold."""
+    names = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise ModelError(f"{path} is a link or a special file; a model version holds plain files only")
+        if path.is_file():
+            if path.suffix not in ALLOWED_SUFFIXES:
+                allowed = ", ".join(sorted(ALLOWED_SUFFIXES))
+                raise ModelError(f"{path}: files of this type are refused; allowed: {allowed}")
+            names.append(path.relative_to(folder).as_posix())
+    return names
+
+
+def _manifest_body(manifest: Manifest) -> dict[str, Any]:
+    body: dict[str, Any] = {"version": manifest.version, "created_at": manifest.created_at}
+    body["files"] = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()}
+    body["number"] = manifest.number
+    if manifest.lineage is not None:
+        body["lineage"] = plain(manifest.lineage)
+    return body
+
+
+def _sealed(body: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "sha256": digest}, indent=1, sort_keys=True) + "\n"
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        text = path.read_text("utf-8")
+        body = {name: value for name, value in json_value(text).items() if name != "sha256"}
+        files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in body["files"].items()}
+        lineage = Lineage(**body["lineage"]) if "lineage" in body else None
+        created_at = str(body["created_at"])
+        number = int(body.get("number", 0))
+        manifest = Manifest(
+            version=str(body["version"]), created_at=created_at, files=files, lineage=lineage, number=number
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        raise ModelError(f"{path} is missing or damaged; train again, or run: recllm models promote") from error
+    # every byte of the manifest counts, too; a lineage as it was written, whatever fields later versions add to it
+    if _sealed(body) != text:
+        raise ModelError(f"{path} was changed after publication; train again, or run: recllm models promote")
+    return manifest
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{what}: {error.strerror or error}; check the disk's free space and permissions") from error

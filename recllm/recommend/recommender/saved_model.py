@@ -1,0 +1,172 @@
+"""A trained scorer as a folder of safetensors and JSON, published whole.
+
+The folder holds weights, settings, figures and the catalogue's part of the serving state, and no row of any person:
+see `recllm.recommend.recommender.serving_state`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recllm.base.documents import json_value, without_retired
+from recllm.base.errors import ModelError, NotFittedError, UsageError
+from recllm.base.settings import CollaborativeSettings
+from recllm.learn.features.candidates import CandidateCounts
+from recllm.learn.models.scorer import Scorer, load_scorer, save_scorer
+from recllm.learn.models.sequence import SequenceWeights, load_sequence_model, save_sequence_model
+from recllm.learn.training.calibration import ItemOffsets, load_item_offsets, save_item_offsets
+from recllm.learn.training.private.accounting import PrivacyGuarantee
+from recllm.recommend.recommender.lineage import GateReport, Lineage, Origin, RetrainCheck
+from recllm.recommend.recommender.registry import current, open_version, publish
+
+MODEL_FILE = "model.json"
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """A scorer with what is needed to serve it. metrics: of the validation users of the latest past
+    window, who also chose the epoch and calibrated the probability."""
+
+    scorer: Scorer = field(repr=False)
+    population: CollaborativeSettings
+    candidates: CandidateCounts
+    encoder: str
+    encoder_fingerprint: str
+    horizon_days: int
+    metrics: Mapping[str, float]
+    training: Mapping[str, Any]
+    """Data hash, people, events, span, seed, arguments of the scorer and the sequence model, and notes of the training
+    run."""
+    version: str | None = None
+    interests: SequenceWeights | None = field(default=None, repr=False)
+    """The sequence model, where one was trained."""
+    folder: Path | None = None
+    """Where a published version lies."""
+    adapter: Path | None = None
+    """Folder of the LoRA adapter whose vectors the scorer learned on; None for the encoder as it came."""
+    item_offsets: ItemOffsets | None = field(default=None, repr=False)
+    """Calibration of single items, where there is one."""
+    privacy: PrivacyGuarantee | None = None
+    """What it promises to every user of the log; None where it was trained without privacy. With it the model serves
+    from `recllm.recommend.recommender.private_serving`, and its metrics are none: nothing was measured on people."""
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write the model's files into an existing folder."""
+    save_scorer(model.scorer, folder)
+    if model.interests is not None:
+        save_sequence_model(model.interests, folder)
+    if model.item_offsets is not None:
+        save_item_offsets(model.item_offsets, folder)
+    if model.adapter is not None:
+        shutil.copytree(model.adapter, folder / ADAPTER)
+    record = {
+        "encoder": model.encoder,
+        "encoder_fingerprint": model.encoder_fingerprint,
+        "horizon_days": model.horizon_days,
+        "metrics": dict(model.metrics),
+        "training": dict(model.training),
+        "population": model.population.model_dump(mode="json"),
+        "candidates": asdict(model.candidates),
+        "privacy": None if model.privacy is None else model.privacy.model_dump(mode="json"),
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    (folder / MODEL_FILE).write_text(text, encoding="utf-8")
+
+
+def read_model(folder: Path, version: str | None = None, *, item_offsets: bool = True) -> Model:
+    """Read what `save_model` wrote. Raises `ModelError` when a file is missing or does not fit.
+
+    item_offsets: False leaves the calibration of items out, which a serving state holds row by row.
+    """
+    try:
+        record = json_value((folder / MODEL_FILE).read_text(encoding="utf-8"))
+        return Model(
+            scorer=load_scorer(folder),
+            population=CollaborativeSettings(**without_retired("collaborative", record["population"])),
+            candidates=CandidateCounts(**record["candidates"]),
+            encoder=record["encoder"],
+            encoder_fingerprint=record["encoder_fingerprint"],
+            horizon_days=record["horizon_days"],
+            metrics=record["metrics"],
+            training=record["training"],
+            version=version,
+            folder=folder,
+            interests=load_sequence_model(folder),
+            item_offsets=load_item_offsets(folder) if item_offsets else None,
+            adapter=folder / ADAPTER if (folder / ADAPTER).is_dir() else None,
+            privacy=PrivacyGuarantee(**record["privacy"]) if record.get("privacy") else None,
+        )
+    except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
+        raise ModelError(f"{folder}: not a model of this version ({error}); train again") from error
+
+
+def lineage_of(
+    model: Model,
+    origin: Origin,
+    parent: str | None,
+    *,
+    checks: Sequence[RetrainCheck] = (),
+    gate: GateReport | None = None,
+) -> Lineage:
+    """What the model's manifest is to say of where it comes from."""
+    training = model.training
+    return Lineage(
+        origin=origin,
+        parent=parent,
+        data_hash=training["data_hash"],
+        people=training["people"],
+        items=training["items"],
+        events=training["events"],
+        trained_from=training["from"],
+        trained_until=training["until"],
+        checks=tuple(checks),
+        gate=gate,
+        privacy=model.privacy,
+    )
+
+
+def stored_metrics(folder: Path) -> dict[str, float]:
+    """The metrics of a version's folder; none where its files are no model's."""
+    try:
+        return dict(json_value((folder / MODEL_FILE).read_text(encoding="utf-8"))["metrics"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def publish_model(
+    model: Model,
+    models_dir: Path,
+    save_state: Callable[[Path], None] | None = None,
+    *,
+    lineage: Lineage | None = None,
+) -> str:
+    """Publish as the current version, whole or not at all; returns the version's name.
+
+    save_state: writes the serving state into the version's folder. lineage: where the model comes from; one that the
+    gate refused is kept and does not serve, see `recllm.recommend.recommender.registry.publish`.
+    """
+
+    def write(folder: Path) -> None:
+        save_model(model, folder)
+        if save_state is not None:
+            save_state(folder)
+
+    return publish(models_dir, write, lineage=lineage)
+
+
+def load_model(models_dir: Path, version: str | None = None, *, item_offsets: bool = True) -> Model:
+    """The current or named version, every byte of it verified; see `read_model`.
+
+    Raises `NotFittedError` when nothing was trained.
+    """
+    name = version or current(models_dir)
+    if name is None:
+        raise NotFittedError(f"no model in {models_dir}; train one with: recllm train -w {models_dir.parent}")
+    return read_model(open_version(models_dir, name), name, item_offsets=item_offsets)

@@ -1,0 +1,187 @@
+"""What somebody looks for, in an order that suits them.
+
+Candidates are the best by words (BM25, `recllm.text.word_index`) and the nearest by the query's vector, of the items on
+offer that pass the filters. Their places in three lists are joined by reciprocal rank fusion (Cormack, Clarke and
+Büttcher 2009):
+
+    score = sum over lists    weight / (c + rank)        items of equal value share a rank
+
+Words are valued in tenths of the best, so that among items which they fit alike the other lists decide. The third list
+is the person's score where they are known and agreed, and what is popular otherwise; weights and c are
+constants below. An item whose id or title is the query itself comes first. What the person dismissed is not found.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.schema import (
+    Note,
+    NoteKind,
+    Reason,
+    Recommendation,
+    RecommendRequest,
+    SearchRequest,
+    Slate,
+    SlateStatus,
+)
+from recllm.shop.data.catalogue import allowed_items
+from recllm.text.items import item_names
+from recllm.text.templates import Prompts
+
+if TYPE_CHECKING:
+    from recllm.base.schema import FloatArray
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.text.word_index import WordIndex
+
+EXACT, WORDS, VECTORS = "exact", "words", "vectors"
+"""Where a result came from, in `Recommendation.served_by`."""
+
+WORD_CANDIDATES, VECTOR_CANDIDATES = 300, 100
+MIN_WORDS, MIN_COSINE = 0.5, 0.3
+"""Below this share of the best score by words, and below this cosine, an item is no candidate of that list."""
+RANK_CONSTANT = 20.0
+"""c in 1 / (c + rank): the larger, the less the first places of one list count."""
+WORDS_WEIGHT, VECTORS_WEIGHT, PERSON_WEIGHT, POPULARITY_WEIGHT = 1.0, 0.3, 1.0, 0.5
+"""Of the lists; popularity stands in for the user's score where there is no user or no consent."""
+
+Rows = NDArray[np.int64]
+
+
+def search(
+    recommender: Recommender,
+    index: WordIndex,
+    request: SearchRequest,
+    query_vector: FloatArray | None,
+    *,
+    vectors_weight: float = VECTORS_WEIGHT,
+) -> Slate:
+    """The best items for a query; `Recommendation.score` is the fused score, and falls with the rank within the exact
+    matches and within the others.
+
+    index: of the recommender's items. query_vector: unit (dim,), or None to go by words alone. The slate's `status`
+    says whether the order is personal. Raises `UsageError` for an unknown item or a condition that cannot be read.
+    """
+    data = recommender.dataset
+    allowed = allowed_items(data, None, request.exclude, request.where)
+    relevance = np.where(allowed, index.scores(request.query), 0.0)
+    # in tenths of the best: how well words fit is no finer than that, and among equals the third list decides
+    relevance = np.round(relevance / max(float(relevance.max(initial=0.0)), 1e-9), 1)
+    cosine = np.full(data.n_items, -1.0, np.float32)
+    if query_vector is not None:
+        nearest_rows = None
+        if recommender.index is not None:  # twice as many as are taken: of equal ones those that more people bought
+            nearest_rows = recommender.index.nearest(query_vector[None], 2 * VECTOR_CANDIDATES, allowed)
+        if nearest_rows is None:
+            cosine = np.where(allowed, recommender.item_vectors @ query_vector, np.float32(-1.0))
+        else:
+            cosine[nearest_rows[0]] = recommender.item_vectors[nearest_rows[0]] @ query_vector
+    named = _named(data.items, request.query) & allowed
+    by_words = _best(relevance, WORD_CANDIDATES, recommender, MIN_WORDS - 1e-9)
+    by_vector = _best(cosine, VECTOR_CANDIDATES, recommender, MIN_COSINE)
+    rows = np.unique(np.concatenate([np.flatnonzero(named), by_words, by_vector]))
+    people = recommender if request.user is not None else recommender.for_nobody()
+    slate = _scored(people, request, data.items["item_id"].gather(rows).to_list())
+    scored = data.item_rows(item.item_id for item in slate.items)
+    is_personal = slate.status in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY)
+    weight = PERSON_WEIGHT if is_personal else POPULARITY_WEIGHT
+    values = np.array([item.score for item in slate.items])
+    fused = weight / (RANK_CONSTANT + _ranks(values))
+    for members, value, list_weight in (
+        (by_words, relevance, WORDS_WEIGHT),
+        (by_vector, cosine, vectors_weight),
+    ):
+        member = np.isin(scored, members)
+        fused[member] += list_weight / (RANK_CONSTANT + _ranks(value[scored[member]]))
+    order = np.lexsort((scored, -fused, ~named[scored]))
+    if not request.same_names:
+        order = _first_of_names(recommender, scored, order)
+    order = order[: request.k]
+    sources = {EXACT: np.flatnonzero(named), WORDS: by_words, VECTORS: by_vector}
+    reasons = _reasons(people, request, [slate.items[n].item_id for n in order]) if is_personal else {}
+    items = tuple(
+        replace(
+            slate.items[n],
+            rank=position + 1,
+            score=float(fused[n]),
+            served_by=tuple(name for name, members in sources.items() if scored[n] in members),
+            reasons=reasons.get(slate.items[n].item_id, ()),
+        )
+        for position, n in enumerate(order)
+    )
+    return _answer(slate, request, items, recommender.locale, words_only=query_vector is None)
+
+
+def _named(items: pl.DataFrame, query: str) -> NDArray[np.bool_]:
+    """Which items have the query as id or title, (n_items,)."""
+    text = unicodedata.normalize("NFC", query).strip()
+    exact = (pl.col("item_id") == text) | (pl.col("title").str.to_lowercase() == text.lower())
+    return items.select(exact.fill_null(False)).to_series().to_numpy()
+
+
+def _best(value: NDArray[np.floating[Any]], n: int, recommender: Recommender, minimum: float) -> Rows:
+    """Rows of the n highest values above `minimum`; of equal ones those that more people bought."""
+    rows = np.flatnonzero(value > minimum)
+    buyers = recommender.population.stats.buyers_ever[rows]
+    return rows[np.lexsort((rows, -buyers, -value[rows]))[:n]]
+
+
+def _ranks(values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """1 for the highest; equal values share the rank of the first of them."""
+    ascending = np.sort(-values)
+    return np.searchsorted(ascending, -values, side="left") + 1
+
+
+def _scored(recommender: Recommender, request: SearchRequest, item_ids: list[str]) -> Slate:
+    """All of these items, by the person's score or by popularity."""
+    item_request = RecommendRequest(
+        users=(request.user or "",),
+        k=max(1, len(item_ids)),
+        allow=tuple(item_ids),
+        basket=request.basket,
+        same_names=True,
+        explain=False,
+        popularity_weight=0.0,
+    )
+    (slate,) = recommender.recommend(item_request)
+    return slate
+
+
+def _reasons(recommender: Recommender, request: SearchRequest, item_ids: list[str]) -> dict[str, tuple[Reason, ...]]:
+    if not request.explain or not item_ids:
+        return {}
+    item_request = RecommendRequest(
+        users=(request.user or "",), k=len(item_ids), allow=tuple(item_ids), basket=request.basket, same_names=True
+    )
+    return {item.item_id: item.reasons for item in recommender.recommend(item_request)[0].items}
+
+
+def _first_of_names(recommender: Recommender, rows: Rows, order: Rows) -> Rows:
+    names = item_names(recommender.dataset.items[rows[order].tolist()], recommender.locale)
+    first = {name: position for position, name in reversed(list(enumerate(names)))}
+    return order[np.array(sorted(first.values()), np.int64)]
+
+
+def _answer(
+    slate: Slate, request: SearchRequest, items: tuple[Recommendation, ...], locale: str, *, words_only: bool
+) -> Slate:
+    prompts, notes = Prompts.load(), []
+    if len(items) < request.k:
+        numbers = {"shown": len(items), "k": request.k}
+        notes.append(
+            Note(kind=NoteKind.FEW_FIT, numbers=numbers, text=prompts.render("slate.few_fit", locale, **numbers))
+        )
+    if words_only:
+        notes.append(Note(kind=NoteKind.WORDS_ONLY, text=prompts.render("slate.words_only", locale)))
+    words = [note.text for note in notes]
+    if slate.status is SlateStatus.TEXT_ONLY:
+        words.insert(0, prompts.render("slate.text_only", locale))
+    elif slate.status is not SlateStatus.PERSONAL:
+        words.insert(0, prompts.render(f"slate.search_{slate.status}", locale))
+    return replace(slate, items=items, notes=tuple(notes), degraded_reason="; ".join(words) or None)

@@ -1,0 +1,376 @@
+"""What answering needs from the crowd and the catalogue, as of a time, ready to be mapped into memory.
+
+Two parts, each safetensors whose arrays are mapped and not read:
+
+    models/versions/<version>/serving.safetensors    the catalogue's part, hashed in the version's manifest: vectors,
+    models/versions/<version>/items.arrow            groups, sales, item to item weights, names. No row of any person.
+    serving/<version>.safetensors                    the people's part, beside the store: who serves as a neighbour, and
+                                                     everybody's history. Users are salted digests, not ids. It is made
+                                                     anew at each refresh, and whenever somebody withdraws or is erased.
+                                                     That of one other version stays until then.
+
+An answer for one user reads that user's own history from the store, by key, so what happened after the state was made
+counts at once. Computing all of it anew (`CollaborativeStatistics.fit`) stays the reference that tests compare with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.documents import json_value
+from recllm.base.errors import ModelError
+from recllm.base.files import PRIVATE, drafts_folder, whole_file, write_whole
+from recllm.base.settings import CollaborativeSettings
+from recllm.learn.features.collaborative import CollaborativeStatistics, ItemStatistics
+from recllm.learn.models.sequence import SequenceModel, SequenceWeights
+from recllm.shop.data.dataset import EVENT_DTYPES, ITEM_SCHEMA, Dataset, Events
+from recllm.shop.data.event_files import COLUMNS, EventFiles, EventLog
+from recllm.shop.data.interactions import Floats, Ints
+from recllm.shop.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+CATALOGUE_STATE, ITEMS = "serving.safetensors", "items.arrow"
+
+Arrays = dict[str, NDArray[Any]]
+
+_DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "I32": "<i4", "I64": "<i8", "F32": "<f4"}
+"""Names of safetensors' types, as far as a state uses them."""
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogueState:
+    """The part that is published with a model."""
+
+    items: pl.DataFrame
+    """`Dataset.items` in the order of the state's rows."""
+    arrays: Arrays
+    as_of: int
+    """Epoch seconds of the collaborative statistics."""
+    locale: str
+    """Language of the item texts behind the vectors."""
+    item_load: int
+    """Number of the last load of items that it knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class PeopleState:
+    """The part about single people. A user's row is that of their digest."""
+
+    digests: Ints
+    """Salted digest of each user's pseudonym, (n_users,), in the order of the users of the dataset."""
+    events: Events
+    """Everybody's history, n_users runs, on the rows of the catalogue's state."""
+    arrays: Arrays
+    salt: bytes
+    event_no: int
+    """Number of the last event that it knows."""
+    consent_load: int
+    """Number of the last load of consent that it knows."""
+
+    def digest(self, pseudonyms: Sequence[str]) -> Ints:
+        """Of each pseudonym, int64 (n,), at least 0."""
+        return digest(pseudonyms, self.salt)
+
+
+def digest(pseudonyms: Sequence[str], salt: bytes) -> Ints:
+    """A number at least 0 for each pseudonym, int64 (n,), from which none can be read."""
+    hashes = b"".join(hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in pseudonyms)
+    return np.frombuffer(hashes, np.int64) & np.int64(2**63 - 1)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save_catalogue_state(
+    folder: Path,
+    dataset: Dataset,
+    population: CollaborativeStatistics,
+    item_offsets: Floats | None,
+    together: csr_matrix,
+    *,
+    locale: str,
+    item_load: int,
+) -> None:
+    """Write the catalogue's part into an existing folder. item_offsets: calibration of each item, (n_items,). together:
+    what is bought together, see `recllm.learn.features.together`."""
+    arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
+    arrays |= _csr_arrays("together", together)
+    arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
+    arrays |= {f"stats.{f.name}": getattr(population.stats, f.name) for f in fields(ItemStatistics)}
+    arrays |= {f"new_items.{f.name}": getattr(population.arrived, f.name) for f in fields(NewItems)}
+    for name in GROUPINGS:
+        crowd = population.group_statistics[name]
+        for measure in ("buyers_56", "arrivals", "arrival_rate"):
+            arrays[f"group_sales.{name}.{measure}"] = getattr(crowd, measure)
+    if item_offsets is not None:
+        arrays["item_offsets"] = item_offsets
+    if population.interests is not None:
+        sequence = population.interests
+        arrays |= {"sequence.read": sequence.read, "sequence.vectors": sequence.vectors, "sequence.bias": sequence.bias}
+    metadata = {"as_of": str(population.as_of), "locale": locale, "item_load": str(item_load)}
+    _save(folder / CATALOGUE_STATE, arrays, metadata)
+    dataset.items.write_ipc(folder / ITEMS, compression="uncompressed")
+
+
+def save_people_state(
+    path: Path,
+    dataset: Dataset,
+    population: CollaborativeStatistics,
+    log: EventLog,
+    *,
+    event_no: int,
+    consent_load: int,
+) -> None:
+    """Write the people's part, readable by the owner only; whole or not at all. log: everybody's events."""
+    salt = secrets.token_bytes(16)
+    arrays: Arrays = {"digests": digest(dataset.users["user_id"].to_list(), salt), "pool": population.pool}
+    if population.pool_basics is not None:
+        arrays["pool_basics"] = population.pool_basics
+    for name in ("profiles", "recent", "decayed"):
+        arrays |= _csr_arrays(name, getattr(population, name))
+    for name in VOTED:
+        arrays |= _csr_arrays(f"votes.{name}", population.group_statistics[name].votes)
+    _save_people(path, arrays, log, salt, event_no, consent_load)
+
+
+@contextmanager
+def events_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside the people's part at `path`, for events while they are counted and written; it is gone at
+    the end of the block. Raises `ModelError` where the disk refuses what is done in it."""
+    try:
+        with drafts_folder(path.parent) as folder:
+            yield folder
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
+
+
+def without_people(
+    path: Path, state: PeopleState, keep: NDArray[np.bool_], *, event_no: int, consent_load: int
+) -> PeopleState:
+    """The state without some users, written in its place: they are nobody's neighbour any more, and have no history.
+
+    keep: boolean (n_users,). event_no, consent_load: as in `PeopleState`.
+    """
+    row_of = np.cumsum(keep) - 1
+    pool_kept = keep[state.arrays["pool"]]
+    arrays = {name: array for name, array in state.arrays.items() if not name.startswith("events.")}
+    arrays["digests"] = state.digests[keep]
+    arrays["pool"] = row_of[state.arrays["pool"][pool_kept]].astype(np.int64)
+    if "pool_basics" in arrays:
+        arrays["pool_basics"] = arrays["pool_basics"][pool_kept]
+    for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
+        arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
+    parts = (part.rows(np.flatnonzero(keep[start : start + part.n_users])) for start, part in state.events.parts())
+    with events_folder(path) as folder:
+        _save_people(path, arrays, EventFiles.write(folder, parts), state.salt, event_no, consent_load)
+    return open_people_state(path)
+
+
+def _save_people(path: Path, arrays: Arrays, log: EventLog, salt: bytes, event_no: int, consent_load: int) -> None:
+    """One part of the log is in memory at a time; the other arrays are."""
+    lengths = [np.zeros(1, np.int64), *log.each(_lengths)]
+    arrays = {**arrays, "events.indptr": np.cumsum(np.concatenate(lengths))}
+    n_events = int(arrays["events.indptr"][-1])
+    columns = dict(zip((f"events.{name}" for name in COLUMNS), map(np.dtype, EVENT_DTYPES), strict=True))
+    dtypes = {name: array.dtype for name, array in arrays.items()} | columns
+    shapes = {name: list(array.shape) for name, array in arrays.items()} | {name: [n_events] for name in columns}
+    code_of = {np.dtype(code): name for name, code in _DTYPES.items()}
+    header: dict[str, Any] = {}
+    end = 0
+    # the widest type first, as the format has it: so every array begins where its type may
+    for name in sorted(dtypes, key=lambda name: (-dtypes[name].itemsize, name)):
+        start, end = end, end + dtypes[name].itemsize * int(np.prod(shapes[name]))
+        header[name] = {"dtype": code_of[dtypes[name]], "shape": shapes[name], "data_offsets": [start, end]}
+    numbers = {"event_no": str(event_no), "consent_load": str(consent_load)}
+
+    def beginning(checksum: int) -> bytes:
+        metadata = {"salt": salt.hex(), "body_crc32": f"{checksum:010d}", **numbers}
+        text = json.dumps({"__metadata__": metadata, **header}).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    body = len(beginning(0))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with whole_file(path, mode=PRIVATE) as stream:
+            for name, array in arrays.items():
+                stream.seek(body + header[name]["data_offsets"][0])
+                stream.write(np.ascontiguousarray(array).tobytes())
+            n_written = 0
+            for _, part in log.parts():
+                for (name, dtype), column in zip(columns.items(), part.columns(), strict=True):
+                    stream.seek(body + header[name]["data_offsets"][0] + n_written * dtype.itemsize)
+                    stream.write(column.astype(dtype, copy=False).tobytes())
+                n_written += len(part)
+            checksum = _body_checksum(stream, body)
+            stream.seek(0)
+            stream.write(beginning(checksum))
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
+
+
+def _lengths(_: int, events: Events) -> Ints:
+    """How many events each person has, (n_users,)."""
+    return np.diff(events.indptr)
+
+
+def _body_checksum(stream: IO[bytes], start: int) -> int:
+    """CRC-32 of all arrays of a safetensors file as they lie in it. No manifest stands beside the people's part."""
+    checksum = 0
+    stream.seek(start)
+    while body := stream.read(2**22):
+        checksum = zlib.crc32(body, checksum)
+    return checksum
+
+
+def _csr_arrays(name: str, matrix: csr_matrix) -> Arrays:
+    return {
+        f"{name}.data": matrix.data.astype(np.float32, copy=False),
+        f"{name}.indices": matrix.indices,
+        f"{name}.indptr": matrix.indptr,
+        f"{name}.shape": np.array(matrix.shape, np.int64),
+    }
+
+
+def _save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
+    from safetensors.numpy import save
+
+    content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata=dict(metadata))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(path, content, mode=PRIVATE)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """The arrays of a safetensors file as views of the mapped file, and its metadata.
+
+    Nothing is read before it is used. Raises `ModelError` for a file that is no such thing.
+    """
+    try:
+        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        size = int.from_bytes(content[:8].tobytes(), "little")
+        header = json_value(content[8 : 8 + size].tobytes())
+        metadata = header.pop("__metadata__", {})
+        body, arrays = content[8 + size :], {}
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            arrays[name] = body[start:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a serving state of this version ({error}); run: recllm refresh") from error
+    return arrays, metadata
+
+
+def open_catalogue_state(folder: Path) -> CatalogueState | None:
+    """What `save_catalogue_state` wrote; None where a version has none. Raises `ModelError` for a damaged one, and for
+    one of an older recllm, which counted less."""
+    if not (folder / CATALOGUE_STATE).exists():
+        return None
+    arrays, metadata = map_arrays(folder / CATALOGUE_STATE)
+    lacking = [f.name for f in fields(ItemStatistics) if f"stats.{f.name}" not in arrays]
+    if lacking:
+        raise ModelError(f"{folder}: its serving state has no {', '.join(lacking)}; run: recllm refresh")
+    try:
+        items = pl.read_ipc(folder / ITEMS)
+        later = [name for name in ITEM_SCHEMA if name not in items.columns]  # columns that an older version lacks
+        items = items.with_columns(pl.lit(None, dtype=ITEM_SCHEMA[name]).alias(name) for name in later)
+        if len(items) != len(arrays["item_vectors"]):
+            raise ValueError(f"{len(items)} items and {len(arrays['item_vectors'])} vectors")
+        return CatalogueState(
+            items, arrays, int(metadata["as_of"]), metadata["locale"], item_load=int(metadata["item_load"])
+        )
+    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+        raise ModelError(f"{folder}: its serving state is damaged ({error}); run: recllm refresh") from error
+
+
+def open_people_state(path: Path) -> PeopleState:
+    """What `save_people_state` wrote; read once, to check it. Raises `ModelError` for a damaged one."""
+    arrays, metadata = map_arrays(path)
+    try:
+        with path.open("rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+            if int(metadata["body_crc32"]) != _body_checksum(stream, start):
+                raise ValueError("its bytes are not those that were written")
+        events = Events(*(arrays[f"events.{f.name}"] for f in fields(Events)))
+        salt, event_no = bytes.fromhex(metadata["salt"]), int(metadata["event_no"])
+        return PeopleState(arrays["digests"], events, arrays, salt, event_no, int(metadata["consent_load"]))
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{path}: the serving state is damaged ({error}); run: recllm refresh") from error
+
+
+def population_of(
+    catalogue: CatalogueState,
+    people: PeopleState,
+    settings: CollaborativeSettings,
+    sequence: SequenceWeights | None,
+) -> CollaborativeStatistics:
+    """The collaborative statistics of a state. The pool counts by digests, see `PeopleState.digest`."""
+    arrays, of_people = catalogue.arrays, people.arrays
+    facets = ItemGroups(**{name: arrays[f"groups.{name}"] for name in GROUPINGS})
+    crowds = {}
+    for name in GROUPINGS:
+        sales = {m: arrays[f"group_sales.{name}.{m}"] for m in ("buyers_56", "arrivals", "arrival_rate")}
+        crowds[name] = GroupStatistics(**sales, votes=_csr(of_people, f"votes.{name}") if name in VOTED else None)
+    return CollaborativeStatistics(
+        catalogue.as_of,
+        settings,
+        arrays["item_vectors"],
+        facets,
+        ItemStatistics(**{f.name: arrays[f"stats.{f.name}"] for f in fields(ItemStatistics)}),
+        people.digests[of_people["pool"]],
+        _csr(of_people, "profiles"),
+        _csr(of_people, "recent"),
+        _csr(of_people, "decayed"),
+        _csr(arrays, "item_item"),
+        NewItems(**{f.name: arrays[f"new_items.{f.name}"] for f in fields(NewItems)}),
+        crowds,
+        of_people.get("pool_basics"),
+        None if sequence is None else _sequence(arrays, sequence),
+    )
+
+
+def together_of(catalogue: CatalogueState, n_items: int) -> csr_matrix | None:
+    """What is bought together, (n_items, n_items), further items behind those of the state; None of an older state."""
+    from scipy.sparse import csr_matrix
+
+    if "together.shape" not in catalogue.arrays:
+        return None
+    stored = _csr(catalogue.arrays, "together")
+    indptr = np.pad(stored.indptr, (0, n_items - stored.shape[0]), mode="edge")
+    return csr_matrix((stored.data, stored.indices, indptr), shape=(n_items, n_items))
+
+
+def _sequence(arrays: Arrays, stored: SequenceWeights) -> SequenceModel:
+    scale = float(np.exp(stored.weights["log_scale"]))
+    read, vectors, bias = (arrays[f"sequence.{name}"] for name in ("read", "vectors", "bias"))
+    return SequenceModel(stored.config, stored.weights, stored.target, read, vectors, bias, scale)
+
+
+def _csr(arrays: Arrays, name: str) -> csr_matrix:
+    from scipy.sparse import csr_matrix
+
+    matrix = csr_matrix(tuple(arrays[f"{name}.shape"].tolist()), dtype=np.float32)
+    # the constructor would copy what is a small part of a mapped file
+    matrix.data, matrix.indices, matrix.indptr = (arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    return matrix

@@ -1,0 +1,143 @@
+"""Everybody's events on disk, for a log that does not fit into memory.
+
+What counts over all people reads an `EventLog` part by part: `Events` in memory, or `EventFiles`. A part holds whole
+people, so whatever is counted by person is exact in each part, and what is counted over people is added up. Parts of
+files can be counted by several processes or machines that see the folder, see `Spread`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.shop.data.dataset import EVENT_DTYPES, Counted, Events
+
+COLUMNS = tuple(field.name for field in fields(Events))[1:]
+"""Of the events, in the order of the fields; each is a file of a part."""
+
+
+class Spread(Protocol):
+    """How work on many parts is done: here, or by other processes."""
+
+    def __call__(self, work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
+        """What `work`, which can be pickled, returns for each number from 0 on, in their order."""
+        ...
+
+
+def in_turn(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
+    """A `Spread` over nothing: one part after another, here."""
+    return map(work, range(n_parts))
+
+
+class EventLog(Protocol):
+    """Everybody's events, in the order of the people's rows."""
+
+    @property
+    def n_users(self) -> int: ...
+
+    @property
+    def n_parts(self) -> int: ...
+
+    def parts(self) -> Iterator[tuple[int, Events]]:
+        """Row of the first user, and the events of as many users from there on; every user is in one part."""
+        ...
+
+    def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
+        """What `count` makes of each of `parts`, in their order. It may be done elsewhere: `count` can be pickled."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class EventFiles:
+    """`Events` whose columns are files in a folder, some for each part."""
+
+    folder: Path
+    indptr: NDArray[np.int64]
+    """(n_users + 1,), as in `Events`: of what the files hold."""
+    edges: NDArray[np.int64]
+    """(n_parts + 1,), row of the first user of each part, and the end."""
+    item_row: NDArray[np.int32] | None = None
+    """Row of each item of the files, -1 for one whose events are left out; None where the files have the rows."""
+    as_of: int | None = None
+    """Events from then on are left out, epoch seconds."""
+    spread: Spread = in_turn
+    """How `each` works on the parts."""
+
+    @classmethod
+    def write(cls, folder: Path, parts: Iterable[Events]) -> EventFiles:
+        """The users of all parts one after another. folder: an empty one. Raises `OSError` of the disk."""
+        return cls.of_parts(folder, [write_part(folder, number, [part]) for number, part in enumerate(parts)])
+
+    @classmethod
+    def of_parts(cls, folder: Path, lengths: list[NDArray[np.int64]]) -> EventFiles:
+        """What `write_part` wrote. lengths: what it returned for each part, from number 0 on."""
+        edges = np.cumsum([0, *(len(part) for part in lengths)])
+        return cls(folder, np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])), edges)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def n_parts(self) -> int:
+        return len(self.edges) - 1
+
+    def before(self, as_of: int) -> EventFiles:
+        """Without the events from then on, epoch seconds."""
+        return replace(self, as_of=as_of)
+
+    def on_items(self, item_row: NDArray[np.integer]) -> EventFiles:
+        """On other rows of items: that of each row so far, -1 for one whose events are left out."""
+        rows = item_row.astype(np.int32)
+        return replace(self, item_row=rows if self.item_row is None else rows[self.item_row])
+
+    def part(self, number: int) -> Events:
+        """The events of the users edges[number]:edges[number + 1]. Raises `OSError` for a file that ends early."""
+        first, end = self.edges[number], self.edges[number + 1]
+        indptr, columns = self.indptr[first : end + 1] - self.indptr[first], []
+        for name, dtype in zip(COLUMNS, EVENT_DTYPES, strict=True):
+            column = np.fromfile(file := _file(self.folder, number, name), dtype)
+            if len(column) != indptr[-1]:
+                raise OSError(f"{file} ends early")
+            columns.append(column)
+        events = Events(indptr, *columns)
+        if self.item_row is not None:
+            events = replace(events, item=self.item_row[events.item])
+        left_out = events.item < 0 if self.as_of is None else (events.item < 0) | (events.at >= self.as_of)
+        return events.select(~left_out) if left_out.any() else events
+
+    def parts(self) -> Iterator[tuple[int, Events]]:
+        """See `EventLog`."""
+        return ((int(self.edges[number]), self.part(number)) for number in range(self.n_parts))
+
+    def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
+        """See `EventLog`."""
+        return self.spread(partial(_count_part, replace(self, spread=in_turn), count), self.n_parts)
+
+
+def write_part(folder: Path, number: int, chunks: Iterable[Events]) -> NDArray[np.int64]:
+    """Write the users of all chunks, one after another, as one part of `EventFiles`; returns how many events each of
+    them has, (n_users,). One that is there already is written anew. Raises `OSError` of the disk."""
+    lengths = [np.zeros(0, np.int64)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(_file(folder, number, name).open("wb")) for name in COLUMNS]
+        for events in chunks:
+            lengths.append(np.diff(events.indptr))
+            for file, column, dtype in zip(files, events.columns(), EVENT_DTYPES, strict=True):
+                file.write(np.ascontiguousarray(column, dtype).data)
+    return np.concatenate(lengths)
+
+
+def _file(folder: Path, number: int, column: str) -> Path:
+    return folder / f"{number:05}.{column}"
+
+
+def _count_part(files: EventFiles, count: Callable[[int, Events], Counted], number: int) -> Counted:
+    return count(int(files.edges[number]), files.part(number))

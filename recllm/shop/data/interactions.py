@@ -1,0 +1,253 @@
+"""Histories as arrays: decay, tallies per (person, key), sparse matrices and the person's vector.
+
+Pure functions of the events given, so that a virtual history (a line left out, an event added) is just other events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recllm.base.schema import ACTION_CODE, BROWSING, Action
+from recllm.base.settings import CollaborativeSettings
+from recllm.shop.data.dataset import DAY, Events
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of users and items in compressed rows: those of user u are item[indptr[u]:indptr[u + 1]].
+
+    indptr: int64 (n_users + 1,). item: int32 (n_pairs,), item rows, ascending within a user.
+    """
+
+    indptr: Ints
+    item: NDArray[np.int32]
+
+    @cached_property
+    def user(self) -> Ints:
+        """Row of the user of each pair, (n_pairs,)."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def select(self, mask: NDArray[np.bool_]) -> Pairs:
+        """The pairs where `mask`, (n_pairs,), is true."""
+        before = np.concatenate([[0], np.cumsum(mask)])
+        return Pairs(before[self.indptr].astype(np.int64), self.item[mask])
+
+
+def decay(at: Ints, as_of: int, half_life_days: float) -> NDArray[np.float64]:
+    """Weight in (0, 1] of events at `at` (epoch seconds): halved every `half_life_days` before `as_of`."""
+    age = np.maximum(as_of - at, 0) / DAY
+    return np.asarray(np.exp2(-age / half_life_days))
+
+
+def of_actions(events: Events, actions: Iterable[Action]) -> Events:
+    """The events of these kinds; people keep their rows."""
+    return events.select(np.isin(events.action, [ACTION_CODE[a] for a in actions]))
+
+
+def merged_lines(events: Events) -> Events:
+    """One event per (person, item, time): the lines of one item inside a basket count once, quantities added."""
+    user = events.user
+    if not len(events):
+        return events
+    first = np.ones(len(events), bool)
+    first[1:] = (np.diff(user) != 0) | (np.diff(events.item) != 0) | (np.diff(events.at) != 0)
+    total = np.add.reduceat(events.quantity, np.flatnonzero(first)).astype(np.float32)
+    return replace(events.select(first), quantity=total)
+
+
+def within_limits(events: Events, settings: CollaborativeSettings) -> Events:
+    """What of each person's events counts for the crowd: so many a day, and so many a day of one action on one item.
+
+    The earliest of a day are kept, all lines of an item at one time count as one, and a day is one of UTC. Whatever is
+    counted or learned over many people goes through here; a person's own history does not.
+    """
+    if not len(events):
+        return events
+    day = events.at // DAY
+    begins = np.ones(len(events), bool)  # a day of a person: their events stand in the order of time
+    begins[1:] = (np.diff(events.user) != 0) | (np.diff(day) != 0)
+    key = (np.cumsum(begins) * (int(events.item.max()) + 1) + events.item) * len(ACTION_CODE) + events.action
+    order = np.argsort(key, kind="stable")
+    changes = np.ones(len(events), bool)
+    changes[1:] = np.diff(key[order]) != 0
+    later = changes.copy()  # further lines of one item at one time are no further event
+    later[1:] |= np.diff(events.at[order]) != 0
+    fit, is_event = np.zeros(len(events), bool), np.zeros(len(events), bool)
+    is_event[order] = later
+    fit[order] = _ordinal(later, changes) < settings.person_item_day_events
+    is_event &= fit
+    return events.select(fit & (_ordinal(is_event, begins) < settings.person_day_events))
+
+
+def _ordinal(counts: NDArray[np.bool_], begins: NDArray[np.bool_]) -> Ints:
+    """Number of each row's event in its group, (n,): how many of `counts` stand in it up to the row, less 1; begins:
+    the first row of each group."""
+    running = np.cumsum(counts)
+    first = np.flatnonzero(begins)
+    before: Ints = running[first] - counts[first]
+    return np.asarray(running - np.repeat(before, np.diff(np.append(first, len(begins)))) - 1)
+
+
+def merge(earlier: Events, later: Events) -> Events:
+    """The events of the same users from two parts, each user's in the order of time."""
+    changed, n = np.flatnonzero(np.diff(later.indptr)), len(earlier.indptr) - 1
+    before, after = earlier.rows(changed), later.rows(changed)  # nobody else's events are sorted again
+    columns = [np.concatenate(column) for column in zip(before.columns(), after.columns(), strict=True)]
+    item, at, *_ = columns
+    order = np.lexsort((item, at, np.concatenate([before.user, after.user])))
+    merged = Events(before.indptr + after.indptr, *(column[order] for column in columns))
+    rows = np.arange(n)
+    rows[changed] = n + np.arange(len(changed))
+    return Events.concat([earlier, merged]).rows(rows)
+
+
+def visits(events: Events) -> tuple[Ints, Ints]:
+    """Ordinal of each event's shopping trip (distinct time) within its person, and trips per person.
+
+    Shapes (n,) and (n_users,). Events stand in time order within a person, as `Events` promises.
+    """
+    is_new = np.ones(len(events), bool)
+    is_new[1:] = (np.diff(events.user) != 0) | (np.diff(events.at) != 0)
+    running = np.concatenate([[0], np.cumsum(is_new)])
+    ordinal = running[1:] - 1 - running[events.indptr[:-1]][events.user]
+    return ordinal.astype(np.int64), (running[events.indptr[1:]] - running[events.indptr[:-1]]).astype(np.int64)
+
+
+DENSE_KEYS = 8
+"""A table of all keys that could occur is faster than sorting those that do, up to so many for each event."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Events grouped by (person, key). `keys` int64 ascending: person * n_keys + key; `group`: row of each event."""
+
+    keys: Ints
+    group: Ints
+    n_keys: int
+
+    @classmethod
+    def of(cls, user: NDArray[np.integer], key: NDArray[np.integer], n_keys: int) -> Tally:
+        row = user.astype(np.int64) * n_keys + key
+        n_rows = int(row.max(initial=-1)) + 1
+        if n_rows > DENSE_KEYS * len(row) or (len(row) and row.min() < 0):
+            keys, group = np.unique(row, return_inverse=True)
+            return cls(keys, group.astype(np.int64), n_keys)
+        occurs = np.zeros(n_rows, bool)
+        occurs[row] = True
+        return cls(np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[row], n_keys)
+
+    @cached_property
+    def user(self) -> Ints:
+        return self.keys // self.n_keys
+
+    @cached_property
+    def key(self) -> Ints:
+        return self.keys % self.n_keys
+
+    @cached_property
+    def _n_rows(self) -> int:
+        """One more than the largest key."""
+        return int(self.keys[-1]) + 1 if len(self.keys) else 0
+
+    @cached_property
+    def _position(self) -> Ints:
+        """Row of each key up to the largest, and last of none; `len(keys)` where it does not occur."""
+        position = np.full(self._n_rows + 1, len(self.keys))
+        position[self.keys] = np.arange(len(self.keys))
+        return position
+
+    def total(self, weight: NDArray[Any] | None = None) -> Floats:
+        """Sum of `weight` (n_events,), or the number of events, per group."""
+        return np.bincount(self.group, weight, minlength=len(self.keys)).astype(np.float32)
+
+    def largest(self, value: NDArray[Any]) -> NDArray[Any]:
+        maxima = np.full(len(self.keys), np.iinfo(np.int64).min)
+        np.maximum.at(maxima, self.group, value)
+        return maxima
+
+    def smallest(self, value: NDArray[Any]) -> NDArray[Any]:
+        return -self.largest(-value)
+
+    def find(self, user: NDArray[np.integer], key: NDArray[np.integer]) -> Ints:
+        """Row of each (person, key) pair; `len(keys)`, where `padded` has its default, when it does not occur."""
+        sought = user.astype(np.int64) * self.n_keys + key
+        if self._n_rows <= DENSE_KEYS * min(len(sought), len(self.group)):
+            in_table = (sought >= 0) & (sought < self._n_rows) & (key >= 0)
+            return np.asarray(self._position[np.where(in_table, sought, self._n_rows)])
+        position = np.searchsorted(self.keys, sought)
+        safe = np.minimum(position, max(len(self.keys) - 1, 0))
+        occurs = (self.keys[safe] == sought) & (key >= 0) if len(self.keys) else np.zeros(len(sought), bool)
+        return np.where(occurs, position, len(self.keys)).astype(np.int64)
+
+
+def distinct(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Each number once, ascending. `np.unique` hashes whole numbers, which takes ten times as long for few of them."""
+    ordered = np.sort(numbers)
+    is_first = np.ones(len(ordered), bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return np.asarray(ordered[is_first])
+
+
+def padded(column: NDArray[Any], default: float) -> Floats:
+    """A tally's column with the default of absent pairs appended, for indexing by `Tally.find`."""
+    return np.append(column, default).astype(np.float32)
+
+
+def matrix(events: Events, n_items: int, weight: NDArray[np.float64]) -> Any:
+    """Sparse float32 (n_users, n_items): summed `weight` of each person's events on each item."""
+    from scipy.sparse import csr_matrix
+
+    shape = (len(events.indptr) - 1, n_items)
+    rows = csr_matrix((weight.astype(np.float32), events.item.copy(), events.indptr), shape=shape)
+    rows.sum_duplicates()
+    return rows
+
+
+def unit(rows: NDArray[Any]) -> Floats:
+    """Rows scaled to length 1; a row of zeros stays zeros."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, 1e-12) * (length > 1e-9), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class UserVectors:
+    """The parts of User = Emb(I) + Emb(B) + Emb(H), each (n, dim) of unit or zero rows, and their unit sum."""
+
+    basics: Floats
+    purchases: Floats
+    browsing: Floats
+    user: Floats
+
+
+def user_parts(
+    item_vectors: Floats, histories: Events, as_of: int, basics: Floats | None = None, half_life_days: float = 60.0
+) -> UserVectors:
+    """Vectors of people in the items' space.
+
+    Emb(B) is the unit-length sum of the bought items' vectors, weighted by decayed counts, and Emb(H) the same over
+    browsed items: each history line's text is the item's own, so taking a line away is exact. `basics`: (n, dim) unit
+    or zero rows, or None.
+    """
+    n, dim = len(histories.indptr) - 1, item_vectors.shape[1]
+
+    def part(actions: Iterable[Action]) -> Floats:
+        e = merged_lines(of_actions(histories, actions))
+        return unit(matrix(e, len(item_vectors), decay(e.at, as_of, half_life_days)) @ item_vectors)
+
+    stated = np.zeros((n, dim), np.float32) if basics is None else np.asarray(basics, np.float32)
+    bought, browsed = part((Action.PURCHASE,)), part(BROWSING)
+    return UserVectors(stated, bought, browsed, unit(stated + bought + browsed))
+
+
+def user_vectors(item_vectors: Floats, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
+    """Unit User vectors (n, dim); a zero row for a person of whom nothing is known. See `user_parts`."""
+    return user_parts(item_vectors, histories, as_of, basics).user

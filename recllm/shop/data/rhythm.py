@@ -1,0 +1,84 @@
+"""When people shop, and who is due or has lapsed by their own rhythm.
+
+day     24 hours, counted back from the time that is asked about: 0 is the last of them.
+gap     days between two neighbouring days with a purchase; a person's usual gap is the median of theirs.
+due     the usual gap ends within the next days.
+lapsed  several usual gaps have passed, and so many days at least.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.shop.data.dataset import DAY
+from recllm.shop.data.interactions import distinct
+
+MAX_DAYS = 1 << 20
+"""More than there are in any log: a person and a day in one number."""
+
+Days = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ShoppingDays:
+    """Each day with a purchase once, people in runs, oldest first."""
+
+    n_users: int
+    user: NDArray[np.int64]
+    """(n_days,), person of each day."""
+    age: NDArray[np.int64]
+    """(n_days,), whole days ago."""
+
+    @classmethod
+    def of(cls, user: NDArray[np.integer], at: NDArray[np.integer], n_users: int, as_of: int) -> ShoppingDays:
+        """Of purchases before `as_of`, in any order. user: (n,), rows; at: (n,), epoch seconds."""
+        age = (as_of - 1 - at.astype(np.int64)) // DAY
+        days = distinct(user.astype(np.int64) * MAX_DAYS + MAX_DAYS - 1 - age)
+        return cls(n_users, days // MAX_DAYS, MAX_DAYS - 1 - days % MAX_DAYS)
+
+    @cached_property
+    def gaps(self) -> tuple[NDArray[np.int64], Days]:
+        """Person and days of each gap, oldest first within a person."""
+        follows = np.diff(self.user) == 0
+        return self.user[1:][follows], -np.diff(self.age)[follows].astype(np.float64)
+
+    def of_gaps(self, *statistics: str) -> dict[str, Days]:
+        """Statistics of each person's gaps by name (`polars.Expr`), (n_users,); NaN without a gap."""
+        owner, gap = self.gaps
+        aggregates = [getattr(pl.col("gap"), name)().cast(pl.Float64).alias(name) for name in statistics]
+        frame = pl.DataFrame({"owner": owner, "gap": gap}).group_by("owner").agg(aggregates)
+        columns = {name: np.full(self.n_users, np.nan) for name in statistics}
+        for name, column in columns.items():
+            column[frame["owner"].to_numpy()] = frame[name].fill_null(np.nan).to_numpy()
+        return columns
+
+    @cached_property
+    def usual_gap(self) -> Days:
+        """(n_users,), NaN for a person with one day or none."""
+        return self.of_gaps("median")["median"]
+
+    @cached_property
+    def since(self) -> Days:
+        """Days since each person's last day, (n_users,), infinite without one."""
+        since = np.full(self.n_users, np.inf)
+        since[self.user] = self.age  # the last of a run is written last
+        return since
+
+    @cached_property
+    def n_days(self) -> NDArray[np.int64]:
+        """(n_users,)"""
+        return np.bincount(self.user, minlength=self.n_users)
+
+    def due(self, within_days: float) -> NDArray[np.bool_]:
+        """Whose usual gap ends within the next days, (n_users,)."""
+        left = self.usual_gap - self.since
+        return (left >= 0) & (left <= within_days)
+
+    def lapsed(self, gaps: float, days: float) -> NDArray[np.bool_]:
+        """For whom so many usual gaps, and so many days at least, have passed, (n_users,)."""
+        return (self.since >= gaps * self.usual_gap) & (self.since >= days)

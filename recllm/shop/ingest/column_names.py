@@ -1,0 +1,106 @@
+"""Names of columns: what each table understands, under which other names, and what it must not take in."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from itertools import chain
+
+from recllm.base.schema import Table
+
+REQUIRED: Mapping[Table, tuple[str, ...]] = {
+    Table.EVENTS: ("user_id", "item_id", "timestamp"),
+    Table.ITEMS: ("item_id", "title"),
+    Table.USERS: ("user_id",),
+    Table.CONSENT: ("user_id", "purpose", "granted", "timestamp"),
+}
+"""The columns that a table cannot do without."""
+
+FIELDS: Mapping[Table, tuple[str, ...]] = {
+    **REQUIRED,
+    Table.EVENTS: (
+        *REQUIRED[Table.EVENTS], "order", "event_id", "event", "quantity", "price", "currency", "basket_id", "value",
+        "request_id", "position", "model_version",
+    ),
+    Table.ITEMS: (
+        *REQUIRED[Table.ITEMS], "category", "brand", "description", "price", "currency", "available", "attributes",
+        "available_until",
+    ),
+}  # fmt: skip
+"""All columns of each table."""
+
+_TABLE = tomllib.loads((resources.files("recllm.shop.ingest") / "column_names.toml").read_text(encoding="utf-8"))
+ALIASES: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["aliases"].items()}
+OUTSIDE_SHOPS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["outside_shops"].items()}
+"""Names of media, news and education. They count where no name of `ALIASES` is there: a bookshop's file has a category
+and a genre, a brand and a publisher."""
+BASICS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["basics"].items()}
+"""Plain facts of a person that are kept without a map, under these names."""
+SPECIAL_CATEGORIES: tuple[str, ...] = tuple(_TABLE["special_categories"])
+"""Columns about a person that the law protects specially. They are refused unless the map declares them."""
+
+
+def instead_of_times(fills: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Field -> column of a log, where "order" and "timestamp", or "basket_id", could be meant by the same file.
+
+    A column named order beside times is the number of an order, as shops write it; without times it is the step of each
+    person's history, and no basket.
+    """
+    settled = dict(fills)
+    if settled.get("timestamp") is not None:
+        settled["order"] = None
+    elif settled.get("order") is not None and settled.get("basket_id") == settled["order"]:
+        settled["basket_id"] = None
+    return settled
+
+
+def is_required(field: str, table: Table, fills: Mapping[str, str | None]) -> bool:
+    """Whether a load needs the field, given the columns of the others: a log that says the order needs no time."""
+    return field in REQUIRED[table] and not (field == "timestamp" and fills.get("order") is not None)
+
+
+def normal(name: str) -> str:
+    """A column name without case, width, spaces and punctuation: "User Id", "user_id" and "ＵＳＥＲ-ID" are equal."""
+    return re.sub(r"[\s_\-./#:()\[\]'\"]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def is_special(name: str) -> bool:
+    return normal(name) in _SPECIAL
+
+
+def candidates(field: str) -> frozenset[str]:
+    """The normalised names under which a field or basic is understood, its own included."""
+    return frozenset(normal(n) for n in (field, *ALIASES.get(field, ()), *BASICS.get(field, ())))
+
+
+def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
+    """The columns that are called like a field: as a shop calls it, or else as others do. Keys are normalised."""
+    for names in (candidates(field), _outside_shops(field)):
+        if columns := [column for name, column in by_normal.items() if name in names]:
+            return columns
+    return []
+
+
+def _outside_shops(field: str) -> frozenset[str]:
+    return frozenset(normal(n) for n in OUTSIDE_SHOPS.get(field, ()))
+
+
+def known_count(names: Iterable[str]) -> int:
+    """How many of these header names mean something to some table."""
+    return sum(normal(name) in _KNOWN for name in names)
+
+
+def nearest(field: str, columns: Iterable[str]) -> list[str]:
+    """Up to three columns that may have been meant."""
+    by_normal = {normal(column): column for column in columns}
+    names = sorted(candidates(field) | _outside_shops(field), key=lambda name: name != normal(field))
+    close = chain.from_iterable(difflib.get_close_matches(name, by_normal, n=3, cutoff=0.6) for name in names)
+    return [by_normal[name] for name in dict.fromkeys(close)][:3]
+
+
+_SPECIAL = frozenset(normal(n) for n in SPECIAL_CATEGORIES)
+_KNOWN = frozenset(n for field in (*ALIASES, *BASICS) for n in candidates(field) | _outside_shops(field))

@@ -1,0 +1,477 @@
+"""What is settled about a file before its rows are read: which column fills which field, and how values are written.
+
+Only as much of the file is read as the questions need; what later rows contradict is found again when they are parsed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from dataclasses import field as _field
+from itertools import chain, takewhile
+from typing import TypeVar
+
+import polars as pl
+
+from recllm.base.errors import IngestError
+from recllm.base.schema import Table
+from recllm.shop.data.order import STEP_HINT, whole_numbers
+from recllm.shop.ingest.column_names import BASICS, FIELDS, REQUIRED, candidates, is_special, named_so, nearest, normal
+from recllm.shop.ingest.options import (
+    ColumnMap,
+    ColumnPath,
+    IngestOptions,
+    JoinedColumns,
+    LineTotal,
+    RowRule,
+    WrittenPath,
+)
+from recllm.shop.ingest.parse.numbers import Decimal, DecimalEvidence, currencies, distinct_currencies
+from recllm.shop.ingest.parse.times import TimeEvidence, TimeFormat, check_zone, declared_format
+from recllm.shop.ingest.read.records import RecordReader
+
+_Rule = TypeVar("_Rule", bound=RowRule)
+
+LINE_TOTAL = "(line total)"
+"""Name of the helper field that holds a line total until the unit price is known."""
+FLOAT_ID = r"^\d+\.0$"
+
+_ID_FIELDS = ("user_id", "item_id", "event_id", "basket_id", "request_id")
+_MONEY_FIELDS = ("price", LINE_TOTAL)
+_NUMBER_FIELDS = ("quantity", "value", *_MONEY_FIELDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSchema:
+    """Where each field of the table comes from, and how the file writes values. Column names are the file's own."""
+
+    table: Table
+    columns: Mapping[str, str]
+    """Fields that are one column as it is."""
+    column_map: ColumnMap
+    """The map, with names of columns as this file writes them."""
+    basics: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+    """Columns that fill nothing."""
+    n_aliases: int = 0
+    """Columns understood under another name."""
+    decimal: Decimal = "."
+    times: TimeFormat | None = None
+    """None where the table has no times."""
+    by_order: bool = False
+    """The log says the order of each person's events and no times; see `recllm.shop.data.order`."""
+    float_ids: frozenset[str] = frozenset()
+    """Fields whose ids all end in ".0"."""
+    currency: str | None = None
+    """The money that prices are in: as said, the shop's own (events), or what the file names most."""
+    is_foreign: bool = False
+    """Whether the signs beside the prices of events name another currency than `currency`."""
+
+    def column_of(self, field: str) -> str:
+        """How the file calls a field, for messages and the quarantine."""
+        return self.columns.get(field, field)
+
+    def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The table's fields as text, one row per row of `frame`; fields that nothing fills are left out."""
+        columns = [pl.col(column).alias(field) for field, column in self.columns.items()]
+        built = self.column_map
+        columns += [pl.lit(text, dtype=pl.String).alias(field) for field, text in built.constants.items()]
+        columns += [_joined(join).alias(field) for field, join in built.joins.items()]
+        columns += [pl.col(total.total).alias(LINE_TOTAL) for total in built.totals.values()]
+        fields = frame.select(columns)
+        for name, default in built.defaults.items():
+            cell = pl.col(name).str.strip_chars() if name in fields.columns else pl.lit(None, pl.String)
+            fields = fields.with_columns(pl.when(cell != "").then(cell).otherwise(pl.lit(default)).alias(name))
+        for name, meanings in built.values.items():
+            if name in fields.columns:
+                key = pl.col(name).str.strip_chars().str.to_lowercase()
+                meaning = key.replace_strict(
+                    list(meanings), list(meanings.values()), default=None, return_dtype=pl.String
+                )
+                fields = fields.with_columns(pl.coalesce(meaning, pl.col(name)).alias(name))
+        texts = [_paths(frame, field, names) for field, names in built.paths.items()]
+        if built.attributes:
+            texts.append(_json_objects(frame, built.attributes, "attributes"))
+        if self.table is Table.USERS:
+            texts.append(_json_objects(frame, self.basics, "basics"))
+        return fields.with_columns(texts) if texts else fields
+
+
+class _Header:
+    """Finds columns by their normalised name."""
+
+    def __init__(self, columns: tuple[str, ...], file: str) -> None:
+        self.columns = columns
+        self.file = file
+        self.used: set[str] = set()
+        """The columns that fill something."""
+        self.n_aliases = 0
+        """Columns understood under another name."""
+        self.by_normal: dict[str, str] = {}
+        for column in columns:
+            twin = self.by_normal.setdefault(normal(column), column)
+            if twin != column:
+                raise IngestError("E_DUP_COLUMN", f"{file}: {twin!r} and {column!r} are the same name; remove one")
+
+    def find(self, name: str) -> str | None:
+        return self.by_normal.get(normal(name))
+
+    def require(self, name: str, field: str) -> str:
+        column = self.find(name)
+        if column is None:
+            raise self.missing(name, field)
+        self.used.add(column)
+        return column
+
+    def require_all(self, names: Iterable[str], field: str) -> tuple[str, ...]:
+        return tuple(self.require(name, field) for name in names)
+
+    def missing(self, name: str, field: str) -> IngestError:
+        close = nearest(field, self.columns)
+        hint = f"; did you mean {' or '.join(close)}? Say so with --map" if close else "; say which it is with --map"
+        if field == "timestamp":
+            hint += ". A log that knows only an order needs a column order instead: the number of each step of a person"
+        return IngestError(
+            "E_MISSING_COLUMN", f"{self.file}: no column {name}; found {', '.join(self.columns[:30])}{hint}"
+        )
+
+    def by_alias(self, field: str) -> str | None:
+        """The column with the field's own name if there is one, else the only one with another name of it."""
+        exact = self.find(field)
+        if exact is not None:
+            return exact
+        columns = named_so(field, self.by_normal)
+        if len(columns) > 1:
+            raise IngestError(
+                "E_DUP_COLUMN", f"{self.file}: {' and '.join(columns)} could both be {field}; say which with --map"
+            )
+        return columns[0] if columns else None
+
+
+def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap, file: str) -> FileSchema:
+    """Raises `IngestError` for missing, doubled and special-category columns, or a map for another table."""
+    if column_map.table not in {None, table}:
+        raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
+    header = _Header(columns, file)
+    if column_map.optional:
+        column_map = _without_missing(header, table, column_map)
+    plain = _plain_columns(header, table, column_map)
+    joins, totals = {}, {}
+    for field, join in column_map.joins.items():
+        names = {part: header.require_all(getattr(join, part), field) for part in ("columns", "otherwise", "instead")}
+        joins[field] = join.model_copy(update=names)
+    for field, total in column_map.totals.items():
+        per = header.require(total.per, "quantity")
+        totals[field] = LineTotal(total=header.require(total.total, field), per=per)
+    resolved = {
+        "joins": joins,
+        "totals": totals,
+        "paths": {field: _path_columns(header, path, field) for field, path in column_map.paths.items()},
+        "attributes": {name: header.require(column, name) for name, column in column_map.attributes.items()},
+    }
+    basics = _basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
+    resolved["reject"] = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.reject)
+    resolved["returns"] = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.returns)
+    return FileSchema(
+        table=table,
+        columns=plain,
+        column_map=column_map.model_copy(update=resolved),
+        basics=basics,
+        ignored=tuple(column for column in columns if column not in header.used),
+        n_aliases=header.n_aliases,
+    )
+
+
+def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> ColumnMap:
+    """The map without what the file has no column for, save what the table has to have."""
+
+    def present(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if header.find(name) is not None)
+
+    def has_columns(rule: RowRule) -> bool:
+        return all(header.find(name) is not None for name in (rule.column, rule.equals) if name is not None)
+
+    joins = {}
+    for field, join in column_map.joins.items():
+        columns, otherwise, instead = (present(names) for names in (join.columns, join.otherwise, join.instead))
+        if not columns:  # what stands in for the first leads
+            columns, otherwise = otherwise[:1], otherwise[1:]
+        if not columns:
+            columns, instead = instead[:1], instead[1:]
+        if columns:
+            joins[field] = join.model_copy(update={"columns": columns, "otherwise": otherwise, "instead": instead})
+        elif field in REQUIRED[table]:
+            raise header.missing(" or ".join((*join.columns, *join.otherwise, *join.instead)), field)
+    needed = {*REQUIRED[table]} - {*column_map.defaults}
+    return column_map.model_copy(
+        update={
+            "columns": {f: names for f, names in column_map.columns.items() if present(names) or f in needed},
+            "joins": joins,
+            "totals": {f: t for f, t in column_map.totals.items() if len(present((t.total, t.per))) == 2},
+            "paths": {
+                f: path if isinstance(path, WrittenPath) else present(path)
+                for f, path in column_map.paths.items()
+                if present([path.column] if isinstance(path, WrittenPath) else path)
+            },
+            "attributes": {name: c for name, c in column_map.attributes.items() if present([c])},
+            "basics": {name: names for name, names in column_map.basics.items() if present(names)},
+            **{
+                part: tuple(
+                    rule.model_copy(update={"unless": present(rule.unless)})
+                    for rule in getattr(column_map, part)
+                    if has_columns(rule)
+                )
+                for part in ("reject", "returns")
+            },
+        }
+    )
+
+
+def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
+    """The fields that are one column as it is."""
+    plain: dict[str, str] = {}
+    for field in FIELDS[table]:
+        if field in column_map.built_fields:
+            continue
+        if field == "order" and "order" not in column_map.columns and "timestamp" in {*plain, *column_map.built_fields}:
+            continue  # beside times it is the number of an order
+        names = column_map.columns.get(field, ())
+        column = next((c for name in names if (c := header.find(name)) is not None), None)
+        if column is None:
+            column = header.by_alias(field)
+            if field == "basket_id" and "order" in plain and column == plain["order"]:
+                continue  # without times it is the step of a person
+            header.n_aliases += column is not None and column != field
+        if column is not None:
+            plain[field] = column
+        elif field == "timestamp" and table is Table.EVENTS and not names and _order_column(header, column_map):
+            continue
+        elif field not in column_map.defaults and (names or field in REQUIRED[table]):
+            raise header.missing(" or ".join(names) or field, field)
+    if "order" in plain and "timestamp" in {*plain, *column_map.built_fields, *column_map.defaults}:
+        raise IngestError(
+            "E_ORDER_LOG",
+            f"{header.file}: {plain['order']} is to be the order, and {plain.get('timestamp', 'the map')} says times; "
+            "a log is read by one of them: leave the order out of the map where the times are real, or else the times",
+        )
+    doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
+    if doubled and not column_map.columns:
+        raise IngestError("E_DUP_COLUMN", f"{header.file}: {doubled[0]!r} could mean two fields; say which with --map")
+    header.used.update(plain.values())
+    return plain
+
+
+def _order_column(header: _Header, column_map: ColumnMap) -> bool:
+    return "order" in column_map.columns or "order" in column_map.built_fields or header.by_alias("order") is not None
+
+
+def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str, str]:
+    """Basics and their columns; what fills a field is none."""
+    declared = {normal(name) for name in column_map.special}
+    special = [column for column in header.columns if is_special(column) and normal(column) not in declared]
+    if special:
+        raise IngestError(
+            "E_SPECIAL_CATEGORY",
+            f"{header.file}: {', '.join(special)} holds specially protected personal data; remove the column, or "
+            'declare it in the map (special = ["..."]) when there is a legal basis',
+        )
+    basics = {
+        name: next(filter(None, map(header.find, names)), None)
+        or header.by_alias(name)
+        or header.require(names[0], name)
+        for name, names in column_map.basics.items()
+    }
+    for name in BASICS:
+        column = None if name in basics else header.by_alias(name)
+        if column is not None and column not in plain and column not in basics.values():
+            basics[name] = column
+            header.n_aliases += column != name
+    for name in column_map.special:
+        if (column := header.find(name)) is not None:
+            basics.setdefault(name, column)
+    header.used.update(basics.values())
+    return basics
+
+
+def _with_column(header: _Header, rule: _Rule, column_map: ColumnMap, plain: Mapping[str, str]) -> _Rule:
+    """A rule names its column as the map does; in a file with other names it is the field that the column fills."""
+    column, key = header.find(rule.column), normal(rule.column)
+    if column is None:
+        fields = (field for field, names in column_map.columns.items() if key in {normal(name) for name in names})
+        column = next((plain[field] for field in fields if field in plain), None)
+    if column is None:
+        fields = (field for field in chain.from_iterable(FIELDS.values()) if key in candidates(field))
+        column = next((c for field in fields if (c := header.by_alias(field)) is not None), None)
+    if column is None:
+        raise header.missing(rule.column, rule.column)
+    header.used.add(column)
+    equals = None if rule.equals is None else header.require(rule.equals, rule.column)
+    unless = header.require_all(rule.unless, rule.column)
+    return rule.model_copy(update={"column": column, "equals": equals, "unless": unless})
+
+
+def _path_columns(header: _Header, path: ColumnPath, field: str) -> ColumnPath:
+    """The path with names of columns as the file writes them."""
+    if isinstance(path, WrittenPath):
+        return path.model_copy(update={"column": header.require(path.column, field)})
+    return header.require_all(path, field)
+
+
+def _joined(join: JoinedColumns) -> pl.Expr:
+    names = (*join.columns, *join.otherwise, *join.instead)
+    stripped = {column: pl.col(column).str.strip_chars() for column in names}
+    filled = {column: pl.when(text != "").then(text) for column, text in stripped.items()}
+    first, *following = join.columns
+    lead = pl.coalesce([filled[column] for column in (first, *join.otherwise)])
+    joined = pl.concat_str([lead, *(filled[c] for c in following)], separator=join.separator, ignore_nulls=True)
+    return pl.coalesce([*(filled[c] for c in join.instead), joined])
+
+
+def _paths(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
+    """JSON lists from the widest name on; of several columns each ends at its first empty one, since a gap would shift
+    what follows."""
+    columns = (path.column,) if isinstance(path, WrittenPath) else path
+    rows = frame.select(pl.col(column).str.strip_chars() for column in columns).rows()
+    if isinstance(path, WrittenPath):
+        paths = {row: path.names(row[0] or "") for row in set(rows)}
+    else:
+        paths = {row: list(takewhile(bool, row)) for row in set(rows)}
+    texts = {row: json.dumps(names, ensure_ascii=False) if names else None for row, names in paths.items()}
+    return pl.Series(field, [texts[row] for row in rows], dtype=pl.String)
+
+
+def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -> pl.Series:
+    """A JSON object of each row: the names, in their order, and the texts of their columns; empty ones left out."""
+    names = sorted(columns)
+    if not names:
+        return pl.Series(field, ["{}"] * frame.height, dtype=pl.String)
+    rows = frame.select(pl.col(columns[name]).str.strip_chars().alias(name) for name in names).iter_rows()
+    objects = ({name: text for name, text in zip(names, row, strict=True) if text} for row in rows)
+    return pl.Series(field, [json.dumps(o, ensure_ascii=False) for o in objects], dtype=pl.String)
+
+
+@dataclass(slots=True)
+class _ReadingEvidence:
+    """What the rows so far say about how the file's values are written."""
+
+    times: TimeEvidence | None
+    """None where nothing is to be settled about them; so the decimals."""
+    decimals: DecimalEvidence | None
+    money: Counter[str] = _field(default_factory=Counter)
+    """Currency signs beside prices."""
+    currency_codes: Counter[str] = _field(default_factory=Counter)
+    float_ids: dict[str, bool] = _field(default_factory=dict)
+    """By field: whether all ids end in ".0"."""
+    n_rows: int = 0
+    n_times: int = 0
+    """Rows that say a time."""
+    n_orders: int = 0
+    """Rows whose order is a number."""
+    no_order: str | None = None
+    """The first that is none."""
+
+    def add(self, fields: pl.DataFrame) -> None:
+        self.n_rows += fields.height
+        for name in _ID_FIELDS:
+            if name in fields.columns and self.float_ids.get(name) is not False:
+                ids = fields[name].drop_nulls().str.strip_chars()
+                ids = ids.filter(ids != "")
+                if len(ids):
+                    self.float_ids[name] = bool(ids.str.contains(FLOAT_ID).all())
+        if self.times and "timestamp" in fields.columns:
+            self.times.add(fields["timestamp"])
+            self.n_times += int((fields["timestamp"].fill_null("").str.strip_chars() != "").sum())
+        if "order" in fields.columns:
+            numbers = whole_numbers(fields["order"])
+            self.n_orders += len(numbers) - numbers.null_count()
+            if self.no_order is None and numbers.null_count():
+                self.no_order = fields["order"].fill_null("").filter(numbers.is_null())[0]
+        for name in _NUMBER_FIELDS:
+            if name in fields.columns and self.decimals:
+                self.decimals.add(fields[name])
+            if name in fields.columns and name in _MONEY_FIELDS:
+                self.money += currencies(fields[name])
+        if "currency" in fields.columns:
+            codes = fields["currency"].drop_nulls().str.strip_chars().str.to_uppercase()
+            self.currency_codes.update(dict(codes.value_counts().iter_rows()))
+
+    def settled(self) -> bool:
+        return (
+            self.n_rows > 0
+            and not any(self.float_ids.values())
+            and all(evidence is None or evidence.settled for evidence in (self.times, self.decimals))
+        )
+
+
+def settle_schema(
+    reader: RecordReader, table: Table, options: IngestOptions, column_map: ColumnMap, file: str
+) -> FileSchema:
+    """`options` already carries what the map says. Raises `IngestError`."""
+    schema = _find_columns(reader.columns, table, column_map, file)
+    check_zone(options.tz)
+    declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
+    decimal = options.decimal or reader.decimal
+    filled = {*schema.columns, *column_map.built_fields, *column_map.defaults}
+    by_order = table is Table.EVENTS and "order" in filled
+    has_numbers = not filled.isdisjoint(("quantity", "price", "value"))
+    evidence = _ReadingEvidence(
+        times=TimeEvidence() if "timestamp" in filled and declared is None else None,
+        decimals=DecimalEvidence() if has_numbers and decimal is None else None,
+    )
+    for chunk in reader.chunks():
+        if chunk.frame.height:
+            evidence.add(schema.fields(chunk.frame))
+        if evidence.settled():
+            break
+    if by_order and evidence.n_rows and not evidence.n_orders:
+        raise IngestError(
+            "E_ORDER_LOG",
+            f"{file}: without a column of times {schema.column_of('order')} has to number the steps of each person, "
+            f"{STEP_HINT}, and holds {evidence.no_order!r}; where it names orders, say so in a map (basket_id = "
+            f'"{schema.column_of("order")}") and add a column of times',
+        )
+    if evidence.times and evidence.n_rows and not evidence.n_times and (column := _column_named(reader, "order")):
+        raise IngestError(
+            "E_ORDER_LOG",
+            f"{file}: {schema.column_of('timestamp')} is empty in every row; leave the column out, and {column} is "
+            "read as the number of each step of a person, which is all that this log knows of time",
+        )
+    times = evidence.times.decide(file, options.date_order, options.tz) if evidence.times else declared
+    if options.ts_format == "epoch" and times and times.kind != "epoch":
+        raise IngestError("E_TIMESTAMP", f"{file}: --read ts_format=epoch, but the times are not epoch numbers")
+    currency = _currency(evidence, table, options, file)
+    signs = {sign for sign in distinct_currencies(evidence.money) if len(sign) == 3}
+    is_said = options.currency is not None or bool(evidence.currency_codes)
+    return replace(
+        schema,
+        is_foreign=table is Table.EVENTS and not is_said and bool(signs) and signs != {currency},
+        decimal=evidence.decimals.decide(file) if evidence.decimals else decimal or ".",
+        times=times,
+        by_order=by_order,
+        float_ids=frozenset(name for name, all_float in evidence.float_ids.items() if all_float),
+        currency=currency,
+    )
+
+
+def _column_named(reader: RecordReader, name: str) -> str | None:
+    return next((column for column in reader.columns if normal(column) == normal(name)), None)
+
+
+def _currency(evidence: _ReadingEvidence, table: Table, options: IngestOptions, file: str) -> str | None:
+    signs = distinct_currencies(evidence.money)
+    if len(signs) > 1 and not evidence.currency_codes:
+        raise IngestError(
+            "E_MIXED_CURRENCY",
+            f"{file}: prices in {' and '.join(sorted(signs))} and no currency column; add one, or split the file",
+        )
+    if options.currency:
+        return options.currency.upper()
+    if codes := evidence.currency_codes:
+        # of equally common ones the first by name, so that equal files are read alike
+        commonest: str | None = min(codes, key=lambda code: (-codes[code], code))
+    else:
+        commonest = next((sign for sign in signs if len(sign) == 3), None)
+    shop = options.shop_currency.upper() if options.shop_currency else None
+    return (shop or commonest) if table is Table.EVENTS else (commonest or shop)

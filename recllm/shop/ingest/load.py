@@ -1,0 +1,462 @@
+"""One load from file to store: the file stage, the row stage, and the account of both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import polars as pl
+
+from recllm.base.errors import IngestError, StoreError, UsageError
+from recllm.base.files import PRIVATE, sweep_drafts, whole_file
+from recllm.base.policy import Policy
+from recllm.base.schema import IngestReport, Table
+from recllm.shop.ingest.column_names import REQUIRED, normal
+from recllm.shop.ingest.file_schema import FileSchema, settle_schema
+from recllm.shop.ingest.options import ColumnMap, IngestOptions
+from recllm.shop.ingest.parse.batch import FieldBatch, LoadState, MostCommon, PseudonymCache, StepTable
+from recllm.shop.ingest.read.delimited import open_delimited
+from recllm.shop.ingest.read.jsonl import open_jsonl
+from recllm.shop.ingest.read.parquet import open_parquet
+from recllm.shop.ingest.read.records import BadRecord, Chunk, RecordReader, read_blocks
+from recllm.shop.ingest.read.source import FileKind, SourceFile, find_decoding, probe
+from recllm.shop.ingest.read.workbook import open_workbook
+from recllm.shop.ingest.rearrange import rearranged, with_composed
+from recllm.shop.ingest.record import with_event_keys
+from recllm.shop.ingest.tables import BUILDERS, DENIED, GRANTED, yes_or_no
+from recllm.shop.store.database import Store
+from recllm.shop.store.tables import OrderLog
+from recllm.shop.store.writers import Load
+from recllm.shop.workspace.privacy import Pseudonymiser
+from recllm.text.personal_data import scrub
+
+HEAD_ROWS = 1_000  # at the beginning of a load, which may refuse it at once
+HEAD_LIMIT = 0.5  # share of bad ones among them from which on it is the wrong file or map
+HEAVY_USER_SHARE = 0.3  # of a load's events: a user with more is reported
+
+_log = logging.getLogger(__name__)
+
+_ERASED = "E_ERASED_SUBJECT"
+"""Rows of people who were erased: of such a row only its number is kept."""
+_LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
+"""Codes of rows that are no mistake of the file's: they do not count towards the reject limit."""
+_FEW_TITLES, _OTHER_TITLES = 5, 0.2
+"""So many items, and such a share of those that were known, under whose id a file has another thing: it is another
+shop's."""
+_FORMULA_TEXT = r'^="(.*)"$'
+_QUOTED_NUMBER = r"^['\x60](\d.*)$"
+"""How exports tell a spreadsheet that a cell with digits is text."""
+
+
+def ingest_file(
+    path: str | Path,
+    table: Table | str,
+    *,
+    store: Store | None,
+    pseudonymiser: Pseudonymiser,
+    policy: Policy,
+    mapping: ColumnMap | None = None,
+    options: IngestOptions | None = None,
+    quarantine_dir: str | Path | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> IngestReport:
+    """Load one file into one table, as a whole or not at all.
+
+    A bad row goes to `quarantine_dir`/<load_id>.jsonl with its line, code and message. With `dry_run` everything is
+    done and counted in the same way and the store stays as it was; then `store` may be None. A file with a header and
+    no rows gives a report with read == 0 and W_NO_ROWS. `progress` is called with the number of rows read so far.
+
+    Raises `IngestError` when the file or the load is refused (then nothing of it is kept; for E_REJECT_LIMIT the
+    quarantine file stays and is named), `StoreError` when the store cannot take it.
+    """
+    if store is None and not dry_run:
+        raise UsageError("ingest needs a store; without one only dry_run is possible")
+    started = time.monotonic()
+    table = Table(table)
+    column_map = mapping or ColumnMap()
+    # what the caller said, else what the map says, else the shop's own; the map's encoding is only a hint
+    of_map = column_map.read.model_dump(exclude={"encoding"}, exclude_none=True)
+    of_caller = (options or IngestOptions()).model_dump(exclude_none=True)
+    options = IngestOptions(**{**of_map, **of_caller})
+    options = options.model_copy(update={"tz": options.tz or options.shop_tz or options.likely_tz})
+    source = probe(path, policy)
+    reader = rearranged(open_records(source, options, column_map), column_map, source.path.name)
+    reader = with_composed(prepared(reader, column_map, source.path.name), column_map, source.path.name)
+    schema = settle_schema(reader, table, options, column_map, source.path.name)
+    reader = _refusals(reader, schema) if column_map.only_refusals else reader
+    state = LoadState(
+        file=source.path.name,
+        schema=schema,
+        steps=StepTable.of(reader, schema) if schema.by_order else None,
+        options=options,
+        policy=policy,
+        pseudonyms=PseudonymCache(pseudonymiser),
+        now=options.now or datetime.now(UTC),
+    )
+    load_id = f"{table}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    with ExitStack() as draft, ExitStack() as temporary:
+        is_masked, namespace = policy.mask_quarantine, options.namespace
+        quarantine = _Quarantine(quarantine_dir, load_id, source, draft, namespace=namespace, is_masked=is_masked)
+        merged = MostCommon(REQUIRED[table][0]) if column_map.keep == "most_common" else None
+        known_ids = _known_ids(store, table) if store is not None and column_map.only_new else frozenset()
+        rows = _RowStage(state=state, quarantine=quarantine, reader=reader, merged=merged, known_ids=known_ids)
+        try:
+            if store is None:
+                folder = temporary.enter_context(tempfile.TemporaryDirectory(prefix="recllm-validate-"))
+                store = temporary.enter_context(closing(Store.open(Path(folder) / "empty.sqlite", create=True)))
+            with store.load(table, load_id=load_id, source=state.file, sha256=source.sha256, dry_run=dry_run) as load:
+                if table is Table.EVENTS:
+                    _check_order(load, state, source.sha256)
+                rows.run(load, progress)
+                quarantine_file = quarantine.publish()
+                load.counts({"read": rows.read, "quarantined": rows.codes.total()})
+        except BaseException as error:
+            code = error.code if isinstance(error, IngestError) else type(error).__name__
+            if code != "E_REJECT_LIMIT":
+                quarantine.withdraw()
+            _log.warning("load failed", extra={"load_id": load_id, "table": str(table), "code": code})
+            raise
+    report = rows.report(load_id, quarantine_file, committed=not dry_run)
+    logged = ("load_id", "table", "read", "accepted", "duplicates", "quarantined", "committed", "personal_data")
+    seconds = round(time.monotonic() - started, 3)
+    _log.info("load done", extra={"seconds": seconds, **{name: getattr(report, name) for name in logged}})
+    return report
+
+
+def _check_order(load: Load, state: LoadState, sha256: str) -> None:
+    """A workspace's log has times, or it knows only an order, which one file says as a whole: a person's steps count
+    from the last one, so that what is added later would move those before it. Raises `IngestError` E_ORDER_LOG."""
+    order, steps = load.order_log(), state.steps
+    remedy = "make a workspace of its own for it: recllm init"
+    if steps is None:
+        if order is not None:
+            raise IngestError(
+                "E_ORDER_LOG", f"{state.file} has times, and the log of this workspace knows only an order; {remedy}"
+            )
+    elif order is None:
+        if load.has_events():
+            raise IngestError(
+                "E_ORDER_LOG", f"{state.file} knows only an order, and the log of this workspace has times; {remedy}"
+            )
+        load.keep_order_log(OrderLog(step_seconds=steps.step_days * 86_400, sha256=sha256))
+    elif order.sha256 != sha256:
+        raise IngestError(
+            "E_ORDER_LOG",
+            f"{state.file}: the order of this workspace's log came from another file; put all rows of a log that has "
+            f"no times into one file, and {remedy}",
+        )
+
+
+def _known_ids(store: Store, table: Table) -> frozenset[str]:
+    """Items with a title, people with basics."""
+    with store.read() as reader:
+        if table is Table.ITEMS:
+            items = reader.items()
+            return frozenset(items.filter(pl.col("title").is_not_null())["item_id"])
+        users = reader.users()
+        return frozenset(users.filter(pl.col("basics") != "{}")["user_id"])
+
+
+def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> RecordReader:
+    """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
+    keeps_first = column_map.doubled == "first"
+    if source.kind is FileKind.PARQUET:
+        return open_parquet(source.path, source.policy)
+    if source.kind is FileKind.WORKBOOK:
+        sheet = options.sheet or column_map.read.sheet
+        return open_workbook(source.path, sheet, source.policy, keeps_first=keeps_first)
+    decoding = find_decoding(source, options, column_map)
+    blocks = partial(read_blocks, source, decoding, options.block_bytes)
+    if source.kind is FileKind.JSONL:
+        reader = open_jsonl(blocks, source)
+    else:
+        has_quotes = (options.quotes or column_map.read.quotes) != "off"
+        reader = open_delimited(blocks, source, options.delimiter, has_quotes=has_quotes, keeps_first=keeps_first)
+    return replace(reader, warnings={**reader.warnings, **decoding.warnings})
+
+
+def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
+    """The reader with the cells that the map carries down from the first row of an order, without those that it calls
+    nothing, and without the marks of texts. Raises `IngestError` E_MISSING_COLUMN."""
+    carry, nothing = column_map.carry, list(column_map.nothing)
+    if carry is None and not nothing and not column_map.text_marks:
+        return reader
+    by_normal = {normal(column): column for column in reader.columns}
+    names = [] if carry is None else [carry.by, *carry.columns]
+    missing = [name for name in names if normal(name) not in by_normal]
+    if missing and not column_map.optional:
+        raise IngestError("E_MISSING_COLUMN", f"{file}: no column {missing[0]}; found {', '.join(reader.columns[:30])}")
+    key = by_normal.get(normal(carry.by)) if carry is not None else None
+    carried = [by_normal[normal(name)] for name in names[1:] if normal(name) in by_normal]
+
+    def chunks() -> Iterator[Chunk]:
+        before: pl.DataFrame | None = None
+        for chunk in reader.chunks():
+            frame = chunk.frame
+            if column_map.text_marks:
+                bare = pl.all().str.strip_chars().str.replace(_FORMULA_TEXT, "$1").str.replace(_QUOTED_NUMBER, "$1")
+                frame = frame.with_columns(bare.str.strip_chars())
+            if nothing:
+                frame = frame.with_columns(pl.when(~pl.all().str.strip_chars().is_in(nothing)).then(pl.all()))
+            if key is not None and frame.height:
+                rows = frame if before is None else pl.concat([before, frame])
+                run = (pl.col(key) != pl.col(key).shift(1)).fill_null(True).cum_sum()
+                rows = rows.with_columns(pl.col(column).forward_fill().over(run) for column in carried)
+                before, frame = rows.tail(1), rows.tail(frame.height)
+            yield replace(chunk, frame=frame)
+
+    return replace(reader, chunks=chunks)
+
+
+def _refusals(reader: RecordReader, schema: FileSchema) -> RecordReader:
+    """The rows that do not say yes, without those that the map rejects. Lines that cannot be read are set aside by the
+    other tables of the file."""
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in reader.chunks():
+            is_out = yes_or_no(chunk.frame[schema.columns["granted"]], GRANTED, DENIED).fill_null(False)
+            for rule in schema.column_map.reject:
+                is_out |= rule.holds(chunk.frame)
+            yield replace(chunk.with_rows((~is_out).arg_true().to_numpy(), chunk.frame.filter(~is_out)), bad=())
+
+    return replace(reader, chunks=chunks)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ParsedChunk:
+    chunk: Chunk
+    batch: FieldBatch
+    good: pl.DataFrame
+    """The rows that can be used, as the store takes them."""
+    are_distinct: bool
+    """Whether no two of the load's events can have one key, because none of them has an id of the file's."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _RowStage:
+    """The rows of one load, chunk by chunk, and their counts."""
+
+    state: LoadState
+    quarantine: _Quarantine
+    reader: RecordReader
+    merged: MostCommon | None
+    """Where the good rows gather that become one per id; None where they go to the store as they are."""
+    known_ids: frozenset[str] = frozenset()
+    """Of `merged`, what stays as the store has it."""
+    read: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    n_bad_in_head: int = 0
+    """Bad rows near the top, of those that count towards the reject limit."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Quarantined rows by code."""
+    n_titles: int = 0
+    """Items of the file that were described before."""
+    n_other_titles: int = 0
+    """Of them, those that have a title without a word of the earlier one."""
+
+    def run(self, load: Load, progress: Callable[[int], None] | None) -> None:
+        """Raises `IngestError` E_REJECT_LIMIT as soon as it is clear."""
+        policy, chunks = self.state.policy, iter(self.reader.chunks())
+        with ThreadPoolExecutor(1, "parse") as pool:  # a chunk is parsed while the one before it is written
+            upcoming = pool.submit(self._parsed, chunks)
+            while (parsed := upcoming.result()) is not None:
+                upcoming = pool.submit(self._parsed, chunks)
+                self._write(parsed, load)
+                if progress is not None:
+                    progress(self.read)
+                if self.read >= HEAD_ROWS and self.n_bad_in_head > HEAD_LIMIT * HEAD_ROWS:
+                    raise self._refused(f"{self.n_bad_in_head:,} of the first {HEAD_ROWS:,} rows are bad")
+        if self.merged is not None:
+            rows = self.merged.rows()
+            if self.known_ids:
+                rows = rows.filter(~rows[REQUIRED[self.state.schema.table][0]].is_in(list(self.known_ids)))
+            if rows.height:
+                result = load.write(rows)
+                self.accepted += result.accepted
+                self.codes[_ERASED] += len(result.erased)
+            self.duplicates += self.read - self.codes.total() - self.accepted
+        n_left_out = sum(self.codes[code] for code in _LEFT_OUT)
+        n_meant, n_bad = self.read - n_left_out, self.codes.total() - n_left_out
+        if n_bad > policy.reject_limit * n_meant:
+            limit = f"{policy.reject_limit:.0%}"
+            raise self._refused(f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit}")
+
+    def _parsed(self, chunks: Iterator[Chunk]) -> _ParsedChunk | None:
+        """The next chunk with its good rows as values; None after the last."""
+        chunk = next(chunks, None)
+        if chunk is None:
+            return None
+        schema, notes = self.state.schema, self.state.notes
+        notes["W_BLANK_LINE"] += chunk.blank_lines
+        batch = FieldBatch(chunk, self.state)
+        for rule in schema.column_map.reject:
+            batch.mark("", rule.holds(chunk.frame), "E_MAP_REJECT", rule.reason, column=rule.column)
+        good = BUILDERS[schema.table](batch).filter(batch.good())
+        are_distinct = False
+        if self.merged is None and schema.table is Table.EVENTS:
+            are_distinct = "event_id" not in good.columns or good["event_id"].null_count() == good.height
+            good = with_event_keys(good, self.state.occurrences)
+        return _ParsedChunk(chunk, batch, good, are_distinct)
+
+    def _write(self, parsed: _ParsedChunk, load: Load) -> None:
+        batch, good = parsed.batch, parsed.good
+        if self.merged is not None:
+            self.merged.add(good)
+        elif good.height:
+            if self.state.schema.table is Table.ITEMS:
+                self._compare_titles(good, load)
+            positions = np.flatnonzero(~batch.bad)
+            result = load.write(good, are_distinct=parsed.are_distinct)
+            self.accepted += result.accepted
+            self.duplicates += result.duplicates
+            if result.conflicts:
+                conflicts = np.isin(np.arange(len(batch.bad)), positions[result.conflicts])
+                message = "an event with this id and another content is known already"
+                batch.mark("event_id", conflicts, "E_ID_CONFLICT", message)
+            if result.erased:
+                erased = np.isin(np.arange(len(batch.bad)), positions[result.erased])
+                batch.mark("user_id", erased, _ERASED, "was erased; nothing of the row is kept", keep=False)
+        self._set_aside(parsed.chunk, batch)
+
+    def _compare_titles(self, items: pl.DataFrame, load: Load) -> None:
+        """Counts items whose title has no word in common with the one that is known under their id."""
+        described = load.item_titles(items["item_id"]).rename({"title": "earlier"})
+        words = [pl.col(name).str.to_lowercase().str.extract_all(r"\p{L}{2,}|\p{Han}") for name in ("title", "earlier")]
+        pairs = items.select("item_id", "title").join(described, on="item_id").select(*words)
+        pairs = pairs.filter(pl.all_horizontal(pl.all().list.len() > 0))
+        shared = pairs.select(pl.col("title").list.set_intersection("earlier").list.len()).to_series()
+        self.n_titles += pairs.height
+        self.n_other_titles += int((shared == 0).sum())
+
+    def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
+        """Bad records to the quarantine, in the order of the file."""
+        bad = sorted([*chunk.bad, *batch.errors], key=lambda record: record.line_no)
+        positions = chunk.positions(np.array([record.line_no for record in bad], np.int64))
+        head = HEAD_ROWS + 1
+        for record, position in zip(bad, positions.tolist(), strict=True):
+            record_no = self.reader.header_records + self.read + 1 + position
+            self.quarantine.add(record, record_no)
+            self.codes[record.code] += 1
+            self.n_bad_in_head += record.code not in _LEFT_OUT and record_no <= head
+        self.read += chunk.n_records
+
+    def _refused(self, why: str) -> IngestError:
+        codes = ", ".join(f"{code} {count:,}" for code, count in self.codes.most_common(4))
+        file = self.quarantine.publish()
+        see = f"; see {file}" if file else ""
+        return IngestError("E_REJECT_LIMIT", f"{self.state.file}: {why} ({codes}); nothing of it was kept{see}", file)
+
+    def report(self, load_id: str, quarantine_file: str | None, *, committed: bool) -> IngestReport:
+        state, schema = self.state, self.state.schema
+        notes = state.notes + Counter(self.reader.warnings)
+        notes["W_HEADER_ALIAS"] += schema.n_aliases
+        notes["W_NO_ROWS"] += self.read == 0 and not schema.column_map.only_refusals
+        if self.n_other_titles >= max(_FEW_TITLES, _OTHER_TITLES * self.n_titles):
+            notes["W_OTHER_TITLES"] = self.n_other_titles
+        notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()
+        notes["W_PRICE_OUTLIER"] += state.prices.n_outliers()
+        if schema.table is Table.EVENTS:
+            notes["W_HEAVY_USER"] += state.users.n_heavy(HEAVY_USER_SHARE)
+        return IngestReport(
+            load_id=load_id,
+            table=schema.table,
+            read=self.read,
+            accepted=self.accepted,
+            duplicates=self.duplicates,
+            quarantined=self.codes.total(),
+            warnings={code: n for code, n in sorted(notes.items()) if n},
+            quarantine_file=quarantine_file,
+            ignored_columns=schema.ignored,
+            codes={code: n for code, n in sorted(self.codes.items()) if n},
+            personal_data=dict(sorted(state.personal_data.items())),
+            step_days=None if state.steps is None else state.steps.step_days,
+            committed=committed,
+        )
+
+
+class _Quarantine:
+    """The file of refused rows of one load, for the shop to look at. It holds raw ids: only the owner may read it.
+
+    Lines gather in a hidden draft. The file gets its name when the load is committed, or when it is refused for too
+    many bad rows; otherwise the draft goes away, at the latest with the next load, when its process is gone.
+
+    With `is_masked` the cells and messages of a row have placeholders for the personal data in them: what is wrong with
+    the row can be seen, and it has to be mended in the file that it came from.
+
+    An exception that ends `draft` before `publish` removes the draft. With no folder nothing is written.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        load_id: str,
+        source: SourceFile,
+        draft: ExitStack,
+        *,
+        namespace: str | None = None,
+        is_masked: bool = False,
+    ) -> None:
+        """namespace: of the ids in the file, which stand in it without."""
+        self._is_masked = is_masked
+        self._folder = None if folder is None else Path(folder)
+        self._path = (self._folder or Path()) / f"{load_id}.jsonl"
+        self._source: dict[str, Any] = {"file": source.path.name, "sha256": source.sha256}
+        if namespace is not None:
+            self._source["namespace"] = namespace
+        self._draft = draft
+        self._stream: IO[bytes] | None = None
+        if self._folder is not None:
+            sweep_drafts(self._folder)
+
+    def add(self, record: BadRecord, record_no: int) -> None:
+        """record_no: number of the record in its file, from 1, a header included."""
+        if self._folder is None:
+            return
+        line = self._source | {"line_no": record.line_no, "record_no": record_no} | asdict(record)
+        if self._is_masked:
+            line |= {"raw": scrub(record.raw)[0], "message": scrub(record.message)[0]}
+            line["user"] = None if record.user is None else scrub(record.user)[0]
+            if record.fields is not None:
+                line["fields"] = {name: cell and scrub(cell)[0] for name, cell in record.fields.items()}
+        with self._explained():
+            if self._stream is None:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._stream = self._draft.enter_context(whole_file(self._path, mode=PRIVATE))
+            self._stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+
+    def publish(self) -> str | None:
+        """Give the file its name, durably. Returns its path, None when no row was refused."""
+        if self._stream is None:
+            return None
+        with self._explained():
+            self._draft.close()
+        return str(self._path)
+
+    def withdraw(self) -> None:
+        """Take a published file back: the load that it belongs to did not happen."""
+        if self._folder is not None:
+            self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the quarantine {self._folder} cannot be written: {error.strerror or error}; nothing was kept"
+            ) from error

@@ -1,0 +1,446 @@
+"""The rows of one chunk on their way from text to values, and what the chunks of a load share.
+
+A row that cannot be used is marked with its first error; parsing goes on for the other rows. Ids are opaque: trimmed
+and in NFC, and otherwise exactly what the file says. Texts of products are kept as they are, save for characters that
+cannot be seen; what is odd about them is counted.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import reduce
+from operator import or_
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.errors import IngestError
+from recllm.base.policy import Policy
+from recllm.shop.data.order import (
+    STEP_HINT,
+    days_of_a_step,
+    order_steps,
+    steps_of_people,
+    times_of_steps,
+    whole_numbers,
+)
+from recllm.shop.ingest.file_schema import FLOAT_ID, FileSchema
+from recllm.shop.ingest.options import IngestOptions
+from recllm.shop.ingest.parse.numbers import parse_numbers
+from recllm.shop.ingest.parse.times import FUTURE, NO_OFFSET, OK, ROW_ERRORS, ParsedTimes, parse_times
+from recllm.shop.ingest.read.records import BadRecord, Chunk, RecordReader
+from recllm.shop.ingest.record import Occurrences
+from recllm.shop.workspace.privacy import Pseudonymiser
+from recllm.text.injection import UNSEEN_LETTERS
+from recllm.text.personal_data import find_personal_data, personal_data_hints
+
+MAX_ID_BYTES = 256  # in UTF-8
+
+_CACHED_PEOPLE = 300_000
+_MAX_IDS = 4_000_000
+
+_SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
+NOBODY = frozenset(
+    {"nan", "null", "none", "nil", "n/a", "na", "#n/a", "-", "--", "undefined", "unknown", "(null)", "\\n", "<na>"}
+)
+"""Words that stand for "nobody" in a user column; joined, they would become one monstrous customer."""
+
+_NOT_PLAIN = r"[^!-~]"
+_UNSEEN_IN_ID = rf"[\p{{Cc}}\p{{Cf}}\p{{Zl}}\p{{Zp}}{UNSEEN_LETTERS}]"
+UNSEEN_IN_TEXT = r"[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\n\t\u{200c}\u{200d}]]"
+"""Controls, zero-width, bidi and tag characters; joiners stay, emoji and several scripts need them."""
+_HTML = r"(?i)<\s*/?\s*[a-z!][^>]{0,500}>|&(#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,10});"
+_INSTRUCTION = (
+    r"(?i)(ignore|disregard|forget)\s+(all\s+|any\s+)?(the\s+|your\s+)?(previous|prior|above|earlier)"
+    r"|system\s*prompt|you\s+are\s+now|new\s+instructions?:|<\|\s*(im_start|im_end|system|endoftext)"
+    r"|\[/?INST\]|^\s*(system|assistant)\s*:|忽略(以上|之前|前面|上述)|你现在是|系统提示"
+)
+_FORMULA = r"^[=+\-@\t\r]"
+_SEARCHED_CHARS = 4_000
+"""Of each text, searched for personal data, mark-up and instructions."""
+_HINTED_CHARS = 500
+"""The hints take longer than the search for texts above this length, nearly all of which they match."""
+_ODD = r"[^ !-%'-;=?-~]"
+"""Plain letters, digits and marks; texts of nothing else need no closer look."""
+
+
+class PseudonymCache:
+    """Raw ids met so far and their pseudonyms, in memory only and of a bounded number."""
+
+    def __init__(self, pseudonymiser: Pseudonymiser) -> None:
+        self._pseudonymiser = pseudonymiser
+        self._pairs = pl.DataFrame(schema={"raw": pl.String, "user_id": pl.String})
+
+    def user_ids(self, raw: pl.Series) -> pl.Series:
+        """The pseudonym of each id, null where the id is."""
+        distinct = raw.drop_nulls().unique().to_frame("raw")
+        new = distinct.join(self._pairs, on="raw", how="anti")
+        if new.height + self._pairs.height > _CACHED_PEOPLE:
+            self._pairs, new = self._pairs.clear(), distinct
+        user_ids = pl.Series(self._pseudonymiser.many(new["raw"].to_list()), dtype=pl.String)
+        self._pairs = pl.concat([self._pairs, new.with_columns(user_id=user_ids)])
+        return raw.to_frame("raw").join(self._pairs, on="raw", how="left", maintain_order="left")["user_id"]
+
+    def spellings(self, raw: pl.Series) -> pl.Series:
+        """The ids as they are hashed; those of one person are one."""
+        addresses = raw.filter(raw.str.contains("@", literal=True)).unique().to_list()
+        return raw.replace({text: self._pseudonymiser.spelling(text) for text in addresses}) if addresses else raw
+
+
+class IdTally:
+    """Rows per id, by hash: 20 bytes an id. Above four million ids it stops growing and says nothing more."""
+
+    def __init__(self) -> None:
+        self._ids = pl.DataFrame(schema={"id": pl.UInt64, "folded": pl.UInt64, "rows": pl.UInt32})
+        self._full = False
+
+    def add(self, ids: pl.Series) -> None:
+        """Nulls are left out."""
+        if self._full or ids.is_empty():
+            return
+        count = ids.drop_nulls().alias("text").value_counts(name="rows")
+        folded = pl.col("text").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s", "")
+        new = count.select(id=pl.col("text").hash(), folded=folded.hash(), rows=pl.col("rows").cast(pl.UInt32))
+        self._ids = pl.concat([self._ids, new]).group_by("id").agg(pl.first("folded"), pl.sum("rows"))
+        self._full = self._ids.height > _MAX_IDS
+
+    def n_near(self) -> int:
+        """How many ids differ from another one only in case, spaces or width."""
+        twins = self._ids["folded"].value_counts(name="n").filter(pl.col("n") > 1)
+        return int(twins["n"].sum() or 0)
+
+    def n_heavy(self, share: float) -> int:
+        """How many ids have at least this share of all rows; nothing is said of fewer than 1,000 rows."""
+        total = int(self._ids["rows"].sum() or 0)
+        return int((self._ids["rows"] >= share * total).sum()) if total >= 1_000 else 0
+
+
+class PriceTally:
+    """A histogram of prices in steps of about 1 %, from 1e-9 to 1e19."""
+
+    _STEPS = 64
+    _LOWEST = -30
+
+    def __init__(self) -> None:
+        self._bins = np.zeros(94 * self._STEPS, np.int64)
+
+    def add(self, prices: pl.Series) -> None:
+        positive = prices.drop_nulls().to_numpy()
+        positive = positive[positive > 0]
+        if len(positive):
+            step = ((np.log2(positive) - self._LOWEST) * self._STEPS).astype(np.int64)
+            self._bins += np.bincount(np.clip(step, 0, len(self._bins) - 1), minlength=len(self._bins))
+
+    def n_outliers(self) -> int:
+        """How many lie above 100 times the 99.9th percentile, to the nearest step; 0 below 1,000 prices."""
+        total = int(self._bins.sum())
+        if total < 1_000:
+            return 0
+        limit = int(np.searchsorted(np.cumsum(self._bins), 0.999 * total)) + int(np.log2(100) * self._STEPS)
+        return int(self._bins[limit + 1 :].sum())
+
+
+class MostCommon:
+    """Items or users out of a log: many rows become one per id, every field its most common value.
+
+    Counts values per id and field over all chunks; the memory is that of the distinct pairs.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._schema: dict[str, pl.DataType] = {}
+        self._counts: dict[str, pl.DataFrame] = {}
+        self._n_rows = 0
+
+    def add(self, rows: pl.DataFrame) -> None:
+        self._schema = dict(rows.schema)
+        numbered = rows.with_row_index("first", offset=self._n_rows).with_columns(rows=pl.lit(1, pl.UInt32))
+        self._n_rows += rows.height
+        for column in rows.columns:
+            group = list(dict.fromkeys([self._key, column]))
+            pairs = numbered.filter(pl.col(column).is_not_null()).select(*group, "first", "rows")
+            if column in self._counts:
+                pairs = pl.concat([self._counts[column], pairs])
+            self._counts[column] = pairs.group_by(group).agg(pl.min("first"), pl.sum("rows"))
+
+    def rows(self) -> pl.DataFrame:
+        """One row per id in the order of their first rows; of equally common values the one met first."""
+        if not self._schema:
+            return pl.DataFrame()
+        merged = self._counts[self._key].sort("first").select(self._key)
+        for column in self._schema:
+            if column != self._key:
+                commonest = self._counts[column].sort(["rows", "first"], descending=[True, False])
+                commonest = commonest.unique(self._key, keep="first", maintain_order=True).select(self._key, column)
+                merged = merged.join(commonest, on=self._key, how="left", maintain_order="left")
+        return merged.select(pl.col(column).cast(dtype) for column, dtype in self._schema.items())
+
+
+class StepTable:
+    """The steps of every person of a file that knows only an order, and when each counts; see `recllm.shop.data.order`.
+
+    Made before the rows are parsed, since a step counts from its person's last one. In memory: 16 bytes a step.
+    """
+
+    def __init__(self, pairs: pl.DataFrame) -> None:
+        """pairs: user (hash) and order (int64), distinct."""
+        self.step_days = days_of_a_step(steps_of_people(pairs["user"], pairs["order"]))
+        at = times_of_steps(order_steps(pairs["user"], pairs["order"]), self.step_days)
+        self._times = pairs.with_columns(at=pl.Series(at, dtype=pl.Int64))
+
+    @classmethod
+    def of(cls, reader: RecordReader, schema: FileSchema) -> StepTable:
+        pairs = pl.DataFrame(schema={"user": pl.UInt64, "order": pl.Int64})
+        for chunk in reader.chunks():
+            if chunk.frame.height:
+                fields = schema.fields(chunk.frame)
+                new = pl.DataFrame({"user": _hashed(fields["user_id"]), "order": whole_numbers(fields["order"])})
+                pairs = pl.concat([pairs, new.drop_nulls()]).unique(maintain_order=True)
+        return cls(pairs)
+
+    def times(self, user: pl.Series, orders: pl.Series) -> NDArray[np.int64]:
+        """Epoch seconds, (n,); 0 where the order is null. user: as the file writes it."""
+        rows = pl.DataFrame({"user": _hashed(user), "order": orders})
+        joined = rows.join(self._times, on=["user", "order"], how="left", maintain_order="left")
+        return joined["at"].fill_null(0).to_numpy().astype(np.int64)
+
+
+def _hashed(users: pl.Series) -> pl.Series:
+    return users.fill_null("").str.strip_chars().str.normalize("NFC").hash()
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadState:
+    """What is settled for one load, and the tallies that run over all its chunks."""
+
+    file: str
+    """Name of the file, for messages."""
+    schema: FileSchema
+    options: IngestOptions
+    policy: Policy
+    pseudonyms: PseudonymCache
+    now: datetime
+    steps: StepTable | None = None
+    """When each step counts, of a file that knows only an order."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Warnings by code."""
+    personal_data: Counter[str] = field(default_factory=Counter)
+    """Texts that hold personal data, by column of the file."""
+    occurrences: Occurrences = field(default_factory=Occurrences)
+    users: IdTally = field(default_factory=IdTally)
+    items: IdTally = field(default_factory=IdTally)
+    prices: PriceTally = field(default_factory=PriceTally)
+
+
+class FieldBatch:
+    """The fields of a chunk as text, methods that parse one of them, and the errors of the rows so far."""
+
+    def __init__(self, chunk: Chunk, load: LoadState) -> None:
+        self.fields = load.schema.fields(chunk.frame)
+        self.load = load
+        self.errors: list[BadRecord] = []
+        self.bad: NDArray[np.bool_] = np.zeros(chunk.frame.height, bool)
+        self._chunk = chunk
+
+    def has(self, field: str) -> bool:
+        return field in self.fields.columns
+
+    def good(self) -> pl.Series:
+        """Boolean (n,): rows without an error so far."""
+        return pl.Series(~self.bad)
+
+    def constant(self, value: str | bool | float | None, dtype: pl.DataType | type[pl.DataType]) -> pl.Series:
+        return pl.repeat(value, self.fields.height, dtype=dtype, eager=True)
+
+    def returned(self) -> pl.Series:
+        """Boolean (n,): rows that the map's `returns` name."""
+        masks = [rule.holds(self._chunk.frame) for rule in self.load.schema.column_map.returns]
+        return reduce(or_, masks, self.constant(False, pl.Boolean))
+
+    def text(self, field: str) -> pl.Series:
+        """The field as it is; nulls where the file has no such field."""
+        return self.fields[field] if self.has(field) else self.constant(None, pl.String).alias(field)
+
+    def mark(
+        self,
+        field: str,
+        mask: pl.Series | NDArray[np.bool_],
+        code: str,
+        message: str,
+        values: pl.Series | None = None,
+        *,
+        column: str | None = None,
+        keep: bool = True,
+    ) -> None:
+        """Marks the rows where `mask`; with `values` the message begins with the row's value in quotes.
+
+        column: the file's name of the column, where it is not that of the field. keep: False keeps nothing of the row
+        but where it stands.
+        """
+        hits = (mask.fill_null(False).to_numpy() if isinstance(mask, pl.Series) else mask) & ~self.bad
+        column = column or self.load.schema.column_of(field)
+        for row in np.flatnonzero(hits).tolist():
+            text = message
+            if values is not None:
+                value = values[row]
+                text = f"{'an empty cell' if value is None else repr(str(value)[:60])} {message}"
+            record = self._chunk.bad_row(row, column, code, text)
+            self.errors.append(
+                replace(record, user=self._user_of(row)) if keep else replace(record, raw="", fields=None)
+            )
+        self.bad |= hits
+
+    def count_personal_data(self, texts: pl.Series, column: str, *, label: str = "") -> None:
+        """Counts the texts of good rows that hold personal data. A `label` before each says what a lone number is.
+
+        column: the file's name of it.
+        """
+        distinct = texts.filter(self.good()).drop_nulls().str.slice(0, _SEARCHED_CHARS).value_counts(name="rows")
+        candidates = (pl.lit(label) + pl.col(texts.name)).alias("text")
+        is_long = pl.col("text").str.len_chars() > _HINTED_CHARS
+        is_suspect = pl.any_horizontal(pl.col("text").str.contains(hint) for hint in personal_data_hints())
+        distinct = distinct.select(candidates, "rows")
+        suspects = pl.concat([distinct.filter(is_long), distinct.filter(~is_long).filter(is_suspect)])
+        n_rows = sum(rows for text, rows in suspects.iter_rows() if find_personal_data(text))
+        if n_rows:
+            self.load.notes["W_PERSONAL_DATA"] += n_rows
+            self.load.personal_data[column] += n_rows
+
+    def personal_answers(self) -> None:
+        """The same for what people said of themselves, by column."""
+        for name, column in self.load.schema.basics.items():
+            self.count_personal_data(self._chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
+
+    def _user_of(self, row: int) -> str | None:
+        """The cell with the person's id, as `ids` cleans it."""
+        cell = self.fields["user_id"][row] if self.has("user_id") else None
+        if cell is None:
+            return None
+        cell = unicodedata.normalize("NFC", cell.strip())
+        return (cell.removesuffix(".0") if "user_id" in self.load.schema.float_ids else cell) or None
+
+    def ids(self, field: str) -> pl.Series:
+        """Cleaned ids, null where empty; rows with unseen characters or overlong ids are marked.
+
+        Raises `IngestError` E_SCI_ID where an id lost its last digits to a spreadsheet.
+        """
+        column, load = self.fields[field], self.load
+        name = load.schema.column_of(field)
+        scientific = column.filter(column.str.contains(_SCIENTIFIC_ID))
+        if len(scientific):
+            raise IngestError(
+                "E_SCI_ID",
+                f"{load.file}: {name} holds {scientific[0]}: its last digits are lost. Export the column as text, not "
+                "as a number",
+            )
+        ids = column.str.strip_chars()
+        load.notes["W_TRIM"] += int((ids != column).sum())
+        if ids.str.contains(_NOT_PLAIN).any():
+            composed = ids.str.normalize("NFC")
+            load.notes["W_NFC"] += int((composed != ids).sum())
+            ids, unseen = composed, composed.str.contains(_UNSEEN_IN_ID)
+            self.mark(field, unseen, "E_CTRL_CHAR", f"{name} holds an invisible or control character")
+        if field in load.schema.float_ids:
+            load.notes["W_FLOAT_ID"] += int(ids.str.contains(FLOAT_ID).sum())
+            ids = ids.str.strip_suffix(".0")
+        ids, limit = null_if_empty(ids), MAX_ID_BYTES
+        self.mark(field, ids.str.len_bytes() > limit, "E_TOO_LONG", f"{name} is longer than {limit} bytes")
+        return ids
+
+    def in_namespace(self, ids: pl.Series) -> pl.Series:
+        """The ids as they are kept."""
+        namespace = self.load.options.namespace
+        return ids if namespace is None else f"{namespace}:" + ids
+
+    def raw_user_ids(self) -> pl.Series:
+        ids = self.ids("user_id")
+        self.mark("user_id", is_nobody(ids), "E_NO_USER", "names no user", self.fields["user_id"])
+        return self.in_namespace(ids)
+
+    def pseudonyms(self, raw: pl.Series) -> pl.Series:
+        """Pseudonyms of the rows that are still good, null for the others."""
+        good = raw.set(pl.Series(self.bad), None)
+        self.load.users.add(self.load.pseudonyms.spellings(good))
+        return self.load.pseudonyms.user_ids(good)
+
+    def item_ids(self) -> pl.Series:
+        ids = self.ids("item_id")
+        self.mark("item_id", ids.is_null(), "E_NO_ITEM", "names no item", self.fields["item_id"])
+        return self.in_namespace(ids)
+
+    def number(self, field: str, *, money: bool = False) -> pl.Series:
+        """Float64, null where empty; what is no number is marked. `money` allows currency signs around it."""
+        column, decimal = null_if_empty(self.text(field).str.strip_chars()), self.load.schema.decimal
+        numbers = parse_numbers(column, decimal, money=money)
+        message = "is not a number" if decimal == "." else "is not a number with a decimal comma"
+        self.mark(field, numbers.is_null() & column.is_not_null(), "E_NUMBER", message, column)
+        return numbers
+
+    def check_prices(self, price: pl.Series) -> None:
+        limit = self.load.policy.max_price
+        self.mark("price", price < 0, "E_NEG_PRICE", "is a negative price", price)
+        self.mark("price", price > limit, "E_PRICE_RANGE", f"is above the highest price allowed, {limit:,.0f}", price)
+        good = price.filter(self.good())
+        self.load.notes["W_ZERO_PRICE"] += int((good == 0).sum())
+        self.load.prices.add(good)
+
+    def currency(self) -> pl.Series:
+        """ISO codes in capitals, null where empty; what is no code is marked."""
+        codes = null_if_empty(self.fields["currency"].str.strip_chars().str.to_uppercase())
+        wrong = ~codes.str.contains(r"^[A-Z]{3}$")
+        self.mark("currency", wrong, "E_CURRENCY", "is not a currency code such as EUR", codes)
+        return codes
+
+    def times(self, may_lie_ahead: pl.Series | None = None) -> ParsedTimes:
+        """Only rows that are still good may refuse the whole file. may_lie_ahead: boolean (n,), rows whose time may be
+        in the future."""
+        if self.load.steps is not None:
+            return self._times_of_order(self.load.steps)
+        column, load = self.fields["timestamp"], self.load
+        if load.schema.times is None:
+            raise IngestError("E_MISSING_COLUMN", f"{load.file}: no column for the time")
+        times = parse_times(
+            column.set(pl.Series(self.bad), None) if self.bad.any() else column,
+            load.schema.times,
+            file=load.file,
+            now=load.now,
+            policy=load.policy,
+        )
+        if may_lie_ahead is not None:
+            times.status[(times.status == FUTURE) & may_lie_ahead.fill_null(False).to_numpy()] = OK
+        for status, (code, message) in ROW_ERRORS.items():
+            self.mark("timestamp", times.status == status, code, message, column)
+        load.notes["W_DST_AMBIGUOUS"] += times.n_ambiguous
+        return times
+
+    def _times_of_order(self, steps: StepTable) -> ParsedTimes:
+        column = self.fields["order"]
+        orders = whole_numbers(column)
+        self.mark("order", orders.is_null(), "E_ORDER", f"is no step; orders are {STEP_HINT}", column)
+        self.load.notes["W_ORDER_ONLY"] += int(self.good().sum())
+        at = steps.times(self.fields["user_id"], orders) * 1_000_000
+        return ParsedTimes(at=at, offset=np.full(len(at), NO_OFFSET, np.int16), status=np.full(len(at), OK, np.uint8))
+
+
+def is_nobody(ids: pl.Series) -> pl.Series:
+    return ids.is_null() | ids.str.to_lowercase().is_in(list(NOBODY)).fill_null(False)
+
+
+def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
+    """Without unseen characters and outer spaces; null where nothing is left. Counts what is odd in `notes`."""
+    notes["W_FORMULA"] += int(column.str.contains(_FORMULA).sum())
+    clean = column
+    if column.str.contains(_ODD).any():
+        clean = column.str.replace_all(UNSEEN_IN_TEXT, "")
+        notes["W_CTRL"] += int((clean != column).sum())
+        notes["W_HTML"] += int(clean.str.slice(0, _SEARCHED_CHARS).str.contains(_HTML).sum())
+    notes["W_INSTRUCTION_LIKE"] += int(clean.str.slice(0, _SEARCHED_CHARS).str.contains(_INSTRUCTION).sum())
+    return null_if_empty(clean.str.strip_chars())
+
+
+def null_if_empty(column: pl.Series) -> pl.Series:
+    return column.set(column == "", None) if (column == "").any() else column

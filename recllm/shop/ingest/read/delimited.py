@@ -1,0 +1,298 @@
+"""CSV and its kin: the delimiter, the header, and blocks of lines into columns of text.
+
+Lines without a quote are split by a fast columnar parser; a record that begins on a line with a quote goes through
+the `csv` module in strict mode. After a quote that never closes properly only that one line is lost: reading goes on
+with the next line.
+
+Titles, filters and dates may stand above the header, and a line that holds nothing but delimiters is blank.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.errors import IngestError
+from recllm.shop.ingest.column_names import known_count
+from recllm.shop.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, numbered, shorten
+from recllm.shop.ingest.read.source import DELIMITERS, HEADER_ROWS, MAX_CELL_BYTES, MAX_ROW_BYTES, SourceFile
+
+_QUOTE, _RETURN = ord('"'), ord("\r")
+_SAMPLE_BYTES = 64 << 10
+_MAX_RECORD_LINES = 1000
+_WIDE = 12
+"""With more columns than this no line of a text has as many delimiters as a row."""
+_FOOTER_LINES = 3
+"""So many odd lines at the end, such as a total, say nothing about the delimiter."""
+
+_Problem = tuple[str, str]
+"""Code and message of a record that cannot be used."""
+_OPEN: _Problem = ("E_QUOTE", "a quote is opened and not closed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CsvFormat:
+    source: SourceFile
+    delimiter: str
+    columns: tuple[str, ...]
+    header_lines: int
+    """Lines down to the end of the header, those above it included."""
+    has_quotes: bool = True
+    """False where a quote is a character like any other."""
+
+
+def open_delimited(
+    blocks: Blocks,
+    source: SourceFile,
+    delimiter: str | None,
+    *,
+    has_quotes: bool = True,
+    keeps_first: bool = False,
+) -> RecordReader:
+    """Settle delimiter and header from the first block. With `keeps_first` further columns of one name are numbered,
+    "name (2)", and counted. Raises `IngestError` for the file stage's codes."""
+    file, first = source.path.name, next((b for b in blocks() if b.text.strip()), None)
+    if first is None:
+        raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
+    if delimiter is not None and (len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'):
+        raise IngestError("E_DELIMITER", f"the delimiter must be one ASCII character and no quote, not {delimiter!r}")
+    cut = first.text[:_SAMPLE_BYTES].rfind(b"\n") + 1
+    sample = first.text[: cut or first.text.index(b"\n") + 1].decode("utf-8")
+    delimiter = delimiter or _sniff(sample, file)
+    text = io.StringIO(sample)  # a line ends with "\n": a lone carriage return is part of a cell
+    if has_quotes:
+        reader = csv.reader(text, delimiter=delimiter)
+    else:
+        reader = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    top: list[tuple[list[str], int]] = []
+    """The first records and the number of lines down to the end of each."""
+    try:
+        while len(top) < HEADER_ROWS:
+            record = next(reader)
+            if any(cell.strip() for cell in record):
+                top.append((record, reader.line_num))
+    except (csv.Error, StopIteration) as error:
+        if not top:
+            raise IngestError("E_HEADER", f"{file}: the first line is not a header: {error}") from error
+    n_above = _header_row([record for record, _ in top])
+    header, header_lines = top[n_above]
+    if len(header) > MAX_COLUMNS:
+        raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
+    columns = tuple(cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1))
+    repeated = [name for name, count in Counter(columns).items() if count > 1]
+    if repeated and not keeps_first:
+        raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
+    if repeated:
+        columns = numbered(columns)
+    form = _CsvFormat(
+        source=source, delimiter=delimiter, columns=columns, header_lines=header_lines, has_quotes=has_quotes
+    )
+    warnings = {"W_DUP_COLUMN": len(repeated)} if repeated else {}
+    return RecordReader(
+        columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=n_above + 1, warnings=warnings
+    )
+
+
+def _header_row(top: Sequence[Sequence[str]]) -> int:
+    """Which of the first records is the header: the first, unless one below has at least two names that mean something,
+    more than the first has, and more cells than any above it."""
+    n_cells = [sum(bool(cell.strip()) for cell in record) for record in top]
+    n_known = [known_count(record) for record in top]
+    best = max(range(len(top)), key=lambda row: (n_known[row], -row))
+    is_below = n_known[best] >= max(2, n_known[0] + 1) and n_cells[best] > max(n_cells[:best], default=0)
+    return best if is_below else 0
+
+
+def _sniff(sample: str, file: str) -> str:
+    """The delimiter that gives (nearly) every line the header's number of fields; "," where there is one column."""
+    candidates = []
+    for delimiter in DELIMITERS:
+        try:
+            rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if any(row)]
+        except csv.Error:
+            continue
+        widths = [len(row) for row in rows[_header_row(rows[:HEADER_ROWS]) if rows else 0 :]]
+        for _ in range(_FOOTER_LINES):
+            if len(widths) > 1 and widths[-1] < widths[0]:
+                widths.pop()
+        if widths and widths[0] > 1:
+            # one odd line in a small file is a bad row, not a format
+            odd = sum(width != widths[0] for width in widths)
+            candidates.append((widths[0], 1.0 if odd <= 1 else 1 - odd / len(widths), delimiter))
+    if not candidates:
+        return ","
+    regular = [c for c in candidates if c[1] >= 0.95]
+    if not regular:
+        raise IngestError(
+            "E_DELIMITER",
+            f"{file}: no delimiter of , ; tab | splits at least 95 % of the lines into as many fields as the header; "
+            "say --read delimiter=",
+        )
+    return max(regular)[2]
+
+
+def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
+    """Cuts the header off, and carries a record that a block's end cuts over to the next block."""
+    in_header = True
+    carried: LineBlock | None = None
+    following = next(blocks, None)
+    while following is not None:
+        block, following = following.after(carried), next(blocks, None)
+        if in_header and block.text.strip():
+            header, below = block.split(form.header_lines)
+            block, in_header = replace(below, bad=header.bad), False
+        chunk, n_lines = _parse(block, form, last=following is None)
+        carried = block.split(n_lines)[1] if n_lines < block.n_lines else None
+        yield chunk
+
+
+def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
+    """(the records of a block, its number of lines that they take: those behind begin a record of the next block)."""
+    quoted, problems, end = _quoted_records(block, form, last=last)
+    covered = np.zeros(block.n_lines, bool)
+    covered[list(problems)] = True
+    for start, n, _ in quoted:
+        covered[start : start + n] = True
+    # a line is blank when nothing stands in it but delimiters and the carriage return of its end
+    length = block.ends - block.starts
+    width = block.count(ord(form.delimiter)) + 1
+    ends_in_return = (length > 0) & (block.codes[block.ends - 1] == _RETURN)
+    blank = (length - ends_in_return == width - 1) & ~covered
+    unquoted = ~covered & ~blank
+    unquoted[end:] = False
+    fast = unquoted & (width == len(form.columns))
+    problems |= {int(i): _field_count(int(width[i]), form) for i in np.flatnonzero(unquoted & ~fast)}
+
+    schema = dict.fromkeys(form.columns, pl.String)
+    frame = pl.DataFrame([cells for _, _, cells in quoted], schema=schema, orient="row")
+    if fast.any():
+        text = block.text if fast.all() else block.codes[np.repeat(fast, length + 1)].tobytes()
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        plain = pl.read_csv(
+            text, has_header=False, separator=form.delimiter, quote_char=None, infer_schema=False, schema=schema
+        )
+        frame = pl.concat([plain, frame])
+    starts, counts = (np.array([record[part] for record in quoted], np.int64) for part in (0, 1))
+    line = np.concatenate([np.flatnonzero(fast), starts])
+    n_lines = np.concatenate([np.ones(int(fast.sum()), np.int64), counts])
+    if quoted:
+        order = np.argsort(line, kind="stable")
+        frame, line, n_lines = frame[order], line[order], n_lines[order]
+    bad_rows = _bad_rows(frame, block.ends[line + n_lines - 1] - block.starts[line], form)
+    if bad_rows:
+        problems |= {int(line[row]): problem for row, problem in bad_rows.items()}
+        good = np.ones(len(line), bool)
+        good[list(bad_rows)] = False
+        frame, line, n_lines = frame.filter(pl.Series(good)), line[good], n_lines[good]
+    chunk = Chunk(
+        frame=frame,
+        line_no=block.line_no[line],
+        byte_offset=block.byte_offset[line],
+        raw=lambda row: shorten(block.raw(int(line[row]), int(n_lines[row]))),
+        bad=tuple(block.bad_line(i, None, *problem) for i, problem in problems.items()) + block.bad,
+        blank_lines=int(blank[:end].sum()),
+        keeps_fields=True,
+    )
+    return chunk, end
+
+
+def _field_count(width: int, form: _CsvFormat) -> _Problem:
+    return "E_FIELD_COUNT", f"{width} fields where the header has {len(form.columns)}"
+
+
+def _quoted_records(
+    block: LineBlock, form: _CsvFormat, *, last: bool
+) -> tuple[list[tuple[int, int, list[str | None]]], dict[int, _Problem], int]:
+    """Records that begin on a line with a quote, each as (its first line, its number of lines, its cells).
+
+    Also the bad ones by their first line, and the first line that has to wait for the next block.
+    """
+    records: list[tuple[int, int, list[str | None]]] = []
+    problems: dict[int, _Problem] = {}
+    has_quote = ((block.count(_QUOTE) > 0) & form.has_quotes).tolist()
+    line = 0
+    for start in np.flatnonzero(has_quote).tolist():
+        if start < line:
+            continue
+        # one reader goes on as long as each record begins on a line with a quote and is good
+        text = (block.raw(i).decode("utf-8") for i in range(start, block.n_lines))
+        reader = csv.reader(text, delimiter=form.delimiter, strict=True)
+        line, problem = start, None
+        while problem is None and line < block.n_lines and has_quote[line]:
+            cells: list[str] = []
+            error = ""
+            try:
+                cells = next(reader)
+            except csv.Error as csv_error:
+                error = str(csv_error)
+            n_lines = start + reader.line_num - line
+            if n_lines > _MAX_RECORD_LINES:
+                raise IngestError(
+                    "E_QUOTE",
+                    f"{form.source.path.name}: the quote opened on line {block.line_no[line]} is still open "
+                    f"{_MAX_RECORD_LINES:,} lines later; close it, or double it inside a text",
+                )
+            problem = _problem(block, line, cells, n_lines, error, form)
+            if problem == _OPEN and not last:
+                return records, problems, line
+            if problem is None:
+                records.append((line, n_lines, [cell or None for cell in cells]))
+                line += n_lines
+            else:
+                problems[line] = problem
+                line += 1  # what a bad record swallowed is read again
+    return records, problems, block.n_lines
+
+
+def _problem(
+    block: LineBlock, line: int, cells: list[str], n_lines: int, error: str, form: _CsvFormat
+) -> _Problem | None:
+    """Why a quoted record is bad, None when it is good."""
+    if "field larger" in error:
+        return "E_TOO_LONG", f"a cell is longer than {MAX_CELL_BYTES:,} bytes"
+    if "unexpected end" in error:
+        return _OPEN
+    if error:
+        return "E_QUOTE", "something other than a delimiter follows a closing quote"
+    if len(cells) != len(form.columns):
+        if n_lines > 1:
+            return "E_QUOTE", f"a quote swallowed {n_lines - 1} further lines"
+        return _field_count(len(cells), form)
+    if n_lines > 1 and len(form.columns) > 3 and _swallows_rows(block, line, n_lines, form):
+        return "E_QUOTE", "a quote seems to have swallowed whole rows"
+    return None
+
+
+def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) -> bool:
+    """Whether the lines of a record with a row's number of cells are rows rather than a text of several lines: the
+    first is one where the quote that it leaves open is a character, and so is a further one. In a wide table the
+    delimiters of one line inside of the text are enough: no text has so many by chance."""
+    width, delimiter = len(form.columns), form.delimiter
+    lines = [block.raw(i).decode("utf-8").rstrip("\r\n").replace("\r", " ") for i in range(line, line + n_lines)]
+    *closed, open_cell = next(csv.reader(lines[:1], delimiter=delimiter))
+    if len(closed) + 1 + open_cell.count(delimiter) == width:
+        return any(len(next(csv.reader([text], delimiter=delimiter), ())) == width for text in lines[1:])
+    return width > _WIDE and any(text.count(delimiter) == width - 1 for text in lines[1:-1])
+
+
+def _bad_rows(frame: pl.DataFrame, record_bytes: NDArray[np.int64], form: _CsvFormat) -> dict[int, _Problem]:
+    """Rows that repeat the header, or are too long; record_bytes: (n,)."""
+    problems = {}
+    for row in (frame[form.columns[0]] == form.columns[0]).arg_true().to_list():
+        if tuple(cell and cell.strip() for cell in frame.row(row)) == form.columns:
+            problems[row] = ("E_REPEATED_HEADER", "the header occurs again")
+    max_cell, max_row = MAX_CELL_BYTES, MAX_ROW_BYTES
+    for row in np.flatnonzero(record_bytes > max_cell).tolist():
+        if record_bytes[row] > max_row:
+            problems[row] = ("E_TOO_LONG", f"the row is longer than {max_row:,} bytes")
+        elif any(cell and len(cell.encode()) > max_cell for cell in frame.row(row)):
+            problems[row] = ("E_TOO_LONG", f"a cell is longer than {max_cell:,} bytes")
+    return problems

@@ -1,0 +1,282 @@
+"""What every reader of files gives: whole columns of text, and where each row stands in its file.
+
+A text file comes as blocks of whole lines in UTF-8, each line with its number and its offset in the original bytes.
+Lines that cannot become text, or that are longer than a row may be, are set aside here, so memory is bounded whatever
+the file holds. Cutting at the newline byte is safe: no accepted encoding uses it inside another character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.errors import IngestError
+from recllm.shop.ingest.parse.numbers import Decimal
+from recllm.shop.ingest.read.source import MAX_ROW_BYTES, Decoding, SourceFile
+
+MAX_COLUMNS = 1000
+RAW_BYTES = 2048
+"""A record is shown in the quarantine up to this length."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that cannot be used, and why."""
+
+    line_no: int
+    """Line on which it begins, from 1; a header is line 1. In Parquet the number of the row."""
+    byte_offset: int | None
+    """In the text as stored, after decompression; None in Parquet."""
+    column: str | None
+    code: str
+    message: str
+    raw: str
+    fields: Mapping[str, str | None] | None = None
+    """Its cells by column name, where it had as many as there are columns; None where `raw` says as much."""
+    user: str | None = None
+    """The id of the person of whom the record tells, where its cell could be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Some consecutive records of a file: `frame` and arrays with one entry per row of it, and the bad ones."""
+
+    frame: pl.DataFrame
+    """One text column per header name, null where empty."""
+    line_no: NDArray[np.int64]
+    byte_offset: NDArray[np.int64]
+    """-1 where there is none."""
+    raw: Callable[[int], str]
+    """The text of one row, at most `RAW_BYTES`."""
+    bad: tuple[BadRecord, ...] = ()
+    blank_lines: int = 0
+    keeps_fields: bool = False
+    """Whether a bad row is kept with its cells by column name too: its text alone does not say which is which."""
+
+    @property
+    def n_records(self) -> int:
+        return self.frame.height + len(self.bad)
+
+    def with_rows(self, rows: NDArray[np.integer], frame: pl.DataFrame) -> Chunk:
+        """The chunk with other rows, each from one of this chunk's: `rows`, (n,), of `frame`."""
+        line_no, byte_offset = self.line_no[rows], self.byte_offset[rows]
+        return replace(
+            self, frame=frame, line_no=line_no, byte_offset=byte_offset, raw=lambda row: self.raw(int(rows[row]))
+        )
+
+    def bad_row(self, row: int, column: str | None, code: str, message: str) -> BadRecord:
+        offset = int(self.byte_offset[row])
+        byte_offset = None if offset < 0 else offset
+        fields = None
+        if self.keeps_fields:
+            cells = self.frame.row(row, named=True)
+            fields = {name: cell if cell is None else cell[:RAW_BYTES] for name, cell in cells.items()}
+        return BadRecord(int(self.line_no[row]), byte_offset, column, code, message, self.raw(row), fields)
+
+    def positions(self, line_no: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which record of the chunk begins on each of these lines, from 0; each is the first line of a record."""
+        first_lines = np.sort([*self.line_no, *(record.line_no for record in self.bad)])
+        return np.searchsorted(first_lines, line_no)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordReader:
+    """A file whose encoding and columns are settled. `chunks()` starts from the top each time."""
+
+    columns: tuple[str, ...]
+    chunks: Callable[[], Iterator[Chunk]]
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    decimal: Decimal | None = None
+    """The decimal separator where the format fixes it (Parquet, JSON)."""
+    header_records: int = 0
+    """Records before the first row: they count in the numbers of the quarantine."""
+
+
+def numbered(columns: Sequence[str]) -> tuple[str, ...]:
+    """The names, those after the first of each with a number that makes them another one."""
+    names: dict[str, None] = {}
+    for column in columns:
+        free = (name for number in count(2) if (name := f"{column} ({number})") not in columns and name not in names)
+        names[next(free) if column in names else column] = None
+    return tuple(names)
+
+
+def shorten(raw: bytes) -> str:
+    """The first `RAW_BYTES` as text; bytes that are not UTF-8 show as \\x.. escapes."""
+    return raw[:RAW_BYTES].rstrip(b"\r\n").decode("utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineBlock:
+    """`text` is UTF-8, every line ending in a newline byte. The arrays have one entry per line of `text`."""
+
+    text: bytes
+    line_no: NDArray[np.int64]
+    byte_offset: NDArray[np.int64]
+    bad: tuple[BadRecord, ...] = ()
+    """Lines set aside."""
+
+    @property
+    def n_lines(self) -> int:
+        return len(self.line_no)
+
+    @cached_property
+    def codes(self) -> NDArray[np.uint8]:
+        return np.frombuffer(self.text, np.uint8)
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Position of each line's newline in `text`."""
+        return np.flatnonzero(self.codes == ord("\n"))
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Position of each line's first byte in `text`."""
+        return np.concatenate([[0], self.ends[:-1] + 1]).astype(np.int64) if self.n_lines else self.ends
+
+    def raw(self, line: int, n_lines: int = 1) -> bytes:
+        """One line or several, with their newlines."""
+        return self.text[self.starts[line] : self.ends[line + n_lines - 1] + 1]
+
+    def bad_line(self, line: int, column: str | None, code: str, message: str) -> BadRecord:
+        position = int(self.line_no[line]), int(self.byte_offset[line])
+        return BadRecord(*position, column, code, message, shorten(self.raw(line)))
+
+    def count(self, byte: int) -> NDArray[np.int64]:
+        """How often each line holds this byte, (n_lines,)."""
+        lines = np.searchsorted(self.ends, np.flatnonzero(self.codes == byte))
+        return np.bincount(lines, minlength=self.n_lines)
+
+    def split(self, n_lines: int) -> tuple[LineBlock, LineBlock]:
+        """The first lines, with everything that was set aside, and those that follow."""
+        cut = int(self.ends[n_lines - 1]) + 1 if n_lines else 0
+        line_no, offset = self.line_no, self.byte_offset
+        head = replace(self, text=self.text[:cut], line_no=line_no[:n_lines], byte_offset=offset[:n_lines])
+        return head, LineBlock(text=self.text[cut:], line_no=line_no[n_lines:], byte_offset=offset[n_lines:])
+
+    def after(self, before: LineBlock | None) -> LineBlock:
+        """This block behind the lines of another one."""
+        if before is None:
+            return self
+        return LineBlock(
+            text=before.text + self.text,
+            line_no=np.concatenate([before.line_no, self.line_no]),
+            byte_offset=np.concatenate([before.byte_offset, self.byte_offset]),
+            bad=before.bad + self.bad,
+        )
+
+
+Blocks = Callable[[], Iterator[LineBlock]]
+"""All lines of a file, from the top at each call."""
+
+
+def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Iterator[LineBlock]:
+    """All lines of the text, in blocks of about `block_bytes`. Raises `IngestError` E_ENCODING."""
+    newline = "\n".encode(decoding.encoding)
+    if newline == b"\n" and b"\n" not in source.head and b"\r" in source.head[:-1]:
+        newline = b"\r"  # as old Mac software wrote it
+    block_bytes = max(block_bytes // 2 * 2, 64)  # even: a piece never ends inside a two-byte character
+    max_bytes = MAX_ROW_BYTES
+    too_long = f"the line is longer than {max_bytes:,} bytes; is a quote or a line end missing?"
+    line_no = 1
+    for offset, data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
+        if not whole_lines:
+            nothing = np.empty(0, np.int64)
+            bad_line = BadRecord(line_no, offset, None, "E_TOO_LONG", too_long, shorten(data))
+            line_no += 1
+            yield LineBlock(text=b"", line_no=nothing, byte_offset=nothing, bad=(bad_line,))
+            continue
+        block = _decoded(offset, data, line_no, newline, decoding, source)
+        line_no += block.n_lines + len(block.bad)
+        if len(block.text) > max_bytes:
+            # lines above the limit that came complete within one block
+            fits = block.ends + 1 - block.starts <= max_bytes
+            bad = [block.bad_line(line, None, "E_TOO_LONG", too_long) for line in np.flatnonzero(~fits).tolist()]
+            block = LineBlock(
+                text=b"".join(block.raw(line) for line in np.flatnonzero(fits).tolist()),
+                line_no=block.line_no[fits],
+                byte_offset=block.byte_offset[fits],
+                bad=(*block.bad, *bad),
+            )
+        yield block
+
+
+def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
+    """(offset, undecoded bytes, True) for whole lines of the file.
+
+    (offset, its first bytes, False) for a line that is too long to hold.
+    """
+    offset, tail = skip, b""
+    long_line: tuple[int, bytes, bool] | None = None
+    for number, piece in enumerate(source.pieces(block_bytes)):
+        data = tail + (piece if number else piece[skip:])
+        if long_line is not None:
+            end = _behind_newline(data, newline, last=False)
+            if not end:
+                offset, tail = offset + len(data), b""
+                continue
+            yield long_line
+            offset, data, long_line = offset + end, data[end:], None
+        cut = _behind_newline(data, newline, last=True)
+        if cut:
+            yield offset, data[:cut], True
+        offset, tail = offset + cut, data[cut:]
+        if len(tail) > MAX_ROW_BYTES:
+            long_line = offset, tail[:RAW_BYTES], False
+            offset, tail = offset + len(tail), b""
+    if long_line is not None:
+        yield long_line
+    elif tail:
+        yield offset, tail + newline, True
+
+
+def _behind_newline(data: bytes, newline: bytes, *, last: bool) -> int:
+    """Position behind the first or last newline on a character's border; 0 when there is none."""
+    at = data.rfind(newline) if last else data.find(newline)
+    while at >= 0 and at % len(newline):
+        at = data.rfind(newline, 0, at + len(newline) - 1) if last else data.find(newline, at + 1)
+    return at + len(newline) if at >= 0 else 0
+
+
+def _decoded(
+    offset: int, data: bytes, line_no: int, newline: bytes, decoding: Decoding, source: SourceFile
+) -> LineBlock:
+    """data: whole lines, the last one with its newline too."""
+    dtype = {b"\n\0": "<u2", b"\0\n": ">u2"}.get(newline, "u1")
+    units = np.frombuffer(data[: len(data) // len(newline) * len(newline)], dtype)
+    code = ord(newline.replace(b"\0", b""))
+    bounds = (np.flatnonzero(units == code) + 1) * len(newline)
+    starts = np.concatenate([[0], bounds[:-1]]).astype(np.int64)
+    offsets, numbers = offset + starts, line_no + np.arange(len(starts), dtype=np.int64)
+    readable = np.ones(len(starts), bool)
+    bad: list[BadRecord] = []
+    try:
+        text = data
+        if decoding.encoding != "utf-8":
+            text = data.decode(decoding.encoding).encode("utf-8")
+        elif source.first_bad is not None:  # else the probe has read it all strictly
+            data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if not decoding.tolerant:
+            at = offset + error.start
+            raise IngestError("E_ENCODING", f"{source.path.name}: bad byte at offset {at:,}") from error
+        lines = []
+        for row, (start, end) in enumerate(zip(starts, [*starts[1:], len(data)], strict=True)):
+            raw = data[start:end]
+            try:
+                lines.append(raw.decode(decoding.encoding).encode("utf-8"))
+            except UnicodeDecodeError as line_error:
+                readable[row] = False
+                message = f"not {decoding.encoding} at byte {line_error.start + 1} of the line"
+                position = int(numbers[row]), int(offsets[row])
+                bad.append(BadRecord(*position, None, "E_BAD_BYTES", message, shorten(raw)))
+        text = b"".join(lines)
+    if newline == b"\r":
+        text = text.replace(b"\r", b"\n")
+    return LineBlock(text=text, line_no=numbers[readable], byte_offset=offsets[readable], bad=tuple(bad))

@@ -1,0 +1,346 @@
+"""A file's first reading: what it is, its hash, and its encoding. Nothing is parsed here.
+
+The compressed size bounds what a `.gz` may unpack to, and every reading is streamed in pieces.
+
+The ladder of encodings: byte order mark, strict UTF-8, the declared encoding, strict GB18030, else refuse. No detector
+is asked: GBK text decodes as Big5 without an error and means nothing. GB18030 is only believed when more than 90 % of
+the non-ASCII characters are common Han or their punctuation and the header has names that we know.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from recllm.base.errors import IngestError
+from recllm.base.files import check_plain
+from recllm.base.policy import Policy
+from recllm.shop.ingest.column_names import known_count
+from recllm.shop.ingest.options import ColumnMap, IngestOptions
+
+MAX_CELL_BYTES = 64 * 1024
+MAX_ROW_BYTES = 1024 * 1024
+MAX_FILE_BYTES = 64 * 1024**3  # unpacked: the size of a disk, not of a shop's log
+MAX_GZIP_RATIO = 200  # a packed file may be so many times longer when unpacked: honest logs reach 30
+
+DELIMITERS = (",", ";", "\t", "|")
+RATIO_FLOOR = 1 << 20
+"""A few kilobytes of zeros compress well and are harmless: the ratio is judged above this size."""
+HEADER_ROWS = 20
+"""A header is looked for so far down: exports have a title, a filter or a date above it."""
+_PIECE_BYTES = 1 << 20
+_HEAD_BYTES = 64 << 10
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"PAR1", "a Parquet file"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Word document"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"ARROW1", "an Arrow file"),
+    (b"ORC", "an ORC file"),
+    (b"Obj\x01", "an Avro file"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"BZh", "bzip2 data"),
+    (b"\xfd7zXZ", "xz data"),
+    (b"\x28\xb5\x2f\xfd", "zstd data"),
+)
+
+
+class FileKind(StrEnum):
+    DELIMITED = "delimited"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    WORKBOOK = "workbook"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file that was read once, down to its end."""
+
+    path: Path
+    sha256: str
+    """Of the file as it lies there, compressed or not."""
+    head: bytes
+    """The first 64 KiB of text, undecoded."""
+    policy: Policy
+    gzipped: bool
+    kind: FileKind = FileKind.DELIMITED
+    first_bad: int | None = None
+    """Offset of the first byte that is not UTF-8."""
+    first_nul: int | None = None
+
+    def pieces(self, n_bytes: int) -> Iterator[bytes]:
+        """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
+        limit, why = MAX_FILE_BYTES, "the most that one file may hold"
+        if self.gzipped:
+            by_ratio = max(RATIO_FLOOR, MAX_GZIP_RATIO * self.path.stat().st_size)
+            if by_ratio < limit:
+                limit, why = by_ratio, f"that is {MAX_GZIP_RATIO} times its compressed size"
+        total = 0
+        with cast(BinaryIO, gzip.open(self.path, "rb")) if self.gzipped else self.path.open("rb") as stream:
+            while piece := stream.read(n_bytes):
+                total += len(piece)
+                if total > limit:
+                    raise IngestError(
+                        "E_BOMB", f"{self.path.name} holds more than {limit:,} bytes of text ({why}); split the file"
+                    )
+                yield piece
+
+
+def probe(path: str | Path, policy: Policy) -> SourceFile:
+    """Read the whole file once. Raises `IngestError` for what is not a readable table of a known kind."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IngestError("E_FILE", f"{path} is a folder; name one file")
+        check_plain(path)
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            stream.seek(0)
+            magic = stream.read(4096)
+        if not magic:
+            raise IngestError("E_EMPTY", f"{path.name} has no bytes")
+        suffix = path.suffix.lower()
+        is_parquet = magic.startswith(b"PAR1") and suffix in {".parquet", ""}
+        if suffix == ".parquet" and not is_parquet:
+            content = _content_name(magic) or "something else"
+            raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {content}")
+        gzipped = magic.startswith(b"\x1f\x8b") and suffix == ".gz"
+        source = SourceFile(path=path, sha256=sha256, head=magic, gzipped=gzipped, policy=policy)
+        if is_parquet:
+            return replace(source, kind=FileKind.PARQUET)
+        if suffix == ".xlsx" and magic.startswith(b"PK\x03\x04"):
+            return replace(source, kind=FileKind.WORKBOOK)
+        if suffix == ".xlsx" and magic.startswith(b"\xd0\xcf\x11\xe0"):
+            raise IngestError(
+                "E_NOT_TEXT", f"{path.name} is locked with a password, or an old workbook: save it as .xlsx without one"
+            )
+        if not gzipped:
+            _refuse_binary(path, magic)
+        return _probe_text(source)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise IngestError("E_NOT_TEXT", f"{path.name}: the gzip data are damaged or end early ({error})") from error
+    except OSError as error:
+        raise IngestError("E_FILE", f"{path}: {error.strerror or error}") from error
+
+
+def _probe_text(source: SourceFile) -> SourceFile:
+    head, size, first_bad, first_nul = b"", 0, None, None
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for piece in source.pieces(_PIECE_BYTES):
+        head += piece[: _HEAD_BYTES - len(head)]
+        if first_nul is None and (at := piece.find(b"\0")) >= 0:
+            first_nul = size + at
+        if first_bad is None:
+            first_bad = undecodable_at(decoder, piece, size)
+        size += len(piece)
+    if first_bad is None:
+        first_bad = undecodable_at(decoder, b"", size, final=True)
+    if not size:
+        raise IngestError("E_EMPTY", f"{source.path.name} unpacks to no bytes")
+    if source.gzipped:
+        _refuse_binary(source.path, head)
+    return replace(source, kind=_text_kind(source.path, head), head=head, first_bad=first_bad, first_nul=first_nul)
+
+
+def undecodable_at(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int, *, final: bool = False) -> int | None:
+    """File offset of the first byte of `piece` that cannot be decoded, None where all can.
+
+    `offset` is that of the piece; a character that its start cuts counts from where it began.
+    """
+    pending = len(decoder.getstate()[0])
+    try:
+        decoder.decode(piece, final)
+    except UnicodeDecodeError as error:
+        return max(0, offset - pending + error.start)
+    return None
+
+
+def _content_name(magic: bytes) -> str | None:
+    """A phrase for what the first bytes say, None when they say nothing."""
+    for prefix, name in _MAGIC:
+        if magic.startswith(prefix):
+            workbook = prefix == b"PK\x03\x04" and (b"xl/" in magic or b"[Content_Types].xml" in magic)
+            return "an Excel workbook (.xlsx)" if workbook else name
+    return None
+
+
+def _refuse_binary(path: Path, magic: bytes) -> None:
+    content = _content_name(magic)
+    if content is None:
+        return
+    if content == "a zip archive":
+        raise IngestError("E_BOMB", f"{path.name} is a zip archive, which is not opened here; unpack it, or use .gz")
+    remedy = {"a Parquet file": "name it .parquet", "gzip data": "name it .csv.gz or .jsonl.gz"}
+    raise IngestError(
+        "E_NOT_TEXT", f"{path.name} is {content}; {remedy.get(content, 'export it as CSV (UTF-8), JSONL or Parquet')}"
+    )
+
+
+def _text_kind(path: Path, head: bytes) -> FileKind:
+    suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix in {".jsonl", ".ndjson", ".json"}:
+        return FileKind.JSONL
+    if suffix in {".csv", ".tsv", ".txt", ".tab", ".psv"}:
+        return FileKind.DELIMITED
+    return FileKind.JSONL if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else FileKind.DELIMITED
+
+
+_BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_GB_FAMILY = {"gb2312", "gbk", "cp936", "gb18030", "euc_cn", "hz"}
+_LATIN = "[À-ÖØ-öø-ÿŒœŠšŽžŸ]"
+_TYPOGRAPHIC = "–—‘’“”…•€£™®©°²³¼½¾«»¿¡·×±§ºª´\u00a0"
+_SUGGESTED = ("gb18030", "cp1252", "latin-1", "big5", "shift_jis", "utf-16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How bytes become text."""
+
+    encoding: str
+    skip: int = 0
+    """Bytes of the byte order mark."""
+    tolerant: bool = False
+    """Lines that do not decode are bad rows instead of a refused file."""
+    warnings: dict[str, int] = field(default_factory=dict)
+
+
+def find_decoding(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> Decoding:
+    """Climb the ladder. The map's encoding is only a hint, tried last."""
+    file, head, tolerant = source.path.name, source.head, options.on_bad_bytes == "quarantine"
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise IngestError("E_ENCODING", f"{file} is UTF-32; save it as UTF-8")
+    for mark, encoding in _BOMS:
+        if head.startswith(mark):
+            return _marked(source, encoding, len(mark), tolerant=tolerant)
+    declared = canonical_name(options.encoding) if options.encoding else None
+    if source.first_nul is not None:
+        return _wide(source, declared)
+    if source.first_bad is None:
+        return Decoding(encoding="utf-8")
+    if declared and declared != "utf-8":
+        bad = _first_bad(source, declared)
+        if bad is None or tolerant:
+            return Decoding(encoding=declared, tolerant=bad is not None, warnings={"W_ENCODING": 1})
+        raise IngestError("E_ENCODING", f"{file} is not {declared}, first at byte offset {bad:,}")
+    if tolerant:
+        return Decoding(encoding="utf-8", tolerant=True)
+    if _first_bad(source, "gb18030") is None:
+        text = codecs.getincrementaldecoder("gb18030")().decode(head)
+        if common_han_share(text) > 0.9 and _header_is_known(text, column_map):
+            return Decoding(encoding="gb18030", warnings={"W_ENCODING": 1})
+    hint = canonical_name(column_map.read.encoding) if column_map.read.encoding else None
+    is_hinted = hint is not None and _header_is_known(head.decode(hint, errors="replace"), column_map)
+    if hint is not None and is_hinted and _first_bad(source, hint) is None:
+        return Decoding(encoding=hint, warnings={"W_ENCODING": 1})
+    able = [name for name in _SUGGESTED[:-1] if undecodable_at(codecs.getincrementaldecoder(name)(), head, 0) is None]
+    raise IngestError(
+        "E_ENCODING",
+        f"{file} is not UTF-8: first bad byte at offset {source.first_bad:,}. Say which encoding it has "
+        f"(--read encoding={' | '.join(able) or 'NAME'} would decode its beginning), or --read on_bad_bytes=quarantine",
+    )
+
+
+def _header_is_known(head: str, column_map: ColumnMap) -> bool:
+    """Whether one of the first lines has at least two names that mean something here."""
+    mapped = {name.casefold() for names in column_map.columns.values() for name in names}
+    for line in head.lstrip().split("\n", HEADER_ROWS)[:HEADER_ROWS]:
+        for delimiter in DELIMITERS:
+            cells = [cell.strip().strip('"') for cell in line.split(delimiter)]
+            if known_count(cells) + sum(cell.casefold() in mapped for cell in cells) >= 2:
+                return True
+        if '"' in line and line.lstrip().startswith("{") and known_count(line.split('"')) >= 2:
+            return True
+    return False
+
+
+def canonical_name(name: str) -> str:
+    """Python's name of a text encoding that keeps line ends findable; `IngestError` for any other."""
+    try:
+        codec = codecs.lookup(name)
+        usable = codec.name.startswith("utf-16") or "a,\n".encode(codec.name) == b"a,\n"
+    except (LookupError, ValueError, TypeError):
+        usable = False
+    if not usable:
+        raise IngestError("E_ENCODING", f"unknown encoding {name!r}; for example: utf-8, {', '.join(_SUGGESTED)}")
+    if codec.name in _GB_FAMILY:
+        return "gb18030"
+    return {"utf-16": "utf-16-le", "utf-8-sig": "utf-8"}.get(codec.name, codec.name)
+
+
+def _marked(source: SourceFile, encoding: str, skip: int, *, tolerant: bool) -> Decoding:
+    if encoding == "utf-8" and source.first_nul is not None:
+        raise IngestError("E_NOT_TEXT", f"{source.path.name}: a zero byte at offset {source.first_nul:,}")
+    bad = source.first_bad if encoding == "utf-8" else _first_bad(source, encoding, skip)
+    if bad is not None and not tolerant:
+        raise IngestError(
+            "E_ENCODING", f"{source.path.name} is marked as {encoding} and is not, first at byte offset {bad:,}"
+        )
+    return Decoding(encoding=encoding, skip=skip, tolerant=bad is not None, warnings={"W_BOM": 1})
+
+
+def _wide(source: SourceFile, declared: str | None) -> Decoding:
+    """A file with zero bytes and no mark: UTF-16 as declared, or none."""
+    if declared and declared.startswith("utf-16") and _first_bad(source, declared) is None:
+        return Decoding(encoding=declared)
+    head = source.head[: len(source.head) // 2 * 2]
+    # UTF-16 text has its zero bytes all in odd (or all in even) positions, next to each line end
+    for guess, zeros, texts in (("utf-16-le", head[1::2], head[::2]), ("utf-16-be", head[::2], head[1::2])):
+        if zeros.count(0) > len(zeros) // 20 and not texts.count(0):
+            raise IngestError(
+                "E_ENCODING",
+                f"{source.path.name} looks like UTF-16 without a byte order mark; say --read encoding={guess}, "
+                "or save as UTF-8",
+            )
+    raise IngestError(
+        "E_NOT_TEXT", f"{source.path.name} is binary: a zero byte at offset {source.first_nul:,}; export it as CSV"
+    )
+
+
+def _first_bad(source: SourceFile, encoding: str, skip: int = 0) -> int | None:
+    """Offset of the first byte that `encoding` cannot read, in one streamed pass; None when all can be read."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset = 0
+    for piece in source.pieces(1 << 20):
+        text, start = (piece[skip:], skip) if not offset else (piece, offset)
+        bad = undecodable_at(decoder, text, start)
+        if bad is not None:
+            return bad
+        offset += len(piece)
+    return offset if undecodable_at(decoder, b"", offset, final=True) is not None else None
+
+
+def reads_as(text: str, encoding: str) -> bool:
+    """Whether the signs beyond ASCII of a text that was decoded so are such as its languages write.
+
+    cp1252: single letters between others and what typography adds; a text in another alphabet has whole words of such
+    letters, or signs that nobody writes. cp932: kana among what is not ASCII. gb18030: common Han.
+    """
+    beyond = [sign for sign in text if ord(sign) > 127]
+    if encoding == "cp1252":
+        alone = re.findall(rf"(?<!{_LATIN}){_LATIN}(?!{_LATIN})", text)
+        return len(alone) + sum(sign in _TYPOGRAPHIC for sign in beyond) >= 0.5 * len(beyond)
+    if encoding == "cp932":
+        return sum("\u3041" <= sign <= "\u30fe" for sign in beyond) >= 0.2 * len(beyond)
+    return encoding != "gb18030" or common_han_share(text) > 0.5
+
+
+def common_han_share(text: str) -> float:
+    """Share of the non-ASCII characters, in [0, 1], that are level-1 Han of GB 2312 or its punctuation; 0 for none."""
+    wide = "".join(c for c in text if ord(c) > 127)
+    if not wide:
+        return 0.0
+    pairs = wide.encode("gb2312", errors="ignore")
+    return sum(0xB0 <= lead <= 0xD7 or 0xA1 <= lead <= 0xA3 for lead in pairs[::2]) / len(wide)

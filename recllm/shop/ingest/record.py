@@ -1,0 +1,149 @@
+"""Events with their keys, so that a file sent twice counts once and two equal lines of one order count twice.
+
+An event with an id of its own is that id. Any other is its content (person, product, kind, time, basket, price,
+quantity and so on) and its number among the equal ones of the file. Hashes are BLAKE2b, stable across versions.
+The person enters as a pseudonym, so nobody can try out raw ids against the keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.errors import DataError
+from recllm.base.schema import Action, Table
+from recllm.shop.store.database import Store
+from recllm.shop.store.readers import EVENT_DETAILS
+from recllm.shop.store.writers import COLUMNS, WriteResult
+
+KEY_BYTES = 16
+
+_TYPES = {"event_id": pl.String} | {name.removesuffix("?"): dtype for name, dtype in COLUMNS[Table.EVENTS].items()}
+# the order decides the keys of stored events: never change it
+_CONTENT = (
+    "user_id", "item_id", "event", "at", "basket_id", "price", "quantity", "value", "request_id", "position",
+    "model_version",
+)  # fmt: skip
+
+
+def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteResult:
+    """Append events of the program itself, durable on return; the same events again are duplicates.
+
+    events: user_id (pseudonyms), item_id, event (value of an `Action`), timestamp (aware datetime), and where known
+    event_id, quantity (1 where null), price, basket_id, value, request_id, position, model_version. is_timed: False
+    where the time was only filled in; an event with an id is then the same whenever it is sent again. `source` says
+    where they come from. Raises `DataError` for a missing column, an empty id, an unknown event or a naive time.
+    """
+    for name in ("user_id", "item_id", "event", "timestamp"):
+        if name not in events.columns:
+            raise DataError(f"events to record need a column {name}; found {', '.join(events.columns)}")
+        if events[name].null_count():
+            raise DataError(f"events to record: {name} is empty in {events[name].null_count()} rows")
+    dtype = events["timestamp"].dtype
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
+        raise DataError(f"events to record: timestamp is {dtype}; give aware datetimes")
+    unknown = sorted(set(events["event"].unique()) - set(Action))
+    if unknown:
+        raise DataError(f"events to record: unknown event {unknown[0]!r}; known: {', '.join(Action)}")
+    optional = [pl.col(name).cast(_TYPES[name]) for name in ("event_id", *EVENT_DETAILS) if name in events.columns]
+    at = pl.col("timestamp").dt.convert_time_zone("UTC").dt.epoch("us").alias("at")
+    rows = events.select("user_id", "item_id", "event", *optional, at)
+    quantity = pl.col("quantity").fill_null(1.0) if "quantity" in rows.columns else pl.lit(1.0)
+    if "is_timed" in events.columns:
+        rows = rows.with_columns(events["is_timed"])
+    with store.load(Table.EVENTS, load_id=uuid.uuid4().hex, source=source) as load:
+        return load.write(with_event_keys(rows.with_columns(quantity=quantity), Occurrences()))
+
+
+def record_rows(rows: pl.DataFrame, table: Table, store: Store, *, source: str) -> WriteResult:
+    """Write users, items or decisions of the program itself, as `store.writers.COLUMNS` has them; durable on
+    return. `source` says where they come from."""
+    with store.load(table, load_id=uuid.uuid4().hex, source=source) as load:
+        return load.write(rows)
+
+
+class Occurrences:
+    """Counts equal contents over all chunks of a file, in 8 bytes per distinct content, and 12 more for one that is met
+    again.
+
+    Contents lie in sorted runs, each several times as long as the next; short ones are merged as they come, so a
+    content is moved a few times and not with every chunk. They are divided by their first bits, and only a part is
+    written anew at a time.
+    """
+
+    _PARTS = 64
+    _GROWTH = 4
+
+    def __init__(self) -> None:
+        self._runs: list[list[NDArray[np.uint64]]] = [[] for _ in range(self._PARTS)]
+        self._repeated: NDArray[np.uint64] = np.empty(0, np.uint64)
+        """Contents that were met more than once, ascending."""
+        self._counts: NDArray[np.uint32] = np.empty(0, np.uint32)
+        """How often each of them was met."""
+
+    def number(self, contents: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """For each entry how many equal ones came before it, in this call and in earlier ones; int64 (n,)."""
+        values, inverse, counts = np.unique(contents, return_inverse=True, return_counts=True)
+        order = np.argsort(inverse, kind="stable")
+        within = np.empty(len(contents), np.int64)
+        within[order] = np.arange(len(contents)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+        step = np.uint64(2**64 // self._PARTS)
+        ends = np.append(np.searchsorted(values, np.arange(1, self._PARTS, dtype=np.uint64) * step), len(values))
+        met = np.zeros(len(values), bool)
+        for start, end, runs in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), self._runs, strict=True):
+            part = values[start:end]
+            for run in runs:
+                met[start:end] |= _among(part, run)
+            runs.append(part[~met[start:end]])
+            while len(runs) > 1 and len(runs[-2]) < self._GROWTH * len(runs[-1]):
+                runs[-2:] = [np.sort(np.concatenate(runs[-2:]), kind="stable")]
+
+        before = met.astype(np.int64)
+        is_repeated = _among(values, self._repeated)
+        at = np.searchsorted(self._repeated, values)
+        before[is_repeated] = self._counts[at[is_repeated]]
+        self._counts[at[is_repeated]] += counts[is_repeated].astype(np.uint32)
+        new = ~is_repeated & (met | (counts > 1))
+        self._counts = np.insert(self._counts, at[new], (before + counts)[new].astype(np.uint32))
+        self._repeated = np.insert(self._repeated, at[new], values[new])
+        return within + before[inverse]
+
+
+def _among(values: NDArray[np.uint64], run: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of some ascending values are in an ascending run; both without repeats."""
+    if not len(run):
+        return np.zeros(len(values), bool)
+    at = np.searchsorted(run, values)
+    return np.asarray(run[np.minimum(at, len(run) - 1)] == values)
+
+
+def with_event_keys(events: pl.DataFrame, occurrences: Occurrences) -> pl.DataFrame:
+    """`events` with event_key (16 bytes) and payload_hash (int64). Its event_id, where there is one, is the key."""
+    texts = {c: pl.col(c).cast(pl.String).fill_null("") if c in events.columns else pl.lit("") for c in _CONTENT}
+    if "is_timed" in events.columns:
+        texts["at"] = pl.when(pl.col("is_timed") | pl.col("event_id").is_null()).then(texts["at"]).otherwise(pl.lit(""))
+    parts = list(texts.values())
+    keys = _digests(events.select(pl.concat_str(parts, separator="\x1f")).to_series())
+    payload_hash = keys[:, 1].astype(np.int64)
+    ids = events["event_id"] if "event_id" in events.columns else pl.Series([None], dtype=pl.String)
+    has_id = np.broadcast_to(ids.is_not_null().to_numpy(), events.height)
+    number = np.zeros(events.height, np.int64)
+    number[~has_id] = occurrences.number(keys[~has_id, 0])
+    keys[:, 1] ^= number.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # the n-th equal line is another event
+    keys[has_id] = _digests("id\x1f" + ids.drop_nulls())
+    key_bytes = keys.tobytes()
+    event_keys = [key_bytes[i : i + KEY_BYTES] for i in range(0, len(key_bytes), KEY_BYTES)]
+    return events.drop("event_id", "is_timed", strict=False).with_columns(
+        event_key=pl.Series(event_keys, dtype=pl.Binary), payload_hash=pl.Series(payload_hash, dtype=pl.Int64)
+    )
+
+
+def _digests(texts: pl.Series) -> NDArray[np.uint64]:
+    """Shape (n, 2): 128 bits of each text."""
+    joined = b"".join(hashlib.blake2b(t.encode("utf-8"), digest_size=KEY_BYTES).digest() for t in texts)
+    return np.frombuffer(joined, "<u8").reshape(-1, 2).copy()

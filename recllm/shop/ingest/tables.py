@@ -1,0 +1,303 @@
+"""Rows of the four tables: from fields of text to the frames that the store takes.
+
+Each builder gives one row per row of its batch; only those without an error are meant for the store.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+
+from recllm.base.schema import Action, Purpose, Table
+from recllm.shop.ingest.file_schema import LINE_TOTAL
+from recllm.shop.ingest.parse.batch import FieldBatch, clean_texts, is_nobody, null_if_empty
+from recllm.shop.ingest.parse.numbers import parse_numbers, undressed
+from recllm.shop.ingest.parse.times import NO_OFFSET
+
+EVENT_NAMES: Mapping[Action, tuple[str, ...]] = {
+    Action.PURCHASE: (
+        "purchase", "purchased", "buy", "bought", "order", "ordered", "transaction", "sale", "pay", "paid", "购买",
+        "下单", "支付", "付款", "成交",
+    ),
+    Action.VIEW: ("view", "viewed", "pv", "page_view", "pageview", "detail", "browse", "product_view", "浏览", "查看"),
+    Action.CART: ("cart", "add_to_cart", "addtocart", "add_cart", "basket", "add_to_basket", "加购", "购物车"),
+    Action.FAVOURITE: ("favourite", "favorite", "fav", "wishlist", "like", "collect", "收藏", "喜欢"),
+    Action.RETURN: ("return", "returned", "refund", "refunded", "退货", "退款"),
+    Action.SHOWN: ("shown", "impression", "exposure", "展示", "曝光"),
+    Action.CLICK: ("click", "clicked", "点击"),
+    Action.DISMISS: ("dismiss", "dismissed", "hide", "not_interested", "不感兴趣"),
+    Action.RATING: ("rating", "rate", "rated", "stars", "评分", "打分"),
+}  # fmt: skip
+_EVENTS = {name: action.value for action, names in EVENT_NAMES.items() for name in names}
+_OPTIONAL_IDS = ("event_id", "basket_id", "request_id", "model_version")
+
+YES = frozenset(
+    {"true", "yes", "y", "1", "t", "in stock", "in_stock", "instock", "available", "on", "是", "有", "有货", "在售"}
+)
+NO = frozenset(
+    {
+        "false", "no", "n", "0", "f", "out of stock", "out_of_stock", "outofstock", "unavailable", "sold out", "off",
+        "否", "无", "缺货", "下架", "售罄",
+    }
+)  # fmt: skip
+GRANTED = YES | {
+    "granted", "grant", "given", "opt-in", "opt_in", "optin", "opted in", "accepted", "subscribed", "ja", "oui", "si",
+    "sí", "同意", "已同意", "已订阅",
+}  # fmt: skip
+DENIED = NO | {
+    "denied", "deny", "refused", "withdrawn", "revoked", "opt-out", "opt_out", "optout", "opted out", "rejected",
+    "unsubscribed", "not subscribed", "not_subscribed", "nein", "non", "不同意", "拒绝", "撤回", "退订", "已退订",
+}  # fmt: skip
+
+
+def build_events(batch: FieldBatch) -> pl.DataFrame:
+    user, item = _event_users(batch), batch.item_ids()
+    event = batch.constant(Action.PURCHASE.value, pl.String)
+    if batch.has("event"):
+        names = batch.fields["event"].str.strip_chars()
+        key = names.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
+        event = key.replace_strict(_EVENTS | dict(batch.load.options.event_names), default=None, return_dtype=pl.String)
+        batch.mark("event", event.is_null(), "E_EVENT", f"is no known event; known: {', '.join(Action)}", names)
+        batch.load.notes["W_EVENT_ALIAS"] += int((event != names).sum())
+    event = event.set(batch.returned() & (event == Action.PURCHASE.value).fill_null(False), Action.RETURN.value)
+    times = batch.times()
+    quantity, event = _quantities(batch, event)
+    price = _event_prices(batch, quantity)
+    optional = {name: batch.ids(name) for name in _OPTIONAL_IDS if batch.has(name)}
+    optional |= {name: batch.in_namespace(optional[name]) for name in ("event_id", "basket_id") if name in optional}
+    optional["value"] = batch.number("value")
+    is_rating = event == Action.RATING.value
+    batch.mark("value", is_rating & optional["value"].is_null(), "E_NO_VALUE", "a rating without a value")
+    if batch.has("position"):
+        position = batch.number("position")
+        fits = (position == position.round(0)) & position.is_between(0, np.iinfo(np.int32).max)
+        batch.mark("position", ~fits, "E_NUMBER", "is no position", batch.fields["position"])
+        optional["position"] = position.set(~fits, None).cast(pl.Int32)
+    batch.load.items.add(item.filter(batch.good()))
+    offset = pl.Series(times.offset, dtype=pl.Int16)
+    return pl.DataFrame(
+        {
+            "user_id": batch.pseudonyms(user),
+            "item_id": item,
+            "event": event,
+            "at": pl.Series(times.at, dtype=pl.Int64),
+            "tz_offset_minutes": offset.set(offset == NO_OFFSET, None),
+            "quantity": quantity.abs(),
+            "price": price,
+            **optional,
+        }
+    )
+
+
+def _event_users(batch: FieldBatch) -> pl.Series:
+    """Raw user ids. With `anonymous` "keep" every basket without one gets a person of its own, or else every event:
+    never one person for all of them."""
+    if batch.load.options.anonymous != "keep":
+        return batch.raw_user_ids()
+    ids = batch.ids("user_id")
+    nobody = is_nobody(ids)
+    batch.load.notes["W_ANONYMOUS"] += int(nobody.sum())
+    if not nobody.any():
+        return batch.in_namespace(ids)
+    content = batch.fields.select(pl.concat_str(pl.all().fill_null(""), separator="\x1f")).to_series()
+    basket = batch.text("basket_id").str.strip_chars()
+    throw_away = ("anonymous basket " + basket).zip_with((basket != "").fill_null(False), "anonymous event " + content)
+    return batch.in_namespace(ids.zip_with(~nobody, throw_away))
+
+
+def _quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """(quantities as signed in the file, events with returns told apart)."""
+    if not batch.has("quantity"):
+        return batch.constant(1.0, pl.Float64), event
+    load, texts = batch.load, batch.fields["quantity"]
+    quantity = batch.number("quantity")
+    bought = event.is_in([Action.PURCHASE.value, Action.RETURN.value]).fill_null(False)
+    load.notes["W_DEFAULT_QTY"] += int((quantity.is_null() & batch.good() & bought).sum())
+    quantity = quantity.fill_null(1.0)
+    batch.mark("quantity", (quantity == 0) & bought, "E_ZERO_QTY", "is a quantity of nothing", texts)
+    negative = quantity < 0
+    if not negative.any():
+        return quantity, event
+    returnable = bought if load.options.returns == "on" else event == Action.RETURN.value
+    batch.mark("quantity", negative & ~returnable, "E_NEG_QTY", "is negative and no return", texts)
+    returned = negative & (event == Action.PURCHASE.value)
+    load.notes["W_RETURN"] += int((returned & batch.good()).sum())
+    return quantity, event.set(returned, Action.RETURN.value)
+
+
+def _event_prices(batch: FieldBatch, quantity: pl.Series) -> pl.Series:
+    if batch.has(LINE_TOTAL):
+        price = batch.number(LINE_TOTAL, money=True) / quantity.set(quantity == 0, None)
+        price = price.set(price == 0, 0.0)  # no minus zero from a return of something free
+    elif batch.has("price"):
+        price = batch.number("price", money=True)
+    else:
+        return batch.constant(None, pl.Float64)
+    batch.check_prices(price)
+    if batch.load.schema.is_foreign:
+        batch.load.notes["W_FOREIGN_PRICE"] += int((price.is_not_null() & batch.good()).sum())
+        return batch.constant(None, pl.Float64)
+    if not batch.has("currency"):
+        return price
+    foreign = (batch.currency() != batch.load.schema.currency).fill_null(False) & price.is_not_null()
+    batch.load.notes["W_FOREIGN_PRICE"] += int((foreign & batch.good()).sum())
+    return price.set(foreign, None)
+
+
+def build_items(batch: FieldBatch) -> pl.DataFrame:
+    item, notes = batch.item_ids(), batch.load.notes
+    batch.load.items.add(item.filter(batch.good()))
+    texts = {name: clean_texts(batch.text(name), notes) for name in ("title", "brand", "description")}
+    batch.mark("title", texts["title"].is_null(), "E_NO_TITLE", "an item needs a title")
+    category = batch.text("category")
+    if "category" not in batch.load.schema.column_map.paths:
+        category = _map_texts(
+            clean_texts(category, notes), lambda text: json.dumps(_category_path(text), ensure_ascii=False)
+        )
+    price = _item_prices(batch)
+    if batch.has("currency"):
+        default = batch.load.options.currency or batch.load.options.shop_currency
+        currency = batch.currency().fill_null(pl.lit(default, dtype=pl.String))
+    else:
+        currency = batch.constant(batch.load.schema.currency, pl.String)
+    available = yes_or_no(batch.text("available"))
+    unclear = available.is_null() & batch.text("available").is_not_null()
+    batch.mark("available", unclear, "E_AVAILABLE", "is neither yes nor no", batch.text("available"))
+    attributes = batch.text("attributes")
+    if not batch.load.schema.column_map.attributes:  # else the map has built JSON objects
+        objects = _map_texts(attributes, _plain_object)
+        wrong = objects.is_null() & attributes.is_not_null()
+        batch.mark("attributes", wrong, "E_ATTRIBUTES", "is not a JSON object of plain values", attributes)
+        attributes = objects.fill_null("{}")
+    for name, column in (("title", texts["title"]), ("description", texts["description"]), ("attributes", attributes)):
+        batch.count_personal_data(column.alias(name), batch.load.schema.column_of(name))
+    return pl.DataFrame(
+        {
+            "item_id": item,
+            **texts,
+            "category": category,
+            "price": price,
+            "currency": currency,
+            "available": available.fill_null(True),
+            "attributes": attributes,
+            "available_until": _ends(batch),
+        }
+    )
+
+
+def _ends(batch: FieldBatch) -> pl.Series:
+    """When items go off sale, epoch microseconds in UTC: ISO 8601, without a zone in that of the file or the shop. A
+    date alone is its end."""
+    texts = null_if_empty(batch.text("available_until").str.strip_chars())
+    options = batch.load.options
+    zone = ZoneInfo(options.tz or options.shop_tz or "UTC")
+
+    def moment(text: str) -> int | None:
+        try:
+            if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+                at = datetime.combine(date.fromisoformat(text), time.min, zone) + timedelta(days=1)
+            else:
+                at = datetime.fromisoformat(text)
+                at = at if at.tzinfo else at.replace(tzinfo=zone)
+            return round(at.timestamp() * 1_000_000)
+        except (ValueError, OverflowError):
+            return None
+
+    distinct = texts.unique().drop_nulls().to_list()
+    ends = texts.replace_strict(distinct, [moment(t) for t in distinct], default=None, return_dtype=pl.Int64)
+    wrong = ends.is_null() & texts.is_not_null()
+    batch.mark("available_until", wrong, "E_TIMESTAMP", "is no ISO 8601 time, such as 2025-11-12T00:00:00+08:00", texts)
+    return ends
+
+
+def yes_or_no(column: pl.Series, yes: frozenset[str] = YES, no: frozenset[str] = NO) -> pl.Series:
+    """Boolean, null where the text is neither."""
+    words = dict.fromkeys(yes, True) | dict.fromkeys(no, False)
+    return column.str.strip_chars().str.to_lowercase().replace_strict(words, default=None, return_dtype=pl.Boolean)
+
+
+def _map_texts(column: pl.Series, function: Callable[[str], str | None]) -> pl.Series:
+    """The function of each text; it is called once for equal ones."""
+    texts = column.unique().drop_nulls().to_list()
+    return column.replace_strict(texts, [function(text) for text in texts], default=None, return_dtype=pl.String)
+
+
+def _category_path(text: str) -> list[str]:
+    """The names of "Home > Kitchen > Pans" or of a JSON list, widest first."""
+    if text.startswith("["):
+        try:
+            names = json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
+            names = None
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return [name.strip() for name in names if name.strip()]
+    for separator in (">", "›", "»", "|"):
+        if separator in text:
+            return [name.strip() for name in text.split(separator) if name.strip()]
+    return [text]
+
+
+def _item_prices(batch: FieldBatch) -> pl.Series:
+    """Exact decimal texts."""
+    if not batch.has("price"):
+        return batch.text("price")
+    numbers = batch.number("price", money=True)
+    batch.check_prices(numbers)
+    point = batch.load.schema.decimal
+
+    def exact(text: str) -> str | None:
+        text = text.replace("," if point == "." else ".", "").replace(point, ".")
+        return None if parse_numbers(pl.Series([text]), ".")[0] is None else format(Decimal(text), "f")
+
+    return _map_texts(undressed(batch.fields["price"], money=True), exact).set(numbers.is_null(), None)
+
+
+def _plain_object(text: str) -> str | None:
+    try:
+        values = json.loads(text, parse_float=str, parse_int=str)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    if not isinstance(values, dict) or any(isinstance(value, dict | list) for value in values.values()):
+        return None
+    texts = {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in values.items() if v is not None}
+    return json.dumps(texts, ensure_ascii=False, sort_keys=True)
+
+
+def build_users(batch: FieldBatch) -> pl.DataFrame:
+    user = batch.raw_user_ids()
+    batch.personal_answers()
+    return pl.DataFrame({"user_id": batch.pseudonyms(user), "basics": batch.fields["basics"]})
+
+
+def build_consent(batch: FieldBatch) -> pl.DataFrame:
+    user = batch.raw_user_ids()
+    purpose = batch.fields["purpose"].str.strip_chars().str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
+    unknown = ~purpose.is_in([p.value for p in Purpose]).fill_null(False)
+    message = f"is no known purpose; known: {', '.join(Purpose)}"
+    batch.mark("purpose", unknown, "E_PURPOSE", message, batch.fields["purpose"])
+    granted = yes_or_no(batch.fields["granted"], GRANTED, DENIED)
+    batch.mark("granted", granted.is_null(), "E_GRANTED", "is neither granted nor denied", batch.fields["granted"])
+    times = batch.times(may_lie_ahead=~granted)  # a refusal counts whatever its date
+    return pl.DataFrame(
+        {
+            "user_id": batch.pseudonyms(user),
+            "purpose": purpose,
+            "granted": granted,
+            "at": pl.Series(times.at, dtype=pl.Int64),
+        }
+    )
+
+
+BUILDERS: Mapping[Table, Callable[[FieldBatch], pl.DataFrame]] = {
+    Table.EVENTS: build_events,
+    Table.ITEMS: build_items,
+    Table.USERS: build_users,
+    Table.CONSENT: build_consent,
+}

@@ -1,0 +1,643 @@
+"""The store itself: opening, loading, reading; how a connection is set up, and what its errors mean to a person."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    false,
+    func,
+    insert,
+    make_url,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from recllm.base.errors import StoreError
+from recllm.base.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
+from recllm.shop.store import messages, outbox, postgres, tables, writers
+from recllm.shop.store.readers import StoreReader
+from recllm.shop.store.writers import Load
+
+_COPY_ROWS = 20_000
+
+CACHE_MIB = 64
+"""Page cache of one connection. It bounds the memory of a load, and holds the key index of some two million events."""
+
+_REMEDIES: dict[str | tuple[str, ...], str] = {
+    ("SQLITE_BUSY", "SQLITE_LOCKED"): "is locked by another process; wait until that one is done, then try again",
+    ("SQLITE_READONLY", "SQLITE_PERM"): "is read-only; make the file and its folder writable",
+    "SQLITE_FULL": "cannot grow: the disk is full; nothing of this change was kept, free some space and repeat it",
+    "SQLITE_CORRUPT": "is damaged; put a backup in its place, or make a new workspace and load the files again",
+    "SQLITE_NOTADB": "is not a store, or is damaged; put a backup in its place, or give another path",
+    "SQLITE_CANTOPEN": "cannot be opened; check that the folder exists and may be written",
+    "SQLITE_IOERR": "cannot be read or written: the disk reports an error; check the disk and its free space",
+    **postgres.REMEDIES,
+}
+"""What to do, by the beginning of SQLite's name of an error, or of a SQLSTATE; {cause} is what the database said."""
+
+
+class Store:
+    """The one place that keeps rows. Open it with `Store.open`.
+
+    User ids are pseudonyms here. Whatever learns from people or speaks to them reads through `privacy.PolicyGate`.
+    """
+
+    def __init__(self, engine: Engine, where: str, key_fingerprint: str | None = None) -> None:
+        self._engine = engine
+        self._where = where
+        self._key_fingerprint = key_fingerprint
+
+    def __repr__(self) -> str:
+        return f"Store({self._where})"
+
+    @classmethod
+    def open(
+        cls,
+        path_or_url: str | Path,
+        *,
+        create: bool = False,
+        busy_seconds: float = 5.0,
+        key_fingerprint: str | None = None,
+    ) -> Store:
+        """Opens a store given a file path or the URL of a PostgreSQL database; an older one is migrated first.
+
+        With `create` a missing one is made. `busy_seconds` bounds the wait for another writer. `key_fingerprint` tells
+        the pseudonym key: a store made for one is refused to another. Raises `StoreError` when there is no store, when
+        it is newer than this program, locked, read-only, damaged or out of reach.
+        """
+        url = _url(path_or_url)
+        where = without_password(path_or_url)
+        if url.get_backend_name() == "sqlite" and not url.query.get("uri"):
+            path = Path(url.database or "")
+            if not create and not path.is_file():
+                raise StoreError(f"there is no store at {where}; make a workspace with: recllm init -w DIR")
+            if create and not path.parent.is_dir():
+                raise StoreError(f"the folder {path.parent} does not exist; create it first")
+        engine = _open_engine(url, busy_seconds)
+        try:
+            with _explained(engine, where):
+                with engine.connect() as connection, connection.begin():
+                    version = tables.version(connection)
+                if version is None and not create:
+                    raise StoreError(
+                        f"there is no store at {where}: the database has no tables; make one with: recllm init -w DIR"
+                    )
+                if version != tables.SCHEMA_VERSION:
+                    with writing(engine) as connection:
+                        tables.migrate(connection, key_fingerprint)
+                with engine.connect() as connection, connection.begin():
+                    if key_fingerprint not in (None, tables.key_fingerprint(connection) or key_fingerprint):
+                        mix = f"the store {where} belongs to another workspace, with another pseudonym key; give each a"
+                        raise StoreError(f"{mix} store of its own (in PostgreSQL another schema: ?schema=NAME)")
+        except BaseException:
+            engine.dispose()
+            raise
+        if engine.dialect.name == "sqlite" and (file := Path(url.database or "")).is_file():
+            _watch_file(engine, file)
+        return cls(engine, where, key_fingerprint)
+
+    @contextmanager
+    def load(
+        self, table: Table | str, *, load_id: str, source: str, sha256: str | None = None, dry_run: bool = False
+    ) -> Iterator[Load]:
+        """One transaction: what is written in the block is committed at its end, or not at all.
+
+        With `dry_run` it is never committed, and the counts are the same.
+
+        `load_id` is unique and safe in a path; `source` says where the rows come from (a file name), `sha256` is
+        that of the input. Only one load runs at a time: a second one waits, then raises `StoreError`.
+        """
+        with _explained(self._engine, self._where), writing(self._engine, keep=not dry_run) as connection:
+            if self._key_fingerprint not in (None, tables.key_fingerprint(connection) or self._key_fingerprint):
+                raise StoreError(
+                    f"the pseudonym key of the store {self._where} was exchanged; nothing was written, start this again"
+                )
+            load = Load(connection, Table(table), load_id=load_id, source=source, sha256=sha256)
+            yield load
+            load.close()
+
+    @contextmanager
+    def read(self) -> Iterator[StoreReader]:
+        """One read transaction: all frames of the reader show the same moment, whatever is being loaded."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            yield StoreReader(connection)
+
+    def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """The catalogue, which holds nothing about people: see `StoreReader.items`."""
+        with self.read() as reader:
+            return reader.items(item_ids)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the store is a file of SQLite, and not a database of PostgreSQL."""
+        return self._engine.dialect.name == "sqlite"
+
+    def purge(self) -> dict[str, bool]:
+        """Makes what was deleted unreadable in the files of the database: step -> whether it could be done.
+
+        SQLite overwrites what is deleted (secure_delete); the file is then written anew without its free pages, and
+        the write-ahead log, which holds older pages, is emptied. PostgreSQL: see `postgres.purge`.
+        """
+        with _explained(self._engine, self._where):
+            if not self.is_file:
+                return postgres.purge(self._engine, [table.name for table in tables.metadata.sorted_tables])
+            with contextlib.closing(self._engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute("VACUUM")
+                busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return {"vacuum": True, "log_emptied": not busy}
+
+    def snapshot(self, path: Path) -> int:
+        """Writes the whole store, as of one moment, to a new SQLite file, whatever is written meanwhile; returns how
+        many people are in it. The file is checked."""
+        with _explained(self._engine, self._where):
+            if self.is_file:
+                with contextlib.closing(self._engine.raw_connection()) as source:
+                    target = sqlite3.connect(path)
+                    with contextlib.closing(target):
+                        source.driver_connection.backup(target, pages=4096)  # type: ignore[union-attr]
+                        target.execute("PRAGMA journal_mode=DELETE")
+            else:
+                with (
+                    contextlib.closing(Store.open(path, create=True)) as copy,
+                    self._engine.connect() as connection,
+                    connection.begin(),
+                    writing(copy._engine) as target_connection,
+                ):
+                    _copy_tables(connection, target_connection)
+        with contextlib.closing(Store.open(path)) as copy, copy.read() as reader:
+            with copy._engine.connect() as connection:
+                problem = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
+            if problem != "ok":
+                raise StoreError(f"the copy of the store {self._where} is damaged: {problem}; nothing was backed up")
+            return reader.counts()["users"]
+
+    def take_over(self, path: Path) -> None:
+        """Fills this empty store with the rows of a SQLite file; all or nothing. Raises `StoreError` for one that has
+        rows."""
+        with (
+            contextlib.closing(Store.open(path)) as source,
+            source._engine.connect() as connection,
+            _explained(self._engine, self._where),
+            writing(self._engine) as target,
+        ):
+            if any(self._count(target, table) for table in (tables.users, tables.items, tables.loads)):
+                raise StoreError(f"the store {self._where} has rows; give an empty one, e.g. another ?schema=NAME")
+            _copy_tables(connection, target)
+
+    @staticmethod
+    def _count(connection: Connection, table: Any) -> int:
+        return int(connection.scalar(select(func.count()).select_from(table)) or 0)
+
+    # --- people's rights ---------------------------------------------------------------------------------------------
+
+    def bury(self, user_ids: Sequence[str], at: datetime) -> list[str]:
+        """Puts tombstones for people and the sessions joined to them, and restricts them; durable on return.
+
+        Nothing that is sent later about one of them is kept. Returns all ids that have a tombstone now.
+        """
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            return writers.bury(connection, user_ids, _microseconds(at))
+
+    def tombstones(self, user_ids: Iterable[str] | None = None) -> dict[str, datetime]:
+        """Pseudonym -> when it was erased: of everybody, or of these."""
+        columns = tables.tombstones.c
+        query = select(columns.user_id, columns.at)
+        distinct = None if user_ids is None else sorted(set(user_ids))
+        parts = (
+            [query]
+            if distinct is None
+            else [
+                query.where(columns.user_id.in_(distinct[start : start + tables.IN_KEYS]))
+                for start in range(0, len(distinct), tables.IN_KEYS)
+            ]
+        )
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return {
+                user_id: datetime.fromtimestamp(at / 1_000_000, UTC)
+                for part in parts
+                for user_id, at in connection.execute(part)
+            }
+
+    def lift_tombstone(self, user_id: str) -> bool:
+        """What comes of the person from now on is kept again; False where there was no tombstone."""
+        of_person = tables.tombstones.c.user_id == user_id
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            return connection.execute(delete(tables.tombstones).where(of_person)).rowcount > 0
+
+    def restrict(self, user_id: str, at: datetime | None) -> bool:
+        """Uses the person's data for nothing from `at` on, or again as agreed where `at` is None.
+
+        Returns whether that changed anything. Raises `UnknownIdError` for a stranger.
+        """
+        with self.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="restriction") as load:
+            return load.restrict(user_id, None if at is None else _microseconds(at))
+
+    def restricted_since(self, user_ids: Iterable[str] | None = None) -> dict[str, datetime]:
+        """Pseudonym -> since when, of the people who are restricted: all, or among these."""
+        with self.read() as reader:
+            rows = reader.restrictions(user_ids)
+        return dict(rows.iter_rows())
+
+    def delete_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
+        """Deletes what of `writers.AGES` is older than a time, by name, but of people who are restricted. Returns the
+        rows of each table."""
+        with self.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="retention") as load:
+            return load.delete_old({name: _microseconds(at) for name, at in before.items()})
+
+    def count_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
+        """How many rows of each table `delete_old` would delete."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return writers.count_old(connection, {name: _microseconds(at) for name, at in before.items()})
+
+    def append_audit(self, entries: Sequence[str], hashed: Callable[[str, str], str]) -> tuple[int, str]:
+        """Appends entries to the audit log; durable on return. Returns the number and hash of the last entry.
+
+        hashed: hash of the entry before ("" for none) and an entry -> hash of the entry.
+        """
+        columns = tables.audit.c
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            query = select(columns.entry_no, columns.hash).order_by(columns.entry_no.desc()).limit(1)
+            last = connection.execute(query).one_or_none()
+            number, digest = (0, "") if last is None else (last.entry_no, last.hash)
+            for entry in entries:
+                number, digest = number + 1, hashed(digest, entry)
+                connection.execute(insert(tables.audit).values(entry_no=number, entry=entry, hash=digest))
+            return number, digest
+
+    def copy_audit(self, entries: Sequence[tuple[int, str, str]]) -> None:
+        """Appends entries of another copy of this log as they are: number, entry and hash of each."""
+        rows = [{"entry_no": number, "entry": entry, "hash": digest} for number, entry, digest in entries]
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            if rows:
+                connection.execute(insert(tables.audit), rows)
+
+    def audit_entries(
+        self, after: int | None = None, containing: Sequence[str] | None = None
+    ) -> list[tuple[int, str, str]]:
+        """Number, entry and hash of every entry of the audit log, the oldest first; or of those behind a number, or of
+        those whose text contains one of these."""
+        columns = tables.audit.c
+        query = select(columns.entry_no, columns.entry, columns.hash)
+        query = query if after is None else query.where(columns.entry_no > after)
+        if containing is not None:
+            query = query.where(or_(false(), *(columns.entry.contains(text, autoescape=True) for text in containing)))
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return [tuple(row) for row in connection.execute(query.order_by(columns.entry_no))]
+
+    def rename_users(self, renamed: Callable[[str], str], key_fingerprint: str) -> int:
+        """Gives every person, session and tombstone another pseudonym, and the store another key; all or nothing.
+
+        Returns how many pseudonyms were replaced.
+        """
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            n_renamed = 0
+            for column in (tables.users.c.user_id, tables.sessions.c.session_id, tables.tombstones.c.user_id):
+                ids = connection.scalars(select(column)).all()
+                statement = (
+                    update(column.table).where(column == bindparam("old")).values({column.name: bindparam("new")})
+                )
+                if ids:
+                    connection.execute(statement, [{"old": name, "new": renamed(name)} for name in ids])
+                n_renamed += len(ids)
+            is_fingerprint = tables.meta.c.name == "key_fingerprint"
+            connection.execute(delete(tables.meta).where(is_fingerprint))
+            connection.execute(insert(tables.meta).values(name="key_fingerprint", value=key_fingerprint))
+            return n_renamed
+
+    def key_fingerprint(self) -> str | None:
+        """Of the pseudonym key that the rows were made with."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return tables.key_fingerprint(connection)
+
+    def add_api_key(self, *, key_id: str, name: str, scopes: str, sha256: str, created_at: datetime) -> None:
+        """Keeps a new key of the service: all of it but its secret."""
+        row = {"key_id": key_id, "name": name, "scopes": scopes, "sha256": sha256}
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            connection.execute(insert(tables.api_keys).values(row | {"created_at": _microseconds(created_at)}))
+
+    def api_keys(self, key_id: str | None = None) -> list[dict[str, Any]]:
+        """The columns of `tables.api_keys` of every key, the oldest first, or of one key; times as datetimes."""
+        columns = tables.api_keys.c
+        query = select(tables.api_keys).order_by(columns.created_at, columns.key_id)
+        if key_id is not None:
+            query = query.where(columns.key_id == key_id)
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        for row in rows:
+            for name in ("created_at", "revoked_at"):
+                row[name] = None if row[name] is None else datetime.fromtimestamp(row[name] // 1_000_000, UTC)
+        return rows
+
+    def revoke_api_key(self, key_id: str, at: datetime) -> bool:
+        """Revokes a key that is not revoked yet; False for an unknown one."""
+        columns = tables.api_keys.c
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            exists = connection.scalar(select(columns.key_id).where(columns.key_id == key_id)) is not None
+            in_force = update(tables.api_keys).where(columns.key_id == key_id, columns.revoked_at.is_(None))
+            connection.execute(in_force.values(revoked_at=_microseconds(at)))
+        return exists
+
+    def add_messages(self, sent: Sequence[CampaignMessage]) -> None:
+        """Keeps the messages of an export that are not there yet; durable on return."""
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            messages.add_messages(connection, sent)
+
+    def messages(self, message_ids: Iterable[str]) -> dict[str, CampaignMessage]:
+        """Message id -> message, of those that are there."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.read_messages(connection, message_ids)
+
+    def messages_of(self, user_id: str) -> list[tuple[CampaignMessage, list[MessageEvent]]]:
+        """A person's messages, the first first, with what became of each."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.messages_of(connection, user_id)
+
+    def sent_messages(self) -> list[tuple[str, str, str, int]]:
+        """(pseudonym, campaign, channel, epoch microseconds of the first export) of every message."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.sent_messages(connection)
+
+    def known_message_events(self, source: str, event_ids: Iterable[str]) -> set[str]:
+        """Those of a provider's event ids that were counted already."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.known_events(connection, source, event_ids)
+
+    def add_message_events(self, source: str, events: Sequence[MessageEvent], received_at: datetime) -> int:
+        """Keeps what a provider tells of messages, each event id once; returns how many were new, durable on return."""
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            return messages.add_events(connection, source, events, received_at)
+
+    def campaign_message_events(self, campaign_id: str) -> set[tuple[str, str, MessageEventKind]]:
+        """(pseudonym, channel, kind) of everything that became of a campaign's messages."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.campaign_events(connection, campaign_id)
+
+    def bounced_at(self, channel: str) -> dict[str, datetime]:
+        """Pseudonym -> last hard bounce, of people to whom nothing arrived on the channel since."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return messages.bounced_at(connection, channel)
+
+    def queue_announcements(self, queued: Sequence[Announcement]) -> None:
+        """Keeps announcements to be sent; durable on return."""
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            outbox.queue(connection, queued)
+
+    def claim_announcements(self, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:
+        """Due announcements with this attempt counted; nobody else gets them within `lease`."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            if not outbox.is_due(connection, now):
+                return []
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            return outbox.claim(connection, now, lease=lease, limit=limit)
+
+    def settle_announcement(
+        self, announcement_id: str, status: AnnouncementStatus, outcome: str, *, next_at: datetime | None = None
+    ) -> None:
+        """What became of an attempt; next_at: of the next one, where the status is queued."""
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            outbox.settle(connection, announcement_id, status, outcome, next_at=next_at)
+
+    def announcements(self) -> list[Announcement]:
+        """All announcements with what became of them, the oldest first."""
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return outbox.announcements(connection)
+
+    def experiments(self) -> list[tuple[str, str, int]]:
+        """Name, document (JSON) and revision of every experiment, ordered by name."""
+        columns = tables.experiments.c
+        query = select(columns.name, columns.document, columns.revision).order_by(columns.name)
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return [(row.name, row.document, row.revision) for row in connection.execute(query)]
+
+    def save_experiment(self, name: str, document: str, revision: int) -> bool:
+        """Keeps an experiment whose revision was `revision` when it was read, 0 for a new one; it grows by one.
+
+        False, changing nothing, when somebody else changed it since.
+        """
+        columns = tables.experiments.c
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            stored = connection.scalar(select(columns.revision).where(columns.name == name)) or 0
+            if stored != revision:
+                return False
+            row = {"name": name, "document": document, "revision": revision + 1}
+            change = update(tables.experiments).where(columns.name == name) if stored else insert(tables.experiments)
+            connection.execute(change.values(row))
+        return True
+
+    def add_explored_slates(self, rankings: Mapping[str, Sequence[str]], at: datetime) -> None:
+        """Keeps what could have been shown, best first, by the request that explored; a known request stays."""
+        rows = [
+            {"request_id": request_id, "ranked": json.dumps(list(ranked)), "at": _microseconds(at)}
+            for request_id, ranked in rankings.items()
+        ]
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+            statement = dialect.insert(tables.explored_slates).on_conflict_do_nothing()
+            if rows:
+                connection.execute(statement, rows)
+
+    def explored_slates(self, since: datetime) -> dict[str, list[str]]:
+        """What requests since a time could have shown, best first, by request."""
+        columns = tables.explored_slates.c
+        query = select(columns.request_id, columns.ranked).where(columns.at >= _microseconds(since))
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            return {row.request_id: json.loads(row.ranked) for row in connection.execute(query)}
+
+    def keep_sizes(
+        self,
+        caller: str,
+        costs: Mapping[bytes, float],
+        sizes: Mapping[bytes, int | None],
+        *,
+        budget: float,
+        at: datetime,
+        answered_since: datetime,
+        since: datetime,
+    ) -> tuple[dict[bytes, int | None], datetime]:
+        """The sizes of some questions as a caller was given them since `answered_since`; of the others those in
+        `sizes`, in order, while what was charged since `since` and their costs stay within the budget.
+
+        costs, sizes: by digest of the question. Returns the sizes by digest, and the time of the oldest charge.
+        """
+        table = tables.group_sizes
+        with _explained(self._engine, self._where), writing(self._engine) as connection:
+            connection.execute(delete(table).where(table.c.at < _microseconds(since)))
+            rows = connection.execute(select(table).where(table.c.caller == caller).order_by(table.c.at)).all()
+            answers = {bytes(row.digest): row.people for row in rows if row.at >= _microseconds(answered_since)}
+            paid_sizes, spent = (
+                {digest: answers[digest] for digest in costs if digest in answers},
+                sum(row.cost for row in rows),
+            )
+            charges = []
+            for digest, cost in costs.items():
+                if digest not in paid_sizes and spent + cost <= budget:
+                    charge = {"caller": caller, "digest": digest, "at": _microseconds(at), "cost": cost}
+                    charges.append(charge | {"people": sizes[digest]})
+                    paid_sizes[digest], spent = sizes[digest], spent + cost
+            if charges:
+                connection.execute(insert(table), charges)
+        oldest = rows[0].at if rows else _microseconds(at)
+        return paid_sizes, datetime.fromtimestamp(oldest / 1_000_000, UTC)
+
+    def close(self) -> None:
+        """Closes every connection. The store may be used again afterwards."""
+        self._engine.dispose()
+
+
+def _copy_tables(source: Connection, target: Connection) -> None:
+    """Copies every row of every table; numbering goes on behind the highest number."""
+    for table in tables.metadata.sorted_tables:
+        target.execute(delete(table))
+        cursor = source.execution_options(yield_per=_COPY_ROWS).execute(select(table))
+        for rows in cursor.mappings().partitions():
+            target.execute(insert(table), [dict(row) for row in rows])
+        (key, *others) = table.primary_key.columns
+        if target.dialect.name == "postgresql" and not others and key.autoincrement != False:  # noqa: E712
+            postgres.go_on_numbering(target, table, key)
+
+
+def _microseconds(at: datetime) -> int:
+    return int(at.timestamp()) * 1_000_000
+
+
+def without_password(path_or_url: str | Path) -> str:
+    """The path or URL without a password. Raises `StoreError` when it is neither."""
+    url = _url(path_or_url)
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    query = {name: value for name, value in url.query.items() if name not in ("password", "sslpassword")}
+    return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query).render_as_string()
+
+
+def _url(path_or_url: str | Path) -> URL:
+    text = str(path_or_url)
+    if "://" not in text:
+        return URL.create("sqlite", database=text)
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
+        scheme = text.partition("://")[0]  # the rest may hold a password
+        raise StoreError(
+            f"'{scheme}://...' is not a file path nor a URL of sqlite or postgresql; e.g. shop/store.sqlite"
+        )
+    return url
+
+
+def _open_engine(url: URL, busy_seconds: float) -> Engine:
+    """An engine whose every connection is durable: on SQLite WAL, synchronous=FULL, a bounded wait and cache."""
+    if url.get_backend_name() == "postgresql":
+        return postgres.open_engine(url, busy_seconds)
+    engine = create_engine(url, connect_args={"timeout": busy_seconds}, hide_parameters=True)
+    event.listen(engine, "connect", partial(_prepare, busy_seconds))
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine, *, keep: bool = True) -> Iterator[Connection]:
+    """One transaction that holds the write lock from its start; committed at the end, rolled back by any exception.
+
+    Without `keep` it is always rolled back.
+    """
+    with engine.connect().execution_options(recllm_writes=True) as connection, connection.begin() as transaction:
+        yield connection
+        if not keep:
+            transaction.rollback()
+
+
+@contextmanager
+def _explained(engine: Engine, where: str) -> Iterator[None]:
+    """Turns a database error into a `StoreError` of one line: what, where, what to do."""
+    try:
+        yield
+    except UnicodeDecodeError as error:  # of SQLite's own words about a damaged schema, which quote it
+        raise StoreError(f"the store {where} {_REMEDIES['SQLITE_CORRUPT']}") from error
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        name = getattr(cause, "sqlite_errorname", None) or postgres.state_of(error)
+        if str(cause).startswith("Could not decode to UTF-8"):  # of the driver, which would quote the text
+            name = "SQLITE_CORRUPT"
+        first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        remedies = (remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix))
+        remedy = next(remedies, "refused the request: {cause}").replace("{cause}", first_line)
+        raise StoreError(f"the store {where} {remedy}") from error
+
+
+def _prepare(busy_seconds: float, connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # we send BEGIN ourselves: Python's driver would send it too late for DDL
+    cursor = connection.cursor()
+    end = time.monotonic() + busy_seconds
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:  # SQLite does not wait here: others who begin at once do the same
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
+    cursor.execute(f"PRAGMA cache_size=-{CACHE_MIB * 1024}")
+    cursor.execute("PRAGMA threads=2")  # for sorting: the indexes of a first load take a quarter less time
+    cursor.execute(f"PRAGMA journal_size_limit={CACHE_MIB * 1024 * 1024}")
+    cursor.close()
+
+
+def _watch_file(engine: Engine, file: Path) -> None:
+    """From now on no transaction begins while the file is gone, nor on connections to another file than lies there now.
+
+    SQLite itself would go on in a file that was deleted: what is written then is acknowledged, and lost at the end.
+    """
+    identity = _identity(file)
+
+    def check(*_: object) -> None:
+        nonlocal identity
+        identity_now = _identity(file)
+        if identity_now is None:
+            raise StoreError(f"the store {file} is gone; put it back, or put a backup in its place")
+        if identity_now != identity:
+            identity = identity_now
+            engine.dispose()  # the next transaction has connections to the new file
+            raise StoreError(f"the store {file} was exchanged for another file; try again")
+
+    event.listen(engine, "do_connect", check)  # SQLite would make an empty file
+    event.listen(engine, "begin", check)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Tells a file from another one under its name; None for none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("recllm_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,94 @@
+"""Announcements that wait to be sent: written when something happened, sent later, as often as it takes.
+
+Whoever sends claims an announcement first: its next attempt moves past the end of this one. Of several processes one
+sends, and when that one dies another goes on, with the same id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from recllm.base.schema import Announcement, AnnouncementStatus
+from recllm.shop.store import tables
+from recllm.shop.store.messages import microseconds
+
+LONGEST_WAIT = timedelta(days=30)
+"""Of an attempt that waits for longer, a clock that ran ahead said when."""
+
+
+def queue(connection: sa.Connection, announcements: Sequence[Announcement]) -> None:
+    """Keeps announcements, due at once."""
+    rows = [
+        {
+            **{name: getattr(a, name) for name in ("announcement_id", "target", "type", "body", "attempts")},
+            "status": a.status.value,
+            "next_at": microseconds(a.created_at),
+            "created_at": microseconds(a.created_at),
+        }
+        for a in announcements
+    ]
+    if rows:
+        connection.execute(sa.insert(tables.outbox), rows)
+
+
+def is_due(connection: sa.Connection, now: datetime) -> bool:
+    """Whether there is anything to claim: told without the lock that a claim takes."""
+    return connection.scalar(sa.select(tables.outbox.c.announcement_id).where(_due(now)).limit(1)) is not None
+
+
+def _due(now: datetime) -> sa.ColumnElement[bool]:
+    o = tables.outbox.c
+    is_time = sa.or_(o.next_at <= microseconds(now), o.next_at > microseconds(now + LONGEST_WAIT))
+    return sa.and_(o.status == AnnouncementStatus.QUEUED.value, is_time)
+
+
+def claim(connection: sa.Connection, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:
+    """Due announcements, the oldest first, with this attempt counted; nobody else gets them within `lease`."""
+    o = tables.outbox.c
+    due = sa.select(tables.outbox).where(_due(now)).order_by(o.created_at, o.announcement_id).limit(limit)
+    claimed = []
+    for row in connection.execute(due).mappings().all():
+        attempt = {"attempts": row["attempts"] + 1, "next_at": microseconds(now + lease)}
+        of_this = o.announcement_id == row["announcement_id"]
+        connection.execute(sa.update(tables.outbox).where(of_this).values(attempt))
+        claimed.append(_announcement({**row, **attempt}))
+    return claimed
+
+
+def settle(
+    connection: sa.Connection,
+    announcement_id: str,
+    status: AnnouncementStatus,
+    outcome: str,
+    *,
+    next_at: datetime | None = None,
+) -> None:
+    """What became of an attempt. next_at: of the next one, where the status is queued."""
+    values: dict[str, Any] = {"status": status.value, "outcome": outcome}
+    if next_at is not None:
+        values["next_at"] = microseconds(next_at)
+    statement = sa.update(tables.outbox).where(tables.outbox.c.announcement_id == announcement_id)
+    connection.execute(statement.values(values))
+
+
+def announcements(connection: sa.Connection) -> list[Announcement]:
+    """All of them, the oldest first."""
+    o = tables.outbox.c
+    query = sa.select(tables.outbox).order_by(o.created_at, o.announcement_id)
+    return [_announcement(row) for row in connection.execute(query).mappings()]
+
+
+def _announcement(row: Mapping[Any, Any]) -> Announcement:
+    status = AnnouncementStatus(row["status"])
+    return Announcement(
+        **{name: row[name] for name in ("announcement_id", "target", "type", "body", "attempts", "outcome")},
+        status=status,
+        created_at=datetime.fromtimestamp(row["created_at"] / 1_000_000, UTC),
+        next_at=(
+            datetime.fromtimestamp(row["next_at"] / 1_000_000, UTC) if status is AnnouncementStatus.QUEUED else None
+        ),
+    )

@@ -1,0 +1,399 @@
+"""From rows of the store to polars frames. Every reader works inside the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+import sqlalchemy as sa
+
+from recllm.base.schema import ACTION_CODE, ACTIONS, SESSION_PREFIX, Action
+from recllm.base.schema import Table as TableName
+from recllm.shop.store import tables
+
+_TYPES: Mapping[type, type[pl.DataType]] = {
+    sa.BigInteger: pl.Int64,
+    sa.Integer: pl.Int32,
+    sa.SmallInteger: pl.Int16,
+    sa.Double: pl.Float64,
+    sa.Boolean: pl.Boolean,
+    sa.String: pl.String,
+    sa.Text: pl.String,
+}
+_FETCH_ROWS = 500  # rows that stand in memory as Python objects at a time: so few never wake the garbage collector
+
+Keys = tuple[sa.ColumnElement[Any], Iterable[Any]]
+"""A column and the values that it may have."""
+
+EVENT_DETAILS = (
+    *("quantity", "price", "basket_id", "value", "request_id", "position", "model_version", "propensity"),
+    *tables.SHOWN_FOR,
+)
+"""Columns of an event besides user_id, item_id, event and timestamp."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """How far a store has been written: the number of the last event, and of the last load of each table."""
+
+    event_no: int
+    load_no: Mapping[TableName, int]
+
+
+EventRow = tuple[str, int, int, float, float | None, str | None]
+"""item_id, code of the action, epoch microseconds, quantity, price, basket_id of an event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredHistory:
+    """What the store has of one person."""
+
+    is_known: bool
+    """Whether the store has a row of them."""
+    permitted: bool
+    """What they last decided of the purpose that was asked for; without a decision, what the caller says then."""
+    basics: str = "{}"
+    """A JSON object of strings."""
+    events: Sequence[EventRow] = ()
+    """In the order of writing; none of a person who did not agree."""
+
+
+_USER = (
+    sa.select(tables.users.c.user_key, tables.users.c.basics, tables.restrictions.c.at)
+    .join_from(
+        tables.users, tables.restrictions, tables.restrictions.c.user_key == tables.users.c.user_key, isouter=True
+    )
+    .where(tables.users.c.user_id == sa.bindparam("user_id"))
+)
+_DECISION = (
+    sa.select(tables.consent.c.granted)
+    .where(
+        tables.consent.c.user_key == sa.bindparam("user_key"),
+        tables.consent.c.purpose == sa.bindparam("purpose"),
+        sa.or_(~tables.consent.c.granted, tables.consent.c.at <= sa.bindparam("latest")),
+    )
+    .order_by(tables.consent.c.at.desc(), tables.consent.c.granted)
+)
+_HISTORY = (
+    sa.select(tables.items.c.item_id, *(tables.events.c[n] for n in ("action", "at", "quantity", "price", "basket_id")))
+    .join_from(tables.events, tables.items, tables.items.c.item_key == tables.events.c.item_key)
+    .where(
+        tables.events.c.user_key == sa.bindparam("user_key"),
+        tables.events.c.at >= sa.bindparam("since"),
+        tables.events.c.at < sa.bindparam("before"),
+    )
+    .order_by(tables.events.c.event_no)
+)
+_LAST_EVENT = sa.select(sa.func.max(tables.loads.c.last_at)).where(tables.loads.c.last_at <= sa.bindparam("latest"))
+"""What is asked at each answer of a service: as text, because to build a statement takes longer than to run it."""
+
+_ALWAYS = 2**62
+"""No event is further from 1970, in microseconds."""
+
+
+class StoreReader:
+    """One consistent view of the store: all frames belong to the same moment. Get one from `Store.read`."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def events(
+        self,
+        details: tuple[str, ...] = EVENT_DETAILS,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+        user_ids: Iterable[str] | None = None,
+        after_event: int = 0,
+    ) -> pl.DataFrame:
+        """user_id, item_id, event, timestamp (UTC, microseconds) and `details`, with since <= timestamp < before.
+
+        The order is that of writing. Fewer details are faster: reading takes about a microsecond per value.
+        `user_ids`: only the events of these people, read by key: the time does not depend on the other events.
+        after_event: only what was written after the event of that number, see `marks`.
+        """
+        u, i, e = tables.users.c, tables.items.c, tables.events.c
+        names = ("event_no", "user_key", "item_key", "action", "at", *details)
+        query = sa.select(*(e[n] for n in names)).where(e.event_no > after_event).order_by(e.event_no)
+        if since is not None:
+            query = query.where(e.at >= round(since.timestamp() * 1_000_000))
+        if before is not None:
+            query = query.where(e.at < round(before.timestamp() * 1_000_000))
+        user_names, item_names = sa.select(u.user_key, u.user_id), sa.select(i.item_key, i.item_id)
+        if user_ids is None:
+            users, items, frame = self._frame(user_names), self._frame(item_names), self._frame(query)
+        else:
+            users = self._frame(user_names, (u.user_id, user_ids))
+            frame = self._frame(query, (e.user_key, users["user_key"])).sort("event_no")
+            items = self._frame(item_names, (i.item_key, frame["item_key"]))
+        return (
+            frame.join(users, on="user_key", how="left", maintain_order="left")
+            .join(items, on="item_key", how="left", maintain_order="left")
+            .select(
+                "user_id",
+                "item_id",
+                pl.col("action").replace_strict(dict(enumerate(ACTIONS)), return_dtype=pl.String).alias("event"),
+                pl.col("at").cast(pl.Datetime("us", "UTC")).alias("timestamp"),
+                *details,
+            )
+        )
+
+    def events_by_user(
+        self,
+        user_ids: pl.Series,
+        item_ids: pl.Series,
+        *,
+        since: datetime | None = None,
+        until_event: int | None = None,
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        """The events of these users, all different, some users at a time: how many, and their events.
+
+        Columns: user (row among the users of this time), item (row of `item_ids`), action (its code), at (epoch
+        microseconds), quantity, price, basket_id; of each user in the order of writing. since: leaves out what was
+        before. until_event: leaves out what was written after the event of that number, see `marks`. They come from the
+        index of the events by user alone, which lies in that order.
+        """
+        u, i, e = tables.users.c, tables.items.c, tables.events.c
+        items = self._frame(sa.select(i.item_key, i.item_id))
+        items = items.join(item_ids.alias("item_id").to_frame().with_row_index("item"), on="item_id")
+        columns = [e[name] for name in ("user_key", "item_key", "action", "at", "quantity", "price", "basket_id")]
+        query = sa.select(*columns).order_by(e.user_key, e.event_no)
+        if since is not None:
+            query = query.where(e.at >= round(since.timestamp() * 1_000_000))
+        if until_event is not None:
+            query = query.where(e.event_no <= until_event)
+        for start in range(0, len(user_ids), tables.IN_KEYS):
+            some_ids = user_ids[start : start + tables.IN_KEYS].alias("user_id")
+            users = self._frame(sa.select(u.user_key, u.user_id), (u.user_id, some_ids))
+            users = users.join(some_ids.to_frame().with_row_index("user"), on="user_id")
+            frame = self._frame(query, (e.user_key, users["user_key"]))
+            frame = frame.join(users, on="user_key", how="left", maintain_order="left")
+            frame = frame.join(items, on="item_key", how="left", maintain_order="left")
+            yield len(some_ids), frame.select("user", "item", "action", "at", "quantity", "price", "basket_id")
+
+    def history(
+        self,
+        user_id: str,
+        purpose: str,
+        *,
+        without_decision: bool,
+        since: datetime | None = None,
+        before: datetime | None = None,
+        granted_until: datetime | None = None,
+    ) -> StoredHistory:
+        """One person's, with since <= time of an event < before, if they agreed to the purpose. granted_until: as in
+        `consent`."""
+        rows = self._rows(_USER, {"user_id": user_id})
+        if not rows:
+            return StoredHistory(is_known=False, permitted=without_decision)
+        user_key, basics, restricted_at = rows[0]
+        latest = _ALWAYS if granted_until is None else round(granted_until.timestamp() * 1_000_000)
+        decided = self._rows(_DECISION, {"user_key": user_key, "purpose": purpose, "latest": latest})
+        if restricted_at is not None or not (bool(decided[0][0]) if decided else without_decision):
+            return StoredHistory(is_known=True, permitted=False)
+        limits = {
+            "since": -_ALWAYS if since is None else round(since.timestamp() * 1_000_000),
+            "before": _ALWAYS if before is None else round(before.timestamp() * 1_000_000),
+        }
+        events = self._rows(_HISTORY, {"user_key": user_key, **limits})
+        return StoredHistory(is_known=True, permitted=True, basics=basics, events=events)
+
+    def users(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """user_id and basics (a JSON object of strings), ordered by id: of everybody, or of these who are known."""
+        u = tables.users.c
+        keys = None if user_ids is None else (u.user_id, user_ids)
+        return self._frame(sa.select(u.user_id, u.basics), keys).sort("user_id")
+
+    def items(self, item_ids: Iterable[str] | None = None, *, after_load: int | None = None) -> pl.DataFrame:
+        """The whole catalogue, or these items as far as they are known, ordered by id.
+
+        after_load: only those that a load of items changed after the load of that number, see `marks`.
+
+        Columns: item_id, title, category (list), brand, description, price (decimal text), currency, available,
+        attributes (a JSON object), pending (only seen in events so far, or taken off the catalogue), available_until
+        (UTC, or null).
+        """
+        item = tables.items.c
+        query = sa.select(*(column for column in item if column.name not in ("item_key", "load_no")))
+        if after_load is not None:
+            query = query.where(item.load_no > after_load)
+        frame = self._frame(query, None if item_ids is None else (item.item_id, item_ids))
+        return frame.sort("item_id").with_columns(
+            pl.col("category").str.json_decode(pl.List(pl.String)),
+            pl.col("available_until").cast(pl.Datetime("us", "UTC")),
+        )
+
+    def item_states(self) -> pl.DataFrame:
+        """item_id, at (UTC), price (decimal text), currency, available: what items cost and whether they were for sale
+        from a time on, in the order of time. at: of the load of items that said so."""
+        state, item = tables.item_states.c, tables.items.c
+        query = sa.select(item.item_id, state.at, state.price, state.currency, state.available)
+        query = query.join_from(tables.item_states, tables.items, state.item_key == item.item_key)
+        frame = self._frame(query.order_by(state.load_no, item.item_id))
+        return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+    def brands(self) -> list[str]:
+        """Every brand of the catalogue, once each, in order."""
+        brand = tables.items.c.brand
+        return self._frame(sa.select(brand).where(brand.is_not(None)).distinct().order_by(brand))["brand"].to_list()
+
+    def consent(
+        self,
+        purpose: str | None = None,
+        user_ids: Iterable[str] | None = None,
+        *,
+        granted_until: datetime | None = None,
+    ) -> pl.DataFrame:
+        """user_id, purpose, granted, at (UTC): every decision, or those for one purpose, or of these people.
+
+        Each person's stand oldest first; of one instant, the refusal last. granted_until: without agreements that are
+        dated later than this; refusals count whatever their date.
+        """
+        c, u = tables.consent.c, tables.users.c
+        query = sa.select(u.user_id, c.purpose, c.granted, c.at).join_from(
+            tables.consent, tables.users, u.user_key == c.user_key
+        )
+        if purpose is not None:
+            query = query.where(c.purpose == purpose)
+        if granted_until is not None:
+            query = query.where(sa.or_(~c.granted, c.at <= round(granted_until.timestamp() * 1_000_000)))
+        keys = None if user_ids is None else (u.user_id, user_ids)
+        frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), keys)
+        return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+    def restrictions(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
+        """user_id and at (UTC) of the people whose data may be used for nothing: all, or among these."""
+        r, u = tables.restrictions.c, tables.users.c
+        query = sa.select(u.user_id, r.at).join_from(tables.restrictions, tables.users, u.user_key == r.user_key)
+        frame = self._frame(query, None if user_ids is None else (u.user_id, user_ids))
+        return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+
+    def first_loaded(self, user_ids: Iterable[str]) -> dict[str, tuple[int, datetime]]:
+        """Pseudonym -> number and time of the load with the first of the person's events, whether it is there or was
+        deleted by age since; nobody who never had one."""
+        u, load, names = tables.users.c, tables.loads.c, list(user_ids)
+        first: dict[str, tuple[int, int]] = {}
+        for table in (tables.events, tables.first_loads):
+            query = (
+                sa.select(u.user_id, sa.func.min(load.load_no), sa.func.min(load.committed_at).label("committed_at"))
+                .join_from(tables.users, table, table.c.user_key == u.user_key)
+                .join(tables.loads, load.load_no == table.c.load_no)
+                .group_by(u.user_id)
+            )
+            for user_id, number, at in self._frame(query, (u.user_id, names)).iter_rows():
+                first[user_id] = min(first.get(user_id, (number, at)), (number, at))
+        return {user_id: (n, datetime.fromtimestamp(at / 1_000_000, UTC)) for user_id, (n, at) in first.items()}
+
+    def joined_sessions(self, session_ids: Iterable[str] | None = None, user_id: str | None = None) -> dict[str, str]:
+        """Session -> person, of the sessions that were joined to one: all, these, or those of a person."""
+        s, u = tables.sessions.c, tables.users.c
+        query = sa.select(s.session_id, u.user_id).join_from(tables.sessions, tables.users, u.user_key == s.user_key)
+        if user_id is not None:
+            query = query.where(u.user_id == user_id)
+        return dict(self._frame(query, None if session_ids is None else (s.session_id, session_ids)).iter_rows())
+
+    def marks(self) -> Marks:
+        """How far the store has been written; what is written later has higher numbers."""
+        loads, events = tables.loads.c, tables.events.c
+        newest = sa.select(loads.table_name, sa.func.max(loads.load_no)).group_by(loads.table_name)
+        return Marks(
+            event_no=int(self._connection.scalar(sa.select(sa.func.max(events.event_no))) or 0),
+            load_no={TableName(name): int(number) for name, number in self._connection.execute(newest)},
+        )
+
+    def loads(self, limit: int | None, *, without_sources: Iterable[str] = ()) -> pl.DataFrame:
+        """The latest loads, or all (limit None), newest first: load_id, table_name, source, counts (a JSON object of
+        numbers), committed_at (UTC). without_sources: leaves out loads of these sources."""
+        loads = tables.loads.c
+        query = sa.select(loads.load_id, loads.table_name, loads.source, loads.counts, loads.committed_at)
+        query = query.where(loads.source.not_in(list(without_sources))).order_by(loads.load_no.desc()).limit(limit)
+        return self._frame(query).with_columns(pl.col("committed_at").cast(pl.Datetime("us", "UTC")))
+
+    def last_event(self, until: datetime | None = None) -> datetime | None:
+        """When the latest event happened (UTC, whole seconds); None without events. until: of the loads that hold no
+        later one, if there is any."""
+        ((last,),) = self._rows(_LAST_EVENT, {"latest": _ALWAYS if until is None else round(until.timestamp() * 1e6)})
+        if last is None and until is not None:
+            return self.last_event()
+        return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
+
+    def order_log(self) -> tables.OrderLog | None:
+        """Of a log that knows only the order of each person's events; None where it has times."""
+        return tables.order_log(self._connection)
+
+    def first_shown(self) -> datetime | None:
+        """When something was shown for the first time (UTC, whole seconds); None where nothing ever was."""
+        event = tables.events.c
+        first = self._connection.scalar(
+            sa.select(sa.func.min(event.at)).where(event.action == ACTION_CODE[Action.SHOWN])
+        )
+        return None if first is None else datetime.fromtimestamp(int(first) // 1_000_000, UTC)
+
+    def n_available_items(self) -> int:
+        """Items of the catalogue that are for sale, whatever their last day."""
+        item = tables.items.c
+        query = sa.select(sa.func.count()).select_from(tables.items).where(item.available, ~item.pending)
+        return int(self._connection.scalar(query) or 0)
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each table, without sessions among the users, and `pending_items`: products that are only known from
+        events."""
+        all_tables = (tables.users, tables.items, tables.events, tables.consent, tables.loads)
+        queries = {table.name: sa.select(sa.func.count()).select_from(table) for table in all_tables}
+        is_session = tables.users.c.user_id.startswith(SESSION_PREFIX, autoescape=True)
+        queries["users"] = queries["users"].where(~is_session)
+        queries["pending_items"] = queries["items"].where(tables.items.c.pending)
+        return {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
+
+    def _rows(self, query: sa.Select[*tuple[Any, ...]], parameters: Mapping[str, Any]) -> list[Any]:
+        """The driver's own tuples."""
+        text, names = _statement(query, self._connection.dialect)
+        values = parameters if names is None else tuple(parameters[name] for name in names)
+        with closing(self._connection.exec_driver_sql(text, values).cursor) as cursor:
+            return list(cursor.fetchall())
+
+    def _frame(self, query: sa.Select[*tuple[Any, ...]], keys: Keys | None = None) -> pl.DataFrame:
+        """The rows of a query. `keys`: only those whose column has one of these values; then the query's order holds
+        among the rows of one value."""
+        queries = [query]
+        if keys is not None:
+            column, values = keys
+            distinct = sorted(set(values))
+            starts = range(0, len(distinct), tables.IN_KEYS)
+            queries = [query.where(column.in_(distinct[start : start + tables.IN_KEYS])) for start in starts]
+        types = {column.name: _TYPES[type(column.type)] for column in query.selected_columns}
+        parts = [pl.DataFrame(schema=types)]
+        for part in queries:
+            with closing(self._cursor(part, by_key=keys is not None)) as cursor:
+                while rows := cursor.fetchmany(_FETCH_ROWS):
+                    # column by column: a third of the time of taking the rows one by one
+                    columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+                    parts.append(pl.DataFrame([_series(name, dtype, values) for (name, dtype), values in columns]))
+        return pl.concat(parts, rechunk=True)
+
+    def _cursor(self, query: sa.Select[*tuple[Any, ...]], *, by_key: bool) -> Any:
+        """The driver's own cursor and tuples: handling each row by itself would take longer than the database does."""
+        dialect = self._connection.dialect
+        if by_key or dialect.name != "postgresql":
+            return self._connection.execute(query).cursor
+        # a cursor with a name stays on the server: any other brings all rows into memory before the first one is read
+        compiled = query.compile(dialect=dialect)
+        return self._connection.connection.cursor("rows").execute(str(compiled), compiled.params)
+
+
+@lru_cache(64)
+def _statement(query: sa.Select[*tuple[Any, ...]], dialect: sa.Dialect) -> tuple[str, tuple[str, ...] | None]:
+    """Text of a query of this module, and the names of its parameters where they go by position."""
+    compiled = query.compile(dialect=dialect)
+    return str(compiled), None if compiled.positiontup is None else tuple(compiled.positiontup)
+
+
+def _series(name: str, dtype: type[pl.DataType], values: tuple[Any, ...]) -> pl.Series:
+    if dtype == pl.Boolean:  # 0 and 1 on SQLite
+        return pl.Series(name, values, dtype=pl.Int8, strict=False).cast(pl.Boolean)
+    return pl.Series(name, values, dtype=dtype)

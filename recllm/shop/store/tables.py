@@ -1,0 +1,485 @@
+"""The tables of the store, as SQLAlchemy Core metadata, and how an older store becomes one of these.
+
+People and items have small integer keys, so that an event row stays short; nothing outside this package sees them.
+`events.at` is epoch microseconds in UTC. `items.price` is the decimal as text, because a float would change it.
+References are not declared as foreign keys: both ends are written in one transaction by one function, and checking
+1.4 million rows again would cost a third of the speed of a load.
+
+An older store walks numbered steps, all of them in one transaction: `STEPS[n]` turns version n into n + 1. A new one is
+made at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    inspect,
+    literal,
+    select,
+    text,
+    update,
+)
+
+from recllm.base.errors import StoreError
+from recllm.base.schema import Table as TableName
+from recllm.shop.store import postgres
+
+SCHEMA_VERSION = 12
+IN_KEYS = 1_000
+"""Keys of one IN list: a statement has a limited number of parameters."""
+
+metadata = MetaData()
+
+# SQLite numbers rows by itself only for a column of exactly the type INTEGER
+_Key = BigInteger().with_variant(Integer(), "sqlite")
+
+# ids are bytes, not words: on PostgreSQL, too, they are ordered as on SQLite, whatever the language of the server
+_Id = String().with_variant(String(collation="C"), "postgresql")
+
+meta = Table("meta", metadata, Column("name", _Id, primary_key=True), Column("value", String, nullable=False))
+
+loads = Table(
+    "loads",
+    metadata,
+    Column("load_no", _Key, primary_key=True),
+    Column("load_id", _Id, nullable=False, unique=True),
+    Column("table_name", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("sha256", String),
+    Column("counts", Text, nullable=False),
+    Column("committed_at", BigInteger, nullable=False),
+    # the latest `events.at` among what the load added: the end of the log without a look at the events
+    Column("last_at", BigInteger),
+)
+
+loads_by_table = Index("loads_by_table", loads.c.table_name, loads.c.load_no)
+loads_by_last_at = Index("loads_by_last_at", loads.c.last_at)
+"""A service asks for the newest loads and the end of the log at each answer, and each batch of events is a load."""
+
+users = Table(
+    "users",
+    metadata,
+    Column("user_key", _Key, primary_key=True),
+    Column("user_id", _Id, nullable=False, unique=True),
+    Column("basics", Text, nullable=False),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("item_key", _Key, primary_key=True),
+    Column("item_id", _Id, nullable=False, unique=True),
+    Column("title", Text),
+    Column("category", Text),
+    Column("brand", Text),
+    Column("description", Text),
+    Column("price", String),
+    Column("currency", String),
+    Column("available", Boolean, nullable=False),
+    Column("attributes", Text),
+    Column("pending", Boolean, nullable=False),
+    Column("available_until", BigInteger),  # epoch microseconds; null for no end
+    Column("load_no", BigInteger, nullable=False, server_default="0"),  # of the last load of items that changed it
+)
+items_by_load = Index("items_by_load", items.c.load_no)
+"""A service asks what changed since it read the catalogue."""
+
+item_states = Table(
+    "item_states",
+    metadata,
+    Column("item_key", BigInteger, nullable=False),
+    Column("load_no", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+    Column("price", String),
+    Column("currency", String),
+    Column("available", Boolean, nullable=False),
+    PrimaryKeyConstraint("item_key", "load_no"),
+)
+"""What an item cost and whether it was for sale, as of each load of items that changed one of the two."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_no", _Key, primary_key=True),
+    Column("event_key", LargeBinary(16), nullable=False),
+    Column("payload_hash", BigInteger, nullable=False),
+    Column("user_key", BigInteger, nullable=False),
+    Column("item_key", BigInteger, nullable=False),
+    Column("action", SmallInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("tz_offset_minutes", SmallInteger),
+    Column("quantity", Double, nullable=False),
+    Column("price", Double),
+    Column("basket_id", String),
+    Column("value", Double),
+    Column("request_id", String),
+    Column("position", Integer),
+    Column("model_version", String),
+    Column("load_no", BigInteger, nullable=False),
+    # of what was shown: how likely it was, and what for
+    Column("propensity", Double),
+    Column("experiment", String),
+    Column("variant", String),
+    Column("campaign_id", String),
+    Column("template", String),
+)
+
+events_by_key = Index("events_by_key", events.c.event_key, unique=True)
+"""Where an event is known already. Stores that were made earlier have a constraint in its place, which does
+the same and cannot be dropped for a first load."""
+
+SHOWN_FOR = ("experiment", "variant", "campaign_id", "template")
+"""Columns of an event that say what an item was shown for."""
+
+events_by_user = Index(
+    "events_by_user",
+    *(events.c[n] for n in ("user_key", "event_no", "item_key", "action", "at", "quantity", "price", "basket_id")),
+)
+"""A person's events are read by key, in the order of writing, from the index alone: those of one person lie side by
+side in it, and all over the table."""
+
+consent = Table(
+    "consent",
+    metadata,
+    Column("user_key", BigInteger, nullable=False),
+    Column("purpose", _Id, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("granted", Boolean, nullable=False),
+    # `granted` is part of the key: a yes and a no of the same instant are both kept, and the no wins when read
+    PrimaryKeyConstraint("user_key", "purpose", "at", "granted"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", _Id, primary_key=True),
+    Column("user_key", BigInteger, nullable=False, index=True),
+    Column("joined_at", BigInteger, nullable=False),  # epoch microseconds
+)
+"""Anonymous sessions that turned out to be of a person. Until then a session is a row of `users` like any other."""
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("scopes", String, nullable=False),  # separated by blanks
+    Column("sha256", String, nullable=False),  # of the secret
+    Column("created_at", BigInteger, nullable=False),  # epoch microseconds, as is the next
+    Column("revoked_at", BigInteger),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("message_no", _Key, primary_key=True),
+    Column("message_id", _Id, nullable=False, unique=True),
+    Column("user_key", BigInteger, nullable=False),
+    Column("campaign_id", _Id, nullable=False),
+    Column("channel", _Id, nullable=False),
+    Column("text_id", String, nullable=False),
+    Column("variant", Integer, nullable=False),
+    Column("item_id", String),  # null where the text is not about an item of the catalogue
+    Column("request_id", String, nullable=False),
+    Column("exported_at", BigInteger, nullable=False),  # epoch microseconds of the first export
+)
+messages_by_campaign = Index("messages_by_campaign", messages.c.campaign_id)
+
+message_events = Table(
+    "message_events",
+    metadata,
+    Column("source", _Id, nullable=False),  # the provider's name in this shop
+    Column("event_id", _Id, nullable=False),  # the provider's own: it counts once
+    Column("message_no", BigInteger, nullable=False),
+    Column("kind", _Id, nullable=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds, as is the next
+    Column("received_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("source", "event_id"),
+)
+message_events_by_message = Index("message_events_by_message", message_events.c.message_no)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("announcement_id", _Id, primary_key=True),
+    Column("target", _Id, nullable=False),
+    Column("type", String, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("status", _Id, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", BigInteger, nullable=False),  # epoch microseconds, as is the next
+    Column("created_at", BigInteger, nullable=False),
+    Column("outcome", String),  # of the last attempt
+)
+outbox_by_time = Index("outbox_by_time", outbox.c.status, outbox.c.next_at)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("name", _Id, primary_key=True),
+    Column("document", Text, nullable=False),
+    # grows with each change: who changes an experiment says which state was read
+    Column("revision", Integer, nullable=False),
+)
+
+explored_slates = Table(
+    "explored_slates",
+    metadata,
+    Column("request_id", _Id, primary_key=True),
+    # what could have been shown: a JSON list of item ids, best first, so many more than positions as the pool had
+    Column("ranked", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    # a pseudonym, of a person or of a session that was theirs: whatever comes of it later is not kept
+    Column("user_id", _Id, primary_key=True),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+)
+"""People who were erased."""
+
+restrictions = Table(
+    "restrictions",
+    metadata,
+    Column("user_key", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+)
+"""People whose data are kept and used for nothing, whatever they agreed to: as they wish, or soon to be erased."""
+
+first_loads = Table(
+    "first_loads",
+    metadata,
+    Column("user_key", BigInteger, primary_key=True, autoincrement=False),
+    Column("load_no", BigInteger, nullable=False),
+)
+"""The load with the first events of people of whom events were deleted by age: what was trained since learned from
+them, whatever of them is still there."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("entry_no", _Key, primary_key=True, autoincrement=False),  # without gaps, from 1
+    Column("entry", Text, nullable=False),  # canonical JSON
+    Column("hash", String, nullable=False),  # over the hash of the entry before and this one
+)
+"""Who did what to whose data; see `recllm.shop.workspace.audit`."""
+
+group_sizes = Table(
+    "group_sizes",
+    metadata,
+    Column("size_no", _Key, primary_key=True),
+    Column("caller", _Id, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # keyed, of the question
+    Column("at", BigInteger, nullable=False),  # epoch microseconds
+    Column("cost", Double, nullable=False),
+    Column("people", BigInteger),  # as it was answered
+)
+group_sizes_by_caller = Index("group_sizes_by_caller", group_sizes.c.caller, group_sizes.c.digest)
+"""Sizes of groups that callers were given: see `recllm.shop.workspace.figures`."""
+
+
+def _read_people_by_key(connection: Connection) -> None:
+    """Version 2: an index of the events by person, and the end of the log beside the loads."""
+    connection.execute(text("ALTER TABLE loads ADD COLUMN last_at BIGINT"))
+    newest = select(func.max(loads.c.load_no)).scalar_subquery()
+    last_at = select(func.max(events.c.at)).scalar_subquery()
+    connection.execute(update(loads).where(loads.c.load_no == newest).values(last_at=last_at))
+    events_by_user.create(connection)
+
+
+def _serve(connection: Connection) -> None:
+    """Version 3: API keys, and indexes of what a service asks for at each answer."""
+    api_keys.create(connection)
+    loads_by_table.create(connection)
+    loads_by_last_at.create(connection)
+
+
+def _learn_from_what_was_shown(connection: Connection) -> None:
+    """Version 4: how likely a showing was and what for, and experiments."""
+    for column, kind in (("propensity", "DOUBLE PRECISION"), *((name, "VARCHAR") for name in SHOWN_FOR)):
+        connection.execute(text(f"ALTER TABLE events ADD COLUMN {column} {kind}"))
+    experiments.create(connection)
+    explored_slates.create(connection)
+
+
+def _follow_messages(connection: Connection) -> None:
+    """Version 5: messages that left, what became of them, and announcements that wait to be sent."""
+    for table in (messages, message_events, outbox):
+        table.create(connection)
+
+
+def _end_offers_and_join_sessions(connection: Connection) -> None:
+    """Version 6: when items go off sale, and which person an anonymous session turned out to be."""
+    connection.execute(text("ALTER TABLE items ADD COLUMN available_until BIGINT"))
+    sessions.create(connection)
+
+
+def _read_histories_from_the_index(connection: Connection) -> None:
+    """Version 7: the index of the events by person has what a history is made of."""
+    events_by_user.drop(connection)
+    events_by_user.create(connection)
+
+
+def _tell_when_items_changed(connection: Connection) -> None:
+    """Version 8: which load changed an item; of what is there, the last one may have."""
+    connection.execute(text("ALTER TABLE items ADD COLUMN load_no BIGINT DEFAULT 0 NOT NULL"))
+    newest = select(func.max(loads.c.load_no)).where(loads.c.table_name == TableName.ITEMS.value)
+    connection.execute(update(items).values(load_no=func.coalesce(newest.scalar_subquery(), 0)))
+    items_by_load.create(connection)
+
+
+def _follow_prices_and_stock(connection: Connection) -> None:
+    """Version 9: what items cost and whether they were for sale; of what was before, nobody knows."""
+    item_states.create(connection)
+    record_item_states(connection)
+
+
+def _protect_people(connection: Connection) -> None:
+    """Version 10: who was erased or restricted, and the audit log."""
+    for table in (tombstones, restrictions, audit):
+        table.create(connection)
+
+
+def _remember_first_loads(connection: Connection) -> None:
+    """Version 11: since when models learned from people whose first events were deleted by age."""
+    first_loads.create(connection)
+
+
+def _keep_group_sizes(connection: Connection) -> None:
+    """Version 12: callers have a budget of group sizes, instead of a register of who was in which group; lists of
+    customers need a scope of their own, which keys for marketing had."""
+    connection.execute(text("UPDATE api_keys SET scopes = scopes || ' people' WHERE scopes LIKE '%marketing%'"))
+    for name in ("releases", "release_people"):
+        connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+    group_sizes.create(connection)
+
+
+def record_item_states(connection: Connection, load_no: int | None = None) -> None:
+    """Adds the state of the items that a load changed, all items when None, where it differs from their last one."""
+    earlier = item_states.alias()
+    newest = select(func.max(earlier.c.load_no)).where(earlier.c.item_key == items.c.item_key).scalar_subquery()
+    unchanged = [item_states.c[name].is_not_distinct_from(items.c[name]) for name in ("price", "currency", "available")]
+    same = select(item_states.c.item_key).where(
+        item_states.c.item_key == items.c.item_key, item_states.c.load_no == newest, *unchanged
+    )
+    now = int(datetime.now(UTC).timestamp() * 1_000_000)
+    columns = (items.c.item_key, items.c.load_no, literal(now), items.c.price, items.c.currency, items.c.available)
+    states = select(*columns).where(~same.exists(), ~items.c.pending | ~items.c.available)
+    if load_no is not None:
+        states = states.where(items.c.load_no == load_no)
+    connection.execute(insert(item_states).from_select(item_states.c.keys(), states))
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {
+    1: _read_people_by_key,
+    2: _serve,
+    3: _learn_from_what_was_shown,
+    4: _follow_messages,
+    5: _end_offers_and_join_sessions,
+    6: _read_histories_from_the_index,
+    7: _tell_when_items_changed,
+    8: _follow_prices_and_stock,
+    9: _protect_people,
+    10: _remember_first_loads,
+    11: _keep_group_sizes,
+}
+
+
+def has_index(connection: Connection, table: Table, index: Index) -> bool:
+    return any(named["name"] == index.name for named in inspect(connection).get_indexes(table.name))
+
+
+def version(connection: Connection) -> int | None:
+    """Schema version of the store; None in a database without tables. `StoreError` for somebody else's database."""
+    names = inspect(connection).get_table_names()
+    if not names:
+        return None
+    number = None
+    if meta.name in names:
+        number = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
+    if number is None or not number.isdigit():
+        store = f"the store {connection.engine.url.database}"
+        raise StoreError(f"{store} belongs to another program; give the path of a store or a new path")
+    return int(number)
+
+
+def key_fingerprint(connection: Connection) -> str | None:
+    """Of the pseudonym key that the store was made for; None for a store that was made without one."""
+    return connection.scalar(select(meta.c.value).where(meta.c.name == "key_fingerprint"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderLog:
+    """Of a log that knows only the order of each person's events: see `recllm.shop.data.order`."""
+
+    step_seconds: int
+    """What one step counts."""
+    sha256: str
+    """Of the file that it came from."""
+
+
+_ORDER_LOG = ("order_step_seconds", "order_file")
+
+
+def order_log(connection: Connection) -> OrderLog | None:
+    """None where the log has times, or nothing."""
+    rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ORDER_LOG)))
+    values = {row.name: row.value for row in rows}
+    if len(values) < len(_ORDER_LOG):
+        return None
+    return OrderLog(step_seconds=int(values["order_step_seconds"]), sha256=values["order_file"])
+
+
+def keep_order_log(connection: Connection, log: OrderLog) -> None:
+    """For a store without one."""
+    values = zip(_ORDER_LOG, (str(log.step_seconds), log.sha256), strict=True)
+    connection.execute(insert(meta), [{"name": name, "value": value} for name, value in values])
+
+
+def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:
+    """Brings the store to `SCHEMA_VERSION`. Where there are no tables they are made, for the key of `key_fingerprint`.
+
+    Raises `StoreError`, changing nothing, for a newer store or a missing step.
+    """
+    start = version(connection)
+    if start is None:
+        if connection.dialect.name == "postgresql":
+            postgres.make_schema(connection)
+        metadata.create_all(connection)
+        rows = {"schema_version": str(SCHEMA_VERSION), "key_fingerprint": key_fingerprint}
+        connection.execute(insert(meta), [{"name": n, "value": v} for n, v in rows.items() if v is not None])
+        return
+    store = f"the store {connection.engine.url.database}"
+    if start > SCHEMA_VERSION:
+        raise StoreError(
+            f"{store} has schema version {start}, this recllm knows {SCHEMA_VERSION}; install a newer recllm"
+        )
+    for number in range(start, SCHEMA_VERSION):
+        if number not in STEPS:
+            raise StoreError(
+                f"{store} has schema version {number}, which this recllm cannot bring to {SCHEMA_VERSION}; "
+                "load the files into a new workspace"
+            )
+        STEPS[number](connection)
+    connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(SCHEMA_VERSION)))

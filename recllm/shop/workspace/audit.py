@@ -1,0 +1,254 @@
+"""The audit log: who did what, to whose data, when; only ever longer.
+
+Each entry of the store's table holds a hash over the one before it and itself (Haber and Stornetta 1991), keyed so that
+nobody without the workspace's key can make one: it shows a changed, removed, added or moved entry. A cut end looks
+whole in such a chain, so the number and hash of the last entry stand in a file beside the store, `audit.json`, keyed as
+well.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hmac
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any
+
+from recllm.base.documents import plain
+from recllm.base.files import PRIVATE, lock_file, sweep_drafts, write_whole
+from recllm.shop.workspace.audit_copy import copied_hashes, copied_line, send_copies
+from recllm.shop.workspace.workspace import Workspace
+
+ANCHOR = "audit.json"
+
+
+class AuditAction(StrEnum):
+    """What was done. New ones are added at the end; none is renamed, as logs hold them."""
+
+    LOADED = "loaded"
+    CONSENT_CHANGED = "consent_changed"
+    PERSON_SHOWN = "person_shown"
+    """A person's page was looked at."""
+    PERSON_EXPORTED = "person_exported"
+    ERASURE_BEGUN = "erasure_begun"
+    """Tombstones stand; the rows go next."""
+    ERASED = "erased"
+    READMITTED = "readmitted"
+    """A tombstone was lifted."""
+    RESTRICTED = "restricted"
+    RESTRICTION_LIFTED = "restriction_lifted"
+    PEOPLE_LISTED = "people_listed"
+    """Ids of people left: an audience, predictions, occasions."""
+    CAMPAIGN_PLANNED = "campaign_planned"
+    CAMPAIGN_DECIDED = "campaign_decided"
+    CAMPAIGN_EXPORTED = "campaign_exported"
+    MODEL_TRAINED = "model_trained"
+    MODEL_PROMOTED = "model_promoted"
+    MODEL_REMOVED = "model_removed"
+    EXPERIMENT_STARTED = "experiment_started"
+    EXPERIMENT_STOPPED = "experiment_stopped"
+    FEEDBACK_RECORDED = "feedback_recorded"
+    """By a person at the console, in somebody's name."""
+    FILE_DOWNLOADED = "file_downloaded"
+    """A table of the console in which ids of people stand."""
+    KEY_MADE = "key_made"
+    KEY_REVOKED = "key_revoked"
+    RETENTION_APPLIED = "retention_applied"
+    KEY_ROTATED = "key_rotated"
+    BACKED_UP = "backed_up"
+    RESTORED = "restored"
+    SIGNED_IN = "signed_in"
+    """To the console."""
+    SESSION_ENDED = "session_ended"
+    """Of the console, by somebody else or from another browser."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One line of the log."""
+
+    number: int
+    """From 1, without gaps."""
+    at: datetime
+    """UTC."""
+    actor: str
+    """Who: "key:ID" of the service, "console:NAME", "cli:LOGIN", or "retention"."""
+    action: AuditAction
+    subject: str | None
+    """Pseudonym of the person it was about, under the key of that time; None for a group of them, or nobody."""
+    details: Mapping[str, Any]
+    """Counts and names of things; no id of a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditCheck:
+    """Whether the log is as it was written."""
+
+    entries: int
+    problem: str | None
+    """What is wrong, None when nothing is."""
+    n_unsigned: int = 0
+    """So many entries at the start were signed with a key that was lost since: their order is checked, not their text.
+    """
+
+
+def command_line_actor() -> str:
+    """Who runs this process, by the login name."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (OSError, KeyError):  # an account without a name
+        return f"cli:{os.getuid() if hasattr(os, 'getuid') else 'unknown'}"
+
+
+def audit(
+    workspace: Workspace,
+    actor: str,
+    action: AuditAction,
+    /,
+    *,
+    subject: str | None = None,
+    **details: Any,
+) -> int:
+    """Appends an entry, durable on return; its number. subject: a pseudonym. details: what JSON can hold."""
+    return audit_each(workspace, actor, action, [subject], **details)
+
+
+def audit_each(
+    workspace: Workspace, actor: str, action: AuditAction, subjects: Sequence[str | None], /, **details: Any
+) -> int:
+    """Appends an entry about each of these people, so that a person's own log has it; the number of the last one."""
+    same = {
+        "at": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "actor": actor,
+        "action": action.value,
+        "details": plain(details),
+    }
+    entries = [_canonical({**same, "subject": subject}) for subject in subjects]
+    key, hashes = workspace.signing_key("audit"), list[str]()
+
+    def hashed(last: str, entry: str) -> str:
+        hashes.append(_hash(key, last, entry))
+        return hashes[-1]
+
+    with lock_file(workspace.root / f".{ANCHOR}.lock"):
+        number, digest = workspace.store().append_audit(entries, hashed)
+        _anchor(workspace, number, digest)
+        if (copy_to := workspace.settings.audit.copy_to) is not None:
+            shop, log, first = workspace.root.name, _log_name(workspace), number - len(entries) + 1
+            hashed_entries = enumerate(zip(entries, hashes, strict=True), start=first)
+            send_copies(copy_to, [copied_line(shop, log, n, *hashed_entry) for n, hashed_entry in hashed_entries])
+    return number
+
+
+def read_audit(workspace: Workspace, *, subjects: frozenset[str] | None = None, after: int = 0) -> list[AuditEntry]:
+    """The entries behind a number, oldest first; with `subjects` those about one of these pseudonyms."""
+    entries = []
+    fields_of_subjects = None if subjects is None else [f'"subject":"{name}"' for name in sorted(subjects)]
+    for number, text, _ in workspace.store().audit_entries(after, fields_of_subjects):
+        fields = json.loads(text)
+        if subjects is None or fields["subject"] in subjects:
+            at, action = datetime.fromisoformat(fields["at"]), AuditAction(fields["action"])
+            entries.append(AuditEntry(**{**fields, "number": number, "at": at, "action": action}))
+    return entries
+
+
+def verify_audit(workspace: Workspace) -> AuditCheck:
+    """Checks every entry, their order and number, and the end of the log against the signed anchor.
+
+    An entry that the anchor does not know yet is right: its writer was stopped before it came to the anchor.
+    """
+    entries, digest = workspace.store().audit_entries(), ""
+    keys, hashes = list(workspace.signing_keys("audit")), []
+    n_unsigned = _signed_with_a_lost_key(entries, keys)
+    for expected, (number, entry, recorded) in enumerate(entries, start=1):
+        if number != expected:
+            return AuditCheck(entries=len(entries), problem=f"entry {expected} is missing")
+        if number <= n_unsigned:
+            digest = recorded
+            hashes.append(digest)
+            continue
+        while keys and not hmac.compare_digest(_hash(keys[0], digest, entry), recorded):
+            del keys[0]  # from here on with the next key, or with none
+        if not keys:
+            return AuditCheck(entries=len(entries), problem=f"entry {number} is not as it was written")
+        digest = recorded
+        hashes.append(digest)
+    path = workspace.root / ANCHOR
+    if not path.exists():
+        problem = f"{ANCHOR} is missing, so whether the end was cut cannot be told" if entries else None
+        return AuditCheck(entries=len(entries), problem=problem)
+    try:
+        anchor = json.loads(path.read_bytes())
+        count, last, signature = int(anchor["entries"]), str(anchor["hash"]), str(anchor["signature"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return AuditCheck(entries=len(entries), problem=f"{ANCHOR} is damaged")
+    if not any(hmac.compare_digest(_signature(key, count, last), signature) for key in workspace.signing_keys("audit")):
+        return AuditCheck(entries=len(entries), problem=f"{ANCHOR} was not signed by this workspace")
+    if count > len(entries):
+        return AuditCheck(entries=len(entries), problem=f"the last {count - len(entries)} entries are missing")
+    if count and hashes[count - 1] != last:
+        return AuditCheck(entries=len(entries), problem=f"entry {count} is not the one that was signed")
+    return AuditCheck(entries=len(entries), problem=None, n_unsigned=n_unsigned)
+
+
+def _signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Sequence[bytes]) -> int:
+    """How many entries stand before the latest one that says, signed, that the key before it was lost. It is signed
+    over the last hash before it, so that nothing is taken out of or put between those later."""
+    for (_, _, before), (number, entry, recorded) in reversed(list(pairwise(entries))):
+        if '"lost":true' not in entry or all(_hash(key, before, entry) != recorded for key in keys):
+            continue
+        fields = json.loads(entry)
+        if fields["action"] == AuditAction.KEY_ROTATED and fields["details"].get("lost"):
+            return number - 1
+    return 0
+
+
+def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
+    """Checks that what another system collected of this log (`audit.copy_to`) is still in it: a log whose end was cut
+    and signed anew, by somebody who has the key, looks whole to `verify_audit`."""
+    recorded = {number: digest for number, _, digest in workspace.store().audit_entries()}
+    copied = copied_hashes(lines, _log_name(workspace))
+    for number, digest in sorted(copied):
+        if number not in recorded:
+            return AuditCheck(entries=len(copied), problem=f"entry {number} was copied and is missing")
+        if recorded[number] != digest:
+            return AuditCheck(entries=len(copied), problem=f"entry {number} is not the one that was copied")
+    problem = None if copied else f"the copy has no entry of this log, which is called {_log_name(workspace)}"
+    return AuditCheck(entries=len(copied), problem=problem)
+
+
+def anchor_audit(workspace: Workspace) -> None:
+    """Signs the end of the log as it stands: after the workspace's key, or the store as a whole, was exchanged."""
+    with lock_file(workspace.root / f".{ANCHOR}.lock"):
+        entries = workspace.store().audit_entries()
+        number, _, digest = entries[-1] if entries else (0, "", "")
+        _anchor(workspace, number, digest)
+
+
+def _log_name(workspace: Workspace) -> str:
+    """Which log it is, among those of other shops; it goes with the workspace's first key, not with the folder."""
+    return workspace.signing_keys("name of the audit log")[0].hex()[:12]
+
+
+def _anchor(workspace: Workspace, number: int, digest: str) -> None:
+    signature = _signature(workspace.signing_key("audit"), number, digest)
+    record = {"entries": number, "hash": digest, "signature": signature}
+    sweep_drafts(workspace.root)
+    write_whole(workspace.root / ANCHOR, json.dumps(record) + "\n", mode=PRIVATE)
+
+
+def _signature(key: bytes, number: int, digest: str) -> str:
+    return hmac.digest(key, f"{number}\0{digest}".encode(), "sha256").hex()
+
+
+def _canonical(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _hash(key: bytes, last: str, entry: str) -> str:
+    return hmac.digest(key, f"{last}\n{entry}".encode("utf-8", "surrogatepass"), "sha256").hex()

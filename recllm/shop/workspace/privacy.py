@@ -1,0 +1,486 @@
+"""People's ids become pseudonyms at the door, and only rows of people who agreed leave the store.
+
+The `PolicyGate` is the only reader of personal rows for everything that learns or speaks.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import math
+import os
+import re
+import secrets
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recllm.base.errors import StoreError, UsageError
+from recllm.base.files import PRIVATE, write_whole
+from recllm.base.policy import Policy
+from recllm.base.schema import SESSION_PREFIX, Purpose
+from recllm.shop.data.dataset import EVENTS_OF_A_PART, Dataset, Events, hash_order
+from recllm.shop.data.event_files import EventFiles, Spread, in_turn, write_part
+from recllm.shop.data.people_sample import PeopleSample, sampled_rows
+from recllm.shop.store.database import Store
+from recllm.shop.store.readers import EVENT_DETAILS, Marks, StoredHistory, StoreReader
+from recllm.shop.store.tables import OrderLog
+
+KEY_VARIABLE = "RECLLM_KEY"
+KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
+MIN_KEY_BYTES = 16
+PERSON_PREFIX = "u1_"
+_NO_ADDRESS = r"\s@:,;<>()\[\]\\\""
+_ADDRESS = re.compile(
+    rf"(?P<namespace>[A-Za-z0-9_-]{{1,32}}:)?(?P<address>[^{_NO_ADDRESS}]+@[^{_NO_ADDRESS}]+\.[^\W\d_][^{_NO_ADDRESS}.]+)"
+)
+"""An e-mail address, behind the namespace of another shop's ids where there is one."""
+
+_DETAILS = ("quantity", "price", "basket_id")
+
+
+class Pseudonymiser:
+    """Raw ids to pseudonyms: `"u1_" + base32(HMAC-SHA256(key, tenant NUL domain NUL id))[:26]`, 130 bits.
+
+    A plain hash would not do: phone numbers can be enumerated. Ids are brought to Unicode NFC and stripped first, so
+    that an id typed at a prompt meets the one read from a file; with `folds_addresses` e-mail addresses to lower case
+    as well, see `fold_address`. Equal ids of two domains, or of two tenants, cannot be joined.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        *later_keys: bytes,
+        domain: str = "training",
+        tenant: str = "default",
+        prefix: str = PERSON_PREFIX,
+        folds_addresses: bool = False,
+    ) -> None:
+        """later_keys: those of rotations, oldest first. A pseudonym of one key is the id of the next, so that whatever
+        is stored can be brought from a key to the next without a raw id. folds_addresses: whether addresses that differ
+        in case are one person; it can never be changed for people who are stored."""
+        for some_key in (key, *later_keys):
+            if len(some_key) < MIN_KEY_BYTES:
+                raise UsageError(
+                    f"the pseudonym key has {len(some_key)} bytes, at least {MIN_KEY_BYTES} are needed; "
+                    'make one with: python -c "import secrets; print(secrets.token_hex(32))"'
+                )
+        self._keys = (key, *later_keys)
+        self._hmacs = [hmac.new(k, f"{tenant}\0{domain}\0".encode(), hashlib.sha256) for k in self._keys]
+        self._domain, self._tenant, self._prefix = domain, tenant, prefix
+        self._folds_addresses = folds_addresses
+
+    def __repr__(self) -> str:
+        return f"Pseudonymiser(key=***, domain={self._domain!r})"
+
+    def one(self, raw: str) -> str:
+        """The pseudonym of one id: 29 characters, safe in a path."""
+        return self.each(raw)[-1]
+
+    def each(self, raw: str) -> tuple[str, ...]:
+        """The pseudonym of one id under each key, the oldest first: what records of the past call the person."""
+        names: list[str] = []
+        name = self.spelling(raw)
+        for generation in range(len(self._hmacs)):
+            name = self._rename(generation, name)
+            names.append(name)
+        return tuple(names)
+
+    def spelling(self, raw: str) -> str:
+        """The id as it is hashed: all spellings of it are one person."""
+        text = unicodedata.normalize("NFC", raw).strip()
+        return fold_address(text) if self._folds_addresses else text
+
+    def successor(self, pseudonym: str) -> str:
+        """What the newest key makes of a pseudonym of the key before it."""
+        return self._rename(len(self._hmacs) - 1, pseudonym)
+
+    def _rename(self, generation: int, name: str) -> str:
+        mac = self._hmacs[generation].copy()
+        mac.update(name.encode("utf-8", "surrogatepass"))
+        return self._prefix + base64.b32encode(mac.digest())[:26].decode()
+
+    def of_sessions(self) -> Pseudonymiser:
+        """That of anonymous sessions: a domain of its own, and another prefix."""
+        return Pseudonymiser(*self._keys, domain="session", tenant=self._tenant, prefix=SESSION_PREFIX)
+
+    def many(self, raw: Sequence[str]) -> list[str]:
+        """The pseudonym of each id, in order; each distinct id is hashed once."""
+        pseudonyms = {text: self.one(text) for text in set(raw)}
+        return [pseudonyms[text] for text in raw]
+
+    def fingerprint(self) -> str:
+        """16 hex digits that tell whether two keys, the newest ones, are equal and reveal nothing else of a random
+        key."""
+        mac = self._hmacs[-1].copy()
+        mac.update(b"\0fingerprint of the key")
+        return mac.hexdigest()[:16]
+
+
+def fold_address(user_id: str) -> str:
+    """An e-mail address in lower case, all of it, as the systems that send exports treat it themselves; the namespace
+    before it, and any id that is no address, as they are.
+
+    A standard lets the part before the @ differ in case (RFC 5321, 2.4); no large provider of mail makes use of it.
+    """
+    match = _ADDRESS.fullmatch(user_id) if "@" in user_id else None
+    if match is None:
+        return user_id
+    return (match["namespace"] or "") + unicodedata.normalize("NFC", match["address"].lower())
+
+
+def find_keys(key_file: Path) -> tuple[bytes, ...]:
+    """The pseudonym keys, a line each, the oldest first: one, and another one behind it for each rotation.
+
+    They come from RECLLM_KEY, else from the file that RECLLM_KEY_FILE names, else from `key_file`. Raises `StoreError`
+    when there is none, and when other people may read `key_file`.
+    """
+    if text := os.environ.get(KEY_VARIABLE):
+        return lines_of(text.encode())
+    other_file = os.environ.get(KEY_FILE_VARIABLE)
+    path = Path(other_file) if other_file else key_file
+    if not other_file and path.exists() and os.name == "posix" and path.stat().st_mode & 0o077:
+        raise StoreError(f"other people may read the key file {path}; run: chmod 600 {path}")
+    try:
+        return lines_of(path.read_bytes())
+    except OSError as error:
+        raise StoreError(
+            f"the pseudonym key cannot be read from {path} ({error.strerror}); restore the file, "
+            f"or set {KEY_VARIABLE} or {KEY_FILE_VARIABLE}; without it new rows cannot be joined to known people"
+        ) from error
+
+
+def lines_of(content: bytes) -> tuple[bytes, ...]:
+    """The keys of a file, a line each."""
+    return tuple(filter(None, (line.strip() for line in content.splitlines()))) or (b"",)
+
+
+def make_key_file(path: Path) -> None:
+    """Writes a new random key, readable by the owner only. An existing file stays, also one of a moment ago."""
+    if not path.exists():
+        with contextlib.suppress(FileExistsError):
+            write_whole(path, secrets.token_hex(32) + "\n", mode=PRIVATE, overwrite=False)
+
+
+_PEOPLE, _ITEMS = "people.arrow", "items.arrow"
+"""Beside the parts of a log: ids of its people and items, in the order of their rows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LogParts:
+    """How a log is read in parts, all as of one moment."""
+
+    folder: Path
+    edges: NDArray[np.int64]
+    """(n_parts + 1,), row of the first of the people of each part, and the end."""
+    since: datetime | None
+    """What is older is left out."""
+    until_event: int
+    """Number of the last event that counts; what is written meanwhile does not."""
+
+
+def _read_part(
+    gate: Callable[[], PolicyGate], plan: _LogParts, number: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return gate()._write_part(plan, number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryFrames:
+    """What the store knows of some people who agreed to a purpose."""
+
+    events: pl.DataFrame
+    """user_id, item_id, event, timestamp (UTC), quantity, price, basket_id, in the order of writing: the columns and
+    the order that `Dataset.construct` gets from `PolicyGate.dataset`."""
+    users: pl.DataFrame
+    """user_id and one text column per basic that one of them told, ordered by id. Who is unknown to the store or did
+    not agree has no row."""
+
+
+class PolicyGate:
+    """Who may be used for what. Decisions are read anew on every call, so a withdrawal acts at once.
+
+    Of several decisions of a person for a purpose the latest counts; of one instant, the refusal. An agreement that is
+    dated further ahead of the clock than it may err does not count; a refusal always does. Without a decision
+    `consent_default` counts, except for the policy's explicit purposes, which are refused. Of an anonymous session it
+    counts for the policy's `session_purposes` alone. What is read of everybody holds no sessions: they are nobody's
+    neighbour, in no audience, prediction or training; only `histories` and `permits_each` answer for one that is named.
+    """
+
+    def __init__(self, store: Store, policy: Policy, consent_default: bool) -> None:
+        self._store = store
+        self._policy = policy
+        self._default = consent_default
+
+    def permits(self, user_id: str, purpose: Purpose) -> bool:
+        """Whether this person, known to the store or not, may be used for the purpose."""
+        return self.permits_each([user_id], purpose)[0]
+
+    def decisions(self, user_id: str) -> dict[Purpose, tuple[bool, datetime]]:
+        """What this person decided last for each purpose, and when; purposes without a decision are left out."""
+        with self._store.read() as reader:
+            rows = reader.consent(None, [user_id]).select("purpose", "granted", "at").iter_rows()
+        return {Purpose(purpose): (granted, at) for purpose, granted, at in rows}
+
+    def permits_each(self, user_ids: Sequence[str], purpose: Purpose) -> list[bool]:
+        """`permits` for many people at once, in order. Only these people's decisions are read."""
+        with self._store.read() as reader:
+            decided = dict(self._latest(reader, purpose, user_ids).iter_rows())
+        defaults = {is_session: self._without_decision(purpose, is_session) for is_session in (False, True)}
+        return [decided.get(user_id, defaults[user_id.startswith(SESSION_PREFIX)]) for user_id in user_ids]
+
+    def knows_each(self, user_ids: Sequence[str]) -> list[bool]:
+        """Whether the store has a row of each of these people: of those who were erased it has none."""
+        with self._store.read() as reader:
+            stored = set(reader.users(user_ids)["user_id"])
+        return [user_id in stored for user_id in user_ids]
+
+    def dataset(self, purpose: Purpose, as_of: int | datetime | None = None) -> Dataset:
+        """Everything known of the people who agreed to the purpose: events before `as_of`, basics, the catalogue.
+
+        Products only known from events keep them, without a title and as not available. The policy's `event_days`
+        are counted back from the clock. People who did not agree leave no trace in it.
+        """
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose)
+            events = _of_people(reader.events(_DETAILS, since=self.oldest_event()), people)
+            items, order = reader.items(), reader.order_log()
+        return _dataset(people, events, items, order, as_of)
+
+    def sample(self, purpose: Purpose, limit: int) -> Dataset:
+        """`dataset` of at most so many of the people who agreed to the purpose, chosen by `data.people_sample`.
+
+        Of more people only these people's events are read, by key; nothing of the others but how many they are.
+        """
+        with self._store.read() as reader:
+            everybody = self._allowed(reader, purpose)
+            rows = sampled_rows(everybody["user_id"].to_list(), limit)
+            is_sample = len(rows) < everybody.height
+            people = everybody[rows.tolist()]
+            names = people["user_id"] if is_sample else None
+            events = _of_people(reader.events(_DETAILS, since=self.oldest_event(), user_ids=names), people)
+            items, order = reader.items(), reader.order_log()
+        dataset = _dataset(people, events, items, order)
+        sample = PeopleSample(people=people.height, of_people=everybody.height)
+        return replace(dataset, sample=sample) if is_sample else dataset
+
+    def log(
+        self,
+        purpose: Purpose,
+        folder: Path,
+        *,
+        spread: Spread = in_turn,
+        reopened: Callable[[], PolicyGate] | None = None,
+    ) -> tuple[Dataset, EventFiles, Marks]:
+        """What `dataset` holds, for a log of any length: the people and the catalogue, with no events; beside them the
+        events, which are written into an empty folder part by part; and how far the store was written then.
+
+        spread: how the parts are read and later counted. reopened: can be pickled and makes this gate where a part is
+        read, which is this process without it. The folder holds what people did: the caller removes it.
+        """
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose)
+            items, order, marks = reader.items(), reader.order_log(), reader.marks()
+        items = items[hash_order(items["item_id"])]
+        n_parts = min(max(1, math.ceil(marks.event_no / EVENTS_OF_A_PART)), people.height)
+        people.select("user_id").write_ipc(folder / _PEOPLE)
+        items.select("item_id").write_ipc(folder / _ITEMS)
+        # ids are hashes: of any so many people the events are about as many
+        edges = np.linspace(0, people.height, n_parts + 1).astype(np.int64)
+        plan = _LogParts(folder, edges, since=self.oldest_event(), until_event=marks.event_no)
+        lengths, is_used = [], np.zeros(items.height, bool)
+        for lengths_of_part, used in spread(partial(_read_part, reopened or (lambda: self), plan), n_parts):
+            lengths.append(lengths_of_part)
+            is_used[used] = True
+        files = replace(EventFiles.of_parts(folder, lengths), spread=spread)
+        in_catalogue = (~items["pending"]).to_numpy() | is_used
+        if not in_catalogue.all():
+            files = replace(files, item_row=np.cumsum(in_catalogue, dtype=np.int32) - 1)
+        users, shop_items = _with_basics(people), _catalogue(items.filter(pl.Series(in_catalogue)))
+        nothing = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64})
+        shop = Dataset.construct(nothing, users, shop_items, as_of=0)
+        return replace(shop, step_seconds=None if order is None else order.step_seconds), files, marks
+
+    def _write_part(self, plan: _LogParts, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Read one part of `log` and write it; returns how many events each of its people has, and the rows of the
+        items in them."""
+        user_ids = pl.read_ipc(plan.folder / _PEOPLE)["user_id"][plan.edges[number] : plan.edges[number + 1]]
+        item_ids = pl.read_ipc(plan.folder / _ITEMS)["item_id"]
+        is_used = np.zeros(len(item_ids), bool)
+
+        def chunks(reader: StoreReader) -> Iterator[Events]:
+            some_people = reader.events_by_user(user_ids, item_ids, since=plan.since, until_event=plan.until_event)
+            for n_users, frame in some_people:
+                at, item = frame["at"].to_numpy() // 1_000_000, frame["item"].to_numpy()
+                is_used[item] = True
+                user, action, quantity = (frame[name].to_numpy() for name in ("user", "action", "quantity"))
+                price = frame["price"].fill_null(np.nan).to_numpy()
+                yield Events.of_rows(n_users, user, item, at, action, quantity, price, frame["basket_id"])
+
+        with self._store.read() as reader:
+            return write_part(plan.folder, number, chunks(reader)), np.flatnonzero(is_used)
+
+    def step_seconds(self) -> int | None:
+        """What one step counts where the log knows only the order of each person's events; None where it has times."""
+        with self._store.read() as reader:
+            order = reader.order_log()
+        return None if order is None else order.step_seconds
+
+    def histories(self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None) -> HistoryFrames:
+        """What `dataset` knows of these people, as far as the store knows them and they agreed to the purpose.
+
+        Read by key: the time depends on their own events only. before: leaves out the events from then on.
+        """
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose, user_ids)
+            events = reader.events(_DETAILS, since=self.oldest_event(), before=before, user_ids=people["user_id"])
+        return HistoryFrames(events=events, users=_with_basics(people))
+
+    def stored_histories(
+        self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None
+    ) -> list[StoredHistory]:
+        """The same of a few people, in order, as rows, with who may be used for the purpose: what an answer needs.
+
+        Decisions and events are of one moment.
+        """
+        defaults = {is_session: self._without_decision(purpose, is_session) for is_session in (False, True)}
+        oldest = self.oldest_event()
+        with self._store.read() as reader:
+            return [
+                reader.history(
+                    user_id,
+                    purpose.value,
+                    without_decision=defaults[user_id.startswith(SESSION_PREFIX)],
+                    since=oldest,
+                    before=before,
+                    granted_until=self._latest_agreement(),
+                )
+                for user_id in user_ids
+            ]
+
+    def people(self, purpose: Purpose, *, after_event: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Everybody who agreed to the purpose, and what they did since.
+
+        The users are as in `HistoryFrames`. The events are those written after the event of that number, see
+        `StoreReader.marks`.
+        """
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose)
+            events = reader.events(_DETAILS, since=self.oldest_event(), after_event=after_event)
+        return _with_basics(people), _of_people(events, people)
+
+    def permitted_users(self, purpose: Purpose) -> list[str]:
+        """Everybody of the store who agreed to the purpose."""
+        with self._store.read() as reader:
+            return self._allowed(reader, purpose)["user_id"].to_list()
+
+    def messages(self, purpose: Purpose) -> pl.DataFrame:
+        """The messages that exports took along, of people who agreed to the purpose: user_id, campaign_id, channel and
+        exported_at, epoch seconds of the first export."""
+        schema = {"user_id": pl.String, "campaign_id": pl.String, "channel": pl.String, "exported_at": pl.Int64}
+        frame = pl.DataFrame(self._store.sent_messages(), schema=schema, orient="row")
+        frame = frame.with_columns(pl.col("exported_at") // 1_000_000)
+        return frame.filter(
+            pl.col("user_id").is_in(pl.Series(self.permitted_users(purpose), dtype=pl.String).implode())
+        )
+
+    def catalogue(self, item_ids: Iterable[str] | None = None, *, after_load: int | None = None) -> pl.DataFrame:
+        """Items as the store describes them now, in the columns of `Dataset.items`, ordered by id: all, or these, or
+        those that changed after the load of items of a number."""
+        with self._store.read() as reader:
+            return _catalogue(reader.items(item_ids, after_load=after_load))
+
+    def item_states(self) -> pl.DataFrame:
+        """What items cost and whether they were for sale: see `StoreReader.item_states`."""
+        with self._store.read() as reader:
+            return reader.item_states()
+
+    def events(
+        self, purpose: Purpose, *, since: datetime | None = None, details: tuple[str, ...] = EVENT_DETAILS
+    ) -> pl.DataFrame:
+        """All events, or those since a time, of the people and sessions that may be used for the purpose; see
+        `StoreReader.events`."""
+        with self._store.read() as reader:
+            people = self._allowed(reader, purpose, sessions=True)
+            return _of_people(reader.events(details, since=since), people)
+
+    def _allowed(
+        self, reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None, *, sessions: bool = False
+    ) -> pl.DataFrame:
+        """user_id and basics of everybody, or of these people, who may be used for the purpose.
+
+        sessions: whether everybody includes anonymous sessions; those among `user_ids` always count.
+        """
+        latest = self._latest(reader, purpose, user_ids)
+        people, is_session = reader.users(user_ids), pl.col("user_id").str.starts_with(SESSION_PREFIX)
+        if user_ids is None and not sessions:
+            people = people.filter(~is_session)
+        people = people.join(latest, on="user_id", how="left", maintain_order="left")
+        default = (
+            pl.when(is_session)
+            .then(self._without_decision(purpose, True))
+            .otherwise(self._without_decision(purpose, False))
+        )
+        return people.filter(pl.col("granted").fill_null(default)).drop("granted")
+
+    def _without_decision(self, purpose: Purpose, is_session: bool) -> bool:
+        if is_session and purpose not in self._policy.session_purposes:
+            return False
+        return self._default and purpose not in self._policy.explicit_purposes
+
+    def oldest_event(self) -> datetime | None:
+        """Events before this are not used any more, see the policy's `event_days`; None for no limit."""
+        days = self._policy.event_days
+        return None if days is None else datetime.now(UTC) - timedelta(days=days)
+
+    def _latest(self, reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
+        """user_id and granted: the last decision of everybody, or of these people; who is restricted refuses all."""
+        decisions = reader.consent(purpose.value, user_ids, granted_until=self._latest_agreement())
+        restricted = reader.restrictions(user_ids).select("user_id", granted=pl.lit(False))
+        decided = pl.concat([decisions.select("user_id", "granted"), restricted])
+        return decided.group_by("user_id", maintain_order=True).last()
+
+    def _latest_agreement(self) -> datetime:
+        """Agreements that are dated later do not count: no refusal of today could end them."""
+        return datetime.now(UTC) + self._policy.clock_error
+
+
+def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
+    """Items of the store in the columns of `Dataset.items`; one that is only known from events is not available."""
+    available = pl.col("available") & ~pl.col("pending")
+    return items.with_columns(pl.col("price").cast(pl.Float64), available).drop("pending")
+
+
+def _dataset(
+    people: pl.DataFrame,
+    events: pl.DataFrame,
+    items: pl.DataFrame,
+    order: OrderLog | None,
+    as_of: int | datetime | None = None,
+) -> Dataset:
+    """Rows of the store as a dataset; a product that only other people's events know is not in it."""
+    in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
+    dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
+    return dataset if order is None else replace(dataset, step_seconds=order.step_seconds)
+
+
+def _of_people(events: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
+    return events.join(people.select("user_id"), on="user_id", how="semi", maintain_order="left")
+
+
+def _with_basics(people: pl.DataFrame) -> pl.DataFrame:
+    """user_id and one text column per basic, in the order of their names."""
+    basics = [json.loads(text) for text in people["basics"]]
+    names = sorted({name for row in basics for name in row} - {"user_id"})
+    columns = [pl.Series(name, [row.get(name) for row in basics], dtype=pl.String) for name in names]
+    return people.select("user_id").with_columns(columns)

@@ -1,0 +1,271 @@
+"""Who may report on messages, who is told of exports, and the secrets of both.
+
+Secrets have to be readable: an HMAC needs them. They lie in `webhooks.json` beside the key file, readable by the owner
+only and refused when it is not, which is how the pseudonym key lies there. A second secret under the same name is in
+force beside the first until that is removed, so that a change loses nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+
+from recllm.base.documents import plain
+from recllm.base.errors import MissingExtraError, StoreError, UnknownIdError, UsageError
+from recllm.base.files import PRIVATE, lock_file, safe_id, write_whole
+from recllm.shop.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - how every secret of Standard Webhooks begins
+MIN_SECRET_BYTES = 24
+MAX_SECRET_BYTES = 64
+
+
+class WebhookScheme(StrEnum):
+    """How a provider signs."""
+
+    STANDARD = "standard"
+    """Standard Webhooks: HMAC-SHA256 with a shared secret."""
+    SENDGRID = "sendgrid"
+    """SendGrid's Event Webhook: ECDSA on P-256; what is kept is a public key."""
+
+
+def _aware(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise ValueError("a time needs its zone")
+    return at
+
+
+_Moment = Annotated[datetime, AfterValidator(_aware)]
+_file_form = with_config(ConfigDict(extra="forbid"))
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSecret:
+    """A shared secret, or a public key in base64."""
+
+    text: str = field(repr=False)
+    created_at: _Moment
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits that name it and say nothing of it."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:8]
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSource:
+    """A provider that reports on messages, to POST /webhooks/SHOP/NAME."""
+
+    name: str
+    scheme: WebhookScheme
+    secrets: tuple[WebhookSecret, ...]
+    """All in force, the oldest first."""
+
+
+@_file_form
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookTarget:
+    """A system of the shop's that is told of exports. Each announcement is signed with every secret."""
+
+    name: str
+    url: str
+    secrets: tuple[WebhookSecret, ...]
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: what a log may say, where a path may hold a token."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+
+@_file_form
+@dataclass(frozen=True, slots=True)
+class Webhooks:
+    """All of a workspace, by name; no name stands in both."""
+
+    sources: Mapping[str, WebhookSource] = field(default_factory=dict)
+    targets: Mapping[str, WebhookTarget] = field(default_factory=dict)
+
+
+def read_webhooks(workspace: Workspace) -> Webhooks:
+    """As they are now; none without the file. Raises `StoreError` for a damaged file, or one that others may read."""
+    path = workspace.webhooks_path
+    try:
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            raise StoreError(f"other people may read the secrets in {path}; run: chmod 600 {path}")
+        return _FORM.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Webhooks()
+    except ValidationError:  # its message would repeat what the file holds
+        raise StoreError(f"{path} is damaged; put back a backup, or remove it and add the webhooks again") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}; check its owner and mode") from error
+
+
+_FORM = TypeAdapter(Webhooks)
+
+
+def add_source(
+    workspace: Workspace, name: str, scheme: WebhookScheme, text: str | None = None
+) -> tuple[WebhookSource, WebhookSecret]:
+    """A provider's secret, which is in force beside those that the name has already.
+
+    text: its secret (`whsec_...`) or, for SendGrid, its public key; None makes a secret. Raises `UsageError` for one
+    that cannot be used, or a name that is in use for something else, `MissingExtraError` where a key needs
+    `cryptography`.
+    """
+    if text is None and scheme is WebhookScheme.SENDGRID:
+        raise UsageError(
+            "SendGrid makes the key: give its public key with --secret-file; its Event Webhook settings show it"
+        )
+    secret = _new_secret(text, scheme)
+    with _locked(workspace):
+        hooks = read_webhooks(workspace)
+        old = hooks.sources.get(_free_name(name, hooks.targets))
+        if old is not None and old.scheme is not scheme:
+            raise UsageError(f"{name!r} is a provider of the kind {old.scheme}; take another name")
+        source = WebhookSource(name=name, scheme=scheme, secrets=_joined(old, secret))
+        _write(workspace, replace(hooks, sources={**hooks.sources, name: source}))
+    return source, secret
+
+
+def add_target(workspace: Workspace, name: str, url: str) -> tuple[WebhookTarget, WebhookSecret]:
+    """Who is told of exports, with a new secret, in force beside those that the name has already.
+
+    Raises `UsageError` for an address that is not https (http only on this machine), or a name that is in use.
+    """
+    check_url(url)
+    secret = _new_secret(None, WebhookScheme.STANDARD)
+    with _locked(workspace):
+        hooks = read_webhooks(workspace)
+        old = hooks.targets.get(_free_name(name, hooks.sources))
+        if old is not None and old.url != url:
+            raise UsageError(f"{name!r} is a target with another address; remove it first, or take another name")
+        target = WebhookTarget(name=name, url=url, secrets=_joined(old, secret))
+        _write(workspace, replace(hooks, targets={**hooks.targets, name: target}))
+    return target, secret
+
+
+def remove_webhook(workspace: Workspace, name: str, fingerprint: str | None = None) -> None:
+    """A provider or target, or one of several secrets of it, is no longer in force from now on.
+
+    Raises `UnknownIdError` where there is none, `UsageError` for the last secret of a name.
+    """
+    with _locked(workspace):
+        hooks = read_webhooks(workspace)
+        sources, targets = dict(hooks.sources), dict(hooks.targets)
+        entry = sources.pop(name, None) or targets.pop(name, None)
+        if entry is None:
+            raise UnknownIdError(f"no webhook {name!r}; see recllm webhooks list")
+        if fingerprint is not None:
+            left = tuple(secret for secret in entry.secrets if secret.fingerprint != fingerprint)
+            if len(left) == len(entry.secrets):
+                raise UnknownIdError(f"{name!r} has no secret {fingerprint!r}; see recllm webhooks list")
+            if not left:
+                raise UsageError(f"{fingerprint} is the only secret of {name!r}; remove all of it without --secret")
+            if isinstance(entry, WebhookSource):
+                sources[name] = replace(entry, secrets=left)
+            else:
+                targets[name] = replace(entry, secrets=left)
+        _write(workspace, Webhooks(sources, targets))
+
+
+def check_url(url: str) -> None:
+    """Raises `UsageError` for what is no address of a target: https with a host, or http on this machine."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    right = parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(host or ""))
+    if not right or not host or parts.username or parts.password or parts.fragment or not re.fullmatch(r"[!-~]+", url):
+        raise UsageError("give an address such as https://shop.example/hooks, without a user; http only on localhost")
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host is written as the loopback, not whether a name leads there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def secret_bytes(text: str) -> bytes:
+    """Of a `whsec_...`. Raises `UsageError`, which does not repeat it, for one of another form or length."""
+    try:
+        key = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
+        raise UsageError(
+            f"a secret is {SECRET_PREFIX} and {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes in base64; copy it again"
+        )
+    return key
+
+
+def public_key(text: str) -> EllipticCurvePublicKey:
+    """Of SendGrid's base64. Raises `UsageError` for another kind of key, `MissingExtraError` without `cryptography`."""
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+        from cryptography.hazmat.primitives.serialization import load_der_public_key
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("cryptography", "serve") from error
+    try:
+        key = load_der_public_key(base64.b64decode(text, validate=True))
+    except Exception:  # whatever the parser of foreign bytes raises, it is no such key
+        key = None
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise UsageError("that is no public key of SendGrid: base64 of a P-256 key; copy it again")
+    return key
+
+
+def _new_secret(text: str | None, scheme: WebhookScheme) -> WebhookSecret:
+    if text is None:
+        text = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    elif scheme is WebhookScheme.STANDARD:
+        secret_bytes(text)
+    else:
+        public_key(text)
+    return WebhookSecret(text=text, created_at=datetime.now(UTC).replace(microsecond=0))
+
+
+def _free_name(name: str, others: Mapping[str, object]) -> str:
+    safe_id(name, "the name of a webhook")
+    if name in others:
+        raise UsageError(f"{name!r} names another webhook; see recllm webhooks list")
+    return name
+
+
+def _joined(old: WebhookSource | WebhookTarget | None, secret: WebhookSecret) -> tuple[WebhookSecret, ...]:
+    before = old.secrets if old else ()
+    return before if any(earlier.text == secret.text for earlier in before) else (*before, secret)
+
+
+def _locked(workspace: Workspace) -> AbstractContextManager[None]:
+    return lock_file(workspace.root / ".webhooks.lock")
+
+
+def _write(workspace: Workspace, hooks: Webhooks) -> None:
+    write_whole(workspace.webhooks_path, json.dumps(plain(hooks), indent=1) + "\n", mode=PRIVATE)

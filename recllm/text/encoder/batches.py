@@ -1,0 +1,137 @@
+"""A list of texts as work: each distinct text once, as token numbers, in batches of about equal work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recllm.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from recllm.base.schema import Encoder, FloatArray, IntArray, TextKind
+
+BATCH_TOKENS = 2048
+"""Tokens of one batch, padding included."""
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[str], IntArray]:
+    """The distinct texts in order of first appearance, and each text's position among them, shape (len(texts),)."""
+    position: dict[str, int] = {}
+    inverse = np.fromiter((position.setdefault(text, len(position)) for text in texts), np.int64, count=len(texts))
+    return list(position), inverse
+
+
+def encode_unique(
+    encoder: Encoder, texts: Sequence[str], *, kind: TextKind = "document"
+) -> tuple[FloatArray, IntArray]:
+    """Vectors of the distinct texts, (n_distinct, dim) float32 unit rows, and each text's row, (len(texts),) int64."""
+    texts_once, inverse = distinct(texts)
+    return encoder.encode(texts_once, kind=kind), inverse
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tokens:
+    """A tokenizer without padding and without a limit of its own, and how texts are prepared for it.
+
+    Needs the tokenizers library alone, no torch.
+    """
+
+    tokenizer: Tokenizer
+    pad: int
+    """The number that fills short rows up."""
+    prompts: Mapping[str, str]
+    lower_case: bool
+    limit: int
+    """Tokens at most, prompt and special tokens included."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text that is used whole, with the longest prompt before it."""
+        empty, *prompts = self.count(["", *self.prompts.values()])
+        return self.limit - (max(prompts, default=empty) - empty)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, special tokens included and the prompt not, before any cut."""
+        return [len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast(self._clean(texts))]
+
+    def ids(self, texts: Sequence[str], kind: TextKind) -> list[list[int]]:
+        """Each text's tokens, prompt and special tokens included, cut to the limit."""
+        if kind not in ("query", "document"):
+            raise UsageError(f'kind must be "query" or "document", not {kind!r}.')
+        prompt = self.prompts.get(kind, "")
+        rows = []
+        for encoding in self.tokenizer.encode_batch_fast([prompt + text for text in self._clean(texts)]):
+            ids: list[int] = encoding.ids
+            if len(ids) > self.limit:
+                # the first tokens, and the closing special token where the tokenizer puts one last
+                last = ids[-1] if encoding.special_tokens_mask[-1] else ids[self.limit - 1]
+                ids = [*ids[: self.limit - 1], last]
+            rows.append(ids)
+        return rows
+
+    def _clean(self, texts: Sequence[str]) -> list[str]:
+        # A lone surrogate (half of a broken emoji) is valid in a Python string and cannot be handed to Rust.
+        cleaned = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return [text.lower() for text in cleaned] if self.lower_case else cleaned
+
+
+def plan_batches(lengths: IntArray, budget: int = BATCH_TOKENS) -> Iterator[IntArray]:
+    """Rows in batches, shortest texts first: at most `budget` tokens each with padding (one text may exceed it).
+
+    A batch that is already worth its overhead (a quarter of the budget) ends where the length changes, so that large
+    jobs have no padding at all, while a handful of texts of many lengths is still one or two batches.
+    """
+    order = np.argsort(lengths, kind="stable")
+    sizes = lengths[order]
+    start = 0
+    for end in range(1, len(order) + 1):
+        full = end == len(order) or sizes[end] * (end + 1 - start) > budget
+        if full or (sizes[end] > sizes[end - 1] and sizes[end - 1] * (end - start) >= budget // 4):
+            yield order[start:end]
+            start = end
+
+
+class TokenEncoder(ABC):
+    """An encoder whose model takes a batch of texts of about equal length as token ids."""
+
+    dim: int
+    progress: bool
+
+    @property
+    @abstractmethod
+    def tokens(self) -> Tokens:
+        """How texts become token ids."""
+
+    @abstractmethod
+    def forward(self, tokens: list[list[int]]) -> FloatArray:
+        """Unit rows of a batch, (len(tokens), dim) float32."""
+
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+        """Unit rows, (len(texts), dim) float32. Each distinct text is computed once, in whatever order is fast.
+
+        A text's vector does not depend on its neighbours beyond rounding (about 1e-6; more in bfloat16).
+        """
+        texts_once, inverse = distinct(texts)
+        rows = np.zeros((len(texts_once), self.dim), np.float32)
+        tokens = self.tokens.ids(texts_once, kind) if texts_once else []
+        with progress_bar(len(tokens), self.progress) as bar:
+            for batch in plan_batches(np.array([len(ids) for ids in tokens], np.int64)):
+                rows[batch] = self.forward([tokens[row] for row in batch])
+                bar.update(len(batch))
+        return rows[inverse]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.tokens.count(texts)
+
+
+def progress_bar(total: int, visible: bool) -> Any:
+    """A bar of tqdm, from the first second on; silent where standard error is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc="encode", unit="text", delay=1.0, disable=None if visible else True)

