@@ -15,21 +15,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 _ROOM_OF = {
-    "AdCopy": "schema",
-    "CopyRequest": "adcopy.request",
-    "Dataset": "data.dataset",
-    "Item": "schema",
-    "Profile": "schema",
-    "Recommendation": "schema",
-    "RecllmError": "errors",
-    "Recommender": "recommender.recommender",
-    "Slate": "schema",
-    "ToyEncoder": "encoder.toy",
-    "Workspace": "workspace.workspace",
-    "build_profile": "profiles.profile",
-    "ingest_file": "ingest.load",
-    "load_encoder": "encoder.loading",
-    "write_copy": "adcopy.write",
+    "AdCopy": "base.schema",
+    "CopyRequest": "market.adcopy.request",
+    "Dataset": "shop.data.dataset",
+    "Item": "base.schema",
+    "Profile": "base.schema",
+    "Recommendation": "base.schema",
+    "RecllmError": "base.errors",
+    "Recommender": "recommend.recommender.recommender",
+    "Slate": "base.schema",
+    "ToyEncoder": "text.encoder.toy",
+    "Workspace": "shop.workspace.workspace",
+    "build_profile": "learn.profiles.profile",
+    "ingest_file": "shop.ingest.load",
+    "load_encoder": "text.encoder.loading",
+    "write_copy": "market.adcopy.write",
 }
 
 __all__ = sorted([*_ROOM_OF, "__version__"])

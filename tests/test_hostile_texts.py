@@ -82,7 +82,7 @@ def listed_phrases() -> list[list[str]]:
         for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             yield from strings(inner)
 
-    folders = (Path(recllm.__file__).parent / name for name in ("adcopy/data", "text/data"))
+    folders = (Path(recllm.__file__).parent / name for name in ("market/adcopy/data", "text/data"))
     files = sorted(file for folder in folders for file in folder.rglob("*.toml"))
     lists = (list(strings(tomllib.loads(file.read_text(encoding="utf-8")))) for file in files)
     return [phrases for phrases in lists if phrases]

@@ -217,7 +217,7 @@ def test_exact_and_a_shop_without_a_model_have_none(folder: Path, tmp_path: Path
 
 def test_nothing_but_the_catalogue_goes_into_an_index() -> None:
     """One place fills indexes, with the items of a published catalogue; the package of the index knows no person."""
-    package = Path(row_rules.__file__).resolve().parents[2]
+    package = Path(row_rules.__file__).resolve().parents[3]
     filling = set()
     for path in package.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -226,10 +226,10 @@ def test_nothing_but_the_catalogue_goes_into_an_index() -> None:
                 filling.add(path.relative_to(package).as_posix())
         if path.parent.name == "item_index":
             modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-            rooms = {name.split(".")[1] for name in modules if name.startswith("recllm.")}
+            rooms = {name.split(".")[2] for name in modules if name.startswith("recllm.")}
             assert rooms <= {"documents", "errors", "features", "files", "settings"}, path
             assert all("item_index" in name for name in modules if name.startswith("recllm.learn.features.")), path
-    own = {name for name in filling if name.startswith("features/item_index/")}
-    assert filling - own == {"jobs/item_index.py"}
-    source = (package / "jobs" / "item_index.py").read_text(encoding="utf-8")
+    own = {name for name in filling if name.startswith("learn/features/item_index/")}
+    assert filling - own == {"market/jobs/item_index.py"}
+    source = (package / "market" / "jobs" / "item_index.py").read_text(encoding="utf-8")
     assert "gate(" not in source and "people" not in source.lower() and "users" not in source.lower()

@@ -10,8 +10,6 @@ import runpy
 import tomllib
 from pathlib import Path
 
-from test_layers import ROOMS
-
 ROOT = Path(__file__).resolve().parents[1]
 README, RESULTS = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "eval/results/README.md"))
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "recllm" / "guide").glob("*.md")}
@@ -24,11 +22,6 @@ def test_the_example_prints_what_is_shown() -> None:
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own README
     assert printed.getvalue() == shown
-
-
-def test_the_table_names_every_package_and_nothing_else() -> None:
-    rooms = {p.stem if p.suffix else p.name for p in (ROOT / "recllm").iterdir() if p.suffix == ".py" or p.is_dir()}
-    assert set(ROOMS) == rooms - {"__init__", "__main__", "__pycache__", "guide"}
 
 
 def test_a_heading_stands_apart() -> None:
