@@ -57,7 +57,7 @@ def whole_numbers(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Question(BaseModel):
-    """What somebody asks, declared once: bodies of HTTP, options of commands, tables of files and the JSON of batches
+    """A request, declared once: bodies of HTTP, options of commands, tables of files and the JSON of batches
     are made of its fields. The string under a field is its documentation. In Python a wrong value raises `UsageError`.
     """
 

@@ -3,7 +3,7 @@
     RecllmError                 exit 1   something failed; the message says the remedy
     ├── UsageError              exit 2   wrong arguments: unknown option value, k of 0, a filter that does not parse
     │   ├── UnknownIdError      exit 2   an id that no item, no user or no key has
-    │   └── ConflictError       exit 2   somebody changed the same thing since, or something else is in its place
+    │   └── ConflictError       exit 2   the same thing changed meanwhile, or its name is taken
     ├── DataError               exit 2   the input is wrong
     │   └── IngestError         exit 2   a file or a load is refused; carries a code such as E_ENCODING
     ├── NothingToDo             exit 3   the request is valid and empty

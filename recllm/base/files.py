@@ -51,7 +51,7 @@ def whole_file(path: Path, *, mode: int = 0o666, overwrite: bool = True) -> Iter
 
 @contextmanager
 def _new_draft(path: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A hidden file of its own beside `path`, which is locked in the block and gone at its end."""
+    """A hidden lock file next to `path`, held in the block and deleted at its end."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.draft")
     try:
         with os.fdopen(_open_locked(draft, mode), "w+b") as stream:

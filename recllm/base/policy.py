@@ -82,7 +82,7 @@ class Policy(FrozenModel):
         return timedelta(hours=FUTURE_HOURS)
 
     def is_sensitive(self, category: Iterable[str]) -> bool:
-        """True when any part of a category path, or of a text beside it, names a sensitive category."""
+        """True when any part of a category path, or of the given text, names a sensitive category."""
         return _names_any(self.sensitive_categories, " > ".join(category))
 
 

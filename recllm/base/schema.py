@@ -78,7 +78,7 @@ class Purpose(StrEnum):
 
 
 class MessageEventKind(StrEnum):
-    """What became of a message, as the service that sent it tells."""
+    """State of a message, as the sending service reports it."""
 
     PROCESSED = "processed"
     """Taken by the service."""
@@ -213,7 +213,7 @@ class Profile:
     user_id: str
     as_of: datetime
     basics: Mapping[str, str]
-    """I: what the person told the shop, e.g. {"age": "35-44"}."""
+    """I: what the customer said to the shop, e.g. {"age": "35-44"}."""
     purchases: tuple[HistoryLine, ...]
     """B: one line per bought item, heaviest decayed weight first."""
     browsing: tuple[HistoryLine, ...]
@@ -267,11 +267,11 @@ class Objective(StrEnum):
     """The chance times what the shop earns by the item: its attribute `margin`, or its price less its attribute
     `cost`."""
     UPLIFT = "uplift"
-    """How much a treatment moves the user, as a trial told: of audiences and campaigns, not of slates."""
+    """Effect of a treatment on the user, estimated from a trial; for audiences and campaigns, not for slates."""
 
 
 class Occasion(StrEnum):
-    """Why somebody should hear from the shop on a day."""
+    """Why a customer should hear from the shop on a day."""
 
     REPLENISH = "replenish"
     """Something that they buy again and again is due."""
@@ -424,7 +424,7 @@ class ReasonKind(StrEnum):
     INTEREST = "interest"
     """The person looked at something that speaks for it."""
     PICKED = "picked"
-    """The person told the shop something that speaks for it."""
+    """The customer said something to the shop that speaks for it."""
     GENERAL = "general"
 
 
@@ -462,7 +462,7 @@ class Recommendation:
     reasons: tuple[Reason, ...] = ()
     part: Intent | None = None
     """What the item is to the person: bought before, new, goes with a purchase, or no longer bought; None where nothing
-    personal was scored, and for somebody who bought nothing so far."""
+    personal was scored, and for a customer without purchases."""
     part_text: str = ""
     """The same as the heading of a part of the slate, such as "new for you"."""
 
@@ -567,7 +567,7 @@ class CopyVerdict(StrEnum):
     PERSON = "person"
     """It is held until a person says yes: nothing in it is wrong as far as is known, and not all of it is known."""
     BLOCKED = "blocked"
-    """It contradicts a fact, is hostile or personal, or a law forbids it: nobody can approve it."""
+    """It contradicts a fact, is hostile or personal, or a law forbids it: it cannot be approved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -631,7 +631,7 @@ class CampaignMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageEvent:
-    """What became of a message at a time, by the word of a provider."""
+    """State of a message at a time, as the provider reports it."""
 
     event_id: str
     """The provider's own."""
@@ -650,7 +650,7 @@ class AnnouncementStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
-    """One message to one target, with what became of it so far."""
+    """One message to one target, and its latest state."""
 
     announcement_id: str
     """The same in every attempt."""

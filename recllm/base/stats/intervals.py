@@ -140,7 +140,7 @@ def paired_bootstraps(
     """Of mean differences, people redrawn with replacement (Sakai 2006 for ranking).
 
     gaps: (n_users, n_comparisons) of ours - peer, one interval per column. All columns see the same redrawn people.
-    People without a value in any column are left out of all. Raises `UsageError` when nobody is left.
+    People without a value in any column are left out of all. Raises `UsageError` when none is left.
     """
     gaps = gaps[~np.isnan(gaps).any(axis=1)]
     if not len(gaps):

@@ -36,7 +36,7 @@ class Truth:
     indptr: NDArray[np.int64]
     item: NDArray[np.int32]
     value: Values | None = None
-    """Beside `item`: what the person spent on it, where prices are known."""
+    """Amount that the customer spent on `item`, where prices are known."""
 
     @classmethod
     def from_pairs(
@@ -145,7 +145,7 @@ def diversity(lists: Rankings, vectors: NDArray[np.float32], k: int, block: int 
 
 
 def average(values: Values) -> float:
-    """Mean over the people who have a value; NaN when nobody has."""
+    """Mean over the people who have a value; NaN when none has."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
 
