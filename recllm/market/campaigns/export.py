@@ -21,8 +21,8 @@ from recllm.base.files import sweep_drafts, write_whole
 from recllm.base.schema import Action, CampaignMessage, Purpose
 from recllm.market.adcopy.channels import CALL_TO_ACTION, channel_named
 from recllm.market.adcopy.write import TEMPLATE
-from recllm.market.audiences.assignment import check_floor, globally_held_out
 from recllm.market.audiences.exclusions import ExclusionReason
+from recllm.market.audiences.selection import check_floor, globally_held_out
 from recllm.market.campaigns.folder import (
     CampaignText,
     Decision,

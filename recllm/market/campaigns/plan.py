@@ -21,7 +21,7 @@ from recllm.base.schema import Generator, Objective, Occasion
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
 from recllm.market.adcopy.request import reason_kind
-from recllm.market.audiences.assignment import Selection, draws, select, select_jointly
+from recllm.market.audiences.assignment import select_jointly
 from recllm.market.audiences.audience import (
     Audience,
     AudienceTarget,
@@ -37,6 +37,7 @@ from recllm.market.audiences.people_rule import PeopleRule
 from recllm.market.audiences.probabilities import UserScores, independent_probabilities
 from recllm.market.audiences.reasons import reasons_for
 from recllm.market.audiences.request import Exclusions
+from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.audiences.spread import SpreadFigures, spread_offers
 from recllm.market.campaigns.file import SERVER, CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish

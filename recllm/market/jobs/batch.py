@@ -664,9 +664,9 @@ def choose_audience(run: BatchRun, floor: int) -> BatchAudience:
 
     Raises `PolicyError` for fewer people than the floor, `DataError` where a file is missing.
     """
-    from recllm.market.audiences.assignment import check_floor, select
     from recllm.market.audiences.audience import target_name
     from recllm.market.audiences.probabilities import UserScores
+    from recllm.market.audiences.selection import check_floor, select
 
     request, pool = audience_request(json.loads(run.options)), read_batch(run).collect()
     probabilities = pool["probability"].to_numpy()

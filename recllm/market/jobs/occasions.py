@@ -53,8 +53,8 @@ def find_occasions(
     Raises `UsageError` for a day beyond the log's end, `DataError` where nothing can be learned and nothing else is to
     be looked for.
     """
-    from recllm.market.audiences.assignment import globally_held_out
     from recllm.market.audiences.exclusions import first_only, minors
+    from recllm.market.audiences.selection import globally_held_out
     from recllm.market.occasions.choose import OccasionList, PersonOccasion, lacking, one_for_each, reasons_of
     from recllm.market.occasions.hours import best_hours, hour_shares
     from recllm.text.items import item_names
