@@ -46,10 +46,9 @@ from recllm.doors.privacy.export import export_person
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.market.audiences.audience import Audience
-from recllm.market.experiments.off_policy import ValueEstimate
-from recllm.market.jobs.experiments import Metric
+from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate
+from recllm.market.experiments.slates import Metric
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.off_policy import OffPolicyReport
 from recllm.market.jobs.predict import predict_workspace
 from recllm.market.jobs.recommenders import open_recommender
 from recllm.market.jobs.serve import find_audience
@@ -490,7 +489,6 @@ def test_what_may_be_said_follows_the_range(
         metric=metric,
         requests=50,
         too_early=0,
-        decay=0.0,
         candidate=estimate,
         serving=estimate,
         difference=0.01,

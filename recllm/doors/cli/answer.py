@@ -68,7 +68,7 @@ def recommend(
     json: Json,
 ) -> None:
     """The best items for people, with the reasons that really moved the score."""
-    from recllm.market.jobs.experiments import list_experiments, recommend_in_experiments
+    from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
     from recllm.market.jobs.load import record_shown
     from recllm.market.jobs.recommenders import open_recommender
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from recllm.base.schema import Action, Purpose, Table
 from recllm.doors.service.live import LiveShop
-from recllm.market.jobs.feedback import ShownOutcome, shown_outcomes
+from recllm.market.experiments.feedback import ShownOutcome, shown_outcomes
 from recllm.market.occasions.rules import OccasionRules
 from recllm.shop.data.dataset import utc
 from recllm.shop.data.rhythm import ShoppingDays

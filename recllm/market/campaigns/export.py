@@ -35,8 +35,8 @@ from recllm.market.campaigns.folder import (
 from recllm.market.campaigns.hours import SendWindow
 from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
 from recllm.market.campaigns.texts import message
+from recllm.market.experiments.feedback import FEEDBACK_SCHEMA
 from recllm.market.jobs.announce import announce
-from recllm.market.jobs.feedback import FEEDBACK_SCHEMA
 from recllm.market.jobs.messages import undeliverable
 from recllm.market.jobs.serve import CHANNEL_PURPOSE
 from recllm.shop.data.dataset import utc

@@ -407,7 +407,7 @@ def slates_request(options: Mapping[str, Any], users: Sequence[str] = ()) -> Rec
 
 def _slates(worker: ShardWorker, number: int, recommender: Recommender, options: Mapping[str, Any]) -> Iterator[Slate]:
     """Slates of everybody of a shard who may be served, by the variant that is theirs."""
-    from recllm.market.jobs.experiments import list_experiments, recommend_in_experiments
+    from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
 
     experiments, users = list_experiments(worker.shop), recommender.dataset.users[USER_COLUMN].to_list()
     rng = np.random.default_rng([worker.run.seed, number])

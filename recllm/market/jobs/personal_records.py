@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from recllm.base.documents import plain
 from recllm.base.errors import ModelError
 from recllm.base.schema import Intent, Purpose, RecommendRequest
+from recllm.market.experiments.slates import list_experiments
 from recllm.market.experiments.split import variant_of
 from recllm.market.jobs.effects import FOLDER as EFFECTS
 from recllm.market.jobs.effects import effect_names, effects_of
-from recllm.market.jobs.experiments import list_experiments
 from recllm.market.jobs.occasions import EARLIER_MODEL_FILE, MODEL_FILE
 from recllm.market.jobs.recommenders import forget_in_states, open_recommender, people_path, tainted_until
 from recllm.market.jobs.serve import person_profile
