@@ -46,13 +46,13 @@ from recllm.doors.privacy.export import export_person
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.market.audiences.audience import Audience
+from recllm.market.audiences.contacts import find_audience
 from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate
 from recllm.market.experiments.slates import Metric
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.predict import predict_workspace
 from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.serve import find_audience
 from recllm.market.occasions.rules import OccasionRules
+from recllm.market.propensity.answers import predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin

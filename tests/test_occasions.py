@@ -17,8 +17,8 @@ from recllm.base.schema import Occasion
 from recllm.base.settings import OccasionSettings
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.occasions import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions
 from recllm.market.occasions.choose import one_for_each
+from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions
 from recllm.market.occasions.detect import (
     RULES,
     Cases,

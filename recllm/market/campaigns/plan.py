@@ -32,6 +32,7 @@ from recllm.market.audiences.audience import (
     eligible_pool,
     rule_match,
 )
+from recllm.market.audiences.contacts import contact_records, first_channels
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.market.audiences.people_rule import PeopleRule
 from recllm.market.audiences.probabilities import UserScores, independent_probabilities
@@ -46,12 +47,11 @@ from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.market.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.jobs.ad_copy import effect_model, may_be_modelled, open_generator
-from recllm.market.jobs.effects import effects_of, saved_effects
-from recllm.market.jobs.occasions import cases_of
 from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.serve import contact_records, first_channels
 from recllm.market.occasions.choose import lacking
+from recllm.market.occasions.day import cases_of
 from recllm.market.occasions.detect import ItemStates, Shop
+from recllm.market.propensity.saved_effects import effects_of, saved_effects
 from recllm.recommend.recommender.registry import current
 from recllm.shop.data.catalogue import in_category, on_offer
 from recllm.shop.data.dataset import USER_COLUMN, utc

@@ -44,9 +44,9 @@ from recllm.market.jobs.catalogue_vectors import (
     is_current,
     item_load,
 )
-from recllm.market.jobs.engines import Engine, open_workers
 from recllm.market.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
+from recllm.shop.data.engines import Engine, open_workers
 from recllm.shop.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ class ShardWorker:
     @cached_property
     def predictor(self) -> Predictor:
         """Learned from the same people in each worker, so that all say the same."""
-        from recllm.market.jobs.predict import people_learned_from
+        from recllm.market.propensity.answers import people_learned_from
         from recllm.market.propensity.predict import Predictor
 
         request = prediction_request(self.options)
@@ -458,7 +458,7 @@ def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
 def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
     """Everybody of a shard who could be reached, with what they are ordered by; `AUDIENCE_SCHEMA`."""
     from recllm.market.audiences.audience import audience_target, eligible_pool
-    from recllm.market.jobs.serve import agreement, with_global_holdout
+    from recllm.market.audiences.contacts import agreement, with_global_holdout
 
     request = with_global_holdout(worker.shop, audience_request(worker.options))
     recommender, target = audience_target(recommender, request.items, request.category, request.text)
@@ -483,8 +483,8 @@ def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tu
     """A checked ad text for each person of a shard who agreed to the channel; `COPY_SCHEMA`. Whose items are all of
     sensitive categories, or who has none, gets none. `generator_failure`: why a text had to do without the generator.
     """
+    from recllm.market.audiences.contacts import CHANNEL_PURPOSE
     from recllm.market.jobs.ad_copy import AD_CHOICE, write_ads
-    from recllm.market.jobs.serve import CHANNEL_PURPOSE
 
     question, gate, rows = copy_question(worker.options), worker.shop.gate(), []
     slate_options = {"k": AD_CHOICE, "intent": question.intent, "objective": question.objective}

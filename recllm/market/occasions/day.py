@@ -11,7 +11,7 @@ import numpy as np
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import Occasion, Purpose
-from recllm.market.jobs.serve import CHANNEL_PURPOSE, first_channels
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE, first_channels
 from recllm.shop.data.dataset import DAY, USER_COLUMN, utc
 from recllm.shop.data.order import refuse_steps
 from recllm.shop.workspace.workspace import Workspace, present
