@@ -49,8 +49,7 @@ from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.jobs.ad_copy import effect_model, may_be_modelled, open_generator
 from recllm.market.jobs.recommenders import open_recommender
 from recllm.market.occasions.choose import lacking
-from recllm.market.occasions.day import cases_of
-from recllm.market.occasions.detect import ItemStates, Shop
+from recllm.market.occasions.day import cases_of, shop_of_people
 from recllm.market.propensity.saved_effects import effects_of, saved_effects
 from recllm.recommend.recommender.registry import current
 from recllm.shop.data.catalogue import in_category, on_offer
@@ -354,8 +353,7 @@ def _occasion_target(
 
     Raises `DataError` where the shop has no data for it, `NothingToDo` where it is nobody's today.
     """
-    states = ItemStates.of(workspace.gate().item_states(), recommender.dataset)
-    shop = Shop.of(recommender.dataset, states, workspace.settings.occasions, workspace.policy)
+    shop = shop_of_people(workspace, recommender.dataset)
     if why := lacking(shop).get(occasion):
         raise DataError(f"the occasion {occasion} cannot be looked for: {why}")
     cases = cases_of(workspace, shop, (occasion,))[0][occasion]
