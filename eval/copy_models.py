@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -30,12 +31,15 @@ from typing import Any
 
 import copy_pairs
 import polars as pl
-from inputs import RESULTS, finish, load_average, script_parser
+from inputs import HERE, RESULTS, finish, load_average, script_parser
+
+sys.path.insert(0, str(HERE.parent / "finetune"))
+
+from text_lines import is_held_back
 
 from recllm.base.schema import AdCopy, Item, ReasonKind
 from recllm.market.adcopy.lexicon import words
 from recllm.market.adcopy.request import CopyRequest
-from recllm.market.adcopy.submissions import is_held_back
 from recllm.market.adcopy.write import write_copy
 from recllm.recommend.evaluation.record import write_record
 from recllm.text.generator.locate import model_folder

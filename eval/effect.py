@@ -19,6 +19,7 @@ encoder with a linear score; and what `finetune/effect.py` makes of its recipe.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,8 +33,13 @@ import polars as pl
 from inputs import HERE, finish, load_average, say, script_parser
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(HERE.parent / "finetune"))
+
+from text_lines import is_held_back
+
 from recllm.base.schema import Encoder
 from recllm.base.settings import Settings, read_settings_file
+from recllm.base.stats.probabilities import log_odds, sigmoid
 from recllm.learn.models.effect import (
     CARD,
     CLEAR,
@@ -49,8 +55,7 @@ from recllm.learn.models.effect import (
 from recllm.learn.training.arguments import EffectArguments
 from recllm.learn.training.lora import effect as effect_training
 from recllm.learn.training.lora.effect import VALIDATION, data_hash, fit_score, folds, tune_effect
-from recllm.market.adcopy.submissions import is_held_back
-from recllm.market.experiments.bandit import FLOOR, moved_rates
+from recllm.market.experiments.bandit import FLOOR
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 
 RECIPE = HERE.parent / "finetune" / "effect.toml"
@@ -395,7 +400,7 @@ def won_back(
             alpha = beta = np.ones((replays, m))
             if strength is not None:
                 so_far = (rate * LEVEL_SHOWINGS + clicked.sum(axis=1)) / (LEVEL_SHOWINGS + shown.sum(axis=1))
-                mean = moved_rates(of_arm, so_far[:, None])
+                mean = sigmoid(log_odds(so_far[:, None]) + of_arm)
                 alpha, beta = strength * mean, strength * (1 - mean)
             best = rng.beta(alpha + clicked, beta + shown - clicked, (BELIEFS, replays, m)).argmax(axis=2)
             frequency = (best[:, :, None] == np.arange(m)).mean(axis=0)

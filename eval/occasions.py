@@ -33,9 +33,8 @@ from numpy.typing import NDArray
 from recllm.base.schema import Action
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.occasions.hours import best_hours, hour_shares, local_hours
-from recllm.market.occasions.replenishment import learn_replenishment, ranking_figures
+from recllm.market.occasions.replenishment import TREES, learn_replenishment, ranking_figures
 from recllm.market.occasions.repurchase import HORIZON_DAYS, RepurchasePairs, bought_again, repurchase_pairs
-from recllm.market.occasions.rules import ReplenishmentSettings
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.predict import predict
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
@@ -91,7 +90,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "Poisson-Gamma": column(table, "poisson_gamma"),
     }
     began = time.perf_counter()
-    model = learn_replenishment(past, ReplenishmentSettings(seed=args.seed), progress=say)
+    model = learn_replenishment(past, replace(TREES, seed=args.seed), progress=say)
     seconds = {"learn": round(time.perf_counter() - began, 1)}
     systems["recllm"] = model.probability(table)
     left_out = set(args.without.split(","))

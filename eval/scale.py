@@ -141,8 +141,8 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
 
 
 def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
-    from recllm.market.jobs.engines import Engine
     from recllm.market.jobs.recommenders import refresh
+    from recllm.shop.data.engines import Engine
     from recllm.shop.workspace.workspace import Workspace
 
     began = time.perf_counter()
@@ -154,7 +154,7 @@ def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
 def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, only: int | None) -> dict[str, Any]:
     """only: work on so many of the shards."""
     from recllm.market.jobs.batch import PLAN, BatchRun, BatchTask, ShardOutcome, run_batch, work_on
-    from recllm.market.jobs.engines import Engine, open_workers
+    from recllm.shop.data.engines import Engine, open_workers
     from recllm.shop.workspace.workspace import Workspace
 
     out = folder / name

@@ -14,21 +14,19 @@ import sys
 from pathlib import Path
 
 from accelerate import PartialState
+from text_lines import pairs, read_approved, split
 
 from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError
 from recllm.base.settings import Settings, merged, read_settings_file
 from recllm.learn.training.lora.copywriter import tune_generator
-from recllm.market.adcopy.submissions import pairs, read_approved, split
 from recllm.text.generator.locate import model_folder
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a TOML file of settings")
-    parser.add_argument(
-        "--pairs", type=Path, required=True, help="approved lines; see recllm.market.adcopy.submissions"
-    )
+    parser.add_argument("--pairs", type=Path, required=True, help="approved lines; see text_lines.py")
     parser.add_argument("--generator", default="smollm2")
     parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")

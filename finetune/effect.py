@@ -14,18 +14,19 @@ import argparse
 import sys
 from pathlib import Path
 
+from text_lines import read_pairs
+
 from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError
 from recllm.base.settings import Settings, read_settings_file
 from recllm.learn.training.lora.effect import tune_effect
-from recllm.market.adcopy.submissions import read_pairs
 from recllm.text.encoder.loading import DEFAULT_ENCODER
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a TOML file of settings")
-    parser.add_argument("--pairs", type=Path, required=True, help="A/B tests; see recllm.market.adcopy.submissions")
+    parser.add_argument("--pairs", type=Path, required=True, help="A/B tests; see text_lines.py")
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, help="name or folder")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
     options = parser.parse_args()

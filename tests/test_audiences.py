@@ -24,7 +24,6 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.base.stats.intervals import ratios
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.audiences.assignment import draws, select
 from recllm.market.audiences.audience import (
     Audience,
     audience_document,
@@ -44,6 +43,7 @@ from recllm.market.audiences.probabilities import (
 )
 from recllm.market.audiences.reasons import distinguishing_traits, enough_people
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+from recllm.market.audiences.selection import draws, select
 from recllm.market.campaigns.target_text import fitting_items
 from recllm.market.experiments.split import in_global_holdout
 from recllm.recommend.recommender.people import Histories

@@ -16,7 +16,6 @@ from recllm.market.experiments.bandit import (
     breaks_guard,
     choice_probabilities,
     choose,
-    priors_of_scores,
     probabilities_of_best,
 )
 
@@ -106,28 +105,6 @@ def test_values_that_cannot_be_are_refused() -> None:
         with pytest.raises(DataError):
             VariantCounts(showings=showings, successes=successes, guard_events=guard_events)
     counts = {"a": VariantCounts(showings=0, successes=0), "b": VariantCounts(showings=0, successes=0)}
-    for wrong in ({"baseline": "c"}, {"floor": 0.6}, {"floor": -0.1}, {"guard_limit": 0.0}, {"prior": (0.0, 1.0)}):
+    for wrong in ({"baseline": "c"}, {"floor": 0.6}, {"floor": -0.1}, {"guard_limit": 0.0}):
         with pytest.raises(UsageError):
             choice_probabilities(counts, **({"baseline": "a"} | wrong))  # type: ignore[arg-type]
-
-
-def test_a_prior_of_its_own_moves_a_variant_until_counts_say_otherwise() -> None:
-    nothing, scores = VariantCounts(showings=0, successes=0), {"plain": -0.1, "warm": 0.1}
-    counts = {"plain": nothing, "warm": nothing}
-    strong, weak = (priors_of_scores(scores, rate=0.02, strength=strength) for strength in (2_000, 20))
-    alpha, beta = strong["warm"]
-    assert alpha + beta == pytest.approx(2_000) and alpha / beta == pytest.approx(0.02 / 0.98 * np.exp(0.1))
-    shares, hardly = (choice_probabilities(counts, baseline="plain", prior=prior) for prior in (strong, weak))
-    assert 0.5 < hardly["warm"] < 0.6 < shares["warm"]
-    proven = {
-        "plain": VariantCounts(showings=20_000, successes=500),
-        "warm": VariantCounts(showings=20_000, successes=400),
-    }
-    assert choice_probabilities(proven, baseline="plain", prior=strong)["plain"] > 0.9
-    equal = choice_probabilities(proven, baseline="plain", prior=dict.fromkeys(proven, (1.0, 1.0)))
-    assert equal == choice_probabilities(proven, baseline="plain")
-    with pytest.raises(UsageError, match="'warm' has no prior"):
-        choice_probabilities(counts, baseline="plain", prior={"plain": (1.0, 1.0)})
-    for rate, strength, score in ((0.0, 10, 0.1), (0.02, 0, 0.1), (0.02, 10, float("nan"))):
-        with pytest.raises(UsageError):
-            priors_of_scores({"a": score}, rate=rate, strength=strength)

@@ -18,14 +18,14 @@ from service_world import LAST_DAY, build_shop
 
 from recllm.base.errors import DataError, GenerationError, MissingExtraError, NotFittedError, RecllmError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
+from recllm.market.audiences.contacts import find_audience
 from recllm.market.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
 from recllm.market.jobs.catalogue_vectors import encoding_options
-from recllm.market.jobs.engines import Engine, connect, import_ray, open_workers, spread_over
 from recllm.market.jobs.load import load_file
 from recllm.market.jobs.recommenders import open_recommender, people_path, refresh
-from recllm.market.jobs.serve import find_audience
 from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, map_arrays
 from recllm.shop.data.dataset import utc
+from recllm.shop.data.engines import Engine, connect, import_ray, open_workers, spread_over
 from recllm.shop.workspace import privacy as privacy_module
 from recllm.shop.workspace.workspace import Workspace, overridden, present
 from recllm.text.generator import locate
@@ -115,7 +115,7 @@ def test_the_audience_is_that_of_all_at_once(shop: Workspace, tmp_path: Path, co
 
     limits = AudienceLimits(size=8, holdout=0.2)
     request = AudienceRequest(items=["tea-3"], limits=limits, exclusions=Exclusions(bought_days=10), explain=False)
-    audience = find_audience(shop, request)
+    audience = find_audience(shop, open_recommender(shop, everybody=True), request)
     out, csv = tmp_path / "out", tmp_path / "people.csv"
     asked = ("--item", "tea-3", "--size", "8", "--with", "holdout=0.2,bought_days=10,shards=5")
     arguments = ("audience", "--everybody", "-w", str(shop.root), "-o", str(out), *asked, "--json")
@@ -168,7 +168,7 @@ def untrained(folder: Path, copy: Path) -> Path:
 def test_predictions_are_those_of_all_at_once(
     folder: Path, tmp_path: Path, kind: str, is_trained: bool, command: Command
 ) -> None:
-    from recllm.market.jobs.predict import predict_workspace
+    from recllm.market.propensity.answers import predict_workspace
     from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 
     shop = Workspace.open(folder if is_trained else untrained(folder, tmp_path / "shop"))
@@ -203,7 +203,7 @@ def test_what_needs_no_model_is_batched_without_one_and_goes_on_so(folder: Path,
 
 
 def test_a_sample_of_people_is_learned_from_and_is_always_the_same_and_of_all_shards(shop: Workspace) -> None:
-    from recllm.market.jobs.predict import people_learned_from
+    from recllm.market.propensity.answers import people_learned_from
 
     everybody = shop.gate().dataset(Purpose.MODEL_TRAINING)
     with overridden({"propensity": {"learn_people": 15}}), Workspace.open(shop.root) as few:

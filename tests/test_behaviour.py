@@ -23,7 +23,6 @@ from recllm.market.propensity.examples import Cohort, Examples, cuts, past_examp
 from recllm.market.propensity.features import Basics, FeatureTable, person_features, target_features
 from recllm.market.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
 from recllm.market.propensity.next_order import covered, day_of, edges, interval_reach
-from recllm.market.propensity.parameters import PredictionReasonSettings, PropensitySettings
 from recllm.market.propensity.predict import mailings, predict, redeem_examples
 from recllm.market.propensity.prediction import (
     Prediction,
@@ -33,7 +32,7 @@ from recllm.market.propensity.prediction import (
     write_prediction_csv,
 )
 from recllm.market.propensity.quality import gain, lift, quality, reliability
-from recllm.market.propensity.task import background, group_deltas
+from recllm.market.propensity.task import BACKGROUND_PEOPLE, background, group_deltas
 from recllm.shop.data.dataset import DAY, Dataset
 
 CUT = START + 120 * DAY
@@ -269,11 +268,6 @@ def test_the_same_question_has_the_same_answer(data: Dataset, answers: dict[Pred
     assert ask(PredictionKind.BUY, data) == answers[PredictionKind.BUY]
 
 
-def test_settings_reach_the_model(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
-    found = ask(PredictionKind.BUY, data, settings=PropensitySettings(rounds=1))
-    assert found.people != answers[PredictionKind.BUY].people
-
-
 def test_the_names_of_people_do_not_matter(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
     """Rows in another order, with other ids: the same people get the same chances, but for what draws by row."""
     turned = data.n_users - 1 - np.arange(data.n_users)
@@ -299,8 +293,8 @@ def test_a_delta_is_what_the_score_loses() -> None:
 
 def test_others_are_drawn_once(data: Dataset) -> None:
     table = person_features(data, CUT)
-    a, b = (background(table, PredictionReasonSettings(background_users=4, seed=1)) for _ in range(2))
-    assert len(a) == 4 and np.array_equal(a.values, b.values, equal_nan=True)
+    a, b = (background(table) for _ in range(2))
+    assert len(a) == BACKGROUND_PEOPLE and np.array_equal(a.values, b.values, equal_nan=True)
 
 
 def test_reasons_are_told_in_both_languages(data: Dataset, answers: dict[PredictionKind, Prediction]) -> None:
@@ -311,13 +305,14 @@ def test_reasons_are_told_in_both_languages(data: Dataset, answers: dict[Predict
     assert any("可能性" in reason.text for reason in found.people[0].reasons)
 
 
-def test_a_sensitive_basic_is_never_named(data: Dataset) -> None:
+def test_a_sensitive_basic_is_never_named(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     users = data.users.with_columns(
         pl.Series("age", ["pregnancy" if odd(n) else "none" for n in data.users["user_id"]])
     )
     told = replace(data, users=users)
-    every_reason = PredictionReasonSettings(max_reasons=20, min_effect=0.0)
-    found = ask(PredictionKind.BUY, told, basics=True, reason_settings=every_reason)
+    monkeypatch.setattr("recllm.market.propensity.task.MAX_REASONS", 20)
+    monkeypatch.setattr("recllm.market.propensity.task.MIN_EFFECT", 0.0)
+    found = ask(PredictionKind.BUY, told, basics=True)
     said = [(r.evidence_id, r.text) for one in found.people for r in one.reasons]
     assert not any("pregnancy" in text.lower() for _, text in said)
     assert any(name == "withheld" for name, _ in said)

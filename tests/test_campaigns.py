@@ -28,6 +28,7 @@ from recllm.doors.privacy.export import export_person
 from recllm.doors.report.campaign import preview_page, report_page
 from recllm.market.adcopy.record import load, replay
 from recllm.market.adcopy.vocabulary import add_words, vocabulary_file
+from recllm.market.audiences.contacts import find_audience
 from recllm.market.audiences.request import AudienceRequest
 from recllm.market.campaigns.export import CampaignExport, export_campaign
 from recllm.market.campaigns.file import CampaignFile, read_campaign
@@ -58,7 +59,6 @@ from recllm.market.experiments.bandit import VariantCounts
 from recllm.market.experiments.split import in_global_holdout
 from recllm.market.jobs.load import add_events, load_file
 from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.serve import find_audience
 from recllm.market.jobs.train import train_workspace
 from recllm.market.propensity.parameters import UpliftSettings
 from recllm.shop.ingest.record import record_events
@@ -227,7 +227,7 @@ def test_the_global_holdout_gets_no_campaign(folder: Path) -> None:
         recommender = open_recommender(shop, everybody=True)
         count = count_reachable(shop, recommender, read_campaign(folder / "later.toml"))
         assert "global_holdout" in count.excluded
-        found = find_audience(shop, AudienceRequest(items=("tea3",), explain=False), recommender=recommender)
+        found = find_audience(shop, recommender, AudienceRequest(items=("tea3",), explain=False))
         assert "global_holdout" in found.excluded
 
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from recllm.base.schema import Purpose, Slate
-from recllm.market.jobs.feedback import showings_with_answers
+from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.jobs.load import add_feedback, load_file, record_shown
 from recllm.market.jobs.recommenders import open_recommender
 from recllm.shop.data.dataset import utc

@@ -46,18 +46,17 @@ from recllm.doors.privacy.export import export_person
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.market.audiences.audience import Audience
-from recllm.market.experiments.off_policy import ValueEstimate
-from recllm.market.jobs.experiments import Metric
+from recllm.market.audiences.contacts import find_audience
+from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate
+from recllm.market.experiments.slates import Metric
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.off_policy import OffPolicyReport
-from recllm.market.jobs.predict import predict_workspace
 from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.serve import find_audience
-from recllm.market.occasions.rules import OccasionRules
+from recllm.market.propensity.answers import predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
 from recllm.recommend.recommender.registry import current, publish, versions
+from recllm.shop.data.rhythm import KNOWN_DAYS
 from recllm.shop.ingest.preview import preview_file, proposed_columns
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.console_sessions import begin_session, find_session
@@ -490,7 +489,6 @@ def test_what_may_be_said_follows_the_range(
         metric=metric,
         requests=50,
         too_early=0,
-        decay=0.0,
         candidate=estimate,
         serving=estimate,
         difference=0.01,
@@ -1064,8 +1062,7 @@ def test_home_counts_in_the_background(looking: TestClient) -> None:
 def test_who_is_due_and_who_is_quiet() -> None:
     now = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
-    settings = OccasionRules()
-    trips = settings.lapsed_trips
+    trips = KNOWN_DAYS
 
     def visits(name: str, last: int, gap: int, n: int = trips) -> list[tuple[str, str, datetime]]:
         return [(name, "purchase", now - timedelta(days=last + gap * visit)) for visit in range(n)]
@@ -1073,7 +1070,7 @@ def test_who_is_due_and_who_is_quiet() -> None:
     rows = visits("due", 5, 7) + visits("early", 1, 21) + visits("quiet", 60, 10) + visits("new", 5, 7, trips - 1)
     rows += [(name, "view", now) for name in ("due", "quiet")]
     events = pl.DataFrame(rows, schema=["user_id", "event", "timestamp"], orient="row")
-    due, quiet = rhythms(events, now, settings)
+    due, quiet = rhythms(events, now)
     assert [person.user_id for person in due] == ["due"] and due[0].gap_days == 7
     assert [person.user_id for person in quiet] == ["quiet"]
 

@@ -32,15 +32,15 @@ from recllm.doors.console.campaign_fields import (
 )
 from recllm.doors.console.campaigns import marked
 from recllm.market.campaigns.drafts import campaign_file, list_campaigns
-from recllm.market.experiments.split import variant_of
-from recllm.market.jobs.experiments import (
+from recllm.market.experiments.feedback import FEEDBACK_SCHEMA
+from recllm.market.experiments.slates import (
     Treatment,
     experiment_course,
     experiment_outcome,
     list_experiments,
     start_experiment,
 )
-from recllm.market.jobs.feedback import FEEDBACK_SCHEMA
+from recllm.market.experiments.split import variant_of
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.keys import Scope, create_key

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from text_lines import Pair, pairs, read_approved, split
 
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.learn.training.arguments import CopywriterArguments
-from recllm.market.adcopy.submissions import Pair, pairs, read_approved, split
 from recllm.text.generator.locate import find_generator
 
 WORDS = ("Product", ":", "Why", "soft", "buns", "mug", "for", "you", "your", "table", "Warm", "a", ".", "\n")

@@ -34,7 +34,7 @@ from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.texts import TextKey, catalogue_at, copy_request
 from recllm.market.jobs.load import load_file
 from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.serve import person_profile
+from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.ingest.preview import proposed_columns

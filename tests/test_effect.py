@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import Command
 from scripted import ScriptedGenerator
+from text_lines import read_pairs
 from tiny_encoders import make_model
 
 from recllm.base.errors import DataError, GenerationError, ModelError
@@ -40,7 +41,6 @@ from recllm.learn.training.arguments import EffectArguments
 from recllm.learn.training.lora.effect import TunedEffect, fit_score, tune_effect
 from recllm.market.adcopy.record import replay, write_recorded
 from recllm.market.adcopy.request import CopyRequest
-from recllm.market.adcopy.submissions import read_pairs
 from recllm.market.adcopy.write import write_copy
 from recllm.text.encoder.toy import ToyEncoder
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from recllm.base.errors import DataError, ModelError, UsageError
-from recllm.market.jobs.effects import effect_names, effects_folder, saved_effects
 from recllm.market.propensity.effects import (
     EARLIER_TREES,
     RECORD,
@@ -21,6 +20,7 @@ from recllm.market.propensity.effects import (
 )
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.parameters import UpliftSettings
+from recllm.market.propensity.saved_effects import effect_names, effects_folder, saved_effects
 from recllm.market.propensity.trial import Trial
 from recllm.shop.workspace.workspace import Workspace
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from recllm.base.schema import Recommendation, ReportBy, Slate
-from recllm.market.jobs.feedback import FEEDBACK_SCHEMA, shown_events, shown_outcomes
+from recllm.market.experiments.feedback import FEEDBACK_SCHEMA, shown_events, shown_outcomes
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 

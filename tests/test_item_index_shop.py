@@ -27,8 +27,8 @@ from recllm.market.jobs.item_index import build_index, index_folder
 from recllm.market.jobs.load import load_file
 from recllm.market.jobs.recommenders import open_recommender, refresh
 from recllm.market.jobs.search import search_workspace
-from recllm.market.jobs.serve import similar_items
 from recllm.recommend.recommender.registry import rollback
+from recllm.recommend.recommender.similar import similar_items
 from recllm.shop.workspace.workspace import Workspace, overridden
 
 FAISS = {"item_index": {"kind": "faiss"}}

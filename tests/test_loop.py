@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,10 +17,10 @@ from waiting import until
 
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
 from recllm.base.schema import Recommendation
-from recllm.market.experiments.off_policy import ValueEstimate
-from recllm.market.experiments.split import variant_of
-from recllm.market.jobs import off_policy
-from recllm.market.jobs.experiments import (
+from recllm.market.experiments import off_policy
+from recllm.market.experiments.feedback import FEEDBACK_SCHEMA, showings_with_answers
+from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate, estimate_model
+from recllm.market.experiments.slates import (
     GLOBAL_HOLDOUT,
     Metric,
     Treatment,
@@ -29,11 +30,11 @@ from recllm.market.jobs.experiments import (
     start_experiment,
     stop_experiment,
 )
-from recllm.market.jobs.feedback import FEEDBACK_SCHEMA, showings_with_answers
-from recllm.market.jobs.off_policy import estimate_model
-from recllm.market.jobs.recommenders import refresh
+from recllm.market.experiments.split import variant_of
+from recllm.market.jobs.recommenders import model_encoder, refresh
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, rollback
+from recllm.recommend.recommender.saved_model import load_model
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.workspace import Workspace, present
@@ -141,7 +142,7 @@ def test_revenue_counts_all_that_a_person_bought_after_the_first_showing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # what people bought before would take its part out, and the lot decides how much that is
-    monkeypatch.setattr("recllm.market.jobs.experiments.COVARIATE_DAYS", 0)
+    monkeypatch.setattr("recllm.market.experiments.slates.COVARIATE_DAYS", 0)
     with Workspace.open(folder) as shop:
         start_experiment(shop, "money", TWO, metric=Metric.REVENUE, guard=None)
     with serving(folder) as client:
@@ -246,7 +247,7 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
             client.post("/v1/events", json={"events": events}).raise_for_status()
         version = client.get("/readyz").json()["shops"]["shop"]["model_version"]
     with Workspace.open(folder) as shop:
-        itself = estimate_model(shop, version, rng=rng)
+        itself = estimate_of(shop, version, rng=rng)
         assert itself.requests == ROUNDS * PEOPLE and itself.too_early == 0
         assert _is_near(itself.serving, float(np.mean(worth_of_shown)))
         assert abs(itself.difference) < 0.05
@@ -267,11 +268,16 @@ def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
         cuts = []
         before = Dataset.before
         monkeypatch.setattr(Dataset, "before", lambda data, as_of: cuts.append(as_of) or before(data, as_of))
-        outcome = estimate_model(shop, version, rng=rng)
+        outcome = estimate_of(shop, version, rng=rng)
         assert len(cuts) < 50, "the log is not copied for each request"
         assert outcome.candidate.outside_support == 0
         assert _is_near(outcome.candidate, float(np.mean(targets))), outcome.candidate
         assert outcome.difference == pytest.approx(np.mean(targets) - np.mean(worth_of_shown), abs=0.15)
+
+
+def estimate_of(shop: Workspace, version: str, **options: Any) -> OffPolicyReport:
+    model = load_model(shop.models_dir, version)
+    return estimate_model(shop, model, model_encoder(shop, model), **options)
 
 
 def slate_of_the_past(recommender: Recommender, rows: pl.DataFrame) -> tuple[Recommendation, ...]:
@@ -334,23 +340,6 @@ def test_each_day_of_the_course_says_what_could_be_said_on_that_day(shop: Worksp
 def test_without_slates_that_explored_there_is_nothing_to_estimate_from(shop: Workspace) -> None:
     version = str(current(shop.models_dir))
     with pytest.raises(NothingToDo, match="explore_share"):
-        estimate_model(shop, version)
+        estimate_of(shop, version)
     with pytest.raises(UsageError, match="not of showings"):
-        estimate_model(shop, version, metric=Metric.REVENUE)
-
-
-def test_the_decay_of_examination_is_found_from_explored_items() -> None:
-    rng = np.random.default_rng(0)
-    rows, rankings = [], {}
-    for n in range(4_000):
-        # an item's rank differs from person to person, and better items have better ranks
-        ranked = np.argsort(np.arange(20) + rng.normal(0, 4, 20))
-        rankings[str(n)] = [f"i{item}" for item in ranked]
-        for position in range(1, 11):
-            is_explored = rng.random() < 0.3
-            item = ranked[position + 9] if is_explored else ranked[position - 1]
-            worth = 0.9 / (1 + item / 4)
-            rows.append((str(n), position, f"i{item}", rng.random() < worth * position**-0.7))
-    frame = pl.DataFrame(rows, schema=["request_id", "position", "item_id", "clicked"], orient="row")
-    assert off_policy.examination_decay(frame, rankings, "clicked") == pytest.approx(0.7, abs=0.1)
-    assert off_policy.examination_decay(frame.head(200), rankings, "clicked") == 0.0
+        estimate_of(shop, version, metric=Metric.REVENUE)

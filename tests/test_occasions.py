@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,11 @@ from recllm.base.schema import Occasion
 from recllm.base.settings import OccasionSettings
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.occasions import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions
 from recllm.market.occasions.choose import one_for_each
+from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions
 from recllm.market.occasions.detect import (
+    DUE_PROBABILITY,
+    DUE_SHARE,
     RULES,
     Cases,
     ItemStates,
@@ -34,20 +38,21 @@ from recllm.market.occasions.detect import (
     win_back,
 )
 from recllm.market.occasions.hours import best_hours, hour_shares
-from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
+from recllm.market.occasions.replenishment import TREES, ReplenishmentModel, learn_replenishment
 from recllm.market.occasions.repurchase import bought_again, repurchase_pairs
-from recllm.market.occasions.rules import OccasionRules, ReplenishmentSettings
 from recllm.market.propensity.parameters import PropensitySettings
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.workspace.workspace import Workspace, overridden
 
 NOW = 1_760_000_000
-SMALL = ReplenishmentSettings(rounds=50, min_leaf_rows=10, weeks=4)
+SMALL = replace(TREES, rounds=50, min_leaf_rows=10)
 
 
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.market.occasions.replenishment.ReplenishmentSettings", lambda: SMALL)
+    monkeypatch.setattr(
+        "recllm.market.occasions.day.learn_replenishment", partial(learn_replenishment, trees=SMALL, weeks=4)
+    )
 
 
 def log(*rows: tuple, items: dict[str, str] | None = None) -> Dataset:
@@ -71,7 +76,7 @@ def log(*rows: tuple, items: dict[str, str] | None = None) -> Dataset:
     return Dataset.construct(events, items=catalogue, as_of=NOW)
 
 
-def shop_of(dataset: Dataset, *states: tuple[str, float, float | None, bool], **settings: object) -> Shop:
+def shop_of(dataset: Dataset, *states: tuple[str, float, float | None, bool]) -> Shop:
     """states: item, days ago, price, for sale."""
     frame = pl.DataFrame(
         [
@@ -81,7 +86,7 @@ def shop_of(dataset: Dataset, *states: tuple[str, float, float | None, bool], **
         schema={"item_id": pl.String, "at": pl.Datetime("us", "UTC"), "price": pl.String, "available": pl.Boolean},
         orient="row",
     ).sort("at")
-    return Shop.of(dataset, ItemStates.of(frame, dataset), OccasionRules(**settings), Policy())
+    return Shop.of(dataset, ItemStates.of(frame, dataset), OccasionSettings().price_drop, Policy())
 
 
 def told(cases: Cases, dataset: Dataset) -> dict[str, str | None]:
@@ -307,7 +312,7 @@ def test_features_of_one_person_by_hand() -> None:
 
 def test_the_model_tells_the_weekly_from_the_monthly_buyers(tmp_path: Path) -> None:
     data = weekly_world()
-    model = learn_replenishment(data, SMALL)
+    model = learn_replenishment(data, SMALL, weeks=4)
     pairs = repurchase_pairs(data, NOW)
     probability = model.probability(pairs.features)
     milk = pairs.item == data.items["item_id"].to_list().index("milk")
@@ -321,13 +326,13 @@ def test_the_model_tells_the_weekly_from_the_monthly_buyers(tmp_path: Path) -> N
     assert again.record == model.record and again.as_of == model.as_of
     shop = shop_of(data)
     cases = replenish(shop, model)
-    assert (cases.probability >= shop.settings.due_probability).all()
-    assert (cases.facts["days"] / cases.facts["every"] >= shop.settings.due_share).all() and len(cases)
+    assert (cases.probability >= DUE_PROBABILITY).all()
+    assert (cases.facts["days"] / cases.facts["every"] >= DUE_SHARE).all() and len(cases)
 
 
 def test_learning_twice_gives_the_same_and_labels_come_from_after_the_features() -> None:
     data = weekly_world()
-    a, b = (learn_replenishment(data, SMALL) for _ in range(2))
+    a, b = (learn_replenishment(data, SMALL, weeks=4) for _ in range(2))
     assert a.trees.text() == b.trees.text()
     start = NOW - 14 * DAY
     pairs = repurchase_pairs(data, start)
@@ -349,7 +354,7 @@ def test_a_shop_without_categories_and_prices_learns_too() -> None:
         }
     )
     bare = Dataset.construct(events, as_of=NOW)
-    model = learn_replenishment(bare, SMALL)
+    model = learn_replenishment(bare, SMALL, weeks=4)
     assert model.record["latest_week"]["auc"] > 0.8
     assert not any(name.startswith(("type_", "category_", "price_")) for name in model.trees.names)
     assert len(model.probability(repurchase_pairs(bare, NOW).features)) > 100
@@ -357,9 +362,9 @@ def test_a_shop_without_categories_and_prices_learns_too() -> None:
 
 def test_too_little_to_learn_from() -> None:
     with pytest.raises(DataError, match="six weeks"):
-        learn_replenishment(log(("ann", "tea", 1), ("ann", "tea", 9)), SMALL)
+        learn_replenishment(log(("ann", "tea", 1), ("ann", "tea", 9)), SMALL, weeks=4)
     with pytest.raises(DataError, match="0 items were bought again"):
-        learn_replenishment(log(("ann", "tea", 1), ("bob", "tea", 90)), SMALL)
+        learn_replenishment(log(("ann", "tea", 1), ("bob", "tea", 90)), SMALL, weeks=4)
 
 
 def test_saved_trees_say_what_the_learner_says(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from recllm.base.settings import OfferSettings, ScorerTrainingSettings
 from recllm.learn.features.together import bought_together
 from recllm.market.audiences.audience import audience_target, eligible_pool, find_audience
 from recllm.market.audiences.exclusions import ExclusionReason
-from recllm.market.audiences.probabilities import OfferTable, PersonEffects, independent_probabilities
+from recllm.market.audiences.probabilities import OfferTable, independent_probabilities
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.spread import spread_offers
+from recllm.market.propensity.saved_effects import PersonEffects
 from recllm.recommend.recommender.offers import fitting_items, shops_weekly
 from recllm.recommend.recommender.ranking import PairValue
 from recllm.recommend.recommender.recommender import Recommender

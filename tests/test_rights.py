@@ -36,7 +36,7 @@ from recllm.doors.privacy.export import export_person
 from recllm.doors.privacy.registry import REGISTRY
 from recllm.doors.privacy.retention import apply_retention
 from recllm.doors.privacy.rotation import resume_rotation, rotate_key
-from recllm.market.jobs.experiments import Treatment, start_experiment
+from recllm.market.experiments.slates import Treatment, start_experiment
 from recllm.market.jobs.load import add_consent, add_events, add_users
 from recllm.market.jobs.recommenders import open_recommender
 from recllm.shop.store.database import Store, writing

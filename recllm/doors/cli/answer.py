@@ -68,7 +68,7 @@ def recommend(
     json: Json,
 ) -> None:
     """The best items for people, with the reasons that really moved the score."""
-    from recllm.market.jobs.experiments import list_experiments, recommend_in_experiments
+    from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
     from recllm.market.jobs.load import record_shown
     from recllm.market.jobs.recommenders import open_recommender
 
@@ -237,7 +237,8 @@ def audience(
 
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
     from recllm.market.audiences.audience import audience_document, write_audience_csv
-    from recllm.market.jobs.serve import find_audience
+    from recllm.market.audiences.contacts import find_audience
+    from recllm.market.jobs.recommenders import open_recommender
     from recllm.shop.workspace.audit import AuditAction
     from recllm.shop.workspace.figures import LISTS_TELL
 
@@ -255,7 +256,8 @@ def audience(
         request = question.request(campaign=campaign, explain=question.explain, explain_first=first)
         with open_shop(workspace) as shop:
             names = ids_by_pseudonym(shop, ids)
-            members = find_audience(shop, request, version=question.model, locale=question.locale)
+            recommender = open_recommender(shop, version=question.model, locale=question.locale, everybody=True)
+            members = find_audience(shop, recommender, request)
             write_audit(shop, AuditAction.PEOPLE_LISTED, what="audience", people=len(members.people))
     document = audience_document(members, names)
     show(document, _audience_lines(document), json=json)
@@ -333,7 +335,7 @@ def predict(
 ) -> None:
     """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
     from recllm.doors.report.people import prediction_page, write_prediction_png
-    from recllm.market.jobs.predict import predict_workspace
+    from recllm.market.propensity.answers import predict_workspace
     from recllm.market.propensity.prediction import PredictionRequest, prediction_document, write_prediction_csv
     from recllm.shop.workspace.audit import AuditAction
 
@@ -460,7 +462,7 @@ def uplift(
 def _uplift_of_table(
     file: Path, columns: Mapping[str, str], randomised: bool, csv: Path | None, seed: int, json: bool
 ) -> None:
-    from recllm.market.jobs.predict import uplift_of_table
+    from recllm.market.propensity.answers import uplift_of_table
     from recllm.market.propensity.trial import TrialColumns
     from recllm.market.propensity.trial_effects import trial_document, trial_lines, write_trial_csv
 
@@ -496,7 +498,7 @@ def _uplift_of_shop(
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.open_campaign import open_campaign
     from recllm.market.campaigns.trial import campaign_trial
-    from recllm.market.jobs.predict import uplift_workspace
+    from recllm.market.propensity.answers import uplift_workspace
     from recllm.market.propensity.uplift import UpliftRequest, uplift_document, write_uplift_csv
 
     table_of_trial: Any = trial

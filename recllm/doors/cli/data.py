@@ -234,7 +234,7 @@ def describe_ids(ids: Path, workspace: Path, json: bool) -> None:
 
 def describe_person(user: str, workspace: Path, locale: str | None, json: bool) -> None:
     """Shows a person as numbers and as texts."""
-    from recllm.market.jobs.serve import person_profile
+    from recllm.recommend.recommender.person import person_profile
     from recllm.shop.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop:
@@ -252,12 +252,13 @@ def describe_evolution(
     """Shows how a person's interests moved over time."""
     from recllm.doors.report.people import evolution_page, evolution_rows, write_evolution_png
     from recllm.learn.profiles.evolution import check_by
-    from recllm.market.jobs.serve import person_evolution
+    from recllm.market.jobs.recommenders import workspace_encoder
+    from recllm.recommend.recommender.person import person_evolution
     from recllm.shop.workspace.audit import AuditAction
 
     kind = check_by(periods)
     with open_shop(workspace) as shop:
-        moves = person_evolution(shop, user, by=kind)
+        moves = person_evolution(shop, user, encoder=workspace_encoder(shop), by=kind)
         write_audit(shop, AuditAction.PERSON_SHOWN, subject=shop.pseudonymiser().one(user))
         language = locale or shop.settings.locale
     if html:

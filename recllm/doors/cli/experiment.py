@@ -34,7 +34,7 @@ def start(
     json: Json,
 ) -> None:
     """Split people by lot between ways to make their slates, from now on."""
-    from recllm.market.jobs.experiments import Metric, start_experiment
+    from recllm.market.experiments.slates import Metric, start_experiment
     from recllm.shop.workspace.audit import AuditAction
 
     try:
@@ -53,7 +53,7 @@ def start(
 
 
 def _variant(text: str) -> tuple[str, tuple[float, Any]]:
-    from recllm.market.jobs.experiments import Treatment
+    from recllm.market.experiments.slates import Treatment
 
     name, _, weighted = text.partition(":")
     weight, _, settings = weighted.partition(":")
@@ -73,7 +73,7 @@ def _number_or_flag(value: str) -> float | bool:
 
 def list_all(workspace: Path, json: bool) -> None:
     """Shows all experiments with their variants."""
-    from recllm.market.jobs.experiments import list_experiments
+    from recllm.market.experiments.slates import list_experiments
 
     with open_shop(workspace) as shop:
         documents = [stored.document() for stored in list_experiments(shop)]
@@ -100,7 +100,7 @@ def report(
     json: Json,
 ) -> None:
     """Variants against the control, with intervals that may be looked at every day."""
-    from recllm.market.jobs.experiments import experiment_outcome
+    from recllm.market.experiments.slates import experiment_outcome
 
     if model is not None:
         estimate(model, metric, workspace, json)
@@ -136,7 +136,7 @@ def report(
 
 def stop(name: Name, *, workspace: WorkspaceDir, json: Json) -> None:
     """End an experiment: everybody gets the serving model again."""
-    from recllm.market.jobs.experiments import stop_experiment
+    from recllm.market.experiments.slates import stop_experiment
     from recllm.shop.workspace.audit import AuditAction
 
     with open_shop(workspace) as shop:
@@ -154,16 +154,20 @@ def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from recllm.market.jobs.experiments import Metric
-    from recllm.market.jobs.off_policy import estimate_model
+    from recllm.market.experiments.off_policy import estimate_model
+    from recllm.market.experiments.slates import Metric
+    from recllm.market.jobs.recommenders import model_encoder
+    from recllm.recommend.recommender.saved_model import load_model
 
     if metric not in set(Metric):
         raise UsageError(f"--metric is one of {', '.join(Metric)}, not {metric!r}")
     bar = tqdm(unit=" slates", disable=None)
     with open_shop(workspace) as shop, bar:
+        opened = load_model(shop.models_dir, model)
         outcome = estimate_model(
             shop,
-            model,
+            opened,
+            model_encoder(shop, opened),
             metric=Metric(metric),
             max_requests=MAX_REQUESTS,
             rng=np.random.default_rng(0),

@@ -46,7 +46,7 @@ def occasions(
 ) -> None:
     """Who should hear what on a day: due again, left in the cart, cheaper, back, new, long away, just come."""
     from recllm.base.documents import plain
-    from recllm.market.jobs.occasions import find_occasions
+    from recllm.market.occasions.day import find_occasions
     from recllm.shop.workspace.audit import AuditAction
 
     day = None if on is None else _day(on)

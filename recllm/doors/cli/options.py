@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 from recllm.base.documents import Question, allows_none
 from recllm.base.errors import UsageError
 from recllm.base.settings import merged, sections
-from recllm.market.jobs.engines import Engine
+from recllm.shop.data.engines import Engine
 
 if TYPE_CHECKING:
     from recllm.shop.workspace.audit import AuditAction

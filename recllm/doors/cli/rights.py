@@ -48,7 +48,7 @@ def export(
     from tqdm import tqdm
 
     from recllm.doors.privacy.export import export_person
-    from recllm.market.jobs.predict import EVERYDAY, everyday_predictions
+    from recllm.market.propensity.answers import EVERYDAY, everyday_predictions
     from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
 
     with open_shop(workspace) as shop:

@@ -22,9 +22,9 @@ from recllm.doors.console.pages import text_of
 from recllm.doors.console.rule_fields import rule_of_text, rule_text, typed_rule
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.request import OfferType
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_rule import parse_rule
 from recllm.market.campaigns.drafts import GENERATORS
-from recllm.market.jobs.serve import CHANNEL_PURPOSE
 
 MAX_CHARACTERS = 20_000
 """Of one field of a form."""

@@ -1,5 +1,5 @@
 """What a model that nobody has seen would have brought, by slates that explored: ordered, computed in the background,
-told in words. See `recllm.market.jobs.off_policy`."""
+told in words. See `recllm.market.experiments.off_policy`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from recllm.base.stats.intervals import ConfidenceInterval, Interval
 from recllm.doors.console.pages import Visit
 from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
 from recllm.doors.service.background import ENDED, Job, JobState, Progress
-from recllm.market.experiments.off_policy import ValueEstimate
-from recllm.market.jobs.experiments import ANSWER_COLUMNS, Metric
-from recllm.market.jobs.off_policy import OffPolicyReport, estimate_model
+from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate, estimate_model
+from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
+from recllm.market.jobs.recommenders import model_encoder
+from recllm.recommend.recommender.saved_model import load_model
 
 MAX_SLATES = 1_000
 """Logged slates of one estimate; more narrow the range and take longer."""
@@ -50,8 +51,16 @@ def order_estimate(visit: Visit, version: str, metric: Metric) -> Job:
                 tell(str(n))
 
         tell("0")
-        rng = np.random.default_rng(0)
-        return estimate_model(shop.workspace, version, metric=metric, max_requests=MAX_SLATES, rng=rng, progress=count)
+        workspace, model = shop.workspace, load_model(shop.workspace.models_dir, version)
+        return estimate_model(
+            workspace,
+            model,
+            model_encoder(workspace, model),
+            metric=metric,
+            max_requests=MAX_SLATES,
+            rng=np.random.default_rng(0),
+            progress=count,
+        )
 
     return background.open_job(shop.name, subject) or background.submit(shop.name, subject, compute)
 

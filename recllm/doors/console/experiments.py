@@ -25,9 +25,9 @@ from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit,
 from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
 from recllm.market.experiments.effect import MIN_PEOPLE, Effect, VariantComparison
 from recllm.market.experiments.effect import Verdict as EffectVerdict
+from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.market.experiments.sample_ratio import RatioVerdict
-from recllm.market.experiments.split import Experiment, Variant
-from recllm.market.jobs.experiments import (
+from recllm.market.experiments.slates import (
     ExperimentLook,
     Metric,
     SlateExperiment,
@@ -39,7 +39,7 @@ from recllm.market.jobs.experiments import (
     start_experiment,
     stop_experiment,
 )
-from recllm.market.jobs.feedback import WINDOWS, ShownOutcome, reported_outcomes
+from recllm.market.experiments.split import Experiment, Variant
 from recllm.market.jobs.load import feedback_report
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope

@@ -1,8 +1,7 @@
 """The figures of a shop's first page, counted beside the answers: a page shows the last ones at once.
 
 A person is due when their own usual time between two shopping days ends within the next `DUE_DAYS` days, and quiet when
-they have lapsed, as for the occasion `win_back`. Both are rules and no model; they take people with at least
-`OccasionRules.lapsed_trips` shopping days in the last `OccasionRules.lost_days` days.
+they have lapsed, as for the occasion `win_back`. Both are the rules of `recllm.shop.data.rhythm`.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from numpy.typing import NDArray
 
 from recllm.base.schema import Action, Purpose, Table
 from recllm.doors.service.live import LiveShop
-from recllm.market.jobs.feedback import ShownOutcome, shown_outcomes
-from recllm.market.occasions.rules import OccasionRules
+from recllm.market.experiments.feedback import ShownOutcome, shown_outcomes
 from recllm.shop.data.dataset import utc
-from recllm.shop.data.rhythm import ShoppingDays
+from recllm.shop.data.rhythm import LOST_DAYS, ShoppingDays
 from recllm.shop.workspace.workspace import Workspace, present
 
 logger = logging.getLogger(__name__)
@@ -79,9 +77,8 @@ def shop_figures(workspace: Workspace) -> ShopFigures:
     first = today - timedelta(days=CHART_DAYS)
     agreed = {purpose: len(gate.permitted_users(purpose)) for purpose in (Purpose.PERSONALISATION, *CHANNELS)}
     recent = gate.events(Purpose.ANALYTICS, since=first)
-    settings = OccasionRules()
-    since = now - timedelta(days=settings.lost_days)
-    due, quiet = rhythms(gate.events(Purpose.PERSONALISATION, since=since, details=()), now, settings)
+    since = now - timedelta(days=LOST_DAYS)
+    due, quiet = rhythms(gate.events(Purpose.PERSONALISATION, since=since, details=()), now)
     return ShopFigures(
         counted_at=datetime.now(UTC),
         present=now,
@@ -97,26 +94,22 @@ def shop_figures(workspace: Workspace) -> ShopFigures:
     )
 
 
-def rhythms(
-    events: pl.DataFrame, now: datetime, settings: OccasionRules
-) -> tuple[tuple[PersonRhythm, ...], tuple[PersonRhythm, ...]]:
+def rhythms(events: pl.DataFrame, now: datetime) -> tuple[tuple[PersonRhythm, ...], tuple[PersonRhythm, ...]]:
     """Who is due, soonest first, and who is quiet, latest first. events: user_id, event, timestamp."""
     bought = events.filter((pl.col("event") == Action.PURCHASE) & (pl.col("timestamp") < now))
     people = bought.group_by("user_id").agg(pl.col("timestamp").max()).sort("user_id")
     names, last = people["user_id"], people["timestamp"].to_list()
     user = bought["user_id"].replace_strict(names, np.arange(len(names)), return_dtype=pl.Int64).to_numpy()
     days = ShoppingDays.of(user, bought["timestamp"].dt.epoch("s").to_numpy(), len(names), int(now.timestamp()))
-    is_regular = (days.n_days >= settings.lapsed_trips) & (days.usual_gap > 0)
 
     def listed(mask: NDArray[np.bool_], order: NDArray[np.float64]) -> tuple[PersonRhythm, ...]:
-        rows = np.flatnonzero(mask & is_regular)
+        rows = np.flatnonzero(mask)
         rows = rows[np.argsort(order[rows], kind="stable")]
         return tuple(
             PersonRhythm(user_id=names[n], last=last[n], gap_days=float(days.usual_gap[n])) for n in rows.tolist()
         )
 
-    quiet = days.lapsed(settings.lapsed_gaps, settings.lapsed_days)
-    return listed(days.due(DUE_DAYS), days.usual_gap - days.since), listed(quiet, days.since)
+    return listed(days.due(DUE_DAYS), days.usual_gap - days.since), listed(days.lapsed, days.since)
 
 
 def _buyers_by_day(events: pl.DataFrame, first: datetime, today: datetime) -> tuple[tuple[datetime, int], ...]:

@@ -14,8 +14,8 @@ from recllm.doors.console.data import quarantine_files
 from recllm.doors.console.figures import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, DUE_DAYS, ShopFigures
 from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit, history
 from recllm.doors.console.tables import CellKind, ConsoleTable, TableColumn
-from recllm.market.jobs.experiments import list_experiments, running_experiment
-from recllm.market.jobs.feedback import ShownOutcome, reported_outcomes
+from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
+from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import present
 

@@ -24,10 +24,11 @@ from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
 from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.audience import aim
+from recllm.market.audiences.contacts import find_audience
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest
 from recllm.market.jobs.ad_copy import item_of
-from recllm.market.jobs.serve import find_audience, similar_items
 from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.similar import similar_items
 from recllm.shop.data.catalogue import known_rows
 from recllm.shop.data.dataset import utc
 from recllm.text.items import item_names
@@ -90,9 +91,9 @@ async def audience_page(visit: TheVisit, item_id: str) -> Response:
         try:
             audience = find_audience(
                 visit.workspace,
+                visit.shop.everybody.recommender(),
                 AudienceRequest(items=(item_id,), limits=AudienceLimits(size=AUDIENCE_SIZE, holdout=0), explain=False),
-                recommender=visit.shop.everybody.recommender(),
-                figures=visit.figures,
+                visit.figures,
             )
             actions = [visit.say(f"action.{action}") for action in audience.converts]
             values |= {

@@ -18,7 +18,7 @@ from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.estimates import estimate_values, job_subject, order_estimate
 from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, history, text_of
 from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
-from recllm.market.jobs.experiments import ANSWER_COLUMNS, Metric
+from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
 from recllm.recommend.recommender.lineage import Lineage
 from recllm.recommend.recommender.registry import VersionDecision, current, decisions, promote, serving, versions
 from recllm.recommend.recommender.saved_model import MODEL_FILE

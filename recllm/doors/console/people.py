@@ -34,10 +34,10 @@ from recllm.doors.report.people import evolution_chart, evolution_rows
 from recllm.learn.profiles.evolution import Evolution, evolve
 from recllm.market.jobs.load import add_consent, add_events
 from recllm.market.jobs.recommenders import forget_in_states
-from recllm.market.occasions.rules import OccasionRules
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import Dataset, Events, utc
+from recllm.shop.data.rhythm import KNOWN_DAYS, LAPSED_DAYS, LAPSED_GAPS, LOST_DAYS
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import recording_time
@@ -188,7 +188,7 @@ async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=
         kind=kind,
         is_counted=figures is not None,
         is_small=is_small,
-        rules=OccasionRules(),
+        rhythm={"trips": KNOWN_DAYS, "lost": LOST_DAYS, "gaps": LAPSED_GAPS, "days": LAPSED_DAYS},
         table=None if is_small else table,
         n_people=len(people),
         page=page,

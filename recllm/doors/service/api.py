@@ -50,8 +50,9 @@ from recllm.doors.service.requests import (
     UsersRequest,
 )
 from recllm.market.jobs.load import add_consent, add_events, add_items, add_users
-from recllm.market.jobs.serve import person_profile, similar_items
 from recllm.recommend.recommender.explanation import Explanation
+from recllm.recommend.recommender.person import person_profile
+from recllm.recommend.recommender.similar import similar_items
 from recllm.shop.workspace.audit import AuditAction
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import recording_time

@@ -19,13 +19,13 @@ from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.schema import RecommendRequest, Slate, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.finder import Finder
-from recllm.market.jobs.ad_copy import EFFECT
-from recllm.market.jobs.experiments import (
+from recllm.market.experiments.slates import (
     SlateExperiment,
     list_experiments,
     recommend_in_experiments,
     running_experiment,
 )
+from recllm.market.jobs.ad_copy import EFFECT
 from recllm.market.jobs.recommenders import open_recommender, usable_version, with_current_offer
 from recllm.recommend.recommender.registry import current
 from recllm.shop.data.dataset import utc

@@ -12,7 +12,8 @@ from recllm.base.schema import ReportBy
 from recllm.doors.service.bodies import JsonRoute
 from recllm.doors.service.callers import ERRORS, MayMarket, TheService, json_answer
 from recllm.doors.service.requests import ExperimentRequest, Id, StopRequest
-from recllm.market.jobs.experiments import (
+from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
+from recllm.market.experiments.slates import (
     ExperimentOutcome,
     Treatment,
     experiment_outcome,
@@ -22,7 +23,6 @@ from recllm.market.jobs.experiments import (
     start_experiment,
     stop_experiment,
 )
-from recllm.market.jobs.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.market.jobs.load import feedback_report
 from recllm.shop.workspace.audit import AuditAction
 

@@ -108,7 +108,7 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
     floor, and each key has a budget of different groups.
     """
     from recllm.market.audiences.audience import audience_document
-    from recllm.market.jobs.serve import find_audience
+    from recllm.market.audiences.contacts import find_audience
 
     shop = caller.shop
 
@@ -116,7 +116,7 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
         recommender = shop.everybody.recommender()
         items = body.items if body.where is None else _items_where(recommender, body.where)
         request = body.request(items=items, explain=body.explain_first > 0, explain_first=body.explain_first)
-        members = find_audience(shop.workspace, request, recommender=recommender, figures=caller.figures)
+        members = find_audience(shop.workspace, recommender, request, caller.figures)
         limit = body.limit if caller.may(Scope.PEOPLE) else 0
         document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
         caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))
@@ -171,7 +171,7 @@ async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService
     """Who should hear what on a day, why, on which channel and at which hour, in the background: see
     `GET /v1/jobs/{job_id}`, whose `result` is the list. Needs the scope `people` too."""
     require(caller, Scope.PEOPLE)
-    from recllm.market.jobs.occasions import find_occasions
+    from recllm.market.occasions.day import find_occasions
 
     shop = caller.shop
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from recllm.base.schema import Action, AdQuestion, Item, Purpose, SlateQuestion
-from recllm.market.jobs.experiments import Metric
+from recllm.market.experiments.slates import Metric
 from recllm.shop.data.catalogue import MAX_CONDITION
 from recllm.shop.ingest.parse.batch import NOBODY
 from recllm.text.injection import UNSEEN_LETTERS

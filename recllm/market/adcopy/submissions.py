@@ -1,22 +1,12 @@
-"""Files of one JSON object a line: texts that anyone wrote, with what the checks say about each; opening lines that the
-shop approved, with what a generator learns from them; A/B tests of texts, and texts to be ranked by what these taught.
+"""Files of one JSON object a line: texts that anyone wrote, with what the checks say about each; and texts to be ranked
+by what A/B tests taught.
 
     {"id": "a1", "text": "...", "channel": "push", "locale": "en", "item": {"title": "...", "price": "2.49", ...},
      "offer": {"type": "percent", "value": 20, "start": "...", "end": "..."}, "packs": ["us_ftc"],
      "known_brands": ["Acme"], "evidence": {"award": "..."}}
 
-`id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, all of them are applied.
-
-    {"item": {"id": "b", "title": "Sandwich buns", ...}, "locale": "en", "reason": "together", "hook": "Soft buns ..."}
-
-`hook` is the opening line that a person wrote, `reason` a `ReasonKind`, "general" where it is left out. A line that may
-not be said is not learned: the model would be stopped for what it was taught.
-
-    {"test": "spring", "a": "Soft buns.", "b": "Buns.", "wins_a": 31, "shown_a": 900, "wins_b": 20, "shown_b": 880,
-     "reason": "together", "channel": "push", "fold": 0}
-
-`a` and `b` were shown by lot in one test, `wins` are the showings with an answer; `reason`, `channel` and `fold` may be
-left out. Ranked are lines of `id`, `text` and, where there are several, `group`, with `reason` and `channel` again.
+`id`, `text`, `channel`, `locale` and `item.title` are needed; without `packs`, all of them are applied. Ranked are
+lines of `id`, `text` and, with several groups, `group`; `reason` and `channel` may be left out.
 """
 
 from __future__ import annotations
@@ -27,9 +17,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,19 +26,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, RecllmError
-from recllm.base.schema import CopyVerdict, Item, ReasonKind
+from recllm.base.schema import CopyVerdict, Item
 from recllm.market.adcopy.lexicon import fold, limit
-from recllm.market.adcopy.opening_line import line_prompt
 from recllm.market.adcopy.packs import FilledText, Pack, pack_named, pack_names, parse
 from recllm.market.adcopy.quantities import LARGEST
-from recllm.market.adcopy.request import CopyRequest, FactSheet, Offer, OfferType, Voice, checked_locale
+from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice
 from recllm.market.adcopy.verify.grounding import UngroundedWord
 from recllm.market.adcopy.verify.guarantees import Review, review
-from recllm.market.adcopy.write import is_sayable, sayable_facts
 from recllm.text.domains import SHOP, in_domain
 
 if TYPE_CHECKING:  # checking texts does without arrays
-    from recllm.learn.models.effect import RankedText, TextPair
+    from recllm.learn.models.effect import RankedText
 
 _NEXT_WORD = re.compile(r" [A-Za-z]+(?:['’][A-Za-z]+)?")
 _LAST_WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]+(?:['’][A-Za-z]+)? $")
@@ -88,11 +75,11 @@ Names = Annotated[tuple[Short, ...], _BOUND]
 Texts = Annotated[dict[Short, Annotated[Short, BeforeValidator(_text_of)]], _BOUND]
 
 
-class _Strict(BaseModel):
+class StrictLine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SubmittedItem(_Strict):
+class SubmittedItem(StrictLine):
     """The item of a line."""
 
     id: Short | None = Field(None, description=_SHORT)
@@ -120,14 +107,14 @@ class SubmittedItem(_Strict):
         )
 
 
-class _SubmittedOffer(_Strict):
+class _SubmittedOffer(StrictLine):
     type: OfferType = Field(description=f"one of {', '.join(OfferType)}")
     value: Number | None = Field(None, description="a number")
     start: Time | None = None
     end: Time | None = None
 
 
-class _SubmittedLine(_Strict):
+class _SubmittedLine(StrictLine):
     id: Name = Field(description=_SHORT)
     text: str = Field(description="a string")
     channel: Name = Field(description=_SHORT)
@@ -170,9 +157,9 @@ def read_submissions(
     is read the first time only. now: decides which offers run. packs: applied to every text, beside those that its line
     names. vocabulary: what the shop's people approved. domain: what the texts of lines that name none are about."""
     ids: set[str] = set()
-    for number, line in _filled_lines(file):
+    for number, line in filled_lines(file):
         try:
-            values = _json_object(line)
+            values = json_object(line)
             submission = submission_of(values, now=now, packs=packs, voice=voice, vocabulary=vocabulary, domain=domain)
             if submission.id in ids:
                 raise DataError(f"the id {submission.id!r} occurs twice; each text needs its own")
@@ -183,18 +170,7 @@ def read_submissions(
         yield submission
 
 
-def read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line for messages, object) of each line that is not blank. Raises `DataError` for the first that is no
-    object."""
-    for number, line in _filled_lines(file):
-        where = f"{file}, line {number}"
-        try:
-            yield where, _json_object(line)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-
-
-def _filled_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def filled_lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """(number from 1, bytes) of each line that is not blank."""
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -203,7 +179,7 @@ def _filled_lines(file: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _json_object(line: bytes) -> dict[str, Any]:
+def json_object(line: bytes) -> dict[str, Any]:
     """Raises `DataError` for a line that is none."""
     try:
         values = json.loads(line.decode("utf-8"), parse_float=Decimal)
@@ -318,87 +294,10 @@ def reviews_document(
     }
 
 
-# --- lines that the shop approved, for a generator to learn from ----------------------------------------------------
-
-_NOW = datetime(2000, 1, 1, tzinfo=UTC)
-"""An opening line holds no offer, so that the moment decides nothing."""
+# --- texts to rank by what A/B tests taught --------------------------------------------------------------------------
 
 
-class ApprovedLine(_Strict):
-    """One opening line that the shop approved, and what it is for."""
-
-    item: SubmittedItem = Field(description="an object")
-    hook: str = Field(description="a text")
-    locale: str = Field("en", description="a text")
-    reason: ReasonKind = Field(ReasonKind.GENERAL, description=f"one of {', '.join(ReasonKind)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    prompt: str
-    hook: str
-    """The opening line."""
-
-
-def read_approved(file: Path) -> Iterator[ApprovedLine]:
-    """The lines of a file in UTF-8; blank ones are skipped. Raises `DataError` with file and line for a faulty one."""
-    for where, values in read_json_lines(file):
-        try:
-            entry = parse(ApprovedLine, values, owner="an approved line")
-            checked_locale(entry.locale)
-        except RecllmError as error:
-            raise DataError(f"{where}: no approved line: {error}") from error
-        yield entry
-
-
-def pairs(approved: Iterable[ApprovedLine]) -> list[tuple[Pair, str]]:
-    """(pair, item id) of each line that may be said, as the short prompt of a tuned model; each pair once."""
-    sheets: dict[tuple[str, str], tuple[CopyRequest, FactSheet]] = {}
-    item_ids: dict[Pair, str] = {}
-    for entry in approved:
-        item, line = entry.item.item(), entry.hook.strip()
-        key = item.item_id, entry.locale
-        if key not in sheets:  # a title is made sayable once, however many lines the item has
-            request = CopyRequest(item=item, channel="email", now=_NOW, locale=entry.locale)
-            sheets[key] = request, sayable_facts(request)
-        request, facts = sheets[key]
-        if is_sayable(line, facts, request):
-            prompt = line_prompt(facts, entry.reason, entry.locale, examples=False)
-            item_ids[Pair(prompt, line)] = item.item_id
-    return list(item_ids.items())
-
-
-def split(pairs_of_items: Iterable[tuple[Pair, str]], *, share: float = 0.1) -> tuple[list[Pair], list[Pair]]:
-    """(to learn from, to judge by): by the hash of the item, so that no item is in both."""
-    parts: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair, item_id in pairs_of_items:
-        parts[is_held_back(item_id, share)].append(pair)
-    return parts
-
-
-def is_held_back(item_id: str, share: float) -> bool:
-    return int.from_bytes(sha256(item_id.encode()).digest()[:4]) < share * 2**32
-
-
-# --- A/B tests of texts, and texts to rank by what they taught ------------------------------------------------------
-
-WholeNumber = Annotated[int, Field(ge=0), BeforeValidator(_number)]
-
-
-class _PairLine(_Strict):
-    test: FilledText = Field(description="a string")
-    a: FilledText = Field(description="a text")
-    b: FilledText = Field(description="a text")
-    wins_a: WholeNumber = Field(description="a whole number at least 0")
-    shown_a: WholeNumber = Field(description="a whole number above 0")
-    wins_b: WholeNumber = Field(description="a whole number at least 0")
-    shown_b: WholeNumber = Field(description="a whole number above 0")
-    reason: str | None = Field(None, description="a string")
-    channel: str | None = Field(None, description="a string")
-    fold: WholeNumber | None = Field(None, description="a whole number at least 0")
-
-
-class TextToRank(_Strict):
+class TextToRank(StrictLine):
     """A line of a file of texts to be ranked."""
 
     id: FilledText = Field(description="a string")
@@ -415,47 +314,13 @@ class TextToRank(_Strict):
         return in_context(self.text, self.reason, self.channel)
 
 
-def read_pairs(file: Path) -> list[TextPair]:
-    """The pairs of a file in UTF-8; blank lines are skipped. Raises `DataError` with file and line for a faulty one,
-    for a test in two folds, for a fold given to some lines only, and for a pair that stands twice in its test."""
-    from recllm.learn.models.effect import TextPair, in_context
-
-    pairs: list[TextPair] = []
-    folds: dict[str, tuple[int | None, str]] = {}
-    line_of_pair: dict[tuple[str, frozenset[str]], str] = {}
-    for where, values in read_json_lines(file):
-        try:
-            line = parse(_PairLine, values, owner="a pair")
-            pair = TextPair(**dict(line))
-        except DataError as error:
-            raise DataError(f"{where}: no pair: {error}") from error
-        fold, first = folds.setdefault(pair.test, (pair.fold, where))
-        if fold != pair.fold:
-            raise DataError(
-                f"{where}: the test {pair.test!r} is in the fold {pair.fold}, and in {fold} at {first}; a test belongs "
-                "to one fold whole, or a model is judged by what it learned from"
-            )
-        if pairs and (pairs[0].fold is None) != (pair.fold is None):
-            raise DataError(f"{where}: some lines have a fold and some have none; give one to all, or to none")
-        key = pair.test, frozenset(in_context(text, pair.reason, pair.channel) for text in (pair.a, pair.b))
-        if key in line_of_pair:
-            raise DataError(
-                f"{where}: the test {pair.test!r} has these two texts at {line_of_pair[key]} already; add them up"
-            )
-        line_of_pair[key] = where
-        pairs.append(pair)
-    if not pairs:
-        raise DataError(f"{file} has no pair; give one JSON object a line")
-    return pairs
-
-
 def read_texts_to_rank(file: Path) -> Iterator[TextToRank | UnreadableLine]:
     """The texts of a file in UTF-8, and the lines that are none, such as one whose text is empty; blank lines are
     skipped. An id that occurs twice is read the first time only."""
     ids: set[str] = set()
-    for number, content in _filled_lines(file):
+    for number, content in filled_lines(file):
         try:
-            line = parse(TextToRank, _json_object(content), owner="the line")
+            line = parse(TextToRank, json_object(content), owner="the line")
             if line.id in ids:
                 raise DataError(f"the id {line.id!r} occurs twice; each text needs its own")
         except RecllmError as error:

@@ -1,10 +1,4 @@
-"""From everybody's score to the people who are addressed: order, limits, holdout, group floor.
-
-Of one campaign the list is walked from the highest score down. A hash of the campaign and the id says who is held out;
-the others are addressed until the size or the budget is reached. So people held out are as likely as those addressed,
-and who they are changes neither with the day nor with the size.
-
-Several campaigns may compete for the same people: who gets which?
+"""Several campaigns compete for the same people: who gets which?
 
     maximise    sum of x[u, c] * gain[u, c],    gain = probability * value
     subject to  sum over people of cost[c] * x[u, c] <= budget[c]     every campaign
@@ -25,21 +19,18 @@ is at least the optimum over all pairs, so the reported gap is to the full probl
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.errors import PolicyError, UsageError
-from recllm.market.audiences.probabilities import UserScores
+from recllm.base.errors import UsageError
+from recllm.market.audiences.audience import EligiblePool
 from recllm.market.audiences.request import AudienceLimits
-
-if TYPE_CHECKING:
-    from recllm.market.audiences.audience import EligiblePool
+from recllm.market.audiences.selection import Selection, draws, ranked
 
 Table = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -54,84 +45,6 @@ EXTRA_PAIRS = 3
 
 MAX_GAP = 5e-4
 """Relative gap at which no further pairs are looked for."""
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """Positions in the list of people that was cut, int64, best first."""
-
-    addressed: NDArray[np.int64]
-    holdout: NDArray[np.int64]
-    unprofitable: int = 0
-    """People whose expected margin does not pay the contact."""
-    beyond_limit: int = 0
-    """People who come after the last that size, budget or the competing campaigns allow."""
-    unprofitable_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Positions of those whose expected margin does not pay the contact."""
-
-
-def select(scores: UserScores, user_ids: Sequence[str], campaign: str, limits: AudienceLimits) -> Selection:
-    """user_ids: of the people of `scores`, for the draws alone: ties are broken by a hash, never by the id itself.
-
-    Raises `UsageError` for a margin without probabilities.
-    """
-    order = ranked(scores, user_ids, campaign, limits.salt)
-    profitable, unprofitable_rows = order, order[:0]
-    if limits.margin is not None:
-        margins = scores.gains() * limits.margin
-        is_profitable = (margins - (limits.cost or 0.0) > 0)[order]
-        profitable, unprofitable_rows = order[is_profitable], order[~is_profitable]
-    holdout = draws(user_ids, campaign, limits.salt)[profitable] < limits.holdout
-    end, limit = len(profitable), limits.max_contacts
-    if limit is not None:
-        end = min(int(np.searchsorted(np.cumsum(~holdout), limit)) + 1, end) if limit else 0
-    reached, holdout = profitable[:end], holdout[:end]
-    return Selection(
-        reached[~holdout],
-        reached[holdout],
-        unprofitable=len(unprofitable_rows),
-        beyond_limit=len(profitable) - end,
-        unprofitable_rows=unprofitable_rows,
-    )
-
-
-def ranked(scores: UserScores, user_ids: Sequence[str], campaign: str, salt: str) -> NDArray[np.int64]:
-    """Positions by score, highest first; ties in the order of a draw."""
-    return np.lexsort((draws(user_ids, campaign, f"{salt}\0order"), -scores.score))
-
-
-def globally_held_out(ids: Sequence[str], share: float, salt: str) -> Mask:
-    """Who of some people is among the `share` who get nothing personal, to measure the whole by; (n,).
-
-    share: in [0, 1]; who is held out at a smaller share is so at a larger one. salt: another one draws other people.
-    Raises `UsageError` for a share out of its range.
-    """
-    if not 0 <= share <= 1:
-        raise UsageError(f"the share of the global holdout is {share}; give 0 to 1")
-    return draws(ids, "global holdout", salt) < share
-
-
-def draws(ids: Sequence[str], campaign: str, salt: str = "") -> NDArray[np.float64]:
-    """A number in [0, 1) for each id: the first 52 bits of SHA-256 over salt, campaign and id."""
-    head = hashlib.sha256(f"{salt}\0{campaign}\0".encode())
-    numbers = np.empty(len(ids))
-    for position, user_id in enumerate(ids):
-        digest = head.copy()
-        digest.update(user_id.encode("utf-8", "surrogatepass"))
-        numbers[position] = (int.from_bytes(digest.digest()[:8], "big") >> 12) / 2**52
-    return numbers
-
-
-def check_floor(n: int, floor: int) -> None:
-    """Raises `PolicyError` for a group of at least one and fewer than `floor` people."""
-    if 0 < n < floor:
-        raise PolicyError(
-            f"the group is smaller than {floor} people, the least that may be addressed as one "
-            "(group_floor in [policy]); ask for more people or a wider target"
-        )
-
-
-# --- several campaigns ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

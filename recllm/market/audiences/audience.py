@@ -22,13 +22,14 @@ from recllm.base.documents import guarded, plain, write_csv
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason, chance_text, count_text, html_table
 from recllm.base.words.sentences import section
-from recllm.market.audiences.assignment import Selection, check_floor, select
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.market.audiences.people_match import ContactRecords, RuleMatch, match_people
-from recllm.market.audiences.probabilities import EffectsOf, UserScores, likeness, target_probabilities, trained_model
+from recllm.market.audiences.probabilities import UserScores, likeness, target_probabilities, trained_model
 from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits, reasons_for
 from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.rule_words import rule_words
+from recllm.market.audiences.selection import Selection, check_floor, select
+from recllm.market.propensity.saved_effects import EffectsOf
 from recllm.shop.data.catalogue import (
     CATEGORY_SEPARATOR,
     SENSITIVE_TARGET,

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from recllm.base.errors import UsageError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.learn.features.item_vectors import basics_of
-from recllm.market.audiences.assignment import globally_held_out
 from recllm.market.audiences.people_match import RuleMatch, match_people
 from recllm.market.audiences.request import Exclusions
+from recllm.market.audiences.selection import globally_held_out
 from recllm.recommend.recommender.people import DatasetPeople
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
 

@@ -35,6 +35,7 @@ from recllm.base.schema import Action, Intent, Objective
 from recllm.learn.features.candidates import candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.market.propensity.saved_effects import PersonEffects
 from recllm.recommend.recommender.ranking import PairValue
 from recllm.shop.data.dataset import DAY, Events
 from recllm.shop.data.interactions import Floats, of_actions, user_vectors, visits
@@ -100,23 +101,6 @@ class OfferTable:
         """Of these people."""
         pair_value = PairValue(*(part[people] for part in self.pair_value))
         return OfferTable(self.objective, self.item[people], self.logit[people], self.probability[people], pair_value)
-
-
-@dataclass(frozen=True, eq=False)
-class PersonEffects:
-    """How much a treatment moves each of n people, as a trial told, (n,) each; low and high hold it at 95 %."""
-
-    effect: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-    def rows(self, people: NDArray[np.integer]) -> PersonEffects:
-        """Of these people."""
-        return PersonEffects(self.effect[people], self.low[people], self.high[people])
-
-
-EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
-"""The effects of people, by their rows in the recommender's dataset."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,8 +21,9 @@ from recllm.base.files import sweep_drafts, write_whole
 from recllm.base.schema import Action, CampaignMessage, Purpose
 from recllm.market.adcopy.channels import CALL_TO_ACTION, channel_named
 from recllm.market.adcopy.write import TEMPLATE
-from recllm.market.audiences.assignment import check_floor, globally_held_out
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.exclusions import ExclusionReason
+from recllm.market.audiences.selection import check_floor, globally_held_out
 from recllm.market.campaigns.folder import (
     CampaignText,
     Decision,
@@ -35,10 +36,9 @@ from recllm.market.campaigns.folder import (
 from recllm.market.campaigns.hours import SendWindow
 from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
 from recllm.market.campaigns.texts import message
+from recllm.market.experiments.feedback import FEEDBACK_SCHEMA
 from recllm.market.jobs.announce import announce
-from recllm.market.jobs.feedback import FEEDBACK_SCHEMA
 from recllm.market.jobs.messages import undeliverable
-from recllm.market.jobs.serve import CHANNEL_PURPOSE
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import present

@@ -67,11 +67,11 @@ from recllm.base.schema import Intent, Objective, Occasion
 from recllm.market.adcopy.channels import Sender, channel_written_for, complete
 from recllm.market.adcopy.packs import Pack, load_pack, pack_named, pack_names
 from recllm.market.adcopy.request import Offer, OfferType, Voice, checked_locale, load_voice
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_rule import RuleField
 from recllm.market.audiences.request import AudienceCut, AudienceLimits, LeftOut, OfferChoice
 from recllm.market.campaigns.hours import QuietHours
 from recllm.market.campaigns.toml_errors import data_error, fail, in_words, unknown_key
-from recllm.market.jobs.serve import CHANNEL_PURPOSE
 
 SERVER = "server"
 """Names the operator's text server in a campaign's file."""

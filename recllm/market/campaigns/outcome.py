@@ -21,9 +21,9 @@ from recllm.base.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
 from recllm.base.stats.intervals import ConfidenceInterval, difference, mean_difference, share
 from recllm.base.words.sentences import section
 from recllm.market.audiences.audience import aim
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.folder import ExportEntry, PlannedPerson, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign
-from recllm.market.jobs.serve import CHANNEL_PURPOSE
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.data.interactions import of_actions
 from recllm.shop.workspace.figures import FigureGate

@@ -21,7 +21,7 @@ from recllm.base.schema import Generator, Objective, Occasion
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
 from recllm.market.adcopy.request import reason_kind
-from recllm.market.audiences.assignment import Selection, draws, select, select_jointly
+from recllm.market.audiences.assignment import select_jointly
 from recllm.market.audiences.audience import (
     Audience,
     AudienceTarget,
@@ -32,11 +32,13 @@ from recllm.market.audiences.audience import (
     eligible_pool,
     rule_match,
 )
+from recllm.market.audiences.contacts import contact_records, first_channels
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.market.audiences.people_rule import PeopleRule
 from recllm.market.audiences.probabilities import UserScores, independent_probabilities
 from recllm.market.audiences.reasons import reasons_for
 from recllm.market.audiences.request import Exclusions
+from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.audiences.spread import SpreadFigures, spread_offers
 from recllm.market.campaigns.file import SERVER, CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
@@ -45,12 +47,10 @@ from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.market.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.jobs.ad_copy import effect_model, may_be_modelled, open_generator
-from recllm.market.jobs.effects import effects_of, saved_effects
-from recllm.market.jobs.occasions import cases_of
 from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.serve import contact_records, first_channels
 from recllm.market.occasions.choose import lacking
-from recllm.market.occasions.detect import ItemStates, Shop
+from recllm.market.occasions.day import cases_of, shop_of_people
+from recllm.market.propensity.saved_effects import effects_of, saved_effects
 from recllm.recommend.recommender.registry import current
 from recllm.shop.data.catalogue import in_category, on_offer
 from recllm.shop.data.dataset import USER_COLUMN, utc
@@ -353,8 +353,7 @@ def _occasion_target(
 
     Raises `DataError` where the shop has no data for it, `NothingToDo` where it is nobody's today.
     """
-    states = ItemStates.of(workspace.gate().item_states(), recommender.dataset)
-    shop = Shop.of(recommender.dataset, states, workspace.settings.occasions, workspace.policy)
+    shop = shop_of_people(workspace, recommender.dataset)
     if why := lacking(shop).get(occasion):
         raise DataError(f"the occasion {occasion} cannot be looked for: {why}")
     cases = cases_of(workspace, shop, (occasion,))[0][occasion]

@@ -1,8 +1,8 @@
 """Which wording does better: what became of the same wording in earlier campaigns decides how often it goes out.
 
 A wording is a text on a channel, as it was sent: an edited text is another wording. A success is a click or a purchase
-that belongs to the showing (`jobs.feedback`); a guard event is a dismissal, an unsubscription or a complaint.
-People who may not be counted (purpose analytics) are not.
+that belongs to the showing (`recllm.market.experiments.feedback`); a guard event is a dismissal, an unsubscription or a
+complaint. Only customers who agreed to analytics are counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recllm.market.campaigns.folder import (
     read_plan,
 )
 from recllm.market.experiments.bandit import VariantCounts, choice_probabilities
-from recllm.market.jobs.feedback import showings_with_answers
+from recllm.market.experiments.feedback import showings_with_answers
 from recllm.shop.workspace.workspace import Workspace
 
 Wording = tuple[str, str]

@@ -2,7 +2,7 @@
 
 Successes (clicks, orders) of a variant are Beta-distributed given its counts. Thompson sampling shows a variant as
 often as it is the best one by these posteriors. That probability is computed here by quadrature and then drawn from,
-instead of drawing from the posteriors: the same choices, and what is logged as propensity is exactly what was drawn.
+instead of drawing from the posteriors: the choices are the same, and the logged propensity is exact.
 
 A variant whose guard rate (dismissals, unsubscriptions) lies above the limit with a posterior probability of more than
 .95 is out; the baseline stays whatever happens. Every variant that is in keeps a floor of traffic, so that a variant
@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, UsageError
-from recllm.base.stats.probabilities import log_odds, sigmoid
 
 Values = NDArray[np.float64]
 
@@ -32,7 +31,7 @@ GUARD_CERTAINTY = 0.95
 """Posterior probability from which a variant is out."""
 
 GUARD_PRIOR_SHOWINGS = 100.0
-"""Showings that the guard's prior stands for; their rate is the limit, so nobody is out before there are counts."""
+"""Showings that the guard's prior stands for; their rate is the limit, so no variant is out before there are counts."""
 
 NODES = 128
 """Of the Gauss-Legendre rule over a variant's quantiles."""
@@ -40,7 +39,7 @@ NODES = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantCounts:
-    """What became of a variant. Raises `DataError` for counts below 0 or above the showings."""
+    """The answers to a variant. Raises `DataError` for counts below 0 or above the showings."""
 
     showings: int
     successes: int
@@ -66,29 +65,19 @@ class BanditChoice:
 
 
 def choice_probabilities(
-    counts: Mapping[str, VariantCounts],
-    *,
-    baseline: str,
-    guard_limit: float | None = None,
-    floor: float = FLOOR,
-    prior: tuple[float, float] | Mapping[str, tuple[float, float]] = (1.0, 1.0),
+    counts: Mapping[str, VariantCounts], *, baseline: str, guard_limit: float | None = None, floor: float = FLOOR
 ) -> dict[str, float]:
     """Of each variant in the order of `counts`; they add up to 1, and a variant that is out has 0.
 
-    guard_limit: highest guard rate that is allowed, in (0, 1); None for no guard. prior: successes and failures that
-    every variant starts with, or each its own (`priors_of_scores`). Raises `UsageError` for an unknown baseline, a
-    variant without a prior, or a value out of its range.
+    guard_limit: highest guard rate that is allowed, in (0, 1); None for no guard. Raises `UsageError` for an unknown
+    baseline, or a value out of its range.
     """
     if baseline not in counts:
         raise UsageError(f"the baseline {baseline!r} is no variant; give one of {', '.join(counts)}")
-    priors = prior if isinstance(prior, Mapping) else dict.fromkeys(counts, prior)
-    if without := [name for name in counts if name not in priors]:
-        raise UsageError(f"the variant {without[0]!r} has no prior; give one to each of {', '.join(counts)}")
-    lowest = min(min(priors[name]) for name in counts)
-    if not 0 <= floor * len(counts) <= 1 or not lowest > 0 or (guard_limit is not None and not 0 < guard_limit < 1):
+    if not 0 <= floor * len(counts) <= 1 or (guard_limit is not None and not 0 < guard_limit < 1):
         raise UsageError(
-            f"floor is {floor}, prior {prior}, guard_limit {guard_limit}; give a floor of 0 to 1 / {len(counts)} "
-            "variants, a prior above 0, a limit between 0 and 1"
+            f"floor is {floor}, guard_limit {guard_limit}; give a floor of 0 to 1 / {len(counts)} variants, a limit "
+            "between 0 and 1"
         )
     names = [
         name
@@ -97,31 +86,9 @@ def choice_probabilities(
     ]
     successes = np.array([counts[name].successes for name in names], np.float64)
     showings = np.array([counts[name].showings for name in names], np.float64)
-    alpha, beta = np.array([priors[name] for name in names], np.float64).T
-    best = probabilities_of_best(successes + alpha, showings - successes + beta)
+    best = probabilities_of_best(successes + 1, showings - successes + 1)  # the prior is uniform
     shares = dict(zip(names, floor + (1 - floor * len(names)) * best, strict=True))
     return {name: float(shares.get(name, 0.0)) for name in counts}
-
-
-def priors_of_scores(scores: Mapping[str, float], *, rate: float, strength: float) -> dict[str, tuple[float, float]]:
-    """Successes and failures that each variant starts with where a model expects some to do better.
-
-    scores: expected difference of each variant from their mean, in log odds (`models.effect.rank_texts`). rate:
-    what a variant reaches in the mean, in (0, 1): of this shop, and of this test as soon as it has counts, since tests
-    differ more than texts do. strength: showings that the expectation is worth, above 0; a wrong one costs about so
-    many showings to be unlearned. Raises `UsageError` for a value out of its range.
-    """
-    if not 0 < rate < 1 or not 0 < strength < np.inf or not np.isfinite(list(scores.values())).all():
-        raise UsageError(
-            f"rate is {rate}, strength {strength}; give a rate in (0, 1), a strength above 0, finite scores"
-        )
-    means = moved_rates(np.array(list(scores.values()), np.float64), np.float64(rate))
-    return {name: (strength * mean, strength * (1 - mean)) for name, mean in zip(scores, means.tolist(), strict=True)}
-
-
-def moved_rates(scores: Values, rate: Values | np.float64) -> Values:
-    """Rates in (0, 1) that lie `scores` log odds above `rate`; shapes are broadcast."""
-    return sigmoid(log_odds(rate) + scores)
 
 
 def choose(probabilities: Mapping[str, float], rng: np.random.Generator) -> BanditChoice:

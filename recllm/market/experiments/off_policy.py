@@ -1,28 +1,45 @@
-"""What another ranking would have earned, from a log of slates whose choices were drawn with recorded propensities.
+"""What another model would have earned, from logged slates that explored, before any customer sees its slates.
 
-Each row is one item at one position of one slate that was shown. With the weight w = target probability / propensity
-the value is sum(w * reward) / sum(w), the self-normalised estimate (SNIPS; Swaminathan and Joachims 2015): the reward
-per item shown under the target. Its bias vanishes as the log grows. What is assumed: an item's reward depends on its
-position and the person, not on the other items of the slate. What the target would show and the log could not is left
-out.
+For each logged slate the model makes its own of the same length, from what was known of the customer at that moment and
+of all customers at the start of the log that is used. Each logged row is one item at one position. With the weight
+w = 1 / propensity for an item of the model's slate, and 0 for another item, the value is sum(w * reward) / sum(w), the
+self-normalised estimate (SNIPS; Swaminathan and Joachims 2015): the reward per item shown. Its bias vanishes as the log
+grows. An item's reward is taken to depend on the customer alone, not on its position and the other items of the slate.
+Items that the log could not show are left out and reported.
 
-Intervals are those of empirical likelihood over people (Owen 1988; Karampatziakis et al. 2020 for such logs), with the
-F distribution for few people. A log can miss what matters: where a few heavy rows carry the value, none of them may
-have been rewarded yet. So each end is computed with one further row of the mean weight under the target, without reward
-for the lower end and with it for the upper one (as Fay and Feuer 1997 do for weighted counts). Student's t misses the
-truth too often from below (`eval/LOG.md`).
+Requests before the end of the model's training are left out: the model learned from their answers. The filters of a
+request (a condition, a cart, items not to show) were not logged, so a filtered request counts as if it had none.
+
+Intervals are those of empirical likelihood over customers (Owen 1988; Karampatziakis et al. 2020 for such logs), with
+the F distribution for few customers. Where a few heavy rows carry the value, it may be that none of them was rewarded
+yet. So each end is computed with a further row of the mean weight under the target, without reward for the lower end
+and with it for the upper one (as Fay and Feuer 1997 do for weighted counts). Student's t misses the truth too often
+from below (`eval/LOG.md`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from math import inf
+from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import DataError
+from recllm.base.errors import DataError, NothingToDo, UsageError
+from recllm.base.schema import Encoder, Purpose, Recommendation, RecommendRequest
 from recllm.base.stats.intervals import Interval
+from recllm.market.experiments.feedback import JUST_BEFORE, showings_with_answers
+from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
+from recllm.shop.data.dataset import utc
+from recllm.shop.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.saved_model import Model
 
 Values = NDArray[np.float64]
 
@@ -140,3 +157,116 @@ def likelihood_interval(numerators: Values, denominators: Values, level: float =
             outside += side * step
         ends.append(float(brentq(excess, *sorted((value, outside)), xtol=1e-9 * step, rtol=1e-12)))
     return Interval(*ends)
+
+
+# --- a model, on a workspace's log ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffPolicyReport:
+    """What a model's slates would have brought per item shown, and what the ranking that served brought."""
+
+    model_version: str
+    metric: Metric
+    requests: int
+    """Logged slates that were used."""
+    too_early: int
+    """Explored slates from before the end of the model's training, which were left out."""
+    candidate: ValueEstimate
+    serving: ValueEstimate
+    """The ranking that served, had it not explored."""
+    difference: float
+    """Candidate - serving, both by inverse propensities over the same customers."""
+    difference_interval: Interval | None
+    """None without answers, or where nothing varies."""
+
+
+def estimate_model(
+    workspace: Workspace,
+    model: Model,
+    encoder: Encoder,
+    *,
+    metric: Metric = Metric.CLICKS,
+    max_requests: int = 2_000,
+    rng: np.random.Generator | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> OffPolicyReport:
+    """Over customers who agreed to analytics and personalisation. encoder: the model's. max_requests: logged slates,
+    drawn by rng where there are more. progress: gets the number of slates done.
+
+    Raises `NothingToDo` without a slate that explored since the model's training, `UsageError` for a metric that is not
+    of showings.
+    """
+    if metric not in ANSWER_COLUMNS:
+        raise UsageError(f"{metric} is not of showings; ask for {', '.join(ANSWER_COLUMNS)}")
+    rankings = workspace.store().explored_slates(utc(0))
+    showings = showings_with_answers(workspace.gate().events(Purpose.ANALYTICS))
+    explored = showings.with_columns(pl.col("timestamp") + JUST_BEFORE).filter(  # the present that the slate was for
+        pl.col("propensity").is_not_null(),
+        pl.col("position").is_not_null(),
+        pl.col("request_id").is_in(list(rankings)),
+    )
+    usable = explored.filter(pl.col("timestamp") >= datetime.fromisoformat(model.training["until"]))
+    too_early = explored["request_id"].n_unique() - usable["request_id"].n_unique()
+    if usable.is_empty():
+        raise NothingToDo(
+            f"no slate explored since {model.version} was trained ({too_early} before); set experiments.explore_share, "
+            "and serve with record for some days"
+        )
+    request_ids = usable["request_id"].unique().sort()
+    if len(request_ids) > max_requests:
+        drawn = (rng or np.random.default_rng()).choice(len(request_ids), max_requests, replace=False)
+        request_ids = request_ids.gather(np.sort(drawn))
+        usable = usable.filter(pl.col("request_id").is_in(request_ids.implode()))
+    usable = usable.sort("timestamp", "request_id", "position")
+
+    recommender, rows = _recommender_at(workspace, model, encoder, usable), []
+    for n, showings in enumerate(usable.partition_by("request_id", maintain_order=True), start=1):
+        slate, ranked = _own_slate(recommender, showings), rankings[showings["request_id"][0]]
+        items = [item.item_id for item in slate]
+        for item_id, position in showings.select("item_id", "position").iter_rows():
+            is_outside = position > len(items) or items[position - 1] not in ranked
+            rows.append((item_id in items, ranked[position - 1] == item_id, is_outside))
+        if progress:
+            progress(n)
+    is_target, is_greedy, is_outside = np.array(rows, np.float64).T
+    candidate = LoggedChoices(
+        rewards=usable[ANSWER_COLUMNS[metric]].to_numpy().astype(np.float64),
+        propensities=usable["propensity"].to_numpy(),
+        target_probabilities=is_target,
+        people=usable["user_id"].rank("dense").to_numpy(),
+        outside_support=is_outside,
+    )
+    greedy = replace(candidate, target_probabilities=is_greedy, outside_support=np.zeros(len(rows)))
+    gaps = (is_target - is_greedy) * candidate.rewards / candidate.propensities
+    _, person, sizes = np.unique(candidate.people, return_inverse=True, return_counts=True)
+    return OffPolicyReport(
+        model_version=model.version or "",
+        metric=metric,
+        requests=len(request_ids),
+        too_early=too_early,
+        candidate=estimate_value(candidate),
+        serving=estimate_value(greedy),
+        difference=float(gaps.mean()),
+        difference_interval=likelihood_interval(np.bincount(person, gaps).astype(np.float64), sizes.astype(np.float64)),
+    )
+
+
+def _recommender_at(workspace: Workspace, model: Model, encoder: Encoder, showings: pl.DataFrame) -> Recommender:
+    """All customers, with the statistics of the time of the first showing."""
+    from recllm.recommend.recommender.recommender import Recommender
+
+    everybody, locale = workspace.gate().dataset(Purpose.PERSONALISATION), workspace.settings.locale
+    start = int(showings["timestamp"].min().timestamp())  # type: ignore[union-attr]
+    then = Recommender(everybody.before(start), encoder, model=model, locale=locale).warm()
+    return Recommender(
+        everybody, encoder, model=model, locale=locale, population=then.population, item_offsets=then.item_offsets
+    )
+
+
+def _own_slate(recommender: Recommender, showings: pl.DataFrame) -> tuple[Recommendation, ...]:
+    """What the model would have shown instead of one logged slate, as long as that one."""
+    moment = int(showings["timestamp"][0].timestamp())
+    users, k = (showings["user_id"][0],), int(showings["position"].max())  # type: ignore[arg-type]
+    (slate,) = recommender.at(moment).recommend(RecommendRequest(users=users, k=k, explain=False))
+    return slate.items

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from recllm.base.errors import UsageError
-from recllm.market.audiences.assignment import draws, globally_held_out
+from recllm.market.audiences.selection import draws, globally_held_out
 
 WEIGHT_TOLERANCE = 1e-9
 """Weights such as three times 1/3 may miss 1 by so much."""

@@ -5,12 +5,12 @@ processes, on many machines.
 
 A shard is the people whose pseudonyms hash to its number, or the items whose ids do. `work_on` reads one shard,
 answers, and writes one file; it is the same function for every engine, and its file is the same byte for byte. Memory
-is bounded by the shard and by what the crowd and the catalogue need, which is mapped and not read. A run that was
-killed goes on: shards whose file stands are not done again. The folder holds
+is bounded by the shard and by the statistics of all people and the catalogue, which are mapped and not read. A killed
+run resumes: shards with a file are not done again. The folder holds
 
     plan.json               what is asked, of which model, as of when, in how many shards
-    shard-00007.parquet     the answer for one shard, complete or not there
-    done.json               once all are there: bytes and SHA-256 of each file
+    shard-00007.parquet     the answer for one shard, complete or missing
+    done.json               after the last shard: bytes and SHA-256 of each file
 
 On several machines the workspace and the folder have to be on a file system that all of them see.
 """
@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -44,9 +44,9 @@ from recllm.market.jobs.catalogue_vectors import (
     is_current,
     item_load,
 )
-from recllm.market.jobs.engines import Engine, open_workers
 from recllm.market.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
+from recllm.shop.data.engines import Engine, open_workers
 from recllm.shop.workspace.workspace import Workspace, present
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ PEOPLE_AT_ONCE = 512
 Quality = Mapping[str, float]
 """Of predictions, on people that were not learned from: name of the figure -> value."""
 
+Rows = list[tuple[Any, ...]]
+
 
 class BatchTask(StrEnum):
     RECOMMEND = "recommend"
@@ -74,12 +76,12 @@ class BatchTask(StrEnum):
     COPY = "copy"
     PREDICT = "predict"
     ENCODE = "encode"
-    """Of items: nobody is asked for, and no trained model is needed."""
+    """Of items. It needs no trained model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRun:
-    """What is done for whom, and where the files go. Each worker gets it, and nothing else."""
+    """The work and where its files go: all that a worker gets."""
 
     workspace: Path
     folder: Path
@@ -88,8 +90,7 @@ class BatchRun:
     """JSON of the task's options: those of `RecommendRequest`, of the audience, of the ad texts, or of the encoder."""
     shards: int
     version: str | None
-    """Of the model that answers, also if another one is published meanwhile; None where none does: texts are encoded
-    without one, and predictions need none."""
+    """Of the model that answers, also if another one is published meanwhile; None for texts and predictions."""
     as_of: datetime
     """The present of the whole run."""
     seed: int = 0
@@ -121,15 +122,16 @@ class BatchRun:
             "seed": seed,
             "workspace": workspace.pseudonymiser().fingerprint(),
         }
-        OPTIONS[task](options)
+        KINDS[task].check(options)
         begun = _read_plan(folder)
         if begun is not None and begun != begun | request and not any(folder.glob("shard-*.parquet")):
             begun = None  # nothing was done yet of what was asked first
         if begun is None:
             if folder.exists() and any(file.name != PLAN for file in folder.iterdir()):
                 raise UsageError(f"{folder} holds other files; give an empty or a new folder")
-            version = None if task is BatchTask.ENCODE else version or usable_version(workspace)
-            if version is None and task not in (BatchTask.ENCODE, BatchTask.PREDICT):
+            needs_model = task not in (BatchTask.ENCODE, BatchTask.PREDICT)
+            version = (version or usable_version(workspace)) if needs_model else None
+            if version is None and needs_model:
                 raise NotFittedError("a batch needs a trained model: recllm train")
             begun = request | {"version": version, "as_of": utc(present(workspace)).isoformat()}
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -173,7 +175,7 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardOutcome:
-    """What became of one shard."""
+    """One shard that was worked on."""
 
     shard: int
     people: int = 0
@@ -234,9 +236,7 @@ class ShardWorker:
 
     def shard(self, number: int, version: str | None = None) -> Recommender:
         """The recommender whose people are those of a shard who agree now, under their pseudonyms."""
-        version = version or self.run.version
-        if version is None:
-            raise NotFittedError("there is no trained model: recllm train")
+        version = version or self.run.version or ""
         if version not in self._opened:
             self._opened[version] = self._open(version)
         of_version = self._opened[version]
@@ -247,22 +247,17 @@ class ShardWorker:
 
     def people(self, number: int) -> Dataset:
         """The people of a shard who agree now, as the store has them: what needs no model is asked of these."""
-        if self.run.version is not None:
-            return self.shard(number).dataset
-        everybody, numbers = self._agreed
+        everybody, numbers, catalogue = self._agreed
         ids = [everybody[row] for row in np.flatnonzero(numbers == number)]
         read = self.shop.gate().histories(ids, Purpose.PERSONALISATION, before=self.run.as_of)
-        return Dataset.construct(read.events, read.users, self._catalogue, as_of=self.run.as_of)
+        return Dataset.construct(read.events, read.users, catalogue, as_of=self.run.as_of)
 
     @cached_property
-    def _agreed(self) -> tuple[list[str], NDArray[np.int64]]:
-        """Everybody who agreed when this was opened, by pseudonym, and the shard of each."""
-        everybody = sorted(self.shop.gate().permitted_users(Purpose.PERSONALISATION))
-        return everybody, shard_numbers(everybody, self.run.shards)
-
-    @cached_property
-    def _catalogue(self) -> pl.DataFrame:
-        return self.shop.gate().catalogue()
+    def _agreed(self) -> tuple[list[str], NDArray[np.int64], pl.DataFrame]:
+        """The pseudonyms that had agreed when this was opened, ascending, the shard of each, and the catalogue."""
+        gate = self.shop.gate()
+        everybody = sorted(gate.permitted_users(Purpose.PERSONALISATION))
+        return everybody, shard_numbers(everybody, self.run.shards), gate.catalogue()
 
     def _open(self, version: str) -> _OpenedVersion:
         locale = self.options.get("locale")
@@ -285,8 +280,8 @@ class ShardWorker:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """Learned from the same people in each worker, so that all say the same."""
-        from recllm.market.jobs.predict import people_learned_from
+        """Learned from the same people in each worker, so that all answer alike."""
+        from recllm.market.propensity.answers import people_learned_from
         from recllm.market.propensity.predict import Predictor
 
         request = prediction_request(self.options)
@@ -327,23 +322,12 @@ def _close_worker(run: BatchRun) -> None:
 def work_on(run: BatchRun, shard: int) -> ShardOutcome:
     """Answers for one shard and writes its file, whole or not at all.
 
-    What goes wrong with a shard becomes the outcome's error; what is wrong with the request (`UsageError`,
-    `PolicyError`) is raised, as it is wrong for all of them."""
+    An error of the shard stands in the outcome. An error of the request (`UsageError`, `PolicyError`) is raised, as it
+    is wrong for every shard."""
     try:
-        worker = _worker(run)
-        if run.task is BatchTask.ENCODE:
-            encoded, n_texts = worker.catalogue.encode(shard, run.file(shard))
-            write_whole(run.file(shard), encoded, mode=PRIVATE)
-            return ShardOutcome(shard=shard, texts=n_texts)
-        if run.task is BatchTask.PREDICT:
-            people = worker.people(shard)
-            rows, quality = predict_people(worker, people)
-        else:
-            recommender = worker.shard(shard)
-            people, (rows, quality) = recommender.dataset, TASKS[run.task](worker, shard, recommender)
-        content = io.BytesIO()
-        rows.write_parquet(content)
-        write_whole(run.file(shard), content.getvalue(), mode=PRIVATE)
+        content, outcome = KINDS[run.task].answer(_worker(run), shard)
+        write_whole(run.file(shard), content, mode=PRIVATE)
+        return outcome
     except (UsageError, PolicyError):
         raise
     except RecllmError as error:
@@ -352,7 +336,6 @@ def work_on(run: BatchRun, shard: int) -> ShardOutcome:
         return ShardOutcome(shard=shard, error=f"out of memory; more than {run.shards} shards make each smaller")
     except OSError as error:
         return ShardOutcome(shard=shard, error=f"{run.file(shard)} cannot be written: {error.strerror or error}")
-    return ShardOutcome(shard=shard, people=people.n_users, quality=quality)
 
 
 # --- what is done for a shard ----------------------------------------------------------------------------------------
@@ -400,23 +383,29 @@ COPY_SCHEMA: Mapping[str, Any] = {
 }
 
 
+def _content(rows: Rows | list[Any], schema: Mapping[str, Any], *, orient: Literal["row", "col"] = "row") -> bytes:
+    content = io.BytesIO()
+    pl.DataFrame(rows, schema=dict(schema), orient=orient).write_parquet(content)
+    return content.getvalue()
+
+
 def slates_request(options: Mapping[str, Any], users: Sequence[str] = ()) -> RecommendRequest:
     """Raises `UsageError` as `RecommendRequest` does."""
     return RecommendRequest(users=tuple(users), **{name: value for name, value in options.items() if name != "locale"})
 
 
-def _slates(worker: ShardWorker, number: int, recommender: Recommender, options: Mapping[str, Any]) -> Iterator[Slate]:
+def _slates(worker: ShardWorker, shard: int, recommender: Recommender, options: Mapping[str, Any]) -> Iterator[Slate]:
     """Slates of everybody of a shard who may be served, by the variant that is theirs."""
-    from recllm.market.jobs.experiments import list_experiments, recommend_in_experiments
+    from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
 
     experiments, users = list_experiments(worker.shop), recommender.dataset.users[USER_COLUMN].to_list()
-    rng = np.random.default_rng([worker.run.seed, number])
+    rng = np.random.default_rng([worker.run.seed, shard])
     of_version: dict[str | None, Recommender] = {worker.run.version: recommender}
 
     def recommender_of(version: str | None) -> Recommender:
         version = version or worker.run.version
         if version not in of_version:
-            of_version[version] = worker.shard(number, version)
+            of_version[version] = worker.shard(shard, version)
         return of_version[version]
 
     for start in range(0, len(users), PEOPLE_AT_ONCE):
@@ -428,18 +417,19 @@ def _slates(worker: ShardWorker, number: int, recommender: Recommender, options:
                 yield slate
 
 
-def recommend_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
+def recommend_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
     """Slates, a row for each item; `SLATE_SCHEMA`."""
+    recommender = worker.shard(shard)
     rows = [
         (
             *(slate.user_id, item.rank, item.item_id, item.title, item.score, item.probability, item.propensity),
             *(list(item.served_by), [reason.text for reason in item.reasons]),
             *(slate.status.value, slate.model_version, slate.experiment, slate.variant),
         )
-        for slate in _slates(worker, number, recommender, worker.options)
+        for slate in _slates(worker, shard, recommender, worker.options)
         for item in slate.items
     ]
-    return pl.DataFrame(rows, schema=dict(SLATE_SCHEMA), orient="row"), None
+    return _content(rows, SLATE_SCHEMA), ShardOutcome(shard=shard, people=recommender.dataset.n_users)
 
 
 def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
@@ -455,19 +445,20 @@ def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
     return question.request(explain=False)
 
 
-def audience_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
+def audience_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
     """Everybody of a shard who could be reached, with what they are ordered by; `AUDIENCE_SCHEMA`."""
     from recllm.market.audiences.audience import audience_target, eligible_pool
-    from recllm.market.jobs.serve import agreement, with_global_holdout
+    from recllm.market.audiences.contacts import agreement, with_global_holdout
 
     request = with_global_holdout(worker.shop, audience_request(worker.options))
-    recommender, target = audience_target(recommender, request.items, request.category, request.text)
+    recommender, target = audience_target(worker.shard(shard), request.items, request.category, request.text)
     agreed = agreement(worker.shop.gate(), request.channel)
     pool = eligible_pool(recommender, target, request.exclusions, agreed, choice=request.choice)
     item_ids = recommender.dataset.items["item_id"].to_list()
     best_items = [item_ids[row] if row >= 0 else None for row in pool.scores.best_item.tolist()]
     columns = [pool.user_ids, pool.scores.score, pool.scores.probabilities(), best_items]
-    return pl.DataFrame(columns, schema=dict(AUDIENCE_SCHEMA)), None
+    people = recommender.dataset.n_users
+    return _content(columns, AUDIENCE_SCHEMA, orient="col"), ShardOutcome(shard=shard, people=people)
 
 
 def copy_question(options: Mapping[str, Any]) -> AdQuestion:
@@ -479,17 +470,18 @@ def copy_question(options: Mapping[str, Any]) -> AdQuestion:
     return question
 
 
-def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tuple[pl.DataFrame, Quality | None]:
-    """A checked ad text for each person of a shard who agreed to the channel; `COPY_SCHEMA`. Whose items are all of
-    sensitive categories, or who has none, gets none. `generator_failure`: why a text had to do without the generator.
-    """
+def copy_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
+    """A checked ad text for each person of a shard who agreed to the channel; `COPY_SCHEMA`. People without an item, or
+    with items of sensitive categories alone, get none. `generator_failure`: why a text was written without the
+    generator."""
+    from recllm.market.audiences.contacts import CHANNEL_PURPOSE
     from recllm.market.jobs.ad_copy import AD_CHOICE, write_ads
-    from recllm.market.jobs.serve import CHANNEL_PURPOSE
 
-    question, gate, rows = copy_question(worker.options), worker.shop.gate(), []
+    recommender, rows = worker.shard(shard), []
+    question, gate = copy_question(worker.options), worker.shop.gate()
     slate_options = {"k": AD_CHOICE, "intent": question.intent, "objective": question.objective}
     purpose = CHANNEL_PURPOSE.get(question.channel)
-    for slate in _slates(worker, number, recommender, slate_options):
+    for slate in _slates(worker, shard, recommender, slate_options):
         agreed = purpose is None or gate.permits(slate.user_id, purpose)
         if slate.status is not SlateStatus.PERSONAL or not slate.items or not agreed:
             continue
@@ -514,7 +506,7 @@ def copy_shard(worker: ShardWorker, number: int, recommender: Recommender) -> tu
                 *(json_text(dict(text.parts)), text.generator, failures[0] if failures else None, text.verdict.value),
             )
         )
-    return pl.DataFrame(rows, schema=dict(COPY_SCHEMA), orient="row"), None
+    return _content(rows, COPY_SCHEMA), ShardOutcome(shard=shard, people=recommender.dataset.n_users)
 
 
 def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
@@ -527,13 +519,13 @@ def prediction_request(options: Mapping[str, Any]) -> PredictionRequest:
     return PredictionRequest(**options)
 
 
-def predict_people(worker: ShardWorker, people: Dataset) -> tuple[pl.DataFrame, Quality | None]:
-    """What each of these people will do, most likely first; `PREDICTION_SCHEMA`. Of whom nothing is known there is no
-    row."""
+def predict_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
+    """What each person of a shard will do, likeliest first; `PREDICTION_SCHEMA`. People without a past have no row."""
+    people = worker.people(shard)
     try:
         prediction = worker.predictor.predict(people)
     except NothingToDo:
-        return pl.DataFrame(schema=dict(PREDICTION_SCHEMA)), None
+        return _content([], PREDICTION_SCHEMA), ShardOutcome(shard=shard, people=people.n_users)
     figures = {name: getattr(prediction.quality, name) for name in ("n", "base_rate", "auc", "ece", "lift_at_10")}
     quality = {name: value for name, value in (figures | prediction.figures).items() if value is not None}
     rows = [
@@ -543,23 +535,31 @@ def predict_people(worker: ShardWorker, people: Dataset) -> tuple[pl.DataFrame, 
         )
         for person in prediction.people
     ]
-    return pl.DataFrame(rows, schema=dict(PREDICTION_SCHEMA), orient="row"), quality
+    return _content(rows, PREDICTION_SCHEMA), ShardOutcome(shard=shard, people=people.n_users, quality=quality)
 
 
-TASKS: Mapping[BatchTask, Callable[[ShardWorker, int, Recommender], tuple[pl.DataFrame, Quality | None]]] = {
-    BatchTask.RECOMMEND: recommend_shard,
-    BatchTask.AUDIENCE: audience_shard,
-    BatchTask.COPY: copy_shard,
+def encode_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
+    """The vectors of a shard's texts; see `recllm.market.jobs.catalogue_vectors`."""
+    content, n_texts = worker.catalogue.encode(shard, worker.run.file(shard))
+    return content, ShardOutcome(shard=shard, texts=n_texts)
+
+
+class AnswerKind(NamedTuple):
+    """How a task is answered."""
+
+    check: Callable[[Mapping[str, Any]], object]
+    """Raises `UsageError` for options that cannot be, before anything is written."""
+    answer: Callable[[ShardWorker, int], tuple[bytes, ShardOutcome]]
+    """The content of a shard's file."""
+
+
+KINDS: Mapping[BatchTask, AnswerKind] = {
+    BatchTask.RECOMMEND: AnswerKind(slates_request, recommend_shard),
+    BatchTask.AUDIENCE: AnswerKind(audience_request, audience_shard),
+    BatchTask.COPY: AnswerKind(copy_question, copy_shard),
+    BatchTask.PREDICT: AnswerKind(prediction_request, predict_shard),
+    BatchTask.ENCODE: AnswerKind(EncodingOptions.of, encode_shard),
 }
-"""What is asked of a recommender; predictions are asked of the people alone."""
-OPTIONS: Mapping[BatchTask, Callable[[Mapping[str, Any]], object]] = {
-    BatchTask.RECOMMEND: slates_request,
-    BatchTask.AUDIENCE: audience_request,
-    BatchTask.COPY: copy_question,
-    BatchTask.PREDICT: prediction_request,
-    BatchTask.ENCODE: EncodingOptions.of,
-}
-"""What refuses options that cannot be, before anything is written."""
 
 
 # --- running it ------------------------------------------------------------------------------------------------------
@@ -572,10 +572,10 @@ def run_batch(
     workers: int = 1,
     progress: Callable[[ShardOutcome], None] | None = None,
 ) -> BatchResult:
-    """Work on the shards whose file is not there yet, and write `DONE` when all are.
+    """Work on the shards without a file, and write `DONE` when all have one.
 
-    A shard that cannot be done is told in `BatchResult.failed`; the others are done all the same, and the next run
-    tries it again. progress: called for each shard as it ends. Raises `MissingExtraError` for Ray without its extra,
+    A shard that fails is in `BatchResult.failed`; the others are done all the same, and the next run tries it again.
+    progress: called for each shard as it ends. Raises `MissingExtraError` for Ray without its extra,
     `UsageError` for no worker.
     """
     began = time.perf_counter()
@@ -596,7 +596,7 @@ def run_batch(
     quality = next((outcome.quality for outcome in outcomes if outcome.quality is not None), None)
     failed = tuple(sorted((o for o in outcomes if o.error is not None), key=lambda outcome: outcome.shard))
     if not failed and (missing or not (run.folder / DONE).exists()):
-        write_whole(run.folder / DONE, json_text(_contents(run, quality), indent=2), mode=PRIVATE)
+        write_whole(run.folder / DONE, json_text(_summary(run, quality), indent=2), mode=PRIVATE)
     return BatchResult(
         folder=run.folder,
         shards=run.shards,
@@ -610,7 +610,7 @@ def run_batch(
 
 
 def _is_complete(file: Path) -> bool:
-    """Whether a shard's file can be read; one that was truncated by others than us is made again."""
+    """Whether a shard's file can be read; a truncated one is made again."""
     try:
         pl.read_parquet_schema(file)
     except (OSError, pl.exceptions.PolarsError):
@@ -633,7 +633,7 @@ def keep_vectors(run: BatchRun) -> CacheFill | None:
         return fill_cache(shop, EncodingOptions.of(json.loads(run.options)), files)
 
 
-def _contents(run: BatchRun, quality: Quality | None) -> dict[str, Any]:
+def _summary(run: BatchRun, quality: Quality | None) -> dict[str, Any]:
     files = {}
     for shard in range(run.shards):
         content = run.file(shard).read_bytes()
@@ -651,7 +651,7 @@ def read_batch(run: BatchRun) -> pl.LazyFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchAudience:
-    """Whom to address, out of everybody who could be reached."""
+    """The customers to address, out of all who could be reached."""
 
     people: pl.DataFrame
     """user_id, score, probability, item_id; best first."""
@@ -664,9 +664,9 @@ def choose_audience(run: BatchRun, floor: int) -> BatchAudience:
 
     Raises `PolicyError` for fewer people than the floor, `DataError` where a file is missing.
     """
-    from recllm.market.audiences.assignment import check_floor, select
     from recllm.market.audiences.audience import target_name
     from recllm.market.audiences.probabilities import UserScores
+    from recllm.market.audiences.selection import check_floor, select
 
     request, pool = audience_request(json.loads(run.options)), read_batch(run).collect()
     probabilities = pool["probability"].to_numpy()

@@ -13,7 +13,7 @@ import polars as pl
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import Action, IngestReport, Item, Purpose, ReportBy, Slate, Table
-from recllm.market.jobs.feedback import FEEDBACK_SCHEMA, JUST_BEFORE, ShownOutcome, shown_events, shown_outcomes
+from recllm.market.experiments.feedback import FEEDBACK_SCHEMA, JUST_BEFORE, ShownOutcome, shown_events, shown_outcomes
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace, present, recording_time
 
@@ -276,7 +276,7 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate], *, sessions: boo
 def feedback_report(
     workspace: Workspace, *, by: ReportBy = ReportBy.MODEL, window_days: float = 7.0
 ) -> tuple[ShownOutcome, ...]:
-    """What became of what was shown, over people who may be counted; see `jobs.feedback.shown_outcomes`."""
+    """`shown_outcomes` over the customers who agreed to analytics."""
     with workspace.store().read() as reader:
         first_shown, n_on_offer = reader.first_shown(), reader.n_available_items()
     if first_shown is None:

@@ -19,8 +19,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from recllm.base.schema import Action, CampaignMessage, MessageEvent, MessageEventKind, Table
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.jobs.load import EVENT_SCHEMA
-from recllm.market.jobs.serve import CHANNEL_PURPOSE
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace, present
 

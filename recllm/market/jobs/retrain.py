@@ -30,7 +30,7 @@ from recllm.base.settings import (
     Settings,
 )
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.market.jobs.experiments import treatment_models
+from recllm.market.experiments.slates import treatment_models
 from recllm.market.jobs.recommenders import forget_in_states, model_encoder, publish_recommender, usable_version
 from recllm.market.jobs.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
 from recllm.recommend.recommender.lineage import (

@@ -17,15 +17,27 @@ from numpy.typing import NDArray
 
 from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, Action, Occasion
-from recllm.base.settings import OccasionSettings
 from recllm.learn.features.together import bought_together
 from recllm.market.occasions.replenishment import ReplenishmentModel
 from recllm.market.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, name_codes, repurchase_pairs
-from recllm.market.occasions.rules import OccasionRules
 from recllm.market.propensity.features import category_codes, count
 from recllm.shop.data.catalogue import sensitive_items
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.rhythm import ShoppingDays
+
+DUE_PROBABILITY, DUE_SHARE, DUE_INTERVAL_DAYS = 0.2, 0.75, 5.0
+"""An item is due again from this chance of a purchase within a week on, when this share of the person's usual interval
+has passed. A shorter interval needs no reminder."""
+ABANDONED_DAYS, ABANDONED_HOURS, ABANDONED_VIEWS = 3.0, 1.0, 2
+"""An item in the cart, or viewed this often, within these days and not bought is abandoned after these hours."""
+INTEREST_DAYS = 91.0
+"""A person who bought, viewed or carted an item within these days hears of its price and its return."""
+CHANGE_DAYS = 7.0
+"""Age of a price, a return to stock or a new arrival at most."""
+ARRIVAL_PURCHASES = 3
+"""Purchases in an item's type within `INTEREST_DAYS` that make it one that the person likes."""
+WELCOME_DAYS = 7.0
+"""A person who bought for the first time within these days, and never since, is welcomed."""
 
 PAST_WEEKS = 8
 """Weeks on which the chances are measured."""
@@ -128,14 +140,15 @@ class Shop:
     dataset: Dataset
     """Events before `dataset.as_of`, and no later ones."""
     states: ItemStates
-    settings: OccasionRules
+    price_drop: float
+    """Least fall of a price, as a share of the price before it."""
     offered: NDArray[np.bool_]
     """(n_items,), items that may be spoken of: on offer, and of no sensitive category."""
 
     @classmethod
-    def of(cls, dataset: Dataset, states: ItemStates, settings: OccasionSettings, policy: Policy) -> Shop:
+    def of(cls, dataset: Dataset, states: ItemStates, price_drop: float, policy: Policy) -> Shop:
         offered = dataset.item_index.on_offer(dataset.as_of) & ~sensitive_items(dataset.items, policy)
-        return cls(dataset=dataset, states=states, settings=OccasionRules.layered(settings), offered=offered)
+        return cls(dataset=dataset, states=states, price_drop=price_drop, offered=offered)
 
     def at(self, as_of: int) -> Shop:
         """The same shop at an earlier time. What is on offer now is taken to have been so then: of the past no
@@ -154,9 +167,8 @@ class Shop:
 
 
 def abandoned(shop: Shop) -> Cases:
-    """The latest thing that a person put into the cart, or else looked at `abandoned_views` times, and did not buy."""
-    settings = shop.settings
-    recent = shop.within(settings.abandoned_days, Action.CART, Action.VIEW, Action.PURCHASE)
+    """The latest thing that a person put into the cart, or else looked at `ABANDONED_VIEWS` times, and did not buy."""
+    recent = shop.within(ABANDONED_DAYS, Action.CART, Action.VIEW, Action.PURCHASE)
     width, user = shop.dataset.n_items, recent.user.astype(np.int64)
     keys, pair = np.unique(user * width + recent.item, return_inverse=True)
     n = len(keys)
@@ -168,12 +180,12 @@ def abandoned(shop: Shop) -> Cases:
 
     carted, viewed, bought = (last(action) for action in (Action.CART, Action.VIEW, Action.PURCHASE))
     views = np.bincount(pair[recent.action == ACTION_CODE[Action.VIEW]], minlength=n)
-    left_at = np.where(carted >= 0, carted, np.where(views >= settings.abandoned_views, viewed, -1))
+    left_at = np.where(carted >= 0, carted, np.where(views >= ABANDONED_VIEWS, viewed, -1))
     item = keys % width
     # who goes on after what was left is still in the shop
     active = np.full(shop.dataset.n_users, -1, np.int64)
     np.maximum.at(active, user, recent.at)
-    rested = active[keys // width] <= shop.now - settings.abandoned_hours * 3_600
+    rested = active[keys // width] <= shop.now - ABANDONED_HOURS * 3_600
     left = (left_at >= 0) & (bought < left_at) & rested & shop.offered[item]
     in_cart = (carted >= 0).astype(np.float64)
     cases = Cases(
@@ -192,7 +204,7 @@ def price_drop(shop: Shop) -> Cases:
     now, before = shop.states.latest_changes()
     fell = 1 - now.price / before.price
     with np.errstate(invalid="ignore"):
-        is_drop = (fell >= shop.settings.price_drop) & (now.at >= shop.now - shop.settings.change_days * DAY)
+        is_drop = (fell >= shop.price_drop) & (now.at >= shop.now - CHANGE_DAYS * DAY)
     return _of_interest(
         shop,
         Occasion.PRICE_DROP,
@@ -206,18 +218,17 @@ def price_drop(shop: Shop) -> Cases:
 def back_in_stock(shop: Shop) -> Cases:
     """Something of interest to the person that is for sale again."""
     now, before = shop.states.latest_changes()
-    is_back = now.available & ~before.available & (now.at >= shop.now - shop.settings.change_days * DAY)
+    is_back = now.available & ~before.available & (now.at >= shop.now - CHANGE_DAYS * DAY)
     days = (shop.now - now.at[is_back]) / DAY
     return _of_interest(shop, Occasion.BACK_IN_STOCK, now.item[is_back], -days, days=days)
 
 
 def _of_interest(shop: Shop, occasion: Occasion, item: Ints, strength: Column, **facts: Column) -> Cases:
-    """Who bought, carted, liked or viewed one of some items within `interest_days`; columns are of the items."""
-    days = shop.settings.interest_days
+    """Who bought, carted, liked or viewed one of some items within `INTEREST_DAYS`; columns are of the items."""
     position_of = np.full(shop.dataset.n_items, -1, np.int64)
     position_of[item] = np.arange(len(item))
     position_of[~shop.offered] = -1
-    events = shop.within(days, Action.PURCHASE, Action.CART, Action.FAVOURITE, Action.VIEW)
+    events = shop.within(INTEREST_DAYS, Action.PURCHASE, Action.CART, Action.FAVOURITE, Action.VIEW)
     events = events.select(position_of[events.item] >= 0)
     keys = np.unique(events.user.astype(np.int64) * shop.dataset.n_items + events.item)
     user, position = keys // shop.dataset.n_items, position_of[keys % shop.dataset.n_items]
@@ -234,18 +245,18 @@ def _of_interest(shop: Shop, occasion: Occasion, item: Ints, strength: Column, *
 
 
 def new_arrival(shop: Shop) -> Cases:
-    """A new item of a type that the person bought `arrival_purchases` times; the type bought most comes first."""
+    """A new item of a type that the person bought `ARRIVAL_PURCHASES` times; the type bought most comes first."""
     arrived = shop.states.arrivals()
-    item = np.unique(arrived.item[arrived.at >= shop.now - shop.settings.change_days * DAY])
+    item = np.unique(arrived.item[arrived.at >= shop.now - CHANGE_DAYS * DAY])
     item = item[shop.offered[item]]
     code = category_codes(shop.dataset.items, -1)
     item = item[code[item] >= 0]
-    bought = shop.within(shop.settings.interest_days, Action.PURCHASE)
+    bought = shop.within(INTEREST_DAYS, Action.PURCHASE)
     of_row = code[bought.item]
     bought, of_row = bought.select(np.isin(of_row, code[item])), of_row[np.isin(of_row, code[item])]
     width = int(code.max(initial=0)) + 1
     keys, times = np.unique(bought.user.astype(np.int64) * width + of_row, return_counts=True)
-    liked = times >= shop.settings.arrival_purchases
+    liked = times >= ARRIVAL_PURCHASES
     likes = pl.DataFrame({"user": keys[liked] // width, "type": keys[liked] % width, "times": times[liked]})
     joined = likes.join(pl.DataFrame({"item": item, "type": code[item]}), on="type")
     is_new = np.zeros(shop.dataset.n_items, bool)
@@ -266,21 +277,18 @@ def new_arrival(shop: Shop) -> Cases:
 
 
 def win_back(shop: Shop, *, items: bool = True) -> Cases:
-    """Who has stayed away for `lapsed_gaps` of their usual gaps; with what they bought on most days, lately more.
+    """Who has lapsed (`recllm.shop.data.rhythm`); with what they bought on most days, lately more.
 
     items: False leaves the items out, which takes longer to find than the people.
     """
-    settings, n = shop.settings, shop.dataset.n_users
     bought = shop.dataset.events.of(Action.PURCHASE)
-    days = ShoppingDays.of(bought.user, bought.at, n, shop.now)
-    away = days.lapsed(settings.lapsed_gaps, settings.lapsed_days) & (days.since < settings.lost_days)
-    away &= days.n_days >= settings.lapsed_trips
-    people = np.flatnonzero(away)
+    days = ShoppingDays.of(bought.user, bought.at, shop.dataset.n_users, shop.now)
+    people = np.flatnonzero(days.lapsed)
     return Cases(
         occasion=Occasion.WIN_BACK,
         grade="days",
         user=people,
-        item=_favourites(shop, away)[people] if items else np.full(len(people), -1),
+        item=_favourites(shop, days.lapsed)[people] if items else np.full(len(people), -1),
         strength=days.since[people] / np.maximum(days.usual_gap[people], 1),
         facts={"days": days.since[people], "usual": days.usual_gap[people]},
     )
@@ -299,7 +307,7 @@ def _favourites(shop: Shop, people: NDArray[np.bool_]) -> Ints:
 
 
 def welcome(shop: Shop, *, items: bool = True) -> Cases:
-    """Who bought for the first time within `welcome_days`, and never since; with what others buy beside it.
+    """Who bought for the first time within `WELCOME_DAYS`, and never since; with what others buy beside it.
 
     items: as in `win_back`.
     """
@@ -308,7 +316,7 @@ def welcome(shop: Shop, *, items: bool = True) -> Cases:
     first, last = np.full(n, np.iinfo(np.int64).max), np.full(n, -1, np.int64)
     np.minimum.at(first, user, bought.at)
     np.maximum.at(last, user, bought.at)
-    once = (last >= 0) & (last - first < DAY) & (first >= shop.now - shop.settings.welcome_days * DAY)
+    once = (last >= 0) & (last - first < DAY) & (first >= shop.now - WELCOME_DAYS * DAY)
     began = int(bought.at.min()) if len(bought) else 0
     once &= first > began + 28 * DAY  # the log's own beginning makes nobody new
     people = np.flatnonzero(once)
@@ -362,9 +370,9 @@ RULES: Mapping[Occasion, Rule] = {
 def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
     """What is due again. Of several items of a person that one comes first which they are likelier to buy now than
     the others who buy it repeatedly: everybody's daily bread needs no message."""
-    settings, pairs = shop.settings, repurchase_pairs(shop.dataset, shop.now)
-    waited = pairs.column("since_over_median") >= settings.due_share
-    waited &= pairs.column("gap_median") >= settings.due_interval_days
+    pairs = repurchase_pairs(shop.dataset, shop.now)
+    waited = pairs.column("since_over_median") >= DUE_SHARE
+    waited &= pairs.column("gap_median") >= DUE_INTERVAL_DAYS
     pairs = pairs.select(waited & shop.offered[pairs.item])
     probability = model.probability(pairs.features)
     names = {"times": "days", "every": "gap_median", "days": "since"}
@@ -377,7 +385,7 @@ def replenish(shop: Shop, model: ReplenishmentModel) -> Cases:
         facts={name: pairs.column(column) for name, column in names.items()},
         probability=probability,
     )
-    return cases.select(probability >= settings.due_probability)
+    return cases.select(probability >= DUE_PROBABILITY)
 
 
 def past_chances(shop: Shop, cases: Cases) -> Column:

@@ -16,15 +16,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.base.documents import plain
 from recllm.base.errors import DataError, ModelError
-from recllm.base.stats.probabilities import sigmoid
+from recllm.base.stats.probabilities import auc, calibration_error, sigmoid
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
-from recllm.market.occasions.rules import ReplenishmentSettings
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import varying
+from recllm.market.propensity.parameters import TreeSettings
 from recllm.shop.data.dataset import DAY, Dataset, utc
 
+TREES = TreeSettings(rounds=150, learning_rate=0.06, leaves=40, min_leaf_rows=200, l2=10.0)
+COLUMN_SHARE = 0.35
+"""Share of the columns that a split may choose from."""
+WEEKS = 8
+"""Past weeks learned from."""
+MAX_ROWS = 600_000
+"""Pairs of a person and an item in all these weeks at most, drawn at random."""
 MIN_REPURCHASES = 200
 """Fewer of them in all weeks teach nothing that could be checked."""
 
@@ -67,49 +75,49 @@ class ReplenishmentModel:
 
 def learn_replenishment(
     dataset: Dataset,
-    settings: ReplenishmentSettings | None = None,
+    trees: TreeSettings = TREES,
     *,
+    weeks: int = WEEKS,
     progress: Callable[[str], None] | None = None,
 ) -> ReplenishmentModel:
-    """From everything in `dataset`: people who may be learned from.
+    """From everything in `dataset`, the people who may be learned from, in their latest `weeks`.
 
-    progress: told what is done. Raises `DataError` for a log without two weeks that can be learned from, or with too
-    few repurchases.
+    progress: gets each step in words. Raises `DataError` for a log without two weeks that can be learned from, or with
+    too few repurchases.
     """
-    settings, tell = settings or ReplenishmentSettings(), progress or (lambda _: None)
-    rng, weeks = np.random.default_rng(settings.seed), past_weeks(dataset, settings.weeks)
+    tell, rng, starts = progress or (lambda _: None), np.random.default_rng(trees.seed), past_weeks(dataset, weeks)
     tables, labels = [], []
-    for number, start in enumerate(weeks, 1):
-        tell(f"reading week {number} of {len(weeks)}, from {utc(start):%Y-%m-%d}")
+    for number, start in enumerate(starts, 1):
+        tell(f"reading week {number} of {len(starts)}, from {utc(start):%Y-%m-%d}")
         pairs = repurchase_pairs(dataset, start)
-        label, limit = bought_again(dataset, pairs, start), settings.max_rows // len(weeks)
+        label, limit = bought_again(dataset, pairs, start), MAX_ROWS // len(starts)
         rows = np.sort(rng.permutation(len(pairs))[:limit])
         tables.append(pairs.features.rows(rows))
         labels.append(label[rows])
     n_positive = sum(int(label.sum()) for label in labels)
     if n_positive < MIN_REPURCHASES:
         raise DataError(
-            f"in the last {len(weeks)} weeks {n_positive:,} items were bought again by somebody who had bought them on "
-            f"two days before; at least {MIN_REPURCHASES} are needed to learn when something is due"
+            f"in the last {len(starts)} weeks {n_positive:,} items were bought again after purchases on two days; "
+            f"at least {MIN_REPURCHASES} are needed to learn when something is due"
         )
     tell("checking on the latest week")
-    earlier = fit_trees(FeatureTable.stacked(tables[1:]), np.concatenate(labels[1:]), settings)
-    checked = ReplenishmentModel(trees=earlier, as_of=weeks[0], record={})
+    earlier = fit_trees(FeatureTable.stacked(tables[1:]), np.concatenate(labels[1:]), trees)
+    checked = ReplenishmentModel(trees=earlier, as_of=starts[0], record={})
     figures = ranking_figures(checked.probability(tables[0]), labels[0])
     tell("learning from all weeks")
-    trees = fit_trees(FeatureTable.stacked(tables), np.concatenate(labels), settings)
+    grown = fit_trees(FeatureTable.stacked(tables), np.concatenate(labels), trees)
     end = int(dataset.events.at.max()) + 1
     record = {
         "as_of": end,
         "data_hash": dataset.data_hash(),
-        "weeks": len(weeks),
+        "weeks": len(starts),
         "pairs": sum(map(len, labels)),
         "bought_again": n_positive,
-        "settings": settings.model_dump(mode="json"),
+        "settings": plain(trees),
         "latest_week": figures,
     }
-    logger.info("replenishment: %d pairs of %d weeks, %s", record["pairs"], len(weeks), figures)
-    return ReplenishmentModel(trees=trees, as_of=end, record=record)
+    logger.info("replenishment: %d pairs of %d weeks, %s", record["pairs"], len(starts), figures)
+    return ReplenishmentModel(trees=grown, as_of=end, record=record)
 
 
 def past_weeks(dataset: Dataset, n: int) -> list[int]:
@@ -126,25 +134,22 @@ def past_weeks(dataset: Dataset, n: int) -> list[int]:
     return starts
 
 
-def fit_trees(features: FeatureTable, label: Floats, settings: ReplenishmentSettings) -> BoostedTrees:
+def fit_trees(features: FeatureTable, label: Floats, trees: TreeSettings) -> BoostedTrees:
     """On the columns that vary: what a shop does not know, such as categories, is none."""
     columns = varying(features.values)
     names = [features.names[column] for column in columns]
-    return grow_trees(features.values[:, columns], label, settings, names=names, column_share=settings.column_share)
+    return grow_trees(features.values[:, columns], label, trees, names=names, column_share=COLUMN_SHARE)
 
 
 def ranking_figures(probability: Floats, label: Floats, first: int = 10_000) -> dict[str, float]:
-    """auc, average_precision, precision of the `first` pairs, and ece: the expected calibration error over 15 bins of
-    equal size; auc and average_precision are NaN where all labels are the same. label: (n,)."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    """auc, average_precision, precision of the `first` pairs, and ece, the calibration error. label: (n,); auc and
+    average_precision are NaN where all labels are the same."""
+    from sklearn.metrics import average_precision_score
 
-    order = np.argsort(-probability, kind="stable")
-    bins = np.array_split(order, 15)
-    error = sum(abs(probability[rows].mean() - label[rows].mean()) * len(rows) for rows in bins if len(rows))
     both = 0 < label.sum() < len(label)
     return {
-        "auc": float(roc_auc_score(label, probability)) if both else np.nan,
+        "auc": auc(probability, label),
         "average_precision": float(average_precision_score(label, probability)) if both else np.nan,
-        "precision": float(label[order[:first]].mean()),
-        "ece": float(error / len(label)),
+        "precision": float(label[np.argsort(-probability, kind="stable")[:first]].mean()),
+        "ece": calibration_error(probability, label > 0),
     }

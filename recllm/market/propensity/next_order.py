@@ -43,7 +43,7 @@ def edges(horizon_days: int) -> Values:
 
 def learn_next_order(task: PredictionTask) -> Answer:
     bounds, as_of = edges(task.request.horizon_days), task.learn.dataset.as_of
-    settings = task.settings.model_copy(update={"rounds": 120, "folds": 2})
+    settings = replace(task.settings, rounds=120, folds=2)
     examples = task.examples(_days_until, Cohort.with_history, MAX_WINDOWS)
     ordered = examples.with_label(np.isfinite(examples.label)).check_classes("the next order")
     model = fit_hazards(examples, bounds, as_of, settings)

@@ -2,7 +2,7 @@
 
 buy      at least one purchase (of some items) with as_of <= time < as_of + horizon; asked of everybody with any event.
 leave    no purchase at all in that time, asked of active people: those who bought within `active_days` before. A person
-         who has already stayed away longer is not asked about: whoever is gone cannot leave.
+         who has already stayed away longer is not asked about.
 redeem   at least one of a campaign's coupons, asked of who was mailed it. There is one example per (campaign, person
          mailed): features as of the midnight before the mailing, label 1 when a coupon is redeemed within the horizon,
          or until the campaign's end when that comes first. It is learned as of the predicted campaign's own mailing:
@@ -28,7 +28,7 @@ from recllm.market.propensity.examples import Cohort, Eligible, Examples, Outcom
 from recllm.market.propensity.features import Basics, FeatureTable
 from recllm.market.propensity.model import backtest, fit_propensity
 from recllm.market.propensity.next_order import learn_next_order
-from recllm.market.propensity.parameters import PredictionReasonSettings, PropensitySettings
+from recllm.market.propensity.parameters import PropensitySettings
 from recllm.market.propensity.prediction import Prediction, PredictionRequest
 from recllm.market.propensity.question import PredictionKind
 from recllm.market.propensity.task import Answer, PredictionTask
@@ -49,20 +49,15 @@ def predict(
     ask: Dataset,
     *,
     policy: Policy | None = None,
-    settings: PropensitySettings | None = None,
-    reason_settings: PredictionReasonSettings | None = None,
 ) -> Prediction:
     """learn: people whose past may be learned from. ask: people who are predicted, as of its own time.
-
-    settings: how the models are fitted; `NEXT_ORDER` and `REDEEM` have values of their own for some.
 
     Raises `UsageError` for an unknown item, category or campaign; `DataError` for a log that is shorter than two
     horizons or without what is asked about, too few people, or an outcome that always or never happened; `NothingToDo`
     for nobody to predict; `PolicyError` for a target of a sensitive category.
     """
     started = time.perf_counter()
-    predictor = Predictor.learn(request, learn, policy=policy, settings=settings, reason_settings=reason_settings)
-    prediction = predictor.predict(ask)
+    prediction = Predictor.learn(request, learn, policy=policy).predict(ask)
     seconds = time.perf_counter() - started
     logger.info("%s: %d people predicted, %.1f s", request.kind, len(prediction.people), seconds)
     return prediction
@@ -76,15 +71,7 @@ class Predictor:
     answer: Answer
 
     @classmethod
-    def learn(
-        cls,
-        request: PredictionRequest,
-        learn: Dataset,
-        *,
-        policy: Policy | None = None,
-        settings: PropensitySettings | None = None,
-        reason_settings: PredictionReasonSettings | None = None,
-    ) -> Predictor:
+    def learn(cls, request: PredictionRequest, learn: Dataset, *, policy: Policy | None = None) -> Predictor:
         """Arguments and errors as of `predict`."""
         policy = policy or Policy()
         cohort = Cohort.of(learn, request, policy, Basics.of(learn.users) if request.basics else None)
@@ -93,8 +80,7 @@ class Predictor:
             learn=cohort,
             ask=cohort,
             policy=policy,
-            settings=(settings or PropensitySettings()).model_copy(update={"seed": request.seed}),
-            reason_settings=reason_settings or PredictionReasonSettings(),
+            settings=PropensitySettings(seed=request.seed),
         )
         kinds = {
             PredictionKind.BUY: learn_outcome,
@@ -148,8 +134,16 @@ def learn_outcome(task: PredictionTask) -> Answer:
 
 def redeem_settings(settings: PropensitySettings) -> PropensitySettings:
     """Small trees and a stronger hold on what is known beforehand: a shop has few campaigns, and few redeem."""
-    update = {"rounds": 250, "leaves": 4, "min_leaf_rows": 20, "column_share": 0.3, "ridge": 0.003}
-    return settings.model_copy(update=update | {"increasing": INCREASING, "decreasing": DECREASING})
+    return replace(
+        settings,
+        rounds=250,
+        leaves=4,
+        min_leaf_rows=20,
+        column_share=0.3,
+        ridge=0.003,
+        increasing=INCREASING,
+        decreasing=DECREASING,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

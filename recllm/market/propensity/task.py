@@ -32,7 +32,7 @@ from recllm.market.propensity.examples import (
     past_examples,
 )
 from recllm.market.propensity.features import FeatureTable, Floats
-from recllm.market.propensity.parameters import PredictionReasonSettings, PropensitySettings
+from recllm.market.propensity.parameters import PropensitySettings
 from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction
 from recllm.market.propensity.quality import quality
 from recllm.shop.data.dataset import utc
@@ -43,6 +43,13 @@ Score = Callable[[Floats], NDArray[np.float64]]
 
 GENERAL, WITHHELD = "general", "withheld"
 BASICS = "basics:"
+
+MAX_REASONS = 3
+"""Of a person."""
+MIN_EFFECT = 0.1
+"""Smaller changes of the logit are nothing clear."""
+BACKGROUND_PEOPLE = 8
+"""People whose values are put in place of the person's own."""
 
 _ROWS = 60_000
 """Rows scored at once."""
@@ -58,7 +65,6 @@ class PredictionTask:
     """As of its dataset's own time."""
     policy: Policy = field(default_factory=Policy)
     settings: PropensitySettings = field(default_factory=PropensitySettings)
-    reason_settings: PredictionReasonSettings = field(default_factory=PredictionReasonSettings)
 
     @property
     def now(self) -> int:
@@ -98,14 +104,13 @@ class PredictionTask:
         """
         if not self.request.explain or not len(table):
             return [()] * len(table)
-        others = inputs(background(learned, self.reason_settings)).values
+        others = inputs(background(learned)).values
         groups, deltas = group_deltas(score, inputs(table), others)
         # what is asked about in words, e.g. a category; None for everything, or several items
         target = self.request.category
         if target is None and len(self.request.items) == 1:
             row = int(self.ask.dataset.item_rows(self.request.items)[0])
             target = str(self.ask.dataset.items["title"][row] or self.request.items[0])
-        settings = self.reason_settings
 
         def render(template: str, /, **facts: object) -> str:
             return Prompts.load().render(f"behaviour.{template}", self.request.locale, **facts)
@@ -113,8 +118,8 @@ class PredictionTask:
         def of_one(deltas: NDArray[np.float64], features: Mapping[str, float]) -> tuple[Reason, ...]:
             """The largest deltas of one person, largest first; at least one entry. features: the person's, by name."""
             reasons: dict[str, Reason] = {}
-            order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= settings.min_effect]
-            for number in order[: settings.max_reasons]:
+            order = [n for n in np.argsort(-np.abs(deltas), kind="stable") if abs(deltas[n]) >= MIN_EFFECT]
+            for number in order[:MAX_REASONS]:
                 template, facts = group_facts(groups[number], features, target)
                 sensitive = self.policy.is_sensitive([value for value in facts.values() if isinstance(value, str)])
                 fact = render(WITHHELD) if sensitive else render(template, **facts)
@@ -177,10 +182,9 @@ Answer = Callable[[PredictionTask], Prediction]
 """Of what was learned for a task, about the people that another one asks about."""
 
 
-def background(features: FeatureTable, settings: PredictionReasonSettings) -> FeatureTable:
+def background(features: FeatureTable) -> FeatureTable:
     """The others, drawn among the people learned from."""
-    rng = np.random.default_rng(settings.seed)
-    rows = rng.choice(len(features), min(settings.background_users, len(features)), replace=False)
+    rows = np.random.default_rng(0).choice(len(features), min(BACKGROUND_PEOPLE, len(features)), replace=False)
     return features.rows(np.sort(rows))
 
 

@@ -120,7 +120,7 @@ class TrialEstimate:
 def estimate_trial(trial: Trial, *, rng: np.random.Generator, settings: UpliftSettings | None = None) -> TrialEstimate:
     """Everything that is told of a trial; the same for the same state of `rng`."""
     started = time.perf_counter()
-    settings = (settings or UpliftSettings()).model_copy(update={"seed": int(rng.integers(2**31))})
+    settings = replace(settings or UpliftSettings(), seed=int(rng.integers(2**31)))
     n, arms = len(trial), len(trial.arms)
     scores, learners = arm_learners(trial, settings)
     effect = scores[:, 1:] - scores[:, :1]  # (n, arms - 1), noise for a single person

@@ -6,7 +6,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def estimate_uplift(
     Raises `PolicyError` for what is no trial (see `Trial.of_treatment`), `NothingToDo` for nobody to tell about.
     """
     started, seed = time.perf_counter(), request.seed
-    settings = (settings or UpliftSettings()).model_copy(update={"seed": seed})
+    settings = replace(settings or UpliftSettings(), seed=seed)
     start = request.start if request.start.tzinfo else request.start.replace(tzinfo=dt.UTC)
     rows = learn.user_rows(trial_table["user_id"])
     table = trial_table.filter(pl.Series(rows >= 0, dtype=pl.Boolean))

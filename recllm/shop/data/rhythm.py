@@ -1,9 +1,10 @@
 """When people shop, and who is due or has lapsed by their own rhythm.
 
 day     24 hours, counted back from the time that is asked about: 0 is the last of them.
-gap     days between two neighbouring days with a purchase; a person's usual gap is the median of theirs.
+gap     days between two neighbouring days with a purchase; a person's usual gap is the median of theirs. It is known
+        from `KNOWN_DAYS` days on.
 due     the usual gap ends within the next days.
-lapsed  several usual gaps have passed, and so many days at least.
+lapsed  `LAPSED_GAPS` usual gaps have passed, and `LAPSED_DAYS` days at least, but not `LOST_DAYS`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from recllm.shop.data.dataset import DAY
 from recllm.shop.data.interactions import distinct
+
+KNOWN_DAYS, LAPSED_GAPS, LAPSED_DAYS, LOST_DAYS = 3, 3.0, 14.0, 182.0
 
 MAX_DAYS = 1 << 20
 """More than there are in any log: a person and a day in one number."""
@@ -75,10 +78,13 @@ class ShoppingDays:
         return np.bincount(self.user, minlength=self.n_users)
 
     def due(self, within_days: float) -> NDArray[np.bool_]:
-        """Whose usual gap ends within the next days, (n_users,)."""
+        """People whose usual gap ends within the next days, (n_users,)."""
         left = self.usual_gap - self.since
-        return (left >= 0) & (left <= within_days)
+        return (self.n_days >= KNOWN_DAYS) & (left >= 0) & (left <= within_days)
 
-    def lapsed(self, gaps: float, days: float) -> NDArray[np.bool_]:
-        """For whom so many usual gaps, and so many days at least, have passed, (n_users,)."""
-        return (self.since >= gaps * self.usual_gap) & (self.since >= days)
+    @property
+    def lapsed(self) -> NDArray[np.bool_]:
+        """(n_users,)"""
+        since = self.since
+        is_away = (since >= LAPSED_GAPS * self.usual_gap) & (since >= LAPSED_DAYS) & (since < LOST_DAYS)
+        return is_away & (self.n_days >= KNOWN_DAYS)

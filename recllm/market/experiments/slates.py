@@ -25,8 +25,8 @@ from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, Usage
 from recllm.base.schema import Action, Purpose, RecommendRequest, Slate, SlateStatus
 from recllm.base.stats.intervals import Interval
 from recllm.market.experiments.effect import Effect, ExperimentReport, Moments, Verdict, analyse
+from recllm.market.experiments.feedback import JUST_BEFORE, showings_with_answers
 from recllm.market.experiments.split import Experiment, Variant, in_global_holdout, variant_of
-from recllm.market.jobs.feedback import JUST_BEFORE, showings_with_answers
 from recllm.recommend.recommender.registry import versions
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
@@ -44,8 +44,8 @@ COVARIATE_DAYS = 28
 class Metric(StrEnum):
     """What variants are compared on.
 
-    Answers to a showing are joined as in `jobs.feedback`; purchases and revenue are all that a person bought
-    after their first showing, shown or not.
+    Answers to a showing are joined as in `experiments.feedback`; purchases and revenue are all that a customer
+    bought after their first showing, shown or not.
     """
 
     CLICKS = "clicks"
@@ -281,7 +281,7 @@ def recommend_in_experiments(
 def experiment_outcome(workspace: Workspace, name: str, *, window_days: float = 7.0) -> ExperimentOutcome:
     """Variants against the control, over people who may be counted (purpose analytics).
 
-    window_days: as in `recllm.market.jobs.feedback`. Raises `UnknownIdError` for an unknown experiment.
+    window_days: as in `recllm.market.experiments.feedback`. Raises `UnknownIdError` for an unknown experiment.
     """
     stored = find_experiment(workspace, name)
     started, until = _span(workspace, stored.experiment)

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import Occasion, Purpose
-from recllm.market.jobs.serve import CHANNEL_PURPOSE, first_channels
-from recllm.shop.data.dataset import DAY, USER_COLUMN, utc
+from recllm.market.audiences.contacts import CHANNEL_PURPOSE, first_channels
+from recllm.market.audiences.exclusions import first_only, minors
+from recllm.market.audiences.selection import globally_held_out
+from recllm.market.occasions.choose import OccasionList, PersonOccasion, find_cases, lacking, one_for_each, reasons_of
+from recllm.market.occasions.detect import Cases, ItemStates, Shop
+from recllm.market.occasions.hours import best_hours, hour_shares
+from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
+from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, utc
 from recllm.shop.data.order import refuse_steps
 from recllm.shop.workspace.workspace import Workspace, present
-
-if TYPE_CHECKING:
-    from recllm.market.occasions.choose import OccasionList
-    from recllm.market.occasions.detect import Cases, Shop
-    from recllm.market.occasions.replenishment import ReplenishmentModel
+from recllm.text.items import item_names
 
 MODEL_FILE = "replenishment.json"
 """In the workspace's folder."""
-MAX_AGE_DAYS = 28.0  # a model that knows nothing of so many days of the log is learned anew
+MAX_AGE_DAYS = 28.0  # a model that is older than this by the log is learned again
 
 EARLIER_MODEL_FILE = "replenishment.safetensors"
-"""Of an earlier version: it is not read any more, and removed once the model was learned again."""
+"""Of an earlier version: no longer read, and removed once the model was learned again."""
 
 MAX_DAYS_AHEAD = 7
-"""Further ahead nothing of the log says who should hear what."""
+"""Further ahead nothing can be found in the log."""
 
 Progress = Callable[[str], None]
 
@@ -44,21 +45,15 @@ def find_occasions(
     now: datetime | None = None,
     progress: Progress | None = None,
 ) -> OccasionList:
-    """Who should hear what on a day, why, on which channel and at which hour; one message for each person at most.
+    """The messages of a day: people, reasons, channels and hours; one message for each person at most.
 
-    on: None for today; an earlier day is told as its morning would have. size: people at most. progress: told what
-    takes long. Left out is who has not agreed to personalisation or to any channel of `occasions.channels`, belongs to
-    the global holdout, is or may be a minor, or got a message within `occasions.contact_days`.
+    on: None for today; an earlier day as of its morning. size: people at most. progress: gets each long step in words.
+    Left out are people without consent to personalisation or to any channel of `occasions.channels`, of the global
+    holdout, who are or may be minors, or who got a message within `occasions.contact_days`.
 
-    Raises `UsageError` for a day beyond the log's end, `DataError` where nothing can be learned and nothing else is to
-    be looked for.
+    Raises `UsageError` for a day beyond the log's end, `DataError` where replenishment is the only occasion and cannot
+    be learned.
     """
-    from recllm.market.audiences.assignment import globally_held_out
-    from recllm.market.audiences.exclusions import first_only, minors
-    from recllm.market.occasions.choose import OccasionList, PersonOccasion, lacking, one_for_each, reasons_of
-    from recllm.market.occasions.hours import best_hours, hour_shares
-    from recllm.text.items import item_names
-
     settings, zone = workspace.settings.occasions, workspace.settings.timezone or "UTC"
     day, as_of = _moment(workspace, on, now)
     shop = open_shop_at(workspace, as_of)
@@ -68,7 +63,7 @@ def find_occasions(
     ids = data.users[USER_COLUMN].to_list()
     if unknown := [name for name in settings.channels if name not in CHANNEL_PURPOSE]:
         with_consent = ", ".join(CHANNEL_PURPOSE)
-        raise UsageError(f"nobody can agree to the channel {unknown[0]!r}; those with consent: {with_consent}")
+        raise UsageError(f"there is no consent for the channel {unknown[0]!r}; take one of {with_consent}")
     channels = first_channels(gate, ids, settings.channels)
     holdout = workspace.settings.experiments
     sent = gate.messages(Purpose.PERSONALISATION)
@@ -99,10 +94,8 @@ def find_occasions(
     people = []
     for occasion, of_occasion in listed.items():
         items = data.items[np.maximum(of_occasion.item, 0).tolist()]
-        names, reasons = (
-            item_names(items, words),
-            reasons_of(of_occasion, data, words) if explain else [()] * len(of_occasion),
-        )
+        names = item_names(items, words)
+        reasons = reasons_of(of_occasion, data, words) if explain else [()] * len(of_occasion)
         for n, (user, item) in enumerate(zip(of_occasion.user.tolist(), of_occasion.item.tolist(), strict=True)):
             chance = np.nan if of_occasion.probability is None else float(of_occasion.probability[n])
             person = PersonOccasion(
@@ -132,8 +125,6 @@ def cases_of(
 
     Raises `DataError` where replenishment alone is asked for and cannot be learned.
     """
-    from recllm.market.occasions.choose import find_cases
-
     model, missing = None, dict[Occasion, str]()
     if Occasion.REPLENISH in occasions:
         try:
@@ -147,21 +138,22 @@ def cases_of(
 
 def open_shop_at(workspace: Workspace, as_of: int) -> Shop:
     """What the occasions of a time are found in: people who agreed to personalisation."""
-    from recllm.market.occasions.detect import ItemStates, Shop
-
     dataset = workspace.gate().dataset(Purpose.PERSONALISATION).before(as_of)
     refuse_steps(dataset.step_seconds, "occasions")
-    states = ItemStates.of(workspace.gate().item_states(), dataset).until(as_of)
-    return Shop.of(dataset, states, workspace.settings.occasions, workspace.policy)
+    return shop_of_people(workspace, dataset)
+
+
+def shop_of_people(workspace: Workspace, dataset: Dataset) -> Shop:
+    """The same of a dataset, as of its time."""
+    states = ItemStates.of(workspace.gate().item_states(), dataset).until(dataset.as_of)
+    return Shop.of(dataset, states, workspace.settings.occasions.price_drop, workspace.policy)
 
 
 def replenishment_model(workspace: Workspace, as_of: int, progress: Progress | None = None) -> ReplenishmentModel:
-    """The workspace's, learned now where there is none or it is older than `MAX_AGE_DAYS`.
+    """The workspace's, learned now if it is missing or older than `MAX_AGE_DAYS`.
 
     Raises `DataError` where there is too little to learn from.
     """
-    from recllm.market.occasions.replenishment import ReplenishmentModel, learn_replenishment
-
     file = workspace.root / MODEL_FILE
     if file.exists():
         model = ReplenishmentModel.read(file)

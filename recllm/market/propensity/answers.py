@@ -107,8 +107,8 @@ def uplift_workspace(
     those of the same name are replaced.
     Raises what `recllm.market.propensity.uplift` raises, and `UsageError` for a name that cannot be.
     """
-    from recllm.market.jobs.effects import effects_folder
     from recllm.market.propensity.effects import save_effects
+    from recllm.market.propensity.saved_effects import effects_folder
     from recllm.market.propensity.trial import read_trial
     from recllm.market.propensity.uplift import estimate_uplift
     from recllm.recommend.recommender.registry import clear_taint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,6 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.files import safe_id
-from recllm.market.audiences.probabilities import EffectsOf, PersonEffects
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from recllm.shop.data.dataset import Dataset
 
 FOLDER = "effects"
+
+
+@dataclass(frozen=True, eq=False)
+class PersonEffects:
+    """How much a treatment moves each of n people, as a trial told, (n,) each; low and high hold it at 95 %."""
+
+    effect: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def rows(self, people: NDArray[np.integer]) -> PersonEffects:
+        """Of these people."""
+        return PersonEffects(self.effect[people], self.low[people], self.high[people])
+
+
+EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
+"""The effects of people, by their rows in the recommender's dataset."""
 
 
 def effects_folder(workspace: Workspace, name: str) -> Path:
