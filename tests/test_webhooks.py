@@ -1029,7 +1029,7 @@ def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_p
     assert "delivered" in run("webhooks", "list")[1]
     code, _, err = run("webhooks", "add", "--provider", "standard", "--name", "mail")
     fingerprint = listed["providers"][0]["secrets"][0]["secret_id"]
-    assert code == 0 and f"recllm webhooks remove mail --secret {fingerprint}" in err
-    assert run("webhooks", "remove", "mail", "--secret", fingerprint)[0] == 0
-    assert run("webhooks", "remove", "mail", "--secret", fingerprint)[0] == 2
-    assert run("webhooks", "remove", "mail")[0] == 0 and run("webhooks", "remove", "mail")[0] == 2
+    assert code == 0 and f"recllm webhooks list --remove mail --secret {fingerprint}" in err
+    assert run("webhooks", "list", "--remove", "mail", "--secret", fingerprint)[0] == 0
+    assert run("webhooks", "list", "--remove", "mail", "--secret", fingerprint)[0] == 2
+    assert run("webhooks", "list", "--remove", "mail")[0] == 0 and run("webhooks", "list", "--remove", "mail")[0] == 2

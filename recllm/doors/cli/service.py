@@ -64,7 +64,7 @@ def serve(
         folder = folders[names.index(open_names[0])]
         raise PolicyError(
             f"{host} can be reached by others, and {', '.join(open_names)} has no key; "
-            f"make one with: recllm keys create --name web-shop --scope recommend -w {folder}"
+            f"make one with: recllm keys --create web-shop --scope recommend -w {folder}"
         )
     settings = shops[0].settings.service
     certificate = _certificate(settings)
@@ -169,52 +169,42 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def create(
+def keys(
     *,
-    name: Annotated[str, typer.Option(help="Who uses the key.")],
+    create: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Make a key for this user; it is printed once. Needs --scope.")
+    ],
     scope: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="recommend, events, marketing, people, privacy, metrics, console or admin; may be repeated."),
     ],
+    revoke: Annotated[str | None, typer.Option(metavar="KEY", help="Refuse this key from now on; its id in the list.")],
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Make a key; it is printed once."""
+    """API keys of the service with their scopes: list them, make one, revoke one."""
     from recllm.shop.workspace.audit import AuditAction
-    from recllm.shop.workspace.keys import create_key
+    from recllm.shop.workspace.keys import create_key, list_keys, revoke_key
 
+    if (create is None) != (not scope) or (create is not None and revoke is not None):
+        raise UsageError("--create NAME needs --scope SCOPE; --revoke KEY stands alone")
     with open_shop(workspace) as shop:
-        key, text = create_key(shop, name, scope)
-        write_audit(shop, AuditAction.KEY_MADE, key=key.key_id, scopes=sorted(key.scopes))
-    document = {"key_id": key.key_id, "name": key.name, "scopes": sorted(key.scopes), "key": text}
-    show(document, [text], json=json)
-    if not json:
-        note("send it as X-API-Key; it cannot be shown again")
-
-
-def list_all(workspace: WorkspaceDir, json: Json) -> None:
-    """Keys with their scopes."""
-    from recllm.shop.workspace.keys import list_keys
-
-    with open_shop(workspace) as shop:
-        keys = list_keys(shop)
+        if create is not None:
+            key, text = create_key(shop, create, scope or [])
+            write_audit(shop, AuditAction.KEY_MADE, key=key.key_id, scopes=sorted(key.scopes))
+            document = {"key_id": key.key_id, "name": key.name, "scopes": sorted(key.scopes), "key": text}
+            show(document, [text], json=json)
+            if not json:
+                note("send it as X-API-Key; it cannot be shown again")
+            return
+        if revoke is not None:
+            revoke_key(shop, revoke)
+            write_audit(shop, AuditAction.KEY_REVOKED, key=revoke)
+            show({"key_id": revoke, "revoked": True}, [f"{revoke} is refused from now on"], json=json)
+            return
+        entries = list_keys(shop)
     rows = [
         (key.key_id, key.name, " ".join(sorted(key.scopes)), key.created_at.date().isoformat(), key.revoked_at or "")
-        for key in keys
+        for key in entries
     ]
-    show({"keys": keys}, table(rows, ["key", "name", "scopes", "made", "revoked"]), json=json)
-
-
-def revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, the first part after rk_.")],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
-    """Refuse a key from now on."""
-    from recllm.shop.workspace.audit import AuditAction
-    from recllm.shop.workspace.keys import revoke_key
-
-    with open_shop(workspace) as shop:
-        revoke_key(shop, key)
-        write_audit(shop, AuditAction.KEY_REVOKED, key=key)
-    show({"key_id": key, "revoked": True}, [f"{key} is refused from now on"], json=json)
+    show({"keys": entries}, table(rows, ["key", "name", "scopes", "made", "revoked"]), json=json)
