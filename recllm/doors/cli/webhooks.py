@@ -141,6 +141,5 @@ def _listed(entry: dict[str, Any]) -> str:
 
 def _note_rotation(name: str, earlier: list[str]) -> None:
     for fingerprint in earlier:
-        note(
-            f"an earlier secret is in force too; end it with: recllm webhooks list --remove {name} --secret {fingerprint}"
-        )
+        remedy = f"recllm webhooks list --remove {name} --secret {fingerprint}"
+        note(f"an earlier secret is in force too; end it with: {remedy}")
