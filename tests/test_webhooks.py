@@ -830,7 +830,7 @@ def test_a_sender_that_died_is_followed_by_another(told: Workspace, receiver: Re
 
 def test_the_service_sends_what_is_due(told: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver.statuses = [500]
-    monkeypatch.setattr("recllm.doors.service.outgoing.SEND_SECONDS", 0.05)
+    monkeypatch.setattr("recllm.doors.service.webhooks.SEND_SECONDS", 0.05)
     monkeypatch.setattr("recllm.market.jobs.announce.RETRY_SECONDS", 0.05)
     announce(told, "campaign.exported", {})
     live = LiveShop(told, "shop")

@@ -50,7 +50,7 @@ from recllm.doors.console.campaign_fields import (
 from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
 from recllm.doors.console.rule_fields import CONDITION_KINDS, ENTRIES, changed_rule, node_of, rule_of_text
 from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
-from recllm.doors.service.background import ENDED, Job
+from recllm.doors.service.capacity import ENDED, Job
 from recllm.doors.service.marketing import order_plan
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.audiences.audience import aim

@@ -11,7 +11,7 @@ import numpy as np
 from recllm.base.stats.intervals import ConfidenceInterval, Interval
 from recllm.doors.console.pages import Visit
 from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
-from recllm.doors.service.background import ENDED, Job, JobState, Progress
+from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.market.experiments.off_policy import ValueEstimate
 from recllm.market.jobs.experiments import ANSWER_COLUMNS, Metric
 from recllm.market.jobs.off_policy import OffPolicyReport, estimate_model

@@ -16,7 +16,7 @@ from recllm.base.errors import RecllmError
 from recllm.base.schema import Purpose, Reason
 from recllm.doors.console.pages import Visit
 from recllm.doors.console.tables import CellKind, ConsoleTable, TableColumn
-from recllm.doors.service.background import ENDED, Job, JobState, Progress
+from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.doors.service.everybody import LearnedPrediction
 from recllm.market.propensity.prediction import PredictionRequest
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
