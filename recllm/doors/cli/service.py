@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +31,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
 ) -> None:
     """Answer over HTTP: recommendations, explanations, events and items in. Ends with Ctrl-C."""
-    _check_address(host, port)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise UsageError(f"{host}, port {port}: {error.strerror}; give another --port or --host") from None
     try:
         import uvicorn
 
@@ -53,13 +58,13 @@ def serve(
     if len(set(names)) < len(names):
         raise UsageError(f"two workspaces are called {max(names, key=names.count)!r}; the folder's name names the shop")
     shops = [open_shop(folder) for folder in folders]
-    # a directory closes a shop as a key does: somebody has to be known
+    # a directory closes a shop as a key does
     open_names = [
         name
         for name, shop in zip(names, shops, strict=True)
         if shop.settings.oidc.issuer is None and not list_keys(shop)
     ]
-    is_loopback = host == "localhost" or _is_loopback(host)
+    is_loopback = host == "localhost" or re.fullmatch(r"127\.[0-9.]+|::1", host) is not None
     if open_names and not is_loopback:
         folder = folders[names.index(open_names[0])]
         raise PolicyError(
@@ -70,11 +75,15 @@ def serve(
     certificate = _certificate(settings)
     if is_loopback:
         if len(open_names) == len(names):
-            note("no shop has a key: only this machine is answered, and whoever works on it may ask anything")
-        if certificate is not None and (doubt := certificate.doubt()):
-            note(f"browsers will not trust {settings.certificate}: {doubt}")
-    else:
-        _check_way(host, settings, certificate)
+            note("no shop has a key: only this machine is answered, and its users have full access")
+    elif certificate is None and settings.plain_http:
+        note(f"{host} can be reached by others, and keys and people's data go there without TLS (service.plain_http)")
+    elif certificate is None and "trusted_proxies" not in settings.explicit():
+        raise PolicyError(
+            f"{host} can be reached by others, and nothing encrypts what they send; set service.certificate and "
+            "service.certificate_key, or service.trusted_proxies where a proxy ends https, "
+            "or in a network that encrypts by itself: --set service.plain_http=true"
+        )
     n_processes = default_processes() if settings.processes is None else settings.processes
     slates = SlateProcesses(dict(zip(names, folders, strict=True)), n_processes) if n_processes else None
     live = [
@@ -92,14 +101,14 @@ def serve(
         address = f"{'http' if certificate is None else 'https'}://{host}:{port}"
         note(f"{address}/ is the console; {address}/openapi.json describes what can be asked")
     log_to_stderr()
-    # no log of requests: their paths hold ids; and nobody keeps the service from its end by half a request
+    # no log of requests: their paths hold ids; and half a request does not delay the end
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         log_config=None,
         access_log=False,
-        log_level="info" if not port else "warning",  # which port was free is told by uvicorn
+        log_level="info" if not port else "warning",  # uvicorn logs the free port
         server_header=False,
         timeout_graceful_shutdown=10,
         http=BoundedRequests,
@@ -119,16 +128,6 @@ def serve(
         raise typer.Exit(1)
 
 
-def _check_address(host: str, port: int) -> None:
-    """Raises `UsageError` where the service cannot listen."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((host, port))
-        except OSError as error:
-            raise UsageError(f"{host}, port {port}: {error.strerror}; give another --port or --host") from None
-
-
 def _certificate(settings: ServiceSettings) -> ServerCertificate | None:
     """What the settings name; None where the service speaks http."""
     from recllm.doors.service.tls import ServerCertificate
@@ -142,31 +141,6 @@ def _certificate(settings: ServiceSettings) -> ServerCertificate | None:
     return ServerCertificate(
         Path(settings.certificate), None if settings.certificate_key is None else Path(settings.certificate_key)
     )
-
-
-def _check_way(host: str, settings: ServiceSettings, certificate: ServerCertificate | None) -> None:
-    """Raises `PolicyError` where other machines could only come by http, or to a certificate that they do not trust."""
-    if certificate is not None:
-        if doubt := certificate.doubt():
-            raise PolicyError(
-                f"others will not trust {settings.certificate}: {doubt}; take one of a public authority, or name the "
-                "file of your own authority in the environment as SSL_CERT_FILE"
-            )
-    elif settings.plain_http:
-        note(f"{host} can be reached by others, and keys and people's data go there without TLS (service.plain_http)")
-    elif "trusted_proxies" not in settings.explicit():
-        raise PolicyError(
-            f"{host} can be reached by others, and nothing encrypts what they send; set service.certificate and "
-            "service.certificate_key, or service.trusted_proxies where a proxy ends https, "
-            "or where nobody else can listen: --set service.plain_http=true"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def keys(
