@@ -1,7 +1,7 @@
 """Learn from A/B tests which ad text people answer: LoRA on the text encoder and a linear score.
 
     python finetune/effect.py finetune/effect.toml --pairs tests.jsonl --out effect
-    recllm copy rank texts.jsonl --model effect
+    recllm copy check texts.jsonl --rank --model effect
 
 A line of the pairs: {"test", "a", "b", "wins_a", "shown_a", "wins_b", "shown_b"}, and where known "reason", "channel",
 "fold". The TOML file holds the section [effect] of `settings.Settings`. The folder gets the adapter, the score

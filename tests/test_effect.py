@@ -386,22 +386,22 @@ def test_the_command_ranks_and_names_bad_lines(tuned: TunedEffect, run: Command,
         {"id": "b", "text": "red sofa milk", "group": "g"},
         {"id": "c", "text": "garden", "group": "h", "channel": "push", "reason": "together"},
     ]
-    code, out, _ = run("copy", "rank", lines_file(tmp_path, *good), "--model", str(tuned.folder), "--json")
+    code, out, _ = run("copy", "check", "--rank", lines_file(tmp_path, *good), "--model", str(tuned.folder), "--json")
     document = json.loads(out)
     assert code == 0 and document["model"].startswith("effect-") and document["unreadable"] == []
     assert [set(result) for result in document["results"]] == [{"id", "score", "rank", "low", "high"}] * 3
     assert [(r["id"], r["rank"]) for r in document["results"]] == [("a", 2), ("b", 1), ("c", 1)]
     assert all(r["low"] <= r["score"] <= r["high"] for r in document["results"])
     bad = lines_file(tmp_path, *good, "", "nonsense", {"id": "a", "text": "twice"}, {"id": "e", "text": "  "})
-    code, out, err = run("copy", "rank", bad, "--model", str(tuned.folder), "--json")
+    code, out, err = run("copy", "check", "--rank", bad, "--model", str(tuned.folder), "--json")
     assert code == 2 and [line["line_no"] for line in json.loads(out)["unreadable"]] == [5, 6, 7]
     assert json.loads(out)["results"] == document["results"] and "line 6: the id 'a' occurs twice" in err
-    code, out, _ = run("copy", "rank", lines_file(tmp_path, *good), "--model", str(tuned.folder))
+    code, out, _ = run("copy", "check", "--rank", lines_file(tmp_path, *good), "--model", str(tuned.folder))
     rows = out.splitlines()
     assert code == 0 and rows[0].split() == ["group", "rank", "id", "answers", "from", "to", "text"]
     assert [row.split()[2] for row in rows[1:]] == ["b", "a", "c"]
-    assert run("copy", "rank", lines_file(tmp_path), "--model", str(tuned.folder))[0] == 3
-    code, _, err = run("copy", "rank", lines_file(tmp_path, *good), "--model", str(tmp_path / "none"))
+    assert run("copy", "check", "--rank", lines_file(tmp_path), "--model", str(tuned.folder))[0] == 3
+    code, _, err = run("copy", "check", "--rank", lines_file(tmp_path, *good), "--model", str(tmp_path / "none"))
     assert code == 1 and "holds no effect model" in err
 
 

@@ -178,7 +178,7 @@ class _Terminal:
     [
         ("[scorer]\nepochs = 0", "scorer.epochs: 0 is not a whole number at least 1"),
         ("[scorer]\nheads = 0", "scorer.heads: 0 is not"),
-        ("[sequence]\nattention_heads = 0", "sequence.attention_heads: it can no longer be set to 0"),
+        ("[sequence]\nattention_heads = 0", "sequence.attention_heads: it is no longer a setting"),
         ("[scorer]\nbatch_size = 0", "scorer.batch_size: 0 is not"),
         ('[scorer]\nparts = ["cosine", "vector"]', "scorer.parts"),
         ("[scorer]\nepoch = 3", "epochs"),

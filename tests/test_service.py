@@ -597,7 +597,7 @@ def test_the_description_of_the_interface_is_complete(client: TestClient) -> Non
 
 def test_a_door_that_others_reach_needs_a_key(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(command_line, ["serve", "-w", str(folder), "--host", "0.0.0.0"])  # noqa: S104
-    assert isinstance(result.exception, PolicyError) and "recllm keys create" in str(result.exception)
+    assert isinstance(result.exception, PolicyError) and "recllm keys --create" in str(result.exception)
     shutil.copytree(folder, tmp_path / "again" / "shop")
     twice = CliRunner().invoke(command_line, ["serve", "-w", str(folder), "-w", str(tmp_path / "again" / "shop")])
     assert isinstance(twice.exception, UsageError) and "called 'shop'" in str(twice.exception)
@@ -619,10 +619,10 @@ def test_keys_by_command(folder: Path) -> None:
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    text = run("create", "--name", "web shop", "--scope", "recommend", "--scope", "events").strip()
+    text = run("--create", "web shop", "--scope", "recommend", "--scope", "events").strip()
     key_id = text.split("_")[1]
-    assert key_id in run("list") and text not in run("list")
-    run("revoke", key_id)
+    assert key_id in run() and text not in run()
+    run("--revoke", key_id)
     with Workspace.open(folder) as shop:
         assert authenticate(shop, text) is None
 

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from recllm.base.settings import ServiceSettings
 from recllm.doors.console.app import OPERATION_NAMES
 from recllm.doors.console.loads import UPLOADS
-from recllm.doors.service.bodies import MAX_DEPTH, MAX_DIGITS, read_json
+from recllm.doors.service.requests import MAX_DEPTH, MAX_DIGITS, read_json
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 

@@ -22,7 +22,7 @@ from waiting import until
 
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.requests import SlateRequest
-from recllm.doors.service.slates import SlateProcesses, slate_of
+from recllm.doors.service.slates import SlateProcesses
 from recllm.recommend.recommender.registry import current
 from recllm.shop.workspace.keys import create_key, revoke_key
 from recllm.shop.workspace.workspace import Workspace
@@ -136,7 +136,7 @@ def test_a_process_that_cannot_open_the_model_is_not_asked(
     try:
         shop.update()
         until(lambda: slates.n_ready == 1)
-        here = [item.item_id for item in slate_of(shop, body).items]
+        here = [item.item_id for item in shop.slate(body).items]
         aside = scorer.rename(tmp_path / "aside")
         slates._processes[0].end()  # type: ignore[union-attr]
         until(lambda: not shop.update() and slates._processes[0].is_ready)  # type: ignore[union-attr]

@@ -38,7 +38,8 @@ from recllm.base.settings import ServiceSettings
 from recllm.doors.cli.main import app as command_line
 from recllm.doors.console.app import mount_console
 from recllm.doors.service import api
-from recllm.doors.service.app import ANSWER_HEADERS, create_app
+from recllm.doors.service.app import create_app
+from recllm.doors.service.callers import ANSWER_HEADERS
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.tls import ServerCertificate
 from recllm.shop.workspace.keys import create_key
@@ -191,7 +192,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
     both = tmp_path / "both.pem"
     both.write_bytes(certificate.read_bytes() + key.read_bytes())
-    assert ServerCertificate(both, None).doubt()
+    assert ServerCertificate(both, None).context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_another_certificate_counts_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -225,13 +226,6 @@ def test_another_certificate_counts_without_a_restart(tmp_path: Path, caplog: py
     assert name() == "newer"
 
 
-def test_a_certificate_that_nobody_trusts_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = make_certificate(tmp_path)
-    assert "self" in (ServerCertificate(*files).doubt() or "")
-    monkeypatch.setenv("SSL_CERT_FILE", str(files[0]))
-    assert ServerCertificate(*files).doubt() is None
-
-
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -258,20 +252,15 @@ def serve(folder: Path, host: str, **settings: object) -> tuple[str, RecllmError
     return result.output, result.exception
 
 
-def test_others_are_not_answered_without_tls(
-    folder: Path, tmp_path: Path, started: list[uvicorn.Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_others_are_not_answered_without_tls(folder: Path, tmp_path: Path, started: list[uvicorn.Config]) -> None:
     _, error = serve(folder, EVERYBODY)
     assert isinstance(error, PolicyError) and "service.certificate" in str(error) and "trusted_proxies" in str(error)
     certificate, key = make_certificate(tmp_path)
     files = {"certificate": certificate, "certificate_key": key}
-    _, error = serve(folder, EVERYBODY, **files)
-    assert isinstance(error, PolicyError) and "others will not trust" in str(error) and "SSL_CERT_FILE" in str(error)
     _, error = serve(folder, EVERYBODY, certificate_key=key)
     assert isinstance(error, UsageError) and "service.certificate is not" in str(error)
     assert not started
 
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     said, error = serve(folder, EVERYBODY, **files)
     assert error is None and f"https://{EVERYBODY}:8080/ is the console" in said
     assert started[0].ssl is not None and started[0].ssl.minimum_version == ssl.TLSVersion.TLSv1_2
@@ -322,4 +311,4 @@ def test_the_service_speaks_tls_itself(folder: Path, tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode in (0, -signal.SIGTERM)
-    assert f"browsers will not trust {certificate}: self" in said and f"https://127.0.0.1:{port}/ is the" in said
+    assert f"https://127.0.0.1:{port}/ is the" in said

@@ -830,7 +830,7 @@ def test_a_sender_that_died_is_followed_by_another(told: Workspace, receiver: Re
 
 def test_the_service_sends_what_is_due(told: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver.statuses = [500]
-    monkeypatch.setattr("recllm.doors.service.outgoing.SEND_SECONDS", 0.05)
+    monkeypatch.setattr("recllm.doors.service.webhooks.SEND_SECONDS", 0.05)
     monkeypatch.setattr("recllm.market.jobs.announce.RETRY_SECONDS", 0.05)
     announce(told, "campaign.exported", {})
     live = LiveShop(told, "shop")
@@ -1029,7 +1029,7 @@ def test_webhooks_by_command(run: Command, shop: Path, receiver: Receiver, tmp_p
     assert "delivered" in run("webhooks", "list")[1]
     code, _, err = run("webhooks", "add", "--provider", "standard", "--name", "mail")
     fingerprint = listed["providers"][0]["secrets"][0]["secret_id"]
-    assert code == 0 and f"recllm webhooks remove mail --secret {fingerprint}" in err
-    assert run("webhooks", "remove", "mail", "--secret", fingerprint)[0] == 0
-    assert run("webhooks", "remove", "mail", "--secret", fingerprint)[0] == 2
-    assert run("webhooks", "remove", "mail")[0] == 0 and run("webhooks", "remove", "mail")[0] == 2
+    assert code == 0 and f"recllm webhooks list --remove mail --secret {fingerprint}" in err
+    assert run("webhooks", "list", "--remove", "mail", "--secret", fingerprint)[0] == 0
+    assert run("webhooks", "list", "--remove", "mail", "--secret", fingerprint)[0] == 2
+    assert run("webhooks", "list", "--remove", "mail")[0] == 0 and run("webhooks", "list", "--remove", "mail")[0] == 2

@@ -47,7 +47,9 @@ def test_prompts_of_both_languages_take_the_same_variables() -> None:
 
 def test_every_sentence_that_is_asked_for_exists_and_is_used() -> None:
     files = [file for room in SPEAKING for file in (PACKAGE / room).rglob("*.*") if file.suffix in (".j2", ".py")]
-    templates, code = ("".join(f.read_text("utf-8") for f in files if f.suffix == kind) for kind in (".j2", ".py"))
+    files += [PACKAGE / "doors" / "console" / "tables.toml"]
+    texts = {kind: "".join(f.read_text("utf-8") for f in files if f.suffix == kind) for kind in (".j2", ".py", ".toml")}
+    templates, code = texts[".j2"], texts[".py"] + texts[".toml"]
     asked = set(re.findall(r"""\b(?:say|words\.label)\(\(?["']([\w.]+)["'](?! ~)""", templates + code))
     assert asked <= set(sentences("en"))
     begun = set(re.findall(r"""["']([\w.]+\.)["'] ~""", templates))

@@ -142,22 +142,22 @@ class FrozenModel(BaseModel):
 
 @cache
 def retired_settings() -> Mapping[str, Mapping[str, Any]]:
-    """Section -> name -> fixed value, of what could be set once."""
+    """Section -> name -> last default, of what is no longer a setting."""
     return tomllib.loads(RETIRED_FILE.read_text("utf-8"))
 
 
 def without_retired(section: str, table: Mapping[str, Any], *, warn: bool = False) -> dict[str, Any]:
-    """A section's table without what can no longer be set and has its fixed value; with `warn` each is logged once.
+    """A section's table without settings that are none any longer; with `warn` each is logged once.
 
-    Raises `UsageError` where the table says something else than what holds.
+    Raises `UsageError` where the table states another value than the last default.
     """
     fixed = retired_settings().get(section, {})
     for name in sorted(table.keys() & fixed.keys()):
         value = "none" if table[name] is None else plain(table[name])
         if value != fixed[name]:
             raise UsageError(
-                f"setting {section}.{name}: it can no longer be set to {json.dumps(value)}, and its value is now "
-                f"{json.dumps(fixed[name])}; remove it"
+                f"setting {section}.{name}: it is no longer a setting, and a file may only state its last default, "
+                f"{json.dumps(fixed[name])}, not {json.dumps(value)}; remove it"
             )
         if warn:
             note_retired(f"{section}.{name}")
@@ -166,7 +166,7 @@ def without_retired(section: str, table: Mapping[str, Any], *, warn: bool = Fals
 
 @cache
 def note_retired(name: str) -> None:
-    logger.warning("setting %s: it can no longer be set, and has the value that holds; remove it", name)
+    logger.warning("setting %s: it is no longer a setting; remove it", name)
 
 
 @cache

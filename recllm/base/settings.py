@@ -110,14 +110,6 @@ class CollaborativeSettings(FrozenModel):
     item_item_half_life_days: Days | None = 120.0
     """How fast a purchase stops counting for what goes with what; None where times mean nothing."""
 
-    # --- how fast the past stops counting
-
-    # --- windows before the time of counting
-
-    # --- new items
-
-    # --- shrinkage and limits of features
-
     # --- texts
     text_centring: Weight = 1.0
     """Where items compete by the cosine of their text alone, so many times an item's mean cosine with the catalogue is
@@ -136,8 +128,6 @@ class OfferSettings(FrozenModel):
     spread: Share = 0.1
     """How far a campaign that picks its items spreads over them: each further time an item is offered costs so much of
     its logit, times the log of 1 + how often it was offered; see `recllm.market.audiences.spread`."""
-    campaign_items: Count = 20
-    """Such a campaign is for so many items, as each needs its texts."""
 
 
 class ServiceSettings(FrozenModel):
@@ -408,8 +398,6 @@ class ScorerTrainingSettings(FrozenModel):
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (96, 96)
     """Widths of the hidden layers."""
 
-    # --- the loss
-
     # --- the loop
     epochs: Count = 3
     """Rounds, with an evaluation after each. A round is one pass over all windows, or more when the log is so small
@@ -514,11 +502,6 @@ class EffectSettings(FrozenModel):
 
     section: ClassVar[str] = "effect"
 
-    # --- the tests
-
-    # --- the model
-
-    # --- the loop
     epochs: CountOrZero = 3
     """Passes over the pairs; 0 leaves the encoder as it is and learns the linear score alone."""
     max_minutes: Positive | None = 20.0

@@ -149,16 +149,29 @@ def _answer(texts: Sequence[AdCopy], json: bool) -> None:
 
 
 def check(
+    *,
     file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
     workspace: WorkspaceDir,
     at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")],
     pack: Packs,
     voice: VoiceFile,
+    rank: Annotated[
+        bool, typer.Option("--rank", help="Instead: rank the texts by what A/B tests taught; fields: group, reason.")
+    ] = False,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model of --rank; the workspace's effect/ else.")],
     json: Json,
 ) -> None:
     """Check ad texts that anyone wrote: a person, an agency, a model. Each passes, is held for a person, or is blocked.
     The workspace, where there is one, adds the words that its people approved. Ends with 2 when a text is held or
-    blocked or a line cannot be read, with 3 when there is nothing to check."""
+    blocked or a line cannot be read, with 3 when there is nothing to check.
+
+    --rank lists them best first within each group instead, by a model of A/B tests (finetune/effect.py). The score is
+    the expected difference from the mean of the group; the interval holds the true one in 95 % of cases."""
+    if rank:
+        from recllm.market.jobs.ad_copy import EFFECT
+
+        rank_texts_of_file(file, model or workspace / EFFECT, json)
+        return
     from recllm.market.adcopy.request import load_voice
     from recllm.market.adcopy.submissions import Submission, UnreadableLine, judge, read_submissions, reviews_document
     from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
@@ -207,19 +220,10 @@ def check(
         raise typer.Exit(2)
 
 
-def rank(
-    file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, group, reason, channel.")],
-    workspace: WorkspaceDir,
-    model: Annotated[Path | None, typer.Option(help="Folder of the model; the workspace's effect/ otherwise.")],
-    json: Json,
-) -> None:
-    """Rank ad texts by what A/B tests taught (finetune/effect.py), best first within each group. The score is the
-    expected difference from the mean of the group, in log odds of an answer, and the interval holds the true one in
-    95 % of cases. Texts that stand twice share a rank. Says nothing about what may be said: see recllm copy check.
-    Ends with 2 when a line cannot be read, with 3 when there is nothing to rank."""
+def rank_texts_of_file(file: Path, model: Path, json: bool) -> None:
+    """Shows texts by the expected difference from the mean of their group, best first; equal texts share a rank."""
     from recllm.learn.models.effect import load_effect, rank_texts
     from recllm.market.adcopy.submissions import TextToRank, UnreadableLine, ranking_document, read_texts_to_rank
-    from recllm.market.jobs.ad_copy import EFFECT
 
     entries = list(read_texts_to_rank(file))
     texts = [entry for entry in entries if isinstance(entry, TextToRank)]
@@ -228,7 +232,7 @@ def rank(
         note(f"{file}, line {line.line_no}: {line.message}")
     if not entries:
         raise NothingToDo(f"{file} has no text to rank; give one JSON object a line")
-    effect = load_effect(model or workspace / EFFECT)
+    effect = load_effect(model)
     ranked = rank_texts(effect, [text.in_context for text in texts], [text.group or "" for text in texts])
     best_first = sorted(zip(texts, ranked, strict=True), key=lambda pair: (pair[0].group or "", pair[1].rank))
     rows = []

@@ -38,7 +38,7 @@ COMMANDS = (
     *(show.start, show.doctor, show.settings),
     answer.search,
     occasions.occasions,
-    service.serve,
+    *(service.serve, service.keys),
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
@@ -72,15 +72,11 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
         "Experiments on slates: variants by lot, and what may be said of them.",
         {"start": experiment.start, "report": experiment.report, "stop": experiment.stop},
     ),
-    "keys": (
-        "API keys of the service: who may call it, and for what.",
-        {"create": service.create, "list": service.list_all, "revoke": service.revoke},
-    ),
     "webhooks": (
         "Reports of mail and message services, and announcements to your own systems.",
-        {"add": webhooks.add, "list": webhooks.list_all, "remove": webhooks.remove},
+        {"add": webhooks.add, "list": webhooks.list_all},
     ),
-    "copy": (None, {"check": adtext.check, "rank": adtext.rank, "vocabulary": adtext.vocabulary}),
+    "copy": (None, {"check": adtext.check, "vocabulary": adtext.vocabulary}),
     "models": (
         "Published models: list them, and choose which one serves.",
         {"list": learn.list_models, "promote": learn.promote},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +31,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
 ) -> None:
     """Answer over HTTP: recommendations, explanations, events and items in. Ends with Ctrl-C."""
-    _check_address(host, port)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise UsageError(f"{host}, port {port}: {error.strerror}; give another --port or --host") from None
     try:
         import uvicorn
 
@@ -53,28 +58,32 @@ def serve(
     if len(set(names)) < len(names):
         raise UsageError(f"two workspaces are called {max(names, key=names.count)!r}; the folder's name names the shop")
     shops = [open_shop(folder) for folder in folders]
-    # a directory closes a shop as a key does: somebody has to be known
+    # a directory closes a shop as a key does
     open_names = [
         name
         for name, shop in zip(names, shops, strict=True)
         if shop.settings.oidc.issuer is None and not list_keys(shop)
     ]
-    is_loopback = host == "localhost" or _is_loopback(host)
+    is_loopback = host == "localhost" or re.fullmatch(r"127\.[0-9.]+|::1", host) is not None
     if open_names and not is_loopback:
         folder = folders[names.index(open_names[0])]
         raise PolicyError(
             f"{host} can be reached by others, and {', '.join(open_names)} has no key; "
-            f"make one with: recllm keys create --name web-shop --scope recommend -w {folder}"
+            f"make one with: recllm keys --create web-shop --scope recommend -w {folder}"
         )
     settings = shops[0].settings.service
     certificate = _certificate(settings)
     if is_loopback:
         if len(open_names) == len(names):
-            note("no shop has a key: only this machine is answered, and whoever works on it may ask anything")
-        if certificate is not None and (doubt := certificate.doubt()):
-            note(f"browsers will not trust {settings.certificate}: {doubt}")
-    else:
-        _check_way(host, settings, certificate)
+            note("no shop has a key: only this machine is answered, and its users have full access")
+    elif certificate is None and settings.plain_http:
+        note(f"{host} can be reached by others, and keys and people's data go there without TLS (service.plain_http)")
+    elif certificate is None and "trusted_proxies" not in settings.explicit():
+        raise PolicyError(
+            f"{host} can be reached by others, and nothing encrypts what they send; set service.certificate and "
+            "service.certificate_key, or service.trusted_proxies where a proxy ends https, "
+            "or in a network that encrypts by itself: --set service.plain_http=true"
+        )
     n_processes = default_processes() if settings.processes is None else settings.processes
     slates = SlateProcesses(dict(zip(names, folders, strict=True)), n_processes) if n_processes else None
     live = [
@@ -92,14 +101,14 @@ def serve(
         address = f"{'http' if certificate is None else 'https'}://{host}:{port}"
         note(f"{address}/ is the console; {address}/openapi.json describes what can be asked")
     log_to_stderr()
-    # no log of requests: their paths hold ids; and nobody keeps the service from its end by half a request
+    # no log of requests: their paths hold ids; and half a request does not delay the end
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         log_config=None,
         access_log=False,
-        log_level="info" if not port else "warning",  # which port was free is told by uvicorn
+        log_level="info" if not port else "warning",  # uvicorn logs the free port
         server_header=False,
         timeout_graceful_shutdown=10,
         http=BoundedRequests,
@@ -119,16 +128,6 @@ def serve(
         raise typer.Exit(1)
 
 
-def _check_address(host: str, port: int) -> None:
-    """Raises `UsageError` where the service cannot listen."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((host, port))
-        except OSError as error:
-            raise UsageError(f"{host}, port {port}: {error.strerror}; give another --port or --host") from None
-
-
 def _certificate(settings: ServiceSettings) -> ServerCertificate | None:
     """What the settings name; None where the service speaks http."""
     from recllm.doors.service.tls import ServerCertificate
@@ -144,77 +143,42 @@ def _certificate(settings: ServiceSettings) -> ServerCertificate | None:
     )
 
 
-def _check_way(host: str, settings: ServiceSettings, certificate: ServerCertificate | None) -> None:
-    """Raises `PolicyError` where other machines could only come by http, or to a certificate that they do not trust."""
-    if certificate is not None:
-        if doubt := certificate.doubt():
-            raise PolicyError(
-                f"others will not trust {settings.certificate}: {doubt}; take one of a public authority, or name the "
-                "file of your own authority in the environment as SSL_CERT_FILE"
-            )
-    elif settings.plain_http:
-        note(f"{host} can be reached by others, and keys and people's data go there without TLS (service.plain_http)")
-    elif "trusted_proxies" not in settings.explicit():
-        raise PolicyError(
-            f"{host} can be reached by others, and nothing encrypts what they send; set service.certificate and "
-            "service.certificate_key, or service.trusted_proxies where a proxy ends https, "
-            "or where nobody else can listen: --set service.plain_http=true"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def create(
+def keys(
     *,
-    name: Annotated[str, typer.Option(help="Who uses the key.")],
+    create: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Make a key for this user; it is printed once. Needs --scope.")
+    ],
     scope: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="recommend, events, marketing, people, privacy, metrics, console or admin; may be repeated."),
     ],
+    revoke: Annotated[str | None, typer.Option(metavar="KEY", help="Refuse this key from now on; its id in the list.")],
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Make a key; it is printed once."""
+    """API keys of the service with their scopes: list them, make one, revoke one."""
     from recllm.shop.workspace.audit import AuditAction
-    from recllm.shop.workspace.keys import create_key
+    from recllm.shop.workspace.keys import create_key, list_keys, revoke_key
 
+    if (create is None) != (not scope) or (create is not None and revoke is not None):
+        raise UsageError("--create NAME needs --scope SCOPE; --revoke KEY stands alone")
     with open_shop(workspace) as shop:
-        key, text = create_key(shop, name, scope)
-        write_audit(shop, AuditAction.KEY_MADE, key=key.key_id, scopes=sorted(key.scopes))
-    document = {"key_id": key.key_id, "name": key.name, "scopes": sorted(key.scopes), "key": text}
-    show(document, [text], json=json)
-    if not json:
-        note("send it as X-API-Key; it cannot be shown again")
-
-
-def list_all(workspace: WorkspaceDir, json: Json) -> None:
-    """Keys with their scopes."""
-    from recllm.shop.workspace.keys import list_keys
-
-    with open_shop(workspace) as shop:
-        keys = list_keys(shop)
+        if create is not None:
+            key, text = create_key(shop, create, scope or [])
+            write_audit(shop, AuditAction.KEY_MADE, key=key.key_id, scopes=sorted(key.scopes))
+            document = {"key_id": key.key_id, "name": key.name, "scopes": sorted(key.scopes), "key": text}
+            show(document, [text], json=json)
+            if not json:
+                note("send it as X-API-Key; it cannot be shown again")
+            return
+        if revoke is not None:
+            revoke_key(shop, revoke)
+            write_audit(shop, AuditAction.KEY_REVOKED, key=revoke)
+            show({"key_id": revoke, "revoked": True}, [f"{revoke} is refused from now on"], json=json)
+            return
+        entries = list_keys(shop)
     rows = [
         (key.key_id, key.name, " ".join(sorted(key.scopes)), key.created_at.date().isoformat(), key.revoked_at or "")
-        for key in keys
+        for key in entries
     ]
-    show({"keys": keys}, table(rows, ["key", "name", "scopes", "made", "revoked"]), json=json)
-
-
-def revoke(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The key's id, the first part after rk_.")],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
-    """Refuse a key from now on."""
-    from recllm.shop.workspace.audit import AuditAction
-    from recllm.shop.workspace.keys import revoke_key
-
-    with open_shop(workspace) as shop:
-        revoke_key(shop, key)
-        write_audit(shop, AuditAction.KEY_REVOKED, key=key)
-    show({"key_id": key, "revoked": True}, [f"{key} is refused from now on"], json=json)
+    show({"keys": entries}, table(rows, ["key", "name", "scopes", "made", "revoked"]), json=json)

@@ -74,15 +74,26 @@ def list_all(
         bool,
         typer.Option("--send", help="Instead: send what is due, once; recllm serve does so by itself."),
     ] = False,
+    remove: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Instead: end this provider or target, at once.")
+    ] = None,
+    secret: Annotated[str | None, typer.Option(help="With --remove: end only this secret, by its id.")] = None,
     json: Json = False,
 ) -> None:
     """Providers, targets and announcements with their state; no secrets."""
-    from recllm.shop.workspace.webhooks import read_webhooks
+    from recllm.shop.workspace.webhooks import read_webhooks, remove_webhook
 
+    if secret is not None and remove is None:
+        raise UsageError("--secret says what --remove NAME ends; add it")
+    if remove is not None:
+        with open_shop(workspace) as shop:
+            remove_webhook(shop, remove, secret)
+        document = {"name": remove, "secret_id": secret, "removed": True}
+        show(document, [f"{remove} {secret or ''} is removed"], json=json)
+        return
     if send:
         send_now(workspace, json)
         return
-
     with open_shop(workspace) as shop:
         hooks = read_webhooks(shop)
         announcements = shop.store().announcements()
@@ -97,20 +108,6 @@ def list_all(
         columns = ["created_at", "target", "type", "status", "attempts", "next_at", "outcome"]
         lines += ["", *table([[entry[column] for column in columns] for entry in sent], columns)]
     show({"providers": sources, "targets": targets, "announcements": sent}, lines, json=json)
-
-
-def remove(
-    name: Annotated[str, typer.Argument(help="Of a provider or target.")],
-    secret: Annotated[str | None, typer.Option(help="Only this one of its secrets, by its id in the list.")],
-    workspace: WorkspaceDir,
-    json: Json,
-) -> None:
-    """Take a provider, a target or one secret out of force, at once."""
-    from recllm.shop.workspace.webhooks import remove_webhook
-
-    with open_shop(workspace) as shop:
-        remove_webhook(shop, name, secret)
-    show({"name": name, "secret_id": secret, "removed": True}, [f"{name} {secret or ''} is removed"], json=json)
 
 
 def send_now(workspace: Path, json: bool) -> None:
@@ -144,4 +141,5 @@ def _listed(entry: dict[str, Any]) -> str:
 
 def _note_rotation(name: str, earlier: list[str]) -> None:
     for fingerprint in earlier:
-        note(f"an earlier secret is in force too; end it with: recllm webhooks remove {name} --secret {fingerprint}")
+        remedy = f"recllm webhooks list --remove {name} --secret {fingerprint}"
+        note(f"an earlier secret is in force too; end it with: {remedy}")

@@ -46,8 +46,7 @@ from recllm.doors.console.session import SignedIn, form_token, identify_browser,
 from recllm.doors.console.sign_in import connect_providers, go_to_be_confirmed
 from recllm.doors.console.sign_in_log import SignInLog
 from recllm.doors.console.typed import TypedTexts
-from recllm.doors.service.app import DISK_REFUSALS, STATUS
-from recllm.doors.service.callers import Service
+from recllm.doors.service.callers import DISK_REFUSALS, STATUS, Service
 from recllm.doors.service.capacity import OverloadError, RateLimit
 from recllm.shop.workspace.console_sessions import end_outdated_sessions
 from recllm.shop.workspace.keys import Scope

@@ -1,30 +1,31 @@
-"""The fields of a campaign's file as fields of forms, step by step: what stands in a form, and what a form says."""
+"""The fields of a campaign's file as fields of forms, step by step: from a file to texts of a form, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 from zoneinfo import ZoneInfo
 
 from starlette.datastructures import FormData
 
 from recllm.base.documents import toml_table
 from recllm.base.errors import UsageError
-from recllm.base.schema import Intent, Objective, Occasion
 from recllm.base.words.sentences import LANGUAGES
-from recllm.doors.console.pages import text_of
+from recllm.doors.console.pages import text_of, texts_of
 from recllm.doors.console.rule_fields import rule_of_text, rule_text, typed_rule
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.request import OfferType
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.audiences.people_rule import parse_rule
 from recllm.market.campaigns.drafts import GENERATORS
+from recllm.market.campaigns.file import CampaignFile
 
 MAX_CHARACTERS = 20_000
 """Of one field of a form."""
@@ -76,11 +77,11 @@ class CampaignField:
     kind: FieldKind
     choices: tuple[str, ...] = ()
     default: str = ""
-    """Of a tick: "yes" where nothing says otherwise."""
+    """Of a tick: "yes" where it is ticked unless the file says otherwise."""
 
     @property
     def word(self) -> str:
-        """Its words stand under `campaigns.field.<word>`."""
+        """Its words are at `campaigns.field.<word>`."""
         return self.path.replace(".", "_")
 
 
@@ -88,65 +89,67 @@ CHANNELS = (
     *CHANNEL_PURPOSE,
     *(c for c, limits in channels().items() if not limits.segment_only and c not in CHANNEL_PURPOSE),
 )
-"""Those on which people can agree to be reached first; texts of the others are for everybody."""
+"""Channels with a consent of their own first; texts of the others are for all customers."""
+SPECIAL: Mapping[str, tuple[FieldKind, tuple[str, ...]]] = {
+    "channels": (FieldKind.SEVERAL, CHANNELS),
+    "limits.holdout": (FieldKind.PERCENT, ()),
+    "locales": (FieldKind.SEVERAL, tuple(LANGUAGES)),
+    "offer.type": (FieldKind.CHOICE, ("", *OfferType)),
+    "target.people": (FieldKind.RULE, ()),
+    "words.generator": (FieldKind.CHOICE, GENERATORS),
+}
+"""Fields whose kind does not follow from the type in the campaign's file."""
+KINDS: Mapping[type, FieldKind] = {
+    bool: FieldKind.TICK,
+    int: FieldKind.COUNT,
+    float: FieldKind.NUMBER,
+    Decimal: FieldKind.AMOUNT,
+    datetime: FieldKind.MOMENT,
+    str: FieldKind.TEXT,
+    tuple: FieldKind.LINES,
+}
+STEPS: Mapping[CampaignStep, str] = {
+    CampaignStep.GOAL: """goal note offer.type offer.value offer.start offer.end offer.list_prices
+        sender.name sender.address sender.opt_out""",
+    CampaignStep.WHO: """channels target.people limits.size limits.bought_days limits.frequency_cap
+        limits.frequency_days limits.adult_age limits.returned limits.cost limits.budget limits.margin""",
+    CampaignStep.WHAT: """target.category target.items target.text target.occasion target.most_items target.intent
+        target.objective target.effects target.sure target.spread""",
+    CampaignStep.WORDS: "locales words.generator words.known_brands words.evidence words.auto",
+    CampaignStep.WHEN: "send limits.quiet window_days",
+    CampaignStep.TEST: "limits.holdout words.variants words.learn_from",
+}
+"""Keys that each step asks for. A key of a campaign's file that no step names stays as it is."""
+
+
+def campaign_field(path: str) -> CampaignField:
+    """The field of a form for a key of the campaign's file."""
+    model: Any = CampaignFile
+    for table in path.split(".")[:-1]:
+        model = next(_plain_type(f.annotation) for name, f in model.model_fields.items() if table in (name, f.alias))
+    declared = model.model_fields[path.rpartition(".")[2]]
+    if path in SPECIAL:
+        return CampaignField(path, *SPECIAL[path])
+    annotation = _plain_type(declared.annotation)
+    kind = get_origin(annotation) or annotation
+    if issubclass(kind, StrEnum):
+        return CampaignField(path, FieldKind.CHOICE, ("", *kind))
+    if issubclass(kind, Mapping):
+        return CampaignField(path, FieldKind.PRICES if "Decimal" in str(annotation) else FieldKind.PAIRS)
+    return CampaignField(path, KINDS[kind], default="yes" if declared.default is True else "")
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type without None and constraints."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return _plain_type(kinds[0])
+    return annotation
+
 
 FIELDS: Mapping[CampaignStep, tuple[CampaignField, ...]] = {
-    CampaignStep.GOAL: (
-        CampaignField("goal", FieldKind.TEXT),
-        CampaignField("note", FieldKind.TEXT),
-        CampaignField("offer.type", FieldKind.CHOICE, ("", *OfferType)),
-        CampaignField("offer.value", FieldKind.AMOUNT),
-        CampaignField("offer.start", FieldKind.MOMENT),
-        CampaignField("offer.end", FieldKind.MOMENT),
-        CampaignField("offer.list_prices", FieldKind.PRICES),
-        CampaignField("sender.name", FieldKind.TEXT),
-        CampaignField("sender.address", FieldKind.TEXT),
-        CampaignField("sender.opt_out", FieldKind.TEXT),
-    ),
-    CampaignStep.WHO: (
-        CampaignField("channels", FieldKind.SEVERAL, CHANNELS),
-        CampaignField("target.people", FieldKind.RULE),
-        CampaignField("limits.size", FieldKind.COUNT),
-        CampaignField("limits.bought_days", FieldKind.NUMBER),
-        CampaignField("limits.frequency_cap", FieldKind.COUNT),
-        CampaignField("limits.frequency_days", FieldKind.NUMBER),
-        CampaignField("limits.adult_age", FieldKind.COUNT),
-        CampaignField("limits.returned", FieldKind.TICK, default="yes"),
-        CampaignField("limits.cost", FieldKind.NUMBER),
-        CampaignField("limits.budget", FieldKind.NUMBER),
-        CampaignField("limits.margin", FieldKind.NUMBER),
-    ),
-    CampaignStep.WHAT: (
-        CampaignField("target.category", FieldKind.TEXT),
-        CampaignField("target.items", FieldKind.LINES),
-        CampaignField("target.text", FieldKind.TEXT),
-        CampaignField("target.occasion", FieldKind.CHOICE, ("", *Occasion)),
-        CampaignField("target.most_items", FieldKind.COUNT),
-        CampaignField("target.intent", FieldKind.CHOICE, ("", *Intent)),
-        CampaignField("target.objective", FieldKind.CHOICE, ("", *Objective)),
-        CampaignField("target.effects", FieldKind.TEXT),
-        CampaignField("target.sure", FieldKind.TICK),
-        CampaignField("target.spread", FieldKind.NUMBER),
-    ),
-    CampaignStep.WORDS: (
-        CampaignField("locales", FieldKind.SEVERAL, tuple(LANGUAGES)),
-        CampaignField("words.generator", FieldKind.CHOICE, GENERATORS),
-        CampaignField("words.known_brands", FieldKind.LINES),
-        CampaignField("words.evidence", FieldKind.PAIRS),
-        CampaignField("words.auto", FieldKind.TICK),
-    ),
-    CampaignStep.WHEN: (
-        CampaignField("send", FieldKind.MOMENT),
-        CampaignField("limits.quiet", FieldKind.LINES),
-        CampaignField("window_days", FieldKind.NUMBER),
-    ),
-    CampaignStep.TEST: (
-        CampaignField("limits.holdout", FieldKind.PERCENT),
-        CampaignField("words.variants", FieldKind.COUNT),
-        CampaignField("words.learn_from", FieldKind.LINES),
-    ),
+    step: tuple(map(campaign_field, paths.split())) for step, paths in STEPS.items()
 }
-"""What each step asks for. A key of a campaign's file that no step names stays as it is."""
 
 
 def fields_of_file(content: bytes) -> dict[str, Any]:
@@ -157,11 +160,11 @@ def fields_of_file(content: bytes) -> dict[str, Any]:
         raise UsageError(f"the file is no TOML in UTF-8: {error}") from error
 
 
-# --- what stands in a form -------------------------------------------------------------------------------------------
+# --- from a file to a form -------------------------------------------------------------------------------------------
 
 
 def field_texts(fields: Mapping[str, Any], zone: str | None) -> dict[str, str]:
-    """Path -> what stands in the field. Of several and lines one a line; ticks are "yes" or "". zone: the shop's."""
+    """Path -> text of the field: lists one a line, ticks "yes" or "". zone: the shop's."""
     return {f.path: _text(f, _at(fields, f.path), zone) for step in FIELDS.values() for f in step}
 
 
@@ -174,7 +177,7 @@ def _typed(form: FormData, field: CampaignField) -> str:
     if field.kind is FieldKind.RULE:
         return typed_rule(form)
     if field.kind is FieldKind.SEVERAL:
-        return "\n".join(text for text in form.getlist(field.path) if isinstance(text, str))
+        return "\n".join(texts_of(form, field.path))
     return text_of(form, field.path, MAX_CHARACTERS).replace("\r\n", "\n").strip()
 
 
@@ -214,7 +217,7 @@ def _text(field: CampaignField, value: Any, zone: str | None) -> str:
             return str(value)
 
 
-# --- what a form says ------------------------------------------------------------------------------------------------
+# --- from a form to a file -------------------------------------------------------------------------------------------
 
 
 class WrongFieldError(UsageError):
@@ -255,10 +258,35 @@ def _put(fields: dict[str, Any], path: str, value: Any) -> None:
 
 def _value(field: CampaignField, text: str, zone: str | None) -> Any:
     """None for a field that is left to its default."""
+    if field.kind is FieldKind.TICK:
+        return text == "yes"
     try:
-        return _PARSERS[field.kind](text, zone) if text or field.kind in _EMPTY_COUNTS else None
+        return _parsed(field.kind, text, zone) if text else None
     except (ValueError, InvalidOperation, ArithmeticError) as error:
         raise WrongFieldError(field.path, field.kind) from error
+
+
+def _parsed(kind: FieldKind, text: str, zone: str | None) -> Any:
+    match kind:
+        case FieldKind.LINES | FieldKind.SEVERAL:
+            return _lines(text)
+        case FieldKind.COUNT:
+            return int(text)
+        case FieldKind.NUMBER | FieldKind.AMOUNT:
+            return _amount(text)
+        case FieldKind.PERCENT:
+            return _amount(text) / 100
+        case FieldKind.MOMENT:
+            at = datetime.fromisoformat(text)
+            return at if at.tzinfo else at.replace(tzinfo=ZoneInfo(zone or "UTC"))
+        case FieldKind.PAIRS:
+            return _pairs(text)
+        case FieldKind.PRICES:
+            return {key: _amount(price) for key, price in _pairs(text).items()}
+        case FieldKind.RULE:
+            return rule_of_text(text)
+        case _:
+            return text
 
 
 def _amount(text: str) -> Decimal:
@@ -266,11 +294,6 @@ def _amount(text: str) -> Decimal:
     if not amount.is_finite():
         raise ValueError(text)
     return amount
-
-
-def _moment(text: str, zone: str | None) -> datetime:
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=ZoneInfo(zone or "UTC"))
 
 
 def _lines(text: str) -> list[str]:
@@ -285,21 +308,3 @@ def _pairs(text: str) -> dict[str, str]:
             raise ValueError(line)
         pairs[key.strip()] = value.strip()
     return pairs
-
-
-_EMPTY_COUNTS = (FieldKind.TICK,)
-_PARSERS: Mapping[FieldKind, Callable[[str, str | None], Any]] = {
-    FieldKind.TEXT: lambda text, _: text,
-    FieldKind.CHOICE: lambda text, _: text,
-    FieldKind.LINES: lambda text, _: _lines(text),
-    FieldKind.SEVERAL: lambda text, _: _lines(text),
-    FieldKind.COUNT: lambda text, _: int(text),
-    FieldKind.NUMBER: lambda text, _: _amount(text),
-    FieldKind.AMOUNT: lambda text, _: _amount(text),
-    FieldKind.PERCENT: lambda text, _: _amount(text) / 100,
-    FieldKind.MOMENT: _moment,
-    FieldKind.TICK: lambda text, _: text == "yes",
-    FieldKind.PAIRS: lambda text, _: _pairs(text),
-    FieldKind.RULE: lambda text, _: rule_of_text(text),
-    FieldKind.PRICES: lambda text, _: {key: _amount(price) for key, price in _pairs(text).items()},
-}

@@ -1,7 +1,7 @@
-"""Campaigns: from a goal to people, texts, decisions, what leaves and what it brought, on one page of steps each.
+"""Campaigns: from a goal to people, texts, decisions, exports and results, on one page of steps each.
 
-A step's form is kept as a draft as soon as it is sent. Who changes something names the revision that they saw; when
-somebody else was faster nothing is written, and the page comes back with what was typed.
+A step's form is kept as a draft as soon as it is sent. A form names the revision that its page showed; if the campaign
+was changed since, nothing is written, and the page comes back with what was typed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +22,12 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from markupsafe import Markup, escape
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 
 from recllm.base.charts import Bar, BarChart
 from recllm.base.errors import (
     ConflictError,
     DataError,
-    NothingToDo,
     PolicyError,
     RecllmError,
     StoreError,
@@ -40,6 +39,7 @@ from recllm.base.stats.intervals import expected_hits, smallest_difference
 from recllm.doors.console.audience_tables import count_cell, excluded_table, traits_table
 from recllm.doors.console.campaign_fields import (
     FIELDS,
+    MAX_CHARACTERS,
     CampaignStep,
     WrongFieldError,
     field_texts,
@@ -47,10 +47,20 @@ from recllm.doors.console.campaign_fields import (
     typed_texts,
     with_typed,
 )
-from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
+from recllm.doors.console.pages import (
+    ConsoleSection,
+    FormRefusal,
+    TheForm,
+    TheVisit,
+    Visit,
+    WordedError,
+    file_of,
+    text_of,
+    texts_of,
+)
 from recllm.doors.console.rule_fields import CONDITION_KINDS, ENTRIES, changed_rule, node_of, rule_of_text
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
-from recllm.doors.service.background import ENDED, Job
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
+from recllm.doors.service.capacity import ENDED, Job
 from recllm.doors.service.marketing import order_plan
 from recllm.market.adcopy.channels import channel_named
 from recllm.market.audiences.audience import aim
@@ -87,7 +97,7 @@ router = APIRouter(prefix="/campaigns")
 SECTION = ConsoleSection("campaigns", "/campaigns", router)
 
 PAGE_TEXTS = 12
-"""Groups of texts on one page: those of one item, channel and reason stand beside each other."""
+"""Groups of texts on one page; a group holds those of one item, channel and reason."""
 MAX_CATEGORIES = 400
 """Categories that are proposed while one types."""
 MAX_BRANDS = 100
@@ -96,9 +106,11 @@ MAX_FILE_BYTES = 200_000
 MAX_IDS_BYTES = 20_000_000
 SHOWN_ITEMS = 20
 DECIDER = "decider"
-"""What was typed last as the name of whoever decides, where nobody has to sign in; see `recllm.doors.console.typed`."""
+"""The last typed name of the person who decides, where sign-in is not needed; see `recllm.doors.console.typed`."""
+DECISIONS: Mapping[str, str] = {"approve": "text_approved", "reject": "text_rejected", "edit": "text_edited"}
+"""Decision about texts -> its notice."""
 OPENING = "everybody"
-"""What the job is about that reads all people for the first time."""
+"""Subject of the job that reads all people for the first time."""
 
 
 # --- the list, and a new campaign ------------------------------------------------------------------------------------
@@ -106,49 +118,28 @@ OPENING = "everybody"
 
 @router.get("")
 async def index(visit: TheVisit) -> Response:
-    """All campaigns with how far they have come."""
+    """All campaigns with their stage."""
     listed = await visit.run(lambda: list_campaigns(visit.workspace))
     order = {CampaignStage.PLANNED: 0, CampaignStage.DRAFT: 1, CampaignStage.EXPORTED: 2}
     listed.sort(key=lambda line: (order[line.stage], line.campaign_id))
-    table = campaigns_table(visit, listed) if listed else None
-    return visit.page("campaigns.html.j2", section="campaigns", table=table)
+    rows = [campaign_row(visit, line) for line in listed]
+    return visit.page("campaigns.html.j2", section="campaigns", table=visit.table("campaigns", rows) if rows else None)
 
 
 STAGE_TONES = {CampaignStage.DRAFT: "warn", CampaignStage.PLANNED: "", CampaignStage.EXPORTED: "good"}
 
 
-def campaigns_table(visit: Visit, listed: Sequence[CampaignSummary]) -> ConsoleTable:
-    def row(line: CampaignSummary) -> TableRow:
-        is_here = line.revision is not None  # else the command line planned it, and it goes on there
-        href = f"/campaigns/campaign/{quote(line.campaign_id)}" if is_here else ""
-        remark = "" if is_here else visit.say("campaigns.elsewhere")
-        stage = line.stage
-        counts = (line.addressed, line.held_out, line.texts) if line.texts else (None, None, None)
-        return (
-            TableCell(value=line.goal or line.campaign_id, href=href, remark=remark),
-            line.campaign_id,
-            TableCell(value=stage.value, text="", tag=visit.say(f"campaigns.stage.{stage}"), tone=STAGE_TONES[stage]),
-            *counts,
-            TableCell(value=None, text=visit.say(f"campaigns.next_of.{stage}") if is_here else ""),
-        )
-
-    def number(name: str, word: str, *, is_wide: bool = True) -> TableColumn:
-        label = visit.say(f"campaigns.{word}")
-        return TableColumn(name=name, label=label, kind=CellKind.NUMBER, is_wide=is_wide)
-
-    return ConsoleTable(
-        name="campaigns",
-        title=visit.say("campaigns.title"),
-        columns=(
-            TableColumn(name="goal", label=visit.say("campaigns.goal")),
-            TableColumn(name="campaign_id", label=visit.say("campaigns.id"), is_wide=True),
-            TableColumn(name="stage", label=visit.say("campaigns.state")),
-            number("addressed", "addressed", is_wide=False),
-            number("held_out", "held_out"),
-            number("texts", "texts"),
-            TableColumn(name="next", label=visit.say("campaigns.next"), is_in_file=False),
-        ),
-        rows=[row(line) for line in listed],
+def campaign_row(visit: Visit, line: CampaignSummary) -> TableRow:
+    is_here = line.revision is not None  # else it was planned by the command line
+    href = f"/campaigns/campaign/{quote(line.campaign_id)}" if is_here else ""
+    remark = "" if is_here else visit.say("campaigns.elsewhere")
+    stage = line.stage
+    return (
+        TableCell(value=line.goal or line.campaign_id, href=href, remark=remark),
+        line.campaign_id,
+        TableCell(value=stage.value, text="", tag=visit.say(f"campaigns.stage.{stage}"), tone=STAGE_TONES[stage]),
+        *((line.addressed, line.held_out, line.texts) if line.texts else (None, None, None)),
+        TableCell(text=visit.say(f"campaigns.next_of.{stage}") if is_here else ""),
     )
 
 
@@ -159,15 +150,8 @@ async def new_page(visit: TheVisit) -> Response:
 
 async def _new_page(visit: Visit, typed: Mapping[str, str], *, problem: str = "", status: int = 200) -> Response:
     values = await visit.run(lambda: {"categories": categories(visit), "senders": last_sender(visit)})
-    return visit.page(
-        "campaign_new.html.j2",
-        section="campaigns",
-        status=status,
-        typed=typed,
-        problem=problem,
-        fields=FIELDS,
-        **values,
-    )
+    values |= {"typed": typed, "problem": problem, "fields": FIELDS}
+    return visit.page("campaign_new.html.j2", section="campaigns", status=status, **values)
 
 
 NEW_FIELDS = (
@@ -185,8 +169,7 @@ NEW_FIELDS = (
 async def create(visit: TheVisit, form: TheForm) -> Response:
     """Keep a new campaign as a draft, from the form or from a campaign's file."""
     visit.require(Scope.MARKETING)
-    file, typed = form.get("file"), _typed_of_new(form)
-    content = await file.read(MAX_FILE_BYTES + 1) if isinstance(file, UploadFile) and file.filename else b""
+    typed, content = _typed_of_new(form), await file_of(form, "file", MAX_FILE_BYTES)
 
     def write() -> str:
         if len(content) > MAX_FILE_BYTES:
@@ -194,16 +177,15 @@ async def create(visit: TheVisit, form: TheForm) -> Response:
         fields = fields_of_file(content) if content else _fields_of_new(visit, typed)
         return create_campaign(visit.workspace, fields, by=_name(visit), at=datetime.now(UTC))
 
-    try:
-        campaign_id = await visit.run(write)
-    except (UsageError, DataError) as error:
-        return await _new_page(visit, typed, problem=problem_text(visit, error), status=_status(error))
-    return visit.back(f"/campaigns/campaign/{quote(campaign_id)}?step=who", "campaign_saved")
+    done = await visit.attempt(write)
+    if isinstance(done, FormRefusal):
+        return await _new_page(visit, typed, problem=problem_text(visit, done.error), status=done.status)
+    return visit.back(f"/campaigns/campaign/{quote(done)}?step=who", "campaign_saved")
 
 
 def _typed_of_new(form: FormData) -> dict[str, str]:
-    typed = {name: text_of(form, name, 20_000).replace("\r\n", "\n").strip() for name in (*NEW_FIELDS, "id")}
-    return typed | {"channels": "\n".join(text for text in form.getlist("channels") if isinstance(text, str))}
+    typed = {name: text_of(form, name, MAX_CHARACTERS).replace("\r\n", "\n").strip() for name in (*NEW_FIELDS, "id")}
+    return typed | {"channels": "\n".join(texts_of(form, "channels"))}
 
 
 def _fields_of_new(visit: Visit, typed: Mapping[str, str]) -> dict[str, Any]:
@@ -252,7 +234,7 @@ def brands(visit: Visit) -> list[str]:
 
 
 def last_sender(visit: Visit) -> Mapping[str, str]:
-    """The sender of any campaign that has one, so that nobody types it twice."""
+    """The sender of the latest campaign that has one, so that it is typed once."""
     for path in sorted((visit.workspace.root / "campaign-files").glob("*.toml"), key=lambda p: -p.stat().st_mtime):
         sender = fields_of_file(path.read_bytes()).get("sender")
         if isinstance(sender, dict) and sender.get("name"):
@@ -268,12 +250,12 @@ class PageState:
     """What a campaign's page shows besides the campaign."""
 
     step: str = ""
-    """The step that stands open; "" for the one that comes next."""
+    """The open step; "" for the next one."""
     typed: Mapping[str, str] = field(default_factory=dict)
-    """Path -> what was typed and is not saved."""
+    """Path -> text that is typed and not saved."""
     problem: str = ""
     conflict: bool = False
-    """Whether somebody else changed the campaign meanwhile."""
+    """Whether another person changed the campaign meanwhile."""
     count: AudienceCount | None = None
     wording: str = ""
     """Of the text `text_id`, typed and not saved."""
@@ -303,21 +285,11 @@ async def campaign_page(
 
 
 async def _page(visit: Visit, campaign_id: str, state: PageState, *, status: int = 200) -> Response:
-    if state.job is None:
-        job = visit.state.service.background.open_job(visit.shop.name, campaign_id)
-        state = (
-            state if job is None else PageState(**{name: getattr(state, name) for name in _STATE_NAMES} | {"job": job})
-        )
+    job = state.job or visit.state.service.background.open_job(visit.shop.name, campaign_id)
+    state = replace(state, job=job)
     values = await visit.run(lambda: campaign_values(visit, campaign_id, state))
-    return visit.page(
-        "campaign.html.j2",
-        status=status,
-        section="campaigns",
-        fields=FIELDS,
-        state=state,
-        decider=_typed_name(visit),
-        **values,
-    )
+    values |= {"fields": FIELDS, "state": state, "decider": _typed_name(visit)}
+    return visit.page("campaign.html.j2", status=status, section="campaigns", **values)
 
 
 def campaign_values(visit: Visit, campaign_id: str, state: PageState) -> dict[str, Any]:
@@ -363,38 +335,25 @@ def campaign_values(visit: Visit, campaign_id: str, state: PageState) -> dict[st
 
 
 def conflict_table(visit: Visit, state: PageState, saved: Mapping[str, str]) -> ConsoleTable | None:
-    """What somebody else saved beside what was typed, where they differ; None without a conflict."""
+    """The saved and the typed text of each field where they differ; None without a conflict."""
     paths = [path for path, text in state.typed.items() if path in saved and text != saved[path]]
     if not state.conflict or not paths:
         return None
 
     def row(path: str) -> TableRow:
-        label = visit.say(f"campaigns.field.{path.replace('.', '_')}")
+        label, texts = visit.say(f"campaigns.field.{path.replace('.', '_')}"), (saved[path], state.typed[path])
         if path == "target.people":
-            return label, rule_sentence(visit, saved[path]) or None, rule_sentence(visit, state.typed[path]) or None
-        return label, saved[path] or None, state.typed[path] or None
+            texts = (rule_sentence(visit, texts[0]), rule_sentence(visit, texts[1]))
+        return label, texts[0] or None, texts[1] or None
 
-    return ConsoleTable(
-        name="conflict",
-        title=visit.say("campaigns.conflict"),
-        columns=(
-            TableColumn(name="field", label=visit.say("campaigns.field_name")),
-            TableColumn(name="saved", label=visit.say("campaigns.now_saved")),
-            TableColumn(name="typed", label=visit.say("campaigns.you_typed")),
-        ),
-        rows=[row(path) for path in paths],
-    )
+    return visit.table("conflict", [row(path) for path in paths])
 
 
 def next_step(stage: CampaignStage, values: Mapping[str, Any]) -> str:
     """The step that waits for a person."""
-    if stage is CampaignStage.DRAFT:
-        return "who"
-    if stage is CampaignStage.EXPORTED:
-        return "results"
-    return (
-        "words" if values["statuses"].get(TextStatus.DRAFT) or values["statuses"].get(TextStatus.EDITED) else "review"
-    )
+    if stage is not CampaignStage.PLANNED:
+        return "who" if stage is CampaignStage.DRAFT else "results"
+    return "words" if values["waiting"] else "review"
 
 
 def plan_values(visit: Visit, campaign: OpenCampaign, state: PageState) -> dict[str, Any]:
@@ -441,26 +400,16 @@ def items_table(visit: Visit, campaign: OpenCampaign) -> ConsoleTable:
     figures, plan_id = visit.figures, campaign.plan.campaign_id
     reported = {name: figures.people(n, plan_id, name) for name, n in counts.most_common()}
     rows = [(titles.get(name, name), name, count_cell(visit, n, is_estimate=True)) for name, n in reported.items()]
-    return ConsoleTable(
-        name="items",
-        title=visit.say("campaigns.steps.what"),
-        columns=(
-            TableColumn(name="title", label=visit.say("items.item")),
-            TableColumn(name="item_id", label=visit.say("items.number")),
-            TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
-        ),
-        rows=rows[:SHOWN_ITEMS],
-        all_rows=lambda: rows,
-    )
+    return visit.table("items", rows[:SHOWN_ITEMS], of="planned-items", all_rows=lambda: rows)
 
 
 def left_out(excluded: Mapping[str, int | None]) -> list[tuple[str, int | None]]:
-    """Reason and people, the largest first, and last those of whom no number is told."""
+    """Reason and people, the largest first, and those without a figure last."""
     return sorted(((reason, n) for reason, n in excluded.items() if n != 0), key=lambda pair: -(pair[1] or 0))
 
 
 def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
-    """Other campaigns that wait to be sent, with about how many people both address; none under the policy's floor."""
+    """Other campaigns that wait to be sent, with about how many people both address, from the policy's floor on."""
     addressed_ids, common = {person.user_id for person in campaign.plan.addressed}, {}
     for folder in sorted((visit.workspace.root / "campaigns").glob("*/plan.json")):
         name = folder.parent.name
@@ -468,7 +417,7 @@ def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
             continue
         try:
             plan = read_plan(CampaignFolder.of(visit.workspace.root, name))
-        except RecllmError:  # a damaged plan is told on its own page
+        except RecllmError:  # its own page says that the plan is damaged
             continue
         if names := addressed_ids & {person.user_id for person in plan.addressed}:
             common[name] = len(names)
@@ -478,12 +427,12 @@ def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingWork:
-    """What campaigns wait for, for Home."""
+    """Campaigns and texts that wait for a person, for Home."""
 
     campaigns: int
-    """That were planned and not exported yet."""
+    """Planned and not exported yet."""
     texts: int
-    """Of these, that nobody decided about."""
+    """Texts of these without a decision."""
 
 
 def waiting_work(workspace: Workspace) -> WaitingWork:
@@ -507,30 +456,25 @@ def waiting_work(workspace: Workspace) -> WaitingWork:
 
 @router.post("/campaign/{campaign_id}/save/{step}")
 async def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -> Response:
-    """Keep a step's form. Where a plan was made, people and texts then have to be chosen anew."""
+    """Keep a step's form. A plan that was made has to be made again."""
     visit.require(Scope.MARKETING)
     typed, workspace = typed_texts(form, step), visit.workspace
 
     def write() -> None:
         fields = fields_of_file(_file_bytes(visit, campaign_id))
         changed = with_typed(fields, typed, step, workspace.settings.timezone)
-        _no_plan_running(visit, campaign_id)
+        if visit.state.service.background.open_job(visit.shop.name, campaign_id) is not None:
+            raise ConflictError(visit.say("campaigns.is_planned_now"))
         change_campaign(
             workspace, campaign_id, changed, revision=text_of(form, "revision"), by=_name(visit), at=datetime.now(UTC)
         )
 
-    try:
-        await visit.run(write)
-    except UnknownIdError:
-        raise
-    except (UsageError, DataError, PolicyError) as error:
-        return await _failed(visit, campaign_id, error, PageState(step=step.value, typed=typed))
-    return visit.back(f"/campaigns/campaign/{quote(campaign_id)}?step={_after(step)}", "campaign_saved")
-
-
-def _after(step: CampaignStep) -> str:
+    done = await visit.attempt(write)
+    if isinstance(done, FormRefusal):
+        return await _failed(visit, campaign_id, done, PageState(step=step.value, typed=typed))
     steps = list(CampaignStep)
-    return steps[min(steps.index(step) + 1, len(steps) - 1)].value
+    after = steps[min(steps.index(step) + 1, len(steps) - 1)]
+    return visit.back(f"/campaigns/campaign/{quote(campaign_id)}?step={after.value}", "campaign_saved")
 
 
 def _file_bytes(visit: Visit, campaign_id: str) -> bytes:
@@ -538,21 +482,11 @@ def _file_bytes(visit: Visit, campaign_id: str) -> bytes:
     return file_path(visit.workspace, campaign_id).read_bytes()
 
 
-def _no_plan_running(visit: Visit, campaign_id: str) -> None:
-    if visit.state.service.background.open_job(visit.shop.name, campaign_id) is not None:
-        raise ConflictError(visit.say("campaigns.is_planned_now"))
-
-
-async def _failed(visit: Visit, campaign_id: str, error: RecllmError, state: PageState) -> Response:
-    """The page again with what was typed and what stands in the way."""
-    conflict = isinstance(error, ConflictError)
-    values = {name: getattr(state, name) for name in _STATE_NAMES}
-    values |= {"problem": "" if conflict else problem_text(visit, error), "conflict": conflict}
-    return await _page(visit, campaign_id, PageState(**values), status=_status(error))
-
-
-def _status(error: RecllmError) -> int:
-    return 409 if isinstance(error, ConflictError) else 403 if isinstance(error, PolicyError) else 422
+async def _failed(visit: Visit, campaign_id: str, refusal: FormRefusal, state: PageState) -> Response:
+    """The page again with what was typed and why it was refused."""
+    problem = "" if refusal.is_conflict else problem_text(visit, refusal.error)
+    state = replace(state, problem=problem, conflict=refusal.is_conflict)
+    return await _page(visit, campaign_id, state, status=refusal.status)
 
 
 def problem_text(visit: Visit, error: RecllmError) -> str:
@@ -568,7 +502,7 @@ def problem_text(visit: Visit, error: RecllmError) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudienceCount:
-    """How many a campaign could address with the fields as they are typed."""
+    """How many people a campaign could address with the fields as they are typed."""
 
     opening: bool = False
     """Whether all people are being read for the first time."""
@@ -581,9 +515,9 @@ class AudienceCount:
 
     @property
     def addressed(self) -> int:
-        """About so many are written to, where each is worth it."""
-        assert self.reach is not None  # noqa: S101 - templates ask where there is one
-        open_to = round((self.reach.reachable or 0) * (1 - self.share))
+        """About how many are written to, where each is worth it."""
+        reachable = (self.reach.reachable if self.reach else None) or 0
+        open_to = round(reachable * (1 - self.share))
         return open_to if self.size is None else min(self.size, open_to)
 
 
@@ -630,17 +564,8 @@ def count_values(visit: Visit, audience: AudienceCount) -> dict[str, Any]:
 def count_conditions(visit: Visit, count: AudienceCount | None) -> ConsoleTable | None:
     """How many people meet each condition of a rule alone; None without a rule."""
     counts = count.reach.rule if count is not None and count.reach is not None else {}
-    if not counts:
-        return None
-    return ConsoleTable(
-        name="count-conditions",
-        title=visit.say("rule.alone"),
-        columns=(
-            TableColumn(name="condition", label=visit.say("rule.condition")),
-            TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
-        ),
-        rows=[(sentence(visit, rule), count_cell(visit, n, is_estimate=True)) for rule, n in list(counts.items())[1:]],
-    )
+    rows = [(sentence(visit, rule), count_cell(visit, n, is_estimate=True)) for rule, n in list(counts.items())[1:]]
+    return visit.table("count-conditions", rows) if counts else None
 
 
 def rule_values(visit: Visit, text: str, *, is_typed: bool) -> dict[str, Any]:
@@ -660,11 +585,9 @@ def rule_values(visit: Visit, text: str, *, is_typed: bool) -> dict[str, Any]:
 
 def sentence(visit: Visit, rule: PeopleRule | None) -> str:
     """A rule over people in the visitor's language; "" for none."""
-    return (
-        rule_words(rule, visit.workspace.locale(visit.language), visit.workspace.settings.currency)
-        if rule is not None
-        else ""
-    )
+    if rule is None:
+        return ""
+    return rule_words(rule, visit.workspace.locale(visit.language), visit.workspace.settings.currency)
 
 
 def rule_sentence(visit: Visit, text: str) -> str:
@@ -677,33 +600,26 @@ def rule_sentence(visit: Visit, text: str) -> str:
 
 
 def count_excluded(visit: Visit, count: AudienceCount | None) -> ConsoleTable | None:
-    """How many are left out of a live count, for reasons that have a figure; None where none has."""
+    """How many people each reason leaves out of a live count, where it has a figure; None where none has."""
     excluded = count.reach.excluded if count is not None and count.reach is not None else {}
     reported = [(reason, n) for reason, n in excluded.items() if n is not None]
     return excluded_table(visit, reported, name="count-left-out", is_estimate=True) if reported else None
 
 
 def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> AudienceCount:
-    workspace, everybody = visit.workspace, visit.shop.everybody
+    """Starts to read all people in the background where that was not done yet."""
+    workspace, everybody, background = visit.workspace, visit.shop.everybody, visit.state.service.background
     fields = fields_of_file(_file_bytes(visit, campaign_id))
     try:
         file, _ = campaign_of_fields(with_typed(fields, typed, CampaignStep.WHO, workspace.settings.timezone))
         if not everybody.is_open:
-            open_everybody(visit)
+            if background.open_job(visit.shop.name, OPENING) is None:
+                background.submit(visit.shop.name, OPENING, lambda _: everybody.recommender() and None)
             return AudienceCount(opening=True)
         reach = count_reachable(workspace, everybody.recommender(), file, visit.figures)
-    except PolicyError as error:
-        return AudienceCount(problem=visit.problem_text(error))
-    except (UsageError, DataError) as error:
+    except (UsageError, DataError, PolicyError) as error:
         return AudienceCount(problem=problem_text(visit, error))
     return AudienceCount(reach=reach, size=file.limits.cut.max_contacts, share=file.limits.holdout)
-
-
-def open_everybody(visit: Visit) -> None:
-    """Have all people read in the background, unless that is being done."""
-    background, shop = visit.state.service.background, visit.shop
-    if background.open_job(shop.name, OPENING) is None:
-        background.submit(shop.name, OPENING, lambda _: shop.everybody.recommender() and None)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -711,21 +627,17 @@ def open_everybody(visit: Visit) -> None:
 
 @router.post("/campaign/{campaign_id}/plan")
 async def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
-    """Have the people chosen and the texts written, in the background."""
+    """Choose the people and write the texts, in the background."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
 
     def ordered() -> Job:
-        revision, anew = text_of(form, "revision"), text_of(form, "anew") == "yes"
-        service = visit.state.service
-        return order_plan(service, visit.shop, campaign_id, by=_name(visit), revision=revision, replace=anew)
+        how: dict[str, Any] = {"revision": text_of(form, "revision"), "replace": text_of(form, "anew") == "yes"}
+        return order_plan(visit.state.service, visit.shop, campaign_id, by=_name(visit), **how)
 
-    try:
-        job = await visit.run(ordered)
-    except UnknownIdError:
-        raise
-    except (UsageError, DataError, PolicyError) as error:
-        return await _failed(visit, campaign_id, error, PageState())
+    job = await visit.attempt(ordered)
+    if isinstance(job, FormRefusal):
+        return await _failed(visit, campaign_id, job, PageState())
     return visit.back(f"/campaigns/campaign/{quote(campaign_id)}?job={job.job_id}")
 
 
@@ -758,7 +670,7 @@ class WordingVerdict:
     failures: Sequence[Any]
     warnings: Sequence[Any]
     slots: Sequence[tuple[str, Markup]]
-    """Name and words of each part of the message as it would leave, what the checks mean marked."""
+    """Name and words of each part of the message as it would leave; what the checks mean is marked."""
 
     @property
     def tone(self) -> str:
@@ -777,7 +689,7 @@ class TextCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextGroup:
-    """The variants of one text, which stand beside each other."""
+    """The variants of one text."""
 
     title: str
     kind: str
@@ -788,7 +700,7 @@ class TextGroup:
 
 
 def text_groups(campaign: OpenCampaign, states: Mapping[str, Decision]) -> list[TextGroup]:
-    """Texts by item, reason, channel and language; those that wait for somebody first, then the widest read."""
+    """Texts by item, reason, channel and language; those that wait for a decision first, then the widest read."""
     grouped: dict[tuple[str, str, str, str, bool], list[TextCard]] = {}
     for text in campaign.plan.texts:
         state = states[text.id]
@@ -856,16 +768,15 @@ async def check(visit: TheVisit, form: TheForm, campaign_id: str, text_id: str) 
 
 @router.post("/campaign/{campaign_id}/decide")
 async def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
-    """Approve, edit or reject texts, by the name of whoever does it."""
+    """Approve, edit or reject texts, by the name of the person who decides."""
     visit.require(Scope.MARKETING)
-    act, wording = text_of(form, "act"), text_of(form, "text", 5_000).replace("\r\n", "\n")
-    text_ids = [name for name in form.getlist("text_id") if isinstance(name, str)]
-    by = _name(visit, form)
+    act, wording, page = text_of(form, "act"), text_of(form, "text", 5_000).replace("\r\n", "\n"), _page_number(form)
+    text_ids, by = texts_of(form, "text_id"), _name(visit, form)
 
     def write() -> None:
         if not by:
             raise WordedError(visit.say("campaigns.no_name"))
-        if not text_ids or act not in ("approve", "reject", "edit"):
+        if not text_ids or act not in DECISIONS:
             raise WordedError(visit.say("campaigns.no_text"))
         campaign = open_by_id(visit.workspace, campaign_id)
         common: dict[str, Any] = {"by": by, "at": datetime.now(UTC), "revision": text_of(form, "revision")}
@@ -878,27 +789,22 @@ async def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         else:
             reject_texts(campaign, text_ids, why=text_of(form, "why"), **common)
 
-    try:
-        await visit.run(write)
-    except UnknownIdError:
-        raise
-    except (UsageError, DataError, PolicyError) as error:
+    done = await visit.attempt(write)
+    if isinstance(done, FormRefusal):
         edited = text_ids[0] if act == "edit" and text_ids else ""
-        state = PageState(step="words", page=_page_number(form), text_id=edited, wording=wording if edited else "")
-        answer = await _failed(visit, campaign_id, error, state)
+        state = PageState(step="words", page=page, text_id=edited, wording=wording if edited else "")
+        answer = await _failed(visit, campaign_id, done, state)
     else:
-        page = _page_number(form)
         where = f"/campaigns/campaign/{quote(campaign_id)}?step=words" + (f"&page={page}" if page > 1 else "")
-        answer = visit.back(where, {"approve": "text_approved", "reject": "text_rejected", "edit": "text_edited"}[act])
+        answer = visit.back(where, DECISIONS[act])
     _remember_name(visit, by)
     return answer
 
 
 @router.post("/name")
 async def remember_name(visit: TheVisit, form: TheForm, campaign: Annotated[str, Query(max_length=64)]) -> Response:
-    """Remember who decides in this browser, where nobody signs in."""
-    by = text_of(form, "by", 80).strip()
-    _remember_name(visit, by)
+    """Remember the name of the person who decides in this browser, where sign-in is not needed."""
+    _remember_name(visit, text_of(form, "by", 80).strip())
     return visit.back(f"/campaigns/campaign/{quote(campaign)}?step=words")
 
 
@@ -908,10 +814,9 @@ def _page_number(form: FormData) -> int:
 
 
 def _name(visit: Visit, form: FormData | None = None) -> str:
-    """Who acts, for the history: the key's name; where nobody signs in what was typed, or this machine."""
-    signed_in = visit.signed_in.name if visit.signed_in else ""
-    if signed_in:
-        return signed_in
+    """Who acts, for the history: the key's name; without sign-in the typed name, or this machine."""
+    if visit.signed_in and visit.signed_in.name:
+        return visit.signed_in.name
     return "this machine" if form is None else text_of(form, "by", 80).strip()
 
 
@@ -932,19 +837,16 @@ def _remember_name(visit: Visit, by: str) -> None:
 
 @router.get("/campaign/{campaign_id}/export")
 async def export_page(visit: TheVisit, campaign_id: str) -> Response:
-    """What an export would do now, before anybody orders it."""
+    """What an export would do now."""
     return await _export_page(visit, campaign_id)
 
 
-async def _export_page(
-    visit: Visit, campaign_id: str, *, problem: str = "", conflict: bool = False, status: int = 200
-) -> Response:
-    def values() -> dict[str, Any]:
-        from recllm.market.campaigns.export import export_forecast
+async def _export_page(visit: Visit, campaign_id: str, refusal: FormRefusal | None = None) -> Response:
+    from recllm.market.campaigns.export import export_forecast
 
+    def values() -> dict[str, Any]:
         campaign = open_by_id(visit.workspace, campaign_id)
-        cost = campaign.file.limits.cost
-        forecast = export_forecast(campaign)
+        cost, forecast = campaign.file.limits.cost, export_forecast(campaign)
         return {
             "campaign_id": campaign_id,
             "goal": campaign.file.goal,
@@ -956,17 +858,12 @@ async def _export_page(
             "was_exported": campaign.folder.exports.exists(),
             "share": campaign.plan.holdout,
             "floor": visit.figures.floor,
+            "conflict": refusal is not None and refusal.is_conflict,
+            "problem": "" if refusal is None else problem_text(visit, refusal.error),
         }
 
-    values_of_page = await visit.run(values)
-    return visit.page(
-        "campaign_export.html.j2",
-        status=status,
-        section="campaigns",
-        problem=problem,
-        conflict=conflict,
-        **values_of_page,
-    )
+    status = 200 if refusal is None else refusal.status
+    return visit.page("campaign_export.html.j2", status=status, section="campaigns", **await visit.run(values))
 
 
 @router.post("/campaign/{campaign_id}/export")
@@ -974,15 +871,12 @@ async def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Write the lists of one campaign and hand them over as one archive; logged as sent. Nothing of it stays here."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
-    file = form.get("ids")
-    content = await file.read(MAX_IDS_BYTES + 1) if isinstance(file, UploadFile) and file.filename else b""
+    from recllm.market.campaigns.export import export_campaign
+
+    content = await file_of(form, "ids", MAX_IDS_BYTES)
 
     def written() -> bytes:
-        from recllm.market.campaigns.export import export_campaign
-
-        campaign = open_by_id(visit.workspace, campaign_id)
-        ids = _shops_ids(visit, content)
-        archive = io.BytesIO()
+        campaign, ids, archive = open_by_id(visit.workspace, campaign_id), _shops_ids(visit, content), io.BytesIO()
         with tempfile.TemporaryDirectory() as folder:
             done = export_campaign(campaign, Path(folder), ids=ids, revision=text_of(form, "revision"))
             with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
@@ -993,14 +887,9 @@ async def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         visit.remember("export_campaign", subject=None, file=campaign_id, **counts)
         return archive.getvalue()
 
-    try:
-        archive = await visit.state.service.marketing.run(written)
-    except UnknownIdError:
-        raise
-    except (UsageError, DataError, PolicyError, NothingToDo) as error:
-        conflict = isinstance(error, ConflictError)
-        problem = "" if conflict else problem_text(visit, error)
-        return await _export_page(visit, campaign_id, problem=problem, conflict=conflict, status=_status(error))
+    archive = await visit.attempt(written, visit.state.service.marketing)
+    if isinstance(archive, FormRefusal):
+        return await _export_page(visit, campaign_id, archive)
     name = f"{safe_id(campaign_id, 'a campaign')}.zip"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
     return Response(archive, media_type="application/zip", headers=headers)
@@ -1043,45 +932,34 @@ def outcome_values(visit: Visit, campaign: OpenCampaign) -> dict[str, Any] | Non
 def segments_table(
     visit: Visit, name: str, segments: Sequence[SegmentFigures], outcome: CampaignOutcome
 ) -> ConsoleTable:
-    """Parts of the people, each beside those held out where enough of these are."""
+    """Parts of the people, each with those held out where enough of these are."""
 
     def label(segment: SegmentFigures) -> str:
         by = segment.by
         if by == "variant" and segment.name.isdecimal():
             return visit.say("campaigns.variant_n", n=int(segment.name))
         paths = (f"channel.{segment.name}", f"campaigns.part.{segment.name}")
-        part = next((visit.say(path) for path in paths if visit.words.has(path)), segment.name)
-        return part if by == "variant" else f"{visit.say(f'campaigns.by.{by}')}{visit.say('campaigns.colon')}{part}"
+        name = next((visit.say(path) for path in paths if visit.words.has(path)), segment.name)
+        return name if by == "variant" else f"{visit.say(f'campaigns.by.{by}')}{visit.say('campaigns.colon')}{name}"
+
+    is_compared = any(segment.effect for segment in segments)
 
     def row(segment: SegmentFigures) -> TableRow:
-        effect = segment.effect
+        effect, reached, held_out = segment.effect, segment.reached, segment.held_out
         ends = [visit.words.number(100 * end, 1) for end in (effect.value, effect.low, effect.high)] if effect else []
-        reached, held_out = segment.reached, segment.held_out
-        return (
-            TableCell(value=segment.name, text=label(segment)),
-            segment.by,
-            *(reached.people, reached.rate, held_out.rate if held_out else None),
-            TableCell(value=effect, text="{} ({} – {})".format(*ends) if ends else None),
-        )
+        difference = TableCell(value=effect, text="{} ({} – {})".format(*ends) if ends else None)
+        compared = (held_out.rate if held_out else None, difference) if is_compared else ()
+        return TableCell(value=segment.name, text=label(segment)), segment.by, reached.people, reached.rate, *compared
 
-    def column(column_name: str, word: str, digits: int = 1) -> TableColumn:
-        label = visit.say(word)
-        return TableColumn(name=column_name, label=label, kind=CellKind.SHARE, digits=digits, is_ranged=True)
-
-    columns = (
-        TableColumn(name="group", label=visit.say("campaigns.outcome.group")),
-        TableColumn(name="divided_by"),
-        TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
-        column("bought_share", f"campaigns.aim.{aim(outcome.converts)}.share"),
-        column("held_out_share", f"campaigns.aim.{aim(outcome.converts)}.share_held_out"),
-        column("difference", "campaigns.outcome.points"),
-    )
-    n_columns = len(columns) if any(segment.effect for segment in segments) else len(columns) - 2
-    return ConsoleTable(
-        name=name,
+    aimed = f"campaigns.aim.{aim(outcome.converts)}"
+    headings = {"bought_share": visit.say(f"{aimed}.share"), "held_out_share": visit.say(f"{aimed}.share_held_out")}
+    return visit.table(
+        name,
+        [row(segment) for segment in segments],
+        of="segments",
         title=visit.say(f"campaigns.outcome.{name}"),
-        columns=columns[:n_columns],
-        rows=[row(segment)[:n_columns] for segment in segments],
+        headings=headings,
+        without=() if is_compared else ("held_out_share", "difference"),
     )
 
 
@@ -1095,25 +973,10 @@ def rates_chart(visit: Visit, outcome: CampaignOutcome) -> Mapping[str, Any] | N
         percent = visit.words.percent(rate.value, 1)
         bars.append(Bar(label, rate.value, percent, strong=strong, low=rate.low, high=rate.high))
         rows.append((label, figures.people, rate, figures.revenue_per_person))
-    title = visit.say(f"campaigns.aim.{aim(outcome.converts)}.chart")
-    table = ConsoleTable(
-        name="bought",
-        title=title,
-        columns=(
-            TableColumn(name="group", label=visit.say("campaigns.outcome.group")),
-            TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
-            TableColumn(
-                name="bought_share",
-                label=visit.say(f"campaigns.aim.{aim(outcome.converts)}.share"),
-                kind=CellKind.SHARE,
-                digits=1,
-                is_ranged=True,
-            ),
-            TableColumn(name="revenue_per_person"),
-        ),
-        rows=rows,
-    )
-    return {"picture": visit.picture(BarChart(title=title, bars=bars, width=560)), "table": table, "caption": title}
+    aimed = f"campaigns.aim.{aim(outcome.converts)}"
+    title, headings = visit.say(f"{aimed}.chart"), {"bought_share": visit.say(f"{aimed}.share")}
+    table = visit.table("bought", rows, title=title, headings=headings)
+    return visit.picture(BarChart(title=title, bars=bars, width=560), table, title)
 
 
 @router.post("/campaign/{campaign_id}/clone")
@@ -1149,6 +1012,3 @@ def act_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         counts = {name: n for name, n in line.items() if name not in (*columns, "text_id")}
         acts.append(act | {"text_ids": text_ids, "counts": counts})
     return acts
-
-
-_STATE_NAMES = tuple(PageState.__dataclass_fields__)

@@ -28,8 +28,17 @@ from recllm.doors.console.loads import (
     receive_upload,
     remove_upload,
 )
-from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.console.pages import (
+    ConsoleSection,
+    FormRefusal,
+    TheForm,
+    TheVisit,
+    Visit,
+    WordedError,
+    text_of,
+    texts_of,
+)
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.jobs.load import export_maps
 from recllm.shop.ingest.column_names import FIELDS, REQUIRED, is_required
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
@@ -67,14 +76,6 @@ class QuarantineFile:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportChoice:
-    """What somebody chose for an export that was recognised."""
-
-    consent_from: tuple[str, ...] = ()
-    tz: str = ""
-
-
 @router.get("")
 async def index(visit: TheVisit) -> Response:
     """What the shop has, the latest loads, what was set aside, and the form for a file."""
@@ -104,26 +105,7 @@ def loads_table(visit: Visit, loads: Sequence[Mapping[str, Any]]) -> ConsoleTabl
             everything = reader.loads(None, without_sources=PROGRAM_SOURCES).to_dicts()
         return map(row, everything)
 
-    def number(name: str, word: str) -> TableColumn:
-        return TableColumn(name=name, label=visit.say(f"data.{word}"), kind=CellKind.NUMBER)
-
-    if not loads:
-        return None
-    return ConsoleTable(
-        name="loads",
-        title=visit.say("data.loads"),
-        columns=(
-            TableColumn(name="at", label=visit.say("data.when"), kind=CellKind.MOMENT),
-            TableColumn(name="table", label=visit.say("data.what")),
-            TableColumn(name="file", label=visit.say("data.file")),
-            number("read", "read"),
-            number("accepted", "accepted"),
-            number("duplicates", "duplicates"),
-            number("set_aside", "set_aside"),
-        ),
-        rows=[row(load) for load in loads],
-        all_rows=all_rows,
-    )
+    return visit.table("loads", [row(load) for load in loads], all_rows=all_rows) if loads else None
 
 
 def quarantine_files(visit: Visit) -> list[QuarantineFile]:
@@ -157,7 +139,7 @@ async def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query
 
 def quarantine_table(visit: Visit, name: str, path: Path, start: int) -> ConsoleTable:
     """`QUARANTINE_ROWS` rows from `start` on, each with its line, its reason and a column for each of its fields; the
-    file has all rows, to be mended and loaded again. A row whose cells do not fit the columns is one field."""
+    file has all rows, to be corrected and loaded again. A row whose cells do not fit the columns is one field."""
     fields = list(dict.fromkeys(field for row in _quarantine_rows(path) for field in row_fields(row)))
 
     def cells(row: Mapping[str, Any]) -> TableRow:
@@ -170,25 +152,17 @@ def quarantine_table(visit: Visit, name: str, path: Path, start: int) -> Console
             *(_shortened(texts.get(field)) for field in fields),
         )
 
-    page_rows = itertools.islice(_quarantine_rows(path), start, start + QUARANTINE_ROWS)
-    return ConsoleTable(
-        name=name,
-        title=visit.say("data.quarantine"),
-        columns=(
-            TableColumn(name="line", label=visit.say("data.line"), kind=CellKind.NUMBER),
-            TableColumn(name="column", label=visit.say("data.column")),
-            TableColumn(name="code", label=visit.say("data.why")),
-            TableColumn(name="reason"),
-            *(TableColumn(name=field, label=field or "–") for field in fields),
-        ),
-        rows=[cells(row) for row in page_rows],
-        all_rows=lambda: map(cells, _quarantine_rows(path)),
-    )
+    rows = [cells(row) for row in itertools.islice(_quarantine_rows(path), start, start + QUARANTINE_ROWS)]
+
+    def all_rows() -> Iterator[TableRow]:
+        return map(cells, _quarantine_rows(path))
+
+    return visit.table(name, rows, of="quarantine", fields=fields, all_rows=all_rows)
 
 
 def _shortened(text: str | None) -> TableCell:
     if text is None:
-        return TableCell(value=None)
+        return TableCell()
     return TableCell(value=text, text=text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…")
 
 
@@ -241,7 +215,7 @@ async def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Resp
     a table, which column fills which field; with the first rows."""
     visit.require(Scope.EVENTS)
     if table not in set(Table):
-        export = await visit.run(lambda: export_values(visit, upload_id, ExportChoice()))
+        export = await visit.run(lambda: export_values(visit, upload_id))
         if export is not None:
             return visit.page("export.html.j2", section="data", problem=None, **export)
     values = await visit.run(lambda: upload_values(visit, upload_id, table, {}))
@@ -260,12 +234,9 @@ async def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
         maps = [(table, map_of(form, table, preview.columns))]
         return start_load(visit, form, file, preview, maps, IngestOptions(**written_as(form)))
 
-    try:
-        job = await visit.run(start)
-    except UnknownIdError:
-        raise
-    except (UsageError, IngestError) as error:
-        problem, selected = visit.problem_text(error), dict(_selected(form))
+    job = await visit.attempt(start)
+    if isinstance(job, FormRefusal):
+        problem, selected = job.problem, dict(_selected(form))
         values = await visit.run(lambda: upload_values(visit, upload_id, table.value, selected))
         return visit.page("upload.html.j2", status=422, section="data", problem=problem, **values)
     return visit.back(f"/data/load/{job.load_id}")
@@ -276,8 +247,7 @@ async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Resp
     """Check an export that was recognised, or load it into each table that it gives; consent only out of the columns
     that were chosen."""
     visit.require(Scope.EVENTS)
-    consent_from = tuple(column for column in form.getlist("consent") if isinstance(column, str))
-    choice = ExportChoice(consent_from=consent_from, tz=text_of(form, "tz").strip())
+    consent_from, tz = tuple(texts_of(form, "consent")), text_of(form, "tz").strip()
 
     def start() -> FileLoad:
         file = find_upload(visit.workspace, upload_id)
@@ -287,13 +257,9 @@ async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Resp
         maps = export_maps(recognised.source, consent_from)
         return start_load(visit, form, file, preview, maps, options, is_export=True)
 
-    try:
-        job = await visit.run(start)
-    except UnknownIdError:
-        raise
-    except (UsageError, IngestError) as error:
-        problem = visit.problem_text(error)
-        values = await visit.run(lambda: export_values(visit, upload_id, choice))
+    job = await visit.attempt(start)
+    if isinstance(job, FormRefusal):
+        problem, values = job.problem, await visit.run(lambda: export_values(visit, upload_id, consent_from, tz))
         if values is None:
             return visit.back(f"{UPLOAD_PATH}/{upload_id}")
         return visit.page("export.html.j2", status=422, section="data", problem=problem, **values)
@@ -360,8 +326,11 @@ async def cancel(visit: TheVisit, load_id: str) -> Response:
     return visit.back(f"/data/load/{load_id}")
 
 
-def export_values(visit: Visit, upload_id: str, choice: ExportChoice) -> dict[str, Any] | None:
-    """What the page of an export shows; None for a file of no known kind, or that cannot be read."""
+def export_values(
+    visit: Visit, upload_id: str, consent_from: Sequence[str] = (), tz: str = ""
+) -> dict[str, Any] | None:
+    """What the page of an export shows; None for a file of no known kind, or that cannot be read. consent_from, tz: as
+    they were chosen."""
     file = find_upload(visit.workspace, upload_id)
     try:
         recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
@@ -378,7 +347,7 @@ def export_values(visit: Visit, upload_id: str, choice: ExportChoice) -> dict[st
         "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
         "tables": list(source.maps),
         "consent": list(source.agreements.items()),
-        "choice": choice,
+        "choice": {"consent_from": consent_from, "tz": tz},
         "is_timed": Table.EVENTS in source.maps or source.consent is not None,
         "timezone": visit.workspace.settings.timezone,
         "likely_rows": preview.likely_rows,
@@ -434,12 +403,8 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
 
 def first_rows_table(visit: Visit, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> ConsoleTable:
     """The beginning of a file as it was read."""
-    return ConsoleTable(
-        name="first-rows",
-        title=visit.say("data.first_rows"),
-        columns=tuple(TableColumn(name=name, label=name or "–") for name in columns),
-        rows=[tuple(_shortened(row[name] or None) for name in columns) for row in rows],
-    )
+    cells = [tuple(_shortened(row[name] or None) for name in columns) for row in rows]
+    return visit.table("first-rows", cells, fields=columns)
 
 
 def map_of(form: FormData, table: Table, columns: tuple[str, ...]) -> ColumnMap:

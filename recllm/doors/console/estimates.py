@@ -10,8 +10,8 @@ import numpy as np
 
 from recllm.base.stats.intervals import ConfidenceInterval, Interval
 from recllm.doors.console.pages import Visit
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
-from recllm.doors.service.background import ENDED, Job, JobState, Progress
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
+from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate, estimate_model
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
 from recllm.market.jobs.recommenders import model_encoder
@@ -127,29 +127,8 @@ def estimates_table(visit: Visit, report: OffPolicyReport) -> ConsoleTable:
             *(estimate.effective_sample_size, estimate.rows, visit.figures.people(estimate.people, "estimate")),
         )
 
-    number = CellKind.NUMBER
-
-    def column(name: str, kind: CellKind, *, digits: int = 0, is_ranged: bool = False) -> TableColumn:
-        label = visit.say(f"estimates.column.{name}")
-        return TableColumn(name=name, label=label, kind=kind, digits=digits, is_ranged=is_ranged)
-
-    return ConsoleTable(
-        name="estimates",
-        title=visit.say("estimates.how"),
-        columns=(
-            column("estimate", CellKind.TEXT),
-            column("per_item_shown", CellKind.SHARE, digits=2, is_ranged=True),
-            column("outside_share", CellKind.SHARE),
-            column("effective_rows", number),
-            column("rows", number),
-            column("people", number),
-        ),
-        rows=[
-            row("shown until now", report.serving),
-            row("this model", report.candidate),
-        ],
-    )
+    return visit.table("estimates", [row("shown until now", report.serving), row("this model", report.candidate)])
 
 
 def _ranged(visit: Visit, value: float, interval: Interval | None) -> TableCell | ConfidenceInterval:
-    return TableCell(value=None) if interval is None else visit.figures.interval(interval.around(value), "value")
+    return TableCell() if interval is None else visit.figures.interval(interval.around(value), "value")

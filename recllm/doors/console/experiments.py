@@ -1,10 +1,10 @@
-"""Experiments: what is compared on whom, whether the split is as planned, what may be said by now; and what became of
-everything that was shown."""
+"""Experiments: what is compared on which customers, whether the split is as planned, what may be said by now; and the
+answers to everything that was shown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from math import isfinite
@@ -15,14 +15,12 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response
 from starlette.datastructures import FormData
 
-from recllm.base.charts import Bar, BarChart, Line, LineChart
-from recllm.base.errors import ConflictError, DataError, NothingToDo, UnknownIdError, UsageError
+from recllm.base.charts import Bar, BarChart, Chart, Line, LineChart
 from recllm.base.schema import ReportBy
-from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.audience_tables import count_cell
 from recllm.doors.console.models import model_lines
-from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.console.pages import ConsoleSection, FormRefusal, TheForm, TheVisit, Visit, WordedError, text_of
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.experiments.effect import MIN_PEOPLE, Effect, VariantComparison
 from recllm.market.experiments.effect import Verdict as EffectVerdict
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
@@ -82,41 +80,23 @@ async def index(visit: TheVisit) -> Response:
     def values() -> dict[str, Any]:
         at = utc(present(visit.workspace))
         stored = list_experiments(visit.workspace)
-        lines = [(e, e.experiment.is_running(at), _days(e, at)) for e in stored]
-        lines.sort(key=lambda line: (not line[1], -(line[0].experiment.started_at or at).timestamp()))
+        stored.sort(key=lambda e: (not e.experiment.is_running(at), -(e.experiment.started_at or at).timestamp()))
+        rows = [experiment_row(visit, e, at) for e in stored]
         share = visit.workspace.settings.experiments.holdout_share
-        return {"table": experiments_table(visit, lines) if lines else None, "holdout_share": share}
+        return {"table": visit.table("experiments", rows) if rows else None, "holdout_share": share}
 
     return visit.page("experiments.html.j2", section="experiments", **await visit.run(values))
 
 
-def experiments_table(visit: Visit, lines: Sequence[tuple[SlateExperiment, bool, int]]) -> ConsoleTable:
-    """lines: experiment, whether it runs, its days."""
-
-    def row(stored: SlateExperiment, is_running: bool, days: int) -> TableRow:
-        e = stored.experiment
-        variants = visit.say("people.comma").join(f"{v.name} {visit.words.percent(v.weight)}" for v in e.variants)
-        href = f"/experiments/experiment/{quote(e.name)}"
-        state = visit.say("experiments.runs" if is_running else "experiments.ended")
-        return (
-            TableCell(value=e.name, href=href, remark=variants),
-            TableCell(value="runs" if is_running else "ended", text="", tag=state, tone="good" if is_running else ""),
-            TableCell(value=e.metric, text=visit.say(f"experiments.metric.{e.metric}")),
-            *(e.started_at, e.ended_at, days),
-        )
-
-    return ConsoleTable(
-        name="experiments",
-        title=visit.say("experiments.title"),
-        columns=(
-            TableColumn(name="experiment", label=visit.say("experiments.name")),
-            TableColumn(name="state", label=visit.say("campaigns.state")),
-            TableColumn(name="metric", label=visit.say("experiments.compared_on")),
-            TableColumn(name="started_at"),
-            TableColumn(name="ended_at"),
-            TableColumn(name="days", label=visit.say("experiments.days"), kind=CellKind.NUMBER),
-        ),
-        rows=[row(*line) for line in lines],
+def experiment_row(visit: Visit, stored: SlateExperiment, at: datetime) -> TableRow:
+    e, is_running = stored.experiment, stored.experiment.is_running(at)
+    variants = visit.say("people.comma").join(f"{v.name} {visit.words.percent(v.weight)}" for v in e.variants)
+    state = visit.say("experiments.runs" if is_running else "experiments.ended")
+    return (
+        TableCell(value=e.name, href=f"/experiments/experiment/{quote(e.name)}", remark=variants),
+        TableCell(value="runs" if is_running else "ended", text="", tag=state, tone="good" if is_running else ""),
+        TableCell(value=e.metric, text=visit.say(f"experiments.metric.{e.metric}")),
+        *(e.started_at, e.ended_at, _days(stored, at)),
     )
 
 
@@ -128,146 +108,92 @@ def _days(stored: SlateExperiment, at: datetime) -> int:
 # --- start -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantForm:
-    """One variant as it is typed."""
-
-    name: str = ""
-    weight: str = ""
-    """Per cent."""
-    model: str = ""
-    personal: str = "yes"
-    popularity_weight: str = ""
-    explore_share: str = ""
-    """Per cent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExperimentForm:
-    """The form of a new experiment as it is typed."""
-
-    name: str = ""
-    metric: str = Metric.CLICKS.value
-    guard: str = Metric.DISMISSALS.value
-    variants: tuple[VariantForm, ...] = field(default=())
-
-
-EMPTY = tuple(VariantForm() for _ in range(MAX_VARIANTS - 2))
+VARIANT_FIELDS = ("name", "weight", *Treatment.model_fields)
+PER_CENT = ("weight", "popularity_weight", "explore_share")
+"""Shares, which are typed as per cent."""
+Typed = dict[str, Any]
+"""The form of a new experiment as it is typed: name, metric, guard, and of each of its variants `VARIANT_FIELDS`."""
 
 
 @router.get("/new")
 async def new_page(visit: TheVisit) -> Response:
-    first = VariantForm(name=visit.say("experiments.as_now"), weight="50")
-    second = VariantForm(name=visit.say("experiments.new_variant"), weight="50")
-    return await _new_page(visit, ExperimentForm(variants=(first, second, *EMPTY)))
+    empty = dict.fromkeys(VARIANT_FIELDS, "") | {"personal": "yes"}
+    names = (visit.say("experiments.as_now"), visit.say("experiments.new_variant"))
+    variants = [empty | {"name": name, "weight": "50"} for name in names] + [empty] * (MAX_VARIANTS - 2)
+    typed = {"name": "", "metric": Metric.CLICKS, "guard": Metric.DISMISSALS, "variants": variants}
+    return await _new_page(visit, typed)
 
 
-async def _new_page(visit: Visit, typed: ExperimentForm, *, problem: str = "", status: int = 200) -> Response:
-    models = await visit.run(lambda: model_lines(visit))
-    return visit.page(
-        "experiment_new.html.j2",
-        section="experiments",
-        status=status,
-        typed=typed,
-        problem=problem,
-        models=models,
-        metrics=list(Metric),
-    )
+async def _new_page(visit: Visit, typed: Typed, refusal: FormRefusal | None = None) -> Response:
+    values: dict[str, Any] = {
+        "typed": typed,
+        "problem": "" if refusal is None else refusal.problem,
+        "metrics": list(Metric),
+    }
+    values["models"] = await visit.run(lambda: model_lines(visit))
+    status = 200 if refusal is None else refusal.status
+    return visit.page("experiment_new.html.j2", section="experiments", status=status, **values)
 
 
 @router.post("")
 async def start(visit: TheVisit, form: TheForm) -> Response:
     """Say what would happen; start it when that was confirmed."""
     visit.require(Scope.MARKETING)
-    typed = _typed(form)
-    try:
-        variants = {name: (weight, treatment) for name, weight, treatment in _variants(visit, typed)}
-        if text_of(form, "confirmed") != "yes":
-            return await _confirm_page(visit, typed, variants)
-        await visit.run(lambda: _start(visit, typed, variants))
-    except ConflictError as error:
-        return await _new_page(visit, typed, problem=visit.problem_text(error), status=409)
-    except (UsageError, DataError) as error:
-        return await _new_page(visit, typed, problem=visit.problem_text(error), status=422)
-    return visit.back(f"/experiments/experiment/{quote(typed.name)}", "experiment_started")
+    typed, is_confirmed = typed_experiment(form), text_of(form, "confirmed") == "yes"
 
-
-def _start(visit: Visit, typed: ExperimentForm, variants: Mapping[str, tuple[float, Treatment]]) -> None:
-    metric, guard = Metric(typed.metric), Metric(typed.guard) if typed.guard else None
-    start_experiment(visit.workspace, typed.name, variants, metric=metric, guard=guard)
-    visit.remember("start_experiment", file=typed.name)
-    visit.shop.update()  # what is answered is in force
-
-
-async def _confirm_page(
-    visit: Visit, typed: ExperimentForm, variants: Mapping[str, tuple[float, Treatment]]
-) -> Response:
-    def people() -> int:
+    def checked() -> tuple[dict[str, tuple[float, Treatment]], int]:
+        variants = typed_variants(visit, typed)
+        if is_confirmed:
+            metric, guard = Metric(typed["metric"]), Metric(typed["guard"]) if typed["guard"] else None
+            start_experiment(visit.workspace, typed["name"], variants, metric=metric, guard=guard)
+            visit.remember("start_experiment", file=typed["name"])
+            visit.shop.update()  # what is answered is in force
         with visit.workspace.store().read() as reader:
-            return int(reader.counts()["users"])
+            return variants, int(reader.counts()["users"])
 
-    return visit.page(
-        "experiment_confirm.html.j2",
-        section="experiments",
-        typed=typed,
-        people=await visit.run(people),
-        table=ConsoleTable(
-            name="variants",
-            title=visit.say("experiments.variants"),
-            columns=(
-                TableColumn(name="variant", label=visit.say("experiments.variant")),
-                TableColumn(name="share", label=visit.say("experiments.share"), kind=CellKind.SHARE),
-                TableColumn(name="shows", label=visit.say("experiments.shows")),
-            ),
-            rows=[(name, weight, treatment_words(visit, t)) for name, (weight, t) in variants.items()],
-        ),
-    )
+    done = await visit.attempt(checked)
+    if isinstance(done, FormRefusal):
+        return await _new_page(visit, typed, done)
+    if is_confirmed:
+        return visit.back(f"/experiments/experiment/{quote(typed['name'])}", "experiment_started")
+    rows = [(name, weight, treatment_words(visit, treatment)) for name, (weight, treatment) in done[0].items()]
+    values: dict[str, Any] = {"typed": typed, "people": done[1], "table": visit.table("variants", rows)}
+    return visit.page("experiment_confirm.html.j2", section="experiments", **values)
 
 
-def _typed(form: FormData) -> ExperimentForm:
+def typed_experiment(form: FormData) -> Typed:
+    """What was typed; a metric that does not exist becomes the default one."""
     metric, guard = text_of(form, "metric"), text_of(form, "guard")
-    return ExperimentForm(
-        name=text_of(form, "name", 80).strip(),
-        metric=metric if metric in set(Metric) else Metric.CLICKS.value,
-        guard=guard if guard in set(Metric) else "",
-        variants=tuple(
-            VariantForm(
-                **{
-                    name: text_of(form, f"{name}-{n}", 80).strip()
-                    for name in VariantForm.__dataclass_fields__
-                    if name != "personal"
-                },
-                personal="" if text_of(form, f"personal-{n}") == "no" else "yes",
-            )
-            for n in range(MAX_VARIANTS)
-        ),
-    )
-
-
-def _variants(visit: Visit, typed: ExperimentForm) -> list[tuple[str, float, Treatment]]:
-    """Name, weight and treatment of each variant that has a name. Raises `UsageError` for what cannot be."""
-    if not typed.name:
-        raise WordedError(visit.say("experiments.no_name"))
-    filled = [variant for variant in typed.variants if variant.name]
-    if len(filled) < 2 or len({variant.name for variant in filled}) < len(filled):
-        raise WordedError(visit.say("experiments.two_variants"))
-    weights = [_share(visit, variant.weight) for variant in filled]
-    if any(weight is None for weight in weights) or abs(sum(weight or 0.0 for weight in weights) - 1) > 1e-6:
-        raise WordedError(visit.say("experiments.weights"))
-    total = sum(weight or 0.0 for weight in weights)
-    return [
-        (
-            variant.name,
-            (weight or 0.0) / total,
-            Treatment(
-                model=variant.model or None,
-                personal=variant.personal == "yes",
-                popularity_weight=_share(visit, variant.popularity_weight),
-                explore_share=_share(visit, variant.explore_share),
-            ),
-        )
-        for variant, weight in zip(filled, weights, strict=True)
+    variants = [
+        {name: text_of(form, f"{name}-{n}", 80).strip() for name in VARIANT_FIELDS} for n in range(MAX_VARIANTS)
     ]
+    return {
+        "name": text_of(form, "name", 80).strip(),
+        "metric": metric if metric in set(Metric) else Metric.CLICKS.value,
+        "guard": guard if guard in set(Metric) else "",
+        "variants": [variant | {"personal": "no" if variant["personal"] == "no" else "yes"} for variant in variants],
+    }
+
+
+def typed_variants(visit: Visit, typed: Typed) -> dict[str, tuple[float, Treatment]]:
+    """Name -> weight and treatment of each variant that has a name. Raises `UsageError` for variants that cannot be."""
+    if not typed["name"]:
+        raise WordedError(visit.say("experiments.no_name"))
+    filled = {variant["name"]: variant for variant in typed["variants"] if variant["name"]}
+    if len(filled) < 2 or len(filled) < sum(bool(variant["name"]) for variant in typed["variants"]):
+        raise WordedError(visit.say("experiments.two_variants"))
+    shares = {name: {field: _share(visit, v[field]) for field in PER_CENT} for name, v in filled.items()}
+    weights = {name: share.pop("weight") for name, share in shares.items()}
+    total = sum(weight or 0.0 for weight in weights.values())
+    if None in weights.values() or abs(total - 1) > 1e-6:
+        raise WordedError(visit.say("experiments.weights"))
+    return {
+        name: (
+            (weights[name] or 0.0) / total,
+            Treatment(model=variant["model"] or None, personal=variant["personal"] == "yes", **shares[name]),
+        )
+        for name, variant in filled.items()
+    }
 
 
 def _share(visit: Visit, text: str) -> float | None:
@@ -353,9 +279,8 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
 
 
 def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentLook) -> ConsoleTable:
-    """Who was planned to be in each variant, and who is."""
+    """The planned and the real share of each variant."""
     total, floor = sum(n or 0 for n in latest.people.values()), visit.workspace.policy.group_floor
-    share = CellKind.SHARE
 
     def row(variant: Variant) -> TableRow:
         n = latest.people[variant.name]
@@ -363,18 +288,7 @@ def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentLook) -
         words = treatment_words(visit, stored.treatments[variant.name])
         return variant.name, words, variant.weight, real_share, count_cell(visit, n)
 
-    return ConsoleTable(
-        name="split",
-        title=visit.say("experiments.split"),
-        columns=(
-            TableColumn(name="variant", label=visit.say("experiments.variant")),
-            TableColumn(name="shows", label=visit.say("experiments.shows")),
-            TableColumn(name="planned_share", label=visit.say("experiments.planned"), kind=share),
-            TableColumn(name="real_share", label=visit.say("experiments.real"), kind=share, digits=1),
-            TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
-        ),
-        rows=[row(variant) for variant in stored.experiment.variants],
-    )
+    return visit.table("split", [row(variant) for variant in stored.experiment.variants])
 
 
 def overall(comparisons: Sequence[Comparison]) -> VariantAdvice:
@@ -406,45 +320,32 @@ def compared(visit: Visit, stored: SlateExperiment, look: ExperimentLook, compar
 
 
 def effect_table(visit: Visit, experiment: Experiment, comparison: VariantComparison) -> ConsoleTable:
-    """A variant beside the control, with the range of the difference that holds at any look."""
+    """A variant and the control, with the range of the difference that holds at any look."""
     effects = [(Metric(experiment.metric), comparison.metric)]
     if experiment.guard and comparison.guard:
         effects.append((Metric(experiment.guard), comparison.guard))
-    variant, control = comparison.variant, experiment.control.name
+    variant = comparison.variant
 
     def row(metric: Metric, effect: Effect) -> TableRow:
-        interval = effect.always_valid_interval
-        ends = [_value(visit, end, metric, signed=True) for end in (interval.low, interval.high)]
         return (
             TableCell(value=metric.value, text=visit.say(f"experiments.metric.{metric.value}")),
             TableCell(value=effect.control, text=_value(visit, effect.control, metric)),
             TableCell(value=effect.treatment, text=_value(visit, effect.treatment, metric)),
-            TableCell(
-                value=interval.around(effect.difference), text=_value(visit, effect.difference, metric, signed=True)
-            ),
-            TableCell(value=None, text=" … ".join(ends)),
+            *_difference(visit, effect, metric),
         )
 
-    return ConsoleTable(
-        name=f"figures-{[v.name for v in experiment.variants].index(variant)}",
-        title=variant,
-        columns=(
-            TableColumn(name="figure", label=visit.say("experiments.figure")),
-            TableColumn(name="control", label=control, kind=CellKind.NUMBER),
-            TableColumn(name="variant", label=variant, kind=CellKind.NUMBER),
-            *difference_columns(visit),
-        ),
-        rows=[row(metric, effect) for metric, effect in effects],
-    )
+    name = f"figures-{[v.name for v in experiment.variants].index(variant)}"
+    headings = {"control": experiment.control.name, "variant": variant}
+    rows = [row(metric, effect) for metric, effect in effects]
+    return visit.table(name, rows, of="figures", title=variant, headings=headings)
 
 
-def difference_columns(visit: Visit) -> tuple[TableColumn, TableColumn]:
-    """A difference and its range: two columns of a page, one interval of a file."""
-    difference, interval = visit.say("experiments.difference"), visit.say("experiments.interval")
-    return (
-        TableColumn(name="difference", label=difference, kind=CellKind.NUMBER, is_ranged=True),
-        TableColumn(name="range", label=interval, kind=CellKind.NUMBER, is_in_file=False),
-    )
+def _difference(visit: Visit, effect: Effect, metric: Metric) -> tuple[TableCell, TableCell]:
+    """A difference and its range: two cells of a page, one interval of a file."""
+    interval = effect.always_valid_interval
+    ends = [_value(visit, end, metric, signed=True) for end in (interval.low, interval.high)]
+    text = _value(visit, effect.difference, metric, signed=True)
+    return TableCell(value=interval.around(effect.difference), text=text), TableCell(text=" … ".join(ends))
 
 
 def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) -> str:
@@ -465,26 +366,15 @@ def course_chart(
     metric, start = Metric(stored.experiment.metric), stored.experiment.started_at or looks[0].until
     points, intervals, rows = [], [], list[TableRow]()
     for look in looks:
-        effect = (
-            next((c.metric for c in look.report.comparisons if c.variant == variant), None) if look.report else None
-        )
+        comparisons = look.report.comparisons if look.report else ()
+        effect = next((c.metric for c in comparisons if c.variant == variant), None)
         if effect is None or not isfinite(effect.always_valid_interval.low):
             continue
-        interval = effect.always_valid_interval
         day = (look.until - start).total_seconds() / 86_400
         points.append((day, effect.difference))
-        intervals.append((interval.low, interval.high))
-        ends = [_value(visit, end, metric, signed=True) for end in (interval.low, interval.high)]
-        difference = _value(visit, effect.difference, metric, signed=True)
-        rows.append(
-            (
-                *(TableCell(value=day, text=visit.words.number(day, 0 if day % 1 < 0.05 else 1)), look.until),
-                *(
-                    TableCell(value=interval.around(effect.difference), text=difference),
-                    TableCell(value=None, text=" … ".join(ends)),
-                ),
-            )
-        )
+        intervals.append((effect.always_valid_interval.low, effect.always_valid_interval.high))
+        day_cell = TableCell(value=day, text=visit.words.number(day, 0 if day % 1 < 0.05 else 1))
+        rows.append((day_cell, look.until, *_difference(visit, effect, metric)))
     if not points:
         return None
     title = visit.say("experiments.chart", variant=variant)
@@ -499,22 +389,12 @@ def course_chart(
         width=640,
     )
     position = [v.name for v in stored.experiment.variants].index(variant)
-    table = ConsoleTable(
-        name=f"course-{position}",
-        title=title,
-        columns=(
-            TableColumn(name="days", label=visit.say("experiments.days"), kind=CellKind.NUMBER),
-            TableColumn(name="until"),
-            *difference_columns(visit),
-        ),
-        rows=rows[::-1],
-    )
-    return {"picture": visit.picture(chart), "table": table, "caption": ""}
+    return visit.picture(chart, visit.table(f"course-{position}", rows[::-1], of="course", title=title))
 
 
 @router.get("/stop/{name:path}")
 async def stop_page(visit: TheVisit, name: str) -> Response:
-    """What stopping would do, before anybody does it."""
+    """What stopping would do."""
     return await _stop_page(visit, name)
 
 
@@ -525,7 +405,7 @@ async def _stop_page(visit: Visit, name: str, *, problem: str = "", status: int 
 
 @router.post("/stop/{name:path}")
 async def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
-    """End an experiment: everybody gets the serving model again."""
+    """End an experiment: all customers get the active model again."""
     visit.require(Scope.MARKETING)
     revision = text_of(form, "revision")
 
@@ -535,12 +415,9 @@ async def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
         visit.remember("stop_experiment", file=name)
         visit.shop.update()
 
-    try:
-        await visit.run(ended)
-    except UnknownIdError:
-        raise
-    except (ConflictError, NothingToDo) as error:
-        word = "experiments.conflict" if isinstance(error, ConflictError) else "experiments.ended_already"
+    done = await visit.attempt(ended)
+    if isinstance(done, FormRefusal):
+        word = "experiments.conflict" if done.is_conflict else "experiments.ended_already"
         return await _stop_page(visit, name, problem=visit.say(word), status=409)
     return visit.back(f"/experiments/experiment/{quote(name)}", "experiment_stopped")
 
@@ -554,7 +431,7 @@ Days = Annotated[float, Query(gt=0, le=365)]
 
 @router.get("/report")
 async def report(visit: TheVisit, by: By = ReportBy.MODEL, days: Days = 7.0) -> Response:
-    """What became of what was shown: by model, campaign, variant, template or day."""
+    """Answers to what was shown: by model, campaign, variant, template or day."""
 
     def values() -> dict[str, Any]:
         outcomes, n_small = large_groups(visit, by, days)
@@ -569,41 +446,22 @@ async def report(visit: TheVisit, by: By = ReportBy.MODEL, days: Days = 7.0) -> 
 
 def report_table(visit: Visit, outcomes: Sequence[ShownOutcome], by: ReportBy) -> ConsoleTable:
     """One row for each group."""
-
-    def label(word: str) -> str:
-        return visit.say(f"experiments.report.{word}")
-
-    share, number = CellKind.SHARE, CellKind.NUMBER
-    return ConsoleTable(
-        name=f"report-{by.value}",
-        title=label("title"),
-        columns=(
-            TableColumn(name=by.value, label=visit.say(f"experiments.report.way.{by.value}")),
-            TableColumn(name="shown", label=label("shown"), kind=number),
-            TableColumn(name="people", label=label("people"), kind=number),
-            TableColumn(name="clicked"),
-            TableColumn(name="click_share", label=label("clicked"), kind=share, digits=2, is_ranged=True),
-            TableColumn(name="bought"),
-            TableColumn(name="bought_share", label=label("bought"), kind=share, digits=2, is_ranged=True),
-            TableColumn(name="dismissed"),
-            TableColumn(name="revenue", label=label("revenue"), kind=CellKind.MONEY),
-            TableColumn(name="returned_share", label=label("returned"), kind=share, digits=2, is_ranged=True),
-            TableColumn(name="items"),
-            TableColumn(name="catalogue_share", label=label("coverage"), kind=share, digits=1),
-        ),
-        rows=[
-            (
-                *(TableCell(value=o.name, text=group_name(visit, o.name)), o.showings, o.people),
-                *(o.clicked, o.ctr, o.bought, o.conversion, o.dismissed),
-                *(o.revenue, o.returned, o.items, o.coverage),
-            )
-            for o in outcomes
-        ],
-    )
+    rows = [
+        (
+            *(TableCell(value=o.name, text=group_name(visit, o.name)), o.showings, o.people),
+            *(o.clicked, o.ctr, o.bought, o.conversion, o.dismissed),
+            *(o.revenue, o.returned, o.items, o.coverage),
+        )
+        for o in outcomes
+    ]
+    headings = {"group": visit.say(f"experiments.report.way.{by.value}")}
+    table = visit.table(f"report-{by.value}", rows, of="report", headings=headings)
+    group, *figures = table.columns
+    return replace(table, columns=(replace(group, name=by.value), *figures))
 
 
 def large_groups(visit: Visit, by: ReportBy, days: float) -> tuple[list[ShownOutcome], int]:
-    """The groups of the report that are told, and how many are of too few people."""
+    """The groups of the report that are large enough to be shown, and the number of the others."""
     figures, floor = visit.figures, visit.workspace.policy.group_floor
     window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
 
@@ -618,39 +476,26 @@ def large_groups(visit: Visit, by: ReportBy, days: float) -> tuple[list[ShownOut
 def report_charts(visit: Visit, outcomes: Sequence[ShownOutcome], by: ReportBy) -> list[Mapping[str, Any]]:
     """Clicks and purchases per showing with intervals."""
     charts: list[Mapping[str, Any]] = []
-    for key, interval_of in (("clicked", _clicked), ("bought", _bought)):
-        title = visit.say(f"experiments.report.{key}")
-        if not outcomes or not any(interval_of(outcome).value for outcome in outcomes):
+    for word, column in (("clicked", "ctr"), ("bought", "conversion")):
+        title = visit.say(f"experiments.report.{word}")
+        rates = [(o, getattr(o, column)) for o in outcomes]
+        if not any(rate.value for _, rate in rates):
             continue
         if by is ReportBy.DAY and len(outcomes) > 1:
-            points = [(float(n), interval_of(o).value) for n, o in enumerate(outcomes, 1)]
-            intervals = [(interval_of(o).low, interval_of(o).high) for o in outcomes]
-            line = Line(name=title, points=points, intervals=intervals, marked=True)
+            points = [(float(n), rate.value) for n, (_, rate) in enumerate(rates, 1)]
+            line = Line(name=title, points=points, intervals=[(r.low, r.high) for _, r in rates], marked=True)
             x = visit.say("experiments.days_shown")
-            chart: Any = LineChart(title=title, x=x, y=title, lines=(line,), percent="y", width=560)
+            chart: Chart = LineChart(title=title, x=x, y=title, lines=(line,), percent="y", width=560)
         else:
+            largest = sorted(rates, key=lambda pair: -pair[0].showings)[:CHART_BARS]
             bars = [
-                Bar(
-                    group_name(visit, o.name),
-                    interval_of(o).value,
-                    visit.words.percent(interval_of(o).value, 2),
-                    low=interval_of(o).low,
-                    high=interval_of(o).high,
-                )
-                for o in sorted(outcomes, key=lambda o: -o.showings)[:CHART_BARS]
+                Bar(group_name(visit, o.name), r.value, visit.words.percent(r.value, 2), low=r.low, high=r.high)
+                for o, r in largest
             ]
             chart = BarChart(title=title, bars=bars, width=560)
-        charts.append({"picture": visit.picture(chart), "title": title, "caption": "" if by is ReportBy.DAY else title})
+        charts.append(visit.picture(chart, report_table(visit, outcomes, by), "" if by is ReportBy.DAY else title))
     return charts
 
 
 def group_name(visit: Visit, name: str) -> str:
     return visit.say("experiments.report.none") if name == "none" else name
-
-
-def _clicked(outcome: ShownOutcome) -> ConfidenceInterval:
-    return outcome.ctr
-
-
-def _bought(outcome: ShownOutcome) -> ConfidenceInterval:
-    return outcome.conversion

@@ -13,7 +13,6 @@ from recllm.doors.console.campaigns import waiting_work
 from recllm.doors.console.data import quarantine_files
 from recllm.doors.console.figures import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, DUE_DAYS, ShopFigures
 from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit, history
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableColumn
 from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.shop.data.dataset import utc
@@ -75,24 +74,13 @@ def shown_lines(visit: Visit, figures: ShopFigures) -> list[tuple[str, str, Show
 
 
 def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None:
-    """People who bought, day by day, as a picture and a table; None where nobody did, or on a day fewer than the
+    """People who bought, day by day, as a picture and a table; None without purchases, or with a day below the
     policy's floor."""
     buyers = [(day, n and visit.figures.people(n, "buyers", day)) for day, n in figures.buyers_by_day]
     if not any(n for _, n in buyers) or any(n is None for _, n in buyers):
         return None
     points = [(float(day), float(n or 0)) for day, (_, n) in enumerate(buyers, 1)]
-    title = visit.say("home.chart", days=CHART_DAYS)
-    line = Line(name=visit.say("home.buyers"), points=points, marked=True)
-    chart = LineChart(
-        title=title, x=visit.say("home.chart_days"), y=visit.say("home.buyers"), lines=(line,), percent="", width=640
-    )
-    table = ConsoleTable(
-        name="buyers-by-day",
-        title=title,
-        columns=(
-            TableColumn(name="day", label=visit.say("home.date"), kind=CellKind.DAY),
-            TableColumn(name="people", label=visit.say("home.buyers"), kind=CellKind.NUMBER),
-        ),
-        rows=buyers,
-    )
-    return {"picture": visit.picture(chart), "table": table, "caption": ""}
+    title, y = visit.say("home.chart", days=CHART_DAYS), visit.say("home.buyers")
+    line = Line(name=y, points=points, marked=True)
+    chart = LineChart(title=title, x=visit.say("home.chart_days"), y=y, lines=(line,), percent="", width=640)
+    return visit.picture(chart, visit.table("buyers-by-day", buyers, title=title))

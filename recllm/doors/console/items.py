@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
+from numpy.typing import NDArray
 
 from recllm.base.charts import Bar, BarChart
 from recllm.base.errors import NotFittedError, PolicyError, RecllmError
 from recllm.base.schema import AdCopy, Item
 from recllm.doors.console.audience_tables import checks_table, excluded_table, traits_table
 from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.request import CopyRequest
@@ -35,6 +36,9 @@ from recllm.text.items import item_names
 
 router = APIRouter(prefix="/items")
 SECTION = ConsoleSection("items", "/items", router)
+
+Rows = NDArray[np.int64]
+"""Rows of the catalogue."""
 
 PAGE_ITEMS = 25
 SIMILAR_ITEMS = 8
@@ -144,7 +148,7 @@ def other_names(neighbours: list[tuple[str, str, float]], title: str) -> list[tu
     return [entry for entry in neighbours if entry[1] != title and first[entry[1]] == entry]
 
 
-def matching_rows(recommender: Recommender, words: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+def matching_rows(recommender: Recommender, words: str) -> Rows:
     """Rows of the items that hold all of the words, best selling first."""
     order = recommender.population.popular
     items = recommender.dataset.items
@@ -157,7 +161,7 @@ def matching_rows(recommender: Recommender, words: str) -> np.ndarray[Any, np.dt
     return np.asarray(order[holds[order]], np.int64)
 
 
-def item_lines(visit: Visit, recommender: Recommender, rows: np.ndarray[Any, np.dtype[np.int64]]) -> list[ItemLine]:
+def item_lines(visit: Visit, recommender: Recommender, rows: Rows) -> list[ItemLine]:
     items = recommender.dataset.items[rows.tolist()]
     buyers = recommender.population.stats.buyers_28[rows]
     figures = visit.figures
@@ -176,9 +180,7 @@ def item_lines(visit: Visit, recommender: Recommender, rows: np.ndarray[Any, np.
     ]
 
 
-def items_table(
-    visit: Visit, recommender: Recommender, rows: np.ndarray[Any, np.dtype[np.int64]], start: int
-) -> ConsoleTable:
+def items_table(visit: Visit, recommender: Recommender, rows: Rows, start: int) -> ConsoleTable:
     """`PAGE_ITEMS` items from `start` on; the file has all of the rows."""
     floor = visit.say("items.few", floor=visit.workspace.policy.group_floor)
 
@@ -196,52 +198,25 @@ def items_table(
         for first in range(0, len(rows), FILE_ITEMS):
             yield from map(row, item_lines(visit, recommender, rows[first : first + FILE_ITEMS]))
 
-    return ConsoleTable(
-        name="items",
-        title=visit.say("items.title"),
-        columns=(
-            TableColumn(name="title", label=visit.say("items.item")),
-            TableColumn(name="item_id"),
-            TableColumn(name="category", label=visit.say("items.category"), is_wide=True),
-            TableColumn(name="price", label=visit.say("items.price"), kind=CellKind.MONEY),
-            TableColumn(name="currency"),
-            TableColumn(name="on_sale"),
-            TableColumn(name="buyers_28_days", label=visit.say("items.buyers_28"), kind=CellKind.NUMBER),
-        ),
-        rows=[row(line) for line in item_lines(visit, recommender, rows[start : start + PAGE_ITEMS])],
-        all_rows=all_rows,
-    )
+    page = item_lines(visit, recommender, rows[start : start + PAGE_ITEMS])
+    return visit.table("items", [row(line) for line in page], all_rows=all_rows)
 
 
 def sales_chart(visit: Visit, recommender: Recommender, row: int) -> Mapping[str, Any] | None:
-    """Buyers of late beside the usual level, as a picture and a table; None where one of them is under the floor."""
+    """Buyers of late and at the usual level, as a picture and a table; None where one of them is under the floor."""
     stats, figures = recommender.population.stats, visit.figures
     counts = {
         SHORT_WINDOW_DAYS: stats.buyers_7[row],
         WINDOW_DAYS: stats.buyers_28[row],
         LONG_WINDOW_DAYS: stats.buyers_91[row],
     }
-    reported = [(days, figures.people(int(n), "buyers", days, row)) for days, n in counts.items()]
-    windows = [(days, n) for days, n in reported if n is not None]
-    if len(windows) < len(reported):
+    reported = {days: figures.people(int(n), "buyers", days, row) for days, n in counts.items()}
+    rows = [(visit.say("items.window", days=int(days)), days, n) for days, n in reported.items() if n is not None]
+    if len(rows) < len(reported):
         return None
-    labels = [visit.say("items.window", days=int(days)) for days, _ in windows]
-    bars = [
-        Bar(label, count, visit.words.number(count), strong=n == 1)
-        for n, (label, (_, count)) in enumerate(zip(labels, windows, strict=True))
-    ]
+    bars = [Bar(label, n, visit.words.number(n), strong=days == WINDOW_DAYS) for label, days, n in rows]
     title = visit.say("items.buyers")
-    table = ConsoleTable(
-        name="buyers",
-        title=title,
-        columns=(
-            TableColumn(name="window", label=title),
-            TableColumn(name="days"),
-            TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
-        ),
-        rows=[(label, days, count) for label, (days, count) in zip(labels, windows, strict=True)],
-    )
-    return {"picture": visit.picture(BarChart(title=title, bars=bars, width=560)), "table": table, "caption": title}
+    return visit.picture(BarChart(title=title, bars=bars, width=560), visit.table("buyers", rows), title)
 
 
 def channel_texts(visit: Visit, recommender: Recommender, item: Item) -> list[tuple[str, AdCopy | None, str]]:

@@ -17,7 +17,7 @@ from recllm.base.errors import ModelError, UnknownIdError
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.estimates import estimate_values, job_subject, order_estimate
 from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, history, text_of
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
 from recllm.recommend.recommender.lineage import Lineage
 from recllm.recommend.recommender.registry import VersionDecision, current, decisions, promote, serving, versions
@@ -73,56 +73,27 @@ async def index(visit: TheVisit) -> Response:
 
 
 def gate_table(visit: Visit, line: ModelLine) -> ConsoleTable | None:
-    """A version beside what served when the gate looked at it; None where it did not compare."""
+    """A version and the one that served when the gate compared them; None where it did not compare."""
     gate = line.lineage.gate if line.lineage is not None else None
-    if gate is None or not gate.comparisons:
-        return None
-
-    def column(name: str, word: str, *, is_ranged: bool = False) -> TableColumn:
-        label, kind = visit.say(word), CellKind.NUMBER
-        return TableColumn(name=name, label=label, kind=kind, digits=4, is_ranged=is_ranged)
-
-    return ConsoleTable(
-        name=f"gate-{line.version}",
-        title=visit.say("models.gate"),
-        columns=(
-            TableColumn(name="figure", label=visit.say("models.figure")),
-            column("serving_then", "models.served_then"),
-            column("this_version", "models.this_one"),
-            column("difference", "models.difference", is_ranged=True),
-            TableColumn(name="people", label=visit.say("items.people"), kind=CellKind.NUMBER),
-        ),
-        rows=[
-            (
-                *(f"{c.slice} {c.metric}", c.serving, c.challenger),
-                *(ConfidenceInterval(c.difference, c.low, c.high), c.people),
-            )
-            for c in gate.comparisons
-        ],
-    )
+    rows = [
+        (
+            *(f"{c.slice} {c.metric}", c.serving, c.challenger),
+            *(ConfidenceInterval(c.difference, c.low, c.high), c.people),
+        )
+        for c in (gate.comparisons if gate is not None else ())
+    ]
+    return visit.table(f"gate-{line.version}", rows, of="gate") if rows else None
 
 
 def decisions_table(visit: Visit) -> ConsoleTable | None:
-    """Who served when, newest first; None where nothing was ever decided."""
-    lines = list(reversed(decisions(visit.workspace.models_dir)))
-    if not lines:
-        return None
+    """Which version served when, newest first; None before the first decision."""
 
     def row(decision: VersionDecision) -> TableRow:
         kind = TableCell(value=decision.kind, text=visit.say(f"decision.{decision.kind}"))
         return datetime.fromisoformat(decision.at), kind, decision.version
 
-    return ConsoleTable(
-        name="decisions",
-        title=visit.say("models.history"),
-        columns=(
-            TableColumn(name="at", label=visit.say("data.when"), kind=CellKind.MOMENT),
-            TableColumn(name="decision", label=visit.say("data.what")),
-            TableColumn(name="version", label=visit.say("models.version")),
-        ),
-        rows=[row(decision) for decision in lines[:ACTS]],
-        all_rows=lambda: map(row, lines),
-    )
+    rows = [row(decision) for decision in reversed(decisions(visit.workspace.models_dir))]
+    return visit.table("decisions", rows[:ACTS], all_rows=lambda: rows) if rows else None
 
 
 @router.get("/version/{version}")
@@ -141,35 +112,21 @@ async def confirm_page(visit: TheVisit, version: str) -> Response:
 
 
 def comparison_table(visit: Visit, now_serving: ModelLine | None, line: ModelLine) -> ConsoleTable:
-    """What serves beside what would serve instead."""
+    """The serving version and the one that would serve instead."""
+    versions_shown = (now_serving, line)
 
     def metric_cell(version: ModelLine | None, name: str) -> TableCell:
         value = None if version is None else version.metrics.get(name)
         return TableCell(value=value, text=None if value is None else visit.words.number(value, 4))
 
     rows: list[TableRow] = [
-        (
-            TableCell(value=name, text=visit.say(label)),
-            metric_cell(now_serving, name),
-            metric_cell(line, name),
-        )
+        (TableCell(value=name, text=visit.say(label)), *(metric_cell(version, name) for version in versions_shown))
         for name, label in METRICS.items()
     ]
-    created_before, version_before = (now_serving.created_at, now_serving.version) if now_serving else (None, None)
-    rows += [
-        (TableCell(value="created_at", text=visit.say("models.made")), created_before, line.created_at),
-        (TableCell(value="version", text=visit.say("models.version")), version_before, line.version),
-    ]
-    return ConsoleTable(
-        name="comparison",
-        title=visit.say("models.confirm"),
-        columns=(
-            TableColumn(name="figure", label=visit.say("models.figure")),
-            TableColumn(name="serving", label=visit.say("models.now")),
-            TableColumn(name="this_version", label=visit.say("models.then")),
-        ),
-        rows=rows,
-    )
+    for name, label in (("created_at", "models.made"), ("version", "models.version")):
+        values = (None if version is None else getattr(version, name) for version in versions_shown)
+        rows.append((TableCell(value=name, text=visit.say(label)), *values))
+    return visit.table("comparison", rows)
 
 
 @router.post("/version/{version}/promote")

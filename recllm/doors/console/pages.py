@@ -6,11 +6,12 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -18,12 +19,21 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 import recllm
 from recllm.base.charts import Chart, svg, without_styles
-from recllm.base.errors import RecllmError, StoreError, UnknownIdError, UsageError
+from recllm.base.errors import (
+    ConflictError,
+    DataError,
+    NothingToDo,
+    PolicyError,
+    RecllmError,
+    StoreError,
+    UnknownIdError,
+    UsageError,
+)
 from recllm.base.files import PRIVATE, lock_file
 from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
@@ -33,10 +43,19 @@ from recllm.doors.console.oidc import OidcClient
 from recllm.doors.console.pending import PendingSignIns
 from recllm.doors.console.session import SignedIn
 from recllm.doors.console.sign_in_log import SignInLog
-from recllm.doors.console.tables import ConsoleTable, cell_remark, cell_text, csv_lines, tables_of
+from recllm.doors.console.tables import (
+    ConsoleTable,
+    TableColumn,
+    TableRow,
+    cell_remark,
+    cell_text,
+    csv_lines,
+    declared_tables,
+    tables_of,
+)
 from recllm.doors.console.typed import TypedTexts
 from recllm.doors.service.callers import Service
-from recllm.doors.service.capacity import RateLimit
+from recllm.doors.service.capacity import Capacity, RateLimit
 from recllm.doors.service.live import LiveShop
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.audit import AuditAction, audit
@@ -74,6 +93,24 @@ AUDITED: Mapping[str, AuditAction] = {
 
 class WordedError(UsageError):
     """A refusal whose message is in the visitor's language; the others of `recllm.base.errors` are in English."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormRefusal:
+    """Why a form was refused; its page comes back with what was typed."""
+
+    error: RecllmError
+    problem: str
+    """In the visitor's language."""
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether another person changed the same thing meanwhile."""
+        return isinstance(self.error, ConflictError)
+
+    @property
+    def status(self) -> int:
+        return 409 if self.is_conflict else 403 if isinstance(self.error, PolicyError) else 422
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +223,16 @@ class Visit:
         """The answer, computed in a thread when a worker is free. Raises `OverloadError` as the service does."""
         return await self.state.service.capacity.run(answer)
 
+    async def attempt(self, work: Callable[[], T], capacity: Capacity | None = None) -> T | FormRefusal:
+        """What a form asks for, or why the visitor has to change the form. Raises `UnknownIdError` and errors that the
+        visitor cannot mend."""
+        try:
+            return await (capacity or self.state.service.capacity).run(work)
+        except UnknownIdError:
+            raise
+        except (UsageError, DataError, PolicyError, NothingToDo) as error:
+            return FormRefusal(error, self.problem_text(error))
+
     def page(self, template: str, *, status: int = 200, section: str = "", **values: Any) -> Response:
         """A page from a template of this room, or one table of it as a file, where the address asks for that. section:
         name of the navigation's entry that it belongs to."""
@@ -252,9 +299,37 @@ class Visit:
         joint = "&" if "?" in path else "?"
         return RedirectResponse(f"{path}{joint}notice={notice}" if notice else path, 303)
 
-    def picture(self, chart: Chart) -> Markup:
-        """A chart for a template, without inline styles, which the content policy forbids."""
-        return Markup(without_styles(svg(chart)))  # noqa: S704 - recllm.base.charts escapes its texts
+    def picture(self, chart: Chart, table: ConsoleTable, caption: str = "") -> Mapping[str, Any]:
+        """A chart for a template with its figures as a table; without inline styles, which the content policy
+        forbids."""
+        picture = Markup(without_styles(svg(chart)))  # noqa: S704 - recllm.base.charts escapes its texts
+        return {"picture": picture, "table": table, "caption": caption}
+
+    def table(
+        self,
+        name: str,
+        rows: Sequence[TableRow],
+        *,
+        of: str = "",
+        title: str = "",
+        headings: Mapping[str, str] = MappingProxyType({}),
+        fields: Sequence[str] = (),
+        without: Collection[str] = (),
+        all_rows: Callable[[], Iterable[TableRow]] | None = None,
+    ) -> ConsoleTable:
+        """A table of a page. of: its table in `tables.toml`, where `name` is another one. headings: name of a column ->
+        heading in place of the declared one. fields: text columns behind the declared ones. without: columns that are
+        left out."""
+        title_path, declared = declared_tables()[of or name]
+        columns = tuple(
+            replace(column, label=headings.get(column.name) or (self.say(column.label) if column.label else ""))
+            for column in declared
+            if column.name not in without
+        )
+        columns += tuple(TableColumn(name=field, label=field or "–") for field in fields)
+        return ConsoleTable(
+            name=name, title=title or self.say(title_path), columns=columns, rows=rows, all_rows=all_rows
+        )
 
     @property
     def actor(self) -> str:
@@ -320,6 +395,17 @@ def text_of(form: FormData, name: str, limit: int = 1_000) -> str:
     """A field of a form as text, at most `limit` characters; "" where it is missing or a file."""
     value = form.get(name, "")
     return value[:limit] if isinstance(value, str) else ""
+
+
+def texts_of(form: FormData, name: str) -> list[str]:
+    """All values of a field that may come several times."""
+    return [value for value in form.getlist(name) if isinstance(value, str)]
+
+
+async def file_of(form: FormData, name: str, limit: int) -> bytes:
+    """An uploaded file, one byte more than `limit` at most; empty without one."""
+    file = form.get(name)
+    return await file.read(limit + 1) if isinstance(file, UploadFile) and file.filename else b""
 
 
 def local_path(text: str) -> str:

@@ -1,15 +1,15 @@
 """People: one person's profile, consent, history, recommendations with reasons, and what would be if.
 
-The shop's own id of a person comes in by a form alone and becomes a pseudonym at once; addresses and logs have that.
-The id stays in this process's memory for an hour, for the browser that typed it, so that the person's page can say
-whose it is.
+The shop's own id of a person comes in by a form only and becomes a pseudonym at once, which addresses and logs have.
+The id stays in this process's memory for an hour, for the browser that typed it, so that the person's page can name
+it.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from recllm.base.schema import ACTIONS, Action, Profile, Purpose, Recommendation
 from recllm.doors.console.figures import PersonRhythm
 from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, text_of
 from recllm.doors.console.predictions import order_predictions, prediction_values
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.doors.report.people import evolution_chart, evolution_rows
@@ -163,7 +163,6 @@ async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=
     if kind not in RHYTHMS:
         raise HTTPException(404)
     people = () if figures is None else figures.due if kind == "due" else figures.quiet
-    is_small = len(people) < visit.figures.floor
     start = (page - 1) * LISTED_PEOPLE
 
     def row(person: PersonRhythm) -> TableRow:
@@ -171,17 +170,10 @@ async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=
         pseudonym = TableCell(value=person.user_id, text=shortened, href=f"/people/{person.user_id}")
         return pseudonym, person.last, person.gap_days
 
-    table = ConsoleTable(
-        name=f"people-{kind}",
-        title=visit.say(f"people.rhythm.{kind}"),
-        columns=(
-            TableColumn(name="pseudonym", label=visit.say("people.person"), scope=Scope.PEOPLE),
-            TableColumn(name="last_bought", label=visit.say("people.last_visit"), kind=CellKind.DAY),
-            TableColumn(name="usual_days_between", label=visit.say("people.gap"), kind=CellKind.NUMBER, digits=1),
-        ),
-        rows=[row(person) for person in people[start : start + LISTED_PEOPLE]],
-        all_rows=lambda: map(row, people),
-    )
+    rows = [row(person) for person in people[start : start + LISTED_PEOPLE]]
+    title = visit.say(f"people.rhythm.{kind}")
+    table = visit.table(f"people-{kind}", rows, of="people", title=title, all_rows=lambda: map(row, people))
+    is_small = len(people) < visit.figures.floor
     return visit.page(
         "people_list.html.j2",
         section="people",
@@ -252,8 +244,7 @@ async def interests_page(visit: TheVisit, name: str) -> Response:
         )
         chart = None
         if evolution.periods:
-            picture = visit.picture(evolution_chart(evolution, visit.language))
-            chart = {"picture": picture, "table": evolution_table(visit, evolution), "caption": ""}
+            chart = visit.picture(evolution_chart(evolution, visit.language), evolution_table(visit, evolution))
         return {"name": name, "shop_id": _shop_id(visit, name), "chart": chart}
 
     return visit.page("person_interests.html.j2", section="people", **await visit.run(moved))
@@ -261,22 +252,11 @@ async def interests_page(visit: TheVisit, name: str) -> Response:
 
 def evolution_table(visit: Visit, evolution: Evolution) -> ConsoleTable:
     """One row for each period."""
-    head, rows = evolution_rows(evolution, visit.language)
+    heads, rows = evolution_rows(evolution, visit.language)
     names = ("period", "purchases", "drift", "drift_by_chance", "novelty", "largest", "entered", "left")
-    numbers = {"purchases": 0, "drift": 3, "drift_by_chance": 3, "novelty": 3}
-    columns = tuple(
-        TableColumn(name=name, label=label, kind=CellKind.NUMBER, digits=numbers[name])
-        if name in numbers
-        else TableColumn(name=name, label=label)
-        for name, label in zip(names, head, strict=True)
-    )
-    figures = [[getattr(period, name) for name in numbers] for period in evolution.periods]
-    return ConsoleTable(
-        name="interests",
-        title=visit.say("people.interests"),
-        columns=columns,
-        rows=[(str(row[0]), *values, *map(str, row[5:])) for row, values in zip(rows, figures, strict=True)],
-    )
+    figures = [(p.purchases, p.drift, p.drift_by_chance, p.novelty) for p in evolution.periods]
+    table_rows = [(str(row[0]), *values, *map(str, row[5:])) for row, values in zip(rows, figures, strict=True)]
+    return visit.table("interests", table_rows, headings=dict(zip(names, heads, strict=True)))
 
 
 @router.post("/{name}/consent")
@@ -539,60 +519,30 @@ def history_entries(visit: Visit, recommender: Recommender, person: UserHistory)
     return entries
 
 
-def favourites(visit: Visit, profile: Profile) -> dict[str, Any] | None:
+def favourites(visit: Visit, profile: Profile) -> Mapping[str, Any] | None:
     """Favourite categories that may be named, as a picture and a table; None without any."""
     shares = [share for share in profile.favourite_categories if not visit.workspace.policy.is_sensitive((share.name,))]
     if not shares:
         return None
-    bars = [Bar(_fitting(share.name), share.share, visit.words.percent(share.share)) for share in shares]
-    title = visit.say("people.favourites")
-    table = ConsoleTable(
-        name="favourites",
-        title=title,
-        columns=(
-            TableColumn(name="category", label=visit.say("people.category")),
-            TableColumn(name="share", label=visit.say("people.share"), kind=CellKind.SHARE),
-        ),
-        rows=[(share.name, share.share) for share in shares],
-    )
-    return {"picture": visit.picture(BarChart(title=title, bars=bars, width=480)), "table": table, "caption": ""}
-
-
-def _fitting(name: str) -> str:
-    """A name as short as there is space beside a bar."""
-    return name if len(name) <= BAR_CHARACTERS else f"{name[: BAR_CHARACTERS - 1]}…"
+    names = [
+        share.name if len(share.name) <= BAR_CHARACTERS else f"{share.name[: BAR_CHARACTERS - 1]}…" for share in shares
+    ]
+    bars = [Bar(name, s.share, visit.words.percent(s.share)) for name, s in zip(names, shares, strict=True)]
+    chart = BarChart(title=visit.say("people.favourites"), bars=bars, width=480)
+    return visit.picture(chart, visit.table("favourites", [(share.name, share.share) for share in shares]))
 
 
 def score_table(visit: Visit, lists: SlateLists) -> ConsoleTable:
     """How the recommendations came about, for the engineer."""
-
-    def column(name: str, word: str, kind: CellKind = CellKind.NUMBER) -> TableColumn:
-        label = visit.say(f"people.{word}") if word else ""
-        return TableColumn(name=name, label=label, kind=kind, digits=3)
-
     listed = [("weekly", item) for item in lists.weekly] + [("new", item) for item in lists.new]
-    return ConsoleTable(
-        name="recommendations",
-        title=visit.say("people.recommendations"),
-        columns=(
-            column("item", "item", CellKind.TEXT),
-            column("item_id", "", CellKind.TEXT),
-            column("list", "", CellKind.TEXT),
-            column("probability", ""),
-            column("logit", "score"),
-            column("cosine", "cosine"),
-            column("served_by", "sources", CellKind.TEXT),
-            column("reasons", "", CellKind.TEXT),
-        ),
-        rows=[
-            (
-                *(item.title, item.item_id, kind, item.probability, item.logit, item.cosine),
-                ", ".join(item.served_by),
-                " | ".join(reason.text for reason in item.reasons),
-            )
-            for kind, item in listed
-        ],
-    )
+    rows = [
+        (
+            *(item.title, item.item_id, kind, item.probability, item.logit, item.cosine),
+            *(", ".join(item.served_by), " | ".join(reason.text for reason in item.reasons)),
+        )
+        for kind, item in listed
+    ]
+    return visit.table("recommendations", rows)
 
 
 def _sensitive(recommender: Recommender, row: int) -> bool:

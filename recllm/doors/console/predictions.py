@@ -15,8 +15,8 @@ from typing import Any
 from recllm.base.errors import RecllmError
 from recllm.base.schema import Purpose, Reason
 from recllm.doors.console.pages import Visit
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableColumn
-from recllm.doors.service.background import ENDED, Job, JobState, Progress
+from recllm.doors.console.tables import ConsoleTable
+from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.doors.service.everybody import LearnedPrediction
 from recllm.market.propensity.prediction import PredictionRequest
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
@@ -153,26 +153,7 @@ def quality_table(visit: Visit, learned: Mapping[PredictionKind, LearnedPredicti
             word = visit.say(f"predictions.kind.{kind.value}", days=prediction.horizon_days)
             figures = (quality.n, quality.base_rate, quality.ece, quality.auc, quality.lift_at_10)
             rows.append((word, *figures, prediction.checked))
-    if not rows:
-        return None
-
-    def column(name: str, kind: CellKind = CellKind.NUMBER, digits: int = 0) -> TableColumn:
-        return TableColumn(name=name, label=visit.say(f"predictions.quality.{name}"), kind=kind, digits=digits)
-
-    return ConsoleTable(
-        name="prediction-quality",
-        title=visit.say("predictions.how_good"),
-        columns=(
-            column("prediction", CellKind.TEXT),
-            column("people"),
-            column("happened", CellKind.SHARE, 1),
-            column("calibration_error", digits=3),
-            column("auc", digits=3),
-            column("lift_10", digits=2),
-            column("checked", CellKind.TEXT),
-        ),
-        rows=rows,
-    )
+    return visit.table("prediction-quality", rows) if rows else None
 
 
 def order_predictions(visit: Visit) -> Job:

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.registry import REGISTRY
 from recllm.recommend.recommender.registry import Taint, serving, taints
 from recllm.shop.workspace.audit import AuditEntry, read_audit, verify_audit
@@ -54,18 +54,7 @@ def stored_table(visit: Visit) -> ConsoleTable:
         )
         for count in counts
     ]
-    return ConsoleTable(
-        name="stored",
-        title=visit.say("privacy.stored"),
-        columns=(
-            TableColumn(name="what", label=visit.say("data.what")),
-            TableColumn(name="entries", label=visit.say("privacy.entries"), kind=CellKind.NUMBER),
-            TableColumn(name="where", label=visit.say("privacy.lies"), is_wide=True),
-            TableColumn(name="why", label=visit.say("privacy.purpose")),
-            TableColumn(name="how_long", label=visit.say("privacy.how_long")),
-        ),
-        rows=rows,
-    )
+    return visit.table("stored", rows)
 
 
 def tainted_table(visit: Visit, marked: dict[str, Taint]) -> ConsoleTable | None:
@@ -79,16 +68,7 @@ def tainted_table(visit: Visit, marked: dict[str, Taint]) -> ConsoleTable | None
         cell = TableCell(value=serves, text=visit.say("privacy.it_does") if serves else "")
         return version, taint.use_until[:10], cell
 
-    return ConsoleTable(
-        name="tainted",
-        title=visit.say("privacy.tainted"),
-        columns=(
-            TableColumn(name="version", label=visit.say("models.version")),
-            TableColumn(name="use_until", label=visit.say("privacy.use_until")),
-            TableColumn(name="serves", label=visit.say("models.serves")),
-        ),
-        rows=[row(version, taint) for version, taint in sorted(marked.items())],
-    )
+    return visit.table("tainted", [row(version, taint) for version, taint in sorted(marked.items())])
 
 
 def log_table(visit: Visit) -> ConsoleTable | None:
@@ -101,16 +81,5 @@ def log_table(visit: Visit) -> ConsoleTable | None:
         action = TableCell(value=entry.action, text=visit.say(f"privacy.act.{entry.action}"))
         return entry.number, entry.at, entry.actor, action, entry.subject or ""
 
-    return ConsoleTable(
-        name="audit",
-        title=visit.say("privacy.log"),
-        columns=(
-            TableColumn(name="entry", label=visit.say("privacy.entry"), kind=CellKind.NUMBER, is_wide=True),
-            TableColumn(name="at", label=visit.say("data.when"), kind=CellKind.MOMENT),
-            TableColumn(name="who", label=visit.say("privacy.who")),
-            TableColumn(name="what", label=visit.say("data.what")),
-            TableColumn(name="whose", label=visit.say("privacy.whose"), is_wide=True, scope=Scope.PRIVACY),
-        ),
-        rows=[row(entry) for entry in entries[:ENTRIES]],
-        all_rows=lambda: map(row, entries),
-    )
+    rows = [row(entry) for entry in entries]
+    return visit.table("audit", rows[:ENTRIES], all_rows=lambda: rows)

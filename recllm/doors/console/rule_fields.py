@@ -1,8 +1,8 @@
-"""A rule over people as fields of a form: groups and conditions that are added, changed and taken away.
+"""A rule over people as fields of a form: groups and conditions that are added, changed and removed.
 
-A form shows a tree of nodes. The negation of a rule is a field of its node, so that a form has groups and conditions
-and nothing else; its outermost node is a group. Each field is named after its node's place: `people:r.0.1:days` is the
-days of the second node in the first node of the outermost group.
+A form shows a tree of groups and conditions, whose outermost node is a group; the negation of a rule is a field of its
+node. Each field is named after its node's place: `people:r.0.1:days` is the days of the second node in the first node
+of the outermost group.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
+from pydantic import BaseModel
 from starlette.datastructures import FormData
 
 from recllm.base.errors import UsageError
@@ -23,14 +24,12 @@ from recllm.market.audiences.people_rule import (
     AllRule,
     AnyRule,
     BasicRule,
-    Deed,
     DeedRule,
     NotRule,
     OrderAgeRule,
     OrdersRule,
     PeopleRule,
     ReachedRule,
-    RuleChannel,
     SpentRule,
     children,
     parse_rule,
@@ -44,7 +43,7 @@ _FIELD = re.compile(r"people:(r(?:\.\d{1,3}){0,8}):([a-z_]{1,20})")
 
 
 class NodeKind(StrEnum):
-    """What a form asks of people; one kind of condition may stand for several of a rule."""
+    """What a form asks of people; one kind may cover several conditions of a rule."""
 
     GROUP = "group"
     DEED = "deed"
@@ -56,37 +55,61 @@ class NodeKind(StrEnum):
     REACHED = "reached"
 
 
+MODELS: Mapping[NodeKind, type[BaseModel]] = {
+    NodeKind.DEED: DeedRule,
+    NodeKind.SPENT: SpentRule,
+    NodeKind.ORDERS: OrdersRule,
+    NodeKind.ORDER_AGE: OrderAgeRule,
+    NodeKind.BASIC: BasicRule,
+    NodeKind.AGREED: AgreedRule,
+    NodeKind.REACHED: ReachedRule,
+}
+"""The conditions, whose fields are those of the forms."""
+ITEM_FIELDS = ("category", "brand", "item")
+"""Of a condition on items at most one is stated: a form asks which one (`of`) and for its name (`named`)."""
+ORDER = ("no", "condition", "of", "named", "campaign", "channel", "at_least", "below", "at_most", "days")
+"""Of the fields of a condition on a form."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuleEntry:
     """One field of a node."""
 
     name: str
     choices: tuple[str, ...] = ()
-    """Of a list to choose from; nothing for a text or a number."""
+    """Of a list to choose from; empty for a text or a number."""
     is_number: bool = False
     is_lines: bool = False
     """Several texts, one a line."""
 
 
-_NO = RuleEntry("no", ("", "not"))
-_OF = (RuleEntry("of", ("", "category", "brand", "item")), RuleEntry("named"))
-_DAYS = RuleEntry("days", is_number=True)
-_LOW, _HIGH = RuleEntry("at_least", is_number=True), RuleEntry("at_most", is_number=True)
+def _entries(model: type[BaseModel]) -> tuple[RuleEntry, ...]:
+    """The fields of a condition."""
+    entries = {"no": RuleEntry("no", ("", "not"))}
+    if model.model_fields.keys() >= set(ITEM_FIELDS):
+        entries |= {"of": RuleEntry("of", ("", *ITEM_FIELDS)), "named": RuleEntry("named")}
+    for name, declared in model.model_fields.items():
+        kinds = get_args(declared.annotation) or (declared.annotation,)
+        choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+        choices = choices or tuple(kind for kind in kinds if isinstance(kind, str))
+        is_optional = type(None) in kinds and choices
+        is_number = bool({int, float} & {getattr(kind, "__origin__", kind) for kind in kinds})
+        entries[name] = RuleEntry(name, ("", *choices) if is_optional else choices, is_number=is_number)
+    if len(entries["condition"].choices) < 2:
+        del entries["condition"]
+    return tuple(entries[name] for name in ORDER if name in entries)
 
+
+_RANGE = (RuleEntry("at_least", is_number=True), RuleEntry("at_most", is_number=True))
 ENTRIES: Mapping[NodeKind, tuple[RuleEntry, ...]] = {
-    NodeKind.GROUP: (_NO, RuleEntry("join", ("all", "any"))),
-    NodeKind.DEED: (_NO, RuleEntry("did", get_args(Deed)), *_OF, _LOW, _DAYS),
-    NodeKind.SPENT: (_NO, *_OF, _LOW, RuleEntry("below", is_number=True), _DAYS),
-    NodeKind.ORDERS: (_NO, _LOW, _HIGH, _DAYS),
-    NodeKind.ORDER_AGE: (_NO, RuleEntry("which", ("last_order", "first_order")), _LOW, _HIGH),
+    NodeKind.GROUP: (RuleEntry("no", ("", "not")), RuleEntry("join", ("all", "any"))),
+    **{kind: _entries(model) for kind, model in MODELS.items()},
     NodeKind.BASIC: (
-        *(_NO, RuleEntry("name"), RuleEntry("test", ("is", "range", "stated"))),
-        *(RuleEntry("values", is_lines=True), _LOW, _HIGH),
+        *(RuleEntry("no", ("", "not")), RuleEntry("name"), RuleEntry("test", ("is", "range", "stated"))),
+        *(RuleEntry("values", is_lines=True), *_RANGE),
     ),
-    NodeKind.AGREED: (_NO, RuleEntry("channel", get_args(RuleChannel))),
-    NodeKind.REACHED: (_NO, RuleEntry("campaign"), RuleEntry("channel", ("", *get_args(RuleChannel))), _DAYS),
 }
-CONDITION_KINDS = tuple(kind for kind in NodeKind if kind is not NodeKind.GROUP)
+CONDITION_KINDS = tuple(MODELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,94 +230,54 @@ def rule_of_text(text: str) -> dict[str, Any] | None:
 
 def _node(rule: PeopleRule, negated: bool) -> RuleNode:
     no = "not" if negated else ""
-    match rule:
-        case NotRule():
-            return _node(rule.negated, not negated)
-        case AllRule() | AnyRule():
-            group = new_node(NodeKind.GROUP, no=no, join="all" if isinstance(rule, AllRule) else "any")
-            return replace(group, parts=tuple(_node(part, negated=False) for part in children(rule)))
-        case DeedRule():
-            times = "" if rule.at_least == 1 else str(rule.at_least)
-            return new_node(
-                NodeKind.DEED, no=no, did=rule.condition, **_named(rule), at_least=times, days=_text(rule.days)
-            )
-        case SpentRule():
-            bounds = {name: _text(getattr(rule, name)) for name in ("at_least", "below", "days")}
-            return new_node(NodeKind.SPENT, no=no, **_named(rule), **bounds)
-        case OrdersRule():
-            bounds = {name: _text(getattr(rule, name)) for name in ("at_least", "at_most", "days")}
-            return new_node(NodeKind.ORDERS, no=no, **bounds)
-        case OrderAgeRule():
-            bounds = {name: _text(getattr(rule, name)) for name in ("at_least", "at_most")}
-            return new_node(NodeKind.ORDER_AGE, no=no, which=rule.condition, **bounds)
-        case BasicRule():
-            values = "\n".join(rule.one_of or ([rule.equals] if rule.equals is not None else []))
-            bounds = {name: _text(getattr(rule, name)) for name in ("at_least", "at_most")}
-            test = "is" if values else "stated" if rule.stated else "range"
-            return new_node(NodeKind.BASIC, no=no, name=rule.name, test=test, values=values, **bounds)
-        case AgreedRule():
-            return new_node(NodeKind.AGREED, no=no, channel=rule.channel)
-        case ReachedRule():
-            texts = {"campaign": rule.campaign or "", "channel": rule.channel or "", "days": _text(rule.days)}
-            return new_node(NodeKind.REACHED, no=no, **texts)
-    raise AssertionError(rule)  # every rule is one of these
+    if isinstance(rule, NotRule):
+        return _node(rule.negated, not negated)
+    if isinstance(rule, AllRule | AnyRule):
+        group = new_node(NodeKind.GROUP, no=no, join="all" if isinstance(rule, AllRule) else "any")
+        return replace(group, parts=tuple(_node(part, negated=False) for part in children(rule)))
+    kind = next(kind for kind, model in MODELS.items() if type(rule) is model)
+    texts = {
+        name: _text(value)
+        for name, value in rule
+        if value is not None and value != type(rule).model_fields[name].default
+    }
+    if isinstance(rule, BasicRule):
+        values = "\n".join(rule.one_of or ([rule.equals] if rule.equals is not None else []))
+        texts |= {"test": "is" if values else "stated" if rule.stated else "range", "values": values}
+    if of := next((name for name in ITEM_FIELDS if name in texts), None):
+        texts |= {"of": of, "named": texts[of]}
+    return new_node(kind, no=no, **texts)
 
 
-def _named(rule: DeedRule | SpentRule) -> dict[str, str]:
-    return next(
-        (
-            {"of": name, "named": str(value)}
-            for name in ("category", "brand", "item")
-            if (value := getattr(rule, name)) is not None
-        ),
-        {},
-    )
-
-
-def _text(number: float | None) -> str:
-    return "" if number is None else f"{number:.15g}"
+def _text(value: object) -> str:
+    return f"{value:.15g}" if isinstance(value, int | float) else str(value)
 
 
 def _document(node: RuleNode) -> dict[str, Any]:
     """The node as `parse_rule` takes it, right or wrong."""
     texts = node.texts
-    match node.kind:
-        case NodeKind.GROUP:
-            document: dict[str, Any] = {texts["join"]: [_document(part) for part in node.parts]}
-        case NodeKind.DEED:
-            document = {"condition": texts["did"], **_selection(texts), **_numbers(texts, "at_least", "days")}
-        case NodeKind.SPENT:
-            numbers = _numbers(texts, "at_least", "below", "days")
-            document = {"condition": "spent", **_selection(texts), **numbers}
-        case NodeKind.ORDERS:
-            document = {"condition": "orders", **_numbers(texts, "at_least", "at_most", "days")}
-        case NodeKind.ORDER_AGE:
-            document = {"condition": texts["which"], **_numbers(texts, "at_least", "at_most")}
-        case NodeKind.BASIC:
-            document = {"condition": "basic", "name": texts["name"], **_test(texts)}
-        case NodeKind.AGREED:
-            document = {"condition": "agreed", "channel": texts["channel"]}
-        case NodeKind.REACHED:
-            named = {name: texts[name] for name in ("campaign", "channel") if texts[name]}
-            document = {"condition": "reached", **named, **_numbers(texts, "days")}
+    if node.kind is NodeKind.GROUP:
+        document: dict[str, Any] = {texts["join"]: [_document(part) for part in node.parts]}
+    else:
+        document = {"condition": texts.get("condition") or node.kind.value}
+        shown = [
+            entry for entry in ENTRIES[node.kind] if entry.name not in (*SPECIAL, "condition") and texts[entry.name]
+        ]
+        if node.kind is NodeKind.BASIC and texts["test"] != "range":
+            shown = [entry for entry in shown if not entry.is_number]
+        document |= {e.name: _number(texts[e.name]) if e.is_number else texts[e.name] for e in shown}
+        if texts.get("of"):
+            document[texts["of"]] = texts["named"]
+        if texts.get("test") == "stated":
+            document["stated"] = True
+        if texts.get("test") == "is":
+            values = [line.strip() for line in texts["values"].splitlines() if line.strip()]
+            document |= {"equals": values[0]} if len(values) == 1 else {"one_of": values}
     return {"not": document} if texts["no"] == "not" else document
 
 
-def _selection(texts: Mapping[str, str]) -> dict[str, str]:
-    return {texts["of"]: texts["named"]} if texts["of"] else {}
-
-
-def _test(texts: Mapping[str, str]) -> dict[str, Any]:
-    if texts["test"] == "stated":
-        return {"stated": True}
-    if texts["test"] == "range":
-        return _numbers(texts, "at_least", "at_most")
-    values = [line.strip() for line in texts["values"].splitlines() if line.strip()]
-    return {"equals": values[0]} if len(values) == 1 else {"one_of": values}
-
-
-def _numbers(texts: Mapping[str, str], *names: str) -> dict[str, Any]:
-    return {name: _number(texts[name]) for name in names if texts[name]}
+SPECIAL = ("condition", "no", "of", "named", "test", "values")
+"""Fields of a form that are no plain fields of a condition."""
 
 
 def _number(text: str) -> int | float | str:

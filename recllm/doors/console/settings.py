@@ -10,11 +10,20 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 
-from recllm.base.errors import PolicyError, UnknownIdError, UsageError
-from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, WordedError, text_of
+from recllm.base.errors import PolicyError, UnknownIdError
+from recllm.doors.console.pages import (
+    ConsoleSection,
+    FormRefusal,
+    TheForm,
+    TheVisit,
+    Visit,
+    WordedError,
+    text_of,
+    texts_of,
+)
 from recllm.doors.console.session import has_just_signed_in, is_same_visitor, session_visitor
 from recllm.doors.console.staff import StaffMember
-from recllm.doors.console.tables import CellKind, ConsoleTable, TableCell, TableColumn, TableRow
+from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.jobs.setting_rows import setting_rows, setting_text
 from recllm.shop.workspace.console_sessions import ConsoleSession, end_session, list_sessions
 from recllm.shop.workspace.keys import ApiKey, Scope, create_key, list_keys, revoke_key
@@ -35,7 +44,7 @@ async def index(visit: TheVisit) -> Response:
 async def make_key(visit: TheVisit, form: TheForm) -> Response:
     """Make a key and show it, this once."""
     visit.require(Scope.ADMIN)
-    name, scopes = text_of(form, "name", 200), [scope for scope in form.getlist("scope") if isinstance(scope, str)]
+    name, scopes = text_of(form, "name", 200), texts_of(form, "scope")
 
     def write() -> str:
         if not list_keys(visit.workspace) and not {Scope.CONSOLE, Scope.ADMIN} <= set(scopes):
@@ -44,10 +53,9 @@ async def make_key(visit: TheVisit, form: TheForm) -> Response:
         visit.remember("make_key", key=key.key_id, scopes=" ".join(sorted(key.scopes)))
         return text
 
-    try:
-        text = await visit.run(write)
-    except UsageError as error:
-        return await _page(visit, problem=visit.problem_text(error), typed=name, status=422)
+    text = await visit.attempt(write)
+    if isinstance(text, FormRefusal):
+        return await _page(visit, problem=text.problem, typed=name, status=422)
     return await _page(visit, key_text=text)
 
 
@@ -176,18 +184,7 @@ def keys_table(visit: Visit, keys: Sequence[ApiKey]) -> ConsoleTable:
             key.revoked_at,
         )
 
-    return ConsoleTable(
-        name="keys",
-        title=visit.say("settings.keys"),
-        columns=(
-            TableColumn(name="name", label=visit.say("settings.name")),
-            TableColumn(name="key_id"),
-            TableColumn(name="scopes", label=visit.say("settings.may")),
-            TableColumn(name="created_at", label=visit.say("settings.since"), kind=CellKind.DAY),
-            TableColumn(name="revoked_at", label=visit.say("settings.revoked_at"), kind=CellKind.DAY),
-        ),
-        rows=[row(key) for key in keys],
-    )
+    return visit.table("keys", [row(key) for key in keys])
 
 
 def sessions_table(visit: Visit, sessions: Sequence[tuple[ConsoleSession, ApiKey | StaffMember]]) -> ConsoleTable:
@@ -204,18 +201,7 @@ def sessions_table(visit: Visit, sessions: Sequence[tuple[ConsoleSession, ApiKey
             _moment(session.end),
         )
 
-    return ConsoleTable(
-        name="sessions",
-        title=visit.say("settings.sessions"),
-        columns=(
-            TableColumn(name="name", label=visit.say("settings.who")),
-            TableColumn(name="by", label=visit.say("settings.with")),
-            TableColumn(name="begun_at", label=visit.say("settings.signed_in_at"), kind=CellKind.MOMENT),
-            TableColumn(name="used_at", label=visit.say("settings.used_at"), kind=CellKind.MOMENT),
-            TableColumn(name="ends_at", label=visit.say("settings.ends_at"), kind=CellKind.MOMENT),
-        ),
-        rows=[row(session, visitor) for session, visitor in sessions],
-    )
+    return visit.table("sessions", [row(session, visitor) for session, visitor in sessions])
 
 
 def _moment(epoch_seconds: float) -> datetime:
@@ -241,16 +227,5 @@ def settings_table(visit: Visit, section: str, rows: Sequence[Mapping[str, Any]]
             row["range"],
         )
 
-    return ConsoleTable(
-        name=f"settings-{section or 'shop'}",
-        title=section or visit.say("settings.shop"),
-        columns=(
-            TableColumn(name="setting", label=visit.say("settings.setting")),
-            TableColumn(name="value", label=visit.say("settings.value")),
-            TableColumn(name="origin", label=visit.say("settings.origin")),
-            TableColumn(name="default"),
-            TableColumn(name="meaning", label=visit.say("settings.what"), is_english=True),
-            TableColumn(name="range"),
-        ),
-        rows=[cells(row) for row in rows],
-    )
+    name, title = f"settings-{section or 'shop'}", section or visit.say("settings.shop")
+    return visit.table(name, [cells(row) for row in rows], of="settings", title=title)

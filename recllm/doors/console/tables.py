@@ -1,20 +1,25 @@
 """Tables of the console: each value once, for the page in the reader's language and for a file as machines read it.
 
-A page has a `ConsoleTable` among its values and draws it with `parts.grid(table)`. That writes a link to the same
-address with `csv=<name of the table>`, which `Visit.page` answers with all of the table's rows as a file: no page needs
-a route for it. In a file a share is a number in [0, 1], a time is ISO 8601 in UTC, money is a plain number, what is not
-told is empty, and no text starts a formula. Column names are the same in every language.
+A page has a `ConsoleTable` among its values, made by `Visit.table` from the columns in `tables.toml`, and draws it with
+`parts.grid(table)`. That writes a link to the same address with `csv=<name of the table>`, which `Visit.page` answers
+with all rows as a file. In a file a share is a number in [0, 1], a time is ISO 8601 in UTC, money is a plain number, a
+missing value is empty, and no text starts a formula. Column names are the same in every language.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from recllm.base.documents import guarded
 from recllm.base.stats.intervals import ConfidenceInterval
@@ -44,20 +49,20 @@ class TableColumn:
     name: str
     """Its heading in a file."""
     label: str = ""
-    """Its heading on the page; "" for a column that only the file has."""
+    """Its heading on the page, in `tables.toml` the path of its words; "" for a column that only the file has."""
     kind: CellKind = CellKind.TEXT
     digits: int = 0
     """Digits behind the decimal mark on the page."""
     is_ranged: bool = False
-    """Whether its values are intervals: in a file it then has two columns more, `<name>_low` and `<name>_high`."""
+    """Whether its values are intervals: a file then has the columns `<name>_low` and `<name>_high` too."""
     is_in_file: bool = True
-    """False for what repeats another column for the eye."""
+    """False where it repeats another column for the eye."""
     is_wide: bool = False
     """Whether a phone leaves it out."""
     is_english: bool = False
-    """Whether its texts are English whatever the page's language, which a screen reader has to know."""
+    """Whether its texts are English on every page, for screen readers."""
     scope: Scope | None = None
-    """Without this scope the file leaves it out: ids of people are for who may export them."""
+    """Without this scope the file leaves it out, as it identifies customers."""
 
     @property
     def is_time(self) -> bool:
@@ -72,7 +77,7 @@ class TableColumn:
 class TableCell:
     """A value that the page writes in its own way; the file has the value."""
 
-    value: CellValue
+    value: CellValue = None
     text: str | None = None
     """On the page; by the column's kind when None."""
     href: str = ""
@@ -92,18 +97,26 @@ class ConsoleTable:
     """Rows of one page under a heading."""
 
     name: str
-    """Of the file, and in the address; one meaning on a page."""
+    """Of the file, and in the address; unique on a page."""
     title: str
     columns: tuple[TableColumn, ...]
     rows: Sequence[TableRow]
-    """As many values as columns, each; those of the page."""
+    """Rows of the page, each with a value for every column."""
     all_rows: Callable[[], Iterable[TableRow]] | None = None
-    """What the file has where that is more than the page shows."""
+    """Rows of the file where these are more than the page shows."""
 
     def cells(self, row: TableRow) -> list[tuple[TableColumn, TableCell]]:
         """What the page shows of a row."""
         pairs = zip(self.columns, row, strict=True)
         return [(column, _cell(value)) for column, value in pairs if column.label]
+
+
+@cache
+def declared_tables() -> Mapping[str, tuple[str, tuple[TableColumn, ...]]]:
+    """Name of a table of `tables.toml` -> path of its title, and its columns with the paths of their headings."""
+    tables = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
+    columns = TypeAdapter(tuple[TableColumn, ...])
+    return {name: (table["title"], columns.validate_python(table["columns"])) for name, table in tables.items()}
 
 
 def _cell(value: CellValue | TableCell) -> TableCell:
@@ -145,7 +158,7 @@ def _number_text(words: Words, column: TableColumn, value: float) -> str:
 
 
 def tables_of(values: object) -> Iterator[ConsoleTable]:
-    """The tables among a page's values, also those inside of lists and mappings."""
+    """The tables among a page's values, and in its lists and mappings."""
     if isinstance(values, ConsoleTable):
         yield values
     elif isinstance(values, Mapping):

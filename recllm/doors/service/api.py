@@ -19,7 +19,6 @@ from recllm.base.errors import UsageError
 from recllm.base.policy import EARLIEST_YEAR
 from recllm.base.schema import AdCopy, Slate
 from recllm.base.settings import ServiceSettings
-from recllm.doors.service.bodies import JsonRoute
 from recllm.doors.service.callers import (
     ERRORS,
     MayAsk,
@@ -42,6 +41,7 @@ from recllm.doors.service.requests import (
     ExplanationRequest,
     Id,
     ItemsRequest,
+    JsonRoute,
     LoadAnswer,
     ProfileRequest,
     SimilarItems,

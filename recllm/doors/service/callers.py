@@ -1,25 +1,44 @@
-"""Who asks the service, for which shop, and what all operations share: metrics, scopes, the form of an answer."""
+"""Who asks the service, for which shop, and what all operations share: metrics, scopes, answers and errors."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import Depends, Header, Request, Security
-from fastapi.responses import Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
 from fastapi.security import APIKeyHeader
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from recllm.base.documents import json_text
-from recllm.base.errors import StoreError
+from recllm.base.errors import (
+    ConflictError,
+    DataError,
+    GenerationError,
+    NothingToDo,
+    PolicyError,
+    RecllmError,
+    StoreError,
+    UnknownIdError,
+    UsageError,
+)
 from recllm.base.settings import ServiceSettings
-from recllm.doors.service.background import Background
-from recllm.doors.service.capacity import Capacity, RateLimit
+from recllm.doors.service.capacity import Background, Capacity, OverloadError, RateLimit
 from recllm.doors.service.live import LiveShop
+from recllm.doors.service.refusals import REFUSALS, RefusalLog
 from recllm.doors.service.requests import ErrorAnswer
 from recllm.doors.service.slates import SlateProcesses
 from recllm.shop.workspace.audit import AuditAction, audit, audit_each
@@ -30,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class ShopMetrics:
-    """What Prometheus reads of one shop. No label holds an id of anybody."""
+    """What Prometheus reads of one shop. No label holds an id of a customer."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -64,7 +83,7 @@ class Service:
     """For slates; the same one where they are computed in this process."""
     slates: SlateProcesses
     marketing: Capacity
-    """For what takes seconds, so that the shop's site does not wait for it."""
+    """For answers that take seconds, so that the shop's site does not wait for them."""
     background: Background
     rate: RateLimit
     metrics: dict[str, ShopMetrics]
@@ -100,7 +119,7 @@ class Caller:
         return FigureGate(self.shop.workspace, None if sees_people else self.actor)
 
     def may(self, scope: Scope) -> bool:
-        """Whether the caller has a scope; without keys everybody on this machine has all."""
+        """Whether the caller has a scope; without keys every local caller has all."""
         return self.key is None or self.key.allows(scope)
 
     def audit_each(self, action: AuditAction, user_ids: Sequence[str], /, **details: Any) -> None:
@@ -122,15 +141,15 @@ TheService = Annotated[Service, Depends(_service)]
 
 
 def identify(service: Service, key_text: str | None, shop_name: str | None) -> Caller:
-    """Who asks. Raises `HTTPException` for whoever has no valid key where one is needed, or names no shop, and
-    `StoreError` where that cannot be told, because the keys of a shop that may be meant cannot be read."""
+    """The caller. Raises `HTTPException` without a valid key where one is needed, or without a shop's name, and
+    `StoreError` where the keys of a shop that may be meant cannot be read."""
     named = {name: shop for name, shop in service.shops.items() if shop_name in (None, name)}
     unreadable: StoreError | None = None
     is_open = True
     for shop in service.shops.values():
         try:
             if key_text is None:
-                # a directory closes a shop as a key does: somebody has to be known
+                # a directory closes a shop as a key does
                 is_open = is_open and shop.workspace.settings.oidc.issuer is None and not list_keys(shop.workspace)
             elif shop.name in named and (key := authenticate(shop.workspace, key_text)):
                 service.rate.count(key.key_id)
@@ -139,7 +158,7 @@ def identify(service: Service, key_text: str | None, shop_name: str | None) -> C
             if key_text is None or shop.name in named:
                 unreadable = error
             logger.warning("keys cannot be read: %s", error, extra={"shop": shop.name})
-    service.rate.count("")  # all that have no valid key are one caller
+    service.rate.count("")  # all without a valid key are one caller
     if unreadable is not None and (key_text is not None or is_open):
         raise unreadable
     if key_text is not None or not is_open:
@@ -153,7 +172,7 @@ def identify(service: Service, key_text: str | None, shop_name: str | None) -> C
 
 
 class Allowed:
-    """A dependency: the caller, whom `RequestMiddleware` identified, and who may do what the scope says."""
+    """A dependency: returns the caller if its key has this scope."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -186,7 +205,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "No valid key of the shop"},
     403: {"model": ErrorAnswer, "description": "The key lacks the scope, or the person has not agreed"},
     404: {"model": ErrorAnswer, "description": "No such shop, item or person"},
-    409: {"model": ErrorAnswer, "description": "Somebody changed the same thing since, or something is in its place"},
+    409: {"model": ErrorAnswer, "description": "Changed by another caller since, or its place is taken"},
     413: {"model": ErrorAnswer, "description": "Larger than `service.max_body_mib`"},
     422: {"model": ErrorAnswer, "description": "A field is wrong; the message names it"},
     429: {"model": ErrorAnswer, "description": "Too many requests; see Retry-After"},
@@ -204,3 +223,153 @@ def json_answer(value: Any) -> Response:
 def document_answer(document: str) -> Response:
     """A result that is JSON already."""
     return Response(document.encode(errors="backslashreplace"), media_type="application/json")
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+STATUS: Sequence[tuple[type[RecllmError], HTTPStatus]] = (
+    (PolicyError, HTTPStatus.FORBIDDEN),
+    (NothingToDo, HTTPStatus.NOT_FOUND),
+    (UnknownIdError, HTTPStatus.NOT_FOUND),
+    (ConflictError, HTTPStatus.CONFLICT),
+    (UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (DataError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (GenerationError, HTTPStatus.BAD_GATEWAY),
+    (RecllmError, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+"""Status of a kind of error, the first that fits: the store, the model and what is being opened may be back."""
+
+MAX_FAULTS = 20
+"""Faults of a request that one message names."""
+MAX_NAME = 80
+"""Signs of a field's name in a message; a caller may have chosen it."""
+
+ANSWER_HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "Cache-Control": "no-store",
+}
+"""Of every answer without headers of its own: a browser that is led to it renders nothing."""
+HTTPS_ONLY = "max-age=31536000; includeSubDomains"
+"""A year."""
+ANYHOW = ("/livez", "/readyz")
+"""Paths for the operator, which are answered by http in any case."""
+
+DISK_REFUSALS = frozenset((EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS))
+"""Errors of this machine that may be over later, such as a full disk; any other `OSError` is a bug."""
+
+CANNOT_ANSWER = "the shop cannot answer now; the log says why"
+
+
+class RequestMiddleware:
+    """Around every request: the caller is known before a byte of the body is read; size and time are measured."""
+
+    def __init__(self, app: ASGIApp, service: Service, https_only: bool) -> None:
+        self._app = app
+        self._service = service
+        self._https_only = https_only
+        self._refusals = RefusalLog()
+        self._max_bytes = int(service.settings.max_body_mib * 2**20)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status, size, shop_name = time.perf_counter(), 500, 0, ""
+        state = scope.setdefault("state", {})
+        state["request_id"] = uuid.uuid4().hex
+
+        async def counted_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in answer_headers(scope["scheme"]).items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        async def bounded_receive() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._service.body_limits.get(scope["path"], self._max_bytes):
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than is taken")
+            return message
+
+        headers = Headers(scope=scope)
+        try:
+            if self._https_only and scope["scheme"] != "https" and scope["path"] not in ANYHOW:
+                error = HTTPException(HTTPStatus.FORBIDDEN, "this service is asked by https alone")
+                await (await refused(Request(scope), error))(scope, receive, counted_send)
+                return
+            if scope["path"].startswith(("/v1/", "/metrics")):
+                asking = partial(identify, self._service, headers.get("x-api-key"), headers.get("x-shop"))
+                try:
+                    caller = await anyio.to_thread.run_sync(asking)
+                except (HTTPException, RecllmError) as error:
+                    await (await refused(Request(scope), error))(scope, receive, counted_send)
+                    return
+                state["caller"], state["actor"], shop_name = caller, caller.actor, caller.shop.name
+            await self._app(scope, bounded_receive, counted_send)
+        finally:
+            operation = getattr(scope.get("route"), "name", "unknown")
+            shop_name = shop_name or state.get("shop_name", "")
+            if status in REFUSALS:
+                actor, key_text = state.get("actor", "nobody"), headers.get("x-api-key")
+                self._refusals.add(actor, shop_name, operation, status, state["request_id"], key_text)
+            figures = self._service.metrics[shop_name]
+            figures.requests.labels(operation, status).inc()
+            figures.seconds.labels(operation).observe(time.perf_counter() - began)
+
+
+def answer_headers(scheme: str) -> dict[str, str]:
+    """What every answer bears. scheme: by which the caller came, to this service or to a proxy that it trusts."""
+    return {**ANSWER_HEADERS, **({"Strict-Transport-Security": HTTPS_ONLY} if scheme == "https" else {})}
+
+
+def _error(request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    request_id = getattr(request.state, "request_id", "")
+    body = {"error": {"type": kind, "message": message, "request_id": request_id}}
+    return JSONResponse(body, status, headers)
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """What was wrong with a request, or stands in its way, in one line."""
+    if isinstance(error, OverloadError):
+        return _error(request, error.status, "overload", str(error), {"Retry-After": str(error.retry_seconds)})
+    if isinstance(error, RecllmError):
+        status = next(status for kind, status in STATUS if isinstance(error, kind))
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return _error(request, status, type(error).__name__, str(error))
+        # what stands in the way here may name files of this machine
+        logger.warning("refused: %s", error, extra={"request_id": request.state.request_id})
+        return _error(request, status, type(error).__name__, CANNOT_ANSWER)
+    if isinstance(error, RequestValidationError):
+        # what was sent is not repeated: it may hold a customer's id
+        faults = error.errors()
+        messages = [
+            f"{'.'.join(str(part)[:MAX_NAME] for part in fault['loc'][1:])}: {fault['msg']}"
+            for fault in faults[:MAX_FAULTS]
+        ]
+        if len(faults) > MAX_FAULTS:
+            messages.append(f"and {len(faults) - MAX_FAULTS} more")
+        return _error(request, HTTPStatus.UNPROCESSABLE_ENTITY, "validation", "; ".join(messages))
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handlers are registered for these four alone
+    return _error(request, error.status_code, "http", str(error.detail), dict(error.headers or {}))
+
+
+async def disk_refused(request: Request, error: Exception) -> Response:
+    """Answers 503 to what this machine may allow later."""
+    if not isinstance(error, OSError) or error.errno not in DISK_REFUSALS:
+        raise error
+    logger.error("this machine refused what a request needs", exc_info=error)
+    return _error(request, HTTPStatus.SERVICE_UNAVAILABLE, "StoreError", CANNOT_ANSWER)
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    request_id = getattr(request.state, "request_id", "")
+    logger.error("a request failed", exc_info=error, extra={"request_id": request_id})
+    message = "something failed here; the log has more"
+    # this answer passes no middleware
+    headers = answer_headers(request.scope["scheme"])
+    return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message, headers)

@@ -19,6 +19,7 @@ from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.schema import RecommendRequest, Slate, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.finder import Finder
+from recllm.doors.service.requests import SlateRequest
 from recllm.market.experiments.slates import (
     SlateExperiment,
     list_experiments,
@@ -26,7 +27,9 @@ from recllm.market.experiments.slates import (
     running_experiment,
 )
 from recllm.market.jobs.ad_copy import EFFECT
+from recllm.market.jobs.load import record_shown
 from recllm.market.jobs.recommenders import open_recommender, usable_version, with_current_offer
+from recllm.market.jobs.sessions import session_pseudonyms
 from recllm.recommend.recommender.registry import current
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
@@ -128,17 +131,38 @@ class LiveShop:
             self._figures[question] = figures.at.date(), answer
         return answer  # type: ignore[return-value]
 
-    def recommend(self, request: RecommendRequest) -> list[Slate]:
-        """The slates of people, each by the treatment of their variant; see `recommend_in_experiments`."""
+    def visitor(self, user_id: str | None, session_id: str | None) -> tuple[Recommender, str]:
+        """The recommender that knows a visitor, and the id to ask it with; "" for one without an id."""
+        recommender = self.recommender()
+        if session_id is not None:
+            return recommender.for_ids(lambda ids: session_pseudonyms(self.workspace, ids)), session_id
+        return (recommender, user_id) if user_id is not None else (recommender.for_nobody(), "")
+
+    def slate(self, body: SlateRequest) -> Slate:
+        """The answer to a request, by the treatment of the customer's variant; recorded as shown where it says so.
+        Visitors without a customer's id are in no experiment."""
+        if body.user_id is None:
+            recommender, visitor = self.visitor(None, body.session_id)
+            (slate,) = recommender.recommend(body.request(visitor))
+            if body.record and visitor:
+                record_shown(self.workspace, [slate], names=[self.workspace.session_pseudonymiser().one(visitor)])
+            return slate
+        name = self.workspace.pseudonymiser().one(body.user_id)
         serving, treatments = self._opened, self._treatments
 
         def recommender_of(version: str | None) -> Recommender | None:
             if version is None or (serving is not None and version == serving[0].version):
-                return self.recommender()
+                return self.recommender().by_pseudonym()
             of_version = treatments.get(version)
-            return None if of_version is None else of_version[1].at(present(self.workspace))
+            return None if of_version is None else of_version[1].at(present(self.workspace)).by_pseudonym()
 
-        return recommend_in_experiments(self.workspace, request, self._experiments, recommender_of)
+        (slate,) = recommend_in_experiments(
+            self.workspace, body.request(name), self._experiments, recommender_of, by_pseudonym=True
+        )
+        slate = replace(slate, user_id=body.user_id)
+        if body.record:
+            record_shown(self.workspace, [slate], names=[name])
+        return slate
 
     def update(self) -> bool:
         """Open what changed since the last time; whether there is a new recommender.

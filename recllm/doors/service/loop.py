@@ -9,9 +9,8 @@ from fastapi.responses import Response
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import ReportBy
-from recllm.doors.service.bodies import JsonRoute
 from recllm.doors.service.callers import ERRORS, MayMarket, TheService, json_answer
-from recllm.doors.service.requests import ExperimentRequest, Id, StopRequest
+from recllm.doors.service.requests import ExperimentRequest, Id, JsonRoute, StopRequest
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.market.experiments.slates import (
     ExperimentOutcome,

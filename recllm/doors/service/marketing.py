@@ -19,9 +19,8 @@ from pydantic import BaseModel
 from recllm.base.documents import plain
 from recllm.base.errors import ConflictError, UsageError
 from recllm.base.schema import SearchRequest, Slate
-from recllm.doors.service.background import Job
-from recllm.doors.service.bodies import JsonRoute
 from recllm.doors.service.callers import ERRORS, Caller, MayAsk, MayMarket, Service, TheService, json_answer, require
+from recllm.doors.service.capacity import Job
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.marketing_requests import (
     AudienceQuery,
@@ -41,7 +40,7 @@ from recllm.doors.service.marketing_requests import (
     SearchQuery,
     TextDecision,
 )
-from recllm.doors.service.slates import visitor_of
+from recllm.doors.service.requests import JsonRoute
 from recllm.market.audiences.people_rule import rule_document
 from recllm.market.audiences.rule_words import rule_words
 from recllm.market.campaigns.drafts import (
@@ -90,7 +89,7 @@ async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Resp
     shop = caller.shop
 
     def slate() -> Slate:
-        recommender, visitor = visitor_of(shop, body.user_id, body.session_id)
+        recommender, visitor = shop.visitor(body.user_id, body.session_id)
         request = body.part(SearchRequest, user=visitor or None)
         index = shop.finder.index(recommender.dataset.items)
         vector = shop.finder.vector(recommender.encoder, body.query)

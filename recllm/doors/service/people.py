@@ -13,10 +13,9 @@ from recllm.base.errors import NothingToDo, UnknownIdError
 from recllm.doors.privacy.certificate import ErasureCertificate
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
-from recllm.doors.service.bodies import JsonRoute
 from recllm.doors.service.callers import ERRORS, MayErase, MaySend, TheService, json_answer
 from recllm.doors.service.marketing_requests import RestrictionRequest, SessionJoinRequest
-from recllm.doors.service.requests import Id, PersonRequest
+from recllm.doors.service.requests import Id, JsonRoute, PersonRequest
 from recllm.market.jobs.recommenders import forget_in_states
 from recllm.market.jobs.sessions import SessionJoin, join_session, remove_item
 from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit

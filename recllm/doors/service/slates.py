@@ -2,8 +2,8 @@
 
 This process owns the HTTP interface, what is written and the jobs. Each of the others opens the same workspaces, reads
 histories from the store by key, and answers one request after the other. It opens what is new when this process says
-so, which waits for it: what a caller was told is in force is in force in every one of them. A process that dies is
-started anew, and what it was asked is answered here.
+so, and this process waits for it: an acknowledged change is in force in all of them. A process that dies is started
+again, and its request is answered here.
 """
 
 from __future__ import annotations
@@ -23,19 +23,15 @@ from typing import TYPE_CHECKING, Any
 from recllm.base import errors
 from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError
-from recllm.base.schema import RecommendRequest, Slate, SlateStatus
+from recllm.base.schema import SlateStatus
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.requests import SlateRequest
-from recllm.market.jobs.load import record_shown
-from recllm.market.jobs.sessions import session_pseudonyms
 from recllm.shop.workspace.workspace import Workspace, call_overrides, overridden
 from recllm.text.encoder.hardware import usable_cores
 from recllm.text.log_lines import log_to_stderr
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-
-    from recllm.recommend.recommender.recommender import Recommender
 
 logger = logging.getLogger(__name__)
 
@@ -44,33 +40,11 @@ ANSWER_SECONDS = 60.0
 UPDATE_SECONDS = 600.0
 """One that takes longer to open what is new is ended."""
 MAX_PROCESSES = 4
-"""Where nobody said how many."""
+"""Where the settings say no number."""
 CURRENT = b"current"
-"""What a process says after an update that left nothing out."""
+"""Answer of a process after a complete update."""
 RESTART_SECONDS = 5.0
-"""Between two starts in the place of one process."""
-
-
-def visitor_of(shop: LiveShop, user_id: str | None, session_id: str | None) -> tuple[Recommender, str]:
-    """The recommender that knows whoever asks, and the id to ask it with; "" for somebody of whom nothing is known."""
-    recommender = shop.recommender()
-    if session_id is not None:
-        return recommender.for_ids(lambda ids: session_pseudonyms(shop.workspace, ids)), session_id
-    return (recommender, user_id) if user_id is not None else (recommender.for_nobody(), "")
-
-
-def slate_of(shop: LiveShop, body: SlateRequest) -> Slate:
-    """The answer to a request; recorded as shown where it says so."""
-    visitor = body.user_id or body.session_id or ""
-    request = body.part(RecommendRequest, users=(visitor,))
-    is_person = body.user_id is not None
-    if is_person:
-        (slate,) = shop.recommend(request)
-    else:  # experiments are on people
-        (slate,) = visitor_of(shop, None, body.session_id)[0].recommend(request)
-    if body.record and visitor:
-        record_shown(shop.workspace, [slate], sessions=not is_person)
-    return slate
+"""Pause between two starts of one process."""
 
 
 def default_processes() -> int:
@@ -107,12 +81,12 @@ class SlateProcesses:
         )
 
     def answer(self, shop: LiveShop, body: SlateRequest) -> tuple[SlateStatus, str]:
-        """Status and JSON of a slate; computed here where no process is free that could. Raises as `slate_of` does."""
+        """Status and JSON of a slate, computed here where no process is free. Raises as `LiveShop.slate` does."""
         process = self._free_process()
         if process is not None and shop.name in process.shops:
             try:
                 header, document = process.ask({"shop": shop.name, "slate": body.model_dump(mode="json")})
-            except (OSError, EOFError):  # it is started anew by the next update
+            except (OSError, EOFError):  # the next update starts it again
                 process.end()
                 process = None
                 logger.warning("a process of slates ended; its request is answered by this one")
@@ -123,7 +97,7 @@ class SlateProcesses:
                 return SlateStatus(header["status"]), document
         if process is not None:
             self._free.put(process)
-        slate = slate_of(shop, body)
+        slate = shop.slate(body)
         return slate.status, json_text(slate)
 
     def _free_process(self) -> _SlateProcess | None:
@@ -171,7 +145,7 @@ class SlateProcesses:
 
 
 class _SlateProcess:
-    """One process, asked by one caller at a time; `tell_update` and `await_update` may go on beside an answer."""
+    """One process with one caller at a time; `tell_update` and `await_update` may run during an answer."""
 
     def __init__(self, folders: Mapping[str, str], overrides: Mapping[str, Any]) -> None:
         self.started = time.monotonic()
@@ -248,7 +222,7 @@ def _serve(folders: Mapping[str, str], overrides: Mapping[str, Any], answers: Co
 
 def _answer(shop: LiveShop, body: Mapping[str, Any]) -> bytes:
     try:
-        slate = slate_of(shop, SlateRequest.model_validate(body))
+        slate = shop.slate(SlateRequest.model_validate(body))
     except RecllmError as error:
         return json.dumps({"error": type(error).__name__, "message": str(error)}).encode()
     except Exception:
@@ -264,7 +238,7 @@ def _update(shops: Mapping[str, LiveShop], updates: Connection) -> None:
             try:
                 shop.update()
                 answer = CURRENT
-            except RecllmError as error:  # the process that asked for it has the same trouble, and tells of it
+            except RecllmError as error:  # the other process has the same trouble, and logs it
                 logger.info("not opened: %s", error, extra={"shop": shop.name})
             except Exception:
                 logger.exception("not opened", extra={"shop": shop.name})

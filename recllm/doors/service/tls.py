@@ -1,4 +1,4 @@
-"""The service's own TLS: a certificate and its key, checked before anybody is answered and read anew when changed."""
+"""The service's own TLS: a certificate and its key, checked at the start and read again when they change."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class ServerCertificate:
-    """What the service shows, in TLS 1.2 and newer.
+    """The certificate of the service, for TLS 1.2 and newer.
 
     certificate: a PEM file with the certificate and those between it and its root. key: its private key, without a
-    passphrase; None where it stands in the same file. Raises `UsageError` for files that cannot be used.
+    passphrase; None where it is in the same file. Raises `UsageError` for files that cannot be used.
     """
 
     def __init__(self, certificate: Path, key: Path | None) -> None:
@@ -25,28 +25,9 @@ class ServerCertificate:
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._load(self.context)
 
-    def doubt(self) -> str | None:
-        """Why a client with this machine's list of authorities would not trust it; None where it would.
-
-        Whether the name fits is not asked: only a client knows by which one it came.
-        """
-        client = ssl.create_default_context()
-        client.check_hostname = False
-        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        sides = (client.wrap_bio(to_client, to_server), self.context.wrap_bio(to_server, to_client, server_side=True))
-        for _ in range(8):  # messages of a handshake
-            for side in sides:
-                try:
-                    side.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
-                except ssl.SSLCertVerificationError as error:
-                    return error.verify_message
-        return None
-
     async def renew(self) -> None:
-        """Reads the files anew where they changed, for connections from now on. What cannot be used is told in the log,
-        and the old ones go on."""
+        """Reads changed files again, for connections from now on. Files that cannot be used are logged, and the old
+        ones stay in use."""
         try:
             state = self._state()
             if state == self._loaded:

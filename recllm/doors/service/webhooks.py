@@ -8,10 +8,12 @@ with success: a provider would send the same again and again.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from threading import Event, Thread
 from typing import Any
 
 import anyio.to_thread
@@ -20,15 +22,19 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from recllm.base.errors import DataError
+from recllm.base.errors import DataError, RecllmError
 from recllm.base.schema import MessageEvent, MessageEventKind
 from recllm.doors.service.callers import ERRORS, Service, TheService, json_answer
 from recllm.doors.service.live import LiveShop
+from recllm.market.jobs.announce import TIMEOUT_SECONDS, send_due
 from recllm.market.jobs.messages import ReportAccount, record_reports
 from recllm.shop.workspace.signatures import SignedCall, verify
 from recllm.shop.workspace.webhooks import WebhookScheme, WebhookSource, read_webhooks
 
+SEND_SECONDS = 2.0  # pause between two looks for announcements that are due
 TOLERANCE_SECONDS = 300.0  # a signed request may be so old, or so far ahead of this machine's clock
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(responses={status: ERRORS[status] for status in (413, 422, 429, 500, 503)})
 
@@ -189,3 +195,36 @@ def _moment(value: Any) -> datetime | None:
         return None if at is None or at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+# --- announcements of a shop ------------------------------------------------------------------------------------------
+
+
+class AnnouncementSender:
+    """Sends the announcements of one shop that are due, from `start` to `close`."""
+
+    def __init__(self, shop: LiveShop) -> None:
+        self._shop = shop
+        self._closing = Event()
+        self._thread = Thread(target=self._send, name=f"send {shop.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread after its attempt; one that hangs is left: another process makes it again."""
+        self._closing.set()
+        self._thread.join(TIMEOUT_SECONDS)
+
+    def _send(self) -> None:
+        problem = ""
+        while not self._closing.wait(SEND_SECONDS):
+            try:
+                send_due(self._shop.workspace)
+                problem = ""
+            except RecllmError as error:
+                if str(error) != problem:  # once, and not at every look
+                    logger.warning("announcements cannot be sent: %s", error, extra={"shop": self._shop.name})
+                problem = str(error)
+            except Exception:  # whatever it is, the next round tries again
+                logger.exception("announcements were not sent", extra={"shop": self._shop.name})

@@ -157,8 +157,7 @@ class TargetSection(_Section):
     occasion: Occasion | None = None
     """Whoever has this occasion when the campaign is planned, each for an item of their own."""
     most_items: Annotated[int, Field(ge=1)] | None = None
-    """So many items at most, those that suit most people; when None all, or of the whole catalogue
-    `offers.campaign_items`."""
+    """So many items at most, those that suit most people; when None all, or 20 of the whole catalogue."""
     intent: Annotated[Intent, Strict(False)] | None = None
     """What an offer is to a person: mixed (the same as None), discover, remind, cross_sell or win_back."""
     objective: Annotated[Objective, Strict(False)] | None = None

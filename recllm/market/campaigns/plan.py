@@ -67,6 +67,8 @@ URL_VARIABLE = "RECLLM_LLM_URL"
 LANGUAGE_BASICS = ("language", "locale", "lang", "语言")
 """Basics that say which of a campaign's locales a person reads."""
 
+CATALOGUE_ITEMS = 20
+"""Items of a campaign that picks them from the whole catalogue and says no number: each needs its texts."""
 REACHABLE = "reachable"
 
 _logger = logging.getLogger(__name__)
@@ -322,7 +324,7 @@ def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) ->
         target, only_for = _occasion_target(workspace, recommender, section.occasion)
         pool = eligible_pool(recommender, target, rules, agreed, contacts=contact_records(gate), only_for=only_for)
         return recommender, pool
-    limit = section.most_items or (workspace.settings.offers.campaign_items if section.picks_items else None)
+    limit = section.most_items or (CATALOGUE_ITEMS if section.picks_items else None)
     if section.text is None:
         recommender, target = audience_target(recommender, section.items, section.category)
     else:

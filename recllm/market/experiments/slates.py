@@ -242,7 +242,7 @@ def recommend_in_experiments(
     names = request.users if by_pseudonym else workspace.pseudonymiser().many(request.users)
     for position, name in enumerate(names):
         group: tuple[str | None, str | None] = (None, None)
-        if in_global_holdout(name, settings.holdout_share, settings.holdout_salt):
+        if settings.holdout_share and in_global_holdout(name, settings.holdout_share, settings.holdout_salt):
             group = (GLOBAL_HOLDOUT, HELD_OUT)
         elif running is not None:
             group = (running.experiment.name, variant_of(running.experiment, name))

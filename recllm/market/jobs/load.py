@@ -245,17 +245,17 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
     return record_rows(rows.with_columns(texts), Table.ITEMS, workspace.store(), source=source)
 
 
-def record_shown(workspace: Workspace, slates: Sequence[Slate], *, sessions: bool = False) -> int:
+def record_shown(workspace: Workspace, slates: Sequence[Slate], *, names: Sequence[str] | None = None) -> int:
     """Append what was shown, of people who may be counted (purpose analytics); returns the number of events.
 
     A slate is shown just before the present that it was made for, and never ahead of the clock: however many there are,
     the present stays, and the order of writing tells those of one instant apart. Each counts once, however often it is
-    recorded. sessions: whether the slates are of anonymous sessions.
+    recorded. names: the pseudonyms of the slates' customers or sessions; None where they follow from customers' ids.
     """
     from recllm.shop.ingest.record import record_events
 
-    pseudonymiser = workspace.session_pseudonymiser() if sessions else workspace.pseudonymiser()
-    names = pseudonymiser.many([s.user_id for s in slates])
+    if names is None:
+        names = workspace.pseudonymiser().many([s.user_id for s in slates])
     permitted = workspace.gate().permits_each(names, Purpose.ANALYTICS)
     pairs = [(s, n) for s, n, yes in zip(slates, names, permitted, strict=True) if yes and s.items]
     if not pairs:
