@@ -252,7 +252,7 @@ def test_what_claims_the_future_is_dated_by_the_clock_and_a_refusal_ends_grants_
     """The oracle: a decision is as old as it says, and never younger than its acceptance; one that is refused when
     grants lie ahead of the clock (which was set back) ends those."""
     person, clock = os.urandom(8).hex(), CLOCK
-    monkeypatch.setattr("recllm.shop.store.writers._now", lambda: clock)
+    monkeypatch.setattr("recllm.shop.store.tables.now", lambda: clock)
     dated: list[tuple[int, bool]] = []
     for granted, ahead, moved in decisions:
         clock += moved * SECOND

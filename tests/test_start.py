@@ -33,7 +33,7 @@ def record(locale: str = "en") -> dict[str, Any]:
     values = {"ndcg@20": 0.3, "recall@20": 0.2, "hr@20": 0.8}
     gap = {"peer": "popular", "slice": "ALL", "metric": "ndcg@20", "mean": 0.1, "low": 0.05, "high": 0.15}
     return {
-        "locale": locale, "currency": "EUR", "timezone": "Europe/Berlin", "command": "recllm start",
+        "note": EVIL, "locale": locale, "currency": "EUR", "timezone": "Europe/Berlin", "command": "recllm start",
         "workspace": "shop", "report": "shop/report.html", "seconds": 12.4, "made_at": "2025-03-01T10:00:00+00:00",
         "horizon_days": 28, "problems": {"copy": EVIL},
         "shop": {"users": 1234, "items": 30, "events": 4, "days": 20,

@@ -294,7 +294,7 @@ def test_a_refusal_ends_grants_that_lie_ahead_of_the_clock_and_no_others(
 ) -> None:
     """As an older version wrote them, or before the clock was set back."""
     clock = 2_000_000_000_000_000
-    monkeypatch.setattr("recllm.shop.store.writers._now", lambda: clock)
+    monkeypatch.setattr("recllm.shop.store.tables.now", lambda: clock)
 
     def decide(*rows: tuple[str, str, bool, int | None]) -> None:
         columns = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
@@ -699,11 +699,11 @@ def test_an_older_store_walks_the_steps_in_one_transaction(store: Store, monkeyp
             return tables.version(connection)
 
     monkeypatch.setattr(tables, "SCHEMA_VERSION", now + 2)
-    monkeypatch.setattr(tables, "STEPS", {now: colour, now + 1: fail})
+    monkeypatch.setattr(tables, "STEPS", {now: (colour,), now + 1: (fail,)})
     with pytest.raises(RuntimeError), writing(store._engine) as connection:
         tables.migrate(connection)
     assert (version(), columns() & {"colour", "weight"}) == (now, set())
-    monkeypatch.setattr(tables, "STEPS", {now: colour})
+    monkeypatch.setattr(tables, "STEPS", {now: (colour,)})
     with pytest.raises(StoreError, match=f"cannot bring to {now + 2}"), writing(store._engine) as connection:
         tables.migrate(connection)
     assert (version(), columns() & {"colour", "weight"}) == (now, set())

@@ -53,7 +53,7 @@ def test_wheel_carries_prompts_maps_and_the_type_marker(wheel: Path) -> None:
     assert "recllm/py.typed" in names
     assert any(n.startswith("recllm/prompts/item.") for n in names)
     assert any(n.startswith("recllm/shop/ingest/maps/") and n.endswith(".toml") for n in names)
-    assert "recllm/doors/report/demo.html.j2" in names and "recllm/guide/index.md" in names
+    assert "recllm/doors/report/start.html.j2" in names and "recllm/guide/index.md" in names
     static = ("doors/console/static/htmx.min.js", "doors/console/static/LICENSES.txt")
     for name in ("doors/console/templates/frame.html.j2", "base/words/zh/console.toml", *static):
         assert f"recllm/{name}" in names

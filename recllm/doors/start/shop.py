@@ -1,7 +1,5 @@
-"""From a shop's own exports to a page that tells what is in them: what was read, people, slates, offers with texts, how
-good the model is beside simple systems, and what to do next.
-
-The demonstration, `recllm.doors.start.demo`, is the same way on one public log.
+"""From a shop's own exports to a page: what was read, three customers, recommendations, offers with texts, how good the
+model is, and what to do next. `recllm.doors.start.demo` does the same with a public log.
 """
 
 from __future__ import annotations
@@ -9,10 +7,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -35,171 +33,143 @@ from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from recllm.base.schema import AdCopy, Generator
+    from recllm.base.schema import AdCopy, Encoder, Generator
+    from recllm.recommend.evaluation.report import Report
     from recllm.recommend.recommender.recommender import Recommender
-    from recllm.shop.ingest.sources import FileSource
+    from recllm.shop.ingest.sources import FileSource, Recognised
 
 BASELINES = ("random", "popular", "popular-recent", "personal-frequency", "zero-shot")
 CHANNEL = "email"
 TEST_DAYS = 28
 
 
-class StepTimes:
-    """Seconds of each named step; its name goes to standard error when it begins."""
+@dataclass
+class Run:
+    """What the steps of one run share."""
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.steps: list[dict[str, Any]] = []
+    workspace: Workspace
+    words: Words
+    seed: int
+    started: float = field(default_factory=time.monotonic)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    """Name and seconds of each step that is done."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Part of the page -> why it could not be made."""
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
+    def step(self, text: str, *errors: type[Exception], part: str = "", **values: Any) -> Iterator[None]:
+        """Measures a step, and prints its name when it begins. text: a key of the words. errors: make the part a
+        problem of the page."""
+        began, name = time.monotonic(), self.words.say(f"start.step_{text}", **values)
         sys.stderr.write(f"{began - self.started:6.1f} s  {name}\n")
-        yield
+        try:
+            yield
+        except errors as error:
+            self.problems[part] = str(error)
         self.steps.append({"step": name, "seconds": round(time.monotonic() - began, 2)})
+
+
+Learn = Callable[[Run, "Encoder"], tuple["str | None", "Report | None"]]
+"""Trains and measures: the model's version and its evaluation, None for what could not be done."""
+
+
+def learn_and_measure(run: Run, encoder: Encoder) -> tuple[str | None, Report | None]:
+    """Trains on everything, and measures another training on the last `TEST_DAYS`."""
+    version, evaluation = None, None
+    with run.step("train", DataError, PolicyError, part="model"):
+        version = train_workspace(run.workspace, encoder=encoder, seed=run.seed).model_version
+    with run.step("measure", DataError, PolicyError, UsageError, part="evaluation", days=TEST_DAYS):
+        evaluation = evaluate_data(
+            workspace=run.workspace.root, test_days=TEST_DAYS, baselines=BASELINES, encoder=encoder, seed=run.seed
+        )
+    return version, evaluation
 
 
 def run_start(
     folder: Path,
     files: Sequence[Path],
     *,
-    consent_default: bool | None = None,
+    recognised: Sequence[Recognised] | None = None,
     consent_from: Sequence[str] = (),
-    currency: str | None = None,
-    timezone: str | None = None,
     locale: str | None = None,
-    domain: str | None = None,
-    encoder: str | None = None,
     generator: str = "auto",
     seed: int = 0,
-    **reading: Any,
+    learn: Learn = learn_and_measure,
+    where: str | None = None,
+    note: str | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Read exports of known shop systems into a workspace at `folder`, learn, answer and measure; returns the record of
-    it, of which report.html is the page.
+    """Reads exports of known shop systems into a workspace at `folder`, learns, recommends and measures. Returns the
+    record of it, of which report.html is the page. A second run reads what is new and learns again.
 
-    Run again it reads what is new and learns anew. consent_from: columns of consent; each is taken from the files that
-    have it. locale: what page, reasons and texts are written in; a new workspace keeps it, another one keeps its own.
-    reading: fields of `IngestOptions`. What cannot be done yet, for want of people who agreed or of a long
-    enough log, is told on the page. Raises `IngestError` for a file of no known kind, `UsageError` for a column of
-    consent that no file has, and for a workspace with other settings than these.
+    recognised: what the files are, where that is known. consent_from: columns of consent; each is read from the files
+    that have it. locale: language of the page and texts; a new workspace keeps it, another one keeps its own. where: a
+    condition on the recommended items. note: a sentence at the top of the page. settings: fields of `Settings`; None
+    states nothing. What cannot be done yet, for lack of consent or of a long enough log, is said on the page. Raises
+    `IngestError` for a file of no known kind, `UsageError` for a column of consent that no file has, and for a
+    workspace with other settings than these.
     """
     from recllm.shop.ingest.options import IngestOptions
     from recllm.shop.ingest.sources import recognise_file
 
-    times = StepTimes()
-    options = {
-        "consent_default": consent_default,
-        "currency": currency,
-        "timezone": timezone,
-        "encoder": encoder,
-        "domain": domain,
-    }
-    stated = {name: value for name, value in options.items() if value is not None}
-    language_setting = {} if locale is None else {"locale": locale}
-    workspace = Workspace.create(folder, exist_ok=True, **stated, **language_setting)
-    settings, page_locale = workspace.settings, workspace.locale(locale)
-    page_words = words_of(page_locale, settings.currency, settings.timezone)
+    stated = {name: value for name, value in settings.items() if value is not None}
+    language = {} if locale is None else {"locale": locale}
+    workspace = Workspace.create(folder, exist_ok=True, **stated, **language)
     for name, value in stated.items():
-        if (setting := getattr(settings, name)) != value:
+        if (setting := getattr(workspace.settings, name)) != value:
             raise UsageError(f"{folder} is a workspace with {name} = {setting!r}: change that in its workspace.toml")
-    recognised = [recognise_file(file, workspace.policy, IngestOptions(**reading)) for file in files]
+    page_locale, currency, timezone = workspace.locale(locale), workspace.settings.currency, workspace.settings.timezone
+    run = Run(workspace, words_of(page_locale, currency, timezone), seed)
+    if recognised is None:
+        recognised = [recognise_file(file, workspace.policy, IngestOptions()) for file in files]
     kinds = [kind.source for kind in recognised]
     columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
     if unknown := sorted(set(consent_from) - columns):
         listed = ", ".join(sorted(columns)) or "none of these files says who agreed to what"
         raise UsageError(f"--consent-from {unknown[0]!r}: no file has such a column of consent; there are: {listed}")
-    repeated_options: list[tuple[str, Any]] = [("consent_from", column) for column in consent_from]
-    repeated_options += [pair for pair in (stated | language_setting).items() if pair[0] != "consent_default"]
-    loads: list[dict[str, Any]] = []
-    for file, taken_for in zip(files, recognised, strict=True):
-        kind = taken_for.source
-        of_file = [c for c in consent_from if kind.consent is not None and c in kind.consent.columns]
-        with times.step(page_words.say("start.step_read", file=file.name, kind=kind.told(page_locale).title)):
-            _, reports = load_export(workspace, file, recognised=taken_for, consent_from=of_file, **reading)
-        seconds = max(times.steps[-1]["seconds"], 1e-3)
-        rate = round(sum(report.read for report in reports) / seconds)
-        loads += [{**plain(report), "file": file.name, "rows_per_second": rate} for report in reports]
-
-    problems: dict[str, str] = {}
-    model_version, evaluation = None, None
-    model_encoder = workspace_encoder(workspace)
-    with times.step(page_words.say("start.step_train")):
-        try:
-            model_version = train_workspace(workspace, encoder=model_encoder, seed=seed).model_version
-        except (DataError, PolicyError) as error:
-            problems["model"] = str(error)
-    with times.step(page_words.say("start.step_measure", days=TEST_DAYS)):
-        try:
-            evaluation = evaluate_data(
-                workspace=folder, test_days=TEST_DAYS, baselines=BASELINES, encoder=model_encoder, seed=seed
-            )
-        except (DataError, PolicyError, UsageError) as error:
-            problems["evaluation"] = str(error)
-    with times.step(page_words.say("start.step_slates")):
-        serving = open_recommender(workspace, locale=locale, encoder=model_encoder, everybody=True).by_pseudonym()
-        people = typical_people(serving, page_words)
-        slates = [serving.recommend(person["user_id"], k=6)[0] for person in people]
-    offers = list(slates)
+    with unpacked_generator(generator, workspace):
+        loads = load_files(run, files, recognised, consent_from, page_locale)
+        encoder = workspace_encoder(workspace)
+        model_version, evaluation = learn(run, encoder)
+    with run.step("slates"):
+        serving = open_recommender(workspace, locale=locale, encoder=encoder, everybody=True).by_pseudonym()
+        people = typical_people(serving, run.words)
+        slates = [serving.recommend(person["user_id"], k=6, where=where)[0] for person in people]
+    writer, offers = find_writer(generator, workspace), slates
     copies: list[AdCopy | None] = [None] * len(slates)
-    with times.step(page_words.say("start.step_copy")), unpacked_generator(generator, workspace):
-        writer = find_writer(generator, workspace)
-        try:
-            offers = offers_apart([best_offer(serving, person["user_id"]) for person in people])
-            filled = [n for n, slate in enumerate(offers) if slate.items]
-            written = write_ads(
-                workspace,
-                slates=[offers[n] for n in filled],
-                recommender=serving,
-                channel=CHANNEL,
-                locale=locale,
-                generator=writer or "template",
-                seed=seed,
-                by_pseudonym=True,
-            )
-            for n, copy in zip(filled, written, strict=True):
-                copies[n] = copy
-        except (PolicyError, UsageError) as error:
-            problems["copy"] = str(error)
-    data, events = serving.dataset, serving.dataset.events
-    days = [] if not len(events) else [utc(int(at)) for at in (events.at.min(), events.at.max())]
-    cards = person_cards(people, slates, copies, [None] * len(people), offers)
-    add_prices(cards, data)
+    with run.step("copy", PolicyError, UsageError, part="copy"):
+        offers = offers_apart([best_offer(serving, person["user_id"], where) for person in people])
+        copies = ad_texts(workspace, serving, offers, writer or "template", locale, seed)
+    repeated = [("consent_from", column) for column in consent_from]
+    repeated += [pair for pair in (stated | language).items() if pair[0] not in ("consent_default", "tenant")]
     record = {
         "workspace": str(folder),
         "report": str(folder / "report.html"),
         "command": "recllm start",
+        "note": note,
         "locale": page_locale,
-        "currency": settings.currency,
-        "timezone": settings.timezone,
+        "currency": currency,
+        "timezone": timezone,
         "rows": sum(load["read"] for load in loads),
-        "seconds": round(time.monotonic() - times.started, 2),
+        "seconds": round(time.monotonic() - run.started, 2),
         "files": [
-            {"file": file.name, "encoding": taken_for.encoding, **plain(taken_for.source.told(page_locale))}
-            for file, taken_for in zip(files, recognised, strict=True)
+            {"file": file.name, "encoding": kind.encoding, **plain(kind.source.told(page_locale))}
+            for file, kind in zip(files, recognised, strict=True)
         ],
-        "problems": problems,
+        "problems": run.problems,
         "evaluation": None if evaluation is None else evaluation.document(),
         "slates": plain(slates),
         "copy": plain(copies),
         "model_version": model_version,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "horizon_days": TEST_DAYS,
-        "shop": {
-            "users": data.n_users,
-            "items": int(data.items["available"].sum()),
-            "events": len(events),
-            "first": days[0].isoformat() if days else None,
-            "last": days[1].isoformat() if days else None,
-            "days": (days[1] - days[0]).days + 1 if days else 0,
-        },
+        "shop": shop_figures(serving.dataset),
         "loads": loads,
         "rejects": rejected_rows(loads),
         "profile": profile_card(serving, people[0]) if people else None,
-        "people": cards,
-        "next": next_steps(
-            folder, kinds, repeated_options, problems, page_words, consent_default=settings.consent_default
-        ),
-        "timings": times.steps,
+        "people": person_cards(people, slates, copies, offers, serving.dataset),
+        "next": next_steps(run, kinds, repeated),
+        "timings": run.steps,
         "provenance": {
             "model": model_version,
             "encoder": serving.encoder.name,
@@ -212,8 +182,59 @@ def run_start(
     return record
 
 
+def load_files(
+    run: Run, files: Sequence[Path], recognised: Sequence[Recognised], consent_from: Sequence[str], locale: str
+) -> list[dict[str, Any]]:
+    """Loads each file; the report of each table."""
+    loads: list[dict[str, Any]] = []
+    for file, kind in zip(files, recognised, strict=True):
+        consent = kind.source.consent
+        of_file = [column for column in consent_from if consent is not None and column in consent.columns]
+        with run.step("read", file=file.name, kind=kind.source.told(locale).title):
+            _, reports = load_export(run.workspace, file, recognised=kind, consent_from=of_file)
+        loads += [{**plain(report), "file": file.name} for report in reports]
+    return loads
+
+
+def ad_texts(
+    workspace: Workspace,
+    serving: Recommender,
+    offers: Sequence[Slate],
+    generator: Generator | str,
+    locale: str | None,
+    seed: int,
+) -> list[AdCopy | None]:
+    """A checked text for the first item of each slate; None for an empty slate."""
+    texts = write_ads(
+        workspace,
+        slates=[slate for slate in offers if slate.items],
+        recommender=serving,
+        channel=CHANNEL,
+        locale=locale,
+        generator=generator,
+        seed=seed,
+        by_pseudonym=True,
+    )
+    remaining = iter(texts)
+    return [next(remaining) if slate.items else None for slate in offers]
+
+
+def shop_figures(data: Dataset) -> dict[str, Any]:
+    """Numbers of users, items on offer and events, and the days of the log."""
+    events = data.events
+    first, last = (utc(int(events.at.min())), utc(int(events.at.max()))) if len(events) else (None, None)
+    return {
+        "users": data.n_users,
+        "items": int(data.items["available"].sum()),
+        "events": len(events),
+        "first": first and first.isoformat(),
+        "last": last and last.isoformat(),
+        "days": (last - first).days + 1 if first and last else 0,
+    }
+
+
 def typical_people(serving: Recommender, page_words: Words) -> list[dict[str, str]]:
-    """A heavy buyer, one in the middle and a light one, by pseudonym; nobody where nobody may be served personally."""
+    """A heavy buyer, one in the middle and a light one, by pseudonym; none where no one may be served personally."""
     counts = np.diff(serving.dataset.events.of(Action.PURCHASE).indptr)
     buyers = np.flatnonzero(counts > 0)
     if not len(buyers):
@@ -229,48 +250,33 @@ def typical_people(serving: Recommender, page_words: Words) -> list[dict[str, st
     return list(people.values())
 
 
-def add_prices(cards: Sequence[Mapping[str, Any]], data: Dataset) -> None:
-    """Puts what each item of the cards' slates costs beside it; None where that is not known."""
-    for card in cards:
-        for item in card["slate"]["items"]:
-            (row,) = data.item_rows([item["item_id"]])
-            item["price"] = data.items["price"][int(row)]
-
-
-def next_steps(
-    folder: Path,
-    kinds: Sequence[FileSource],
-    repeated_options: Sequence[tuple[str, Any]],
-    problems: Mapping[str, str],
-    page_words: Words,
-    *,
-    consent_default: bool,
-) -> list[dict[str, str]]:
-    """What to do next: a sentence and a command each, with the options of this one that hold there, too."""
-    steps = []
+def next_steps(run: Run, kinds: Sequence[FileSource], options: Sequence[tuple[str, Any]]) -> list[dict[str, str]]:
+    """What to do next: a sentence and a command each. options: those of this run that hold there, too."""
+    steps, folder = [], run.workspace.root
     tables = {table for kind in kinds for table in kind.maps}
     columns = {column for kind in kinds for column in kind.agreements}
-    options = "".join(f' --{name.replace("_", "-")} "{value}"' for name, value in repeated_options)
-    if columns and "consent_from" not in dict(repeated_options):
+    options_text = "".join(f' --{name.replace("_", "-")} "{value}"' for name, value in options)
+    if columns and "consent_from" not in dict(options):
         options_of_consent = "".join(f' --consent-from "{column}"' for column in sorted(columns))
-        steps.append(("next_consent", f"recllm start FILE... -w {folder}{options}{options_of_consent}"))
+        steps.append(("next_consent", f"recllm start FILE... -w {folder}{options_text}{options_of_consent}"))
     if Table.EVENTS not in tables:
         steps.append(("next_orders", f"recllm ingest ORDERS -w {folder}"))
     if Table.ITEMS not in tables or not any("product" in kind.name for kind in kinds):
         steps.append(("next_products", f"recllm ingest PRODUCTS -w {folder}"))
-    if "model" in problems and not consent_default:
-        steps.append(("next_decisions", f"recllm start FILE... -w ANOTHER_FOLDER --consent-default granted{options}"))
-    elif "model" in problems:
+    if "model" not in run.problems:
+        steps.append(("next_advise", f"recllm advise -w {folder}"))
+    elif run.workspace.settings.consent_default:
         steps.append(("next_train", f"recllm train -w {folder}"))
     else:
-        steps.append(("next_advise", f"recllm advise -w {folder}"))
+        command = f"recllm start FILE... -w ANOTHER_FOLDER --consent-default granted{options_text}"
+        steps.append(("next_decisions", command))
     steps += [
         ("next_occasions", f"recllm occasions -w {folder}"),
         ("next_audience", f"recllm audience --item ID -w {folder}"),
         ("next_serve", f"recllm serve -w {folder}"),
         ("next_retrain", f"recllm retrain --if-due -w {folder}"),
     ]
-    return [{"text": page_words.say(f"start.{name}"), "command": command} for name, command in steps]
+    return [{"text": run.words.say(f"start.{name}"), "command": command} for name, command in steps]
 
 
 def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list[dict[str, Any]]:
@@ -357,9 +363,6 @@ def profile_card(serving: Recommender, person: Mapping[str, str]) -> dict[str, A
         return "–" if value is None else f"{value:.1f}"
 
     return {
-        "label": person["label"],
-        "user_id": profile.user_id,
-        "as_of": profile.as_of.date().isoformat(),
         "basics": texts.basics,
         "purchases": "\n".join(texts.purchases.splitlines()[:14]),
         "browsing": texts.browsing,
@@ -375,22 +378,16 @@ def person_cards(
     people: Sequence[Mapping[str, str]],
     slates: Sequence[Slate],
     copies: Sequence[AdCopy | None],
-    proposals: Sequence[AdCopy | None],
     offers: Sequence[Slate],
+    data: Dataset,
 ) -> list[dict[str, Any]]:
-    """Each person with their slate, the offer and its reason, and their ad text; the opening line that a language model
-    proposed, and of its lines that were stopped the guarantees that they broke."""
+    """Each customer with recommendations and their prices, the offer and its reason, and the ad text."""
     cards = []
-    for person, slate, copy, proposal, offer in zip(people, slates, copies, proposals, offers, strict=True):
-        card: dict[str, Any] = {**person, "slate": plain(slate), "copy": plain(copy), "offer": None, "proposal": None}
+    for person, slate, copy, offer in zip(people, slates, copies, offers, strict=True):
+        card: dict[str, Any] = {**person, "slate": plain(slate), "copy": plain(copy), "offer": None}
+        for item, row in zip(card["slate"]["items"], data.item_rows(i.item_id for i in slate.items), strict=True):
+            item["price"] = data.items["price"][int(row)]
         if copy is not None:
             card["offer"] = plain(next(item for item in offer.items if item.item_id == copy.item_id))
-        if proposal is not None:
-            card["proposal"] = plain(proposal)
-            card["proposal"]["line"] = proposal.parts.get("preheader", proposal.text)
-            card["proposal"]["rejected"] = [
-                {"text": text, "failed": [check.guarantee for check in checks if not check.passed]}
-                for text, checks in proposal.rejected
-            ]
         cards.append(card)
     return cards

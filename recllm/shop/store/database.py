@@ -9,10 +9,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import polars as pl
 from sqlalchemy import (
@@ -31,14 +31,17 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recllm.base.errors import StoreError
-from recllm.base.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
-from recllm.shop.store import messages, outbox, postgres, tables, writers
+from recllm.base.schema import Announcement, Table
+from recllm.shop.store import messages as sent
+from recllm.shop.store import outbox, postgres, tables, writers
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.store.writers import Load
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _COPY_ROWS = 20_000
 
@@ -56,6 +59,18 @@ _REMEDIES: dict[str | tuple[str, ...], str] = {
     **postgres.REMEDIES,
 }
 """What to do, by the beginning of SQLite's name of an error, or of a SQLSTATE; {cause} is what the database said."""
+
+
+def _method(
+    function: Callable[Concatenate[Connection, P], T], *, writes: bool = False
+) -> Callable[Concatenate[Store, P], T]:
+    """A method of `Store` that calls the function in one transaction; what it writes is durable on return."""
+
+    def method(store: Store, /, *args: P.args, **options: P.kwargs) -> T:
+        with store._writing() if writes else store._reading() as connection:
+            return function(connection, *args, **options)
+
+    return method
 
 
 class Store:
@@ -119,6 +134,17 @@ class Store:
         return cls(engine, where, key_fingerprint)
 
     @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _writing(self, *, keep: bool = True) -> Iterator[Connection]:
+        """See `writing`."""
+        with _explained(self._engine, self._where), writing(self._engine, keep=keep) as connection:
+            yield connection
+
+    @contextmanager
     def load(
         self, table: Table | str, *, load_id: str, source: str, sha256: str | None = None, dry_run: bool = False
     ) -> Iterator[Load]:
@@ -129,7 +155,7 @@ class Store:
         `load_id` is unique and safe in a path; `source` says where the rows come from (a file name), `sha256` is
         that of the input. Only one load runs at a time: a second one waits, then raises `StoreError`.
         """
-        with _explained(self._engine, self._where), writing(self._engine, keep=not dry_run) as connection:
+        with self._writing(keep=not dry_run) as connection:
             if self._key_fingerprint not in (None, tables.key_fingerprint(connection) or self._key_fingerprint):
                 raise StoreError(
                     f"the pseudonym key of the store {self._where} was exchanged; nothing was written, start this again"
@@ -141,7 +167,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[StoreReader]:
         """One read transaction: all frames of the reader show the same moment, whatever is being loaded."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+        with self._reading() as connection:
             yield StoreReader(connection)
 
     def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
@@ -211,40 +237,23 @@ class Store:
     def _count(connection: Connection, table: Any) -> int:
         return int(connection.scalar(select(func.count()).select_from(table)) or 0)
 
-    # --- people's rights ---------------------------------------------------------------------------------------------
+    # --- people's rights ----------------------------------------------------------------------------------------------
 
-    def bury(self, user_ids: Sequence[str], at: datetime) -> list[str]:
-        """Puts tombstones for people and the sessions joined to them, and restricts them; durable on return.
-
-        Nothing that is sent later about one of them is kept. Returns all ids that have a tombstone now.
-        """
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            return writers.bury(connection, user_ids, _microseconds(at))
+    bury = _method(writers.bury, writes=True)
+    count_old = _method(writers.count_old)
 
     def tombstones(self, user_ids: Iterable[str] | None = None) -> dict[str, datetime]:
         """Pseudonym -> when it was erased: of everybody, or of these."""
-        columns = tables.tombstones.c
-        query = select(columns.user_id, columns.at)
-        distinct = None if user_ids is None else sorted(set(user_ids))
-        parts = (
-            [query]
-            if distinct is None
-            else [
-                query.where(columns.user_id.in_(distinct[start : start + tables.IN_KEYS]))
-                for start in range(0, len(distinct), tables.IN_KEYS)
-            ]
-        )
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return {
-                user_id: datetime.fromtimestamp(at / 1_000_000, UTC)
-                for part in parts
-                for user_id, at in connection.execute(part)
-            }
+        stone = tables.tombstones.c
+        query = select(stone.user_id, stone.at)
+        parts = [query] if user_ids is None else [query.where(some) for some in tables.among(stone.user_id, user_ids)]
+        with self._reading() as connection:
+            return {user_id: tables.moment(at) for part in parts for user_id, at in connection.execute(part)}
 
     def lift_tombstone(self, user_id: str) -> bool:
-        """What comes of the person from now on is kept again; False where there was no tombstone."""
+        """Keeps what is sent about the person from now on; False where there was no tombstone."""
         of_person = tables.tombstones.c.user_id == user_id
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
+        with self._writing() as connection:
             return connection.execute(delete(tables.tombstones).where(of_person)).rowcount > 0
 
     def restrict(self, user_id: str, at: datetime | None) -> bool:
@@ -253,24 +262,20 @@ class Store:
         Returns whether that changed anything. Raises `UnknownIdError` for a stranger.
         """
         with self.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="restriction") as load:
-            return load.restrict(user_id, None if at is None else _microseconds(at))
+            return load.restrict(user_id, at)
 
     def restricted_since(self, user_ids: Iterable[str] | None = None) -> dict[str, datetime]:
         """Pseudonym -> since when, of the people who are restricted: all, or among these."""
         with self.read() as reader:
-            rows = reader.restrictions(user_ids)
-        return dict(rows.iter_rows())
+            return dict(reader.restrictions(user_ids).iter_rows())
 
     def delete_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
-        """Deletes what of `writers.AGES` is older than a time, by name, but of people who are restricted. Returns the
+        """Deletes what of `writers.AGES` is older than a time, by name, except rows of restricted people. Returns the
         rows of each table."""
         with self.load(Table.CONSENT, load_id=uuid.uuid4().hex, source="retention") as load:
-            return load.delete_old({name: _microseconds(at) for name, at in before.items()})
+            return load.delete_old(before)
 
-    def count_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
-        """How many rows of each table `delete_old` would delete."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return writers.count_old(connection, {name: _microseconds(at) for name, at in before.items()})
+    # --- audit log and keys -------------------------------------------------------------------------------------------
 
     def append_audit(self, entries: Sequence[str], hashed: Callable[[str, str], str]) -> tuple[int, str]:
         """Appends entries to the audit log; durable on return. Returns the number and hash of the last entry.
@@ -278,7 +283,7 @@ class Store:
         hashed: hash of the entry before ("" for none) and an entry -> hash of the entry.
         """
         columns = tables.audit.c
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
+        with self._writing() as connection:
             query = select(columns.entry_no, columns.hash).order_by(columns.entry_no.desc()).limit(1)
             last = connection.execute(query).one_or_none()
             number, digest = (0, "") if last is None else (last.entry_no, last.hash)
@@ -290,8 +295,8 @@ class Store:
     def copy_audit(self, entries: Sequence[tuple[int, str, str]]) -> None:
         """Appends entries of another copy of this log as they are: number, entry and hash of each."""
         rows = [{"entry_no": number, "entry": entry, "hash": digest} for number, entry, digest in entries]
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            if rows:
+        if rows:
+            with self._writing() as connection:
                 connection.execute(insert(tables.audit), rows)
 
     def audit_entries(
@@ -304,7 +309,7 @@ class Store:
         query = query if after is None else query.where(columns.entry_no > after)
         if containing is not None:
             query = query.where(or_(false(), *(columns.entry.contains(text, autoescape=True) for text in containing)))
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+        with self._reading() as connection:
             return [tuple(row) for row in connection.execute(query.order_by(columns.entry_no))]
 
     def rename_users(self, renamed: Callable[[str], str], key_fingerprint: str) -> int:
@@ -312,7 +317,7 @@ class Store:
 
         Returns how many pseudonyms were replaced.
         """
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
+        with self._writing() as connection:
             n_renamed = 0
             for column in (tables.users.c.user_id, tables.sessions.c.session_id, tables.tombstones.c.user_id):
                 ids = connection.scalars(select(column)).all()
@@ -327,16 +332,13 @@ class Store:
             connection.execute(insert(tables.meta).values(name="key_fingerprint", value=key_fingerprint))
             return n_renamed
 
-    def key_fingerprint(self) -> str | None:
-        """Of the pseudonym key that the rows were made with."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return tables.key_fingerprint(connection)
+    key_fingerprint = _method(tables.key_fingerprint)
 
     def add_api_key(self, *, key_id: str, name: str, scopes: str, sha256: str, created_at: datetime) -> None:
-        """Keeps a new key of the service: all of it but its secret."""
+        """Keeps a new key of the service, without its secret."""
         row = {"key_id": key_id, "name": name, "scopes": scopes, "sha256": sha256}
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            connection.execute(insert(tables.api_keys).values(row | {"created_at": _microseconds(created_at)}))
+        with self._writing() as connection:
+            connection.execute(insert(tables.api_keys).values(row | {"created_at": tables.microseconds(created_at)}))
 
     def api_keys(self, key_id: str | None = None) -> list[dict[str, Any]]:
         """The columns of `tables.api_keys` of every key, the oldest first, or of one key; times as datetimes."""
@@ -344,92 +346,49 @@ class Store:
         query = select(tables.api_keys).order_by(columns.created_at, columns.key_id)
         if key_id is not None:
             query = query.where(columns.key_id == key_id)
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+        with self._reading() as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
-        for row in rows:
-            for name in ("created_at", "revoked_at"):
-                row[name] = None if row[name] is None else datetime.fromtimestamp(row[name] // 1_000_000, UTC)
-        return rows
+        times = ("created_at", "revoked_at")
+        return [row | {name: None if row[name] is None else tables.moment(row[name]) for name in times} for row in rows]
 
     def revoke_api_key(self, key_id: str, at: datetime) -> bool:
         """Revokes a key that is not revoked yet; False for an unknown one."""
         columns = tables.api_keys.c
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
+        with self._writing() as connection:
             exists = connection.scalar(select(columns.key_id).where(columns.key_id == key_id)) is not None
             in_force = update(tables.api_keys).where(columns.key_id == key_id, columns.revoked_at.is_(None))
-            connection.execute(in_force.values(revoked_at=_microseconds(at)))
+            connection.execute(in_force.values(revoked_at=tables.microseconds(at)))
         return exists
 
-    def add_messages(self, sent: Sequence[CampaignMessage]) -> None:
-        """Keeps the messages of an export that are not there yet; durable on return."""
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            messages.add_messages(connection, sent)
+    # --- messages of campaigns, and announcements; see `store.messages` and `store.outbox` --------------
 
-    def messages(self, message_ids: Iterable[str]) -> dict[str, CampaignMessage]:
-        """Message id -> message, of those that are there."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return messages.read_messages(connection, message_ids)
-
-    def messages_of(self, user_id: str) -> list[tuple[CampaignMessage, list[MessageEvent]]]:
-        """A person's messages, the first first, with what became of each."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return messages.messages_of(connection, user_id)
-
-    def sent_messages(self) -> list[tuple[str, str, str, int]]:
-        """(pseudonym, campaign, channel, epoch microseconds of the first export) of every message."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return messages.sent_messages(connection)
-
-    def known_message_events(self, source: str, event_ids: Iterable[str]) -> set[str]:
-        """Those of a provider's event ids that were counted already."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return messages.known_events(connection, source, event_ids)
-
-    def add_message_events(self, source: str, events: Sequence[MessageEvent], received_at: datetime) -> int:
-        """Keeps what a provider tells of messages, each event id once; returns how many were new, durable on return."""
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            return messages.add_events(connection, source, events, received_at)
-
-    def campaign_message_events(self, campaign_id: str) -> set[tuple[str, str, MessageEventKind]]:
-        """(pseudonym, channel, kind) of everything that became of a campaign's messages."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return messages.campaign_events(connection, campaign_id)
-
-    def bounced_at(self, channel: str) -> dict[str, datetime]:
-        """Pseudonym -> last hard bounce, of people to whom nothing arrived on the channel since."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return messages.bounced_at(connection, channel)
-
-    def queue_announcements(self, queued: Sequence[Announcement]) -> None:
-        """Keeps announcements to be sent; durable on return."""
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            outbox.queue(connection, queued)
+    add_messages = _method(sent.add_messages, writes=True)
+    messages = _method(sent.read_messages)
+    messages_of = _method(sent.messages_of)
+    sent_messages = _method(sent.sent_messages)
+    known_message_events = _method(sent.known_events)
+    add_message_events = _method(sent.add_events, writes=True)
+    campaign_message_events = _method(sent.campaign_events)
+    bounced_at = _method(sent.bounced_at)
+    queue_announcements = _method(outbox.queue, writes=True)
+    settle_announcement = _method(outbox.settle, writes=True)
+    announcements = _method(outbox.announcements)
 
     def claim_announcements(self, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:
-        """Due announcements with this attempt counted; nobody else gets them within `lease`."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+        """As `outbox.claim`, without the lock of a writer where nothing is due."""
+        with self._reading() as connection:
             if not outbox.is_due(connection, now):
                 return []
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
+        with self._writing() as connection:
             return outbox.claim(connection, now, lease=lease, limit=limit)
 
-    def settle_announcement(
-        self, announcement_id: str, status: AnnouncementStatus, outcome: str, *, next_at: datetime | None = None
-    ) -> None:
-        """What became of an attempt; next_at: of the next one, where the status is queued."""
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            outbox.settle(connection, announcement_id, status, outcome, next_at=next_at)
-
-    def announcements(self) -> list[Announcement]:
-        """All announcements with what became of them, the oldest first."""
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
-            return outbox.announcements(connection)
+    # --- experiments, explored slates, sizes of groups ----------------------------------------------------------------
 
     def experiments(self) -> list[tuple[str, str, int]]:
         """Name, document (JSON) and revision of every experiment, ordered by name."""
         columns = tables.experiments.c
         query = select(columns.name, columns.document, columns.revision).order_by(columns.name)
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+        with self._reading() as connection:
             return [(row.name, row.document, row.revision) for row in connection.execute(query)]
 
     def save_experiment(self, name: str, document: str, revision: int) -> bool:
@@ -438,7 +397,7 @@ class Store:
         False, changing nothing, when somebody else changed it since.
         """
         columns = tables.experiments.c
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
+        with self._writing() as connection:
             stored = connection.scalar(select(columns.revision).where(columns.name == name)) or 0
             if stored != revision:
                 return False
@@ -450,20 +409,18 @@ class Store:
     def add_explored_slates(self, rankings: Mapping[str, Sequence[str]], at: datetime) -> None:
         """Keeps what could have been shown, best first, by the request that explored; a known request stays."""
         rows = [
-            {"request_id": request_id, "ranked": json.dumps(list(ranked)), "at": _microseconds(at)}
+            {"request_id": request_id, "ranked": json.dumps(list(ranked)), "at": tables.microseconds(at)}
             for request_id, ranked in rankings.items()
         ]
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-            statement = dialect.insert(tables.explored_slates).on_conflict_do_nothing()
+        with self._writing() as connection:
             if rows:
-                connection.execute(statement, rows)
+                connection.execute(tables.insert_of(connection)(tables.explored_slates).on_conflict_do_nothing(), rows)
 
     def explored_slates(self, since: datetime) -> dict[str, list[str]]:
         """What requests since a time could have shown, best first, by request."""
         columns = tables.explored_slates.c
-        query = select(columns.request_id, columns.ranked).where(columns.at >= _microseconds(since))
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+        query = select(columns.request_id, columns.ranked).where(columns.at >= tables.microseconds(since))
+        with self._reading() as connection:
             return {row.request_id: json.loads(row.ranked) for row in connection.execute(query)}
 
     def keep_sizes(
@@ -483,24 +440,22 @@ class Store:
         costs, sizes: by digest of the question. Returns the sizes by digest, and the time of the oldest charge.
         """
         table = tables.group_sizes
-        with _explained(self._engine, self._where), writing(self._engine) as connection:
-            connection.execute(delete(table).where(table.c.at < _microseconds(since)))
+        with self._writing() as connection:
+            connection.execute(delete(table).where(table.c.at < tables.microseconds(since)))
             rows = connection.execute(select(table).where(table.c.caller == caller).order_by(table.c.at)).all()
-            answers = {bytes(row.digest): row.people for row in rows if row.at >= _microseconds(answered_since)}
-            paid_sizes, spent = (
-                {digest: answers[digest] for digest in costs if digest in answers},
-                sum(row.cost for row in rows),
-            )
+            answers = {bytes(row.digest): row.people for row in rows if row.at >= tables.microseconds(answered_since)}
+            paid_sizes = {digest: answers[digest] for digest in costs if digest in answers}
+            spent = sum(row.cost for row in rows)
             charges = []
             for digest, cost in costs.items():
                 if digest not in paid_sizes and spent + cost <= budget:
-                    charge = {"caller": caller, "digest": digest, "at": _microseconds(at), "cost": cost}
+                    charge = {"caller": caller, "digest": digest, "at": tables.microseconds(at), "cost": cost}
                     charges.append(charge | {"people": sizes[digest]})
                     paid_sizes[digest], spent = sizes[digest], spent + cost
             if charges:
                 connection.execute(insert(table), charges)
-        oldest = rows[0].at if rows else _microseconds(at)
-        return paid_sizes, datetime.fromtimestamp(oldest / 1_000_000, UTC)
+        oldest = rows[0].at if rows else tables.microseconds(at)
+        return paid_sizes, tables.moment(oldest)
 
     def close(self) -> None:
         """Closes every connection. The store may be used again afterwards."""
@@ -517,10 +472,6 @@ def _copy_tables(source: Connection, target: Connection) -> None:
         (key, *others) = table.primary_key.columns
         if target.dialect.name == "postgresql" and not others and key.autoincrement != False:  # noqa: E712
             postgres.go_on_numbering(target, table, key)
-
-
-def _microseconds(at: datetime) -> int:
-    return int(at.timestamp()) * 1_000_000
 
 
 def without_password(path_or_url: str | Path) -> str:

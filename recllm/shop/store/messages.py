@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from recllm.base.schema import ARRIVED, CampaignMessage, MessageEvent, MessageEventKind
 from recllm.shop.store import tables
@@ -15,26 +13,28 @@ from recllm.shop.store import tables
 
 def add_messages(connection: sa.Connection, messages: Sequence[CampaignMessage]) -> None:
     """Keeps the messages that are not there yet. Those of people whom the store does not know are left out."""
-    users = _keys(connection, tables.users.c.user_id, tables.users.c.user_key, {m.user_id for m in messages})
+    user = tables.users.c
+    users = _keys(connection, user.user_id, user.user_key, (m.user_id for m in messages))
     rows = [
         {
             **{name: getattr(m, name) for name in _PLAIN_COLUMNS},
             "user_key": users[m.user_id],
-            "exported_at": microseconds(m.exported_at),
+            "exported_at": tables.microseconds(m.exported_at),
         }
         for m in messages
         if m.user_id in users
     ]
     if rows:
-        connection.execute(_insertion(connection, tables.messages, ["message_id"]), rows)
+        statement = tables.insert_of(connection)(tables.messages)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["message_id"]), rows)
 
 
 def read_messages(connection: sa.Connection, message_ids: Iterable[str]) -> dict[str, CampaignMessage]:
     """Message id -> message, of those that are there."""
     return {
         row["message_id"]: _message(row)
-        for ids in _chunks(message_ids)
-        for row in connection.execute(_MESSAGES.where(tables.messages.c.message_id.in_(ids))).mappings()
+        for some in tables.among(tables.messages.c.message_id, message_ids)
+        for row in connection.execute(_MESSAGES.where(some)).mappings()
     }
 
 
@@ -46,7 +46,9 @@ def messages_of(connection: sa.Connection, user_id: str) -> list[tuple[CampaignM
     for row in connection.execute(query).mappings().all():
         of_this = sa.select(e.event_id, e.kind, e.at).where(e.message_no == row["message_no"]).order_by(e.at, e.kind)
         events = [
-            MessageEvent(event_id=event_id, message_id=row["message_id"], kind=MessageEventKind(kind), at=_moment(at))
+            MessageEvent(
+                event_id=event_id, message_id=row["message_id"], kind=MessageEventKind(kind), at=tables.moment(at)
+            )
             for event_id, kind, at in connection.execute(of_this)
         ]
         pairs.append((_message(row), events))
@@ -66,27 +68,28 @@ def known_events(connection: sa.Connection, source: str, event_ids: Iterable[str
     """Those of a provider's event ids that were counted already."""
     e = tables.message_events.c
     query = sa.select(e.event_id).where(e.source == source)
-    return {name for ids in _chunks(event_ids) for name in connection.scalars(query.where(e.event_id.in_(ids)))}
+    return {name for some in tables.among(e.event_id, event_ids) for name in connection.scalars(query.where(some))}
 
 
 def add_events(connection: sa.Connection, source: str, events: Sequence[MessageEvent], received_at: datetime) -> int:
     """Keeps the events of a provider that are not there yet; returns how many that were. Events of unknown messages are
     left out."""
     m = tables.messages.c
-    numbers = _keys(connection, m.message_id, m.message_no, {event.message_id for event in events})
+    numbers = _keys(connection, m.message_id, m.message_no, (event.message_id for event in events))
     rows = [
         {
             "source": source,
             "event_id": event.event_id,
             "message_no": numbers[event.message_id],
             "kind": event.kind.value,
-            "at": microseconds(event.at),
-            "received_at": microseconds(received_at),
+            "at": tables.microseconds(event.at),
+            "received_at": tables.microseconds(received_at),
         }
         for event in events
         if event.message_id in numbers
     ]
-    statement = _insertion(connection, tables.message_events, ["source", "event_id"])
+    statement = tables.insert_of(connection)(tables.message_events)
+    statement = statement.on_conflict_do_nothing(index_elements=["source", "event_id"])
     # row by row: only so both drivers count what was inserted
     counting = {"preserve_rowcount": True}
     return sum(connection.execute(statement, row, execution_options=counting).rowcount for row in rows)
@@ -119,7 +122,7 @@ def bounced_at(connection: sa.Connection, channel: str) -> dict[str, datetime]:
         .group_by(u.user_id)
         .having(bounce.is_not(None), sa.or_(arrival.is_(None), bounce >= arrival))
     )
-    return {user_id: _moment(at) for user_id, at in connection.execute(query)}
+    return {user_id: tables.moment(at) for user_id, at in connection.execute(query)}
 
 
 _PLAIN_COLUMNS = ("message_id", "campaign_id", "channel", "text_id", "variant", "item_id", "request_id")
@@ -133,33 +136,11 @@ _MESSAGES = sa.select(tables.messages, tables.users.c.user_id).join_from(
 
 def _message(row: sa.RowMapping) -> CampaignMessage:
     fields = {name: row[name] for name in ("user_id", *_PLAIN_COLUMNS)}
-    return CampaignMessage(**fields, exported_at=_moment(row["exported_at"]))
-
-
-def _insertion(connection: sa.Connection, table: sa.Table, key: Sequence[str]) -> Any:
-    """An insertion that leaves alone what is there under the `key` columns."""
-    insertion = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return insertion(table).on_conflict_do_nothing(index_elements=key)
-
-
-def microseconds(at: datetime) -> int:
-    return round(at.timestamp() * 1_000_000)
-
-
-def _moment(at: int) -> datetime:
-    return datetime.fromtimestamp(at / 1_000_000, UTC)
+    return CampaignMessage(**fields, exported_at=tables.moment(row["exported_at"]))
 
 
 def _keys(
     connection: sa.Connection, name: sa.ColumnElement[str], key: sa.ColumnElement[int], names: Iterable[str]
 ) -> dict[str, int]:
-    return {
-        row[0]: row[1]
-        for chunk in _chunks(names)
-        for row in connection.execute(sa.select(name, key).where(name.in_(chunk)))
-    }
-
-
-def _chunks(values: Iterable[str]) -> list[list[str]]:
-    distinct = sorted(set(values))
-    return [distinct[start : start + tables.IN_KEYS] for start in range(0, len(distinct), tables.IN_KEYS)]
+    query = sa.select(name, key)
+    return {row[0]: row[1] for some in tables.among(name, names) for row in connection.execute(query.where(some))}

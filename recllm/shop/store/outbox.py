@@ -7,14 +7,13 @@ sends, and when that one dies another goes on, with the same id.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from recllm.base.schema import Announcement, AnnouncementStatus
 from recllm.shop.store import tables
-from recllm.shop.store.messages import microseconds
 
 LONGEST_WAIT = timedelta(days=30)
 """Of an attempt that waits for longer, a clock that ran ahead said when."""
@@ -26,8 +25,8 @@ def queue(connection: sa.Connection, announcements: Sequence[Announcement]) -> N
         {
             **{name: getattr(a, name) for name in ("announcement_id", "target", "type", "body", "attempts")},
             "status": a.status.value,
-            "next_at": microseconds(a.created_at),
-            "created_at": microseconds(a.created_at),
+            "next_at": tables.microseconds(a.created_at),
+            "created_at": tables.microseconds(a.created_at),
         }
         for a in announcements
     ]
@@ -42,7 +41,7 @@ def is_due(connection: sa.Connection, now: datetime) -> bool:
 
 def _due(now: datetime) -> sa.ColumnElement[bool]:
     o = tables.outbox.c
-    is_time = sa.or_(o.next_at <= microseconds(now), o.next_at > microseconds(now + LONGEST_WAIT))
+    is_time = sa.or_(o.next_at <= tables.microseconds(now), o.next_at > tables.microseconds(now + LONGEST_WAIT))
     return sa.and_(o.status == AnnouncementStatus.QUEUED.value, is_time)
 
 
@@ -52,7 +51,7 @@ def claim(connection: sa.Connection, now: datetime, *, lease: timedelta, limit: 
     due = sa.select(tables.outbox).where(_due(now)).order_by(o.created_at, o.announcement_id).limit(limit)
     claimed = []
     for row in connection.execute(due).mappings().all():
-        attempt = {"attempts": row["attempts"] + 1, "next_at": microseconds(now + lease)}
+        attempt = {"attempts": row["attempts"] + 1, "next_at": tables.microseconds(now + lease)}
         of_this = o.announcement_id == row["announcement_id"]
         connection.execute(sa.update(tables.outbox).where(of_this).values(attempt))
         claimed.append(_announcement({**row, **attempt}))
@@ -70,7 +69,7 @@ def settle(
     """What became of an attempt. next_at: of the next one, where the status is queued."""
     values: dict[str, Any] = {"status": status.value, "outcome": outcome}
     if next_at is not None:
-        values["next_at"] = microseconds(next_at)
+        values["next_at"] = tables.microseconds(next_at)
     statement = sa.update(tables.outbox).where(tables.outbox.c.announcement_id == announcement_id)
     connection.execute(statement.values(values))
 
@@ -87,8 +86,6 @@ def _announcement(row: Mapping[Any, Any]) -> Announcement:
     return Announcement(
         **{name: row[name] for name in ("announcement_id", "target", "type", "body", "attempts", "outcome")},
         status=status,
-        created_at=datetime.fromtimestamp(row["created_at"] / 1_000_000, UTC),
-        next_at=(
-            datetime.fromtimestamp(row["next_at"] / 1_000_000, UTC) if status is AnnouncementStatus.QUEUED else None
-        ),
+        created_at=tables.moment(row["created_at"]),
+        next_at=tables.moment(row["next_at"]) if status is AnnouncementStatus.QUEUED else None,
     )

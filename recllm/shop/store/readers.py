@@ -121,9 +121,9 @@ class StoreReader:
         names = ("event_no", "user_key", "item_key", "action", "at", *details)
         query = sa.select(*(e[n] for n in names)).where(e.event_no > after_event).order_by(e.event_no)
         if since is not None:
-            query = query.where(e.at >= round(since.timestamp() * 1_000_000))
+            query = query.where(e.at >= tables.microseconds(since))
         if before is not None:
-            query = query.where(e.at < round(before.timestamp() * 1_000_000))
+            query = query.where(e.at < tables.microseconds(before))
         user_names, item_names = sa.select(u.user_key, u.user_id), sa.select(i.item_key, i.item_id)
         if user_ids is None:
             users, items, frame = self._frame(user_names), self._frame(item_names), self._frame(query)
@@ -164,7 +164,7 @@ class StoreReader:
         columns = [e[name] for name in ("user_key", "item_key", "action", "at", "quantity", "price", "basket_id")]
         query = sa.select(*columns).order_by(e.user_key, e.event_no)
         if since is not None:
-            query = query.where(e.at >= round(since.timestamp() * 1_000_000))
+            query = query.where(e.at >= tables.microseconds(since))
         if until_event is not None:
             query = query.where(e.event_no <= until_event)
         for start in range(0, len(user_ids), tables.IN_KEYS):
@@ -192,13 +192,13 @@ class StoreReader:
         if not rows:
             return StoredHistory(is_known=False, permitted=without_decision)
         user_key, basics, restricted_at = rows[0]
-        latest = _ALWAYS if granted_until is None else round(granted_until.timestamp() * 1_000_000)
+        latest = _ALWAYS if granted_until is None else tables.microseconds(granted_until)
         decided = self._rows(_DECISION, {"user_key": user_key, "purpose": purpose, "latest": latest})
         if restricted_at is not None or not (bool(decided[0][0]) if decided else without_decision):
             return StoredHistory(is_known=True, permitted=False)
         limits = {
-            "since": -_ALWAYS if since is None else round(since.timestamp() * 1_000_000),
-            "before": _ALWAYS if before is None else round(before.timestamp() * 1_000_000),
+            "since": -_ALWAYS if since is None else tables.microseconds(since),
+            "before": _ALWAYS if before is None else tables.microseconds(before),
         }
         events = self._rows(_HISTORY, {"user_key": user_key, **limits})
         return StoredHistory(is_known=True, permitted=True, basics=basics, events=events)
@@ -261,7 +261,7 @@ class StoreReader:
         if purpose is not None:
             query = query.where(c.purpose == purpose)
         if granted_until is not None:
-            query = query.where(sa.or_(~c.granted, c.at <= round(granted_until.timestamp() * 1_000_000)))
+            query = query.where(sa.or_(~c.granted, c.at <= tables.microseconds(granted_until)))
         keys = None if user_ids is None else (u.user_id, user_ids)
         frame = self._frame(query.order_by(c.at, c.granted.desc(), u.user_id), keys)
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
@@ -287,7 +287,7 @@ class StoreReader:
             )
             for user_id, number, at in self._frame(query, (u.user_id, names)).iter_rows():
                 first[user_id] = min(first.get(user_id, (number, at)), (number, at))
-        return {user_id: (n, datetime.fromtimestamp(at / 1_000_000, UTC)) for user_id, (n, at) in first.items()}
+        return {user_id: (n, tables.moment(at)) for user_id, (n, at) in first.items()}
 
     def joined_sessions(self, session_ids: Iterable[str] | None = None, user_id: str | None = None) -> dict[str, str]:
         """Session -> person, of the sessions that were joined to one: all, these, or those of a person."""
@@ -317,7 +317,7 @@ class StoreReader:
     def last_event(self, until: datetime | None = None) -> datetime | None:
         """When the latest event happened (UTC, whole seconds); None without events. until: of the loads that hold no
         later one, if there is any."""
-        ((last,),) = self._rows(_LAST_EVENT, {"latest": _ALWAYS if until is None else round(until.timestamp() * 1e6)})
+        ((last,),) = self._rows(_LAST_EVENT, {"latest": _ALWAYS if until is None else tables.microseconds(until)})
         if last is None and until is not None:
             return self.last_event()
         return None if last is None else datetime.fromtimestamp(last // 1_000_000, UTC)
@@ -362,10 +362,7 @@ class StoreReader:
         among the rows of one value."""
         queries = [query]
         if keys is not None:
-            column, values = keys
-            distinct = sorted(set(values))
-            starts = range(0, len(distinct), tables.IN_KEYS)
-            queries = [query.where(column.in_(distinct[start : start + tables.IN_KEYS])) for start in starts]
+            queries = [query.where(some) for some in tables.among(*keys)]
         types = {column.name: _TYPES[type(column.type)] for column in query.selected_columns}
         parts = [pl.DataFrame(schema=types)]
         for part in queries:

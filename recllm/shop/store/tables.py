@@ -5,20 +5,21 @@ People and items have small integer keys, so that an event row stays short; noth
 References are not declared as foreign keys: both ends are written in one transaction by one function, and checking
 1.4 million rows again would cost a third of the speed of a load.
 
-An older store walks numbered steps, all of them in one transaction: `STEPS[n]` turns version n into n + 1. A new one is
-made at once.
+An older store is brought to `SCHEMA_VERSION` by `STEPS`, in one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Double,
     Index,
@@ -38,9 +39,9 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from recllm.base.errors import StoreError
-from recllm.base.schema import Table as TableName
 from recllm.shop.store import postgres
 
 SCHEMA_VERSION = 12
@@ -299,80 +300,31 @@ group_sizes_by_caller = Index("group_sizes_by_caller", group_sizes.c.caller, gro
 """Sizes of groups that callers were given: see `recllm.shop.workspace.figures`."""
 
 
-def _read_people_by_key(connection: Connection) -> None:
-    """Version 2: an index of the events by person, and the end of the log beside the loads."""
-    connection.execute(text("ALTER TABLE loads ADD COLUMN last_at BIGINT"))
-    newest = select(func.max(loads.c.load_no)).scalar_subquery()
-    last_at = select(func.max(events.c.at)).scalar_subquery()
-    connection.execute(update(loads).where(loads.c.load_no == newest).values(last_at=last_at))
-    events_by_user.create(connection)
+def microseconds(at: datetime) -> int:
+    """Since the epoch."""
+    return round(at.timestamp() * 1_000_000)
 
 
-def _serve(connection: Connection) -> None:
-    """Version 3: API keys, and indexes of what a service asks for at each answer."""
-    api_keys.create(connection)
-    loads_by_table.create(connection)
-    loads_by_last_at.create(connection)
+def now() -> int:
+    """The clock in epoch microseconds."""
+    return microseconds(datetime.now(UTC))
 
 
-def _learn_from_what_was_shown(connection: Connection) -> None:
-    """Version 4: how likely a showing was and what for, and experiments."""
-    for column, kind in (("propensity", "DOUBLE PRECISION"), *((name, "VARCHAR") for name in SHOWN_FOR)):
-        connection.execute(text(f"ALTER TABLE events ADD COLUMN {column} {kind}"))
-    experiments.create(connection)
-    explored_slates.create(connection)
+def moment(at: int) -> datetime:
+    """Of epoch microseconds, in UTC."""
+    return datetime.fromtimestamp(at / 1_000_000, UTC)
 
 
-def _follow_messages(connection: Connection) -> None:
-    """Version 5: messages that left, what became of them, and announcements that wait to be sent."""
-    for table in (messages, message_events, outbox):
-        table.create(connection)
+def among(column: ColumnElement[Any], values: Iterable[Any]) -> Iterator[ColumnElement[bool]]:
+    """Conditions that together say that a column has one of some values, each short enough for one statement."""
+    distinct = sorted(set(values))
+    for start in range(0, len(distinct), IN_KEYS):
+        yield column.in_(distinct[start : start + IN_KEYS])
 
 
-def _end_offers_and_join_sessions(connection: Connection) -> None:
-    """Version 6: when items go off sale, and which person an anonymous session turned out to be."""
-    connection.execute(text("ALTER TABLE items ADD COLUMN available_until BIGINT"))
-    sessions.create(connection)
-
-
-def _read_histories_from_the_index(connection: Connection) -> None:
-    """Version 7: the index of the events by person has what a history is made of."""
-    events_by_user.drop(connection)
-    events_by_user.create(connection)
-
-
-def _tell_when_items_changed(connection: Connection) -> None:
-    """Version 8: which load changed an item; of what is there, the last one may have."""
-    connection.execute(text("ALTER TABLE items ADD COLUMN load_no BIGINT DEFAULT 0 NOT NULL"))
-    newest = select(func.max(loads.c.load_no)).where(loads.c.table_name == TableName.ITEMS.value)
-    connection.execute(update(items).values(load_no=func.coalesce(newest.scalar_subquery(), 0)))
-    items_by_load.create(connection)
-
-
-def _follow_prices_and_stock(connection: Connection) -> None:
-    """Version 9: what items cost and whether they were for sale; of what was before, nobody knows."""
-    item_states.create(connection)
-    record_item_states(connection)
-
-
-def _protect_people(connection: Connection) -> None:
-    """Version 10: who was erased or restricted, and the audit log."""
-    for table in (tombstones, restrictions, audit):
-        table.create(connection)
-
-
-def _remember_first_loads(connection: Connection) -> None:
-    """Version 11: since when models learned from people whose first events were deleted by age."""
-    first_loads.create(connection)
-
-
-def _keep_group_sizes(connection: Connection) -> None:
-    """Version 12: callers have a budget of group sizes, instead of a register of who was in which group; lists of
-    customers need a scope of their own, which keys for marketing had."""
-    connection.execute(text("UPDATE api_keys SET scopes = scopes || ' people' WHERE scopes LIKE '%marketing%'"))
-    for name in ("releases", "release_people"):
-        connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
-    group_sizes.create(connection)
+def insert_of(connection: Connection) -> Any:
+    """The `insert` of the database's dialect, which knows conflicts."""
+    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
 
 
 def record_item_states(connection: Connection, load_no: int | None = None) -> None:
@@ -383,27 +335,50 @@ def record_item_states(connection: Connection, load_no: int | None = None) -> No
     same = select(item_states.c.item_key).where(
         item_states.c.item_key == items.c.item_key, item_states.c.load_no == newest, *unchanged
     )
-    now = int(datetime.now(UTC).timestamp() * 1_000_000)
-    columns = (items.c.item_key, items.c.load_no, literal(now), items.c.price, items.c.currency, items.c.available)
+    columns = (items.c.item_key, items.c.load_no, literal(now()), items.c.price, items.c.currency, items.c.available)
     states = select(*columns).where(~same.exists(), ~items.c.pending | ~items.c.available)
     if load_no is not None:
         states = states.where(items.c.load_no == load_no)
     connection.execute(insert(item_states).from_select(item_states.c.keys(), states))
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {
-    1: _read_people_by_key,
-    2: _serve,
-    3: _learn_from_what_was_shown,
-    4: _follow_messages,
-    5: _end_offers_and_join_sessions,
-    6: _read_histories_from_the_index,
-    7: _tell_when_items_changed,
-    8: _follow_prices_and_stock,
-    9: _protect_people,
-    10: _remember_first_loads,
-    11: _keep_group_sizes,
+Step = str | Table | Index | Callable[[Connection], None]
+"""One change of an older store: a statement, what is created, or a function."""
+
+STEPS: Mapping[int, Sequence[Step]] = {
+    1: (
+        "ALTER TABLE loads ADD COLUMN last_at BIGINT",
+        "UPDATE loads SET last_at = (SELECT max(at) FROM events) WHERE load_no = (SELECT max(load_no) FROM loads)",
+        events_by_user,
+    ),
+    2: (api_keys, loads_by_table, loads_by_last_at),
+    3: (
+        "ALTER TABLE events ADD COLUMN propensity DOUBLE PRECISION",
+        *(f"ALTER TABLE events ADD COLUMN {name} VARCHAR" for name in SHOWN_FOR),
+        experiments,
+        explored_slates,
+    ),
+    4: (messages, message_events, outbox),
+    5: ("ALTER TABLE items ADD COLUMN available_until BIGINT", sessions),
+    6: ("DROP INDEX events_by_user", events_by_user),  # it has all columns of a history now
+    7: (
+        "ALTER TABLE items ADD COLUMN load_no BIGINT DEFAULT 0 NOT NULL",
+        # the last load of items may have changed any of them
+        "UPDATE items SET load_no = coalesce((SELECT max(load_no) FROM loads WHERE table_name = 'items'), 0)",
+        items_by_load,
+    ),
+    8: (item_states, record_item_states),
+    9: (tombstones, restrictions, audit),
+    10: (first_loads,),
+    11: (
+        # lists of customers need a scope of their own, which keys for marketing had
+        "UPDATE api_keys SET scopes = scopes || ' people' WHERE scopes LIKE '%marketing%'",
+        "DROP TABLE IF EXISTS releases",
+        "DROP TABLE IF EXISTS release_people",
+        group_sizes,
+    ),
 }
+"""Version -> what makes a store of it one of the next version."""
 
 
 def has_index(connection: Connection, table: Table, index: Index) -> bool:
@@ -481,5 +456,11 @@ def migrate(connection: Connection, key_fingerprint: str | None = None) -> None:
                 f"{store} has schema version {number}, which this recllm cannot bring to {SCHEMA_VERSION}; "
                 "load the files into a new workspace"
             )
-        STEPS[number](connection)
+        for step in STEPS[number]:
+            if isinstance(step, str):
+                connection.execute(text(step))
+            elif isinstance(step, Table | Index):
+                step.create(connection)
+            else:
+                step(connection)
     connection.execute(update(meta).where(meta.c.name == "schema_version").values(value=str(SCHEMA_VERSION)))

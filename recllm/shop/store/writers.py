@@ -14,12 +14,11 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UnknownIdError
 from recllm.base.files import safe_id
@@ -104,11 +103,11 @@ class Load:
         self._anybody_erased = connection.scalar(sa.select(tombstone).limit(1)) is not None
         record = tables.loads
         safe_id(load_id, "load id")
-        self._began = _now()
+        self._began = tables.now()
         if connection.scalar(sa.select(record.c.load_no).where(record.c.load_id == load_id)) is not None:
             raise StoreError(f"the load id {load_id!r} is taken by an earlier load; give each load its own id")
         named = {"load_id": load_id, "table_name": str(table), "source": source, "sha256": sha256}
-        new = sa.insert(record).values(named | {"counts": "{}", "committed_at": _now()})
+        new = sa.insert(record).values(named | {"counts": "{}", "committed_at": tables.now()})
         self._load_no = int(connection.execute(new.returning(record.c.load_no)).scalar_one())
         self._last_event_no = self._newest_event_no()
         self._last_at: int | None = None
@@ -191,7 +190,10 @@ class Load:
         """Boolean, (n,): whether each id is that of somebody who was erased."""
         if not self._anybody_erased:
             return pl.repeat(False, len(user_ids), eager=True)
-        return user_ids.is_in(erased_among(self._connection, user_ids.unique()).implode())
+        stone = tables.tombstones.c
+        return user_ids.is_in(
+            _lookup(self._connection, stone.user_id, stone.at, user_ids.unique())["user_id"].implode()
+        )
 
     # --- logs without times ------------------------------------------------------------------------------------------
 
@@ -221,9 +223,8 @@ class Load:
             n_deleted = self._connection.execute(sa.delete(table).where(condition)).rowcount
             rows[table.name] = rows.get(table.name, 0) + n_deleted
 
-        for start in range(0, len(user_ids), tables.IN_KEYS):
-            some_ids = list(user_ids[start : start + tables.IN_KEYS])
-            keys = self._connection.scalars(sa.select(user.user_key).where(user.user_id.in_(some_ids))).all()
+        for some_people in tables.among(user.user_id, user_ids):
+            keys = self._connection.scalars(sa.select(user.user_key).where(some_people)).all()
             was_shown = sa.and_(event.user_key.in_(keys), event.action == ACTION_CODE[Action.SHOWN])
             requests = sa.select(event.request_id).where(was_shown)
             sent = sa.select(tables.messages.c.message_no).where(tables.messages.c.user_key.in_(keys))
@@ -241,20 +242,20 @@ class Load:
                 delete(tables.items, sa.and_(item.item_key.in_(pending_keys), item.pending, ~named.exists()))
         return rows
 
-    def restrict(self, user_id: str, at: int | None) -> bool:
-        """See `Store.restrict`; at: epoch microseconds. For a load of consent."""
+    def restrict(self, user_id: str, at: datetime | None) -> bool:
+        """See `Store.restrict`. For a load of consent."""
         user = tables.users.c
         key = self._connection.scalar(sa.select(user.user_key).where(user.user_id == user_id))
         if key is None:
-            raise UnknownIdError("nobody with this id is known; check the id")
+            raise UnknownIdError("unknown user; check the id")
         if at is None:
             lifted = sa.delete(tables.restrictions).where(tables.restrictions.c.user_key == key)
             return self._connection.execute(lifted).rowcount > 0
-        row = pl.DataFrame({"user_key": [key], "at": [at]})
+        row = pl.DataFrame({"user_key": [key], "at": [tables.microseconds(at)]})
         return _insert_new(self._connection, tables.restrictions, row, key=["user_key"]) > 0
 
-    def delete_old(self, before: Mapping[str, int]) -> dict[str, int]:
-        """Deletes the rows of `AGES` that are older than an epoch microsecond, but of restricted people. Of whom
+    def delete_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
+        """Deletes the rows of `AGES` that are older than a time, except those of restricted people. Of people whose
         events go, the load of the first one is remembered. For a load of consent."""
         event, first = tables.events.c, tables.first_loads.c
         conditions = list(_outdated(before))
@@ -290,7 +291,7 @@ class Load:
         if joined not in (None, person):
             raise ConflictError("the session was joined to another person; its events stay theirs")
         if joined is None:
-            row = {"session_id": session_id, "user_key": person, "joined_at": _now()}
+            row = {"session_id": session_id, "user_key": person, "joined_at": tables.now()}
             connection.execute(sa.insert(tables.sessions).values(row))
         key = connection.scalar(sa.select(user.user_key).where(user.user_id == session_id))
         if key is None:
@@ -327,10 +328,8 @@ class Load:
     def item_titles(self, item_ids: pl.Series) -> pl.DataFrame:
         """item_id and title of those of some items that the catalogue describes."""
         item, rows = tables.items.c, list[tuple[str, str]]()
-        distinct = item_ids.unique().to_list()
-        for start in range(0, len(distinct), tables.IN_KEYS):
-            among = item.item_id.in_(distinct[start : start + tables.IN_KEYS])
-            query = sa.select(item.item_id, item.title).where(among, item.title.is_not(None))
+        for some_items in tables.among(item.item_id, item_ids):
+            query = sa.select(item.item_id, item.title).where(some_items, item.title.is_not(None))
             rows += [(item_id, title) for item_id, title in self._connection.execute(query)]
         return pl.DataFrame(rows, schema={"item_id": pl.String, "title": pl.String}, orient="row")
 
@@ -345,7 +344,7 @@ class Load:
         if self._table is Table.ITEMS:
             tables.record_item_states(self._connection, self._load_no)
         record, counts = tables.loads, json.dumps(self._counts, sort_keys=True)
-        values = {"counts": counts, "committed_at": _now(), "last_at": self._last_at}
+        values = {"counts": counts, "committed_at": tables.now(), "last_at": self._last_at}
         self._connection.execute(sa.update(record).where(record.c.load_no == self._load_no).values(values))
 
     def _write_events(self, frame: pl.DataFrame, *, are_distinct: bool) -> tuple[int, list[int]]:
@@ -397,13 +396,13 @@ class Load:
     def _of_people(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Events of sessions that were joined to a person become that person's."""
         session, user = tables.sessions.c, tables.users.c
-        ids = frame["user_id"].filter(frame["user_id"].str.starts_with(SESSION_PREFIX)).unique().to_list()
+        ids = frame["user_id"].filter(frame["user_id"].str.starts_with(SESSION_PREFIX))
         query = sa.select(session.session_id, user.user_id)
         query = query.join_from(tables.sessions, tables.users, user.user_key == session.user_key)
         person: dict[str, str] = {}
-        for start in range(0, len(ids), tables.IN_KEYS):
-            part = query.where(session.session_id.in_(ids[start : start + tables.IN_KEYS]))
-            person |= {session_id: user_id for session_id, user_id in self._connection.execute(part)}
+        for some_sessions in tables.among(session.session_id, ids):
+            rows = self._connection.execute(query.where(some_sessions))
+            person |= {session_id: user_id for session_id, user_id in rows}
         return frame.with_columns(pl.col("user_id").replace(person)) if person else frame
 
     def _newest_event_no(self) -> int:
@@ -440,9 +439,8 @@ class _KeyRing:
     def take_back(self, used: pl.Series) -> None:
         """Removes the rows that the last call of `keys` made for ids that are not `used` after all."""
         unused = self._new.join(used.to_frame(self._id), on=self._id, how="anti")
-        for start in range(0, unused.height, tables.IN_KEYS):
-            ids = unused[self._id][start : start + tables.IN_KEYS].to_list()
-            self._connection.execute(sa.delete(self._table).where(self._table.c[self._id].in_(ids)))
+        for some_rows in tables.among(self._table.c[self._id], unused[self._id]):
+            self._connection.execute(sa.delete(self._table).where(some_rows))
         self._keys = self._keys.join(unused, on=self._id, how="anti")
 
     def _find(self, ids: pl.Series) -> pl.DataFrame:
@@ -467,7 +465,7 @@ def _conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
     return frame.select(picked)
 
 
-def count_old(connection: sa.Connection, before: Mapping[str, int]) -> dict[str, int]:
+def count_old(connection: sa.Connection, before: Mapping[str, datetime]) -> dict[str, int]:
     """How many rows `Load.delete_old` would delete."""
     rows: dict[str, int] = {}
     for table, condition in _outdated(before):
@@ -476,11 +474,12 @@ def count_old(connection: sa.Connection, before: Mapping[str, int]) -> dict[str,
     return rows
 
 
-def _outdated(before: Mapping[str, int]) -> Iterator[tuple[sa.Table, sa.ColumnElement[bool]]]:
-    """Table, and what of it is over its time, in the order of deleting; nothing of people who are restricted."""
+def _outdated(before: Mapping[str, datetime]) -> Iterator[tuple[sa.Table, sa.ColumnElement[bool]]]:
+    """Table, and which of its rows are too old, in the order of deleting; none of people who are restricted."""
     message, restricted = tables.messages.c, sa.select(tables.restrictions.c.user_key)
-    for name, at in before.items():
+    for name, time in before.items():
         for age in AGES[name]:
+            at = tables.microseconds(time)
             table, condition = age.table, age < at
             if "user_key" in table.c:
                 condition = sa.and_(condition, table.c.user_key.not_in(restricted))
@@ -495,38 +494,23 @@ def _outdated(before: Mapping[str, int]) -> Iterator[tuple[sa.Table, sa.ColumnEl
             yield table, condition
 
 
-def erased_among(connection: sa.Connection, user_ids: pl.Series) -> pl.Series:
-    """Those of distinct ids that have a tombstone."""
-    tombstone = tables.tombstones.c
-    return _lookup(connection, tombstone.user_id, tombstone.at, user_ids)["user_id"]
+def bury(connection: sa.Connection, user_ids: Sequence[str], time: datetime) -> list[str]:
+    """Puts tombstones for people and for the sessions that were joined to them, and restricts the people: nothing that
+    is sent later about one of them is kept.
 
-
-def bury(connection: sa.Connection, user_ids: Sequence[str], at: int) -> list[str]:
-    """Puts tombstones for people and for the sessions that were joined to them; from now on the people are restricted.
-
-    at: epoch microseconds; of a tombstone that is there already the time stays. Returns all ids that have one now.
+    An earlier tombstone keeps its time. Returns all ids that have one now.
     """
-    user, session = tables.users.c, tables.sessions.c
+    user, session, at = tables.users.c, tables.sessions.c, tables.microseconds(time)
     everyone = list(dict.fromkeys(user_ids))
-    for start in range(0, len(user_ids), tables.IN_KEYS):
-        among_these = user.user_id.in_(list(user_ids[start : start + tables.IN_KEYS]))
-        joined = sa.select(session.session_id).join_from(
-            tables.sessions, tables.users, user.user_key == session.user_key
-        )
-        everyone += connection.scalars(joined.where(among_these)).all()
-        keys = connection.scalars(sa.select(user.user_key).where(among_these)).all()
-        if keys:
-            restricted = pl.DataFrame({"user_key": keys, "at": [at] * len(keys)})
-            _insert_new(connection, tables.restrictions, restricted, key=["user_key"])
-    stones = pl.DataFrame(
-        {"user_id": everyone, "at": [at] * len(everyone)}, schema={"user_id": pl.String, "at": pl.Int64}
-    )
+    joined = sa.select(session.session_id).join_from(tables.sessions, tables.users, user.user_key == session.user_key)
+    for some_people in tables.among(user.user_id, user_ids):
+        everyone += connection.scalars(joined.where(some_people)).all()
+        keys = connection.scalars(sa.select(user.user_key).where(some_people)).all()
+        restricted = pl.DataFrame({"user_key": keys}, schema={"user_key": pl.Int64}).with_columns(at=pl.lit(at))
+        _insert_new(connection, tables.restrictions, restricted, key=["user_key"])
+    stones = pl.DataFrame({"user_id": everyone}, schema={"user_id": pl.String}).with_columns(at=pl.lit(at))
     _insert_new(connection, tables.tombstones, stones, key=["user_id"])
     return everyone
-
-
-def _now() -> int:
-    return int(datetime.now(UTC).timestamp() * 1_000_000)
 
 
 def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: list[str]) -> int:
@@ -589,11 +573,10 @@ def _lookup(
 
 def _insert(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> Any:
     """An insertion of the frame's rows for `_execute_many`, of the dialect at hand."""
-    if connection.dialect.name != "postgresql":
-        return sqlite.insert(table)
-    if frame.height < postgres.MIN_COPY_ROWS:
-        return postgresql.insert(table)
-    return postgresql.insert(table).from_select(frame.columns, postgres.stage(connection, table, frame))
+    insertion = tables.insert_of(connection)(table)
+    if connection.dialect.name != "postgresql" or frame.height < postgres.MIN_COPY_ROWS:
+        return insertion
+    return insertion.from_select(frame.columns, postgres.stage(connection, table, frame))
 
 
 def _execute_many(connection: sa.Connection, statement: sa.Insert, frame: pl.DataFrame) -> int:
