@@ -1,4 +1,4 @@
-"""Made-up exports of shop systems, as these write them, with their usual defects, which README.md names. Nothing is copied
+"""Made-up exports of shop systems, as these write them, with their usual defects, which README.md names; none is copied
 from a real file. A folder holds the files of one kind, expected.json what is in the store after a load."""
 
 from __future__ import annotations
