@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import tomllib
 import unicodedata
 from functools import partial
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
-from exports import shopify
+from exports import first_export
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,12 +94,12 @@ def test_what_is_an_address() -> None:
 
 def write_files(folder: Path) -> tuple[Path, Path]:
     """Orders of one person in three spellings, and customers with the consent of one of them in a fourth."""
-    export = shopify.orders(random.Random(1))
+    export = first_export("shopify-orders")
     orders, customers = folder / "orders_export_1.csv", folder / "customers_export.csv"
     lines = export.content.decode().replace("person1@example.com", "Person1@Example.com")
     lines = lines.replace("Person1@Example.com", "PERSON1@EXAMPLE.COM", 1)
     orders.write_text(lines, "utf-8")
-    customers.write_bytes(shopify.customers().content)
+    customers.write_bytes(first_export("shopify-customers").content)
     return orders, customers
 
 

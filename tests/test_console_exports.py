@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from exports import Export, prestashop, shopify, taobao
+from exports import Export, first_export
 from fastapi.testclient import TestClient
 from service_world import serving
 from waiting import until
@@ -21,12 +20,6 @@ from recllm.doors.console import loads
 from recllm.doors.console.loads import UPLOADS
 from recllm.shop.ingest.column_names import FIELDS
 from recllm.shop.workspace.workspace import Workspace
-
-EXPORTS = {
-    export.source: export
-    for system in (shopify, taobao, prestashop)
-    for export in reversed(system.exports(random.Random(1)))
-}
 
 
 def make_shop(folder: Path) -> Path:
@@ -72,7 +65,7 @@ def upload(client: TestClient, name: str, content: bytes) -> str:
 
 
 def upload_export(client: TestClient, source: str) -> tuple[str, Export]:
-    export = EXPORTS[source]
+    export = first_export(source)
     return upload(client, export.file_name, export.content), export
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.base.errors import RecllmError
+from recllm.base.schema import AdCopy, CopyVerdict
+from recllm.doors.cli import adtext
 from recllm.market.adcopy.submissions import Submission, UnreadableLine, read_submissions, submission_of
 
 ITEM = {
@@ -112,53 +115,56 @@ def test_chinese(run: Run) -> None:
     assert "第九条" in "".join(f["message"] for f in json.loads(out)["results"][0]["failures"])
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"channel": "fax"}, "unknown channel 'fax'"),
-        ({"locale": "fr"}, "unknown locale 'fr'"),
-        ({"packs": ["uk"]}, "unknown rule pack 'uk'"),
-        ({"packs": "eu"}, "packs is a list"),
-        ({"text": None}, "text is missing"),
-        ({"text": 5}, "text is a string"),
-        ({"id": " "}, "id is empty"),
-        ({"item": None}, "item is missing"),
-        ({"item": {**ITEM, "price": "cheap"}}, "item.price is a number"),
-        ({"item": {**ITEM, "price": True}}, "item.price is a number"),
-        ({"item": {**ITEM, "price": "NaN"}}, "item.price is a number"),
-        ({"item": {**ITEM, "colour": "red"}}, "item has no field 'colour'"),
-        ({"item": {**ITEM, "category": 3}}, "item.category is a list"),
-        ({"item": {**ITEM, "attributes": {"a": [1]}}}, "item.attributes.a is a text"),
-        ({"offer": {"type": "gratis"}}, "offer.type is one of"),
-        ({"offer": {"type": "percent"}}, "needs a value above 0"),
-        ({"offer": {**OFFER, "end": "2025-11-12"}}, "no time zone"),
-        ({"offer": {**OFFER, "end": "soon"}}, "offer.end is a time"),
-        ({"offer": {**OFFER, "ends": "x"}}, "offer has no field 'ends'"),
-        ({"mood": "x"}, "the line has no field 'mood'"),
-        ({"evidence": []}, "evidence is an object"),
-        ({"known_brands": [1]}, "known_brands is a list"),
-    ],
-)
-def test_a_bad_line_is_named(run: Run, change: dict[str, Any], said: str) -> None:
-    code, out, err = run(LINE, {**LINE, "id": "b", **change}, {**LINE, "id": "c"})
+BAD_VALUES: list[tuple[dict[str, Any], str]] = [
+    ({"channel": "fax"}, "unknown channel 'fax'"),
+    ({"locale": "fr"}, "unknown locale 'fr'"),
+    ({"packs": ["uk"]}, "unknown rule pack 'uk'"),
+    ({"packs": "eu"}, "packs is a list"),
+    ({"text": None}, "text is missing"),
+    ({"text": 5}, "text is a string"),
+    ({"id": " "}, "id is empty"),
+    ({"item": None}, "item is missing"),
+    ({"item": {**ITEM, "price": "cheap"}}, "item.price is a number"),
+    ({"item": {**ITEM, "price": True}}, "item.price is a number"),
+    ({"item": {**ITEM, "price": "NaN"}}, "item.price is a number"),
+    ({"item": {**ITEM, "colour": "red"}}, "item has no field 'colour'"),
+    ({"item": {**ITEM, "category": 3}}, "item.category is a list"),
+    ({"item": {**ITEM, "attributes": {"a": [1]}}}, "item.attributes.a is a text"),
+    ({"offer": {"type": "gratis"}}, "offer.type is one of"),
+    ({"offer": {"type": "percent"}}, "needs a value above 0"),
+    ({"offer": {**OFFER, "end": "2025-11-12"}}, "no time zone"),
+    ({"offer": {**OFFER, "end": "soon"}}, "offer.end is a time"),
+    ({"offer": {**OFFER, "ends": "x"}}, "offer has no field 'ends'"),
+    ({"mood": "x"}, "the line has no field 'mood'"),
+    ({"evidence": []}, "evidence is an object"),
+    ({"known_brands": [1]}, "known_brands is a list"),
+]
+
+
+def test_a_bad_line_is_named_and_the_others_are_judged(run: Run) -> None:
+    lines = [
+        LINE,
+        *({**LINE, "id": f"bad{n}", **change} for n, (change, _) in enumerate(BAD_VALUES)),
+        {**LINE, "id": "c"},
+    ]
+    code, out, err = run(*lines)
     document = json.loads(out)
-    (line,) = document["unreadable"]
     assert code == 2
-    assert [result["id"] for result in document["results"]] == ["a", "c"]  # every line that can be read is judged
-    assert line["line_no"] == 2 and said in line["message"]
-    assert f"texts.jsonl, line 2: {line['message']}" in err
+    assert [result["id"] for result in document["results"]] == ["a", "c"]
+    assert [line["line_no"] for line in document["unreadable"]] == list(range(2, 2 + len(BAD_VALUES)))
+    for line, (_, said) in zip(document["unreadable"], BAD_VALUES, strict=True):
+        assert said in line["message"]
+        assert f"texts.jsonl, line {line['line_no']}: {line['message']}" in err
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [("{", "not JSON"), ("[]", "one JSON object"), ("[" * 100_000, "deep"), (json.dumps(LINE), "occurs twice")],
-)
-def test_a_line_that_is_no_object(run: Run, line: str, said: str) -> None:
-    code, out, err = run(LINE, line)
-    assert code == 2
-    assert "line 2" in err
-    assert said in err
-    assert json.loads(out)["checked"] == 1
+def test_a_line_that_is_no_object(run: Run) -> None:
+    faults = {"{": "not JSON", "[]": "one JSON object", "[" * 100_000: "deep", json.dumps(LINE): "occurs twice"}
+    code, out, err = run(LINE, *faults)
+    document = json.loads(out)
+    assert (code, document["checked"]) == (2, 1)
+    assert [line["line_no"] for line in document["unreadable"]] == [2, 3, 4, 5]
+    assert all(said in line["message"] for line, said in zip(document["unreadable"], faults.values(), strict=True))
+    assert all(f"line {number}" in err for number in (2, 3, 4, 5))
 
 
 _JSON = st.recursive(
@@ -225,3 +231,22 @@ def test_no_model_and_no_tables_are_loaded() -> None:
     code = f"import sys; import recllm.market.adcopy.submissions; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_command_line_says_that_a_text_is_held(capsys: pytest.CaptureFixture[str]) -> None:
+    copy = AdCopy(
+        text="Tea!",
+        channel="push",
+        locale="en",
+        generator="model",
+        verified=False,
+        checks=(),
+        facts_used={},
+        template_version="1",
+        item_id="tea",
+        verdict=CopyVerdict.PERSON,
+    )
+    for words, told in (((), "held for a person\n"), (("crispy",), "held for a person, nothing grounds: crispy\n")):
+        adtext._answer([replace(copy, ungrounded=words)], json=False)
+        said = capsys.readouterr()
+        assert told in said.out + said.err and "all checks passed" not in said.out + said.err

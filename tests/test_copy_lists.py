@@ -1,16 +1,23 @@
-"""What decides a verdict is data: no word list stands in the code, and every file of data is in a record's hash."""
+"""What decides a verdict is data: no word list is in the code, every file of data is in a record's hash, and a shop
+adds words of its own."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from recllm.base.errors import DataError, UsageError
 from recllm.market.adcopy import lexicon
+from recllm.market.adcopy.vocabulary import add_words, approved_words, read_vocabulary
 
+NOW = datetime(2025, 11, 1, 9, tzinfo=UTC)
 ADCOPY = Path(lexicon.__file__).parent
 SOURCES = sorted(p for p in ADCOPY.rglob("*.py"))
 FILES = sorted(p.name for p in (ADCOPY / "data").glob("*.toml"))
@@ -27,21 +34,21 @@ def compiled_texts(tree: ast.AST) -> list[str]:
     return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in keys]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda p: str(p.relative_to(ADCOPY)))
-def test_no_pattern_in_the_code_holds_a_word(source: Path) -> None:
-    for text in compiled_texts(ast.parse(source.read_text(encoding="utf-8"))):
-        assert not re.search(r"[A-Za-z]{2}|[\u4e00-\u9fff]", _SYNTAX.sub("", text)), text
+def test_no_pattern_in_the_code_holds_a_word() -> None:
+    texts = [(source.name, text) for source in SOURCES for text in compiled_texts(ast.parse(source.read_text("utf-8")))]
+    assert [text for text in texts if re.search(r"[A-Za-z]{2}|[\u4e00-\u9fff]", _SYNTAX.sub("", text[1]))] == []
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_change_in_any_list_is_another_hash(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = lexicon.lists_sha256()
+def test_a_change_in_any_list_is_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = {lexicon.lists_sha256()}
     (tmp_path / "data").mkdir()
-    for name in FILES:
-        content = (ADCOPY / "data" / name).read_bytes()
-        (tmp_path / "data" / name).write_bytes(content + (b"\n# changed" if name == file else b""))
+    contents = {name: (ADCOPY / "data" / name).read_bytes() for name in FILES}
     monkeypatch.setattr(resources, "files", lambda _: tmp_path)
-    assert lexicon.lists_sha256.__wrapped__() != before
+    for changed in FILES:
+        for name, content in contents.items():
+            (tmp_path / "data" / name).write_bytes(content + (b"\n# changed" if name == changed else b""))
+        hashes.add(lexicon.lists_sha256.__wrapped__())
+    assert len(hashes) == len(FILES) + 1
 
 
 def test_every_pattern_and_limit_is_used() -> None:
@@ -53,3 +60,70 @@ def test_every_pattern_and_limit_is_used() -> None:
         for name in lexicon.table("limits.toml")
         if f'limit("{name}")' not in code and f'within("{name}"' not in code
     ] == []
+
+
+def test_a_vocabulary_grows_by_versions(tmp_path: Path) -> None:
+    file = tmp_path / "vocabulary.json"
+    assert approved_words(file) == frozenset()
+    add_words(file, ["toasty", " melt  away "], by="Ana", at=NOW)
+    again = add_words(file, ["Toasty", "外脆里嫩"], by="Bo", at=NOW + timedelta(days=1))
+    assert again.words == ("外脆里嫩",)
+    written = [(w.word, w.by, w.version) for w in read_vocabulary(file).words]
+    assert written == [("toasty", "Ana", 1), ("melt away", "Ana", 1), ("外脆里嫩", "Bo", 2)]
+    assert add_words(file, ["toasty"], by="Bo", at=NOW).vocabulary.version == 2
+
+
+def test_a_damaged_vocabulary_is_named_and_a_bad_word_refused(tmp_path: Path) -> None:
+    file = tmp_path / "vocabulary.json"
+    for word in ("", "  ", "!!", "x" * 61):
+        with pytest.raises(UsageError, match="is no word"):
+            add_words(file, [word], by="Ana", at=NOW)
+    with pytest.raises(UsageError, match="--by"):
+        add_words(file, ["toasty"], by=" ", at=NOW)
+    assert not file.exists()
+    for content, message in (
+        ("{", "not JSON"),
+        ("[]", "is an object"),
+        ('{"version": 1, "words": [{"word": "a"}]}', "is missing"),
+        ('{"version": 3, "words": []}', "versions that do not grow"),
+        ('{"version": 0, "words": [], "mood": 1}', "no field 'mood'"),
+    ):
+        file.write_text(content)
+        with pytest.raises(DataError, match=message) as caught:
+            approved_words(file)
+        assert str(file) in str(caught.value)
+
+
+def test_one_command_lets_a_word_pass(run: Callable[..., tuple[int, str, str]]) -> None:
+    item = {"title": "Sandwich buns", "description": "Glazed."}
+    line = {"id": "a", "text": "Toasty sandwich buns.", "channel": "push", "locale": "en", "item": item, "packs": []}
+    Path("texts.jsonl").write_text(json.dumps(line))
+    code, out, _ = run("copy", "check", "texts.jsonl", "--json")
+    (result,) = json.loads(out)["results"]
+    assert (code, result["verdict"], result["verified"]) == (2, "person", False)
+    assert result["ungrounded"] == [{"word": "Toasty", "span": [0, 6]}]
+    assert run("init")[0] == 0
+    assert run("copy", "vocabulary", "toasty", "--by", "Ana")[0] == 0
+    code, out, _ = run("copy", "check", "texts.jsonl", "--json")
+    document = json.loads(out)
+    assert (code, document["passed"], document["held"]) == (0, 1, 0)
+    code, out, _ = run("copy", "vocabulary", "--json")
+    (word,) = json.loads(out)["words"]
+    assert (code, word["word"], word["by"], word["version"]) == (0, "toasty", "Ana", 1)
+    Path("shop/vocabulary.json").write_text("{")
+    code, _, err = run("copy", "check", "texts.jsonl")
+    assert code == 2 and "vocabulary.json" in err
+
+
+def test_phrases_are_listed_before_they_are_approved(run: Callable[..., tuple[int, str, str]]) -> None:
+    texts = ["Sandwich buns, soft inside.", "Honey, soft inside: sandwich buns.", "Sandwich buns on sale, crispy now."]
+    item = {"title": "Sandwich buns", "description": "Honey."}
+    rows = [{"id": str(n), "text": t, "channel": "email", "locale": "en", "item": item} for n, t in enumerate(texts)]
+    Path("approved.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert run("init")[0] == 0
+    code, out, err = run("copy", "vocabulary", "--learn", "approved.jsonl")
+    assert code == 0 and "soft inside" in out and "crispy" not in out and "listed only" in err
+    assert "soft" not in run("copy", "vocabulary")[1]
+    code, out, _ = run("copy", "vocabulary", "--learn", "approved.jsonl", "--by", "Ana", "--least", "2", "--json")
+    assert code == 0 and json.loads(out)["added"] == ["soft inside"]
+    assert "soft inside" in run("copy", "vocabulary")[1]

@@ -26,7 +26,7 @@ from recllm.market.adcopy.record import (
     write_recorded,
 )
 from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice, load_voice, reason_kind
-from recllm.market.adcopy.verify.guarantees import distinct_pairs, likeness, review, variants_differ
+from recllm.market.adcopy.verify.guarantees import distinct_pairs, likeness, variants_differ
 from recllm.market.adcopy.write import write_copy
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -43,32 +43,7 @@ BUNS = Item(
 SHOP = Sender(name="Hearth Ltd", address="1 Elm Street", opt_out="https://hearth.example/no")
 
 
-def failures(text: str, *, locale: str = "en", channel: str = "email", voice: Voice | None = None) -> set[str]:
-    item = BUNS if locale == "en" else Item(item_id="t", title="龙井绿茶")
-    request = CopyRequest(item=item, channel=channel, locale=locale, now=NOW, voice=voice or Voice())
-    checks = review(text, request).checks
-    return {check.guarantee for check in checks if not check.passed}
-
-
 # --- G7 ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "good"),
-    [
-        ("龙井绿茶已上架，欢迎选购，拒收请回复R", True),
-        ("龙井绿茶已上架，欢迎选购，回T退订。", True),
-        ("龙井绿茶已上架，欢迎选购。", False),
-        ("拒收请回复R，龙井绿茶已上架", False),
-    ],
-)
-def test_a_chinese_short_message_ends_with_the_way_out(text: str, good: bool) -> None:
-    assert ("G7" not in failures(text, locale="zh", channel="sms_cn")) is good
-
-
-@pytest.mark.parametrize("sign", "【】¥★^&√※")
-def test_a_chinese_short_message_has_no_signs(sign: str) -> None:
-    assert "G6" in failures(f"龙井绿茶{sign}已上架，回T退订", locale="zh", channel="sms_cn")
 
 
 def test_code_adds_the_mandatory_parts() -> None:
@@ -124,26 +99,6 @@ def test_likeness() -> None:
     assert likeness("a", "b") == 1
     assert distinct_pairs(["one big cup", "one big pot"]) == pytest.approx(3 / 4)
     assert distinct_pairs(["one", "two"]) == 1
-
-
-def test_a_brand_has_a_voice() -> None:
-    text = "Sandwich buns, so soft! 🍞"
-    assert failures(text) == set()
-    for voice in (
-        Voice(banned=("soft",)),
-        Voice(banned=("sof*",)),
-        Voice(required=("warm",)),
-        Voice(emoji=False),
-        Voice(exclamation=False),
-    ):
-        assert failures(text, voice=voice) == {"G14"}
-    for voice in (Voice(banned=("sof",)), Voice(required=("soft", "buns"))):
-        assert failures(text, voice=voice) == set()
-
-
-@pytest.mark.parametrize(("address", "good"), [("您", True), ("你", False), (None, True)])
-def test_a_brand_has_one_form_of_address(address: str | None, good: bool) -> None:
-    assert ("G14" not in failures("给您泡一杯龙井绿茶。", locale="zh", voice=Voice(address=address))) is good
 
 
 @pytest.mark.parametrize(

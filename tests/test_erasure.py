@@ -6,7 +6,6 @@ import ast
 import csv
 import io
 import json
-import random
 import shutil
 import time
 from base64 import b64encode
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 import tomli_w
 from canaries import MARK, canary, forms, hits
-from exports import shopify
+from exports import first_export
 from fastapi.testclient import TestClient
 from postgres_server import PostgresServer
 from shop_world import item_lines, purchase_lines
@@ -776,7 +775,7 @@ def test_every_file_of_a_workspace_belongs_to_one_place_and_people_only_to_a_pla
 
 
 def test_what_a_start_writes_belongs_to_a_place_too(tmp_path: Path) -> None:
-    orders = shopify.orders(random.Random(1))
+    orders = first_export("shopify-orders")
     (tmp_path / orders.file_name).write_bytes(orders.content)
     run_start(
         tmp_path / "shop", [tmp_path / orders.file_name], consent_default=True, encoder="toy", generator="template"

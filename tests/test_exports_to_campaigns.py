@@ -4,103 +4,66 @@ from __future__ import annotations
 
 import csv
 import json
-import random
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Command
-from exports import ExpectedEvent, Export, analytics, lists, shopify, taobao, woocommerce
+from exports import LargeExport, first_export, large_export
 
 from recllm.base.schema import Action, Table
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, read_plan
 from recllm.shop.workspace.workspace import Workspace
-
-N_PEOPLE = 121
-"""Odd, so that who comes every so many orders comes to even and odd ones. Half of them are more than the fifty people
-that a campaign has to address."""
-PERIOD = timedelta(days=150)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shop:
     """A shop of which one export is all there is."""
 
-    orders: Callable[..., Export]
-    """Makes the export from `random.Random`, n_people, start and `every`."""
-    n: int = 400
-    """Orders, or events and visits."""
-    counts: str = "n_orders"
     target: str
     """What the campaign is for, as its file says it."""
     currency: str = "USD"
     timezone: str = "UTC"
     locale: str = "en"
 
-    def export(self) -> Export:
-        start = datetime(2024, 1, 1, 9, tzinfo=UTC)
-        amounts = {self.counts: self.n, "n_people": N_PEOPLE, "start": start, "every": PERIOD / self.n}
-        return self.orders(random.Random(5), **amounts)
-
 
 SHOPS = {
-    "ga4-events": Shop(
-        orders=partial(analytics.ga4, prefix="", file_name="bq-results-20240601.csv", goods=analytics.ASSORTMENT),
-        n=1500,
-        counts="n_events",
-        target='category = "Hats"',
-    ),
-    "matomo-visits": Shop(
-        orders=partial(lists.matomo_visits, goods=lists.DRINKS),
-        counts="n_visits",
-        target='items = ["T2"]',
-        currency="EUR",
-        timezone="Europe/Berlin",
-    ),
-    "shopify-orders": Shop(orders=partial(shopify.orders, goods=shopify.ASSORTMENT), target='items = ["TP-1"]'),
-    "taobao-orders": Shop(
-        orders=partial(taobao.orders, goods=taobao.ASSORTMENT),
-        target='items = ["青花瓷茶壶家用"]',
-        currency="CNY",
-        timezone="Asia/Shanghai",
-        locale="zh",
-    ),
-    "woocommerce-orders": Shop(orders=woocommerce.orders, target='items = ["T-GR"]'),
+    "ga4-events": Shop(target='category = "Hats"'),
+    "matomo-visits": Shop(target='items = ["T2"]', currency="EUR", timezone="Europe/Berlin"),
+    "shopify-orders": Shop(target='items = ["TP-1"]'),
+    "taobao-orders": Shop(target='items = ["青花瓷茶壶家用"]', currency="CNY", timezone="Asia/Shanghai", locale="zh"),
+    "woocommerce-orders": Shop(target='items = ["T-GR"]'),
 }
-"""Kind of export -> the shop that it is tried with: events, visits, and orders in several languages and currencies.
-`test_sources` reads every kind. The goods are of two kinds, and everybody buys of one alone."""
+"""Events, visits, and orders in several languages and currencies. `test_sources` reads every kind of export."""
 
 
 @pytest.mark.parametrize("source", SHOPS)
 def test_one_export_becomes_a_campaign_in_four_commands(source: str, run: Command, tmp_path: Path) -> None:
-    shop, export = SHOPS[source], SHOPS[source].export()
+    shop, export = SHOPS[source], large_export(source)
     (tmp_path / export.file_name).write_bytes(export.content)
     init(run, shop)
     loaded = in_json(run, "ingest", export.file_name)
-    assert loaded["source"] == export.source == source
+    assert loaded["source"] == source
     accepted = {report["table"]: report["accepted"] for report in loaded["reports"] if report["table"] != "consent"}
     assert accepted == {table.value: n for table, n in export.accepted.items() if table is not Table.CONSENT}
     plan = trained_and_planned(run, shop.target, tmp_path)
     assert {text.locale for text in plan.texts} == {shop.locale}
-    assert_addresses_those_who_like_it(plan, export.events)
+    assert_addresses_those_who_like_it(plan, export)
 
 
 def test_products_come_as_a_second_file_and_people_leave_by_their_own_ids(run: Command, tmp_path: Path) -> None:
     shop = SHOPS["woocommerce-orders"]
     init(run, shop)
-    orders = shop.export()
-    for export in (woocommerce.products(), orders):
+    orders = large_export("woocommerce-orders")
+    for export in (first_export("woocommerce-products"), orders):
         (tmp_path / export.file_name).write_bytes(export.content)
         in_json(run, "ingest", export.file_name)
     plan = trained_and_planned(run, 'category = "Shop > Tea"', tmp_path)
-    assert_addresses_those_who_like_it(plan, orders.events)
+    assert_addresses_those_who_like_it(plan, orders)
     succeeds(run, "campaign", "approve", "campaign.toml", "--by", "Ann", "--all")
     assert "--ids FILE" in succeeds(run, "campaign", "export", "campaign.toml", "-o", "by-pseudonym")
-    addresses = {event.user_id for event in orders.events}
+    addresses = orders.bought.keys()
     (tmp_path / "addresses.txt").write_text("\n".join(addresses))
     told = succeeds(run, "campaign", "export", "campaign.toml", "-o", "by-address", "--ids", "addresses.txt")
     assert "--ids FILE" not in told
@@ -155,11 +118,9 @@ opt_out = "https://example.com/stop"
 """
 
 
-def assert_addresses_those_who_like_it(plan: CampaignPlan, events: Iterable[ExpectedEvent]) -> None:
+def assert_addresses_those_who_like_it(plan: CampaignPlan, export: LargeExport) -> None:
     """Nearly all whom a plan addresses like the kind of goods that it is for; of all people half do."""
-    items_of: dict[str, set[str]] = {}
-    for event in events:
-        items_of.setdefault(event.user_id, set()).add(event.item_id)
+    items_of = export.bought
     target = set(plan.items)
     kind = {item for items in items_of.values() if items & target for item in items}
     others = {item for items in items_of.values() if not items & kind for item in items}

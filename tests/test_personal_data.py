@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx2
 import polars as pl
 import pytest
-from personal_data_cases import NEGATIVES, POSITIVES
 
 from recllm.base.policy import Policy
 from recllm.base.schema import Item
@@ -38,6 +37,18 @@ from recllm.text.personal_data import (
 from recllm.text.templates import Prompts
 from recllm.text.users import basics_text
 
+SECTIONS = dict(
+    section.split("\n", 1)
+    for section in (Path(__file__).parent / "data" / "personal_data.txt").read_text("utf-8").split("\n== ")[1:]
+)
+NEGATIVES = SECTIONS.pop("none").strip().splitlines()
+POSITIVES = [
+    (PersonalDataKind(kind), line.replace("<<", "").replace(">>", ""), line.split("<<")[1].split(">>")[0])
+    for kind, lines in SECTIONS.items()
+    for raw in lines.strip().splitlines()
+    for line in [raw.replace("¶", "\n")]
+]
+"""(kind, text, what of it is personal)."""
 MAIL, PHONE = "ann.smith@shop.example", "+49 30 1234567"
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

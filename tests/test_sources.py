@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from pathlib import Path
 
 import pytest
 from conftest import Command
-from exports import (
-    Export,
-    amazon,
-    analytics,
-    china,
-    ebay,
-    lists,
-    magento,
-    people,
-    prestashop,
-    shopify,
-    taobao,
-    woocommerce,
-    workbook_of,
-)
+from exports import EXPORTS, Export, first_export, workbook_of
 from store_view import view
 
 from recllm.base.errors import IngestError, UsageError
@@ -33,9 +18,6 @@ from recllm.market.jobs.load import load_export
 from recllm.shop.ingest.options import IngestOptions
 from recllm.shop.ingest.sources import known_sources, recognise, recognise_file
 from recllm.shop.workspace.workspace import Workspace
-
-SYSTEMS = (shopify, woocommerce, magento, prestashop, amazon, ebay, taobao, china, analytics, people, lists)
-EXPORTS = [export for system in SYSTEMS for export in system.exports(random.Random(1))]
 
 
 @pytest.mark.parametrize("export", EXPORTS, ids=lambda export: f"{export.source}-{export.file_name}")
@@ -103,7 +85,7 @@ def test_a_list_of_orders_without_people_and_products_is_refused_with_what_to_lo
 
 
 def test_an_encoding_is_not_guessed_from_the_header_alone(tmp_path: Path) -> None:
-    export = next(export for export in EXPORTS if export.source == "amazon-listings")
+    export = first_export("amazon-listings")
     file, text = tmp_path / export.file_name, export.content.decode("cp1252")
     for word, encoding in (
         ("Сковорода чугунная", "cp1251"),
@@ -121,7 +103,7 @@ def test_an_encoding_is_not_guessed_from_the_header_alone(tmp_path: Path) -> Non
 
 
 def test_of_columns_of_one_name_the_first_counts_where_the_kind_is_known(tmp_path: Path) -> None:
-    export = next(export for export in EXPORTS if export.source == "youzan-order-list")
+    export = first_export("youzan-order-list")
     header, *lines = export.content.decode("utf-8-sig").splitlines()
     rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
     for name, content in (("orders.csv", export.content), ("orders.xlsx", workbook_of(header, rows))):
@@ -137,7 +119,7 @@ def test_of_columns_of_one_name_the_first_counts_where_the_kind_is_known(tmp_pat
 
 
 def test_a_zone_that_the_system_is_known_for_stands_in_where_nothing_says_one(tmp_path: Path) -> None:
-    export = next(export for export in EXPORTS if export.source == "ebay-orders")
+    export = first_export("ebay-orders")
     (tmp_path / export.file_name).write_bytes(export.content)
     starts = {}
     for zone in (None, "Europe/Berlin"):
@@ -148,7 +130,7 @@ def test_a_zone_that_the_system_is_known_for_stands_in_where_nothing_says_one(tm
 
 
 def test_ids_that_are_formulas_without_quotes_around_them_are_read_too(tmp_path: Path) -> None:
-    export = next(export for export in EXPORTS if export.source == "taobao-order-lines")
+    export = first_export("taobao-order-lines")
     file = tmp_path / export.file_name
     text = re.sub(r'"=""(\d+)"""', r'="\1"', export.content.decode("gb18030"))
     assert '="2' in text
@@ -161,7 +143,7 @@ def test_ids_that_are_formulas_without_quotes_around_them_are_read_too(tmp_path:
 
 
 def test_consent_has_the_time_at_which_it_was_given_or_that_of_the_load(tmp_path: Path) -> None:
-    export = next(export for export in EXPORTS if export.source == "klaviyo-profiles")
+    export = first_export("klaviyo-profiles")
     file = tmp_path / export.file_name
     file.write_bytes(export.content)
     with Workspace.create(tmp_path / "shop", currency="USD") as shop:
@@ -345,7 +327,7 @@ def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
 def test_orders_change_nothing_that_the_catalogue_says(tmp_path: Path) -> None:
     with Workspace.create(tmp_path / "shop", currency="USD") as shop:
         for source in ("shopify-products", "shopify-customers", "shopify-orders"):
-            export = next(export for export in EXPORTS if export.source == source)
+            export = first_export(source)
             (tmp_path / export.file_name).write_bytes(export.content)
             load_export(shop, tmp_path / export.file_name)
         items = {row["item_id"]: row for row in view(shop.store()).items().iter_rows(named=True)}

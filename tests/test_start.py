@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Command
-from exports import taobao
+from exports import first_export
 
 from recllm.base.errors import UsageError
 from recllm.doors.start.page import start_page, terminal_lines, verdict, words_of
@@ -100,8 +99,8 @@ def test_better_is_said_only_where_it_is_shown(low: float, high: float, sentence
 def test_the_command_speaks_chinese_and_keeps_it(
     run: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    export = next(export for export in taobao.exports(random.Random(1)) if export.source == "taobao-order-lines")
-    title = taobao.GOODS[0][0]
+    export = first_export("taobao-order-lines")
+    title = export.events[0].item_id
     content = export.content.decode("gb18030").replace(title, f"{title} 电话13800138000")
     (tmp_path / export.file_name).write_bytes(content.encode("gb18030"))
     options = ("--encoder", "toy", "--generator", "template", "-w", "shop")

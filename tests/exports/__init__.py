@@ -1,21 +1,21 @@
-"""Made-up exports of shop systems, as these write them, with their usual defects; nothing is copied from a real file.
-
-Each module has `exports(rng)`, which gives the files of one system. `tests/test_sources.py` loads each into an empty
-workspace and compares what is there with what the file was made from. What says who bought what is made with any number
-of orders and people, as `tests/test_exports_to_campaigns.py` needs it.
-"""
+"""Made-up exports of shop systems, as these write them, with their usual defects, which README.md names; none is copied
+from a real file. A folder holds the files of one kind, expected.json what is in the store after a load."""
 
 from __future__ import annotations
 
-import csv
+import gzip
 import io
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import xlsxwriter
 
 from recllm.base.schema import Table
+
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class ExpectedEvent:
     event: str
     at: str
     """ISO 8601 in UTC."""
-    quantity: float = 1.0
-    price: float | None = None
-    basket_id: str | None = None
+    quantity: float
+    price: float | None
+    basket_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,34 +50,59 @@ class Export:
     """User id -> basics."""
     consent_from: tuple[str, ...] = ()
     consent: dict[tuple[str, str], bool] = field(default_factory=dict)
-    """(user id, purpose) -> what they said."""
+    """(user id, purpose) -> the decision."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What whoever loads the file has to say, e.g. the zone of its times."""
+    """What has to be given with the file, such as the zone of its times."""
 
 
-Good = TypeVar("Good")
+def accepted(counts: dict[str, int]) -> dict[Table, int]:
+    return {Table(name): n for name, n in counts.items()}
 
 
-def liked(goods: Sequence[Good], person: int) -> Sequence[Good]:
-    """What a person buys of: the first half of the goods where their number is odd, else the second; of fewer than
-    eight everybody buys all."""
-    if len(goods) < 8:
-        return goods
-    half = len(goods) // 2
-    return goods[:half] if person % 2 else goods[half:]
+def export_of(entry: dict[str, Any]) -> Export:
+    names = tuple(ExpectedEvent.__dataclass_fields__)
+    return Export(
+        source=entry["source"],
+        file_name=entry["file"],
+        content=(HERE / entry["source"] / entry["file"]).read_bytes(),
+        accepted=accepted(entry["accepted"]),
+        events=tuple(ExpectedEvent(**dict(zip(names, row, strict=True))) for row in entry.get("events", ())),
+        consent_from=tuple(entry.get("consent_from", ())),
+        consent={(user, purpose): decision for user, purpose, decision in entry.get("consent", ())},
+        **{name: entry.get(name, {}) for name in ("items", "basics", "options")},
+    )
 
 
-def csv_of(header: str, rows: Iterable[dict[str, Any]], *, delimiter: str = ",") -> str:
-    """header: names with commas. Columns that a row lacks are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, header.split(","), restval="", delimiter=delimiter, lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+EXPORTS = [export_of(entry) for entry in json.loads((HERE / "expected.json").read_text("utf-8"))]
+
+
+def first_export(source: str) -> Export:
+    return next(export for export in EXPORTS if export.source == source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeExport:
+    """An export of 121 people over 150 days. The goods are of two kinds, and each person buys of one alone."""
+
+    file_name: str
+    content: bytes
+    accepted: dict[Table, int]
+    bought: dict[str, set[str]]
+    """User id -> items that they bought or looked at."""
+
+
+def large_export(source: str) -> LargeExport:
+    entry = json.loads((HERE / "large" / "expected.json").read_text("utf-8"))[source]
+    return LargeExport(
+        file_name=entry["file"],
+        content=gzip.decompress((HERE / "large" / f"{entry['file']}.gz").read_bytes()),
+        accepted=accepted(entry["accepted"]),
+        bought={user: set(items) for user, items in entry["bought"].items()},
+    )
 
 
 def workbook_of(header: str, rows: Iterable[dict[str, Any]]) -> bytes:
-    """The same as a workbook of one sheet."""
+    """A workbook of one sheet. header: names with commas."""
     stream = io.BytesIO()
     with xlsxwriter.Workbook(stream, {"in_memory": True}) as book:
         sheet, names = book.add_worksheet(), header.split(",")
