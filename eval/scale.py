@@ -141,13 +141,14 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
 
 
 def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
-    from recllm.market.jobs.engines import Engine
+    from recllm.market.jobs.engines import Engine, open_workers, spread_over
     from recllm.market.jobs.recommenders import refresh
+    from recllm.shop.data.event_files import in_turn
     from recllm.shop.workspace.workspace import Workspace
 
     began = time.perf_counter()
-    with closing(Workspace.open(folder / "shop")) as shop:
-        refresh(shop, engine=Engine(engine), workers=workers)
+    with closing(Workspace.open(folder / "shop")) as shop, open_workers(Engine(engine), workers) as opened:
+        refresh(shop, spread=in_turn if engine == Engine.HERE else spread_over(opened))
     return {"seconds": round(time.perf_counter() - began, 1)}
 
 

@@ -114,11 +114,13 @@ def retrain(
     json: Json = False,
 ) -> None:
     """Train a challenger with the serving model's recipe, and let it serve if it is not worse on the latest window."""
+    from recllm.market.jobs.experiments import treatment_models
     from recllm.market.jobs.retrain import RetrainOutcome
     from recllm.market.jobs.retrain import retrain as retrain_workspace
 
     with open_shop(workspace) as shop, progress_lines():
-        report = retrain_workspace(shop, if_due=if_due, seed=seed, progress=note if sys.stderr.isatty() else None)
+        progress, needed = note if sys.stderr.isatty() else None, treatment_models(shop)
+        report = retrain_workspace(shop, if_due=if_due, seed=seed, needed=needed, progress=progress)
     show(report, _retrain_lines(report), json=json)
     if report.challenger is None:
         why = "no check asks for a retraining"
@@ -298,7 +300,9 @@ def refresh(
 
     --index is for catalogues too large to compare every item; the setting item_index.kind says which index it is.
     """
+    from recllm.market.jobs.engines import Engine, open_workers, spread_over
     from recllm.market.jobs.recommenders import refresh as refresh_model
+    from recllm.shop.data.event_files import in_turn
 
     if vectors is not None:
         encode(vectors, question, workspace, question.model, base=question.base, json=json)
@@ -306,8 +310,9 @@ def refresh(
     if index:
         make_index(workspace, json)
         return
-    with open_shop(workspace) as shop:
-        version = refresh_model(shop, engine=question.engine, workers=question.workers, progress=note)
+    with open_shop(workspace) as shop, open_workers(question.engine, question.workers) as workers:
+        spread = in_turn if question.engine is Engine.HERE else spread_over(workers)
+        version = refresh_model(shop, spread=spread, progress=note)
     show({"serving": version}, [f"model {version} serves"], json=json)
 
 
