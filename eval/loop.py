@@ -38,7 +38,7 @@ from inputs import HERE, finish, load_average, say, script_parser, show_progress
 from serve import server
 from simulated_shop import Customers, ServedSlate, ShopLog, replay
 
-from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace, overridden, present
 
 START = datetime(2017, 2, 5)

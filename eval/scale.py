@@ -129,8 +129,8 @@ def ingest(folder: Path, file: str) -> dict[str, Any]:
 
 
 def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
-    from recllm.market.jobs.recommenders import model_encoder, publish_recommender
     from recllm.recommend.recommender.saved_model import load_model
+    from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     began = time.perf_counter()
@@ -142,7 +142,7 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
 
 def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
     from recllm.market.jobs.engines import Engine, open_workers, spread_over
-    from recllm.market.jobs.recommenders import refresh
+    from recllm.recommend.recommender.shop_recommender import refresh
     from recllm.shop.data.event_files import in_turn
     from recllm.shop.workspace.workspace import Workspace
 
@@ -182,7 +182,7 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, o
 def answers(folder: Path) -> dict[str, Any]:
     """Milliseconds of one answer from a warm recommender, with its reasons, median over people."""
     from recllm.base.schema import Purpose
-    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
@@ -202,8 +202,8 @@ def answers(folder: Path) -> dict[str, Any]:
 def top(folder: Path) -> dict[str, Any]:
     """The best K of the whole catalogue for everybody, in one process that is warm."""
     from recllm.learn.features.item_vectors import basics_of, basics_vectors
-    from recllm.market.jobs.recommenders import open_recommender
     from recllm.recommend.recommender.ranking import UserInputs
+    from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:

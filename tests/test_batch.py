@@ -19,12 +19,12 @@ from service_world import LAST_DAY, build_shop
 from recllm.base.errors import DataError, GenerationError, MissingExtraError, NotFittedError, RecllmError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
-from recllm.market.jobs.catalogue_vectors import encoding_options
 from recllm.market.jobs.engines import Engine, connect, import_ray, open_workers, spread_over
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender, people_path, refresh
 from recllm.market.jobs.serve import find_audience
+from recllm.recommend.recommender.catalogue_vectors import encoding_options
 from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, map_arrays
+from recllm.recommend.recommender.shop_recommender import open_recommender, people_path, refresh
 from recllm.shop.data.dataset import utc
 from recllm.shop.data.event_files import in_turn
 from recllm.shop.workspace import privacy as privacy_module

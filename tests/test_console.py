@@ -51,13 +51,13 @@ from recllm.market.jobs.experiments import Metric
 from recllm.market.jobs.load import load_file
 from recllm.market.jobs.off_policy import OffPolicyReport
 from recllm.market.jobs.predict import predict_workspace
-from recllm.market.jobs.recommenders import open_recommender
 from recllm.market.jobs.serve import find_audience
 from recllm.market.occasions.rules import OccasionRules
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
 from recllm.recommend.recommender.registry import current, publish, versions
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.preview import preview_file, proposed_columns
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.console_sessions import begin_session, find_session

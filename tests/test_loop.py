@@ -31,9 +31,9 @@ from recllm.market.jobs.experiments import (
 )
 from recllm.market.jobs.feedback import FEEDBACK_SCHEMA, showings_with_answers
 from recllm.market.jobs.off_policy import estimate_model
-from recllm.market.jobs.recommenders import refresh
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, rollback
+from recllm.recommend.recommender.shop_recommender import refresh
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.workspace import Workspace, present

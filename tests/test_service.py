@@ -35,10 +35,10 @@ from recllm.doors.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.doors.service.live import LiveShop
 from recllm.market.jobs import recommenders
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender, refresh
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
 from recllm.shop.workspace.workspace import Workspace
 

@@ -257,7 +257,7 @@ def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> No
     from test_training import DATA
 
     from recllm.learn.training.advise import advise
-    from recllm.market.jobs.train import advise_data, settings_in_use  # noqa: F401
+    from recllm.recommend.recommender.train import settings_in_use  # noqa: F401
 
     advice = advise(DATA, [f"item {n}" for n in range(DATA.n_items)])
     settings = Settings(scorer={"epochs": 9})

@@ -33,10 +33,10 @@ from recllm.doors.privacy.export import export_person
 from recllm.doors.report.people import evolution_chart, evolution_rows
 from recllm.learn.profiles.evolution import Evolution, evolve
 from recllm.market.jobs.load import add_consent, add_events
-from recllm.market.jobs.recommenders import forget_in_states
 from recllm.market.occasions.rules import OccasionRules
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.shop_recommender import forget_in_states
 from recllm.shop.data.dataset import Dataset, Events, utc
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.keys import Scope

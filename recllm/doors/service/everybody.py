@@ -15,8 +15,8 @@ import polars as pl
 from recllm.base.errors import NothingToDo
 from recllm.base.schema import Purpose, Table
 from recllm.market.jobs.predict import predict_workspace
-from recllm.market.jobs.recommenders import open_recommender
 from recllm.recommend.recommender.registry import current
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import USER_COLUMN
 from recllm.shop.workspace.workspace import Workspace, present
 

@@ -26,8 +26,8 @@ from recllm.market.jobs.experiments import (
     recommend_in_experiments,
     running_experiment,
 )
-from recllm.market.jobs.recommenders import open_recommender, usable_version, with_current_offer
 from recllm.recommend.recommender.registry import current
+from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version, with_current_offer
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present

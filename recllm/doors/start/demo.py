@@ -33,7 +33,7 @@ from recllm.doors.start.shop import (
 )
 from recllm.market.jobs.ad_copy import write_ads
 from recllm.market.jobs.load import add_feedback, load_file, record_shown
-from recllm.market.jobs.recommenders import open_recommender, publish_recommender, workspace_encoder
+from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, workspace_encoder
 from recllm.shop.data.dataset import DAY
 from recllm.shop.workspace.workspace import Workspace
 

@@ -23,8 +23,8 @@ from recllm.base.schema import (
     Slate,
     is_confidential,
 )
-from recllm.market.jobs.recommenders import open_recommender
 from recllm.market.jobs.serve import CHANNEL_PURPOSE
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace

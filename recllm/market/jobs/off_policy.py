@@ -28,8 +28,8 @@ from recllm.base.stats.intervals import Interval
 from recllm.market.experiments.off_policy import LoggedChoices, ValueEstimate, estimate_value, likelihood_interval
 from recllm.market.jobs.experiments import ANSWER_COLUMNS, Metric
 from recllm.market.jobs.feedback import JUST_BEFORE, showings_with_answers
-from recllm.market.jobs.recommenders import model_encoder
 from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.shop_recommender import model_encoder
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace
 

@@ -1,4 +1,4 @@
-"""What a workspace answers: audiences and profiles; slates come from `recllm.market.jobs.recommenders`."""
+"""What a workspace answers: audiences and profiles; slates come from `recommender.shop_recommender`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from recllm.base.errors import PolicyError, UnknownIdError, UsageError
 from recllm.base.schema import Encoder, Profile, Purpose
-from recllm.market.jobs.recommenders import open_recommender, workspace_encoder
+from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.order import refuse_steps

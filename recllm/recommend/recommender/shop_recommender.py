@@ -19,7 +19,6 @@ from recllm.base.files import sweep_drafts
 from recllm.base.schema import Encoder, Purpose, Table
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors, new_item_vectors
-from recllm.market.jobs.item_index import bring_index_along, catalogue_index
 from recllm.recommend.recommender.lineage import Lineage, Origin
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.serving_state import (
@@ -34,6 +33,7 @@ from recllm.recommend.recommender.serving_state import (
     together_of,
     without_people,
 )
+from recllm.recommend.recommender.shop_index import bring_index_along, catalogue_index
 from recllm.shop.data.dataset import USER_COLUMN, Counted, Dataset, ItemLookup, hash_order, utc
 from recllm.shop.data.event_files import Spread, in_turn
 from recllm.shop.data.interactions import Ints, merge

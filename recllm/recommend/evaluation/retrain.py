@@ -30,8 +30,6 @@ from recllm.base.settings import (
     Settings,
 )
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.market.jobs.recommenders import forget_in_states, model_encoder, publish_recommender, usable_version
-from recllm.market.jobs.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
 from recllm.recommend.recommender.lineage import (
     CheckKind,
     CheckVerdict,
@@ -54,6 +52,13 @@ from recllm.recommend.recommender.registry import (
     taints,
     versions,
 )
+from recllm.recommend.recommender.shop_recommender import (
+    forget_in_states,
+    model_encoder,
+    publish_recommender,
+    usable_version,
+)
+from recllm.recommend.recommender.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 
