@@ -34,8 +34,8 @@ from recllm.market.campaigns.open_campaign import OpenCampaign, open_campaign, p
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaigns
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.workspace import Workspace

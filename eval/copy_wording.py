@@ -28,7 +28,7 @@ from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.verify.guarantees import distinct_pairs
 from recllm.market.adcopy.write import write_copy
 from recllm.market.jobs.ad_copy import item_of, write_ads
-from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
 
 CHANNELS = ("email", "push")

@@ -49,11 +49,11 @@ from recllm.market.campaigns.folder import CampaignFolder, read_log, read_plan  
 from recllm.market.campaigns.open_campaign import approve_texts, open_campaign  # noqa: E402
 from recllm.market.campaigns.plan import plan_campaigns  # noqa: E402
 from recllm.market.jobs.load import add_consent, add_events, add_users, load_file  # noqa: E402
-from recllm.market.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh  # noqa: E402
 from recllm.market.jobs.sessions import join_session  # noqa: E402
 from recllm.recommend.recommender import registry  # noqa: E402
 from recllm.recommend.recommender.saved_model import load_model  # noqa: E402
 from recllm.recommend.recommender.serving_state import open_people_state  # noqa: E402
+from recllm.recommend.recommender.shop_recommender import open_recommender, people_path, publish_recommender, refresh  # noqa: E402
 from recllm.shop.workspace.audit import verify_audit  # noqa: E402
 from recllm.shop.workspace.workspace import NEXT_KEY, Workspace, restore_drafts  # noqa: E402
 from recllm.text.encoder.toy import ToyEncoder  # noqa: E402

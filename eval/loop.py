@@ -38,7 +38,7 @@ from inputs import HERE, finish, load_average, say, script_parser, show_progress
 from serve import server
 from simulated_shop import Customers, ServedSlate, ShopLog, replay
 
-from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace, overridden, present
 
 START = datetime(2017, 2, 5)
@@ -244,7 +244,7 @@ def difference(worth: list[tuple[str, int, float, float]], rng: np.random.Genera
 
 def worse_models(folder: Path, seed: int) -> tuple[int, int]:
     """How many worse models went before the gate, and how many it refused."""
-    from recllm.market.jobs import retrain as job
+    from recllm.recommend.evaluation import retrain as job
     from recllm.shop.data.dataset import Dataset
 
     train = job.train_challenger

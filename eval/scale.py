@@ -129,8 +129,8 @@ def ingest(folder: Path, file: str) -> dict[str, Any]:
 
 
 def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
-    from recllm.market.jobs.recommenders import model_encoder, publish_recommender
     from recllm.recommend.recommender.saved_model import load_model
+    from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     began = time.perf_counter()
@@ -141,13 +141,16 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
 
 
 def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
-    from recllm.market.jobs.recommenders import refresh
-    from recllm.shop.data.engines import Engine
+    pass
+
+    from recllm.recommend.recommender.shop_recommender import refresh
+    from recllm.shop.data.engines import Engine, open_workers, spread_over
+    from recllm.shop.data.event_files import in_turn
     from recllm.shop.workspace.workspace import Workspace
 
     began = time.perf_counter()
-    with closing(Workspace.open(folder / "shop")) as shop:
-        refresh(shop, engine=Engine(engine), workers=workers)
+    with closing(Workspace.open(folder / "shop")) as shop, open_workers(Engine(engine), workers) as opened:
+        refresh(shop, spread=in_turn if engine == Engine.HERE else spread_over(opened))
     return {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -181,7 +184,7 @@ def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, o
 def answers(folder: Path) -> dict[str, Any]:
     """Milliseconds of one answer from a warm recommender, with its reasons, median over people."""
     from recllm.base.schema import Purpose
-    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
@@ -201,8 +204,8 @@ def answers(folder: Path) -> dict[str, Any]:
 def top(folder: Path) -> dict[str, Any]:
     """The best K of the whole catalogue for everybody, in one process that is warm."""
     from recllm.learn.features.item_vectors import basics_of, basics_vectors
-    from recllm.market.jobs.recommenders import open_recommender
     from recllm.recommend.recommender.ranking import UserInputs
+    from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:

@@ -25,8 +25,8 @@ import httpx2
 import numpy as np
 from inputs import HERE, finish, load_average, say, script_parser
 
-from recllm.market.jobs.recommenders import refresh
 from recllm.recommend.recommender.registry import current, rollback
+from recllm.recommend.recommender.shop_recommender import refresh
 from recllm.shop.workspace.workspace import Workspace
 
 CALLERS = 8

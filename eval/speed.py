@@ -98,12 +98,12 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from recllm.base.settings import ScorerTrainingSettings
-    from recllm.market.jobs.recommenders import open_recommender, workspace_encoder
-    from recllm.market.jobs.train import train_workspace
     from recllm.recommend.evaluation.benchmarks import cj_next28
     from recllm.recommend.evaluation.tables import complete_journey
     from recllm.recommend.recommender.ranking import UserInputs
     from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
+    from recllm.recommend.recommender.train import train_workspace
     from recllm.shop.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)
@@ -138,9 +138,9 @@ def market(args: argparse.Namespace) -> dict[str, Any]:
     """Audiences of the workspace that `serve` trained, the crowd warm, reasons and all; a prediction with training."""
     from recllm.market.audiences.audience import find_audience
     from recllm.market.audiences.request import AudienceLimits, AudienceRequest
-    from recllm.market.jobs.recommenders import open_recommender
     from recllm.market.propensity.answers import predict_workspace
     from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
+    from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     shop = Workspace.open(args.folder)

@@ -79,7 +79,7 @@ def demonstration(folder: Path | None) -> Path:
     """The demonstration's workspace with a trained model, made where there is none."""
     from recllm.doors.start.demo import FILES, data_folder
     from recllm.market.jobs.load import load_file
-    from recllm.market.jobs.train import train_workspace
+    from recllm.recommend.recommender.train import train_workspace
     from recllm.shop.workspace.workspace import Workspace
 
     folder = folder or Path(tempfile.mkdtemp()) / "shop"
@@ -118,7 +118,7 @@ def erase(folder: Path | None) -> dict[str, Any]:
 
 def replace_model(folder: Path | None) -> dict[str, Any]:
     from recllm.doors.privacy.erasure import erase_people
-    from recllm.market.jobs.retrain import retrain
+    from recllm.recommend.evaluation.retrain import retrain
     from recllm.recommend.recommender.registry import serving, taints
     from recllm.shop.workspace.workspace import Workspace
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from recllm.base.documents import json_text
 from recllm.base.errors import RecllmError
 from recllm.base.settings import read_settings_file
-from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.workspace import Workspace, overridden
 
 

@@ -63,7 +63,7 @@ KILLED: dict[str, tuple[str, str]] = {
     ),
     "evaluation": (
         "recllm.recommend.evaluation.report.measure",
-        "from recllm.market.jobs.train import evaluate_data\n"
+        "from recllm.recommend.evaluation.shop_evaluation import evaluate_data\n"
         "evaluate_data(workspace=folder, slices=('ALL',), baselines=('popular', 'popular-recent'))",
     ),
     "load": (

@@ -719,7 +719,7 @@ def _sealed(folder: Path) -> None:
 
 def _recommend(shop: Path) -> Door:
     def door() -> object:
-        from recllm.market.jobs.recommenders import open_recommender
+        from recllm.recommend.recommender.shop_recommender import open_recommender
 
         with Workspace.open(shop) as workspace:
             recommender = open_recommender(workspace)

@@ -6,7 +6,7 @@ import sys
 import time
 
 from recllm.learn.training.private.descent import PrivateDescent
-from recllm.market.jobs.train import train_privately
+from recllm.recommend.recommender.train import train_privately
 from recllm.shop.workspace.workspace import Workspace
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from recllm.market.jobs.retrain import retrain
+from recllm.recommend.evaluation.retrain import retrain
 from recllm.shop.workspace.workspace import Workspace
 
 if __name__ == "__main__":

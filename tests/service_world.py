@@ -19,8 +19,8 @@ from recllm.doors.console.app import mount_console
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import publish_recommender
 from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.shop_recommender import publish_recommender
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 

@@ -14,11 +14,11 @@ from conftest import Command
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.settings import ScorerTrainingSettings
-from recllm.market.jobs.train import evaluate_data
 from recllm.recommend.evaluation import systems as system_table
 from recllm.recommend.evaluation.protocols import RankedLists, split_tables, with_candidates
 from recllm.recommend.evaluation.recllm_system import TrainingRecipe
 from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 from recllm.recommend.evaluation.systems import SystemSpec, make_systems, systems_for
 from recllm.recommend.evaluation.tables import leave_one_out, read_folder
 from recllm.shop.workspace.workspace import overridden

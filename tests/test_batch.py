@@ -20,12 +20,13 @@ from recllm.base.errors import DataError, GenerationError, MissingExtraError, No
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.audiences.contacts import find_audience
 from recllm.market.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
-from recllm.market.jobs.catalogue_vectors import encoding_options
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender, people_path, refresh
+from recllm.recommend.recommender.catalogue_vectors import encoding_options
 from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, map_arrays
+from recllm.recommend.recommender.shop_recommender import open_recommender, people_path, refresh
 from recllm.shop.data.dataset import utc
 from recllm.shop.data.engines import Engine, connect, import_ray, open_workers, spread_over
+from recllm.shop.data.event_files import in_turn
 from recllm.shop.workspace import privacy as privacy_module
 from recllm.shop.workspace.workspace import Workspace, overridden, present
 from recllm.text.generator import locate
@@ -270,10 +271,11 @@ def test_every_engine_counts_the_same_serving_state(
         pytest.skip("the extra ray is not installed")
     monkeypatch.setattr(privacy_module, "EVENTS_OF_A_PART", 100)
     states, people = [], []
-    for name, spread in (("here", Engine.HERE), ("there", engine)):
+    for name in ("here", "there"):
         shutil.copytree(shop.root, tmp_path / name)
-        with closing(Workspace.open(tmp_path / name)) as copied:
-            version = refresh(copied, now=utc(present(shop)), engine=spread, workers=2)
+        with closing(Workspace.open(tmp_path / name)) as copied, open_workers(engine, 2) as workers:
+            spread = in_turn if name == "here" else spread_over(workers)
+            version = refresh(copied, now=utc(present(shop)), spread=spread)
             folder = copied.models_dir / "versions" / version
             arrays, numbers = map_arrays(folder / CATALOGUE_STATE)
             states.append((bytes_of(arrays), numbers, (folder / ITEMS).read_bytes()))

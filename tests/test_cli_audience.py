@@ -14,7 +14,7 @@ import pytest
 from shop_world import shop as world
 
 from recllm.base.policy import Policy
-from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]

@@ -50,12 +50,12 @@ from recllm.market.audiences.contacts import find_audience
 from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate
 from recllm.market.experiments.slates import Metric
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender
 from recllm.market.propensity.answers import predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.recommend.recommender.lineage import GateComparison, GateReason, GateReport, GateVerdict, Lineage, Origin
 from recllm.recommend.recommender.registry import current, publish, versions
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.rhythm import KNOWN_DAYS
 from recllm.shop.ingest.preview import preview_file, proposed_columns
 from recllm.shop.store.readers import StoreReader

@@ -13,7 +13,7 @@ from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Generator, Purpose
 from recllm.market.jobs.ad_copy import may_be_modelled, write_ads
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.generator.http import HttpGenerator
 from recllm.text.generator.process import ProcessGenerator

@@ -35,10 +35,10 @@ from recllm.base.schema import Announcement, Purpose
 from recllm.market.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan
 from recllm.market.campaigns.open_campaign import approve_texts, open_campaign, reject_texts
 from recllm.market.jobs.load import add_consent, add_events, feedback_report, load_file, record_shown
-from recllm.market.jobs.recommenders import open_recommender, people_path, publish_recommender, refresh
-from recllm.market.jobs.train import train_workspace
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import open_recommender, people_path, publish_recommender, refresh
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 from recllm.text.encoder.toy import ToyEncoder
@@ -693,7 +693,9 @@ def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
         train_workspace(shop, progress=out_of_memory, **arguments)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr("recllm.recommend.recommender.serving_state.save_people_state", out_of_memory)
-        patch.setattr("recllm.market.jobs.recommenders.save_people_state", lambda *_, **__: out_of_memory("epoch"))
+        patch.setattr(
+            "recllm.recommend.recommender.shop_recommender.save_people_state", lambda *_, **__: out_of_memory("epoch")
+        )
         train_workspace(shop, **arguments)
     assert registry.current(shop.models_dir) == before
     unchanged = [path for path in sorted(shop.root.rglob("*")) if "sqlite-" not in path.name and path.name != ".lock"]
@@ -705,7 +707,7 @@ def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
 LIMITED = """
 import resource, sys
 import torch, polars
-import recllm.market.jobs.train, recllm.learn.training.scorer, recllm.recommend.recommender.recommender
+import recllm.recommend.recommender.train, recllm.learn.training.scorer, recllm.recommend.recommender.recommender
 from recllm.doors.cli import main
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + int(sys.argv.pop(1)) * 2**20

@@ -15,10 +15,10 @@ from tiny_encoders import make_model
 
 from recllm.base.settings import read_settings_file
 from recllm.doors.cli.main import main
-from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.retrain import retrain
-from recllm.market.jobs.train import train_workspace
+from recllm.recommend.evaluation.retrain import retrain
 from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]

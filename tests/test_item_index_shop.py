@@ -23,11 +23,11 @@ from recllm.learn.features.item_index.catalogue import CatalogueIndex
 from recllm.learn.features.item_index.contract import ItemIndex, NearestItems
 from recllm.learn.features.item_index.exact import ExactIndex
 from recllm.learn.features.item_index.opening import open_index
-from recllm.market.jobs.item_index import build_index, index_folder
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender, refresh
-from recllm.market.jobs.search import search_workspace
 from recllm.recommend.recommender.registry import rollback
+from recllm.recommend.recommender.search import search_workspace
+from recllm.recommend.recommender.shop_index import build_index, index_folder
+from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.recommend.recommender.similar import similar_items
 from recllm.shop.workspace.workspace import Workspace, overridden
 
@@ -230,6 +230,6 @@ def test_nothing_but_the_catalogue_goes_into_an_index() -> None:
             assert rooms <= {"documents", "errors", "features", "files", "settings"}, path
             assert all("item_index" in name for name in modules if name.startswith("recllm.learn.features.")), path
     own = {name for name in filling if name.startswith("learn/features/item_index/")}
-    assert filling - own == {"market/jobs/item_index.py"}
-    source = (package / "market" / "jobs" / "item_index.py").read_text(encoding="utf-8")
+    assert filling - own == {"recommend/recommender/shop_index.py"}
+    source = (package / "recommend" / "recommender" / "shop_index.py").read_text(encoding="utf-8")
     assert "gate(" not in source and "people" not in source.lower() and "users" not in source.lower()

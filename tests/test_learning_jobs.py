@@ -18,9 +18,10 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.training import scorer
 from recllm.learn.training.advise import advise
 from recllm.learn.training.scorer import FittedScorer
-from recllm.market.jobs.train import evaluate_data, train_workspace
 from recllm.recommend.evaluation.protocols import split_tables
+from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 from recllm.recommend.evaluation.tables import read_folder
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder

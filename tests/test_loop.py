@@ -31,10 +31,10 @@ from recllm.market.experiments.slates import (
     stop_experiment,
 )
 from recllm.market.experiments.split import variant_of
-from recllm.market.jobs.recommenders import model_encoder, refresh
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, rollback
 from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import model_encoder, refresh
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.workspace import Workspace, present

@@ -23,11 +23,11 @@ from shop_world import shop as world
 from recllm.base.settings import IndexKind
 from recllm.doors.cli.main import main
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.market.jobs.item_index import build_index
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import refresh
-from recllm.market.jobs.train import train_workspace
 from recllm.recommend.recommender.serving_state import map_arrays, open_people_state
+from recllm.recommend.recommender.shop_index import build_index
+from recllm.recommend.recommender.shop_recommender import refresh
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = 137
@@ -56,7 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / f"{table}.csv").write_text("\n".join(lines) + "\n")
             assert load_file(shop, folder / f"{table}.csv", table).accepted
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recllm.market.jobs.train.SequenceArguments", small_sequence_model)
+            patch.setattr("recllm.recommend.recommender.train.SequenceArguments", small_sequence_model)
             train_workspace(shop, n_windows=2, epochs=1, min_steps=20)
         refresh(shop)
         for kind in INDEXES:

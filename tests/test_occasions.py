@@ -513,8 +513,8 @@ def test_a_campaign_for_an_occasion_gives_each_person_their_own_item(workspace: 
     from recllm.base.settings import ScorerTrainingSettings
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import count_reachable, plan_campaigns
-    from recllm.market.jobs.recommenders import open_recommender, publish_recommender
     from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender
     from recllm.text.encoder.toy import ToyEncoder
 
     file = tmp_path / "due.toml"

@@ -21,12 +21,12 @@ from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.scaled_crowd import COUNTED, sample_statistics
 from recllm.market.jobs.batch import shard_numbers
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.retrain import retrain, served_model
-from recllm.market.jobs.train import train_privately, train_workspace
+from recllm.recommend.evaluation.retrain import retrain, served_model
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, taints
 from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.recommend.recommender.train import train_privately, train_workspace
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.workspace import Workspace, overridden

@@ -51,13 +51,13 @@ from recllm.learn.training.private.head import (
     main_directions,
     served_scorer,
 )
-from recllm.market.jobs.retrain import RetrainOutcome, model_history, retrain
-from recllm.market.jobs.train import train_privately, train_workspace, tune_workspace
+from recllm.recommend.evaluation.retrain import RetrainOutcome, model_history, retrain
 from recllm.recommend.recommender.lineage import CheckKind
 from recllm.recommend.recommender.private_serving import private_population
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import mark_version_tainted, taints
 from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.train import train_privately, train_workspace, tune_workspace
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.privacy_ledger import LEDGER_FILE, PrivacyLedger
 from recllm.shop.workspace.workspace import Workspace, overridden
@@ -535,7 +535,7 @@ def test_a_shop_is_trained_privately_from_the_command_line(folder: Path, command
 def test_a_private_model_serves_from_nobody(folder: Path) -> None:
     with overridden(QUICK), Workspace.open(str(folder)) as workspace:
         train_privately(workspace, epsilon=2.0, encoder=ToyEncoder())
-        from recllm.market.jobs.recommenders import open_recommender
+        from recllm.recommend.recommender.shop_recommender import open_recommender
 
         recommender = open_recommender(workspace, encoder=ToyEncoder())
         assert not len(recommender.population.pool)

@@ -21,13 +21,13 @@ from retrain_world import PEOPLE, grow, log, make_shop, mixed_up, poisoned, tent
 
 from recllm.base.errors import NotFittedError, StoreError
 from recllm.base.files import lock_file
-from recllm.market.jobs import retrain as job
-from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.retrain import RetrainOutcome, RetrainReport, model_history, retrain
-from recllm.market.jobs.train import train_workspace
+from recllm.recommend.evaluation import retrain as job
+from recllm.recommend.evaluation.retrain import RetrainOutcome, RetrainReport, model_history, retrain
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.lineage import CheckKind, CheckVerdict, GateReason, Origin
 from recllm.recommend.recommender.saved_model import Model
+from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.workspace.workspace import Workspace, overridden
 
@@ -311,7 +311,7 @@ def test_an_interrupted_publication_leaves_the_serving_model(shop: Path, monkeyp
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recllm.market.jobs.recommenders.save_catalogue_state", interrupted)
+    monkeypatch.setattr("recllm.recommend.recommender.shop_recommender.save_catalogue_state", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_retrain(shop, WIDE)
     assert serving(shop) == before

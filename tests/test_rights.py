@@ -38,7 +38,7 @@ from recllm.doors.privacy.retention import apply_retention
 from recllm.doors.privacy.rotation import resume_rotation, rotate_key
 from recllm.market.experiments.slates import Treatment, start_experiment
 from recllm.market.jobs.load import add_consent, add_events, add_users
-from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.store.database import Store, writing
 from recllm.shop.store.tables import audit as audit_table
 from recllm.shop.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit

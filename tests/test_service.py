@@ -33,12 +33,12 @@ from recllm.doors.cli.main import app as command_line
 from recllm.doors.service.app import create_app
 from recllm.doors.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.doors.service.live import LiveShop
-from recllm.market.jobs import recommenders
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender, refresh
+from recllm.recommend.recommender import shop_recommender
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
 from recllm.shop.workspace.workspace import Workspace
 
@@ -660,13 +660,13 @@ def test_the_encoder_of_a_model_is_opened_once_however_often_items_change(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str | None] = []
-    real = recommenders.model_encoder
+    real = shop_recommender.model_encoder
 
     def counting(workspace: Workspace, model: Any) -> Any:
         opened.append(model and model.version)
         return real(workspace, model)
 
-    monkeypatch.setattr(recommenders, "model_encoder", counting)
+    monkeypatch.setattr(shop_recommender, "model_encoder", counting)
     with serving(folder) as client:
         for n in range(3):
             item = {"item_id": f"new-{n}", "title": f"Green tea of another year {n}", "category": "food > tea"}

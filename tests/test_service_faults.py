@@ -32,9 +32,9 @@ from recllm.doors.service.live import LiveShop
 from recllm.market.adcopy import submissions
 from recllm.market.adcopy.verify.guarantees import Review
 from recllm.market.jobs import ad_copy
-from recllm.market.jobs.recommenders import open_recommender
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.registry import POINTER, current, promote, versions
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.generator.process import ProcessGenerator
 

@@ -31,7 +31,7 @@ from recllm.learn.models.effect import CARD
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.jobs.ad_copy import EFFECT
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 
@@ -620,13 +620,13 @@ def test_what_is_written_after_an_erasure_counts_for_everybody(folder: Path) -> 
         last = {"user_id": "last", "item_id": "tea1", "event": "purchase"}
         ask(client, "/v1/events", {"events": [last]})
         with Workspace.open(folder) as shop:
-            from recllm.market.jobs.recommenders import refresh
+            from recllm.recommend.recommender.shop_recommender import refresh
 
             refresh(shop)
         client.post("/v1/users/erase", json={"user_id": "last"})
         ask(client, "/v1/events", {"events": [last | {"user_id": "u01", "item_id": "tea7"}]})
         with Workspace.open(folder) as shop:
-            from recllm.market.jobs.recommenders import open_recommender
+            from recllm.recommend.recommender.shop_recommender import open_recommender
 
             everybody = open_recommender(shop, everybody=True).dataset
             row = int(everybody.user_rows([shop.pseudonymiser().one("u01")])[0])

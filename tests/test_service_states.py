@@ -29,8 +29,8 @@ from service_world import serving
 from waiting import until
 
 from recllm.base.documents import plain
-from recllm.market.jobs.recommenders import open_recommender, refresh
 from recllm.recommend.recommender.registry import current, promote, rollback, versions
+from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = ("u00", "u01", "u02", "newcomer", "guest 字")

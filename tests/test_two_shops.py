@@ -14,9 +14,9 @@ from recllm.base.errors import MissingExtraError, ModelError
 from recllm.base.schema import Encoder, Slate
 from recllm.market.jobs.ad_copy import write_ads
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender
-from recllm.market.jobs.train import train_workspace
 from recllm.recommend.recommender.person import person_profile
+from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.loading import load_encoder
 

@@ -52,7 +52,7 @@ from recllm.market.campaigns.plan import plan_campaigns
 from recllm.market.jobs.announce import SendAccount, addresses, announce, send_due
 from recllm.market.jobs.load import add_consent, feedback_report, load_file
 from recllm.market.jobs.messages import record_reports, undeliverable
-from recllm.market.jobs.train import train_workspace
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.signatures import SignedCall, sign, verify
 from recllm.shop.workspace.webhooks import (

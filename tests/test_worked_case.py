@@ -15,7 +15,7 @@ from recllm.base.errors import ModelError
 from recllm.base.schema import Action
 from recllm.market.jobs.ad_copy import write_ads
 from recllm.market.jobs.load import load_file
-from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.loading import load_encoder
 

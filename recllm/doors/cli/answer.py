@@ -70,7 +70,7 @@ def recommend(
     """The best items for people, with the reasons that really moved the score."""
     from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
     from recllm.market.jobs.load import record_shown
-    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.recommend.recommender.shop_recommender import open_recommender
 
     if batch.is_batch(everybody, folder, user, record):
         options = {"explain": False} | batch_options(question)
@@ -118,7 +118,7 @@ def search(
     json: Json,
 ) -> None:
     """Items for a query: by words, by meaning, and in a person's own order."""
-    from recllm.market.jobs.search import search_workspace
+    from recllm.recommend.recommender.search import search_workspace
 
     with open_shop(workspace) as shop:
         request = question.part(SearchRequest, query=query)
@@ -143,8 +143,8 @@ def explain(
     json: Json,
 ) -> None:
     """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
-    from recllm.market.jobs.recommenders import open_recommender
     from recllm.recommend.recommender.explanation import write_page
+    from recllm.recommend.recommender.shop_recommender import open_recommender
 
     with open_shop(workspace) as shop:
         recommender = open_recommender(shop, version=question.model, locale=question.locale)
@@ -238,7 +238,7 @@ def audience(
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
     from recllm.market.audiences.audience import audience_document, write_audience_csv
     from recllm.market.audiences.contacts import find_audience
-    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.audit import AuditAction
     from recllm.shop.workspace.figures import LISTS_TELL
 
@@ -275,7 +275,7 @@ def _audience_of_campaign(
 ) -> tuple[Audience, dict[str, str]]:
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import audience_of
-    from recllm.market.jobs.recommenders import open_recommender
+    from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.audit import AuditAction
 
     campaign = read_campaign(file)

@@ -85,7 +85,7 @@ def encode(folder: Path, batching: Batching, workspace: Path, version: str | Non
     """The vectors of the catalogue's texts, into files and into the workspace's cache: train and refresh encode nothing
     then. Needs no model. base: without the model's adapter, as a new training begins."""
     from recllm.market.jobs.batch import BatchRun, BatchTask, keep_vectors
-    from recllm.market.jobs.catalogue_vectors import encoding_options
+    from recllm.recommend.recommender.catalogue_vectors import encoding_options
 
     with open_shop(workspace) as shop:
         options, cache = encoding_options(shop, version, base=base), shop.cache_dir / "vectors"

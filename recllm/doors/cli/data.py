@@ -252,8 +252,8 @@ def describe_evolution(
     """Shows how a person's interests moved over time."""
     from recllm.doors.report.people import evolution_page, evolution_rows, write_evolution_png
     from recllm.learn.profiles.evolution import check_by
-    from recllm.market.jobs.recommenders import workspace_encoder
     from recllm.recommend.recommender.person import person_evolution
+    from recllm.recommend.recommender.shop_recommender import workspace_encoder
     from recllm.shop.workspace.audit import AuditAction
 
     kind = check_by(periods)

@@ -156,8 +156,8 @@ def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
 
     from recllm.market.experiments.off_policy import estimate_model
     from recllm.market.experiments.slates import Metric
-    from recllm.market.jobs.recommenders import model_encoder
     from recllm.recommend.recommender.saved_model import load_model
+    from recllm.recommend.recommender.shop_recommender import model_encoder
 
     if metric not in set(Metric):
         raise UsageError(f"--metric is one of {', '.join(Metric)}, not {metric!r}")

@@ -20,7 +20,7 @@ from recllm.text.log_lines import LogFormatter
 
 if TYPE_CHECKING:
     from recllm.learn.training.advise import Advice
-    from recllm.market.jobs.retrain import RetrainReport
+    from recllm.recommend.evaluation.retrain import RetrainReport
     from recllm.recommend.recommender.lineage import CheckFigure
 
 
@@ -53,7 +53,7 @@ def advise(
     json: Json = False,
 ) -> None:
     """What to train on this log and machine, why, and about how long it takes; `train` without settings follows it."""
-    from recllm.market.jobs.train import advise_data
+    from recllm.recommend.evaluation.shop_evaluation import advise_data
 
     advice = advise_data(workspace=workspace, data=data, encoder=encoder)
     show(advice, _advice_lines(advice), json=json)
@@ -90,7 +90,7 @@ def train(
     It does what `recllm advise` proposes, where no setting says otherwise: --set scorer.epochs=5, for example.
     """
     from recllm.learn.training.arguments import LoraArguments
-    from recllm.market.jobs.train import train_workspace
+    from recllm.recommend.recommender.train import train_workspace
     from recllm.shop.workspace.audit import AuditAction
 
     arguments: dict[str, Any] = {}
@@ -114,11 +114,13 @@ def retrain(
     json: Json = False,
 ) -> None:
     """Train a challenger with the serving model's recipe, and let it serve if it is not worse on the latest window."""
-    from recllm.market.jobs.retrain import RetrainOutcome
-    from recllm.market.jobs.retrain import retrain as retrain_workspace
+    from recllm.market.experiments.slates import treatment_models
+    from recllm.recommend.evaluation.retrain import RetrainOutcome
+    from recllm.recommend.evaluation.retrain import retrain as retrain_workspace
 
     with open_shop(workspace) as shop, progress_lines():
-        report = retrain_workspace(shop, if_due=if_due, seed=seed, progress=note if sys.stderr.isatty() else None)
+        progress, needed = note if sys.stderr.isatty() else None, treatment_models(shop)
+        report = retrain_workspace(shop, if_due=if_due, seed=seed, needed=needed, progress=progress)
     show(report, _retrain_lines(report), json=json)
     if report.challenger is None:
         why = "no check asks for a retraining"
@@ -204,7 +206,7 @@ def evaluate(
     Slices of --split column and leave-one-out: MASKED leaves out what a person bought before, UNMASKED does not.
     Systems that have finished are kept until the report is made: the same command goes on after an interruption.
     """
-    from recllm.market.jobs.train import evaluate_data
+    from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 
     try:
         ks = [int(length) for length in k.split(",")]
@@ -230,7 +232,7 @@ def evaluate(
 
 def list_models(workspace: WorkspaceDir, json: Json) -> None:
     """Every published version, oldest first, which one serves, where each comes from and what the gate said."""
-    from recllm.market.jobs.retrain import model_history
+    from recllm.recommend.evaluation.retrain import model_history
 
     with open_shop(workspace) as shop:
         history = model_history(shop)
@@ -298,7 +300,9 @@ def refresh(
 
     --index is for catalogues too large to compare every item; the setting item_index.kind says which index it is.
     """
-    from recllm.market.jobs.recommenders import refresh as refresh_model
+    from recllm.recommend.recommender.shop_recommender import refresh as refresh_model
+    from recllm.shop.data.engines import Engine, open_workers, spread_over
+    from recllm.shop.data.event_files import in_turn
 
     if vectors is not None:
         encode(vectors, question, workspace, question.model, base=question.base, json=json)
@@ -306,14 +310,15 @@ def refresh(
     if index:
         make_index(workspace, json)
         return
-    with open_shop(workspace) as shop:
-        version = refresh_model(shop, engine=question.engine, workers=question.workers, progress=note)
+    with open_shop(workspace) as shop, open_workers(question.engine, question.workers) as workers:
+        spread = in_turn if question.engine is Engine.HERE else spread_over(workers)
+        version = refresh_model(shop, spread=spread, progress=note)
     show({"serving": version}, [f"model {version} serves"], json=json)
 
 
 def make_index(workspace: Path, json: bool) -> None:
     """Builds the index of item vectors, and shows its recall and speed."""
-    from recllm.market.jobs.item_index import build_index
+    from recllm.recommend.recommender.shop_index import build_index
 
     with open_shop(workspace) as shop:
         report = build_index(shop, progress=note)
@@ -335,7 +340,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write an encoder for onnxruntime (extra onnx): three to four times as fast on a CPU, and without torch."""
-    from recllm.market.jobs.train import export_encoder
+    from recllm.recommend.recommender.train import export_encoder
 
     exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
     load = f"load_encoder({str(exported.folder)!r}, precision='auto')"

@@ -14,8 +14,8 @@ from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate, estimate_model
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
-from recllm.market.jobs.recommenders import model_encoder
 from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import model_encoder
 
 MAX_SLATES = 1_000
 """Logged slates of one estimate; more narrow the range and take longer."""

@@ -14,9 +14,9 @@ import polars as pl
 
 from recllm.base.errors import NothingToDo
 from recllm.base.schema import Purpose, Table
-from recllm.market.jobs.recommenders import open_recommender
 from recllm.market.propensity.answers import predict_workspace
 from recllm.recommend.recommender.registry import current
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import USER_COLUMN
 from recllm.shop.workspace.workspace import Workspace, present
 

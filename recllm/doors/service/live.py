@@ -28,9 +28,9 @@ from recllm.market.experiments.slates import (
 )
 from recllm.market.jobs.ad_copy import EFFECT
 from recllm.market.jobs.load import record_shown
-from recllm.market.jobs.recommenders import open_recommender, usable_version, with_current_offer
 from recllm.market.jobs.sessions import session_pseudonyms
 from recllm.recommend.recommender.registry import current
+from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version, with_current_offer
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present

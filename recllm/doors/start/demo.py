@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.schema import Purpose
-from recllm.doors.start.shop import BASELINES, Run, run_start
-from recllm.market.jobs.recommenders import publish_recommender
+from recllm.doors.start.shop import (
+    BASELINES,
+    Run,
+    run_start,
+)
+from recllm.recommend.recommender.shop_recommender import publish_recommender
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from recllm.base.words.words import Words
 from recllm.doors.start.page import start_page, words_of
 from recllm.market.jobs.ad_copy import AD_CHOICE, write_ads
 from recllm.market.jobs.load import load_export
-from recllm.market.jobs.recommenders import open_recommender, workspace_encoder
-from recllm.market.jobs.train import evaluate_data, train_workspace
+from recllm.recommend.evaluation.shop_evaluation import evaluate_data
+from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.workspace.workspace import Workspace
 

@@ -47,11 +47,11 @@ from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.market.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.jobs.ad_copy import effect_model, may_be_modelled, open_generator
-from recllm.market.jobs.recommenders import open_recommender
 from recllm.market.occasions.choose import lacking
 from recllm.market.occasions.day import cases_of, shop_of_people
 from recllm.market.propensity.saved_effects import effects_of, saved_effects
 from recllm.recommend.recommender.registry import current
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.catalogue import in_category, on_offer
 from recllm.shop.data.dataset import USER_COLUMN, utc
 from recllm.shop.workspace.figures import FigureGate

@@ -24,7 +24,7 @@ from recllm.base.schema import (
     is_confidential,
 )
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.market.jobs.recommenders import open_recommender
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace

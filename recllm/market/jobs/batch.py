@@ -36,7 +36,7 @@ from recllm.base.documents import json_text, json_value
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.base.files import PRIVATE, sweep_drafts, write_whole
 from recllm.base.schema import AdQuestion, Objective, Purpose, RecommendRequest, Slate, SlateStatus
-from recllm.market.jobs.catalogue_vectors import (
+from recllm.recommend.recommender.catalogue_vectors import (
     CacheFill,
     CatalogueEncoder,
     EncodingOptions,
@@ -44,7 +44,7 @@ from recllm.market.jobs.catalogue_vectors import (
     is_current,
     item_load,
 )
-from recllm.market.jobs.recommenders import AgreedPeople, StorePeople, open_recommender, usable_version
+from recllm.recommend.recommender.shop_recommender import AgreedPeople, StorePeople, open_recommender, usable_version
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
 from recllm.shop.data.engines import Engine, open_workers
 from recllm.shop.workspace.workspace import Workspace, present
@@ -539,7 +539,7 @@ def predict_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]
 
 
 def encode_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
-    """The vectors of a shard's texts; see `recllm.market.jobs.catalogue_vectors`."""
+    """The vectors of a shard's texts; see `recommender.catalogue_vectors`."""
     content, n_texts = worker.catalogue.encode(shard, worker.run.file(shard))
     return content, ShardOutcome(shard=shard, texts=n_texts)
 

@@ -134,7 +134,7 @@ def _generator() -> InstallationCheck:
 
 def _workspace(folder: Path) -> Iterator[InstallationCheck]:
     """Whether it opens, its key and database answer, and a model may serve."""
-    from recllm.market.jobs.recommenders import usable_version
+    from recllm.recommend.recommender.shop_recommender import usable_version
     from recllm.shop.workspace.audit import verify_audit
 
     try:

@@ -16,13 +16,13 @@ from recllm.base.errors import ModelError
 from recllm.base.schema import Intent, Purpose, RecommendRequest
 from recllm.market.experiments.slates import list_experiments
 from recllm.market.experiments.split import variant_of
-from recllm.market.jobs.recommenders import forget_in_states, open_recommender, people_path, tainted_until
 from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE
 from recllm.market.propensity.prediction import prediction_document
 from recllm.market.propensity.saved_effects import FOLDER as EFFECTS
 from recllm.market.propensity.saved_effects import effect_names, effects_of
 from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.registry import mark_tainted, remove_tainted, taint_folder, taints, versions_since
+from recllm.recommend.recommender.shop_recommender import forget_in_states, open_recommender, people_path, tainted_until
 from recllm.shop.workspace import personal_records as records
 from recllm.shop.workspace.store_records import unnamed
 from recllm.shop.workspace.workspace import Workspace, present

@@ -23,7 +23,7 @@ def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: boo
             tables["workspace.toml"] = tomllib.loads((workspace / SETTINGS_FILE).read_text("utf-8"))
             del tables["workspace.toml"]["key_fingerprint"]
             if advice:
-                from recllm.market.jobs.train import advised_settings
+                from recllm.recommend.recommender.train import advised_settings
 
                 tables["advice"] = advised_settings(shop)
     values = Settings(**functools.reduce(merged, reversed(tables.values())))

@@ -38,6 +38,7 @@ from recllm.text.templates import Prompts
 if TYPE_CHECKING:
     from recllm.base.schema import FloatArray
     from recllm.recommend.recommender.recommender import Recommender
+    from recllm.shop.workspace.workspace import Workspace
     from recllm.text.word_index import WordIndex
 
 EXACT, WORDS, VECTORS = "exact", "words", "vectors"
@@ -52,6 +53,25 @@ WORDS_WEIGHT, VECTORS_WEIGHT, PERSON_WEIGHT, POPULARITY_WEIGHT = 1.0, 0.3, 1.0, 
 """Of the lists; popularity stands in for the user's score where there is no user or no consent."""
 
 Rows = NDArray[np.int64]
+
+
+def search_workspace(
+    workspace: Workspace, request: SearchRequest, *, version: str | None = None, locale: str | None = None
+) -> Slate:
+    """The best items for a query, by words and by the workspace's encoder.
+
+    A service keeps the index of words in memory; here it is made for the one query, which is not written to the cache.
+    """
+    from recllm.recommend.recommender.shop_recommender import open_recommender
+    from recllm.text.encoder.cache import CachedEncoder
+    from recllm.text.word_index import WordIndex
+
+    recommender = open_recommender(workspace, version=version, locale=locale)
+    encoder = recommender.encoder
+    bare = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    vector = bare.encode([request.query], kind="query")[0]
+    index = WordIndex.of(recommender.dataset.items)
+    return search(recommender, index, request, vector)
 
 
 def search(

@@ -19,7 +19,6 @@ from recllm.base.files import sweep_drafts
 from recllm.base.schema import Encoder, Purpose, Table
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors, new_item_vectors
-from recllm.market.jobs.item_index import bring_index_along, catalogue_index
 from recllm.recommend.recommender.lineage import Lineage, Origin
 from recllm.recommend.recommender.people import Histories
 from recllm.recommend.recommender.serving_state import (
@@ -34,9 +33,9 @@ from recllm.recommend.recommender.serving_state import (
     together_of,
     without_people,
 )
+from recllm.recommend.recommender.shop_index import bring_index_along, catalogue_index
 from recllm.shop.data.dataset import USER_COLUMN, Counted, Dataset, ItemLookup, hash_order, utc
-from recllm.shop.data.engines import Engine, open_workers, spread_over
-from recllm.shop.data.event_files import Spread
+from recllm.shop.data.event_files import Spread, in_turn
 from recllm.shop.data.interactions import Ints, merge
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace, present
@@ -362,8 +361,7 @@ def publish_recommender(
     lineage: Lineage | None = None,
     now: datetime | None = None,
     erased: Collection[str] | None = None,
-    engine: Engine = Engine.HERE,
-    workers: int = 1,
+    spread: Spread = in_turn,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Make a model the current one, with the serving state of the people who agreed to personalisation.
@@ -371,7 +369,7 @@ def publish_recommender(
     encoder: the one that the model was trained with. lineage: where the model comes from; without one it is said to be
     trained by hand. A model that the gate refused is kept and does not serve. erased: who had been erased before the
     data of the training were read; where others were erased since, the version is marked as `mark_tainted` does.
-    engine, workers: who reads and counts the log, part by part; every engine counts the same. Returns the version.
+    spread: how the log is read and counted, part by part; each way counts the same. Returns the version.
     """
     from tqdm import tqdm
 
@@ -387,12 +385,11 @@ def publish_recommender(
     people, version = None, None
     with (
         events_folder(people_path(workspace, "next")) as parts_folder,
-        open_workers(engine, workers) as processes,
         tqdm(total=0, unit=" parts", desc="log", leave=False, delay=1.0, disable=None if progress else True) as bar,
     ):
-        reopened = None if engine is Engine.HERE else partial(_gate_of, workspace.root)
-        spread = _with_bar(spread_over(processes), bar)
-        shop, log, marks = gate.log(Purpose.PERSONALISATION, parts_folder, spread=spread, reopened=reopened)
+        reopened = None if spread is in_turn else partial(_gate_of, workspace.root)
+        counting = _with_bar(spread, bar)
+        shop, log, marks = gate.log(Purpose.PERSONALISATION, parts_folder, spread=counting, reopened=reopened)
         consent_load = marks.load_no.get(Table.CONSENT, 0)
         lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
         shop = replace(shop, as_of=present(workspace, now))
@@ -457,13 +454,12 @@ def refresh(
     workspace: Workspace,
     *,
     now: datetime | None = None,
-    engine: Engine = Engine.HERE,
-    workers: int = 1,
+    spread: Spread = in_turn,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Bring the serving state of the current model up to the present, without training; returns the new version.
 
-    engine, workers: as in `publish_recommender`. Raises `NotFittedError` when nothing was trained.
+    spread: as in `publish_recommender`. Raises `NotFittedError` when nothing was trained.
     """
     from recllm.recommend.recommender.saved_model import lineage_of, load_model
 
@@ -471,6 +467,4 @@ def refresh(
     lineage = lineage_of(model, Origin.REFRESHED, model.version)
     model = replace(model, training={**model.training, "refreshed_from": model.version})
     encoder = model_encoder(workspace, model)
-    return publish_recommender(
-        workspace, model, encoder, lineage=lineage, now=now, engine=engine, workers=workers, progress=progress
-    )
+    return publish_recommender(workspace, model, encoder, lineage=lineage, now=now, spread=spread, progress=progress)

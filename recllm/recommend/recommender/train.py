@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from recllm.base.errors import DataError, PolicyError, UsageError
 from recllm.base.schema import Encoder, Purpose
 from recllm.base.settings import LoraSettings, ScorerTrainingSettings, Settings, sections
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.learn.training.arguments import LoraArguments
-from recllm.market.jobs.recommenders import publish_recommender, workspace_encoder
+from recllm.recommend.recommender.shop_recommender import publish_recommender, workspace_encoder
 from recllm.shop.data.dataset import Dataset
-from recllm.shop.workspace.workspace import Workspace, call_settings, log_end
+from recllm.shop.workspace.workspace import Workspace, log_end
 
 if TYPE_CHECKING:
     from recllm.learn.training.advise import Advice
     from recllm.learn.training.lora.tune import TunedEncoder
-    from recllm.recommend.evaluation.report import Report
     from recllm.recommend.recommender.lineage import RetrainCheck
-    from recllm.shop.workspace.privacy import PolicyGate
     from recllm.text.encoder.onnx_export import OnnxExport
 
 logger = logging.getLogger(__name__)
@@ -116,7 +111,7 @@ def train_workspace(
     if lora is not None:
         tuned = tune_workspace(workspace, lora, encoder=base, progress=tell, people_limit=people_limit)
     recommender = Recommender(data, tuned.encoder if tuned else base, locale=locale)
-    advice = _advice(workspace, data, horizon_days=arguments.get("horizon_days"), seed=seed)
+    advice = workspace_advice(workspace, data, horizon_days=arguments.get("horizon_days"), seed=seed)
     scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
     tell(f"{len(data.events):,} events to learn from, {data.n_items:,} items; their texts are encoded")
     doubts = (STEPS_AS_TIMES,) if advice.survey.looks_like_steps else ()
@@ -273,28 +268,9 @@ def tune_workspace(
     )
 
 
-def advise_data(*, workspace: Path | None = None, data: Path | None = None, encoder: str | None = None) -> Advice:
-    """Advice for a workspace, on people who agreed to training, or for a folder of parquet tables.
-
-    encoder: one that is decided on; the workspace's own when its settings name another than the default. Raises
-    `UsageError` when neither or both sources are given.
-    """
-    from recllm.learn.training.advise import advise
-    from recllm.recommend.evaluation.tables import read_folder
-    from recllm.text.items import item_texts
-
-    if (workspace is None) == (data is None):
-        raise UsageError("give one of --workspace and --data")
-    if workspace is not None:
-        with Workspace.open(str(workspace)) as shop:
-            return _advice(shop, shop.gate().dataset(Purpose.MODEL_TRAINING), encoder)
-    log = read_folder(Path(str(data))).dataset()
-    return advise(log, item_texts(log.items), encoder=encoder)
-
-
 def advised_settings(workspace: Workspace) -> dict[str, Any]:
     """What advice sets other than the defaults, as a table of `recllm.base.settings.Settings`."""
-    advice = _advice(workspace, workspace.gate().dataset(Purpose.MODEL_TRAINING))
+    advice = workspace_advice(workspace, workspace.gate().dataset(Purpose.MODEL_TRAINING))
     parts = {"scorer": advice.training, "lora": advice.lora}
     tables = {}
     for name, part in parts.items():
@@ -304,9 +280,11 @@ def advised_settings(workspace: Workspace) -> dict[str, Any]:
     return {"encoder": advice.encoder} | {name: table for name, table in tables.items() if table}
 
 
-def _advice(
+def workspace_advice(
     workspace: Workspace, data: Dataset, encoder: str | None = None, horizon_days: int | None = None, seed: int = 0
 ) -> Advice:
+    """What to train on these data, by the workspace's settings. encoder: one that is decided on; the workspace's own
+    where its settings name another than the default."""
     from recllm.learn.training.advise import advise
     from recllm.text.encoder.loading import DEFAULT_ENCODER
     from recllm.text.items import item_texts
@@ -335,98 +313,3 @@ def settings_in_use(
     if settings.sequence_model is not None:
         sequence = (sequence or SequenceArguments(seed=seed)) if settings.sequence_model else None
     return scorer, sequence
-
-
-def evaluate_data(
-    *,
-    workspace: Path | None = None,
-    data: Path | None = None,
-    split: str = "time",
-    test_days: int = 28,
-    slices: Sequence[str] = (),
-    baselines: Sequence[str] = (),
-    ks: Sequence[int] = (20,),
-    candidates: Path | None = None,
-    encoder: Encoder | None = None,
-    seed: int = 0,
-    progress: Callable[[str], None] | None = None,
-) -> Report:
-    """Measure `recllm`, trained on what came before as `recllm train` would, beside baselines.
-
-    Of a workspace those people count who agreed both to analytics and to model training. The scorer learns to look as
-    far ahead as the test window reaches; all else is what `recllm advise` proposes for the window's past. Without
-    `slices` the split's own are used; "all" among the baselines stands for every one. ks: lengths of the lists; the
-    longest is the one that systems are compared at. candidates: a table of the items that are ranked for each user, see
-    `with_candidates`. Systems that have finished are kept in the cache until the report is made, so that the same call
-    goes on where it was interrupted. Raises `UsageError` when neither
-    or both sources are given, or the test days do not fit into the log; `DataError` for a past that is too small.
-    """
-    from recllm.learn.training.advise import advise
-    from recllm.recommend.evaluation.protocols import split_tables, time_split, with_candidates
-    from recllm.recommend.evaluation.recllm_system import TrainingRecipe
-    from recllm.recommend.evaluation.record import run_key
-    from recllm.recommend.evaluation.report import evaluate
-    from recllm.recommend.evaluation.systems import BASELINES, check_systems, systems_for
-    from recllm.recommend.evaluation.tables import LogTables, read_folder, read_table
-    from recllm.text.encoder.loading import load_encoder
-    from recllm.text.items import item_texts
-
-    tell, settings = progress or logger.info, call_settings()
-    if (workspace is None) == (data is None):
-        raise UsageError("give one of --workspace and --data")
-    if not ks or min(ks) < 1:
-        raise UsageError("the lengths of lists are whole numbers from 1, such as --k 5,10,20")
-    if candidates is not None and data is None:
-        raise UsageError("--candidates go with a folder of tables (--data)")
-    names = ("recllm", *(BASELINES if "all" in baselines else baselines))
-    check_systems(names)
-    if data is not None:
-        window = split_tables(read_folder(data), split=split, test_days=test_days, slices=tuple(slices) or None)
-        encoder, cache = encoder or load_encoder(), Path.home() / ".cache" / "recllm"
-    else:
-        if split not in ("time", "leave-one-out"):
-            raise UsageError(f"a workspace is split by time or leave-one-out; --split {split} is for a folder (--data)")
-        with Workspace.open(str(workspace)) as shop:
-            refuse_without_privacy(shop.settings)
-            log, settings, cache = _evaluable(shop.gate()), shop.settings, shop.cache_dir
-            if split == "time" and log.step_seconds is not None:
-                raise UsageError("the log of this workspace knows only an order; measure it with --split leave-one-out")
-            encoder = encoder or workspace_encoder(shop)
-        if split == "leave-one-out":
-            window = split_tables(LogTables.of(log, "workspace"), split=split, slices=tuple(slices) or None)
-        else:
-            slices = tuple(slices) or ("ALL", "NEW", "COLD")
-            window = time_split(log, test_days=test_days, name=f"workspace-last{test_days}", slices=slices)
-    if candidates is not None:
-        window = with_candidates(window, read_table(candidates), candidates.name)
-    past, horizon = window.fit_on, test_days if split == "time" else None
-    advice = advise(past, item_texts(past.items), encoder=encoder.name, horizon_days=horizon, seed=seed)
-    scorer, sequence = settings_in_use(settings, advice, past, seed=seed)
-    if horizon is not None:
-        scorer = scorer.model_copy(update={"horizon_days": horizon})
-    recipe = TrainingRecipe(
-        training=scorer,
-        lora=advice.lora,
-        interests=sequence,
-        collaborative=settings.collaborative,
-        locale=settings.locale,
-    )
-    tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
-    systems = systems_for(window, names, lambda: encoder, recipe=recipe, seed=seed, progress=tell)
-    folder = run_key(protocol=window.protocol, encoder=encoder.fingerprint, seed=seed)[:16]
-    unfinished = cache / "unfinished" / folder
-    report = evaluate(window, systems, k=max(ks), ks=ks, seed=seed, resume=unfinished)
-    shutil.rmtree(unfinished, ignore_errors=True)  # lists of people, which nobody needs any more
-    return report
-
-
-def _evaluable(gate: PolicyGate) -> Dataset:
-    """The people who agreed to analytics, because they are measured, and to training, because they are learned from."""
-    data, agreed = gate.dataset(Purpose.ANALYTICS), gate.permitted_users(Purpose.MODEL_TRAINING)
-    rows = np.flatnonzero(data.users["user_id"].is_in(agreed).to_numpy())
-    data = replace(data, users=data.users[rows], events=data.events.rows(rows))
-    if not len(data.events):
-        raise PolicyError("nobody in this workspace has agreed both to analytics and to model training")
-    # an item that only the others' events know is not known here
-    listed = data.items["title"].is_not_null() | data.items["available"]
-    return data.with_items(listed.to_numpy() | (np.bincount(data.events.item, minlength=data.n_items) > 0))

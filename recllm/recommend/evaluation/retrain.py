@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -30,9 +30,6 @@ from recllm.base.settings import (
     Settings,
 )
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.market.experiments.slates import treatment_models
-from recllm.market.jobs.recommenders import forget_in_states, model_encoder, publish_recommender, usable_version
-from recllm.market.jobs.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
 from recllm.recommend.recommender.lineage import (
     CheckKind,
     CheckVerdict,
@@ -55,6 +52,13 @@ from recllm.recommend.recommender.registry import (
     taints,
     versions,
 )
+from recllm.recommend.recommender.shop_recommender import (
+    forget_in_states,
+    model_encoder,
+    publish_recommender,
+    usable_version,
+)
+from recllm.recommend.recommender.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 
@@ -141,12 +145,14 @@ def retrain(
     if_due: bool = False,
     seed: int = 0,
     encoder: Encoder | None = None,
+    needed: Collection[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> RetrainReport:
     """Check the serving model, train a challenger, and let it serve if it is not worse.
 
     now: an aware time instead of the clock. if_due: train only if a check says so. seed: of samples, training and
-    bootstrap. encoder: the one that the serving model was trained with, where it is open already. People are learned
+    bootstrap. encoder: the one that the serving model was trained with, where it is open already. needed: versions that
+    are not removed, such as those of a running experiment (`treatment_models`). People are learned
     from who agreed to model training, and measured if they agreed to analytics as well. What is interrupted leaves the
     serving model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
     retraining of the workspace runs, `DataError` when the log before the window is too short to learn from.
@@ -165,7 +171,15 @@ def retrain(
         )
         if parent is not None and lineage is not None and (lineage.privacy or workspace.settings.privacy.required):
             return _retrain_privately(
-                workspace, parent, lineage, now=now, if_due=if_due, seed=seed, encoder=encoder, progress=tell
+                workspace,
+                parent,
+                lineage,
+                now=now,
+                if_due=if_due,
+                seed=seed,
+                encoder=encoder,
+                needed=needed,
+                progress=tell,
             )
         refuse_without_privacy(workspace.settings)
         if parent is not None and usable_version(workspace) is None:
@@ -211,7 +225,7 @@ def retrain(
                 workspace.models_dir,
                 refused=REFUSED_VERSIONS,
                 retrained=limits.retrained_versions,
-                needed=treatment_models(workspace),
+                needed=needed,
             )
             if outcome is RetrainOutcome.PROMOTED:
                 removed += remove_tainted(workspace.models_dir)
@@ -237,6 +251,7 @@ def _retrain_privately(
     if_due: bool,
     seed: int,
     encoder: Encoder | None,
+    needed: Collection[str],
     progress: Callable[[str], None],
 ) -> RetrainReport:
     """With the epsilon of the parent, where that was private, and paid for as any private training is."""
@@ -270,7 +285,7 @@ def _retrain_privately(
             workspace.models_dir,
             refused=REFUSED_VERSIONS,
             retrained=limits.retrained_versions,
-            needed=treatment_models(workspace),
+            needed=needed,
         )
         removed += remove_tainted(workspace.models_dir)
         forget_in_states(workspace)

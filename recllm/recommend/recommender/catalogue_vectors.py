@@ -25,7 +25,7 @@ import polars as pl
 
 from recllm.base.errors import DataError, StoreError, UsageError
 from recllm.base.schema import Encoder, Table
-from recllm.market.jobs.recommenders import usable_version, workspace_encoder
+from recllm.recommend.recommender.shop_recommender import usable_version, workspace_encoder
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.cache import CachedEncoder, vector_keys
 from recllm.text.items import item_texts, possible_price_texts
