@@ -7,7 +7,8 @@ The households of Complete Journey with drawn age bands, behind the HTTP service
     focus        a key for each target: its whole budget on pairs about this one
     threshold    49 customers of whom the answer is known, and the target: is there a figure?
     trait        what sets an audience apart, with and without the target
-    alone        all but the target are suppressed: does anything but a number differ from a question about nobody?
+    alone        all but the target are suppressed: does anything but a number differ from a question about no customer?
+    timed        the same with items to score: does the answer for the target take longer than for none?
     poll         the report before and after the moment when the target may have clicked
 
 A guess about the target is right or not; chance is what the commonest answer gets. `isolated` is how many more guesses
@@ -33,13 +34,14 @@ from recllm.base.settings import ServiceSettings
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.market.jobs.load import load_file
+from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 
 BANDS = {"18-24": 0.1, "25-34": 0.25, "35-44": 0.3, "45-54": 0.2, "55+": 0.15}
 KNOWN, ROUNDS = 160, 30
 TOLERANCE = 0.02
-QUERIES = {"spread": 4_000, "focus": 4_400, "threshold": 600, "trait": 600, "poll": 400, "alone": 240}
+QUERIES = {"spread": 4_000, "focus": 4_400, "threshold": 600, "trait": 600, "poll": 400, "alone": 240, "timed": 720}
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 
@@ -55,6 +57,7 @@ def measure(seed: int = 0, *, scale: float = 1.0) -> dict[str, Any]:
             "trait": _traits(asker, facts, int(QUERIES["trait"] * scale), rng),
             "poll": _poll(asker("poll"), facts, click, int(QUERIES["poll"] * scale), rng),
             "alone": _alone(asker("alone"), facts, int(QUERIES["alone"] * scale), rng),
+            "timed": _timed(asker("timed"), facts, int(QUERIES["timed"] * scale), rng),
         }
         exact = _focus(lambda name: asker(name, "people"), facts, 200, rng)
     attacks = {name: _judged(guesses) for name, guesses in attacks.items()}
@@ -106,11 +109,12 @@ def _shop(
     with Workspace.create(folder / "shop", consent_default=True, currency="USD", timezone="UTC", encoder="toy") as made:
         for table in ("items", "users", "events"):
             load_file(made, folder / f"{table}.csv", table)
+        train_workspace(made)
     spent = dict(lines.group_by("household_id").agg(pl.sum("sales_value")).iter_rows())
     item = str(common[20])
     buyers = set(lines.filter(pl.col("product_id") == item)["household_id"])
     median = float(np.median(list(spent.values())))
-    facts = {"age": age, "spent": spent, "median": median, "item": item, "buyers": buyers}
+    facts = {"age": age, "spent": spent, "median": median, "item": item, "buyers": buyers, "items": list(common[:8])}
     settings = ServiceSettings(requests_per_minute=None, watch_seconds=3600)
     with TestClient(
         create_app([LiveShop(Workspace.open(folder / "shop"), "shop")], settings), base_url="http://localhost"
@@ -276,6 +280,24 @@ def _alone(ask: Ask, facts: dict[str, Any], queries: int, rng: np.random.Generat
         kind = ("age", "spent", "bought")[n % 3]
         rule, truth, _ = _questions(facts, target)[kind]
         outcomes.append((kind, 2, (shape(rule, target, n) != shape(never, target, n)) == truth))
+    return _tally(facts, outcomes)
+
+
+def _timed(ask: Ask, facts: dict[str, Any], queries: int, rng: np.random.Generator) -> dict[str, Any]:
+    """The shorter of three times for the rule, and for its opposite: one of them holds for the target alone."""
+    outcomes = []
+    for n, target in enumerate(_targets(facts, queries // 6, rng)):
+        kind = ("age", "spent", "bought")[n % 3]
+        rule, truth, _ = _questions(facts, target)[kind]
+        seconds = {True: float("inf"), False: float("inf")}
+        for number in range(6):
+            is_rule = number % 2 == 0
+            left_out = [name for name in facts["age"] if name != target]
+            body = _audience(rule if is_rule else {"not": rule}, facts, left_out, number) | {"seeds": None}
+            started = time.perf_counter()
+            ask("/v1/audience", body | {"items": facts["items"], "size": None})
+            seconds[is_rule] = min(seconds[is_rule], time.perf_counter() - started)
+        outcomes.append((kind, 6, (seconds[True] > seconds[False]) == truth))
     return _tally(facts, outcomes)
 
 

@@ -28,6 +28,7 @@ from recllm.doors.service.app import create_app
 from recllm.doors.service.capacity import Background, JobState
 from recllm.doors.service.live import LiveShop
 from recllm.learn.models.effect import CARD
+from recllm.market.audiences import audience
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.jobs.ad_copy import EFFECT
 from recllm.market.jobs.load import load_file
@@ -699,6 +700,28 @@ def test_each_operation_needs_its_scope(folder: Path) -> None:
                 status = client.request(verb, path, json=body, headers=headers).status_code
                 is_allowed = set(scope.split()) <= set(name.split())
                 assert (status == 403) != is_allowed and status not in (401, 500, 503), (verb, path, name, status)
+
+
+def test_the_work_for_a_figure_does_not_depend_on_who_is_in_the_group(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of an answer would show it."""
+    calls: list[tuple[int, ...]] = []
+    for name in ("target_probabilities", "likeness", "reasons_for"):
+        real = getattr(audience, name)
+        monkeypatch.setattr(
+            audience, name, lambda *args, real=real: calls.append(tuple(map(len, args[1:3]))) or real(*args)
+        )
+    alone = {"suppressed": [f"u{n:02}" for n in range(1, PEOPLE)], "explain_first": 5}
+    with serving(folder) as client:
+        figures = make_key(folder, "marketing")
+        for target in ({"items": ["tea2", "tea1"]}, {"seeds": ["u01", "u02"]}):
+            calls.clear()
+            for n in (1, 999):  # one customer, or none
+                body = target | alone | {"people": {"condition": "orders", "at_least": n}}
+                ask(client, "/v1/audience", body, headers=figures)
+            half = len(calls) // 2
+            assert calls[:half] == calls[half:] and any(PEOPLE in lengths for lengths in calls), calls
 
 
 def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(folder: Path) -> None:

@@ -197,6 +197,7 @@ def find_audience(
     if request.seeds is None:
         trained_model(recommender)
         recommender, target = audience_target(recommender, request.items, request.category, request.text)
+    is_reported = figures is not None and not figures.is_exact
     pool = eligible_pool(
         recommender,
         target,
@@ -206,11 +207,12 @@ def find_audience(
         contacts,
         choice=request.choice,
         effects=effects,
+        score_all=is_reported,
     )
     name = request.campaign or pool.target.name
     question = plain(request.model_copy(update={"explain": True, "explain_first": None}))
     selection = select(pool.scores, pool.user_ids, name, request.limits)
-    explain_first = request.explain_first if request.explain and request.seeds is None else 0
+    explain_first = request.explain_first if request.explain and request.seeds is None and not is_reported else 0
     audience = build_audience(recommender, pool, selection, name, explain_first, figures, question)
     logger.info(
         "audience: %d of %d people, %d held out, %.1f s",
@@ -233,9 +235,11 @@ def eligible_pool(
     choice: OfferChoice | None = None,
     effects: EffectsOf | None = None,
     only_for: tuple[NDArray[np.int64], UserScores] | None = None,
+    score_all: bool = False,
 ) -> EligiblePool:
-    """Everybody whom nothing speaks against, with their probabilities; without a target everybody but the `seeds`, with
+    """The customers without a reason against, with their probabilities; without a target all but the `seeds`, with
     their likeness to these. only_for: the rows, ascending, of the only people that the target is for, and their scores.
+    score_all: take the same time for every pool, so that a caller without exact figures cannot time who is in it.
 
     Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, a margin that no item has or the
     objective uplift without effects, and what `match_people` raises.
@@ -249,24 +253,26 @@ def eligible_pool(
         others[only_for[0]] = False
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
+    scored = np.arange(recommender.dataset.n_users) if score_all else user_rows
+    of_pool = user_rows if score_all else slice(None)
     if target is None:
         seed_rows = np.unique(recommender.user_rows(list(seeds)))
         seed_rows = seed_rows[seed_rows >= 0]
-        score, note = likeness(recommender, seed_rows, user_rows)
-        scores = UserScores(score, np.full(len(user_rows), -1), None)
+        score, note = likeness(recommender, seed_rows, scored)
+        scores = UserScores(score[of_pool], np.full(len(user_rows), -1), None)
         target = AudienceTarget(f"like {len(seed_rows)} seeds", items, (note,))
     elif only_for is not None:
         scores = only_for[1].rows(np.searchsorted(only_for[0], user_rows))
     else:
         objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
-        scores = target_probabilities(recommender, items, user_rows, choice.intent, objective)
+        scores = target_probabilities(recommender, items, scored, choice.intent, objective).rows(of_pool)
         late: dict[ExclusionReason, NDArray[np.bool_]] = {}
         if choice.intent is not Intent.MIXED or objective is Objective.MARGIN:
             late[ExclusionReason.NO_OFFER] = scores.best_item < 0
         if choice.objective is Objective.UPLIFT:
             if effects is None:
                 raise UsageError(f"nobody told the effects {choice.effects!r}; give those that a trial told")
-            of_people = effects(user_rows)
+            of_people = effects(scored).rows(of_pool)
             scores = replace(scores, score=of_people.effect, effects=of_people)
             if choice.sure:
                 late[ExclusionReason.NOT_MOVED] = of_people.low <= 0
