@@ -112,6 +112,12 @@ def test_results_get_noise_that_is_small_beside_their_interval(shop: Workspace) 
     assert caller.people(437, "buyers") in (400, 450) and caller.people(10**6, "buyers") == 10**6
 
 
+def test_a_sum_over_a_group_has_the_noise_of_a_size_and_the_same_one_each_day(shop: Workspace) -> None:
+    totals = np.array([gate(shop).total(0.5, 400, n) for n in range(400)])
+    assert abs(totals.mean() - 200) < 10 and abs(totals.std() - 0.5 * SIZE_NOISE * FLOOR) < 4
+    assert gate(shop, days=1).total(0.5, 400, 0) == totals[0] and gate(shop).total(0.5, 450, 0) != totals[0]
+
+
 def test_the_fullest_budget_shows_nothing_of_one_customer(shop: Workspace) -> None:
     """Pairs of groups that differ in the target alone, as many as a caller gets; the attacker knows everybody else."""
     rng, right, rounds = np.random.default_rng(1), 0, 80

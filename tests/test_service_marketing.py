@@ -722,6 +722,9 @@ def test_the_work_for_a_figure_does_not_depend_on_who_is_in_the_group(
                 ask(client, "/v1/audience", body, headers=figures)
             half = len(calls) // 2
             assert calls[:half] == calls[half:] and any(PEOPLE in lengths for lengths in calls), calls
+        strangers = [{"seeds": ["stranger", seed]} for seed in ("u01", "another")]
+        known, unknown = (ask(client, "/v1/audience", body, headers=figures) for body in strangers)
+        assert known["notes"] == unknown["notes"] and known["campaign_id"] == unknown["campaign_id"]
 
 
 def test_a_key_without_the_scope_people_gets_rounded_figures_and_no_customer(folder: Path) -> None:

@@ -258,6 +258,8 @@ def eligible_pool(
     if target is None:
         seed_rows = np.unique(recommender.user_rows(list(seeds)))
         seed_rows = seed_rows[seed_rows >= 0]
+        if score_all and len(scored):  # how many seeds are customers would say of one seed whether it is
+            seed_rows = np.resize(seed_rows if len(seed_rows) else scored[:1], len(set(seeds)))
         score, note = likeness(recommender, seed_rows, scored)
         scores = UserScores(score[of_pool], np.full(len(user_rows), -1), None)
         target = AudienceTarget(f"like {len(seed_rows)} seeds", items, (note,))
@@ -409,7 +411,7 @@ def _as_reported(
         """A sum over the people addressed, for as many as are reported."""
         if total is None or figures.is_exact:
             return total
-        return float(f"{total / max(n, 1) * size:.2g}") if is_large and size else None
+        return figures.total(total / max(n, 1), size, question) if is_large and size else None
 
     reached, noise = pool.user_rows[selection.addressed], figures.trait_noise(question) if is_large else None
     others = np.setdiff1d(pool.user_rows, reached)

@@ -320,7 +320,7 @@ def likeness(
         rng = np.random.default_rng(0)
         others = rng.permutation(np.setdiff1d(user_rows, seeds))[:MAX_EXAMPLES]
         score = np.zeros(len(user_rows))
-        if len(others):  # an error would say that no customer is left to compare with
+        if len(others):  # an error would report that no customer is left to compare with
             examples = rng.permutation(seeds)[:MAX_EXAMPLES]
             x = in_blocks(described, np.concatenate([examples, others]))
             probability = fit_logistic(x, np.arange(len(x)) < len(examples))

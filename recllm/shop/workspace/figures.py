@@ -149,6 +149,12 @@ class FigureGate:
             return None
         return lambda trait: TRAIT_NOISE * self.floor * self._noise(question, trait)
 
+    def total(self, mean: float, size: int, question: object) -> float:
+        """A sum over a group of a reported size, rounded to two significant digits. mean: of one customer. The noise is
+        that of a size, but not the same, and stays as long as the reported size does."""
+        noise = max(SIZE_NOISE * self.floor, RELATIVE_NOISE * size) * self._normal("total", question, size)
+        return float(f"{mean * max(0.0, size + noise):.2g}")
+
     def _paid(
         self, costs: Mapping[bytes, float], sizes: Mapping[bytes, int | None]
     ) -> tuple[Mapping[bytes, int | None], datetime | None]:
@@ -213,8 +219,10 @@ class FigureGate:
 
     def _noise(self, *question: object) -> float:
         """A standard normal number: one for each question, day and workspace."""
-        draw = int.from_bytes(self._digest("noise", self.at.date(), *question)[:8], "big")
-        return NormalDist().inv_cdf((draw + 0.5) / 2**64)
+        return self._normal("noise", self.at.date(), *question)
+
+    def _normal(self, *parts: object) -> float:
+        return NormalDist().inv_cdf((int.from_bytes(self._digest(*parts)[:8], "big") + 0.5) / 2**64)
 
     def _digest(self, *parts: object) -> bytes:
         """A keyed digest, so that nothing can be tried out without the workspace's key."""
