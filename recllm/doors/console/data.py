@@ -256,7 +256,7 @@ async def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
 
     def start() -> FileLoad:
         file = find_upload(visit.workspace, upload_id)
-        preview = preview_file(file.path, visit.workspace.policy)
+        preview = preview_file(file.path)
         maps = [(table, map_of(form, table, preview.columns))]
         return start_load(visit, form, file, preview, maps, IngestOptions(**written_as(form)))
 
@@ -281,9 +281,9 @@ async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Resp
 
     def start() -> FileLoad:
         file = find_upload(visit.workspace, upload_id)
-        recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
+        recognised = recognise_file(file.path, IngestOptions())
         options = IngestOptions(**written_as(form), encoding=recognised.encoding)
-        preview = preview_file(file.path, visit.workspace.policy, options)
+        preview = preview_file(file.path, options)
         maps = export_maps(recognised.source, consent_from)
         return start_load(visit, form, file, preview, maps, options, is_export=True)
 
@@ -364,9 +364,9 @@ def export_values(visit: Visit, upload_id: str, choice: ExportChoice) -> dict[st
     """What the page of an export shows; None for a file of no known kind, or that cannot be read."""
     file = find_upload(visit.workspace, upload_id)
     try:
-        recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
+        recognised = recognise_file(file.path, IngestOptions())
         options = IngestOptions(encoding=recognised.encoding)
-        preview = preview_file(file.path, visit.workspace.policy, options)
+        preview = preview_file(file.path, options)
     except IngestError:
         return None
     source, language = recognised.source, visit.language
@@ -407,7 +407,7 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
     file = find_upload(visit.workspace, upload_id)
     values: dict[str, Any] = {"upload": file, "refused": None, "timezone": visit.workspace.settings.timezone}
     try:
-        preview = preview_file(file.path, visit.workspace.policy)
+        preview = preview_file(file.path)
     except IngestError as error:
         return values | {"refused": error}
     taken_for = Table(table) if table in set(Table) else preview.likely_table()

@@ -121,7 +121,7 @@ def run_start(
     page_locale, currency, timezone = workspace.locale(locale), workspace.settings.currency, workspace.settings.timezone
     run = Run(workspace, words_of(page_locale, currency, timezone), seed)
     if recognised is None:
-        recognised = [recognise_file(file, workspace.policy, IngestOptions()) for file in files]
+        recognised = [recognise_file(file, IngestOptions()) for file in files]
     kinds = [kind.source for kind in recognised]
     columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
     if unknown := sorted(set(consent_from) - columns):

@@ -94,7 +94,7 @@ def load_export(
     from recllm.shop.ingest.sources import recognise_file
 
     reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
-    recognised = recognised or recognise_file(file, workspace.policy, reading)
+    recognised = recognised or recognise_file(file, reading)
     options = {**options, "encoding": reading.encoding or recognised.encoding}
     load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)
     maps = export_maps(recognised.source, consent_from)

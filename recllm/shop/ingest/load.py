@@ -93,7 +93,7 @@ def ingest_file(
     of_caller = (options or IngestOptions()).model_dump(exclude_none=True)
     options = IngestOptions(**{**of_map, **of_caller})
     options = options.model_copy(update={"tz": options.tz or options.shop_tz or options.likely_tz})
-    source = probe(path, policy)
+    source = probe(path)
     reader = rearranged(open_records(source, options, column_map), column_map, source.path.name)
     reader = with_composed(prepared(reader, column_map, source.path.name), column_map, source.path.name)
     schema = settle_schema(reader, table, options, column_map, source.path.name)
@@ -175,10 +175,10 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
     """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
     keeps_first = column_map.doubled == "first"
     if source.kind is FileKind.PARQUET:
-        return open_parquet(source.path, source.policy)
+        return open_parquet(source.path)
     if source.kind is FileKind.WORKBOOK:
         sheet = options.sheet or column_map.read.sheet
-        return open_workbook(source.path, sheet, source.policy, keeps_first=keeps_first)
+        return open_workbook(source.path, sheet, keeps_first=keeps_first)
     decoding = find_decoding(source, options, column_map)
     blocks = partial(read_blocks, source, decoding, options.block_bytes)
     if source.kind is FileKind.JSONL:
@@ -223,17 +223,16 @@ def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordRe
 
 
 def _refusals(reader: RecordReader, schema: FileSchema) -> RecordReader:
-    """The rows that do not say yes, without those that the map rejects. Lines that cannot be read are set aside by the
-    other tables of the file."""
+    """The rows that do not say yes, without those that the map rejects. Unreadable lines are left to the other tables
+    of the file."""
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in reader.chunks():
-            is_out = yes_or_no(chunk.frame[schema.columns["granted"]], GRANTED, DENIED).fill_null(False)
-            for rule in schema.column_map.reject:
-                is_out |= rule.holds(chunk.frame)
-            yield replace(chunk.with_rows((~is_out).arg_true().to_numpy(), chunk.frame.filter(~is_out)), bad=())
+    def refusals(chunk: Chunk) -> Chunk:
+        is_out = yes_or_no(chunk.frame[schema.columns["granted"]], GRANTED, DENIED).fill_null(False)
+        for rule in schema.column_map.reject:
+            is_out |= rule.holds(chunk.frame)
+        return replace(chunk.with_rows((~is_out).arg_true().to_numpy(), chunk.frame.filter(~is_out)), bad=())
 
-    return replace(reader, chunks=chunks)
+    return reader.mapped(refusals)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

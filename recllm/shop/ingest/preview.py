@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recllm.base.policy import Policy
 from recllm.base.schema import Table
 from recllm.shop.ingest.column_names import (
     BASICS,
@@ -50,9 +49,9 @@ class FilePreview:
         return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=fit)
 
 
-def preview_file(path: Path, policy: Policy, options: IngestOptions | None = None, *, n_rows: int = 10) -> FilePreview:
+def preview_file(path: Path, options: IngestOptions | None = None, *, n_rows: int = 10) -> FilePreview:
     """The head of a file. Raises `IngestError` for one that cannot be read at all."""
-    source = probe(path, policy)
+    source = probe(path)
     reader = open_records(source, options or IngestOptions(), ColumnMap())
     rows: list[Mapping[str, str | None]] = []
     likely_rows = 0

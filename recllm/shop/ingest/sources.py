@@ -36,7 +36,6 @@ from pydantic import ValidationError
 
 from recllm.base.documents import toml_table
 from recllm.base.errors import IngestError, UsageError
-from recllm.base.policy import Policy
 from recllm.base.schema import Purpose, Table
 from recllm.base.words.sentences import language
 from recllm.shop.ingest.column_names import normal
@@ -232,7 +231,7 @@ def _consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, wit
     )
 
 
-def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recognised:
+def recognise_file(path: Path, options: IngestOptions) -> Recognised:
     """By the header of a file. Raises `IngestError` as reading it does, as `recognise` does, and E_SOURCE for a kind of
     which nothing can be taken in."""
     sources = known_sources().values()
@@ -241,7 +240,7 @@ def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recogn
         word for source in sources for table in source.languages.values() for words in table.values() for word in words
     }
     header = ColumnMap(columns={"user_id": tuple(sorted(names))}, doubled="first")  # by them an encoding can be told
-    file = probe(path, policy)
+    file = probe(path)
     try:
         records = open_records(file, options, header)
         recognised = recognise(records.columns, path.name)

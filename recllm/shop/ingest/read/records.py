@@ -7,9 +7,10 @@ the file holds. Cutting at the newline byte is safe: no accepted encoding uses i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import IngestError
 from recllm.shop.ingest.parse.numbers import Decimal
-from recllm.shop.ingest.read.source import MAX_ROW_BYTES, Decoding, SourceFile
+from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_ROW_BYTES, Decoding, SourceFile
 
 MAX_COLUMNS = 1000
 RAW_BYTES = 2048
@@ -40,7 +41,7 @@ class BadRecord:
     fields: Mapping[str, str | None] | None = None
     """Its cells by column name, where it had as many as there are columns; None where `raw` says as much."""
     user: str | None = None
-    """The id of the person of whom the record tells, where its cell could be read."""
+    """The raw id of the record's person, where its cell could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,36 @@ class Chunk:
         return np.searchsorted(first_lines, line_no)
 
 
+def chunk_of_table(
+    frame: pl.DataFrame,
+    rows: pl.DataFrame,
+    line_no: NDArray[np.int64],
+    good: NDArray[np.bool_],
+    long: NDArray[np.bool_],
+    *,
+    blank_lines: int = 0,
+) -> Chunk:
+    """Rows of a file that has no lines of text. rows: the `good` rows of `frame`, as text. long: rows that are refused
+    because a text is too long. Arrays: (frame.height,)."""
+    message = f"a cell is longer than {MAX_CELL_BYTES:,} bytes, or the row than {MAX_ROW_BYTES:,}"
+    return Chunk(
+        frame=rows,
+        line_no=line_no[good],
+        byte_offset=np.full(rows.height, -1, np.int64),
+        raw=partial(_row_text, rows),
+        bad=tuple(
+            BadRecord(int(line_no[row]), None, None, "E_TOO_LONG", message, _row_text(frame, row))
+            for row in np.flatnonzero(long).tolist()
+        ),
+        blank_lines=blank_lines,
+    )
+
+
+def _row_text(frame: pl.DataFrame, row: int) -> str:
+    cells = {name: cell if cell is None else str(cell)[:RAW_BYTES] for name, cell in frame.row(row, named=True).items()}
+    return json.dumps(cells, ensure_ascii=False)[:RAW_BYTES]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordReader:
     """A file whose encoding and columns are settled. `chunks()` starts from the top each time."""
@@ -96,6 +127,11 @@ class RecordReader:
     """The decimal separator where the format fixes it (Parquet, JSON)."""
     header_records: int = 0
     """Records before the first row: they count in the numbers of the quarantine."""
+
+    def mapped(self, function: Callable[[Chunk], Chunk], columns: Sequence[str] | None = None) -> RecordReader:
+        """The reader with another form of each chunk. columns: of the new chunks, where they differ."""
+        names = self.columns if columns is None else tuple(columns)
+        return replace(self, columns=names, chunks=lambda: map(function, self.chunks()))
 
 
 def numbered(columns: Sequence[str]) -> tuple[str, ...]:
@@ -182,8 +218,7 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
     if newline == b"\n" and b"\n" not in source.head and b"\r" in source.head[:-1]:
         newline = b"\r"  # as old Mac software wrote it
     block_bytes = max(block_bytes // 2 * 2, 64)  # even: a piece never ends inside a two-byte character
-    max_bytes = MAX_ROW_BYTES
-    too_long = f"the line is longer than {max_bytes:,} bytes; is a quote or a line end missing?"
+    too_long = f"the line is longer than {MAX_ROW_BYTES:,} bytes; is a quote or a line end missing?"
     line_no = 1
     for offset, data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
         if not whole_lines:
@@ -194,9 +229,9 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
             continue
         block = _decoded(offset, data, line_no, newline, decoding, source)
         line_no += block.n_lines + len(block.bad)
-        if len(block.text) > max_bytes:
+        if len(block.text) > MAX_ROW_BYTES:
             # lines above the limit that came complete within one block
-            fits = block.ends + 1 - block.starts <= max_bytes
+            fits = block.ends + 1 - block.starts <= MAX_ROW_BYTES
             bad = [block.bad_line(line, None, "E_TOO_LONG", too_long) for line in np.flatnonzero(~fits).tolist()]
             block = LineBlock(
                 text=b"".join(block.raw(line) for line in np.flatnonzero(fits).tolist()),

@@ -22,7 +22,6 @@ from typing import BinaryIO, cast
 
 from recllm.base.errors import IngestError
 from recllm.base.files import check_plain
-from recllm.base.policy import Policy
 from recllm.shop.ingest.column_names import known_count
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
 
@@ -57,6 +56,11 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
+def unpacked_limit(path: Path) -> int:
+    """Bytes that a packed file may hold."""
+    return min(max(RATIO_FLOOR, MAX_GZIP_RATIO * path.stat().st_size), MAX_FILE_BYTES)
+
+
 class FileKind(StrEnum):
     DELIMITED = "delimited"
     JSONL = "jsonl"
@@ -73,7 +77,6 @@ class SourceFile:
     """Of the file as it lies there, compressed or not."""
     head: bytes
     """The first 64 KiB of text, undecoded."""
-    policy: Policy
     gzipped: bool
     kind: FileKind = FileKind.DELIMITED
     first_bad: int | None = None
@@ -82,23 +85,18 @@ class SourceFile:
 
     def pieces(self, n_bytes: int) -> Iterator[bytes]:
         """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
-        limit, why = MAX_FILE_BYTES, "the most that one file may hold"
-        if self.gzipped:
-            by_ratio = max(RATIO_FLOOR, MAX_GZIP_RATIO * self.path.stat().st_size)
-            if by_ratio < limit:
-                limit, why = by_ratio, f"that is {MAX_GZIP_RATIO} times its compressed size"
-        total = 0
+        limit, total = unpacked_limit(self.path) if self.gzipped else MAX_FILE_BYTES, 0
         with cast(BinaryIO, gzip.open(self.path, "rb")) if self.gzipped else self.path.open("rb") as stream:
             while piece := stream.read(n_bytes):
                 total += len(piece)
                 if total > limit:
                     raise IngestError(
-                        "E_BOMB", f"{self.path.name} holds more than {limit:,} bytes of text ({why}); split the file"
+                        "E_BOMB", f"{self.path.name} holds more than {limit:,} bytes of text; split the file"
                     )
                 yield piece
 
 
-def probe(path: str | Path, policy: Policy) -> SourceFile:
+def probe(path: str | Path) -> SourceFile:
     """Read the whole file once. Raises `IngestError` for what is not a readable table of a known kind."""
     path = Path(path)
     try:
@@ -117,7 +115,7 @@ def probe(path: str | Path, policy: Policy) -> SourceFile:
             content = _content_name(magic) or "something else"
             raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {content}")
         gzipped = magic.startswith(b"\x1f\x8b") and suffix == ".gz"
-        source = SourceFile(path=path, sha256=sha256, head=magic, gzipped=gzipped, policy=policy)
+        source = SourceFile(path=path, sha256=sha256, head=magic, gzipped=gzipped)
         if is_parquet:
             return replace(source, kind=FileKind.PARQUET)
         if suffix == ".xlsx" and magic.startswith(b"PK\x03\x04"):
