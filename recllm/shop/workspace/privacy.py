@@ -1,4 +1,4 @@
-"""Pseudonyms of people's ids, and `PolicyGate`: the only reader of personal rows for everything that learns or speaks."""
+"""Pseudonyms of ids, and `PolicyGate`: the only reader of personal rows for everything that learns or speaks."""
 
 from __future__ import annotations
 
