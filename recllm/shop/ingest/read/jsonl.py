@@ -1,4 +1,4 @@
-"""JSONL: one object a line. Numbers stay the text that they were, so no digit of an id is lost."""
+"""JSONL: one object a line. Numbers stay text, so that ids keep all digits."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _decode(line: bytes) -> dict[str, Any]:
 
 
 def _texts(line: bytes) -> dict[str, str | None]:
-    """An object's values as text: true and false as words, lists and objects as JSON again, null for empty."""
+    """An object's values as text: true and false as words, lists and objects as JSON, null for empty."""
     texts: dict[str, str | None] = {}
     for key, value in _decode(line).items():
         if isinstance(value, bool):

@@ -1,8 +1,8 @@
-"""What every reader of files gives: whole columns of text, and where each row stands in its file.
+"""The result of every reader of files: columns of text, and the position of each row in its file.
 
 A text file comes as blocks of whole lines in UTF-8, each line with its number and its offset in the original bytes.
-Lines that cannot become text, or that are longer than a row may be, are set aside here, so memory is bounded whatever
-the file holds. Cutting at the newline byte is safe: no accepted encoding uses it inside another character.
+Undecodable and overlong lines are set aside here, which bounds the memory. Cutting at the newline byte is safe: no
+accepted encoding uses it inside another character.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_ROW_BYTES, Decodi
 
 MAX_COLUMNS = 1000
 RAW_BYTES = 2048
-"""A record is shown in the quarantine up to this length."""
+"""Of a record in the quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class BadRecord:
     message: str
     raw: str
     fields: Mapping[str, str | None] | None = None
-    """Its cells by column name, where it had as many as there are columns; None where `raw` says as much."""
+    """Its cells by column name, where it had one for each column; None where `raw` has the names."""
     user: str | None = None
     """The raw id of the record's person, where its cell could be read."""
 
@@ -58,14 +58,14 @@ class Chunk:
     bad: tuple[BadRecord, ...] = ()
     blank_lines: int = 0
     keeps_fields: bool = False
-    """Whether a bad row is kept with its cells by column name too: its text alone does not say which is which."""
+    """Whether a bad row is kept with its cells by column name, which its text lacks."""
 
     @property
     def n_records(self) -> int:
         return self.frame.height + len(self.bad)
 
     def with_rows(self, rows: NDArray[np.integer], frame: pl.DataFrame) -> Chunk:
-        """The chunk with other rows, each from one of this chunk's: `rows`, (n,), of `frame`."""
+        """The chunk with the rows of `frame`, each made from the row of this chunk in `rows`, (n,)."""
         line_no, byte_offset = self.line_no[rows], self.byte_offset[rows]
         return replace(
             self, frame=frame, line_no=line_no, byte_offset=byte_offset, raw=lambda row: self.raw(int(rows[row]))
@@ -81,7 +81,7 @@ class Chunk:
         return BadRecord(int(self.line_no[row]), byte_offset, column, code, message, self.raw(row), fields)
 
     def positions(self, line_no: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which record of the chunk begins on each of these lines, from 0; each is the first line of a record."""
+        """Number of the record of the chunk, from 0, that begins on each of these lines."""
         first_lines = np.sort([*self.line_no, *(record.line_no for record in self.bad)])
         return np.searchsorted(first_lines, line_no)
 
@@ -118,7 +118,7 @@ def _row_text(frame: pl.DataFrame, row: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordReader:
-    """A file whose encoding and columns are settled. `chunks()` starts from the top each time."""
+    """A file with known encoding and columns. `chunks()` starts from the top each time."""
 
     columns: tuple[str, ...]
     chunks: Callable[[], Iterator[Chunk]]
@@ -135,7 +135,7 @@ class RecordReader:
 
 
 def numbered(columns: Sequence[str]) -> tuple[str, ...]:
-    """The names, those after the first of each with a number that makes them another one."""
+    """The names; repeated ones get a number."""
     names: dict[str, None] = {}
     for column in columns:
         free = (name for number in count(2) if (name := f"{column} ({number})") not in columns and name not in names)
@@ -185,12 +185,12 @@ class LineBlock:
         return BadRecord(*position, column, code, message, shorten(self.raw(line)))
 
     def count(self, byte: int) -> NDArray[np.int64]:
-        """How often each line holds this byte, (n_lines,)."""
+        """Occurrences of this byte per line, (n_lines,)."""
         lines = np.searchsorted(self.ends, np.flatnonzero(self.codes == byte))
         return np.bincount(lines, minlength=self.n_lines)
 
     def split(self, n_lines: int) -> tuple[LineBlock, LineBlock]:
-        """The first lines, with everything that was set aside, and those that follow."""
+        """The first lines, with all that were set aside, and the others."""
         cut = int(self.ends[n_lines - 1]) + 1 if n_lines else 0
         line_no, offset = self.line_no, self.byte_offset
         head = replace(self, text=self.text[:cut], line_no=line_no[:n_lines], byte_offset=offset[:n_lines])
