@@ -1,9 +1,9 @@
-"""When people shop, and who is due or has lapsed by their own rhythm.
+"""Shopping days, and the people who are due or lapsed by their own rhythm.
 
-day     24 hours, counted back from the time that is asked about: 0 is the last of them.
-gap     days between two neighbouring days with a purchase; a person's usual gap is the median of theirs.
+day     24 hours, counted back from `as_of`: 0 is the last of them.
+gap     days between two neighbouring days with a purchase; a person's usual gap is their median.
 due     the usual gap ends within the next days.
-lapsed  several usual gaps have passed, and so many days at least.
+lapsed  several usual gaps have passed, and a minimum of days.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recllm.shop.data.dataset import DAY
 from recllm.shop.data.interactions import distinct
 
 MAX_DAYS = 1 << 20
-"""More than there are in any log: a person and a day in one number."""
+"""More than in any log, to put a person and a day in one number."""
 
 Days = NDArray[np.float64]
 
@@ -75,10 +75,10 @@ class ShoppingDays:
         return np.bincount(self.user, minlength=self.n_users)
 
     def due(self, within_days: float) -> NDArray[np.bool_]:
-        """Whose usual gap ends within the next days, (n_users,)."""
+        """People whose usual gap ends within the next days, (n_users,)."""
         left = self.usual_gap - self.since
         return (left >= 0) & (left <= within_days)
 
     def lapsed(self, gaps: float, days: float) -> NDArray[np.bool_]:
-        """For whom so many usual gaps, and so many days at least, have passed, (n_users,)."""
+        """People after at least `gaps` usual gaps and `days` days, (n_users,)."""
         return (self.since >= gaps * self.usual_gap) & (self.since >= days)
