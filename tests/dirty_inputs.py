@@ -341,7 +341,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         no=17,
-        name="columns that nobody asked for",
+        name="unknown columns",
         data=csv(header=HEADER.replace("price", "store")),
         accepted=N,
         check=lambda r, s: r.ignored_columns == ("store",),
@@ -819,14 +819,14 @@ ALSO: tuple[Case, ...] = (
     ),
     Case(
         no=51,
-        name="a column of times that is empty, beside steps",
+        name="an empty column of times, with steps",
         data=csv(header=HEADER + ",order", clean=lambda i: row(i, timestamp="") + f",{i // 7}"),
         fails="E_ORDER_LOG",
         says="leave the column out",
     ),
     Case(
         no=51,
-        name="a column order beside times",
+        name="a column order with times",
         data=csv(header=HEADER + ",order", clean=lambda i: row(i) + f",A-{i // 7}"),
         warns={"W_HEADER_ALIAS": 1},
         accepted=N,
@@ -900,9 +900,9 @@ TABLE: tuple[tuple[int, str, str], ...] = (
     (
         51,
         "A column `order` (or `step`, `sequence`) of numbers, and no times",
-        "A: only the order of each person's numbers counts, equal ones are one step, and the last step of everybody "
+        "A: only the order of each person's numbers counts, equal ones are one step, and each person's last step "
         "falls on one day. A step counts 28 days, less where the median person has 26 steps or more, so that a window "
-        "of four weeks holds several. What needs real time is not said of such a log. Beside times `order` is the "
+        "of four weeks holds several. What needs real time is not said of such a log. With times `order` is the "
         "number of an order. One file, whole: times, or another order, are refused later; the same file is duplicates",
     ),
 )

@@ -23,7 +23,7 @@ FILE_CODES: Mapping[str, str] = {
     "E_MIXED_CURRENCY": "prices in several currencies and no currency column",
     "E_MIXED_EPOCH": "epoch times of different units in one file",
     "E_NAIVE_TZ": "times without a zone, and none was given",
-    "E_AMBIGUOUS_DATE": "day and month cannot be told apart",
+    "E_AMBIGUOUS_DATE": "day and month cannot be distinguished",
     "E_SPECIAL_CATEGORY": "a column with special-category personal data that was not declared",
     "E_MAP": "the column map is not valid",
     "E_ORDER_LOG": "steps and times meet, in one file or in one workspace, or the steps are no numbers",

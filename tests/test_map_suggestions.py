@@ -126,7 +126,7 @@ def test_a_list_of_people_is_no_catalogue(tmp_path: Path) -> None:
 
 def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:
     file = written(tmp_path, "a,b\n" + "".join(f"{n * 7},blue\n" for n in range(30)))
-    with pytest.raises(NothingToDo, match="nothing tells which table it is") as refused:
+    with pytest.raises(NothingToDo, match="unclear which table it is") as refused:
         suggest_map(file)
     assert "a: 100% numbers" in str(refused.value) and "30 different" in str(refused.value)
     with pytest.raises(NothingToDo, match="no rows"):

@@ -372,8 +372,8 @@ def export_values(visit: Visit, upload_id: str, choice: ExportChoice) -> dict[st
     source, language = recognised.source, visit.language
     return {
         "upload": file,
-        "told": source.told(language),
-        "alternatives": [kind.told(language).title for kind in recognised.alternatives],
+        "told": source.words(language),
+        "alternatives": [kind.words(language).title for kind in recognised.alternatives],
         "encoding": recognised.encoding,
         "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
         "tables": list(source.maps),
@@ -390,12 +390,12 @@ def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
     """What the page of the columns says of kinds of exports: the one that the file is, where somebody chose a table
     instead; the one of which nothing can be taken in; the nearest ones, with what is missing for each."""
     nearest = nearest_kinds(columns)
-    kinds = [kind.source.told(visit.language) for kind in nearest if not kind.missing]
+    kinds = [kind.source.words(visit.language) for kind in nearest if not kind.missing]
     return {
         "export_kind": next((kind for kind in kinds if kind.gives_nothing is None), None),
         "useless_kind": next((kind for kind in kinds if kind.gives_nothing is not None), None),
         "nearest": [
-            (kind.source.told(visit.language).title, kind.missing[:MISSING_COLUMNS])
+            (kind.source.words(visit.language).title, kind.missing[:MISSING_COLUMNS])
             for kind in nearest
             if kind.missing and len(kind.missing) < len(kind.source.signature)
         ],

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from recllm.base.schema import Action, AdQuestion, Item, Purpose, SlateQuestion
 from recllm.market.jobs.experiments import Metric
 from recllm.shop.data.catalogue import MAX_CONDITION
-from recllm.shop.ingest.parse.batch import NOBODY
+from recllm.shop.ingest.parse.batch import MISSING_IDS
 from recllm.text.injection import UNSEEN_LETTERS
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -34,7 +34,7 @@ def _id(text: str) -> str:
 
 
 def _user_id(text: str) -> str:
-    if text.lower() in NOBODY:
+    if text.lower() in MISSING_IDS:
         raise ValueError(f"{text!r} stands for nobody")
     return text
 

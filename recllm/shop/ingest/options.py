@@ -203,9 +203,9 @@ class RowRule(_Part):
         if self.matches:
             holds = holds | column.str.contains(self.matches)
         if self.equals:
-            other = frame[self.equals].str.strip_chars()
-            numbers = column.cast(pl.Float64, strict=False) == other.cast(pl.Float64, strict=False)
-            holds = holds | ((column == other) & (column != "")).fill_null(False) | numbers.fill_null(False)
+            compared = frame[self.equals].str.strip_chars()
+            numbers = column.cast(pl.Float64, strict=False) == compared.cast(pl.Float64, strict=False)
+            holds = holds | ((column == compared) & (column != "")).fill_null(False) | numbers.fill_null(False)
         for name in self.unless:
             holds = holds & ~(frame[name].str.strip_chars() != "").fill_null(False)
         return holds.fill_null(False)

@@ -102,7 +102,7 @@ class FileSource(_Part):
         consent = self.consent or ConsentColumns(columns={})
         return {name: purpose for name, purpose in consent.columns.items() if consent.says.get(name) != "no"}
 
-    def told(self, locale: str) -> SourceWords:
+    def words(self, locale: str) -> SourceWords:
         """Its texts in the language of a locale, else in English."""
         if self.zh is not None and language(locale) == "zh":
             return self.zh

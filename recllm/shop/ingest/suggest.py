@@ -193,9 +193,9 @@ def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Tabl
             return _suggestion(finder, looks, options)
         doubts |= dict.fromkeys(finder.doubts)
     lines = "".join(f"\n  {column}: {look}" for column, look in looks.items())
-    unclear = "table it is" if table is None else f"columns {table} takes from it"
+    missing = "table it is" if table is None else f"columns {table} takes from it"
     raise NothingToDo(
-        f"{path.name}: nothing tells which {unclear}; write a map by hand (see ingest/maps/). What its columns "
+        f"{path.name}: unclear which {missing}; write a map by hand (see recllm/shop/ingest/maps/). What its columns "
         f"hold:{lines}" + "".join(f"\n{doubt}" for doubt in doubts)
     )
 
@@ -309,7 +309,7 @@ class _ColumnFinder:
         if len(columns) == 1:
             self._take(name, columns[0], reason)
         elif doubt:
-            self.doubts.append(f"which of {', '.join(columns)} {doubt} cannot be told")
+            self.doubts.append(f"unclear which of {', '.join(columns)} {doubt}")
 
     def _by_names(self) -> None:
         names = {normal(column): column for column in self.looks}
@@ -413,7 +413,7 @@ class _ColumnFinder:
                 f'table = "items" and keep = "most_common"'
             )
         if ids and not {"user_id", "item_id"} <= {*fills}:
-            self.doubts.append(f"which of {', '.join(ids)} is the person and which the product cannot be told")
+            self.doubts.append(f"unclear which of {', '.join(ids)} is the person and which the product")
 
     def _decides(self, key: str, value: str) -> bool:
         """Whether rows with one `key` have one `value`, judged by the keys that several rows have."""

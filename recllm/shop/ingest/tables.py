@@ -17,7 +17,7 @@ import polars as pl
 
 from recllm.base.schema import Action, Purpose, Table
 from recllm.shop.ingest.file_schema import LINE_TOTAL
-from recllm.shop.ingest.parse.batch import FieldBatch, clean_texts, is_nobody, null_if_empty
+from recllm.shop.ingest.parse.batch import FieldBatch, clean_texts, is_missing, null_if_empty
 from recllm.shop.ingest.parse.numbers import parse_numbers, undressed
 from recllm.shop.ingest.parse.times import NO_OFFSET
 
@@ -101,7 +101,7 @@ def _event_users(batch: FieldBatch) -> pl.Series:
     if batch.load.options.anonymous != "keep":
         return batch.raw_user_ids()
     ids = batch.ids("user_id")
-    anonymous = is_nobody(ids)
+    anonymous = is_missing(ids)
     batch.load.notes["W_ANONYMOUS"] += int(anonymous.sum())
     if not anonymous.any():
         return batch.in_namespace(ids)

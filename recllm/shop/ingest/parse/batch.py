@@ -43,7 +43,7 @@ _CACHED_PEOPLE = 300_000
 _MAX_IDS = 4_000_000
 
 _SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
-NOBODY = frozenset(
+MISSING_IDS = frozenset(
     {"nan", "null", "none", "nil", "n/a", "na", "#n/a", "-", "--", "undefined", "unknown", "(null)", "\\n", "<na>"}
 )
 """Words for a missing id in a user column; joined, they would become one huge customer."""
@@ -353,7 +353,7 @@ class FieldBatch:
 
     def raw_user_ids(self) -> pl.Series:
         ids = self.ids("user_id")
-        self.mark("user_id", is_nobody(ids), "E_NO_USER", "names no user", self.fields["user_id"])
+        self.mark("user_id", is_missing(ids), "E_NO_USER", "names no user", self.fields["user_id"])
         return self.in_namespace(ids)
 
     def pseudonyms(self, raw: pl.Series) -> pl.Series:
@@ -421,8 +421,8 @@ class FieldBatch:
         return ParsedTimes(at=at, offset=np.full(len(at), NO_OFFSET, np.int16), status=np.full(len(at), OK, np.uint8))
 
 
-def is_nobody(ids: pl.Series) -> pl.Series:
-    return ids.is_null() | ids.str.to_lowercase().is_in(list(NOBODY)).fill_null(False)
+def is_missing(ids: pl.Series) -> pl.Series:
+    return ids.is_null() | ids.str.to_lowercase().is_in(list(MISSING_IDS)).fill_null(False)
 
 
 def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
