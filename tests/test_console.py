@@ -28,7 +28,6 @@ from waiting import until
 
 from recllm.base.charts import Bar, bar_chart, without_styles
 from recllm.base.errors import UnknownIdError, UsageError
-from recllm.base.policy import Policy
 from recllm.base.schema import Action, Purpose, Table
 from recllm.base.settings import ConsoleSettings, ServiceSettings
 from recllm.base.stats.intervals import Interval
@@ -951,7 +950,7 @@ def test_a_file_is_taken_for_what_its_columns_say(tmp_path: Path) -> None:
     for n, (head, table) in enumerate(heads.items()):
         file = tmp_path / f"{n}.csv"
         file.write_text(head + "\n" + ",".join("1" for _ in head.split(",")) + "\n", "utf-8")
-        assert preview_file(file, Policy()).likely_table() is table
+        assert preview_file(file).likely_table() is table
     assert proposed_columns(["Order", "basket"], Table.EVENTS)["basket_id"] is None  # both could be it
     assert proposed_columns(["order", "basket_id"], Table.EVENTS)["basket_id"] == "basket_id"
 

@@ -518,7 +518,7 @@ def test_somebody_unknown_gets_a_tombstone_all_the_same(folder: Path) -> None:
         assert erase_people(shop, ["stranger", WHO], actor="test").unknown == 1
         with pytest.raises(NothingToDo):
             erase_people(shop, [WHO], actor="test")
-        with pytest.raises(UsageError, match="nobody was named"):
+        with pytest.raises(UsageError, match="no person to erase"):
             erase_people(shop, [], actor="test")
         assert taints(shop.models_dir), "the model that learned from one of them stays marked"
 

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from pathlib import Path
 
 import polars as pl
@@ -539,6 +540,9 @@ def test_every_shipped_map_loads() -> None:
     names = shipped_maps()
     assert {"complete-journey-transactions", "online-retail-events", "tmall-items"} <= set(names)
     assert all(load_map(name).table for name in names)
+    example = load_map(resources.files("recllm.shop.ingest") / "column_map.toml")
+    shown = example.model_fields_set | {"table", "keep", "only_new"}  # these exclude others
+    assert shown == ColumnMap.model_fields.keys(), "the example has every part"
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_a_carriage_return_within_a_quoted_cell_is_part_of_it(tmp_path: Path) ->
     for content, lines, codes in cases:
         file = tmp_path / "log.csv"
         file.write_bytes(content)
-        reader = open_records(probe(file, Policy()), IngestOptions(), ColumnMap())
+        reader = open_records(probe(file), IngestOptions(), ColumnMap())
         chunks = list(reader.chunks())
         assert [number for chunk in chunks for number in chunk.line_no.tolist()] == lines, content
         assert [record.code for chunk in chunks for record in chunk.bad] == codes, content

@@ -165,7 +165,7 @@ def test_what_the_csv_module_writes_is_read_back(cells: list[tuple[str, str, str
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         path.write_bytes(text.getvalue().encode())
-        source = probe(path, LENIENT)
+        source = probe(path)
         reader = open_delimited(lambda: read_blocks(source, Decoding(encoding="utf-8"), block), source, ",")
         chunks = list(reader.chunks())
     assert not [b for c in chunks for b in c.bad if b.code != "E_REPEATED_HEADER"]
@@ -182,7 +182,7 @@ def test_block_size_does_not_matter(seed: int, n: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         path.write_bytes(b"x,y,z\n" + body + b"\n")
-        source = probe(path, LENIENT)
+        source = probe(path)
 
         def read(size: int):
             reader = open_delimited(lambda: read_blocks(source, Decoding(encoding="utf-8"), size), source, ",")

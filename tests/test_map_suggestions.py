@@ -11,7 +11,6 @@ import pytest
 from conftest import Command
 
 from recllm.base.errors import NothingToDo
-from recllm.base.policy import Policy
 from recllm.base.schema import Table
 from recllm.market.jobs.load import load_file
 from recllm.shop.ingest.options import IngestOptions, load_map, parse_map
@@ -42,7 +41,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_values_tell_the_columns_of_a_log_whose_names_nobody_knows(tmp_path: Path) -> None:
     file = written(tmp_path, orders("tilaus,ostaja,hetki,tuote,nimike,kpl,hinta,summa"))
-    suggestion = suggest_map(file, Policy())
+    suggestion = suggest_map(file)
     assert suggestion.table is Table.EVENTS
     assert suggestion.columns == {
         "user_id": "ostaja",
@@ -55,7 +54,7 @@ def test_values_tell_the_columns_of_a_log_whose_names_nobody_knows(tmp_path: Pat
     assert suggestion.reasons["timestamp"] == "its values are times"
     assert suggestion.reasons["price"] == "another amount is this one times the quantity"
     assert suggestion.reasons["item_id"] == "each of its values has one value of nimike"
-    assert suggestion == suggest_map(file, Policy()), "equal files give equal maps"
+    assert suggestion == suggest_map(file), "equal files give equal maps"
     with Workspace.create(tmp_path / "shop", currency="EUR") as shop:
         report = load_file(shop, file, "events", mapping=parse_map(suggestion.toml(), "suggested"), tz="UTC")
     assert report.accepted == report.read and report.read > 60
@@ -65,17 +64,17 @@ def test_columns_that_nothing_tells_apart_are_left_open(tmp_path: Path) -> None:
     rng = random.Random(2)
     rows = [f"a{rng.randrange(9)},b{rng.randrange(9)},2024-05-01 10:{n:02d}:00" for n in range(60)]
     with pytest.raises(NothingToDo, match="which of aa, bb is the person and which the product"):
-        suggest_map(written(tmp_path, "aa,bb,cc\n" + "\n".join(rows)), Policy(), table=Table.EVENTS)
+        suggest_map(written(tmp_path, "aa,bb,cc\n" + "\n".join(rows)), table=Table.EVENTS)
 
 
 def test_an_orders_file_with_names_that_are_nearly_known(tmp_path: Path) -> None:
     header = "OrderNumber,Customers_ID,Order Date,product_codes,Product Name,Qty,Unit Price,Line Sum"
     file = written(tmp_path, orders(header))
-    suggestion = suggest_map(file, Policy(), IngestOptions(tz="Europe/Paris"))
+    suggestion = suggest_map(file, IngestOptions(tz="Europe/Paris"))
     assert suggestion.columns["user_id"] == "Customers_ID" and "nearly" in suggestion.reasons["user_id"]
     assert suggestion.columns["item_id"] == "product_codes" and suggestion.columns["price"] == "Unit Price"
     assert "no column says what was done: every row counts as a purchase" in suggestion.notes
-    rows = mapped_rows(file, Policy(), IngestOptions(tz="Europe/Paris"), suggestion)
+    rows = mapped_rows(file, IngestOptions(tz="Europe/Paris"), suggestion)
     assert len(rows.rows) == SHOWN_ROWS and not rows.problems
     assert rows.rows[0]["user_id"].startswith("K") and rows.rows[0]["timestamp"] == "2024-04-30T22:00:00Z"
     assert parse_map(suggestion.toml(), "suggested").read.tz == "Europe/Paris"
@@ -83,7 +82,7 @@ def test_an_orders_file_with_names_that_are_nearly_known(tmp_path: Path) -> None
 
 def test_names_are_not_believed_against_the_values(tmp_path: Path) -> None:
     rows = [f"u{n % 7},i{n % 5},soon,2024-05-{1 + n % 28:02d}T10:00:00Z,kauf" for n in range(40)]
-    suggestion = suggest_map(written(tmp_path, "user_id,item_id,date,x,event\n" + "\n".join(rows)), Policy())
+    suggestion = suggest_map(written(tmp_path, "user_id,item_id,date,x,event\n" + "\n".join(rows)))
     assert suggestion.columns["timestamp"] == "x"
     assert "date is called like timestamp, but does not hold times" in suggestion.notes
     assert (
@@ -98,40 +97,40 @@ def test_an_items_file(tmp_path: Path) -> None:
         for code, title, price in GOODS
     )
     file = written(tmp_path, text)
-    suggestion = suggest_map(file, Policy())
+    suggestion = suggest_map(file)
     assert (suggestion.table, suggestion.columns) == (
         Table.ITEMS,
         {"item_id": "Nummer", "title": "Ware", "description": "Text", "price": "Preis"},
     )
-    rows = mapped_rows(file, Policy(), IngestOptions(), suggestion).rows
+    rows = mapped_rows(file, IngestOptions(), suggestion).rows
     assert (rows[0]["title"], rows[0]["price"]) == ("Pot of 1 litres, blue", "4.95")
 
 
 def test_people_and_consent(tmp_path: Path) -> None:
     people = "kontakt,Kiez,city,religion\n" + "".join(f"p{n}@example.com,x,Ulm,none\n" for n in range(9))
-    suggestion = suggest_map(written(tmp_path, people), Policy())
+    suggestion = suggest_map(written(tmp_path, people))
     assert (suggestion.table, suggestion.columns) == (Table.USERS, {"user_id": "kontakt"})
     assert suggestion.basics == {"city": "city"}
     assert any("left out, since the law protects them specially: religion" in remark for remark in suggestion.notes)
     assert "religion" not in suggestion.column_map().model_dump_json()
     consent = "wer,was,ja,seit\n" + "".join(f"p{n}@example.com,email,yes,2024-05-01T00:00:00Z\n" for n in range(9))
-    suggestion = suggest_map(written(tmp_path, consent), Policy())
+    suggestion = suggest_map(written(tmp_path, consent))
     assert suggestion.table is Table.CONSENT
     assert suggestion.columns == {"user_id": "wer", "purpose": "was", "granted": "ja", "timestamp": "seit"}
 
 
 def test_a_list_of_people_is_no_catalogue(tmp_path: Path) -> None:
     people = "customer_id,name,city\n" + "".join(f"{n:05d},Ann Smith {n},Ulm\n" for n in range(9))
-    assert suggest_map(written(tmp_path, people), Policy()).table is Table.USERS
+    assert suggest_map(written(tmp_path, people)).table is Table.USERS
 
 
 def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:
     file = written(tmp_path, "a,b\n" + "".join(f"{n * 7},blue\n" for n in range(30)))
-    with pytest.raises(NothingToDo, match="nothing tells which table it is") as refused:
-        suggest_map(file, Policy())
+    with pytest.raises(NothingToDo, match="unclear which table it is") as refused:
+        suggest_map(file)
     assert "a: 100% numbers" in str(refused.value) and "30 different" in str(refused.value)
     with pytest.raises(NothingToDo, match="no rows"):
-        suggest_map(written(tmp_path, "a,b\n"), Policy())
+        suggest_map(written(tmp_path, "a,b\n"))
 
 
 def test_from_the_command_line(run: Command, tmp_path: Path) -> None:

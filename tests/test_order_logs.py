@@ -141,7 +141,7 @@ def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: C
     with Workspace.open(loaded / "shop") as shop:
         data = shop.gate().dataset(Purpose.MODEL_TRAINING)
         assert data.step_seconds == HORIZON_DAYS * DAY and len(np.unique(data.events.at)) == 8
-        with pytest.raises(UsageError, match="occasions need to know when"):
+        with pytest.raises(UsageError, match="occasions need times"):
             find_occasions(shop)
         with pytest.raises(UsageError, match="only in which order"):
             predict_workspace(shop, PredictionRequest(kind=PredictionKind.BUY))
@@ -178,6 +178,6 @@ def test_a_map_may_name_the_steps_but_not_beside_times(loaded: Path, run: Comman
     both = steps().rename({"order": "nth"}).with_columns(timestamp=pl.lit("2025-01-01T00:00:00Z"))
     both.write_csv(loaded / "both.csv")
     code, _, err = run("ingest", "--dry-run", "both.csv", "--table", "events", "--map", "map.toml", "-w", "other")
-    assert code == 2 and "nth is to be the order, and timestamp says times" in err
+    assert code == 2 and "nth gives an order, and timestamp times" in err
     code, _, err = run("ingest", "--dry-run", "nth.csv", "--table", "events", "-w", "other")
     assert code == 2 and "needs a column order" in err

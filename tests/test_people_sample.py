@@ -138,23 +138,23 @@ def test_only_the_events_of_the_sample_are_read(root: Path, monkeypatch: pytest.
     monkeypatch.setattr(StoreReader, "events", events)
     with Workspace.open(root) as shop:
         gate = shop.gate()
-        some = gate.sample(Purpose.MODEL_TRAINING, LIMIT)
+        some = gate.dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)
         assert asked == [set(some.users["user_id"])] and some.n_users == LIMIT
         everybody = gate.dataset(Purpose.MODEL_TRAINING)
         assert some.data_hash() == everybody.sampled(LIMIT).data_hash()
-        whole = gate.sample(Purpose.MODEL_TRAINING, PEOPLE)
+        whole = gate.dataset(Purpose.MODEL_TRAINING, people_limit=PEOPLE)
         assert whole.sample is None and whole.data_hash() == everybody.data_hash()
 
 
 def test_who_refused_training_is_neither_in_a_sample_nor_counted(root: Path) -> None:
     with Workspace.open(root) as shop:
-        first = shop.gate().sample(Purpose.MODEL_TRAINING, LIMIT)
+        first = shop.gate().dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)
         raw_of = dict(zip(shop.pseudonymiser().many(RAW), RAW, strict=True))
         refusing = [raw_of[name] for name in first.users["user_id"][:5]]
         rows = [f"{raw},model_training,false,2020-01-01T00:00:00Z" for raw in refusing]
         (root / "consent.csv").write_text("\n".join(["user_id,purpose,granted,at", *rows]) + "\n")
         load_file(shop, root / "consent.csv", "consent")
-        second = shop.gate().sample(Purpose.MODEL_TRAINING, LIMIT)
+        second = shop.gate().dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)
     left, joined = (set(a.users["user_id"]) - set(b.users["user_id"]) for a, b in ((first, second), (second, first)))
     assert {raw_of[name] for name in left} == set(refusing) and len(joined) == 5
     assert second.sample == PeopleSample(people=LIMIT, of_people=PEOPLE - 5)
@@ -200,12 +200,12 @@ def test_a_retraining_learns_from_as_few_and_judges_at_the_level_of_everybody(ro
 
 def test_an_erased_person_of_the_sample_taints_the_model_and_another_takes_their_place(root: Path) -> None:
     with Workspace.open(root) as shop:
-        version, before = current(shop.models_dir), shop.gate().sample(Purpose.MODEL_TRAINING, LIMIT)
+        version, before = current(shop.models_dir), shop.gate().dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)
         raw_of = dict(zip(shop.pseudonymiser().many(RAW), RAW, strict=True))
         (gone,) = before.users["user_id"][:1]
         certificate = erase_people(shop, [raw_of[gone]], actor="test")
         assert [model.name for model in certificate.models] == [version] and version in taints(shop.models_dir)
-        after = shop.gate().sample(Purpose.MODEL_TRAINING, LIMIT)
+        after = shop.gate().dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)
         assert gone not in set(after.users["user_id"]) and after.n_users == LIMIT
         assert len(set(before.users["user_id"]) - set(after.users["user_id"])) == 1
         trained = train_workspace(shop, learn_people=LIMIT).model_version
@@ -216,7 +216,7 @@ def test_an_erased_person_of_the_sample_taints_the_model_and_another_takes_their
 def test_somebody_outside_of_the_sample_taints_it_as_well(root: Path) -> None:
     """Their purchases are in the counts that the version serves with, and nobody keeps who was learned from."""
     with Workspace.open(root) as shop:
-        version, inside = current(shop.models_dir), shop.gate().sample(Purpose.MODEL_TRAINING, LIMIT)
+        version, inside = current(shop.models_dir), shop.gate().dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)
         raw_of = dict(zip(shop.pseudonymiser().many(RAW), RAW, strict=True))
         outside = next(raw for name, raw in raw_of.items() if name not in set(inside.users["user_id"]))
         erase_people(shop, [outside], actor="test")

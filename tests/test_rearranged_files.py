@@ -11,7 +11,6 @@ import pytest
 from store_view import view
 
 from recllm.base.errors import IngestError
-from recllm.base.policy import Policy
 from recllm.base.schema import IngestReport
 from recllm.market.jobs.load import load_export, load_file
 from recllm.shop.ingest.options import IngestOptions, JoinedColumns, WrittenPath, parse_map
@@ -159,12 +158,12 @@ def test_an_encoding_that_a_source_says_is_tried_for_its_files_alone(shop: Works
     file = tmp_path / "report.txt"
     head = "amazon-order-id\torder-status\titem-status\tpurchase-date\tasin\tsku\tproduct-name\n"
     file.write_bytes((head + "1\tShipped\tShipped\t2024-05-01T00:00:00Z\tB0\tS\tCafé\n").encode("cp1252"))
-    assert recognise_file(file, Policy(), IngestOptions()).source.name == "amazon-all-orders"
+    assert recognise_file(file, IngestOptions()).source.name == "amazon-all-orders"
     load_export(shop, file)
     assert items(shop)["S"]["title"] == "Café"
     file.write_bytes("user_id,item_id,note\nann,1,Café\n".encode("cp1252"))
     with pytest.raises(IngestError) as refused:
-        recognise_file(file, Policy(), IngestOptions())
+        recognise_file(file, IngestOptions())
     assert refused.value.code == "E_ENCODING"
 
 

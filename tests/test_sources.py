@@ -12,7 +12,6 @@ from exports import EXPORTS, Export, first_export, workbook_of
 from store_view import view
 
 from recllm.base.errors import IngestError, UsageError
-from recllm.base.policy import Policy
 from recllm.base.schema import Purpose, Table
 from recllm.market.jobs.load import load_export
 from recllm.shop.ingest.options import IngestOptions
@@ -63,7 +62,7 @@ def test_signatures_tell_systems_apart(tmp_path: Path) -> None:
     for export in EXPORTS:
         file = tmp_path / export.file_name
         file.write_bytes(export.content)
-        recognised = recognise_file(file, Policy(), IngestOptions())
+        recognised = recognise_file(file, IngestOptions())
         assert (recognised.source.name, recognised.alternatives) == (export.source, ())
 
 
@@ -80,7 +79,7 @@ def test_a_list_of_orders_without_people_and_products_is_refused_with_what_to_lo
     head = "ID;Référence;Nouveau client;Livraison;Client;Total;Paiement;État;Date"
     file.write_bytes(f"{head}\r\n3360;IAMEBUBNN;0;France;B. FAÇON;34,50 €;PayPal;Livré;24/11/2026 15:19:38".encode())
     with pytest.raises(IngestError, match=r"prestashop-orders\.toml") as refused:
-        recognise_file(file, Policy(), IngestOptions())
+        recognise_file(file, IngestOptions())
     assert refused.value.code == "E_SOURCE"
 
 
@@ -95,10 +94,10 @@ def test_an_encoding_is_not_guessed_from_the_header_alone(tmp_path: Path) -> Non
     ):
         file.write_bytes(text.replace("Café press", word).replace("–", "-").encode(encoding))
         if encoding == "cp932":  # which Amazon's reports in Japan are
-            assert recognise_file(file, Policy(), IngestOptions()).encoding == encoding
+            assert recognise_file(file, IngestOptions()).encoding == encoding
             continue
         with pytest.raises(IngestError) as refused:
-            recognise_file(file, Policy(), IngestOptions())
+            recognise_file(file, IngestOptions())
         assert refused.value.code == "E_ENCODING"
 
 
@@ -114,7 +113,7 @@ def test_of_columns_of_one_name_the_first_counts_where_the_kind_is_known(tmp_pat
         assert all(report.warnings["W_DUP_COLUMN"] == 1 for report in reports)
     (tmp_path / "other.csv").write_text("user_id,item_id,timestamp,note,note\na,i,2024-05-01T00:00:00Z,x,y\n")
     with pytest.raises(IngestError) as refused:
-        recognise_file(tmp_path / "other.csv", Policy(), IngestOptions())
+        recognise_file(tmp_path / "other.csv", IngestOptions())
     assert refused.value.code == "E_SOURCE", "of no known kind"
 
 

@@ -13,7 +13,6 @@ import xlsxwriter
 from store_view import view
 
 from recllm.base.errors import IngestError
-from recllm.base.policy import Policy
 from recllm.market.jobs.load import load_file
 from recllm.shop.ingest.read import workbook
 from recllm.shop.ingest.read.workbook import open_workbook
@@ -109,7 +108,7 @@ def test_a_workbook_is_read_in_a_process_with_a_bound_of_memory(
 ) -> None:
     rows = [["Customer ID", "SKU", "Order date"], *([f"c{n}", f"s{n}", "2024-05-01"] for n in range(150_000))]
     file = write_workbook(tmp_path / "o.xlsx", {"Orders": rows}, constant_memory=True)
-    opened = open_workbook(file, None, Policy())
+    opened = open_workbook(file, None)
     assert sum(chunk.frame.height for chunk in opened.chunks()) == 150_000
     assert sum(chunk.frame.height for chunk in opened.chunks()) == 150_000, "as often as it is asked for"
     numbers = [number for chunk in opened.chunks() for number in chunk.line_no.tolist()]

@@ -132,12 +132,14 @@ def _load(
         else:
             recognised, reports = load_export(shop, file, consent_from=consent_from, **how)
             source, locale = recognised.source, shop.settings.locale
-            kind_words = source.told(locale)
+            kind_words = source.words(locale)
             signature = ", ".join(names[0] for names in source.signature[:5])
             lines += [f"{file.name} is {kind_words.title}: it has {signature} ..."]
             if recognised.encoding is not None:
                 lines.append(f"  it is not UTF-8 and was read as {recognised.encoding}")
-            lines += [f"  it could also be {alternative.told(locale).title}" for alternative in recognised.alternatives]
+            lines += [
+                f"  it could also be {alternative.words(locale).title}" for alternative in recognised.alternatives
+            ]
             lines += [f"  {caveat}" for caveat in kind_words.caveats]
             if source.agreements and not consent_from:
                 options = " ".join(f'--consent-from "{column}"' for column in source.agreements)

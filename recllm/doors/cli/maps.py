@@ -22,7 +22,6 @@ def show_suggestion(
 
     write: the file of the map, which must not be there yet. workspace: its domain names the events, where it is there.
     """
-    from recllm.base.policy import Policy
     from recllm.base.schema import Table
     from recllm.shop.ingest.options import IngestOptions
     from recllm.shop.ingest.sources import recognise_file
@@ -37,10 +36,9 @@ def show_suggestion(
         with open_shop(workspace) as shop:
             event_names = shop.domain.events
     options = IngestOptions(**reading, event_names=event_names)
-    policy = Policy()
     if table is None:
         try:
-            source = recognise_file(file, policy, options).source
+            source = recognise_file(file, options).source
         except IngestError as error:
             if error.code != "E_SOURCE":
                 raise
@@ -48,8 +46,8 @@ def show_suggestion(
             lines = [f"{file.name} is {source.title}; recllm ingest {file.name} takes it without a map"]
             show({"source": source.name}, lines, json=json)
             return
-    suggestion = suggest_map(file, policy, options, table=None if table is None else Table(table))
-    first_rows = mapped_rows(file, policy, options, suggestion)
+    suggestion = suggest_map(file, options, table=None if table is None else Table(table))
+    first_rows = mapped_rows(file, options, suggestion)
     text = suggestion.toml()
     if write is not None:
         try:

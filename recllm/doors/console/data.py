@@ -230,7 +230,7 @@ async def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
 
     def start() -> FileLoad:
         file = find_upload(visit.workspace, upload_id)
-        preview = preview_file(file.path, visit.workspace.policy)
+        preview = preview_file(file.path)
         maps = [(table, map_of(form, table, preview.columns))]
         return start_load(visit, form, file, preview, maps, IngestOptions(**written_as(form)))
 
@@ -251,9 +251,9 @@ async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Resp
 
     def start() -> FileLoad:
         file = find_upload(visit.workspace, upload_id)
-        recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
+        recognised = recognise_file(file.path, IngestOptions())
         options = IngestOptions(**written_as(form), encoding=recognised.encoding)
-        preview = preview_file(file.path, visit.workspace.policy, options)
+        preview = preview_file(file.path, options)
         maps = export_maps(recognised.source, consent_from)
         return start_load(visit, form, file, preview, maps, options, is_export=True)
 
@@ -333,16 +333,16 @@ def export_values(
     they were chosen."""
     file = find_upload(visit.workspace, upload_id)
     try:
-        recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
+        recognised = recognise_file(file.path, IngestOptions())
         options = IngestOptions(encoding=recognised.encoding)
-        preview = preview_file(file.path, visit.workspace.policy, options)
+        preview = preview_file(file.path, options)
     except IngestError:
         return None
     source, language = recognised.source, visit.language
     return {
         "upload": file,
-        "told": source.told(language),
-        "alternatives": [kind.told(language).title for kind in recognised.alternatives],
+        "told": source.words(language),
+        "alternatives": [kind.words(language).title for kind in recognised.alternatives],
         "encoding": recognised.encoding,
         "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
         "tables": list(source.maps),
@@ -359,12 +359,12 @@ def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
     """What the page of the columns says of kinds of exports: the one that the file is, where somebody chose a table
     instead; the one of which nothing can be taken in; the nearest ones, with what is missing for each."""
     nearest = nearest_kinds(columns)
-    kinds = [kind.source.told(visit.language) for kind in nearest if not kind.missing]
+    kinds = [kind.source.words(visit.language) for kind in nearest if not kind.missing]
     return {
         "export_kind": next((kind for kind in kinds if kind.gives_nothing is None), None),
         "useless_kind": next((kind for kind in kinds if kind.gives_nothing is not None), None),
         "nearest": [
-            (kind.source.told(visit.language).title, kind.missing[:MISSING_COLUMNS])
+            (kind.source.words(visit.language).title, kind.missing[:MISSING_COLUMNS])
             for kind in nearest
             if kind.missing and len(kind.missing) < len(kind.source.signature)
         ],
@@ -376,7 +376,7 @@ def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[st
     file = find_upload(visit.workspace, upload_id)
     values: dict[str, Any] = {"upload": file, "refused": None, "timezone": visit.workspace.settings.timezone}
     try:
-        preview = preview_file(file.path, visit.workspace.policy)
+        preview = preview_file(file.path)
     except IngestError as error:
         return values | {"refused": error}
     taken_for = Table(table) if table in set(Table) else preview.likely_table()

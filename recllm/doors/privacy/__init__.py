@@ -1,1 +1,1 @@
-"""A person's rights: erase, export, restrict; how long things are kept; keys; backups."""
+"""A person's rights: erasure, export, restriction; retention; exchange of the key; backups."""

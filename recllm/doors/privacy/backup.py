@@ -1,18 +1,18 @@
-"""Backups: a workspace in one file, written while it works, read back and checked; encrypted by a passphrase.
+"""Backups: a workspace in one file, written while it is in use, read back and checked; encrypted by a passphrase.
 
     backup.json       what it is of, when, and the SHA-256 of each member; the last member, so that half a file has none
     store.sqlite      the store at one moment, whichever database it lies in
     workspace.toml, models/, campaigns/, campaign-files/, copies/, effects/, certificates/, ...
-    key, webhooks.json   only on request: whoever has the key and the store can try out ids
+    key, webhooks.json   only on request: with the key and the store, ids can be tried out
 
-Left out: what can be made again (cache, serving state), refused rows and uploads, which are raw, and sessions of the
-console, so that nobody is in by a restore.
+Left out: what can be made again (cache, serving state), raw data (refused rows, uploads), and sessions of the console,
+so that a restore signs no one in.
 
-A restore turns purchases back, and not what people decided since: of the workspace that is replaced it takes over
-decisions of consent, restrictions, tombstones, certificates, the audit log, revoked keys and the spent budget.
+A restore does not undo decisions. It takes over from the replaced workspace: consent, restrictions, tombstones,
+certificates, the audit log, revoked keys and the spent budget.
 
-A tar file. Encrypted it is two files of the age format (age-encryption.org), one behind the other: a private key
-under the passphrase, as text, and the tar file under this key. Without recllm:
+A tar file. Encrypted it is two files of the age format (age-encryption.org), one after the other: a private key under
+the passphrase, as text, and the tar file under this key. Without recllm:
 
     sed '/END AGE/q' FILE | age --decrypt > key
     sed '1,/END AGE/d' FILE | age --decrypt --identity key | tar --extract
@@ -29,7 +29,7 @@ import secrets
 import shutil
 import tarfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,7 +41,7 @@ import polars as pl
 import tomli_w
 
 from recllm.base.documents import plain
-from recllm.base.errors import DataError, MissingExtraError, NothingToDo, StoreError, UsageError
+from recllm.base.errors import DataError, NothingToDo, StoreError, UsageError
 from recllm.base.files import PRIVATE, lock_file, whole_file, write_whole
 from recllm.base.schema import Table
 from recllm.doors.privacy.certificate import read_certificate
@@ -71,7 +71,8 @@ READABLE_FORMATS = (1, 2)
 MANIFEST = "backup.json"
 SECRETS = ("key", "webhooks.json")
 
-_MAGIC_1 = b"recllm encrypted backup 1\n"
+_UNREADABLE = "the backup cannot be decrypted: wrong passphrase, or a changed or cut file"
+_BEFORE_AGE = b"recllm encrypted backup 1\n"
 _KEY_BEGIN, _KEY_END = b"-----BEGIN AGE ENCRYPTED FILE-----\n", b"-----END AGE ENCRYPTED FILE-----\n"
 _KEY_LINES = 32
 MIN_WORK = 17
@@ -107,9 +108,9 @@ class Restored:
     """People with a tombstone who were in the backup and were erased again."""
     tombstones: int
     taken_over: bool
-    """Whether there was a workspace whose people's later decisions, and audit log, went into this one."""
+    """Whether later decisions and the audit log of a replaced workspace went into this one."""
     before: str | None
-    """Where the workspace lies that was in its place; it is deleted by hand, as it holds people's data."""
+    """Path of the replaced workspace, which holds people's data and is deleted by hand."""
 
 
 def back_up(
@@ -148,7 +149,10 @@ def back_up(
                 "people": people,
                 "members": hashes,
             }
-            _add(tar, MANIFEST, json.dumps(manifest, indent=1).encode(), {})
+            content = json.dumps(manifest, indent=1).encode()
+            member = tarfile.TarInfo(MANIFEST)
+            member.size, member.mode = len(content), PRIVATE
+            tar.addfile(member, io.BytesIO(content))
     try:
         read_backup(file, None, passphrase)
     except DataError:
@@ -193,13 +197,13 @@ def restore(
     key_file: Path | None = None,
     store: str | None = None,
 ) -> Restored:
-    """Makes a workspace of a backup, and erases again whoever was erased since it was made.
+    """Makes a workspace of a backup, and erases again the people who were erased since.
 
-    Tombstones come from the backup, from the workspace that is replaced, and from certificates; what else is taken over
-    from it stands above. key_file: the keys where the backup has none and `root` has none; an older backup is brought
-    to their newest. replace: put it in the place of the workspace in `root`, which is kept beside it. store: URL of an
-    empty PostgreSQL schema for the rows. Where it is stopped, the old workspace or the new one is there after it was
-    called again. Raises `DataError` for a damaged, changed or cut file, or a wrong passphrase, changing nothing.
+    Tombstones come from the backup, from the replaced workspace, and from certificates; the module's docstring says
+    what else is taken over. key_file: the keys, where neither the backup nor `root` has them; an older backup is
+    brought to their newest. replace: put it in the place of the workspace in `root`, which is kept next to it. store:
+    URL of an empty PostgreSQL schema for the rows. If it is stopped, repeat it: then the old workspace or the new one
+    is there. Raises `DataError` for a damaged, changed or cut file, or a wrong passphrase, changing nothing.
     """
     draft, done = restore_drafts(root)
     if done.exists() and not root.exists():  # stopped between two names
@@ -247,7 +251,12 @@ def restore(
                     _take_over(replaced, restored)
                     is_taken_over = True
             audit(restored, actor, AuditAction.RESTORED, made=manifest["created_at"], tombstones=len(tombstones))
-            n_erased = _erase_again(restored, sorted(tombstones), actor)
+            with restored.store().read() as reader:
+                revived = reader.users(tombstones)["user_id"].to_list()
+            if tombstones:
+                people = [*revived, *sorted(tombstones - {*revived})]
+                with suppress(NothingToDo):
+                    erase_people(restored, people, actor=actor, by_pseudonym=True)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -263,7 +272,7 @@ def restore(
     return Restored(
         workspace=str(root),
         created_at=manifest["created_at"],
-        erased_again=n_erased,
+        erased_again=len(revived),
         tombstones=len(tombstones),
         taken_over=is_taken_over,
         before=None if before is None else str(before),
@@ -284,21 +293,22 @@ def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict
             tarfile.open(fileobj=stream, mode="r|") as tar,
         ):
             for member in tar:
-                content = tar.extractfile(member)
-                if content is None or not _is_safe(member.name):
+                content, name = tar.extractfile(member), Path(member.name)
+                if content is None or name.is_absolute() or "\\" in member.name or ".." in name.parts or not name.name:
                     raise DataError(f"{file}: holds {member.name[:80]!r}, which no backup has")
                 if member.name == MANIFEST:
                     manifest = json.loads(content.read(64 << 20))
                     continue
-                digest = hashlib.sha256()
-                path = None if target is None else target / member.name
-                if path is not None:
-                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with _blocks_of(path) as out:
-                    while block := content.read(_BLOCK):
-                        digest.update(block)
-                        out(block)
-                hashes[member.name] = digest.hexdigest()
+                reader = _HashingReader(content)
+                if target is None:
+                    while reader.read(_BLOCK):
+                        pass
+                else:
+                    (target / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    with (target / name).open("xb") as stream_of_member:
+                        (target / name).chmod(PRIVATE)
+                        shutil.copyfileobj(reader, stream_of_member, _BLOCK)
+                hashes[member.name] = reader.digest.hexdigest()
     except (OSError, tarfile.TarError, ValueError, EOFError) as error:
         raise DataError(f"{file}: damaged, or no backup: {str(error).splitlines()[0]}") from error
     if manifest is None or manifest.get("format") not in READABLE_FORMATS:
@@ -309,17 +319,6 @@ def read_backup(file: Path, target: Path | None, passphrase: str | None) -> dict
     return manifest
 
 
-@contextmanager
-def _blocks_of(path: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """What takes the blocks of a file; of no file, nothing does."""
-    if path is None:
-        yield lambda block: None
-        return
-    with path.open("xb") as stream:
-        path.chmod(PRIVATE)
-        yield stream.write
-
-
 def _members(root: Path, registry: RecordRegistry, with_key: bool) -> Iterator[tuple[Path, PersonalRecords]]:
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
@@ -327,13 +326,6 @@ def _members(root: Path, registry: RecordRegistry, with_key: bool) -> Iterator[t
         for record in registry.owners(name) if path.is_file() and not path.is_symlink() else ():
             if is_secret or record.is_backed_up(name):
                 yield path, record
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes, hashes: dict[str, str]) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), PRIVATE
-    tar.addfile(member, io.BytesIO(content))
-    hashes[name] = hashlib.sha256(content).hexdigest()
 
 
 def _add_file(tar: tarfile.TarFile, name: str, path: Path, hashes: dict[str, str]) -> None:
@@ -355,11 +347,6 @@ class _HashingReader:
         block = self._stream.read(size)
         self.digest.update(block)
         return block
-
-
-def _is_safe(name: str) -> bool:
-    path = Path(name)
-    return bool(name) and not path.is_absolute() and "\\" not in name and ".." not in path.parts
 
 
 def _bring_to_newest_key(folder: Path, keys: tuple[bytes, ...], manifest: Mapping[str, Any]) -> None:
@@ -389,7 +376,7 @@ def _settle(folder: Path, keys: tuple[bytes, ...], store: str | None) -> None:
 
 
 def _keep_what_is_spent(root: Path, draft: Path) -> None:
-    """What private trainings have told is told: of two ledgers, which only grow, the longer one counts."""
+    """Keeps the longer of two ledgers of private trainings, which only grow."""
     present, restored = root / LEDGER_FILE, draft / LEDGER_FILE
     if present.exists() and (not restored.exists() or present.stat().st_size > restored.stat().st_size):
         write_whole(restored, present.read_bytes(), mode=PRIVATE)
@@ -425,16 +412,6 @@ def _take_over(replaced: Workspace, restored: Workspace) -> None:
         if not target.exists():
             target.parent.mkdir(mode=0o700, exist_ok=True)
             write_whole(target, path.read_bytes(), mode=PRIVATE)
-
-
-def _erase_again(workspace: Workspace, tombstones: Sequence[str], actor: str) -> int:
-    if not tombstones:
-        return 0
-    with workspace.store().read() as reader:
-        revived = reader.users(tombstones)["user_id"].to_list()
-    with suppress(NothingToDo):
-        erase_people(workspace, [*revived, *sorted(set(tombstones) - set(revived))], actor=actor, by_pseudonym=True)
-    return len(revived)
 
 
 # --- encryption ------------------------------------------------------------------------------------------------------
@@ -482,49 +459,24 @@ def work_of_guess(locked_key: bytes) -> int:
 def _opened(source: IO[bytes], passphrase: str | None, scratch: Path) -> Iterator[IO[bytes]]:
     """The bytes of a backup, decrypted. scratch: a folder with room for all of them."""
     head = source.readline(len(_KEY_BEGIN))
-    if head not in (_KEY_BEGIN, _MAGIC_1):
+    if head == _BEFORE_AGE:
+        raise DataError("the backup was encrypted before the age format; restore it with the version that wrote it")
+    if head != _KEY_BEGIN:
         source.seek(0)
         yield source
         return
     if passphrase is None:
         raise DataError("the backup is encrypted; give its passphrase with --passphrase-file")
-    decrypt = _decrypt if head == _KEY_BEGIN else _decrypt_format_1
-    with TemporaryFile(dir=scratch) as plain_file:
-        decrypt(source, passphrase, plain_file)
-        plain_file.seek(0)
-        yield plain_file
-
-
-def _decrypt(source: IO[bytes], passphrase: str, target: IO[bytes]) -> None:
     import pyrage
 
-    lines = [_KEY_BEGIN]
+    lines = [head]
     while lines[-1] not in (_KEY_END, b"") and len(lines) < _KEY_LINES:
         lines.append(source.readline(_BLOCK))
-    try:
-        key = pyrage.x25519.Identity.from_str(pyrage.passphrase.decrypt(b"".join(lines), passphrase).decode())
-        pyrage.decrypt_io(source, target, [key])
-    except (pyrage.DecryptError, pyrage.IdentityError, OSError) as error:
-        raise DataError(f"{_UNREADABLE} ({error})") from None
-
-
-def _decrypt_format_1(source: IO[bytes], passphrase: str, target: IO[bytes]) -> None:
-    """Blocks of 1 MiB under AES-256-GCM, their number and whether they are the last in the nonce."""
-    try:
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError as error:
-        raise MissingExtraError("cryptography", "serve") from error
-    salt = source.read(16)
-    key = hashlib.scrypt(passphrase.encode(), salt=salt, n=1 << 17, r=8, p=1, dklen=32, maxmem=256 << 20)
-    cipher, block, number = AESGCM(key), source.read(_BLOCK + 16), 0
-    while block:
-        after = source.read(_BLOCK + 16)
+    with TemporaryFile(dir=scratch) as plain_file:
         try:
-            target.write(cipher.decrypt(number.to_bytes(11, "big") + bytes([not after]), block, None))
-        except InvalidTag:
-            raise DataError(_UNREADABLE) from None
-        block, number = after, number + 1
-
-
-_UNREADABLE = "the backup cannot be decrypted: another passphrase, or it was changed or cut off"
+            key = pyrage.x25519.Identity.from_str(pyrage.passphrase.decrypt(b"".join(lines), passphrase).decode())
+            pyrage.decrypt_io(source, plain_file, [key])
+        except (pyrage.DecryptError, pyrage.IdentityError, OSError) as error:
+            raise DataError(f"{_UNREADABLE} ({error})") from None
+        plain_file.seek(0)
+        yield plain_file

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from recllm.base.documents import plain
 from recllm.base.errors import DataError
@@ -25,13 +25,13 @@ CERTIFICATE_FILES = PersonalRecords(
     entries=f"{CERTIFICATES}/*.json",
     days=lambda limits: limits.certificates,
 )
-"""With pseudonyms, as proof; a note of an erasure that is not complete lies among them."""
+"""With pseudonyms, as proof, and notes of erasures that are not complete."""
 
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaintedModel:
-    """Something that learned from one of the people."""
+    """A model or effects that learned from one of the people."""
 
     name: str
     """A model's version, or effects/NAME."""
@@ -42,7 +42,7 @@ class TaintedModel:
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureCertificate:
-    """What an erasure did. It names nobody: people are pseudonyms, under the key of that time."""
+    """What an erasure did. People are pseudonyms, under the key of that time."""
 
     certificate_id: str
     at: str
@@ -56,19 +56,18 @@ class ErasureCertificate:
     files: Mapping[str, int]
     """Kind of file -> entries, or files, that were removed."""
     exported_in: tuple[str, ...]
-    """Campaigns whose exports had them: those files left the workspace, and are deleted where they are."""
+    """Campaigns whose exports had them: those files left the workspace and have to be deleted where they are."""
     models: tuple[TaintedModel, ...]
     database: Mapping[str, bool]
-    """What makes deleted rows unreadable in the database's files -> whether it was done; False: its owner has to."""
+    """Step that makes deleted rows unreadable in the database's files -> whether it was done; else its owner has to."""
     audit_entry: int
-    """Number of the entry of the audit log that tells of the beginning."""
+    """Number of the audit log's entry about the beginning."""
     beside: tuple[str, ...] = ()
-    """Folders beside the workspace that a restore put away, with everybody who was in them: to be deleted."""
+    """Folders next to the workspace that a restore put away, with the people in them: to be deleted."""
     unread: tuple[str, ...] = ()
-    """Files of the workspace that could not be read, and may still hold them: the next erasure, or retention, tries
-    them again."""
+    """Files that could not be read and may still hold them: the next erasure, or retention, tries them again."""
     unknown_files: tuple[str, ...] = ()
-    """Files in the workspace's folder that recllm did not write, and where it did not look."""
+    """Files in the workspace's folder that recllm did not write and did not search."""
     signature: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     """HMAC-SHA256 over all else, keyed by the workspace."""
 
@@ -80,7 +79,7 @@ def issue(workspace: Workspace, certificate: ErasureCertificate) -> ErasureCerti
     folder = workspace.root / CERTIFICATES
     folder.mkdir(mode=0o700, exist_ok=True)
     write_whole(folder / f"{certificate.certificate_id}.json", json.dumps(signed, indent=1) + "\n", mode=PRIVATE)
-    return _parse(signed)
+    return replace(certificate, signature=signed["signature"])
 
 
 def read_certificate(workspace: Workspace, file: Path) -> ErasureCertificate:
@@ -89,8 +88,8 @@ def read_certificate(workspace: Workspace, file: Path) -> ErasureCertificate:
     Raises `DataError` for a file that is none, that was changed, or that another workspace signed.
     """
     try:
-        fields: dict[str, Any] = json.loads(file.read_bytes())
-        certificate = _parse(fields)
+        fields: dict[str, Any] = json.loads(content := file.read_bytes())
+        certificate = TypeAdapter(ErasureCertificate).validate_json(content, strict=True)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: no certificate of an erasure: {str(error).splitlines()[0]}") from error
     body = {name: value for name, value in fields.items() if name != "signature"}
@@ -98,17 +97,9 @@ def read_certificate(workspace: Workspace, file: Path) -> ErasureCertificate:
     if not any(hmac.compare_digest(_signature(key, body), certificate.signature) for key in keys):
         raise DataError(
             f"{file}: the signature does not hold: it was changed, or another workspace, or key, signed it; "
-            "the audit log tells what was erased: recllm privacy audit"
+            "see the audit log for what was erased: recllm privacy audit"
         )
     return certificate
-
-
-def _parse(fields: Mapping[str, Any]) -> ErasureCertificate:
-    try:
-        return TypeAdapter(ErasureCertificate).validate_json(json.dumps(fields), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
 
 
 def _signature(key: bytes, body: Mapping[str, Any]) -> str:

@@ -1,15 +1,14 @@
-"""Erasing people: out of every place of a workspace, with a certificate.
+"""Erasure of people from every place of a workspace, with a certificate.
 
-In this order, so that a process that is stopped anywhere leaves something to go on from, and never somebody who comes
-back: a note of what is to be done; tombstones, from which moment nothing that is sent about the people is kept and
-nothing of theirs is used; the places of the registry, in its order: models that learned from them are marked, then
-files, rows, what serves; the freed bytes of the database; the certificate. The next erasure, or `recllm privacy
-retention`, goes on with a note that was left.
+The order lets a stopped erasure resume and brings no one back: a note of what is to be done; tombstones, from which
+moment nothing that is sent about the people is kept and nothing of theirs is used; the places of the registry, in its
+order: models that learned from them are marked, then files, rows, serving states; the freed bytes of the database; the
+certificate. The next erasure, or `recllm privacy retention`, goes on with a note that was left.
 
-A file that cannot be read stops nothing: the certificate names it, and the note stays until it can be read or is gone.
+An unreadable file stops nothing: the certificate names it, and the note stays until it can be read or is gone.
 
-Out of reach, and told by the certificate: files of exports that left the workspace, backups that were made before
-(a restore puts the tombstones back into force), and copies that a database server's archive or standby holds.
+Out of reach: files of exports that left the workspace, earlier backups (a restore puts the tombstones back into force),
+and copies in a database server's archive or standby.
 """
 
 from __future__ import annotations
@@ -47,13 +46,12 @@ def erase_people(
 ) -> ErasureCertificate:
     """Erases everything that the workspace has of people, and puts tombstones that keep them out.
 
-    actor: who asks, for the audit log. by_pseudonym: the ids are pseudonyms already, which needs no key of the ids.
-    Somebody unknown gets a tombstone all the same: what comes later is not kept. Raises `UsageError` for nobody at all,
-    `StoreError` with what is erased and what is not where it could not be completed, and at the end, when all is done,
-    `NothingToDo` where nothing was known of any of them.
+    actor: who asks, for the audit log. by_pseudonym: the ids are pseudonyms. An unknown person gets a tombstone too:
+    what comes later is not kept. Raises `UsageError` without ids, `StoreError` with what is erased and what is not
+    where it could not be completed, and at the end `NothingToDo` where all of them were unknown.
     """
     if not user_ids:
-        raise UsageError("nobody was named: give the person's id")
+        raise UsageError("no person to erase: give the person's id")
     names, spellings = tuple(dict.fromkeys(user_ids)), tuple[str, ...]()
     if not by_pseudonym:
         people = workspace.pseudonymiser()
@@ -96,14 +94,13 @@ def finish_erasures(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Note:
-    """What is to be done, in a file that lies there until it is."""
+    """An erasure to be done, in a file that lies there until it is."""
 
     path: Path
     people: tuple[str, ...]
     sessions: tuple[str, ...] = ()
-    """That were joined to the people; the rows that say so go."""
+    """Joined to the people; the rows that say so are erased."""
     spellings: tuple[str, ...] = ()
-    """See `ErasedPeople`."""
 
     @property
     def certificate_id(self) -> str:
@@ -163,8 +160,7 @@ def _erase(workspace: Workspace, note: _Note, actor: str, registry: RecordRegist
 def _try_again(
     workspace: Workspace, note: _Note, certificate: ErasureCertificate, registry: RecordRegistry
 ) -> ErasureCertificate:
-    """Takes the people out of files that could not be read when the certificate was written; who was readmitted since
-    stays."""
+    """Removes the people from files that were unreadable before, except people readmitted since."""
     buried, done = workspace.store().tombstones(note.people), ["tombstones", "freed bytes"]
     note = replace(note, people=tuple(name for name in note.people if name in buried))
     records = [record for record in registry.records if any(record.has(PurePath(file)) for file in certificate.unread)]
@@ -179,7 +175,7 @@ def _try_again(
 def _forget(
     workspace: Workspace, note: _Note, at: datetime, records: Iterable[PersonalRecords], done: list[str]
 ) -> Removed:
-    """done: gets the name of each place behind which nothing is left."""
+    """done: gets the name of each place that is finished."""
     people = ErasedPeople(at, frozenset((*note.people, *note.sessions)), frozenset(note.spellings))
     removed = Removed()
     for record in records:
@@ -200,7 +196,7 @@ def _issue(workspace: Workspace, note: _Note, certificate: ErasureCertificate) -
 
 @contextmanager
 def _with_what_is_left(registry: RecordRegistry, done: Sequence[str]) -> Iterator[None]:
-    """Raises `StoreError` with the steps that were done and those that are left, where the block comes to no end."""
+    """Raises `StoreError` with the done and remaining steps, where the block fails."""
     try:
         yield
     except (OSError, RecllmError) as error:
@@ -209,5 +205,5 @@ def _with_what_is_left(registry: RecordRegistry, done: Sequence[str]) -> Iterato
         left = [step for step in ("tombstones", *names, "freed bytes", "certificate") if step not in done]
         raise StoreError(
             f"the erasure is not complete: {reason}. Done: {', '.join(done) or 'nothing'}; not done: "
-            f"{', '.join(left)}. Free some space or mend what is said above, then run: recllm privacy retention"
+            f"{', '.join(left)}. Free some space or repair the named file, then run: recllm privacy retention"
         ) from error

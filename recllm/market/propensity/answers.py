@@ -149,4 +149,4 @@ def people_learned_from(workspace: Workspace) -> Dataset:
     `recllm.shop.data.people_sample`. Raises `UsageError` for a log of steps."""
     gate = workspace.gate()
     refuse_steps(gate.step_seconds(), "predictions of a person's next days")
-    return gate.sample(Purpose.MODEL_TRAINING, workspace.settings.propensity.learn_people)
+    return gate.dataset(Purpose.MODEL_TRAINING, people_limit=workspace.settings.propensity.learn_people)

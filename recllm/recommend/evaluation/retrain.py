@@ -366,7 +366,7 @@ def served_model(
 
     model, policy_gate = load_model(workspace.models_dir), workspace.gate()
     as_of, people_limit = present(workspace, now), _people_limit(model, workspace.settings)
-    data = policy_gate.sample(Purpose.MODEL_TRAINING, people_limit).before(as_of)
+    data = policy_gate.dataset(Purpose.MODEL_TRAINING, people_limit=people_limit).before(as_of)
     if not len(data.events):
         raise PolicyError(
             "nobody in this workspace has agreed to model training; load a consent table, "

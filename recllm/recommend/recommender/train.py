@@ -226,7 +226,7 @@ def _training_data(workspace: Workspace, people_limit: int | None = None) -> Dat
     more takes another one's place, which would be a change of two.
     """
     gate, purpose = workspace.gate(), Purpose.MODEL_TRAINING
-    data = gate.dataset(purpose) if people_limit is None else gate.sample(purpose, people_limit)
+    data = gate.dataset(purpose, people_limit=people_limit)
     if not len(data.events):
         raise PolicyError(
             "nobody in this workspace has agreed to model training; load a consent table, "
@@ -256,7 +256,8 @@ def tune_workspace(
     refuse_without_privacy(workspace.settings)
     arguments = LoraArguments.layered(workspace.settings.lora, lora)
     base = encoder or workspace_encoder(workspace)
-    data = workspace.gate().sample(Purpose.MODEL_TRAINING, people_limit or workspace.settings.scorer.learn_people)
+    limit = people_limit or workspace.settings.scorer.learn_people
+    data = workspace.gate().dataset(Purpose.MODEL_TRAINING, people_limit=limit)
     return tune_encoder(
         data,
         base,

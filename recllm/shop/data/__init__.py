@@ -1,1 +1,1 @@
-"""A shop as arrays: dataset, interactions, item groups, what may be shown."""
+"""A shop as arrays: dataset, interactions, item groups, selection of items."""

@@ -1,10 +1,8 @@
-"""Which items are meant: on offer, in the caller's lists, of a category, sensitive, under the caller's condition."""
+"""Selection of items: on offer, in the caller's lists, of a category, sensitive, under the caller's condition."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import UnknownIdError, UsageError
 from recllm.base.policy import Policy
-from recllm.shop.data.dataset import Dataset, utc
+from recllm.shop.data.dataset import Dataset, ItemLookup
 
 COLUMNS = ("item_id", "title", "category", "brand", "price", "currency")
 
@@ -20,7 +18,14 @@ CATEGORY_SEPARATOR = " > "
 """Between the names of a category's path, widest first, wherever a path is written as one text."""
 
 MAX_CONDITION = 2_000  # characters
-SENSITIVE_TARGET = "nobody is targeted for products of a sensitive category; see sensitive_categories in [policy]"
+_EXPRESSIONS = {
+    "Paren", "And", "Or", "Not", "Column", "Identifier", "Literal", "Neg", "Lower", "Upper", "In", "Between", "Like",
+    "ILike", "Is", "Null", "EQ", "NEQ", "LT", "LTE", "GT", "GTE",
+}  # fmt: skip
+"""Names of sqlglot's expressions that a condition may consist of."""
+_POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+
+SENSITIVE_TARGET = "products of a sensitive category have no target group; see sensitive_categories in [policy]"
 
 
 def allowed_items(
@@ -47,15 +52,14 @@ def on_offer(items: pl.DataFrame, as_of: int) -> NDArray[np.bool_]:
 
     Items that are only known from events, or were taken off the catalogue, are not available.
     """
-    running = (pl.col("available_until") > utc(as_of)).fill_null(True)
-    return items.select(pl.col("available") & running).to_series().to_numpy().copy()
+    return ItemLookup(items).on_offer(as_of)
 
 
 def catalogue_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int64]:
     """Row of each item of the catalogue, on offer or not.
 
-    Raises `UnknownIdError` for an unknown id, and for an item of which events alone tell: one that was never in the
-    catalogue or was taken off it has no title and is not available.
+    Raises `UnknownIdError` for an unknown id, and for an item that is only known from events or was taken off the
+    catalogue: it has no title and is not available.
     """
     ids = list(item_ids)
     rows = known_rows(dataset, ids)
@@ -68,10 +72,11 @@ def catalogue_rows(dataset: Dataset, item_ids: Iterable[str]) -> NDArray[np.int6
 def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     """Which items meet an SQL condition on `COLUMNS`; `category` is the path, "a > b > c". Unknown values do not.
 
-    Comparisons, AND, OR, NOT, IN, BETWEEN, LIKE, ILIKE, IS NULL, LOWER and UPPER are understood and nothing else: a
-    condition may come from outside, and SQL as such can read files. Raises `UsageError` for any other.
+    Only `_EXPRESSIONS` are accepted: a condition may come from outside, and SQL as such can read files. Raises
+    `UsageError` for any other.
     """
     import sqlglot
+    from sqlglot import exp
 
     if len(where) > MAX_CONDITION:
         raise UsageError(f"the condition on items has {len(where):,} characters; write at most {MAX_CONDITION:,}")
@@ -80,76 +85,24 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
         trees = sqlglot.parse(where)
         if len(trees) != 1 or trees[0] is None:
             raise ValueError("it is not one condition")
-        condition, kind = _translated(trees[0])
-        if kind != "condition":
-            raise ValueError(f"it is a {kind} and not a condition; write e.g. \"price < 50 AND brand = 'Acme'\"")
-        fits = table.select(condition.alias("fit"))["fit"]
-    except (sqlglot.errors.SqlglotError, pl.exceptions.PolarsError, ValueError, RecursionError) as error:
-        # sqlglot underlines the place with control codes; RecursionError says nothing of use
+        for node in trees[0].walk():
+            is_column = isinstance(node, exp.Column)
+            if type(node).__name__ not in _EXPRESSIONS or (
+                is_column and (node.args.get("table") or node.name.lower() not in COLUMNS)
+            ):
+                raise ValueError(f"{node.sql()[:80]!r} is not accepted")
+            if is_column:
+                node.this.set("this", node.name.lower())
+        fits = table.select(pl.sql_expr(trees[0].sql("postgres")).alias("fit"))["fit"]
+        if fits.dtype != pl.Boolean:
+            raise ValueError("it is a value and not a condition; write e.g. \"price < 50 AND brand = 'Acme'\"")
+    except (sqlglot.errors.SqlglotError, *_POLARS_ERRORS, ValueError, RecursionError) as error:
+        # sqlglot underlines the error with control codes; RecursionError has no useful text
         reason = str(error) if type(error) is ValueError else "it is no SQL condition"
         raise UsageError(f"--where {where[:200]!r} cannot be read: {reason}; columns: {', '.join(COLUMNS)}") from None
     if len(fits) != items.height:  # no column occurs in it
         return np.full(items.height, bool(fits[0]))
     return fits.fill_null(False).to_numpy()
-
-
-_UNDERSTOOD = {"this", "expression", "expressions", "low", "high", "negate", "is_string"}
-"""Parts of an expression. One with another part means something else than its name says."""
-
-
-def _translated(node: Any) -> tuple[pl.Expr, str]:
-    """An expression that sqlglot parsed for polars, and its kind: text, number or condition. Raises `ValueError`."""
-    from sqlglot import exp
-
-    def operands(*parts: Any, kind: str | None = None) -> list[pl.Expr]:
-        """All of one kind, any unless it is given."""
-        values = [_translated(part) for part in parts]
-        kinds = {value_kind for _, value_kind in values}
-        if kinds != {kind or values[0][1]}:
-            raise ValueError(f"{node.sql()!r} compares {' with '.join(sorted(kinds | {kind or values[0][1]}))}")
-        return [value for value, _ in values]
-
-    unexpected = {name for name, value in node.args.items() if value} - _UNDERSTOOD
-    if unexpected:
-        raise ValueError(f"{node.sql()[:80]!r} is not understood")
-    if node.args.get("negate"):  # NOT LIKE
-        positive = node.copy()
-        positive.set("negate", False)
-        return ~_translated(positive)[0], "condition"
-    comparisons = {exp.EQ: "eq", exp.NEQ: "ne", exp.LT: "lt", exp.LTE: "le", exp.GT: "gt", exp.GTE: "ge"}
-    match node:
-        case exp.Paren():
-            return _translated(node.this)
-        case exp.And() | exp.Or():
-            left, right = operands(node.left, node.right, kind="condition")
-            return (left & right if isinstance(node, exp.And) else left | right), "condition"
-        case exp.Not():
-            return ~operands(node.this, kind="condition")[0], "condition"
-        case exp.Column(table="") if node.name.lower() in COLUMNS:
-            return pl.col(node.name.lower()), "number" if node.name.lower() == "price" else "text"
-        case exp.Literal():
-            return (pl.lit(node.name), "text") if node.is_string else (pl.lit(float(node.name)), "number")
-        case exp.Neg():
-            return -operands(node.this, kind="number")[0], "number"
-        case exp.Lower() | exp.Upper():
-            text = operands(node.this, kind="text")[0].str
-            return (text.to_lowercase() if isinstance(node, exp.Lower) else text.to_uppercase()), "text"
-        case exp.In(args={"expressions": list(choices)}) if choices and not node.args.get("query"):
-            value, *listed = operands(node.this, *choices)
-            return pl.any_horizontal(value == choice for choice in listed), "condition"
-        case exp.Between():
-            value, low, high = operands(node.this, node.args["low"], node.args["high"])
-            return (value >= low) & (value <= high), "condition"
-        case exp.Like(expression=exp.Literal(is_string=True)) | exp.ILike(expression=exp.Literal(is_string=True)):
-            pattern = re.escape(node.expression.name).replace("%", ".*").replace("_", ".")
-            flags = "(?is)" if isinstance(node, exp.ILike) else "(?s)"
-            return operands(node.this, kind="text")[0].str.contains(f"{flags}^{pattern}$"), "condition"
-        case exp.Is(expression=exp.Null(), this=exp.Column()):
-            return _translated(node.this)[0].is_null(), "condition"
-        case _ if type(node) in comparisons:
-            left, right = operands(node.left, node.right)
-            return getattr(left, comparisons[type(node)])(right), "condition"
-    raise ValueError(f"{node.sql()[:80]!r} is not understood")
 
 
 def in_category(items: pl.DataFrame, category: str) -> NDArray[np.bool_]:
@@ -165,7 +118,7 @@ def sensitive_items(items: pl.DataFrame, policy: Policy) -> NDArray[np.bool_]:
     """Whose category path or title names something that the policy calls sensitive, boolean (n_items,)."""
     path = pl.col("category").list.join(CATEGORY_SEPARATOR).fill_null("")
     texts = items.select((path + CATEGORY_SEPARATOR + pl.col("title").fill_null("")).alias("text"))["text"]
-    # few texts hold such a word at all; lower case is all that the policy does to letters of ASCII
+    # few texts have such a word; of ASCII letters the policy only changes the case
     ascii_words = [word.rstrip("*") for word in policy.sensitive_categories if word.isascii()]
     suspect = texts.str.len_bytes() != texts.str.len_chars()
     if ascii_words:

@@ -1,8 +1,7 @@
-"""A frozen cut of a shop: who, what, and what happened before a time.
+"""A frozen cut of a shop: users, items, and the events before a time.
 
-Everything that learns, speaks or measures works on a `Dataset`. People and items are rows of `users` and `items`;
-events are arrays in compressed-row form, one run per person, oldest first. Cutting a dataset in time keeps the row
-numbers, so vectors computed once stay valid for every cut.
+Training, answers and evaluation work on a `Dataset`. Events are arrays in compressed-row form, one run per person,
+oldest first. Cutting a dataset in time keeps the row numbers, so vectors computed once stay valid for every cut.
 """
 
 from __future__ import annotations
@@ -29,11 +28,10 @@ DAY = 86_400
 Counted = TypeVar("Counted")
 
 FEW_IDS = 5_000
-"""More ids than this are joined with a table, which reads the whole of it; fewer are looked up in a dictionary."""
+"""More ids than this are joined with a table; fewer are looked up in a dictionary."""
 
 EVENTS_OF_A_PART = 2_000_000
-"""What is counted over a log of more events looks at so many at a time, and at whole people: with all that is made of
-them some 700 MB."""
+"""Events per part of a long log, which keeps people whole: with all results some 700 MB."""
 
 USER_COLUMN = "user_id"
 ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -48,8 +46,8 @@ ITEM_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "attributes": pl.String,
     "available_until": pl.Datetime("us", "UTC"),
 }
-"""Columns of `Dataset.items`; `attributes` is a JSON object of strings, from `available_until` on an item is off sale.
-Missing columns are filled with nulls."""
+"""Columns of `Dataset.items`, null where missing; `attributes` is a JSON object of strings, from `available_until` on
+an item is off sale."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +79,15 @@ class Events:
         return sum(1 for _ in person_ranges(self.indptr, EVENTS_OF_A_PART))
 
     def parts(self) -> Iterator[tuple[int, Events]]:
-        """Row of the first user, and the events of as many users from there on: the whole, where it is short."""
+        """Row of the first user of each part, and the events of its users; one part where the log is short."""
         for first, end in person_ranges(self.indptr, EVENTS_OF_A_PART):
             start, stop = self.indptr[first], self.indptr[end]
             indptr = self.indptr[first : end + 1] - start
             yield first, Events(indptr, *(column[start:stop] for column in self.columns()))
 
     def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
-        """What `count` makes of each of `parts`, in their order."""
-        return (count(first, part) for first, part in self.parts())
+        """`count` of each of `parts`, in their order."""
+        return (count(first, events) for first, events in self.parts())
 
     @property
     def user(self) -> NDArray[np.int32]:
@@ -111,7 +109,7 @@ class Events:
 
     @classmethod
     def nothing(cls, n_users: int = 0) -> Events:
-        """No event of so many people."""
+        """No events, of `n_users` people."""
         columns: tuple[NDArray[Any], ...] = tuple(np.zeros(0, dtype) for dtype in EVENT_DTYPES)
         return cls(np.zeros(n_users + 1, np.int64), *columns)
 
@@ -145,8 +143,8 @@ class Events:
         """
         if not parts:
             raise UsageError("there are no events to put together; give one part or several")
-        lengths = np.concatenate([np.diff(part.indptr) for part in parts])
-        columns = (np.concatenate(column) for column in zip(*(part.columns() for part in parts), strict=True))
+        lengths = np.concatenate([np.diff(events.indptr) for events in parts])
+        columns = (np.concatenate(column) for column in zip(*(events.columns() for events in parts), strict=True))
         return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), *columns)
 
     def columns(self) -> tuple[NDArray[Any], ...]:
@@ -162,7 +160,7 @@ EVENT_DTYPES = (np.int32, np.int64, np.uint8, np.float32, np.float32, np.int32)
 
 
 def person_ranges(indptr: NDArray[np.int64], n_events: int) -> Iterator[tuple[int, int]]:
-    """Rows of users, first and end, that divide all of them into parts of about `n_events`; nobody is divided."""
+    """Rows of users, first and end, of parts of about `n_events` events of whole people."""
     first, n_users = 0, len(indptr) - 1
     while first < n_users:
         end = int(np.searchsorted(indptr, indptr[first] + n_events, side="right")) - 1
@@ -172,10 +170,7 @@ def person_ranges(indptr: NDArray[np.int64], n_events: int) -> Iterator[tuple[in
 
 
 class ItemLookup:
-    """What is looked up in a table of items again and again: rows by ids, and what is on offer.
-
-    A few ids are looked up one by one, many are joined.
-    """
+    """Rows of a table of items by ids, and the items on offer. A few ids are looked up one by one, many are joined."""
 
     def __init__(self, items: pl.DataFrame) -> None:
         self.items = items
@@ -196,7 +191,7 @@ class ItemLookup:
         return until.fill_null(np.iinfo(np.int64).max).to_numpy()
 
     def on_offer(self, as_of: int) -> NDArray[np.bool_]:
-        """As `recllm.shop.data.catalogue.on_offer` tells of the items, as_of in epoch seconds; (n_items,)."""
+        """See `recllm.shop.data.catalogue.on_offer`; as_of in epoch seconds; (n_items,)."""
         return np.asarray(self.available & (self._until > as_of * 1_000_000))
 
     def rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
@@ -225,19 +220,18 @@ class Dataset:
     events: Events
     as_of: int
     item_index: ItemLookup = field(default=None, repr=False)  # type: ignore[assignment]
-    """Of `items`; a dataset that is cut from another one keeps it."""
+    """Of `items`; later cuts keep it."""
     step_seconds: int | None = None
-    """What one step counts where the log knows only the order of each person's events, see `data.order`; None
-    where it has times."""
+    """Length of a step in a log without times, see `recllm.shop.data.order`; None where it has times."""
     sample: PeopleSample | None = None
-    """Of how many people these are a sample; None where they are everybody."""
+    """The sample that these people are; None for all people."""
 
     def __post_init__(self) -> None:
         if self.item_index is None or self.item_index.items is not self.items:
             object.__setattr__(self, "item_index", ItemLookup(self.items))
 
     def _repr_html_(self) -> str:
-        """For notebooks: how much there is, of when."""
+        """For notebooks: numbers of rows, and dates."""
         events = self.events
         rows: list[tuple[str, int]] = [("people", self.n_users), ("items", self.n_items), ("events", len(events))]
         actions, counts = np.unique(events.action, return_counts=True)
@@ -263,16 +257,15 @@ class Dataset:
         *,
         as_of: int | datetime | None = None,
     ) -> Dataset:
-        """The one door.
+        """A dataset of tables.
 
-        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) or instead of it order (a number
-        of the person's step, see `recllm.shop.data.order` for what becomes of it) and, where known, event (default
-        "purchase"), quantity (1), price (null), basket_id (null). users: user_id and basics. items:
-        `ITEM_SCHEMA`, missing columns allowed. People and items that only occur in events get a bare row. `as_of`
-        defaults to one second after the last event. Raises `DataError` for a missing column, an id that is repeated,
-        empty or no text, a time that is empty or naive, an order that is no whole number from 0 or stands beside times,
-        and a number that is not finite (a price may be NaN: it is unknown); `UsageError` for a naive `as_of`, or one of
-        a log that has no times.
+        events: columns user_id, item_id, timestamp (aware datetime, or epoch seconds) or instead of it order (the
+        number of the person's step, see `data.order`) and, where known, event (default "purchase"), quantity
+        (1), price (null), basket_id (null). users: user_id and basics. items: `ITEM_SCHEMA`, missing columns allowed.
+        People and items that only occur in events get a bare row. `as_of` defaults to one second after the last event.
+        Raises `DataError` for a missing column, an id that is repeated, empty or no text, an empty or naive time, an
+        order that is no whole number from 0 or comes with times, and a number that is not finite (a NaN price is
+        unknown); `UsageError` for a naive `as_of`, or one of a log without times.
         """
         if isinstance(as_of, datetime) and as_of.utcoffset() is None:
             raise UsageError(f"as_of: {as_of} has no time zone; give it one, e.g. as_of.replace(tzinfo=timezone.utc)")
@@ -298,7 +291,7 @@ class Dataset:
         return replace(self, events=self.events.select(self.events.at < as_of), as_of=int(as_of))
 
     def sampled(self, limit: int) -> Dataset:
-        """At most so many of the people, with all of their events; see `recllm.shop.data.people_sample`."""
+        """At most `limit` of the people, with all of their events; see `recllm.shop.data.people_sample`."""
         rows = sampled_rows(self.users[USER_COLUMN].to_list(), limit)
         if len(rows) == self.n_users:
             return self
@@ -307,7 +300,7 @@ class Dataset:
         return replace(self, users=self.users[rows.tolist()], events=self.events.rows(rows), sample=sample)
 
     def with_event(self, user: int, item: int, at: int, action: Action, quantity: float = 1.0) -> Dataset:
-        """One more event of a known person on a known item; `as_of` moves past it if it must."""
+        """With one more event of a known person on a known item; `as_of` moves past it if needed."""
         e = self.events
         start, end = e.indptr[user], e.indptr[user + 1]
         position = start + np.searchsorted(e.at[start:end], at, side="right")
@@ -318,45 +311,42 @@ class Dataset:
         return replace(self, events=events, as_of=max(self.as_of, at + 1))
 
     def between(self, start: int, end: int, action: Action = Action.PURCHASE) -> Events:
-        """Events of one kind with start <= at < end: what really happened in a window."""
+        """Events of one kind with start <= at < end."""
         e = self.events
         return e.select((e.at >= start) & (e.at < end) & (e.action == ACTION_CODE[action]))
 
     @classmethod
     def of_catalogue(cls, items: pl.DataFrame, as_of: int) -> Dataset:
-        """Items in the order of their rows, and nobody. items: `ITEM_SCHEMA`."""
+        """Items in the order of their rows, without people. items: `ITEM_SCHEMA`."""
         return cls(pl.DataFrame(schema={USER_COLUMN: pl.String}), items, Events.nothing(), as_of)
 
     def pack(self, events: pl.DataFrame, user_ids: Sequence[str]) -> Events:
-        """Events of a table, as `construct` takes it, on this dataset's items: one run for each of `user_ids`.
+        """Events of a table as for `construct`, on this dataset's items: one run for each of `user_ids`.
 
-        Those of other users, of unknown items, and at or after `as_of` are left out.
+        Those of other users, of unknown items, and from `as_of` on are left out.
         """
         at = _epoch_seconds(events["timestamp"])
         user = _lookup(pl.Series(user_ids, dtype=pl.String), events[USER_COLUMN])
         item = self.item_rows(events["item_id"])
-        fit = (user >= 0) & (item >= 0) & (at < self.as_of)
-        return _pack(events.filter(fit), at[fit], user[fit], item[fit], len(user_ids))
+        used = (user >= 0) & (item >= 0) & (at < self.as_of)
+        return _pack(events.filter(used), at[used], user[used], item[used], len(user_ids))
 
     def pack_rows(self, runs: Sequence[Sequence[tuple[str, int, int, float, float | None, str | None]]]) -> Events:
-        """What `pack` makes of a few users' events, one run for each, given as rows.
-
-        A row holds item_id, code of the action, epoch microseconds, quantity, price and basket_id; the last two may be
-        unknown.
-        """
+        """`pack` for the rows of a few users, one run for each. A row holds item_id, code of the action, epoch
+        microseconds, quantity, price and basket_id; the last two may be None."""
         rows = [row for run in runs for row in run]
         if not rows:
             return Events.nothing(len(runs))
         ids, actions, times, quantities, prices, baskets = zip(*rows, strict=True)
         item, at = self.item_index.few_rows(ids), np.array(times, np.int64) // 1_000_000
-        fit = (item >= 0) & (at < self.as_of)
-        user = np.repeat(np.arange(len(runs)), [len(run) for run in runs])[fit]
-        basket_ids = [basket if is_fit else None for basket, is_fit in zip(baskets, fit.tolist(), strict=True)]
+        used = (item >= 0) & (at < self.as_of)
+        user = np.repeat(np.arange(len(runs)), [len(run) for run in runs])[used]
+        basket_ids = [basket if is_used else None for basket, is_used in zip(baskets, used.tolist(), strict=True)]
         number = {basket: n for n, basket in enumerate(sorted({b for b in basket_ids if b is not None}), 1)}
         numbers = [number.get(basket, -1) for basket in basket_ids]
         # a price of None becomes NaN
         stated = zip((item, at, actions, quantities, prices, numbers), EVENT_DTYPES, strict=True)
-        columns: list[NDArray[Any]] = [np.asarray(column, dtype)[fit] for column, dtype in stated]
+        columns: list[NDArray[Any]] = [np.asarray(column, dtype)[used] for column, dtype in stated]
         order = np.lexsort((columns[0], columns[1], user))
         indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(runs)))]).astype(np.int64)
         return Events(indptr, *(column[order] for column in columns))
@@ -379,16 +369,15 @@ class Dataset:
     def data_hash(self) -> str:
         """SHA-256 over ids, texts and events, 16 hex digits: equal data, equal hash.
 
-        Neither the reading order nor the version of a library matters. `as_of` is no part of it. Of the baskets, which
-        lines they join counts and not their numbers. Names and texts are hashed as JSON, figures as little-endian
-        arrays.
+        It does not depend on the reading order, versions of libraries, `as_of` and the numbers of baskets. Names and
+        texts are hashed as JSON, figures as little-endian arrays.
         """
         by_id = self.users[USER_COLUMN].arg_sort().to_numpy()
         digest = hashlib.sha256()
         for frame in (self.users[by_id.tolist()], self.items):
             for name in sorted(frame.columns):
                 if name == "available_until" and frame[name].null_count() == frame.height:
-                    continue  # a shop whose offers do not end has the hash that it had before there was the column
+                    continue  # as before this column was added
                 digest.update(json.dumps([name, frame[name].to_list()], default=str).encode())
         e, row_of_user = self.events, np.argsort(by_id)
         lines = pl.DataFrame(
@@ -410,7 +399,7 @@ def utc(seconds: int) -> datetime:
 
 
 def hash_order(item_ids: Iterable[str]) -> NDArray[np.int64]:
-    """The order in which items stand in a `Dataset`: that of a hash of their ids; positions, (n,)."""
+    """The order of items in a `Dataset`, by a hash of their ids; positions, (n,)."""
     return np.argsort(
         [hashlib.blake2b(item_id.encode(), digest_size=8).digest() for item_id in item_ids], kind="stable"
     )
@@ -449,17 +438,14 @@ def _epoch_seconds(column: pl.Series) -> NDArray[np.int64]:
 
 
 def _times(events: pl.DataFrame) -> tuple[NDArray[np.int64], int | None]:
-    """Epoch seconds of the events, (n,), and what a step counts where they were made from an order."""
+    """Epoch seconds of the events, (n,), and the length of a step where they come from an order."""
     says = {n: n in events.columns and events[n].null_count() < events.height for n in ("timestamp", "order")}
     if all(says.values()):
-        raise DataError(
-            "events: both timestamp and order say when; drop order where the times are real, or else timestamp"
-        )
+        raise DataError("events: both timestamp and order; drop order where the times are real, or else timestamp")
     if not says["order"]:
         if "timestamp" not in events.columns:
             raise DataError(
-                "events: missing column timestamp, or order where the log knows only the order of each person's "
-                f"events; found {', '.join(events.columns)}"
+                f"events: missing column timestamp, or order in a log without times; found {', '.join(events.columns)}"
             )
         return _epoch_seconds(events["timestamp"]), None
     orders = checked_orders(events["order"], "events.order")

@@ -1,8 +1,8 @@
-"""Everybody's events on disk, for a log that does not fit into memory.
+"""All people's events on disk, for a log that does not fit into memory.
 
-What counts over all people reads an `EventLog` part by part: `Events` in memory, or `EventFiles`. A part holds whole
-people, so whatever is counted by person is exact in each part, and what is counted over people is added up. Parts of
-files can be counted by several processes or machines that see the folder, see `Spread`.
+Counts over all people read an `EventLog` part by part: `Events` in memory, or `EventFiles`. A part holds whole people,
+so figures of a person are exact in each part, and others are added up. Parts of files can be counted by several
+processes or machines with access to the folder, see `Spread`.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from numpy.typing import NDArray
 from recllm.shop.data.dataset import EVENT_DTYPES, Counted, Events
 
 COLUMNS = tuple(field.name for field in fields(Events))[1:]
-"""Of the events, in the order of the fields; each is a file of a part."""
+"""Of the events, in the order of the fields; each is one file per part."""
 
 
 class Spread(Protocol):
-    """How work on many parts is done: here, or by other processes."""
+    """Work on many parts: in this process, or in others."""
 
     def __call__(self, work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
-        """What `work`, which can be pickled, returns for each number from 0 on, in their order."""
+        """The result of `work`, which is picklable, for each number from 0 on, in order."""
         ...
 
 
 def in_turn(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
-    """A `Spread` over nothing: one part after another, here."""
+    """A `Spread` in this process."""
     return map(work, range(n_parts))
 
 
 class EventLog(Protocol):
-    """Everybody's events, in the order of the people's rows."""
+    """All events, in the order of the people's rows."""
 
     @property
     def n_users(self) -> int: ...
@@ -46,11 +46,11 @@ class EventLog(Protocol):
     def n_parts(self) -> int: ...
 
     def parts(self) -> Iterator[tuple[int, Events]]:
-        """Row of the first user, and the events of as many users from there on; every user is in one part."""
+        """Row of the first user of each part, and the events of its users."""
         ...
 
     def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
-        """What `count` makes of each of `parts`, in their order. It may be done elsewhere: `count` can be pickled."""
+        """`count`, which is picklable, of each of `parts`, in order."""
         ...
 
 
@@ -60,11 +60,11 @@ class EventFiles:
 
     folder: Path
     indptr: NDArray[np.int64]
-    """(n_users + 1,), as in `Events`: of what the files hold."""
+    """(n_users + 1,), as in `Events`, of all events of the files."""
     edges: NDArray[np.int64]
     """(n_parts + 1,), row of the first user of each part, and the end."""
     item_row: NDArray[np.int32] | None = None
-    """Row of each item of the files, -1 for one whose events are left out; None where the files have the rows."""
+    """Row of each item of the files, -1 to leave out its events; None where the files have the rows."""
     as_of: int | None = None
     """Events from then on are left out, epoch seconds."""
     spread: Spread = in_turn
@@ -73,12 +73,12 @@ class EventFiles:
     @classmethod
     def write(cls, folder: Path, parts: Iterable[Events]) -> EventFiles:
         """The users of all parts one after another. folder: an empty one. Raises `OSError` of the disk."""
-        return cls.of_parts(folder, [write_part(folder, number, [part]) for number, part in enumerate(parts)])
+        return cls.of_parts(folder, [write_part(folder, number, [events]) for number, events in enumerate(parts)])
 
     @classmethod
     def of_parts(cls, folder: Path, lengths: list[NDArray[np.int64]]) -> EventFiles:
-        """What `write_part` wrote. lengths: what it returned for each part, from number 0 on."""
-        edges = np.cumsum([0, *(len(part) for part in lengths)])
+        """The parts of `write_part`. lengths: its result for each part, from number 0 on."""
+        edges = np.cumsum([0, *map(len, lengths)])
         return cls(folder, np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths])), edges)
 
     @property
@@ -94,7 +94,7 @@ class EventFiles:
         return replace(self, as_of=as_of)
 
     def on_items(self, item_row: NDArray[np.integer]) -> EventFiles:
-        """On other rows of items: that of each row so far, -1 for one whose events are left out."""
+        """With other rows of items: one for each present row, -1 to leave out its events."""
         rows = item_row.astype(np.int32)
         return replace(self, item_row=rows if self.item_row is None else rows[self.item_row])
 
@@ -123,8 +123,8 @@ class EventFiles:
 
 
 def write_part(folder: Path, number: int, chunks: Iterable[Events]) -> NDArray[np.int64]:
-    """Write the users of all chunks, one after another, as one part of `EventFiles`; returns how many events each of
-    them has, (n_users,). One that is there already is written anew. Raises `OSError` of the disk."""
+    """Writes the users of all chunks as one part of `EventFiles`, in the place of an earlier one; returns their
+    numbers of events, (n_users,). Raises `OSError` of the disk."""
     lengths = [np.zeros(0, np.int64)]
     with ExitStack() as stack:
         files = [stack.enter_context(_file(folder, number, name).open("wb")) for name in COLUMNS]

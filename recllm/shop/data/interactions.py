@@ -1,6 +1,6 @@
 """Histories as arrays: decay, tallies per (person, key), sparse matrices and the person's vector.
 
-Pure functions of the events given, so that a virtual history (a line left out, an event added) is just other events.
+Pure functions of the given events, so that a virtual history (a line left out, an event added) is other events.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ def merged_lines(events: Events) -> Events:
 
 
 def within_limits(events: Events, settings: CollaborativeSettings) -> Events:
-    """What of each person's events counts for the crowd: so many a day, and so many a day of one action on one item.
+    """The events of each person that count for other people: a limited number per day, and per day, action and item.
 
-    The earliest of a day are kept, all lines of an item at one time count as one, and a day is one of UTC. Whatever is
-    counted or learned over many people goes through here; a person's own history does not.
+    The earliest of a day (UTC) count, and all lines of an item at one time are one event. Everything counted or learned
+    over many people uses this; a person's own history does not.
     """
     if not len(events):
         return events
     day = events.at // DAY
-    begins = np.ones(len(events), bool)  # a day of a person: their events stand in the order of time
+    begins = np.ones(len(events), bool)  # of a person's day; events are in the order of time
     begins[1:] = (np.diff(events.user) != 0) | (np.diff(day) != 0)
     key = (np.cumsum(begins) * (int(events.item.max()) + 1) + events.item) * len(ACTION_CODE) + events.action
     order = np.argsort(key, kind="stable")
@@ -81,16 +81,15 @@ def within_limits(events: Events, settings: CollaborativeSettings) -> Events:
     changes[1:] = np.diff(key[order]) != 0
     later = changes.copy()  # further lines of one item at one time are no further event
     later[1:] |= np.diff(events.at[order]) != 0
-    fit, is_event = np.zeros(len(events), bool), np.zeros(len(events), bool)
+    within, is_event = np.zeros(len(events), bool), np.zeros(len(events), bool)
     is_event[order] = later
-    fit[order] = _ordinal(later, changes) < settings.person_item_day_events
-    is_event &= fit
-    return events.select(fit & (_ordinal(is_event, begins) < settings.person_day_events))
+    within[order] = _ordinal(later, changes) < settings.person_item_day_events
+    is_event &= within
+    return events.select(within & (_ordinal(is_event, begins) < settings.person_day_events))
 
 
 def _ordinal(counts: NDArray[np.bool_], begins: NDArray[np.bool_]) -> Ints:
-    """Number of each row's event in its group, (n,): how many of `counts` stand in it up to the row, less 1; begins:
-    the first row of each group."""
+    """Ordinal of each row's event in its group, (n,), by the rows of `counts`. begins: the first row of each group."""
     running = np.cumsum(counts)
     first = np.flatnonzero(begins)
     before: Ints = running[first] - counts[first]
@@ -100,7 +99,7 @@ def _ordinal(counts: NDArray[np.bool_], begins: NDArray[np.bool_]) -> Ints:
 def merge(earlier: Events, later: Events) -> Events:
     """The events of the same users from two parts, each user's in the order of time."""
     changed, n = np.flatnonzero(np.diff(later.indptr)), len(earlier.indptr) - 1
-    before, after = earlier.rows(changed), later.rows(changed)  # nobody else's events are sorted again
+    before, after = earlier.rows(changed), later.rows(changed)  # only these are sorted again
     columns = [np.concatenate(column) for column in zip(before.columns(), after.columns(), strict=True)]
     item, at, *_ = columns
     order = np.lexsort((item, at, np.concatenate([before.user, after.user])))
@@ -113,7 +112,7 @@ def merge(earlier: Events, later: Events) -> Events:
 def visits(events: Events) -> tuple[Ints, Ints]:
     """Ordinal of each event's shopping trip (distinct time) within its person, and trips per person.
 
-    Shapes (n,) and (n_users,). Events stand in time order within a person, as `Events` promises.
+    Shapes (n,) and (n_users,).
     """
     is_new = np.ones(len(events), bool)
     is_new[1:] = (np.diff(events.user) != 0) | (np.diff(events.at) != 0)
@@ -123,7 +122,7 @@ def visits(events: Events) -> tuple[Ints, Ints]:
 
 
 DENSE_KEYS = 8
-"""A table of all keys that could occur is faster than sorting those that do, up to so many for each event."""
+"""Possible keys per event up to which a table of all is faster than sorting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +189,7 @@ class Tally:
 
 
 def distinct(numbers: NDArray[Any]) -> NDArray[Any]:
-    """Each number once, ascending. `np.unique` hashes whole numbers, which takes ten times as long for few of them."""
+    """Each number once, ascending; ten times as fast as `np.unique` for a few whole numbers."""
     ordered = np.sort(numbers)
     is_first = np.ones(len(ordered), bool)
     is_first[1:] = ordered[1:] != ordered[:-1]
@@ -249,5 +248,5 @@ def user_parts(
 
 
 def user_vectors(item_vectors: Floats, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
-    """Unit User vectors (n, dim); a zero row for a person of whom nothing is known. See `user_parts`."""
+    """Unit User vectors (n, dim); a zero row for an unknown person. See `user_parts`."""
     return user_parts(item_vectors, histories, as_of, basics).user

@@ -16,14 +16,14 @@ from recllm.shop.data.interactions import Floats, Ints, Tally, matrix
 GROUP_WINDOW_DAYS = 56.0  # purchases of an item group are counted in it
 FIRST_SALES_DAYS = 28.0  # how a new item sold is counted over them, from its first sale
 FIRST_SALES_WINDOW_DAYS = 182.0  # new items of this window say how those of a group sell
-PRIOR_BUYERS = 3.0  # shares are drawn to the mean as if by so many buyers, or new items
+PRIOR_BUYERS = 3.0  # buyers, or new items, of the prior that draws shares to the mean
 
 VOTED = ("type", "category", "maker")
-"""Groupings in which the nearest people have a say."""
+"""Groupings in which the nearest people vote."""
 
 MAKER = ("manufacturer", "manufacturer_id", "maker", "producer", "supplier", "厂商", "厂家", "制造商", "供应商")
 SIZE = ("size", "package_size", "pack_size", "规格", "尺寸", "净含量")
-"""Attributes of an item that name its maker or its size, the first that is given."""
+"""Attributes of an item with its maker or its size; the first one counts."""
 
 NEVER = np.iinfo(np.int64).max
 
@@ -59,8 +59,7 @@ class ItemGroups:
     def with_new_items(self, items: pl.DataFrame) -> ItemGroups:
         """Codes of a catalogue that has further items behind these; known groups keep their codes.
 
-        items: `Dataset.items`, those of these codes first. Of those only some are read, among them one of each group of
-        a new one.
+        items: `Dataset.items`, those of these codes first, of which only the groups of new ones are read.
         """
         n_items = len(self.type)
         rows = _sharing(items[:n_items], items[n_items:])
@@ -86,7 +85,7 @@ GROUPINGS = tuple(field.name for field in fields(ItemGroups))
 
 
 def _names(items: pl.DataFrame) -> pl.DataFrame:
-    """The groups that an item states by a name, without those of its attributes."""
+    """The groups of items that have a name, without those of attributes."""
     path = pl.col("category")
     above = path.list.head(pl.max_horizontal(path.list.len() - 1, pl.lit(1)))
     return items.select(
@@ -98,8 +97,8 @@ def _names(items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _sharing(items: pl.DataFrame, new: pl.DataFrame) -> NDArray[np.int64]:
-    """Rows of some items, ascending, among which is one of each group that new items are in, if there is any: all of
-    their categories, and the first of each department, brand and maker."""
+    """Rows of items, ascending, with one of each known group of new items: all of their categories, and the first of
+    each department, brand and maker."""
     names, of_new = _names(items), _names(new)
     is_part = names["category"].is_in(of_new["category"].unique().implode()).fill_null(False).to_numpy().copy()
     makers = _attribute(new["attributes"], MAKER)
@@ -121,7 +120,7 @@ def _sharing(items: pl.DataFrame, new: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
-    """The first of these attributes that each item has; a name is looked for only where those before are missing."""
+    """The first of these attributes that each item has."""
     values = pl.repeat(None, len(attributes), dtype=pl.String, eager=True)
     is_escaped = attributes.str.contains("\\", literal=True)  # a name may be written in escapes
     for name in names:
@@ -169,7 +168,7 @@ class GroupStatistics:
     buyers_56: Floats
     """Mean per user of log(1 + purchases in `GROUP_WINDOW_DAYS`) of the group's items."""
     arrivals: Floats
-    """Items of the group that were new within `FIRST_SALES_WINDOW_DAYS`, long enough ago to say how they sold."""
+    """Items of the group that were new within `FIRST_SALES_WINDOW_DAYS`, long enough ago to be judged."""
     arrival_rate: Floats
     """Mean buyers of these in their `FIRST_SALES_DAYS`, drawn towards the shop's mean."""
     votes: Any
@@ -183,7 +182,7 @@ class NewItems:
     first: Ints
     """First sale, epoch seconds; `NEVER` for an item that never sold."""
     judged: NDArray[np.bool_]
-    """New long enough ago, and long enough after the log began, to say how a new item sells."""
+    """New long enough ago, and long enough after the log began, to show how new items sell."""
     young: NDArray[np.bool_]
     """First sold after the log's first `FIRST_SALES_DAYS`, so that the item was really new then."""
     got: Floats
@@ -197,7 +196,7 @@ class NewItems:
 
     @classmethod
     def since(cls, first: Ints, began: int, as_of: int) -> NewItems:
-        """By first sales; `began`: the first purchase of all. Nobody's purchases are in `got` yet."""
+        """By first sales; `began`: the first purchase of all. `got` is zero."""
         sold = first < NEVER
         span = int(FIRST_SALES_DAYS * DAY)
         young = sold & (first >= began + span)

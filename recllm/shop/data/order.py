@@ -1,11 +1,11 @@
-"""Logs that know in which order each person did things, and not when.
+"""Logs without times, which have only the order of each person's events.
 
-How an order becomes time: only the order of a person's own numbers counts. Equal numbers are one step, as the lines of
-a basket are, and gaps between numbers mean nothing, so a number per person and a number over the whole log are read
-alike. The last step of everybody falls on one day, `ORDER_EPOCH`, and the others so many days before it as
-`days_of_a_step` says: one horizon of four weeks where histories are short, so that the latest window to learn from
-holds a step of everybody; less where they are long, so that a window holds several steps and the log of a median person
-spans `WINDOWS` windows. What needs real time (seasons, intervals, "two weeks ago") is then not learned and not said.
+How an order becomes time: only the order of a person's own numbers counts. Equal numbers are one step, like the lines
+of a basket, and gaps have no meaning, so numbers per person and over the whole log are read alike. Each person's last
+step falls on one day, `ORDER_EPOCH`, and the others `days_of_a_step` apart before it: one horizon of four weeks where
+histories are short, so that the latest window to learn from holds a step of each person; less where they are long, so
+that the log of a median person spans `WINDOWS` windows. What needs real time (seasons, intervals, "two weeks ago") is
+neither learned nor said.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from recllm.base.errors import DataError, UsageError
 
 ORDER_EPOCH = 1_000_000_000
-"""Where the time line of a log without times is pinned (2001-09-09 UTC): everybody's last step falls on it. Long ago,
-so that a workspace counts the log as replayed."""
+"""Time of each person's last step in a log without times (2001-09-09 UTC); long ago, so that the log counts as
+replayed."""
 HORIZON_DAYS = 28
 WINDOWS = 13
-"""Horizons that a median person's history spans at least, where it has the steps for it: a year of them."""
+"""Horizons of a median person's history, if it has enough steps: a year."""
 MAX_STEPS = 10_000
-"""Steps before the last one that stand apart; what is older counts as one step. Nobody buys that often."""
+"""Steps before the last one; older ones count as one step."""
 _EPOCH_1990 = 631_152_000
 STEP_HINT = "whole numbers from 0, as 0, 1, 2 ... in each person's order"
 
 
 def days_of_a_step(steps_per_person: NDArray[np.integer]) -> int:
-    """How many days one step counts, from the number of distinct steps of each person, (n_people,)."""
+    """Days of one step, from the number of distinct steps of each person, (n_people,)."""
     median = int(np.median(steps_per_person)) if len(steps_per_person) else 0
     return max(1, HORIZON_DAYS // max(1, median // WINDOWS))
 
@@ -37,8 +37,7 @@ def days_of_a_step(steps_per_person: NDArray[np.integer]) -> int:
 def order_steps(user: pl.Series, order: pl.Series, is_train: pl.Series | None = None) -> NDArray[np.int64]:
     """Steps of each event from its person's last one, (n,): 0 for the last, -1 for the one before it.
 
-    is_train: the last step among these counts as 0, and what follows it is above; of a person with none of them the
-    first step is 1.
+    is_train: the last step among these is 0, and later ones are above; a person with none of them begins at 1.
     """
     train = pl.repeat(True, len(order), eager=True) if is_train is None else is_train
     frame = pl.DataFrame({"user": user, "order": order, "train": train})
@@ -49,7 +48,7 @@ def order_steps(user: pl.Series, order: pl.Series, is_train: pl.Series | None = 
 
 
 def steps_of_people(user: pl.Series, order: pl.Series) -> NDArray[np.int64]:
-    """How many distinct steps each person has, (n_people,)."""
+    """Number of distinct steps of each person, (n_people,)."""
     pairs = pl.DataFrame({"user": user, "order": order}).unique()
     return pairs.group_by("user").len()["len"].to_numpy().astype(np.int64)
 
@@ -60,7 +59,7 @@ def times_of_steps(steps: NDArray[np.int64], step_days: int) -> NDArray[np.int64
 
 
 def checked_orders(column: pl.Series, name: str) -> pl.Series:
-    """The orders as int64. Raises `DataError` for what is empty, no whole number or below 0, with the first row."""
+    """The orders as int64. Raises `DataError` for an empty one or no whole number from 0, with the first row."""
     numbers = whole_numbers(column)
     wrong = numbers.is_null()
     if wrong.any():
@@ -72,7 +71,7 @@ def checked_orders(column: pl.Series, name: str) -> pl.Series:
 
 
 def whole_numbers(column: pl.Series) -> pl.Series:
-    """Numbers or their texts as int64, null where one is no whole number from 0 that a float can tell from the next."""
+    """Numbers or their texts as int64, null where one is no whole number from 0 to 2**53."""
     texts = column.str.strip_chars() if column.dtype == pl.String else column
     numbers = texts.cast(pl.Float64, strict=False)
     is_whole = numbers.is_finite() & (numbers == numbers.round(0)) & numbers.is_between(0, 2**53)
@@ -80,12 +79,8 @@ def whole_numbers(column: pl.Series) -> pl.Series:
 
 
 def looks_like_steps(at: NDArray[np.int64], indptr: NDArray[np.int64]) -> bool:
-    """Whether times were made from step numbers: none is of a web shop's years, or all lie whole days or more apart and
-    most people begin, or most end, at one moment.
-
-    at: epoch seconds, ascending within each run of `indptr`. A log of dates alone has whole days too, and people who
-    begin on any of them.
-    """
+    """Whether times were made from step numbers: all are before 1990, or all are whole days apart and most people
+    begin, or most end, at one moment. at: epoch seconds, ascending within each run of `indptr`."""
     lengths = np.diff(indptr)
     begins, ends = at[indptr[:-1][lengths > 1]], at[indptr[1:][lengths > 1] - 1]
     if len(begins) < 10:
@@ -99,9 +94,8 @@ def looks_like_steps(at: NDArray[np.int64], indptr: NDArray[np.int64]) -> bool:
 
 
 def refuse_steps(step_seconds: int | None, what: str) -> None:
-    """Raises `UsageError` for what needs real times, where the log has none; step_seconds: as `Dataset` has it."""
+    """Raises `UsageError` in a log without times. step_seconds: of the `Dataset`. what: the subject, in the plural."""
     if step_seconds is not None:
         raise UsageError(
-            f"{what} need to know when things happened, and this log knows only in which order; load a log with times "
-            "into a workspace of its own"
+            f"{what} need times, and this log has only an order; load a log with times into a workspace of its own"
         )

@@ -1,9 +1,8 @@
-"""Who is learned from where a shop has more people than are needed to learn what they do.
+"""The people to learn from in a shop with more people than training needs.
 
-The people come in the order of a hash of their pseudonyms, and the first so many are learned from (a bottom-k sample,
-Cohen and Kaplan 2007): a larger sample holds every smaller one, who is in it hangs neither on the order of a file nor
-on a seed, and whoever comes or goes exchanges one other person at most. Pseudonyms are keyed already; the salt keeps
-this order apart from that of shards, so that no shard is learned from more than another.
+They are the first by a hash of their pseudonyms (a bottom-k sample, Cohen and Kaplan 2007): a larger sample holds every
+smaller one, it depends neither on the order of a file nor on a seed, and a new or lost person replaces at most one
+other. The salt makes the order independent of that of shards.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ RULE = "the first by a salted BLAKE2b hash of their pseudonyms"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeopleSample:
-    """How many people are in a sample, and of how many."""
+    """Size of a sample and of its population."""
 
     people: int
     of_people: int
 
     @property
     def scale(self) -> float:
-        """How many people each of the sample stands for, at least 1."""
+        """People per person of the sample, at least 1."""
         return max(self.of_people / max(self.people, 1), 1.0)
 
     def record(self) -> dict[str, Any]:
-        """For what a model tells of its training: people, of_people and the rule by which they were chosen."""
+        """For the record of a training: people, of_people and the rule of the choice."""
         return {**asdict(self), "rule": RULE}
 
 
 def sampled_rows(pseudonyms: Sequence[str], limit: int) -> NDArray[np.int64]:
-    """Rows of the people who are learned from, ascending, (n,): all where they are not more than `limit`."""
+    """Rows of at most `limit` people, ascending, (n,)."""
     if len(pseudonyms) <= limit:
         return np.arange(len(pseudonyms))
     hashes = [hashlib.blake2b(name.encode(), key=SALT, digest_size=16).digest() for name in pseudonyms]

@@ -1,8 +1,8 @@
-"""When people shop, and who is due or has lapsed by their own rhythm.
+"""Shopping days, and the people who are due or lapsed by their own rhythm.
 
-day     24 hours, counted back from the time that is asked about: 0 is the last of them.
-gap     days between two neighbouring days with a purchase; a person's usual gap is the median of theirs. It is known
-        from `KNOWN_DAYS` days on.
+day     24 hours, counted back from `as_of`: 0 is the last of them.
+gap     days between two neighbouring days with a purchase; a person's usual gap is their median. It is known from
+        `KNOWN_DAYS` days on.
 due     the usual gap ends within the next days.
 lapsed  `LAPSED_GAPS` usual gaps have passed, and `LAPSED_DAYS` days at least, but not `LOST_DAYS`.
 """
@@ -22,7 +22,7 @@ from recllm.shop.data.interactions import distinct
 KNOWN_DAYS, LAPSED_GAPS, LAPSED_DAYS, LOST_DAYS = 3, 3.0, 14.0, 182.0
 
 MAX_DAYS = 1 << 20
-"""More than there are in any log: a person and a day in one number."""
+"""More than in any log, to put a person and a day in one number."""
 
 Days = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""Names of columns: what each table understands, under which other names, and what it must not take in."""
+"""Names of columns: the fields of each table, their other names, and columns that are not taken in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUIRED: Mapping[Table, tuple[str, ...]] = {
     Table.USERS: ("user_id",),
     Table.CONSENT: ("user_id", "purpose", "granted", "timestamp"),
 }
-"""The columns that a table cannot do without."""
+"""The required columns of each table."""
 
 FIELDS: Mapping[Table, tuple[str, ...]] = {
     **REQUIRED,
@@ -36,20 +36,17 @@ FIELDS: Mapping[Table, tuple[str, ...]] = {
 _TABLE = tomllib.loads((resources.files("recllm.shop.ingest") / "column_names.toml").read_text(encoding="utf-8"))
 ALIASES: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["aliases"].items()}
 OUTSIDE_SHOPS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["outside_shops"].items()}
-"""Names of media, news and education. They count where no name of `ALIASES` is there: a bookshop's file has a category
-and a genre, a brand and a publisher."""
+"""Names of media, news and education. They count only without a name of `ALIASES`: a bookshop's file has a category and
+a genre, a brand and a publisher."""
 BASICS: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["basics"].items()}
-"""Plain facts of a person that are kept without a map, under these names."""
+"""Facts about a person that are kept without a map, under these names."""
 SPECIAL_CATEGORIES: tuple[str, ...] = tuple(_TABLE["special_categories"])
-"""Columns about a person that the law protects specially. They are refused unless the map declares them."""
+"""Columns that the law protects specially. They are refused unless the map declares them."""
 
 
 def instead_of_times(fills: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Field -> column of a log, where "order" and "timestamp", or "basket_id", could be meant by the same file.
-
-    A column named order beside times is the number of an order, as shops write it; without times it is the step of each
-    person's history, and no basket.
-    """
+    """Field -> column of a log, with "order" decided: with times it is the number of an order, without times the step
+    of each person's history, and no basket."""
     settled = dict(fills)
     if settled.get("timestamp") is not None:
         settled["order"] = None
@@ -59,7 +56,7 @@ def instead_of_times(fills: Mapping[str, str | None]) -> dict[str, str | None]:
 
 
 def is_required(field: str, table: Table, fills: Mapping[str, str | None]) -> bool:
-    """Whether a load needs the field, given the columns of the others: a log that says the order needs no time."""
+    """Whether a load needs the field, given the columns of the others: a log with an order needs no time."""
     return field in REQUIRED[table] and not (field == "timestamp" and fills.get("order") is not None)
 
 
@@ -73,12 +70,12 @@ def is_special(name: str) -> bool:
 
 
 def candidates(field: str) -> frozenset[str]:
-    """The normalised names under which a field or basic is understood, its own included."""
+    """The normalised names of a field or basic."""
     return frozenset(normal(n) for n in (field, *ALIASES.get(field, ()), *BASICS.get(field, ())))
 
 
 def named_so(field: str, by_normal: Mapping[str, str]) -> list[str]:
-    """The columns that are called like a field: as a shop calls it, or else as others do. Keys are normalised."""
+    """The columns with a name of the field: a shop's, or else another business's. Keys are normalised."""
     for names in (candidates(field), _outside_shops(field)):
         if columns := [column for name, column in by_normal.items() if name in names]:
             return columns
@@ -90,7 +87,7 @@ def _outside_shops(field: str) -> frozenset[str]:
 
 
 def known_count(names: Iterable[str]) -> int:
-    """How many of these header names mean something to some table."""
+    """Number of header names that some table knows."""
     return sum(normal(name) in _KNOWN for name in names)
 
 

@@ -1,4 +1,4 @@
-"""What lies in a store: counts, spans, gaps, categories, languages. No raw ids."""
+"""Figures of a store: counts, spans, gaps, categories, languages. No raw ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def describe(store: Store) -> dict[str, Any]:
             "rows": events.height,
             "users": events["user_id"].n_unique(),
             "items": events["item_id"].n_unique(),
-            # of a log that knows only an order no day is a day
+            # in a log without times no day is real
             "first": _iso(events["timestamp"].min()) if order is None else None,
             "last": _iso(events["timestamp"].max()) if order is None else None,
             **({} if order is None else {"step_days": order.step_seconds // DAY}),
@@ -68,10 +68,7 @@ def describe(store: Store) -> dict[str, Any]:
 
 
 def languages(texts: Iterable[str]) -> dict[str, float]:
-    """Share of the texts, in [0, 1], by the first script found in this order: Japanese, Korean, Chinese, Cyrillic, ...
-
-    The script says the language family only: "latin" may be English, French or many others.
-    """
+    """Share of the texts, in [0, 1], by their first script of `_SCRIPTS`, which shows the language family only."""
     counts = Counter(next((name for name, pattern in _SCRIPTS if re.search(pattern, text)), "none") for text in texts)
     return {name: round(count / counts.total(), 4) for name, count in counts.most_common()}
 

@@ -1,6 +1,6 @@
-"""What is settled about a file before its rows are read: which column fills which field, and how values are written.
+"""The schema of a file, settled before its rows are loaded: the column of each field, and the formats of values.
 
-Only as much of the file is read as the questions need; what later rows contradict is found again when they are parsed.
+Only as much of the file is read as the decisions need; parsing finds later rows that contradict them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _NUMBER_FIELDS = ("quantity", "value", *_MONEY_FIELDS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSchema:
-    """Where each field of the table comes from, and how the file writes values. Column names are the file's own."""
+    """The source of each field, and the formats of the file's values. Column names are the file's own."""
 
     table: Table
     columns: Mapping[str, str]
-    """Fields that are one column as it is."""
+    """Fields that are a plain column."""
     column_map: ColumnMap
-    """The map, with names of columns as this file writes them."""
+    """The map, with the file's own names of columns."""
     basics: Mapping[str, str]
     ignored: tuple[str, ...] = ()
     """Columns that fill nothing."""
@@ -65,16 +65,16 @@ class FileSchema:
     float_ids: frozenset[str] = frozenset()
     """Fields whose ids all end in ".0"."""
     currency: str | None = None
-    """The money that prices are in: as said, the shop's own (events), or what the file names most."""
+    """Currency of prices: as stated, the shop's own (events), or the file's most common one."""
     is_foreign: bool = False
-    """Whether the signs beside the prices of events name another currency than `currency`."""
+    """Whether the signs at prices of events name another currency than `currency`."""
 
     def column_of(self, field: str) -> str:
-        """How the file calls a field, for messages and the quarantine."""
+        """The file's name of a field, for messages and the quarantine."""
         return self.columns.get(field, field)
 
     def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The table's fields as text, one row per row of `frame`; fields that nothing fills are left out."""
+        """The table's fields as text, one row per row of `frame`; unfilled fields are left out."""
         columns = [pl.col(column).alias(field) for field, column in self.columns.items()]
         built = self.column_map
         columns += [pl.lit(text, dtype=pl.String).alias(field) for field, text in built.constants.items()]
@@ -100,15 +100,13 @@ class FileSchema:
 
 
 class _Header:
-    """Finds columns by their normalised name."""
+    """The columns of a file by their normalised names, and their use so far."""
 
     def __init__(self, columns: tuple[str, ...], file: str) -> None:
         self.columns = columns
         self.file = file
         self.used: set[str] = set()
-        """The columns that fill something."""
         self.n_aliases = 0
-        """Columns understood under another name."""
         self.by_normal: dict[str, str] = {}
         for column in columns:
             twin = self.by_normal.setdefault(normal(column), column)
@@ -132,7 +130,7 @@ class _Header:
         close = nearest(field, self.columns)
         hint = f"; did you mean {' or '.join(close)}? Say so with --map" if close else "; say which it is with --map"
         if field == "timestamp":
-            hint += ". A log that knows only an order needs a column order instead: the number of each step of a person"
+            hint += ". A log without times needs a column order instead: the number of each step of a person"
         return IngestError(
             "E_MISSING_COLUMN", f"{self.file}: no column {name}; found {', '.join(self.columns[:30])}{hint}"
         )
@@ -160,7 +158,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     plain = _plain_columns(header, table, column_map)
     joins, totals = {}, {}
     for field, join in column_map.joins.items():
-        names = {part: header.require_all(getattr(join, part), field) for part in ("columns", "otherwise", "instead")}
+        names = {key: header.require_all(getattr(join, key), field) for key in ("columns", "otherwise", "instead")}
         joins[field] = join.model_copy(update=names)
     for field, total in column_map.totals.items():
         per = header.require(total.per, "quantity")
@@ -168,7 +166,12 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     resolved = {
         "joins": joins,
         "totals": totals,
-        "paths": {field: _path_columns(header, path, field) for field, path in column_map.paths.items()},
+        "paths": {
+            field: path.model_copy(update={"column": header.require(path.column, field)})
+            if isinstance(path, WrittenPath)
+            else header.require_all(path, field)
+            for field, path in column_map.paths.items()
+        },
         "attributes": {name: header.require(column, name) for name, column in column_map.attributes.items()},
     }
     basics = _basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
@@ -185,7 +188,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
 
 
 def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> ColumnMap:
-    """The map without what the file has no column for, save what the table has to have."""
+    """The map without what the file has no column for, except required fields."""
 
     def present(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if header.find(name) is not None)
@@ -196,7 +199,7 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
     joins = {}
     for field, join in column_map.joins.items():
         columns, otherwise, instead = (present(names) for names in (join.columns, join.otherwise, join.instead))
-        if not columns:  # what stands in for the first leads
+        if not columns:
             columns, otherwise = otherwise[:1], otherwise[1:]
         if not columns:
             columns, instead = instead[:1], instead[1:]
@@ -218,25 +221,28 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
             "attributes": {name: c for name, c in column_map.attributes.items() if present([c])},
             "basics": {name: names for name, names in column_map.basics.items() if present(names)},
             **{
-                part: tuple(
+                rules: tuple(
                     rule.model_copy(update={"unless": present(rule.unless)})
-                    for rule in getattr(column_map, part)
+                    for rule in getattr(column_map, rules)
                     if has_columns(rule)
                 )
-                for part in ("reject", "returns")
+                for rules in ("reject", "returns")
             },
         }
     )
 
 
 def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
-    """The fields that are one column as it is."""
+    """The fields that are a plain column."""
     plain: dict[str, str] = {}
+    has_order = table is Table.EVENTS and (
+        "order" in {*column_map.columns, *column_map.built_fields} or header.by_alias("order") is not None
+    )
     for field in FIELDS[table]:
         if field in column_map.built_fields:
             continue
         if field == "order" and "order" not in column_map.columns and "timestamp" in {*plain, *column_map.built_fields}:
-            continue  # beside times it is the number of an order
+            continue  # in a log with times it is the number of an order
         names = column_map.columns.get(field, ())
         column = next((c for name in names if (c := header.find(name)) is not None), None)
         if column is None:
@@ -246,15 +252,15 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
             header.n_aliases += column is not None and column != field
         if column is not None:
             plain[field] = column
-        elif field == "timestamp" and table is Table.EVENTS and not names and _order_column(header, column_map):
+        elif field == "timestamp" and table is Table.EVENTS and not names and has_order:
             continue
         elif field not in column_map.defaults and (names or field in REQUIRED[table]):
             raise header.missing(" or ".join(names) or field, field)
     if "order" in plain and "timestamp" in {*plain, *column_map.built_fields, *column_map.defaults}:
         raise IngestError(
             "E_ORDER_LOG",
-            f"{header.file}: {plain['order']} is to be the order, and {plain.get('timestamp', 'the map')} says times; "
-            "a log is read by one of them: leave the order out of the map where the times are real, or else the times",
+            f"{header.file}: {plain['order']} gives an order, and {plain.get('timestamp', 'the map')} times; a log has "
+            "one of them: leave the order out of the map where the times are real, or else the times",
         )
     doubled = [column for column, count in Counter(plain.values()).items() if count > 1]
     if doubled and not column_map.columns:
@@ -263,12 +269,8 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
     return plain
 
 
-def _order_column(header: _Header, column_map: ColumnMap) -> bool:
-    return "order" in column_map.columns or "order" in column_map.built_fields or header.by_alias("order") is not None
-
-
 def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str, str]:
-    """Basics and their columns; what fills a field is none."""
+    """Basics and their columns, except those that fill a field."""
     declared = {normal(name) for name in column_map.special}
     special = [column for column in header.columns if is_special(column) and normal(column) not in declared]
     if special:
@@ -296,7 +298,7 @@ def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str
 
 
 def _with_column(header: _Header, rule: _Rule, column_map: ColumnMap, plain: Mapping[str, str]) -> _Rule:
-    """A rule names its column as the map does; in a file with other names it is the field that the column fills."""
+    """The rule with the file's name of its column, which the map may name otherwise, or by its field."""
     column, key = header.find(rule.column), normal(rule.column)
     if column is None:
         fields = (field for field, names in column_map.columns.items() if key in {normal(name) for name in names})
@@ -312,13 +314,6 @@ def _with_column(header: _Header, rule: _Rule, column_map: ColumnMap, plain: Map
     return rule.model_copy(update={"column": column, "equals": equals, "unless": unless})
 
 
-def _path_columns(header: _Header, path: ColumnPath, field: str) -> ColumnPath:
-    """The path with names of columns as the file writes them."""
-    if isinstance(path, WrittenPath):
-        return path.model_copy(update={"column": header.require(path.column, field)})
-    return header.require_all(path, field)
-
-
 def _joined(join: JoinedColumns) -> pl.Expr:
     names = (*join.columns, *join.otherwise, *join.instead)
     stripped = {column: pl.col(column).str.strip_chars() for column in names}
@@ -330,8 +325,7 @@ def _joined(join: JoinedColumns) -> pl.Expr:
 
 
 def _paths(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
-    """JSON lists from the widest name on; of several columns each ends at its first empty one, since a gap would shift
-    what follows."""
+    """JSON lists from the widest name on; a list of several columns ends at its first empty one."""
     columns = (path.column,) if isinstance(path, WrittenPath) else path
     rows = frame.select(pl.col(column).str.strip_chars() for column in columns).rows()
     if isinstance(path, WrittenPath):
@@ -343,7 +337,7 @@ def _paths(frame: pl.DataFrame, field: str, path: ColumnPath) -> pl.Series:
 
 
 def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -> pl.Series:
-    """A JSON object of each row: the names, in their order, and the texts of their columns; empty ones left out."""
+    """A JSON object of each row: name -> text of its column, without empty ones."""
     names = sorted(columns)
     if not names:
         return pl.Series(field, ["{}"] * frame.height, dtype=pl.String)
@@ -354,23 +348,23 @@ def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -
 
 @dataclass(slots=True)
 class _ReadingEvidence:
-    """What the rows so far say about how the file's values are written."""
+    """Evidence in the rows so far for the formats of values."""
 
     times: TimeEvidence | None
-    """None where nothing is to be settled about them; so the decimals."""
+    """None where the format is known; likewise the decimals."""
     decimals: DecimalEvidence | None
     money: Counter[str] = _field(default_factory=Counter)
-    """Currency signs beside prices."""
+    """Currency signs at prices."""
     currency_codes: Counter[str] = _field(default_factory=Counter)
     float_ids: dict[str, bool] = _field(default_factory=dict)
     """By field: whether all ids end in ".0"."""
     n_rows: int = 0
     n_times: int = 0
-    """Rows that say a time."""
+    """Rows with a time."""
     n_orders: int = 0
     """Rows whose order is a number."""
     no_order: str | None = None
-    """The first that is none."""
+    """The first that is not."""
 
     def add(self, fields: pl.DataFrame) -> None:
         self.n_rows += fields.height
@@ -408,7 +402,7 @@ class _ReadingEvidence:
 def settle_schema(
     reader: RecordReader, table: Table, options: IngestOptions, column_map: ColumnMap, file: str
 ) -> FileSchema:
-    """`options` already carries what the map says. Raises `IngestError`."""
+    """`options` include those of the map. Raises `IngestError`."""
     schema = _find_columns(reader.columns, table, column_map, file)
     check_zone(options.tz)
     declared = declared_format(options.ts_format, options.tz) if options.ts_format else None
@@ -432,11 +426,12 @@ def settle_schema(
             f"{STEP_HINT}, and holds {evidence.no_order!r}; where it names orders, say so in a map (basket_id = "
             f'"{schema.column_of("order")}") and add a column of times',
         )
-    if evidence.times and evidence.n_rows and not evidence.n_times and (column := _column_named(reader, "order")):
+    orders = [column for column in reader.columns if normal(column) == "order"]
+    if evidence.times and evidence.n_rows and not evidence.n_times and orders:
         raise IngestError(
             "E_ORDER_LOG",
-            f"{file}: {schema.column_of('timestamp')} is empty in every row; leave the column out, and {column} is "
-            "read as the number of each step of a person, which is all that this log knows of time",
+            f"{file}: {schema.column_of('timestamp')} is empty in every row; leave the column out, and {orders[0]} is "
+            "read as the number of each step of a person",
         )
     times = evidence.times.decide(file, options.date_order, options.tz) if evidence.times else declared
     if options.ts_format == "epoch" and times and times.kind != "epoch":
@@ -455,10 +450,6 @@ def settle_schema(
     )
 
 
-def _column_named(reader: RecordReader, name: str) -> str | None:
-    return next((column for column in reader.columns if normal(column) == normal(name)), None)
-
-
 def _currency(evidence: _ReadingEvidence, table: Table, options: IngestOptions, file: str) -> str | None:
     signs = distinct_currencies(evidence.money)
     if len(signs) > 1 and not evidence.currency_codes:
@@ -469,7 +460,7 @@ def _currency(evidence: _ReadingEvidence, table: Table, options: IngestOptions, 
     if options.currency:
         return options.currency.upper()
     if codes := evidence.currency_codes:
-        # of equally common ones the first by name, so that equal files are read alike
+        # of equally common ones the first by name, so that the result is the same again
         commonest: str | None = min(codes, key=lambda code: (-codes[code], code))
     else:
         commonest = next((sign for sign in signs if len(sign) == 3), None)

@@ -1,4 +1,4 @@
-"""One load from file to store: the file stage, the row stage, and the account of both."""
+"""One load from file to store: the file stage, the row stage, and the report of both."""
 
 from __future__ import annotations
 
@@ -43,22 +43,21 @@ from recllm.shop.store.writers import Load
 from recllm.shop.workspace.privacy import Pseudonymiser
 from recllm.text.personal_data import scrub
 
-HEAD_ROWS = 1_000  # at the beginning of a load, which may refuse it at once
-HEAD_LIMIT = 0.5  # share of bad ones among them from which on it is the wrong file or map
+HEAD_ROWS = 1_000
+HEAD_LIMIT = 0.5  # share of bad rows among the first ones that refuses the load at once: wrong file or map
 HEAVY_USER_SHARE = 0.3  # of a load's events: a user with more is reported
 
 _log = logging.getLogger(__name__)
 
 _ERASED = "E_ERASED_SUBJECT"
-"""Rows of people who were erased: of such a row only its number is kept."""
+"""Rows of erased people, of which only the number is kept."""
 _LEFT_OUT = frozenset({"E_MAP_REJECT", _ERASED})
-"""Codes of rows that are no mistake of the file's: they do not count towards the reject limit."""
+"""Codes of rows that are no mistakes: they do not count towards the reject limit."""
 _FEW_TITLES, _OTHER_TITLES = 5, 0.2
-"""So many items, and such a share of those that were known, under whose id a file has another thing: it is another
-shop's."""
+"""Minimum number, and share of known items, whose id names another product: then the file is another shop's."""
 _FORMULA_TEXT = r'^="(.*)"$'
 _QUOTED_NUMBER = r"^['\x60](\d.*)$"
-"""How exports tell a spreadsheet that a cell with digits is text."""
+"""Marks of exports for cells of digits that are text."""
 
 
 def ingest_file(
@@ -74,11 +73,11 @@ def ingest_file(
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
-    """Load one file into one table, as a whole or not at all.
+    """Loads one file into one table, as a whole or not at all.
 
-    A bad row goes to `quarantine_dir`/<load_id>.jsonl with its line, code and message. With `dry_run` everything is
-    done and counted in the same way and the store stays as it was; then `store` may be None. A file with a header and
-    no rows gives a report with read == 0 and W_NO_ROWS. `progress` is called with the number of rows read so far.
+    A bad row goes to `quarantine_dir`/<load_id>.jsonl with its line, code and message. With `dry_run` the report is the
+    same and the store is unchanged; then `store` may be None. A file with a header and no rows gives a report with
+    read == 0 and W_NO_ROWS. `progress` is called with the number of rows read so far.
 
     Raises `IngestError` when the file or the load is refused (then nothing of it is kept; for E_REJECT_LIMIT the
     quarantine file stays and is named), `StoreError` when the store cannot take it.
@@ -88,12 +87,12 @@ def ingest_file(
     started = time.monotonic()
     table = Table(table)
     column_map = mapping or ColumnMap()
-    # what the caller said, else what the map says, else the shop's own; the map's encoding is only a hint
+    # the caller's options, else the map's, else the shop's; the map's encoding is only a hint
     of_map = column_map.read.model_dump(exclude={"encoding"}, exclude_none=True)
     of_caller = (options or IngestOptions()).model_dump(exclude_none=True)
     options = IngestOptions(**{**of_map, **of_caller})
     options = options.model_copy(update={"tz": options.tz or options.shop_tz or options.likely_tz})
-    source = probe(path, policy)
+    source = probe(path)
     reader = rearranged(open_records(source, options, column_map), column_map, source.path.name)
     reader = with_composed(prepared(reader, column_map, source.path.name), column_map, source.path.name)
     schema = settle_schema(reader, table, options, column_map, source.path.name)
@@ -138,8 +137,8 @@ def ingest_file(
 
 
 def _check_order(load: Load, state: LoadState, sha256: str) -> None:
-    """A workspace's log has times, or it knows only an order, which one file says as a whole: a person's steps count
-    from the last one, so that what is added later would move those before it. Raises `IngestError` E_ORDER_LOG."""
+    """A workspace's log has times, or it comes from one file with an order: steps count from a person's last one, so
+    that later rows would move earlier ones. Raises `IngestError` E_ORDER_LOG."""
     order, steps = load.order_log(), state.steps
     remedy = "make a workspace of its own for it: recllm init"
     if steps is None:
@@ -175,10 +174,10 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
     """The reader for a probed file. Raises `IngestError` for encoding, delimiter and header."""
     keeps_first = column_map.doubled == "first"
     if source.kind is FileKind.PARQUET:
-        return open_parquet(source.path, source.policy)
+        return open_parquet(source.path)
     if source.kind is FileKind.WORKBOOK:
         sheet = options.sheet or column_map.read.sheet
-        return open_workbook(source.path, sheet, source.policy, keeps_first=keeps_first)
+        return open_workbook(source.path, sheet, keeps_first=keeps_first)
     decoding = find_decoding(source, options, column_map)
     blocks = partial(read_blocks, source, decoding, options.block_bytes)
     if source.kind is FileKind.JSONL:
@@ -190,8 +189,7 @@ def open_records(source: SourceFile, options: IngestOptions, column_map: ColumnM
 
 
 def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
-    """The reader with the cells that the map carries down from the first row of an order, without those that it calls
-    nothing, and without the marks of texts. Raises `IngestError` E_MISSING_COLUMN."""
+    """The reader with `carry`, `nothing` and `text_marks` of the map applied. Raises `IngestError` E_MISSING_COLUMN."""
     carry, nothing = column_map.carry, list(column_map.nothing)
     if carry is None and not nothing and not column_map.text_marks:
         return reader
@@ -223,17 +221,16 @@ def prepared(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordRe
 
 
 def _refusals(reader: RecordReader, schema: FileSchema) -> RecordReader:
-    """The rows that do not say yes, without those that the map rejects. Lines that cannot be read are set aside by the
-    other tables of the file."""
+    """The rows that do not say yes, without those that the map rejects. Unreadable lines are left to the other tables
+    of the file."""
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in reader.chunks():
-            is_out = yes_or_no(chunk.frame[schema.columns["granted"]], GRANTED, DENIED).fill_null(False)
-            for rule in schema.column_map.reject:
-                is_out |= rule.holds(chunk.frame)
-            yield replace(chunk.with_rows((~is_out).arg_true().to_numpy(), chunk.frame.filter(~is_out)), bad=())
+    def refusals(chunk: Chunk) -> Chunk:
+        is_out = yes_or_no(chunk.frame[schema.columns["granted"]], GRANTED, DENIED).fill_null(False)
+        for rule in schema.column_map.reject:
+            is_out |= rule.holds(chunk.frame)
+        return replace(chunk.with_rows((~is_out).arg_true().to_numpy(), chunk.frame.filter(~is_out)), bad=())
 
-    return replace(reader, chunks=chunks)
+    return reader.mapped(refusals)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -241,9 +238,9 @@ class _ParsedChunk:
     chunk: Chunk
     batch: FieldBatch
     good: pl.DataFrame
-    """The rows that can be used, as the store takes them."""
+    """The accepted rows, as the store takes them."""
     are_distinct: bool
-    """Whether no two of the load's events can have one key, because none of them has an id of the file's."""
+    """Whether no two of the load's events can have one key, because the file has no ids of events."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -254,20 +251,20 @@ class _RowStage:
     quarantine: _Quarantine
     reader: RecordReader
     merged: MostCommon | None
-    """Where the good rows gather that become one per id; None where they go to the store as they are."""
+    """Collects the good rows that become one per id; None where they go to the store as they are."""
     known_ids: frozenset[str] = frozenset()
-    """Of `merged`, what stays as the store has it."""
+    """Ids of `merged` that stay unchanged in the store."""
     read: int = 0
     accepted: int = 0
     duplicates: int = 0
     n_bad_in_head: int = 0
-    """Bad rows near the top, of those that count towards the reject limit."""
+    """Bad rows among the first, of those that count towards the reject limit."""
     codes: Counter[str] = field(default_factory=Counter)
     """Quarantined rows by code."""
     n_titles: int = 0
-    """Items of the file that were described before."""
+    """Items that had a title before."""
     n_other_titles: int = 0
-    """Of them, those that have a title without a word of the earlier one."""
+    """Of them, those whose title shares no word with the earlier one."""
 
     def run(self, load: Load, progress: Callable[[int], None] | None) -> None:
         """Raises `IngestError` E_REJECT_LIMIT as soon as it is clear."""
@@ -334,7 +331,7 @@ class _RowStage:
         self._set_aside(parsed.chunk, batch)
 
     def _compare_titles(self, items: pl.DataFrame, load: Load) -> None:
-        """Counts items whose title has no word in common with the one that is known under their id."""
+        """Counts items whose title shares no word with the known one."""
         described = load.item_titles(items["item_id"]).rename({"title": "earlier"})
         words = [pl.col(name).str.to_lowercase().str.extract_all(r"\p{L}{2,}|\p{Han}") for name in ("title", "earlier")]
         pairs = items.select("item_id", "title").join(described, on="item_id").select(*words)
@@ -390,15 +387,11 @@ class _RowStage:
 
 
 class _Quarantine:
-    """The file of refused rows of one load, for the shop to look at. It holds raw ids: only the owner may read it.
+    """The file of refused rows of one load. It holds raw ids: only the owner may read it.
 
-    Lines gather in a hidden draft. The file gets its name when the load is committed, or when it is refused for too
-    many bad rows; otherwise the draft goes away, at the latest with the next load, when its process is gone.
-
-    With `is_masked` the cells and messages of a row have placeholders for the personal data in them: what is wrong with
-    the row can be seen, and it has to be mended in the file that it came from.
-
-    An exception that ends `draft` before `publish` removes the draft. With no folder nothing is written.
+    Lines go to a hidden draft, which gets its name when the load is committed, or refused for too many bad rows; an
+    exception that ends `draft` before `publish`, or the next load, removes it. With no folder nothing is written. With
+    `is_masked` placeholders replace the personal data in cells and messages.
     """
 
     def __init__(
@@ -411,7 +404,7 @@ class _Quarantine:
         namespace: str | None = None,
         is_masked: bool = False,
     ) -> None:
-        """namespace: of the ids in the file, which stand in it without."""
+        """namespace: of the file's ids, which are written without it."""
         self._is_masked = is_masked
         self._folder = None if folder is None else Path(folder)
         self._path = (self._folder or Path()) / f"{load_id}.jsonl"
@@ -440,7 +433,7 @@ class _Quarantine:
             self._stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
     def publish(self) -> str | None:
-        """Give the file its name, durably. Returns its path, None when no row was refused."""
+        """Gives the file its name, durably. Returns its path, None when no row was refused."""
         if self._stream is None:
             return None
         with self._explained():
@@ -448,7 +441,7 @@ class _Quarantine:
         return str(self._path)
 
     def withdraw(self) -> None:
-        """Take a published file back: the load that it belongs to did not happen."""
+        """Removes a published file: its load failed."""
         if self._folder is not None:
             self._path.unlink(missing_ok=True)
 

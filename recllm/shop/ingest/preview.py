@@ -1,4 +1,4 @@
-"""A file before it is loaded: its columns, its first rows, and which column would fill which field."""
+"""A file before it is loaded: its columns, its first rows, and the columns of its fields."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recllm.base.policy import Policy
 from recllm.base.schema import Table
 from recllm.shop.ingest.column_names import (
     BASICS,
@@ -26,19 +25,19 @@ from recllm.shop.ingest.read.source import probe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePreview:
-    """What a file's head says of it."""
+    """The head of a file."""
 
     columns: tuple[str, ...]
     rows: tuple[Mapping[str, str | None], ...]
     """The first rows by column; None where empty."""
     likely_rows: int
-    """About how many rows the file has, judged by the length of the first ones."""
+    """Estimated rows of the file, by the length of the first ones."""
 
     def likely_table(self) -> Table:
-        """The table whose required fields the columns fill best; of equal ones that with more fields. What names both a
-        person and an item is a log, even where no column says the time under a usual name."""
+        """The table whose required fields the columns fill best; of equal ones that with more fields. A file with both
+        a person and an item is a log, even without a usual name for the time."""
 
-        def fit(table: Table) -> tuple[bool, int, int]:
+        def filled(table: Table) -> tuple[bool, int, int]:
             fills = proposed_columns(self.columns, table)
             needed = [field for field in REQUIRED[table] if is_required(field, table, fills)]
             required = sum(fills[field] is not None for field in needed)
@@ -47,12 +46,12 @@ class FilePreview:
         of_log = proposed_columns(self.columns, Table.EVENTS)
         if of_log["user_id"] is not None and of_log["item_id"] is not None:
             return Table.EVENTS
-        return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=fit)
+        return max((Table.CONSENT, Table.ITEMS, Table.USERS, Table.EVENTS), key=filled)
 
 
-def preview_file(path: Path, policy: Policy, options: IngestOptions | None = None, *, n_rows: int = 10) -> FilePreview:
+def preview_file(path: Path, options: IngestOptions | None = None, *, n_rows: int = 10) -> FilePreview:
     """The head of a file. Raises `IngestError` for one that cannot be read at all."""
-    source = probe(path, policy)
+    source = probe(path)
     reader = open_records(source, options or IngestOptions(), ColumnMap())
     rows: list[Mapping[str, str | None]] = []
     likely_rows = 0
@@ -68,7 +67,7 @@ def preview_file(path: Path, policy: Policy, options: IngestOptions | None = Non
 
 
 def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | None]:
-    """Field -> the column that a load takes for it by itself; None where there is none, or several could be meant."""
+    """Field -> the column that a load takes for it without a map; None for none, or several."""
     by_normal = {normal(column): column for column in columns}
     proposed: dict[str, str | None] = {}
     for field in FIELDS[table]:
@@ -79,8 +78,8 @@ def proposed_columns(columns: Sequence[str], table: Table) -> dict[str, str | No
 
 
 def basic_columns(columns: Sequence[str], fills: Mapping[str, str | None]) -> dict[str, bool]:
-    """Column -> whether a load keeps it as a basic by itself, for the columns of people that fill no field and that the
-    law does not protect specially."""
+    """Column -> whether a load keeps it as a basic without a map, for the columns that fill no field and that the law
+    does not protect specially."""
     names = frozenset().union(*(candidates(name) for name in BASICS))
     spare = (column for column in columns if column not in fills.values() and not is_special(column))
     return {column: normal(column) in names for column in spare}

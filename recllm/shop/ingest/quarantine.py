@@ -1,4 +1,4 @@
-"""Files as they came, raw: refused rows, and uploads that wait to be loaded. What of them is about a person."""
+"""Raw files: refused rows, and uploads that wait to be loaded; what of them is about a person."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILES = "quarantine/*.jsonl"
 
 
 class _Mentions:
-    """Finds some people in refused rows by their pseudonyms alone, so no id of them has to be known."""
+    """Finds people in refused rows by their pseudonyms, without their raw ids."""
 
     def __init__(self, workspace: Workspace, subjects: Collection[str]) -> None:
         """subjects: pseudonyms of people and of sessions."""
@@ -29,7 +29,7 @@ class _Mentions:
         self._is_one, self._are_in = is_one, lru_cache(maxsize=1 << 12)(self._find)
 
     def is_of(self, user_id: str | None, namespace: str | None = None) -> bool:
-        """Whether an id is that of one of the people; namespace: of the file's ids, see `IngestOptions`."""
+        """Whether an id is that of one of the people; namespace: see `IngestOptions`."""
         if user_id is None or self._is_one(user_id):
             return user_id is not None
         return namespace is not None and self._is_one(f"{namespace}:{user_id}")
@@ -39,10 +39,10 @@ class _Mentions:
         return any(self.is_of(some_id, namespace) for some_id in ids if not only_telling or is_telling(some_id))
 
     def taken_out(self, line: bytes) -> bytes:
-        """A refused row without the people; empty where it is, or may be, theirs.
+        """A refused row without the people; empty if it is, or may be, theirs.
 
-        In a row of another person an id of few characters is a quantity or an item. Where the name of the file, or of a
-        column, holds an id, which each of its rows repeats, that name goes and not the rows.
+        In a row of another person a short id is a quantity or an item. If the name of the file or of a column holds an
+        id, that name is removed and not the row.
         """
         row = _row(line)
         user, namespace, cells = row.get("user"), row.get("namespace"), row.get("fields") or {}
@@ -64,7 +64,7 @@ def _row(line: bytes) -> Mapping[str, Any]:
 
 
 def _forget(workspace: Workspace, people: ErasedPeople) -> Removed:
-    """Removes the refused rows of people, and rather one too many; a file without rows goes."""
+    """Removes the refused rows of people, in doubt one too many, and files without rows."""
     mentions, n_removed, unread = _Mentions(workspace, people.subjects | people.spellings), 0, []
     for path in sorted(workspace.root.glob(_FILES)):
         try:
@@ -83,7 +83,7 @@ def _forget(workspace: Workspace, people: ErasedPeople) -> Removed:
 
 
 def _export(workspace: Workspace, person: ExportedPerson) -> dict[str, Any]:
-    """The person's own refused rows; those that may be somebody else's stay out."""
+    """The person's own refused rows, without those that may be another person's."""
     with workspace.store().read() as reader:
         mentions = _Mentions(workspace, {person.name, *reader.joined_sessions(user_id=person.name)})
     paths = sorted(workspace.root.glob(_FILES))

@@ -6,7 +6,7 @@ A column map says so with `renames`, `footer`, `groups`, `lines`, `parents` and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import polars as pl
@@ -46,11 +46,7 @@ def _renamed(reader: RecordReader, renames: Mapping[str, str]) -> RecordReader:
         is_free = name not in reader.columns and name not in names.values()
         names[column] = name if is_free else column
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in reader.chunks():
-            yield replace(chunk, frame=chunk.frame.rename(names))
-
-    return replace(reader, columns=tuple(names.values()), chunks=chunks)
+    return reader.mapped(lambda chunk: replace(chunk, frame=chunk.frame.rename(names)), [*names.values()])
 
 
 def _with_groups(reader: RecordReader, rule: RepeatedColumns) -> RecordReader:
@@ -66,24 +62,19 @@ def _with_groups(reader: RecordReader, rule: RepeatedColumns) -> RecordReader:
     if not numbered:
         return reader
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in reader.chunks():
-            rows = chunk.frame.with_row_index(_ROW)
-            parts = []
-            for _, group in sorted(numbered.items()):
-                is_filled = pl.any_horizontal(pl.col(list(group.values())).str.strip_chars() != "")
-                cells = [pl.col(group[name]).alias(name) if name in group else _nothing(name) for name in names]
-                parts.append(rows.filter(is_filled).select(_ROW, *others, *cells))
-            long = pl.concat(parts)
-            alone = rows.join(long, on=_ROW, how="anti").select(_ROW, *others, *map(_nothing, names))
-            long = pl.concat([long, alone]).sort(_ROW, maintain_order=True)
-            yield chunk.with_rows(long[_ROW].to_numpy(), long.select(*others, *names))
+    def unfolded(chunk: Chunk) -> Chunk:
+        rows = chunk.frame.with_row_index(_ROW)
+        parts = []
+        for _, group in sorted(numbered.items()):
+            is_filled = pl.any_horizontal(pl.col(list(group.values())).str.strip_chars() != "")
+            cells = [pl.col(column).alias(name) for name, column in group.items()]
+            parts.append(rows.filter(is_filled).select(_ROW, *others, *cells))
+        long = pl.concat(parts, how="diagonal")
+        alone = rows.join(long, on=_ROW, how="anti").select(_ROW, *others)
+        long = pl.concat([long, alone], how="diagonal").sort(_ROW, maintain_order=True)
+        return chunk.with_rows(long[_ROW].to_numpy(), long.select(*others, *names))
 
-    return replace(reader, columns=(*others, *names), chunks=chunks)
-
-
-def _nothing(name: str) -> pl.Expr:
-    return pl.lit(None, pl.String).alias(name)
+    return reader.mapped(unfolded, [*others, *names])
 
 
 def with_composed(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:
@@ -101,14 +92,13 @@ def with_composed(reader: RecordReader, column_map: ColumnMap, file: str) -> Rec
     if not added:
         return reader
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in reader.chunks():
-            frame = chunk.frame
-            for name, column in added.items():
-                frame = frame.with_columns(column.alias(name))
-            yield replace(chunk, frame=frame)
+    def composed(chunk: Chunk) -> Chunk:
+        frame = chunk.frame
+        for name, column in added.items():
+            frame = frame.with_columns(column.alias(name))
+        return replace(chunk, frame=frame)
 
-    return replace(reader, columns=(*reader.columns, *added), chunks=chunks)
+    return reader.mapped(composed, [*reader.columns, *added])
 
 
 def _composed(rule: ComposedColumn, columns: list[str], by_normal: Mapping[str, str]) -> pl.Expr:
@@ -136,15 +126,11 @@ def _composed(rule: ComposedColumn, columns: list[str], by_normal: Mapping[str, 
 def _without_footer(reader: RecordReader, pattern: str) -> RecordReader:
     """Lines of another width that the pattern matches are left out by the map, and are no mistakes."""
 
-    def told_apart(record: BadRecord) -> BadRecord:
+    def named(record: BadRecord) -> BadRecord:
         is_footer = record.code == "E_FIELD_COUNT" and re.search(pattern, record.raw) is not None
         return replace(record, code="E_MAP_REJECT", message="no row, by the map's footer") if is_footer else record
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in reader.chunks():
-            yield replace(chunk, bad=tuple(map(told_apart, chunk.bad)))
-
-    return replace(reader, chunks=chunks)
+    return reader.mapped(lambda chunk: replace(chunk, bad=tuple(map(named, chunk.bad))))
 
 
 def _with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordReader:
@@ -155,22 +141,22 @@ def _with_lines(reader: RecordReader, lines: OrderLines, file: str) -> RecordRea
         raise IngestError("E_MISSING_COLUMN", f"{file}: no column whose name is matched by {lines.columns}")
     others = [column for column in reader.columns if column not in cells]
 
-    def part(name: str) -> pl.Expr:
-        start, separator = re.escape(name + ":"), re.escape(lines.separator)
-        return pl.col(_CELL).str.extract(rf"(?s)(?:^|{separator}){start}(.*?)(?:{separator}|$)")
+    separator = re.escape(lines.separator)
+    cells_of_lines = [
+        pl.col(_CELL).str.extract(rf"(?s)(?:^|{separator}){re.escape(name)}:(.*?)(?:{separator}|$)").alias(column)
+        for name, column in lines.names.items()
+    ]
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in reader.chunks():
-            numbered = chunk.frame.with_row_index(_ROW)
-            long = numbered.unpivot(cells, index=_ROW, variable_name=_KEY, value_name=_CELL)
-            long = long.filter(pl.col(_CELL).str.strip_chars() != "")
-            empty = numbered.join(long, on=_ROW, how="anti").select(_ROW, pl.lit(None, pl.String).alias(_CELL))
-            long = pl.concat([long.select(_ROW, _CELL), empty]).sort(_ROW, maintain_order=True)
-            frame = long.join(numbered.select(_ROW, *others), on=_ROW, how="left", maintain_order="left")
-            cells_of_lines = (part(name).alias(column) for name, column in lines.names.items())
-            yield chunk.with_rows(frame[_ROW].to_numpy(), frame.select(*others, *cells_of_lines))
+    def unfolded(chunk: Chunk) -> Chunk:
+        numbered = chunk.frame.with_row_index(_ROW)
+        long = numbered.unpivot(cells, index=_ROW, variable_name=_KEY, value_name=_CELL)
+        long = long.filter(pl.col(_CELL).str.strip_chars() != "")
+        empty = numbered.join(long, on=_ROW, how="anti").select(_ROW)
+        long = pl.concat([long.select(_ROW, _CELL), empty], how="diagonal").sort(_ROW, maintain_order=True)
+        frame = long.join(numbered.select(_ROW, *others), on=_ROW, how="left", maintain_order="left")
+        return chunk.with_rows(frame[_ROW].to_numpy(), frame.select(*others, *cells_of_lines))
 
-    return replace(reader, columns=(*others, *lines.names.values()), chunks=chunks)
+    return reader.mapped(unfolded, [*others, *lines.names.values()])
 
 
 def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional: bool) -> RecordReader:
@@ -179,11 +165,10 @@ def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional
     by_normal = {normal(column): column for column in reader.columns}
 
     def present(*names: str | None) -> list[str]:
-        asked_for = [name for name in names if name is not None]
-        missing = [name for name in asked_for if normal(name) not in by_normal]
+        missing = [name for name in filter(None, names) if normal(name) not in by_normal]
         if missing and not optional:
             raise IngestError("E_MISSING_COLUMN", f"{file}: no column {missing[0]}, which [parents] names")
-        return [by_normal[normal(name)] for name in asked_for if name not in missing]
+        return [by_normal[normal(name)] for name in filter(None, names) if name not in missing]
 
     source = present(rule.named_by, rule.lists)
     keys = {column: before for name, before in rule.keys.items() for column in present(name)}
@@ -191,12 +176,8 @@ def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional
     if not source or not keys:
         return reader
     parent = rule.name or "parent row"
-    own_key = pl.coalesce(
-        [
-            pl.when(pl.col(c).str.strip_chars() != "").then(before + pl.col(c).str.strip_chars())
-            for c, before in keys.items()
-        ]
-    )
+    stripped = {column: (pl.col(column).str.strip_chars(), before) for column, before in keys.items()}
+    own_key = pl.coalesce([pl.when(key != "").then(before + key) for key, before in stripped.values()])
     matched = pl.col(source[0]).str.extract_all(rule.matches)
     products: list[pl.DataFrame] = []
     for chunk in reader.chunks():
@@ -207,27 +188,23 @@ def _with_parents(reader: RecordReader, rule: ParentRows, file: str, *, optional
         else:
             rows = chunk.frame.filter(~(pl.col(source[0]).str.strip_chars() != "").fill_null(False))
             of_products = pl.concat(
-                [
-                    rows.select((before + pl.col(c).str.strip_chars()).alias(_KEY), own_key.alias(parent), *columns)
-                    for c, before in keys.items()
-                ]
+                rows.select((before + key).alias(_KEY), own_key.alias(parent), *columns)
+                for key, before in stripped.values()
             )
         products.append(of_products.filter(pl.col(_KEY) != ""))
     lookup = pl.concat(products).unique(_KEY, keep="first", maintain_order=True) if products else pl.DataFrame()
     renamed = {column: f"{column} of the product" for column in columns}
     key = own_key if rule.lists is not None else pl.col(source[0]).str.extract(rule.matches).str.strip_chars()
 
-    def chunks() -> Iterator[Chunk]:
-        for chunk in reader.chunks():
-            frame = chunk.frame.with_columns(key.alias(_KEY))
-            frame = frame.join(lookup.rename(renamed), on=_KEY, how="left", maintain_order="left")
-            frame = frame.with_columns(
-                pl.coalesce([pl.when(pl.col(column).str.strip_chars() != "").then(column), pl.col(of_product)]).alias(
-                    column
-                )
-                for column, of_product in renamed.items()
-            )
-            named = pl.coalesce(parent, _KEY) if rule.named_by is not None else pl.col(parent)
-            yield replace(chunk, frame=frame.select(*reader.columns, named.alias(parent)))
+    named = pl.coalesce(parent, _KEY) if rule.named_by is not None else pl.col(parent)
+    filled = [
+        pl.coalesce([pl.when(pl.col(column).str.strip_chars() != "").then(column), pl.col(of_product)]).alias(column)
+        for column, of_product in renamed.items()
+    ]
 
-    return replace(reader, columns=(*reader.columns, parent), chunks=chunks)
+    def with_product(chunk: Chunk) -> Chunk:
+        frame = chunk.frame.with_columns(key.alias(_KEY))
+        frame = frame.join(lookup.rename(renamed), on=_KEY, how="left", maintain_order="left").with_columns(filled)
+        return replace(chunk, frame=frame.select(*reader.columns, named.alias(parent)))
+
+    return reader.mapped(with_product, [*reader.columns, parent])

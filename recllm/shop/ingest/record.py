@@ -1,8 +1,8 @@
 """Events with their keys, so that a file sent twice counts once and two equal lines of one order count twice.
 
-An event with an id of its own is that id. Any other is its content (person, product, kind, time, basket, price,
-quantity and so on) and its number among the equal ones of the file. Hashes are BLAKE2b, stable across versions.
-The person enters as a pseudonym, so nobody can try out raw ids against the keys.
+The key of an event with an id is that of the id. Any other is made of its content (person, product, kind, time,
+basket, price, quantity and so on) and its number among the equal ones of the file. Hashes are BLAKE2b, stable across
+versions. The person enters as a pseudonym, so that raw ids cannot be tried out against the keys.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _CONTENT = (
 
 
 def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteResult:
-    """Append events of the program itself, durable on return; the same events again are duplicates.
+    """Appends events of the program itself, durable on return; the same events again are duplicates.
 
     events: user_id (pseudonyms), item_id, event (value of an `Action`), timestamp (aware datetime), and where known
     event_id, quantity (1 where null), price, basket_id, value, request_id, position, model_version. is_timed: False
-    where the time was only filled in; an event with an id is then the same whenever it is sent again. `source` says
-    where they come from. Raises `DataError` for a missing column, an empty id, an unknown event or a naive time.
+    where the time was filled in; an event with an id is then the same at any time. source: their origin. Raises
+    `DataError` for a missing column, an empty id, an unknown event or a naive time.
     """
     for name in ("user_id", "item_id", "event", "timestamp"):
         if name not in events.columns:
@@ -60,19 +60,17 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
 
 
 def record_rows(rows: pl.DataFrame, table: Table, store: Store, *, source: str) -> WriteResult:
-    """Write users, items or decisions of the program itself, as `store.writers.COLUMNS` has them; durable on
-    return. `source` says where they come from."""
+    """Writes users, items or decisions of the program itself, in the columns of `recllm.shop.store.writers.COLUMNS`;
+    durable on return. source: their origin."""
     with store.load(table, load_id=uuid.uuid4().hex, source=source) as load:
         return load.write(rows)
 
 
 class Occurrences:
-    """Counts equal contents over all chunks of a file, in 8 bytes per distinct content, and 12 more for one that is met
-    again.
+    """Counts equal contents over all chunks of a file, in 8 bytes per distinct content, and 12 more per repeated one.
 
-    Contents lie in sorted runs, each several times as long as the next; short ones are merged as they come, so a
-    content is moved a few times and not with every chunk. They are divided by their first bits, and only a part is
-    written anew at a time.
+    Contents are in sorted runs, each several times as long as the next; short ones are merged, so that a content is
+    moved only a few times. They are partitioned by their first bits, so that a merge touches one partition.
     """
 
     _PARTS = 64
@@ -81,12 +79,12 @@ class Occurrences:
     def __init__(self) -> None:
         self._runs: list[list[NDArray[np.uint64]]] = [[] for _ in range(self._PARTS)]
         self._repeated: NDArray[np.uint64] = np.empty(0, np.uint64)
-        """Contents that were met more than once, ascending."""
+        """Contents that occurred more than once, ascending."""
         self._counts: NDArray[np.uint32] = np.empty(0, np.uint32)
-        """How often each of them was met."""
+        """Occurrences of each of them."""
 
     def number(self, contents: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """For each entry how many equal ones came before it, in this call and in earlier ones; int64 (n,)."""
+        """For each entry the number of earlier equal ones, in this and earlier calls; int64 (n,)."""
         values, inverse, counts = np.unique(contents, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
         within = np.empty(len(contents), np.int64)
@@ -96,10 +94,10 @@ class Occurrences:
         ends = np.append(np.searchsorted(values, np.arange(1, self._PARTS, dtype=np.uint64) * step), len(values))
         met = np.zeros(len(values), bool)
         for start, end, runs in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), self._runs, strict=True):
-            part = values[start:end]
+            of_range = values[start:end]
             for run in runs:
-                met[start:end] |= _among(part, run)
-            runs.append(part[~met[start:end]])
+                met[start:end] |= _among(of_range, run)
+            runs.append(of_range[~met[start:end]])
             while len(runs) > 1 and len(runs[-2]) < self._GROWTH * len(runs[-1]):
                 runs[-2:] = [np.sort(np.concatenate(runs[-2:]), kind="stable")]
 

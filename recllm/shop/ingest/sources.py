@@ -1,24 +1,22 @@
-"""Exports of shop systems that are known without a map: what a file is, which tables it gives, and what it cannot tell.
+"""Exports of shop systems that are known without a map: recognition by columns, their tables and caveats.
 
 A source is a TOML file in `known/`:
 
 title = "Shopify: orders"
 signature = ["Name", "Lineitem name"]   # columns that such a file always has; a list within it: one of these
-caveats = ["..."]                       # what whoever loads it has to know
+caveats = ["..."]                       # limits of the data
 encodings = ["cp1252"]                  # tried where a file is not UTF-8 and its header fits in one of them
-gives_nothing = "..."                   # of a kind of which no table can be made: why, and which export can
-[languages.de]                          # names of columns where the system speaks another language
+gives_nothing = "..."                   # why no table can be made of this kind, and which export to use
+[languages.de]                          # names of columns in another language of the system
 Type = "Typ"                            # or a list, as in a signature
-[consent]                               # a no is always taken in, a yes only where somebody says so
+[consent]                               # refusals are always taken in, agreements only with --consent-from
 columns = { "Accepts Marketing" = "email" }
-timestamp = "Created at"                # when it was given, or { column = "Created at" } for each of them; the time
-                                        # of the load where there is none
-nothing = ["never asked"]               # answers that say nothing
-says = { "Unsubscribed at" = "no" }     # columns of times: what everybody agreed to or took back who has one; with
-                                        # "no" everybody in the file did, those without a time at the load
-[events]                                # the maps of the tables that it gives, see `recllm.shop.ingest.options`
+timestamp = "Created at"                # time of the decision, or { column = "Created at" }; else the time of the load
+nothing = ["never asked"]               # answers that are no decision
+says = { "Unsubscribed at" = "no" }     # columns of times: what a time means; with "no" all people of the file refused
+[events]                                # the maps of its tables, see `recllm/shop/ingest/column_map.toml`
 columns = { user_id = "Email" }
-[zh]                                    # title, caveats and gives_nothing for Chinese readers
+[zh]                                    # title, caveats and gives_nothing in Chinese
 title = "..."
 """
 
@@ -36,7 +34,6 @@ from pydantic import ValidationError
 
 from recllm.base.documents import toml_table
 from recllm.base.errors import IngestError, UsageError
-from recllm.base.policy import Policy
 from recllm.base.schema import Purpose, Table
 from recllm.base.words.sentences import language
 from recllm.shop.ingest.column_names import normal
@@ -45,12 +42,12 @@ from recllm.shop.ingest.options import ColumnMap, IngestOptions, Names, RejectRu
 from recllm.shop.ingest.read.source import SourceFile, find_decoding, probe, reads_as
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
-"""In which the tables of a file are loaded: products and people before what they did."""
+"""Order in which the tables of a file are loaded."""
 _KNOWN = files("recllm.shop.ingest") / "known"
 
 
 class ConsentColumns(_Part):
-    """Columns that say whether somebody agreed to something."""
+    """Columns of consent."""
 
     columns: Mapping[str, Purpose]
     timestamp: str | Mapping[str, str] | None = None
@@ -58,14 +55,14 @@ class ConsentColumns(_Part):
     says: Mapping[str, Literal["yes", "no"]] = {}
 
     def time_column(self, column: str) -> str | None:
-        """The column that says when the answer in another one was given."""
+        """The column with the time of another column's answer."""
         if column in self.says:
             return column
         return self.timestamp.get(column) if isinstance(self.timestamp, Mapping) else self.timestamp
 
 
 class SourceWords(_Part):
-    """What people are told of one kind of export."""
+    """Texts about one kind of export."""
 
     title: str
     caveats: tuple[str, ...] = ()
@@ -78,16 +75,16 @@ class FileSource(_Part):
     name: str
     title: str
     signature: tuple[Names, ...]
-    """What such a file has: of each entry one of its names."""
+    """Columns of such a file: of each entry one of its names."""
     caveats: tuple[str, ...] = ()
     encodings: Names = ()
-    """What such files are written in where they are not UTF-8."""
+    """Of such files that are not UTF-8."""
     languages: Mapping[str, Mapping[str, Names]] = {}
     """Language -> name of a column in the maps -> its names in that language."""
     gives_nothing: str | None = None
-    """Why no table can be made of it, where that is so."""
+    """Why no table can be made of it."""
     zh: SourceWords | None = None
-    """The same words in Chinese; `told` chooses."""
+    """The texts in Chinese."""
     consent: ConsentColumns | None = None
     items: ColumnMap | None = None
     users: ColumnMap | None = None
@@ -101,29 +98,29 @@ class FileSource(_Part):
 
     @property
     def agreements(self) -> dict[str, Purpose]:
-        """The columns in which people may agree to something, and to what."""
+        """Columns with agreements -> purpose."""
         consent = self.consent or ConsentColumns(columns={})
         return {name: purpose for name, purpose in consent.columns.items() if consent.says.get(name) != "no"}
 
-    def told(self, locale: str) -> SourceWords:
-        """Its title and caveats in the language of a locale; in English where there is no other."""
+    def words(self, locale: str) -> SourceWords:
+        """Its texts in the language of a locale, else in English."""
         if self.zh is not None and language(locale) == "zh":
             return self.zh
         return SourceWords(title=self.title, caveats=self.caveats, gives_nothing=self.gives_nothing)
 
     def missing(self, columns: Sequence[str]) -> list[str]:
-        """Of the signature, what is not among the columns of a file."""
+        """Names of the signature that are not among the columns."""
         present = {normal(column) for column in columns}
         return [names[0] for names in self.signature if present.isdisjoint(map(normal, names))]
 
     def telling(self, columns: Sequence[str]) -> list[str]:
-        """The columns of a file of this kind by which it was told, as the file calls them."""
+        """The columns of a file that belong to the signature, under the file's names."""
         signature = {normal(name) for names in self.signature for name in names}
         renames = next((column_map.renames for column_map in self.maps.values()), {})
         return [column for column in columns if normal(renames.get(column, column)) in signature]
 
     def translations(self, columns: Sequence[str]) -> list[dict[str, str]]:
-        """Of each language that the source knows, the file's columns that it names -> their names in the maps."""
+        """For each language of the source: the file's columns -> their names in the maps."""
         by_normal = {normal(column): column for column in reversed(columns)}
         tables = []
         for names in self.languages.values():
@@ -132,8 +129,7 @@ class FileSource(_Part):
         return tables
 
     def of_file(self, columns: Sequence[str], renames: Mapping[str, str]) -> FileSource:
-        """The source for a file with these columns, of which some have other names: the file's own -> those of the
-        maps."""
+        """The source for a file with these columns. renames: the file's names -> those of the maps."""
         maps = {table.value: m.model_copy(update={"renames": renames}) for table, m in self.maps.items()}
         consent = self.consent
         if consent is not None:
@@ -146,13 +142,13 @@ class FileSource(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
-    """What a file was taken for."""
+    """The kind of a file."""
 
     source: FileSource
     alternatives: tuple[FileSource, ...] = ()
-    """Other kinds that it could be as well, with fewer columns to tell them by."""
+    """Other kinds that it could be, with shorter signatures."""
     encoding: str | None = None
-    """What it is written in, where it is not UTF-8."""
+    """Of a file that is not UTF-8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +157,7 @@ class NearKind:
 
     source: FileSource
     missing: tuple[str, ...]
-    """Of its signature, what the file lacks; empty where it is of this kind."""
+    """Names of its signature that the file lacks; empty where it is of this kind."""
 
 
 @cache
@@ -172,10 +168,10 @@ def known_sources() -> Mapping[str, FileSource]:
         if file.name.endswith(".toml"):
             name = file.name.removesuffix(".toml")
             table: dict[str, Any] = dict(toml_table(file.read_text("utf-8")))
-            for part in set(table) & {*map(str, ORDER)}:
-                table[part] = {"table": part, "optional": True, "doubled": "first", **table[part]}
-                if part != Table.EVENTS and Table.EVENTS in table:  # an order says less of a product than a catalogue
-                    table[part] = {"keep": "most_common", "only_new": True, **table[part]}
+            for kind in set(table) & {*map(str, ORDER)}:
+                table[kind] = {"table": kind, "optional": True, "doubled": "first", **table[kind]}
+                if kind != Table.EVENTS and Table.EVENTS in table:  # a catalogue says more of a product than an order
+                    table[kind] = {"keep": "most_common", "only_new": True, **table[kind]}
             try:
                 sources[name] = FileSource(name=name, **table)
             except ValidationError as error:
@@ -185,8 +181,8 @@ def known_sources() -> Mapping[str, FileSource]:
 
 
 def consent_maps(source: FileSource, consent_from: Sequence[str] = ()) -> list[ColumnMap]:
-    """The maps of the consent table, one for each column of consent: with who agreed for the columns of `consent_from`,
-    and for the others with who refused alone. Raises `UsageError` for one that is no such column."""
+    """The maps of the consent table, one for each column of consent: all decisions for the columns of `consent_from`,
+    and refusals for the others. Raises `UsageError` for one that is no such column."""
     consent = source.consent or ConsentColumns(columns={})
     columns = {normal(name): name for name in consent.columns}
     for column in consent_from:
@@ -222,7 +218,7 @@ def _consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, wit
             "constants": constants,
             "defaults": defaults,
             "values": {},
-            **{part: {} for part in ("joins", "totals", "paths", "attributes", "basics")},
+            **{key: {} for key in ("joins", "totals", "paths", "attributes", "basics")},
             "returns": (),
             "reject": (
                 *people.reject,
@@ -232,20 +228,20 @@ def _consent_map(consent: ConsentColumns, people: ColumnMap, column: str, *, wit
     )
 
 
-def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recognised:
-    """By the header of a file. Raises `IngestError` as reading it does, as `recognise` does, and E_SOURCE for a kind of
-    which nothing can be taken in."""
+def recognise_file(path: Path, options: IngestOptions) -> Recognised:
+    """Recognises a file by its header. Raises `IngestError` as reading and `recognise` do, and E_SOURCE for a kind
+    without tables."""
     sources = known_sources().values()
     names = {name for source in sources for names in source.signature for name in names}
     names |= {
         word for source in sources for table in source.languages.values() for words in table.values() for word in words
     }
-    header = ColumnMap(columns={"user_id": tuple(sorted(names))}, doubled="first")  # by them an encoding can be told
-    file = probe(path, policy)
+    header = ColumnMap(columns={"user_id": tuple(sorted(names))}, doubled="first")  # names that prove an encoding
+    file = probe(path)
     try:
         records = open_records(file, options, header)
         recognised = recognise(records.columns, path.name)
-        if "W_ENCODING" in records.warnings:  # a map of one table has fewer names to tell it by
+        if "W_ENCODING" in records.warnings:  # a map of one table has fewer names
             recognised = replace(recognised, encoding=find_decoding(file, options, header).encoding)
     except IngestError as error:
         if error.code != "E_ENCODING" or options.encoding is not None:
@@ -260,8 +256,8 @@ def recognise_file(path: Path, policy: Policy, options: IngestOptions) -> Recogn
 
 
 def _by_encoding(file: SourceFile, options: IngestOptions, header: ColumnMap, error: IngestError) -> Recognised:
-    """The kind of a file that is not UTF-8, by an encoding that this kind is written in. Raises `error` where there is
-    no such kind, and for a text that means nothing in that encoding."""
+    """The kind of a file that is not UTF-8, by an encoding of that kind. Raises `error` where there is none, and for a
+    text that is not plausible in that encoding."""
     for encoding in sorted({encoding for source in known_sources().values() for encoding in source.encodings}):
         if not reads_as(file.head.decode(encoding, errors="replace"), encoding):
             continue
@@ -276,15 +272,13 @@ def _by_encoding(file: SourceFile, options: IngestOptions, header: ColumnMap, er
 
 
 def recognise(columns: Sequence[str], file: str) -> Recognised:
-    """By the names of its columns: the kind of which most columns are there, all of its signature.
-
-    Raises `IngestError` E_SOURCE for none, with the nearest three and what is missing for them.
-    """
+    """The kind with the longest signature that the columns have. Raises `IngestError` E_SOURCE for none, with the
+    nearest three and their missing columns."""
     kinds = _readings(columns)
     fitting = sorted((kind for kind in kinds if not kind.missing), key=lambda kind: -len(kind.source.signature))
     if fitting:
         source, *further = [kind.source for kind in fitting]
-        # one whose whole signature is in that of the first says less of the same
+        # a kind whose whole signature is in the first one's adds nothing
         alternatives = (kind for kind in further if not {*kind.signature} <= {*source.signature})
         return Recognised(source=source, alternatives=tuple(alternatives))
     listed = "; ".join(f"{k.source.title} (missing: {', '.join(k.missing[:5])})" for k in nearest_kinds(columns))
@@ -296,12 +290,12 @@ def recognise(columns: Sequence[str], file: str) -> Recognised:
 
 
 def nearest_kinds(columns: Sequence[str], n: int = 3) -> list[NearKind]:
-    """The kinds of whose signature the smallest share is missing among the columns, the nearest first."""
+    """The kinds with the smallest missing share of their signature, the nearest first."""
     return sorted(_readings(columns), key=lambda kind: len(kind.missing) / len(kind.source.signature))[:n]
 
 
 def _readings(columns: Sequence[str]) -> list[NearKind]:
-    """Each known kind, read in the language of which it lacks least, by name."""
+    """Each known kind, in the language with the fewest missing columns, by name."""
     kinds = []
     for source in known_sources().values():
         readings: list[NearKind] = []

@@ -17,7 +17,7 @@ import polars as pl
 
 from recllm.base.schema import Action, Purpose, Table
 from recllm.shop.ingest.file_schema import LINE_TOTAL
-from recllm.shop.ingest.parse.batch import FieldBatch, clean_texts, is_nobody, null_if_empty
+from recllm.shop.ingest.parse.batch import FieldBatch, clean_texts, is_missing, null_if_empty
 from recllm.shop.ingest.parse.numbers import parse_numbers, undressed
 from recllm.shop.ingest.parse.times import NO_OFFSET
 
@@ -97,23 +97,22 @@ def build_events(batch: FieldBatch) -> pl.DataFrame:
 
 
 def _event_users(batch: FieldBatch) -> pl.Series:
-    """Raw user ids. With `anonymous` "keep" every basket without one gets a person of its own, or else every event:
-    never one person for all of them."""
+    """Raw user ids. With `anonymous` "keep" every basket without one gets a new person, or else every event does."""
     if batch.load.options.anonymous != "keep":
         return batch.raw_user_ids()
     ids = batch.ids("user_id")
-    nobody = is_nobody(ids)
-    batch.load.notes["W_ANONYMOUS"] += int(nobody.sum())
-    if not nobody.any():
+    anonymous = is_missing(ids)
+    batch.load.notes["W_ANONYMOUS"] += int(anonymous.sum())
+    if not anonymous.any():
         return batch.in_namespace(ids)
     content = batch.fields.select(pl.concat_str(pl.all().fill_null(""), separator="\x1f")).to_series()
     basket = batch.text("basket_id").str.strip_chars()
     throw_away = ("anonymous basket " + basket).zip_with((basket != "").fill_null(False), "anonymous event " + content)
-    return batch.in_namespace(ids.zip_with(~nobody, throw_away))
+    return batch.in_namespace(ids.zip_with(~anonymous, throw_away))
 
 
 def _quantities(batch: FieldBatch, event: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """(quantities as signed in the file, events with returns told apart)."""
+    """(quantities as signed in the file, events with returns marked)."""
     if not batch.has("quantity"):
         return batch.constant(1.0, pl.Float64), event
     load, texts = batch.load, batch.fields["quantity"]
@@ -193,8 +192,8 @@ def build_items(batch: FieldBatch) -> pl.DataFrame:
 
 
 def _ends(batch: FieldBatch) -> pl.Series:
-    """When items go off sale, epoch microseconds in UTC: ISO 8601, without a zone in that of the file or the shop. A
-    date alone is its end."""
+    """End of the offers, epoch microseconds in UTC, from ISO 8601; without a zone in that of the file or the shop. A
+    date counts until its end."""
     texts = null_if_empty(batch.text("available_until").str.strip_chars())
     options = batch.load.options
     zone = ZoneInfo(options.tz or options.shop_tz or "UTC")
@@ -224,7 +223,7 @@ def yes_or_no(column: pl.Series, yes: frozenset[str] = YES, no: frozenset[str] =
 
 
 def _map_texts(column: pl.Series, function: Callable[[str], str | None]) -> pl.Series:
-    """The function of each text; it is called once for equal ones."""
+    """The function of each text, called once for equal ones."""
     texts = column.unique().drop_nulls().to_list()
     return column.replace_strict(texts, [function(text) for text in texts], default=None, return_dtype=pl.String)
 

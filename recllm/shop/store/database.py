@@ -1,4 +1,4 @@
-"""The store itself: opening, loading, reading; how a connection is set up, and what its errors mean to a person."""
+"""The store: opening, loading, reading; the set-up of connections, and the remedies of their errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _REMEDIES: dict[str | tuple[str, ...], str] = {
     "SQLITE_IOERR": "cannot be read or written: the disk reports an error; check the disk and its free space",
     **postgres.REMEDIES,
 }
-"""What to do, by the beginning of SQLite's name of an error, or of a SQLSTATE; {cause} is what the database said."""
+"""Remedy, by the beginning of SQLite's name of an error, or of a SQLSTATE; {cause} is the database's message."""
 
 
 def _method(
@@ -74,9 +74,9 @@ def _method(
 
 
 class Store:
-    """The one place that keeps rows. Open it with `Store.open`.
+    """The place of all rows. Open it with `Store.open`.
 
-    User ids are pseudonyms here. Whatever learns from people or speaks to them reads through `privacy.PolicyGate`.
+    User ids are pseudonyms here. Everything that learns from people or speaks to them reads through `PolicyGate`.
     """
 
     def __init__(self, engine: Engine, where: str, key_fingerprint: str | None = None) -> None:
@@ -98,9 +98,9 @@ class Store:
     ) -> Store:
         """Opens a store given a file path or the URL of a PostgreSQL database; an older one is migrated first.
 
-        With `create` a missing one is made. `busy_seconds` bounds the wait for another writer. `key_fingerprint` tells
-        the pseudonym key: a store made for one is refused to another. Raises `StoreError` when there is no store, when
-        it is newer than this program, locked, read-only, damaged or out of reach.
+        With `create` a missing one is made. `busy_seconds` bounds the wait for another writer. `key_fingerprint` names
+        the pseudonym key: a store of another key is refused. Raises `StoreError` for a store that is missing, newer
+        than this program, locked, read-only, damaged or out of reach.
         """
         url = _url(path_or_url)
         where = without_password(path_or_url)
@@ -152,8 +152,8 @@ class Store:
 
         With `dry_run` it is never committed, and the counts are the same.
 
-        `load_id` is unique and safe in a path; `source` says where the rows come from (a file name), `sha256` is
-        that of the input. Only one load runs at a time: a second one waits, then raises `StoreError`.
+        `load_id` is unique and safe in a path; `source` is the origin of the rows (a file name), `sha256` that of the
+        input. Only one load runs at a time: a second one waits, then raises `StoreError`.
         """
         with self._writing(keep=not dry_run) as connection:
             if self._key_fingerprint not in (None, tables.key_fingerprint(connection) or self._key_fingerprint):
@@ -166,12 +166,12 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[StoreReader]:
-        """One read transaction: all frames of the reader show the same moment, whatever is being loaded."""
+        """One read transaction: all frames of the reader show the same moment."""
         with self._reading() as connection:
             yield StoreReader(connection)
 
     def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
-        """The catalogue, which holds nothing about people: see `StoreReader.items`."""
+        """The catalogue: see `StoreReader.items`."""
         with self.read() as reader:
             return reader.items(item_ids)
 
@@ -181,10 +181,10 @@ class Store:
         return self._engine.dialect.name == "sqlite"
 
     def purge(self) -> dict[str, bool]:
-        """Makes what was deleted unreadable in the files of the database: step -> whether it could be done.
+        """Makes deleted rows unreadable in the files of the database: step -> whether it could be done.
 
-        SQLite overwrites what is deleted (secure_delete); the file is then written anew without its free pages, and
-        the write-ahead log, which holds older pages, is emptied. PostgreSQL: see `postgres.purge`.
+        SQLite overwrites deleted rows (secure_delete); the file is then written again without its free pages, and the
+        write-ahead log, which holds older pages, is emptied. PostgreSQL: see `postgres.purge`.
         """
         with _explained(self._engine, self._where):
             if not self.is_file:
@@ -196,8 +196,7 @@ class Store:
             return {"vacuum": True, "log_emptied": not busy}
 
     def snapshot(self, path: Path) -> int:
-        """Writes the whole store, as of one moment, to a new SQLite file, whatever is written meanwhile; returns how
-        many people are in it. The file is checked."""
+        """Writes the store, as of one moment, to a new SQLite file and checks it; returns the number of people."""
         with _explained(self._engine, self._where):
             if self.is_file:
                 with contextlib.closing(self._engine.raw_connection()) as source:
@@ -221,21 +220,17 @@ class Store:
             return reader.counts()["users"]
 
     def take_over(self, path: Path) -> None:
-        """Fills this empty store with the rows of a SQLite file; all or nothing. Raises `StoreError` for one that has
-        rows."""
+        """Fills this empty store with the rows of a SQLite file; all or nothing. Raises `StoreError` if it has rows."""
         with (
             contextlib.closing(Store.open(path)) as source,
             source._engine.connect() as connection,
             _explained(self._engine, self._where),
             writing(self._engine) as target,
         ):
-            if any(self._count(target, table) for table in (tables.users, tables.items, tables.loads)):
+            with_rows = (tables.users, tables.items, tables.loads)
+            if any(target.scalar(select(func.count()).select_from(table)) for table in with_rows):
                 raise StoreError(f"the store {self._where} has rows; give an empty one, e.g. another ?schema=NAME")
             _copy_tables(connection, target)
-
-    @staticmethod
-    def _count(connection: Connection, table: Any) -> int:
-        return int(connection.scalar(select(func.count()).select_from(table)) or 0)
 
     # --- people's rights ----------------------------------------------------------------------------------------------
 
@@ -243,12 +238,12 @@ class Store:
     count_old = _method(writers.count_old)
 
     def tombstones(self, user_ids: Iterable[str] | None = None) -> dict[str, datetime]:
-        """Pseudonym -> when it was erased: of everybody, or of these."""
+        """Pseudonym -> when it was erased: all, or among these."""
         stone = tables.tombstones.c
         query = select(stone.user_id, stone.at)
-        parts = [query] if user_ids is None else [query.where(some) for some in tables.among(stone.user_id, user_ids)]
+        queries = [query] if user_ids is None else [query.where(c) for c in tables.among(stone.user_id, user_ids)]
         with self._reading() as connection:
-            return {user_id: tables.moment(at) for part in parts for user_id, at in connection.execute(part)}
+            return {user_id: tables.moment(at) for query in queries for user_id, at in connection.execute(query)}
 
     def lift_tombstone(self, user_id: str) -> bool:
         """Keeps what is sent about the person from now on; False where there was no tombstone."""
@@ -280,7 +275,7 @@ class Store:
     def append_audit(self, entries: Sequence[str], hashed: Callable[[str, str], str]) -> tuple[int, str]:
         """Appends entries to the audit log; durable on return. Returns the number and hash of the last entry.
 
-        hashed: hash of the entry before ("" for none) and an entry -> hash of the entry.
+        hashed: (hash of the entry before, "" for none; entry) -> hash of the entry.
         """
         columns = tables.audit.c
         with self._writing() as connection:
@@ -302,8 +297,8 @@ class Store:
     def audit_entries(
         self, after: int | None = None, containing: Sequence[str] | None = None
     ) -> list[tuple[int, str, str]]:
-        """Number, entry and hash of every entry of the audit log, the oldest first; or of those behind a number, or of
-        those whose text contains one of these."""
+        """Number, entry and hash of the audit log's entries, the oldest first; after: from behind this number.
+        containing: only entries with one of these texts."""
         columns = tables.audit.c
         query = select(columns.entry_no, columns.entry, columns.hash)
         query = query if after is None else query.where(columns.entry_no > after)
@@ -314,9 +309,7 @@ class Store:
 
     def rename_users(self, renamed: Callable[[str], str], key_fingerprint: str) -> int:
         """Gives every person, session and tombstone another pseudonym, and the store another key; all or nothing.
-
-        Returns how many pseudonyms were replaced.
-        """
+        Returns the number of replaced pseudonyms."""
         with self._writing() as connection:
             n_renamed = 0
             for column in (tables.users.c.user_id, tables.sessions.c.session_id, tables.tombstones.c.user_id):
@@ -392,10 +385,8 @@ class Store:
             return [(row.name, row.document, row.revision) for row in connection.execute(query)]
 
     def save_experiment(self, name: str, document: str, revision: int) -> bool:
-        """Keeps an experiment whose revision was `revision` when it was read, 0 for a new one; it grows by one.
-
-        False, changing nothing, when somebody else changed it since.
-        """
+        """Saves an experiment read at `revision`, 0 for a new one, which grows by one. False, changing nothing, if it
+        was changed since."""
         columns = tables.experiments.c
         with self._writing() as connection:
             stored = connection.scalar(select(columns.revision).where(columns.name == name)) or 0
@@ -407,7 +398,7 @@ class Store:
         return True
 
     def add_explored_slates(self, rankings: Mapping[str, Sequence[str]], at: datetime) -> None:
-        """Keeps what could have been shown, best first, by the request that explored; a known request stays."""
+        """Keeps the candidates of exploring requests, best first; a known request stays."""
         rows = [
             {"request_id": request_id, "ranked": json.dumps(list(ranked)), "at": tables.microseconds(at)}
             for request_id, ranked in rankings.items()
@@ -417,7 +408,7 @@ class Store:
                 connection.execute(tables.insert_of(connection)(tables.explored_slates).on_conflict_do_nothing(), rows)
 
     def explored_slates(self, since: datetime) -> dict[str, list[str]]:
-        """What requests since a time could have shown, best first, by request."""
+        """Candidates of the requests since a time, best first, by request."""
         columns = tables.explored_slates.c
         query = select(columns.request_id, columns.ranked).where(columns.at >= tables.microseconds(since))
         with self._reading() as connection:
@@ -434,8 +425,8 @@ class Store:
         answered_since: datetime,
         since: datetime,
     ) -> tuple[dict[bytes, int | None], datetime]:
-        """The sizes of some questions as a caller was given them since `answered_since`; of the others those in
-        `sizes`, in order, while what was charged since `since` and their costs stay within the budget.
+        """The sizes answered to a caller since `answered_since`; for other questions those in `sizes`, in order, while
+        the charges since `since` and their costs stay within the budget.
 
         costs, sizes: by digest of the question. Returns the sizes by digest, and the time of the oldest charge.
         """
@@ -458,12 +449,12 @@ class Store:
         return paid_sizes, tables.moment(oldest)
 
     def close(self) -> None:
-        """Closes every connection. The store may be used again afterwards."""
+        """Closes every connection; a later call opens new ones."""
         self._engine.dispose()
 
 
 def _copy_tables(source: Connection, target: Connection) -> None:
-    """Copies every row of every table; numbering goes on behind the highest number."""
+    """Copies every row of every table; numbering continues behind the highest number."""
     for table in tables.metadata.sorted_tables:
         target.execute(delete(table))
         cursor = source.execution_options(yield_per=_COPY_ROWS).execute(select(table))
@@ -526,7 +517,7 @@ def _explained(engine: Engine, where: str) -> Iterator[None]:
     """Turns a database error into a `StoreError` of one line: what, where, what to do."""
     try:
         yield
-    except UnicodeDecodeError as error:  # of SQLite's own words about a damaged schema, which quote it
+    except UnicodeDecodeError as error:  # of SQLite's message about a damaged schema, which quotes it
         raise StoreError(f"the store {where} {_REMEDIES['SQLITE_CORRUPT']}") from error
     except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
         cause = getattr(error, "orig", None) or error
@@ -560,9 +551,9 @@ def _prepare(busy_seconds: float, connection: Any, _record: object) -> None:
 
 
 def _watch_file(engine: Engine, file: Path) -> None:
-    """From now on no transaction begins while the file is gone, nor on connections to another file than lies there now.
+    """Refuses transactions while the file is gone, and on connections to another file than the present one.
 
-    SQLite itself would go on in a file that was deleted: what is written then is acknowledged, and lost at the end.
+    SQLite itself would continue in a deleted file: it acknowledges writes, which are lost at the end.
     """
     identity = _identity(file)
 
@@ -581,7 +572,7 @@ def _watch_file(engine: Engine, file: Path) -> None:
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
-    """Tells a file from another one under its name; None for none."""
+    """Identity of the file under this name; None for none."""
     try:
         status = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Messages that left in exports, and what the services that sent them tell of them."""
+"""Exported messages, and the reports of the services that sent them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_messages(connection: sa.Connection, message_ids: Iterable[str]) -> dict
 
 
 def messages_of(connection: sa.Connection, user_id: str) -> list[tuple[CampaignMessage, list[MessageEvent]]]:
-    """A person's messages, the first first, with what became of each."""
+    """A person's messages in order, with the events of each."""
     m, e = tables.messages.c, tables.message_events.c
     pairs = []
     query = _MESSAGES.where(tables.users.c.user_id == user_id).order_by(m.message_no)
@@ -72,8 +72,7 @@ def known_events(connection: sa.Connection, source: str, event_ids: Iterable[str
 
 
 def add_events(connection: sa.Connection, source: str, events: Sequence[MessageEvent], received_at: datetime) -> int:
-    """Keeps the events of a provider that are not there yet; returns how many that were. Events of unknown messages are
-    left out."""
+    """Keeps new events of a provider and returns their number. Events of unknown messages are left out."""
     m = tables.messages.c
     numbers = _keys(connection, m.message_id, m.message_no, (event.message_id for event in events))
     rows = [
@@ -96,7 +95,7 @@ def add_events(connection: sa.Connection, source: str, events: Sequence[MessageE
 
 
 def campaign_events(connection: sa.Connection, campaign_id: str) -> set[tuple[str, str, MessageEventKind]]:
-    """(pseudonym, channel, kind) of everything that became of a campaign's messages."""
+    """(pseudonym, channel, kind) of all events of a campaign's messages."""
     m, u, e = tables.messages.c, tables.users.c, tables.message_events.c
     query = (
         sa.select(u.user_id, m.channel, e.kind)

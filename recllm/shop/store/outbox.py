@@ -1,7 +1,7 @@
-"""Announcements that wait to be sent: written when something happened, sent later, as often as it takes.
+"""Announcements that wait to be sent, with as many attempts as it takes.
 
-Whoever sends claims an announcement first: its next attempt moves past the end of this one. Of several processes one
-sends, and when that one dies another goes on, with the same id.
+A sender claims an announcement first: its next attempt moves past the end of this one. So one of several processes
+sends, and if it dies another sends later, with the same id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from recllm.base.schema import Announcement, AnnouncementStatus
 from recllm.shop.store import tables
 
 LONGEST_WAIT = timedelta(days=30)
-"""Of an attempt that waits for longer, a clock that ran ahead said when."""
+"""Attempts due after that time come from a clock that ran ahead."""
 
 
 def queue(connection: sa.Connection, announcements: Sequence[Announcement]) -> None:
@@ -35,7 +35,7 @@ def queue(connection: sa.Connection, announcements: Sequence[Announcement]) -> N
 
 
 def is_due(connection: sa.Connection, now: datetime) -> bool:
-    """Whether there is anything to claim: told without the lock that a claim takes."""
+    """Whether there is anything to claim; needs no write lock."""
     return connection.scalar(sa.select(tables.outbox.c.announcement_id).where(_due(now)).limit(1)) is not None
 
 
@@ -46,7 +46,7 @@ def _due(now: datetime) -> sa.ColumnElement[bool]:
 
 
 def claim(connection: sa.Connection, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:
-    """Due announcements, the oldest first, with this attempt counted; nobody else gets them within `lease`."""
+    """Due announcements, the oldest first, with this attempt counted; no other process gets them within `lease`."""
     o = tables.outbox.c
     due = sa.select(tables.outbox).where(_due(now)).order_by(o.created_at, o.announcement_id).limit(limit)
     claimed = []
@@ -66,7 +66,7 @@ def settle(
     *,
     next_at: datetime | None = None,
 ) -> None:
-    """What became of an attempt. next_at: of the next one, where the status is queued."""
+    """Records the outcome of an attempt. next_at: of the next one, where the status is queued."""
     values: dict[str, Any] = {"status": status.value, "outcome": outcome}
     if next_at is not None:
         values["next_at"] = tables.microseconds(next_at)

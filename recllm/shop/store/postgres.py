@@ -15,14 +15,14 @@ from recllm.base.errors import MissingExtraError, StoreError
 _SCHEMA_NAME = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
 
 MIN_COPY_ROWS = 200
-"""So many rows go through COPY, which takes a third of the time; it makes a temporary table, too dear for a few."""
+"""From this number of rows on COPY is used, which takes a third of the time and needs a temporary table."""
 
 _KEEPALIVES: Mapping[str, int] = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""Seconds, and tries, until each side gives up a machine that died; the server then frees the lock of its load."""
+"""Seconds, and tries, until each side gives up a dead machine; the server then frees the lock of its load."""
 
 _USER_TIMEOUT = 60_000
-"""Milliseconds until each side gives up what it sent and nobody answered, in which case nothing is kept alive: without
-it the system tries for a quarter of an hour."""
+"""Milliseconds until each side gives up unacknowledged data, where keep-alives do not help: the default is a quarter of
+an hour."""
 
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 
@@ -135,7 +135,7 @@ def go_on_numbering(connection: sa.Connection, table: sa.Table, key: sa.Column[A
 def purge(engine: sa.Engine, table_names: Sequence[str]) -> dict[str, bool]:
     """Makes deleted rows of tables unreadable in the server's files: step -> whether the user of the URL may do it.
 
-    DELETE alone leaves them: as dead rows until a vacuum writes the table anew ("vacuum"), as examples in the planner's
+    DELETE alone leaves them: as dead rows until a vacuum rewrites the table ("vacuum"), as examples in the planner's
     statistics ("statistics"), and in the write-ahead log, whose old segments are kept for reuse with what they hold
     ("log_emptied": each is written over; takes the rights of pg_checkpoint and pg_monitor, and pg_switch_wal). Copies
     that an archive, a standby or a backup of the server holds are out of reach: they end when those end.
@@ -156,7 +156,7 @@ def purge(engine: sa.Engine, table_names: Sequence[str]) -> dict[str, bool]:
 
         for step, names in (("vacuum", table_names), ("statistics", ["pg_catalog.pg_statistic"])):
             for name in names:
-                # a vacuum of somebody else's table is skipped with a warning
+                # a vacuum of another user's table is skipped with a warning
                 owned = f"SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = '{name}'::regclass"  # noqa: S608 - our tables
                 if run(step, owned):
                     run(step, f"VACUUM (FULL, ANALYZE) {name}")

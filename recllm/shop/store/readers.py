@@ -39,7 +39,7 @@ EVENT_DETAILS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """How far a store has been written: the number of the last event, and of the last load of each table."""
+    """Position in a store: the number of the last event, and of the last load of each table."""
 
     event_no: int
     load_no: Mapping[TableName, int]
@@ -51,16 +51,16 @@ EventRow = tuple[str, int, int, float, float | None, str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHistory:
-    """What the store has of one person."""
+    """Events and basics of one person."""
 
     is_known: bool
     """Whether the store has a row of them."""
     permitted: bool
-    """What they last decided of the purpose that was asked for; without a decision, what the caller says then."""
+    """The last decision for the purpose; without one, the caller's default."""
     basics: str = "{}"
     """A JSON object of strings."""
     events: Sequence[EventRow] = ()
-    """In the order of writing; none of a person who did not agree."""
+    """In the order of writing; none without consent."""
 
 
 _USER = (
@@ -204,15 +204,15 @@ class StoreReader:
         return StoredHistory(is_known=True, permitted=True, basics=basics, events=events)
 
     def users(self, user_ids: Iterable[str] | None = None) -> pl.DataFrame:
-        """user_id and basics (a JSON object of strings), ordered by id: of everybody, or of these who are known."""
+        """user_id and basics (a JSON object of strings), ordered by id: all people, or the known ones of these."""
         u = tables.users.c
         keys = None if user_ids is None else (u.user_id, user_ids)
         return self._frame(sa.select(u.user_id, u.basics), keys).sort("user_id")
 
     def items(self, item_ids: Iterable[str] | None = None, *, after_load: int | None = None) -> pl.DataFrame:
-        """The whole catalogue, or these items as far as they are known, ordered by id.
+        """The whole catalogue, or the known ones of these items, ordered by id.
 
-        after_load: only those that a load of items changed after the load of that number, see `marks`.
+        after_load: only items that a later load of items changed, see `marks`.
 
         Columns: item_id, title, category (list), brand, description, price (decimal text), currency, available,
         attributes (a JSON object), pending (only seen in events so far, or taken off the catalogue), available_until
@@ -229,8 +229,8 @@ class StoreReader:
         )
 
     def item_states(self) -> pl.DataFrame:
-        """item_id, at (UTC), price (decimal text), currency, available: what items cost and whether they were for sale
-        from a time on, in the order of time. at: of the load of items that said so."""
+        """item_id, at (UTC), price (decimal text), currency, available: past prices and availability, in the order of
+        time. at: of the load of items."""
         state, item = tables.item_states.c, tables.items.c
         query = sa.select(item.item_id, state.at, state.price, state.currency, state.available)
         query = query.join_from(tables.item_states, tables.items, state.item_key == item.item_key)
@@ -251,8 +251,8 @@ class StoreReader:
     ) -> pl.DataFrame:
         """user_id, purpose, granted, at (UTC): every decision, or those for one purpose, or of these people.
 
-        Each person's stand oldest first; of one instant, the refusal last. granted_until: without agreements that are
-        dated later than this; refusals count whatever their date.
+        Each person's are in the order of time; of one instant, the refusal is last. granted_until: leaves out grants
+        dated later; refusals count whatever their date.
         """
         c, u = tables.consent.c, tables.users.c
         query = sa.select(u.user_id, c.purpose, c.granted, c.at).join_from(
@@ -274,8 +274,7 @@ class StoreReader:
         return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 
     def first_loaded(self, user_ids: Iterable[str]) -> dict[str, tuple[int, datetime]]:
-        """Pseudonym -> number and time of the load with the first of the person's events, whether it is there or was
-        deleted by age since; nobody who never had one."""
+        """Pseudonym -> number and time of the load with the person's first event, which may be deleted by age."""
         u, load, names = tables.users.c, tables.loads.c, list(user_ids)
         first: dict[str, tuple[int, int]] = {}
         for table in (tables.events, tables.first_loads):
@@ -298,7 +297,7 @@ class StoreReader:
         return dict(self._frame(query, None if session_ids is None else (s.session_id, session_ids)).iter_rows())
 
     def marks(self) -> Marks:
-        """How far the store has been written; what is written later has higher numbers."""
+        """The present position; what is written later has higher numbers."""
         loads, events = tables.loads.c, tables.events.c
         newest = sa.select(loads.table_name, sa.func.max(loads.load_no)).group_by(loads.table_name)
         return Marks(
@@ -327,7 +326,7 @@ class StoreReader:
         return tables.order_log(self._connection)
 
     def first_shown(self) -> datetime | None:
-        """When something was shown for the first time (UTC, whole seconds); None where nothing ever was."""
+        """When an item was first shown (UTC, whole seconds); None for never."""
         event = tables.events.c
         first = self._connection.scalar(
             sa.select(sa.func.min(event.at)).where(event.action == ACTION_CODE[Action.SHOWN])
@@ -362,11 +361,11 @@ class StoreReader:
         among the rows of one value."""
         queries = [query]
         if keys is not None:
-            queries = [query.where(some) for some in tables.among(*keys)]
+            queries = [query.where(condition) for condition in tables.among(*keys)]
         types = {column.name: _TYPES[type(column.type)] for column in query.selected_columns}
         parts = [pl.DataFrame(schema=types)]
-        for part in queries:
-            with closing(self._cursor(part, by_key=keys is not None)) as cursor:
+        for some_rows in queries:
+            with closing(self._cursor(some_rows, by_key=keys is not None)) as cursor:
                 while rows := cursor.fetchmany(_FETCH_ROWS):
                     # column by column: a third of the time of taking the rows one by one
                     columns = zip(types.items(), zip(*rows, strict=True), strict=True)

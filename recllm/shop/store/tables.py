@@ -74,7 +74,7 @@ loads = Table(
 
 loads_by_table = Index("loads_by_table", loads.c.table_name, loads.c.load_no)
 loads_by_last_at = Index("loads_by_last_at", loads.c.last_at)
-"""A service asks for the newest loads and the end of the log at each answer, and each batch of events is a load."""
+"""A service reads the newest loads and the end of the log at each answer, and each batch of events is a load."""
 
 users = Table(
     "users",
@@ -102,7 +102,7 @@ items = Table(
     Column("load_no", BigInteger, nullable=False, server_default="0"),  # of the last load of items that changed it
 )
 items_by_load = Index("items_by_load", items.c.load_no)
-"""A service asks what changed since it read the catalogue."""
+"""For what changed since a service read the catalogue."""
 
 item_states = Table(
     "item_states",
@@ -115,7 +115,7 @@ item_states = Table(
     Column("available", Boolean, nullable=False),
     PrimaryKeyConstraint("item_key", "load_no"),
 )
-"""What an item cost and whether it was for sale, as of each load of items that changed one of the two."""
+"""Prices and availability, as of each load of items that changed one of the two."""
 
 events = Table(
     "events",
@@ -136,7 +136,7 @@ events = Table(
     Column("position", Integer),
     Column("model_version", String),
     Column("load_no", BigInteger, nullable=False),
-    # of what was shown: how likely it was, and what for
+    # of a showing: its probability, and what it was for
     Column("propensity", Double),
     Column("experiment", String),
     Column("variant", String),
@@ -145,8 +145,7 @@ events = Table(
 )
 
 events_by_key = Index("events_by_key", events.c.event_key, unique=True)
-"""Where an event is known already. Stores that were made earlier have a constraint in its place, which does
-the same and cannot be dropped for a first load."""
+"""Keeps events once. Older stores have a constraint instead, which cannot be dropped for a first load."""
 
 SHOWN_FOR = ("experiment", "variant", "campaign_id", "template")
 """Columns of an event that say what an item was shown for."""
@@ -155,8 +154,7 @@ events_by_user = Index(
     "events_by_user",
     *(events.c[n] for n in ("user_key", "event_no", "item_key", "action", "at", "quantity", "price", "basket_id")),
 )
-"""A person's events are read by key, in the order of writing, from the index alone: those of one person lie side by
-side in it, and all over the table."""
+"""A person's events are read by key, in the order of writing, from the index alone, where they are adjacent."""
 
 consent = Table(
     "consent",
@@ -176,7 +174,7 @@ sessions = Table(
     Column("user_key", BigInteger, nullable=False, index=True),
     Column("joined_at", BigInteger, nullable=False),  # epoch microseconds
 )
-"""Anonymous sessions that turned out to be of a person. Until then a session is a row of `users` like any other."""
+"""Anonymous sessions that were joined to a person. Until then a session is a row of `users`."""
 
 api_keys = Table(
     "api_keys",
@@ -238,7 +236,7 @@ experiments = Table(
     metadata,
     Column("name", _Id, primary_key=True),
     Column("document", Text, nullable=False),
-    # grows with each change: who changes an experiment says which state was read
+    # grows with each change, which names the revision that it read
     Column("revision", Integer, nullable=False),
 )
 
@@ -246,7 +244,7 @@ explored_slates = Table(
     "explored_slates",
     metadata,
     Column("request_id", _Id, primary_key=True),
-    # what could have been shown: a JSON list of item ids, best first, so many more than positions as the pool had
+    # candidates: a JSON list of item ids, best first
     Column("ranked", Text, nullable=False),
     Column("at", BigInteger, nullable=False),  # epoch microseconds
 )
@@ -254,7 +252,7 @@ explored_slates = Table(
 tombstones = Table(
     "tombstones",
     metadata,
-    # a pseudonym, of a person or of a session that was theirs: whatever comes of it later is not kept
+    # a pseudonym of a person or session, of whom nothing is kept any more
     Column("user_id", _Id, primary_key=True),
     Column("at", BigInteger, nullable=False),  # epoch microseconds
 )
@@ -266,7 +264,7 @@ restrictions = Table(
     Column("user_key", BigInteger, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),  # epoch microseconds
 )
-"""People whose data are kept and used for nothing, whatever they agreed to: as they wish, or soon to be erased."""
+"""People whose data are kept and used for nothing, at their request or before an erasure."""
 
 first_loads = Table(
     "first_loads",
@@ -274,8 +272,8 @@ first_loads = Table(
     Column("user_key", BigInteger, primary_key=True, autoincrement=False),
     Column("load_no", BigInteger, nullable=False),
 )
-"""The load with the first events of people of whom events were deleted by age: what was trained since learned from
-them, whatever of them is still there."""
+"""The load with the first events of people of whom events were deleted by age: models trained since learned from
+them."""
 
 audit = Table(
     "audit",
@@ -284,7 +282,7 @@ audit = Table(
     Column("entry", Text, nullable=False),  # canonical JSON
     Column("hash", String, nullable=False),  # over the hash of the entry before and this one
 )
-"""Who did what to whose data; see `recllm.shop.workspace.audit`."""
+"""See `recllm.shop.workspace.audit`."""
 
 group_sizes = Table(
     "group_sizes",
@@ -297,7 +295,7 @@ group_sizes = Table(
     Column("people", BigInteger),  # as it was answered
 )
 group_sizes_by_caller = Index("group_sizes_by_caller", group_sizes.c.caller, group_sizes.c.digest)
-"""Sizes of groups that callers were given: see `recllm.shop.workspace.figures`."""
+"""Sizes of groups answered to callers: see `recllm.shop.workspace.figures`."""
 
 
 def microseconds(at: datetime) -> int:
@@ -386,7 +384,7 @@ def has_index(connection: Connection, table: Table, index: Index) -> bool:
 
 
 def version(connection: Connection) -> int | None:
-    """Schema version of the store; None in a database without tables. `StoreError` for somebody else's database."""
+    """Schema version of the store; None in a database without tables. `StoreError` for another program's database."""
     names = inspect(connection).get_table_names()
     if not names:
         return None
@@ -400,7 +398,7 @@ def version(connection: Connection) -> int | None:
 
 
 def key_fingerprint(connection: Connection) -> str | None:
-    """Of the pseudonym key that the store was made for; None for a store that was made without one."""
+    """Of the store's pseudonym key; None for a store without one."""
     return connection.scalar(select(meta.c.value).where(meta.c.name == "key_fingerprint"))
 
 

@@ -1,11 +1,9 @@
 """One load: everything that is written in one transaction, and its line in the table of loads.
 
-The columns listed here are the contract. A column marked "?" may be missing or hold nulls. User ids arrive as
-pseudonyms: nothing below knows another kind.
+The columns listed here are the contract. A column marked "?" may be missing or hold nulls. User ids are pseudonyms.
 
-A statement is built and compiled by SQLAlchemy for the database at hand, and then the driver takes and gives plain
-tuples: handling each row and each parameter by itself would take longer than the database does. Many rows go to
-PostgreSQL through `postgres.stage`.
+SQLAlchemy compiles each statement once, and the driver handles plain tuples, which is faster than rows and parameters
+of SQLAlchemy. Many rows go to PostgreSQL through `postgres.stage`.
 """
 
 from __future__ import annotations
@@ -69,7 +67,7 @@ AGES: Mapping[str, tuple[sa.Column[Any], ...]] = {
     "explored_slates": (tables.explored_slates.c.at,),
     "announcements": (tables.outbox.c.created_at,),
 }
-"""What is deleted by age, in this order, and the columns that tell it."""
+"""What is deleted by age, in this order, and its columns of time."""
 
 _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
@@ -112,8 +110,8 @@ class Load:
         self._last_event_no = self._newest_event_no()
         self._last_at: int | None = None
         """Of the latest of the events that the load added, epoch microseconds."""
-        # for a first load, one sort at its end is faster than an insertion for each event; a server would let nobody
-        # read the events until then
+        # for a first load, one sort at its end is faster than an insertion for each event; a server would block readers
+        # until then
         is_first = table is Table.EVENTS and not self._last_event_no and connection.dialect.name == "sqlite"
         self._dropped: list[sa.Index] = []
         self._may_drop_key = is_first and tables.has_index(connection, tables.events, tables.events_by_key)
@@ -125,14 +123,12 @@ class Load:
         self._dropped.append(index)
 
     def write(self, frame: pl.DataFrame, *, are_distinct: bool = False) -> WriteResult:
-        """Writes one frame of the load's table; the columns of each table stand above.
+        """Writes one frame of the load's table, with the columns of `COLUMNS`.
 
         Events: the first of several equal keys counts; unknown items become pending. Users and items are inserted or
-        replaced: the same content again is a duplicate, and an item that was pending is so no longer. Consent:
-        decisions are appended, the latest one counts when read, and of one instant the refusal; none is dated ahead of
-        the clock of this machine, also where a log is replayed. Rows of people who were erased are left out, whatever
-        the table. are_distinct: the caller knows that no event of the whole load has the key of another one; a first
-        load then need not look.
+        replaced: the same content again is a duplicate, and an item is no longer pending. Consent: decisions are
+        appended, none is dated ahead of this machine's clock. Rows of erased people are left out. are_distinct: no two
+        events of the whole load have one key, so that a first load need not look.
 
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
         """
@@ -176,8 +172,8 @@ class Load:
         )
 
     def _end_grants_ahead(self, refusals: pl.DataFrame) -> None:
-        """Dates grants that lie ahead of the clock, which was set back or let an older version write them, before the
-        refusals that follow them."""
+        """Dates grants ahead of the clock, which was set back or let an older version write them, before the refusals
+        that follow them."""
         c = tables.consent.c
         decided = _lookup(self._connection, c.user_key, c.at, refusals["user_key"].unique())
         late = refusals.join(decided.filter(pl.col("at") > self._began), on="user_key", how="semi")
@@ -187,7 +183,7 @@ class Load:
             self._connection.execute(sa.update(tables.consent).where(ahead).values(at=before))
 
     def _is_erased(self, user_ids: pl.Series) -> pl.Series:
-        """Boolean, (n,): whether each id is that of somebody who was erased."""
+        """Boolean, (n,): whether each id is that of an erased person."""
         if not self._anybody_erased:
             return pl.repeat(False, len(user_ids), eager=True)
         stone = tables.tombstones.c
@@ -198,7 +194,7 @@ class Load:
     # --- logs without times ------------------------------------------------------------------------------------------
 
     def has_events(self) -> bool:
-        """Whether there was an event before this load."""
+        """Whether there were events before this load."""
         return bool(self._last_event_no)
 
     def order_log(self) -> tables.OrderLog | None:
@@ -206,15 +202,15 @@ class Load:
         return tables.order_log(self._connection)
 
     def keep_order_log(self, log: tables.OrderLog) -> None:
-        """From now on the log knows only an order."""
+        """Marks the log as one without times."""
         tables.keep_order_log(self._connection, log)
 
     # --- what is taken away or moved ---------------------------------------------------------------------------------
 
     def erase_users(self, user_ids: Sequence[str]) -> dict[str, int]:
-        """Deletes every row of people. Returns the rows of each table; who is unknown has none.
+        """Deletes every row of people. Returns the rows of each table.
 
-        For a load of consent: whoever serves people looks for those who are gone when its number changes.
+        For a load of consent: services look for erased people when its number changes.
         """
         event, user = tables.events.c, tables.users.c
         rows: dict[str, int] = {}
@@ -277,11 +273,10 @@ class Load:
         return rows
 
     def join_session(self, session_id: str, user_id: str) -> int:
-        """Makes the events of a session, so far and from now on, those of a person. Returns how many were moved.
+        """Makes the present and later events of a session those of a person. Returns the number of moved events.
 
-        They are written anew, so that whoever reads on from an event's number meets them. Again for the same person it
-        moves what came since; raises `ConflictError` for a session that was joined to somebody else. For a load of
-        events.
+        They get new numbers, so that readers that continue from a number find them. A second call moves later events;
+        raises `ConflictError` for a session of another person. For a load of events.
         """
         connection, session, user, event = self._connection, tables.sessions.c, tables.users.c, tables.events.c
         if self._is_erased(pl.Series([session_id, user_id])).any():
@@ -314,7 +309,7 @@ class Load:
         return len(moved)
 
     def remove_item(self, item_id: str) -> None:
-        """Takes an item off the catalogue: of it stays what events say, its id. For a load of items.
+        """Takes an item off the catalogue; its id stays for events. For a load of items.
 
         Raises `UnknownIdError` for one that the catalogue does not have.
         """
@@ -389,7 +384,7 @@ class Load:
         return accepted, conflicts
 
     def _note_latest(self, at: pl.Series) -> None:
-        """Takes note of the latest time among those of events that were added; epoch microseconds."""
+        """Notes the latest time among added events; epoch microseconds."""
         times = [time for time in (self._last_at, at.max()) if isinstance(time, int)]
         self._last_at = max(times, default=None)
 
@@ -514,7 +509,7 @@ def bury(connection: sa.Connection, user_ids: Sequence[str], time: datetime) -> 
 
 
 def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: list[str]) -> int:
-    """Inserts the rows whose `key` columns are not there yet, all of them without a key. Returns how many that were.
+    """Inserts the rows whose `key` columns are new, all of them without a key. Returns their number.
 
     Columns that are null in every row are left out of the statement, which makes a purchase log a third faster.
     """
@@ -528,13 +523,13 @@ def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame,
 def _upsert(
     connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: str, stamp: str | None = None
 ) -> int:
-    """Inserts or replaces rows by `key`. Returns how many rows were new or said something new, in the order given.
+    """Inserts or replaces rows by `key`, in order. Returns the number of new or changed rows.
 
-    stamp: a column that is written with a row that says something new, and says nothing new itself.
+    stamp: a column that is written with a changed row and is no change by itself.
     """
     others = [c for c in frame.columns if c not in (key, stamp)]
     differs = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift().over(key)) for c in others)
-    # what a key says after another row of the same frame: each is a change, and only the last one stays
+    # of several rows with one key each different one is a change, and the last one stays
     changes = frame.filter(pl.col(key).is_first_distinct() | differs)
     first = changes.unique(key, keep="first", maintain_order=True)
     last = changes.filter(~pl.col(key).is_unique()).unique(key, keep="last", maintain_order=True)

@@ -1,9 +1,8 @@
 """The audit log: who did what, to whose data, when; only ever longer.
 
-Each entry of the store's table holds a hash over the one before it and itself (Haber and Stornetta 1991), keyed so that
-nobody without the workspace's key can make one: it shows a changed, removed, added or moved entry. A cut end looks
-whole in such a chain, so the number and hash of the last entry stand in a file beside the store, `audit.json`, keyed as
-well.
+Each entry of the store's table holds a hash over the one before it and itself (Haber and Stornetta 1991), made with the
+workspace's key: it shows a changed, removed, added or moved entry. Such a chain does not show a cut end, so the number
+and hash of the last entry are signed in a file next to the store, `audit.json`.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ ANCHOR = "audit.json"
 
 
 class AuditAction(StrEnum):
-    """What was done. New ones are added at the end; none is renamed, as logs hold them."""
+    """Kinds of entries. New ones are added at the end; none is renamed, as logs hold them."""
 
     LOADED = "loaded"
     CONSENT_CHANGED = "consent_changed"
     PERSON_SHOWN = "person_shown"
-    """A person's page was looked at."""
+    """In the console or on the command line."""
     PERSON_EXPORTED = "person_exported"
     ERASURE_BEGUN = "erasure_begun"
-    """Tombstones stand; the rows go next."""
+    """Before the rows are deleted."""
     ERASED = "erased"
     READMITTED = "readmitted"
     """A tombstone was lifted."""
     RESTRICTED = "restricted"
     RESTRICTION_LIFTED = "restriction_lifted"
     PEOPLE_LISTED = "people_listed"
-    """Ids of people left: an audience, predictions, occasions."""
+    """An audience, predictions, occasions."""
     CAMPAIGN_PLANNED = "campaign_planned"
     CAMPAIGN_DECIDED = "campaign_decided"
     CAMPAIGN_EXPORTED = "campaign_exported"
@@ -53,9 +52,9 @@ class AuditAction(StrEnum):
     EXPERIMENT_STARTED = "experiment_started"
     EXPERIMENT_STOPPED = "experiment_stopped"
     FEEDBACK_RECORDED = "feedback_recorded"
-    """By a person at the console, in somebody's name."""
+    """In the console."""
     FILE_DOWNLOADED = "file_downloaded"
-    """A table of the console in which ids of people stand."""
+    """A table of the console with ids of people."""
     KEY_MADE = "key_made"
     KEY_REVOKED = "key_revoked"
     RETENTION_APPLIED = "retention_applied"
@@ -65,7 +64,7 @@ class AuditAction(StrEnum):
     SIGNED_IN = "signed_in"
     """To the console."""
     SESSION_ENDED = "session_ended"
-    """Of the console, by somebody else or from another browser."""
+    """Of the console, by another user or from another browser."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +79,7 @@ class AuditEntry:
     """Who: "key:ID" of the service, "console:NAME", "cli:LOGIN", or "retention"."""
     action: AuditAction
     subject: str | None
-    """Pseudonym of the person it was about, under the key of that time; None for a group of them, or nobody."""
+    """Pseudonym of the person it was about, under the key of that time; None for a group, or no person."""
     details: Mapping[str, Any]
     """Counts and names of things; no id of a person."""
 
@@ -93,8 +92,7 @@ class AuditCheck:
     problem: str | None
     """What is wrong, None when nothing is."""
     n_unsigned: int = 0
-    """So many entries at the start were signed with a key that was lost since: their order is checked, not their text.
-    """
+    """Entries at the start, signed with a key that was lost since: their order is checked, not their text."""
 
 
 def command_line_actor() -> str:
@@ -106,13 +104,7 @@ def command_line_actor() -> str:
 
 
 def audit(
-    workspace: Workspace,
-    actor: str,
-    action: AuditAction,
-    /,
-    *,
-    subject: str | None = None,
-    **details: Any,
+    workspace: Workspace, actor: str, action: AuditAction, /, *, subject: str | None = None, **details: Any
 ) -> int:
     """Appends an entry, durable on return; its number. subject: a pseudonym. details: what JSON can hold."""
     return audit_each(workspace, actor, action, [subject], **details)
@@ -160,7 +152,7 @@ def read_audit(workspace: Workspace, *, subjects: frozenset[str] | None = None, 
 def verify_audit(workspace: Workspace) -> AuditCheck:
     """Checks every entry, their order and number, and the end of the log against the signed anchor.
 
-    An entry that the anchor does not know yet is right: its writer was stopped before it came to the anchor.
+    An entry behind the anchor is right: its writer was stopped before it signed the anchor.
     """
     entries, digest = workspace.store().audit_entries(), ""
     keys, hashes = list(workspace.signing_keys("audit")), []
@@ -168,11 +160,7 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
     for expected, (number, entry, recorded) in enumerate(entries, start=1):
         if number != expected:
             return AuditCheck(entries=len(entries), problem=f"entry {expected} is missing")
-        if number <= n_unsigned:
-            digest = recorded
-            hashes.append(digest)
-            continue
-        while keys and not hmac.compare_digest(_hash(keys[0], digest, entry), recorded):
+        while number > n_unsigned and keys and not hmac.compare_digest(_hash(keys[0], digest, entry), recorded):
             del keys[0]  # from here on with the next key, or with none
         if not keys:
             return AuditCheck(entries=len(entries), problem=f"entry {number} is not as it was written")
@@ -180,7 +168,7 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
         hashes.append(digest)
     path = workspace.root / ANCHOR
     if not path.exists():
-        problem = f"{ANCHOR} is missing, so whether the end was cut cannot be told" if entries else None
+        problem = f"{ANCHOR} is missing, so a cut end cannot be seen" if entries else None
         return AuditCheck(entries=len(entries), problem=problem)
     try:
         anchor = json.loads(path.read_bytes())
@@ -197,8 +185,8 @@ def verify_audit(workspace: Workspace) -> AuditCheck:
 
 
 def _signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Sequence[bytes]) -> int:
-    """How many entries stand before the latest one that says, signed, that the key before it was lost. It is signed
-    over the last hash before it, so that nothing is taken out of or put between those later."""
+    """Number of entries before the latest one that says, signed, that the key before it was lost. It is signed over
+    the last hash before it, so that those entries cannot be changed later."""
     for (_, _, before), (number, entry, recorded) in reversed(list(pairwise(entries))):
         if '"lost":true' not in entry or all(_hash(key, before, entry) != recorded for key in keys):
             continue
@@ -209,8 +197,8 @@ def _signed_with_a_lost_key(entries: Sequence[tuple[int, str, str]], keys: Seque
 
 
 def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
-    """Checks that what another system collected of this log (`audit.copy_to`) is still in it: a log whose end was cut
-    and signed anew, by somebody who has the key, looks whole to `verify_audit`."""
+    """Checks that the entries that another system collected (`audit.copy_to`) are still in the log: `verify_audit` does
+    not see that its end was cut and signed again with the key."""
     recorded = {number: digest for number, _, digest in workspace.store().audit_entries()}
     copied = copied_hashes(lines, _log_name(workspace))
     for number, digest in sorted(copied):
@@ -223,7 +211,7 @@ def verify_copy(workspace: Workspace, lines: Iterable[str]) -> AuditCheck:
 
 
 def anchor_audit(workspace: Workspace) -> None:
-    """Signs the end of the log as it stands: after the workspace's key, or the store as a whole, was exchanged."""
+    """Signs the present end of the log: after the workspace's key or store was exchanged."""
     with lock_file(workspace.root / f".{ANCHOR}.lock"):
         entries = workspace.store().audit_entries()
         number, _, digest = entries[-1] if entries else (0, "", "")
@@ -231,7 +219,7 @@ def anchor_audit(workspace: Workspace) -> None:
 
 
 def _log_name(workspace: Workspace) -> str:
-    """Which log it is, among those of other shops; it goes with the workspace's first key, not with the folder."""
+    """Name of the log among those of other shops, by the workspace's first key."""
     return workspace.signing_keys("name of the audit log")[0].hex()[:12]
 
 

@@ -1,7 +1,7 @@
-"""Entries of the audit log, sent to where another system collects them: whoever cuts the store does not reach them.
+"""Copies of audit entries for another system, out of reach of an attacker who can write the store.
 
-A line is JSON, `{"shop", "log", "number", "at", "actor", "action", "details", "hash"}`; `log` tells the logs of several
-shops apart. It does not say whom an entry was about, which nobody could erase there; the hash stands for that as well.
+A line is JSON, `{"shop", "log", "number", "at", "actor", "action", "details", "hash"}`; `log` names the log among those
+of several shops. The subject is left out, as it could not be erased there; the hash covers it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STDERR = "stderr"
 _SYSLOG_PRIORITY = 10 * 8 + 5
 """Facility authpriv, severity notice (RFC 3164)."""
 _SYSLOG_SECONDS = 5.0
-"""So long a full queue of syslog is waited for."""
+"""Maximum wait for a full queue of syslog."""
 
 
 def copied_line(shop: str, log: str, number: int, entry: str, digest: str) -> str:
@@ -30,7 +30,7 @@ def copied_line(shop: str, log: str, number: int, entry: str, digest: str) -> st
 
 
 def send_copies(copy_to: str, lines: Sequence[str]) -> None:
-    """Sends lines to `audit.copy_to`. What cannot be sent is told in the log; the entries are in the store anyhow."""
+    """Sends lines to `audit.copy_to`. A failure is logged; the entries are in the store."""
     try:
         if copy_to == STDERR:
             sys.stderr.write("".join(f"{line}\n" for line in lines))
@@ -42,7 +42,7 @@ def send_copies(copy_to: str, lines: Sequence[str]) -> None:
                 for line in lines:
                     syslog.sendall(f"<{_SYSLOG_PRIORITY}>recllm[{os.getpid()}]: {line}".encode())
         else:
-            # not made here: where a name is wrong, or syslog is down, that is to be told
+            # never created: a wrong name, or a stopped syslog, is an error
             file = os.open(copy_to, os.O_WRONLY | os.O_APPEND)
             try:
                 os.write(file, "".join(f"{line}\n" for line in lines).encode())
@@ -55,8 +55,8 @@ def send_copies(copy_to: str, lines: Sequence[str]) -> None:
 
 
 def copied_hashes(lines: Iterable[str], log: str) -> set[tuple[int, str]]:
-    """Number and hash of a log's entries in what was collected; what stands before a line, as syslog's time does,
-    and lines that are something else are passed over. After a cut two may have one number."""
+    """Number and hash of a log's entries among collected lines; a prefix, such as syslog's time, and other lines are
+    skipped. After a cut two may have one number."""
     hashes = set()
     for line in lines:
         try:

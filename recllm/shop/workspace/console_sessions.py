@@ -1,8 +1,8 @@
-"""Sessions of the console: each a file that is there while somebody is signed in, and no longer.
+"""Sessions of the console: each a file that exists while a user is signed in.
 
-A browser holds a token of 256 random bits, and the file is named by a keyed hash of it: whoever reads the folder can
-make no token of it. The time of the file is that of the session's latest use. Files, because a load may hold the
-store's write lock for minutes, and so that no backup takes a session along. Another pseudonym key ends them all.
+A browser holds a token of 256 random bits, and the file is named by a keyed hash of it, which reveals no token. The
+time of the file is that of the session's latest use. Files, because a load may hold the store's write lock for minutes,
+and so that backups hold no sessions. Another pseudonym key ends them all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recllm.shop.workspace.personal_records import PersonalRecords, Removed
 from recllm.shop.workspace.workspace import CONSOLE_SESSIONS, Workspace
 
 TOUCH_SECONDS = 30
-"""The time of use is written so often at most."""
+"""Minimum time between two notes of use."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _SESSION_ID = re.compile(r"[0-9a-f]{64}")
@@ -34,22 +34,22 @@ _SESSION_ID = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleSession:
-    """Somebody who signed in with one browser."""
+    """A user who signed in with one browser."""
 
     session_id: str
     """Hash of the token: it names the session and opens nothing."""
     key_id: str | None
-    """Of the API key that was signed in with; None for a person of the directory."""
+    """Of the API key used to sign in; None for a user of the directory."""
     person: Mapping[str, Any] | None
-    """What the directory said of a person; None for a key."""
+    """The directory's claims about the user; None for a key."""
     begun_at: float
     """Epoch seconds, as are the next three."""
     proven_at: float
-    """When the key was typed, or the directory said last who it is."""
+    """When the key was typed, or the directory last confirmed the user."""
     end: float
-    """It is over then, however much it is used."""
+    """Latest end, whatever its use."""
     form_seed: str = field(repr=False)
-    """Secret, of the tokens of forms; it stays when the directory confirms somebody, so that open forms stay good."""
+    """Secret of the tokens of forms; it stays when the directory confirms the user, so that open forms stay valid."""
     used_at: float
 
     @property
@@ -65,9 +65,9 @@ def begin_session(
     person: Mapping[str, Any] | None = None,
     confirmed: ConsoleSession | None = None,
 ) -> tuple[ConsoleSession, str]:
-    """A new session of a key or of a person, and the token that the browser keeps.
+    """A new session of a key or of a user, and the token for the browser.
 
-    confirmed: the person's session until now, whose end stays. Raises `StoreError` and `OSError` where none is kept.
+    confirmed: the user's previous session, whose end stays. Raises `StoreError` and `OSError` where it cannot be kept.
     """
     end_outdated_sessions(workspace)
     now, token, folder = time.time(), secrets.token_urlsafe(32), _folder(workspace)
@@ -88,10 +88,7 @@ def begin_session(
 
 
 def find_session(workspace: Workspace, token: str, *, is_used: bool) -> ConsoleSession | None:
-    """The session of a token, as far as it is not over. is_used: somebody does something now, so that it goes on.
-
-    Raises `StoreError` where that cannot be told.
-    """
+    """The session of a token, unless it is over. is_used: notes the use. Raises `StoreError` for an unreadable file."""
     if not _TOKEN.fullmatch(token):
         return None
     path = _folder(workspace) / _session_id(workspace, token)
@@ -101,20 +98,20 @@ def find_session(workspace: Workspace, token: str, *, is_used: bool) -> ConsoleS
             os.utime(path)
         except FileNotFoundError:  # it was ended meanwhile
             return None
-        except OSError:  # a disk that takes nothing ends sessions early, and keeps nobody out before
+        except OSError:  # a full disk ends sessions early, but does not lock users out now
             return session
     return session
 
 
 def list_sessions(workspace: Workspace) -> list[ConsoleSession]:
-    """All that are not over, the latest first. Those that are, are removed. Raises `StoreError` as `find_session`."""
+    """All current ones, the latest first; others are removed. Raises `StoreError` as `find_session`."""
     paths = [path for path in _folder(workspace).glob("*") if _SESSION_ID.fullmatch(path.name)]
     sessions = [session for path in paths if (session := _read(workspace, path)) is not None]
     return sorted(sessions, key=lambda session: session.begun_at, reverse=True)
 
 
 def end_session(workspace: Workspace, session_id: str) -> bool:
-    """The session is of no use from now on, whoever has a copy of its token; False where there is none of this name."""
+    """Ends a session, also for copies of its token; False where there is none of this name."""
     if not _SESSION_ID.fullmatch(session_id):
         return False
     folder = _folder(workspace)
@@ -127,13 +124,13 @@ def end_session(workspace: Workspace, session_id: str) -> bool:
 
 
 def end_outdated_sessions(workspace: Workspace) -> None:
-    """Removes sessions that are over, and what is left of broken ones."""
+    """Removes sessions that are over, and drafts."""
     list_sessions(workspace)
     sweep_drafts(_folder(workspace))
 
 
 def _outdated(workspace: Workspace, clock: datetime, dry_run: bool) -> Removed:
-    """By this machine's clock, whatever `clock` says."""
+    """By this machine's clock, not `clock`."""
     if not dry_run:
         end_outdated_sessions(workspace)
     return Removed()
@@ -162,10 +159,10 @@ def _read(workspace: Workspace, path: Path) -> ConsoleSession | None:
 
 
 def _folder(workspace: Workspace) -> Path:
-    """Raises `StoreError` for a link: who is in would be told by something else."""
+    """Raises `StoreError` for a link, which would let another folder decide who is signed in."""
     folder = workspace.root / CONSOLE_SESSIONS
     if folder.is_symlink():
-        raise StoreError(f"{folder} is a link; remove it, and the folder is made anew")
+        raise StoreError(f"{folder} is a link; remove it, and the folder is made again")
     return folder
 
 

@@ -227,12 +227,12 @@ class FigureGate:
     def _digest(self, *parts: object) -> bytes:
         """A keyed digest, so that nothing can be tried out without the workspace's key."""
         digest = hashlib.blake2b(key=self.workspace.signing_key("figures"), digest_size=16)
-        for part in parts:
-            text = str(part).encode("utf-8", "surrogatepass")
+        for question in parts:
+            text = str(question).encode("utf-8", "surrogatepass")
             digest.update(len(text).to_bytes(4, "big") + text)
         return digest.digest()
 
 
 def _drawn() -> float:
-    """A standard normal number that nobody can foresee."""
+    """An unpredictable standard normal number."""
     return NormalDist().inv_cdf((secrets.randbits(64) + 0.5) / 2**64)

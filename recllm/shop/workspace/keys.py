@@ -1,7 +1,7 @@
 """API keys: who may call the service of a workspace, and for what.
 
 A key is `rk_<key id>_<secret>`. The store keeps the id, the scopes and a SHA-256 of the secret, which has 256 random
-bits, so that nobody can guess it from the hash. A key is shown once, when it is made.
+bits. A key is shown once, when it is made.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What is known of a key; the secret is not."""
+    """A key without its secret."""
 
     key_id: str
     name: str
@@ -60,9 +60,9 @@ class ApiKey:
 
 
 def create_key(workspace: Workspace, name: str, scopes: Iterable[Scope | str]) -> tuple[ApiKey, str]:
-    """A new key and its text, which cannot be had again. Raises `UsageError` for no name, or an unknown scope."""
+    """A new key and its text, which is not kept. Raises `UsageError` for no name, or an unknown scope."""
     if not name.strip() or len(name) > 100 or not name.isprintable():
-        raise UsageError("a key needs a name of 1 to 100 characters that says who uses it, e.g. --name web-shop")
+        raise UsageError("a key needs a name of 1 to 100 characters, that of its user, e.g. --name web-shop")
     try:
         granted = frozenset(Scope(scope) for scope in scopes)
     except ValueError as error:
@@ -91,10 +91,8 @@ def revoke_key(workspace: Workspace, key_id: str) -> None:
 
 
 def authenticate(workspace: Workspace, text: str) -> ApiKey | None:
-    """The key of a text that somebody presented, read anew each time; None for one that was never made or is revoked.
-
-    The secrets are compared in a time that does not depend on them.
-    """
+    """The key of a presented text, read at each call; None for an unknown or revoked one. Secrets are compared in
+    constant time."""
     parts = _KEY.fullmatch(text)
     rows = workspace.store().api_keys(parts["key_id"]) if parts else []
     expected = rows[0]["sha256"] if rows else "0" * 64
@@ -104,8 +102,8 @@ def authenticate(workspace: Workspace, text: str) -> ApiKey | None:
 
 
 def key_in_force(workspace: Workspace, key_id: str) -> ApiKey | None:
-    """The key of an id, read anew each time; None for one that was never made or is revoked. It proves nothing of who
-    asks: that somebody has the secret, `authenticate` says."""
+    """The key of an id, read at each call; None for an unknown or revoked one. Unlike `authenticate` it needs no secret
+    and proves no identity."""
     rows = workspace.store().api_keys(key_id)
     key = _key(rows[0]) if rows else None
     return None if key is None or key.revoked_at is not None else key

@@ -1,7 +1,7 @@
-"""Where a workspace keeps something about people: one contract for every place, which its own room fills in.
+"""Where a workspace keeps something about people: one contract for every place, which each room fills in.
 
 `privacy.registry` lists them. Erasure, rotation of the key, backup, retention, the export of a person and the
-console's privacy page walk that list and nothing else.
+console's privacy page use that list only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recllm.base.settings import RetentionSettings
 from recllm.shop.workspace.workspace import Workspace
 
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\..*draft")
-"""A file that is being written; it belongs to the place of the finished one."""
+"""A file that is being written; it belongs to the place of the final one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ Renamed = Callable[[Collection[str]], Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonalRecords:
-    """One place where something about people is kept. What is left out there is nothing to do for."""
+    """One place where something about people is kept. A field that is left out means: nothing to do."""
 
     name: str
     files: tuple[str, ...] = ()
@@ -122,7 +122,7 @@ class PersonalRecords:
 
     def is_backed_up(self, path: PurePath) -> bool:
         """Whether a backup holds a file of the place; path: relative to the workspace."""
-        is_draft = any(_DRAFT.fullmatch(part) for part in path.parts)
+        is_draft = any(map(_DRAFT.fullmatch, path.parts))
         return self.in_backup and not is_draft and not _lies_in(path, self.leftovers)
 
     def stored_counts(self, workspace: Workspace) -> Iterator[StoredCount]:
@@ -149,7 +149,7 @@ class RecordRegistry:
     records: tuple[PersonalRecords, ...]
     """In the order in which an erasure goes through them."""
     impersonal: tuple[PersonalRecords, ...]
-    """Files in which no customer is, for backups."""
+    """Files without customers, for backups."""
 
     def owners(self, path: PurePath) -> list[PersonalRecords]:
         """The places that a file belongs to: one, or none for a file that recllm does not know. path: relative to the
@@ -157,13 +157,13 @@ class RecordRegistry:
         return [record for record in (*self.records, *self.impersonal) if record.has(path)]
 
     def unknown_files(self, root: Path) -> tuple[str, ...]:
-        """Files in a workspace that belong to no place, such as an export that somebody put there."""
+        """Files in a workspace that belong to no place, such as an export saved there by hand."""
         paths = (path.relative_to(root) for path in sorted(root.rglob("*")) if not path.is_dir())
         return tuple(path.as_posix() for path in paths if not self.owners(path))
 
 
 def _lies_in(path: PurePath, patterns: Iterable[str]) -> bool:
-    parts = [draft["name"] if (draft := _DRAFT.fullmatch(part)) else part for part in path.parts]
+    parts = [draft["name"] if (draft := _DRAFT.fullmatch(name)) else name for name in path.parts]
     split = [pattern.split("/") for pattern in patterns]
     return any(len(names) <= len(parts) and all(map(fnmatchcase, parts, names)) for names in split)
 
@@ -174,7 +174,7 @@ def age(path: Path, clock: datetime) -> timedelta:
 
 
 def forget_files(kind: str, pattern: str) -> Callable[[Workspace, ErasedPeople], Removed]:
-    """A `forget` for files that may hold anything of anybody and can be made, or loaded, again: all of them go."""
+    """A `forget` that removes all files, which may hold any person and can be made, or loaded, again."""
     return lambda workspace, people: remove_files(workspace, workspace.root.glob(pattern), kind)
 
 

@@ -1,7 +1,4 @@
-"""People's ids become pseudonyms at the door, and only rows of people who agreed leave the store.
-
-The `PolicyGate` is the only reader of personal rows for everything that learns or speaks.
-"""
+"""Pseudonyms of ids, and `PolicyGate`: the only reader of personal rows for everything that learns or speaks."""
 
 from __future__ import annotations
 
@@ -34,7 +31,6 @@ from recllm.shop.data.event_files import EventFiles, Spread, in_turn, write_part
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 from recllm.shop.store.database import Store
 from recllm.shop.store.readers import EVENT_DETAILS, Marks, StoredHistory, StoreReader
-from recllm.shop.store.tables import OrderLog
 
 KEY_VARIABLE = "RECLLM_KEY"
 KEY_FILE_VARIABLE = "RECLLM_KEY_FILE"
@@ -66,9 +62,9 @@ class Pseudonymiser:
         prefix: str = PERSON_PREFIX,
         folds_addresses: bool = False,
     ) -> None:
-        """later_keys: those of rotations, oldest first. A pseudonym of one key is the id of the next, so that whatever
-        is stored can be brought from a key to the next without a raw id. folds_addresses: whether addresses that differ
-        in case are one person; it can never be changed for people who are stored."""
+        """later_keys: those of rotations, oldest first. A pseudonym of one key is the id of the next, so that stored
+        rows can be brought to the next key without a raw id. folds_addresses: whether addresses that differ in case are
+        one person; it can never be changed for stored people."""
         for some_key in (key, *later_keys):
             if len(some_key) < MIN_KEY_BYTES:
                 raise UsageError(
@@ -88,13 +84,11 @@ class Pseudonymiser:
         return self.each(raw)[-1]
 
     def each(self, raw: str) -> tuple[str, ...]:
-        """The pseudonym of one id under each key, the oldest first: what records of the past call the person."""
-        names: list[str] = []
-        name = self.spelling(raw)
+        """The pseudonym of one id under each key, the oldest first, as in older records."""
+        names = [self.spelling(raw)]
         for generation in range(len(self._hmacs)):
-            name = self._rename(generation, name)
-            names.append(name)
-        return tuple(names)
+            names.append(self._rename(generation, names[-1]))
+        return tuple(names[1:])
 
     def spelling(self, raw: str) -> str:
         """The id as it is hashed: all spellings of it are one person."""
@@ -102,7 +96,7 @@ class Pseudonymiser:
         return fold_address(text) if self._folds_addresses else text
 
     def successor(self, pseudonym: str) -> str:
-        """What the newest key makes of a pseudonym of the key before it."""
+        """The pseudonym under the newest key, from that under the key before it."""
         return self._rename(len(self._hmacs) - 1, pseudonym)
 
     def _rename(self, generation: int, name: str) -> str:
@@ -111,7 +105,7 @@ class Pseudonymiser:
         return self._prefix + base64.b32encode(mac.digest())[:26].decode()
 
     def of_sessions(self) -> Pseudonymiser:
-        """That of anonymous sessions: a domain of its own, and another prefix."""
+        """The pseudonymiser of anonymous sessions: another domain and prefix."""
         return Pseudonymiser(*self._keys, domain="session", tenant=self._tenant, prefix=SESSION_PREFIX)
 
     def many(self, raw: Sequence[str]) -> list[str]:
@@ -120,18 +114,16 @@ class Pseudonymiser:
         return [pseudonyms[text] for text in raw]
 
     def fingerprint(self) -> str:
-        """16 hex digits that tell whether two keys, the newest ones, are equal and reveal nothing else of a random
-        key."""
+        """16 hex digits that show whether two newest keys are equal and reveal nothing else of a random key."""
         mac = self._hmacs[-1].copy()
         mac.update(b"\0fingerprint of the key")
         return mac.hexdigest()[:16]
 
 
 def fold_address(user_id: str) -> str:
-    """An e-mail address in lower case, all of it, as the systems that send exports treat it themselves; the namespace
-    before it, and any id that is no address, as they are.
+    """An e-mail address in lower case; the namespace before it, and any other id, unchanged.
 
-    A standard lets the part before the @ differ in case (RFC 5321, 2.4); no large provider of mail makes use of it.
+    RFC 5321, 2.4 lets the text before the @ differ in case; no large provider of mail uses that.
     """
     match = _ADDRESS.fullmatch(user_id) if "@" in user_id else None
     if match is None:
@@ -140,7 +132,7 @@ def fold_address(user_id: str) -> str:
 
 
 def find_keys(key_file: Path) -> tuple[bytes, ...]:
-    """The pseudonym keys, a line each, the oldest first: one, and another one behind it for each rotation.
+    """The pseudonym keys, a line each, the oldest first: one, and one for each rotation.
 
     They come from RECLLM_KEY, else from the file that RECLLM_KEY_FILE names, else from `key_file`. Raises `StoreError`
     when there is none, and when other people may read `key_file`.
@@ -166,14 +158,14 @@ def lines_of(content: bytes) -> tuple[bytes, ...]:
 
 
 def make_key_file(path: Path) -> None:
-    """Writes a new random key, readable by the owner only. An existing file stays, also one of a moment ago."""
+    """Writes a new random key, readable by the owner only. An existing file stays."""
     if not path.exists():
         with contextlib.suppress(FileExistsError):
             write_whole(path, secrets.token_hex(32) + "\n", mode=PRIVATE, overwrite=False)
 
 
 _PEOPLE, _ITEMS = "people.arrow", "items.arrow"
-"""Beside the parts of a log: ids of its people and items, in the order of their rows."""
+"""Ids of a log's people and items, in the order of their rows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,24 +189,23 @@ def _read_part(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryFrames:
-    """What the store knows of some people who agreed to a purpose."""
+    """Events and basics of people who agreed to a purpose."""
 
     events: pl.DataFrame
     """user_id, item_id, event, timestamp (UTC), quantity, price, basket_id, in the order of writing: the columns and
     the order that `Dataset.construct` gets from `PolicyGate.dataset`."""
     users: pl.DataFrame
-    """user_id and one text column per basic that one of them told, ordered by id. Who is unknown to the store or did
-    not agree has no row."""
+    """user_id and one text column per basic, ordered by id. People who are unknown or did not agree have no row."""
 
 
 class PolicyGate:
-    """Who may be used for what. Decisions are read anew on every call, so a withdrawal acts at once.
+    """Checks consent for each purpose. Consent is read on every call, so a withdrawal takes effect immediately.
 
-    Of several decisions of a person for a purpose the latest counts; of one instant, the refusal. An agreement that is
-    dated further ahead of the clock than it may err does not count; a refusal always does. Without a decision
-    `consent_default` counts, except for the policy's explicit purposes, which are refused. Of an anonymous session it
-    counts for the policy's `session_purposes` alone. What is read of everybody holds no sessions: they are nobody's
-    neighbour, in no audience, prediction or training; only `histories` and `permits_each` answer for one that is named.
+    The latest decision per user and purpose wins; of two at the same time, the refusal. Grants dated in the future are
+    ignored, beyond the allowed clock error; refusals never are. Without a decision `consent_default` applies, but never
+    to the policy's explicit purposes, and to anonymous sessions only for the policy's `session_purposes`. Reads of all
+    people leave sessions out, so none is in an audience, prediction or training; `histories` and `permits_each` answer
+    for sessions by name.
     """
 
     def __init__(self, store: Store, policy: Policy, consent_default: bool) -> None:
@@ -227,7 +218,7 @@ class PolicyGate:
         return self.permits_each([user_id], purpose)[0]
 
     def decisions(self, user_id: str) -> dict[Purpose, tuple[bool, datetime]]:
-        """What this person decided last for each purpose, and when; purposes without a decision are left out."""
+        """The latest decision for each purpose, and when; purposes without a decision are left out."""
         with self._store.read() as reader:
             rows = reader.consent(None, [user_id]).select("purpose", "granted", "at").iter_rows()
         return {Purpose(purpose): (granted, at) for purpose, granted, at in rows}
@@ -240,39 +231,33 @@ class PolicyGate:
         return [decided.get(user_id, defaults[user_id.startswith(SESSION_PREFIX)]) for user_id in user_ids]
 
     def knows_each(self, user_ids: Sequence[str]) -> list[bool]:
-        """Whether the store has a row of each of these people: of those who were erased it has none."""
+        """Whether the store has a row of each of these people; it has none of erased ones."""
         with self._store.read() as reader:
             stored = set(reader.users(user_ids)["user_id"])
         return [user_id in stored for user_id in user_ids]
 
-    def dataset(self, purpose: Purpose, as_of: int | datetime | None = None) -> Dataset:
+    def dataset(
+        self, purpose: Purpose, as_of: int | datetime | None = None, *, people_limit: int | None = None
+    ) -> Dataset:
         """Everything known of the people who agreed to the purpose: events before `as_of`, basics, the catalogue.
 
         Products only known from events keep them, without a title and as not available. The policy's `event_days`
-        are counted back from the clock. People who did not agree leave no trace in it.
+        are counted back from the clock. people_limit: maximum number of people, see `data.people_sample`; of the
+        others only the number is read.
         """
         with self._store.read() as reader:
-            people = self._allowed(reader, purpose)
-            events = _of_people(reader.events(_DETAILS, since=self.oldest_event()), people)
+            people, sample, names = self._allowed(reader, purpose), None, None
+            if people_limit is not None and people.height > people_limit:
+                sample = PeopleSample(people=people_limit, of_people=people.height)
+                people = people[sampled_rows(people["user_id"].to_list(), people_limit).tolist()]
+                names = people["user_id"]
+            events = reader.events(_DETAILS, since=self.oldest_event(), user_ids=names)
+            events = events.join(people, on="user_id", how="semi", maintain_order="left")
             items, order = reader.items(), reader.order_log()
-        return _dataset(people, events, items, order, as_of)
-
-    def sample(self, purpose: Purpose, limit: int) -> Dataset:
-        """`dataset` of at most so many of the people who agreed to the purpose, chosen by `data.people_sample`.
-
-        Of more people only these people's events are read, by key; nothing of the others but how many they are.
-        """
-        with self._store.read() as reader:
-            everybody = self._allowed(reader, purpose)
-            rows = sampled_rows(everybody["user_id"].to_list(), limit)
-            is_sample = len(rows) < everybody.height
-            people = everybody[rows.tolist()]
-            names = people["user_id"] if is_sample else None
-            events = _of_people(reader.events(_DETAILS, since=self.oldest_event(), user_ids=names), people)
-            items, order = reader.items(), reader.order_log()
-        dataset = _dataset(people, events, items, order)
-        sample = PeopleSample(people=people.height, of_people=everybody.height)
-        return replace(dataset, sample=sample) if is_sample else dataset
+        # a product that only other people's events know is left out
+        in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
+        dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
+        return replace(dataset, sample=sample, step_seconds=None if order is None else order.step_seconds)
 
     def log(
         self,
@@ -282,11 +267,11 @@ class PolicyGate:
         spread: Spread = in_turn,
         reopened: Callable[[], PolicyGate] | None = None,
     ) -> tuple[Dataset, EventFiles, Marks]:
-        """What `dataset` holds, for a log of any length: the people and the catalogue, with no events; beside them the
-        events, which are written into an empty folder part by part; and how far the store was written then.
+        """`dataset` for a log of any length: the people and the catalogue; the events, written part by part into an
+        empty folder; and how far the store was written then.
 
-        spread: how the parts are read and later counted. reopened: can be pickled and makes this gate where a part is
-        read, which is this process without it. The folder holds what people did: the caller removes it.
+        spread: how the parts are read and later counted. reopened: picklable, makes this gate in the process that reads
+        a part; without it parts are read here. The folder holds personal data: the caller removes it.
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
@@ -295,7 +280,7 @@ class PolicyGate:
         n_parts = min(max(1, math.ceil(marks.event_no / EVENTS_OF_A_PART)), people.height)
         people.select("user_id").write_ipc(folder / _PEOPLE)
         items.select("item_id").write_ipc(folder / _ITEMS)
-        # ids are hashes: of any so many people the events are about as many
+        # ids are hashes: equal numbers of people have about equal numbers of events
         edges = np.linspace(0, people.height, n_parts + 1).astype(np.int64)
         plan = _LogParts(folder, edges, since=self.oldest_event(), until_event=marks.event_no)
         lengths, is_used = [], np.zeros(items.height, bool)
@@ -312,8 +297,8 @@ class PolicyGate:
         return replace(shop, step_seconds=None if order is None else order.step_seconds), files, marks
 
     def _write_part(self, plan: _LogParts, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Read one part of `log` and write it; returns how many events each of its people has, and the rows of the
-        items in them."""
+        """Reads and writes one part of `log`; returns the number of events of each of its people, and the rows of their
+        items."""
         user_ids = pl.read_ipc(plan.folder / _PEOPLE)["user_id"][plan.edges[number] : plan.edges[number + 1]]
         item_ids = pl.read_ipc(plan.folder / _ITEMS)["item_id"]
         is_used = np.zeros(len(item_ids), bool)
@@ -331,15 +316,15 @@ class PolicyGate:
             return write_part(plan.folder, number, chunks(reader)), np.flatnonzero(is_used)
 
     def step_seconds(self) -> int | None:
-        """What one step counts where the log knows only the order of each person's events; None where it has times."""
+        """Length of one step of a log without times; None where it has times."""
         with self._store.read() as reader:
             order = reader.order_log()
         return None if order is None else order.step_seconds
 
     def histories(self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None) -> HistoryFrames:
-        """What `dataset` knows of these people, as far as the store knows them and they agreed to the purpose.
+        """What `dataset` has of these people, read by key: the time depends on their own events only.
 
-        Read by key: the time depends on their own events only. before: leaves out the events from then on.
+        before: leaves out the events from then on.
         """
         with self._store.read() as reader:
             people = self._allowed(reader, purpose, user_ids)
@@ -349,10 +334,7 @@ class PolicyGate:
     def stored_histories(
         self, user_ids: Sequence[str], purpose: Purpose, *, before: datetime | None = None
     ) -> list[StoredHistory]:
-        """The same of a few people, in order, as rows, with who may be used for the purpose: what an answer needs.
-
-        Decisions and events are of one moment.
-        """
+        """The same of a few people, in order, as rows, with their consent; all of one moment."""
         defaults = {is_session: self._without_decision(purpose, is_session) for is_session in (False, True)}
         oldest = self.oldest_event()
         with self._store.read() as reader:
@@ -369,24 +351,21 @@ class PolicyGate:
             ]
 
     def people(self, purpose: Purpose, *, after_event: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Everybody who agreed to the purpose, and what they did since.
-
-        The users are as in `HistoryFrames`. The events are those written after the event of that number, see
-        `StoreReader.marks`.
-        """
+        """Everyone who agreed to the purpose, as in `HistoryFrames`, and their events after the event of that number,
+        see `StoreReader.marks`."""
         with self._store.read() as reader:
             people = self._allowed(reader, purpose)
             events = reader.events(_DETAILS, since=self.oldest_event(), after_event=after_event)
-        return _with_basics(people), _of_people(events, people)
+        return _with_basics(people), events.join(people, on="user_id", how="semi", maintain_order="left")
 
     def permitted_users(self, purpose: Purpose) -> list[str]:
-        """Everybody of the store who agreed to the purpose."""
+        """Everyone of the store who agreed to the purpose."""
         with self._store.read() as reader:
             return self._allowed(reader, purpose)["user_id"].to_list()
 
     def messages(self, purpose: Purpose) -> pl.DataFrame:
-        """The messages that exports took along, of people who agreed to the purpose: user_id, campaign_id, channel and
-        exported_at, epoch seconds of the first export."""
+        """Exported messages of people who agreed to the purpose: user_id, campaign_id, channel and exported_at, epoch
+        seconds of the first export."""
         schema = {"user_id": pl.String, "campaign_id": pl.String, "channel": pl.String, "exported_at": pl.Int64}
         frame = pl.DataFrame(self._store.sent_messages(), schema=schema, orient="row")
         frame = frame.with_columns(pl.col("exported_at") // 1_000_000)
@@ -411,15 +390,15 @@ class PolicyGate:
         """All events, or those since a time, of the people and sessions that may be used for the purpose; see
         `StoreReader.events`."""
         with self._store.read() as reader:
-            people = self._allowed(reader, purpose, sessions=True)
-            return _of_people(reader.events(details, since=since), people)
+            people, events = self._allowed(reader, purpose, sessions=True), reader.events(details, since=since)
+        return events.join(people, on="user_id", how="semi", maintain_order="left")
 
     def _allowed(
         self, reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None, *, sessions: bool = False
     ) -> pl.DataFrame:
-        """user_id and basics of everybody, or of these people, who may be used for the purpose.
+        """user_id and basics of all people, or of these, who may be used for the purpose.
 
-        sessions: whether everybody includes anonymous sessions; those among `user_ids` always count.
+        sessions: whether all people include anonymous sessions; those among `user_ids` always count.
         """
         latest = self._latest(reader, purpose, user_ids)
         people, is_session = reader.users(user_ids), pl.col("user_id").str.starts_with(SESSION_PREFIX)
@@ -439,12 +418,12 @@ class PolicyGate:
         return self._default and purpose not in self._policy.explicit_purposes
 
     def oldest_event(self) -> datetime | None:
-        """Events before this are not used any more, see the policy's `event_days`; None for no limit."""
+        """Time before which events are not used, see the policy's `event_days`; None for no limit."""
         days = self._policy.event_days
         return None if days is None else datetime.now(UTC) - timedelta(days=days)
 
     def _latest(self, reader: StoreReader, purpose: Purpose, user_ids: Sequence[str] | None = None) -> pl.DataFrame:
-        """user_id and granted: the last decision of everybody, or of these people; who is restricted refuses all."""
+        """user_id and granted: the last decision of all people, or of these; restricted people refuse everything."""
         decisions = reader.consent(purpose.value, user_ids, granted_until=self._latest_agreement())
         restricted = reader.restrictions(user_ids).select("user_id", granted=pl.lit(False))
         decided = pl.concat([decisions.select("user_id", "granted"), restricted])
@@ -459,23 +438,6 @@ def _catalogue(items: pl.DataFrame) -> pl.DataFrame:
     """Items of the store in the columns of `Dataset.items`; one that is only known from events is not available."""
     available = pl.col("available") & ~pl.col("pending")
     return items.with_columns(pl.col("price").cast(pl.Float64), available).drop("pending")
-
-
-def _dataset(
-    people: pl.DataFrame,
-    events: pl.DataFrame,
-    items: pl.DataFrame,
-    order: OrderLog | None,
-    as_of: int | datetime | None = None,
-) -> Dataset:
-    """Rows of the store as a dataset; a product that only other people's events know is not in it."""
-    in_catalogue = ~pl.col("pending") | pl.col("item_id").is_in(events["item_id"].unique().implode())
-    dataset = Dataset.construct(events, _with_basics(people), _catalogue(items.filter(in_catalogue)), as_of=as_of)
-    return dataset if order is None else replace(dataset, step_seconds=order.step_seconds)
-
-
-def _of_people(events: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
-    return events.join(people.select("user_id"), on="user_id", how="semi", maintain_order="left")
 
 
 def _with_basics(people: pl.DataFrame) -> pl.DataFrame:

@@ -1,8 +1,8 @@
-"""What private trainings of a workspace have told of its people so far: privacy_budget.jsonl, and its hard end.
+"""The privacy budget that private trainings of a workspace have spent: privacy_budget.jsonl, and its hard limit.
 
-A line is written, and is on the disk, before a training begins: one that is killed is paid for, because nobody can say
-what of it was seen. Epsilons and deltas are added up (sequential composition), which holds however later trainings
-were chosen; composing the privacy losses themselves would be tighter. Lines are only ever added.
+A line is on the disk before a training begins: a killed training is paid for, because some of it may have been seen.
+Epsilons and deltas are added up (sequential composition), which holds however later trainings were chosen; composing
+the privacy losses themselves would be tighter. Lines are only ever added.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PrivacyLedger:
         self._lock = root / LOCK_FILE
 
     def spendings(self) -> tuple[PrivacySpending, ...]:
-        """All lines, oldest first. Raises `StoreError` for a damaged one: what was spent is not known then."""
+        """All lines, oldest first. Raises `StoreError` for a damaged one, which leaves the spent budget unknown."""
         try:
             text = self.path.read_text("utf-8")
         except FileNotFoundError:
@@ -149,9 +149,7 @@ def _refusal(budget: PrivacyBudget, epsilon: float, delta: float, *, over_epsilo
         )
         limit = "total_epsilon"
     else:
-        cheaper, limit = (
-            f"Set privacy.delta to {budget.delta_left:.2g} or less" if budget.delta_left else "",
-            "total_delta",
-        )
-    raised = f"aise privacy.{limit}, which weakens what was promised to everybody in the log"
+        cheaper = f"Set privacy.delta to {budget.delta_left:.2g} or less" if budget.delta_left else ""
+        limit = "total_delta"
+    raised = f"aise privacy.{limit}, which weakens the promise to all people in the log"
     return spent + (f"{cheaper}, or r{raised}" if cheaper else f"R{raised}")

@@ -18,7 +18,7 @@ from recllm.shop.workspace.workspace import STORE_FILE, Workspace
 def _forget(workspace: Workspace, people: ErasedPeople) -> Removed:
     with workspace.store().load(Table.CONSENT, load_id=secrets.token_hex(16), source="erasure") as load:
         rows = load.erase_users(sorted(people.subjects))
-    rows.pop("restrictions", None)  # what `bury` put, so that nothing of theirs was used meanwhile
+    rows.pop("restrictions", None)  # of `bury`, which kept their data from use until now
     return Removed(rows=rows)
 
 

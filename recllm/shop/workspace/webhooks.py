@@ -1,8 +1,8 @@
-"""Who may report on messages, who is told of exports, and the secrets of both.
+"""Providers that report on messages, systems that are notified of exports, and the secrets of both.
 
-Secrets have to be readable: an HMAC needs them. They lie in `webhooks.json` beside the key file, readable by the owner
-only and refused when it is not, which is how the pseudonym key lies there. A second secret under the same name is in
-force beside the first until that is removed, so that a change loses nothing.
+An HMAC needs the secrets themselves. They are in `webhooks.json` next to the key file, and like it refused unless only
+the owner may read it. A second secret under the same name is in force together with the first until that is removed, so
+that a change loses nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class WebhookSecret:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits that name it and say nothing of it."""
+        """Eight hex digits that name it and reveal nothing."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:8]
 
 
@@ -85,7 +85,7 @@ class WebhookSource:
 @_file_form
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookTarget:
-    """A system of the shop's that is told of exports. Each announcement is signed with every secret."""
+    """A system of the shop that is notified of exports. Each announcement is signed with every secret."""
 
     name: str
     url: str
@@ -93,7 +93,7 @@ class WebhookTarget:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: what a log may say, where a path may hold a token."""
+        """Scheme, host and port, for logs; a path may hold a token."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}"
 
@@ -101,7 +101,7 @@ class WebhookTarget:
 @_file_form
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """All of a workspace, by name; no name stands in both."""
+    """All of a workspace, by name; a name is in one of both."""
 
     sources: Mapping[str, WebhookSource] = field(default_factory=dict)
     targets: Mapping[str, WebhookTarget] = field(default_factory=dict)
@@ -128,7 +128,7 @@ _FORM = TypeAdapter(Webhooks)
 def add_source(
     workspace: Workspace, name: str, scheme: WebhookScheme, text: str | None = None
 ) -> tuple[WebhookSource, WebhookSecret]:
-    """A provider's secret, which is in force beside those that the name has already.
+    """Adds a secret of a provider to those that the name has already.
 
     text: its secret (`whsec_...`) or, for SendGrid, its public key; None makes a secret. Raises `UsageError` for one
     that cannot be used, or a name that is in use for something else, `MissingExtraError` where a key needs
@@ -150,7 +150,7 @@ def add_source(
 
 
 def add_target(workspace: Workspace, name: str, url: str) -> tuple[WebhookTarget, WebhookSecret]:
-    """Who is told of exports, with a new secret, in force beside those that the name has already.
+    """Adds a system that is notified of exports, or another secret of it.
 
     Raises `UsageError` for an address that is not https (http only on this machine), or a name that is in use.
     """
@@ -167,7 +167,7 @@ def add_target(workspace: Workspace, name: str, url: str) -> tuple[WebhookTarget
 
 
 def remove_webhook(workspace: Workspace, name: str, fingerprint: str | None = None) -> None:
-    """A provider or target, or one of several secrets of it, is no longer in force from now on.
+    """Removes a provider or target, or one of several secrets of it.
 
     Raises `UnknownIdError` where there is none, `UsageError` for the last secret of a name.
     """

@@ -4,17 +4,17 @@ workspace.toml   settings, written last, so a folder with it is complete
 store.sqlite     the store, unless the settings name a PostgreSQL database
 key              the pseudonym key, readable by the owner only; absent when the key comes from the environment; a line
                  more after each rotation
-webhooks.json    who may report on messages and who is told of exports, with their secrets; as private as the key
+webhooks.json    systems that report on messages or are notified of exports, with their secrets; as private as the key
 audit.json       number and signature of the last entry of the store's audit log
 quarantine/      refused rows of each load
 uploads/         files that the console received, until they are loaded
-console-sessions/   who is signed in to the console, until they are out
+console-sessions/   users who are signed in to the console
 campaigns/, campaign-files/, copies/   plans with their people, the files behind them, records of texts
 models/          published model versions
-serving/         what answering keeps of people; made anew when somebody withdraws or is erased
+serving/         people's histories for answers; made again after a withdrawal or erasure
 certificates/    of erasures
-effects/, replenishment.json   what trials told; when things are due to be bought again, once it was asked for
-domains/         words of the shop's own, where it has some: see `recllm.text.domains`
+effects/, replenishment.json   effects measured by trials; intervals between purchases
+domains/         the shop's own words: see `recllm.text.domains`
 cache/           what can be computed again; vectors of texts about people in a file of their own
 .lock            held while the workspace is made
 """
@@ -55,7 +55,7 @@ SETTINGS_FILE = "workspace.toml"
 STORE_FILE = "store.sqlite"
 STORE_VARIABLE = "RECLLM_STORE_URL"
 NEXT_KEY = "key.next"
-"""Beside the key while it is exchanged for another one."""
+"""Next to the key while the key is exchanged."""
 UPLOADS, CERTIFICATES, CONSOLE_SESSIONS = "uploads", "certificates", "console-sessions"
 SNAPSHOT = ".backup"
 """Folder of the copy of the store while a backup is written."""
@@ -68,7 +68,7 @@ _OVERRIDES: ContextVar[Mapping[str, Any]] = ContextVar("settings of this call", 
 
 @contextmanager
 def overridden(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block every workspace opens with these settings, a table such as {"scorer": {"epochs": 5}}, on top.
+    """Within the block these settings, such as {"scorer": {"epochs": 5}}, override those of every workspace.
 
     Raises `UsageError` for a wrong one.
     """
@@ -86,7 +86,7 @@ def call_overrides() -> Mapping[str, Any]:
 
 
 def call_settings() -> Settings:
-    """The defaults with the settings of `overridden`: for what is done without a workspace."""
+    """The defaults with the settings of `overridden`, for work without a workspace."""
     return Settings(**_OVERRIDES.get())
 
 
@@ -139,10 +139,9 @@ class Workspace:
         """Makes a workspace in `root`; `settings` are the fields of `Settings`: store="postgresql://..." keeps the rows
         in PostgreSQL, where the schema is made if need be.
 
-        An existing one raises `StoreError`, or with `exist_ok` is opened with its own settings. A creation that was
-        interrupted can be repeated. The folder and its files are for their owner alone; one that others may read, and
-        that holds more than the shop's own words, raises `StoreError`. Raises `UsageError` for a wrong setting, before
-        anything is made.
+        An existing one raises `StoreError`, or with `exist_ok` is opened with its own settings. An interrupted creation
+        can be repeated. Only the owner may read the folder; one that others may read, and that holds more than the
+        shop's own words, raises `StoreError`. Raises `UsageError` for a wrong setting, before anything is made.
         """
         root = Path(root)
         if exist_ok and (root / SETTINGS_FILE).exists():
@@ -210,7 +209,7 @@ class Workspace:
 
     @classmethod
     def open_rotated(cls, root: Path) -> Workspace:
-        """Opens a workspace whose store is renamed already, with the keys of `NEXT_KEY`."""
+        """Opens a workspace whose store is renamed, with the keys of `NEXT_KEY`."""
         table = toml_table((root / SETTINGS_FILE).read_text("utf-8"))
         folding = folds_addresses(str(table.pop("key_fingerprint")))
         settings = Settings(**merged(merged(table, _OVERRIDES.get()), environment_settings()))
@@ -220,14 +219,14 @@ class Workspace:
         return workspace
 
     def is_rotated(self) -> bool:
-        """Whether the store was renamed to the keys of `NEXT_KEY`, so that there is no way back."""
+        """Whether the store was renamed to the keys of `NEXT_KEY`."""
         keys = lines_of((self.root / NEXT_KEY).read_bytes())
         with closing(Store.open(_store_location(self.root, self.settings))) as store:
             return store.key_fingerprint() == self.fingerprint_under(keys)
 
     @property
     def key_file(self) -> Path | None:
-        """Where the keys lie; None where they come from the environment itself."""
+        """Where the keys are; None where the environment holds them."""
         if os.environ.get(KEY_VARIABLE):
             return None
         other_file = os.environ.get(KEY_FILE_VARIABLE)
@@ -239,9 +238,8 @@ class Workspace:
         return Prompts.load().domain(self._domain)
 
     def locale(self, locale: str | None = None) -> str:
-        """The locale of texts that people read, "en@media": `locale`, or else that of the settings, in this workspace's
-        domain. Encoders read texts in the plain language of the settings: other words for the same item are no reason
-        to learn anew."""
+        """The locale of texts for people, "en@media": `locale`, or that of the settings, in this workspace's domain.
+        Encoders read texts in the plain language of the settings: other words for an item need no new training."""
         return in_domain(locale or self.settings.locale, self._domain)
 
     def store(self) -> Store:
@@ -252,13 +250,12 @@ class Workspace:
         return self._store
 
     def postgres_url(self) -> str | None:
-        """Of the database of the store, for what lies beside the rows; it may hold a password, and is shown nowhere.
-        None where the store is a file."""
+        """URL of the store's database, which may hold a password; None where the store is a file."""
         location = _store_location(self.root, self.settings)
         return location if isinstance(location, str) else None
 
     def gate(self) -> PolicyGate:
-        """The gate through which everything that learns or speaks reads people's rows."""
+        """The consent gate."""
         return PolicyGate(self.store(), self.policy, self.settings.consent_default)
 
     def pseudonymiser(self, domain: str = "training") -> Pseudonymiser:
@@ -271,7 +268,7 @@ class Workspace:
         return Pseudonymiser(*self.keys(), domain=domain, tenant=tenant, folds_addresses=self.folds_addresses)
 
     def fingerprint_under(self, keys: Sequence[bytes]) -> str:
-        """What `fingerprint_of` says of other keys of this workspace, which keeps its rule of addresses."""
+        """`fingerprint_of` for other keys of this workspace, with its rule of addresses."""
         return fingerprint_of(keys, self.settings.tenant, folding=self.folds_addresses)
 
     def keys(self) -> tuple[bytes, ...]:
@@ -291,7 +288,7 @@ class Workspace:
         return self.signing_keys(use)[-1]
 
     def signing_keys(self, use: str) -> tuple[bytes, ...]:
-        """That of each pseudonym key, the newest last: what an older one signed is still told to be signed."""
+        """The signing key of each pseudonym key, the newest last, so that older signatures can be checked."""
         text = f"{self.settings.tenant}\0signing\0{use}".encode()
         return tuple(hmac.digest(key, text, "sha256") for key in self.keys())
 
@@ -318,23 +315,23 @@ def _find_domain(root: Path, settings: Settings) -> str:
 
 
 def _store_location(root: Path, settings: Settings) -> str | Path:
-    """Path or URL, which may hold a password: it goes to `Store.open` and the item index, and nowhere else."""
+    """Path or URL, which may hold a password: only for `Store.open` and the item index."""
     return os.environ.get(STORE_VARIABLE) or settings.store or root / STORE_FILE
 
 
 def restore_drafts(root: Path) -> tuple[Path, Path]:
-    """Where a restore builds a workspace, and where it lies complete before it takes its place; beside `root`."""
+    """Where a restore builds a workspace, and where the complete one is before it replaces `root`."""
     return root.with_name(f".{root.name}.restoring"), root.with_name(f".{root.name}.restored")
 
 
 def is_being_rotated(root: Path) -> bool:
-    """Whether the key is being exchanged, or a process that did was stopped."""
+    """Whether an exchange of the key has begun and is not finished."""
     return (root / NEXT_KEY).exists()
 
 
 def fingerprint_of(keys: Sequence[bytes], tenant: str, *, folding: bool) -> str:
-    """Tells the newest of a workspace's keys, see `Pseudonymiser.fingerprint`, and the rule of addresses with it: a
-    workspace whose rule was changed afterwards would lose its people, and is refused as one with another key is."""
+    """Fingerprint of the newest key, see `Pseudonymiser.fingerprint`, and of the rule of addresses: a workspace with
+    another rule would lose its people, and is refused like one with another key."""
     digits = Pseudonymiser(*keys, domain="fingerprint", tenant=tenant).fingerprint()
     return digits + _FOLDING if folding else digits
 
@@ -345,10 +342,10 @@ def folds_addresses(key_fingerprint: str) -> bool:
 
 
 def log_end(workspace: Workspace, now: datetime | None = None) -> int | None:
-    """The second after the last event of anybody, in epoch seconds; None for an empty log.
+    """The second after the last event of the log, in epoch seconds; None for an empty log.
 
-    What was loaded with an event further ahead of the clock than that may err is left out, unless there is nothing
-    else: everything would be history. now: an aware time instead of the clock.
+    Loads with an event further ahead of the clock than the allowed error are left out, unless there are no others. now:
+    an aware time instead of the clock.
     """
     with workspace.store().read() as reader:
         last = reader.last_event((now or datetime.now(UTC)) + workspace.policy.clock_error)
@@ -356,13 +353,10 @@ def log_end(workspace: Workspace, now: datetime | None = None) -> int | None:
 
 
 def present(workspace: Workspace, now: datetime | None = None) -> int:
-    """The present in epoch seconds: one for whatever plans, decides, exports, recommends, predicts or records.
+    """The present in epoch seconds, the same for planning, exports, recommendations, predictions and records.
 
-    It is the clock of a live shop. A log that ended more than `REPLAY_DAYS` ago is being replayed: its end is the
-    present then, so that "16 days ago" is said of the log and not of the calendar. The log is everybody's, whoever
-    consented to what: two parts of the program that read different people still live at the same time.
-
-    now: an aware time instead of the clock of this machine.
+    It is the clock of a live shop. If the log ended more than `REPLAY_DAYS` ago, its last event is the present. The log
+    is that of all people, whatever their consent. now: an aware time instead of the clock of this machine.
     """
     clock = now or datetime.now(UTC)
     end = log_end(workspace, clock)
@@ -373,7 +367,7 @@ def present(workspace: Workspace, now: datetime | None = None) -> int:
 
 
 def recording_time(workspace: Workspace) -> datetime:
-    """When an event happened that is recorded without a time: now, or at the present of a log that is replayed. It is
-    never ahead of the clock, so that many of them within a second move no clock."""
+    """Time of an event that is recorded without one: the present, but never ahead of the clock, so that many of them
+    within a second do not move the present."""
     clock = datetime.now(UTC)
     return min(utc(present(workspace, clock)), clock)

@@ -1,8 +1,7 @@
-"""The rows of one chunk on their way from text to values, and what the chunks of a load share.
+"""The rows of one chunk on the way from text to values, and the state that the chunks of a load share.
 
-A row that cannot be used is marked with its first error; parsing goes on for the other rows. Ids are opaque: trimmed
-and in NFC, and otherwise exactly what the file says. Texts of products are kept as they are, save for characters that
-cannot be seen; what is odd about them is counted.
+A bad row is marked with its first error; parsing goes on for the other rows. Ids are opaque: trimmed and in NFC, and
+otherwise unchanged. Texts of products lose invisible characters only; other oddities are counted.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ _CACHED_PEOPLE = 300_000
 _MAX_IDS = 4_000_000
 
 _SCIENTIFIC_ID = r"^[+-]?(\d+(\.\d+)?[eE]\+\d+|\d\.\d+[eE]\d+)$"
-NOBODY = frozenset(
+MISSING_IDS = frozenset(
     {"nan", "null", "none", "nil", "n/a", "na", "#n/a", "-", "--", "undefined", "unknown", "(null)", "\\n", "<na>"}
 )
-"""Words that stand for "nobody" in a user column; joined, they would become one monstrous customer."""
+"""Words for a missing id in a user column; joined, they would become one huge customer."""
 
 _NOT_PLAIN = r"[^!-~]"
 _UNSEEN_IN_ID = rf"[\p{{Cc}}\p{{Cf}}\p{{Zl}}\p{{Zp}}{UNSEEN_LETTERS}]"
@@ -61,15 +60,15 @@ _INSTRUCTION = (
 )
 _FORMULA = r"^[=+\-@\t\r]"
 _SEARCHED_CHARS = 4_000
-"""Of each text, searched for personal data, mark-up and instructions."""
+"""Searched part of each text."""
 _HINTED_CHARS = 500
-"""The hints take longer than the search for texts above this length, nearly all of which they match."""
+"""Above this length hints are slower than the search, and match nearly every text."""
 _ODD = r"[^ !-%'-;=?-~]"
-"""Plain letters, digits and marks; texts of nothing else need no closer look."""
+"""Characters that make a closer look at a text necessary."""
 
 
 class PseudonymCache:
-    """Raw ids met so far and their pseudonyms, in memory only and of a bounded number."""
+    """Raw ids so far and their pseudonyms, in memory only and of a bounded number."""
 
     def __init__(self, pseudonymiser: Pseudonymiser) -> None:
         self._pseudonymiser = pseudonymiser
@@ -86,13 +85,13 @@ class PseudonymCache:
         return raw.to_frame("raw").join(self._pairs, on="raw", how="left", maintain_order="left")["user_id"]
 
     def spellings(self, raw: pl.Series) -> pl.Series:
-        """The ids as they are hashed; those of one person are one."""
+        """The ids as they are hashed, equal for one person."""
         addresses = raw.filter(raw.str.contains("@", literal=True)).unique().to_list()
         return raw.replace({text: self._pseudonymiser.spelling(text) for text in addresses}) if addresses else raw
 
 
 class IdTally:
-    """Rows per id, by hash: 20 bytes an id. Above four million ids it stops growing and says nothing more."""
+    """Rows per id, by hash: 20 bytes an id. Above four million ids it stops counting."""
 
     def __init__(self) -> None:
         self._ids = pl.DataFrame(schema={"id": pl.UInt64, "folded": pl.UInt64, "rows": pl.UInt32})
@@ -109,12 +108,12 @@ class IdTally:
         self._full = self._ids.height > _MAX_IDS
 
     def n_near(self) -> int:
-        """How many ids differ from another one only in case, spaces or width."""
+        """Number of ids that differ from another one only in case, spaces or width."""
         twins = self._ids["folded"].value_counts(name="n").filter(pl.col("n") > 1)
         return int(twins["n"].sum() or 0)
 
     def n_heavy(self, share: float) -> int:
-        """How many ids have at least this share of all rows; nothing is said of fewer than 1,000 rows."""
+        """Number of ids with at least this share of all rows; 0 below 1,000 rows."""
         total = int(self._ids["rows"].sum() or 0)
         return int((self._ids["rows"] >= share * total).sum()) if total >= 1_000 else 0
 
@@ -136,7 +135,7 @@ class PriceTally:
             self._bins += np.bincount(np.clip(step, 0, len(self._bins) - 1), minlength=len(self._bins))
 
     def n_outliers(self) -> int:
-        """How many lie above 100 times the 99.9th percentile, to the nearest step; 0 below 1,000 prices."""
+        """Number of prices above 100 times the 99.9th percentile, to the nearest step; 0 below 1,000 prices."""
         total = int(self._bins.sum())
         if total < 1_000:
             return 0
@@ -145,10 +144,8 @@ class PriceTally:
 
 
 class MostCommon:
-    """Items or users out of a log: many rows become one per id, every field its most common value.
-
-    Counts values per id and field over all chunks; the memory is that of the distinct pairs.
-    """
+    """Items or users of a log: one row per id, every field its most common value. The memory is that of the distinct
+    pairs of id and value."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -168,7 +165,7 @@ class MostCommon:
             self._counts[column] = pairs.group_by(group).agg(pl.min("first"), pl.sum("rows"))
 
     def rows(self) -> pl.DataFrame:
-        """One row per id in the order of their first rows; of equally common values the one met first."""
+        """One row per id in the order of their first rows; of equally common values the first."""
         if not self._schema:
             return pl.DataFrame()
         merged = self._counts[self._key].sort("first").select(self._key)
@@ -181,9 +178,9 @@ class MostCommon:
 
 
 class StepTable:
-    """The steps of every person of a file that knows only an order, and when each counts; see `recllm.shop.data.order`.
+    """The steps of every person of a file without times, and their times; see `recllm.shop.data.order`.
 
-    Made before the rows are parsed, since a step counts from its person's last one. In memory: 16 bytes a step.
+    Made before the rows are parsed, as a step counts from its person's last one. In memory: 16 bytes a step.
     """
 
     def __init__(self, pairs: pl.DataFrame) -> None:
@@ -215,7 +212,7 @@ def _hashed(users: pl.Series) -> pl.Series:
 
 @dataclass(slots=True, kw_only=True)
 class LoadState:
-    """What is settled for one load, and the tallies that run over all its chunks."""
+    """The settings of one load, and the counts over all its chunks."""
 
     file: str
     """Name of the file, for messages."""
@@ -225,11 +222,11 @@ class LoadState:
     pseudonyms: PseudonymCache
     now: datetime
     steps: StepTable | None = None
-    """When each step counts, of a file that knows only an order."""
+    """Of a file without times."""
     notes: Counter[str] = field(default_factory=Counter)
     """Warnings by code."""
     personal_data: Counter[str] = field(default_factory=Counter)
-    """Texts that hold personal data, by column of the file."""
+    """Texts with personal data, by column of the file."""
     occurrences: Occurrences = field(default_factory=Occurrences)
     users: IdTally = field(default_factory=IdTally)
     items: IdTally = field(default_factory=IdTally)
@@ -278,8 +275,8 @@ class FieldBatch:
     ) -> None:
         """Marks the rows where `mask`; with `values` the message begins with the row's value in quotes.
 
-        column: the file's name of the column, where it is not that of the field. keep: False keeps nothing of the row
-        but where it stands.
+        column: the file's name of the column, where it is not that of the field. keep: False keeps only the position of
+        the row.
         """
         hits = (mask.fill_null(False).to_numpy() if isinstance(mask, pl.Series) else mask) & ~self.bad
         column = column or self.load.schema.column_of(field)
@@ -295,10 +292,8 @@ class FieldBatch:
         self.bad |= hits
 
     def count_personal_data(self, texts: pl.Series, column: str, *, label: str = "") -> None:
-        """Counts the texts of good rows that hold personal data. A `label` before each says what a lone number is.
-
-        column: the file's name of it.
-        """
+        """Counts the texts of good rows with personal data. column: the file's name of it. label: what a lone number
+        is."""
         distinct = texts.filter(self.good()).drop_nulls().str.slice(0, _SEARCHED_CHARS).value_counts(name="rows")
         candidates = (pl.lit(label) + pl.col(texts.name)).alias("text")
         is_long = pl.col("text").str.len_chars() > _HINTED_CHARS
@@ -311,7 +306,7 @@ class FieldBatch:
             self.load.personal_data[column] += n_rows
 
     def personal_answers(self) -> None:
-        """The same for what people said of themselves, by column."""
+        """The same for basics, by column."""
         for name, column in self.load.schema.basics.items():
             self.count_personal_data(self._chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
 
@@ -324,7 +319,7 @@ class FieldBatch:
         return (cell.removesuffix(".0") if "user_id" in self.load.schema.float_ids else cell) or None
 
     def ids(self, field: str) -> pl.Series:
-        """Cleaned ids, null where empty; rows with unseen characters or overlong ids are marked.
+        """Cleaned ids, null where empty; rows with invisible characters or overlong ids are marked.
 
         Raises `IngestError` E_SCI_ID where an id lost its last digits to a spreadsheet.
         """
@@ -352,13 +347,13 @@ class FieldBatch:
         return ids
 
     def in_namespace(self, ids: pl.Series) -> pl.Series:
-        """The ids as they are kept."""
+        """The ids with the namespace of the file."""
         namespace = self.load.options.namespace
         return ids if namespace is None else f"{namespace}:" + ids
 
     def raw_user_ids(self) -> pl.Series:
         ids = self.ids("user_id")
-        self.mark("user_id", is_nobody(ids), "E_NO_USER", "names no user", self.fields["user_id"])
+        self.mark("user_id", is_missing(ids), "E_NO_USER", "names no user", self.fields["user_id"])
         return self.in_namespace(ids)
 
     def pseudonyms(self, raw: pl.Series) -> pl.Series:
@@ -373,7 +368,7 @@ class FieldBatch:
         return self.in_namespace(ids)
 
     def number(self, field: str, *, money: bool = False) -> pl.Series:
-        """Float64, null where empty; what is no number is marked. `money` allows currency signs around it."""
+        """Float64, null where empty; other texts are marked. `money` allows currency signs around it."""
         column, decimal = null_if_empty(self.text(field).str.strip_chars()), self.load.schema.decimal
         numbers = parse_numbers(column, decimal, money=money)
         message = "is not a number" if decimal == "." else "is not a number with a decimal comma"
@@ -389,15 +384,15 @@ class FieldBatch:
         self.load.prices.add(good)
 
     def currency(self) -> pl.Series:
-        """ISO codes in capitals, null where empty; what is no code is marked."""
+        """ISO codes in capitals, null where empty; other texts are marked."""
         codes = null_if_empty(self.fields["currency"].str.strip_chars().str.to_uppercase())
         wrong = ~codes.str.contains(r"^[A-Z]{3}$")
         self.mark("currency", wrong, "E_CURRENCY", "is not a currency code such as EUR", codes)
         return codes
 
     def times(self, may_lie_ahead: pl.Series | None = None) -> ParsedTimes:
-        """Only rows that are still good may refuse the whole file. may_lie_ahead: boolean (n,), rows whose time may be
-        in the future."""
+        """Only good rows may refuse the whole file. may_lie_ahead: boolean (n,), rows whose time may be in the
+        future."""
         if self.load.steps is not None:
             return self._times_of_order(self.load.steps)
         column, load = self.fields["timestamp"], self.load
@@ -426,12 +421,12 @@ class FieldBatch:
         return ParsedTimes(at=at, offset=np.full(len(at), NO_OFFSET, np.int16), status=np.full(len(at), OK, np.uint8))
 
 
-def is_nobody(ids: pl.Series) -> pl.Series:
-    return ids.is_null() | ids.str.to_lowercase().is_in(list(NOBODY)).fill_null(False)
+def is_missing(ids: pl.Series) -> pl.Series:
+    return ids.is_null() | ids.str.to_lowercase().is_in(list(MISSING_IDS)).fill_null(False)
 
 
 def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
-    """Without unseen characters and outer spaces; null where nothing is left. Counts what is odd in `notes`."""
+    """Without invisible characters and outer spaces; null where empty. Counts oddities in `notes`."""
     notes["W_FORMULA"] += int(column.str.contains(_FORMULA).sum())
     clean = column
     if column.str.contains(_ODD).any():

@@ -19,7 +19,7 @@ _CURRENCY_TOKENS: dict[str, str] = {
     "kr.": "kr", "kr": "kr", "SEK": "SEK", "NOK": "NOK", "DKK": "DKK", "CHF": "CHF", "Fr.": "CHF", "A$": "AUD",
     "AUD": "AUD", "CAD": "CAD", "C$": "CAD", "HKD": "HKD", "HK$": "HKD", "R$": "BRL", "BRL": "BRL", "MXN": "MXN",
 }  # fmt: skip
-"""Signs and codes; the value says which stand for the same money. "$", "¥" and "kr" are shared by several."""
+"""Sign or code -> currency. "$", "¥" and "kr" are shared by several."""
 
 _SHARED = {"$": {"USD", "AUD", "CAD", "HKD", "MXN"}, "¥": {"CNY", "JPY"}, "kr": {"SEK", "NOK", "DKK"}}
 _BY_LENGTH = sorted(_CURRENCY_TOKENS, key=len, reverse=True)
@@ -63,7 +63,7 @@ def undressed(column: pl.Series, money: bool) -> pl.Series:
 
 
 def currencies(column: pl.Series) -> Counter[str]:
-    """How often each money is named in a column of prices."""
+    """Number of times that a column of prices names each currency."""
     dressed = column.filter(column.str.contains(r"[^0-9.,+\-\seE]").fill_null(False))
     if dressed.is_empty():
         return Counter()
@@ -73,13 +73,13 @@ def currencies(column: pl.Series) -> Counter[str]:
 
 
 def distinct_currencies(counts: Counter[str]) -> set[str]:
-    """Moneys that cannot be one and the same: "$" beside "USD" is one, "$" beside "EUR" is two."""
+    """The different currencies: "$" and "USD" are one, "$" and "EUR" are two."""
     return {money for money in counts if not _SHARED.get(money, set()) & set(counts)}
 
 
 @dataclass(slots=True)
 class DecimalEvidence:
-    """What the numbers of a file say about their decimal separator."""
+    """Evidence in a file's numbers for their decimal separator."""
 
     counts: Counter[str] = field(default_factory=Counter)
     """Numbers that only fit "." and that only fit ","."""
@@ -93,7 +93,7 @@ class DecimalEvidence:
         text = undressed(text, money=True)
         for sign, mark, group in ((".", r"\.", ","), (",", ",", r"\.")):
             unclear = text.str.contains(rf"^[+-]?[1-9]\d{{0,2}}{mark}\d{{3}}$").fill_null(False)
-            # the decimal sign occurs once and last; groups of three of the other kind may stand before it
+            # the decimal sign occurs once and last, after groups of three digits
             clear = text.str.contains(rf"^[+-]?(\d{{1,3}}({group}\d{{3}})+|\d*){mark}\d*([eE][+-]?\d+)?$")
             grouped = text.str.contains(rf"^[+-]?\d{{1,3}}({group}\d{{3}}){{2,}}$")
             self.counts[sign] += int(((clear & ~unclear) | grouped).sum())

@@ -1,4 +1,4 @@
-"""Times from text. Which format a file uses is settled once; every row then has to keep to it."""
+"""Times from text. The format is settled once per file, and holds for every row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ISO_PARTS = r"^(\d{4,6})[-/.年](\d{1,2})[-/.月](\d{1,2})日?" + _CLOCK + _ZON
 _SLASH_PARTS = r"^(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})" + _CLOCK + _ZONE
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NAMED = rf"(?i)^(?:(\d{{1,2}})[-/. ]+)?({'|'.join(_MONTHS)})[a-z]*[-/., ]+(?:(\d{{1,2}})[-/., ]+)?(\d{{4}}|\d{{2}})"
-"""May-01-24, 01-May-2024, May 1, 2024: one of the first and the third group is the day."""
+"""May-01-24, 01-May-2024, May 1, 2024: the day is the first or the third group."""
 _BARE_NUMBER = r"^\d+(\.\d+)?$"
 """In a file with dates: a day number of a spreadsheet, or another unit."""
 _QUICK = "%Y-%m-%d %H:%M:%S%.f"
@@ -79,17 +79,17 @@ NO_OFFSET = -9999
 
 
 _RECENT_EPOCH = r"^1(\d{9}(\.\d*)?|\d{12}|\d{15})$"
-"""From 2001 to 2033: other numbers of so many digits are rather phones or ids."""
+"""From 2001 to 2033: other numbers of this length are rather phones or ids."""
 
 
 def look_like_times(column: pl.Series) -> pl.Series:
-    """Boolean (n,): whether each text is written as a time, whatever it means; null where the text is."""
+    """Boolean (n,): whether each text has the form of a time; null for null."""
     return column.str.contains(_ISO_PARTS) | column.str.contains(_SLASH_PARTS) | column.str.contains(_RECENT_EPOCH)
 
 
 @dataclass(slots=True)
 class TimeEvidence:
-    """What a file's times look like."""
+    """Evidence in a file's times for their format."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     """"epoch", "iso", "named" (a month by its English name) and "slash"."""
@@ -117,7 +117,7 @@ class TimeEvidence:
 
     @property
     def settled(self) -> bool:
-        """Nothing that later rows say can change the decision (they may still contradict it)."""
+        """Whether later rows cannot change the decision (they may still contradict it)."""
         kind = self._commonest()
         return kind in {"iso", "epoch", "named"} or (kind == "slash" and bool(self.day_first or self.month_first))
 
@@ -153,7 +153,7 @@ def _ambiguous_date(file: str, *, contradictory: bool) -> IngestError:
 
 
 def declared_format(ts_format: str, tz: str | None) -> TimeFormat | None:
-    """The format that the caller names; None for "epoch", whose unit only the file can settle."""
+    """The caller's format; None for "epoch", whose unit only the file shows."""
     if ts_format == "epoch":
         return None
     if ts_format in {"iso", "excel"}:

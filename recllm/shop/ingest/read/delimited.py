@@ -1,10 +1,9 @@
 """CSV and its kin: the delimiter, the header, and blocks of lines into columns of text.
 
-Lines without a quote are split by a fast columnar parser; a record that begins on a line with a quote goes through
-the `csv` module in strict mode. After a quote that never closes properly only that one line is lost: reading goes on
-with the next line.
+Lines without a quote are split by a fast columnar parser; a record that begins on a line with a quote goes through the
+`csv` module in strict mode. A quote that is not closed properly loses only its line.
 
-Titles, filters and dates may stand above the header, and a line that holds nothing but delimiters is blank.
+Titles, filters and dates may be above the header, and a line of delimiters only is blank.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MAX_RECORD_LINES = 1000
 _WIDE = 12
 """With more columns than this no line of a text has as many delimiters as a row."""
 _FOOTER_LINES = 3
-"""So many odd lines at the end, such as a total, say nothing about the delimiter."""
+"""Odd lines at the end, such as a total, that are ignored for the delimiter."""
 
 _Problem = tuple[str, str]
 """Code and message of a record that cannot be used."""
@@ -56,8 +55,8 @@ def open_delimited(
     has_quotes: bool = True,
     keeps_first: bool = False,
 ) -> RecordReader:
-    """Settle delimiter and header from the first block. With `keeps_first` further columns of one name are numbered,
-    "name (2)", and counted. Raises `IngestError` for the file stage's codes."""
+    """Settles delimiter and header from the first block. With `keeps_first` further columns of one name are numbered,
+    "name (2)", and counted. Raises `IngestError` with the codes of the file stage."""
     file, first = source.path.name, next((b for b in blocks() if b.text.strip()), None)
     if first is None:
         raise IngestError("E_EMPTY", f"{file} holds nothing but blank lines")
@@ -101,8 +100,8 @@ def open_delimited(
 
 
 def _header_row(top: Sequence[Sequence[str]]) -> int:
-    """Which of the first records is the header: the first, unless one below has at least two names that mean something,
-    more than the first has, and more cells than any above it."""
+    """Number of the header among the first records: the first, unless a later one has at least two known names, more
+    than the first has, and more cells than any above it."""
     n_cells = [sum(bool(cell.strip()) for cell in record) for record in top]
     n_known = [known_count(record) for record in top]
     best = max(range(len(top)), key=lambda row: (n_known[row], -row))
@@ -154,13 +153,13 @@ def _chunks(blocks: Iterator[LineBlock], form: _CsvFormat) -> Iterator[Chunk]:
 
 
 def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, int]:
-    """(the records of a block, its number of lines that they take: those behind begin a record of the next block)."""
+    """(the records of a block, the number of their lines; later lines belong to a record of the next block)."""
     quoted, problems, end = _quoted_records(block, form, last=last)
     covered = np.zeros(block.n_lines, bool)
     covered[list(problems)] = True
     for start, n, _ in quoted:
         covered[start : start + n] = True
-    # a line is blank when nothing stands in it but delimiters and the carriage return of its end
+    # a blank line has only delimiters and a carriage return
     length = block.ends - block.starts
     width = block.count(ord(form.delimiter)) + 1
     ends_in_return = (length > 0) & (block.codes[block.ends - 1] == _RETURN)
@@ -180,7 +179,7 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
             text, has_header=False, separator=form.delimiter, quote_char=None, infer_schema=False, schema=schema
         )
         frame = pl.concat([plain, frame])
-    starts, counts = (np.array([record[part] for record in quoted], np.int64) for part in (0, 1))
+    starts, counts = (np.array([record[column] for record in quoted], np.int64) for column in (0, 1))
     line = np.concatenate([np.flatnonzero(fast), starts])
     n_lines = np.concatenate([np.ones(int(fast.sum()), np.int64), counts])
     if quoted:
@@ -272,9 +271,9 @@ def _problem(
 
 
 def _swallows_rows(block: LineBlock, line: int, n_lines: int, form: _CsvFormat) -> bool:
-    """Whether the lines of a record with a row's number of cells are rows rather than a text of several lines: the
-    first is one where the quote that it leaves open is a character, and so is a further one. In a wide table the
-    delimiters of one line inside of the text are enough: no text has so many by chance."""
+    """Whether the lines of a quoted record are rows rather than a text of several lines: the first and another one have
+    a row's number of cells if the open quote is a plain character. In a wide table the delimiters of one line inside
+    the text are enough."""
     width, delimiter = len(form.columns), form.delimiter
     lines = [block.raw(i).decode("utf-8").rstrip("\r\n").replace("\r", " ") for i in range(line, line + n_lines)]
     *closed, open_cell = next(csv.reader(lines[:1], delimiter=delimiter))

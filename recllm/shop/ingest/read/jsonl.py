@@ -1,4 +1,4 @@
-"""JSONL: one object a line. Numbers stay the text that they were, so no digit of an id is lost."""
+"""JSONL: one object a line. Numbers stay text, so that ids keep all digits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 import polars as pl
 
 from recllm.base.errors import IngestError
-from recllm.base.policy import Policy
 from recllm.shop.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten
 from recllm.shop.ingest.read.source import MAX_CELL_BYTES, SourceFile
 
@@ -31,7 +30,7 @@ def open_jsonl(blocks: Blocks, source: SourceFile) -> RecordReader:
                 try:
                     keys.update(dict.fromkeys(_decode(line)))
                 except _BadObjectError:
-                    continue  # its line is told when the rows are read
+                    continue  # its line is a bad record when the rows are read
         if len(keys) > MAX_COLUMNS:
             raise IngestError(
                 "E_HEADER", f"{file}: more than {MAX_COLUMNS:,} different keys; at most that many are read"
@@ -41,14 +40,10 @@ def open_jsonl(blocks: Blocks, source: SourceFile) -> RecordReader:
     if not keys:
         raise IngestError("E_NOT_TEXT", f"{file}: no line is a JSON object; write one object a line, not one array")
     columns = tuple(keys)
-    return RecordReader(
-        columns=columns,
-        chunks=lambda: (_chunk(block, columns, source.policy) for block in blocks()),
-        decimal=".",
-    )
+    return RecordReader(columns=columns, chunks=lambda: (_chunk(block, columns) for block in blocks()), decimal=".")
 
 
-def _chunk(block: LineBlock, columns: tuple[str, ...], policy: Policy) -> Chunk:
+def _chunk(block: LineBlock, columns: tuple[str, ...]) -> Chunk:
     lines = block.text.split(b"\n")[:-1]
     objects: list[dict[str, str | None]] = []
     object_lines: list[int] = []
@@ -57,7 +52,7 @@ def _chunk(block: LineBlock, columns: tuple[str, ...], policy: Policy) -> Chunk:
         if not line.strip():
             continue
         try:
-            objects.append(_texts(line, policy))
+            objects.append(_texts(line))
             object_lines.append(number)
         except _BadObjectError as error:
             bad.append(block.bad_line(number, *error.args))
@@ -83,8 +78,8 @@ def _decode(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _texts(line: bytes, policy: Policy) -> dict[str, str | None]:
-    """An object's values as text: true and false as words, lists and objects as JSON again, null for empty."""
+def _texts(line: bytes) -> dict[str, str | None]:
+    """An object's values as text: true and false as words, lists and objects as JSON, null for empty."""
     texts: dict[str, str | None] = {}
     for key, value in _decode(line).items():
         if isinstance(value, bool):

@@ -6,19 +6,15 @@ it unpacks to is bounded by its own size, and a row whose text is too long is se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from recllm.base.errors import IngestError
-from recllm.base.policy import Policy
-from recllm.shop.ingest.read.records import RAW_BYTES, BadRecord, Chunk, RecordReader
-from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_FILE_BYTES, MAX_GZIP_RATIO, MAX_ROW_BYTES, RATIO_FLOOR
+from recllm.shop.ingest.read.records import Chunk, RecordReader, chunk_of_table
+from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_ROW_BYTES, unpacked_limit
 
 SLICE_ROWS = 1 << 16
 FIRST_ROWS = 1 << 10
@@ -29,7 +25,7 @@ NUMBER_BYTES = 32
 _UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, OverflowError)
 
 
-def open_parquet(path: Path, policy: Policy) -> RecordReader:
+def open_parquet(path: Path) -> RecordReader:
     """Raises `IngestError` E_NOT_TEXT for a damaged file and E_NESTED for columns that are not plain values."""
     try:
         table = pl.scan_parquet(path, glob=False)
@@ -46,7 +42,7 @@ def open_parquet(path: Path, policy: Policy) -> RecordReader:
         )
     if not schema:
         raise IngestError("E_EMPTY", f"{path.name} has no columns")
-    return RecordReader(columns=tuple(schema), chunks=lambda: _chunks(path, schema, n_rows, policy), decimal=".")
+    return RecordReader(columns=tuple(schema), chunks=lambda: _chunks(path, schema, n_rows), decimal=".")
 
 
 def _damaged(path: Path, error: BaseException) -> IngestError:
@@ -54,10 +50,9 @@ def _damaged(path: Path, error: BaseException) -> IngestError:
     return IngestError("E_NOT_TEXT", f"{path.name} cannot be read as Parquet, it may be cut off: {reason}")
 
 
-def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int, policy: Policy) -> Iterator[Chunk]:
+def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int) -> Iterator[Chunk]:
     """Raises `IngestError` E_BOMB where the file stands for more text than it may, each cell counted as a byte more."""
-    limit = min(max(RATIO_FLOOR, MAX_GZIP_RATIO * path.stat().st_size), MAX_FILE_BYTES)
-    total = n_rows * len(schema)
+    limit, total = unpacked_limit(path), n_rows * len(schema)
     start, stop = 0, min(n_rows, FIRST_ROWS)  # few at first: by them most of what is too large is known
     table, as_text = pl.scan_parquet(path, glob=False), [_as_text(name, dtype) for name, dtype in schema.items()]
     while start < n_rows:
@@ -77,22 +72,21 @@ def _chunks(path: Path, schema: dict[str, pl.DataType], n_rows: int, policy: Pol
         fits = ~long_cell & (row_bytes <= MAX_ROW_BYTES)
         line_no = np.arange(start + 1, start + frame.height + 1, dtype=np.int64)
         fitting_bytes = np.where(fits, row_bytes, 0)
-        part = (np.cumsum(fitting_bytes) - fitting_bytes) // SLICE_BYTES
-        for number in range(int(part.max(initial=-1)) + 1):
-            inside = part == number
+        slice_no = (np.cumsum(fitting_bytes) - fitting_bytes) // SLICE_BYTES
+        for number in range(int(slice_no.max(initial=-1)) + 1):
+            inside = slice_no == number
             try:
                 rows = frame.filter(pl.Series(inside & fits)).select(as_text)
             except _UNREADABLE as error:
                 raise _damaged(path, error) from None
-            yield _chunk(frame, rows, line_no, inside & fits, inside & ~fits, policy)
+            yield chunk_of_table(frame, rows, line_no, inside & fits, inside & ~fits)
         start, stop = stop, min(n_rows, stop + SLICE_ROWS)
 
 
 def _too_much(path: Path, limit: int) -> IngestError:
     return IngestError(
         "E_BOMB",
-        f"{path.name} holds more than {limit:,} bytes of text for its size (the policy's max_gzip_ratio and "
-        "max_file_bytes); write it as CSV, or split it",
+        f"{path.name} holds more than {limit:,} bytes of text, too many for its size; write it as CSV, or split it",
     )
 
 
@@ -105,33 +99,6 @@ def _text_bytes(column: pl.Series) -> pl.Series:
         sizes = names.cast(pl.String).str.len_bytes()
         return column.to_physical().replace_strict(names.to_physical(), sizes, default=None, return_dtype=pl.UInt32)
     return pl.repeat(NUMBER_BYTES, len(column), dtype=pl.UInt32, eager=True)
-
-
-def _chunk(
-    frame: pl.DataFrame,
-    rows: pl.DataFrame,
-    line_no: NDArray[np.int64],
-    good: NDArray[np.bool_],
-    bad: NDArray[np.bool_],
-    policy: Policy,
-) -> Chunk:
-    """Some rows of a slice: as text those that can be read, `good`, and those with a text that is too long; (n,)."""
-    message = f"a cell is longer than {MAX_CELL_BYTES:,} bytes, or the row than {MAX_ROW_BYTES:,}"
-    return Chunk(
-        frame=rows,
-        line_no=line_no[good],
-        byte_offset=np.full(rows.height, -1, np.int64),
-        raw=partial(_raw, rows),
-        bad=tuple(
-            BadRecord(int(line_no[row]), None, None, "E_TOO_LONG", message, _raw(frame, row))
-            for row in np.flatnonzero(bad).tolist()
-        ),
-    )
-
-
-def _raw(frame: pl.DataFrame, row: int) -> str:
-    cells = {name: cell if cell is None else str(cell)[:RAW_BYTES] for name, cell in frame.row(row, named=True).items()}
-    return json.dumps(cells, ensure_ascii=False)[:RAW_BYTES]
 
 
 def _as_text(name: str, dtype: pl.DataType) -> pl.Expr:

@@ -1,15 +1,16 @@
-"""What every reader of files gives: whole columns of text, and where each row stands in its file.
+"""The result of every reader of files: columns of text, and the position of each row in its file.
 
 A text file comes as blocks of whole lines in UTF-8, each line with its number and its offset in the original bytes.
-Lines that cannot become text, or that are longer than a row may be, are set aside here, so memory is bounded whatever
-the file holds. Cutting at the newline byte is safe: no accepted encoding uses it inside another character.
+Undecodable and overlong lines are set aside here, which bounds the memory. Cutting at the newline byte is safe: no
+accepted encoding uses it inside another character.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 
 import numpy as np
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import IngestError
 from recllm.shop.ingest.parse.numbers import Decimal
-from recllm.shop.ingest.read.source import MAX_ROW_BYTES, Decoding, SourceFile
+from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_ROW_BYTES, Decoding, SourceFile
 
 MAX_COLUMNS = 1000
 RAW_BYTES = 2048
-"""A record is shown in the quarantine up to this length."""
+"""Of a record in the quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,9 @@ class BadRecord:
     message: str
     raw: str
     fields: Mapping[str, str | None] | None = None
-    """Its cells by column name, where it had as many as there are columns; None where `raw` says as much."""
+    """Its cells by column name, where it had one for each column; None where `raw` has the names."""
     user: str | None = None
-    """The id of the person of whom the record tells, where its cell could be read."""
+    """The raw id of the record's person, where its cell could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +58,14 @@ class Chunk:
     bad: tuple[BadRecord, ...] = ()
     blank_lines: int = 0
     keeps_fields: bool = False
-    """Whether a bad row is kept with its cells by column name too: its text alone does not say which is which."""
+    """Whether a bad row is kept with its cells by column name, which its text lacks."""
 
     @property
     def n_records(self) -> int:
         return self.frame.height + len(self.bad)
 
     def with_rows(self, rows: NDArray[np.integer], frame: pl.DataFrame) -> Chunk:
-        """The chunk with other rows, each from one of this chunk's: `rows`, (n,), of `frame`."""
+        """The chunk with the rows of `frame`, each made from the row of this chunk in `rows`, (n,)."""
         line_no, byte_offset = self.line_no[rows], self.byte_offset[rows]
         return replace(
             self, frame=frame, line_no=line_no, byte_offset=byte_offset, raw=lambda row: self.raw(int(rows[row]))
@@ -80,14 +81,44 @@ class Chunk:
         return BadRecord(int(self.line_no[row]), byte_offset, column, code, message, self.raw(row), fields)
 
     def positions(self, line_no: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which record of the chunk begins on each of these lines, from 0; each is the first line of a record."""
+        """Number of the record of the chunk, from 0, that begins on each of these lines."""
         first_lines = np.sort([*self.line_no, *(record.line_no for record in self.bad)])
         return np.searchsorted(first_lines, line_no)
 
 
+def chunk_of_table(
+    frame: pl.DataFrame,
+    rows: pl.DataFrame,
+    line_no: NDArray[np.int64],
+    good: NDArray[np.bool_],
+    long: NDArray[np.bool_],
+    *,
+    blank_lines: int = 0,
+) -> Chunk:
+    """Rows of a file that has no lines of text. rows: the `good` rows of `frame`, as text. long: rows that are refused
+    because a text is too long. Arrays: (frame.height,)."""
+    message = f"a cell is longer than {MAX_CELL_BYTES:,} bytes, or the row than {MAX_ROW_BYTES:,}"
+    return Chunk(
+        frame=rows,
+        line_no=line_no[good],
+        byte_offset=np.full(rows.height, -1, np.int64),
+        raw=partial(_row_text, rows),
+        bad=tuple(
+            BadRecord(int(line_no[row]), None, None, "E_TOO_LONG", message, _row_text(frame, row))
+            for row in np.flatnonzero(long).tolist()
+        ),
+        blank_lines=blank_lines,
+    )
+
+
+def _row_text(frame: pl.DataFrame, row: int) -> str:
+    cells = {name: cell if cell is None else str(cell)[:RAW_BYTES] for name, cell in frame.row(row, named=True).items()}
+    return json.dumps(cells, ensure_ascii=False)[:RAW_BYTES]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordReader:
-    """A file whose encoding and columns are settled. `chunks()` starts from the top each time."""
+    """A file with known encoding and columns. `chunks()` starts from the top each time."""
 
     columns: tuple[str, ...]
     chunks: Callable[[], Iterator[Chunk]]
@@ -97,9 +128,14 @@ class RecordReader:
     header_records: int = 0
     """Records before the first row: they count in the numbers of the quarantine."""
 
+    def mapped(self, function: Callable[[Chunk], Chunk], columns: Sequence[str] | None = None) -> RecordReader:
+        """The reader with another form of each chunk. columns: of the new chunks, where they differ."""
+        names = self.columns if columns is None else tuple(columns)
+        return replace(self, columns=names, chunks=lambda: map(function, self.chunks()))
+
 
 def numbered(columns: Sequence[str]) -> tuple[str, ...]:
-    """The names, those after the first of each with a number that makes them another one."""
+    """The names; repeated ones get a number."""
     names: dict[str, None] = {}
     for column in columns:
         free = (name for number in count(2) if (name := f"{column} ({number})") not in columns and name not in names)
@@ -149,12 +185,12 @@ class LineBlock:
         return BadRecord(*position, column, code, message, shorten(self.raw(line)))
 
     def count(self, byte: int) -> NDArray[np.int64]:
-        """How often each line holds this byte, (n_lines,)."""
+        """Occurrences of this byte per line, (n_lines,)."""
         lines = np.searchsorted(self.ends, np.flatnonzero(self.codes == byte))
         return np.bincount(lines, minlength=self.n_lines)
 
     def split(self, n_lines: int) -> tuple[LineBlock, LineBlock]:
-        """The first lines, with everything that was set aside, and those that follow."""
+        """The first lines, with all that were set aside, and the others."""
         cut = int(self.ends[n_lines - 1]) + 1 if n_lines else 0
         line_no, offset = self.line_no, self.byte_offset
         head = replace(self, text=self.text[:cut], line_no=line_no[:n_lines], byte_offset=offset[:n_lines])
@@ -182,8 +218,7 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
     if newline == b"\n" and b"\n" not in source.head and b"\r" in source.head[:-1]:
         newline = b"\r"  # as old Mac software wrote it
     block_bytes = max(block_bytes // 2 * 2, 64)  # even: a piece never ends inside a two-byte character
-    max_bytes = MAX_ROW_BYTES
-    too_long = f"the line is longer than {max_bytes:,} bytes; is a quote or a line end missing?"
+    too_long = f"the line is longer than {MAX_ROW_BYTES:,} bytes; is a quote or a line end missing?"
     line_no = 1
     for offset, data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
         if not whole_lines:
@@ -194,9 +229,9 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
             continue
         block = _decoded(offset, data, line_no, newline, decoding, source)
         line_no += block.n_lines + len(block.bad)
-        if len(block.text) > max_bytes:
+        if len(block.text) > MAX_ROW_BYTES:
             # lines above the limit that came complete within one block
-            fits = block.ends + 1 - block.starts <= max_bytes
+            fits = block.ends + 1 - block.starts <= MAX_ROW_BYTES
             bad = [block.bad_line(line, None, "E_TOO_LONG", too_long) for line in np.flatnonzero(~fits).tolist()]
             block = LineBlock(
                 text=b"".join(block.raw(line) for line in np.flatnonzero(fits).tolist()),

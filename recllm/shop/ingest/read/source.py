@@ -1,10 +1,10 @@
-"""A file's first reading: what it is, its hash, and its encoding. Nothing is parsed here.
+"""A file's first reading: its kind, hash and encoding, without parsing.
 
 The compressed size bounds what a `.gz` may unpack to, and every reading is streamed in pieces.
 
-The ladder of encodings: byte order mark, strict UTF-8, the declared encoding, strict GB18030, else refuse. No detector
-is asked: GBK text decodes as Big5 without an error and means nothing. GB18030 is only believed when more than 90 % of
-the non-ASCII characters are common Han or their punctuation and the header has names that we know.
+Encodings in order: byte order mark, strict UTF-8, the declared encoding, strict GB18030, else refused. No detector is
+used: GBK text decodes as Big5 without an error. GB18030 is accepted only when more than 90 % of the non-ASCII
+characters are common Han or their punctuation and the header has known names.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ from typing import BinaryIO, cast
 
 from recllm.base.errors import IngestError
 from recllm.base.files import check_plain
-from recllm.base.policy import Policy
 from recllm.shop.ingest.column_names import known_count
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
 
 MAX_CELL_BYTES = 64 * 1024
 MAX_ROW_BYTES = 1024 * 1024
 MAX_FILE_BYTES = 64 * 1024**3  # unpacked: the size of a disk, not of a shop's log
-MAX_GZIP_RATIO = 200  # a packed file may be so many times longer when unpacked: honest logs reach 30
+MAX_GZIP_RATIO = 200  # unpacked to packed size; real logs reach 30
 
 DELIMITERS = (",", ";", "\t", "|")
 RATIO_FLOOR = 1 << 20
-"""A few kilobytes of zeros compress well and are harmless: the ratio is judged above this size."""
+"""The ratio is checked above this size: a few kilobytes of zeros are harmless."""
 HEADER_ROWS = 20
-"""A header is looked for so far down: exports have a title, a filter or a date above it."""
+"""Rows that are searched for a header: exports have a title, a filter or a date above it."""
 _PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 64 << 10
 
@@ -57,6 +56,11 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
+def unpacked_limit(path: Path) -> int:
+    """Bytes that a packed file may hold."""
+    return min(max(RATIO_FLOOR, MAX_GZIP_RATIO * path.stat().st_size), MAX_FILE_BYTES)
+
+
 class FileKind(StrEnum):
     DELIMITED = "delimited"
     JSONL = "jsonl"
@@ -66,14 +70,13 @@ class FileKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """A file that was read once, down to its end."""
+    """A file that was read once, to its end."""
 
     path: Path
     sha256: str
-    """Of the file as it lies there, compressed or not."""
+    """Of the file as it is, compressed or not."""
     head: bytes
     """The first 64 KiB of text, undecoded."""
-    policy: Policy
     gzipped: bool
     kind: FileKind = FileKind.DELIMITED
     first_bad: int | None = None
@@ -82,24 +85,19 @@ class SourceFile:
 
     def pieces(self, n_bytes: int) -> Iterator[bytes]:
         """The text's bytes, at most `n_bytes` at a time; `IngestError` E_BOMB beyond the limits."""
-        limit, why = MAX_FILE_BYTES, "the most that one file may hold"
-        if self.gzipped:
-            by_ratio = max(RATIO_FLOOR, MAX_GZIP_RATIO * self.path.stat().st_size)
-            if by_ratio < limit:
-                limit, why = by_ratio, f"that is {MAX_GZIP_RATIO} times its compressed size"
-        total = 0
+        limit, total = unpacked_limit(self.path) if self.gzipped else MAX_FILE_BYTES, 0
         with cast(BinaryIO, gzip.open(self.path, "rb")) if self.gzipped else self.path.open("rb") as stream:
             while piece := stream.read(n_bytes):
                 total += len(piece)
                 if total > limit:
                     raise IngestError(
-                        "E_BOMB", f"{self.path.name} holds more than {limit:,} bytes of text ({why}); split the file"
+                        "E_BOMB", f"{self.path.name} holds more than {limit:,} bytes of text; split the file"
                     )
                 yield piece
 
 
-def probe(path: str | Path, policy: Policy) -> SourceFile:
-    """Read the whole file once. Raises `IngestError` for what is not a readable table of a known kind."""
+def probe(path: str | Path) -> SourceFile:
+    """Reads the whole file once. Raises `IngestError` if it is no readable table of a known kind."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -117,7 +115,7 @@ def probe(path: str | Path, policy: Policy) -> SourceFile:
             content = _content_name(magic) or "something else"
             raise IngestError("E_NOT_TEXT", f"{path.name} is named .parquet and is {content}")
         gzipped = magic.startswith(b"\x1f\x8b") and suffix == ".gz"
-        source = SourceFile(path=path, sha256=sha256, head=magic, gzipped=gzipped, policy=policy)
+        source = SourceFile(path=path, sha256=sha256, head=magic, gzipped=gzipped)
         if is_parquet:
             return replace(source, kind=FileKind.PARQUET)
         if suffix == ".xlsx" and magic.startswith(b"PK\x03\x04"):
@@ -168,7 +166,7 @@ def undecodable_at(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int
 
 
 def _content_name(magic: bytes) -> str | None:
-    """A phrase for what the first bytes say, None when they say nothing."""
+    """The kind of content by the first bytes; None for an unknown one."""
     for prefix, name in _MAGIC:
         if magic.startswith(prefix):
             workbook = prefix == b"PK\x03\x04" and (b"xl/" in magic or b"[Content_Types].xml" in magic)
@@ -218,7 +216,7 @@ class Decoding:
 
 
 def find_decoding(source: SourceFile, options: IngestOptions, column_map: ColumnMap) -> Decoding:
-    """Climb the ladder. The map's encoding is only a hint, tried last."""
+    """The first encoding that fits. The map's encoding is only a hint, tried last."""
     file, head, tolerant = source.path.name, source.head, options.on_bad_bytes == "quarantine"
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         raise IngestError("E_ENCODING", f"{file} is UTF-32; save it as UTF-8")
@@ -254,7 +252,7 @@ def find_decoding(source: SourceFile, options: IngestOptions, column_map: Column
 
 
 def _header_is_known(head: str, column_map: ColumnMap) -> bool:
-    """Whether one of the first lines has at least two names that mean something here."""
+    """Whether one of the first lines has at least two known names."""
     mapped = {name.casefold() for names in column_map.columns.values() for name in names}
     for line in head.lstrip().split("\n", HEADER_ROWS)[:HEADER_ROWS]:
         for delimiter in DELIMITERS:
@@ -323,10 +321,10 @@ def _first_bad(source: SourceFile, encoding: str, skip: int = 0) -> int | None:
 
 
 def reads_as(text: str, encoding: str) -> bool:
-    """Whether the signs beyond ASCII of a text that was decoded so are such as its languages write.
+    """Whether the non-ASCII signs of a decoded text are plausible.
 
-    cp1252: single letters between others and what typography adds; a text in another alphabet has whole words of such
-    letters, or signs that nobody writes. cp932: kana among what is not ASCII. gb18030: common Han.
+    cp1252: single letters between ASCII ones, and typographic signs; text in another alphabet would have whole words of
+    such letters, or rare signs. cp932: kana among non-ASCII signs. gb18030: common Han.
     """
     beyond = [sign for sign in text if ord(sign) > 127]
     if encoding == "cp1252":

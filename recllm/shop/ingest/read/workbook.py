@@ -14,7 +14,6 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,29 +21,21 @@ import polars as pl
 import psutil
 
 from recllm.base.errors import IngestError
-from recllm.base.policy import Policy
 from recllm.shop.ingest.column_names import known_count
 from recllm.shop.ingest.read import workbook_child
-from recllm.shop.ingest.read.records import MAX_COLUMNS, RAW_BYTES, BadRecord, Chunk, RecordReader, numbered
-from recllm.shop.ingest.read.source import (
-    HEADER_ROWS,
-    MAX_CELL_BYTES,
-    MAX_FILE_BYTES,
-    MAX_GZIP_RATIO,
-    MAX_ROW_BYTES,
-    RATIO_FLOOR,
-)
+from recllm.shop.ingest.read.records import MAX_COLUMNS, Chunk, RecordReader, chunk_of_table, numbered
+from recllm.shop.ingest.read.source import HEADER_ROWS, MAX_CELL_BYTES, MAX_ROW_BYTES, unpacked_limit
 
 CHUNK_ROWS = 1 << 16
 MAX_BYTES = 2 << 30
 """Memory for one workbook; a full sheet of twenty columns fits."""
 
 
-def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first: bool = False) -> RecordReader:
+def open_workbook(path: Path, sheet: str | None, *, keeps_first: bool = False) -> RecordReader:
     """sheet: its name; None where only one holds anything. With `keeps_first` further columns of one name are numbered,
     "name (2)", and counted. Raises `IngestError` E_SHEET where it is not clear which, E_BOMB for one that unpacks to
     much, and E_NOT_TEXT for none."""
-    _check_size(path, policy)
+    _check_size(path)
     names, stream = _read_apart(path, sheet)
     if not names:
         raise IngestError("E_EMPTY", f"{path.name} has no cell with anything in it")
@@ -67,17 +58,16 @@ def open_workbook(path: Path, sheet: str | None, policy: Policy, *, keeps_first:
     first_row = header_row + 2
     return RecordReader(
         columns=columns,
-        chunks=lambda: _chunks(rows, first_row, policy),
+        chunks=lambda: _chunks(rows, first_row),
         decimal=".",
         header_records=header_row + 1,
         warnings={"W_DUP_COLUMN": len(doubled)} if doubled else {},
     )
 
 
-def _check_size(path: Path, policy: Policy) -> None:
+def _check_size(path: Path) -> None:
     """Counts what is unpacked: the sizes that the file itself states are not believed."""
-    limit = min(max(RATIO_FLOOR, MAX_GZIP_RATIO * path.stat().st_size), MAX_FILE_BYTES)
-    unpacked = 0
+    limit, unpacked = unpacked_limit(path), 0
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -115,7 +105,7 @@ def _too_much(path: Path, why: str) -> IngestError:
     return IngestError("E_BOMB", f"{path.name} {why}; write it as CSV, or split it")
 
 
-def _chunks(rows: pl.DataFrame, first_row: int, policy: Policy) -> Iterator[Chunk]:
+def _chunks(rows: pl.DataFrame, first_row: int) -> Iterator[Chunk]:
     for start in range(0, rows.height, CHUNK_ROWS):
         frame = rows.slice(start, CHUNK_ROWS)
         line_no = np.arange(first_row + start, first_row + start + frame.height, dtype=np.int64)
@@ -126,21 +116,5 @@ def _chunks(rows: pl.DataFrame, first_row: int, policy: Policy) -> Iterator[Chun
             sizes.sum_horizontal().to_numpy() > MAX_ROW_BYTES
         )
         good = ~is_blank & ~is_long
-        message = f"a cell is longer than {MAX_CELL_BYTES:,} bytes, or the row than {MAX_ROW_BYTES:,}"
-        good_rows = frame.filter(pl.Series(good))
-        yield Chunk(
-            frame=good_rows,
-            line_no=line_no[good],
-            byte_offset=np.full(good_rows.height, -1, np.int64),
-            raw=partial(_raw, good_rows),
-            bad=tuple(
-                BadRecord(int(line_no[row]), None, None, "E_TOO_LONG", message, _raw(frame, row))
-                for row in np.flatnonzero(is_long).tolist()
-            ),
-            blank_lines=int(is_blank.sum()),
-        )
-
-
-def _raw(frame: pl.DataFrame, row: int) -> str:
-    cells = {name: cell and cell[:RAW_BYTES] for name, cell in frame.row(row, named=True).items()}
-    return json.dumps(cells, ensure_ascii=False)[:RAW_BYTES]
+        rows_good = frame.filter(pl.Series(good))
+        yield chunk_of_table(frame, rows_good, line_no, good, is_long, blank_lines=int(is_blank.sum()))
