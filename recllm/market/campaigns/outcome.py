@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import NothingToDo
+from recllm.base.errors import DataError, NothingToDo
 from recllm.base.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
 from recllm.base.stats.intervals import ConfidenceInterval, difference, mean_difference, share
 from recllm.base.words.sentences import section
@@ -221,6 +222,39 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
     return replace(outcome, words=conclusions(outcome, gate.floor, workspace.settings.locale))
 
 
+def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
+    """What `propensity.uplift.estimate_uplift` learns from: when the first message left, and a table of user_id
+    (pseudonyms), treated and outcome, both 0 or 1.
+
+    Treated are the people whose message left; the others were held out of the same exports at random. The outcome is a
+    conversion within the campaign's window, of people who agreed to be counted. Raises `NothingToDo` before the first
+    export or while the window is open, `DataError` for a campaign without a holdout.
+    """
+    plan, exports = campaign.plan, read_entries(campaign.folder.exports, ExportEntry)
+    if not exports:
+        raise NothingToDo(f"the campaign {plan.campaign_id!r} was not exported yet; there is nothing to learn from")
+    start = datetime.fromisoformat(exports[0].send_from)
+    end, known_until = start + timedelta(days=plan.window_days), utc(log_end(campaign.workspace) or 0)
+    if known_until < end:
+        raise NothingToDo(
+            f"the window of {plan.campaign_id!r} ends on {end:%Y-%m-%d}, and the log on {known_until:%Y-%m-%d}; learn "
+            "from it when all is known"
+        )
+    sent = {name for entry in exports for name in entry.reached}
+    held_out = {name for entry in exports for name in entry.held_out} - sent
+    if not held_out:
+        raise DataError(
+            f"the campaign {plan.campaign_id!r} has no holdout, so its effect is unknown; set limits.holdout above 0 "
+            "in the next one"
+        )
+    names = [person.user_id for person in plan.people if person.user_id in sent | held_out]
+    actions = _window_actions(campaign, start, end, FigureGate(campaign.workspace))
+    rows = actions.data.user_rows(names)
+    converted = actions.converted[np.maximum(rows, 0)].astype(np.float64)
+    table = pl.DataFrame({"user_id": names, "treated": [float(name in sent) for name in names], "outcome": converted})
+    return start, table.filter(pl.Series(rows >= 0))
+
+
 Reports = Collection[tuple[str, str, MessageEventKind]]
 """Pseudonym, channel and what became of the person's message there."""
 
@@ -268,16 +302,6 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate
         unsubscribed=unsubscribed,
         gate=gate,
     )
-
-
-def converted_in_window(
-    campaign: OpenCampaign, names: Sequence[str], start: datetime, end: datetime
-) -> NDArray[np.float64]:
-    """Whether each of these people did within the window what the campaign was for, 0 or 1, (n,); NaN for who has not
-    agreed to be counted."""
-    actions = _window_actions(campaign, start, end, FigureGate(campaign.workspace))
-    rows = actions.data.user_rows(list(names))
-    return np.where(rows >= 0, actions.converted[np.maximum(rows, 0)], np.nan).astype(np.float64)
 
 
 def _effect(
