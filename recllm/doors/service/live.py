@@ -19,13 +19,13 @@ from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.schema import RecommendRequest, Slate, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.finder import Finder
+from recllm.market.adcopy.ads import EFFECT
 from recllm.market.experiments.slates import (
     SlateExperiment,
     list_experiments,
     recommend_in_experiments,
     running_experiment,
 )
-from recllm.market.jobs.ad_copy import EFFECT
 from recllm.market.jobs.recommenders import open_recommender, usable_version, with_current_offer
 from recllm.recommend.recommender.registry import current
 from recllm.shop.data.dataset import utc
@@ -111,7 +111,7 @@ class LiveShop:
         one. Raises `ModelError` for a bad one."""
         mark, model = self._effect
         if mark is not None and model is None:
-            from recllm.market.jobs.ad_copy import effect_model
+            from recllm.market.adcopy.ads import effect_model
 
             model = effect_model(self.workspace)
             self._effect = mark, model

@@ -31,7 +31,7 @@ from recllm.doors.start.shop import (
     rejected_rows,
     unpacked_generator,
 )
-from recllm.market.jobs.ad_copy import write_ads
+from recllm.market.adcopy.ads import write_ads
 from recllm.market.jobs.load import add_feedback, load_file, record_shown
 from recllm.market.jobs.recommenders import open_recommender, publish_recommender, workspace_encoder
 from recllm.shop.data.dataset import DAY
@@ -110,7 +110,7 @@ def run_demo(folder: Path, *, generator: str = "auto", seed: int = 0) -> dict[st
         filled = [slate for slate in offers if slate.items]
 
         def written(writer: Generator | str) -> dict[str, AdCopy]:
-            ads = write_ads(workspace, slates=filled, recommender=serving, channel=CHANNEL, generator=writer, seed=seed)
+            ads = write_ads(workspace, serving, slates=filled, channel=CHANNEL, generator=writer, seed=seed)
             return {slate.user_id: ad for slate, ad in zip(filled, ads, strict=True)}
 
         own_lines, proposed = written("template"), {} if writer is None else written(writer)

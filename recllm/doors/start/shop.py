@@ -27,7 +27,7 @@ from recllm.base.files import write_whole
 from recllm.base.schema import Action, Intent, NoteKind, Objective, Slate, SlateStatus, Table
 from recllm.base.words.words import Words
 from recllm.doors.start.page import start_page, words_of
-from recllm.market.jobs.ad_copy import AD_CHOICE, write_ads
+from recllm.market.adcopy.ads import AD_CHOICE, write_ads
 from recllm.market.jobs.load import load_export
 from recllm.market.jobs.recommenders import open_recommender, workspace_encoder
 from recllm.market.jobs.train import evaluate_data, train_workspace
@@ -148,8 +148,8 @@ def run_start(
             filled = [n for n, slate in enumerate(offers) if slate.items]
             written = write_ads(
                 workspace,
+                serving,
                 slates=[offers[n] for n in filled],
-                recommender=serving,
                 channel=CHANNEL,
                 locale=locale,
                 generator=writer or "template",

@@ -20,6 +20,7 @@ from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageErro
 from recllm.base.schema import Generator, Objective, Occasion
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
+from recllm.market.adcopy.ads import effect_model, may_be_modelled, open_generator
 from recllm.market.adcopy.request import reason_kind
 from recllm.market.audiences.assignment import select_jointly
 from recllm.market.audiences.audience import (
@@ -46,7 +47,6 @@ from recllm.market.campaigns.open_campaign import auto_approvals
 from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.market.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
-from recllm.market.jobs.ad_copy import effect_model, may_be_modelled, open_generator
 from recllm.market.jobs.recommenders import open_recommender
 from recllm.market.occasions.choose import lacking
 from recllm.market.occasions.day import cases_of, shop_of_people

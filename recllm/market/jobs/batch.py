@@ -474,8 +474,8 @@ def copy_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
     """A checked ad text for each person of a shard who agreed to the channel; `COPY_SCHEMA`. People without an item, or
     with items of sensitive categories alone, get none. `generator_failure`: why a text was written without the
     generator."""
+    from recllm.market.adcopy.ads import AD_CHOICE, write_ads
     from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-    from recllm.market.jobs.ad_copy import AD_CHOICE, write_ads
 
     recommender, rows = worker.shard(shard), []
     question, gate = copy_question(worker.options), worker.shop.gate()
@@ -488,13 +488,13 @@ def copy_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
         try:
             (text,) = write_ads(
                 worker.shop,
+                recommender,
                 slates=[slate],
                 intent=question.intent,
                 channel=question.channel,
                 locale=question.locale,
                 generator=worker.generator,
                 seed=worker.run.seed,
-                recommender=recommender,
                 by_pseudonym=True,
             )
         except PolicyError:  # all of it is sensitive, or they withdrew this very moment
