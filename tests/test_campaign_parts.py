@@ -82,7 +82,7 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
         ('channels = ["push"]', 'channels = ["push"]\ncolour = 1', 3, "colour is unknown"),
         ('channels = ["push"]', 'channels = ["billboard"]', 2, "unknown channel 'billboard'"),
         ('channels = ["push"]', 'channels = ["sms_cn"]', 2, "approved templates"),
-        ('channels = ["push"]', 'channels = ["wechat"]', 2, "reaches nobody"),
+        ('channels = ["push"]', 'channels = ["wechat"]', 2, "reaches no customers"),
         ('channels = ["push"]', 'channels = ["email"]', None, "sender"),
         ('channels = ["push"]', 'channels = ["push"]\nlocales = ["fr"]', 3, "unknown locale 'fr'"),
         ('items = ["tea1", "tea2"]', "", 3, "give one of the four"),

@@ -335,7 +335,7 @@ def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "error", "said"),
     [
-        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, r"reaches nobody: beyond size or budget \(300\)"),
+        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, r"reaches no customers: beyond size or budget \(300\)"),
         ("size = 60", "size = 49", PolicyError, "smaller than 50"),
         ("end = 2024-03-31", "end = 2024-02-01", DataError, "ended at 2024-02-01"),
         ("end = 2024-03-31", "start = 2024-03-01T00:00:00+00:00\nend = 2024-03-31", DataError, "set send to a time"),

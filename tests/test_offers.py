@@ -329,7 +329,7 @@ def test_an_audience_by_uplift_is_whom_a_treatment_moves(trained: Recommender) -
     assert members.size == PEOPLE - 41 and members.excluded[ExclusionReason.NOT_MOVED] == 41
     paying = request.model_copy(update={"limits": AudienceLimits(cost=1.0, margin=2.0, holdout=0)})
     assert find_audience(trained, paying, effects=effects_by_row).size == PEOPLE - 71  # effect * 2 > 1
-    with pytest.raises(UsageError, match="nobody told the effects"):
+    with pytest.raises(UsageError, match=r"the effects .* are missing"):
         find_audience(trained, request)
 
 

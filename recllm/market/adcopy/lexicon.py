@@ -77,8 +77,8 @@ def pattern(name: str, **parts: str) -> re.Pattern[str]:
     """The pattern TABLE.NAME of `data/patterns.toml`; `parts` are put in place of {PART}."""
     group, _, key = name.partition(".")
     text = re.sub(r"\n *", "", table("patterns.toml")[group][key])
-    for part, value in {"HAN": HAN, **parts}.items():
-        text = text.replace(f"{{{part}}}", value)
+    for mark, value in {"HAN": HAN, **parts}.items():
+        text = text.replace(f"{{{mark}}}", value)
     return re.compile(text)
 
 

@@ -287,10 +287,10 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
     if sign or word:
         span = (sign[0] if sign else "") + numeral + (word[0] if word else "")
         before, after = before[: sign.start()] if sign else before, after[word.end() :] if word else after
-        part = {"块": Decimal(1), "毛": Decimal("0.1")}.get(word[0].strip().removesuffix("钱")) if word else None
-        value *= part or 1  # 六毛
-        if part and word and not word[0].endswith("钱") and (tenth := pattern("quantities.tenth_after").match(after)):
-            value += part * Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
+        yuan = {"块": Decimal(1), "毛": Decimal("0.1")}.get(word[0].strip().removesuffix("钱")) if word else None
+        value *= yuan or 1  # 六毛
+        if yuan and word and not word[0].endswith("钱") and (tenth := pattern("quantities.tenth_after").match(after)):
+            value += yuan * Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
             span, after = span + tenth[0], after[tenth.end() :]
         bound = "over" if word and word["more"] else ""
         for name, shape in (("under", "quantities.under_before"), ("about", "quantities.about_before")):
@@ -311,7 +311,7 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         if word and word[0].strip() in ("cent", "cents", "pence", "p") and not sign:
             value /= 100
         spelled = "".join(match[0] for match in (sign, word) if match).replace(" ", "")
-        unit = "元" if part else spelled.removeprefix("多").removeprefix("来")
+        unit = "元" if yuan else spelled.removeprefix("多").removeprefix("来")
         return Quantity(kind=QuantityKind.MONEY, value=value, unit=unit, role=role, bound=bound, span=span)
     bare = pattern("quantities.bare_money_before").search(idioms_before)
     is_cut = pattern("quantities.bare_money_cut").match(after)

@@ -54,7 +54,7 @@ EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
 
 SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
 MAX_LISTED_ITEMS = 100
-"""Items of a wide category beyond so many are not listed in a document."""
+"""A document lists no more items of a wide category."""
 
 TEXT_ITEM = "text of the campaign"
 """Id of the item that a text stands for; it is in no catalogue."""
@@ -265,7 +265,7 @@ def eligible_pool(
             late[ExclusionReason.NO_OFFER] = scores.best_item < 0
         if choice.objective is Objective.UPLIFT:
             if effects is None:
-                raise UsageError(f"nobody told the effects {choice.effects!r}; give those that a trial told")
+                raise UsageError(f"the effects {choice.effects!r} are missing; give those of a trial")
             of_people = effects(user_rows)
             scores = replace(scores, score=of_people.effect, effects=of_people)
             if choice.sure:
@@ -424,8 +424,9 @@ def _as_reported(
 def _effect_fields(scores: UserScores, position: int) -> dict[str, float]:
     if scores.effects is None:
         return {}
-    parts = (scores.effects.effect, scores.effects.low, scores.effects.high)
-    return dict(zip(("effect", "effect_low", "effect_high"), (float(part[position]) for part in parts), strict=True))
+    of_person = scores.effects
+    columns = {"effect": of_person.effect, "effect_low": of_person.low, "effect_high": of_person.high}
+    return {name: float(column[position]) for name, column in columns.items()}
 
 
 def audience_document(
@@ -465,7 +466,7 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
 
 
 def counts_in_words(counts: Mapping[str, int | None]) -> str:
-    """Such as "bought it recently (1,200), no consent (few)"; few is also what is not told."""
+    """Such as "bought it recently (1,200), no consent (few)"; few also stands for figures that are withheld."""
     code_words = section("left_out", "en")
     numbers = {code: "few" if n is None else f"{n:,}" for code, n in counts.items()}
     return ", ".join(f"{code_words.get(code, code)} ({number})" for code, number in numbers.items())

@@ -46,19 +46,17 @@ def find_audience(
 
 
 def agreement(gate: PolicyGate, channel: str | None) -> Consents | None:
-    """Who agreed to a channel, as decided when it is asked; None without a channel. Raises `UsageError` for a channel
-    that nobody can agree to."""
+    """Who agreed to a channel, as decided at each call; None without a channel. Raises `UsageError` for a channel
+    without consent records."""
     if channel is None:
         return None
     if channel not in CHANNEL_PURPOSE:
-        raise UsageError(
-            f"nobody can agree to the channel {channel!r}; those with consent: {', '.join(CHANNEL_PURPOSE)}"
-        )
+        raise UsageError(f"there is no consent for the channel {channel!r}; take one of {', '.join(CHANNEL_PURPOSE)}")
     return lambda ids: gate.permits_each(ids, CHANNEL_PURPOSE[channel])
 
 
 def with_global_holdout(workspace: Workspace, request: AudienceRequest) -> AudienceRequest:
-    """The same without whoever belongs to the workspace's global holdout."""
+    """The same without the workspace's global holdout."""
     holdout = workspace.settings.experiments
     of_holdout = {"holdout_share": holdout.holdout_share, "holdout_salt": holdout.holdout_salt}
     exclusions = request.exclusions.model_copy(update=of_holdout)

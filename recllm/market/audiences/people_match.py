@@ -86,7 +86,7 @@ def match_people(
 ) -> RuleMatch:
     """Who of the dataset's users meets a rule as of its time.
 
-    Raises `UsageError` for a basic, item, category or brand that nobody knows, for a rule that is too large, and for a
+    Raises `UsageError` for a basic, item, category or brand that is unknown, for a rule that is too large, and for a
     condition on contacts without `contacts`; `PolicyError` for a condition on products of a sensitive category.
     """
     facts, masks = _PeopleFacts(dataset, policy, contacts), dict[PeopleRule, Mask]()
@@ -95,9 +95,9 @@ def match_people(
         if node not in masks:
             match node:
                 case AllRule():
-                    masks[node] = np.logical_and.reduce([mask(part) for part in node.all])
+                    masks[node] = np.logical_and.reduce([mask(member) for member in node.all])
                 case AnyRule():
-                    masks[node] = np.logical_or.reduce([mask(part) for part in node.any])
+                    masks[node] = np.logical_or.reduce([mask(member) for member in node.any])
                 case NotRule():
                     masks[node] = ~mask(node.negated)
                 case _:
@@ -145,7 +145,7 @@ class _PeopleFacts:
                 return np.asarray(times >= rule.at_least)
             case SpentRule():
                 deeds = self.deeds_of(Action.PURCHASE, rule, rule.days)
-                # prices are stored in single precision, and money is told in hundredths
+                # prices are stored in single precision, and money is compared in hundredths
                 spent = np.round(np.bincount(deeds.user, deeds.paid, minlength=n), 2)
                 return np.asarray((spent >= (rule.at_least or 0)) & (spent < _or(rule.below, math.inf)))
             case OrdersRule():
@@ -250,7 +250,7 @@ class _PeopleFacts:
         basics = {name.casefold(): name for name in self.dataset.users.columns if name != USER_COLUMN}
         name = basics.get(rule.name.strip().casefold())
         if name is None:
-            raise UsageError(f"nobody told a basic {rule.name!r}; {_near(rule.name, basics.values())}")
+            raise UsageError(f"there is no basic {rule.name!r}; {_near(rule.name, basics.values())}")
         column = self.dataset.users[name].cast(pl.String)
         if rule.stated:
             return np.array((column.str.strip_chars() != "").fill_null(False).to_numpy())

@@ -171,7 +171,7 @@ class AudienceRequest(TargetQuestion):
 
 
 class AudienceQuestion(TargetQuestion, OfferChoice, AudienceLimits, LeftOut):
-    """An `AudienceRequest` with all its fields beside each other, as doors other than Python take it."""
+    """An `AudienceRequest` with all its fields in one level, as doors other than Python take it."""
 
     suppressed: Ids = ()
     """Ids of people never to contact."""

@@ -155,9 +155,9 @@ class TargetSection(_Section):
     """Words such as "something for trail running": each person gets the one of the items that fit them best which suits
     the person."""
     occasion: Occasion | None = None
-    """Whoever has this occasion when the campaign is planned, each for an item of their own."""
+    """The people who have this occasion when the campaign is planned, each for an item of their own."""
     most_items: Annotated[int, Field(ge=1)] | None = None
-    """So many items at most, those that suit most people; when None all, or of the whole catalogue
+    """Maximum number of items: those that suit most people; when None all, or of the whole catalogue
     `offers.campaign_items`."""
     intent: Annotated[Intent, Strict(False)] | None = None
     """What an offer is to a person: mixed (the same as None), discover, remind, cross_sell or win_back."""
@@ -165,7 +165,7 @@ class TargetSection(_Section):
     """By what people and their items are chosen: probability, lift, margin or uplift. When None lift for a campaign
     that picks its items, and probability for others."""
     effects: Text | None = None
-    """uplift: the name of the effects that a trial told; see `recllm uplift --save`."""
+    """uplift: the name of the effects of a trial; see `recllm uplift --save`."""
     sure: bool = False
     """uplift: only people whose effect is shown to be above 0."""
     spread: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -297,22 +297,22 @@ class WordsSection(_Section):
     variants: Annotated[int, Field(ge=1, le=5)] = 1
     """Texts for each item, kind of reason, channel and locale; they are compared in the report."""
     learn_from: Texts = ()
-    """Earlier campaigns of this workspace: where they sent the same wording, what became of it decides how often each
-    variant goes out now (Thompson sampling). Empty: all equally often."""
+    """Earlier campaigns of this workspace: the answers to the same wordings there decide how often each variant goes
+    out now (Thompson sampling). Empty: all equally often."""
     guard_limit: Annotated[float, Field(gt=0, lt=1)] | None = 0.02
     """A variant whose readers dismiss, unsubscribe or complain more often than this, with .95 certainty, goes out no
     more; the first one always stays. None for no guard."""
     generator: Text = "template"
     """template, smollm2, a folder or hub id of a causal language model, or server: the one that the operator set."""
     adapter: FileBeside | None = None
-    """A folder of a tuned generator, beside this file."""
+    """A folder of a tuned generator, in the folder of this file."""
     seed: Annotated[int, Field(ge=0)] = 0
     packs: tuple[InstanceOf[Pack], ...] = Field(
         default_factory=lambda: tuple(pack_named(name) for name in pack_names())
     )
-    """Rule packs by name, or files beside this one; all shipped ones by default."""
+    """Rule packs by name, or files in the folder of this one; all shipped ones by default."""
     voice: InstanceOf[Voice] | None = None
-    """From a file beside this one."""
+    """From a file in the folder of this one."""
     known_brands: Texts = ()
     evidence: Mapping[str, Annotated[str | Mapping[str, str], BeforeValidator(_proof)]] = {}
     """Key -> proof, or key -> item -> proof."""
@@ -404,7 +404,7 @@ class CampaignFile(_Section):
                 else:
                     channel_written_for(name)
         if info.field_name == "channels" and not set(names) & set(CHANNEL_PURPOSE):
-            fail(f"reaches nobody; people are reached by: {', '.join(CHANNEL_PURPOSE)}")
+            fail(f"reaches no customers; they are reached by: {', '.join(CHANNEL_PURPOSE)}")
         return tuple(dict.fromkeys(names)) or fail("is empty; name a language, such as en")
 
     @model_validator(mode="after")
@@ -471,7 +471,8 @@ def read_campaign(file: Path) -> CampaignFile:
 
 
 def parse_campaign(content: bytes, file: Path) -> CampaignFile:
-    """The campaign in the bytes of `file`, beside which the files lie that it names. Raises as `read_campaign` does."""
+    """The campaign in the bytes of `file`, whose folder holds the files that it names. Raises as `read_campaign`
+    does."""
     try:
         text = content.decode("utf-8-sig")
         table = toml_table(text, parse_float=Decimal)
@@ -489,15 +490,15 @@ def parse_campaign(content: bytes, file: Path) -> CampaignFile:
 
 
 def _beside(name: str, folder: Path) -> Path:
-    """The file or folder of this name beside a campaign's file or below: what somebody sends along with a campaign
-    says nothing of the other files of a machine."""
+    """The file or folder of this name in the folder of a campaign's file or below, so that a campaign names no other
+    file of the machine."""
     path = folder / name
     try:
         is_inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{name!r} names no file: {error}") from error
     if not is_inside:
-        raise DataError(f"{name} is not beside the campaign's file nor below; put it there")
+        raise DataError(f"{name} is outside of the folder of the campaign's file; put it there")
     return path
 
 

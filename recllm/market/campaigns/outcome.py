@@ -1,6 +1,6 @@
 """What a campaign brought: who was reached, what they did, and how that differs from people who were held out.
 
-Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
+Only the holdout, which a hash drew, shows an effect. The rest of the shop is shown as well, as what it is: other
 people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
 compared with the intervals: see `recllm.shop.workspace.figures`.
 """
@@ -49,7 +49,7 @@ class GroupFigures:
     """Paid for the campaign's items, in the shop's currency."""
     revenue_per_person: float
     unsubscribed: int | None
-    """Who has since withdrawn their consent to the channel; None where nobody was addressed or could be."""
+    """People who have since withdrawn their consent to the channel; None for groups that were not addressed."""
 
 
 class ReachBasis(StrEnum):
@@ -58,7 +58,7 @@ class ReachBasis(StrEnum):
     DELIVERED = "delivered"
     """The service that sent the messages reports so."""
     EXPORTED = "exported"
-    """The message left; what became of it is not known, or of too few people to be told apart."""
+    """The message left; whether it arrived is unknown, or known of too few people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,8 @@ class CampaignOutcome:
 
     planned = reached + not_delivered + not_counted + the sum of dropped.
 
-    Effects and segments are about everybody whose message left, delivered or not: nobody knows whose message would have
-    failed among those held out.
+    Effects and segments are about everybody whose message left, delivered or not: among those held out it is unknown
+    whose message would have failed.
     """
 
     campaign_id: str
@@ -256,7 +256,7 @@ def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
 
 
 Reports = Collection[tuple[str, str, MessageEventKind]]
-"""Pseudonym, channel and what became of the person's message there."""
+"""Pseudonym, channel and what was reported of the person's message there."""
 
 
 def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachBasis]:
@@ -366,12 +366,12 @@ def divided(
                 ways.setdefault(by, {}).setdefault(name, ([], []))[side].append(p)
     merged = {by: _merged(parts, floor) for by, parts in ways.items()}
     for by in ("likelihood", "variant"):  # they have an order of their own, which is that of the alphabet
-        merged[by] = dict(sorted(merged.get(by, {}).items(), key=lambda part: (part[0] == OTHERS, part[0])))
+        merged[by] = dict(sorted(merged.get(by, {}).items(), key=lambda named: (named[0] == OTHERS, named[0])))
     return {by: parts for by, parts in merged.items() if len(parts) > 1}
 
 
 def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
-    """Largest first, what is told together last."""
+    """Largest first, the merged parts last."""
     order = sorted(parts, key=lambda name: (-len(parts[name][0]), name))
     large = [name for name in order if len(parts[name][0]) >= floor]
     small = [name for name in order if name not in large]
@@ -387,7 +387,7 @@ def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
 
 
 def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str, ...]:
-    """What the figures say and what they do not. floor: the fewest people that are told about."""
+    """What the figures say and what they do not. floor: the smallest group that is reported."""
     sentences = {**section("conclusion", locale), **section(f"conclusion.{aim(outcome.converts)}", locale)}
     days = {name: f"{getattr(outcome, name):%Y-%m-%d}" for name in ("start", "until", "end")}
     effect = outcome.effect

@@ -90,7 +90,7 @@ def plan_campaigns(
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
     go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
-    group under the floor, and `NothingToDo` with the counts when a campaign would reach nobody. Then nothing is
+    group under the floor, and `NothingToDo` with the counts when a campaign would reach no customers. Then nothing is
     published.
     """
     tell = progress or (lambda _: None)
@@ -106,7 +106,7 @@ def plan_campaigns(
         if not group.audience.people:
             counts = counts_in_words(group.audience.excluded)
             n_held_out = len(group.audience.holdout)
-            raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {n_held_out}")
+            raise NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
     plans = []
     for campaign, group in zip(checked, groups, strict=True):
         tell(f"writing the texts of {campaign.file.id}")
@@ -351,7 +351,7 @@ def _occasion_target(
 ) -> tuple[AudienceTarget, tuple[NDArray[np.int64], UserScores]]:
     """The items of an occasion, and its people with the item and the chance of each.
 
-    Raises `DataError` where the shop has no data for it, `NothingToDo` where it is nobody's today.
+    Raises `DataError` where the shop has no data for it, `NothingToDo` where no one has it today.
     """
     shop = shop_of_people(workspace, recommender.dataset)
     if why := lacking(shop).get(occasion):
@@ -359,7 +359,7 @@ def _occasion_target(
     cases = cases_of(workspace, shop, (occasion,))[0][occasion]
     cases = cases.select(cases.item >= 0)
     if not len(cases):
-        raise NothingToDo(f"{utc(shop.now):%Y-%m-%d} is nobody's occasion {occasion}")
+        raise NothingToDo(f"{utc(shop.now):%Y-%m-%d}: no customer has the occasion {occasion}")
     chance = np.nan_to_num(np.zeros(len(cases)) if cases.probability is None else cases.probability)
     scores = UserScores(-np.log1p(-np.minimum(chance, 1 - 1e-7)), cases.item, chance.astype(np.float32))
     return AudienceTarget(occasion.value, np.unique(cases.item)), (cases.user, scores)
@@ -437,13 +437,13 @@ def count_reachable(
     question = file.model_dump_json(include={"target", "limits", "channels"})
     cells = figures.sizes(question, {REACHABLE: len(names), **excluded}, disjoint=True)
     channels = figures.sizes(question, members, disjoint=True)
-    rule = figures.sizes("rule", {part.model_dump_json(): n for part, n in conditions.items()})
+    rule = figures.sizes("rule", {node.model_dump_json(): n for node, n in conditions.items()})
     return ReachCount(
         reachable=cells.people[REACHABLE],
         channels={name: channels.people[name] for name, n in members.items() if n or not figures.is_exact},
         excluded={reason: cells.people[reason] for reason, n in excluded.items() if n or not figures.is_exact},
         items=len(items),
-        rule={part: rule.people[part.model_dump_json()] for part in conditions},
+        rule={node: rule.people[node.model_dump_json()] for node in conditions},
         next_on=cells.next_on or channels.next_on or rule.next_on,
     )
 

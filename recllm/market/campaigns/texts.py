@@ -195,7 +195,7 @@ def write_texts(
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
-    silent: list[str] = []  # of each text without the offer, what was wrong with the one that told it
+    silent: list[str] = []  # of each text without the offer, the fault of the one with it
     for key in sorted(keys, key=lambda k: (-keys[k], k)):
         texts[key] = []
         request = copy_request(file, catalogue, key, send)

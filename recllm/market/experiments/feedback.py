@@ -1,10 +1,10 @@
-"""What became of what was shown.
+"""The answers to what was shown.
 
 A served slate is events: one `shown` per position, with the request's id, the model's version, how likely the showing
 was and what it was for. A later action of the same person on the same item belongs to one showing: to the one whose
 `request_id` it carries, or without an id to the latest one within `window_days` before it. So a purchase counts once,
 in however many slates the item stood. That is attribution, not effect: what people would have bought anyway is counted
-too; an experiment tells an effect.
+too; an experiment measures an effect.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class ShownOutcome:
     items: int
     """Different items among the showings."""
     coverage: float | None
-    """items / items on offer; None where that is not told."""
+    """items / items on offer; None where that is unknown."""
     returned: ConfidenceInterval | None
-    """Share of the people who bought anything within `RETURN_DAYS` after their first showing, of those for whom so much
-    time has passed; None where it has for nobody."""
+    """Share of the people who bought anything within `RETURN_DAYS` after their first showing, of those for whom that
+    time has passed; None without any."""
 
 
 def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
@@ -203,7 +203,7 @@ def _reported(outcome: ShownOutcome, figures: FigureGate) -> ShownOutcome:
 
 
 def _rate(showings: pl.DataFrame, answer: str) -> ConfidenceInterval:
-    """Share of the showings with the answer; the variance between people tells how much the showings count."""
+    """Share of the showings with the answer; the variance between people decides how much the showings count."""
     people = showings.group_by("user_id").agg(pl.len().alias("n"), pl.sum(answer).cast(pl.Float64).alias("hits"))
     n, hits = showings.height, float(people["hits"].sum())
     rate = hits / n
@@ -242,5 +242,5 @@ def _answers(showings: pl.DataFrame, answers: pl.DataFrame, window_days: float) 
         tolerance=timedelta(days=window_days),
         check_sortedness=False,
     )
-    joined = [part.select("showing", "timestamp", "quantity", "price", "value") for part in (by_request, by_person)]
+    joined = [table.select("showing", "timestamp", "quantity", "price", "value") for table in (by_request, by_person)]
     return pl.concat(joined).drop_nulls("showing")

@@ -4,8 +4,8 @@ One experiment runs at a time, because a slate is made by one treatment. Who is 
 the pseudonym; nothing about people is stored for it. People of whom nothing is known, or who did not agree to
 personalisation, get the same slate in any variant and are in none.
 
-Beside it stands the global holdout (`experiments.holdout_share`): people who get nothing personal, for as long as the
-share stays. What they buy against the others is what the whole is worth.
+Apart from it there is the global holdout (`experiments.holdout_share`): people who get nothing personal, for as long as
+the share stays. The difference between their purchases and those of the others is what personalisation is worth.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 GLOBAL_HOLDOUT = "global holdout"
 HELD_OUT = "held out"
 COVARIATE_DAYS = 28
-"""What people bought in so many days before their first showing takes out what they would have bought anyway."""
+"""Days before the first showing whose purchases take out what people would have bought anyway."""
 
 
 class Metric(StrEnum):
@@ -180,7 +180,7 @@ def stop_experiment(workspace: Workspace, name: str, *, revision: int | None = N
     """From the present on everybody gets the serving model; what was shown stays.
 
     revision: what the caller saw. Raises `UnknownIdError` for an unknown experiment, `NothingToDo` for one that ended,
-    `ConflictError` when somebody changed it since.
+    `ConflictError` when it was changed since.
     """
     stored = find_experiment(workspace, name)
     if stored.experiment.ended_at is not None:
@@ -195,9 +195,7 @@ def _save(workspace: Workspace, stored: SlateExperiment) -> SlateExperiment:
     document = stored.document()
     del document["revision"]
     if not workspace.store().save_experiment(stored.experiment.name, json.dumps(document), stored.revision):
-        raise ConflictError(
-            f"somebody changed the experiment {stored.experiment.name!r} at the same time; read it again"
-        )
+        raise ConflictError(f"the experiment {stored.experiment.name!r} was changed at the same time; read it again")
     return replace(stored, revision=stored.revision + 1)
 
 
@@ -304,8 +302,8 @@ class ExperimentLook:
 def experiment_course(
     workspace: Workspace, name: str, *, window_days: float = 7.0, most_looks: int = 60
 ) -> tuple[ExperimentLook, ...]:
-    """What could be said at the end of each day since the start, the present or the end last; of a long experiment
-    every so many days, so that there are `most_looks` at most.
+    """The results at the end of each day since the start, the present or the end last; of a long experiment with
+    several days between them, so that there are `most_looks` at most.
 
     The last one says what `experiment_outcome` says. Raises `UnknownIdError` for an unknown experiment.
     """

@@ -102,12 +102,12 @@ def reasons_of(cases: Cases, dataset: Dataset, locale: str) -> list[tuple[Reason
     """Why each case is one, in words that its figures fill."""
     prompts, occasion = Prompts.load(), cases.occasion
     items: dict[str, Ints] = {"title": cases.item}
-    if "beside" in cases.facts:
-        items["beside"] = np.asarray(cases.facts["beside"], np.int64)
+    if "companion" in cases.facts:
+        items["companion"] = np.asarray(cases.facts["companion"], np.int64)
     titles = {name: _titles(dataset, rows, locale) for name, rows in items.items()}
     reasons: list[tuple[Reason, ...]] = []
     for n in range(len(cases)):
-        facts: dict[str, object] = {name: _plain(column[n]) for name, column in cases.facts.items() if name != "beside"}
+        facts: dict[str, object] = {name: _plain(column[n]) for name, column in cases.facts.items()}
         facts |= {name: column[n] for name, column in titles.items()}
         text = prompts.render(f"occasion.{occasion}", locale, **facts)
         kind = ReasonKind.KNOWN if occasion in (Occasion.REPLENISH, Occasion.WIN_BACK) else ReasonKind.INTEREST

@@ -139,7 +139,7 @@ def person_periods(examples: Examples, bounds: Values) -> Examples:
 def _with_interval(features: FeatureTable, bounds: Values, k: int | NDArray[np.integer]) -> FeatureTable:
     """The people with the columns of interval k, one for all or (n,)."""
     columns = {"days_ahead": bounds[k], "interval_days": bounds[k + 1] - bounds[k]}
-    return features.beside(FeatureTable.of({INTERVAL: columns}, len(features)))
+    return features.with_columns(FeatureTable.of({INTERVAL: columns}, len(features)))
 
 
 def day_of(survival: Values, bounds: Values, quantile: float) -> Values:
@@ -188,7 +188,7 @@ def _days_until(cohort: Cohort, start: int, end: int) -> Values:
 
 def _figures(survival: Values, bounds: Values, validation: Examples) -> dict[str, float]:
     """Of who ordered within the horizon: days by which the median is off, and by which "the last order and the usual
-    gap" is. within_80: how often the order of somebody fell into the interval, by the other half of these people."""
+    gap" is. within_80: how often an order fell into the interval, by the other half of these people."""
     half = np.arange(len(survival)) % 2 == 0
     middle, low, high = (np.empty(len(survival)) for _ in range(3))
     for inside_half in (half, ~half):

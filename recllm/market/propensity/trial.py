@@ -12,7 +12,7 @@ text makes the table wide.
 
 Arms that were drawn by lot have alike people. Each feature is compared across the arms (numbers by Kruskal and Wallis's
 ranks, categories and missing values by chi-square), and a classifier looks for what only features together tell
-(`check_assignment`). Whatever is told beforehand makes the difference of the outcomes worthless, so it is refused.
+(`check_assignment`). Arms that differ beforehand make the difference of the outcomes worthless, so they are refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NEEDED = ("user_id", "treated", "outcome")
 MIN_PEOPLE_OF_AN_ARM = 100
 MIN_OUTCOMES = 20
 MIN_PROPENSITY = 0.02
-"""A propensity nearer to 0 or 1 leaves nobody to compare with."""
+"""A propensity nearer to 0 or 1 leaves no one to compare with."""
 MAX_ARMS = 20
 MAX_CATEGORIES = 30
 """Of a text, that get a column of their own."""
@@ -50,7 +50,7 @@ IMBALANCE_P = 0.001
 NOT_RANDOMISED = (
     "uplift needs a trial: who was treated must have been drawn by lot (declare randomised) or by known chances "
     "(give the propensities). Among people chosen by a rule, treated and others differ already, and the difference "
-    "would be told as an effect; Complete Journey's campaigns are of this kind. Use recllm predict redeem to say who "
+    "would look like an effect; Complete Journey's campaigns are of this kind. Use recllm predict redeem to say who "
     "responds, or run a campaign with a holdout first"
 )
 
@@ -195,7 +195,7 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
     """The AUC with which features tell who was treated, over and above the propensities; near .5 in a true trial.
 
     A classifier (`propensity.model`) is cross-fitted on the arms; its scores are compared with those for arms
-    drawn again by the propensities. Raises `PolicyError` when the true arms are told apart by more than chance: more
+    drawn again by the propensities. Raises `PolicyError` when the true arms are separated by more than chance: more
     than four standard errors, and at least .02, above what the propensities alone would give.
     """
     settings = PropensitySettings(rounds=60, leaves=6, folds=3, seed=seed)
@@ -205,7 +205,7 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
     expected = float(np.nanmean(drawn))
     if measured - expected > max(0.02, 4 * float(np.nanstd(drawn))):
         raise PolicyError(
-            f"treatment was not drawn as declared: what is known of people beforehand tells who was treated "
+            f"treatment was not drawn as declared: what is known of people beforehand predicts who was treated "
             f"(AUC {measured:.3f}, {expected:.3f} by the declared chances). {NOT_RANDOMISED}"
         )
     return measured
@@ -322,7 +322,7 @@ def _read_features(table: pl.DataFrame, names: Sequence[str]) -> FeatureTable:
 def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:
     """A number as it is, NaN where unknown; a text as one column for each frequent category."""
     if column.n_unique() < 2:
-        raise DataError(f"feature {name}: is {_example(column)} in every row and tells nobody apart; leave it out")
+        raise DataError(f"feature {name}: is {_example(column)} in every row, so it explains nothing; leave it out")
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         numbers = column.cast(pl.Float32).to_numpy().copy()
         numbers[~np.isfinite(numbers)] = np.nan

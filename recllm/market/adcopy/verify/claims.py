@@ -540,7 +540,7 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤
         tokens = (token for token in _TOKEN.findall(case.own_words) if len(token) > 2 and token[0].isupper())
     for token in tokens:
-        parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
+        parts = {stem(piece) for piece in re.split(r"['’-]", fold(token)) if piece}
         if _OWNER.search(token) and fold(token)[:-2] in neutral_words():
             continue  # "School's out"
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
@@ -679,7 +679,7 @@ def head_names(case: Case) -> list[str]:
 def _first_part(facts: FactSheet) -> str:
     """A title without size, brand and what follows the name: 手机支架 of 驰印 手机支架 出风口款."""
     name = name_and_size(facts.title)[0]
-    parts = [part for part in name.split() if not part.isascii() and fold(part) != fold(facts.brand or "")]
+    parts = [word for word in name.split() if not word.isascii() and fold(word) != fold(facts.brand or "")]
     return parts[0] if parts else pattern("titles.first_part").split(name)[0]
 
 
