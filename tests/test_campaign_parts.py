@@ -345,9 +345,9 @@ def test_every_conclusion_can_be_said() -> None:
         (whole, "more often"),
         (replace(whole, effect=difference(9, 120, 30, 200)), "less often"),
         (replace(whole, effect=difference(10, 100, 10, 100)), "less than about"),
-        (replace(whole, effect=None, held_out=None), "fewer than 50 people were held out"),
-        (replace(whole, effect=None, held_out=None, planned_held_out=0), "nobody was held out"),
-        (replace(whole, reached=None, sent=None), "Fewer than 50 people were reached"),
+        (replace(whole, effect=None, held_out=None), "the control group had fewer than 50 customers"),
+        (replace(whole, effect=None, held_out=None, planned_held_out=0), "the campaign had no control group"),
+        (replace(whole, reached=None, sent=None), "Fewer than 50 customers were reached"),
         (replace(whole, until=whole.start), "Nothing is known"),
     ]
     for found, sentence in cases:

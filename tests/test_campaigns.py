@@ -709,7 +709,7 @@ def test_what_it_brought(shop: Workspace) -> None:
     assert found.effect.value == pytest.approx(0.5 - 6 / len(held)) and found.effect.excludes_zero
     assert found.revenue_effect.value == pytest.approx(1.5 - 18 / len(held)) and found.revenue_effect.low > 0
     assert found.other_people and found.other_people.people == PEOPLE - 60 - len(held)
-    assert "more often than those whom the draw held out" in found.words[0]
+    assert "more often than the control group" in found.words[0]
     assert any("The window is not over" in line for line in found.words)
 
 

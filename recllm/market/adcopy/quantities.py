@@ -45,7 +45,7 @@ class Quantity:
     unit: str = ""
     """A unit's key in data/numbers.toml; the sign or word of a currency; "month-day" or "year-month-day" for a date."""
     role: str = ""
-    """Of money: "list" after "was", "off" beside "save" ("off again" where it comes
+    """Of money: "list" after "was", "off" next to "save" ("off again" where it comes
     back), "per" and a unit before one, "threshold" after "满"; of a number: the word that follows."""
     bound: str = ""
     """Of money: "under" after "less than", "over" where more is meant (七十多块), "about" after "about"; else exact."""
@@ -67,7 +67,7 @@ class Currency:
     chinese_words: Sequence[str] = ()
     """What may stand after an amount in Chinese."""
     words: Sequence[str] = ()
-    """Other words that name the currency beside an amount."""
+    """Other words that name the currency next to an amount."""
 
 
 _NUMBERS = table("numbers.toml")
@@ -158,7 +158,7 @@ def quantities(text: str) -> tuple[Quantity, ...]:
             continue
         idiom = unblanked[match.start() - len(before) : match.start()]
         quantity = _in_context(value, match[0], before, after, idiom)
-        # "one" and a lone Chinese numeral state a quantity only beside a unit, a currency, % or 折
+        # "one" and a lone Chinese numeral state a quantity only next to a unit, a currency, % or 折
         is_han, is_one = len(match["han"] or "") == 1, match["english"] == "one"
         is_bare = not quantity.unit or (is_one and quantity.unit in ("times", "person"))
         is_article = (is_han or is_one) and quantity.kind is QuantityKind.NUMBER and is_bare

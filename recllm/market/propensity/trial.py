@@ -152,7 +152,8 @@ class Trial:
         outcome = _read_outcome(table, columns.outcome)
         arms, arm = _read_arms(table, columns)
         _check_arms(arms, arm, outcome, columns)
-        features = _read_features(table, columns.features)
+        groups = {name: _columns_of(table[name], name) for name in columns.features}
+        features = FeatureTable.of(groups, table.height)
         probability = np.tile(np.bincount(arm, minlength=len(arms)) / len(arm), (len(arm), 1))
         trial = cls(columns=columns, features=features, arms=arms, arm=arm, outcome=outcome, probability=probability)
         _check_balance(table, trial)
@@ -312,11 +313,6 @@ def _check_arms(arms: Sequence[str], arm: NDArray[np.int64], outcome: Values, co
 
 
 # --- features --------------------------------------------------------------------------------------------------------
-
-
-def _read_features(table: pl.DataFrame, names: Sequence[str]) -> FeatureTable:
-    groups = {name: _columns_of(table[name], name) for name in names}
-    return FeatureTable.of(groups, table.height)
 
 
 def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:
