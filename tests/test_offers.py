@@ -14,11 +14,12 @@ from recllm.base.policy import Policy
 from recllm.base.schema import Action, Intent, NoteKind, Objective, ReasonKind, RecommendRequest
 from recllm.base.settings import OfferSettings, ScorerTrainingSettings
 from recllm.learn.features.together import bought_together
-from recllm.market.audiences.audience import audience_target, eligible_pool, find_audience
+from recllm.market.audiences.audience import eligible_pool, find_audience
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.probabilities import OfferTable, independent_probabilities
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.spread import spread_offers
+from recllm.market.audiences.targets import audience_target
 from recllm.market.propensity.saved_effects import PersonEffects
 from recllm.recommend.recommender.offers import fitting_items, shops_weekly
 from recllm.recommend.recommender.ranking import PairValue

@@ -5,7 +5,6 @@ An audience is for items, a category, or a text that stands for an item the shop
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -15,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.documents import guarded, plain, write_csv
-from recllm.base.errors import PolicyError, UsageError
+from recllm.base.errors import UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason, chance_text, count_text, html_table
 from recllm.base.words.sentences import section
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
@@ -29,18 +27,9 @@ from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits
 from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.rule_words import rule_words
 from recllm.market.audiences.selection import Selection, check_floor, select
+from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.propensity.saved_effects import EffectsOf
-from recllm.shop.data.catalogue import (
-    CATEGORY_SEPARATOR,
-    SENSITIVE_TARGET,
-    catalogue_rows,
-    in_category,
-    on_offer,
-    sensitive_items,
-)
 from recllm.shop.data.dataset import USER_COLUMN, utc
-from recllm.text.encoder.batches import encode_unique
-from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
@@ -55,9 +44,6 @@ EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
 SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
 MAX_LISTED_ITEMS = 100
 """A document lists no more items of a wide category."""
-
-TEXT_ITEM = "text of the campaign"
-"""Id of the item that a text stands for; it is in no catalogue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,17 +129,6 @@ def aim(converts: Sequence[str]) -> str:
     """What people are expected to do: "buy" where purchases alone convert, else "convert", and a note says what counts.
     Also a key of the pages' words."""
     return "buy" if tuple(converts) == (Action.PURCHASE,) else "convert"
-
-
-@dataclass(frozen=True, eq=False)
-class AudienceTarget:
-    """The items whose purchase counts."""
-
-    name: str
-    """The campaign's, where the caller gives it none."""
-    items: NDArray[np.int64]
-    """Rows of the catalogue, ascending."""
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -470,72 +445,3 @@ def counts_in_words(counts: Mapping[str, int | None]) -> str:
     code_words = section("left_out", "en")
     numbers = {code: "few" if n is None else f"{n:,}" for code, n in counts.items()}
     return ", ".join(f"{code_words.get(code, code)} ({number})" for code, number in numbers.items())
-
-
-# --- targets ----------------------------------------------------------------------------------------------------------
-
-
-def audience_target(
-    recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None, text: str | None = None
-) -> tuple[Recommender, AudienceTarget]:
-    """The target of one of the three, a text possibly with its category, or of the whole catalogue, and the recommender
-    that knows its items.
-
-    It is named by `target_name`. Of a category its available items count; see `data.catalogue.in_category`. For
-    a text see `text_target`. Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all
-    are of a sensitive category.
-    """
-    if text is not None:
-        return text_target(recommender, text, category)
-    catalogue = recommender.dataset.items
-    if items is None and category is None:
-        rows = np.flatnonzero(recommender.dataset.item_index.on_offer(recommender.dataset.as_of))
-    elif category is not None:
-        rows = np.flatnonzero(in_category(catalogue, category) & on_offer(catalogue, recommender.dataset.as_of))
-        if not len(rows):
-            raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
-    else:
-        rows = catalogue_rows(recommender.dataset, list(dict.fromkeys(items or ())))
-    sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)
-    if sensitive.all():
-        raise PolicyError(SENSITIVE_TARGET)
-    notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
-    return recommender, AudienceTarget(target_name(items, category), np.sort(rows[~sensitive]), notes)
-
-
-def target_name(items: Sequence[str] | None, category: str | None) -> str:
-    """What a target without a text is called: a category's name, the ids of items, or for more than three their number
-    and a hash of them, so that every set has its own name."""
-    if category is not None:
-        return category
-    if items is None:
-        return "catalogue"
-    ids = list(dict.fromkeys(items))
-    digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
-    return ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
-
-
-def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:
-    """A recommender whose catalogue has one more item, which never sold and is called `text`, and that item.
-
-    category: the item's path, "a > b > c"; that of the item nearest in text when None. Without a category the order of
-    people would be worse than chance, as everything that is known of an item without sales is how its kind sells.
-    Raises `PolicyError` for a sensitive text or category.
-    """
-    items, notes = recommender.dataset.items, []
-    path = [] if category is None else [name.strip() for name in category.split(CATEGORY_SEPARATOR.strip())]
-    categorised = np.flatnonzero(items["category"].list.len().fill_null(0).to_numpy() > 0)
-    if category is None and len(categorised):
-        vectors, _ = encode_unique(recommender.encoder, [text], kind="query")
-        nearest = categorised[int(np.argmax(recommender.item_vectors[categorised] @ vectors[0]))]
-        path = items["category"][int(nearest)].to_list()
-        notes.append(f"taken to be of the category {CATEGORY_SEPARATOR.join(path)!r}, that of the nearest item")
-    if recommender.policy.is_sensitive((*path, text)):
-        raise PolicyError(SENSITIVE_TARGET)
-    row = {"item_id": [TEXT_ITEM], "title": [text.strip()], "category": [path or None], "available": [True]}
-    item = pl.DataFrame(row, schema={name: items.schema[name] for name in row})
-    extended = pl.concat([items, item], how="diagonal")
-    vectors, _ = encode_unique(recommender.encoder, item_texts(extended[-1:], recommender.text_locale))
-    notes.append("the text stands for an item that never sold: trust the order of people more than the probabilities")
-    target = AudienceTarget(text.strip(), np.array([items.height]), tuple(notes))
-    return recommender.with_items(replace(recommender.dataset, items=extended), vectors), target

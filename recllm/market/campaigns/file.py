@@ -29,8 +29,7 @@
     [sender]
     name = "Hearth"
 
-A file says nothing of where texts and the key of a text server go: the operator does, in the environment variable
-RECLLM_LLM_URL (such as http://localhost:8000/v1#model).
+The operator sets where texts and the key of a text server go, in RECLLM_LLM_URL=http://localhost:8000/v1#model.
 """
 
 from __future__ import annotations
@@ -254,10 +253,6 @@ class LimitsSection(AudienceCut, LeftOut, _Section):
     def _cut_fits(self) -> Self:
         with in_words("budget"):
             self.check_cut()
-        return self
-
-    @model_validator(mode="after")
-    def _hours_fit(self) -> Self:
         if self.timezone is not None and self.timezone not in zoneinfo.available_timezones():
             fail(f"is a name such as Asia/Shanghai, not {self.timezone!r}", "timezone")
         try:
@@ -408,15 +403,11 @@ class CampaignFile(_Section):
         return tuple(dict.fromkeys(names)) or fail("is empty; name a language, such as en")
 
     @model_validator(mode="after")
-    def _sender_suffices(self) -> Self:
-        """A message that must name its sender cannot go out without one: said now, and not when it is exported."""
+    def _sections_fit(self) -> Self:
+        """A message that must name its sender cannot go out without one: refused now, and not at its export."""
         with in_words("sender"):
             for name in self.channels:
                 complete("", channel=name, locale=self.locales[0], sender=self.sender)
-        return self
-
-    @model_validator(mode="after")
-    def _limits_fit(self) -> Self:
         if self.target.occasion and self.limits.bought_days is not None:
             fail("is for items and categories: an occasion says itself who bought what", "limits.bought_days")
         return self

@@ -25,6 +25,7 @@ from recllm.market.audiences.audience import aim
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.folder import ExportEntry, PlannedPerson, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.propensity.features import money
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.data.interactions import of_actions
 from recllm.shop.workspace.figures import FigureGate
@@ -288,7 +289,6 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate
     in_window = (events.at >= start.timestamp()) & (events.at < end.timestamp())
     events = events.select(in_window & np.isin(events.item, items[items >= 0]))
     purchases = events.of(Action.PURCHASE)
-    paid = np.nan_to_num(purchases.price.astype(np.float64)) * purchases.quantity
     names = data.users["user_id"].to_list()
     channel = {p.user_id: p.channel for p in plan.people}
     unsubscribed = np.zeros(data.n_users, bool)
@@ -298,7 +298,7 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate
     return _WindowActions(
         data=data,
         converted=np.bincount(events.user, minlength=data.n_users) > 0,
-        revenue=np.bincount(purchases.user, paid, minlength=data.n_users).astype(np.float64),
+        revenue=np.bincount(purchases.user, money(purchases), minlength=data.n_users).astype(np.float64),
         unsubscribed=unsubscribed,
         gate=gate,
     )

@@ -25,9 +25,7 @@ from recllm.market.adcopy.request import reason_kind
 from recllm.market.audiences.assignment import select_jointly
 from recllm.market.audiences.audience import (
     Audience,
-    AudienceTarget,
     EligiblePool,
-    audience_target,
     build_audience,
     counts_in_words,
     eligible_pool,
@@ -41,6 +39,7 @@ from recllm.market.audiences.reasons import reasons_for
 from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.audiences.spread import SpreadFigures, spread_offers
+from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.campaigns.file import SERVER, CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
 from recllm.market.campaigns.open_campaign import auto_approvals
@@ -94,7 +93,8 @@ def plan_campaigns(
     published.
     """
     tell = progress or (lambda _: None)
-    files = [_in_shop_language(file, workspace) for file in files]
+    shop_language = {"locales": (workspace.settings.locale,)}  # of files that name none
+    files = [f if "locales" in f.model_fields_set else f.model_copy(update=shop_language) for f in files]
     checked = _checked(workspace, files, replace, generator, now)
     if recommender is None and current(workspace.models_dir) is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
@@ -118,13 +118,6 @@ def plan_campaigns(
         people, n_held_out, n_texts = len(plan.addressed), len(plan.held_out), len(plan.texts)
         _logger.info("planned %d people, %d held out, %d texts", people, n_held_out, n_texts)
     return plans
-
-
-def _in_shop_language(file: CampaignFile, workspace: Workspace) -> CampaignFile:
-    """A campaign whose file names no language speaks the workspace's."""
-    if "locales" in file.model_fields_set:
-        return file
-    return file.model_copy(update={"locales": (workspace.settings.locale,)})
 
 
 # --- what is wrong, before anything is loaded ------------------------------------------------------------------------
@@ -292,7 +285,7 @@ def _recipients(
     reachable = [_pool(recommender, file, workspace) for file in files]
     pools = [pool for _, pool in reachable]
     if len(files) == 1:
-        selections = [_cut(pools[0], files[0])]
+        selections = [select(pools[0].scores, pools[0].user_ids, files[0].id, files[0].limits.cut)]
     else:
         names, limits = [file.id for file in files], [file.limits.cut for file in files]
         selections, _ = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
@@ -305,11 +298,8 @@ def audience_of(
 ) -> Audience:
     """Whom a campaign would address, without planning it; the errors are those of `plan_campaigns`."""
     grown, pool = _pool(recommender, file, workspace)
-    return build_audience(grown, pool, _cut(pool, file), file.id, None if explain else 0, figures=FigureGate(workspace))
-
-
-def _cut(pool: EligiblePool, file: CampaignFile) -> Selection:
-    return select(pool.scores, pool.user_ids, file.id, file.limits.cut)
+    cut = select(pool.scores, pool.user_ids, file.id, file.limits.cut)
+    return build_audience(grown, pool, cut, file.id, None if explain else 0, figures=FigureGate(workspace))
 
 
 def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) -> tuple[Recommender, EligiblePool]:
@@ -380,11 +370,7 @@ def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
 
 def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
     """Who agreed to one of the campaign's channels."""
-
-    def agreed(ids: Sequence[str]) -> list[bool]:
-        return [channel is not None for channel in first_channels(gate, ids, file.personal_channels)]
-
-    return agreed
+    return lambda ids: [channel is not None for channel in first_channels(gate, ids, file.personal_channels)]
 
 
 @dataclass(frozen=True, kw_only=True)

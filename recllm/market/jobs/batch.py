@@ -447,8 +447,9 @@ def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
 
 def audience_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
     """Everybody of a shard who could be reached, with what they are ordered by; `AUDIENCE_SCHEMA`."""
-    from recllm.market.audiences.audience import audience_target, eligible_pool
+    from recllm.market.audiences.audience import eligible_pool
     from recllm.market.audiences.contacts import agreement, with_global_holdout
+    from recllm.market.audiences.targets import audience_target
 
     request = with_global_holdout(worker.shop, audience_request(worker.options))
     recommender, target = audience_target(worker.shard(shard), request.items, request.category, request.text)
@@ -664,9 +665,9 @@ def choose_audience(run: BatchRun, floor: int) -> BatchAudience:
 
     Raises `PolicyError` for fewer people than the floor, `DataError` where a file is missing.
     """
-    from recllm.market.audiences.audience import target_name
     from recllm.market.audiences.probabilities import UserScores
     from recllm.market.audiences.selection import check_floor, select
+    from recllm.market.audiences.targets import target_name
 
     request, pool = audience_request(json.loads(run.options)), read_batch(run).collect()
     probabilities = pool["probability"].to_numpy()
