@@ -1,7 +1,4 @@
-"""Who to reach: everybody's probability, who is left out and why, the cut, the reasons, and what the group is like.
-
-An audience is for items, a category, or a text that stands for an item the shop does not have yet.
-"""
+"""Audiences: everybody's probability, exclusions, the cut, the reasons, and the traits of the group."""
 
 from __future__ import annotations
 
@@ -133,7 +130,7 @@ def aim(converts: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class EligiblePool:
-    """Who could be reached: the people that nothing speaks against."""
+    """The people who can be reached: those without a reason for exclusion."""
 
     target: AudienceTarget
     user_rows: NDArray[np.int64]
@@ -209,8 +206,9 @@ def eligible_pool(
     effects: EffectsOf | None = None,
     only_for: tuple[NDArray[np.int64], UserScores] | None = None,
 ) -> EligiblePool:
-    """Everybody whom nothing speaks against, with their probabilities; without a target everybody but the `seeds`, with
-    their likeness to these. only_for: the rows, ascending, of the only people that the target is for, and their scores.
+    """Everybody without a reason for exclusion, with their probabilities; without a target everybody but the `seeds`,
+    with their likeness to these. only_for: the rows, ascending, of the only people that the target is for, and their
+    scores.
 
     Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, a margin that no item has or the
     objective uplift without effects, and what `match_people` raises.
@@ -287,7 +285,7 @@ def build_audience(
     question: object = "",
 ) -> Audience:
     """The audience that was selected from a pool; explain_first as in `AudienceRequest`, figures as in `find_audience`.
-    question: what was asked, see `FigureGate.sizes`.
+    question: the request, see `FigureGate.sizes`.
 
     Raises `PolicyError` for fewer people than the floor. A caller without exact figures gets no list, and no size of
     such a group, but no error that would show that it is one."""

@@ -1,4 +1,4 @@
-"""Who is left out of an audience, and why: one reason per person, the first that holds, so that the counts add up."""
+"""People left out of an audience, each under the first reason that holds, so that the counts add up."""
 
 from __future__ import annotations
 

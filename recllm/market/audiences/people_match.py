@@ -1,7 +1,6 @@
-"""Who meets a rule over people: one pass over arrays per condition, never a look at a person by themselves.
+"""People who meet a rule: one pass over arrays per condition.
 
-A mask of (n_users,) is computed for each distinct node of the rule. Conditions on what was done read the events, which
-stand by person and time, so that one comparison of neighbours finds what was done at one moment.
+A mask of (n_users,) is computed for each distinct node of the rule.
 """
 
 from __future__ import annotations

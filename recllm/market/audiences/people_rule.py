@@ -94,7 +94,7 @@ class DeedRule(_OfItems):
 
 
 class SpentRule(_OfItems):
-    """Who spent so much on the items. Purchases without a price count as nothing; a return takes nothing back."""
+    """People who spent this much on the items. Purchases without a price count as 0; returns are not subtracted."""
 
     condition: Literal["spent"]
     at_least: Money | None = None
@@ -108,7 +108,7 @@ class SpentRule(_OfItems):
 
 
 class OrdersRule(_Rule):
-    """Who ordered so often: purchases of one moment are one order."""
+    """People who ordered this often: purchases of one moment are one order."""
 
     condition: Literal["orders"]
     at_least: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
@@ -165,14 +165,14 @@ class BasicRule(_Rule):
 
 
 class AgreedRule(_Rule):
-    """Who agreed to a channel, as decided now."""
+    """People who agree to a channel now."""
 
     condition: Literal["agreed"]
     channel: RuleChannel
 
 
 class ReachedRule(_Rule):
-    """Who was sent a message by a campaign: an export took it along, whether or not it arrived."""
+    """People in an export of a campaign, whether or not the message arrived."""
 
     condition: Literal["reached"]
     campaign: Name | None = None
@@ -183,19 +183,19 @@ class ReachedRule(_Rule):
 
 
 class AllRule(_Rule):
-    """Who meets every rule."""
+    """People who meet every rule."""
 
     all: Annotated[tuple[PeopleRule, ...], Strict(False), Field(min_length=1, max_length=MAX_CONDITIONS)]
 
 
 class AnyRule(_Rule):
-    """Who meets at least one of the rules."""
+    """People who meet at least one of the rules."""
 
     any: Annotated[tuple[PeopleRule, ...], Strict(False), Field(min_length=1, max_length=MAX_CONDITIONS)]
 
 
 class NotRule(_Rule):
-    """Who does not meet the rule."""
+    """People who do not meet the rule."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 

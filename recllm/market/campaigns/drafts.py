@@ -1,9 +1,9 @@
-"""Campaigns whose file lies in the workspace: made and changed there, listed, and who did what when.
+"""Campaigns whose file lies in the workspace: created and changed there, listed, with their history.
 
 campaign-files/ID.toml              the campaign's file, from the fields that a screen or a request gave
 campaign-files/ID.history.jsonl     who made, changed, planned and exported it; a hash chain that only grows
 
-What was decided about texts stands in the campaign's own folder, see `recllm.market.campaigns.folder`. Fields that name
+Decisions about texts are in the campaign's own folder, see `recllm.market.campaigns.folder`. Fields that name
 files or models of this machine are refused: the sender of fields is not the operator of the machine.
 """
 
@@ -51,7 +51,7 @@ class CampaignStage(StrEnum):
 
 
 class CampaignAct(StrEnum):
-    """What is noted in a campaign's history, besides the decisions about its texts."""
+    """Entries of a campaign's history, besides the decisions about its texts."""
 
     CREATED = "created"
     CHANGED = "changed"

@@ -1,4 +1,4 @@
-"""Where campaigns lie in a workspace, each in a folder of its own.
+"""The files of campaigns in a workspace, each in a folder of its own.
 
 campaigns/ID/plan.json         the plan without its people
 campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of reason, text; never a purchase
@@ -45,7 +45,7 @@ _file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
 @_file_form
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFacts:
-    """What a text's claims rest on; when one of them changes, the text is withdrawn."""
+    """The facts behind a text's claims; when one of them changes, the text is withdrawn."""
 
     title: str
     price: str | None = None
@@ -178,7 +178,7 @@ class Decision:
     text_id: str
     why: str = ""
     text: str = ""
-    """The new wording of an edit, with what the checks said of it under which facts."""
+    """The new wording of an edit, with the findings of the checks and their facts."""
     failures: tuple[CheckNote, ...] = ()
     warnings: tuple[CheckNote, ...] = ()
     facts: TextFacts | None = None

@@ -169,7 +169,7 @@ def _changed(was: TextFacts, now: TextFacts) -> str:
 
 
 States = Mapping[str, Decision]
-"""What holds of each text now, by its id: the last decision with the wording that it is about and what was said of it;
+"""The state of each text, by its id: the last decision with its wording and the findings of the checks;
 for a draft that of the plan, without a name."""
 
 
@@ -188,7 +188,7 @@ def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
 
 
 def _wording(text: CampaignText | Decision) -> dict[str, Any]:
-    """What a decision is about, and what the checks said of it under which facts."""
+    """The wording that a decision is about, the findings of the checks, and their facts."""
     return {name: getattr(text, name) for name in ("text", "failures", "warnings", "facts")}
 
 

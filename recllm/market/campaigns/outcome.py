@@ -1,4 +1,4 @@
-"""What a campaign brought: who was reached, what they did, and how that differs from people who were held out.
+"""The outcome of a campaign: the people reached, their conversions, and the difference from the people held out.
 
 Only the holdout, which a hash drew, shows an effect. The rest of the shop is shown as well, as what it is: other
 people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
@@ -77,7 +77,7 @@ class SegmentFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignOutcome:
-    """What a campaign brought. A group of too few people is None, and so is an effect without two groups.
+    """The outcome of a campaign. A group of too few people is None, and so is an effect without two groups.
 
     planned = reached + not_delivered + not_counted + the sum of dropped.
 
@@ -345,7 +345,7 @@ def _segments(
 def divided(
     reached: People, held_out: People, items: Mapping[str, Item], floor: int
 ) -> dict[str, dict[str, BothSides]]:
-    """How -> part -> people. Parts with fewer reached people than `floor` stand together under `OTHERS`, together with
+    """How -> part -> people. Parts with fewer reached people than `floor` are merged under `OTHERS`, together with
     the next larger ones until these are enough. A way that leaves a single part is left out."""
     third, two_thirds = np.quantile([p.probability for p in (*reached, *held_out)] or [0.0], [1 / 3, 2 / 3])
     ways: dict[str, dict[str, BothSides]] = {}

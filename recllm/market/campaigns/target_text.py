@@ -24,7 +24,7 @@ winter breakfast"."""
 WIDER = 6
 """Multiple of the wanted items that is searched, since items that differ in size alone count once."""
 MOST_ITEMS = 8
-"""Items that a text stands for where the campaign names no number: each person gets the one that suits them best."""
+"""Default number of items for a text: each person gets the one that suits them best."""
 
 
 def fitting_items(recommender: Recommender, text: str, category: str | None, *, limit: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""How far two variants differ, with an interval that may be looked at every day.
+"""The difference of two variants, with an interval that holds at every look.
 
 The unit is the person, since people are what was drawn: each person gives one numerator (clicks, orders, revenue) and
 one denominator (showings; 1 for a mean per person). A variant's value is sum of numerators / sum of denominators, and
@@ -49,7 +49,7 @@ MIN_PEOPLE = 50
 
 
 class Verdict(StrEnum):
-    """What the always-valid interval says of a variant against the control."""
+    """The verdict of the always-valid interval about a variant against the control."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -65,7 +65,7 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """What has to be known of a variant's people: their number, means and co-moments. Parts with different people add
+    """A variant's people: their number, means and co-moments. Parts with different people add
     up with `+`, so a log can be read in pieces; all rows of one person belong to one piece.
     """
 
@@ -215,7 +215,7 @@ class VariantComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentReport:
-    """What may be said of an experiment now."""
+    """The results of an experiment now."""
 
     sample_ratio: SampleRatio
     comparisons: tuple[VariantComparison, ...]

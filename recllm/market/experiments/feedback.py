@@ -21,7 +21,7 @@ from recllm.base.stats.intervals import ConfidenceInterval, share
 from recllm.shop.workspace.figures import FigureGate
 
 JUST_BEFORE = timedelta(microseconds=1)
-"""A slate is shown so long before the present that it was made for: that present knows of it, and does not move."""
+"""A slate is shown this long before the present that it was made for, so that this present counts it and stays."""
 SHOWN_KEY = ("user_id", "item_id", "request_id")
 FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
     "user_id": pl.String,
@@ -44,12 +44,12 @@ ANSWERS = {
     "rated": Action.RATING,
 }
 RETURN_DAYS = 28.0
-"""Who buys anything so soon after the first showing has returned."""
+"""A person who buys anything this soon after the first showing has returned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownOutcome:
-    """What followed the shown (person, item, request) triples of one group.
+    """The answers to the shown (person, item, request) triples of one group.
 
     Intervals allow for people who were shown many items: the person is what varies.
     """
@@ -134,7 +134,7 @@ def shown_outcomes(
     n_on_offer: int | None = None,
     timezone: str = "UTC",
 ) -> tuple[ShownOutcome, ...]:
-    """What followed what was shown, per group of `by`, sorted by its name.
+    """The answers to what was shown, per group of `by`, sorted by its name.
 
     events: as for `showings_with_answers`. until: the end of what is known, the last event's time when None.
     n_on_offer: items that could be shown. timezone: of the days.

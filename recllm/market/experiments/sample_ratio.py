@@ -1,4 +1,4 @@
-"""Did each variant get the people that its weight promised? A test that may be looked at every day.
+"""Whether each variant got the people that its weight promised: a test that holds at every look.
 
     e = P(counts | shares drawn from a Dirichlet around the weights) / P(counts | shares are the weights)
 

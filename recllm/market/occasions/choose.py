@@ -20,7 +20,7 @@ from recllm.text.templates import Prompts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonOccasion:
-    """Why one person hears something on the day, and what."""
+    """One person's message of the day, and its reason."""
 
     user_id: str
     """The dataset's: a pseudonym where the shop's ids are kept apart."""
@@ -39,7 +39,7 @@ class PersonOccasion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OccasionList:
-    """Whom to write to on a day."""
+    """The messages of a day."""
 
     date: date
     people: tuple[PersonOccasion, ...]

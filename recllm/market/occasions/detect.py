@@ -1,8 +1,8 @@
-"""For whom a day is an occasion: one rule for each, over events, prices and stock before that day.
+"""The occasions of a day: one rule for each, over events, prices and stock before that day.
 
-Each rule gives people with an item and says in figures why. How likely such a person is to buy the item within the next
-`HORIZON_DAYS` days is measured on the past: by the same rule as of the weeks before, and the purchases after it; for
-replenishment it is the model's probability. Win-back and welcome are about buying anything at all.
+Each rule gives people with an item and the figures behind it. How likely such a person is to buy the item within the
+next `HORIZON_DAYS` days is measured on the past: by the same rule as of the weeks before, and the purchases after it;
+for replenishment it is the model's probability. Win-back and welcome are about buying anything at all.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class ItemStates:
 
     @property
     def is_history(self) -> bool:
-        """Whether anything was ever said of an item a second time, or of an item after the first load."""
+        """Whether any item has a second state, or one from after the first load."""
         return len(self.at) > 0 and bool((self.at > self.at.min()).any())
 
     def latest_changes(self) -> tuple[ItemStates, ItemStates]:
@@ -143,7 +143,7 @@ class Shop:
     price_drop: float
     """Least fall of a price, as a share of the price before it."""
     offered: NDArray[np.bool_]
-    """(n_items,), items that may be spoken of: on offer, and of no sensitive category."""
+    """(n_items,), items that may be named: on offer, and of no sensitive category."""
 
     @classmethod
     def of(cls, dataset: Dataset, states: ItemStates, price_drop: float, policy: Policy) -> Shop:
@@ -182,7 +182,7 @@ def abandoned(shop: Shop) -> Cases:
     views = np.bincount(pair[recent.action == ACTION_CODE[Action.VIEW]], minlength=n)
     left_at = np.where(carted >= 0, carted, np.where(views >= ABANDONED_VIEWS, viewed, -1))
     item = keys % width
-    # who goes on after what was left is still in the shop
+    # a person with a later event is still in the shop
     active = np.full(shop.dataset.n_users, -1, np.int64)
     np.maximum.at(active, user, recent.at)
     rested = active[keys // width] <= shop.now - ABANDONED_HOURS * 3_600

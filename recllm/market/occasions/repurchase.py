@@ -106,7 +106,7 @@ class PurchaseDays:
     price: Column
     """Lowest unit price of the day, NaN where unknown."""
     kinds: dict[str, Ints]
-    """By name a code for each item, (n_items,), -1 for none: items of one code stand in for each other."""
+    """By name a code for each item, (n_items,), -1 for none: items of one code replace each other."""
 
     @classmethod
     def of(cls, dataset: Dataset, as_of: int) -> PurchaseDays:

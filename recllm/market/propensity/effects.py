@@ -261,7 +261,7 @@ class EffectSource:
 
 @dataclass(frozen=True, eq=False)
 class LearnedEffects:
-    """Effects of one treatment, for anybody of whom the same features are known."""
+    """Effects of one treatment, for anyone with the same features."""
 
     names: tuple[str, ...]
     """All features that people are described by."""
@@ -294,7 +294,7 @@ class LearnedEffects:
 def fit_effects(
     trial: Trial, settings: UpliftSettings | None = None, *, start: str = "", source: str = ""
 ) -> tuple[LearnedEffects, HeldOutEffects]:
-    """The effects of a trial's first arm after the control, and what learners of other people say of each person.
+    """The effects of a trial's first arm after the control, and each person's effect by learners of other people.
     start, source: see `EffectSource`."""
     settings = settings or UpliftSettings()
     _, (learner, *_) = arm_learners(trial, settings)

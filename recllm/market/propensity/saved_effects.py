@@ -40,7 +40,7 @@ EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
 
 
 def effects_folder(workspace: Workspace, name: str) -> Path:
-    """Raises `UsageError` for a name that cannot stand in a path."""
+    """Raises `UsageError` for a name that is no file name."""
     return workspace.root / FOLDER / safe_id(name, "the name of effects")
 
 

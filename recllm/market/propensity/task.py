@@ -6,7 +6,7 @@ Why a person's probability is what it is: what the served score would be without
 
 which is the group's interventional worth (Janzing et al. 2020) with one group left out at a time. The others are drawn
 once from the people learned from. It is measured on the model that is served; nothing is attributed that was not tried.
-Groups that say the same thing can stand in for each other, and then each is worth less than both together.
+Groups with the same information can replace each other, and then each is worth less than both together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What effects may be learned from: people drawn into arms, what is known of them beforehand, and what came of it.
+"""Trials, from which effects are learned: people drawn into arms, their features beforehand, and their outcomes.
 
-An effect of a treatment can be read off data only when who is treated does not depend on what is to come: drawn by lot
-(a trial), or chosen by known chances (propensities). Nothing here guesses propensities. Campaigns that a shop mailed to
-whom it liked, as those of Complete Journey, say who redeems, not whom the mailing moved; they are refused.
+An effect of a treatment can be read off data only when who is treated does not depend on what is to come: drawn at
+random (a trial), or chosen by known chances (propensities). Nothing here guesses propensities. Campaigns that a shop
+mailed to whom it liked, as those of Complete Journey, say who redeems, not whom the mailing moved; they are refused.
 
 A trial is a table of the workspace's people (user_id, treated and outcome, both 0 or 1, and with known probabilities
 propensity), or one with columns of its own, several arms, and a yes or no or an amount as outcome. What is known of
@@ -10,9 +10,10 @@ people before the treatment may be numbers or texts. A text is a category: each 
 column of 0 and 1, the others together make one more. Only frequent categories tell anything about an effect, and no
 text makes the table wide.
 
-Arms that were drawn by lot have alike people. Each feature is compared across the arms (numbers by Kruskal and Wallis's
-ranks, categories and missing values by chi-square), and a classifier looks for what only features together tell
-(`check_assignment`). Arms that differ beforehand make the difference of the outcomes worthless, so they are refused.
+Arms that were drawn at random have alike people. Each feature is compared across the arms (numbers by Kruskal and
+Wallis's ranks, categories and missing values by chi-square), and a classifier looks for what only features together
+tell (`check_assignment`). Arms that differ beforehand make the difference of the outcomes worthless, so they are
+refused.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ IMBALANCE_P = 0.001
 """Of all features together (Bonferroni): one true trial in a thousand is refused."""
 
 NOT_RANDOMISED = (
-    "uplift needs a trial: who was treated must have been drawn by lot (declare randomised) or by known chances "
+    "uplift needs a trial: who was treated must have been drawn at random (declare randomised) or by known chances "
     "(give the propensities). Among people chosen by a rule, treated and others differ already, and the difference "
     "would look like an effect; Complete Journey's campaigns are of this kind. Use recllm predict redeem to say who "
     "responds, or run a campaign with a holdout first"
@@ -140,7 +141,7 @@ class Trial:
 
     @classmethod
     def of_table(cls, table: pl.DataFrame, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> Trial:
-        """A table with columns of its own. randomised: the shop's word that arms were drawn by lot, with the same
+        """A table with columns of its own. randomised: the shop's word that arms were drawn at random, with the same
         chances for everybody.
 
         Raises `PolicyError` without it, or when the features tell who got which arm; `UsageError` for columns that are
@@ -360,14 +361,14 @@ def _check_balance(table: pl.DataFrame, trial: Trial) -> None:
     if unequal:
         listed = "; ".join(f"{name} ({_by_arm(table[name], trial)}; p = {p_values[name]:.1g})" for name in unequal)
         raise PolicyError(
-            f"{trial.columns.arm} was not drawn by lot: its arms differ before the treatment in {listed}. A column "
+            f"{trial.columns.arm} was not drawn at random: its arms differ before the treatment in {listed}. A column "
             "that was measured after the treatment is no feature: leave it out. Otherwise find out how people were "
             "chosen; the outcomes of these arms cannot be compared"
         )
 
 
 def balance_p_value(column: pl.Series, arm: NDArray[np.integer]) -> float:
-    """How likely arms drawn by lot differ this much in a column; of missing and known values the smaller, twice."""
+    """How likely arms drawn at random differ this much in a column; of missing and known values the smaller, twice."""
     from scipy.stats import chi2_contingency, kruskal
 
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):

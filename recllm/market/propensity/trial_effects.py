@@ -2,7 +2,7 @@
 
 Everything is predicted of a person by models of other people (five folds): effects, intervals, the arm that a person is
 given and the arm that is best for all. Only the outcome models behind the scores cross these folds. That is no leak:
-with arms drawn by lot a score is right on average whatever its outcome model says, so a model that saw a person's
+with arms drawn at random a score is right on average whatever its outcome model says, so a model that saw a person's
 outcome cannot lead the others' scores towards it.
 
 differ    the scores of an arm on the effects that other people's models expect of it. Where people do not differ,

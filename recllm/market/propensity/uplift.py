@@ -32,7 +32,7 @@ class UpliftRequest:
     start: dt.datetime
     """Before the first treatment; what is known of people from then on is not used. Without a zone it is UTC."""
     randomised: bool = False
-    """The shop's word that who was treated was drawn by lot, with one probability for everybody."""
+    """The shop's word that who was treated was drawn at random, with one probability for everybody."""
     seed: int = 0
 
 
