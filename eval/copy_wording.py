@@ -23,11 +23,11 @@ from inputs import DATA, finish, script_parser
 
 from recllm.base.schema import AdCopy, Item, ReasonKind
 from recllm.doors.start.demo import data_folder
+from recllm.market.adcopy.ads import item_of, write_ads
 from recllm.market.adcopy.lexicon import fold, words
 from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.verify.guarantees import distinct_pairs
 from recllm.market.adcopy.write import write_copy
-from recllm.market.jobs.ad_copy import item_of, write_ads
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
 
@@ -44,7 +44,7 @@ def people(workspace: Workspace, n: int) -> dict[str, Any]:
     recommender = open_recommender(workspace)
     figures = {}
     for channel in CHANNELS:
-        copies = write_ads(workspace, chosen, channel=channel, generator=None, recommender=recommender)
+        copies = write_ads(workspace, recommender, chosen, channel=channel, generator=None)
         figures[channel] = of_texts(copies) | {"examples": [copy.text for copy in copies[:6]]}
     return figures
 

@@ -31,8 +31,8 @@ import polars as pl
 from inputs import finish, say, script_parser
 
 from recllm.base.words.sentences import language
+from recllm.market.adcopy.ads import write_ads
 from recllm.market.adcopy.lexicon import phrase_pattern, read
-from recllm.market.jobs.ad_copy import write_ads
 from recllm.market.jobs.load import load_file
 from recllm.market.occasions.day import find_occasions
 from recllm.recommend.recommender.person import person_profile
@@ -127,7 +127,7 @@ def spoken(workspace: Workspace, locale: str, n_people: int, show: int) -> dict[
     texts += [slate.degraded_reason for slate in slates if slate.degraded_reason]
     ads, words = [], language(locale)
     for channel in CHANNELS[words]:
-        ads += write_ads(workspace, users, channel=channel, locale=locale, recommender=recommender.by_pseudonym(),
+        ads += write_ads(workspace, recommender.by_pseudonym(), users, channel=channel, locale=locale,
                          by_pseudonym=True)  # fmt: skip
     occasions = find_occasions(workspace, explain=True, locale=locale, size=200)
     why_now = [reason.text for person in occasions.people for reason in person.reasons]

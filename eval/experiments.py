@@ -143,13 +143,11 @@ def nothing_differs(runs: int, seed: int) -> dict[str, Any]:
 
 def first_mismatch(in_b: NDArray[np.bool_], first_day: Days) -> int | None:
     """The first day, from 1, on which the sample ratio is a mismatch."""
-    experiment, lowest = two_variants("ratio"), 1.0
+    experiment = two_variants("ratio")
     for day in range(DAYS):
         came = first_day <= day
         people = {"a": int((came & ~in_b).sum()), "b": int((came & in_b).sum())}
-        ratio = check_sample_ratio(experiment, people, lowest_p_value=lowest)
-        lowest = ratio.p_value
-        if ratio.verdict is RatioVerdict.MISMATCH:
+        if check_sample_ratio(experiment, people).verdict is RatioVerdict.MISMATCH:
             return day + 1
     return None
 

@@ -57,7 +57,7 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
             {"title": title, "days_since": days, "in_cart": in_cart}
             for days, in_cart in ((None, True), (None, False), *((age, False) for age in ages))
         ],
-        "behaviour.told": grid(fact=("spring",), up=(True, False), what=("chance", "spend")),
+        "behaviour.reason": grid(fact=("spring",), up=(True, False), what=("chance", "spend")),
         "behaviour.recency": grid(days=(None, *ages)),
         "behaviour.frequency": grid(trips=(None, 1, 4)),
         "behaviour.spend": grid(spent=(12.5,), per_trip=(None, 4.0)),
@@ -85,7 +85,7 @@ def cases(title: str = "Blue Hour", category: str = "Harbour") -> Mapping[str, l
         "occasion.back_in_stock": grid(title=(title,), bought=(True, False), days=ages),
         "occasion.new_arrival": [{"title": title, "times": 3}],
         "occasion.win_back": grid(title=(title, None), days=(40.0,), usual=(1.0, 9.0)),
-        "occasion.welcome": grid(title=(title, None), beside=("Slow Rain",), days=ages),
+        "occasion.welcome": grid(title=(title, None), companion=("Slow Rain",), days=ages),
         "people_rule.all": [{"parts": ["one", "two"]}],
         "people_rule.any": [{"parts": ["one", "two"]}],
         "people_rule.not": [{"part": "one"}],

@@ -14,8 +14,9 @@ from recllm.base.errors import PolicyError, UsageError
 from recllm.base.policy import Policy
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.market.audiences.assignment import assign, dual_prices, select_jointly, upper_bound
-from recllm.market.audiences.audience import audience_target, build_audience, eligible_pool, find_audience
+from recllm.market.audiences.audience import build_audience, eligible_pool, find_audience
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
+from recllm.market.audiences.targets import audience_target
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.text.encoder.toy import ToyEncoder
 

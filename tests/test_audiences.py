@@ -24,13 +24,7 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.base.stats.intervals import ratios
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.audiences.audience import (
-    Audience,
-    audience_document,
-    audience_target,
-    find_audience,
-    write_audience_csv,
-)
+from recllm.market.audiences.audience import Audience, audience_document, find_audience, write_audience_csv
 from recllm.market.audiences.exclusions import Consents, first_only, youngest_age
 from recllm.market.audiences.probabilities import (
     UserScores,
@@ -44,6 +38,7 @@ from recllm.market.audiences.probabilities import (
 from recllm.market.audiences.reasons import distinguishing_traits, enough_people
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions
 from recllm.market.audiences.selection import draws, select
+from recllm.market.audiences.targets import audience_target
 from recllm.market.campaigns.target_text import fitting_items
 from recllm.market.experiments.split import in_global_holdout
 from recllm.recommend.recommender.people import Histories

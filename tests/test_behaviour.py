@@ -445,7 +445,7 @@ def test_tables_with_other_columns_do_not_calibrate() -> None:
     with pytest.raises(DataError):
         FeatureTable.stacked([one, FeatureTable.of({"recency": {"b": np.zeros(2)}}, 2)])
     with pytest.raises(DataError):
-        one.beside(one)
+        one.with_columns(one)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
         ('channels = ["push"]', 'channels = ["push"]\ncolour = 1', 3, "colour is unknown"),
         ('channels = ["push"]', 'channels = ["billboard"]', 2, "unknown channel 'billboard'"),
         ('channels = ["push"]', 'channels = ["sms_cn"]', 2, "approved templates"),
-        ('channels = ["push"]', 'channels = ["wechat"]', 2, "reaches nobody"),
+        ('channels = ["push"]', 'channels = ["wechat"]', 2, "reaches no customers"),
         ('channels = ["push"]', 'channels = ["email"]', None, "sender"),
         ('channels = ["push"]', 'channels = ["push"]\nlocales = ["fr"]', 3, "unknown locale 'fr'"),
         ('items = ["tea1", "tea2"]', "", 3, "give one of the four"),
@@ -345,9 +345,9 @@ def test_every_conclusion_can_be_said() -> None:
         (whole, "more often"),
         (replace(whole, effect=difference(9, 120, 30, 200)), "less often"),
         (replace(whole, effect=difference(10, 100, 10, 100)), "less than about"),
-        (replace(whole, effect=None, held_out=None), "fewer than 50 people were held out"),
-        (replace(whole, effect=None, held_out=None, planned_held_out=0), "nobody was held out"),
-        (replace(whole, reached=None, sent=None), "Fewer than 50 people were reached"),
+        (replace(whole, effect=None, held_out=None), "the control group had fewer than 50 customers"),
+        (replace(whole, effect=None, held_out=None, planned_held_out=0), "the campaign had no control group"),
+        (replace(whole, reached=None, sent=None), "Fewer than 50 customers were reached"),
         (replace(whole, until=whole.start), "Nothing is known"),
     ]
     for found, sentence in cases:

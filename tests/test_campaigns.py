@@ -50,10 +50,9 @@ from recllm.market.campaigns.open_campaign import (
     preview_document,
     reject_texts,
 )
-from recllm.market.campaigns.outcome import campaign_outcome
+from recllm.market.campaigns.outcome import campaign_outcome, campaign_trial
 from recllm.market.campaigns.plan import count_reachable, plan_campaigns
 from recllm.market.campaigns.target_text import MOST_ITEMS, _words_that_name
-from recllm.market.campaigns.trial import campaign_trial
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.experiments.bandit import VariantCounts
 from recllm.market.experiments.split import in_global_holdout
@@ -336,7 +335,7 @@ def test_an_id_is_taken_once(shop: Workspace, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "error", "said"),
     [
-        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, r"reaches nobody: beyond size or budget \(300\)"),
+        ("size = 60", "cost = 1\nbudget = 0", NothingToDo, r"reaches no customers: beyond size or budget \(300\)"),
         ("size = 60", "size = 49", PolicyError, "smaller than 50"),
         ("end = 2024-03-31", "end = 2024-02-01", DataError, "ended at 2024-02-01"),
         ("end = 2024-03-31", "start = 2024-03-01T00:00:00+00:00\nend = 2024-03-31", DataError, "set send to a time"),
@@ -710,7 +709,7 @@ def test_what_it_brought(shop: Workspace) -> None:
     assert found.effect.value == pytest.approx(0.5 - 6 / len(held)) and found.effect.excludes_zero
     assert found.revenue_effect.value == pytest.approx(1.5 - 18 / len(held)) and found.revenue_effect.low > 0
     assert found.other_people and found.other_people.people == PEOPLE - 60 - len(held)
-    assert "more often than those whom the draw held out" in found.words[0]
+    assert "more often than the control group" in found.words[0]
     assert any("The window is not over" in line for line in found.words)
 
 
@@ -998,10 +997,10 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     moved = [n for n in done.people if n in odd] + [n for n in (*done.people, *held) if n not in odd][::3]
     buy(shop, moved, plan.items[0])
     buy(shop, [held[0]], "tea11", day=28)  # the log goes on past the window
-    trial = campaign_trial(open_campaign(shop, file, clock=NOW))
-    assert trial.table.height == len(done.people) + len(held)
-    assert set(trial.table.filter(pl.col("treated") == 1)["user_id"]) == set(done.people)
-    assert set(trial.table.filter(pl.col("outcome") == 1)["user_id"]) == set(moved)
+    _, trial = campaign_trial(open_campaign(shop, file, clock=NOW))
+    assert trial.height == len(done.people) + len(held)
+    assert set(trial.filter(pl.col("treated") == 1)["user_id"]) == set(done.people)
+    assert set(trial.filter(pl.col("outcome") == 1)["user_id"]) == set(moved)
     shop.close()
     place = ("-w", str(folder / "shop"))
     small = partial(UpliftSettings, min_leaf_rows=8)
@@ -1009,7 +1008,7 @@ def test_a_campaign_that_went_out_teaches_whom_the_next_one_moves(
     code, out, error = command("uplift", "--campaign", str(file.source), "--save", "first", *place, "--json")
     assert code == 0, error
     found = json.loads(out)
-    assert found["trial"]["people"] == trial.table.height
+    assert found["trial"]["people"] == trial.height
     assert np.mean([one["user_id"] in odd for one in found["people"][:100]]) > 0.95
     assert all(one["low"] <= one["uplift"] <= one["high"] for one in found["people"])
     options = ("--with", "objective=uplift,effects=first,sure=true,holdout=0", "--item", "tool1", *place)
@@ -1055,5 +1054,5 @@ def test_a_campaign_without_a_control_teaches_nothing(shop: Workspace, folder: P
         shop.store(),
         source="log",
     )
-    with pytest.raises(DataError, match="held nobody out"):
+    with pytest.raises(DataError, match="has no holdout"):
         campaign_trial(open_campaign(shop, file, clock=NOW))

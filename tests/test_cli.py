@@ -164,8 +164,9 @@ def test_consent_is_asked_for_by_default(run: Run, tmp_path: Path) -> None:
 def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
     from scripted import ScriptedGenerator
 
-    from recllm.market.jobs.ad_copy import write_ads
+    from recllm.market.adcopy.ads import write_ads
     from recllm.market.jobs.load import load_file
+    from recllm.recommend.recommender.shop_recommender import open_recommender
     from recllm.shop.workspace.workspace import Workspace
 
     _write(shop.parent / "no.csv", "user_id,purpose,granted,timestamp\nbob,llm_local,false,2025-01-01T00:00:00Z\n")
@@ -173,12 +174,12 @@ def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
     with Workspace.open(shop) as opened:
         load_file(opened, shop.parent / "no.csv", "consent")
         speaker = ScriptedGenerator(["A calm moment for your kitchen."], repeat=True)
-        ann, bob = write_ads(opened, ["ann", "bob"], channel="email", generator=speaker)
+        ann, bob = write_ads(opened, open_recommender(opened), ["ann", "bob"], channel="email", generator=speaker)
         assert (ann.generator, bob.generator) == (speaker.name, "template")
         load_file(opened, shop.parent / "quiet.csv", "consent")
         with pytest.raises(PolicyError, match="push"):
-            write_ads(opened, ["ann"], channel="push")
-        assert write_ads(opened, ["ann"], channel="email")[0].verified
+            write_ads(opened, open_recommender(opened), ["ann"], channel="push")
+        assert write_ads(opened, open_recommender(opened), ["ann"], channel="email")[0].verified
 
 
 def test_every_ad_is_kept_and_made_again(run: Run, shop: Path) -> None:

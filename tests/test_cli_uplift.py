@@ -77,7 +77,7 @@ def test_whom_it_moves(run: Run, place: Path, tmp_path: Path, trial: str, flag: 
 @pytest.mark.parametrize(
     ("trial", "flag", "code", "words"),
     [
-        ("lot.csv", (), 4, "drawn by lot"),
+        ("lot.csv", (), 4, "drawn at random"),
         ("chosen.csv", ("--randomised",), 4, "not drawn as declared"),
         ("ids.txt", ("--randomised",), 2, "missing column"),
         ("lot.csv", ("--randomised", "--save", "a/b"), 2, "safe name"),

@@ -11,7 +11,7 @@ from scripted import ScriptedGenerator
 
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Generator, Purpose
-from recllm.market.jobs.ad_copy import may_be_modelled, write_ads
+from recllm.market.adcopy.ads import may_be_modelled, write_ads
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
@@ -57,7 +57,7 @@ def remote() -> ScriptedGenerator:
 @pytest.mark.parametrize("wrap", [lambda g: g, Wrapper, lambda g: Wrapper(Wrapper(g))])
 def test_any_generator_that_sends_texts_away_asks_for_that(shop: Workspace, wrap: Any) -> None:
     generator = remote()
-    ann, bob = write_ads(shop, ["ann", "bob"], generator=wrap(generator))
+    ann, bob = write_ads(shop, open_recommender(shop), ["ann", "bob"], generator=wrap(generator))
     assert (ann.generator, bob.generator) == ("remote", "template")
     assert len(generator.prompts) == 1
 
@@ -72,7 +72,7 @@ def test_a_generator_that_says_nothing_is_refused(shop: Workspace) -> None:
     silent: Any = Silent()
     assert not isinstance(silent, Generator)
     with pytest.raises(UsageError, match="'silent' does not say where texts go"):
-        write_ads(shop, ["ann"], generator=silent)
+        write_ads(shop, open_recommender(shop), ["ann"], generator=silent)
     silent.purpose = Purpose.EMAIL
     with pytest.raises(UsageError, match="llm_local"):
         may_be_modelled(shop.gate(), ["ann"], silent)
@@ -82,12 +82,12 @@ def test_a_ready_slate_asks_for_consent_too(shop: Workspace, tmp_path: Path) -> 
     generator = remote()
     opened = open_recommender(shop)
     slates = opened.recommend(["ann", "bob"], k=1)
-    ann, bob = write_ads(shop, slates=slates, recommender=opened, channel="email", generator=generator)
+    ann, bob = write_ads(shop, opened, slates=slates, channel="email", generator=generator)
     assert (ann.generator, ann.user_id, bob.generator, bob.user_id) == ("remote", "ann", "template", "bob")
     (tmp_path / "no.csv").write_text("user_id,purpose,granted,timestamp\nbob,email,false,2025-02-01T00:00:00Z\n")
     load_file(shop, tmp_path / "no.csv", "consent")
     with pytest.raises(PolicyError, match="email"):
-        write_ads(shop, slates=slates, recommender=opened, channel="email")
+        write_ads(shop, opened, slates=slates, channel="email")
 
 
 def test_every_generator_states_its_purpose() -> None:

@@ -13,11 +13,11 @@ import pytest
 from scripted import ScriptedGenerator
 
 from recllm.base.schema import AdCopy, CopyVerdict, Item, Occasion, ReasonKind
+from recllm.market.adcopy.ads import WORDINGS, wording_of
 from recllm.market.adcopy.names import name_and_size, shelf, written_out
 from recllm.market.adcopy.opening_line import STYLES, Wording
 from recllm.market.adcopy.request import CopyRequest, Offer, OfferType, Voice
 from recllm.market.adcopy.write import _verified, sayable_facts, write_copy
-from recllm.market.jobs.ad_copy import WORDINGS, wording_of
 from recllm.text.generator.chat import messages
 from recllm.text.templates import Prompts
 

@@ -140,8 +140,6 @@ def test_a_lost_share_is_found_and_a_fair_draw_is_not() -> None:
     fair = check_sample_ratio(plan, {"v0": 10_020, "v1": 4_960, "v2": 5_020})
     lost = check_sample_ratio(plan, {"v0": 10_020, "v1": 4_960, "v2": 4_500})
     assert (fair.verdict, lost.verdict) == (RatioVerdict.AS_PLANNED, RatioVerdict.MISMATCH)
-    later = check_sample_ratio(plan, {"v0": 10_020, "v1": 4_960, "v2": 5_020}, lowest_p_value=lost.p_value)
-    assert later.verdict is RatioVerdict.MISMATCH and later.p_value == lost.p_value
 
 
 def test_daily_looks_at_the_ratio_raise_few_false_alarms() -> None:
@@ -280,8 +278,6 @@ def test_too_few_people_say_nothing() -> None:
     assert effect.verdict is Verdict.UNDECIDED and effect.always_valid_interval == Interval(-inf, inf)
     for nobody in (Moments.of([]), Moments.of([1.0]), Moments.of(np.zeros(90), 0.0)):
         assert estimate_effect(nobody, Moments.of(np.ones(90))).interval == Interval(-inf, inf)
-    with pytest.raises(UsageError, match="alpha"):
-        estimate_effect(*few, alpha=0.0)
 
 
 def test_daily_looks_deceive_the_fixed_interval_alone() -> None:

@@ -14,11 +14,12 @@ from recllm.base.policy import Policy
 from recllm.base.schema import Action, Intent, NoteKind, Objective, ReasonKind, RecommendRequest
 from recllm.base.settings import OfferSettings, ScorerTrainingSettings
 from recllm.learn.features.together import bought_together
-from recllm.market.audiences.audience import audience_target, eligible_pool, find_audience
+from recllm.market.audiences.audience import eligible_pool, find_audience
 from recllm.market.audiences.exclusions import ExclusionReason
 from recllm.market.audiences.probabilities import OfferTable, independent_probabilities
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.spread import spread_offers
+from recllm.market.audiences.targets import audience_target
 from recllm.market.propensity.saved_effects import PersonEffects
 from recllm.recommend.recommender.offers import fitting_items, shops_weekly
 from recllm.recommend.recommender.ranking import PairValue
@@ -329,7 +330,7 @@ def test_an_audience_by_uplift_is_whom_a_treatment_moves(trained: Recommender) -
     assert members.size == PEOPLE - 41 and members.excluded[ExclusionReason.NOT_MOVED] == 41
     paying = request.model_copy(update={"limits": AudienceLimits(cost=1.0, margin=2.0, holdout=0)})
     assert find_audience(trained, paying, effects=effects_by_row).size == PEOPLE - 71  # effect * 2 > 1
-    with pytest.raises(UsageError, match="nobody told the effects"):
+    with pytest.raises(UsageError, match=r"the effects .* are missing"):
         find_audience(trained, request)
 
 

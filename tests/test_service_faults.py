@@ -29,9 +29,9 @@ from recllm.base.files import write_whole
 from recllm.base.settings import ServiceSettings
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
+from recllm.market.adcopy import ads as ad_copy
 from recllm.market.adcopy import submissions
 from recllm.market.adcopy.verify.guarantees import Review
-from recllm.market.jobs import ad_copy
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.registry import POINTER, current, promote, versions
 from recllm.recommend.recommender.shop_recommender import open_recommender

@@ -28,9 +28,9 @@ from recllm.doors.service.app import create_app
 from recllm.doors.service.capacity import Background, JobState
 from recllm.doors.service.live import LiveShop
 from recllm.learn.models.effect import CARD
+from recllm.market.adcopy.ads import EFFECT
 from recllm.market.audiences import audience
 from recllm.market.audiences.exclusions import ExclusionReason
-from recllm.market.jobs.ad_copy import EFFECT
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.keys import create_key
@@ -780,7 +780,7 @@ def test_what_ab_tests_taught_orders_the_lines_of_an_ad(folder: Path, monkeypatc
     with serving(folder) as client:
         plain = ask(client, "/v1/copy", asked)
     opened = []
-    monkeypatch.setattr("recllm.market.jobs.ad_copy.effect_model", lambda shop: opened.append(shop) or _Backwards())
+    monkeypatch.setattr("recllm.market.adcopy.ads.effect_model", lambda shop: opened.append(shop) or _Backwards())
     (folder / EFFECT).mkdir()
     write_whole(folder / EFFECT / CARD, "{}")
     with serving(folder) as client:
@@ -798,7 +798,7 @@ def test_an_effect_model_is_exchanged_and_taken_away_without_a_restart(
         opened.append((shop.root / EFFECT / CARD).read_text())
         return opened[-1]
 
-    monkeypatch.setattr("recllm.market.jobs.ad_copy.effect_model", read_card)
+    monkeypatch.setattr("recllm.market.adcopy.ads.effect_model", read_card)
     shop = LiveShop(Workspace.open(folder), "shop")
     card = folder / EFFECT / CARD
     card.parent.mkdir()

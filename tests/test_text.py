@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from recllm.base.errors import DataError, PromptError
 from recllm.base.schema import Action, HistoryLine, Profile, Share
 from recllm.base.words.sentences import LANGUAGES
-from recllm.market.jobs.ad_copy import item_of
+from recllm.market.adcopy.ads import item_of
 from recllm.shop.data.dataset import ITEM_SCHEMA
 from recllm.text.injection import neutralise
 from recllm.text.items import item_names, item_texts, price_texts, reason_kinds, reason_text

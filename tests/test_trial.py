@@ -221,7 +221,7 @@ def construct(table: pl.DataFrame, **changes: object) -> Trial:
 
 
 def test_without_randomisation_it_is_refused() -> None:
-    with pytest.raises(PolicyError, match="drawn by lot"):
+    with pytest.raises(PolicyError, match="drawn at random"):
         Trial.of_table(world("a")[0], COLUMNS, randomised=False)
 
 
@@ -339,7 +339,7 @@ def test_the_commands_lines(command: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (OPTIONS, 4, "drawn by lot"),
+        (OPTIONS, 4, "drawn at random"),
         ((*OPTIONS[:-2], "--randomised"), 2, "give all of arm, control, features, outcome"),
         ((*OPTIONS, "--randomised", "--start", "2024-01-01"), 2, "--start"),
         (("--randomised",), 2, "give --start DATE"),

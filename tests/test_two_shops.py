@@ -12,7 +12,7 @@ from dirty import Style, plant
 
 from recllm.base.errors import MissingExtraError, ModelError
 from recllm.base.schema import Encoder, Slate
-from recllm.market.jobs.ad_copy import write_ads
+from recllm.market.adcopy.ads import write_ads
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -79,7 +79,7 @@ def test_online_retail_from_a_dirty_european_file(tmp_path: Path) -> None:
     busiest = log.group_by("user_id").len().sort("len", "user_id").tail(1)["user_id"][0]
     slate = recommender.recommend(busiest, k=3)[0]
     check_slate(slate)
-    (ad,) = write_ads(shop, slates=[slate], recommender=recommender, channel="push")
+    (ad,) = write_ads(shop, recommender, slates=[slate], channel="push")
     assert ad.verified and "£" in ad.text
 
 
@@ -110,5 +110,5 @@ def test_tmall_in_chinese(tmp_path: Path) -> None:
     check_slate(slate)
     assert all(re.search(r"[\u4e00-\u9fff]", r.text) for i in slate.items for r in i.reasons)
     assert re.search(r"[\u4e00-\u9fff]", person_profile(shop, busiest, "zh")[1].browsing)
-    (ad,) = write_ads(shop, slates=[slate], recommender=recommender, channel="push")
+    (ad,) = write_ads(shop, recommender, slates=[slate], channel="push")
     assert ad.verified and ad.locale == "zh" and re.search(r"[\u4e00-\u9fff]", ad.text)

@@ -13,7 +13,7 @@ import pytest
 
 from recllm.base.errors import ModelError
 from recllm.base.schema import Action
-from recllm.market.jobs.ad_copy import write_ads
+from recllm.market.adcopy.ads import write_ads
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
@@ -62,6 +62,6 @@ def test_user_a(tmp_path: Path) -> None:
 
     keener = recommender.observe("A", "headphones", Action.VIEW).recommend("A", k=1, repeats=False)
     assert keener[0].items[0].item_id == "headphones"
-    (ad,) = write_ads(shop, slates=keener, recommender=recommender, channel="email")
+    (ad,) = write_ads(shop, recommender, slates=keener, channel="email")
     assert ad.verified and all(c.passed for c in ad.checks)
     assert "Wireless headphones for smartphone" in ad.text and "89.00" in ad.text

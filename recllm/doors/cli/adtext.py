@@ -86,23 +86,14 @@ def copy(
     if context.invoked_subcommand:
         return
     from recllm.market.adcopy.packs import pack_names
-    from recllm.market.jobs.ad_copy import replay_ad
 
     if batch.is_batch(everybody, folder, user, question.item_id, pack, record, replay):
         options = {"channel": question.channel} | batch_options(question)
         batch.answer("copy", options, question, folder, workspace, json)
         return
     if replay is not None:
-        text = replay_ad(
-            workspace,
-            replay,
-            records=record or workspace / RECORDS,
-            generator=question.generator,
-            adapter=question.adapter,
-            packs=_packs([name for name in pack or () if name not in pack_names()]),
-            effect=question.effect,
-        )
-        _answer([text], json)
+        packs = _packs([name for name in pack or () if name not in pack_names()])
+        _answer([replayed(question, replay, workspace, packs, record)], json)
         return
     texts = written_texts(question, read_user_ids(user), workspace, pack, record)
     _answer(texts, json)
@@ -111,17 +102,39 @@ def copy(
         note(f"{len(failures)} of {count_text(len(texts), 'text')} had to do without the generator: {failures[0]}")
 
 
+def replayed(
+    question: CopyOptions, record_id: str, workspace: Path, packs: Sequence[Pack], records: Path | None
+) -> AdCopy:
+    """The text of a record, made again. Generator and adapter are the record's, unless the question names others; the
+    model that ordered its texts is the workspace's, unless `effect` is its folder."""
+    from recllm.market.adcopy.ads import effect_model, open_generator
+    from recllm.market.adcopy.record import load, replay
+    from recllm.recommend.recommender.shop_recommender import open_recommender
+
+    record = load(records or workspace / RECORDS, record_id)
+    tuned = question.adapter or (Path(record.adapter) if record.adapter else None)
+    with open_generator(question.generator or record.generator_spec, workspace / "cache", adapter=tuned) as model:
+        encoder = ordered_by = None
+        if record.encoder or record.effect:
+            with open_shop(workspace) as shop:
+                encoder = open_recommender(shop).encoder if record.encoder else None
+                ordered_by = effect_model(shop, question.effect) if record.effect else None
+        return replay(record, generator=model, encoder=encoder, packs=packs, effect=ordered_by)
+
+
 def written_texts(
     question: CopyOptions, people: list[str], workspace: Path, pack: list[str] | None, record: Path | None
 ) -> list[AdCopy]:
     """The texts for these people, each with its record."""
+    from recllm.market.adcopy.ads import effect_model, write_ads
     from recllm.market.adcopy.request import load_voice
-    from recllm.market.jobs.ad_copy import effect_model, write_ads
+    from recllm.recommend.recommender.shop_recommender import open_recommender
 
     asked_fields = ("item_id", "intent", "objective", "channel", "locale", "adapter", "seed", "variants")
     with open_shop(workspace) as shop:
         return write_ads(
             shop,
+            open_recommender(shop, locale=question.locale),
             people,
             generator=question.generator or "template",
             packs=_packs(pack),
@@ -168,7 +181,7 @@ def check(
     --rank lists them best first within each group instead, by a model of A/B tests (finetune/effect.py). The score is
     the expected difference from the mean of the group; the interval holds the true one in 95 % of cases."""
     if rank:
-        from recllm.market.jobs.ad_copy import EFFECT
+        from recllm.market.adcopy.ads import EFFECT
 
         rank_texts_of_file(file, model or workspace / EFFECT, json)
         return

@@ -497,7 +497,7 @@ def _uplift_of_shop(
     from recllm.doors.report.people import qini_chart
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.open_campaign import open_campaign
-    from recllm.market.campaigns.trial import campaign_trial
+    from recllm.market.campaigns.outcome import campaign_trial
     from recllm.market.propensity.answers import uplift_workspace
     from recllm.market.propensity.uplift import UpliftRequest, uplift_document, write_uplift_csv
 
@@ -507,8 +507,8 @@ def _uplift_of_shop(
         names = ids_by_pseudonym(shop, ids)
         if campaign_file is not None:
             campaign = open_campaign(shop, read_campaign(campaign_file), recheck=False)
-            of_campaign, source = campaign_trial(campaign), campaign.plan.campaign_id
-            start, randomised, table_of_trial = of_campaign.start, True, of_campaign.table
+            start, table_of_trial = campaign_trial(campaign)
+            randomised, source = True, campaign.plan.campaign_id
         assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
         request = UpliftRequest(start=start, randomised=randomised, seed=seed)
         estimate = uplift_workspace(shop, request, table_of_trial, source=source, save=save)

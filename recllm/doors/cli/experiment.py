@@ -163,11 +163,11 @@ def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
         raise UsageError(f"--metric is one of {', '.join(Metric)}, not {metric!r}")
     bar = tqdm(unit=" slates", disable=None)
     with open_shop(workspace) as shop, bar:
-        opened = load_model(shop.models_dir, model)
+        loaded = load_model(shop.models_dir, model)
         outcome = estimate_model(
             shop,
-            opened,
-            model_encoder(shop, opened),
+            loaded,
+            model_encoder(shop, loaded),
             metric=Metric(metric),
             max_requests=MAX_REQUESTS,
             rng=np.random.default_rng(0),

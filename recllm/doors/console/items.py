@@ -20,6 +20,7 @@ from recllm.doors.console.audience_tables import checks_table, excluded_table, t
 from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
+from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channels
 from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
@@ -27,7 +28,6 @@ from recllm.market.adcopy.write import write_copy
 from recllm.market.audiences.audience import aim
 from recllm.market.audiences.contacts import find_audience
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest
-from recllm.market.jobs.ad_copy import item_of
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.similar import similar_items
 from recllm.shop.data.catalogue import known_rows

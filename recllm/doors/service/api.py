@@ -223,19 +223,19 @@ async def copy(body: CopyTextRequest, caller: MayMarket, service: TheService) ->
     """A checked ad text for a person: for an item, or for the best one for them. Needs the scope `people` too: it says
     what suits one customer, and why."""
     require(caller, Scope.PEOPLE)
-    from recllm.market.jobs.ad_copy import write_ads
+    from recllm.market.adcopy.ads import write_ads
 
     def text() -> AdCopy:
         shop = caller.shop
         (written,) = write_ads(
             shop.workspace,
+            shop.recommender(),
             [body.user_id],
             item_id=body.item_id,
             intent=body.intent,
             objective=body.objective,
             channel=body.channel,
             locale=body.locale,
-            recommender=shop.recommender(),
             effect=shop.effect(),
         )
         return written

@@ -20,13 +20,13 @@ from recllm.base.schema import RecommendRequest, Slate, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.finder import Finder
 from recllm.doors.service.requests import SlateRequest
+from recllm.market.adcopy.ads import EFFECT
 from recllm.market.experiments.slates import (
     SlateExperiment,
     list_experiments,
     recommend_in_experiments,
     running_experiment,
 )
-from recllm.market.jobs.ad_copy import EFFECT
 from recllm.market.jobs.load import record_shown
 from recllm.market.jobs.sessions import session_pseudonyms
 from recllm.recommend.recommender.registry import current
@@ -114,7 +114,7 @@ class LiveShop:
         one. Raises `ModelError` for a bad one."""
         mark, model = self._effect
         if mark is not None and model is None:
-            from recllm.market.jobs.ad_copy import effect_model
+            from recllm.market.adcopy.ads import effect_model
 
             model = effect_model(self.workspace)
             self._effect = mark, model

@@ -25,7 +25,7 @@ from recllm.base.files import write_whole
 from recllm.base.schema import Action, Intent, NoteKind, Objective, Slate, SlateStatus, Table
 from recllm.base.words.words import Words
 from recllm.doors.start.page import start_page, words_of
-from recllm.market.jobs.ad_copy import AD_CHOICE, write_ads
+from recllm.market.adcopy.ads import AD_CHOICE, write_ads
 from recllm.market.jobs.load import load_export
 from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
@@ -208,8 +208,8 @@ def ad_texts(
     """A checked text for the first item of each slate; None for an empty slate."""
     texts = write_ads(
         workspace,
+        serving,
         slates=[slate for slate in offers if slate.items],
-        recommender=serving,
         channel=CHANNEL,
         locale=locale,
         generator=generator,

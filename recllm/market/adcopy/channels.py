@@ -183,7 +183,7 @@ def complete(text: str, *, channel: str, locale: str, sender: Sender, generated:
         return text
     if channel_named(channel).slots[-1].lines:
         return "\n".join([text, "", *parts])
-    return " ".join([text.rstrip(), *(f"{part}." for part in parts)])
+    return " ".join([text.rstrip(), *(f"{sentence}." for sentence in parts)])
 
 
 def missing_parts(

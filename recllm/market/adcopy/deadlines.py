@@ -1,4 +1,4 @@
-"""Deadlines that a text tells by their distance from the day of sending: "today only", "this weekend", 今天最后一天.
+"""Deadlines that a text gives by their distance from the day of sending: "today only", "this weekend", 今天最后一天.
 
     deadlines("Today only!")[0].ends_on(offer.end, now)
 
@@ -33,7 +33,7 @@ class Deadline:
     strong: bool
     """True where the phrase sets a deadline whatever stands around it."""
     days_left: int = 0
-    """Days that "days_left" tells, the day of sending among them or not: both are said."""
+    """Days of "days_left", the day of sending among them or not: both are said."""
 
     def ends_on(self, end: datetime, now: datetime) -> bool:
         """True when an offer that ends before `end` has its last day where the phrase puts it, seen from `now`."""
@@ -68,7 +68,7 @@ def day_in_words(day: date, language: str) -> str:
 
 
 def deadlines(reading: Reading) -> Sequence[Deadline]:
-    """Every deadline of a text; a phrase inside of a longer strong one is not told again: 最后一天 of 明天最后一天."""
+    """Every deadline of a text; a phrase inside of a longer strong one is left out: 最后一天 of 明天最后一天."""
     strong = [Deadline(span, day, True) for day, family, _ in _families() for span in family.find(reading)]
     weak = [Deadline(span, day, False) for day, _, family in _families() for span in family.find(reading)]
     for match in pattern("deadlines.days_left").finditer(reading.folded):

@@ -77,8 +77,8 @@ def pattern(name: str, **parts: str) -> re.Pattern[str]:
     """The pattern TABLE.NAME of `data/patterns.toml`; `parts` are put in place of {PART}."""
     group, _, key = name.partition(".")
     text = re.sub(r"\n *", "", table("patterns.toml")[group][key])
-    for part, value in {"HAN": HAN, **parts}.items():
-        text = text.replace(f"{{{part}}}", value)
+    for mark, value in {"HAN": HAN, **parts}.items():
+        text = text.replace(f"{{{mark}}}", value)
     return re.compile(text)
 
 
@@ -166,7 +166,7 @@ class Letters:
 
 @lru_cache(maxsize=4096)
 def letters(text: str) -> Letters:
-    """The text letter by letter, for whoever tells where in it something stands."""
+    """The text letter by letter, so that a position in it can be named."""
     folded: list[str] = []
     offsets: list[int] = []
     for offset, character in enumerate(text):
@@ -180,7 +180,7 @@ def letters(text: str) -> Letters:
 
 @lru_cache(maxsize=8192)
 def _letter(character: str) -> str:
-    """One character as `fold` has it, where no other stands beside it."""
+    """One character as `fold` has it, without its neighbours."""
     decomposed = unicodedata.normalize("NFKD", character.translate(_SHORT))
     visible = "".join(c for c in decomposed if unicodedata.category(c) not in _UNSEEN_CATEGORIES)
     return _INVISIBLE.sub("", visible).casefold().translate(_LOOKALIKES)

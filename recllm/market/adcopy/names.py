@@ -35,10 +35,10 @@ def written_out(title: str) -> str:
     expanded = " ".join(_WORD.sub(lambda m: forms.get(m[0], m[0]), _BRACKET.sub(" ", text)).split()) or text
     name, size = name_and_size(expanded)
     name = pattern("titles.with").sub("", name).strip() or name
-    parts = [part for part in map(_without_sorting_words, _FIRST_PART.split(name)) if part]
+    parts = [phrase for phrase in map(_without_sorting_words, _FIRST_PART.split(name)) if phrase]
     if len(parts) > 1 and parts[0] in table("names.toml")["words"]["adjectives"]:
         parts[:2] = [" ".join(parts[:2])]
-    named = [part for part in parts if len("".join(_WORD.findall(part))) >= _LEAST_LETTERS]
+    named = [phrase for phrase in parts if len("".join(_WORD.findall(phrase))) >= _LEAST_LETTERS]
     if not named:
         return text
     return " ".join(filter(None, (_listed(_adjective_first(named[0])), size)))
@@ -105,8 +105,8 @@ def is_size(name: str) -> bool:
 
 def _is_of_size(token: str) -> bool:
     """True for a number, a unit, or both in one: 18, oz, 12oz, 10/6.75, x8.2."""
-    parts = [part for part in re.split(r"[\d.,/x×-]+", fold(token).strip(".,")) if part]
-    return all(part in _size_words() for part in parts)
+    parts = [token_part for token_part in re.split(r"[\d.,/x×-]+", fold(token).strip(".,")) if token_part]
+    return all(token_part in _size_words() for token_part in parts)
 
 
 @cache
@@ -134,8 +134,8 @@ def shelf(names: tuple[str, ...]) -> str:
 
 def _shelf_of_name(name: str) -> str | None:
     shelves, loose, first = _shelf_words()
-    parts = [_listed_in(part) for part in pattern("titles.part_of_name").split(name)]
-    for word in (word for part in parts for word in part):
+    parts = [_listed_in(phrase) for phrase in pattern("titles.part_of_name").split(name)]
+    for word in (word for phrase in parts for word in phrase):
         if shelves[word] in first:
             return shelves[word]
     head = next(filter(None, parts), ())
@@ -143,10 +143,10 @@ def _shelf_of_name(name: str) -> str | None:
     return shelves[telling[-1]] if telling else None
 
 
-def _listed_in(part: str) -> tuple[tuple[str, ...], ...]:
-    """The words of shelves in a part of a name, in their order; a longer one hides those in it."""
+def _listed_in(phrase: str) -> tuple[tuple[str, ...], ...]:
+    """The words of shelves in a phrase of a name, in their order; a longer one hides those in it."""
     shelves, _, _ = _shelf_words()
-    tokens, longest = _singular(part), max(map(len, shelves))
+    tokens, longest = _singular(phrase), max(map(len, shelves))
     listed, start = [], 0
     while start < len(tokens):
         candidates = (tokens[start : start + length] for length in range(longest, 0, -1))

@@ -32,7 +32,7 @@ STYLES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """The words of a text beside its facts."""
+    """The words of a text without its facts."""
 
     line: str | None
     """The opening line; None for a text without one."""
@@ -49,7 +49,7 @@ class Wording:
 def shop_wordings(facts: FactSheet, request: CopyRequest, rng: random.Random) -> list[Wording]:
     """The brand's own lines, the shop's for occasion, intent and kind of reason, its general ones, none: each once.
 
-    Lines of one group come in a random order, and so do the sentences and calls beside them: who draws the same
+    Lines of one group come in a random order, and so do the sentences and calls with them: who draws the same
     numbers gets the same wording.
     """
     groups: list[list[str]] = []
@@ -162,13 +162,13 @@ def second_brief(first: str, line: str, faults: Sequence[str], locale: str) -> s
 
 @lru_cache(maxsize=64)
 def reason_words(kind: ReasonKind, locale: str) -> str:
-    """A kind of reason as a model is told it."""
+    """A kind of reason as a model gets it."""
     return Prompts.load().render("ad_lines.reason", locale, kind=str(kind))
 
 
 @lru_cache(maxsize=64)
 def occasion_words(occasion: Occasion | None, locale: str) -> str:
-    """An occasion as a model is told it; empty for none."""
+    """An occasion as a model gets it; empty for none."""
     return Prompts.load().render("ad_lines.occasion", locale, occasion=occasion and str(occasion))
 
 
@@ -180,7 +180,7 @@ def bare_prompt(locale: str) -> str:
 
 def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
     """False where no model is asked for a line: sensitive or hostile items, titles, and medicines and the like, about
-    which nobody should be playful."""
+    which a text must not be playful."""
     if not request.domain.generated_lines:
         return False
     return not (request.is_sensitive or request.is_hostile or request.limits.title_only or facts.is_sober)

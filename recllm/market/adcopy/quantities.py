@@ -45,7 +45,7 @@ class Quantity:
     unit: str = ""
     """A unit's key in data/numbers.toml; the sign or word of a currency; "month-day" or "year-month-day" for a date."""
     role: str = ""
-    """Of money: "list" after "was", "off" beside "save" ("off again" where it comes
+    """Of money: "list" after "was", "off" next to "save" ("off again" where it comes
     back), "per" and a unit before one, "threshold" after "满"; of a number: the word that follows."""
     bound: str = ""
     """Of money: "under" after "less than", "over" where more is meant (七十多块), "about" after "about"; else exact."""
@@ -67,7 +67,7 @@ class Currency:
     chinese_words: Sequence[str] = ()
     """What may stand after an amount in Chinese."""
     words: Sequence[str] = ()
-    """Other words that name the currency beside an amount."""
+    """Other words that name the currency next to an amount."""
 
 
 _NUMBERS = table("numbers.toml")
@@ -158,7 +158,7 @@ def quantities(text: str) -> tuple[Quantity, ...]:
             continue
         idiom = unblanked[match.start() - len(before) : match.start()]
         quantity = _in_context(value, match[0], before, after, idiom)
-        # "one" and a lone Chinese numeral state a quantity only beside a unit, a currency, % or 折
+        # "one" and a lone Chinese numeral state a quantity only next to a unit, a currency, % or 折
         is_han, is_one = len(match["han"] or "") == 1, match["english"] == "one"
         is_bare = not quantity.unit or (is_one and quantity.unit in ("times", "person"))
         is_article = (is_han or is_one) and quantity.kind is QuantityKind.NUMBER and is_bare
@@ -287,10 +287,10 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
     if sign or word:
         span = (sign[0] if sign else "") + numeral + (word[0] if word else "")
         before, after = before[: sign.start()] if sign else before, after[word.end() :] if word else after
-        part = {"块": Decimal(1), "毛": Decimal("0.1")}.get(word[0].strip().removesuffix("钱")) if word else None
-        value *= part or 1  # 六毛
-        if part and word and not word[0].endswith("钱") and (tenth := pattern("quantities.tenth_after").match(after)):
-            value += part * Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
+        yuan = {"块": Decimal(1), "毛": Decimal("0.1")}.get(word[0].strip().removesuffix("钱")) if word else None
+        value *= yuan or 1  # 六毛
+        if yuan and word and not word[0].endswith("钱") and (tenth := pattern("quantities.tenth_after").match(after)):
+            value += yuan * Decimal(_DIGITS.get(tenth["tenth"], tenth["tenth"])) / 10  # 两块五
             span, after = span + tenth[0], after[tenth.end() :]
         bound = "over" if word and word["more"] else ""
         for name, shape in (("under", "quantities.under_before"), ("about", "quantities.about_before")):
@@ -311,7 +311,7 @@ def _in_context(value: Decimal, numeral: str, before: str, after: str, idioms_be
         if word and word[0].strip() in ("cent", "cents", "pence", "p") and not sign:
             value /= 100
         spelled = "".join(match[0] for match in (sign, word) if match).replace(" ", "")
-        unit = "元" if part else spelled.removeprefix("多").removeprefix("来")
+        unit = "元" if yuan else spelled.removeprefix("多").removeprefix("来")
         return Quantity(kind=QuantityKind.MONEY, value=value, unit=unit, role=role, bound=bound, span=span)
     bare = pattern("quantities.bare_money_before").search(idioms_before)
     is_cut = pattern("quantities.bare_money_cut").match(after)

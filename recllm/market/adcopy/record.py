@@ -88,8 +88,8 @@ def write_recorded(
     user_id: str | None = None,
     effect: EffectModel | None = None,
 ) -> tuple[tuple[AdCopy, CopyRecord], ...]:
-    """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person is told to the
-    texts and not to the records. Raises what `write_copy` raises."""
+    """The texts of `write_copy`, each with its record, whose id stands in `AdCopy.record_id`. The person stands in the
+    texts and not in the records. Raises what `write_copy` raises."""
     copies = write_copy(request, generator=generator, encoder=encoder, effect=effect)
     if any(check.guarantee == "G16" for _, faults in copies[0].rejected for check in faults):
         generator = None  # it failed: the text is the template's, and comes again without it
@@ -202,11 +202,11 @@ def _fingerprint(generator: Generator | None) -> str:
 
 
 def approvable(checks: Iterable[Check], *, warnings: int, by: str | None, auto: bool = False) -> Iterator[Violation]:
-    """G18: a text is approved by a person, or by a campaign's `auto` when it passes; a blocked one by nobody."""
+    """G18: a text is approved by a person, or by a campaign's `auto` when it passes; a blocked one never."""
     if failed := next((c for c in checks if not (c.passed or c.holds)), None):
         yield Violation(f"fails {failed.guarantee}: {failed.message}", failed.span)
     if not (by or "").strip():
         if not auto:
-            yield Violation("nobody approved it")
+            yield Violation("it needs an approval")
         elif warnings:
             yield Violation(f"{warnings} findings need a person; auto approves what passes")

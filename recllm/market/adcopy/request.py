@@ -2,7 +2,7 @@
 
     request = CopyRequest(item=item, channel="push", now=now, locale="en", reason_kind=ReasonKind.KNOWN)
 
-With it the facts of its item, which are all that may be said. Whoever can list a product can write into its title. A
+With it the facts of its item, which are all that may be said. Every lister of a product can write into its title. A
 text with instructions, code or reversed writing is no name: it counts as empty. A tricky text that is missed does no
 harm, since every advertisement is verified.
 """
@@ -98,7 +98,7 @@ class Offer:
 
 @checked_dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Voice:
-    """How a brand speaks; the defaults bind nobody. As TOML:
+    """How a brand speaks; the defaults bind nothing. As TOML:
 
     banned = ["cheap", "guys"]
     address = "您"
@@ -139,7 +139,7 @@ class CopyRequest:
     locale: str = "en"
     """Language and perhaps region and domain, such as en, en-GB or zh@media."""
     reason_kind: ReasonKind = ReasonKind.GENERAL
-    """Told as a neutral kind ("goes with what you like"), never as what the person did."""
+    """Shown as a neutral kind ("goes with what you like"), never as what the person did."""
     occasion: Occasion | None = None
     """Why the text comes now; the shop's own lines for it come before those for the kind of reason."""
     intent: str | None = None
@@ -156,7 +156,7 @@ class CopyRequest:
     """Proofs that the shop has, by the key of the claim in data/claims.toml or of the rule that asks for them, for
     instance {"certification": "EU 2018/848, no. 123"}."""
     policy: Policy = field(default_factory=Policy)
-    """For items of its sensitive categories no reason is told and no model asked."""
+    """For items of its sensitive categories no reason is shown and no model asked."""
     packs: tuple[Pack, ...] = ()
     """The laws where the text goes. An offer that they forbid is left out."""
     voice: Voice = field(default_factory=Voice)
@@ -166,7 +166,7 @@ class CopyRequest:
     vocabulary: frozenset[str] = frozenset()
     """Words beyond the facts that the shop's people approved; see `recllm.market.adcopy.vocabulary`."""
     unattended: bool = False
-    """True where nobody looks at a text before it leaves: one that passes is preferred to one that is held."""
+    """True where no person looks at a text before it leaves: one that passes is preferred to one that is held."""
 
     def __post_init__(self) -> None:
         channel_named(self.channel)
@@ -177,7 +177,7 @@ class CopyRequest:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; ask for at least 1")
         object.__setattr__(self, "list_price", exact_amount(self.list_price, "the list price"))
-        longest = limit("name_chars")  # each check takes time by the length, and so much is never told
+        longest = limit("name_chars")  # each check takes time by the length, and a longer one is never shown
         category = tuple(name[:longest] for name in self.item.category[-limit("max_levels") :])
         object.__setattr__(self, "item", replace(self.item, title=self.item.title[:longest], category=category))
         object.__setattr__(self, "known_brands", frozenset(self.known_brands))
@@ -228,7 +228,7 @@ class CopyRequest:
 
     @property
     def is_hostile(self) -> bool:
-        """True when a text of the item that is told or asked about speaks to machines."""
+        """True when a text of the item that is shown or asked about speaks to machines."""
         item = self.item
         attributes = chain.from_iterable(islice(item.attributes.items(), limit("max_attributes")))
         texts = (item.title, item.brand, *item.category, *attributes)
@@ -281,21 +281,21 @@ class FactSheet:
     spellings: tuple[str, ...] = ()
     """Shorter spellings of the title that code may write."""
     price_text: str | None = None
-    """The price as a text tells it; None where it is not told. This and `offer_text` are there once the facts are made
+    """The price as a text shows it; None where it does not. This and `offer_text` are there once the facts are made
     sayable."""
     offer_text: str | None = None
     pays_text: str | None = None
-    """The price after the offer as a text tells it."""
+    """The price after the offer as a text shows it."""
     offer_headline: str | None = None
-    """The offer as a headline tells it: without its end."""
+    """The offer as a headline shows it: without its end."""
     list_price_text: str | None = None
-    """The former price as a text tells it, where it is above the price."""
+    """The former price as a text shows it, where it is above the price."""
 
     @classmethod
     def of(cls, item: Item, *, offer: Offer | None = None, list_price: Decimal | None = None) -> FactSheet:
         """The sheet of an item: texts made harmless, at most six attributes, in the order of the catalogue.
 
-        A text that speaks to machines counts as empty: nobody sells a thing of that name. So does a sentence where a
+        A text that speaks to machines counts as empty: no shop sells a thing of that name. So does a sentence where a
         name belongs: no brand, category or attribute is called so, and what it states would count as a fact.
         """
         longest, longest_description = limit("attribute_chars"), limit("description_chars")
@@ -337,7 +337,7 @@ class FactSheet:
 
     @cached_property
     def is_sober(self) -> bool:
-        """True for medicines and the like, about which nobody should be playful."""
+        """True for medicines and the like, about which a text must not be playful."""
         names, sober = (self.title, *self.category), word_class("sober")
         han = "".join(fold(name) for name in names if not name.isascii())
         return any(word in han for word in sober if not word.isascii()) or any(

@@ -154,8 +154,9 @@ def read_submissions(
     domain: str = SHOP,
 ) -> Iterator[Submission | UnreadableLine]:
     """The submissions of a file in UTF-8, and the lines that are none; blank lines are skipped. An id that occurs twice
-    is read the first time only. now: decides which offers run. packs: applied to every text, beside those that its line
-    names. vocabulary: what the shop's people approved. domain: what the texts of lines that name none are about."""
+    is read the first time only. now: decides which offers run. packs: applied to every text, besides those that its
+    line names. vocabulary: what the shop's people approved. domain: what the texts of lines that name none are
+    about."""
     ids: set[str] = set()
     for number, line in filled_lines(file):
         try:
@@ -239,7 +240,7 @@ class LearnedPhrase:
 def phrases_of_approved(submissions: Iterable[Submission]) -> tuple[LearnedPhrase, ...]:
     """What a vocabulary can learn from texts that people approved, in most texts first: each word that nothing grounds
     with its neighbour, so that "soft inside" is learned and "soft" is not; in Chinese the piece alone. The word alone
-    is added where it stands beside `learn_alone_from` different neighbours or more. A text that contradicts a fact, or
+    is added where it has `learn_alone_from` different neighbours or more. A text that contradicts a fact, or
     is hostile or personal, teaches nothing."""
     of_phrase: Counter[str] = Counter()
     neighbours: dict[str, set[str]] = {}

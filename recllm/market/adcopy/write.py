@@ -76,9 +76,9 @@ def write_copy(
     With `effect`, lines whose texts pass come first, then those that a person must judge, each ordered by what A/B
     tests taught of the whole text: a score never lets a text stand, nor overtake one with a better verdict.
 
-    A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` is told
+    A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` gets
     what its lines may not hold, one that is `tuned` is asked without examples. One that `takes_briefs`, as servers do,
-    is told the item's facts and the voice; where none of its lines passes, the first one goes back once, with what is
+    gets the item's facts and the voice; where none of its lines passes, the first one goes back once, with what is
     wrong with it. Raises `UsageError` for a channel that takes
     no text for a person.
     """
@@ -267,7 +267,7 @@ def _failures(copy: AdCopy) -> tuple[Check, ...]:
 # --- what may be said, and how the product is called -----------------------------------------------------------------
 
 _MAX_ROUNDS = 12
-_MAX_FAILED = 3  # lines that are tried beside words of an item that fail
+_MAX_FAILED = 3  # lines that are tried next to words of an item that fail
 _MIN_NAME = 12
 """Characters of the shortest spelling that is tried."""
 _MIN_FIRST_PART = 8
@@ -283,7 +283,7 @@ _JOINT = re.compile(r"[-/&]")
 
 
 def sayable_facts(request: CopyRequest) -> FactSheet:
-    """The facts of a request under a title that may be shown, with price and running offer as a text tells them.
+    """The facts of a request under a title that may be shown, with price and running offer as a text shows them.
 
     Promises and claims that sellers write into titles ("SALE", 包邮, "best") are cut out of it. A title that carries
     instructions, personal data or foul language is not used at all: the narrowest category that may be said stands in
@@ -292,13 +292,14 @@ def sayable_facts(request: CopyRequest) -> FactSheet:
     facts = request.facts()
     bare = replace(request, evidence={})  # a proof of the shop's is no proof of a seller's words
     categories = [_cleaned(name, facts, bare) for name in facts.category]
+    is_lowered = facts.list_price is not None and facts.price is not None and facts.list_price > facts.price
     sheet = replace(
         facts,
         brand=facts.brand if facts.brand and _unsayable(facts.brand, facts, bare) == [] else None,
         category=tuple(filter(None, categories)),
         attributes={k: v for k, v in facts.attributes.items() if _unsayable(f"{k}: {v}", facts, bare) == []},
         price_text=_money(facts.price, facts, request.language),
-        list_price_text=_list_price_text(facts, request),
+        list_price_text=_money(facts.list_price, facts, request.language) if is_lowered else None,
     )
     sheet = replace(sheet, **_offer_texts(sheet, request))  # type: ignore[arg-type]
     title = _cleaned(facts.title, facts, bare)
@@ -418,13 +419,8 @@ def _money(amount: Decimal | None, facts: FactSheet, language: str) -> str | Non
     return format_money(amount, facts.currency, language)
 
 
-def _list_price_text(facts: FactSheet, request: CopyRequest) -> str | None:
-    is_above = facts.list_price is not None and facts.price is not None and facts.list_price > facts.price
-    return _money(facts.list_price, facts, request.language) if is_above else None
-
-
 def _offer_texts(facts: FactSheet, request: CopyRequest) -> dict[str, str | None]:
-    """The running offer as a sentence with its last day and the price after it, and as a headline tells it."""
+    """The running offer as a sentence with its last day and the price after it, and as a headline shows it."""
     offer = facts.offer
     if offer is None or not offer.runs(request.now) or offer.type not in request.domain.offers:
         return {}
@@ -499,7 +495,7 @@ def compositions(wording: Wording, facts: FactSheet, request: CopyRequest) -> It
         }
         pieces = {key: None if key in drops else value or None for key, value in pieces.items()}
         sentence = prompts.render("ad_text.facts", locale, **pieces, style=wording.style)
-        if marks and facts.title in facts.category:  # the title cannot be told, and a kind of item is no title
+        if marks and facts.title in facts.category:  # the title cannot be shown, and a kind of item is no title
             sentence = sentence.replace(quoted(_as_beginning(name), marks), _as_beginning(name))
         values = {
             "headline": headline,
@@ -520,7 +516,7 @@ def _headline(wording: Wording, name: str, facts: FactSheet, request: CopyReques
     """The first of the wording's headlines that fits with the whole name in it, else the longest spelling of the name
     that fits; where titles are no goods', the whole name or none."""
     slot, facts_only, is_of_goods = request.limits.slots[0], request.limits.title_only, request.domain.titles == "goods"
-    is_kind = not is_of_goods and facts.title in facts.category  # instead of a title that cannot be told
+    is_kind = not is_of_goods and facts.title in facts.category  # instead of a title that cannot be shown
     for shape in () if facts_only or is_kind else wording.headlines:
         shape = shape.replace(f"《{NAME}》", quoted(name, "《》"))
         before = shape.partition(NAME)[0].rstrip()

@@ -117,9 +117,9 @@ def assign(
 ) -> Assignment:
     """probability: (n_people, n_campaigns), in [0, 1]. contacts: most campaigns per person, one number or (n_people,).
 
-    campaigns: the value of a conversion is the margin, 1 without one; salt and holdout do not matter here.
-    eligible: bool, of the shape of `probability`: whom a campaign may address at all. Pairs that gain nothing are never
-    assigned. seconds: after so many the best known answer is returned, with its gap. Raises `UsageError` for shapes or
+    campaigns: the value of a conversion is the margin, 1 without one; salt and holdout do not matter here. eligible:
+    bool, of the shape of `probability`: whom a campaign may address at all. Pairs that gain nothing are never assigned.
+    seconds: time limit, after which the best known answer is returned with its gap. Raises `UsageError` for shapes or
     numbers that do not fit.
     """
     started = time.perf_counter()
@@ -259,7 +259,7 @@ def _greedy(gain: Table, reduced: Table, limits: NDArray[np.integer], contacts: 
     """An answer to begin with: the pair of largest reduced gain that still fits, one after another."""
     free_contacts, free_places, pairs = contacts.tolist(), limits.tolist(), []
     order = np.argsort(-reduced, axis=None, kind="stable")
-    for person, campaign in zip(*(part.tolist() for part in np.divmod(order, max(gain.shape[1], 1))), strict=True):
+    for person, campaign in zip(*(rows.tolist() for rows in np.divmod(order, max(gain.shape[1], 1))), strict=True):
         if free_contacts[person] and free_places[campaign] and gain[person, campaign] > 0:
             free_contacts[person] -= 1
             free_places[campaign] -= 1

@@ -1,11 +1,7 @@
-"""Who to reach: everybody's probability, who is left out and why, the cut, the reasons, and what the group is like.
-
-An audience is for items, a category, or a text that stands for an item the shop does not have yet.
-"""
+"""Audiences: everybody's probability, exclusions, the cut, the reasons, and the traits of the group."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -15,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.documents import guarded, plain, write_csv
-from recllm.base.errors import PolicyError, UsageError
+from recllm.base.errors import UsageError
 from recllm.base.schema import Action, Intent, Objective, Reason, chance_text, count_text, html_table
 from recllm.base.words.sentences import section
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
@@ -29,18 +24,9 @@ from recllm.market.audiences.reasons import AudienceTrait, distinguishing_traits
 from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.rule_words import rule_words
 from recllm.market.audiences.selection import Selection, check_floor, select
+from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.propensity.saved_effects import EffectsOf
-from recllm.shop.data.catalogue import (
-    CATEGORY_SEPARATOR,
-    SENSITIVE_TARGET,
-    catalogue_rows,
-    in_category,
-    on_offer,
-    sensitive_items,
-)
 from recllm.shop.data.dataset import USER_COLUMN, utc
-from recllm.text.encoder.batches import encode_unique
-from recllm.text.items import item_texts
 from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
@@ -54,10 +40,7 @@ EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
 
 SUMMED_FLOORS = 4  # least reported size with sums and traits, in floors: a smaller group may be empty behind its noise
 MAX_LISTED_ITEMS = 100
-"""Items of a wide category beyond so many are not listed in a document."""
-
-TEXT_ITEM = "text of the campaign"
-"""Id of the item that a text stands for; it is in no catalogue."""
+"""A document lists no more items of a wide category."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,19 +129,8 @@ def aim(converts: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class AudienceTarget:
-    """The items whose purchase counts."""
-
-    name: str
-    """The campaign's, where the caller gives it none."""
-    items: NDArray[np.int64]
-    """Rows of the catalogue, ascending."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
 class EligiblePool:
-    """Who could be reached: the people that nothing speaks against."""
+    """The people who can be reached: those without a reason for exclusion."""
 
     target: AudienceTarget
     user_rows: NDArray[np.int64]
@@ -237,8 +209,8 @@ def eligible_pool(
     only_for: tuple[NDArray[np.int64], UserScores] | None = None,
     score_all: bool = False,
 ) -> EligiblePool:
-    """The customers without a reason against, with their probabilities; without a target all but the `seeds`, with
-    their likeness to these. only_for: the rows, ascending, of the only people that the target is for, and their scores.
+    """The customers without a reason for exclusion, with their probabilities; without a target all but the `seeds`,
+    with their likeness to these. only_for: rows, ascending, of the only people that the target is for, and their scores.
     score_all: take the same time for every pool, so that a caller without exact figures cannot time who is in it.
 
     Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, a margin that no item has or the
@@ -254,7 +226,7 @@ def eligible_pool(
         masks = first_only(masks | {ExclusionReason.NO_OCCASION: others})
     user_rows = np.flatnonzero(~np.logical_or.reduce(list(masks.values())))
     scored = np.arange(recommender.dataset.n_users) if score_all else user_rows
-    of_pool = user_rows if score_all else slice(None)
+    of_pool = user_rows if score_all else np.arange(len(user_rows))
     if target is None:
         seed_rows = np.unique(recommender.user_rows(list(seeds)))
         seed_rows = seed_rows[seed_rows >= 0]
@@ -267,13 +239,14 @@ def eligible_pool(
         scores = only_for[1].rows(np.searchsorted(only_for[0], user_rows))
     else:
         objective = Objective.PROBABILITY if choice.objective is Objective.UPLIFT else choice.objective
-        scores = target_probabilities(recommender, items, scored, choice.intent, objective).rows(of_pool)
+        scores = target_probabilities(recommender, items, scored, choice.intent, objective)
+        scores = scores.rows(user_rows) if score_all else scores
         late: dict[ExclusionReason, NDArray[np.bool_]] = {}
         if choice.intent is not Intent.MIXED or objective is Objective.MARGIN:
             late[ExclusionReason.NO_OFFER] = scores.best_item < 0
         if choice.objective is Objective.UPLIFT:
             if effects is None:
-                raise UsageError(f"nobody told the effects {choice.effects!r}; give those that a trial told")
+                raise UsageError(f"the effects {choice.effects!r} are missing; give those of a trial")
             of_people = effects(scored).rows(of_pool)
             scores = replace(scores, score=of_people.effect, effects=of_people)
             if choice.sure:
@@ -320,7 +293,7 @@ def build_audience(
     question: object = "",
 ) -> Audience:
     """The audience that was selected from a pool; explain_first as in `AudienceRequest`, figures as in `find_audience`.
-    question: what was asked, see `FigureGate.sizes`.
+    question: the request, see `FigureGate.sizes`.
 
     Raises `PolicyError` for fewer people than the floor. A caller without exact figures gets no list, and no size of
     such a group, but no error that would show that it is one."""
@@ -432,8 +405,9 @@ def _as_reported(
 def _effect_fields(scores: UserScores, position: int) -> dict[str, float]:
     if scores.effects is None:
         return {}
-    parts = (scores.effects.effect, scores.effects.low, scores.effects.high)
-    return dict(zip(("effect", "effect_low", "effect_high"), (float(part[position]) for part in parts), strict=True))
+    of_person = scores.effects
+    columns = {"effect": of_person.effect, "effect_low": of_person.low, "effect_high": of_person.high}
+    return {name: float(column[position]) for name, column in columns.items()}
 
 
 def audience_document(
@@ -473,76 +447,7 @@ def write_audience_csv(audience: Audience, file: Path, ids: Mapping[str, str] | 
 
 
 def counts_in_words(counts: Mapping[str, int | None]) -> str:
-    """Such as "bought it recently (1,200), no consent (few)"; few is also what is not told."""
+    """Such as "bought it recently (1,200), no consent (few)"; few also stands for figures that are withheld."""
     code_words = section("left_out", "en")
     numbers = {code: "few" if n is None else f"{n:,}" for code, n in counts.items()}
     return ", ".join(f"{code_words.get(code, code)} ({number})" for code, number in numbers.items())
-
-
-# --- targets ----------------------------------------------------------------------------------------------------------
-
-
-def audience_target(
-    recommender: Recommender, items: Sequence[str] | None = None, category: str | None = None, text: str | None = None
-) -> tuple[Recommender, AudienceTarget]:
-    """The target of one of the three, a text possibly with its category, or of the whole catalogue, and the recommender
-    that knows its items.
-
-    It is named by `target_name`. Of a category its available items count; see `data.catalogue.in_category`. For
-    a text see `text_target`. Raises `UsageError` for an unknown item or a category without any, `PolicyError` when all
-    are of a sensitive category.
-    """
-    if text is not None:
-        return text_target(recommender, text, category)
-    catalogue = recommender.dataset.items
-    if items is None and category is None:
-        rows = np.flatnonzero(recommender.dataset.item_index.on_offer(recommender.dataset.as_of))
-    elif category is not None:
-        rows = np.flatnonzero(in_category(catalogue, category) & on_offer(catalogue, recommender.dataset.as_of))
-        if not len(rows):
-            raise UsageError(f"no item on offer in the category {category!r}; write a name, or a path as 'a > b'")
-    else:
-        rows = catalogue_rows(recommender.dataset, list(dict.fromkeys(items or ())))
-    sensitive = sensitive_items(catalogue[rows.tolist()], recommender.policy)
-    if sensitive.all():
-        raise PolicyError(SENSITIVE_TARGET)
-    notes = (f"{int(sensitive.sum())} items of a sensitive category are left out",) if sensitive.any() else ()
-    return recommender, AudienceTarget(target_name(items, category), np.sort(rows[~sensitive]), notes)
-
-
-def target_name(items: Sequence[str] | None, category: str | None) -> str:
-    """What a target without a text is called: a category's name, the ids of items, or for more than three their number
-    and a hash of them, so that every set has its own name."""
-    if category is not None:
-        return category
-    if items is None:
-        return "catalogue"
-    ids = list(dict.fromkeys(items))
-    digest = hashlib.sha256("\0".join(sorted(ids)).encode("utf-8", "surrogatepass")).hexdigest()
-    return ",".join(ids) if len(ids) <= 3 else f"{len(ids)} items {digest[:8]}"
-
-
-def text_target(recommender: Recommender, text: str, category: str | None = None) -> tuple[Recommender, AudienceTarget]:
-    """A recommender whose catalogue has one more item, which never sold and is called `text`, and that item.
-
-    category: the item's path, "a > b > c"; that of the item nearest in text when None. Without a category the order of
-    people would be worse than chance, as everything that is known of an item without sales is how its kind sells.
-    Raises `PolicyError` for a sensitive text or category.
-    """
-    items, notes = recommender.dataset.items, []
-    path = [] if category is None else [name.strip() for name in category.split(CATEGORY_SEPARATOR.strip())]
-    categorised = np.flatnonzero(items["category"].list.len().fill_null(0).to_numpy() > 0)
-    if category is None and len(categorised):
-        vectors, _ = encode_unique(recommender.encoder, [text], kind="query")
-        nearest = categorised[int(np.argmax(recommender.item_vectors[categorised] @ vectors[0]))]
-        path = items["category"][int(nearest)].to_list()
-        notes.append(f"taken to be of the category {CATEGORY_SEPARATOR.join(path)!r}, that of the nearest item")
-    if recommender.policy.is_sensitive((*path, text)):
-        raise PolicyError(SENSITIVE_TARGET)
-    row = {"item_id": [TEXT_ITEM], "title": [text.strip()], "category": [path or None], "available": [True]}
-    item = pl.DataFrame(row, schema={name: items.schema[name] for name in row})
-    extended = pl.concat([items, item], how="diagonal")
-    vectors, _ = encode_unique(recommender.encoder, item_texts(extended[-1:], recommender.text_locale))
-    notes.append("the text stands for an item that never sold: trust the order of people more than the probabilities")
-    target = AudienceTarget(text.strip(), np.array([items.height]), tuple(notes))
-    return recommender.with_items(replace(recommender.dataset, items=extended), vectors), target

@@ -1,4 +1,4 @@
-"""Who is left out of an audience, and why: one reason per person, the first that holds, so that the counts add up."""
+"""People left out of an audience, each under the first reason that holds, so that the counts add up."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def exclusion_masks(
 
     items: rows of the target's items. agreed: to the channel; personalisation people must have agreed to anyway.
     match: of the rule over people, where the caller has it; else it is computed, without contacts. Raises `UsageError`
-    for a recommender whose dataset holds nobody because it reads people by key, and what `match_people` raises.
+    for a recommender that reads people by key and so has none in its dataset, and what `match_people` raises.
     """
     if not isinstance(recommender.people, DatasetPeople):
         raise UsageError("this recommender reads people one by one; open it with everybody=True to find an audience")
@@ -135,7 +135,7 @@ _NUMBER = re.compile(r"\d{1,9}")
 
 
 def minors(data: Dataset, adult_age: int) -> Mask:
-    """Who is or may be younger by what they told, (n_users,)."""
+    """People who are or may be younger by their own statements, (n_users,)."""
     year = utc(data.as_of).year
     minor: dict[tuple[str, str], bool] = {}
     """Of each distinct basic: there are few of them, and many people."""
@@ -150,9 +150,9 @@ def minors(data: Dataset, adult_age: int) -> Mask:
 
 
 def youngest_age(name: str, value: str, year: int) -> int | None:
-    """The lowest age that a basic allows, e.g. 13 for age "13-17", 0 for "under 18"; None when it tells no age.
+    """The lowest age that a basic allows, e.g. 13 for age "13-17", 0 for "under 18"; None when it is about no age.
 
-    year: the present one, from which a year of birth counts; somebody's birthday may be still to come.
+    year: the present one, from which a year of birth counts; the birthday may still be to come.
     """
     name, value = name.casefold(), value.casefold()
     if _BORN.search(name):

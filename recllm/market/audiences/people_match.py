@@ -1,7 +1,6 @@
-"""Who meets a rule over people: one pass over arrays per condition, never a look at a person by themselves.
+"""People who meet a rule: one pass over arrays per condition.
 
-A mask of (n_users,) is computed for each distinct node of the rule. Conditions on what was done read the events, which
-stand by person and time, so that one comparison of neighbours finds what was done at one moment.
+A mask of (n_users,) is computed for each distinct node of the rule.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import ACTION_CODE, Action
+from recllm.base.schema import Action
 from recllm.market.audiences.people_rule import (
     AgreedRule,
     AllRule,
@@ -35,8 +34,10 @@ from recllm.market.audiences.people_rule import (
     checked_rule,
     conditions_of,
 )
+from recllm.market.propensity.features import money
 from recllm.shop.data.catalogue import CATEGORY_SEPARATOR, SENSITIVE_TARGET, in_category, known_rows, sensitive_items
-from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset
+from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events
+from recllm.shop.data.interactions import visits
 
 Mask = NDArray[np.bool_]
 
@@ -86,7 +87,7 @@ def match_people(
 ) -> RuleMatch:
     """Who of the dataset's users meets a rule as of its time.
 
-    Raises `UsageError` for a basic, item, category or brand that nobody knows, for a rule that is too large, and for a
+    Raises `UsageError` for a basic, item, category or brand that is unknown, for a rule that is too large, and for a
     condition on contacts without `contacts`; `PolicyError` for a condition on products of a sensitive category.
     """
     facts, masks = _PeopleFacts(dataset, policy, contacts), dict[PeopleRule, Mask]()
@@ -95,9 +96,9 @@ def match_people(
         if node not in masks:
             match node:
                 case AllRule():
-                    masks[node] = np.logical_and.reduce([mask(part) for part in node.all])
+                    masks[node] = np.logical_and.reduce([mask(member) for member in node.all])
                 case AnyRule():
-                    masks[node] = np.logical_or.reduce([mask(part) for part in node.any])
+                    masks[node] = np.logical_or.reduce([mask(member) for member in node.any])
                 case NotRule():
                     masks[node] = ~mask(node.negated)
                 case _:
@@ -108,32 +109,12 @@ def match_people(
     return RuleMatch(rule, masks)
 
 
-@dataclass(frozen=True, eq=False)
-class _Deeds:
-    """The events of one action, by user and time."""
-
-    user: NDArray[np.int32]
-    item: NDArray[np.int32]
-    at: NDArray[np.int64]
-    paid: NDArray[np.float64]
-    """Price times quantity, 0 where the price is unknown."""
-
-    def select(self, keep: Mask) -> _Deeds:
-        return _Deeds(self.user[keep], self.item[keep], self.at[keep], self.paid[keep])
-
-    def moments(self, n_users: int) -> NDArray[np.int64]:
-        """Distinct times of each user, (n_users,)."""
-        is_new = np.ones(len(self.user), bool)
-        is_new[1:] = (np.diff(self.user) != 0) | (np.diff(self.at) != 0)
-        return np.bincount(self.user[is_new], minlength=n_users)
-
-
 class _PeopleFacts:
     """What conditions ask of one dataset, each thing computed once."""
 
     def __init__(self, dataset: Dataset, policy: Policy, contacts: ContactRecords | None) -> None:
         self.dataset, self.policy, self.contacts = dataset, policy, contacts
-        self._deeds: dict[Action, _Deeds] = {}
+        self._deeds: dict[Action, Events] = {}
         self._items: dict[tuple[str | None, str | None, str | None], Mask] = {}
 
     def mask(self, rule: PeopleRule) -> Mask:
@@ -141,15 +122,15 @@ class _PeopleFacts:
         n = self.dataset.n_users
         match rule:
             case DeedRule():
-                times = self.deeds_of(ACTION_OF[rule.condition], rule, rule.days).moments(n)
+                times = visits(self.deeds_of(ACTION_OF[rule.condition], rule, rule.days))[1]
                 return np.asarray(times >= rule.at_least)
             case SpentRule():
                 deeds = self.deeds_of(Action.PURCHASE, rule, rule.days)
-                # prices are stored in single precision, and money is told in hundredths
-                spent = np.round(np.bincount(deeds.user, deeds.paid, minlength=n), 2)
+                # prices are stored in single precision, and money is compared in hundredths
+                spent = np.round(np.bincount(deeds.user, money(deeds), minlength=n), 2)
                 return np.asarray((spent >= (rule.at_least or 0)) & (spent < _or(rule.below, math.inf)))
             case OrdersRule():
-                orders = self.deeds_of(Action.PURCHASE, None, rule.days).moments(n)
+                orders = visits(self.deeds_of(Action.PURCHASE, None, rule.days))[1]
                 return np.asarray((orders >= (rule.at_least or 0)) & (orders <= _or(rule.at_most, math.inf)))
             case OrderAgeRule():
                 days = self._order_age(last=rule.condition == "last_order")
@@ -165,13 +146,10 @@ class _PeopleFacts:
 
     # --- what was done ----------------------------------------------------------------------------------------------
 
-    def deeds_of(self, action: Action, rule: DeedRule | SpentRule | None, days: float | None) -> _Deeds:
+    def deeds_of(self, action: Action, rule: DeedRule | SpentRule | None, days: float | None) -> Events:
         """The events of an action on the rule's items, all without a rule, within the last days."""
         if action not in self._deeds:
-            e = self.dataset.events
-            keep = np.flatnonzero(e.action == ACTION_CODE[action])
-            paid = np.nan_to_num(e.price[keep].astype(np.float64)) * e.quantity[keep]
-            self._deeds[action] = _Deeds(e.user[keep], e.item[keep], e.at[keep], paid)
+            self._deeds[action] = self.dataset.events.of(action)
         deeds = self._deeds[action]
         keep_deeds = np.ones(len(deeds.user), bool)
         if days is not None:
@@ -250,7 +228,7 @@ class _PeopleFacts:
         basics = {name.casefold(): name for name in self.dataset.users.columns if name != USER_COLUMN}
         name = basics.get(rule.name.strip().casefold())
         if name is None:
-            raise UsageError(f"nobody told a basic {rule.name!r}; {_near(rule.name, basics.values())}")
+            raise UsageError(f"there is no basic {rule.name!r}; {_near(rule.name, basics.values())}")
         column = self.dataset.users[name].cast(pl.String)
         if rule.stated:
             return np.array((column.str.strip_chars() != "").fill_null(False).to_numpy())

@@ -6,8 +6,8 @@
         {"not": {"condition": "reached", "days": 14}}
     ]}
 
-A rule says yes or no of every person. "Never" is the not of a condition: what is not known of somebody was not done, so
-`not` also holds for people of whom nothing is known. `recllm.market.audiences.people_match` finds the people, and
+A rule says yes or no of every person. "Never" is the not of a condition: what is unknown counts as not done, so `not`
+also holds for people of whom nothing is known. `recllm.market.audiences.people_match` finds the people, and
 `recllm.market.audiences.rule_words` says a rule in words.
 """
 
@@ -76,7 +76,7 @@ class _OfItems(_Rule):
     """A name, or a path "food > tea"; of items on sale and of former ones."""
     brand: Name | None = None
     days: Days | None = None
-    """Within the last so many days; at any time when None."""
+    """Within this many last days; at any time when None."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -86,7 +86,7 @@ class _OfItems(_Rule):
 
 
 class DeedRule(_OfItems):
-    """Who did something with one of the items, on so many occasions."""
+    """People who did something with one of the items, at least this often."""
 
     condition: Deed
     at_least: Times = 1
@@ -94,7 +94,7 @@ class DeedRule(_OfItems):
 
 
 class SpentRule(_OfItems):
-    """Who spent so much on the items. Purchases without a price count as nothing; a return takes nothing back."""
+    """People who spent this much on the items. Purchases without a price count as 0; returns are not subtracted."""
 
     condition: Literal["spent"]
     at_least: Money | None = None
@@ -108,13 +108,13 @@ class SpentRule(_OfItems):
 
 
 class OrdersRule(_Rule):
-    """Who ordered so often: purchases of one moment are one order."""
+    """People who ordered this often: purchases of one moment are one order."""
 
     condition: Literal["orders"]
     at_least: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     at_most: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     days: Days | None = None
-    """Within the last so many days; at any time when None."""
+    """Within this many last days; at any time when None."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -123,7 +123,7 @@ class OrdersRule(_Rule):
 
 
 class OrderAgeRule(_Rule):
-    """Whose last or first order is so many days ago; it never holds for somebody without an order."""
+    """People whose last or first order is this long ago; it never holds for a person without an order."""
 
     condition: Literal["last_order", "first_order"]
     at_least: Annotated[float, BeforeValidator(_number), Field(ge=0, le=MAX_DAYS, allow_inf_nan=False)] | None = None
@@ -138,7 +138,7 @@ class OrderAgeRule(_Rule):
 
 
 class BasicRule(_Rule):
-    """What somebody told of themselves: one value, one of several, a range of numbers, or anything at all.
+    """What people stated of themselves: one value, one of several, a range of numbers, or anything at all.
 
     Texts are compared in any case. In a range, a band such as "45-54", "65+" or "under 18" counts where all of it lies
     within, and "50-74K" is in thousands.
@@ -165,37 +165,37 @@ class BasicRule(_Rule):
 
 
 class AgreedRule(_Rule):
-    """Who agreed to a channel, as decided now."""
+    """People who agree to a channel now."""
 
     condition: Literal["agreed"]
     channel: RuleChannel
 
 
 class ReachedRule(_Rule):
-    """Who was sent a message by a campaign: an export took it along, whether or not it arrived."""
+    """People in an export of a campaign, whether or not the message arrived."""
 
     condition: Literal["reached"]
     campaign: Name | None = None
     """Its id; any when None."""
     channel: RuleChannel | None = None
     days: Days | None = None
-    """Within the last so many days; at any time when None."""
+    """Within this many last days; at any time when None."""
 
 
 class AllRule(_Rule):
-    """Who meets every rule."""
+    """People who meet every rule."""
 
     all: Annotated[tuple[PeopleRule, ...], Strict(False), Field(min_length=1, max_length=MAX_CONDITIONS)]
 
 
 class AnyRule(_Rule):
-    """Who meets at least one of the rules."""
+    """People who meet at least one of the rules."""
 
     any: Annotated[tuple[PeopleRule, ...], Strict(False), Field(min_length=1, max_length=MAX_CONDITIONS)]
 
 
 class NotRule(_Rule):
-    """Who does not meet the rule."""
+    """People who do not meet the rule."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
@@ -249,7 +249,7 @@ def _check_bounds(low: float | None, high: float | None, name: str) -> None:
     if low is None and high is None:
         raise ValueError(f"give at_least, {name} or both")
     if low is not None and high is not None and (low > high or (name == "below" and low == high)):
-        raise ValueError(f"nobody is in the range: at_least is {low:g} and {name} is {high:g}")
+        raise ValueError(f"the range is empty: at_least is {low:g} and {name} is {high:g}")
 
 
 # --- read and written -------------------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ def _path(location: tuple[int | str, ...]) -> str:
         del parts[:1]
         if parts and isinstance(parts[0], int):
             path.append(parts.pop(0))
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
 
 
 def children(rule: PeopleRule) -> tuple[PeopleRule, ...]:

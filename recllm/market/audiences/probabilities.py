@@ -11,14 +11,14 @@ the answer is known, and a line is fitted through it by maximum likelihood with 
 
     P = 1 - exp(-h'),  log h' = a + b log h,    a ~ N(0, 1),  log b ~ N(0, 1/2) and at most 0
 
-The order of people stays what it is. The model has learned from that window, and tells its buyers apart better than
+The order of people stays what it is. The model has learned from that window, and separates its buyers better than
 those of the future: a line steeper than no change would be that, and is not believed.
 
 People may also be ordered by how alike they are to a list of seeds. With few seeds, likeness is the cosine of a
-person's vector with the mean of the seeds' vectors. With `MIN_SEEDS` of them, a logistic regression tells seeds from
-others by the vector and by how active a person is. Others include people who would be seeds if the shop knew (positive
-and unlabelled data, Elkan and Noto 2008): the order means something, the level does not, so a likeness is never given
-as a probability of buying.
+person's vector with the mean of the seeds' vectors. With `MIN_SEEDS` of them, a logistic regression separates seeds
+from others by the vector and by how active a person is. Others include people who would be seeds if the shop knew
+(positive and unlabelled data, Elkan and Noto 2008): the order means something, the level does not, so a likeness is
+never given as a probability of buying.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from recllm.recommend.recommender.saved_model import Model
 
 MAX_EXPLICIT_ITEMS = 50
-"""Up to so many items, every person is scored on every item."""
+"""Up to this number of items, every person is scored on every item."""
 
 USERS_PER_BLOCK = 256
 """People at once."""
@@ -62,13 +62,13 @@ MIN_CALIBRATION_USERS = 50
 MIN_SEEDS = 50
 """Fewer are too few for a regression."""
 MAX_EXAMPLES = 20_000
-"""The regression learns from at most so many seeds, and so many others, drawn by a fixed seed."""
+"""Seeds, and others, that the regression learns from at most, drawn by a fixed seed."""
 
 PENALTY = 1e-2
 """Of the weights' squares, where the weights of all examples sum to 1."""
 
 LISTED_OFFERS = 30
-"""Of each person the best so many items of the target are known, for offers that spread over the catalogue."""
+"""Best items of each person that are known, for offers that spread over the catalogue."""
 
 Line = tuple[float, float]
 """a and b of the module's formula."""
@@ -99,7 +99,7 @@ class OfferTable:
 
     def rows(self, people: NDArray[np.integer]) -> OfferTable:
         """Of these people."""
-        pair_value = PairValue(*(part[people] for part in self.pair_value))
+        pair_value = PairValue(*(column[people] for column in self.pair_value))
         return OfferTable(self.objective, self.item[people], self.logit[people], self.probability[people], pair_value)
 
 
@@ -108,7 +108,7 @@ class UserScores:
     """Of n people, for a target."""
 
     score: NDArray[np.float64]
-    """(n,), who comes first: h of the module, which tells people apart where the probability rounds to 1; what the
+    """(n,), who comes first: h of the module, which still differs where the probability rounds to 1; what the
     offer is worth by another objective; an effect; or a likeness."""
     best_item: NDArray[np.int64]
     """(n,), row of the item of the target that suits them best, -1 for none."""
@@ -128,7 +128,7 @@ class UserScores:
     def rows(self, people: NDArray[np.integer]) -> UserScores:
         """Of these people."""
         probability = None if self.probability is None else self.probability[people]
-        offers, effects = (None if part is None else part.rows(people) for part in (self.offers, self.effects))
+        offers, effects = (None if table is None else table.rows(people) for table in (self.offers, self.effects))
         return UserScores(self.score[people], self.best_item[people], probability, offers, effects)  # type: ignore[arg-type]
 
     def probabilities(self) -> Floats:

@@ -10,7 +10,7 @@ What sets a group apart from other people: shares of basics and of categories bo
 Its interval is that of the log ratio of two shares (Katz et al. 1978, with half a person added to every cell), at a
 level divided by the number of traits compared (Bonferroni), so that all hold at once. Small groups are never named: a
 trait is left out when fewer people than the policy's group floor have it at all, or fewer than `MIN_PEOPLE` in the
-group have it or lack it, unless nobody lacks it. Sensitive categories are never named either.
+group have it or lack it, unless all have it. Sensitive categories are never named either.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def reasons_for(
         users = UserInputs(
             Events.concat(histories),
             data.as_of,
-            np.repeat(rows, sizes),  # so that nobody is their own neighbour
+            np.repeat(rows, sizes),  # so that no one is their own neighbour
             basics_vectors(recommender.encoder, basics, recommender.text_locale),
         )
         scored = ranker.score(users, Pairs(np.arange(len(repeated) + 1, dtype=np.int64), repeated))
@@ -179,8 +179,7 @@ def distinguishing_traits(
 def _trait_counts(dataset: Dataset, people: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     """Columns kind, name, inside, outside, n_inside, n_outside: how many people have each trait, and of how many.
 
-    people: user (row) and member (whether in the group). A basic is compared among those who told it: what somebody
-    did not tell is no fact about them.
+    people: user (row) and member (whether in the group). A basic is compared among the people who stated it.
     """
     inside, outside = pl.col("member").sum(), (~pl.col("member")).sum()
     rows = [

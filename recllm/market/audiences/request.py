@@ -1,6 +1,6 @@
-"""What is asked of an audience: for what, how many at what cost, and who is left out.
+"""The question for an audience: the target, the size and cost, and who is left out.
 
-The requests say at once what is wrong in them, before anything is loaded.
+Requests check themselves before anything is loaded.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ class LeftOut(Question):
     """Who is left out, by what they did and by their age."""
 
     bought_days: Days | None = None
-    """Leave out who bought one of the items within this many days."""
+    """Leave out people who bought one of the items within this many days."""
     returned: bool = True
-    """Leave out who returned one of the items and did not buy it since."""
+    """Leave out people who returned one of the items and did not buy it since."""
     frequency_cap: Annotated[int, Field(ge=1, le=1_000)] | None = None
-    """Leave out who was shown recommendations this often in `frequency_days`."""
+    """Leave out people who saw recommendations this often in `frequency_days`."""
     frequency_days: Days = 7.0
     """Days that `frequency_cap` counts over."""
     adult_age: Annotated[int, Field(ge=0, le=150)] = 18
-    """Leave out whose age, or year of birth, among the basics allows that they are younger; 0 for no one."""
+    """Leave out people whose age or year of birth allows that they are younger; 0 for no one."""
 
 
 class Exclusions(LeftOut):
@@ -83,7 +83,7 @@ class Exclusions(LeftOut):
     suppressed: Ids = ()
     """Never contact these: the caller's own ids; unknown ones are ignored."""
     people: Annotated[PeopleRule, SkipValidation] | None = None
-    """Leave out who does not meet this rule; see `recllm.market.audiences.people_rule`."""
+    """Leave out people who do not meet this rule; see `recllm.market.audiences.people_rule`."""
     holdout_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Leave out the shop's global holdout: this share of all people, whom nothing personal reaches."""
     holdout_salt: str = ""
@@ -97,7 +97,7 @@ class Exclusions(LeftOut):
 
 
 class OfferChoice(Question):
-    """Which item of the target each person is offered, and by what people are ordered. Raises `UsageError` for values
+    """The item of the target that each person is offered, and the order of people. Raises `UsageError` for values
     that do not go together."""
 
     intent: Intent = Intent.MIXED
@@ -171,7 +171,7 @@ class AudienceRequest(TargetQuestion):
 
 
 class AudienceQuestion(TargetQuestion, OfferChoice, AudienceLimits, LeftOut):
-    """An `AudienceRequest` with all its fields beside each other, as doors other than Python take it."""
+    """An `AudienceRequest` with all its fields in one level, as doors other than Python take it."""
 
     suppressed: Ids = ()
     """Ids of people never to contact."""

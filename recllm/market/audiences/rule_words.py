@@ -22,7 +22,7 @@ from recllm.text.templates import Prompts
 def rule_words(rule: PeopleRule, locale: str, currency: str | None = None) -> str:
     """The rule as one line. currency: of the amounts, e.g. "EUR"; without one they are bare numbers.
 
-    A name of more than some thousand characters, or a group of so many within another, is cut.
+    A name or an inner group of more than some thousand characters is cut.
     """
     return _Speaker(Prompts.load(), locale, currency).words(rule, negated=False)
 
@@ -42,7 +42,7 @@ class _Speaker:
             case AllRule() | AnyRule() if negated:
                 return self._say("not", part=self.words(rule, negated=False))
             case AllRule() | AnyRule():
-                parts = [self._part(part) for part in children(rule)]
+                parts = [self._part(member) for member in children(rule)]
                 return self._say("all" if isinstance(rule, AllRule) else "any", parts=parts)
             case OrdersRule() | OrderAgeRule() if negated:
                 return self._say("not", part=self.words(rule, negated=False))

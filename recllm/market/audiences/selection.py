@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.errors import PolicyError, UsageError
-from recllm.market.audiences.probabilities import UserScores
-from recllm.market.audiences.request import AudienceLimits
+
+if TYPE_CHECKING:  # a hash of an id needs no model
+    from recllm.market.audiences.probabilities import UserScores
+    from recllm.market.audiences.request import AudienceLimits
 
 
 @dataclass(frozen=True, eq=False)

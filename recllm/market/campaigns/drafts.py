@@ -1,10 +1,10 @@
-"""Campaigns whose file lies in the workspace: made and changed there, listed, and who did what when.
+"""Campaigns whose file lies in the workspace: created and changed there, listed, with their history.
 
 campaign-files/ID.toml              the campaign's file, from the fields that a screen or a request gave
 campaign-files/ID.history.jsonl     who made, changed, planned and exported it; a hash chain that only grows
 
-What was decided about texts stands in the campaign's own folder, see `recllm.market.campaigns.folder`. Fields that name
-files or models of this machine are refused: whoever sends fields is not whoever runs it.
+Decisions about texts are in the campaign's own folder, see `recllm.market.campaigns.folder`. Fields that name
+files or models of this machine are refused: the sender of fields is not the operator of the machine.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CampaignStage(StrEnum):
 
 
 class CampaignAct(StrEnum):
-    """What is noted in a campaign's history, besides the decisions about its texts."""
+    """Entries of a campaign's history, besides the decisions about its texts."""
 
     CREATED = "created"
     CHANGED = "changed"
@@ -161,7 +161,7 @@ def campaign_file(workspace: Workspace, campaign_id: str) -> CampaignFile:
         elsewhere = CampaignFolder.of(workspace.root, campaign_id).plan.exists()
         where = "its file lies elsewhere: go on with recllm campaign" if elsewhere else "see the list of campaigns"
         raise UnknownIdError(f"no file of a campaign {campaign_id!r} in this workspace; {where}")
-    # its bare name: what is wrong in it is told to callers, without the folders of this machine
+    # its bare name: its errors reach callers, who see no folders of this machine
     return parse_campaign(path.read_bytes(), Path(path.name))
 
 

@@ -1,4 +1,4 @@
-"""What leaves: one file per channel, of people who agree at this moment, with texts that somebody approved."""
+"""Exports: one file per channel, of customers who agree at this moment, with approved texts."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def export_campaign(
 ) -> CampaignExport:
     """Writes ID-CHANNEL.csv files into `folder`, and logs whom they reach; who is held out is in none of them.
 
-    ids: pseudonym -> the shop's own id, where it is known. revision: what whoever exports saw, see
+    ids: pseudonym -> the shop's own id, where it is known. revision: what the caller saw, see
     `CampaignFolder.revision`. Raises `PolicyError` when no text is approved, or fewer people than the policy's floor
-    are left, `NothingToDo` with the counts when nobody is, or the offer is over, `ConflictError` for another revision.
+    are left, `NothingToDo` with the counts for none, or when the offer is over, `ConflictError` for another revision.
     """
     plan = campaign.plan
-    with campaign.folder.locked():  # nobody withdraws a text between this look and the log of what left
+    with campaign.folder.locked():  # no text is withdrawn between this look and the log of exports
         campaign.folder.check_revision(campaign.file.digest, revision)
         states = text_states(campaign)
         if not any(state.action is TextStatus.APPROVED for state in states.values()):
@@ -97,7 +97,7 @@ def export_campaign(
         held_out, _ = _reachable(campaign, plan.held_out, states)
         if not reached:
             counts = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
-            raise NothingToDo(f"nobody of {plan.campaign_id!r} is left to reach: {counts}")
+            raise NothingToDo(f"the campaign {plan.campaign_id!r} has no customers left to reach: {counts}")
         check_floor(len(reached), FigureGate(campaign.workspace).floor)
         before = {name for entry in read_entries(campaign.folder.exports, ExportEntry) for name in entry.reached}
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def export_campaign(
             "dropped": dropped,
             "decisions": len(read_entries(campaign.folder.decisions, Decision)),
         }
-        # before the line that says they are known: whoever repeats a stopped export records them, and nobody twice
+        # before the line that says they are recorded: a repeated export records them, and none twice
         _record_shown(campaign, [p for p in reached if p.user_id not in before], messages, at)
         append(campaign.folder.exports, [entry])
         announce(campaign.workspace, EXPORTED, _announcement(campaign, entry, files, window))
@@ -203,7 +203,7 @@ def _write_files(
         """Whose words they are, when they may leave, and the channel's parts with what the law adds."""
         wording, channel = states[text.id].text, channel_named(text.channel)
         finished = message(campaign.file, wording, text.channel, text.locale, text.generator)
-        # what asks for a step stands in a column of its own: whoever sends makes a button of it
+        # the call to action has a column of its own: the sending service makes a button of it
         call = channel.parts(wording).get(CALL_TO_ACTION, "")
         if call:
             finished = finished.replace(f"\n\n{call}", "", 1)
@@ -247,7 +247,7 @@ def _write_files(
 def _announcement(
     campaign: OpenCampaign, entry: Mapping[str, Any], files: Sequence[Path], window: SendWindow
 ) -> dict[str, Any]:
-    """What targets are told of an export: no people, and nothing about fewer than all of them."""
+    """What webhooks get of an export: no people, and only figures of all of them."""
     return {
         "campaign": campaign.plan.campaign_id,
         "reached": len(entry["reached"]),
@@ -260,7 +260,7 @@ def _announcement(
 
 
 def _messages(campaign: OpenCampaign, people: Sequence[PlannedPerson], at: datetime) -> dict[str, CampaignMessage]:
-    """Pseudonym -> message. Its id is the same at each export, and nobody without the workspace's key can guess it."""
+    """Pseudonym -> message. Its id is the same at each export, and cannot be guessed without the workspace's key."""
     plan, hashed = campaign.plan, campaign.workspace.pseudonymiser("message")
     return {
         p.user_id: CampaignMessage(

@@ -29,8 +29,7 @@
     [sender]
     name = "Hearth"
 
-A file says nothing of where texts and the key of a text server go: the operator does, in the environment variable
-RECLLM_LLM_URL (such as http://localhost:8000/v1#model).
+The operator sets where texts and the key of a text server go, in RECLLM_LLM_URL=http://localhost:8000/v1#model.
 """
 
 from __future__ import annotations
@@ -155,16 +154,16 @@ class TargetSection(_Section):
     """Words such as "something for trail running": each person gets the one of the items that fit them best which suits
     the person."""
     occasion: Occasion | None = None
-    """Whoever has this occasion when the campaign is planned, each for an item of their own."""
+    """The people who have this occasion when the campaign is planned, each for an item of their own."""
     most_items: Annotated[int, Field(ge=1)] | None = None
-    """So many items at most, those that suit most people; when None all, or 20 of the whole catalogue."""
+    """Maximum number of items: those that suit most people; when None all, or 20 of the whole catalogue."""
     intent: Annotated[Intent, Strict(False)] | None = None
     """What an offer is to a person: mixed (the same as None), discover, remind, cross_sell or win_back."""
     objective: Annotated[Objective, Strict(False)] | None = None
     """By what people and their items are chosen: probability, lift, margin or uplift. When None lift for a campaign
     that picks its items, and probability for others."""
     effects: Text | None = None
-    """uplift: the name of the effects that a trial told; see `recllm uplift --save`."""
+    """uplift: the name of the effects of a trial; see `recllm uplift --save`."""
     sure: bool = False
     """uplift: only people whose effect is shown to be above 0."""
     spread: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -253,10 +252,6 @@ class LimitsSection(AudienceCut, LeftOut, _Section):
     def _cut_fits(self) -> Self:
         with in_words("budget"):
             self.check_cut()
-        return self
-
-    @model_validator(mode="after")
-    def _hours_fit(self) -> Self:
         if self.timezone is not None and self.timezone not in zoneinfo.available_timezones():
             fail(f"is a name such as Asia/Shanghai, not {self.timezone!r}", "timezone")
         try:
@@ -296,22 +291,22 @@ class WordsSection(_Section):
     variants: Annotated[int, Field(ge=1, le=5)] = 1
     """Texts for each item, kind of reason, channel and locale; they are compared in the report."""
     learn_from: Texts = ()
-    """Earlier campaigns of this workspace: where they sent the same wording, what became of it decides how often each
-    variant goes out now (Thompson sampling). Empty: all equally often."""
+    """Earlier campaigns of this workspace: the answers to the same wordings there decide how often each variant goes
+    out now (Thompson sampling). Empty: all equally often."""
     guard_limit: Annotated[float, Field(gt=0, lt=1)] | None = 0.02
     """A variant whose readers dismiss, unsubscribe or complain more often than this, with .95 certainty, goes out no
     more; the first one always stays. None for no guard."""
     generator: Text = "template"
     """template, smollm2, a folder or hub id of a causal language model, or server: the one that the operator set."""
     adapter: FileBeside | None = None
-    """A folder of a tuned generator, beside this file."""
+    """A folder of a tuned generator, in the folder of this file."""
     seed: Annotated[int, Field(ge=0)] = 0
     packs: tuple[InstanceOf[Pack], ...] = Field(
         default_factory=lambda: tuple(pack_named(name) for name in pack_names())
     )
-    """Rule packs by name, or files beside this one; all shipped ones by default."""
+    """Rule packs by name, or files in the folder of this one; all shipped ones by default."""
     voice: InstanceOf[Voice] | None = None
-    """From a file beside this one."""
+    """From a file in the folder of this one."""
     known_brands: Texts = ()
     evidence: Mapping[str, Annotated[str | Mapping[str, str], BeforeValidator(_proof)]] = {}
     """Key -> proof, or key -> item -> proof."""
@@ -403,19 +398,15 @@ class CampaignFile(_Section):
                 else:
                     channel_written_for(name)
         if info.field_name == "channels" and not set(names) & set(CHANNEL_PURPOSE):
-            fail(f"reaches nobody; people are reached by: {', '.join(CHANNEL_PURPOSE)}")
+            fail(f"reaches no customers; they are reached by: {', '.join(CHANNEL_PURPOSE)}")
         return tuple(dict.fromkeys(names)) or fail("is empty; name a language, such as en")
 
     @model_validator(mode="after")
-    def _sender_suffices(self) -> Self:
-        """A message that must name its sender cannot go out without one: said now, and not when it is exported."""
+    def _sections_fit(self) -> Self:
+        """A message that must name its sender cannot go out without one: refused now, and not at its export."""
         with in_words("sender"):
             for name in self.channels:
                 complete("", channel=name, locale=self.locales[0], sender=self.sender)
-        return self
-
-    @model_validator(mode="after")
-    def _limits_fit(self) -> Self:
         if self.target.occasion and self.limits.bought_days is not None:
             fail("is for items and categories: an occasion says itself who bought what", "limits.bought_days")
         return self
@@ -470,7 +461,8 @@ def read_campaign(file: Path) -> CampaignFile:
 
 
 def parse_campaign(content: bytes, file: Path) -> CampaignFile:
-    """The campaign in the bytes of `file`, beside which the files lie that it names. Raises as `read_campaign` does."""
+    """The campaign in the bytes of `file`, whose folder holds the files that it names. Raises as `read_campaign`
+    does."""
     try:
         text = content.decode("utf-8-sig")
         table = toml_table(text, parse_float=Decimal)
@@ -488,15 +480,15 @@ def parse_campaign(content: bytes, file: Path) -> CampaignFile:
 
 
 def _beside(name: str, folder: Path) -> Path:
-    """The file or folder of this name beside a campaign's file or below: what somebody sends along with a campaign
-    says nothing of the other files of a machine."""
+    """The file or folder of this name in the folder of a campaign's file or below, so that a campaign names no other
+    file of the machine."""
     path = folder / name
     try:
         is_inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{name!r} names no file: {error}") from error
     if not is_inside:
-        raise DataError(f"{name} is not beside the campaign's file nor below; put it there")
+        raise DataError(f"{name} is outside of the folder of the campaign's file; put it there")
     return path
 
 

@@ -1,10 +1,10 @@
-"""Where campaigns lie in a workspace, each in a folder of its own.
+"""The files of campaigns in a workspace, each in a folder of its own.
 
 campaigns/ID/plan.json         the plan without its people
-campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of reason, text; never what somebody bought
+campaigns/ID/people.jsonl      one line per person: pseudonym, item, kind of reason, text; never a purchase
 campaigns/ID/decisions.jsonl   who approved, edited, rejected or withdrew which text, and when; only ever longer
 campaigns/ID/exports.jsonl     what left, and whom it reached
-campaigns/.ID.lock             held by whoever reads, publishes or decides, so that nobody sees half of it
+campaigns/.ID.lock             held while a plan is read, published or decided about, so that none is seen half done
 copies/                        what made each text, where recllm copy --replay finds it
 
 A plan with its first decisions appears complete or not at all, and so do the lines that one decision adds.
@@ -45,7 +45,7 @@ _file_form = with_config(ConfigDict(extra="forbid", validate_by_name=True))
 @_file_form
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFacts:
-    """What a text's claims rest on; when one of them changes, the text is withdrawn."""
+    """The facts behind a text's claims; when one of them changes, the text is withdrawn."""
 
     title: str
     price: str | None = None
@@ -178,7 +178,7 @@ class Decision:
     text_id: str
     why: str = ""
     text: str = ""
-    """The new wording of an edit, with what the checks said of it under which facts."""
+    """The new wording of an edit, with the findings of the checks and their facts."""
     failures: tuple[CheckNote, ...] = ()
     warnings: tuple[CheckNote, ...] = ()
     facts: TextFacts | None = None
@@ -228,7 +228,7 @@ class CampaignFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else reads or changes the campaign meanwhile. What a publication that was stopped left is put right.
+        """Locks the campaign for reading and changes. Repairs what a stopped publication left.
 
         Not to be nested. Raises `StoreError` when another process keeps the campaign for a minute, and when the disk
         does not take what is written in the block.
@@ -259,7 +259,7 @@ class CampaignFolder:
     def revision(self, digest: str) -> str:
         """16 hex digits over all that is known of the campaign: its file, by the digest, its plan and its logs.
 
-        Whoever decides says which revision they saw. Under the lock.
+        A decision names the revision that it is about. Under the lock.
         """
         parts = [digest.encode()]
         for file in (self.plan, self.decisions, self.exports):
@@ -346,7 +346,7 @@ def _undamaged(file: Path) -> Iterator[None]:
         reason = str(error)
         if isinstance(error, ValidationError):
             first = error.errors(include_url=False)[0]
-            reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+            reason = f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
         raise DataError(f"{file}: the plan is damaged: {reason}; plan again with --replace") from error
 
 
@@ -412,7 +412,7 @@ def read_entries(log: Path, form: type[Entry]) -> list[Entry]:
         first = error.errors(include_url=False)[0]
         row, *path = first["loc"]
         raise DataError(
-            f"{log}, line {int(row) + 1}: {'.'.join(str(part) for part in path)}: {first['msg']}; "
+            f"{log}, line {int(row) + 1}: {'.'.join(str(step) for step in path)}: {first['msg']}; "
             "another version of recllm wrote it: use that one"
         ) from error
 

@@ -56,7 +56,7 @@ def _take_out(campaigns: Iterable[CampaignFolder], is_leaving: IsLeaving) -> rec
 
 
 def _take_out_of(file: Path, is_leaving: IsLeaving) -> records.Removed:
-    """The log of exports is chained anew."""
+    """The log of exports gets a new hash chain."""
     kind, n_removed, unread = f"campaign_{file.stem}", 0, f"campaigns/{file.parent.name}/{file.name}"
     try:
         check_plain(file)
@@ -97,7 +97,7 @@ def _mentions(entry: Mapping[str, Any]) -> int:
 
 
 def _with_names(file: Path, content: bytes, name_of: Callable[[str], str | None]) -> bytes:
-    """The content with other pseudonyms, whatever its form; a log that was whole is chained anew."""
+    """The content with other pseudonyms, whatever its form; a sound log gets a new hash chain."""
     changed = _PSEUDONYM.sub(lambda match: (name_of(match[0].decode()) or match[0].decode()).encode(), content)
     if changed != content:
         with suppress(DataError):

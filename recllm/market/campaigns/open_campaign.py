@@ -1,6 +1,6 @@
 """A planned campaign laid open: its file, its plan, its items as they are now, and what was decided about its texts.
 
-Whoever opens a campaign to decide or to export withdraws at once what no longer holds: a text whose item changed its
+To open a campaign for a decision or an export withdraws at once what no longer holds: a text whose item changed its
 price or is gone, or whose offer ended, is `withdrawn` before anybody can approve or export it.
 
 What has been decided about each text is read from a log that only grows (G18):
@@ -10,8 +10,8 @@ What has been decided about each text is read from a log that only grows (G18):
       │  └── edited ◄───────────┘     a new wording, checked when it is entered; it waits for approval as a draft does
       └────► rejected
 
-Nothing is approved without a person, unless the campaign says `auto` and the text passes; what is blocked is approved
-by nobody.
+Nothing is approved without a person, unless the campaign says `auto` and the text passes; what is blocked cannot be
+approved.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def _changed(was: TextFacts, now: TextFacts) -> str:
 
 
 States = Mapping[str, Decision]
-"""What holds of each text now, by its id: the last decision with the wording that it is about and what was said of it;
-for a draft that of the plan, by nobody."""
+"""The state of each text, by its id: the last decision with its wording and the findings of the checks;
+for a draft that of the plan, without a name."""
 
 
 def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
@@ -188,7 +188,7 @@ def text_states(campaign: OpenCampaign) -> dict[str, Decision]:
 
 
 def _wording(text: CampaignText | Decision) -> dict[str, Any]:
-    """What a decision is about, and what the checks said of it under which facts."""
+    """The wording that a decision is about, the findings of the checks, and their facts."""
     return {name: getattr(text, name) for name in ("text", "failures", "warnings", "facts")}
 
 
@@ -264,7 +264,7 @@ def _decisions(action: TextStatus, text_ids: Sequence[str], *, by: str, at: date
 
 
 def _faults(text: CampaignText | Decision, by: str | None) -> list[str]:
-    """Why a text cannot be approved by somebody; None for the campaign itself, which says `auto`."""
+    """Why a text cannot be approved. by: a person; None for the campaign itself, which says `auto`."""
     checks = [Check(guarantee=n.rule, passed=False, message=n.message, span=n.span) for n in text.failures]
     return [fault.message for fault in approvable(checks, warnings=len(text.warnings), by=by, auto=by is None)]
 

@@ -1,6 +1,6 @@
-"""What a campaign brought: who was reached, what they did, and how that differs from people who were held out.
+"""The outcome of a campaign: the people reached, their conversions, and the difference from the people held out.
 
-Only the holdout, which a hash drew, can tell an effect. The rest of the shop is shown beside them as what it is: other
+Only the holdout, which a hash drew, shows an effect. The rest of the shop is shown as well, as what it is: other
 people. No group below the policy's floor is reported, and callers without exact figures get noise that is small
 compared with the intervals: see `recllm.shop.workspace.figures`.
 """
@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import NothingToDo
+from recllm.base.errors import DataError, NothingToDo
 from recllm.base.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
 from recllm.base.stats.intervals import ConfidenceInterval, difference, mean_difference, share
 from recllm.base.words.sentences import section
@@ -24,6 +25,7 @@ from recllm.market.audiences.audience import aim
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.market.campaigns.folder import ExportEntry, PlannedPerson, read_entries
 from recllm.market.campaigns.open_campaign import OpenCampaign
+from recllm.market.propensity.features import money
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.data.interactions import of_actions
 from recllm.shop.workspace.figures import FigureGate
@@ -48,7 +50,7 @@ class GroupFigures:
     """Paid for the campaign's items, in the shop's currency."""
     revenue_per_person: float
     unsubscribed: int | None
-    """Who has since withdrawn their consent to the channel; None where nobody was addressed or could be."""
+    """People who have since withdrawn their consent to the channel; None for groups that were not addressed."""
 
 
 class ReachBasis(StrEnum):
@@ -57,7 +59,7 @@ class ReachBasis(StrEnum):
     DELIVERED = "delivered"
     """The service that sent the messages reports so."""
     EXPORTED = "exported"
-    """The message left; what became of it is not known, or of too few people to be told apart."""
+    """The message left; whether it arrived is unknown, or known of too few people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +77,12 @@ class SegmentFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignOutcome:
-    """What a campaign brought. A group of too few people is None, and so is an effect without two groups.
+    """The outcome of a campaign. A group of too few people is None, and so is an effect without two groups.
 
     planned = reached + not_delivered + not_counted + the sum of dropped.
 
-    Effects and segments are about everybody whose message left, delivered or not: nobody knows whose message would have
-    failed among those held out.
+    Effects and segments are about everybody whose message left, delivered or not: among those held out it is unknown
+    whose message would have failed.
     """
 
     campaign_id: str
@@ -221,8 +223,41 @@ def campaign_outcome(campaign: OpenCampaign, gate: FigureGate | None = None) -> 
     return replace(outcome, words=conclusions(outcome, gate.floor, workspace.settings.locale))
 
 
+def campaign_trial(campaign: OpenCampaign) -> tuple[datetime, pl.DataFrame]:
+    """What `propensity.uplift.estimate_uplift` learns from: when the first message left, and a table of user_id
+    (pseudonyms), treated and outcome, both 0 or 1.
+
+    Treated are the people whose message left; the others were held out of the same exports at random. The outcome is a
+    conversion within the campaign's window, of people who agreed to be counted. Raises `NothingToDo` before the first
+    export or while the window is open, `DataError` for a campaign without a holdout.
+    """
+    plan, exports = campaign.plan, read_entries(campaign.folder.exports, ExportEntry)
+    if not exports:
+        raise NothingToDo(f"the campaign {plan.campaign_id!r} was not exported yet; there is nothing to learn from")
+    start = datetime.fromisoformat(exports[0].send_from)
+    end, known_until = start + timedelta(days=plan.window_days), utc(log_end(campaign.workspace) or 0)
+    if known_until < end:
+        raise NothingToDo(
+            f"the window of {plan.campaign_id!r} ends on {end:%Y-%m-%d}, and the log on {known_until:%Y-%m-%d}; learn "
+            "from it when all is known"
+        )
+    sent = {name for entry in exports for name in entry.reached}
+    held_out = {name for entry in exports for name in entry.held_out} - sent
+    if not held_out:
+        raise DataError(
+            f"the campaign {plan.campaign_id!r} has no holdout, so its effect is unknown; set limits.holdout above 0 "
+            "in the next one"
+        )
+    names = [person.user_id for person in plan.people if person.user_id in sent | held_out]
+    actions = _window_actions(campaign, start, end, FigureGate(campaign.workspace))
+    rows = actions.data.user_rows(names)
+    converted = actions.converted[np.maximum(rows, 0)].astype(np.float64)
+    table = pl.DataFrame({"user_id": names, "treated": [float(name in sent) for name in names], "outcome": converted})
+    return start, table.filter(pl.Series(rows >= 0))
+
+
 Reports = Collection[tuple[str, str, MessageEventKind]]
-"""Pseudonym, channel and what became of the person's message there."""
+"""Pseudonym, channel and what was reported of the person's message there."""
 
 
 def _reach_basis(sent: People, reports: Reports, floor: int) -> dict[str, ReachBasis]:
@@ -254,7 +289,6 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate
     in_window = (events.at >= start.timestamp()) & (events.at < end.timestamp())
     events = events.select(in_window & np.isin(events.item, items[items >= 0]))
     purchases = events.of(Action.PURCHASE)
-    paid = np.nan_to_num(purchases.price.astype(np.float64)) * purchases.quantity
     names = data.users["user_id"].to_list()
     channel = {p.user_id: p.channel for p in plan.people}
     unsubscribed = np.zeros(data.n_users, bool)
@@ -264,20 +298,10 @@ def _window_actions(campaign: OpenCampaign, start: datetime, end: datetime, gate
     return _WindowActions(
         data=data,
         converted=np.bincount(events.user, minlength=data.n_users) > 0,
-        revenue=np.bincount(purchases.user, paid, minlength=data.n_users).astype(np.float64),
+        revenue=np.bincount(purchases.user, money(purchases), minlength=data.n_users).astype(np.float64),
         unsubscribed=unsubscribed,
         gate=gate,
     )
-
-
-def converted_in_window(
-    campaign: OpenCampaign, names: Sequence[str], start: datetime, end: datetime
-) -> NDArray[np.float64]:
-    """Whether each of these people did within the window what the campaign was for, 0 or 1, (n,); NaN for who has not
-    agreed to be counted."""
-    actions = _window_actions(campaign, start, end, FigureGate(campaign.workspace))
-    rows = actions.data.user_rows(list(names))
-    return np.where(rows >= 0, actions.converted[np.maximum(rows, 0)], np.nan).astype(np.float64)
 
 
 def _effect(
@@ -321,7 +345,7 @@ def _segments(
 def divided(
     reached: People, held_out: People, items: Mapping[str, Item], floor: int
 ) -> dict[str, dict[str, BothSides]]:
-    """How -> part -> people. Parts with fewer reached people than `floor` stand together under `OTHERS`, together with
+    """How -> part -> people. Parts with fewer reached people than `floor` are merged under `OTHERS`, together with
     the next larger ones until these are enough. A way that leaves a single part is left out."""
     third, two_thirds = np.quantile([p.probability for p in (*reached, *held_out)] or [0.0], [1 / 3, 2 / 3])
     ways: dict[str, dict[str, BothSides]] = {}
@@ -342,12 +366,12 @@ def divided(
                 ways.setdefault(by, {}).setdefault(name, ([], []))[side].append(p)
     merged = {by: _merged(parts, floor) for by, parts in ways.items()}
     for by in ("likelihood", "variant"):  # they have an order of their own, which is that of the alphabet
-        merged[by] = dict(sorted(merged.get(by, {}).items(), key=lambda part: (part[0] == OTHERS, part[0])))
+        merged[by] = dict(sorted(merged.get(by, {}).items(), key=lambda named: (named[0] == OTHERS, named[0])))
     return {by: parts for by, parts in merged.items() if len(parts) > 1}
 
 
 def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
-    """Largest first, what is told together last."""
+    """Largest first, the merged parts last."""
     order = sorted(parts, key=lambda name: (-len(parts[name][0]), name))
     large = [name for name in order if len(parts[name][0]) >= floor]
     small = [name for name in order if name not in large]
@@ -363,7 +387,7 @@ def _merged(parts: Mapping[str, BothSides], floor: int) -> dict[str, BothSides]:
 
 
 def conclusions(outcome: CampaignOutcome, floor: int, locale: str) -> tuple[str, ...]:
-    """What the figures say and what they do not. floor: the fewest people that are told about."""
+    """What the figures say and what they do not. floor: the smallest group that is reported."""
     sentences = {**section("conclusion", locale), **section(f"conclusion.{aim(outcome.converts)}", locale)}
     days = {name: f"{getattr(outcome, name):%Y-%m-%d}" for name in ("start", "until", "end")}
     effect = outcome.effect

@@ -20,13 +20,12 @@ from recllm.base.errors import DataError, NotFittedError, NothingToDo, UsageErro
 from recllm.base.schema import Generator, Objective, Occasion
 from recllm.base.words.sentences import language
 from recllm.learn.features.item_vectors import basics_of
+from recllm.market.adcopy.ads import effect_model, may_be_modelled, open_generator
 from recllm.market.adcopy.request import reason_kind
 from recllm.market.audiences.assignment import select_jointly
 from recllm.market.audiences.audience import (
     Audience,
-    AudienceTarget,
     EligiblePool,
-    audience_target,
     build_audience,
     counts_in_words,
     eligible_pool,
@@ -40,13 +39,13 @@ from recllm.market.audiences.reasons import reasons_for
 from recllm.market.audiences.request import Exclusions
 from recllm.market.audiences.selection import Selection, draws, select
 from recllm.market.audiences.spread import SpreadFigures, spread_offers
+from recllm.market.audiences.targets import AudienceTarget, audience_target
 from recllm.market.campaigns.file import SERVER, CampaignFile
 from recllm.market.campaigns.folder import CampaignFolder, CampaignPlan, PlannedPerson, publish
 from recllm.market.campaigns.open_campaign import auto_approvals
 from recllm.market.campaigns.target_text import MOST_ITEMS, fitting_items
 from recllm.market.campaigns.texts import TextKey, catalogue_at, text_keys, write_texts
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
-from recllm.market.jobs.ad_copy import effect_model, may_be_modelled, open_generator
 from recllm.market.occasions.choose import lacking
 from recllm.market.occasions.day import cases_of, shop_of_people
 from recllm.market.propensity.saved_effects import effects_of, saved_effects
@@ -92,11 +91,12 @@ def plan_campaigns(
 
     Raises `UsageError` or `DataError` for a campaign that cannot be (a taken id, an offer that does not run when texts
     go out, an item that is gone), `NotFittedError` without a trained model, `PolicyError` for a sensitive target or a
-    group under the floor, and `NothingToDo` with the counts when a campaign would reach nobody. Then nothing is
+    group under the floor, and `NothingToDo` with the counts when a campaign would reach no customers. Then nothing is
     published.
     """
     tell = progress or (lambda _: None)
-    files = [_in_shop_language(file, workspace) for file in files]
+    shop_language = {"locales": (workspace.settings.locale,)}  # of files that name none
+    files = [f if "locales" in f.model_fields_set else f.model_copy(update=shop_language) for f in files]
     checked = _checked(workspace, files, replace, generator, now)
     if recommender is None and current(workspace.models_dir) is None:
         raise NotFittedError("a campaign needs calibrated probabilities: train a model first, with recllm train")
@@ -108,7 +108,7 @@ def plan_campaigns(
         if not group.audience.people:
             counts = counts_in_words(group.audience.excluded)
             n_held_out = len(group.audience.holdout)
-            raise NothingToDo(f"the campaign {file.id!r} reaches nobody: {counts}; held out: {n_held_out}")
+            raise NothingToDo(f"the campaign {file.id!r} reaches no customers: {counts}; held out: {n_held_out}")
     plans = []
     for campaign, group in zip(checked, groups, strict=True):
         tell(f"writing the texts of {campaign.file.id}")
@@ -120,13 +120,6 @@ def plan_campaigns(
         people, n_held_out, n_texts = len(plan.addressed), len(plan.held_out), len(plan.texts)
         _logger.info("planned %d people, %d held out, %d texts", people, n_held_out, n_texts)
     return plans
-
-
-def _in_shop_language(file: CampaignFile, workspace: Workspace) -> CampaignFile:
-    """A campaign whose file names no language speaks the workspace's."""
-    if "locales" in file.model_fields_set:
-        return file
-    return file.model_copy(update={"locales": (workspace.settings.locale,)})
 
 
 # --- what is wrong, before anything is loaded ------------------------------------------------------------------------
@@ -294,7 +287,7 @@ def _recipients(
     reachable = [_pool(recommender, file, workspace) for file in files]
     pools = [pool for _, pool in reachable]
     if len(files) == 1:
-        selections = [_cut(pools[0], files[0])]
+        selections = [select(pools[0].scores, pools[0].user_ids, files[0].id, files[0].limits.cut)]
     else:
         names, limits = [file.id for file in files], [file.limits.cut for file in files]
         selections, _ = select_jointly(pools, names, limits, recommender.dataset.n_users, contacts=contacts)
@@ -307,11 +300,8 @@ def audience_of(
 ) -> Audience:
     """Whom a campaign would address, without planning it; the errors are those of `plan_campaigns`."""
     grown, pool = _pool(recommender, file, workspace)
-    return build_audience(grown, pool, _cut(pool, file), file.id, None if explain else 0, figures=FigureGate(workspace))
-
-
-def _cut(pool: EligiblePool, file: CampaignFile) -> Selection:
-    return select(pool.scores, pool.user_ids, file.id, file.limits.cut)
+    cut = select(pool.scores, pool.user_ids, file.id, file.limits.cut)
+    return build_audience(grown, pool, cut, file.id, None if explain else 0, figures=FigureGate(workspace))
 
 
 def _pool(recommender: Recommender, file: CampaignFile, workspace: Workspace) -> tuple[Recommender, EligiblePool]:
@@ -353,7 +343,7 @@ def _occasion_target(
 ) -> tuple[AudienceTarget, tuple[NDArray[np.int64], UserScores]]:
     """The items of an occasion, and its people with the item and the chance of each.
 
-    Raises `DataError` where the shop has no data for it, `NothingToDo` where it is nobody's today.
+    Raises `DataError` where the shop has no data for it, `NothingToDo` where no one has it today.
     """
     shop = shop_of_people(workspace, recommender.dataset)
     if why := lacking(shop).get(occasion):
@@ -361,7 +351,7 @@ def _occasion_target(
     cases = cases_of(workspace, shop, (occasion,))[0][occasion]
     cases = cases.select(cases.item >= 0)
     if not len(cases):
-        raise NothingToDo(f"{utc(shop.now):%Y-%m-%d} is nobody's occasion {occasion}")
+        raise NothingToDo(f"{utc(shop.now):%Y-%m-%d}: no customer has the occasion {occasion}")
     chance = np.nan_to_num(np.zeros(len(cases)) if cases.probability is None else cases.probability)
     scores = UserScores(-np.log1p(-np.minimum(chance, 1 - 1e-7)), cases.item, chance.astype(np.float32))
     return AudienceTarget(occasion.value, np.unique(cases.item)), (cases.user, scores)
@@ -382,11 +372,7 @@ def _exclusions(file: CampaignFile, workspace: Workspace) -> Exclusions:
 
 def _agreed(file: CampaignFile, gate: PolicyGate) -> Consents:
     """Who agreed to one of the campaign's channels."""
-
-    def agreed(ids: Sequence[str]) -> list[bool]:
-        return [channel is not None for channel in first_channels(gate, ids, file.personal_channels)]
-
-    return agreed
+    return lambda ids: [channel is not None for channel in first_channels(gate, ids, file.personal_channels)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,13 +425,13 @@ def count_reachable(
     question = file.model_dump_json(include={"target", "limits", "channels"})
     cells = figures.sizes(question, {REACHABLE: len(names), **excluded}, disjoint=True)
     channels = figures.sizes(question, members, disjoint=True)
-    rule = figures.sizes("rule", {part.model_dump_json(): n for part, n in conditions.items()})
+    rule = figures.sizes("rule", {node.model_dump_json(): n for node, n in conditions.items()})
     return ReachCount(
         reachable=cells.people[REACHABLE],
         channels={name: channels.people[name] for name, n in members.items() if n or not figures.is_exact},
         excluded={reason: cells.people[reason] for reason, n in excluded.items() if n or not figures.is_exact},
         items=len(items),
-        rule={part: rule.people[part.model_dump_json()] for part in conditions},
+        rule={node: rule.people[node.model_dump_json()] for node in conditions},
         next_on=cells.next_on or channels.next_on or rule.next_on,
     )
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from recllm.recommend.recommender.recommender import Recommender
 
 THEME_WEIGHT = 3.0
-"""Of the nearest by meaning beside those by words: a campaign's text is a theme more often than a name. "A winter
-breakfast" is about breakfast, and no word of it tells so."""
+"""Of the nearest by meaning against those by words: a campaign's text is a theme more often than a name, such as "a
+winter breakfast"."""
 WIDER = 6
-"""So many times the items wanted are looked at, since things that differ in size alone are one."""
+"""Multiple of the wanted items that is searched, since items that differ in size alone count once."""
 MOST_ITEMS = 8
-"""Items that a text stands for where the campaign names no number: each person gets the one that suits them best."""
+"""Default number of items for a text: each person gets the one that suits them best."""
 
 
 def fitting_items(recommender: Recommender, text: str, category: str | None, *, limit: int) -> list[str]:

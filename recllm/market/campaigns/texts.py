@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 from recllm.base.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind, count_text
+from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
 from recllm.market.adcopy.record import save, write_recorded
 from recllm.market.adcopy.request import CopyRequest, Voice
@@ -21,7 +22,6 @@ from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
 from recllm.market.adcopy.write import TEMPLATE, sayable_facts
 from recllm.market.campaigns.file import CampaignFile
 from recllm.market.campaigns.folder import COPIES, CampaignText, CheckNote, PlannedPerson, TextFacts
-from recllm.market.jobs.ad_copy import item_of
 from recllm.shop.data.catalogue import on_offer
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.domains import SHOP, domain_of, in_domain
@@ -195,7 +195,7 @@ def write_texts(
     """
     texts: dict[TextKey, list[CampaignText]] = {}
     number, n_failed = 0, 0
-    silent: list[str] = []  # of each text without the offer, what was wrong with the one that told it
+    silent: list[str] = []  # of each text without the offer, the fault of the one with it
     for key in sorted(keys, key=lambda k: (-keys[k], k)):
         texts[key] = []
         request = copy_request(file, catalogue, key, send)

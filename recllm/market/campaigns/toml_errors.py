@@ -54,7 +54,7 @@ def data_error(file: Path, source: str, error: ValidationError, sections: Mappin
     faults = []
     for fault in error.errors(include_url=False):
         context = whole_numbers(fault.get("ctx", {}))
-        path = [part for part in fault["loc"] if isinstance(part, str)] + [key for key in [context.get("key")] if key]
+        path = [step for step in fault["loc"] if isinstance(step, str)] + [key for key in [context.get("key")] if key]
         if fault["type"] == "extra_forbidden":
             words = unknown_key(source, ".".join(path[:-1]), path[-1], sections)
         elif fault["type"] == "in_words":

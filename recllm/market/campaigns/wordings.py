@@ -1,4 +1,4 @@
-"""Which wording does better: what became of the same wording in earlier campaigns decides how often it goes out.
+"""Which wording does better: the answers to the same wording in earlier campaigns decide how often it goes out.
 
 A wording is a text on a channel, as it was sent: an edited text is another wording. A success is a click or a purchase
 that belongs to the showing (`recllm.market.experiments.feedback`); a guard event is a dismissal, an unsubscription or a
@@ -33,7 +33,7 @@ GUARD_KINDS = (MessageEventKind.UNSUBSCRIBED, MessageEventKind.COMPLAINED)
 
 
 def wording_counts(workspace: Workspace, campaign_ids: Sequence[str]) -> dict[Wording, VariantCounts]:
-    """What became of each wording of these campaigns; a wording that nobody was shown is not there.
+    """The answers to each wording of these campaigns that was shown.
 
     Raises `UsageError` for a campaign that was not planned here.
     """

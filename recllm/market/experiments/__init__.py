@@ -1,3 +1,4 @@
-"""The statistics of the closed loop: who sees which variant, what may be said of it, what another policy would have
-earned, and how slates and texts explore. Pure functions on frozen data; no store and no HTTP.
+"""Experiments: which customer sees which variant, the statistics of answers, and the value of another ranking.
+
+Statistics are pure functions on frozen data; `slates` and `off_policy` read a workspace.
 """

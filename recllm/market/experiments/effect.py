@@ -1,4 +1,4 @@
-"""How far two variants differ, with an interval that may be looked at every day.
+"""The difference of two variants, with an interval that holds at every look.
 
 The unit is the person, since people are what was drawn: each person gives one numerator (clicks, orders, revenue) and
 one denominator (showings; 1 for a mean per person). A variant's value is sum of numerators / sum of denominators, and
@@ -30,7 +30,7 @@ from math import inf, log, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recllm.base.errors import DataError, UsageError
+from recllm.base.errors import DataError
 from recllm.base.stats.intervals import Interval
 from recllm.market.experiments.sample_ratio import RatioVerdict, SampleRatio, check_sample_ratio
 from recllm.market.experiments.split import Experiment
@@ -49,7 +49,7 @@ MIN_PEOPLE = 50
 
 
 class Verdict(StrEnum):
-    """What the always-valid interval says of a variant against the control."""
+    """The verdict of the always-valid interval about a variant against the control."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -65,7 +65,7 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """What has to be known of a variant's people: their number, means and co-moments. Parts with different people add
+    """A variant's people: their number, means and co-moments. Parts with different people add
     up with `+`, so a log can be read in pieces; all rows of one person belong to one piece.
     """
 
@@ -134,18 +134,9 @@ def always_valid_multiplier(people: int, planned_people: int = PLANNED_PEOPLE, a
 
 
 def estimate_effect(
-    control: Moments,
-    treatment: Moments,
-    *,
-    better: Direction = Direction.HIGHER,
-    alpha: float = ALPHA,
-    planned_people: int = PLANNED_PEOPLE,
+    control: Moments, treatment: Moments, *, better: Direction = Direction.HIGHER, alpha: float = ALPHA
 ) -> Effect:
-    """treatment - control with both intervals. Raises `UsageError` for an alpha or a plan out of its range."""
-    if not 0 < alpha < 0.5 or planned_people < 1:
-        raise UsageError(
-            f"alpha is {alpha}, planned_people is {planned_people}; give above 0 and below .5, and 1 or more"
-        )
+    """treatment - control with both intervals."""
     if min(control.people, treatment.people) < 2 or min(control.means[1], treatment.means[1]) <= 0:
         nothing = Interval(-inf, inf)
         return _effect(_ratio(control), _ratio(treatment), nothing, nothing, better)
@@ -161,7 +152,7 @@ def estimate_effect(
     spread = control_variance**2 / (control.people - 1) + treatment_variance**2 / (treatment.people - 1)
     degrees = variance**2 / spread if spread > 0 else people - 2
     fixed = float(stdtrit(degrees, 1 - alpha / 2)) * error
-    always = always_valid_multiplier(people, planned_people, alpha) * error
+    always = always_valid_multiplier(people, alpha=alpha) * error
     if min(control.people, treatment.people) < MIN_PEOPLE:
         always = inf
     return _effect(
@@ -224,7 +215,7 @@ class VariantComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentReport:
-    """What may be said of an experiment now."""
+    """The results of an experiment now."""
 
     sample_ratio: SampleRatio
     comparisons: tuple[VariantComparison, ...]
@@ -235,15 +226,11 @@ def analyse(
     experiment: Experiment,
     metric: Mapping[str, Moments],
     guard: Mapping[str, Moments] | None = None,
-    *,
-    lowest_p_value: float = 1.0,
-    alpha: float = ALPHA,
-    planned_people: int = PLANNED_PEOPLE,
 ) -> ExperimentReport:
     """metric, guard: moments by variant over all people who were logged with it, people who did nothing included.
 
-    alpha is divided by the number of comparisons (Bonferroni). While the sample ratio is a mismatch every verdict is
-    `Verdict.UNDECIDED`. lowest_p_value: see `check_sample_ratio`. Raises `DataError` where a variant, or the guard's
+    `ALPHA` is divided by the number of comparisons (Bonferroni). While the sample ratio is a mismatch every verdict is
+    `Verdict.UNDECIDED`. Raises `DataError` where a variant, or the guard's
     moments of an experiment with a guard, are missing.
     """
     names = [variant.name for variant in experiment.variants]
@@ -253,15 +240,14 @@ def analyse(
     if (guard is None) != (experiment.guard is None):
         raise DataError(f"experiment {experiment.name!r}: its guard is {experiment.guard!r}; give moments of just that")
     people = {name: metric[name].people for name in names}
-    sample_ratio = check_sample_ratio(experiment, people, lowest_p_value=lowest_p_value)
+    sample_ratio = check_sample_ratio(experiment, people)
 
     def compared(moments: Mapping[str, Moments], name: str, better: Direction) -> Effect:
         effect = estimate_effect(
             moments[experiment.control.name],
             moments[name],
             better=better,
-            alpha=alpha / (len(names) - 1),
-            planned_people=planned_people,
+            alpha=ALPHA / (len(names) - 1),
         )
         is_mismatch = sample_ratio.verdict is RatioVerdict.MISMATCH
         return replace(effect, verdict=Verdict.UNDECIDED) if is_mismatch else effect

@@ -1,10 +1,10 @@
-"""What became of what was shown.
+"""The answers to what was shown.
 
 A served slate is events: one `shown` per position, with the request's id, the model's version, how likely the showing
 was and what it was for. A later action of the same person on the same item belongs to one showing: to the one whose
 `request_id` it carries, or without an id to the latest one within `window_days` before it. So a purchase counts once,
 in however many slates the item stood. That is attribution, not effect: what people would have bought anyway is counted
-too; an experiment tells an effect.
+too; an experiment measures an effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recllm.base.stats.intervals import ConfidenceInterval, share
 from recllm.shop.workspace.figures import FigureGate
 
 JUST_BEFORE = timedelta(microseconds=1)
-"""A slate is shown so long before the present that it was made for: that present knows of it, and does not move."""
+"""A slate is shown this long before the present that it was made for, so that this present counts it and stays."""
 SHOWN_KEY = ("user_id", "item_id", "request_id")
 FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
     "user_id": pl.String,
@@ -44,12 +44,12 @@ ANSWERS = {
     "rated": Action.RATING,
 }
 RETURN_DAYS = 28.0
-"""Who buys anything so soon after the first showing has returned."""
+"""A person who buys anything this soon after the first showing has returned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownOutcome:
-    """What followed the shown (person, item, request) triples of one group.
+    """The answers to the shown (person, item, request) triples of one group.
 
     Intervals allow for people who were shown many items: the person is what varies.
     """
@@ -74,10 +74,10 @@ class ShownOutcome:
     items: int
     """Different items among the showings."""
     coverage: float | None
-    """items / items on offer; None where that is not told."""
+    """items / items on offer; None where that is unknown."""
     returned: ConfidenceInterval | None
-    """Share of the people who bought anything within `RETURN_DAYS` after their first showing, of those for whom so much
-    time has passed; None where it has for nobody."""
+    """Share of the people who bought anything within `RETURN_DAYS` after their first showing, of those for whom that
+    time has passed; None without any."""
 
 
 def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
@@ -134,7 +134,7 @@ def shown_outcomes(
     n_on_offer: int | None = None,
     timezone: str = "UTC",
 ) -> tuple[ShownOutcome, ...]:
-    """What followed what was shown, per group of `by`, sorted by its name.
+    """The answers to what was shown, per group of `by`, sorted by its name.
 
     events: as for `showings_with_answers`. until: the end of what is known, the last event's time when None.
     n_on_offer: items that could be shown. timezone: of the days.
@@ -203,7 +203,7 @@ def _reported(outcome: ShownOutcome, figures: FigureGate) -> ShownOutcome:
 
 
 def _rate(showings: pl.DataFrame, answer: str) -> ConfidenceInterval:
-    """Share of the showings with the answer; the variance between people tells how much the showings count."""
+    """Share of the showings with the answer; the variance between people decides how much the showings count."""
     people = showings.group_by("user_id").agg(pl.len().alias("n"), pl.sum(answer).cast(pl.Float64).alias("hits"))
     n, hits = showings.height, float(people["hits"].sum())
     rate = hits / n
@@ -242,5 +242,5 @@ def _answers(showings: pl.DataFrame, answers: pl.DataFrame, window_days: float) 
         tolerance=timedelta(days=window_days),
         check_sortedness=False,
     )
-    joined = [part.select("showing", "timestamp", "quantity", "price", "value") for part in (by_request, by_person)]
+    joined = [table.select("showing", "timestamp", "quantity", "price", "value") for table in (by_request, by_person)]
     return pl.concat(joined).drop_nulls("showing")

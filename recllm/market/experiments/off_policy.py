@@ -89,7 +89,7 @@ class ValueEstimate:
     rows: int
     people: int
     effective_sample_size: float
-    """(sum of weights)^2 / sum of squared weights: so many rows of the target's own would tell as much."""
+    """(sum of weights)^2 / sum of squared weights: rows of the target's own that are worth as much."""
     outside_support: float
     """Share of the target's choices that the log could not show."""
 

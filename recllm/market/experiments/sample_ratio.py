@@ -1,4 +1,4 @@
-"""Did each variant get the people that its weight promised? A test that may be looked at every day.
+"""Whether each variant got the people that its weight promised: a test that holds at every look.
 
     e = P(counts | shares drawn from a Dirichlet around the weights) / P(counts | shares are the weights)
 
@@ -44,17 +44,11 @@ class SampleRatio:
 
 
 def check_sample_ratio(
-    experiment: Experiment,
-    people: Mapping[str, int],
-    *,
-    lowest_p_value: float = 1.0,
-    alpha: float = ALPHA,
-    concentration: float = CONCENTRATION,
+    experiment: Experiment, people: Mapping[str, int], *, concentration: float = CONCENTRATION
 ) -> SampleRatio:
     """people: of each variant's name, how many different people were logged with it; a name left out has 0.
 
-    lowest_p_value: that of earlier looks, where it was kept: what was found once stays found. Raises `DataError` for
-    a variant that the experiment has not, or a negative count.
+    Raises `DataError` for a variant that the experiment has not, or a negative count.
     """
     from scipy.special import gammaln
 
@@ -70,6 +64,6 @@ def check_sample_ratio(
         count = people.get(name, 0)
         log_e += float(gammaln(concentration * weight + count) - gammaln(concentration * weight))
         log_e -= count * log(weight)
-    p_value = min(1.0, lowest_p_value, exp(min(0.0, -log_e)))
-    verdict = RatioVerdict.MISMATCH if p_value <= alpha else RatioVerdict.AS_PLANNED
+    p_value = exp(min(0.0, -log_e))
+    verdict = RatioVerdict.MISMATCH if p_value <= ALPHA else RatioVerdict.AS_PLANNED
     return SampleRatio(log_e_value=log_e, p_value=p_value, verdict=verdict)

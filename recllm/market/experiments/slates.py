@@ -1,11 +1,11 @@
-"""Experiments on the slates of a workspace: who gets which treatment, and what may be said of it.
+"""Experiments on the slates of a workspace: the treatment of each customer, and the results.
 
-One experiment runs at a time, because a slate is made by one treatment. Who is in which variant follows from a hash of
-the pseudonym; nothing about people is stored for it. People of whom nothing is known, or who did not agree to
-personalisation, get the same slate in any variant and are in none.
+One experiment runs at a time, because a slate is made by one treatment. A hash of the pseudonym decides the variant;
+nothing about people is stored for it. People without a history, or without consent to personalisation, get the same
+slate in any variant and are in none.
 
-Beside it stands the global holdout (`experiments.holdout_share`): people who get nothing personal, for as long as the
-share stays. What they buy against the others is what the whole is worth.
+Apart from it there is the global holdout (`experiments.holdout_share`): people who get nothing personal, for as long as
+the share stays. The difference between their purchases and those of the others is what personalisation is worth.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 GLOBAL_HOLDOUT = "global holdout"
 HELD_OUT = "held out"
 COVARIATE_DAYS = 28
-"""What people bought in so many days before their first showing takes out what they would have bought anyway."""
+"""Days before the first showing whose purchases take out what people would have bought anyway."""
 
 
 class Metric(StrEnum):
@@ -103,12 +103,12 @@ class SlateExperiment:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentOutcome:
-    """What may be said of an experiment now."""
+    """The results of an experiment now."""
 
     experiment: Mapping[str, Any]
     """`SlateExperiment.document`."""
     people: Mapping[str, int | None]
-    """By variant: who was shown something in it and may be counted; None below the floor."""
+    """By variant: people with a slate of it who may be counted; None below the floor."""
     days: float
     """From its start to its end, or to the present."""
     report: ExperimentReport | None = field(default=None)
@@ -177,10 +177,10 @@ def start_experiment(
 
 
 def stop_experiment(workspace: Workspace, name: str, *, revision: int | None = None) -> SlateExperiment:
-    """From the present on everybody gets the serving model; what was shown stays.
+    """From the present on everybody gets the serving model; the showings stay.
 
     revision: what the caller saw. Raises `UnknownIdError` for an unknown experiment, `NothingToDo` for one that ended,
-    `ConflictError` when somebody changed it since.
+    `ConflictError` when it was changed since.
     """
     stored = find_experiment(workspace, name)
     if stored.experiment.ended_at is not None:
@@ -195,9 +195,7 @@ def _save(workspace: Workspace, stored: SlateExperiment) -> SlateExperiment:
     document = stored.document()
     del document["revision"]
     if not workspace.store().save_experiment(stored.experiment.name, json.dumps(document), stored.revision):
-        raise ConflictError(
-            f"somebody changed the experiment {stored.experiment.name!r} at the same time; read it again"
-        )
+        raise ConflictError(f"the experiment {stored.experiment.name!r} was changed at the same time; read it again")
     return replace(stored, revision=stored.revision + 1)
 
 
@@ -230,8 +228,8 @@ def recommend_in_experiments(
 ) -> list[Slate]:
     """The slates of a request, each person's by the treatment of their variant, with experiment and variant named.
 
-    recommender_of: the recommender of a model's version, None for the serving one's; None where it cannot be opened:
-    its people then get the serving model and are in no variant, which the sample ratio will show. by_pseudonym: the ids
+    recommender_of: the recommender of a model's version, None for the serving one's; None if it cannot be opened. Its
+    people then get the serving model and are in no variant, which the sample ratio shows. by_pseudonym: the ids
     are pseudonyms, and the recommenders take them. rng: as in `Recommender.recommend`.
     """
     settings = workspace.settings.experiments
@@ -275,7 +273,7 @@ def recommend_in_experiments(
     return [slates[position] for position in range(len(request.users))]
 
 
-# --- what may be said ------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def experiment_outcome(workspace: Workspace, name: str, *, window_days: float = 7.0) -> ExperimentOutcome:
@@ -293,7 +291,7 @@ def experiment_outcome(workspace: Workspace, name: str, *, window_days: float = 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentLook:
-    """What could be said of an experiment at one time."""
+    """The results of an experiment at one time."""
 
     until: datetime
     people: Mapping[str, int | None]
@@ -304,8 +302,8 @@ class ExperimentLook:
 def experiment_course(
     workspace: Workspace, name: str, *, window_days: float = 7.0, most_looks: int = 60
 ) -> tuple[ExperimentLook, ...]:
-    """What could be said at the end of each day since the start, the present or the end last; of a long experiment
-    every so many days, so that there are `most_looks` at most.
+    """The results at the end of each day since the start, the present or the end last; of a long experiment with
+    several days between them, so that there are `most_looks` at most.
 
     The last one says what `experiment_outcome` says. Raises `UnknownIdError` for an unknown experiment.
     """
@@ -379,8 +377,8 @@ def _events(workspace: Workspace, started: datetime) -> pl.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class _Evidence:
-    """What an experiment is judged by. What came later changes nothing of what was known at a time: an answer belongs
-    to a showing before it."""
+    """What an experiment is judged by. Later events do not change an earlier look: an answer belongs to a showing
+    before it."""
 
     showings: pl.DataFrame
     """Of the experiment, as `showings_with_answers` gives them."""
@@ -427,7 +425,7 @@ def _moments(
         evidence.showings.filter(is_past)
         .group_by("user_id", maintain_order=True)
         .agg(
-            pl.col("variant").first(),  # by lot, so it is the same on all of them
+            pl.col("variant").first(),  # at random, so it is the same on all of them
             pl.len().alias("showings"),
             *((pl.col(f"{name}_at") <= until).sum().alias(name) for name in ANSWER_COLUMNS.values()),
         )

@@ -1,4 +1,4 @@
-"""Who sees which variant of an experiment, and who sees none: hashes of pseudonyms, so that nothing has to be stored.
+"""Which customer sees which variant of an experiment, or none, by hashes of pseudonyms: nothing has to be stored.
 
 A person keeps their variant as long as the experiment's name, variants and weights stay. Other weights move some
 people, so an experiment that goes on with other weights needs another name.
@@ -14,7 +14,7 @@ from recllm.base.errors import UsageError
 from recllm.market.audiences.selection import draws, globally_held_out
 
 WEIGHT_TOLERANCE = 1e-9
-"""Weights such as three times 1/3 may miss 1 by so much."""
+"""Weights such as three times 1/3 may miss 1 by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """Variants that are compared on people drawn by lot. The first variant is the control.
+    """Variants that are compared on people drawn at random. The first variant is the control.
 
     Raises `UsageError` for fewer than two variants, names that are empty, repeated or hold a NUL, weights that are not
     positive or do not add up to 1, times without a zone, or an end before the start.

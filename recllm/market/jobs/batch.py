@@ -447,8 +447,9 @@ def audience_request(options: Mapping[str, Any]) -> AudienceRequest:
 
 def audience_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
     """Everybody of a shard who could be reached, with what they are ordered by; `AUDIENCE_SCHEMA`."""
-    from recllm.market.audiences.audience import audience_target, eligible_pool
+    from recllm.market.audiences.audience import eligible_pool
     from recllm.market.audiences.contacts import agreement, with_global_holdout
+    from recllm.market.audiences.targets import audience_target
 
     request = with_global_holdout(worker.shop, audience_request(worker.options))
     recommender, target = audience_target(worker.shard(shard), request.items, request.category, request.text)
@@ -474,8 +475,8 @@ def copy_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
     """A checked ad text for each person of a shard who agreed to the channel; `COPY_SCHEMA`. People without an item, or
     with items of sensitive categories alone, get none. `generator_failure`: why a text was written without the
     generator."""
+    from recllm.market.adcopy.ads import AD_CHOICE, write_ads
     from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-    from recllm.market.jobs.ad_copy import AD_CHOICE, write_ads
 
     recommender, rows = worker.shard(shard), []
     question, gate = copy_question(worker.options), worker.shop.gate()
@@ -488,13 +489,13 @@ def copy_shard(worker: ShardWorker, shard: int) -> tuple[bytes, ShardOutcome]:
         try:
             (text,) = write_ads(
                 worker.shop,
+                recommender,
                 slates=[slate],
                 intent=question.intent,
                 channel=question.channel,
                 locale=question.locale,
                 generator=worker.generator,
                 seed=worker.run.seed,
-                recommender=recommender,
                 by_pseudonym=True,
             )
         except PolicyError:  # all of it is sensitive, or they withdrew this very moment
@@ -664,9 +665,9 @@ def choose_audience(run: BatchRun, floor: int) -> BatchAudience:
 
     Raises `PolicyError` for fewer people than the floor, `DataError` where a file is missing.
     """
-    from recllm.market.audiences.audience import target_name
     from recllm.market.audiences.probabilities import UserScores
     from recllm.market.audiences.selection import check_floor, select
+    from recllm.market.audiences.targets import target_name
 
     request, pool = audience_request(json.loads(run.options)), read_batch(run).collect()
     probabilities = pool["probability"].to_numpy()

@@ -20,7 +20,7 @@ from recllm.text.templates import Prompts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonOccasion:
-    """Why one person hears something on the day, and what."""
+    """One person's message of the day, and its reason."""
 
     user_id: str
     """The dataset's: a pseudonym where the shop's ids are kept apart."""
@@ -39,7 +39,7 @@ class PersonOccasion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OccasionList:
-    """Whom to write to on a day."""
+    """The messages of a day."""
 
     date: date
     people: tuple[PersonOccasion, ...]
@@ -102,12 +102,12 @@ def reasons_of(cases: Cases, dataset: Dataset, locale: str) -> list[tuple[Reason
     """Why each case is one, in words that its figures fill."""
     prompts, occasion = Prompts.load(), cases.occasion
     items: dict[str, Ints] = {"title": cases.item}
-    if "beside" in cases.facts:
-        items["beside"] = np.asarray(cases.facts["beside"], np.int64)
+    if "companion" in cases.facts:
+        items["companion"] = np.asarray(cases.facts["companion"], np.int64)
     titles = {name: _titles(dataset, rows, locale) for name, rows in items.items()}
     reasons: list[tuple[Reason, ...]] = []
     for n in range(len(cases)):
-        facts: dict[str, object] = {name: _plain(column[n]) for name, column in cases.facts.items() if name != "beside"}
+        facts: dict[str, object] = {name: _plain(column[n]) for name, column in cases.facts.items()}
         facts |= {name: column[n] for name, column in titles.items()}
         text = prompts.render(f"occasion.{occasion}", locale, **facts)
         kind = ReasonKind.KNOWN if occasion in (Occasion.REPLENISH, Occasion.WIN_BACK) else ReasonKind.INTEREST

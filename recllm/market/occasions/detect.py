@@ -1,8 +1,8 @@
-"""For whom a day is an occasion: one rule for each, over events, prices and stock before that day.
+"""The occasions of a day: one rule for each, over events, prices and stock before that day.
 
-Each rule gives people with an item and says in figures why. How likely such a person is to buy the item within
-the next `HORIZON_DAYS` days is asked of the past: the same rule as of the weeks before, and what became of it; for
-replenishment it is the model's probability. Win-back and welcome are about buying anything at all.
+Each rule gives people with an item and the figures behind it. How likely such a person is to buy the item within the
+next `HORIZON_DAYS` days is measured on the past: by the same rule as of the weeks before, and the purchases after it;
+for replenishment it is the model's probability. Win-back and welcome are about buying anything at all.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PAST_WEEKS = 8
 """Weeks on which the chances are measured."""
 
 MIN_GRADED = 200
-"""Past cases of an occasion from which on their chances are told apart."""
+"""Past cases of an occasion from which on their chances differ by grade."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,7 +115,7 @@ class ItemStates:
 
     @property
     def is_history(self) -> bool:
-        """Whether anything was ever said of an item a second time, or of an item after the first load."""
+        """Whether any item has a second state, or one from after the first load."""
         return len(self.at) > 0 and bool((self.at > self.at.min()).any())
 
     def latest_changes(self) -> tuple[ItemStates, ItemStates]:
@@ -143,7 +143,7 @@ class Shop:
     price_drop: float
     """Least fall of a price, as a share of the price before it."""
     offered: NDArray[np.bool_]
-    """(n_items,), items that may be spoken of: on offer, and of no sensitive category."""
+    """(n_items,), items that may be named: on offer, and of no sensitive category."""
 
     @classmethod
     def of(cls, dataset: Dataset, states: ItemStates, price_drop: float, policy: Policy) -> Shop:
@@ -182,7 +182,7 @@ def abandoned(shop: Shop) -> Cases:
     views = np.bincount(pair[recent.action == ACTION_CODE[Action.VIEW]], minlength=n)
     left_at = np.where(carted >= 0, carted, np.where(views >= ABANDONED_VIEWS, viewed, -1))
     item = keys % width
-    # who goes on after what was left is still in the shop
+    # a person with a later event is still in the shop
     active = np.full(shop.dataset.n_users, -1, np.int64)
     np.maximum.at(active, user, recent.at)
     rested = active[keys // width] <= shop.now - ABANDONED_HOURS * 3_600
@@ -307,7 +307,7 @@ def _favourites(shop: Shop, people: NDArray[np.bool_]) -> Ints:
 
 
 def welcome(shop: Shop, *, items: bool = True) -> Cases:
-    """Who bought for the first time within `WELCOME_DAYS`, and never since; with what others buy beside it.
+    """Who bought for the first time within `WELCOME_DAYS`, and never since; with what others buy with it.
 
     items: as in `win_back`.
     """
@@ -318,27 +318,27 @@ def welcome(shop: Shop, *, items: bool = True) -> Cases:
     np.maximum.at(last, user, bought.at)
     once = (last >= 0) & (last - first < DAY) & (first >= shop.now - WELCOME_DAYS * DAY)
     began = int(bought.at.min()) if len(bought) else 0
-    once &= first > began + 28 * DAY  # the log's own beginning makes nobody new
+    once &= first > began + 28 * DAY  # at the log's own beginning no customer is new
     people = np.flatnonzero(once)
-    item = beside = np.full(len(people), -1)
+    item = companion = np.full(len(people), -1)
     if items:
-        item, beside = _beside(shop, bought, people)
+        item, companion = _goes_with(shop, bought, people)
     return Cases(
         occasion=Occasion.WELCOME,
         grade="days",
         user=people,
         item=item,
         strength=np.ones(len(people)),
-        facts={"days": (shop.now - first[people]) / DAY, "beside": beside},
+        facts={"days": (shop.now - first[people]) / DAY, "companion": companion},
     )
 
 
-def _beside(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
+def _goes_with(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
     """For each of these people the offered item that goes best with one of theirs (`features.together`), and
     that one; -1 for none."""
-    item, beside = (np.full(len(people), -1, np.int64) for _ in range(2))
+    item, companion = (np.full(len(people), -1, np.int64) for _ in range(2))
     if not len(people):
-        return item, beside
+        return item, companion
     items = shop.dataset.items
     together = bought_together(bought, len(items), category_codes(items, -1))
     name = name_codes(items)
@@ -349,8 +349,8 @@ def _beside(shop: Shop, bought: Events, people: Ints) -> tuple[Ints, Ints]:
         source, target, z = first_rows[pairs.row[usable]], pairs.col[usable], pairs.data[usable]
         if len(z):
             best = np.lexsort((target, -z))[0]
-            item[position], beside[position] = target[best], source[best]
-    return item, beside
+            item[position], companion[position] = target[best], source[best]
+    return item, companion
 
 
 Rule = Callable[[Shop], Cases]
@@ -414,7 +414,7 @@ def past_chances(shop: Shop, cases: Cases) -> Column:
     if not len(grade):
         return np.full(len(cases), np.nan)
     edges = np.unique(np.quantile(grade, (0.25, 0.5, 0.75))) if len(grade) >= MIN_GRADED else np.zeros(0)
-    part = np.searchsorted(edges, grade)
-    n_cases, n_hits = (np.bincount(part, weight, len(edges) + 1) for weight in (None, hit.astype(np.float64)))
+    quarter = np.searchsorted(edges, grade)
+    n_cases, n_hits = (np.bincount(quarter, weight, len(edges) + 1) for weight in (None, hit.astype(np.float64)))
     rate = (n_hits + 0.5) / (n_cases + 1)
     return np.asarray(rate[np.searchsorted(edges, cases.facts[cases.grade].astype(np.float64))])

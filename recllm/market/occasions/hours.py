@@ -1,9 +1,9 @@
-"""At which hour somebody hears best from the shop: when they shop and browse, by the shop's clock.
+"""The best hour for a message to a person: when they shop and browse, by the shop's clock.
 
 share(person, hour) = (smoothed(person, hour) + PRIOR_DAYS * share(everybody, hour)) / (days + PRIOR_DAYS)
 
-Each day on which a person did something at an hour counts once for it. A neighbouring hour counts half: whoever came at
-five to six could have come at five past. A person with few such days is taken to be like everybody.
+Each day on which a person did something at an hour counts once for it. A neighbouring hour counts half: a visit at
+five to six could have been at five past. A person with few such days is taken to be like everybody.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import distinct
 
 PRIOR_DAYS = 30.0
-"""What is known of everybody counts as so many days of a person."""
+"""Days of a person that the knowledge of everybody counts as."""
 
 MAX_HOURS = 1 << 24
 """Hours since 1970 that an event may be at: a person and an hour in one number."""

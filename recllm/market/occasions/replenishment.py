@@ -1,4 +1,4 @@
-"""Who buys which item again within the next week: boosted trees on what `recllm.market.occasions.repurchase` tells.
+"""Who buys which item again within the next week: boosted trees on the features of `occasions.repurchase`.
 
 For each of the latest weeks of the log the pairs of a person and an item as of its start are examples, and the label is
 whether the person bought the item in that week. The reference of the field is Amazon's Buy It Again (Bhagat et al.
@@ -23,10 +23,10 @@ from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.occasions.repurchase import HORIZON_DAYS, bought_again, repurchase_pairs
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import varying
-from recllm.market.propensity.parameters import TreeSettings
+from recllm.market.propensity.parameters import BoostingSettings
 from recllm.shop.data.dataset import DAY, Dataset, utc
 
-TREES = TreeSettings(rounds=150, learning_rate=0.06, leaves=40, min_leaf_rows=200, l2=10.0)
+TREES = BoostingSettings(rounds=150, learning_rate=0.06, leaves=40, min_leaf_rows=200, l2=10.0)
 COLUMN_SHARE = 0.35
 """Share of the columns that a split may choose from."""
 WEEKS = 8
@@ -58,7 +58,7 @@ class ReplenishmentModel:
         try:
             return cls(trees=trees, as_of=int(record["as_of"]), record=record)
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{file}: no replenishment model ({error}); remove it, and one is learned anew") from error
+            raise ModelError(f"{file}: no replenishment model ({error}); remove it to learn one again") from error
 
     def save(self, file: Path) -> None:
         """Writes it whole."""
@@ -75,7 +75,7 @@ class ReplenishmentModel:
 
 def learn_replenishment(
     dataset: Dataset,
-    trees: TreeSettings = TREES,
+    trees: BoostingSettings = TREES,
     *,
     weeks: int = WEEKS,
     progress: Callable[[str], None] | None = None,
@@ -126,7 +126,7 @@ def past_weeks(dataset: Dataset, n: int) -> list[int]:
     Raises `DataError` for a log with fewer than two of them after its first four weeks.
     """
     if not len(dataset.events):
-        raise DataError("the log is empty: nobody has agreed to model training, or no events were loaded")
+        raise DataError("the log is empty: no customer has agreed to model training, or no events were loaded")
     first, end, week = int(dataset.events.at.min()), int(dataset.events.at.max()) + 1, HORIZON_DAYS * DAY
     starts = [end - number * week for number in range(1, n + 1) if end - number * week >= first + 4 * week]
     if len(starts) < 2:
@@ -134,7 +134,7 @@ def past_weeks(dataset: Dataset, n: int) -> list[int]:
     return starts
 
 
-def fit_trees(features: FeatureTable, label: Floats, trees: TreeSettings) -> BoostedTrees:
+def fit_trees(features: FeatureTable, label: Floats, trees: BoostingSettings) -> BoostedTrees:
     """On the columns that vary: what a shop does not know, such as categories, is none."""
     columns = varying(features.values)
     names = [features.names[column] for column in columns]

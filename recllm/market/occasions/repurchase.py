@@ -36,7 +36,7 @@ WINDOWS = (7, 14, 28, 56, 91, 182)
 """Days within which purchases are counted."""
 
 PRIOR_DAYS = 60
-"""What is known of an item from everybody counts as so many days of one person with it."""
+"""Days of one person with an item that everybody's knowledge of it counts as."""
 
 _WIDTH = 1 << 20
 """More than there are days in any log: two numbers in one, the second of them a day or a gap."""
@@ -106,7 +106,7 @@ class PurchaseDays:
     price: Column
     """Lowest unit price of the day, NaN where unknown."""
     kinds: dict[str, Ints]
-    """By name a code for each item, (n_items,), -1 for none: items of one code stand in for each other."""
+    """By name a code for each item, (n_items,), -1 for none: items of one code replace each other."""
 
     @classmethod
     def of(cls, dataset: Dataset, as_of: int) -> PurchaseDays:
@@ -370,7 +370,7 @@ class PurchaseDays:
         end, start = (np.searchsorted(keys, group + shift, "right") for shift in (0, -_WIDTH + 1))
 
         def since(age: Ints | int) -> Column:
-            """Purchases among them at most so many days ago."""
+            """Purchases among them that are no older, in days."""
             return (end - np.searchsorted(keys, group - age)).astype(np.float64)
 
         latest = (group - keys[end - 1]).astype(np.float64)

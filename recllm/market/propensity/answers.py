@@ -1,6 +1,6 @@
-"""From a workspace to a prediction or an uplift: who may be learned from, who may be told about, and the present.
+"""From a workspace to a prediction or an uplift: who is learned from, who is predicted, and the present.
 
-Learned from: people who agreed to model training. Told about: people who agreed to personalisation.
+Learned from: people who agreed to model training. Predicted: people who agreed to personalisation.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def predict_workspace(
 ) -> Prediction:
     """Predict everybody of a workspace. Coupon tables (under the shop's ids) and the target are read before the log.
 
-    datasets: people who may be learned from and who may be told about, where they were read already.
+    datasets: people to learn from and people to predict, where they were read already.
     Everybody who is known and has not agreed to personalisation is counted among those left out, but for `REDEEM`.
-    Raises `PolicyError` when nobody may be learned from, and what `recllm.market.propensity.predict.predict` tells.
+    Raises `PolicyError` without anyone to learn from, and what `recllm.market.propensity.predict.predict` raises.
     """
     from recllm.market.propensity.coupons import Coupons
     from recllm.market.propensity.examples import Cohort
@@ -56,7 +56,7 @@ def predict_workspace(
     learn, ask = datasets or _datasets(workspace)
     if not len(learn.events):
         raise PolicyError(
-            "nobody in this workspace has agreed to model training; load a consent table, "
+            "no customer of this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
     request = request.model_copy(update={"locale": workspace.locale(request.locale)})
@@ -127,7 +127,7 @@ def uplift_workspace(
 def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> TrialEstimate:
     """What a trial with its own columns says. It needs no workspace, and nothing of it is kept.
 
-    Raises what `recllm.market.propensity.trial` tells.
+    Raises what `recllm.market.propensity.trial` raises.
     """
     import numpy as np
 
@@ -139,7 +139,7 @@ def uplift_of_table(file: Path, columns: TrialColumns, *, randomised: bool, seed
 
 
 def _datasets(workspace: Workspace) -> tuple[Dataset, Dataset]:
-    """People who may be learned from, and people who may be told about, as of the present."""
+    """People to learn from, and people to predict, as of the present."""
     ask = workspace.gate().dataset(Purpose.PERSONALISATION)
     return people_learned_from(workspace), ask.before(present(workspace))
 

@@ -76,7 +76,7 @@ class Coupons:
         frames = {"mailings": mailings, "products": products, "redemptions": redemptions, "uses": uses}
         tables = {name: _checked(name, frame) for name, frame in frames.items()}
         if not tables["mailings"].height:
-            raise DataError("the mailings are empty: nothing can be learned of campaigns that nobody got")
+            raise DataError("the mailings are empty: nothing can be learned from campaigns without recipients")
         return cls(**tables)
 
     @classmethod
@@ -258,7 +258,7 @@ def _affinity(past: Dataset, coupons: Coupons, campaign: str) -> Columns:
         lines = count(bought.user[inside[bought.item]], n)
         columns[f"category_lines_{level}"] = lines
         columns[f"category_share_{level}"] = lines / np.maximum(count(bought.user, n), 1)
-    if "coupon_id" not in offered.columns or not offered.height:  # coupons are not told apart
+    if "coupon_id" not in offered.columns or not offered.height:  # without ids of coupons
         return columns | {name: np.full(n, np.nan) for name in ("coupons_fitting", "coupons_fitting_share")}
     items = pl.DataFrame({"item": past.item_rows(offered["item_id"]), "coupon": offered["coupon_id"]})
     purchases = pl.DataFrame({"user": pairs[0].astype(np.int64), "item": pairs[1].astype(np.int64)})

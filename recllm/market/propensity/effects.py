@@ -45,7 +45,7 @@ EARLIER_TREES = "effects.safetensors"
 """Of format 1, which is not read any more."""
 EFFECT_FOLDS = 5
 HALVED_FOLDS = 2
-"""Folds whose people are told about by learners of two halves of the others, too: that is what errors are scaled by."""
+"""Folds whose people are predicted by learners of two halves of the others, too: that is what errors are scaled by."""
 MIN_KEPT = 0.3
 """Of the effects' differences a learner is taken to keep at least this share: estimates below it are noise."""
 
@@ -191,7 +191,7 @@ class HeldOutEffects:
 def held_out_effects(
     learner: ArmLearner, folds: Masks, settings: UpliftSettings, rng: np.random.Generator
 ) -> HeldOutEffects:
-    """folds: masks of people who are told about together."""
+    """folds: masks of people who are predicted together."""
     expected, error = np.empty(len(learner.score)), np.empty(len(learner.score))
     halves: list[list[tuple[Values, Values]]] = [[], []]
     for number, inside in enumerate(folds):
@@ -219,9 +219,9 @@ def shrinkage_bias(expected: Values, error: Values, effect: Values) -> float:
     """Root mean square of what learners draw effects towards their mean.
 
     expected: (n,), effects by learners of other people, with mean 0 within each fold, with their errors. effect: (n,),
-    the people's own scores, with mean 0 alike. A learner that keeps a share k of the true differences tells apart
+    the people's own scores, with mean 0 alike. A learner that keeps a share k of the true differences finds
     t^2 = var(expected) - error^2 = k^2 var(true), and shares c = cov(effect, expected) = k var(true) with the scores:
-    k is t^2 / c, and (1 - k)^2 c / k is the mean square of what it takes away. 0 where it tells nobody apart.
+    k is t^2 / c, and (1 - k)^2 c / k is the mean square of what it takes away. 0 where it finds no difference.
     """
     apart, shared = float(np.mean(expected**2) - np.mean(error**2)), float(np.mean(expected * effect))
     if apart <= 0 or shared <= 0:
@@ -261,7 +261,7 @@ class EffectSource:
 
 @dataclass(frozen=True, eq=False)
 class LearnedEffects:
-    """Effects of one treatment, for anybody of whom the same features are known."""
+    """Effects of one treatment, for anyone with the same features."""
 
     names: tuple[str, ...]
     """All features that people are described by."""
@@ -294,7 +294,7 @@ class LearnedEffects:
 def fit_effects(
     trial: Trial, settings: UpliftSettings | None = None, *, start: str = "", source: str = ""
 ) -> tuple[LearnedEffects, HeldOutEffects]:
-    """The effects of a trial's first arm after the control, and what learners of other people say of each person.
+    """The effects of a trial's first arm after the control, and each person's effect by learners of other people.
     start, source: see `EffectSource`."""
     settings = settings or UpliftSettings()
     _, (learner, *_) = arm_learners(trial, settings)

@@ -66,7 +66,7 @@ class Cohort:
     def features(self, at: int) -> FeatureTable:
         """One row per person, of events before `at` (epoch seconds) alone."""
         table = person_features(self.dataset, at, basics=self.basics)
-        return table if self.target is None else table.beside(target_features(self.dataset, at, self.target))
+        return table if self.target is None else table.with_columns(target_features(self.dataset, at, self.target))
 
     def purchases(self, start: int, end: int) -> Events:
         """Those that count, with start <= time < end."""
@@ -106,7 +106,7 @@ Eligible = Callable[[Cohort, int], Mask]
 
 
 def active_within(days: int) -> Eligible:
-    """Who has bought anything within so many days before a time."""
+    """Who has bought anything within these days before a time."""
 
     def active(cohort: Cohort, at: int) -> Mask:
         return np.asarray(np.diff(cohort.dataset.between(at - days * DAY, at, Action.PURCHASE).indptr) > 0)
@@ -136,8 +136,8 @@ class Examples:
     @classmethod
     def joined(cls, parts: Sequence[Examples]) -> Examples:
         """The rows of all parts. Raises `DataError` where their columns differ."""
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
-        return cls(FeatureTable.stacked([part.features for part in parts]), **columns)
+        columns = {name: np.concatenate([getattr(window, name) for window in parts]) for name in _COLUMNS}
+        return cls(FeatureTable.stacked([window.features for window in parts]), **columns)
 
     def rows(self, which: NDArray[np.generic]) -> Examples:
         """These rows only: a mask or row numbers."""
@@ -185,7 +185,7 @@ def cuts(dataset: Dataset, horizon_days: int, *, max_windows: int = MAX_WINDOWS)
     Raises `DataError` for a log too short to hold two of them.
     """
     if not len(dataset.events):
-        raise DataError("the log is empty: nobody has agreed to model training, or no events were loaded")
+        raise DataError("the log is empty: no customer has agreed to model training, or no events were loaded")
     first, horizon = int(dataset.events.at.min()), horizon_days * DAY
     end = int(dataset.events.at.max()) + 1
     times = [end - n * horizon for n in range(1, max_windows + 1) if end - n * horizon - horizon >= first]

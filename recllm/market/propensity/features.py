@@ -5,7 +5,7 @@ Definitions
     window of d days     as_of - d days <= time < as_of.
     trend       log((1 + last 28 days) / (1 + the 28 days before)).
     saved       1 - price / the item's usual price, which is the median unit price paid for it before `as_of`, at least
-                0: what a shop's log tells of discounts when it has no column for them.
+                0: the discounts of a log without a column for them.
 
 Nothing at or after `as_of` is read: the first thing that happens is that later events are dropped. Counts of a thing
 that never happened are 0; times since it, and means over it, are NaN.
@@ -69,7 +69,7 @@ class FeatureTable:
             raise DataError("feature tables with different columns cannot be stacked")
         return cls(first.names, first.groups, np.concatenate([table.values for table in tables]))
 
-    def beside(self, table: FeatureTable) -> FeatureTable:
+    def with_columns(self, table: FeatureTable) -> FeatureTable:
         """The same people with the columns of both. Raises `DataError` for a name that both have."""
         twice = set(self.names) & set(table.names)
         if twice or len(self) != len(table):
@@ -170,7 +170,7 @@ def person_features(dataset: Dataset, as_of: int, *, basics: Basics | None = Non
         "browsing": _browsing(past),
     }
     table = FeatureTable.of(groups, dataset.n_users)
-    return table if basics is None else table.beside(basics.features(dataset.users))
+    return table if basics is None else table.with_columns(basics.features(dataset.users))
 
 
 def target_features(dataset: Dataset, as_of: int, target: NDArray[np.bool_]) -> FeatureTable:
@@ -290,7 +290,7 @@ def _ratio(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Basics:
-    """Which answers become columns, one of 0 and 1 for each (name, value); a person who told nothing has NaN.
+    """Which answers become columns, one of 0 and 1 for each (name, value); a person who stated nothing has NaN.
 
     Decided once, on the people learned from, so that every table has the same columns.
     """

@@ -160,7 +160,7 @@ def fit_base_models(features: FeatureTable, label: Values, settings: PropensityS
 
 
 def varying(values: Floats) -> NDArray[np.int64]:
-    """Columns with at least two distinct known values: the others tell nobody apart."""
+    """Columns with at least two distinct known values."""
     low = np.where(np.isnan(values), np.inf, values).min(axis=0)
     high = np.where(np.isnan(values), -np.inf, values).max(axis=0)
     return np.flatnonzero(high > low)

@@ -13,7 +13,7 @@ conformal, Vovk et al. 2005), because a person's distribution is wider than what
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,8 @@ def learn_next_order(task: PredictionTask) -> Answer:
         table, rows, left_out = query.with_past(query.ask.with_history(query.now))
         predicted = model.survival(model.inputs(table).values)
         days = [day_of(predicted, bounds, quantile) for quantile in (0.5 - reach, 0.5, 0.5 + reach)]
-        dates = [[_date(query.now, n) for n in column] for column in days]
+        now = utc(query.now)
+        dates = [[(now + timedelta(days=n)).date() if np.isfinite(n) else None for n in c.tolist()] for c in days]
         soonest = -np.where(np.isfinite(days[1]), days[1], 1e6 + predicted[:, -1])
         people = query.people(
             rows,
@@ -139,7 +140,7 @@ def person_periods(examples: Examples, bounds: Values) -> Examples:
 def _with_interval(features: FeatureTable, bounds: Values, k: int | NDArray[np.integer]) -> FeatureTable:
     """The people with the columns of interval k, one for all or (n,)."""
     columns = {"days_ahead": bounds[k], "interval_days": bounds[k + 1] - bounds[k]}
-    return features.beside(FeatureTable.of({INTERVAL: columns}, len(features)))
+    return features.with_columns(FeatureTable.of({INTERVAL: columns}, len(features)))
 
 
 def day_of(survival: Values, bounds: Values, quantile: float) -> Values:
@@ -188,7 +189,7 @@ def _days_until(cohort: Cohort, start: int, end: int) -> Values:
 
 def _figures(survival: Values, bounds: Values, validation: Examples) -> dict[str, float]:
     """Of who ordered within the horizon: days by which the median is off, and by which "the last order and the usual
-    gap" is. within_80: how often the order of somebody fell into the interval, by the other half of these people."""
+    gap" is. within_80: how often an order fell into the interval, by the other half of these people."""
     half = np.arange(len(survival)) % 2 == 0
     middle, low, high = (np.empty(len(survival)) for _ in range(3))
     for inside_half in (half, ~half):
@@ -204,7 +205,3 @@ def _figures(survival: Values, bounds: Values, validation: Examples) -> dict[str
         "mae_days_of_usual_gap": float(np.abs(usual - days)[came].mean()),
         "within_80": float(covered(low, high, validation).mean()),
     }
-
-
-def _date(as_of: int, days: float) -> date | None:
-    return (utc(as_of) + timedelta(days=float(days))).date() if np.isfinite(days) else None

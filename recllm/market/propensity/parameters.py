@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TreeSettings:
+class BoostingSettings:
     """How boosted trees are grown; see `recllm.learn.models.trees.grow_trees`."""
 
     rounds: int = 150
@@ -21,7 +21,7 @@ class TreeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PropensitySettings(TreeSettings):
+class PropensitySettings(BoostingSettings):
     """How the trees and the logistic regression behind a probability of an action are fitted."""
 
     column_share: float = 0.5
@@ -37,7 +37,7 @@ class PropensitySettings(TreeSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpliftSettings(TreeSettings):
+class UpliftSettings(BoostingSettings):
     """Effects are small compared with the noise of single outcomes."""
 
     rounds: int = 60

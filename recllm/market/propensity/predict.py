@@ -54,7 +54,7 @@ def predict(
 
     Raises `UsageError` for an unknown item, category or campaign; `DataError` for a log that is shorter than two
     horizons or without what is asked about, too few people, or an outcome that always or never happened; `NothingToDo`
-    for nobody to predict; `PolicyError` for a target of a sensitive category.
+    for no one to predict; `PolicyError` for a target of a sensitive category.
     """
     started = time.perf_counter()
     prediction = Predictor.learn(request, learn, policy=policy).predict(ask)
@@ -199,7 +199,7 @@ def redeem_examples(cohort: Cohort, coupons: Coupons, past: Sequence[Mailing]) -
 def campaign_features(cohort: Cohort, coupons: Coupons, mailing: Mailing) -> FeatureTable:
     """The features of everybody of the cohort for one mailing, as of its `at`."""
     table = coupon_features(cohort.dataset, coupons, mailing.campaign, mailing.at)
-    return cohort.features(mailing.at).beside(table)
+    return cohort.features(mailing.at).with_columns(table)
 
 
 def predict_redeem(task: PredictionTask) -> Prediction:
@@ -225,7 +225,7 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     model = fit_propensity(examples, as_of, settings)
     rows = task.ask.user_rows(list(user_ids))
     if not len(rows):
-        raise NothingToDo("nobody to predict: of the people mailed none is known and has agreed to personalisation")
+        raise NothingToDo("no one to predict: none of the people mailed is known and has agreed to personalisation")
     table = campaign_features(task.ask, coupons, mailing).rows(rows)
     probability = model.probability(table)
     reasons = task.reasons(model.logit, model.inputs, examples.features, table)

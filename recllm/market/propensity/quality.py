@@ -140,7 +140,7 @@ def qini_curve(uplift: Values, treated: NDArray[np.bool_], outcome: Values, prop
         weight = cumulative(uplift, arm / probability, SHARES)
         outcomes = cumulative(uplift, arm * outcome / probability, SHARES)
         means.append(np.divide(outcomes, weight, out=np.full(len(SHARES), np.nan), where=weight > 0))
-    # where an arm has nobody yet there is nothing to compare
+    # where an arm has no one yet there is nothing to compare
     return _curve(np.nan_to_num(means[0] - means[1]) * SHARES)
 
 

@@ -35,6 +35,6 @@ class PredictionQuestion(Question):
     active_days: Annotated[int, Field(ge=1)] | None = None
     """leave: who bought within this many days is active; 91 when left out."""
     basics: bool = False
-    """Whether what people said of themselves is used: on Complete Journey it adds nothing."""
+    """Whether the basics that people stated are used: on Complete Journey they add nothing."""
     explain: bool = True
     """Whether each person gets the reasons."""

@@ -1,4 +1,4 @@
-"""The effects that trials told, kept in a workspace by name: whom a treatment moves."""
+"""The effects of trials, kept in a workspace by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLDER = "effects"
 
 @dataclass(frozen=True, eq=False)
 class PersonEffects:
-    """How much a treatment moves each of n people, as a trial told, (n,) each; low and high hold it at 95 %."""
+    """How much a treatment moves each of n people, by a trial, (n,) each; low and high hold it at 95 %."""
 
     effect: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -40,7 +40,7 @@ EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
 
 
 def effects_folder(workspace: Workspace, name: str) -> Path:
-    """Raises `UsageError` for a name that cannot stand in a path."""
+    """Raises `UsageError` for a name that is no file name."""
     return workspace.root / FOLDER / safe_id(name, "the name of effects")
 
 
@@ -65,13 +65,13 @@ def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
     if taint is not None and taint.has_ended(datetime.now(UTC)):
         raise ModelError(
             f"the effects {name!r} were learned from people who were erased since, and their use ended on "
-            f"{taint.use_until[:10]}; learn them anew: recllm uplift TRIAL --save {name}"
+            f"{taint.use_until[:10]}; learn them again: recllm uplift TRIAL --save {name}"
         )
     return load_effects(folder)
 
 
 def effects_of(workspace: Workspace, name: str, dataset: Dataset) -> EffectsOf:
-    """Tells the effects of people of a dataset, as of its time. Raises as `saved_effects` does."""
+    """The effects of people of a dataset, as of its time. Raises as `saved_effects` does."""
     from recllm.market.propensity.examples import Cohort
 
     model = saved_effects(workspace, name)

@@ -6,7 +6,7 @@ Why a person's probability is what it is: what the served score would be without
 
 which is the group's interventional worth (Janzing et al. 2020) with one group left out at a time. The others are drawn
 once from the people learned from. It is measured on the model that is served; nothing is attributed that was not tried.
-Groups that say the same thing can stand in for each other, and then each is worth less than both together.
+Groups with the same information can replace each other, and then each is worth less than both together.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ class PredictionTask:
     def with_past(self, eligible: Mask) -> tuple[FeatureTable, NDArray[np.int64], dict[str, int]]:
         """Who is predicted: their features and rows, and how many are left out because nothing of them counts.
 
-        Raises `NothingToDo` for nobody.
+        Raises `NothingToDo` without any.
         """
         rows = np.flatnonzero(eligible)
         if not len(rows):
             people = f"of {self.ask.dataset.n_users:,} people none has a past that counts"
-            raise NothingToDo(f"nobody to predict: {people}")
+            raise NothingToDo(f"no one to predict: {people}")
         missing = len(eligible) - len(rows)
         return self.ask.features(self.now).rows(rows), rows, {"no_past": missing} if missing else {}
 
@@ -124,7 +124,7 @@ class PredictionTask:
                 sensitive = self.policy.is_sensitive([value for value in facts.values() if isinstance(value, str)])
                 fact = render(WITHHELD) if sensitive else render(template, **facts)
                 delta, evidence_id = float(deltas[number]), WITHHELD if sensitive else groups[number]
-                text = render("told", fact=fact, up=delta > 0, what=outcome)
+                text = render("reason", fact=fact, up=delta > 0, what=outcome)
                 reasons.setdefault(evidence_id, Reason(evidence_id=evidence_id, delta=delta, text=text))
             return tuple(reasons.values()) or (Reason(evidence_id=GENERAL, delta=0.0, text=render(GENERAL)),)
 
@@ -189,7 +189,7 @@ def background(features: FeatureTable) -> FeatureTable:
 
 
 def group_deltas(score: Score, features: FeatureTable, others: Floats) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """The groups that a person can be told of, and what each is worth to each person: (n, n_groups)."""
+    """The groups that a reason can name, and what each is worth to each person: (n, n_groups)."""
     groups = tuple(group for group in dict.fromkeys(features.groups) if group in _FACTS or group.startswith(BASICS))
     scores, deltas = score(features.values), np.empty((len(features), len(groups)))
     size = max(1, _ROWS // max(len(others), 1))

@@ -1,8 +1,8 @@
-"""What effects may be learned from: people drawn into arms, what is known of them beforehand, and what came of it.
+"""Trials, from which effects are learned: people drawn into arms, their features beforehand, and their outcomes.
 
-An effect of a treatment can be read off data only when who is treated does not depend on what is to come: drawn by lot
-(a trial), or chosen by known chances (propensities). Nothing here guesses propensities. Campaigns that a shop mailed to
-whom it liked, as those of Complete Journey, say who redeems, not whom the mailing moved; they are refused.
+An effect of a treatment can be read off data only when who is treated does not depend on what is to come: drawn at
+random (a trial), or chosen by known chances (propensities). Nothing here guesses propensities. Campaigns that a shop
+mailed to whom it liked, as those of Complete Journey, say who redeems, not whom the mailing moved; they are refused.
 
 A trial is a table of the workspace's people (user_id, treated and outcome, both 0 or 1, and with known probabilities
 propensity), or one with columns of its own, several arms, and a yes or no or an amount as outcome. What is known of
@@ -10,9 +10,10 @@ people before the treatment may be numbers or texts. A text is a category: each 
 column of 0 and 1, the others together make one more. Only frequent categories tell anything about an effect, and no
 text makes the table wide.
 
-Arms that were drawn by lot have alike people. Each feature is compared across the arms (numbers by Kruskal and Wallis's
-ranks, categories and missing values by chi-square), and a classifier looks for what only features together tell
-(`check_assignment`). Whatever is told beforehand makes the difference of the outcomes worthless, so it is refused.
+Arms that were drawn at random have alike people. Each feature is compared across the arms (numbers by Kruskal and
+Wallis's ranks, categories and missing values by chi-square), and a classifier looks for what only features together
+tell (`check_assignment`). Arms that differ beforehand make the difference of the outcomes worthless, so they are
+refused.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ NEEDED = ("user_id", "treated", "outcome")
 MIN_PEOPLE_OF_AN_ARM = 100
 MIN_OUTCOMES = 20
 MIN_PROPENSITY = 0.02
-"""A propensity nearer to 0 or 1 leaves nobody to compare with."""
+"""A propensity nearer to 0 or 1 leaves no one to compare with."""
 MAX_ARMS = 20
 MAX_CATEGORIES = 30
 """Of a text, that get a column of their own."""
@@ -48,9 +49,9 @@ IMBALANCE_P = 0.001
 """Of all features together (Bonferroni): one true trial in a thousand is refused."""
 
 NOT_RANDOMISED = (
-    "uplift needs a trial: who was treated must have been drawn by lot (declare randomised) or by known chances "
+    "uplift needs a trial: who was treated must have been drawn at random (declare randomised) or by known chances "
     "(give the propensities). Among people chosen by a rule, treated and others differ already, and the difference "
-    "would be told as an effect; Complete Journey's campaigns are of this kind. Use recllm predict redeem to say who "
+    "would look like an effect; Complete Journey's campaigns are of this kind. Use recllm predict redeem to say who "
     "responds, or run a campaign with a holdout first"
 )
 
@@ -140,7 +141,7 @@ class Trial:
 
     @classmethod
     def of_table(cls, table: pl.DataFrame, columns: TrialColumns, *, randomised: bool, seed: int = 0) -> Trial:
-        """A table with columns of its own. randomised: the shop's word that arms were drawn by lot, with the same
+        """A table with columns of its own. randomised: the shop's word that arms were drawn at random, with the same
         chances for everybody.
 
         Raises `PolicyError` without it, or when the features tell who got which arm; `UsageError` for columns that are
@@ -152,7 +153,8 @@ class Trial:
         outcome = _read_outcome(table, columns.outcome)
         arms, arm = _read_arms(table, columns)
         _check_arms(arms, arm, outcome, columns)
-        features = _read_features(table, columns.features)
+        groups = {name: _columns_of(table[name], name) for name in columns.features}
+        features = FeatureTable.of(groups, table.height)
         probability = np.tile(np.bincount(arm, minlength=len(arms)) / len(arm), (len(arm), 1))
         trial = cls(columns=columns, features=features, arms=arms, arm=arm, outcome=outcome, probability=probability)
         _check_balance(table, trial)
@@ -195,7 +197,7 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
     """The AUC with which features tell who was treated, over and above the propensities; near .5 in a true trial.
 
     A classifier (`propensity.model`) is cross-fitted on the arms; its scores are compared with those for arms
-    drawn again by the propensities. Raises `PolicyError` when the true arms are told apart by more than chance: more
+    drawn again by the propensities. Raises `PolicyError` when the true arms are separated by more than chance: more
     than four standard errors, and at least .02, above what the propensities alone would give.
     """
     settings = PropensitySettings(rounds=60, leaves=6, folds=3, seed=seed)
@@ -205,7 +207,7 @@ def check_assignment(features: FeatureTable, treated: NDArray[np.bool_], propens
     expected = float(np.nanmean(drawn))
     if measured - expected > max(0.02, 4 * float(np.nanstd(drawn))):
         raise PolicyError(
-            f"treatment was not drawn as declared: what is known of people beforehand tells who was treated "
+            f"treatment was not drawn as declared: what is known of people beforehand predicts who was treated "
             f"(AUC {measured:.3f}, {expected:.3f} by the declared chances). {NOT_RANDOMISED}"
         )
     return measured
@@ -314,15 +316,10 @@ def _check_arms(arms: Sequence[str], arm: NDArray[np.int64], outcome: Values, co
 # --- features --------------------------------------------------------------------------------------------------------
 
 
-def _read_features(table: pl.DataFrame, names: Sequence[str]) -> FeatureTable:
-    groups = {name: _columns_of(table[name], name) for name in names}
-    return FeatureTable.of(groups, table.height)
-
-
 def _columns_of(column: pl.Series, name: str) -> dict[str, NDArray[np.float32]]:
     """A number as it is, NaN where unknown; a text as one column for each frequent category."""
     if column.n_unique() < 2:
-        raise DataError(f"feature {name}: is {_example(column)} in every row and tells nobody apart; leave it out")
+        raise DataError(f"feature {name}: is {_example(column)} in every row, so it explains nothing; leave it out")
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
         numbers = column.cast(pl.Float32).to_numpy().copy()
         numbers[~np.isfinite(numbers)] = np.nan
@@ -364,14 +361,14 @@ def _check_balance(table: pl.DataFrame, trial: Trial) -> None:
     if unequal:
         listed = "; ".join(f"{name} ({_by_arm(table[name], trial)}; p = {p_values[name]:.1g})" for name in unequal)
         raise PolicyError(
-            f"{trial.columns.arm} was not drawn by lot: its arms differ before the treatment in {listed}. A column "
+            f"{trial.columns.arm} was not drawn at random: its arms differ before the treatment in {listed}. A column "
             "that was measured after the treatment is no feature: leave it out. Otherwise find out how people were "
             "chosen; the outcomes of these arms cannot be compared"
         )
 
 
 def balance_p_value(column: pl.Series, arm: NDArray[np.integer]) -> float:
-    """How likely arms drawn by lot differ this much in a column; of missing and known values the smaller, twice."""
+    """How likely arms drawn at random differ this much in a column; of missing and known values the smaller, twice."""
     from scipy.stats import chi2_contingency, kruskal
 
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):

@@ -1,8 +1,8 @@
 """What a trial with several arms says: each person's effects, whether people differ, and whom to give which arm.
 
-Everything is told of a person by models of other people (five folds): effects, intervals, the arm that a person is
+Everything is predicted of a person by models of other people (five folds): effects, intervals, the arm that a person is
 given and the arm that is best for all. Only the outcome models behind the scores cross these folds. That is no leak:
-with arms drawn by lot a score is right on average whatever its outcome model says, so a model that saw a person's
+with arms drawn at random a score is right on average whatever its outcome model says, so a model that saw a person's
 outcome cannot lead the others' scores towards it.
 
 differ    the scores of an arm on the effects that other people's models expect of it. Where people do not differ,
@@ -118,7 +118,7 @@ class TrialEstimate:
 
 
 def estimate_trial(trial: Trial, *, rng: np.random.Generator, settings: UpliftSettings | None = None) -> TrialEstimate:
-    """Everything that is told of a trial; the same for the same state of `rng`."""
+    """All results of a trial; the same for the same state of `rng`."""
     started = time.perf_counter()
     settings = replace(settings or UpliftSettings(), seed=int(rng.integers(2**31)))
     n, arms = len(trial), len(trial.arms)
@@ -208,7 +208,7 @@ def _policy(
 def verdict(estimate: TrialEstimate) -> str:
     """In one or two sentences: do people differ, and what follows."""
     policy, control = estimate.policy, estimate.trial.arms[0]
-    everybody = f"everybody {policy.best_single_arm!r}" if policy.best_single_arm else f"nobody an arm ({control!r})"
+    everybody = f"everybody {policy.best_single_arm!r}" if policy.best_single_arm else f"no one an arm ({control!r})"
     if not estimate.people_differ:
         lowest = min(arm.p_value for arm in estimate.effects)
         return (
@@ -281,8 +281,8 @@ def trial_lines(estimate: TrialEstimate) -> Iterator[str]:
     yield f"  {verdict(estimate)}"
     treated = ", ".join(f"{share:.0%} {name}" for name, share in policy.shares.items())
     yield f"policy, each person's own arm ({treated}): {_words(policy.value)}"
-    yield f"  against nobody {_words(policy.against_nobody)}"
-    yield f"  against {policy.best_single_arm or 'nobody'} for everybody {_words(policy.against_best_single)}"
+    yield f"  against no arm {_words(policy.against_nobody)}"
+    yield f"  against {policy.best_single_arm or 'no arm'} for everybody {_words(policy.against_best_single)}"
 
 
 def _words(interval: ConfidenceInterval) -> str:
@@ -291,8 +291,8 @@ def _words(interval: ConfidenceInterval) -> str:
 
 def write_trial_csv(estimate: TrialEstimate, file: Path) -> None:
     """row, advised, and for each arm its effect, low and high. UTF-8."""
-    columns = [f"{part} {arm.arm}" for arm in estimate.effects for part in ("effect", "low", "high")]
-    table = np.stack([part for arm in estimate.effects for part in (arm.expected, arm.low, arm.high)], axis=1)
+    columns = [f"{name} {arm.arm}" for arm in estimate.effects for name in ("effect", "low", "high")]
+    table = np.stack([column for arm in estimate.effects for column in (arm.expected, arm.low, arm.high)], axis=1)
     names = ("", *estimate.trial.arms[1:])
     rows = (
         (str(row + 1), guarded(names[number]), *(f"{value:.6g}" for value in table[row]))

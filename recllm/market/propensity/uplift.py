@@ -1,4 +1,4 @@
-"""From a trial's table to everybody's uplift: learned on the trial's people as of its start, told as of now."""
+"""From a trial's table to everybody's uplift: learned on the trial's people as of its start, predicted as of now."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class UpliftRequest:
     start: dt.datetime
     """Before the first treatment; what is known of people from then on is not used. Without a zone it is UTC."""
     randomised: bool = False
-    """The shop's word that who was treated was drawn by lot, with one probability for everybody."""
+    """The shop's word that who was treated was drawn at random, with one probability for everybody."""
     seed: int = 0
 
 
@@ -50,7 +50,7 @@ class UpliftEstimate:
     curve: QiniCurve
     """On the trial's people, each by a model of other people."""
     effects: LearnedEffects
-    """What can be saved, and told of anybody."""
+    """What can be saved, and asked of anyone."""
 
 
 def estimate_uplift(
@@ -63,9 +63,10 @@ def estimate_uplift(
     source: str = "",
 ) -> UpliftEstimate:
     """trial_table: as `read_trial` gives it; rows of people who are not in `learn` are dropped. learn: holds the
-    trial's people. ask: whose uplift is told, as of its own time. source: what the trial is called in what is kept.
+    trial's people. ask: whose uplift is predicted, as of its own time. source: what the trial is called in what is
+    kept.
 
-    Raises `PolicyError` for what is no trial (see `Trial.of_treatment`), `NothingToDo` for nobody to tell about.
+    Raises `PolicyError` for what is no trial (see `Trial.of_treatment`), `NothingToDo` without anyone to predict.
     """
     started, seed = time.perf_counter(), request.seed
     settings = replace(settings or UpliftSettings(), seed=seed)
@@ -83,7 +84,7 @@ def estimate_uplift(
     cohort = Cohort(ask)
     user_rows = np.flatnonzero(cohort.with_history(ask.as_of))
     if not len(user_rows):
-        raise NothingToDo("nobody to tell an uplift of: nobody has a past that counts")
+        raise NothingToDo("no one to predict: no customer has a past that counts")
     features, ids = cohort.features(ask.as_of).rows(user_rows), cohort.user_ids(user_rows)
     effects, held_out = fit_effects(trial, settings, start=utc(int(start.timestamp())).isoformat(), source=source)
     uplift, low, high = effects.predict(features)

@@ -47,7 +47,9 @@ class ValueModel:
         """What both parts read of people: what the propensity reads, then the columns of the spend."""
         names = tuple(f"spend by {features.names[c]}" for c in self.columns)
         groups = tuple(features.groups[c] for c in self.columns)
-        return self.propensity.inputs(features).beside(FeatureTable(names, groups, features.values[:, self.columns]))
+        return self.propensity.inputs(features).with_columns(
+            FeatureTable(names, groups, features.values[:, self.columns])
+        )
 
     def log_value(self, inputs: Floats) -> Values:
         """Log of the expected spend, (n,), of values as `inputs` gives them."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from recllm.text.users import UserTexts
 
 NOT_AGREED = "this person has not agreed to personalisation; nothing was read"
-UNKNOWN_PERSON = "nobody with this id is known; check the id, or load the users and events tables"
+UNKNOWN_PERSON = "no customer with this id is known; check the id, or load the users and events tables"
 
 
 def person_profile(
@@ -55,7 +55,7 @@ def person_evolution(
 
     name = workspace.pseudonymiser().one(user_id)
     data = workspace.gate().dataset(Purpose.PERSONALISATION)
-    refuse_steps(data.step_seconds, "periods of somebody's interests")
+    refuse_steps(data.step_seconds, "periods of a person's interests")
     if not workspace.gate().permits(name, Purpose.PERSONALISATION):
         raise PolicyError(NOT_AGREED)
     row = int(data.user_rows([name])[0])

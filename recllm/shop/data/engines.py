@@ -52,7 +52,7 @@ class Workers(Protocol):
 
 @contextmanager
 def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
-    """So many processes or actors of Ray, which end with the block.
+    """Processes or actors of Ray, which end with the block.
 
     Raises `MissingExtraError` for Ray without its extra, `UsageError` for no worker or no cluster.
     """
@@ -118,7 +118,7 @@ class _Here:
 
 
 class _Processes:
-    """A pool, made anew when one of its processes dies."""
+    """A pool, replaced when one of its processes dies."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -129,7 +129,7 @@ class _Processes:
     ) -> Iterator[Outcome]:
         suspects: list[int] = []
         yield from self._worked(work, shards, self._workers, suspects)
-        for shard in sorted(suspects):  # alone, so that nobody else is blamed for it
+        for shard in sorted(suspects):  # alone, so that no other shard is blamed for it
             dead: list[int] = []
             yield from self._worked(work, [shard], 1, dead)
             if dead:
@@ -179,8 +179,8 @@ class _Processes:
 
 
 def _share_cores(workers: int) -> None:
-    """So many processes of one machine compute with as many threads as it has cores, and not with the square. Read by
-    the libraries when they are imported, which is later."""
+    """Gives each process its share of the machine's cores as threads. The libraries read these variables when they are
+    imported, which is later."""
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ.setdefault(name, threads)

@@ -36,7 +36,7 @@ _LATIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 _IT = {"en": "it", "zh": "它"}
 """Stands for the name of a work where claims are looked for."""
 _WORDS_OF_NAME = {True: 2, False: 3}
-"""So many words, or Chinese characters, make a name that is no plain word: by whether it is in plain Latin script."""
+"""Words, or Chinese characters, that make a name that is no plain word: by whether it is in plain Latin script."""
 _CONSUMED = ("food", "drink", "care", "pets")
 """Shelves whose items are eaten, drunk or put on the skin."""
 
@@ -125,12 +125,12 @@ class Case:
 
     @cached_property
     def tells_saving(self) -> bool:
-        """True when the text tells the former price, or what it lies above the price."""
+        """True when the text shows the former price, or what it lies above the price."""
         return self.saving is not None and (self.tells_former or any(self.is_saving(q) for q in self.quantities))
 
     @cached_property
     def tells_former(self) -> bool:
-        """Whether the text tells the former price as such, or beside the price: "£90 becomes £63"."""
+        """Whether the text shows the former price as such, or next to the price: "£90 becomes £63"."""
         former = [q.role for q in self.quantities if q.kind is QuantityKind.MONEY and q.value == self.facts.list_price]
         return "list" in former or ("" in former and self.tells_price)
 
@@ -157,7 +157,7 @@ class Case:
 
     @cached_property
     def item_texts(self) -> tuple[str, ...]:
-        """The item's texts as its facts hold them, and written out as a text tells them: SFT DRNKS, soft drinks."""
+        """The item's texts as its facts hold them, and written out as a text shows them: SFT DRNKS, soft drinks."""
         short_forms = Prompts.load().short_forms
         item = self.request.item
         texts = [text for text in (*self.facts.texts, item.title, *item.category) if text]
@@ -168,7 +168,7 @@ class Case:
 
     @cached_property
     def own_words(self) -> str:
-        """The text without the item's own texts: what somebody chose to say about it."""
+        """The text without the item's own texts: what its writer chose to say about it."""
         texts = {t for t in (*self.item_texts, *self.facts.spellings) if len(t) > 1 or not t.isascii()}
         if not texts:
             return self.text
@@ -194,26 +194,26 @@ class Case:
 
         A word stands apart when neither neighbour in its clause is a word of the item and nothing shortly before it
         ascribes it; a word that denies or limits (`loose`), when its clause speaks of no item. Food stands apart from
-        what is eaten, drunk or put on the skin only where an English text tells it as what the item is served with.
+        what is eaten, drunk or put on the skin only where an English text names it as what the item is served with.
         """
         of_shelf = shelf((self.facts.title, *reversed(self.facts.category)))
         is_consumed = of_shelf in _CONSUMED or (of_shelf == OTHER_SHELF and self._has_contents)
         apart: set[str] = set()
-        beside: set[str] = set()
+        joined: set[str] = set()
         loose = _listed("en", "loose") | {*word_class("plain_superlatives")}
         for clause in _CLAUSE.split(self.reading.squashed):
             clause_words = frozenset(_LATIN_WORD.findall(clause))
             is_of_item = bool(stems(clause_words) & self.item_stems or clause_words & _listed("en", "pronouns"))
-            (beside if is_of_item else apart).update(clause_words & loose)
+            (joined if is_of_item else apart).update(clause_words & loose)
             pairs = {clause[i : i + 2] for i in range(len(clause) - 1)}
             is_of_item = bool(pairs & self.item_pairs) or any(word in clause for word in _listed("zh", "pronouns"))
-            (beside if is_of_item else apart).update(_HAN.findall(clause))
+            (joined if is_of_item else apart).update(_HAN.findall(clause))
             for word, is_apart in (
                 *self._english_things(clause, is_consumed),
                 *self._chinese_things(clause, is_consumed),
             ):
-                (apart if is_apart else beside).add(word)
-        return frozenset(apart - beside - _held_characters())
+                (apart if is_apart else joined).add(word)
+        return frozenset(apart - joined - _held_characters())
 
     def ascribes(self, tokens: Sequence[str]) -> bool:
         """True when one of the English words says that what follows is the item's: with, has, includes."""
@@ -258,7 +258,7 @@ class Case:
 
     def proves(self, evidence: str) -> bool:
         """True when what a claim rests on is there: a key of the caller's evidence, "list_price", "offer.end",
-        "offer.price" (an offer on the price runs, or the text tells what a former price lies above it) or "offer." and
+        "offer.price" (an offer on the price runs, or the text shows what a former price lies above it) or "offer." and
         the type of the running offer; never for "never"."""
         if evidence == "list_price":
             return self.facts.list_price is not None
@@ -325,7 +325,7 @@ def words_of_uses(facts: FactSheet) -> Iterator[str]:
 
 
 def words_of_scenes(facts: FactSheet) -> Iterator[str]:
-    """The words of the scenes that the item stands in, which claim nothing beside it: wick, of a candle."""
+    """The words of the scenes that the item stands in, which claim nothing with it: wick, of a candle."""
     return _words_beside("scene", facts)
 
 

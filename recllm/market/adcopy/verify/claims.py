@@ -15,7 +15,6 @@ from functools import lru_cache
 from recllm.market.adcopy.deadlines import WEEKDAYS, day_in_words, last_day
 from recllm.market.adcopy.lexicon import (
     HAN,
-    Family,
     families,
     fold,
     limit,
@@ -68,7 +67,7 @@ _OWNER = re.compile(r"['’]s$")
 _SENTENCE = re.compile(r"[.!?…:;\n]+|[\"“”(]")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z'’-]*")
 _HAN_RUN = re.compile(rf"[{HAN}]+")
-_NEAR = 80  # characters beside a number, with the words that say what it is
+_NEAR = 80  # characters next to a number, with the words that say what it is
 
 # --- G1, G17: numbers ----------------------------------------------------------------------------------------------
 
@@ -91,7 +90,7 @@ def numbers(case: Case) -> Iterator[Violation]:
 
 
 def is_around(quantity: Quantity, case: Case) -> bool:
-    """True for a small number that counts something beside the item: "three songs", 两个水坑; nothing that it may be
+    """True for a small number that counts something else than the item: "three songs", 两个水坑; nothing that it may be
     said to have, and no time."""
     if quantity.kind is not QuantityKind.NUMBER or quantity.value is None or not 1 <= quantity.value <= limit("around"):
         return False
@@ -119,7 +118,7 @@ def is_around(quantity: Quantity, case: Case) -> bool:
 
 
 _OF_SCENES = ("ct", "person", "floor", "box", "bag", "bottle")
-"""Units of a Chinese count that may be of something beside the item."""
+"""Units of a Chinese count that may be of something else than the item."""
 
 
 def _is_deadline(date: Quantity, case: Case) -> bool:
@@ -133,7 +132,7 @@ def _is_deadline(date: Quantity, case: Case) -> bool:
 
 
 def _weekdays(case: Case) -> Iterator[Violation]:
-    """G1: a weekday that stands beside a date is its weekday, in the year that brings the date nearest to now."""
+    """G1: a weekday next to a date is its weekday, in the year that brings the date nearest to now."""
     text, now = case.reading.squashed, case.request.now
     for quantity in case.quantities:
         at = text.find(quantity.span.strip()) if quantity.kind is QuantityKind.DATE and quantity.unit[0] != "-" else -1
@@ -157,7 +156,7 @@ def _weekdays(case: Case) -> Iterator[Violation]:
 
 
 _PROMISED = ("off", "off again", "threshold")
-"""Roles of money that somebody promises."""
+"""Roles of money that is promised."""
 _COUNTED = ("ct", "box", "bag", "bottle", "")
 """Units of things that have a price each."""
 _NEVER_GUESSED = (QuantityKind.MONEY, QuantityKind.DISCOUNT, QuantityKind.DATE)
@@ -193,7 +192,7 @@ def _fact_beside(quantity: Quantity, case: Case) -> str:
 
 
 def _offer_in_words(case: Case) -> str:
-    """The running offer as a message tells it."""
+    """The running offer as a message shows it."""
     offer, facts = case.offer, case.facts
     if offer is None:
         return "no offer runs, leave it out"
@@ -402,7 +401,7 @@ def says_saving(phrase: str) -> bool:
 
 
 def _deadlines(case: Case) -> Iterator[Violation]:
-    """Deadlines told by their distance, such as "today only", against the end of the running offer."""
+    """Deadlines given by their distance, such as "today only", against the end of the running offer."""
     running, now = case.offer, case.request.now
     end = running.end if running is not None else None
     tells_end = case.tells_end or any(q.kind is QuantityKind.DATE and is_fact(q, case) for q in case.quantities)
@@ -449,13 +448,15 @@ def proofs(case: Case) -> Iterator[Violation]:
                 if (family.id == "composition" and phrase in case.apart) or _is_plain_superlative(phrase, case):
                     continue
                 if not (family.from_facts and (stated_by_facts(phrase, case.facts) or used_with(phrase, case.facts))):
-                    missing = "no proof makes it sayable" if family.evidence == "never" else _proof_for(family)
+                    of_facts = ", or the words among the item's facts" if family.from_facts else ""
+                    never = family.evidence == "never"
+                    missing = "no proof makes it sayable" if never else f"needs {family.evidence}{of_facts}"
                     message = f"{phrase!r} claims {family.id} without proof: {missing}"
                     yield Violation(message, phrase, family.id not in _NEVER_UNPROVEN)
 
 
 _NEVER_UNPROVEN = ("cure", "urgency", "free")
-"""Claims of health, deadlines and gifts: without their proof nobody can let them pass. The others are a person's."""
+"""Claims of health, deadlines and gifts: without their proof they cannot pass. The others are a person's."""
 
 
 def _is_plain_superlative(phrase: str, case: Case) -> bool:
@@ -466,10 +467,6 @@ def _is_plain_superlative(phrase: str, case: Case) -> bool:
         return False
     following = re.search(rf"{phrase} ([a-z]+)", case.reading.squashed)
     return following is not None and stem(following[1]) not in case.item_stems and following[1] in neutral_words()
-
-
-def _proof_for(family: Family) -> str:
-    return f"needs {family.evidence}" + (", or the words among the item's facts" if family.from_facts else "")
 
 
 def _deeds(case: Case) -> Iterator[Violation]:
@@ -503,7 +500,7 @@ def _holds_words(phrase: str, facts: FactSheet) -> bool:
 
 
 def _measured(case: Case) -> re.Pattern[str] | None:
-    """A verb that tells a measure of the facts: "holds 350 ml", "runs for 30 hours"."""
+    """A verb that states a measure of the facts: "holds 350 ml", "runs for 30 hours"."""
     sizes = [q.span.strip() for q in case.quantities if q.kind is QuantityKind.NUMBER and q.unit and is_fact(q, case)]
     return pattern("claims.measures", SIZES="|".join(map(re.escape, sizes))) if sizes else None
 
@@ -540,7 +537,7 @@ def foreign_names(case: Case) -> Iterator[Violation]:
     else:  # capitalised Latin words in a Chinese text, but for short ones such as T in T恤
         tokens = (token for token in _TOKEN.findall(case.own_words) if len(token) > 2 and token[0].isupper())
     for token in tokens:
-        parts = {stem(part) for part in re.split(r"['’-]", fold(token)) if part}
+        parts = {stem(piece) for piece in re.split(r"['’-]", fold(token)) if piece}
         if _OWNER.search(token) and fold(token)[:-2] in neutral_words():
             continue  # "School's out"
         if not (fold(token) in allowed or stem(fold(token)) in allowed or parts <= allowed or token.isupper()):
@@ -679,7 +676,7 @@ def head_names(case: Case) -> list[str]:
 def _first_part(facts: FactSheet) -> str:
     """A title without size, brand and what follows the name: 手机支架 of 驰印 手机支架 出风口款."""
     name = name_and_size(facts.title)[0]
-    parts = [part for part in name.split() if not part.isascii() and fold(part) != fold(facts.brand or "")]
+    parts = [word for word in name.split() if not word.isascii() and fold(word) != fold(facts.brand or "")]
     return parts[0] if parts else pattern("titles.first_part").split(name)[0]
 
 

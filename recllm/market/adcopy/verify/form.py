@@ -90,7 +90,7 @@ def personal_data(case: Case) -> Iterator[Violation]:
         ("people.email", "is an e-mail address"),
         ("people.ip_address", "is an IP address"),
         ("people.pseudonym", "is a person's pseudonym"),
-        ("people.observed", "tells the person what the shop has seen of them"),
+        ("people.observed", "shows the customer what the shop has seen of them"),
     ):
         yield from violations(matches(pattern(name), text), remark)
     numbers = matches(pattern("people.phone"), text)
@@ -104,7 +104,7 @@ def personal_data(case: Case) -> Iterator[Violation]:
         if is_iban(match[0].replace(" ", "")):
             yield Violation("holds a bank account number", match[0])
     for phrase in _personal_phrases(case, _OF_PEOPLE):
-        yield Violation("holds what tells who or where a person is", phrase)
+        yield Violation("holds what identifies or locates a person", phrase)
     yield from _phrases("G8", case)
 
 
@@ -181,7 +181,7 @@ def _phrases(guarantee: str, case: Case) -> Iterator[Violation]:
 
 
 def right_language(case: Case) -> Iterator[Violation]:
-    """G11: the words beside the product's own are in the locale's script and language."""
+    """G11: the words without the product's own are in the locale's script and language."""
     text = case.own_words
     letters = sum(c.isalpha() for c in text)
     han = "".join(_HAN.findall(text))
@@ -222,7 +222,7 @@ def well_formed(case: Case) -> Iterator[Violation]:
             yield Violation(f"{disguised!r} only looks like letters or digits: write them plainly", disguised)
             break
     if salad := pattern("form.word_salad").search(case.text):
-        yield Violation("puts words beside each other that do not belong there", salad[0][:40], holds=True)
+        yield Violation("puts words together that do not belong together", salad[0][:40], holds=True)
     repeated_names = Counter(w for w in words(case.text) if len(w) > 2 and w.isascii()).most_common(1)
     if repeated_names and repeated_names[0][1] >= limit("loop_words") > len(set(words(case.text))) - 1:
         yield Violation("says little but one word", repeated_names[0][0], holds=True)

@@ -32,7 +32,7 @@ from recllm.market.adcopy.lexicon import (
     words,
 )
 from recllm.market.adcopy.opening_line import occasion_words, reason_words
-from recllm.market.adcopy.request import CopyRequest, FactSheet
+from recllm.market.adcopy.request import FactSheet
 from recllm.market.adcopy.verify.case import Case, denials, words_of_scenes, words_of_uses
 from recllm.market.adcopy.verify.claims import is_around, is_fact, says_saving, synonyms
 
@@ -74,10 +74,11 @@ def ungrounded(case: Case) -> tuple[UngroundedWord, ...]:
     numbers = [span for span in dict.fromkeys(others) if not all(grounded[slice(*span)])]
     for phrase in dict.fromkeys(_phrases_that_hold(case)):
         _take(grounded, readable.occurrences(phrase))
-    _take(grounded, numbers)  # told as numbers, not once more as words
+    _take(grounded, numbers)  # shown as numbers, not once more as words
     grounds = _Grounds.of(case)
     pieces = sorted([*numbers, *_words(readable, grounded, grounds, case.apart)])
-    return tuple(_ungrounded_words(case.text, readable, pieces))
+    spans = [(readable.offsets[start], readable.offsets[end - 1] + 1) for start, end in pieces]
+    return tuple(UngroundedWord(word=case.text[first:last], span=(first, last)) for first, last in spans)
 
 
 def reads_as_foreign(case: Case, without_ground: Sequence[UngroundedWord]) -> bool:
@@ -210,18 +211,12 @@ def _left_over(
             yield offset + start, offset + i
 
 
-def _ungrounded_words(text: str, readable: Letters, pieces: list[tuple[int, int]]) -> Iterator[UngroundedWord]:
-    for start, end in pieces:
-        first, last = readable.offsets[start], readable.offsets[end - 1] + 1
-        yield UngroundedWord(word=text[first:last], span=(first, last))
-
-
 # --- what grounds -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Grounds:
-    """The words that a text may hold, beside the neutral ones."""
+    """The words that a text may hold, besides the neutral ones."""
 
     words: frozenset[str]
     """Folded Latin words, of facts and lists."""
@@ -241,7 +236,9 @@ class _Grounds:
             frozenset(word for word in words_of_scenes(facts) if not _is_phrase(word)),
             frozenset((*request.evidence.values(), *request.voice.lines, *request.voice.required)),
             frozenset(word for word in request.free_words if not _is_phrase(word)),
-            frozenset(_told_reasons(request)),
+            frozenset(
+                (reason_words(request.line_kind, request.locale), occasion_words(request.line_occasion, request.locale))
+            ),
             frozenset(_sizes(facts)),
             frozenset(_counts_in_han(facts)),
         )
@@ -288,10 +285,6 @@ def _counts_in_han(facts: FactSheet) -> Iterator[str]:
     numerals = dict(enumerate("零一二三四五六七八九十"))
     counts = {int(q.value) for q in facts.quantities if q.value is not None and q.value == int(q.value)}
     return (numeral for n in counts if n in numerals for numeral in (numerals[n], *("两" * (n == 2))))
-
-
-def _told_reasons(request: CopyRequest) -> tuple[str, str]:
-    return reason_words(request.line_kind, request.locale), occasion_words(request.line_occasion, request.locale)
 
 
 def _is_phrase(entry: str) -> bool:

@@ -87,7 +87,7 @@ class Review:
 def review(text: str, request: CopyRequest, *, facts: FactSheet | None = None, prompt: str = "") -> Review:
     """Checks one text against the facts of the request's item, and by its rule packs.
 
-    facts: the item's, where they are no longer those of the catalogue. prompt: what a model was told besides the facts,
+    facts: the item's, where they are no longer those of the catalogue. prompt: what a model got besides the facts,
     none of which may come back.
     """
     if len(text) > limit("max_text"):

@@ -1,4 +1,4 @@
-"""Ad text for a workspace's people, and texts made again from their records."""
+"""Ad texts for customers of a workspace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from recllm.base.schema import (
     is_confidential,
 )
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace
@@ -40,13 +39,14 @@ EFFECT = "effect"
 """Folder of a workspace with its model of which text works."""
 
 AD_CHOICE = 5
-"""An ad is for the first of so many items that may be advertised."""
+"""An ad is for the first of these items that may be advertised."""
 WORDINGS = 101
-"""Draws among the shop's wordings that people are spread over: too few to tell anybody by them."""
+"""Draws among the shop's wordings that people are spread over: too few to identify a person."""
 
 
 def write_ads(
     workspace: Workspace,
+    recommender: Recommender,
     users: Sequence[str] = (),
     *,
     slates: Sequence[Slate] | None = None,
@@ -58,7 +58,6 @@ def write_ads(
     generator: str | Generator | None = "template",
     adapter: Path | None = None,
     seed: int = 0,
-    recommender: Recommender | None = None,
     packs: Sequence[Pack] = (),
     voice: Voice | None = None,
     occasion: Occasion | None = None,
@@ -68,17 +67,16 @@ def write_ads(
     by_pseudonym: bool = False,
 ) -> list[AdCopy]:
     """One checked ad text per person, or up to `variants`, for `item_id` or for each person's best item of the
-    `intent` by `objective`: whoever buys a thing anyway needs no advertisement for it.
+    `intent` by `objective`: by lift, as a person who buys an item anyway needs no advertisement for it.
 
     The people are `users`, or those of `slates` that were made before. A generative model is used only for people who
     agreed to it, by the generator's `purpose`; the others get the shop's own lines. A local one that is given by name,
     with its `adapter`, runs in a process of its own, and texts go on without it when it fails. `effect` orders the
-    texts that the checks let stand. `records` is the folder that receives what makes a text again. An item of a
-    sensitive category is never advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender`
-    takes them.
+    texts that pass the checks. `records` is the folder that receives what makes a text again. An item of a sensitive
+    category is never advertised to a person. by_pseudonym: the people are pseudonyms, and `recommender` takes them.
 
-    Raises `PolicyError` when a person has not agreed to personalisation, or to the channel: there is no personal ad
-    without it; and where every item is sensitive. Raises `UsageError` for a person without any item.
+    Raises `PolicyError` for a person without consent to personalisation or to the channel, and where every item is
+    sensitive; `UsageError` for a person without any item.
     """
     from recllm.market.adcopy.channels import channel_written_for
     from recllm.market.adcopy.record import save, write_recorded
@@ -94,7 +92,6 @@ def write_ads(
             raise PolicyError(f"someone of the list has not agreed to {purpose}: no personal ad; nothing was written")
     with open_generator(generator, workspace.cache_dir, adapter=adapter) as model:
         permitted = may_be_modelled(gate, user_ids, model)
-        recommender = recommender or open_recommender(workspace, locale=locale)
         if slates is None:
             allow = (item_id,) if item_id else None
             slates = recommender.recommend(people, k=AD_CHOICE, intent=intent, objective=objective, allow=allow)
@@ -149,8 +146,8 @@ def wording_of(user_id: str) -> int:
 
 
 def may_be_modelled(gate: PolicyGate, user_ids: Sequence[str], generator: Generator | None) -> list[bool]:
-    """For each person, whether the generator may be asked for a text for them. Raises `UsageError` for a generator that
-    does not say what people must have agreed to."""
+    """For each person, whether the generator may write a text for them. Raises `UsageError` for a generator without a
+    purpose that people agree to."""
     if generator is None:
         return [False] * len(user_ids)
     purpose = getattr(generator, "purpose", None)
@@ -194,34 +191,6 @@ def open_generator(
     finally:
         if isinstance(model, ProcessGenerator):
             model.close()
-
-
-def replay_ad(
-    workspace: Path,
-    record_id: str,
-    *,
-    records: Path,
-    generator: str | None = None,
-    adapter: Path | None = None,
-    packs: Sequence[Pack] = (),
-    effect: Path | None = None,
-) -> AdCopy:
-    """The text of a record, made again. Generator and adapter are the record's, unless they lie elsewhere now; the
-    model that ordered its texts is the workspace's, unless `effect` is its folder.
-
-    Raises `DataError` for an unknown record, `GenerationError` saying what changed when it cannot be the same text.
-    """
-    from recllm.market.adcopy.record import load, replay
-
-    record = load(records, record_id)
-    tuned = adapter or (Path(record.adapter) if record.adapter else None)
-    with open_generator(generator or record.generator_spec, workspace / "cache", adapter=tuned) as model:
-        encoder = ordered_by = None
-        if record.encoder or record.effect:
-            with Workspace.open(workspace) as shop:
-                encoder = open_recommender(shop).encoder if record.encoder else None
-                ordered_by = effect_model(shop, effect) if record.effect else None
-        return replay(record, generator=model, encoder=encoder, packs=packs, effect=ordered_by)
 
 
 def item_of(row: Mapping[str, Any]) -> Item:
