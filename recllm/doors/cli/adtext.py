@@ -27,10 +27,14 @@ from recllm.doors.cli.options import (
     Users,
     WorkspaceDir,
     batch_options,
+    emit_json,
+    note,
     open_shop,
     read_user_ids,
+    say,
+    show,
+    table,
 )
-from recllm.doors.cli.output import emit_json, note, say, show, table
 
 if TYPE_CHECKING:
     from recllm.base.schema import AdCopy

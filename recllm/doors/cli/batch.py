@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import RecllmError, UsageError
 from recllm.base.schema import count_text
-from recllm.doors.cli.options import Answering, Batching, ids_by_pseudonym, open_shop, write_audit
-from recllm.doors.cli.output import note, show
+from recllm.doors.cli.options import Answering, Batching, ids_by_pseudonym, note, open_shop, show, write_audit
 
 if TYPE_CHECKING:
     from recllm.market.jobs.batch import BatchResult, BatchRun, ShardOutcome

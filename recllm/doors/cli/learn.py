@@ -14,8 +14,19 @@ import typer
 from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.doors.cli.batch import encode
-from recllm.doors.cli.options import AnyWorkspace, Batching, Json, Options, Seed, WorkspaceDir, open_shop, write_audit
-from recllm.doors.cli.output import note, show, table
+from recllm.doors.cli.options import (
+    AnyWorkspace,
+    Batching,
+    Json,
+    Options,
+    Seed,
+    WorkspaceDir,
+    note,
+    open_shop,
+    show,
+    table,
+    write_audit,
+)
 from recllm.text.log_lines import LogFormatter
 
 if TYPE_CHECKING:

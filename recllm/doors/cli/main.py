@@ -20,13 +20,10 @@ from recllm.doors.cli import (
     answer,
     campaign,
     data,
-    experiment,
     learn,
-    occasions,
     rights,
     service,
     show,
-    webhooks,
 )
 from recllm.doors.cli.options import add_command, as_command
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
@@ -37,7 +34,7 @@ COMMANDS = (
     *(answer.audience, answer.predict, answer.uplift, learn.refresh),
     *(show.start, show.doctor, show.settings),
     answer.search,
-    occasions.occasions,
+    answer.occasions,
     *(service.serve, service.keys),
     *(rights.backup, rights.restore),
 )
@@ -70,11 +67,15 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     ),
     "experiments": (
         "Experiments on slates: variants by lot, and what may be said of them.",
-        {"start": experiment.start, "report": experiment.report, "stop": experiment.stop},
+        {
+            "start": campaign.start_experiment,
+            "report": campaign.report_experiment,
+            "stop": campaign.stop_experiment,
+        },
     ),
     "webhooks": (
         "Reports of mail and message services, and announcements to your own systems.",
-        {"add": webhooks.add, "list": webhooks.list_all},
+        {"add": service.add_webhook, "list": service.webhooks},
     ),
     "copy": (None, {"check": adtext.check, "vocabulary": adtext.vocabulary}),
     "models": (

@@ -16,11 +16,13 @@ from recllm.doors.cli.options import (
     User,
     Users,
     WorkspaceDir,
+    note,
     open_shop,
     read_user_ids,
+    show,
+    table,
     write_audit,
 )
-from recllm.doors.cli.output import note, show, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
