@@ -410,9 +410,7 @@ def uplift(
         Path | None,
         typer.Option(help="Instead of TRIAL: the TOML of an exported campaign; its control group is the control."),
     ],
-    save: Annotated[
-        str | None, typer.Option(help="Keep the effects under this name, for audience --with effects=NAME.")
-    ],
+    save: Annotated[str | None, typer.Option(help="Keep the effects as NAME, for audience --with effects=NAME.")],
     start: Annotated[
         datetime | None, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")
     ],

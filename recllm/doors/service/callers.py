@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS
-from functools import partial
+from functools import partial, wraps
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -215,9 +216,33 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def json_answer(value: Any) -> Response:
-    """A result in the fields of the command line's JSON."""
-    return document_answer(json_text(value))
+Operation = Callable[..., Any]
+
+
+def answered(*, marketing: bool = False, status: int = 200) -> Callable[[Operation], Operation]:
+    """Makes an operation of a function that computes an answer: it runs in a worker when one is free, and its result is
+    answered as JSON. marketing: in the worker for answers that take seconds."""
+
+    def decorated(function: Operation) -> Operation:
+        signature = inspect.signature(function, eval_str=True)
+        has_service = "service" in signature.parameters
+        parameters = list(signature.parameters.values())
+        if not has_service:
+            parameters.append(inspect.Parameter("service", inspect.Parameter.KEYWORD_ONLY, annotation=TheService))
+
+        @wraps(function)
+        async def operation(*, service: Service, **values: Any) -> Response:
+            values |= {"service": service} if has_service else {}
+            answer = await (service.marketing if marketing else service.capacity).run(partial(function, **values))
+            response = answer if isinstance(answer, Response) else document_answer(json_text(answer))
+            response.status_code = status
+            return response
+
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        operation.__signature__ = signature.replace(parameters=keyword_only, return_annotation=Response)  # type: ignore[attr-defined]
+        return operation
+
+    return decorated
 
 
 def document_answer(document: str) -> Response:

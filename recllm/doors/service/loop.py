@@ -1,15 +1,14 @@
-"""Operations of the closed loop: what became of what was shown, and experiments on it."""
+"""Operations of the closed loop: answers to what was shown, and experiments on it."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from fastapi.responses import Response
 
 from recllm.base.errors import UsageError
 from recllm.base.schema import ReportBy
-from recllm.doors.service.callers import ERRORS, MayMarket, TheService, json_answer
+from recllm.doors.service.callers import ERRORS, MayMarket, answered
 from recllm.doors.service.requests import ExperimentRequest, Id, JsonRoute, StopRequest
 from recllm.market.jobs.experiments import (
     ExperimentOutcome,
@@ -29,80 +28,63 @@ router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
 
 @router.get("/v1/report", response_model=None, tags=["loop"])
-async def report(
+@answered()
+def report(
     caller: MayMarket,
-    service: TheService,
     by: ReportBy = ReportBy.MODEL,
     days: Annotated[float, Query(gt=0, le=365, description="Days for which an answer belongs to a showing.")] = 7.0,
-) -> Response:
+) -> dict[str, Any]:
     """Outcomes of what was shown: clicks, purchases, revenue, returning customers, coverage; with intervals.
 
     Without the scope `privacy`, groups below the policy's floor are left out, the figures carry noise that is small
     compared with their intervals and change once a day, and `days` is raised to the next of 1, 3, 7, 14, 28, 90, 365.
     """
+    figures = caller.figures
+    window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
 
-    def groups() -> dict[str, Any]:
-        figures = caller.figures
-        window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
+    def reported() -> tuple[ShownOutcome, ...]:
+        return reported_outcomes(feedback_report(caller.shop.workspace, by=by, window_days=window), figures)
 
-        def reported() -> tuple[ShownOutcome, ...]:
-            outcomes = feedback_report(caller.shop.workspace, by=by, window_days=window)
-            return reported_outcomes(outcomes, figures)
-
-        groups = caller.shop.once_a_day(figures, ("report", by, window), reported)
-        return {"by": by, "window_days": window, "groups": groups}
-
-    return json_answer(await service.capacity.run(groups))
+    groups = caller.shop.once_a_day(figures, ("report", by, window), reported)
+    return {"by": by, "window_days": window, "groups": groups}
 
 
 @router.get("/v1/experiments", response_model=None, tags=["loop"])
-async def experiments(caller: MayMarket, service: TheService) -> Response:
+@answered()
+def experiments(caller: MayMarket) -> dict[str, Any]:
     """All experiments, the running one too."""
-
-    def documents() -> dict[str, Any]:
-        return {"experiments": [stored.document() for stored in list_experiments(caller.shop.workspace)]}
-
-    return json_answer(await service.capacity.run(documents))
+    return {"experiments": [stored.document() for stored in list_experiments(caller.shop.workspace)]}
 
 
 @router.post("/v1/experiments", response_model=None, tags=["loop"])
-async def start(body: ExperimentRequest, caller: MayMarket, service: TheService) -> Response:
-    """Start an experiment on slates: people are split by lot, from now on. The first variant is the control."""
-
-    def started() -> dict[str, Any]:
-        variants = {v.name: (v.weight, Treatment.model_validate(v.treatment)) for v in body.variants}
-        if len(variants) < len(body.variants):
-            raise UsageError("two variants have one name; give each its own")
-        stored = start_experiment(caller.shop.workspace, body.name, variants, metric=body.metric, guard=body.guard)
-        caller.audit(AuditAction.EXPERIMENT_STARTED, experiment=body.name)
-        caller.shop.update()  # what is answered is in force
-        return stored.document()
-
-    return json_answer(await service.capacity.run(started))
+@answered()
+def start(body: ExperimentRequest, caller: MayMarket) -> dict[str, Any]:
+    """Start an experiment on slates: people are split at random, from now on. The first variant is the control."""
+    variants = {v.name: (v.weight, Treatment.model_validate(v.treatment)) for v in body.variants}
+    if len(variants) < len(body.variants):
+        raise UsageError("two variants have one name; give each its own")
+    stored = start_experiment(caller.shop.workspace, body.name, variants, metric=body.metric, guard=body.guard)
+    caller.audit(AuditAction.EXPERIMENT_STARTED, experiment=body.name)
+    caller.shop.update()  # an answered change is in force
+    return stored.document()
 
 
 @router.get("/v1/experiments/{name}", response_model=None, tags=["loop"])
-async def outcome(name: Id, caller: MayMarket, service: TheService) -> Response:
+@answered()
+def outcome(name: Id, caller: MayMarket) -> ExperimentOutcome:
     """What may be said of an experiment now: intervals hold at every look."""
-
-    def measured() -> ExperimentOutcome:
-        figures, workspace = caller.figures, caller.shop.workspace
-        question = ("experiment", name, find_experiment(workspace, name).revision)
-        return caller.shop.once_a_day(
-            figures, question, lambda: reported_experiment(experiment_outcome(workspace, name), figures)
-        )
-
-    return json_answer(await service.capacity.run(measured))
+    figures, workspace = caller.figures, caller.shop.workspace
+    question = ("experiment", name, find_experiment(workspace, name).revision)
+    return caller.shop.once_a_day(
+        figures, question, lambda: reported_experiment(experiment_outcome(workspace, name), figures)
+    )
 
 
 @router.post("/v1/experiments/{name}/stop", response_model=None, tags=["loop"])
-async def stop(name: Id, body: StopRequest, caller: MayMarket, service: TheService) -> Response:
-    """End an experiment: everybody gets the serving model again. 409 where somebody changed it since `revision`."""
-
-    def ended() -> dict[str, Any]:
-        stored = stop_experiment(caller.shop.workspace, name, revision=body.revision)
-        caller.audit(AuditAction.EXPERIMENT_STOPPED, experiment=name)
-        caller.shop.update()
-        return stored.document()
-
-    return json_answer(await service.capacity.run(ended))
+@answered()
+def stop(name: Id, body: StopRequest, caller: MayMarket) -> dict[str, Any]:
+    """End an experiment: all people get the serving model again. 409 where it was changed since `revision`."""
+    stored = stop_experiment(caller.shop.workspace, name, revision=body.revision)
+    caller.audit(AuditAction.EXPERIMENT_STOPPED, experiment=name)
+    caller.shop.update()
+    return stored.document()

@@ -22,9 +22,10 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from recllm.base.documents import json_text
 from recllm.base.errors import DataError, RecllmError
 from recllm.base.schema import MessageEvent, MessageEventKind
-from recllm.doors.service.callers import ERRORS, Service, TheService, json_answer
+from recllm.doors.service.callers import ERRORS, Service, TheService, document_answer
 from recllm.doors.service.live import LiveShop
 from recllm.market.jobs.announce import TIMEOUT_SECONDS, send_due
 from recllm.market.jobs.messages import ReportAccount, record_reports
@@ -120,7 +121,7 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
 
     done = await service.capacity.run(account)
     _count(service, shop.name, done)
-    return json_answer(done)
+    return document_answer(json_text(done))
 
 
 def _count(service: Service, shop_name: str, account: ReportAccount) -> None:
