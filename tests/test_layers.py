@@ -30,7 +30,7 @@ STORE_CALLS = {
     "campaigns/texts.py": 1,
     "campaigns/wordings.py": 1,
     "cli/rights.py": 3,
-    "cli/webhooks.py": 1,
+    "cli/service.py": 1,
     "console/data.py": 2,
     "console/experiments.py": 1,
     "console/figures.py": 2,

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from recllm.base.errors import ModelError, UnknownIdError
 from recllm.base.stats.intervals import ConfidenceInterval
 from recllm.doors.console.estimates import estimate_values, job_subject, order_estimate
-from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, history, text_of
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, history, text_of
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.jobs.experiments import ANSWER_COLUMNS, Metric
 from recllm.recommend.recommender.lineage import Lineage
@@ -24,7 +24,7 @@ from recllm.recommend.recommender.registry import VersionDecision, current, deci
 from recllm.recommend.recommender.saved_model import MODEL_FILE
 from recllm.shop.workspace.keys import Scope
 
-router = APIRouter(prefix="/models")
+router = APIRouter(prefix="/models", route_class=PageRoute)
 SECTION = ConsoleSection("models", "/models", router)
 
 ACTS = 20
@@ -51,25 +51,24 @@ class ModelLine:
 
 
 @router.get("")
-async def index(visit: TheVisit) -> Response:
+def index(visit: TheVisit) -> Response:
     """All versions, newest first."""
-
-    def values() -> dict[str, Any]:
-        lines, problem, version = model_lines(visit), None, None
-        try:
-            version = current(visit.workspace.models_dir)
-        except ModelError as error:
-            problem = str(error)
-        return {
-            "lines": lines,
-            "serving": version,
-            "problem": problem,
-            "gates": {line.version: gate_table(visit, line) for line in lines},
-            "decisions": decisions_table(visit),
-            "acts": [act for act in history(visit.workspace, 500) if act["act"] == "promote"][:ACTS],
-        }
-
-    return visit.page("models.html.j2", section="models", metrics=METRICS, **await visit.run(values))
+    lines, problem, version = model_lines(visit), None, None
+    try:
+        version = current(visit.workspace.models_dir)
+    except ModelError as error:
+        problem = str(error)
+    return visit.page(
+        "models.html.j2",
+        section="models",
+        metrics=METRICS,
+        lines=lines,
+        serving=version,
+        problem=problem,
+        gates={line.version: gate_table(visit, line) for line in lines},
+        decisions=decisions_table(visit),
+        acts=[act for act in history(visit.workspace, 500) if act["act"] == "promote"][:ACTS],
+    )
 
 
 def gate_table(visit: Visit, line: ModelLine) -> ConsoleTable | None:
@@ -97,18 +96,14 @@ def decisions_table(visit: Visit) -> ConsoleTable | None:
 
 
 @router.get("/version/{version}")
-async def confirm_page(visit: TheVisit, version: str) -> Response:
+def confirm_page(visit: TheVisit, version: str) -> Response:
     """What would change if this version served, before anybody lets it."""
-
-    def values() -> dict[str, Any]:
-        line = _line_of(visit, version)
-        now_serving = next((other_line for other_line in model_lines(visit) if other_line.serves), None)
-        with visit.workspace.store().read() as reader:
-            people = reader.counts()["users"]
-        table = comparison_table(visit, now_serving, line)
-        return {"line": line, "table": table, "people": people}
-
-    return visit.page("model.html.j2", section="models", **await visit.run(values))
+    line = _line_of(visit, version)
+    now_serving = next((other_line for other_line in model_lines(visit) if other_line.serves), None)
+    with visit.workspace.store().read() as reader:
+        people = reader.counts()["users"]
+    table = comparison_table(visit, now_serving, line)
+    return visit.page("model.html.j2", section="models", line=line, table=table, people=people)
 
 
 def comparison_table(visit: Visit, now_serving: ModelLine | None, line: ModelLine) -> ConsoleTable:
@@ -130,48 +125,38 @@ def comparison_table(visit: Visit, now_serving: ModelLine | None, line: ModelLin
 
 
 @router.post("/version/{version}/promote")
-async def promote_version(visit: TheVisit, form: TheForm, version: str) -> Response:
+def promote_version(visit: TheVisit, form: TheForm, version: str) -> Response:
     """Let a version serve. Every byte of it is verified first; one that the gate refused needs a further tick."""
     visit.require(Scope.ADMIN)
 
-    def write() -> None:
-        _line_of(visit, version)
-        previous = serving(visit.workspace.models_dir)
-        promote(visit.workspace.models_dir, version, force=text_of(form, "force") == "yes")
-        visit.remember("promote", version=version, previous=previous)
-
-    await visit.run(write)
+    _line_of(visit, version)
+    previous = serving(visit.workspace.models_dir)
+    promote(visit.workspace.models_dir, version, force=text_of(form, "force") == "yes")
+    visit.remember("promote", version=version, previous=previous)
     return visit.back("/models", "promoted")
 
 
 @router.get("/version/{version}/estimate")
-async def estimate_page(visit: TheVisit, version: str, metric: Annotated[str, Query()] = Metric.CLICKS) -> Response:
+def estimate_page(visit: TheVisit, version: str, metric: Annotated[str, Query()] = Metric.CLICKS) -> Response:
     """What a version would have brought, by slates that explored."""
-
-    def values() -> dict[str, Any]:
-        line = _line_of(visit, version)
-        return {"line": line, **estimate_values(visit, version, _metric(metric))}
-
     template = "estimate_state.html.j2" if visit.is_part else "estimate.html.j2"
-    return visit.page(template, section="models", **await visit.run(values))
+    line = _line_of(visit, version)
+    return visit.page(template, section="models", line=line, **estimate_values(visit, version, _metric(metric)))
 
 
 @router.post("/version/{version}/estimate")
-async def order(visit: TheVisit, form: TheForm, version: str) -> Response:
+def order(visit: TheVisit, form: TheForm, version: str) -> Response:
     """Have it computed in the background."""
     visit.require(Scope.MARKETING)
     metric = _metric(text_of(form, "metric"))
 
-    def ordered() -> None:
-        _line_of(visit, version)
-        order_estimate(visit, version, metric)
-
-    await visit.run(ordered)
+    _line_of(visit, version)
+    order_estimate(visit, version, metric)
     return visit.back(f"/models/version/{quote(version)}/estimate?metric={metric.value}")
 
 
 @router.post("/version/{version}/estimate/cancel")
-async def cancel(visit: TheVisit, form: TheForm, version: str) -> Response:
+def cancel(visit: TheVisit, form: TheForm, version: str) -> Response:
     """End it at its next slates; nothing of it is kept."""
     visit.require(Scope.MARKETING)
     metric, background = _metric(text_of(form, "metric")), visit.state.service.background

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -9,7 +10,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial, wraps
+from inspect import iscoroutinefunction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
@@ -17,6 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.datastructures import FormData, UploadFile
@@ -55,7 +58,7 @@ from recllm.doors.console.tables import (
 )
 from recllm.doors.console.typed import TypedTexts
 from recllm.doors.service.callers import Service
-from recllm.doors.service.capacity import Capacity, RateLimit
+from recllm.doors.service.capacity import RateLimit
 from recllm.doors.service.live import LiveShop
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.audit import AuditAction, audit
@@ -219,15 +222,11 @@ class Visit:
         if not PSEUDONYM.fullmatch(name) or not self.workspace.gate().knows_each([name])[0]:
             raise UnknownIdError("nobody of this shop is known under this address")
 
-    async def run(self, answer: Callable[[], T]) -> T:
-        """The answer, computed in a thread when a worker is free. Raises `OverloadError` as the service does."""
-        return await self.state.service.capacity.run(answer)
-
-    async def attempt(self, work: Callable[[], T], capacity: Capacity | None = None) -> T | FormRefusal:
+    def attempt(self, work: Callable[[], T]) -> T | FormRefusal:
         """What a form asks for, or why the visitor has to change the form. Raises `UnknownIdError` and errors that the
         visitor cannot mend."""
         try:
-            return await (capacity or self.state.service.capacity).run(work)
+            return work()
         except UnknownIdError:
             raise
         except (UsageError, DataError, PolicyError, NothingToDo) as error:
@@ -382,6 +381,32 @@ def _visit(request: Request) -> Visit:
 
 
 TheVisit = Annotated[Visit, Depends(_visit)]
+Page = Callable[..., Response]
+
+
+class PageRoute(APIRoute):
+    """A page whose function computes and renders in a worker, when one is free. Raises `OverloadError` as the service
+    does."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint if iscoroutinefunction(endpoint) else _in_worker(endpoint), **options)
+
+
+def slow(page: Page) -> Page:
+    """Marks a page that takes seconds: it has the worker of marketing, so that the others do not wait for it."""
+    page.is_slow = True  # type: ignore[attr-defined]
+    return page
+
+
+def _in_worker(page: Page) -> Callable[..., Any]:
+    @wraps(page)
+    async def run(visit: Visit, **values: Any) -> Response:
+        service = visit.state.service
+        capacity = service.marketing if getattr(page, "is_slow", False) else service.capacity
+        return await capacity.run(partial(page, visit, **values))
+
+    run.__signature__ = inspect.signature(page, eval_str=True)  # type: ignore[attr-defined]
+    return run
 
 
 async def _form(request: Request) -> FormData:
@@ -402,10 +427,10 @@ def texts_of(form: FormData, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
 
 
-async def file_of(form: FormData, name: str, limit: int) -> bytes:
+def file_of(form: FormData, name: str, limit: int) -> bytes:
     """An uploaded file, one byte more than `limit` at most; empty without one."""
     file = form.get(name)
-    return await file.read(limit + 1) if isinstance(file, UploadFile) and file.filename else b""
+    return file.file.read(limit + 1) if isinstance(file, UploadFile) and file.filename else b""
 
 
 def local_path(text: str) -> str:

@@ -260,12 +260,12 @@ def _document(node: RuleNode) -> dict[str, Any]:
         document: dict[str, Any] = {texts["join"]: [_document(part) for part in node.parts]}
     else:
         document = {"condition": texts.get("condition") or node.kind.value}
-        shown = [
+        entries = [
             entry for entry in ENTRIES[node.kind] if entry.name not in (*SPECIAL, "condition") and texts[entry.name]
         ]
         if node.kind is NodeKind.BASIC and texts["test"] != "range":
-            shown = [entry for entry in shown if not entry.is_number]
-        document |= {e.name: _number(texts[e.name]) if e.is_number else texts[e.name] for e in shown}
+            entries = [entry for entry in entries if not entry.is_number]
+        document |= {e.name: _number(texts[e.name]) if e.is_number else texts[e.name] for e in entries}
         if texts.get("of"):
             document[texts["of"]] = texts["named"]
         if texts.get("test") == "stated":
