@@ -36,9 +36,9 @@ from recllm.base.words.sentences import LANGUAGES
 from recllm.doors.console import app as console_app
 from recllm.doors.console import people
 from recllm.doors.console.app import SECTIONS, mount_console
-from recllm.doors.console.estimates import EstimateVerdict, verdict_of
 from recllm.doors.console.figures import rhythms
 from recllm.doors.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
+from recllm.doors.console.models import EstimateVerdict, verdict_of
 from recllm.doors.console.pages import HISTORY_FILE, local_path
 from recllm.doors.console.predictions import PredictionLine, PredictionState, people_like
 from recllm.doors.console.session import session_cookie, session_visitor
@@ -540,7 +540,7 @@ def test_the_id_is_told_only_to_the_browser_that_typed_it(looking: TestClient, m
     looking.cookies.clear()
     looking.cookies.update(cookies)
     assert SHOP_ID in looking.get(address).text
-    monkeypatch.setattr("recllm.doors.console.typed.TYPED_SECONDS", -1)
+    monkeypatch.setattr("recllm.doors.console.memory.TYPED_SECONDS", -1)
     assert SHOP_ID not in looking.get(address).text
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import BaseModel, Field
 from pydantic_core import PydanticUndefined
-from typer.core import TyperCommand
 
 from recllm.base.documents import Question, allows_none, json_text
 from recllm.base.errors import UsageError
@@ -140,20 +139,6 @@ def ids_by_pseudonym(shop: Workspace, file: Path | None) -> dict[str, str]:
     return dict(zip(shop.pseudonymiser().many(user_ids), user_ids, strict=True))
 
 
-class GroupedCommand(TyperCommand):
-    """A command whose help lists its options under the headings of their `rich_help_panel`."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
-                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-                groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
-        for heading, records in groups.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
 @dataclass(frozen=True)
 class Options:
     """The fields of a question that are options of their own; the others are given by --with."""
@@ -187,7 +172,7 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
 
 def add_command(app: typer.Typer, function: Callable[..., Any], name: str | None = None) -> None:
     """Add a function as a command; see `as_command`."""
-    app.command(name, cls=GroupedCommand)(as_command(function))
+    app.command(name)(as_command(function))
 
 
 def as_command(function: Callable[..., Any]) -> Callable[..., Any]:

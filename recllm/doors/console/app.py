@@ -27,9 +27,9 @@ from recllm.base.errors import RecllmError
 from recllm.base.words.sentences import LANGUAGES, language_of
 from recllm.base.words.words import Words
 from recllm.doors.console import campaigns, data, experiments, home, items, models, people, privacy, settings, sign_in
-from recllm.doors.console.cookies import FORM_COOKIE, LANGUAGE_COOKIE, SHOP_COOKIE, YEAR, read_cookies, set_cookie
 from recllm.doors.console.figures import FigureCache
 from recllm.doors.console.loads import FileLoads, sweep_uploads
+from recllm.doors.console.memory import PendingSignIns, SignInLog, TypedTexts
 from recllm.doors.console.pages import (
     ConsoleSection,
     ConsoleState,
@@ -41,11 +41,20 @@ from recllm.doors.console.pages import (
     static_folder,
     text_of,
 )
-from recllm.doors.console.pending import PendingSignIns
-from recllm.doors.console.session import SignedIn, form_token, identify_browser, new_form_cookie, same_token
+from recllm.doors.console.session import (
+    FORM_COOKIE,
+    LANGUAGE_COOKIE,
+    SHOP_COOKIE,
+    YEAR,
+    SignedIn,
+    form_token,
+    identify_browser,
+    new_form_cookie,
+    read_cookies,
+    same_token,
+    set_cookie,
+)
 from recllm.doors.console.sign_in import connect_providers, go_to_be_confirmed
-from recllm.doors.console.sign_in_log import SignInLog
-from recllm.doors.console.typed import TypedTexts
 from recllm.doors.service.callers import DISK_REFUSALS, STATUS, Service
 from recllm.doors.service.capacity import OverloadError, RateLimit
 from recllm.shop.workspace.console_sessions import end_outdated_sessions

@@ -108,7 +108,7 @@ MAX_FILE_BYTES = 200_000
 MAX_IDS_BYTES = 20_000_000
 SHOWN_ITEMS = 20
 DECIDER = "decider"
-"""The last typed name of the person who decides, where sign-in is not needed; see `recllm.doors.console.typed`."""
+"""The last typed name of the person who decides, where sign-in is not needed; see `recllm.doors.console.memory`."""
 DECISIONS: Mapping[str, str] = {"approve": "text_approved", "reject": "text_rejected", "edit": "text_edited"}
 """Decision about texts -> its notice."""
 OPENING = "everybody"

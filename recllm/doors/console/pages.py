@@ -42,10 +42,9 @@ from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
 from recllm.doors.console.figures import FigureCache
 from recllm.doors.console.loads import FileLoads
+from recllm.doors.console.memory import PendingSignIns, SignInLog, TypedTexts
 from recllm.doors.console.oidc import OidcClient
-from recllm.doors.console.pending import PendingSignIns
 from recllm.doors.console.session import SignedIn
-from recllm.doors.console.sign_in_log import SignInLog
 from recllm.doors.console.tables import (
     ConsoleTable,
     TableColumn,
@@ -56,7 +55,6 @@ from recllm.doors.console.tables import (
     declared_tables,
     tables_of,
 )
-from recllm.doors.console.typed import TypedTexts
 from recllm.doors.service.callers import Service
 from recllm.doors.service.capacity import RateLimit
 from recllm.doors.service.live import LiveShop
@@ -149,7 +147,7 @@ class Visit:
     request: Request
     state: ConsoleState
     cookies: Mapping[str, str]
-    """Of the console, by `recllm.doors.console.cookies.read_cookies`."""
+    """Of the console, by `recllm.doors.console.session.read_cookies`."""
     signed_in: SignedIn | None
     words: Words
     form_token: str

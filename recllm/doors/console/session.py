@@ -1,9 +1,12 @@
-"""Who looks: sessions of keys and of people, and forms that only the console's own pages can send.
+"""The visitor of a browser: sessions of keys and of people, cookies, and forms that only the console's pages can send.
 
 A session is a file of the workspace and a random token in a cookie; see `workspace.console_sessions`. The API
-key behind it is looked up at each request, so that revoking it ends the session; whether the settings let somebody of
-the company's directory in is looked up likewise. Where no shop has keys or a directory, the service answers this
-machine alone, and whoever works on it is in.
+key behind it is looked up at each request, so that revoking it ends the session; so are the settings that let a person
+of the company's directory in. Where no shop has keys or a directory, only this machine is answered, without sign-in.
+
+A cookie holds a choice or a random text, and no personal data. Over https their names begin with `__Host-`, by which a
+browser takes them from this host alone, over https and for all paths; others are not read. Over http, where no browser
+takes such names, they go without.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
+from fastapi import Request
+from fastapi.responses import Response
+
 from recllm.base.errors import StoreError
-from recllm.doors.console.cookies import SHOP_COOKIE
 from recllm.doors.console.staff import StaffIdentity, StaffMember, staff_member
 from recllm.doors.service.callers import Service
 from recllm.doors.service.live import LiveShop
@@ -28,6 +33,17 @@ from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, key_in_force
 from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+SHOP_COOKIE = "recllm-shop"
+"""Name of the shop that is looked at."""
+FORM_COOKIE = "recllm-form"
+"""A random text that the forms of this browser are bound to."""
+LANGUAGE_COOKIE = "recllm-language"
+PENDING_COOKIE = "recllm-oidc"
+"""Binds a sign-in through a provider to the browser that began it."""
+HOST_PREFIX = "__Host-"
+YEAR = 365 * 24 * 3_600
+"""Seconds that a choice is remembered by the browser."""
 
 FRESH_SECONDS = 600
 """For so long after signing in somebody may end other sessions; later they sign in again for that."""
@@ -187,3 +203,37 @@ def form_token(workspace: Workspace, form_cookie: str, session: ConsoleSession |
 def same_token(token: str, expected: str) -> bool:
     """Compares in a time that does not depend on the texts."""
     return hmac.compare_digest(token.encode(errors="replace"), expected.encode())
+
+
+# --- cookies ----------------------------------------------------------------------------------------------------------
+
+
+def read_cookies(request: Request) -> dict[str, str]:
+    """The console's cookies by their plain names; over https those alone that came with the prefix."""
+    if not _is_https(request):
+        return dict(request.cookies)
+    prefixed = {name: value for name, value in request.cookies.items() if name.startswith(HOST_PREFIX)}
+    return {name.removeprefix(HOST_PREFIX): value for name, value in prefixed.items()}
+
+
+def set_cookie(
+    answer: Response,
+    request: Request,
+    name: str,
+    value: str,
+    *,
+    max_age: int | None = None,
+    samesite: Literal["lax", "strict"] = "strict",
+) -> None:
+    """A cookie that no script reads and no other site sends; over https never without it."""
+    is_https = _is_https(request)
+    written = f"{HOST_PREFIX}{name}" if is_https else name
+    answer.set_cookie(written, value, max_age=max_age, httponly=True, samesite=samesite, secure=is_https)
+
+
+def drop_cookie(answer: Response, request: Request, name: str) -> None:
+    set_cookie(answer, request, name, "", max_age=0)
+
+
+def _is_https(request: Request) -> bool:
+    return request.url.scheme == "https"

@@ -22,16 +22,21 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.errors import StoreError
 from recllm.base.settings import OIDC_RETURN_PATH
-from recllm.doors.console.cookies import FORM_COOKIE, PENDING_COOKIE, SHOP_COOKIE, YEAR, drop_cookie, set_cookie
+from recllm.doors.console.memory import PENDING_SECONDS, PendingSignIn
 from recllm.doors.console.oidc import OidcClient, SignInError, SignInProblem, connect_provider, provider_id
 from recllm.doors.console.pages import TheForm, TheVisit, Visit, from_here, local_path, text_of
-from recllm.doors.console.pending import PENDING_SECONDS, PendingSignIn
 from recllm.doors.console.session import (
+    FORM_COOKIE,
+    PENDING_COOKIE,
+    SHOP_COOKIE,
+    YEAR,
     begin_staff_session,
+    drop_cookie,
     has_to_be_confirmed,
     is_session_of,
     new_form_cookie,
     session_cookie,
+    set_cookie,
     sign_in,
 )
 from recllm.doors.console.staff import StaffIdentity, StaffMember, groups_in_use, staff_identity, staff_member
