@@ -1,4 +1,4 @@
-"""Commands that answer: what to show whom, and what became of it; whom to reach, what people will do, whom it moves."""
+"""Commands that answer: recommendations and feedback, audiences, predictions, effects of treatments, occasions."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['campaign_id']}: {people}, {document['holdout']:,} held out{within}"
     if (extra := document["expected_extra"]) is not None:
         yield f"  the treatment is expected to add {extra:+.1f} to what they do anyway"
-    yield f"  left out: {_counts(document['excluded']) or 'nobody'}"
+    yield f"  left out: {_counts(document['excluded']) or 'no one'}"
     yield from (f"  note: {line}" for line in document["notes"])
     for count in document["rule"]:
         yield f"    {'few' if count['people'] is None else format(count['people'], ',')}: {count['words']}"
@@ -567,7 +567,7 @@ def occasions(
     if csv:
         write_occasions(listed, csv, names)
     if not listed.people:
-        raise NothingToDo(f"nobody has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}")
+        raise NothingToDo(f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}")
 
 
 def write_occasions(listed: OccasionList, file: Path, names: dict[str, str]) -> None:
@@ -600,7 +600,7 @@ def _day(text: str) -> date:
 def _occasion_lines(listed: OccasionList, names: dict[str, str]) -> Iterator[str]:
     from recllm.market.audiences.audience import counts_in_words
 
-    left_out = counts_in_words(listed.left_out) or "nobody"
+    left_out = counts_in_words(listed.left_out) or "no one"
     yield f"{listed.date}: {count_text(len(listed.people), 'person', 'people')}; left out: {left_out}"
     yield from (f"  note: {line}" for line in listed.notes)
     for occasion, n in listed.counts.items():

@@ -220,7 +220,7 @@ def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
 def _plan_lines(planned: CampaignPlan) -> list[str]:
     from recllm.market.audiences.audience import aim, counts_in_words
 
-    left_out = counts_in_words(planned.excluded) or "nobody"
+    left_out = counts_in_words(planned.excluded) or "no one"
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
@@ -337,7 +337,7 @@ def report_experiment(
     people = ", ".join(f"{variant} {n:,}" for variant, n in outcome.people.items())
     lines = [f"{name}: {outcome.days:.1f} days; people: {people}"]
     if outcome.report is None:
-        lines.append("nobody was shown anything in it yet")
+        lines.append("nothing was shown in it yet")
     else:
         lines.append(f"people by variant: {outcome.report.sample_ratio.verdict.value}")
         rows = []

@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_lines() -> Iterator[None]:
-    """Where nobody watches a terminal: what is logged of training and measuring, a line a step, on standard error.
-
-    A terminal has its bars instead.
-    """
+    """Without a terminal, which has bars: logs training and measuring on standard error, a line for each step."""
     package = logging.getLogger("recllm")
     if sys.stderr.isatty() or package.isEnabledFor(logging.INFO):  # -v shows them already
         yield
@@ -197,7 +194,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
     json: Json = False,
 ) -> None:
-    """Rank the whole catalogue for everyone who bought in a held-out window, beside baselines, with intervals.
+    """Rank the whole catalogue for everyone who bought in a held-out window, and compare baselines, with intervals.
 
     \b
     --data DIR is a folder of tables, each a .parquet or .csv file:
@@ -208,7 +205,7 @@ def evaluate(
                     split that others made, with the same columns
       items         item_id, title, brand, category, description, price; may be
                     missing, as may all columns but the first
-      users         user_id and what people told of themselves; may be missing
+      users         user_id and basics that people stated; may be missing
       eval_rows     published rows: split, row, user_id, history (item_ids, the
                     oldest first), target; may be missing
 

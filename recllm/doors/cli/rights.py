@@ -124,7 +124,7 @@ def certificate_lines(certificate: ErasureCertificate) -> list[str]:
     if certificate.exported_in:
         campaigns = ", ".join(certificate.exported_in)
         lines.append(f"delete the files that left, and what providers keep, of the campaigns {campaigns}")
-    lines += [f"delete {folder}, beside the workspace: they are in it" for folder in certificate.beside]
+    lines += [f"delete {folder}, next to the workspace: they are in it" for folder in certificate.beside]
     lines += [f"{file}: not read, and tried again by recllm privacy retention" for file in certificate.unread]
     lines += [f"{file}: no file of recllm; look for them in it yourself" for file in certificate.unknown_files]
     undone = [step.replace("_", " ") for step, is_done in certificate.database.items() if not is_done]
@@ -161,7 +161,7 @@ def restrict(
 def audit_log(
     workspace: WorkspaceDir,
     user: Annotated[str | None, typer.Option("--user", "-u", help="Only what was done to this person's data.")] = None,
-    last: Annotated[int, typer.Option(min=0, help="So many of the latest entries; 0 for all.")] = 20,
+    last: Annotated[int, typer.Option(min=0, help="Number of the latest entries; 0 for all.")] = 20,
     copy: Annotated[
         Path | None, typer.Option(help="What a collector has of audit.copy_to: each entry of it has to be in the log.")
     ] = None,
@@ -268,7 +268,7 @@ def backup(
     lines += [f"{file}: not in the backup, as it is no file of recllm" for file in done.unknown_files]
     show(done, lines, json=json)
     if not done.has_key and not json:
-        note("the key is not in it: keep it apart, or nobody of the backup can be found by their id")
+        note("the key is not in it: keep it apart: without it no one in the backup can be found by their id")
 
 
 def restore(
@@ -283,7 +283,7 @@ def restore(
     store: Annotated[str | None, typer.Option(help="URL of an empty PostgreSQL schema for the rows.")] = None,
     json: Json = False,
 ) -> None:
-    """Make a workspace of a backup; whoever was erased since is erased again, and later refusals stay in force."""
+    """Make a workspace of a backup; people erased since are erased again, and later refusals stay in force."""
     from recllm.doors.privacy.backup import restore as restore_backup
     from recllm.shop.workspace.audit import command_line_actor
 

@@ -1,7 +1,7 @@
 """The console's app: the pages' routers in one frame, sign-in before them, and the headers of every answer.
 
 app = create_app(shops, settings)
-mount_console(app)                  # the pages at "/", beside the operations under "/v1"
+mount_console(app)                  # the pages at "/"; the operations are under "/v1"
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from recllm.doors.console.session import (
     set_cookie,
 )
 from recllm.doors.console.sign_in import connect_providers, go_to_be_confirmed
-from recllm.doors.service.callers import DISK_REFUSALS, STATUS, Service
+from recllm.doors.service.callers import DISK_REFUSALS, STATUS, UNKNOWN, Service
 from recllm.doors.service.capacity import OverloadError, RateLimit
 from recllm.shop.workspace.console_sessions import end_outdated_sessions
 from recllm.shop.workspace.keys import Scope
@@ -76,7 +76,7 @@ SECTIONS: tuple[ConsoleSection, ...] = (
 """The navigation, in its order."""
 
 OPEN_PATHS = ("/sign-in", "/language/", "/static/")
-"""What is answered to whoever has not signed in."""
+"""Paths that need no sign-in."""
 SAFE_METHODS = ("GET", "HEAD")
 WAITING_HEADER = "x-waiting"
 """Of a request that a page sends by itself while it waits, which is no use of a session."""
@@ -155,7 +155,7 @@ class ConsoleMiddleware:
                 await answer(scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
-        except ClientDisconnect:  # in the middle of a form: nobody reads what is answered
+        except ClientDisconnect:  # in the middle of a form: no one reads the answer
             if not started:
                 await error_page(visit, HTTPException(400))(scope, receive, send_with_headers)
         except Exception as error:
@@ -178,7 +178,7 @@ class ConsoleMiddleware:
         return Words(name, settings.currency, settings.timezone)
 
     def _refusal(self, visit: Visit) -> Response | None:
-        """An answer to what other sites send, and to whoever has to sign in first."""
+        """An answer to requests of other sites, and to visitors who have to sign in first."""
         request = visit.request
         path = _path(request)
         if request.method not in SAFE_METHODS and not from_here(request):
@@ -190,8 +190,8 @@ class ConsoleMiddleware:
 
 
 class ConsoleMount(Mount):
-    """The console at "/" for every path but the service's: a program that errs in a path or verb there is told so, as
-    JSON, and not led to the sign-in."""
+    """The console at "/" for every path but the service's: a program with a wrong path or verb there gets an error as
+    JSON, and no sign-in page."""
 
     def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
         if scope["type"] == "http" and _path_in(scope).lstrip("/").partition("/")[0] in OPERATION_NAMES:
@@ -249,7 +249,7 @@ def mount_console(app: FastAPI) -> None:
 def _actor(signed_in: SignedIn | None) -> str:
     """Who it is, for the log of refusals, which names no person: sessions as the log of sign-ins does."""
     if signed_in is None:
-        return "nobody"
+        return UNKNOWN
     if signed_in.key_id is not None:
         return f"key:{signed_in.key_id}"
     return "console:this machine" if signed_in.session is None else f"session:{signed_in.session.session_id[:8]}"
@@ -260,7 +260,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 def error_page(visit: Visit, error: Exception) -> Response:
-    """What went wrong, in words, with what to do; details for whoever runs the service."""
+    """The problem in words with its remedy; details for administrators."""
     details, title, status = "", "error.failed", 500
     if isinstance(error, OverloadError):
         title, status = "error.busy", error.status

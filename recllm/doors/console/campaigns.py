@@ -636,7 +636,7 @@ def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     visit.require(Scope.PEOPLE)
 
     def ordered() -> Job:
-        how: dict[str, Any] = {"revision": text_of(form, "revision"), "replace": text_of(form, "anew") == "yes"}
+        how: dict[str, Any] = {"revision": text_of(form, "revision"), "replace": text_of(form, "again") == "yes"}
         return order_plan(visit.state.service, visit.shop, campaign_id, by=_name(visit), **how)
 
     job = visit.attempt(ordered)

@@ -54,9 +54,9 @@ UPLOAD_PATH = "/data/upload"
 LOADS = 25
 QUARANTINE_ROWS = 50
 TELLING_COLUMNS = 8
-"""So many are named by which an export was told."""
+"""Columns that are named as the proof of an export's kind."""
 MISSING_COLUMNS = 5
-"""So many are named of what a file lacks to be of a kind."""
+"""Missing columns of a kind that are named."""
 SHOWN_CHARACTERS = 120
 """Of a field of a row that was set aside; the file has all of it."""
 PROGRAM_SOURCES = ("served", "service", "console", "feedback")
@@ -217,8 +217,8 @@ def upload(visit: TheVisit, form: TheForm) -> Response:
 
 @router.get("/upload/{upload_id}")
 def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
-    """What a file is: an export of a known system with the tables that it gives, or, where it is none or somebody chose
-    a table, which column fills which field; with the first rows."""
+    """What a file is: an export of a known system with its tables; otherwise, or where a table was chosen, which column
+    fills which field. With the first rows."""
     visit.require(Scope.EVENTS)
     if table not in set(Table):
         export = export_values(visit, upload_id)
@@ -347,7 +347,7 @@ def export_values(
     source, language = recognised.source, visit.language
     return {
         "upload": file,
-        "told": source.told(language),
+        "kind": source.told(language),
         "alternatives": [kind.told(language).title for kind in recognised.alternatives],
         "encoding": recognised.encoding,
         "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
@@ -362,8 +362,8 @@ def export_values(
 
 
 def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
-    """What the page of the columns says of kinds of exports: the one that the file is, where somebody chose a table
-    instead; the one of which nothing can be taken in; the nearest ones, with what is missing for each."""
+    """Kinds of exports for the page of the columns: the file's own kind, where a table was chosen instead; a kind that
+    cannot be loaded; the nearest ones with what is missing for each."""
     nearest = nearest_kinds(columns)
     kinds = [kind.source.told(visit.language) for kind in nearest if not kind.missing]
     return {
@@ -378,7 +378,7 @@ def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[str, str]) -> dict[str, Any]:
-    """What the page of the columns shows. selected: field -> column, where somebody chose already."""
+    """What the page of the columns shows. selected: field -> column, where columns were chosen."""
     file = find_upload(visit.workspace, upload_id)
     values: dict[str, Any] = {"upload": file, "refused": None, "timezone": visit.workspace.settings.timezone}
     try:

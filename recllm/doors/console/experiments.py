@@ -66,7 +66,7 @@ SHARES = (Metric.CLICKS, Metric.CONVERSIONS, Metric.DISMISSALS)
 class VariantAdvice(StrEnum):
     """What to do with a variant."""
 
-    NOBODY = "nobody"
+    EMPTY = "empty"
     MISMATCH = "mismatch"
     FEW = "few"
     GUARD = "guard"
@@ -306,7 +306,7 @@ def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentLook) -
 def overall(comparisons: Sequence[Comparison]) -> VariantAdvice:
     """What matters most of all variants: what has to be stopped before what may stay."""
     order = list(VariantAdvice)
-    return min((c.advice for c in comparisons), key=order.index, default=VariantAdvice.NOBODY)
+    return min((c.advice for c in comparisons), key=order.index, default=VariantAdvice.EMPTY)
 
 
 def compared(visit: Visit, stored: SlateExperiment, look: ExperimentLook, comparison: VariantComparison) -> Comparison:

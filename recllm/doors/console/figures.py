@@ -1,4 +1,4 @@
-"""The figures of a shop's first page, counted beside the answers: a page shows the last ones at once.
+"""The figures of a shop's first page, counted in a thread: a page shows the last ones at once.
 
 A person is due when their own usual time between two shopping days ends within the next `DUE_DAYS` days, and quiet when
 they have lapsed, as for the occasion `win_back`. Both are rules and no model; they take people with at least

@@ -42,7 +42,7 @@ Rows = NDArray[np.int64]
 PAGE_ITEMS = 25
 SIMILAR_ITEMS = 8
 SIMILAR_DEPTH = 200
-"""Nearest items among which so many of other names are looked for."""
+"""Nearest items among which `SIMILAR_ITEMS` of other names are looked for."""
 AUDIENCE_SIZE = 500
 FILE_ITEMS = 1_000
 """Items of a file that are read at once."""

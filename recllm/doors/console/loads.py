@@ -44,7 +44,7 @@ class FileLoadState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class CancelledLoad(Exception):  # noqa: N818 - somebody's wish
+class CancelledLoad(Exception):  # noqa: N818 - no error
     """Ends a load; its transaction is not committed."""
 
 
@@ -73,7 +73,7 @@ class FileLoad:
     """About how many rows the file has; each table reads all of them."""
     dry_run: bool
     is_export: bool = False
-    """Whether its kind was recognised, so that nobody chose its columns."""
+    """Whether its kind was recognised, so that its columns were not chosen."""
     began: float = field(default_factory=time.monotonic)
     """By the monotonic clock, seconds."""
     rows: int = 0
@@ -105,7 +105,7 @@ class FileLoad:
 
     @property
     def seconds_left(self) -> float | None:
-        """About how long it still takes; None before it can be told."""
+        """About how long it still takes; None at the beginning."""
         passed = time.monotonic() - self.began
         return None if self.share < 0.02 else passed * (1 - self.share) / self.share
 
@@ -157,7 +157,7 @@ def _uploads_folder(workspace: Workspace) -> Path:
     """Raises `StoreError` for a link: what is swept would lie somewhere else."""
     folder = workspace.root / UPLOADS
     if folder.is_symlink():
-        raise StoreError(f"{folder} is a link; remove it, and the folder is made anew")
+        raise StoreError(f"{folder} is a link; remove it, and the folder is made again")
     return folder
 
 

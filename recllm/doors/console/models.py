@@ -33,7 +33,7 @@ SECTION = ConsoleSection("models", "/models", router)
 
 ACTS = 20
 METRICS = {"ndcg@20_all": "models.ndcg_all", "ndcg@20_new": "models.ndcg_new"}
-"""Figures of a version that are told in words; the others stand behind "for the engineer"."""
+"""Figures of a version in words; the page has the others for the engineer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class ModelLine:
     serves: bool
     metrics: Mapping[str, float]
     training: Mapping[str, Any]
-    """People, items, events, span and notes of the training, where they are told."""
+    """People, items, events, span and notes of the training, where they are known."""
     lineage: Lineage | None
     """Where it comes from, and what the gate said of it."""
 
@@ -219,14 +219,14 @@ MUCH_OUTSIDE = 0.2
 
 
 class EstimateVerdict(StrEnum):
-    """What may be said of a model beside the one that served."""
+    """Verdict on a model compared with the one that served."""
 
     BETTER = "better"
     WORSE = "worse"
     UNDECIDED = "undecided"
-    """The range includes zero, or cannot be told."""
+    """The range includes zero, or is not known."""
     FEW_PEOPLE = "few_people"
-    """Fewer than the policy's floor, so nothing is told."""
+    """Fewer than the policy's floor."""
 
 
 def job_subject(version: str, metric: Metric) -> str:

@@ -55,7 +55,7 @@ ERROR_CODES = frozenset(
 
 
 class SignInProblem(StrEnum):
-    """Why nobody was signed in, as the visitor hears it: `sign_in.<value>` of the words."""
+    """Why a sign-in failed, for the visitor: `sign_in.<value>` of the words."""
 
     UNREACHABLE = "unreachable"
     """The provider does not answer, or not as a provider does."""
@@ -74,7 +74,7 @@ class SignInProblem(StrEnum):
 
 
 class SignInError(RecllmError):
-    """Nobody was signed in. The message is the cause for the log: nothing secret, nothing of a person."""
+    """A sign-in failed. The message is the cause for the log, without secrets and personal data."""
 
     def __init__(self, problem: SignInProblem, cause: str) -> None:
         super().__init__(cause)
@@ -132,7 +132,7 @@ class OidcClient:
     async def begin(self, language: str, *, asks_again: bool = False) -> tuple[str, SignInRequest]:
         """The address that the browser has to go to, and what the sign-in is finished with.
 
-        asks_again: the provider is to have somebody prove anew who they are, also where they are signed in there.
+        asks_again: the provider has to ask for a new proof, also where the person is signed in there.
         Raises `SignInError`.
         """
         from authlib.oauth2.rfc7636 import create_s256_code_challenge
@@ -162,7 +162,7 @@ class OidcClient:
     async def finish(
         self, request: SignInRequest, answer: Mapping[str, str], claim_names: Sequence[str]
     ) -> dict[str, Any]:
-        """Claims of whoever signed in, verified.
+        """Verified claims of the person who signed in.
 
         answer: the query that the browser came back with. claim_names: where the ID token lacks one of them, the user
         info endpoint is asked. Raises `SignInError`.
@@ -183,7 +183,7 @@ class OidcClient:
                 headers = {"Authorization": f"Bearer {access_token}"}
                 profile = await self._ask(http, "GET", endpoint, "the user info", headers=headers)
                 if profile.get("sub") != claims["sub"]:
-                    raise SignInError(SignInProblem.NOT_GENUINE, "the user info is somebody else's")
+                    raise SignInError(SignInProblem.NOT_GENUINE, "the user info is another person's")
                 # an address and whether it is verified come from the same place
                 elsewhere = claims if "email" not in claims else profile
                 elsewhere.pop("email_verified", None)
@@ -349,7 +349,7 @@ def _signing_keys(document: Mapping[str, Any]) -> Any:
             key = import_key(entry)
             is_strong = not isinstance(key, RSAKey) or key.public_key.key_size >= MIN_RSA_BITS
         except (JoseError, ValueError, TypeError, KeyError):
-            continue  # one that is not understood keeps nobody from using another
+            continue  # another key may be usable
         if is_strong:
             usable.append(key)
     if not usable:

@@ -156,7 +156,7 @@ class Visit:
 
     @property
     def shop(self) -> LiveShop:
-        """Raises `HTTPException` for whoever has not signed in; the middleware sends them to do so before."""
+        """Raises `HTTPException` without sign-in, to which the middleware leads before."""
         if self.signed_in is None:
             raise HTTPException(401)
         return self.signed_in.shop
@@ -201,8 +201,8 @@ class Visit:
         return self.say("problem.line", kind=words, message=message or str(error))
 
     def finding_text(self, rule: str, message: str) -> str:
-        """What a check says of a text. rule: a guarantee ("G3") or pack and rule; in another language than English the
-        guarantee's own words stand for the message, which a page then shows beside it."""
+        """What a check says of a text. rule: a guarantee ("G3") or pack and rule. In other languages than English it is
+        the guarantee's own sentence, and the page shows the English message too."""
         path = f"check.{rule}" if self.words.has(f"check.{rule}") else "check.pack"
         return message if self.language == "en" else self.say(path, rule=rule)
 
@@ -218,7 +218,7 @@ class Visit:
     def require_person(self, name: str) -> None:
         """Raises `UnknownIdError` for a name that is no pseudonym of a person of this shop."""
         if not PSEUDONYM.fullmatch(name) or not self.workspace.gate().knows_each([name])[0]:
-            raise UnknownIdError("nobody of this shop is known under this address")
+            raise UnknownIdError("this address belongs to no customer of this shop")
 
     def attempt(self, work: Callable[[], T]) -> T | FormRefusal:
         """What a form asks for, or why the visitor has to change the form. Raises `UnknownIdError` and errors that the
@@ -346,7 +346,7 @@ class Visit:
         """Write to the shop's history what was done, by whom and when, and to the audit log. facts: counts and names,
         no id of a person. subject: the person's pseudonym, for the audit log alone."""
         audit(self.workspace, self.actor, AUDITED[act], subject=subject, **facts)
-        assert self.signed_in is not None  # noqa: S101 - nobody else gets so far
+        assert self.signed_in is not None  # noqa: S101 - all actions need sign-in
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": self.signed_in.name, "act": act, **facts}
         path = self.workspace.root / HISTORY_FILE
         with lock_file(path.with_name(f".{HISTORY_FILE}.lock")):

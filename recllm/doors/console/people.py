@@ -52,7 +52,7 @@ LIST_ITEMS = 20
 """Items that are ranked to fill the list of what was bought before."""
 PROFILE_LINES = 12
 BAR_CHARACTERS = 24
-"""Of a category's name beside its bar."""
+"""Of a category's name at its bar."""
 LISTED_PEOPLE = 50
 RHYTHMS = ("due", "quiet")
 """Lists of people by how they shop; see `recllm.doors.console.figures`."""

@@ -85,7 +85,7 @@ def job_subject(language: str) -> str:
 
 
 def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
-    """What the page of a person says of the future. Nothing of whoever did not agree to personalisation."""
+    """What the page of a person says of the future; nothing without consent to personalisation."""
     values: dict[str, Any] = {"name": name, "predictions": [], "job": None, "quality": None, "may_predict": False}
     if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
         return values

@@ -46,7 +46,7 @@ YEAR = 365 * 24 * 3_600
 """Seconds that a choice is remembered by the browser."""
 
 FRESH_SECONDS = 600
-"""For so long after signing in somebody may end other sessions; later they sign in again for that."""
+"""Time after a sign-in in which the visitor may end other sessions; later they sign in again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class SignedIn:
 
     @property
     def key_id(self) -> str | None:
-        """Of the key that was signed in with; None for whoever needed none."""
+        """Of the key of the sign-in; None without one."""
         return self.visitor.key_id if isinstance(self.visitor, ApiKey) else None
 
 
@@ -87,8 +87,8 @@ def session_cookie(shop_name: str) -> str:
 
 
 def identify_browser(service: Service, cookies: Mapping[str, str], *, is_used: bool) -> SignedIn | None:
-    """Who looks; None for whoever has to sign in first. is_used: somebody does something, so that no session of this
-    browser gets idle.
+    """The visitor; None where sign-in is needed first. is_used: whether the request keeps the sessions of this browser
+    from being idle.
 
     One shop's trouble is no other's: one whose keys cannot be read is closed. Raises `StoreError` where that is so for
     all of them.
@@ -120,7 +120,7 @@ def identify_browser(service: Service, cookies: Mapping[str, str], *, is_used: b
 
 
 def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
-    """The shop and the key of a text that somebody typed; None when it is not the key of any shop here."""
+    """The shop and the key of a typed text; None when it is the key of no shop here."""
     for shop in service.shops.values():
         try:
             if key := authenticate(shop.workspace, key_text):
@@ -133,7 +133,7 @@ def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
 def begin_staff_session(
     workspace: Workspace, identity: StaffIdentity, confirmed: ConsoleSession | None = None
 ) -> tuple[ConsoleSession, str]:
-    """A session of somebody of the company's directory, and its token. confirmed: the one until now, which goes on in
+    """A session of a person of the company's directory, and its token. confirmed: the one until now, which goes on in
     this one where it is the same person's, and else is none of theirs."""
     is_theirs = confirmed is not None and is_session_of(confirmed, identity)
     return begin_session(workspace, person=asdict(identity), confirmed=confirmed if is_theirs else None)
@@ -154,12 +154,12 @@ def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | S
 
 
 def has_to_be_confirmed(workspace: Workspace, session: ConsoleSession) -> bool:
-    """Whether the directory has to say anew that it still lets this person in."""
+    """Whether the directory has to confirm again that it lets this person in."""
     return session.person is not None and time.time() > session.proven_at + _confirm_seconds(workspace)
 
 
 def has_just_signed_in(session: ConsoleSession) -> bool:
-    """Whether somebody proved lately who they are; that the directory confirmed them does not count."""
+    """Whether the sign-in itself was lately; a confirmation by the directory does not count."""
     return time.time() <= session.begun_at + FRESH_SECONDS
 
 
@@ -179,7 +179,7 @@ def _subject(person: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _identity(person: Mapping[str, Any]) -> StaffIdentity | None:
-    """None for what another version of this program wrote down of somebody: they sign in again."""
+    """None for data of another version of this program: the person signs in again."""
     try:
         return StaffIdentity(**{**person, "groups": tuple(person["groups"])})
     except (KeyError, TypeError):
@@ -195,7 +195,7 @@ def new_form_cookie() -> str:
 
 
 def form_token(workspace: Workspace, form_cookie: str, session: ConsoleSession | None) -> str:
-    """What every form carries: nobody can make it who has neither this workspace's key nor this browser's cookies."""
+    """The token of every form: making it needs this workspace's key and this browser's cookies."""
     text = f"{form_cookie}\0{session.form_seed if session else ''}".encode(errors="replace")
     return hmac.digest(workspace.signing_key("console form"), text, "sha256").hex()
 

@@ -85,8 +85,8 @@ def end_other_sessions(visit: TheVisit) -> Response:
 
 
 def _end_sessions(visit: Visit, is_meant: Callable[[ConsoleSession], bool]) -> Response:
-    """This browser's own is left: signing out ends that. Whoever found a browser where somebody is signed in locks
-    nobody out: it is for who signed in just now. Raises `UnknownIdError` where there is none to end."""
+    """All but this browser's own, which signing out ends. Only for visitors who signed in just now, so that a finder of
+    an open browser locks no one out. Raises `UnknownIdError` where there is none to end."""
     if not _may_end(visit):
         return RedirectResponse(SIGN_IN_AGAIN, 303)
 

@@ -1,7 +1,7 @@
 """People of a company's own directory: who is let in to the console, and what they may do there.
 
-Settings decide that anew at each request, so that a domain, subject or group that is taken out of them after a sign-in
-counts as soon as the service has read them.
+Settings decide that at each request, so that a domain, subject or group that is removed from them counts as soon as the
+service has read them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_EMAIL = 254
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaffIdentity:
-    """What a provider said of somebody, as far as this shop's settings use it."""
+    """Claims of a person that this shop's settings use."""
 
     issuer: str
     client_id: str
@@ -32,7 +32,7 @@ class StaffIdentity:
 
 @dataclass(frozen=True, slots=True)
 class StaffMember:
-    """Somebody who is let in."""
+    """A person who is let in."""
 
     identity: StaffIdentity
     name: str
@@ -63,7 +63,7 @@ def staff_identity(claims: Mapping[str, Any], settings: OidcSettings) -> StaffId
 
 
 def staff_member(identity: StaffIdentity, settings: OidcSettings) -> StaffMember | None:
-    """Somebody with what they may do; None for whom these settings do not let in, and of another provider's people."""
+    """The person with their scopes; None where these settings do not let them in, and of another provider."""
     if settings.issuer is None or (identity.issuer, identity.client_id) != (settings.issuer, settings.client_id):
         return None
     is_allowed = (

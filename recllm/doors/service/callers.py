@@ -341,7 +341,7 @@ class RequestMiddleware:
             operation = getattr(scope.get("route"), "name", "unknown")
             shop_name = shop_name or state.get("shop_name", "")
             if status in REFUSALS:
-                actor, key_text = state.get("actor", "nobody"), headers.get("x-api-key")
+                actor, key_text = state.get("actor", UNKNOWN), headers.get("x-api-key")
                 self._refusals.add(actor, shop_name, operation, status, state["request_id"], key_text)
             figures = self._service.metrics[shop_name]
             figures.requests.labels(operation, status).inc()
@@ -416,14 +416,16 @@ REFUSALS = frozenset(
 """What a check or a limit answers with."""
 SECONDS = 60.0
 """Between two lines of one kind."""
+UNKNOWN = "nobody"
+"""Name of an unknown caller in the log."""
 MAX_KINDS = 1_000
-"""Kinds whose last line is remembered; beyond them nothing new is told until some of it is over."""
+"""Kinds whose last line is remembered; beyond them no new kind is logged until some are over."""
 
 _KEY_ID = re.compile(r"rk_([0-9a-f]{12})_")
 
 
 class RefusalLog:
-    """Tells of each kind of refusal, which is who, what and the status, at once and then once a minute at most.
+    """Logs each kind of refusal (caller, operation, status) at once, and then once a minute at most.
 
     A line's `unlogged` says how many of its kind there were since the last one. The metrics count all of them.
     """
@@ -434,9 +436,8 @@ class RefusalLog:
         self._lock = Lock()
 
     def add(self, actor: str, shop: str, operation: str, status: int, request_id: str, key_text: str | None) -> None:
-        """One more. actor: "key:ID", "service:this machine", "console:this machine", "session:ID" for somebody of
-        the company's directory, as the log of sign-ins has it, or "nobody" for who is not known. key_text: what was
-        sent as a key; of it the log has the id that it claims, and no more."""
+        """One more refusal. actor: "key:ID", "service:this machine", "console:this machine", "session:ID" for a person
+        of the company's directory, or `UNKNOWN`. key_text: sent as a key; the log has only the id in it."""
         kind, now = (actor, shop, operation, status), time.monotonic()
         with self._lock:
             at, unlogged = self._lines.get(kind, (now - SECONDS, 0))
@@ -451,7 +452,7 @@ class RefusalLog:
         fields: dict[str, object] = {"actor": actor, "operation": operation, "status": status, "request_id": request_id}
         if shop:
             fields["shop"] = shop
-        if actor == "nobody" and (claim := _KEY_ID.match(key_text or "")):
+        if actor == UNKNOWN and (claim := _KEY_ID.match(key_text or "")):
             fields["claimed_key"] = claim[1]
         if unlogged:
             fields["unlogged"] = unlogged

@@ -31,7 +31,7 @@ class VectorState(StrEnum):
     """Whether queries are encoded."""
 
     COLD = "cold"
-    """Nobody has searched yet."""
+    """Before the first search."""
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"

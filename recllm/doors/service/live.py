@@ -1,9 +1,9 @@
 """A workspace that answers while it changes: one recommender in memory, exchanged whole when there is a newer one.
 
-A person's events, consent and the present are read from the store for each answer. A thread looks for what else may
-have changed: the serving model, the items, people who withdrew and are somebody's neighbour. It opens a new recommender
-beside the old one and exchanges the two; an answer is computed by one of them from its beginning to its end. When the
-new one cannot be opened, the old one goes on, and `LiveShop.problem` says why.
+A person's events, consent and the present are read from the store for each answer. A thread looks for other changes:
+the serving model, the items, neighbours who withdrew. It opens a new recommender and exchanges the two; one of them
+computes an answer from its beginning to its end. When the new one cannot be opened, the old one stays, and
+`LiveShop.problem` says why.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ EffectMark = tuple[int, int]
 class LiveShop:
     """One workspace, opened for answers. `start` opens it and keeps it up to date until `close`.
 
-    name: how requests call it where a service has several shops. followers: told the name after each `update`, and
-    waited for: other processes that answer for the same shop.
+    name: of the shop in requests, where a service has several. followers: called with the name after each `update`:
+    other processes that answer for the same shop, which are waited for.
     """
 
     def __init__(self, workspace: Workspace, name: str, followers: Callable[[str], None] | None = None) -> None:

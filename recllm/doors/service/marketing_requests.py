@@ -34,7 +34,7 @@ KnownIds = Annotated[
 Limit = Annotated[int, Field(ge=0, le=100_000, description="People listed in the answer at most; all are counted.")]
 CampaignId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-"""What whoever writes has read; another one is refused with 409."""
+"""The revision that the caller has read; another one is refused with 409."""
 
 
 class SearchQuery(ServiceRequest, ItemsQuestion):
@@ -85,7 +85,7 @@ class AudienceQuery(ServiceRequest, AudienceQuestion):
     suppressed: ManyIds = ()
     """Never contact these people."""
     explain_first: Annotated[int, Field(ge=0, le=1_000)] = 20
-    """Reasons for the first so many people."""
+    """Number of people, from the first on, who get reasons."""
     limit: Limit = 1_000
     ids: KnownIds = ()
 
@@ -195,7 +195,7 @@ class OccasionsQuery(ServiceRequest):
     """Whom to write to on a day."""
 
     on: date | None = None
-    """The day; today when left out. An earlier one is told as its morning would have."""
+    """The day; today when left out. An earlier one is answered as on its morning."""
     limit: Limit = 1_000
     explain: bool = True
     """Whether each person gets the reasons."""

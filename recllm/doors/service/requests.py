@@ -128,7 +128,7 @@ def _id(text: str) -> str:
 
 def _user_id(text: str) -> str:
     if text.lower() in NOBODY:
-        raise ValueError(f"{text!r} stands for nobody")
+        raise ValueError(f"{text!r} is no id of a person")
     return text
 
 
@@ -137,7 +137,7 @@ Id = Annotated[str, StringConstraints(max_length=MAX_ID_BYTES, pattern=r"\S"), A
 UserId = Annotated[Id, AfterValidator(_user_id)]
 """The shop's own id of a person."""
 SessionId = Annotated[Id, AfterValidator(_user_id)]
-"""The shop's own id of a visit by somebody who is not known."""
+"""The shop's own id of a visit by an unknown person."""
 Ids = Annotated[tuple[Id, ...], Field(max_length=1_000)]
 BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"\S")]
@@ -294,7 +294,7 @@ class ItemIn(ServiceRequest):
 
 
 class UserIn(ServiceRequest):
-    """What a person told of themselves."""
+    """Basics that a person stated."""
 
     user_id: UserId
     basics: Annotated[dict[BasicName, Text], Field(max_length=50)] = {}
@@ -439,7 +439,7 @@ class StopRequest(ServiceRequest):
     """Ends an experiment."""
 
     revision: int | None = None
-    """The state that the caller saw; None ends it whatever somebody changed since."""
+    """The state that the caller saw; None ends it in any state."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"revision": 1}]})
 

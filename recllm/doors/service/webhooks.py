@@ -91,7 +91,7 @@ class ReportAnswer(BaseModel):
     },
 )
 async def receive(shop_name: str, source_name: str, request: Request, service: TheService) -> Response:
-    """What became of messages, signed by Standard Webhooks or as SendGrid signs. No API key is needed.
+    """Takes reports on messages, signed by Standard Webhooks or as SendGrid signs. No API key is needed.
 
     Each event counts once by its id, in whatever order. An unsubscription and a complaint withdraw consent to the
     message's channel at once.
@@ -107,10 +107,10 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
             if call is not None:
                 service.rate.count(f"webhook {shop.name} {source.name}")
                 return shop, source, call
-        service.rate.count("")  # as whoever has no valid key
+        service.rate.count("")  # as all callers without a valid key
         raise HTTPException(HTTPStatus.UNAUTHORIZED, "no valid signature of now")
 
-    # beside the workers: who has no signature takes none of them
+    # in no worker: callers without a signature take none
     shop, source, call = await anyio.to_thread.run_sync(proof)
     request.state.shop_name = shop.name
 
@@ -130,10 +130,10 @@ def _count(service: Service, shop_name: str, account: ReportAccount) -> None:
 
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:
-    """What a body tells of messages, and how many of its entries tell nothing. Raises `DataError` for what is no JSON,
+    """Events of a body, and the number of its other entries. Raises `DataError` for what is no JSON,
     or is nested too deeply for it."""
     try:
-        # one bad letter or endless number in what nobody reads must not take a whole batch along
+        # a bad letter or endless number in an unused field must not spoil a whole batch
         document = json.loads(body.decode(errors="replace"), parse_int=_integer)
     except (ValueError, RecursionError):
         raise DataError("the body is not JSON") from None

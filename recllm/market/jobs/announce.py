@@ -1,4 +1,4 @@
-"""Announcements to a shop's own systems: kept in the store when something happens, sent by whoever has the time.
+"""Announcements to a shop's own systems: kept in the store when something happens, and sent in the background.
 
 An announcement is a message of Standard Webhooks. Its id, and with it what a receiver counts, is the same in every
 attempt. It goes where the operator said and nowhere else: certificates are checked, redirects are not followed, no
@@ -30,7 +30,7 @@ from recllm.shop.workspace.workspace import Workspace
 
 TIMEOUT_SECONDS = 10.0  # an attempt that has no answer by then counts as failed
 RETRY_SECONDS = 5.0  # wait after the first failed attempt; each further one is four times as long
-MAX_ATTEMPTS = 8  # after so many an announcement is given up: they take about eight hours
+MAX_ATTEMPTS = 8  # then an announcement is given up; they take about eight hours
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendAccount:
-    """What became of the attempts of one round."""
+    """Account of the attempts of one round."""
 
     delivered: int
     postponed: int
