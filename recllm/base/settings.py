@@ -632,14 +632,14 @@ class Settings(FrozenModel):
         StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$"),
         Field(json_schema_extra={"expected": "a name such as shop, media, news or education"}),
     ] = "shop"
-    """Type of business: shop, media, news, education, or NAME of the workspace's domains/NAME.toml. It decides the words
+    """Type of business: shop, media, news, education, or NAME of the file domains/NAME.toml. It decides the words
     of texts and the names of events."""
     sequence_model: Flag | None = None
     """Whether a sequence model is trained before the scorer; None: as advised."""
     store: Annotated[Text | None, Field(json_schema_extra={"expected": f"a URL such as {STORE_URL_EXAMPLE}"})] = None
     """URL of a PostgreSQL schema for the rows, without password; None: the file store.sqlite."""
     tenant: Text = "default"
-    """Part of every pseudonym: customers of two tenants cannot be joined. Never change it with data."""
+    """Part of every pseudonym: customers of two tenants cannot be joined. Never change it later."""
 
     policy: Policy = Policy()
     collaborative: CollaborativeSettings = CollaborativeSettings()

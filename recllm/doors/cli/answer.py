@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -555,7 +555,10 @@ def occasions(
     from recllm.market.jobs.occasions import find_occasions
     from recllm.shop.workspace.audit import AuditAction
 
-    day = None if on is None else _day(on)
+    try:
+        day = None if on is None else datetime.strptime(on, "%Y-%m-%d").date()
+    except ValueError:
+        raise UsageError(f"--on takes a day such as 2026-03-01, not {on!r}") from None
     with open_shop(workspace) as shop:
         names = ids_by_pseudonym(shop, ids)
         listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note)
@@ -588,13 +591,6 @@ def write_occasions(listed: OccasionList, file: Path, names: dict[str, str]) -> 
         for p in listed.people
     )
     write_csv(file, CSV_COLUMNS, rows)
-
-
-def _day(text: str) -> date:
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").date()
-    except ValueError:
-        raise UsageError(f"--on takes a day such as 2026-03-01, not {text!r}") from None
 
 
 def _occasion_lines(listed: OccasionList, names: dict[str, str]) -> Iterator[str]:

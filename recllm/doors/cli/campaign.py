@@ -61,7 +61,11 @@ def plan(
         plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
         for planned in plans:
             write_audit(shop, AuditAction.CAMPAIGN_PLANNED, campaign=planned.campaign_id, people=len(planned.people))
-    documents = [_plan_document(planned) for planned in plans]
+    documents = []
+    for planned in plans:
+        people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
+        counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
+        documents.append({**_fields(planned), **counts, "people": people})
     lines = itertools.chain.from_iterable(map(_plan_lines, plans))
     show(documents if len(documents) != 1 else documents[0], lines, json=json)
 
@@ -211,12 +215,6 @@ def _people(n: int) -> str:
     return count_text(n, "person", "people")
 
 
-def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
-    people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
-    counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
-    return {**_fields(planned), **counts, "people": people}
-
-
 def _plan_lines(planned: CampaignPlan) -> list[str]:
     from recllm.market.audiences.audience import aim, counts_in_words
 
@@ -285,14 +283,11 @@ def _variant(text: str) -> tuple[str, tuple[float, Any]]:
     try:
         for pair in filter(None, settings.split(",")):
             setting, _, value = pair.partition("=")
-            values[setting] = value if setting == "model" else _number_or_flag(value)
+            is_flag = value in ("true", "false")
+            values[setting] = value if setting == "model" else value == "true" if is_flag else float(value)
         return name, (float(weight), Treatment(**values))
     except ValueError:
         raise UsageError(f"--variant {text!r}: give NAME:WEIGHT or NAME:WEIGHT:setting=value, e.g. new:0.5") from None
-
-
-def _number_or_flag(value: str) -> float | bool:
-    return {"true": True, "false": False}[value] if value in ("true", "false") else float(value)
 
 
 def list_experiments(workspace: Path, json: bool) -> None:

@@ -135,7 +135,7 @@ def _load(
             f"{of_table}: {report.read:,} rows read, {report.accepted:,} {verb}, "
             f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
             *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
-            *([_step_line(report.step_days)] if report.step_days is not None else []),
+            *([STEP_LINE.format(report.step_days)] if report.step_days is not None else []),
             *(f"  personal data in {column}: {count:,}" for column, count in report.personal_data.items()),
         ]
         if report.ignored_columns and table is not None:
@@ -148,11 +148,10 @@ def _load(
         raise NothingToDo(f"{file.name} has a header and no rows")
 
 
-def _step_line(step_days: int) -> str:
-    return (
-        f"  no times, only an order: each step of a person counts as {step_days} days, the last of everybody falls on "
-        "one day; occasions, predictions and words such as 'two weeks ago' are left out (see the guide)"
-    )
+STEP_LINE = (
+    "  no times, only an order: each step of a person counts as {} days, the last of everybody falls on one day; "
+    "occasions, predictions and words such as 'two weeks ago' are left out (see the guide)"
+)
 
 
 def describe(

@@ -32,7 +32,6 @@ from recllm.text.log_lines import LogFormatter
 if TYPE_CHECKING:
     from recllm.learn.training.advise import Advice
     from recllm.market.jobs.retrain import RetrainReport
-    from recllm.recommend.recommender.lineage import CheckFigure
 
 
 @contextmanager
@@ -136,11 +135,13 @@ def retrain(
 
 
 def _retrain_lines(report: RetrainReport) -> list[str]:
-    cells = [
-        (check.kind.value, check.verdict.value, name, figure.value, _interval(figure), _limits(figure))
-        for check in report.checks
-        for name, figure in check.figures.items()
-    ]
+    cells = []
+    for check in report.checks:
+        for name, f in check.figures.items():
+            low, high = f.lower_limit, f.upper_limit
+            interval = "" if f.low is None or f.high is None else f"[{f.low:.4f}, {f.high:.4f}]"
+            limits = "" if high is None else f"to {high:.4g}" if low is None else f"{low:.4g} to {high:.4g}"
+            cells.append((check.kind.value, check.verdict.value, name, f.value, interval, limits))
     lines = table(cells, ("check", "verdict", "figure", "value", "95 %", "limits"))
     if report.gate is not None:
         gate = report.gate
@@ -157,15 +158,6 @@ def _retrain_lines(report: RetrainReport) -> list[str]:
         lines += ["", f"model {report.challenger}: {report.outcome.value}, judged by no gate"]
     lines += [f"removed: {version}" for version in report.removed]
     return [*lines, f"{report.seconds:.0f} s"]
-
-
-def _interval(figure: CheckFigure) -> str:
-    return "" if figure.low is None or figure.high is None else f"[{figure.low:.4f}, {figure.high:.4f}]"
-
-
-def _limits(figure: CheckFigure) -> str:
-    low, high = figure.lower_limit, figure.upper_limit
-    return "" if high is None else f"to {high:.4g}" if low is None else f"{low:.4g} to {high:.4g}"
 
 
 def evaluate(

@@ -17,8 +17,6 @@ from recllm.doors.cli.options import DEFAULT_WORKSPACE, Json, WorkspaceDir, note
 from recllm.text.log_lines import log_to_stderr
 
 if TYPE_CHECKING:
-    from recllm.base.settings import ServiceSettings
-    from recllm.doors.service.tls import ServerCertificate
     from recllm.shop.workspace.webhooks import WebhookSource, WebhookTarget
 
 
@@ -45,6 +43,7 @@ def serve(
         from recllm.doors.console.app import mount_console
         from recllm.doors.service.app import create_app
         from recllm.doors.service.headers import BoundedRequests
+        from recllm.doors.service.tls import ServerCertificate
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("recllm"):
             raise
@@ -74,7 +73,12 @@ def serve(
             f"make one with: recllm keys --create web-shop --scope recommend -w {folder}"
         )
     settings = shops[0].settings.service
-    certificate = _certificate(settings)
+    certificate = None
+    if settings.certificate is not None:
+        key = None if settings.certificate_key is None else Path(settings.certificate_key)
+        certificate = ServerCertificate(Path(settings.certificate), key)
+    elif settings.certificate_key is not None:
+        raise UsageError("setting service.certificate_key is set and service.certificate is not; set both, or neither")
     if is_loopback:
         if len(open_names) == len(names):
             note("no shop has a key: only this machine is answered, and its users have full access")
@@ -128,21 +132,6 @@ def serve(
         server.run()
     if not server.started:
         raise typer.Exit(1)
-
-
-def _certificate(settings: ServiceSettings) -> ServerCertificate | None:
-    """What the settings name; None where the service speaks http."""
-    from recllm.doors.service.tls import ServerCertificate
-
-    if settings.certificate is None:
-        if settings.certificate_key is not None:
-            raise UsageError(
-                "setting service.certificate_key is set and service.certificate is not; set both, or neither"
-            )
-        return None
-    return ServerCertificate(
-        Path(settings.certificate), None if settings.certificate_key is None else Path(settings.certificate_key)
-    )
 
 
 def keys(
@@ -274,7 +263,10 @@ def webhooks(
     ]
     targets = [{"name": entry.name, "url": entry.url, "secrets": _secrets(entry)} for entry in hooks.targets.values()]
     sent = [{name: value for name, value in plain(entry).items() if name != "body"} for entry in announcements]
-    rows = [(entry["name"], entry.get("provider") or entry.get("url"), _listed(entry)) for entry in sources + targets]
+    rows = [
+        (entry["name"], entry.get("provider") or entry.get("url"), " ".join(s["secret_id"] for s in entry["secrets"]))
+        for entry in sources + targets
+    ]
     lines = table(rows, ["name", "provider or address", "secrets"])
     if sent:
         columns = ["created_at", "target", "type", "status", "attempts", "next_at", "outcome"]
@@ -305,10 +297,6 @@ def _read_secret(file: Path) -> str:
 
 def _secrets(entry: WebhookSource | WebhookTarget) -> list[dict[str, str]]:
     return [{"secret_id": secret.fingerprint, "created_at": plain(secret.created_at)} for secret in entry.secrets]
-
-
-def _listed(entry: dict[str, Any]) -> str:
-    return " ".join(secret["secret_id"] for secret in entry["secrets"])
 
 
 def _note_rotation(name: str, earlier: list[str]) -> None:

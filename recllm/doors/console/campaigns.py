@@ -985,7 +985,6 @@ def rates_chart(visit: Visit, outcome: CampaignOutcome) -> Mapping[str, Any] | N
 def clone(visit: TheVisit, campaign_id: str) -> Response:
     """A new draft with the same fields, but for the times, which would be past."""
     visit.require(Scope.MARKETING)
-
     fields = fields_of_file(_file_bytes(visit, campaign_id))
     fields.pop("send", None)
     if isinstance(fields.get("offer"), dict):

@@ -128,7 +128,6 @@ def quarantine_files(visit: Visit) -> list[QuarantineFile]:
 def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
     """The rows of one load that were set aside, each with its reason."""
     visit.require(Scope.EVENTS)
-
     path = _quarantine_path(visit, name)
     codes = Counter(row["code"] for row in _quarantine_rows(path))
     table = quarantine_table(visit, name, path, (page - 1) * QUARANTINE_ROWS)

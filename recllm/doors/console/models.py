@@ -132,7 +132,6 @@ def comparison_table(visit: Visit, now_serving: ModelLine | None, line: ModelLin
 def promote_version(visit: TheVisit, form: TheForm, version: str) -> Response:
     """Let a version serve. Every byte of it is verified first; one that the gate refused needs a further tick."""
     visit.require(Scope.ADMIN)
-
     _line_of(visit, version)
     previous = serving(visit.workspace.models_dir)
     promote(visit.workspace.models_dir, version, force=text_of(form, "force") == "yes")

@@ -157,7 +157,8 @@ class OidcClient:
             "code_challenge_method": "S256",
             "ui_locales": language,
         } | ({"prompt": "login"} if asks_again else {})
-        return _with_query(metadata.authorization_endpoint, query), request
+        address = metadata.authorization_endpoint
+        return f"{address}{'&' if '?' in address else '?'}{urlencode(query)}", request
 
     async def finish(
         self, request: SignInRequest, answer: Mapping[str, str], claim_names: Sequence[str]
@@ -392,7 +393,3 @@ def _texts(document: Mapping[str, Any], name: str) -> list[str]:
 
 def _word(code: object) -> str:
     return code if isinstance(code, str) and code in ERROR_CODES else "another error"
-
-
-def _with_query(url: str, query: Mapping[str, str]) -> str:
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"

@@ -289,9 +289,10 @@ def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
 def export(visit: TheVisit, name: str) -> Response:
     """Everything that is stored of the person, as a file to hand over."""
     visit.require(Scope.PRIVACY)
-
     visit.require_person(name)
-    document = _export(visit, name)
+    recommender = visit.shop.recommender() if visit.shop.ready else None
+    held = visit.shop.everybody.held_predictions()
+    document = export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=held)
     visit.remember("export", subject=name)
     text = json_text(document | {"user_id": _shop_id(visit, name) or name})
     headers = {"Content-Disposition": 'attachment; filename="person.json"'}
@@ -304,7 +305,6 @@ def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
     """Use the person's data for nothing from now on, or again as they agreed."""
     visit.require(Scope.PRIVACY)
     restricted = text_of(form, "restricted") == "yes"
-
     visit.require_person(name)
     if visit.workspace.store().restrict(name, datetime.now(UTC) if restricted else None):
         forget_in_states(visit.workspace)
@@ -315,9 +315,8 @@ def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
 
 @router.get("/{name}/erase")
 def erase_page(visit: TheVisit, name: str) -> Response:
-    """What would be deleted, before anybody deletes it."""
+    """What an erasure would delete."""
     visit.require(Scope.PRIVACY)
-
     visit.require_person(name)
     with visit.workspace.store().read() as reader:
         counts = {
@@ -334,19 +333,12 @@ def erase_page(visit: TheVisit, name: str) -> Response:
 def erase(visit: TheVisit, name: str) -> Response:
     """Delete everything that is stored of the person."""
     visit.require(Scope.PRIVACY)
-
     visit.require_person(name)
     certificate = erase_people(visit.workspace, [name], actor=visit.actor, by_pseudonym=True)
     visit.state.typed.forget_subject(name)
     visit.remember("erase", certificate=certificate.certificate_id)
     visit.shop.update()
     return visit.back("/people", "erased")
-
-
-def _export(visit: Visit, name: str) -> dict[str, Any]:
-    recommender = visit.shop.recommender() if visit.shop.ready else None
-    predictions = visit.shop.everybody.held_predictions()
-    return export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=predictions)
 
 
 def person_values(visit: Visit, name: str, without: Sequence[str], page: int) -> dict[str, Any]:

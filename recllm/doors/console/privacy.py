@@ -25,7 +25,6 @@ ENTRIES = 20
 def privacy_page(visit: TheVisit) -> Response:
     """Everything that a privacy officer asks first."""
     visit.require(Scope.PRIVACY)
-
     marked = taints(visit.workspace.models_dir)
     return visit.page(
         "privacy.html.j2",

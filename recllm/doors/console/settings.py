@@ -64,7 +64,6 @@ def make_key(visit: TheVisit, form: TheForm) -> Response:
 def revoke(visit: TheVisit, key_id: str) -> Response:
     """Refuse a key from now on, and end its sessions."""
     visit.require(Scope.ADMIN)
-
     if visit.signed_in is not None and visit.signed_in.key_id == key_id:
         raise PolicyError(visit.say("settings.own_key"))
     revoke_key(visit.workspace, key_id)

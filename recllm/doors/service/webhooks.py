@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError, RecllmError
 from recllm.base.schema import MessageEvent, MessageEventKind
-from recllm.doors.service.callers import ERRORS, Service, TheService, document_answer
+from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
 from recllm.market.jobs.announce import TIMEOUT_SECONDS, send_due
 from recllm.market.jobs.messages import ReportAccount, record_reports
@@ -120,13 +120,9 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
         return ReportAccount(accepted=done.accepted, duplicates=done.duplicates, ignored=done.ignored + n_ignored)
 
     done = await service.capacity.run(account)
-    _count(service, shop.name, done)
-    return document_answer(json_text(done))
-
-
-def _count(service: Service, shop_name: str, account: ReportAccount) -> None:
     for outcome in ("accepted", "duplicates", "ignored"):
-        service.metrics[shop_name].message_events.labels(outcome).inc(getattr(account, outcome))
+        service.metrics[shop.name].message_events.labels(outcome).inc(getattr(done, outcome))
+    return document_answer(json_text(done))
 
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:
