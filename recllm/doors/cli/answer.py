@@ -73,7 +73,7 @@ def recommend(
     record: Annotated[bool, typer.Option(help="Record the items as shown, for feedback and reports.")] = False,
     json: Json,
 ) -> None:
-    """The best items for people, with the reasons that really moved the score."""
+    """The best items for customers, with the reasons that moved the score."""
     from recllm.market.jobs.experiments import list_experiments, recommend_in_experiments
     from recllm.market.jobs.load import record_shown
     from recllm.market.jobs.recommenders import open_recommender
@@ -148,7 +148,7 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")],
     json: Json,
 ) -> None:
-    """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
+    """One item for one customer: what each piece of evidence adds, and without which it would not be shown."""
     from recllm.market.jobs.recommenders import open_recommender
     from recllm.recommend.recommender.explanation import write_page
 
@@ -176,7 +176,7 @@ def feedback_add(
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Add one thing a person did; the next slate knows it, without training."""
+    """Record one event of a customer; the next recommendation uses it, without training."""
     from recllm.market.jobs.load import add_feedback
 
     with open_shop(workspace) as shop:
@@ -186,8 +186,10 @@ def feedback_add(
 
 def report(
     workspace: WorkspaceDir,
-    by: Annotated[ReportBy, typer.Option(help="What the showings are divided by.")] = ReportBy.MODEL,
-    days: Annotated[float, typer.Option(min=0, help="An answer without a request belongs to a showing so long.")] = 7.0,
+    by: Annotated[ReportBy, typer.Option(help="How showings are grouped.")] = ReportBy.MODEL,
+    days: Annotated[
+        float, typer.Option(min=0, help="Days in which an event without a request answers a showing.")
+    ] = 7.0,
     *,
     json: Json,
 ) -> None:
@@ -230,7 +232,8 @@ def audience(
     question: Annotated[AudienceOptions, Options(("items", "category", "text", "size", "channel", "people"))],
     *,
     campaign: Annotated[
-        str | None, typer.Option(help="Name of the campaign, which draws the holdout; or its file, which says all.")
+        str | None,
+        typer.Option(help="Name of the campaign, which draws the control group; or its file, which states everything."),
     ],
     everybody: Everybody,
     folder: Out,
@@ -239,7 +242,7 @@ def audience(
     ids: Ids,
     json: Json,
 ) -> None:
-    """Who to reach for an item, a category or a text, why them, who is left out, and what to expect.
+    """Whom to reach for an item, a category or a text, why, who is left out, and what to expect.
 
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
     from recllm.market.audiences.audience import audience_document, write_audience_csv
@@ -337,7 +340,7 @@ def predict(
     ids: Ids,
     json: Json,
 ) -> None:
-    """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
+    """What each customer will do within a horizon: a calibrated chance, a date or an amount, and why."""
     from recllm.doors.report.people import prediction_page, write_prediction_png
     from recllm.market.jobs.predict import predict_workspace
     from recllm.market.propensity.prediction import PredictionRequest, prediction_document, write_prediction_csv
@@ -550,7 +553,7 @@ def occasions(
     locale: ReasonLocale,
     json: Json,
 ) -> None:
-    """Who should hear what on a day: due again, left in the cart, cheaper, back, new, long away, just come."""
+    """Whom to write to on a day, and about what: due again, left in the cart, cheaper, back, new, long away, just come."""
     from recllm.base.documents import plain
     from recllm.market.jobs.occasions import find_occasions
     from recllm.shop.workspace.audit import AuditAction

@@ -81,8 +81,7 @@ def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
 
 
 def encode(folder: Path, batching: Batching, workspace: Path, version: str | None, *, base: bool, json: bool) -> None:
-    """The vectors of the catalogue's texts, into files and into the workspace's cache: train and refresh encode nothing
-    then. Needs no model. base: without the model's adapter, as a new training begins."""
+    """The vectors of the catalogue's texts, into files and the workspace's cache. base: without the model's adapter."""
     from recllm.market.jobs.batch import BatchRun, BatchTask, keep_vectors
     from recllm.market.jobs.catalogue_vectors import encoding_options
 

@@ -46,11 +46,11 @@ PSEUDONYMS_TELL_NOBODY = (
 def plan(
     files: Files,
     workspace: WorkspaceDir,
-    contacts: Annotated[int, typer.Option(min=1, help="Of several campaigns, most that one person gets.")] = 1,
+    contacts: Annotated[int, typer.Option(min=1, help="Maximum number of these campaigns for one customer.")] = 1,
     replace: Annotated[bool, typer.Option(help="Plan again; refused once anything was exported.")] = False,
     json: Json = False,
 ) -> None:
-    """Choose the people, one item each, and write the texts; everything is kept in the workspace."""
+    """Choose the customers, one item each, and write the texts; all is kept in the workspace."""
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import plan_campaigns
     from recllm.shop.workspace.audit import AuditAction
@@ -71,7 +71,7 @@ def plan(
 
 
 def preview(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
-    """A page with the audience, its reasons, who is left out, and every text with its checks."""
+    """A page with the audience, its reasons, customers left out, and every text with its checks."""
     from recllm.doors.report.campaign import preview_page, preview_png
     from recllm.market.campaigns.open_campaign import preview_document
 
@@ -88,12 +88,12 @@ def approve(
     *,
     file: OneFile,
     workspace: WorkspaceDir,
-    by: Annotated[str, typer.Option(help="Who decides.")] = "",
+    by: Annotated[str, typer.Option(help="Name of the person who decides.")] = "",
     text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text's id; may be repeated.")],
-    all_clear: Annotated[bool, typer.Option("--all", help="Approve every text that no check doubts.")] = False,
+    all_clear: Annotated[bool, typer.Option("--all", help="Approve every text that passes all checks.")] = False,
     reject: Annotated[bool, typer.Option(help="Reject the texts instead.")] = False,
-    edit: Annotated[str | None, typer.Option(help="A wording of your own for one text; it is checked at once.")],
-    why: Annotated[str, typer.Option(help="Said of a rejection.")] = "",
+    edit: Annotated[str | None, typer.Option(help="Another wording for one text; it is checked at once.")],
+    why: Annotated[str, typer.Option(help="Reason of a rejection.")] = "",
     json: Json,
 ) -> None:
     """Decide about texts; without a decision, list them with their state."""
@@ -130,8 +130,7 @@ def export(
     ids: Ids,
     json: Json,
 ) -> None:
-    """Write what leaves: approved texts, for people who agree at this moment. Two lists side by side tell who is on one
-    of them alone."""
+    """Write the approved texts for customers who agree now. Two lists show who is on only one of them."""
     from recllm.market.audiences.audience import counts_in_words
     from recllm.market.campaigns.export import export_campaign
     from recllm.shop.workspace.audit import AuditAction
@@ -153,7 +152,7 @@ def export(
 
 
 def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
-    """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
+    """Results: reached, converted, revenue, unsubscribed, and the difference to the control group."""
     from recllm.doors.report.campaign import report_page, report_png
     from recllm.market.campaigns.outcome import campaign_outcome
 
@@ -249,12 +248,12 @@ def start_experiment(
         ),
     ],
     metric: Annotated[str, typer.Option(help="clicks, conversions, dismissals, purchases or revenue.")] = "clicks",
-    guard: Annotated[str, typer.Option(help="What no variant may raise, or none.")] = "dismissals",
+    guard: Annotated[str, typer.Option(help="Guard metric that no variant may raise, or none.")] = "dismissals",
     *,
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Split people by lot between ways to make their slates, from now on."""
+    """Split customers at random between ways to make their recommendations, from now on."""
     from recllm.market.jobs.experiments import Metric
     from recllm.market.jobs.experiments import start_experiment as start
     from recllm.shop.workspace.audit import AuditAction
@@ -312,13 +311,13 @@ def report_experiment(
     name: Annotated[str | None, typer.Argument(help="The experiment's name; a list of all when left out.")],
     model: Annotated[
         str | None,
-        typer.Option(help="Instead: what this version would have brought, from slates that explored."),
+        typer.Option(help="Instead: what this version would have brought, from explored positions."),
     ],
     metric: Annotated[str, typer.Option(help="Of --model: clicks, conversions or dismissals.")] = "clicks",
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Variants against the control, with intervals that may be looked at every day."""
+    """Variants compared with the control, with intervals that hold at every look."""
     from recllm.market.jobs.experiments import experiment_outcome
 
     if model is not None:
@@ -354,7 +353,7 @@ def report_experiment(
 
 
 def stop_experiment(name: Name, *, workspace: WorkspaceDir, json: Json) -> None:
-    """End an experiment: everybody gets the serving model again."""
+    """End an experiment: all customers get the active model again."""
     from recllm.market.jobs.experiments import stop_experiment as stop
     from recllm.shop.workspace.audit import AuditAction
 

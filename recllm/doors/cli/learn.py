@@ -59,7 +59,7 @@ def advise(
     encoder: Annotated[str | None, typer.Option(help="An encoder that is decided on.")] = None,
     json: Json = False,
 ) -> None:
-    """What to train on this log and machine, why, and about how long it takes; `train` without settings follows it."""
+    """What to train on this log and machine, why, and the order of time; `train` without settings follows it."""
     from recllm.market.jobs.train import advise_data
 
     advice = advise_data(workspace=workspace, data=data, encoder=encoder)
@@ -92,10 +92,8 @@ def train(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train the scorer on the purchases of people who agreed, and publish it as the current model.
-
-    It does what `recllm advise` proposes, where no setting says otherwise: --set scorer.epochs=5, for example.
-    """
+    """Train the scorer on the purchases of customers with consent, and publish it as the current model. Settings that are
+    not set follow `recllm advise`."""
     from recllm.learn.training.arguments import LoraArguments
     from recllm.market.jobs.train import train_workspace
     from recllm.shop.workspace.audit import AuditAction
@@ -120,7 +118,7 @@ def retrain(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train a challenger with the serving model's recipe, and let it serve if it is not worse on the latest window."""
+    """Train a challenger with the active model's recipe, and activate it if it is not worse on the latest window."""
     from recllm.market.jobs.retrain import RetrainOutcome
     from recllm.market.jobs.retrain import retrain as retrain_workspace
 
@@ -131,7 +129,7 @@ def retrain(
         why = "no check asks for a retraining"
         if report.outcome is RetrainOutcome.TOO_EARLY:
             why = "the log grew too little since the last training (retraining.min_days)"
-        raise NothingToDo(f"{why}: model {report.parent} goes on serving; without --if-due it is done anyway")
+        raise NothingToDo(f"{why}: model {report.parent} stays active; without --if-due it is trained anyway")
 
 
 def _retrain_lines(report: RetrainReport) -> list[str]:
@@ -186,7 +184,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
     json: Json = False,
 ) -> None:
-    """Rank the whole catalogue for everyone who bought in a held-out window, and compare baselines, with intervals.
+    """Rank the whole catalogue for the buyers of a held-out window, and compare with baselines, with intervals.
 
     \b
     --data DIR is a folder of tables, each a .parquet or .csv file:
@@ -229,7 +227,7 @@ def evaluate(
 
 
 def list_models(workspace: WorkspaceDir, json: Json) -> None:
-    """Every published version, oldest first, which one serves, where each comes from and what the gate said."""
+    """Published versions, oldest first, with origin and the verdict of the gate."""
     from recllm.market.jobs.retrain import model_history
 
     with open_shop(workspace) as shop:
@@ -259,8 +257,7 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Also a version that the gate refused.")] = False,
     json: Json = False,
 ) -> None:
-    """Let a version serve, after checking every byte of it. Without VERSION the one before the serving one serves
-    again; refused ones are passed over."""
+    """Verify and activate a version; without VERSION the one before the active one. It skips refused versions."""
     from recllm.recommend.recommender.registry import promote as serve_version
     from recllm.recommend.recommender.registry import rollback
     from recllm.shop.workspace.audit import AuditAction
@@ -294,10 +291,8 @@ def refresh(
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Count everything that the current model answers from, up to the present, without training.
-
-    --index is for catalogues too large to compare every item; the setting item_index.kind says which index it is.
-    """
+    """Bring all counts of the current model up to the present, without training. --index is for catalogues too large to
+    compare every item."""
     from recllm.market.jobs.recommenders import refresh as refresh_model
 
     if vectors is not None:

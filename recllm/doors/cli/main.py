@@ -41,7 +41,7 @@ COMMANDS = (
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
-        "What people did with what they were shown.",
+        "Events that answer recommendations.",
         {"add": answer.feedback_add, "report": answer.report},
     ),
     "campaign": (
@@ -55,7 +55,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
         },
     ),
     "privacy": (
-        "People's rights: what is stored of them, and that it goes; the audit log, retention, the key.",
+        "Rights of customers (export, erasure, restriction), the audit log, retention, the key.",
         {
             "export": rights.export,
             "erase": rights.erase,
@@ -66,7 +66,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
         },
     ),
     "experiments": (
-        "Experiments on slates: variants by lot, and what may be said of them.",
+        "Experiments on recommendations: random variants and their effects.",
         {
             "start": campaign.start_experiment,
             "report": campaign.report_experiment,
@@ -79,7 +79,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     ),
     "copy": (None, {"check": adtext.check, "vocabulary": adtext.vocabulary}),
     "models": (
-        "Published models: list them, and choose which one serves.",
+        "Published models: list and activate them.",
         {"list": learn.list_models, "promote": learn.promote},
     ),
 }
@@ -132,7 +132,7 @@ def _print_version(requested: bool) -> None:
 @app.callback()
 def _options(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
-    verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the log of the rooms on standard error."),
+    verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the log on standard error."),
 ) -> None:
     if verbose:
         log_to_stderr()

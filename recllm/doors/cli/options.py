@@ -111,10 +111,7 @@ def write_audit(shop: Workspace, action: AuditAction, /, *, subject: str | None 
 
 
 def read_ids(file: Path | None) -> list[str]:
-    """One id per line, in UTF-8; blank lines are skipped, and no file has none.
-
-    Raises `UsageError` when the file cannot be read.
-    """
+    """One id per line, in UTF-8; blank lines are skipped. Raises `UsageError` for an unreadable file."""
     if file is None:
         return []
     try:
@@ -176,8 +173,7 @@ def add_command(app: typer.Typer, function: Callable[..., Any], name: str | None
 
 
 def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function as typer sees it: the fields of a parameter with `Options` become options, options have their
-    `DEFAULTS`, and a command that opens a workspace takes --set as well."""
+    """A function as typer sees it: fields of `Options` as options, `DEFAULTS`, and --set for workspaces."""
     signature = inspect.signature(function, eval_str=True)
     parameters: list[inspect.Parameter] = []
     questions: dict[str, tuple[type[BaseModel], Options]] = {}

@@ -43,10 +43,10 @@ def export(
     by_pseudonym: Pseudonyms = False,
     sessions: Sessions = False,
     predictions: Annotated[
-        bool, typer.Option(help="Learn what the person will do, which is not stored; the slowest part.")
+        bool, typer.Option(help="Include predictions, which are computed for it; the slowest part.")
     ] = True,
 ) -> None:
-    """Everything that is stored and inferred of one person, as JSON."""
+    """All stored and inferred data of one person, as JSON."""
     from tqdm import tqdm
 
     from recllm.doors.privacy.export import export_person
@@ -67,18 +67,17 @@ def export(
 def erase(
     *,
     user: Users,
-    yes: Annotated[bool, typer.Option("--yes", help="Really do it: nothing brings the people back.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm: erased people cannot be restored.")] = False,
     lift: Annotated[
-        bool, typer.Option("--lift", help="Instead: lift the tombstones of people who came back by their own will.")
+        bool, typer.Option("--lift", help="Instead: lift the tombstones of people who returned by their own choice.")
     ] = False,
     by_pseudonym: Pseudonyms = False,
     sessions: Sessions = False,
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Erase people: rows, files, what serves; mark what learned from them; put tombstones that keep them out.
-
-    With --lift what is sent about them from now on is kept again. Nothing old comes back."""
+    """Erase people: rows, files, serving states; mark models that learned from them; set tombstones that keep them out.
+    With --lift new data about them are kept again; nothing old comes back."""
     from recllm.doors.privacy.erasure import erase_people
     from recllm.shop.workspace.audit import command_line_actor
 
@@ -138,11 +137,11 @@ def certificate_lines(certificate: ErasureCertificate) -> list[str]:
 def restrict(
     user: User,
     workspace: WorkspaceDir,
-    lift: Annotated[bool, typer.Option("--lift", help="Use the data again, as the person agreed.")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="Use the data again, as consented.")] = False,
     by_pseudonym: Pseudonyms = False,
     json: Json = False,
 ) -> None:
-    """Keep a person's data and use them for nothing, whatever the person agreed to."""
+    """Keep a person's data without using them, whatever the consent."""
     from recllm.market.jobs.recommenders import forget_in_states
     from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
 
@@ -160,7 +159,7 @@ def restrict(
 
 def audit_log(
     workspace: WorkspaceDir,
-    user: Annotated[str | None, typer.Option("--user", "-u", help="Only what was done to this person's data.")] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Only entries about this person.")] = None,
     last: Annotated[int, typer.Option(min=0, help="Number of the latest entries; 0 for all.")] = 20,
     copy: Annotated[
         Path | None, typer.Option(help="What a collector has of audit.copy_to: each entry of it has to be in the log.")
@@ -209,11 +208,13 @@ def verify_certificate(file: Path, workspace: Path, json: bool) -> None:
 
 def retention(
     workspace: WorkspaceDir,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, and count what would go.")] = False,
-    trust_clock: Annotated[bool, typer.Option("--trust-clock", help="Nothing was loaded for months, truly.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only.")] = False,
+    trust_clock: Annotated[
+        bool, typer.Option("--trust-clock", help="Confirm that nothing was loaded for months.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Delete what is older than the settings' [retention] allows, and finish what was left half done; run it daily."""
+    """Delete data older than the settings in [retention], and finish interrupted erasures; run it daily."""
     from recllm.doors.privacy.retention import apply_retention
     from recllm.shop.workspace.audit import command_line_actor
 
@@ -229,12 +230,12 @@ def retention(
 
 def rotate_key(
     workspace: WorkspaceDir,
-    lost: Annotated[bool, typer.Option("--lost", help="The old key is gone for good; needs --yes.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --lost: no backup of the key exists, truly.")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="The old key is lost; needs --yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --lost: confirm that no backup of the key exists.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also while an experiment runs.")] = False,
     json: Json = False,
 ) -> None:
-    """Give everybody another pseudonym under a new key; start services again afterwards, and back up the key file."""
+    """Rename all pseudonyms under a new key; restart services afterwards, and back up the key file."""
     from recllm.doors.privacy.rotation import LOST_WITH_THE_KEY
     from recllm.doors.privacy.rotation import rotate_key as rotate
     from recllm.shop.workspace.audit import command_line_actor
@@ -251,10 +252,10 @@ def backup(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
     workspace: WorkspaceDir,
     passphrase_file: PassphraseFile = None,
-    with_key: Annotated[bool, typer.Option("--with-key", help="Take the key and webhooks' secrets along.")] = False,
+    with_key: Annotated[bool, typer.Option("--with-key", help="Include the key and the webhooks' secrets.")] = False,
     json: Json = False,
 ) -> None:
-    """Write the workspace to one file while it works, read it back and check it."""
+    """Write the workspace to one file while it is in use, read it back and check it."""
     from recllm.doors.privacy.backup import back_up
     from recllm.shop.workspace.audit import command_line_actor
 
@@ -275,7 +276,7 @@ def restore(
     file: Annotated[Path, typer.Argument(help="A backup.")],
     workspace: WorkspaceDir,
     passphrase_file: PassphraseFile = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of the workspace.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the workspace.")] = False,
     certificate: Annotated[
         list[Path] | None, typer.Option(help="A certificate of an erasure since the backup; may be repeated.")
     ] = None,
@@ -299,12 +300,12 @@ def restore(
     )
     lines = [f"{done.workspace}: as of {done.created_at}; people erased again: {done.erased_again:,}"]
     if done.before is not None:
-        lines.append(f"what was in its place lies in {done.before}, with everybody in it: delete it soon")
+        lines.append(f"what was in its place lies in {done.before}, with all customers in it: delete it soon")
     show(done, lines, json=json)
     if not done.taken_over:
         note(
             "refusals, restrictions and erasures since the backup are not known here: give --certificate for each "
-            "erasure, and load the consent table again before anybody is written to"
+            "erasure, and load the consent table again before anyone is written to"
         )
 
 

@@ -192,8 +192,8 @@ def add_webhook(
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Let a mail or message service report on messages (--provider), or announce exports to a system of yours (--url).
-    The same name again adds a second secret: both are then in force."""
+    """Accept reports of a mail or message service (--provider), or announce exports to your system (--url). The same name
+    again adds a second secret: both are then valid."""
     from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 
     if (provider is None) == (url is None):

@@ -35,7 +35,7 @@ def settings(
     prompts: Annotated[bool, typer.Option("--prompts", help="Instead: the templates in use, with versions.")] = False,
     json: Json = False,
 ) -> None:
-    """Everything that can be set: value, default, range, and what set it: default, advice, file, option, variable."""
+    """All settings: value, default, range and source (default, advice, file, option, variable)."""
     from recllm.market.jobs.setting_rows import setting_rows, setting_text
 
     if prompts:
@@ -77,7 +77,7 @@ def doctor(
     workspace: AnyWorkspace = None,
     json: Json = False,
 ) -> None:
-    """What this installation can do, and what is missing for what: versions, extras, machine, weights, a workspace."""
+    """State of this installation: versions, extras, machine, weights, a workspace."""
     from recllm.market.jobs.doctor import CheckState, check_installation
 
     checks = list(check_installation(workspace))
@@ -104,8 +104,8 @@ def start(
     seed: Seed,
     json: Json,
 ) -> None:
-    """A shop's own exports to a page, in one command: what they are, what was read, people, slates, ad texts, how good
-    it is compared with simple systems, what to do next; leaves report.html."""
+    """From a shop's exports to a page, in one command: what was read, customers, recommendations, ad texts, quality compared
+    with simple systems, next steps; leaves report.html."""
     from recllm.doors.start.page import terminal_lines
     from recllm.doors.start.shop import run_start
 

@@ -96,8 +96,7 @@ HEADERS: Mapping[str, str] = {
 
 
 def content_policy(nonce: str) -> str:
-    """What a page may load and run: this console's own files alone. Of htmx, only elements that carry the nonce act,
-    and nothing but htmx turns text into a page."""
+    """Only the console's own files load and run; of htmx only elements with the nonce act."""
     return (
         f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; img-src 'self' data:; "
         "form-action 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
@@ -190,8 +189,7 @@ class ConsoleMiddleware:
 
 
 class ConsoleMount(Mount):
-    """The console at "/" for every path but the service's: a program with a wrong path or verb there gets an error as
-    JSON, and no sign-in page."""
+    """The console at "/" for every path but the service's, where a wrong path or verb gets a JSON error."""
 
     def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
         if scope["type"] == "http" and _path_in(scope).lstrip("/").partition("/")[0] in OPERATION_NAMES:
@@ -200,10 +198,7 @@ class ConsoleMount(Mount):
 
 
 async def genuine(request: Request) -> None:
-    """A dependency of every page: what changes something has to come from a form of this console, in this browser.
-
-    Raises `HTTPException` for anything else.
-    """
+    """Raises `HTTPException` for changes that no form of this console in this browser sent."""
     if request.method in SAFE_METHODS:
         return
     visit: Visit = request.state.visit

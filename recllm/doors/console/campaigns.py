@@ -210,8 +210,7 @@ def free_id(visit: Visit, goal: str) -> str:
 
 
 def categories(visit: Visit) -> list[str]:
-    """Categories with items on offer, the largest first, as a campaign's file names them; none while the shop is being
-    opened."""
+    """Categories with items on offer, the largest first; none while the shop is being opened."""
     try:
         dataset = visit.shop.recommender().dataset
     except StoreError:
@@ -733,8 +732,7 @@ def verdict_of(
 
 
 def marked(words: str, marks: Sequence[tuple[str, str]]) -> Markup:
-    """Words as text, with each span that occurs in them, in whatever case, marked by its tone; of overlapping spans the
-    longest, of the same span the first tone counts."""
+    """Escaped words with each span marked by its tone; the longest of overlapping spans counts."""
     tones = {span.casefold(): tone for span, tone in reversed(marks) if span.strip()}
     if not tones:
         return escape(words)

@@ -143,8 +143,7 @@ def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1,
 
 
 def quarantine_table(visit: Visit, name: str, path: Path, start: int) -> ConsoleTable:
-    """`QUARANTINE_ROWS` rows from `start` on, each with its line, its reason and a column for each of its fields; the
-    file has all rows, to be corrected and loaded again. A row whose cells do not fit the columns is one field."""
+    """Refused rows from `start` on with their reason and fields; the file has all rows, to be corrected and loaded."""
     fields = list(dict.fromkeys(field for row in _quarantine_rows(path) for field in row_fields(row)))
 
     def cells(row: Mapping[str, Any]) -> TableRow:
@@ -216,8 +215,7 @@ def upload(visit: TheVisit, form: TheForm) -> Response:
 
 @router.get("/upload/{upload_id}")
 def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
-    """What a file is: an export of a known system with its tables; otherwise, or where a table was chosen, which column
-    fills which field. With the first rows."""
+    """An export of a known system with its tables; else the columns that fill the fields. With the first rows."""
     visit.require(Scope.EVENTS)
     if table not in set(Table):
         export = export_values(visit, upload_id)
@@ -249,8 +247,7 @@ def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
 
 @router.post("/upload/{upload_id}/export")
 def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
-    """Check an export that was recognised, or load it into each table that it gives; consent only out of the columns
-    that were chosen."""
+    """Check or load an export of a known kind; consent only out of the chosen columns."""
     visit.require(Scope.EVENTS)
     consent_from, tz = tuple(texts_of(form, "consent")), text_of(form, "tz").strip()
 
@@ -334,8 +331,7 @@ def cancel(visit: TheVisit, load_id: str) -> Response:
 def export_values(
     visit: Visit, upload_id: str, consent_from: Sequence[str] = (), tz: str = ""
 ) -> dict[str, Any] | None:
-    """What the page of an export shows; None for a file of no known kind, or that cannot be read. consent_from, tz: as
-    they were chosen."""
+    """What the page of an export shows; None for a file of no known kind."""
     file = find_upload(visit.workspace, upload_id)
     try:
         recognised = recognise_file(file.path, visit.workspace.policy, IngestOptions())
@@ -361,8 +357,7 @@ def export_values(
 
 
 def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
-    """Kinds of exports for the page of the columns: the file's own kind, where a table was chosen instead; a kind that
-    cannot be loaded; the nearest ones with what is missing for each."""
+    """The file's own kind, a kind that cannot be loaded, and the nearest ones with their missing columns."""
     nearest = nearest_kinds(columns)
     kinds = [kind.source.told(visit.language) for kind in nearest if not kind.missing]
     return {

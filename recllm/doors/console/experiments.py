@@ -1,5 +1,4 @@
-"""Experiments: what is compared on which customers, whether the split is as planned, what may be said by now; and the
-answers to everything that was shown."""
+"""Experiments: variants, their split and their effects; and the answers to everything that was shown."""
 
 from __future__ import annotations
 
@@ -373,8 +372,7 @@ def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) 
 def course_chart(
     visit: Visit, stored: SlateExperiment, looks: Sequence[ExperimentLook], variant: str
 ) -> Mapping[str, Any] | None:
-    """The difference to the control day by day with its always-valid interval, as a picture and a table; None while
-    nothing may be said."""
+    """The difference to the control by day, as a picture and a table; None while nothing may be said."""
     metric, start = Metric(stored.experiment.metric), stored.experiment.started_at or looks[0].until
     points, intervals, rows = [], [], list[TableRow]()
     for look in looks:

@@ -61,8 +61,7 @@ class ShopFigures:
     quiet: tuple[PersonRhythm, ...] = ()
     """Who did not come back when they usually do, latest purchase first."""
     buyers_by_day: tuple[tuple[datetime, int], ...] = ()
-    """People who bought on each of the last `CHART_DAYS` days that are over, oldest first; of those who may be
-    counted."""
+    """People who bought on each of the last `CHART_DAYS` complete days, oldest first."""
     outcomes: tuple[ShownOutcome, ...] = ()
     """What followed what was shown in these days, by model."""
     yesterday: tuple[ShownOutcome, ...] = ()

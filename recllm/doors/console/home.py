@@ -68,8 +68,7 @@ def shown_lines(visit: Visit, figures: ShopFigures) -> list[tuple[str, str, Show
 
 
 def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None:
-    """People who bought, day by day, as a picture and a table; None without purchases, or with a day below the
-    policy's floor."""
+    """People who bought, by day; None without purchases, or with a day below the policy's floor."""
     buyers = [(day, n and visit.figures.people(n, "buyers", day)) for day, n in figures.buyers_by_day]
     if not any(n for _, n in buyers) or any(n is None for _, n in buyers):
         return None

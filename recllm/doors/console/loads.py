@@ -146,8 +146,7 @@ def remove_upload(workspace: Workspace, upload_id: str) -> None:
 
 
 def sweep_uploads(workspace: Workspace) -> None:
-    """Remove uploads of more than a day ago, and what is left of broken ones. Raises `StoreError` where their folder is
-    a link."""
+    """Remove uploads of more than a day ago and broken ones. Raises `StoreError` for a link."""
     for folder in _uploads_folder(workspace).glob("*"):
         if time.time() - folder.stat().st_mtime > DAY_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
@@ -198,8 +197,7 @@ class FileLoads:
         maps: Sequence[tuple[Table, ColumnMap]],
         **options: Any,
     ) -> FileLoad:
-        """Load an upload in a thread, a table after the other. Raises `UsageError` while another load of the shop
-        runs."""
+        """Load an upload in a thread, table after table. Raises `UsageError` while another load of the shop runs."""
         with self._lock:
             if self.running(load.shop) is not None:
                 raise UsageError("another file is being loaded; wait until it is done, or cancel it")

@@ -111,8 +111,7 @@ class PendingSignIns:
         self._pending[sign_in.request.state] = sign_in
 
     def may_confirm(self, session: ConsoleSession) -> bool:
-        """Whether the provider may be asked for this session now, which counts as asking. Not twice within
-        `CONFIRM_SECONDS`: of two tabs that open together only one would come back with the right cookie."""
+        """Whether the provider may be asked for this session now; not twice within `CONFIRM_SECONDS`."""
         now = time.time()
         self._asked_at = {name: at for name, at in self._asked_at.items() if now - CONFIRM_SECONDS < at <= now}
         if session.session_id in self._asked_at:

@@ -130,11 +130,7 @@ class OidcClient:
         return self._settings.title or urlsplit(self._issuer).netloc
 
     async def begin(self, language: str, *, asks_again: bool = False) -> tuple[str, SignInRequest]:
-        """The address that the browser has to go to, and what the sign-in is finished with.
-
-        asks_again: the provider has to ask for a new proof, also where the person is signed in there.
-        Raises `SignInError`.
-        """
+        """The address for the browser, and the request to finish. asks_again: ask for a new proof."""
         from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
         async with self._asking() as http:
@@ -359,10 +355,7 @@ def _signing_keys(document: Mapping[str, Any]) -> Any:
 
 
 def connect_provider(settings: OidcSettings) -> OidcClient:
-    """The client that some settings with an issuer describe.
-
-    Raises `UsageError` for settings that are not complete, `MissingExtraError` without the libraries.
-    """
+    """The client of settings with an issuer. Raises `UsageError` for incomplete ones, and `MissingExtraError`."""
     for package in ("joserfc", "authlib"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "oidc")
@@ -380,8 +373,7 @@ def connect_provider(settings: OidcSettings) -> OidcClient:
 
 
 def provider_id(settings: OidcSettings) -> str:
-    """A word for the connection that some settings describe, which says nothing of it; shops that share it are signed
-    in to together."""
+    """An opaque word for the connection; shops that share it are signed in to together."""
     parts = (settings.issuer, settings.client_id, settings.redirect_uri, settings.secret_variable, settings.scopes)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 

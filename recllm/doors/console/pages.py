@@ -192,8 +192,7 @@ class Visit:
         return self.words.say(path, **values)
 
     def problem_text(self, error: RecllmError, message: str = "") -> str:
-        """What stands in the way: what kind of thing in the visitor's language, and the message itself, which is in
-        English unless the console worded it. message: what the error says, where that is not its own text."""
+        """The kind of the problem in the visitor's language, and the message, which is English unless it is worded."""
         if isinstance(error, WordedError):
             return str(error)
         kinds = (kind.__name__ for kind in type(error).__mro__)
@@ -221,8 +220,7 @@ class Visit:
             raise UnknownIdError("this address belongs to no customer of this shop")
 
     def attempt(self, work: Callable[[], T]) -> T | FormRefusal:
-        """What a form asks for, or why the visitor has to change the form. Raises `UnknownIdError` and errors that the
-        visitor cannot mend."""
+        """The result of a form, or why it is refused. Raises errors that the visitor cannot mend."""
         try:
             return work()
         except UnknownIdError:
@@ -231,8 +229,7 @@ class Visit:
             return FormRefusal(error, self.problem_text(error))
 
     def page(self, template: str, *, status: int = 200, section: str = "", **values: Any) -> Response:
-        """A page from a template of this room, or one table of it as a file, where the address asks for that. section:
-        name of the navigation's entry that it belongs to."""
+        """A page from a template, or a table of it as a file. section: its entry of the navigation."""
         if self.wants_file and status == 200:
             return self._file(next((t for t in tables_of(values) if t.name == self._file_name), None))
         return HTMLResponse(self.render(template, section=section, **values), status)
@@ -297,8 +294,7 @@ class Visit:
         return RedirectResponse(f"{path}{joint}notice={notice}" if notice else path, 303)
 
     def picture(self, chart: Chart, table: ConsoleTable, caption: str = "") -> Mapping[str, Any]:
-        """A chart for a template with its figures as a table; without inline styles, which the content policy
-        forbids."""
+        """A chart without inline styles, which the content policy forbids, with its figures as a table."""
         picture = Markup(without_styles(svg(chart)))  # noqa: S704 - recllm.base.charts escapes its texts
         return {"picture": picture, "table": table, "caption": caption}
 
@@ -343,8 +339,7 @@ class Visit:
         return FigureGate(self.workspace, None if sees_people else self.actor)
 
     def remember(self, act: str, *, subject: str | None = None, **facts: object) -> None:
-        """Write to the shop's history what was done, by whom and when, and to the audit log. facts: counts and names,
-        no id of a person. subject: the person's pseudonym, for the audit log alone."""
+        """Write an action to the shop's history and the audit log; facts hold no id of a person."""
         audit(self.workspace, self.actor, AUDITED[act], subject=subject, **facts)
         assert self.signed_in is not None  # noqa: S101 - all actions need sign-in
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": self.signed_in.name, "act": act, **facts}
@@ -355,8 +350,7 @@ class Visit:
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def clock(self) -> Mapping[str, Any]:
-        """The shop's present for the frame: its time, and whether the log is being replayed; empty while the store
-        cannot be read."""
+        """The shop's present, and whether the log is replayed; empty while the store cannot be read."""
         if self.signed_in is None:
             return {}
         try:
@@ -383,8 +377,7 @@ Page = Callable[..., Response]
 
 
 class PageRoute(APIRoute):
-    """A page whose function computes and renders in a worker, when one is free. Raises `OverloadError` as the service
-    does."""
+    """A page whose function runs in a worker, when one is free. Raises `OverloadError`."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint if iscoroutinefunction(endpoint) else _in_worker(endpoint), **options)
@@ -438,8 +431,7 @@ def local_path(text: str) -> str:
 
 
 def from_here(request: Request) -> bool:
-    """Whether a browser says that a page of this very site sends the request; a browser that says nothing is believed
-    only as far as its form's token goes."""
+    """Whether the browser says that this site sends the request, or says nothing."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     return site in (None, "same-origin") and (origin is None or urlsplit(origin).netloc == request.headers.get("host"))
 

@@ -1,8 +1,7 @@
 """People: one person's profile, consent, history, recommendations with reasons, and what would be if.
 
 The shop's own id of a person comes in by a form only and becomes a pseudonym at once, which addresses and logs have.
-The id stays in this process's memory for an hour, for the browser that typed it, so that the person's page can name
-it.
+It stays in memory for an hour, for the browser that typed it, so that the person's page can name it.
 """
 
 from __future__ import annotations

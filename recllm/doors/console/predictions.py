@@ -1,7 +1,6 @@
-"""What a person will do, as the service's predictions tell it: on the person's page, computed in the background.
+"""Predictions on a person's page: computed in the background, for all people at once, when one is first asked for.
 
-All people are predicted at once, so the first who asks has it computed for everybody; it is then kept as
-`recllm.doors.service.everybody` says. Nothing is computed while a page waits.
+They are kept as `recllm.doors.service.everybody` says. Nothing is computed while a page waits.
 """
 
 from __future__ import annotations
@@ -64,8 +63,7 @@ class PredictionLine:
 
     @property
     def is_too_high(self) -> bool:
-        """Whether it happened to people of the past window less often than their chance said, beyond what chance
-        does."""
+        """Whether people of the past window had it less often than predicted, beyond chance."""
         return self.like is not None and self.like.expected > self.like.high
 
     @property

@@ -133,15 +133,13 @@ def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
 def begin_staff_session(
     workspace: Workspace, identity: StaffIdentity, confirmed: ConsoleSession | None = None
 ) -> tuple[ConsoleSession, str]:
-    """A session of a person of the company's directory, and its token. confirmed: the one until now, which goes on in
-    this one where it is the same person's, and else is none of theirs."""
+    """A new session and its token. confirmed: the session until now, which goes on if it is the same person's."""
     is_theirs = confirmed is not None and is_session_of(confirmed, identity)
     return begin_session(workspace, person=asdict(identity), confirmed=confirmed if is_theirs else None)
 
 
 def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | StaffMember | None:
-    """Who is behind a session, as far as they may look now; None for a person whom the directory did not confirm for
-    too long."""
+    """Key or person of a session; None where they may not look, or were not confirmed for too long."""
     visitor: ApiKey | StaffMember | None
     if session.person is None:
         visitor = key_in_force(workspace, session.key_id or "")

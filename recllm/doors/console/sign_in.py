@@ -67,10 +67,7 @@ REFUSALS = (SignInProblem.DECLINED, SignInProblem.NOT_ALLOWED, SignInProblem.NO_
 
 
 def connect_providers(shops: Mapping[str, LiveShop]) -> dict[str, OidcClient]:
-    """The providers of all shops by `provider_id`; shops with the same settings share one.
-
-    Raises `UsageError` for settings that are not complete, `MissingExtraError` without the libraries.
-    """
+    """The providers of all shops by `provider_id`. Raises as `connect_provider` does."""
     all_settings = [shop.workspace.settings.oidc for shop in shops.values()]
     return {provider_id(settings): connect_provider(settings) for settings in all_settings if settings.issuer}
 
@@ -170,11 +167,7 @@ async def go_to_provider(visit: TheVisit, provider: str, after: str = "/") -> Re
 
 
 async def go_to_be_confirmed(visit: Visit) -> Response | None:
-    """To the provider and back to this very page, where it did not say for long that it lets this person in.
-
-    None where that is not so or can wait: for forms, parts of pages and files, while another tab is on its way there,
-    and while the provider does not answer.
-    """
+    """To the provider and back, where a confirmation is due; None where it is not, or can wait."""
     request, session = visit.request, visit.signed_in.session if visit.signed_in else None
     if session is None or request.method != "GET" or visit.is_part or visit.wants_file:
         return None

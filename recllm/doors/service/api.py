@@ -142,8 +142,7 @@ def events(body: EventsRequest, caller: MaySend, service: TheService) -> dict[st
 
 
 def _plausible(times: Sequence[datetime | None]) -> list[bool]:
-    """Which times may be taken: none ahead of the clock, where a decision of tomorrow would hold against one of today,
-    and none before `EARLIEST_YEAR`. A time that is left out may."""
+    """Which times are plausible: none ahead of the clock or before `EARLIEST_YEAR`; no time is."""
     earliest = datetime(EARLIEST_YEAR, 1, 2, tzinfo=UTC)  # also where the zone is ahead
     latest = datetime.now(UTC) + timedelta(seconds=CLOCK_SKEW_SECONDS)
     return [at is None or (at.year > 1 and earliest <= at <= latest) for at in times]

@@ -143,8 +143,7 @@ TheService = Annotated[Service, Depends(_service)]
 
 
 def identify(service: Service, key_text: str | None, shop_name: str | None) -> Caller:
-    """The caller. Raises `HTTPException` without a valid key where one is needed, or without a shop's name, and
-    `StoreError` where the keys of a shop that may be meant cannot be read."""
+    """The caller. Raises `HTTPException` without a valid key, and `StoreError` where keys cannot be read."""
     named = {name: shop for name, shop in service.shops.items() if shop_name in (None, name)}
     unreadable: StoreError | None = None
     is_open = True
@@ -221,8 +220,7 @@ Operation = Callable[..., Any]
 
 
 def answered(*, marketing: bool = False, status: int = 200) -> Callable[[Operation], Operation]:
-    """Makes an operation of a function that computes an answer: it runs in a worker when one is free, and its result is
-    answered as JSON. marketing: in the worker for answers that take seconds."""
+    """Makes an operation of a function that a worker runs; its result is answered as JSON."""
 
     def decorated(function: Operation) -> Operation:
         signature = inspect.signature(function, eval_str=True)

@@ -30,8 +30,7 @@ class Arrival(Enum):
 
 
 class BoundedRequests(HttpToolsProtocol):
-    """Hangs up on a request whose headers do not end, or whose headers or body are slow; and where too many connections
-    wait, on the one that waits the longest, one with a body last."""
+    """Hangs up on slow or endless requests, and where too many connections wait, on the oldest one."""
 
     waiting: ClassVar[dict[BoundedRequests, None]] = {}
     """Those on which nothing is being answered, the longest waiting first."""

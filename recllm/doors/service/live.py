@@ -110,8 +110,7 @@ class LiveShop:
         return self._opened[1].at(present(self.workspace))
 
     def effect(self) -> EffectModel | None:
-        """The workspace's model of which text works as of the last `update`, opened by the first caller; None without
-        one. Raises `ModelError` for a bad one."""
+        """The model of which text works, opened by the first caller; None without one. Raises `ModelError`."""
         mark, model = self._effect
         if mark is not None and model is None:
             from recllm.market.jobs.ad_copy import effect_model
@@ -121,8 +120,7 @@ class LiveShop:
         return model
 
     def once_a_day(self, figures: FigureGate, question: tuple[object, ...], compute: Callable[[], T]) -> T:
-        """Figures of groups. Callers without exact ones get the first answer of the day (UTC): the change between two
-        looks could be what one customer did meanwhile."""
+        """Figures of groups; callers without exact ones get the first answer of the day (UTC)."""
         if figures.is_exact:
             return compute()
         day, answer = self._figures.get(question, (None, None))
@@ -139,8 +137,7 @@ class LiveShop:
         return (recommender, user_id) if user_id is not None else (recommender.for_nobody(), "")
 
     def slate(self, body: SlateRequest) -> Slate:
-        """The answer to a request, by the treatment of the customer's variant; recorded as shown where it says so.
-        Visitors without a customer's id are in no experiment."""
+        """The answer to a request, by the treatment of the customer's variant; recorded as shown where asked."""
         if body.user_id is None:
             recommender, visitor = self.visitor(None, body.session_id)
             (slate,) = recommender.recommend(body.request(visitor))
@@ -240,10 +237,7 @@ class LiveShop:
     def _with_current_offer(
         self, before: tuple[ShopMarks, Recommender], load_no: Mapping[Table, int]
     ) -> tuple[ShopMarks, Recommender] | None:
-        """The recommender in memory with the items of now; None when they are the same as before.
-
-        Its marks stay apart from those of an opened one, so that one is opened as soon as that can be.
-        """
+        """The recommender in memory with the current items, under marks of its own; None when they are the same."""
         marks = replace(before[0], items=load_no.get(Table.ITEMS, 0), consent=NEVER)
         return None if marks == before[0] else (marks, with_current_offer(self.workspace, before[1]))
 

@@ -306,8 +306,7 @@ def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket, 
 def order_plan(
     service: Service, shop: LiveShop, campaign_id: str, *, by: str, revision: str, replace: bool = False
 ) -> Job:
-    """Have a campaign planned in the background. Raises `ConflictError` for another revision, or while it is planned
-    already, and `OverloadError` when too many jobs wait."""
+    """Plans a campaign in the background. Raises `ConflictError`, and `OverloadError` when too many jobs wait."""
     from recllm.market.campaigns.plan import plan_campaigns
 
     def planned(progress: Any) -> dict[str, Any]:

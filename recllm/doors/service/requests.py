@@ -36,8 +36,7 @@ MAX_DIGITS = 400
 
 
 def read_json(body: bytes) -> Any:
-    """What a body holds. Raises `HTTPException` (400) for what has no meaning, or more than one, and `JSONDecodeError`,
-    which names the place, for what is no JSON."""
+    """The JSON of a body. Raises `HTTPException` (400) for an unclear meaning, `JSONDecodeError` for no JSON."""
     try:
         document = json.loads(
             body.decode("utf-8-sig"),

@@ -26,8 +26,7 @@ class ServerCertificate:
         self._load(self.context)
 
     async def renew(self) -> None:
-        """Reads changed files again, for connections from now on. Files that cannot be used are logged, and the old
-        ones stay in use."""
+        """Reads changed files again, for new connections; unusable ones are logged, and the old ones stay."""
         try:
             state = self._state()
             if state == self._loaded:

@@ -126,8 +126,7 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
 
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:
-    """Events of a body, and the number of its other entries. Raises `DataError` for what is no JSON,
-    or is nested too deeply for it."""
+    """Events of a body, and the number of its other entries. Raises `DataError` for no JSON."""
     try:
         # a bad letter or endless number in an unused field must not spoil a whole batch
         document = json.loads(body.decode(errors="replace"), parse_int=_integer)
