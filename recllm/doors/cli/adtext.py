@@ -84,8 +84,8 @@ def copy(
     ],
     json: Json,
 ) -> None:
-    """One ad text per person, whose claims all passed their checks. Each is kept with its inputs: `recllm copy --replay ID`
-    makes it again, or ends with 1 and names the changed weights, prompts, word lists or rule packs."""
+    """One ad text per person, whose claims all passed their checks. Each is kept with its inputs: `recllm copy --replay
+    ID` makes it again, or ends with 1 and names the changed weights, prompts, word lists or rule packs."""
     if context.invoked_subcommand:
         return
     from recllm.market.adcopy.packs import pack_names
@@ -164,8 +164,8 @@ def check(
     model: Annotated[Path | None, typer.Option(help="Folder of the model of --rank; the workspace's effect/ else.")],
     json: Json,
 ) -> None:
-    """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved words.
-    Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check.
+    """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved
+    words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check.
 
     --rank lists them best first within each group instead, by a model of A/B tests (finetune/effect.py). The score is
     the expected difference from the mean of the group, with its 95 % interval."""

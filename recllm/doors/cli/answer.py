@@ -553,7 +553,8 @@ def occasions(
     locale: ReasonLocale,
     json: Json,
 ) -> None:
-    """Whom to write to on a day, and about what: due again, left in the cart, cheaper, back, new, long away, just come."""
+    """Whom to write to on a day, and about what: due again, left in the cart, cheaper, back, new, long away, just
+    come."""
     from recllm.base.documents import plain
     from recllm.market.jobs.occasions import find_occasions
     from recllm.shop.workspace.audit import AuditAction

@@ -92,8 +92,8 @@ def train(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train the scorer on the purchases of customers with consent, and publish it as the current model. Settings that are
-    not set follow `recllm advise`."""
+    """Train the scorer on the purchases of customers with consent, and publish it as the current model. Settings that
+    are not set follow `recllm advise`."""
     from recllm.learn.training.arguments import LoraArguments
     from recllm.market.jobs.train import train_workspace
     from recllm.shop.workspace.audit import AuditAction

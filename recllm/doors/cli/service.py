@@ -192,8 +192,8 @@ def add_webhook(
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Accept reports of a mail or message service (--provider), or announce exports to your system (--url). The same name
-    again adds a second secret: both are then valid."""
+    """Accept reports of a mail or message service (--provider), or announce exports to your system (--url). The same
+    name again adds a second secret: both are then valid."""
     from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 
     if (provider is None) == (url is None):

@@ -104,8 +104,8 @@ def start(
     seed: Seed,
     json: Json,
 ) -> None:
-    """From a shop's exports to a page, in one command: what was read, customers, recommendations, ad texts, quality compared
-    with simple systems, next steps; leaves report.html."""
+    """From a shop's exports to a page, in one command: what was read, customers, recommendations, ad texts, quality
+    compared with simple systems, next steps; leaves report.html."""
     from recllm.doors.start.page import terminal_lines
     from recllm.doors.start.shop import run_start
 
