@@ -426,17 +426,8 @@ def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
     return [(name, n) for name, n in sizes.people.items() if n is not None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingWork:
-    """Campaigns and texts that wait for a person, for Home."""
-
-    campaigns: int
-    """Planned and not exported yet."""
-    texts: int
-    """Texts of these without a decision."""
-
-
-def waiting_work(workspace: Workspace) -> WaitingWork:
+def waiting_work(workspace: Workspace) -> dict[str, int]:
+    """Campaigns that were planned and not exported, and their texts without a decision."""
     n_campaigns = n_texts = 0
     for path in (workspace.root / "campaigns").glob("*/plan.json"):
         folder = CampaignFolder.at(path.parent)
@@ -449,7 +440,7 @@ def waiting_work(workspace: Workspace) -> WaitingWork:
         except RecllmError:  # its own page says what is damaged
             continue
         n_texts += sum(action in (TextStatus.DRAFT, TextStatus.EDITED) for action in actions.values())
-    return WaitingWork(campaigns=n_campaigns, texts=n_texts)
+    return {"campaigns": n_campaigns, "texts": n_texts}
 
 
 # --- steps are saved -------------------------------------------------------------------------------------------------
@@ -681,43 +672,22 @@ class WordingVerdict:
         return "bad" if self.failures else "warn" if self.warnings else "good"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextCard:
-    """One text as the page shows it."""
-
-    text: CampaignText
-    state: Decision
-    verdict: WordingVerdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextGroup:
-    """The variants of one text."""
-
-    title: str
-    kind: str
-    channel: str
-    locale: str
-    people: int
-    cards: Sequence[TextCard]
-
-
-def text_groups(campaign: OpenCampaign, states: Mapping[str, Decision]) -> list[TextGroup]:
+def text_groups(campaign: OpenCampaign, states: Mapping[str, Decision]) -> list[dict[str, Any]]:
     """Texts by item, reason, channel and language; those that wait for a decision first, then the widest read."""
-    grouped: dict[tuple[str, str, str, str, bool], list[TextCard]] = {}
+    grouped: dict[tuple[str, str, str, str, bool], list[dict[str, Any]]] = {}
     for text in campaign.plan.texts:
         state = states[text.id]
         verdict = verdict_of(campaign, text, state.text, state.failures, state.warnings)
         key = (text.item_id, text.kind, text.channel, text.locale, text.modelled)
-        grouped.setdefault(key, []).append(TextCard(text=text, state=state, verdict=verdict))
+        grouped.setdefault(key, []).append({"text": text, "state": state, "verdict": verdict})
     groups = []
     for (item_id, kind, channel, locale, _), cards in grouped.items():
-        item = campaign.catalogue.items.get(item_id)
-        title = item.title if item else cards[0].text.facts.title
-        people = sum(card.text.people for card in cards)
-        groups.append(TextGroup(title=title, kind=kind, channel=channel, locale=locale, people=people, cards=cards))
+        item, people = campaign.catalogue.items.get(item_id), sum(card["text"].people for card in cards)
+        title = item.title if item else cards[0]["text"].facts.title
+        named = {"title": title, "kind": kind, "channel": channel, "locale": locale}
+        groups.append(named | {"people": people, "cards": cards})
     decided = (TextStatus.APPROVED, TextStatus.REJECTED)
-    return sorted(groups, key=lambda g: (all(c.state.action in decided for c in g.cards), -g.people))
+    return sorted(groups, key=lambda g: (all(c["state"].action in decided for c in g["cards"]), -g["people"]))
 
 
 def verdict_of(

@@ -8,7 +8,6 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,15 +67,6 @@ RARE_FIELDS = frozenset(
 QUARANTINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuarantineFile:
-    """The rows that one load set aside."""
-
-    name: str
-    table: str
-    at: datetime
-
-
 @router.get("")
 def index(visit: TheVisit) -> Response:
     """What the shop has, the latest loads, what was set aside, and the form for a file."""
@@ -110,15 +100,15 @@ def loads_table(visit: Visit, loads: Sequence[Mapping[str, Any]]) -> ConsoleTabl
     return visit.table("loads", [row(load) for load in loads], all_rows=all_rows) if loads else None
 
 
-def quarantine_files(visit: Visit) -> list[QuarantineFile]:
-    """Newest first."""
+def quarantine_files(visit: Visit) -> list[dict[str, Any]]:
+    """Lists of refused rows by name, with table and time of their load, newest first."""
     files = []
     for path in visit.workspace.quarantine_dir.glob("*.jsonl"):
         table, _, tail = path.stem.partition("-")
         if table in set(Table):
             at = datetime.strptime(tail[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-            files.append(QuarantineFile(name=path.stem, table=table, at=at))
-    return sorted(files, key=lambda file: file.at, reverse=True)
+            files.append({"name": path.stem, "table": table, "at": at})
+    return sorted(files, key=lambda file: file["at"], reverse=True)
 
 
 # --- what was set aside ----------------------------------------------------------------------------------------------

@@ -70,41 +70,6 @@ PURPOSES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConsentLine:
-    """What one person decided for one purpose."""
-
-    purpose: Purpose
-    granted: bool
-    """Whether they may be used for it now."""
-    decided_at: datetime | None
-    """None where the shop's default counts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvidenceLine:
-    """One line of a profile that can be thought away."""
-
-    evidence_id: str
-    title: str
-    count: int
-    days_since: float | None
-    action: Action
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryEntry:
-    """What a person did with one item at one time."""
-
-    at: datetime
-    action: Action
-    item_id: str | None
-    """None for an item of a sensitive category, which is not named."""
-    title: str
-    quantity: float
-    price: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SlateLists:
     """Recommendations of one person as a marketing person reads them."""
 
@@ -369,10 +334,11 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     start = (page - 1) * HISTORY_LINES
     step_seconds = recommender.dataset.step_seconds
 
-    def when(entry: HistoryEntry) -> str:
+    def when(entry: Mapping[str, Any]) -> str:
         if step_seconds is None:
-            return visit.words.day(entry.at)
-        return visit.say("people.steps_back", n=round((entries[0].at - entry.at).total_seconds()) // step_seconds + 1)
+            return visit.words.day(entry["at"])
+        seconds = (entries[0]["at"] - entry["at"]).total_seconds()
+        return visit.say("people.steps_back", n=round(seconds) // step_seconds + 1)
 
     by_day = itertools.groupby(entries[start : start + HISTORY_LINES], key=when)
     return values | {
@@ -391,15 +357,12 @@ def _shop_id(visit: Visit, name: str) -> str | None:
     return visit.state.typed.recall(visit.form_token, name) or None
 
 
-def consent_lines(visit: Visit, name: str) -> list[ConsentLine]:
+def consent_lines(visit: Visit, name: str) -> list[dict[str, Any]]:
+    """Of each purpose whether the person's data may be used now, and when they decided it."""
     gate = visit.workspace.gate()
     decisions = gate.decisions(name)
     return [
-        ConsentLine(
-            purpose=purpose,
-            granted=gate.permits(name, purpose),
-            decided_at=decisions[purpose][1] if purpose in decisions else None,
-        )
+        {"purpose": purpose, "granted": gate.permits(name, purpose), "decided_at": decisions.get(purpose, (0, None))[1]}
         for purpose in PURPOSES
     ]
 
@@ -437,47 +400,39 @@ def bought_names(recommender: Recommender, events: Events) -> set[str]:
     return set(item_names(recommender.dataset.items[rows.tolist()], recommender.locale))
 
 
-def evidence_lines(visit: Visit, recommender: Recommender, profile: Profile) -> dict[str, list[EvidenceLine]]:
+def evidence_lines(visit: Visit, recommender: Recommender, profile: Profile) -> dict[str, list[dict[str, Any]]]:
     """The heaviest lines of B and H whose items may be named."""
-    parts = {}
+    lines_of = {}
     for kind, lines in (("B", profile.purchases), ("H", profile.browsing)):
         rows = recommender.dataset.item_rows([line.item_id for line in lines])
         named = [(line, int(row)) for line, row in zip(lines, rows, strict=True) if not _sensitive(recommender, row)]
         named = named[:PROFILE_LINES]
         titles = item_names(recommender.dataset.items[[row for _, row in named]], visit.language)
-        parts[kind] = [
-            EvidenceLine(
-                evidence_id=f"{kind}:{line.item_id}",
-                title=title,
-                count=line.count,
-                days_since=line.days_since,
-                action=line.action,
-            )
+        lines_of[kind] = [
+            {"line": line, "evidence_id": f"{kind}:{line.item_id}", "title": title}
             for (line, _), title in zip(named, titles, strict=True)
         ]
-    return parts
+    return lines_of
 
 
-def history_entries(visit: Visit, recommender: Recommender, person: UserHistory) -> list[HistoryEntry]:
-    """Everything the person did, newest first."""
+def history_entries(visit: Visit, recommender: Recommender, person: UserHistory) -> list[dict[str, Any]]:
+    """Everything the person did, newest first; items of sensitive categories are not named."""
     events = person.events
     rows, positions = np.unique(events.item, return_inverse=True)
     names = item_names(recommender.dataset.items[rows.tolist()], visit.language)
     ids = recommender.dataset.items["item_id"].gather(rows.tolist()).to_list()
-    withheld = [_sensitive(recommender, row) for row in rows]
-    entries = []
+    withheld, entries = [_sensitive(recommender, row) for row in rows], []
     for n in np.argsort(-events.at, kind="stable"):
-        item = int(positions[n])
-        price = float(events.price[n])
+        item, price = int(positions[n]), float(events.price[n])
         entries.append(
-            HistoryEntry(
-                at=utc(int(events.at[n])),
-                action=ACTIONS[int(events.action[n])],
-                item_id=None if withheld[item] else ids[item],
-                title=visit.say("people.withheld") if withheld[item] else names[item],
-                quantity=float(events.quantity[n]),
-                price=None if np.isnan(price) else price,
-            )
+            {
+                "at": utc(int(events.at[n])),
+                "action": ACTIONS[int(events.action[n])],
+                "item_id": None if withheld[item] else ids[item],
+                "title": visit.say("people.withheld") if withheld[item] else names[item],
+                "quantity": float(events.quantity[n]),
+                "price": None if np.isnan(price) else price,
+            }
         )
     return entries
 
