@@ -178,8 +178,8 @@ def write_png(charts: Sequence[Chart], path: Path) -> str | None:
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         shape = {"nrows": 1, "ncols": len(charts)} if in_row else {"nrows": len(charts), "height_ratios": heights}
         parts = figure.subfigures(**shape, squeeze=False).ravel()
-        for chart, part, part_height in zip(charts, parts, heights, strict=True):
-            _draw(chart, part, height if in_row else part_height, titled=True)
+        for chart, panel, part_height in zip(charts, parts, heights, strict=True):
+            _draw(chart, panel, height if in_row else part_height, titled=True)
         figure.savefig(path, format="png", dpi=72 * PNG_SCALE, metadata={"Software": None})
     return remark
 

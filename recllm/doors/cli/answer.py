@@ -105,8 +105,8 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
     yield from (f"  note: {note.text}" for note in slate.notes if note.kind is not NoteKind.SHORT)
     for item in slate.items:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
-        part = f"  {item.part_text}" if item.part_text else ""
-        yield f"{item.rank:3}. {item.title}{chance}{part}  [{', '.join(item.served_by)}]"
+        suffix = f"  {item.part_text}" if item.part_text else ""
+        yield f"{item.rank:3}. {item.title}{chance}{suffix}  [{', '.join(item.served_by)}]"
         yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
 
 

@@ -294,7 +294,7 @@ def _read_value(annotation: Any, text: str) -> Any:
         return None
     kind = str(annotation)
     if kind.startswith(("tuple[", "frozenset[")) and not text.startswith("["):
-        return [_read_one(kind, part.strip()) for part in text.split(",") if part.strip()]
+        return [_read_one(kind, entry.strip()) for entry in text.split(",") if entry.strip()]
     return _read_one(kind, text)
 
 

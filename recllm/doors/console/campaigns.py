@@ -709,10 +709,10 @@ def marked(words: str, marks: Sequence[tuple[str, str]]) -> Markup:
     spans = sorted(tones, key=len, reverse=True)
     parts = re.split("(" + "|".join(map(re.escape, spans)) + ")", words, flags=re.IGNORECASE)
     return Markup("").join(
-        Markup('<mark class="{}">{}</mark>').format(tones[part.casefold()], part)
-        if part.casefold() in tones
-        else escape(part)
-        for part in parts
+        Markup('<mark class="{}">{}</mark>').format(tones[piece.casefold()], piece)
+        if piece.casefold() in tones
+        else escape(piece)
+        for piece in parts
     )
 
 

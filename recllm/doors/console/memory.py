@@ -28,11 +28,11 @@ MAX_TYPED = 10_000
 FAILURES_A_MINUTE = 60
 
 
-def drop_old(entries: dict[Any, Any], begun_at: Callable[[Any], float], limit: float, most: int) -> None:
-    """Removes entries from before `limit`, and the oldest beyond `most`. entries: in the order of their begin."""
+def drop_old(entries: dict[Any, Any], begun_at: Callable[[Any], float], limit: float, max_entries: int) -> None:
+    """Removes entries from before `limit`, and the oldest beyond `max_entries`. entries: in the order of time."""
     while entries:
         key = next(iter(entries))
-        if begun_at(entries[key]) >= limit and len(entries) < most:
+        if begun_at(entries[key]) >= limit and len(entries) < max_entries:
             return
         del entries[key]
 

@@ -255,8 +255,8 @@ def export(visit: TheVisit, name: str) -> Response:
     visit.require(Scope.PRIVACY)
     visit.require_person(name)
     recommender = visit.shop.recommender() if visit.shop.ready else None
-    held = visit.shop.everybody.held_predictions()
-    document = export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=held)
+    predictions = visit.shop.everybody.held_predictions()
+    document = export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=predictions)
     visit.remember("export", subject=name)
     text = json_text(document | {"user_id": _shop_id(visit, name) or name})
     headers = {"Content-Disposition": 'attachment; filename="person.json"'}

@@ -127,15 +127,15 @@ def events(body: EventsRequest, caller: MaySend, service: TheService) -> dict[st
     if len(body.events) > MAX_EVENTS:
         raise UsageError(f"{len(body.events)} events; send at most {MAX_EVENTS:,} in one request")
     fits = _plausible([event.timestamp for event in body.events])
-    fit = [position for position, is_plausible in enumerate(fits) if is_plausible]
+    taken_positions = [position for position, is_plausible in enumerate(fits) if is_plausible]
     rejected = [position for position, is_plausible in enumerate(fits) if not is_plausible]
     account: dict[str, Any] = {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
-    if fit:
+    if taken_positions:
         now = recording_time(shop.workspace)
-        done = add_events(shop.workspace, [body.events[n].row(now) for n in fit], source="service")
+        done = add_events(shop.workspace, [body.events[n].row(now) for n in taken_positions], source="service")
         account |= {"accepted": done.accepted, "duplicates": done.duplicates}
-        account["conflicts"] = [fit[n] for n in done.conflicts]
-        account["rejected"] = sorted([*rejected, *(fit[n] for n in done.erased)])
+        account["conflicts"] = [taken_positions[n] for n in done.conflicts]
+        account["rejected"] = sorted([*rejected, *(taken_positions[n] for n in done.erased)])
     for outcome, entry in account.items():
         metrics.labels(outcome).inc(len(entry) if isinstance(entry, list) else entry)
     return account

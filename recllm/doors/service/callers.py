@@ -372,7 +372,7 @@ async def refused(request: Request, error: Exception) -> Response:
         # what was sent is not repeated: it may hold a customer's id
         faults = error.errors()
         messages = [
-            f"{'.'.join(str(part)[:MAX_NAME] for part in fault['loc'][1:])}: {fault['msg']}"
+            f"{'.'.join(str(step)[:MAX_NAME] for step in fault['loc'][1:])}: {fault['msg']}"
             for fault in faults[:MAX_FAULTS]
         ]
         if len(faults) > MAX_FAULTS:

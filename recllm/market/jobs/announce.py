@@ -159,7 +159,7 @@ def addresses(host: str, port: int, *, allow_private: bool) -> list[Address]:
             allowed = real.is_loopback
         else:
             allowed = not real.is_loopback and not real.is_multicast and not real.is_unspecified
-            is_special = any(part in network for part in (address, real) for network in SPECIAL)
+            is_special = any(form in network for form in (address, real) for network in SPECIAL)
             allowed = allowed and (allow_private or not is_special)
         if not allowed:
             raise PolicyError("the host lies in a private network; webhooks.private_targets allows it")
