@@ -848,7 +848,7 @@ def test_a_refused_file_says_why_and_keeps_nothing(client: TestClient, folder: P
     assert str(folder) not in page.text  # no path of this machine
     (listed,) = [str(a["href"]) for a in page.of("a") if "/quarantine/" in str(a["href"])]
     rows = Page(client.get(listed).text).text
-    assert "nobody's number" in rows and "no item's number" in rows
+    assert "no number of a customer" in rows and "no item's number" in rows
     (link,) = {str(a["href"]) for a in Page(client.get(listed).text).of("a") if "csv=" in str(a["href"])}
     table = client.get(link)
     assert table.headers["content-type"].startswith("text/csv") and "attachment" in table.headers["content-disposition"]
@@ -876,7 +876,7 @@ def test_a_row_that_was_set_aside_has_a_column_for_each_field(client: TestClient
     (folder / "quarantine" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = assert_harmless(client.get(f"/data/quarantine/{name}").text)
     assert [cell.get("scope") for cell in page.of("th")].count("col") == 6
-    assert "nobody's number" in page.text and "@sum" in page.text
+    assert "no number of a customer" in page.text and "@sum" in page.text
     text = client.get(f"/data/quarantine/{name}?csv={name}").text
     assert text.removeprefix("\ufeff").splitlines() == [
         "line,column,code,reason,user,n,row",

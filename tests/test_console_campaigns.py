@@ -355,7 +355,7 @@ def test_an_experiment_starts_only_when_confirmed_and_stops_only_when_confirmed(
 ) -> None:
     looked = send(client, "/experiments", **TWO)
     page = assert_harmless(looked.text)
-    assert looked.status_code == 200 and "Yes, start it" in page.text and "24 people" in page.text
+    assert looked.status_code == 200 and "Yes, start it" in page.text and "24 customers" in page.text
     with Workspace.open(folder) as shop:
         assert not list_experiments(shop)
     started = send(client, "/experiments", **TWO, confirmed="yes")

@@ -715,7 +715,7 @@ def test_somebody_else_does_not_go_on_with_a_session(
         change_session(folder, proven_at=31 * 60)
         provider.person["sub"] = "subject-0815"
         assert to_provider_and_back(client.get("/settings"), client, provider).status_code == 401
-        assert "somebody else is signed in there" in causes(caplog)
+        assert "another person is signed in there" in causes(caplog)
         assert session_files(folder) == [] and not is_in(client)
         assert sign_in(client).status_code == 200 and is_in(client)
 
@@ -818,7 +818,7 @@ def test_the_user_info_tells_what_the_token_does_not(tmp_path: Path, provider: P
 
 def test_user_info_of_somebody_else(client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
     provider.profile, provider.person = {**provider.person, "sub": "other"}, {"sub": "subject-4711"}
-    assert sign_in(client).status_code == 401 and not is_in(client) and "somebody else" in causes(caplog)
+    assert sign_in(client).status_code == 401 and not is_in(client) and "another person" in causes(caplog)
     provider.profile["sub"] = None
     assert sign_in(client).status_code == 401
 
