@@ -400,9 +400,7 @@ def test_people_like_this_one_are_those_of_the_nearest_chance() -> None:
     assert people_like(quality, 0.3, 30) is bins[0] and people_like(quality, 0.9, 30) is bins[1]
     assert people_like(quality, 0.3, 50) is None  # fewer than the floor
     for like, too_high in zip(bins, (False, True), strict=True):
-        line = PredictionLine(
-            kind=PredictionKind.BUY, state=PredictionState.ANSWERED, horizon_days=28, probability=0.7, like=like
-        )
+        line = PredictionLine(kind=PredictionKind.BUY, state=PredictionState.ANSWERED, horizon_days=28, like=like)
         assert (line.is_too_high, line.is_too_low) == (too_high, False)
 
 

@@ -12,12 +12,12 @@ from enum import StrEnum
 from typing import Any
 
 from recllm.base.errors import RecllmError
-from recllm.base.schema import Purpose, Reason
+from recllm.base.schema import Purpose
 from recllm.doors.console.pages import Visit
 from recllm.doors.console.tables import ConsoleTable
 from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.doors.service.everybody import LearnedPrediction
-from recllm.market.propensity.prediction import PredictionRequest
+from recllm.market.propensity.prediction import PredictionRequest, UserPrediction
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.market.propensity.question import PredictionKind
 
@@ -45,20 +45,14 @@ class PredictionLine:
     horizon_days: int
     problem: str = ""
     """Of an impossible one, for the engineer."""
-    probability: float | None = None
-    """In [0, 1]."""
-    value: float | None = None
-    """Money within the horizon."""
-    date: dt.date | None = None
-    earliest: dt.date | None = None
-    latest: dt.date | None = None
+    person: UserPrediction | None = None
+    """Chance, value or date with its reasons; None unless it is answered."""
     average: float | None = None
-    """Mean probability, or value, of everybody predicted; None for a date, and for a group under the floor."""
+    """Mean probability, or value, of all people; None for a date, and for a group under the floor."""
     error: float | None = None
-    """By how much such a prediction is off on average: money, or days of who ordered."""
+    """Mean error of such predictions: money, or days."""
     like: CalibrationBin | None = None
     """People of a past window who had about this chance, and what they did; None for a group under the floor."""
-    reasons: tuple[Reason, ...] = ()
     as_of: dt.datetime | None = None
 
     @property
@@ -123,15 +117,10 @@ def _line(
         kind=kind,
         state=PredictionState.ANSWERED,
         horizon_days=prediction.horizon_days,
-        probability=person.probability,
-        value=person.value,
-        date=person.date,
-        earliest=person.earliest,
-        latest=person.latest,
+        person=person,
         average=None if len(prediction.people) < floor else averages[kind],
         error=prediction.figures.get("mae" if kind is PredictionKind.VALUE else "mae_days"),
         like=people_like(prediction.quality, person.probability, floor),
-        reasons=person.reasons,
         as_of=prediction.as_of,
     )
 
