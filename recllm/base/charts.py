@@ -54,7 +54,7 @@ class Bar:
     label: str
     value: float
     text: str = ""
-    """What stands at its end; the value when empty."""
+    """Text at its end; the value when empty."""
     strong: bool = False
     """Whether the chart is about this row."""
     low: float | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def is_batch(everybody: bool, folder: Path | None, *of_named_people: object) -> bool:
-    """Whether everybody is asked for. Raises `UsageError` for options that do not go together."""
+    """Whether all customers are asked for. Raises `UsageError` for options that do not go together."""
     if everybody != (folder is not None):
         raise UsageError("--everybody needs --out DIR for its files, and --out needs --everybody")
     if everybody and any(of_named_people):

@@ -149,7 +149,7 @@ def _load(
 
 
 STEP_LINE = (
-    "  no times, only an order: each step of a person counts as {} days, the last of everybody falls on one day; "
+    "  no times, only an order: each step of a person counts as {} days, the last of each person falls on one day; "
     "occasions, predictions and words such as 'two weeks ago' are left out (see the guide)"
 )
 

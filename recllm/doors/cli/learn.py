@@ -200,7 +200,7 @@ def evaluate(
                     oldest first), target; may be missing
 
     Slices of --split column and leave-one-out: MASKED leaves out what a person bought before, UNMASKED does not.
-    Systems that have finished are kept until the report is made: the same command goes on after an interruption.
+    Systems that have finished are kept until the report is made: the same command resumes after an interruption.
     """
     from recllm.market.jobs.train import evaluate_data
 

@@ -32,7 +32,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Explain = Annotated[bool, typer.Option(help="Give reasons.")]
 Csv = Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")]
-Ids = Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")]
+Ids = Annotated[Path | None, typer.Option(help="A file of your ids, which replace their pseudonyms.")]
 Everybody = Annotated[
     bool,
     typer.Option("--everybody", help="Answer for all customers with consent, in shards, into files of --out."),
@@ -131,7 +131,7 @@ def read_user_ids(user: list[str] | None) -> list[str]:
 
 
 def ids_by_pseudonym(shop: Workspace, file: Path | None) -> dict[str, str]:
-    """Pseudonym -> the id of `--ids` that stands for it in an answer."""
+    """Pseudonym -> the id of `--ids` that replaces it in an answer."""
     user_ids = read_ids(file)
     return dict(zip(shop.pseudonymiser().many(user_ids), user_ids, strict=True))
 

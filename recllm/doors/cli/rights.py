@@ -130,7 +130,7 @@ def certificate_lines(certificate: ErasureCertificate) -> list[str]:
     if undone:
         lines.append(f"left to the database's owner: {', '.join(undone)}")
     if certificate.unknown:
-        lines.append(f"unknown: {certificate.unknown:,}; tombstones stand all the same")
+        lines.append(f"unknown: {certificate.unknown:,}; they have tombstones all the same")
     return [*lines, f"certificate {certificate.certificate_id}, entry {certificate.audit_entry} of the audit log"]
 
 

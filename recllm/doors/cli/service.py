@@ -287,7 +287,7 @@ def send_now(workspace: Path, json: bool) -> None:
 
 
 def _read_secret(file: Path) -> str:
-    """From a file or standard input, so that it stands in no list of processes and no shell's history."""
+    """From a file or standard input, so that no list of processes and no shell's history has it."""
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

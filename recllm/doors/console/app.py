@@ -269,7 +269,7 @@ def error_page(visit: Visit, error: Exception) -> Response:
         status = next(int(status) for kind, status in STATUS if isinstance(error, kind))
         is_opening = visit.signed_in is not None and not visit.shop.ready and visit.shop.problem is None
         title = "error.opening" if is_opening else "error.missing" if status == 404 else "error.failed"
-        if status < 500 or visit.may(Scope.ADMIN):  # what stands in the way may name files of this machine
+        if status < 500 or visit.may(Scope.ADMIN):  # the message may name files of this machine
             details = visit.problem_text(error)
         if status >= 500:
             logger.warning("refused: %s", error, extra={"request_id": visit.request_id})

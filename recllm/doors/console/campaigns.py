@@ -482,7 +482,7 @@ def _failed(visit: Visit, campaign_id: str, refusal: FormRefusal, state: PageSta
 
 
 def problem_text(visit: Visit, error: RecllmError) -> str:
-    """What stands in the way, in the visitor's language where it is a field."""
+    """The problem, in the visitor's language where it is a field."""
     if isinstance(error, WrongFieldError):
         label = visit.say(f"campaigns.field.{error.path.replace('.', '_')}")
         return visit.say(f"campaigns.wrong.{error.kind.value}", field=label)
@@ -790,7 +790,7 @@ def _name(visit: Visit, form: FormData | None = None) -> str:
 
 
 def _typed_name(visit: Visit) -> str | None:
-    """What stands in the field of the name; None where the key says it."""
+    """The text of the name's field; None where the key has the name."""
     if visit.signed_in and visit.signed_in.name:
         return None
     return visit.state.typed.recall(visit.form_token, DECIDER)

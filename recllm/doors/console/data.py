@@ -63,7 +63,7 @@ PROGRAM_SOURCES = ("served", "service", "console", "feedback")
 RARE_FIELDS = frozenset(
     {"order", "event_id", "currency", "value", "request_id", "position", "model_version", "attributes"}
 )
-"""Fields that few files have; they stand behind the others."""
+"""Fields that few files have; they come last."""
 QUARANTINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 
 

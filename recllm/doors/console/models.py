@@ -101,7 +101,7 @@ def decisions_table(visit: Visit) -> ConsoleTable | None:
 
 @router.get("/version/{version}")
 def confirm_page(visit: TheVisit, version: str) -> Response:
-    """What would change if this version served, before anybody lets it."""
+    """What would change if this version served."""
     line = _line_of(visit, version)
     now_serving = next((other_line for other_line in model_lines(visit) if other_line.serves), None)
     with visit.workspace.store().read() as reader:

@@ -309,7 +309,7 @@ class OidcClient:
                 },
             )
             claims.validate(now, LEEWAY_SECONDS)
-        except JoseError as error:  # its own words may repeat what stands in the token
+        except JoseError as error:  # its message may repeat the token
             claim = getattr(error, "claim", "")
             detail = f" ({claim})" if claim in CodeIDToken.REGISTERED_CLAIMS else ""
             cause = f"the ID token: {type(error).__name__}{detail}"

@@ -119,7 +119,7 @@ class ConsoleSection:
     """One entry of the navigation, with the pages under it."""
 
     name: str
-    """Its words stand under `nav.<name>`."""
+    """Its words are at `nav.<name>`."""
     path: str
     router: APIRouter
 

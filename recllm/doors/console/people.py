@@ -167,7 +167,7 @@ def person_page(
 
 @router.post("/{name}/predictions")
 def predict(visit: TheVisit, name: str) -> Response:
-    """Have everybody predicted in the background."""
+    """Predict all people in the background."""
     visit.require(Scope.MARKETING)
     order_predictions(visit)
     return visit.back(f"/people/{name}#predictions")

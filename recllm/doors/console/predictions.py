@@ -77,7 +77,7 @@ def job_subject(language: str) -> str:
 
 
 def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
-    """What the page of a person says of the future; nothing without consent to personalisation."""
+    """The predictions on the page of a person; nothing without consent to personalisation."""
     values: dict[str, Any] = {"name": name, "predictions": [], "job": None, "quality": None, "may_predict": False}
     if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
         return values
@@ -144,7 +144,7 @@ def quality_table(visit: Visit, learned: Mapping[PredictionKind, LearnedPredicti
 
 
 def order_predictions(visit: Visit) -> Job:
-    """Have everybody predicted in the background, unless that is being done."""
+    """Predict all people in the background, unless a job does it."""
     background, shop, subject = visit.state.service.background, visit.shop, job_subject(visit.language)
     requests = [request_of(visit, kind) for kind in KINDS]
 

@@ -118,7 +118,7 @@ class RuleNode:
 
     kind: NodeKind
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Name of each of its entries -> what stands there."""
+    """Name of each entry -> its text."""
     parts: tuple[RuleNode, ...] = ()
     """Of a group."""
 
@@ -218,7 +218,7 @@ def changed_rule(text: str, act: str, kind: str) -> str:
 
 
 def rule_text(rule: PeopleRule) -> str:
-    """What stands in a form for a rule."""
+    """The text of a form for a rule."""
     node = _node(rule, negated=False)
     return node_text(node if node.kind is NodeKind.GROUP else replace(new_node(NodeKind.GROUP), parts=(node,)))
 

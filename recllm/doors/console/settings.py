@@ -73,7 +73,7 @@ def revoke(visit: TheVisit, key_id: str) -> Response:
 
 @router.post("/sessions/{session_id}/end")
 def end_one_session(visit: TheVisit, session_id: str) -> Response:
-    """A session of one's own in another browser, or for an administrator anybody's."""
+    """One's own session in another browser, or for an administrator any session."""
     return _end_sessions(visit, lambda session: session.session_id == session_id)
 
 

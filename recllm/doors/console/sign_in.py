@@ -1,7 +1,7 @@
 """Sign-in and sign-out: with a typed key, or through the company's directory.
 
 A browser comes back from a provider with no cookie of the console but one, since the others are not sent on a way that
-another site began. So the page of a success goes on by itself, as a page of this site, and only then are they sent.
+another site began. So the page of a success loads the next one itself, and only then they are sent.
 
 A sign-in begins a new session and ends the one before. The session of a person is confirmed from time to time: a page
 leads by way of the provider, so that people who were removed there are out.

@@ -358,14 +358,14 @@ def _error(request: Request, status: int, kind: str, message: str, headers: dict
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """What was wrong with a request, or stands in its way, in one line."""
+    """The reason of a refusal, in one line."""
     if isinstance(error, OverloadError):
         return _error(request, error.status, "overload", str(error), {"Retry-After": str(error.retry_seconds)})
     if isinstance(error, RecllmError):
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return _error(request, status, type(error).__name__, str(error))
-        # what stands in the way here may name files of this machine
+        # the message may name files of this machine
         logger.warning("refused: %s", error, extra={"request_id": request.state.request_id})
         return _error(request, status, type(error).__name__, CANNOT_ANSWER)
     if isinstance(error, RequestValidationError):

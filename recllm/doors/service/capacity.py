@@ -112,7 +112,7 @@ ENDED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One piece of work as it stands now."""
+    """One piece of work in its current state."""
 
     job_id: str
     shop: str

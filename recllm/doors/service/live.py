@@ -164,9 +164,9 @@ class LiveShop:
     def update(self) -> bool:
         """Open what changed since the last time; whether there is a new recommender.
 
-        When the serving model cannot be opened and another one answers already, that one goes on with the items and
-        people of now, and `problem` says what is wrong; where its own files are gone, too, without new items. Raises
-        what opening raises where nothing answers yet, and `StoreError` when the store cannot be read.
+        When the serving model cannot be opened and another one answers already, that one stays with current items and
+        people, and `problem` says what is wrong; without its own files it stays as it is. Raises the error of opening
+        where nothing answers yet, and `StoreError`.
         """
         with self._lock:
             with self.workspace.store().read() as reader:
@@ -188,7 +188,7 @@ class LiveShop:
                 problem = str(error)
                 try:
                     new = self._open(old[0].version, load_no, old)
-                except ModelError:  # the files of what answers are gone, too: it goes on in memory
+                except ModelError:  # its files are gone too: it stays in memory
                     new = self._with_current_offer(old, load_no)
             if new is not None:
                 self.n_swaps += old is not None
@@ -212,7 +212,7 @@ class LiveShop:
             try:
                 new = self._open(version, load_no, self._treatments.get(version))
             except ModelError as error:
-                problem = f"the experiment goes on without the model {version}: {error}"
+                problem = f"the experiment continues without the model {version}: {error}"
             else:
                 treatments[version] = new or self._treatments[version]
         self._treatments, self._experiments = treatments, experiments
@@ -255,7 +255,7 @@ class LiveShop:
             except RecllmError as error:
                 self.problem = str(error)
                 self.store_problem = str(error) if isinstance(error, StoreError) else None
-            except Exception as error:  # whatever it is, the old recommender goes on, and the next round tries again
+            except Exception as error:  # the old recommender stays, and the next round tries again
                 self.problem = f"{type(error).__name__}; see the log"
                 logger.exception("not opened", extra={"shop": self.name})
             if self.problem not in (None, before):

@@ -245,7 +245,7 @@ def campaign_change(
 def campaign(campaign_id: OneCampaign, caller: MayMarket) -> dict[str, Any]:
     """A campaign as it is now: stage and revision, people and who is left out, texts with their checks, its history.
 
-    Texts whose item changed its price or is gone, or whose offer ended, are withdrawn by looking.
+    Texts whose item changed its price or is gone, or whose offer ended, are withdrawn by this call.
     """
     return _campaign(caller, campaign_id)
 

@@ -29,7 +29,7 @@ MAX_LISTED_IDS = 100_000
 ManyIds = Annotated[tuple[Id, ...], Field(max_length=MAX_LISTED_IDS)]
 KnownIds = Annotated[
     ManyIds,
-    Field(description="Ids of the shop that stand for their pseudonyms in the answer; the store keeps none."),
+    Field(description="Ids of the shop, which replace their pseudonyms in the answer; the store keeps none."),
 ]
 Limit = Annotated[int, Field(ge=0, le=100_000, description="People listed in the answer at most; all are counted.")]
 CampaignId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]

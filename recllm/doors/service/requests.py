@@ -363,7 +363,7 @@ class ItemsRequest(
 
 
 class PersonRequest(ServiceRequest, json_schema_extra={"examples": [{"user_id": "4711"}]}):
-    """One person. The id stands here and in no address: proxies and browsers write those down."""
+    """One person. The id is in the body, not in the address, which proxies and browsers log."""
 
     user_id: UserId
 
@@ -411,7 +411,7 @@ class ExperimentRequest(
         ]
     },
 ):
-    """Variants of making slates, compared on people drawn by lot."""
+    """Variants of slates, compared on random groups of people."""
 
     name: Annotated[Id, StringConstraints(max_length=100)]
     """New in the shop: it draws who gets which variant."""

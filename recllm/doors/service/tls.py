@@ -36,7 +36,7 @@ class ServerCertificate:
             self._load(self.context)
             logger.warning("another certificate is shown from now on")
         except UsageError as error:
-            logger.error("the old certificate goes on: %s", error)
+            logger.error("the old certificate stays in use: %s", error)
 
     def _state(self) -> tuple[tuple[int, int, int], ...]:
         """What changes when a file is written or exchanged."""

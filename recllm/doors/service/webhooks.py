@@ -148,7 +148,7 @@ def _sendgrid_event(entry: Any, call: SignedCall) -> MessageEvent | None:
     if kind is MessageEventKind.BOUNCED and _text(entry, "type") in SENDGRID_SOFT_BOUNCES:
         kind = MessageEventKind.BLOCKED
     if kind is MessageEventKind.OPENED and entry.get("sg_machine_open") is True:
-        return None  # a mail program fetched the picture, whether anybody looked or not
+        return None  # a mail program fetched the picture; a person may not have looked
     seconds = entry.get("timestamp")
     at = call.sent_at
     if isinstance(seconds, int) and not isinstance(seconds, bool) and 0 < seconds < _MAX_SECONDS:

@@ -104,7 +104,7 @@ def send_due(workspace: Workspace, *, clock: datetime | None = None) -> SendAcco
 def _attempt(
     announcement: Announcement, target: WebhookTarget, settings: WebhookSettings
 ) -> tuple[AnnouncementStatus, str]:
-    """(what it is now, what the target answered or what failed); a target that says it is gone is not asked again."""
+    """(new status, answer or failure of the target); a target that answers 410 is not asked again."""
     try:
         code = _post(announcement, target, settings)
     except (PolicyError, httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
@@ -167,7 +167,7 @@ def addresses(host: str, port: int, *, allow_private: bool) -> list[Address]:
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, where it does."""
+    """The IPv4 address in an IPv6 one, where there is one."""
     if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         if inner := address.ipv4_mapped or address.sixtofour:
             return inner
