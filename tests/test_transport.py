@@ -41,7 +41,7 @@ from recllm.doors.service import api
 from recllm.doors.service.app import create_app
 from recllm.doors.service.callers import ANSWER_HEADERS
 from recllm.doors.service.live import LiveShop
-from recllm.doors.service.tls import ServerCertificate
+from recllm.doors.service.transport import ServerCertificate
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 

@@ -42,8 +42,7 @@ def serve(
 
         from recllm.doors.console.app import mount_console
         from recllm.doors.service.app import create_app
-        from recllm.doors.service.headers import BoundedRequests
-        from recllm.doors.service.tls import ServerCertificate
+        from recllm.doors.service.transport import BoundedRequests, ServerCertificate
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("recllm"):
             raise
