@@ -13,8 +13,7 @@ from urllib.parse import urlencode
 from hostile_callers import Route, bodies_of, routes_of
 from test_service_inputs import BODIES, WRONG
 
-from recllm.doors.console.cookies import FORM_COOKIE
-from recllm.doors.console.session import form_token
+from recllm.doors.console.session import FORM_COOKIE, form_token
 from recllm.shop.workspace.workspace import Workspace
 
 TEMPLATES = Path(__file__).parents[1] / "recllm" / "doors" / "console" / "templates"

@@ -35,9 +35,9 @@ from recllm.base.words.sentences import LANGUAGES
 from recllm.doors.console import app as console_app
 from recllm.doors.console import people
 from recllm.doors.console.app import SECTIONS, mount_console
-from recllm.doors.console.estimates import EstimateVerdict, verdict_of
 from recllm.doors.console.figures import rhythms
 from recllm.doors.console.loads import UPLOADS, find_upload, receive_upload, sweep_uploads
+from recllm.doors.console.models import EstimateVerdict, verdict_of
 from recllm.doors.console.pages import HISTORY_FILE, local_path
 from recllm.doors.console.predictions import PredictionLine, PredictionState, people_like
 from recllm.doors.console.session import session_cookie, session_visitor
@@ -367,7 +367,7 @@ def check_predictions(client: TestClient, folder: Path) -> None:
     address = find_person(client, "p2")
     page = assert_harmless(client.get(address).text)
     assert (
-        "Nobody's future was computed yet" in page.text and "of 100" not in page.text.split("What they will")[1][:400]
+        "No predictions were computed yet" in page.text and "of 100" not in page.text.split("What they will")[1][:400]
     )
     ordered = send(client, f"{address}/predictions")
     assert ordered.status_code == 303 and ordered.headers["location"] == f"{address}#predictions"
@@ -398,9 +398,7 @@ def test_people_like_this_one_are_those_of_the_nearest_chance() -> None:
     assert people_like(quality, 0.3, 30) is bins[0] and people_like(quality, 0.9, 30) is bins[1]
     assert people_like(quality, 0.3, 50) is None  # fewer than the floor
     for like, too_high in zip(bins, (False, True), strict=True):
-        line = PredictionLine(
-            kind=PredictionKind.BUY, state=PredictionState.ANSWERED, horizon_days=28, probability=0.7, like=like
-        )
+        line = PredictionLine(kind=PredictionKind.BUY, state=PredictionState.ANSWERED, horizon_days=28, like=like)
         assert (line.is_too_high, line.is_too_low) == (too_high, False)
 
 
@@ -537,7 +535,7 @@ def test_the_id_is_told_only_to_the_browser_that_typed_it(looking: TestClient, m
     looking.cookies.clear()
     looking.cookies.update(cookies)
     assert SHOP_ID in looking.get(address).text
-    monkeypatch.setattr("recllm.doors.console.typed.TYPED_SECONDS", -1)
+    monkeypatch.setattr("recllm.doors.console.memory.TYPED_SECONDS", -1)
     assert SHOP_ID not in looking.get(address).text
 
 
@@ -845,7 +843,7 @@ def test_a_refused_file_says_why_and_keeps_nothing(client: TestClient, folder: P
     assert str(folder) not in page.text  # no path of this machine
     (listed,) = [str(a["href"]) for a in page.of("a") if "/quarantine/" in str(a["href"])]
     rows = Page(client.get(listed).text).text
-    assert "nobody's number" in rows and "no item's number" in rows
+    assert "no number of a customer" in rows and "no item's number" in rows
     (link,) = {str(a["href"]) for a in Page(client.get(listed).text).of("a") if "csv=" in str(a["href"])}
     table = client.get(link)
     assert table.headers["content-type"].startswith("text/csv") and "attachment" in table.headers["content-disposition"]
@@ -873,7 +871,7 @@ def test_a_row_that_was_set_aside_has_a_column_for_each_field(client: TestClient
     (folder / "quarantine" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = assert_harmless(client.get(f"/data/quarantine/{name}").text)
     assert [cell.get("scope") for cell in page.of("th")].count("col") == 6
-    assert "nobody's number" in page.text and "@sum" in page.text
+    assert "no number of a customer" in page.text and "@sum" in page.text
     text = client.get(f"/data/quarantine/{name}?csv={name}").text
     assert text.removeprefix("\ufeff").splitlines() == [
         "line,column,code,reason,user,n,row",
@@ -1086,7 +1084,7 @@ def test_a_small_group_is_not_told(folder: Path) -> None:
         assert "smaller than 1,000 people" in page
         assert "fewer than 1,000" in Page(client.get("/items").text).text
         told = Page(client.get("/items/people/tea-1").text).text
-        assert "smaller than" in told or "This is not told" in told
+        assert "smaller than" in told or "There is no figure for this" in told
 
 
 def test_who_would_buy_an_item(looking: TestClient) -> None:

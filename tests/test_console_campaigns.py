@@ -154,7 +154,7 @@ def test_from_a_goal_to_an_export(client: TestClient, folder: Path) -> None:
     page = assert_harmless(client.get(ADDRESS).text)
     assert "exported" in page.text and "written to" in page.text
     again = send(client, f"{ADDRESS}/export", revision=seen[1])
-    assert again.status_code == 409 and "Somebody else changed" in again.text
+    assert again.status_code == 409 and "Another person changed" in again.text
     with Workspace.open(folder) as shop:
         (line,) = list_campaigns(shop)
         assert line.stage == "exported"
@@ -192,7 +192,7 @@ def test_somebody_elses_change_loses_nothing(client: TestClient, folder: Path) -
     assert send(client, f"{ADDRESS}/save/goal", **(theirs | {"note": "theirs"})).status_code == 303
     answer = send(client, f"{ADDRESS}/save/goal", **(mine | {"note": "mine & <b>"}))
     page = assert_harmless(answer.text)
-    assert answer.status_code == 409 and "Somebody else changed this campaign" in page.text
+    assert answer.status_code == 409 and "Another person changed this campaign" in page.text
     row = page.text.split("You typed")[1]
     assert "theirs" in row and "mine & <b>" in row
     kept = [field.get("value") for field in page.of("input") if field.get("name") == "note"]
@@ -336,7 +336,7 @@ def test_a_plan_that_cannot_be_says_why_and_keeps_the_draft(client: TestClient) 
     page = assert_harmless(client.get(where).text)
     assert "the draft is as it was" in page.text
     stale = send(client, f"{ADDRESS}/plan", revision="0" * 16)
-    assert stale.status_code == 409 and "Somebody else changed" in stale.text
+    assert stale.status_code == 409 and "Another person changed" in stale.text
     assert client.get("/campaigns/campaign/none").status_code == 404
     assert client.get("/campaigns/campaign/..%2f..%2fetc").status_code in (404, 422)
 
@@ -355,7 +355,7 @@ def test_an_experiment_starts_only_when_confirmed_and_stops_only_when_confirmed(
 ) -> None:
     looked = send(client, "/experiments", **TWO)
     page = assert_harmless(looked.text)
-    assert looked.status_code == 200 and "Yes, start it" in page.text and "24 people" in page.text
+    assert looked.status_code == 200 and "Yes, start it" in page.text and "24 customers" in page.text
     with Workspace.open(folder) as shop:
         assert not list_experiments(shop)
     started = send(client, "/experiments", **TWO, confirmed="yes")

@@ -23,10 +23,9 @@ from waiting import until
 from recllm.base.errors import StoreError
 from recllm.base.settings import ServiceSettings
 from recllm.doors.console.app import WAITING_HEADER, mount_console
+from recllm.doors.console.memory import FAILURES_A_MINUTE, MAX_TYPED, SignInLog, TypedTexts
 from recllm.doors.console.pages import HISTORY_FILE
 from recllm.doors.console.session import FRESH_SECONDS, session_cookie
-from recllm.doors.console.sign_in_log import FAILURES_A_MINUTE, SignInLog
-from recllm.doors.console.typed import MAX_TYPED, TypedTexts
 from recllm.doors.privacy.backup import back_up
 from recllm.doors.privacy.retention import apply_retention
 from recllm.doors.service.app import create_app
@@ -246,7 +245,7 @@ def test_sessions_go_by_age_and_into_no_backup(folder: Path, tmp_path: Path) -> 
 
 def test_what_somebody_typed_is_in_memory_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
-    monkeypatch.setattr("recllm.doors.console.typed.time.monotonic", lambda: clock)
+    monkeypatch.setattr("recllm.doors.console.memory.time.monotonic", lambda: clock)
     texts = TypedTexts()
     texts.remember("browser", "u1_a", "4711")
     texts.remember("browser", "u1_b", "4712")
@@ -349,7 +348,7 @@ def test_every_try_to_sign_in_is_logged(folder: Path, caplog: pytest.LogCaptureF
     with serving(folder) as client:
         statuses = [sign_in(client, text).status_code for text in ("rk_wrong", lacking, good, good)]
     assert statuses == [401, 403, 303, 429]
-    lines = [record for record in caplog.records if record.name == "recllm.doors.console.sign_in_log"]
+    lines = [record for record in caplog.records if record.name == "recllm.doors.console.memory"]
     assert [vars(line)["outcome"] for line in lines] == ["failed", "failed", "succeeded", "failed"]
     wrong, refused, done, too_many = (line.getMessage() for line in lines)
     assert "through a key: it is not the key of any shop here" in wrong and "lacks the scope console" in refused

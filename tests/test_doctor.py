@@ -31,7 +31,7 @@ def test_an_extra_that_lacks_something_says_what_and_how(monkeypatch: pytest.Mon
     ]
     monkeypatch.setattr(metadata, "requires", lambda _: requirements)
     monkeypatch.setattr(metadata, "metadata", lambda _: extras)
-    checks = {check.name: check for check in doctor._extras()}
+    checks = {check.name: check for check in doctor.check_extras()}
     assert set(checks) == {"extra there", "extra absent", "extra old"}
     assert checks["extra there"].state is CheckState.GOOD
     assert "lacks no-such-package; pip install 'recllm[absent]'" in checks["extra absent"].what

@@ -107,7 +107,7 @@ def listening() -> Iterator[tuple[Any, Asked]]:
     """(address, what was asked) of an app that reads a request to its end and answers 204."""
     import uvicorn
 
-    from recllm.doors.service.headers import BoundedRequests
+    from recllm.doors.service.transport import BoundedRequests
 
     asked: Asked = []
 
@@ -169,7 +169,7 @@ HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n"
 def test_half_sent_requests_end_and_leave_room_for_a_new_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
-    from recllm.doors.service import headers
+    from recllm.doors.service import transport as headers
 
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     n_files = 4_096 if limits[1] == resource.RLIM_INFINITY else min(4_096, limits[1])
@@ -193,7 +193,7 @@ def test_half_sent_requests_end_and_leave_room_for_a_new_caller(monkeypatch: pyt
 
 def test_what_waits_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection without a request, one that sends blank lines for ever, and a slow body; but no large body."""
-    from recllm.doors.service import headers
+    from recllm.doors.service import transport as headers
 
     monkeypatch.setattr(headers, "HEADER_SECONDS", 0.5)
     monkeypatch.setattr(headers, "BODY_SECONDS", 0.5)

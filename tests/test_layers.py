@@ -31,7 +31,7 @@ PERSONAL_ROWS = {"store", "ingest", "workspace", "privacy"}
 
 STORE_CALLS = {
     "doors/cli/rights.py": 3,
-    "doors/cli/webhooks.py": 1,
+    "doors/cli/service.py": 1,
     "doors/console/data.py": 2,
     "doors/console/experiments.py": 1,
     "doors/console/figures.py": 2,

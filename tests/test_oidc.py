@@ -69,7 +69,7 @@ def provider(caplog: pytest.LogCaptureFixture) -> Iterator[Provider]:
 
 def causes(caplog: pytest.LogCaptureFixture) -> str:
     """What the log says of sign-ins that failed."""
-    return "\n".join(r.getMessage() for r in caplog.records if r.name == "recllm.doors.console.sign_in_log")
+    return "\n".join(r.getMessage() for r in caplog.records if r.name == "recllm.doors.console.memory")
 
 
 def make_shop(folder: Path, provider: Provider, **settings: Any) -> Path:
@@ -357,12 +357,12 @@ def test_a_state_that_was_never_given_out(client: TestClient, provider: Provider
 
 def test_a_sign_in_that_took_too_long(client: TestClient, monkeypatch: pytest.MonkeyPatch, provider: Provider) -> None:
     way = begin(client)
-    monkeypatch.setattr("recllm.doors.console.pending.PENDING_SECONDS", -1)
+    monkeypatch.setattr("recllm.doors.console.memory.PENDING_SECONDS", -1)
     assert client.get(way).status_code == 400 and not is_in(client)
 
 
 def test_only_so_many_sign_ins_wait(provider: Provider, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.doors.console.pending.MAX_PENDING", 2)
+    monkeypatch.setattr("recllm.doors.console.memory.MAX_PENDING", 2)
     first = begin(client)
     cookies = dict(client.cookies)
     for _ in range(2):
@@ -715,7 +715,7 @@ def test_somebody_else_does_not_go_on_with_a_session(
         change_session(folder, proven_at=31 * 60)
         provider.person["sub"] = "subject-0815"
         assert to_provider_and_back(client.get("/settings"), client, provider).status_code == 401
-        assert "somebody else is signed in there" in causes(caplog)
+        assert "another person is signed in there" in causes(caplog)
         assert session_files(folder) == [] and not is_in(client)
         assert sign_in(client).status_code == 200 and is_in(client)
 
@@ -818,7 +818,7 @@ def test_the_user_info_tells_what_the_token_does_not(tmp_path: Path, provider: P
 
 def test_user_info_of_somebody_else(client: TestClient, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
     provider.profile, provider.person = {**provider.person, "sub": "other"}, {"sub": "subject-4711"}
-    assert sign_in(client).status_code == 401 and not is_in(client) and "somebody else" in causes(caplog)
+    assert sign_in(client).status_code == 401 and not is_in(client) and "another person" in causes(caplog)
     provider.profile["sub"] = None
     assert sign_in(client).status_code == 401
 

@@ -13,10 +13,10 @@ from fastapi.testclient import TestClient
 
 from recllm.base.settings import ServiceSettings
 from recllm.doors.console.app import mount_console
-from recllm.doors.service import refusals
+from recllm.doors.service import callers as refusals
 from recllm.doors.service.app import create_app
+from recllm.doors.service.callers import MAX_KINDS, SECONDS, RefusalLog
 from recllm.doors.service.live import LiveShop
-from recllm.doors.service.refusals import MAX_KINDS, SECONDS, RefusalLog
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.log_lines import LogFormatter

@@ -444,7 +444,7 @@ def shown_with(client: TestClient, headers: dict[str, str]) -> list[str]:
         ({"user_id": " "}, "should match pattern"),
         ({"user_id": "a\x00b"}, "invisible or control"),
         ({"user_id": "a\u200bb"}, "invisible or control"),
-        ({"user_id": "NULL"}, "stands for nobody"),
+        ({"user_id": "NULL"}, "is no id of a person"),
         ({"user_id": "字" * 100}, "at most 256 bytes"),
         ({"where": "item_id IN (SELECT x FROM read_csv('/etc/passwd'))"}, "not understood"),
         ({"user_id": 5}, "valid string"),

@@ -41,7 +41,7 @@ from recllm.doors.service import api
 from recllm.doors.service.app import create_app
 from recllm.doors.service.callers import ANSWER_HEADERS
 from recllm.doors.service.live import LiveShop
-from recllm.doors.service.tls import ServerCertificate
+from recllm.doors.service.transport import ServerCertificate
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 
@@ -217,7 +217,7 @@ def test_another_certificate_counts_without_a_restart(tmp_path: Path, caplog: py
     newer = make_certificate(tmp_path, "newer")
     newer[0].replace(files[0])  # of the two, one is there first
     anyio.run(shown.renew)
-    assert name() == "own" and "the old certificate goes on" in caplog.text
+    assert name() == "own" and "the old certificate stays in use" in caplog.text
     newer[1].replace(files[1])
     anyio.run(shown.renew)
     assert name() == "newer"

@@ -965,7 +965,7 @@ def test_reached_means_delivered_where_that_is_reported(campaign: OpenCampaign, 
     words = " ".join(after.words)
     assert "Reached on email means delivered" in words and "6 more left" in words and "on push means that" in words
     page = report_page(after, currency="USD")
-    assert "What became of the messages" in page and "refused for good 1" in page
+    assert "Messages by their fate" in page and "refused for good 1" in page
     assert len(push) + len(email) == 60
 
 

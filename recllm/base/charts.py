@@ -54,7 +54,7 @@ class Bar:
     label: str
     value: float
     text: str = ""
-    """What stands at its end; the value when empty."""
+    """Text at its end; the value when empty."""
     strong: bool = False
     """Whether the chart is about this row."""
     low: float | None = None
@@ -92,7 +92,7 @@ class LineChart:
     y: str
     lines: tuple[Line, ...]
     percent: str = "xy"
-    """Which axes show shares."""
+    """Axes whose values are shares."""
     width: int = 330
 
     def colour(self, number: int) -> str:
@@ -168,18 +168,18 @@ def write_png(charts: Sequence[Chart], path: Path) -> str | None:
         raise UsageError("there is nothing to draw")
     from matplotlib.figure import Figure
 
-    side_by_side = all(isinstance(chart, LineChart) for chart in charts)
+    in_row = all(isinstance(chart, LineChart) for chart in charts)
     heights = [_height(chart, titled=True) for chart in charts]
-    width = sum(c.width for c in charts) if side_by_side else max(c.width for c in charts)
-    height = max(heights) if side_by_side else sum(heights)
+    width = sum(c.width for c in charts) if in_row else max(c.width for c in charts)
+    height = max(heights) if in_row else sum(heights)
     fonts, remark = _fonts_for("".join(_in_words(chart) for chart in charts))
     with _style(fonts), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the remark says so
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        shape = {"nrows": 1, "ncols": len(charts)} if side_by_side else {"nrows": len(charts), "height_ratios": heights}
+        shape = {"nrows": 1, "ncols": len(charts)} if in_row else {"nrows": len(charts), "height_ratios": heights}
         parts = figure.subfigures(**shape, squeeze=False).ravel()
-        for chart, part, part_height in zip(charts, parts, heights, strict=True):
-            _draw(chart, part, height if side_by_side else part_height, titled=True)
+        for chart, panel, part_height in zip(charts, parts, heights, strict=True):
+            _draw(chart, panel, height if in_row else part_height, titled=True)
         figure.savefig(path, format="png", dpi=72 * PNG_SCALE, metadata={"Software": None})
     return remark
 
@@ -281,13 +281,8 @@ def _draw_areas(chart: AreaChart, figure: Any, height: float, titled: bool) -> N
     colours = [OTHERS if name == chart.others else COLOURS[n % len(COLOURS)] for n, name in enumerate(names)]
     labels = [f"{_fitting(name, _AREA_RIGHT - 90)} {shares[-1]:.0%}" for name, shares in chart.bands]
     areas = upper.stackplot(xs, *[shares for _, shares in chart.bands], colors=colours, alpha=0.85, linewidth=0)
-    right_of_axes: dict[str, Any] = {
-        "loc": "upper left",
-        "bbox_to_anchor": (1.02, 1),
-        "frameon": False,
-        "borderaxespad": 0,
-    }
-    upper.legend(areas[::-1], labels[::-1], **right_of_axes)
+    at_side: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, 1), "frameon": False, "borderaxespad": 0}
+    upper.legend(areas[::-1], labels[::-1], **at_side)
     upper.set(ylim=(0, 1), ylabel=chart.axis, xticks=[])
     upper.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     if titled:
@@ -299,9 +294,9 @@ def _draw_areas(chart: AreaChart, figure: Any, height: float, titled: bool) -> N
         points = [(x, v) for x, v in zip(xs, values, strict=True) if v is not None]
         lower.plot([x for x, _ in points], [v for _, v in points], label=name, **look)
     lower.set(ylim=(0, None), ylabel=chart.line_name)
-    lower.legend(**right_of_axes)
+    lower.legend(**at_side)
     room = (chart.width - left - _AREA_RIGHT) / (max(map(_width, chart.columns), default=0) + 10)
-    step = max(1, -(-len(xs) // int(room)))  # names that do not touch, the last among them
+    step = max(1, -(-len(xs) // int(room)))  # as many columns as have room for their names, the last among them
     lower.set_xticks(xs[::-1][::step][::-1], chart.columns[::-1][::step][::-1])
     for axes in (upper, lower):
         axes.set_xlim(0, max(len(xs) - 1, 1))

@@ -63,7 +63,7 @@ IndexKind = Annotated[
 ]
 
 ConsoleScope = Literal["console", "events", "marketing", "people", "privacy", "admin"]
-"""What somebody may do in the console: see `recllm.shop.workspace.keys.Scope`."""
+"""Permissions in the console: see `recllm.shop.workspace.keys.Scope`."""
 
 STORE_URL_EXAMPLE = "postgresql://user@host/database?schema=shop"
 OIDC_RETURN_PATH = "/sign-in/oidc"
@@ -82,52 +82,50 @@ class CollaborativeSettings(FrozenModel):
 
     # --- how much one person can do to what is counted over all: a bound on fake accounts
     person_day_events: Count = 200
-    """Of a person, at most so many events of a day (UTC) count for the crowd, the earliest first; their own history
-    stays whole. No household of Complete Journey has more than 182."""
+    """Maximum number of a customer's events of a day (UTC) that count for others, the earliest first. Their own history
+    stays complete. No household of Complete Journey has more than 182."""
     person_item_day_events: Count = 3
-    """Of these, at most so many of one kind on one item. Only 1 in 10,000 honest days has more."""
+    """Maximum number of these of one kind on one item. Only 1 in 10,000 honest days has more."""
     neighbour_influence: Positive = 1.0
-    """A person weighs in the neighbourhoods of all others together at most as much as so many average people: accounts
-    made to resemble everybody would otherwise speak for an item everywhere."""
+    """Maximum weight of a customer in the neighbourhoods of all others, in average customers: accounts made to resemble
+    all others would otherwise push an item everywhere."""
     confirmation_days: DaysOrZero = 14.0
-    """A new item that first sold less than so many days ago has as buyers of the short window at most as many as of the
-    window before it: a rush must last into a second week before it counts. Accounts made to push a new item come all
-    at once; the lists of honest people lose nothing that could be measured (`eval/LOG.md`). 0 believes the first week,
-    which suits a newspaper."""
+    """Days after the first sale of a new item in which its recent buyers count at most as many as those of the window
+    before: a rush has to last into a second week. Accounts made to push a new item come all at once; honest customers
+    lose nothing that could be measured (`eval/LOG.md`). 0 counts the first week, which suits a newspaper."""
 
     # --- similar users
     neighbours: Count = 100
-    """So many most similar users speak for an item."""
+    """Number of most similar users whose purchases count."""
     neighbour_pool: Count = 20_000
-    """At most this many users serve as neighbours, so that cost stays linear in the users asked for: the most active of
-    them, or where these are less than half, so many drawn from the more active half, which no few accounts fill."""
+    """Maximum number of users who serve as neighbours, so that cost is linear: the most active ones, or where these are
+    less than half, a random draw from the more active half, which few accounts cannot fill."""
 
     # --- what goes with what
     item_item_items: CountOrZero = 2_500
-    """The best selling items have weights to each other; cost grows with the cube of it."""
+    """Number of best selling items with weights to each other. Cost grows with its cube."""
     item_item_l2: Positive = 150.0
     """Ridge of EASE (Steck 2019)."""
     item_item_half_life_days: Days | None = 120.0
-    """How fast a purchase stops counting for what goes with what; None where times mean nothing."""
+    """Half-life of a purchase in the weights between items; None where times mean nothing."""
 
     # --- texts
     text_centring: Weight = 1.0
-    """Where items compete by the cosine of their text alone, so many times an item's mean cosine with the catalogue is
-    taken off: a text that is near to everything is near to nobody in particular (`eval/LOG.md`); 0 leaves it."""
+    """Share of an item's mean cosine with the catalogue that is subtracted where items compete by text alone: a text
+    close to all others says little (`eval/LOG.md`). 0 subtracts nothing."""
 
 
 class OfferSettings(FrozenModel):
-    """What offers of an intent are made of, and how far a campaign spreads over the catalogue."""
+    """Items of the intents, and the spread of a campaign over the catalogue."""
 
     section: ClassVar[str] = "offers"
 
     cross_sell_days: Days = 14.0
-    """An offer goes with what was bought within so many days."""
+    """Days in which a purchase counts for an offer that goes with it."""
     win_back_days: Days = 42.0
-    """Who bought nothing, or nothing of an item, for so many days has stopped buying it."""
+    """Days without a purchase after which a customer has stopped buying, or stopped buying an item."""
     spread: Share = 0.1
-    """How far a campaign that picks its items spreads over them: each further time an item is offered costs so much of
-    its logit, times the log of 1 + how often it was offered; see `recllm.market.audiences.spread`."""
+    """How far a campaign that picks its items spreads over them; 0 for no spread. See `audiences.spread`."""
 
 
 class ServiceSettings(FrozenModel):
@@ -136,39 +134,36 @@ class ServiceSettings(FrozenModel):
     section: ClassVar[str] = "service"
 
     workers: Count = 2
-    """Answers computed at once in the process that is asked; of slates where none has a process of its own."""
+    """Answers computed at once in the main process; of slates where these have no processes of their own."""
     processes: CountOrZero | None = None
-    """Processes that compute slates beside the one that is asked, each as large as that one; 0 computes them there.
-    None: one for each core, four at most, and none where there is one core."""
+    """Further processes that compute slates, each as large as the main one; 0 computes them there. None: one for each
+    core, four at most, and none where there is one core."""
     waiting: CountOrZero = 64
     """Requests that may wait for a worker; further ones are refused with 429."""
     deadline_seconds: Positive = 10.0
-    """A request that has waited so long for a worker is refused with 503."""
+    """Longest wait of a request for a worker; then it is refused with 503."""
     watch_seconds: Positive = 0.5
-    """How often a new model, new items and withdrawals of neighbours are looked for."""
+    """Interval of checks for a new model, new items and withdrawals of neighbours."""
     max_body_mib: Positive = 4.0
     """Larger requests are refused with 413."""
     requests_per_minute: Count | None = None
-    """Of one key, or without keys of everybody; None for no limit. Above it requests are refused with 429."""
+    """Of one key, or without keys of all callers; None for no limit. Above it requests are refused with 429."""
     load_encoder: Flag | None = None
-    """Load the text encoder in the background right after the start: the first new item and the first search need not
-    wait for it, and some hundred MiB are taken. None: where slates are computed in processes of their own, which it
-    does not slow down; in one process it takes a sixth of the rate."""
+    """Load the text encoder right after the start: the first new item and the first search do not wait for it; it takes
+    some hundred MiB. None: where slates have processes of their own. In one process it costs a sixth of the rate."""
     marketing_seconds: Weight = 60.0
-    """Audiences read everybody's events anew when those in memory are older than this."""
+    """Age of the events in memory after which audiences read all events again."""
 
-    # --- who may listen on the way
+    # --- the connection
     certificate: Annotated[Text | None, Field(json_schema_extra={"expected": "a PEM file"})] = None
-    """File of the certificate and those between it and its root, in PEM: the service then speaks TLS itself. Exchanged
-    files count within half a minute."""
+    """File of the certificate with its intermediates, in PEM: the service then speaks TLS itself. Changed files count
+    within half a minute."""
     certificate_key: Annotated[Text | None, Field(json_schema_extra={"expected": "a PEM file"})] = None
-    """File of the certificate's private key, without a passphrase; None where it stands in the same file."""
+    """File of the certificate's private key, without a passphrase; None where it is in the same file."""
     trusted_proxies: tuple[Text, ...] = ("127.0.0.1", "::1")
-    """Addresses or networks of proxies that end TLS before the service: they are believed what a caller's address is,
-    and whether it came by https (X-Forwarded-For, X-Forwarded-Proto)."""
+    """Addresses or networks of proxies that end TLS: their X-Forwarded-For and X-Forwarded-Proto are believed."""
     plain_http: Flag = False
-    """Whether other machines are answered that did not come by https, to this service or to a trusted proxy: only where
-    nobody else can listen on the way, as in a network that encrypts by itself."""
+    """Whether other machines are answered without https: only in a network that encrypts by itself."""
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -182,7 +177,7 @@ class ServiceSettings(FrozenModel):
 
 
 class AuditSettings(FrozenModel):
-    """Where entries of the audit log go besides the workspace's store."""
+    """A copy of the audit log outside the workspace's store."""
 
     section: ClassVar[str] = "audit"
 
@@ -191,8 +186,8 @@ class AuditSettings(FrozenModel):
         StringConstraints(pattern=r"^(stderr|/.+)$"),
         Field(json_schema_extra={"expected": "stderr, or the path of a socket such as /dev/log or of a file"}),
     ] = None
-    """Each entry goes there too, without whom it was about, as a line of JSON with its number and hash: stderr, the
-    socket of this machine's syslog, or a file that is there already; for a collector that sends it on."""
+    """Target of each entry as a line of JSON with its number and hash, without the person's pseudonym: stderr, the
+    socket of this machine's syslog, or an existing file."""
 
 
 class ItemIndexSettings(FrozenModel):
@@ -205,8 +200,8 @@ class ItemIndexSettings(FrozenModel):
     pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant). usearch, of older workspaces, means
     exact."""
     qdrant_url: Annotated[Text | None, Field(json_schema_extra={"expected": "a URL"})] = None
-    """The Qdrant server; its key is read from RECLLM_QDRANT_KEY. It is sent items' ids and vectors, and the vectors of
-    queries, which follow from somebody's history or words and name nobody."""
+    """The Qdrant server; its key is read from RECLLM_QDRANT_KEY. It receives items' ids and vectors, and the vectors of
+    queries, which follow from a customer's history or words and hold no id."""
     qdrant_collection: Annotated[Text, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "recllm-items"
     """Name of the collection; one for each workspace."""
 
@@ -217,39 +212,39 @@ class ItemIndexSettings(FrozenModel):
 
 
 class ExperimentSettings(FrozenModel):
-    """What is kept apart to measure by, when slates are served."""
+    """Control groups and exploration when slates are served."""
 
     section: ClassVar[str] = "experiments"
 
     holdout_share: Share = 0.0
-    """Share of people who get nothing personal, to measure the whole by; a larger one keeps those of a smaller one."""
+    """Share of customers who get nothing personal, as a control group of everything."""
     holdout_salt: Text = ""
-    """Another one draws other people."""
+    """Another one draws other customers."""
     explore_share: Share = 0.0
-    """Share of a slate's positions that show something from further down, so that another ranking can be judged by the
-    log. 0.05 to 0.1 costs little and tells much."""
+    """Share of a slate's positions that show something from further down, so that the log can judge another ranking.
+    0.05 to 0.1 costs little."""
     explore_pool: CountOrZero = 20
-    """From so many ranks after the slate."""
+    """Number of ranks after the slate that they come from."""
 
 
 class ConsoleSettings(FrozenModel):
-    """The pages that `recllm serve` shows to people of the shop."""
+    """The console of `recllm serve`."""
 
     section: ClassVar[str] = "console"
 
     session_hours: Positive = 12.0
-    """Who signed in has to sign in again after so many hours, whatever they do."""
+    """Longest session, in hours."""
     idle_minutes: Positive = 60.0
-    """And where nothing was done for so many minutes."""
+    """Minutes without use after which a session ends."""
     sign_ins_per_minute: Count = 10
-    """Tries to sign in from one address; further ones are refused with 429."""
+    """Attempts to sign in from one address; further ones are refused with 429."""
     max_upload_mib: Positive = 2_048.0
     """Larger files are refused with 413; `recllm ingest` takes them."""
 
 
 class OidcSettings(FrozenModel):
-    """Sign-in to the console through the company's own directory with OpenID Connect, beside keys; off without an
-    issuer, and without an allowed domain, subject or group nobody is let in."""
+    """Sign-in to the console through the company's directory with OpenID Connect, in addition to keys. Off without an
+    issuer; without an allowed domain, subject or group it lets no one in."""
 
     section: ClassVar[str] = "oidc"
 
@@ -264,34 +259,32 @@ class OidcSettings(FrozenModel):
         StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
         Field(json_schema_extra={"expected": "the name of an environment variable"}),
     ] = "RECLLM_OIDC_SECRET"  # noqa: S105 - a name, not the secret
-    """Environment variable that holds the client's secret, which no file of the workspace does; None for a client
-    without one (PKCE alone)."""
+    """Environment variable with the client's secret; None for a client without one (PKCE alone)."""
     redirect_uri: Text = ""
-    """Where the provider sends browsers back, as it is registered there: the console's address with the path
-    /sign-in/oidc."""
+    """The registered way back: the console's address with the path /sign-in/oidc."""
     scopes: tuple[Text, ...] = ("openid", "email", "profile")
-    """What is asked of the provider; many need one more for groups."""
+    """Scopes for the provider; many need one more for groups."""
     timeout_seconds: Positive = 5.0
-    """What the provider is asked in one step of a sign-in has to be answered by then."""
+    """Time for the provider's answers in one step of a sign-in."""
     confirm_minutes: Positive = 30.0
-    """After so long the next page that somebody opens leads by way of the provider, which asks nothing where they are
-    signed in there; who was not confirmed for twice as long is out."""
+    """Minutes after which the next page leads by way of the provider, which asks nothing of people who are signed in
+    there. Without confirmation for twice as long the session ends."""
     title: Text = ""
-    """What the button calls the provider; empty for the issuer's host."""
+    """Name of the provider on the button; empty for the issuer's host."""
     allowed_domains: tuple[Text, ...] = ()
-    """Who has an email address of one of these domains, which the provider says is verified, is let in."""
+    """Domains whose verified email addresses are let in."""
     allowed_subjects: tuple[Text, ...] = ()
-    """And who has one of these subjects, the provider's own ids (claim sub)."""
+    """Subjects that are let in: the provider's ids (claim sub)."""
     allowed_groups: tuple[Text, ...] = ()
-    """And who is in one of these groups."""
+    """Groups that are let in."""
     groups_claim: Annotated[Text, StringConstraints(pattern=r"\S")] = "groups"
     """Claim that holds a person's groups or roles: a list of texts, or one."""
     base_scopes: tuple[ConsoleScope, ...] = ("console",)
-    """What everybody who is let in may do; looking needs the scope console."""
+    """Scopes of all who are let in; looking needs the scope console."""
     group_scopes: tuple[Text, ...] = ()
-    """What members of a group may do besides: "crm = events marketing", each with one or several scopes."""
+    """Further scopes of groups, such as "crm = events marketing"."""
     history_name: Literal["email", "subject"] = "email"
-    """By which a person is named where things are done; email only where it is verified."""
+    """Name of a person in the history; email only where it is verified."""
 
     @field_validator("issuer")
     @classmethod
@@ -376,17 +369,17 @@ class ScorerTrainingSettings(FrozenModel):
 
     # --- examples
     learn_people: Count = 50_000
-    """People learned from at most, by the scorer, the sequence model and an adapter: of more, always the same ones, by
-    a hash of their pseudonyms; only their events are read, and numbers of buyers told at the level of everybody."""
+    """Maximum number of people that the scorer, the sequence model and an adapter learn from: a fixed sample by a hash
+    of their pseudonyms. Only their events are read; numbers of buyers are scaled up to all people."""
     horizon_days: Count = 28
-    """Length of a window, and how far ahead the probability looks."""
+    """Length of a window, and horizon of the probability."""
     n_windows: Count = 4
     """Past windows at most, fewer when the log is short."""
     min_actions: CountOrZero = 200
-    """With fewer purchases than this, weaker actions are learned from as well."""
+    """Number of purchases below which weaker actions are learned from as well."""
     timed: Flag = True
-    """False for a log that knows only each user's order: what compares times of different users is left out, and
-    items that never sold are learned among the others instead of as new items of a time."""
+    """False for a log that knows only each user's order: features that compare times of users are left out, and unsold
+    items are learned among the others."""
 
     # --- the model
     parts: Annotated[tuple[ScorePart, ...], Field(min_length=1)] = ("cosine", "vectors", "features")
@@ -400,10 +393,9 @@ class ScorerTrainingSettings(FrozenModel):
 
     # --- the loop
     epochs: Count = 3
-    """Rounds, with an evaluation after each. A round is one pass over all windows, or more when the log is so small
-    that all rounds together would take fewer than `min_steps` steps."""
+    """Rounds, with an evaluation after each: one pass over all windows, or more in a small log; see `min_steps`."""
     min_steps: CountOrZero = 250
-    """All rounds together take at least so many steps; 0 for one pass a round."""
+    """Minimum number of steps of all rounds together; 0 for one pass a round."""
     batch_size: Count = 64
     """Users of a step."""
     learning_rate: LearningRate = 2e-3
@@ -416,15 +408,15 @@ class ScorerTrainingSettings(FrozenModel):
 
 class PrivateTrainingSettings(FrozenModel):
     """Learning under user-level differential privacy: see `training.private`. The loop's values were chosen on
-    the tuning windows of public logs; none is to be chosen on a shop's own people, which would cost privacy too."""
+    public logs; choosing them on a shop's own people would cost privacy too."""
 
     section: ClassVar[str] = "privacy"
 
     required: Flag = False
-    """Whether every training is private without being asked for, and one that is not is refused."""
+    """Whether every training is private; others are then refused."""
     epsilon: Positive = 2.0
-    """What one training may tell of any one user: whatever it publishes is at most exp(epsilon) times as likely with
-    the user as without, but for a chance of delta."""
+    """Privacy loss of one training: what it publishes is at most exp(epsilon) times as likely with a user as without,
+    except with probability delta."""
     delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
     """Must lie below 1 / users; None for the largest power of ten at most 1 / (10 x users)."""
     lora_share: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.5
@@ -432,7 +424,7 @@ class PrivateTrainingSettings(FrozenModel):
 
     # --- the budget of the workspace
     total_epsilon: Positive = 12.0
-    """All private trainings of a workspace together spend at most so much; epsilons are added up."""
+    """Budget of all private trainings of a workspace; epsilons are added up."""
     total_delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
     """The same of delta; None for 1 / users."""
 
@@ -444,7 +436,7 @@ class PrivateTrainingSettings(FrozenModel):
 
     # --- the examples
     horizon_days: Count = 28
-    """Length of a window, and how far ahead the probability looks."""
+    """Length of a window, and horizon of the probability."""
     n_windows: Count = 4
     """Past windows, back to back; a user is learned from in one of them a step."""
 
@@ -489,23 +481,22 @@ class CopywriterSettings(FrozenModel):
     """Passes over the examples; the best one is kept."""
     learning_rate: LearningRate = 5e-4
     max_examples: Count | None = None
-    """So many are drawn to learn from, a fifth as many for validation; None: all."""
+    """Number of examples drawn to learn from, and a fifth of it for validation; None: all."""
     max_minutes: Weight | None = 6.0
-    """No epoch is begun that would, at the pace so far, end after them; one is made in any case."""
+    """Time limit: no epoch begins that would probably end later. One is made in any case."""
     languages: Annotated[tuple[Text, ...], Field(min_length=1)] = ("en",)
-    """What the tuned model is then asked to write."""
+    """Languages that the tuned model writes."""
 
 
 class EffectSettings(FrozenModel):
-    """How a model of which text people answer is learned from A/B tests: see `training.lora.effect`. Names as in
-    `LoraSettings`."""
+    """Learning from A/B tests which texts people answer: see `recllm.learn.training.lora.effect`."""
 
     section: ClassVar[str] = "effect"
 
     epochs: CountOrZero = 3
     """Passes over the pairs; 0 leaves the encoder as it is and learns the linear score alone."""
     max_minutes: Positive | None = 20.0
-    """No epoch is begun that would, at the pace so far, end after them; every member makes one in any case."""
+    """Time limit: no epoch begins that would probably end later. Every member makes one in any case."""
 
 
 class PredictionSettings(FrozenModel):
@@ -514,11 +505,11 @@ class PredictionSettings(FrozenModel):
     section: ClassVar[str] = "propensity"
 
     learn_people: Count = 50_000
-    """People learned from at most: of more, always the same ones, by a hash of their pseudonyms."""
+    """Maximum number of people learned from: a fixed sample by a hash of their pseudonyms."""
 
 
 class OccasionSettings(FrozenModel):
-    """When a day is an occasion for somebody, and which one comes first: see `recllm.market.occasions.detect`."""
+    """Occasions of a day, and their order: see `recllm.market.occasions.detect`."""
 
     section: ClassVar[str] = "occasions"
 
@@ -531,17 +522,17 @@ class OccasionSettings(FrozenModel):
         Occasion.NEW_ARRIVAL,
         Occasion.WIN_BACK,
     )
-    """Of a user with several, the first one counts; those left out are not looked for."""
+    """Of a user with several, the first one counts; only these are looked for."""
     channels: tuple[Text, ...] = ("push", "email", "sms_gsm")
     """A user is reached on the first of these that they agreed to."""
     contact_days: Days = 3.0
-    """Who got a message of a campaign within so many days is left out."""
+    """Days after a message of a campaign in which a user is left out."""
     quiet: tuple[Text, ...] = ("21:00", "08:00")
     """Two local times between which no best hour lies; empty for none."""
     price_drop: Share = 0.1
-    """By so much of the price before it falls at least."""
+    """Least drop, as a share of the price before."""
     adult_age: CountOrZero = 18
-    """Who is or may be younger is left out."""
+    """Users who are or may be younger are left out."""
 
     def check(self) -> None:
         try:
@@ -553,74 +544,71 @@ class OccasionSettings(FrozenModel):
 
 
 class RetrainingSettings(FrozenModel):
-    """When `recllm retrain --if-due` trains, and when what it trained may serve."""
+    """When `recllm retrain --if-due` trains, and when its model may serve."""
 
     section: ClassVar[str] = "retraining"
 
     window_days: Count = 28
-    """The latest whole days of the log: a challenger learns from none of them, and is judged on them beside the serving
-    model. They are also what drift compares with as many days before the serving model's training."""
+    """The latest complete days of the log: a challenger learns from none of them, and is judged on them with the active
+    model. Drift compares them with as many days before the serving model's training."""
 
     # --- due, as soon as one figure is beyond its limit
     max_age_days: Positive = 56.0
-    """Days since the end of what the serving model learned from. A choice: two windows of four weeks, after which none
-    of what the scorer and its probabilities were fitted on is recent."""
+    """Days since the end of the serving model's data. A choice: two windows of four weeks."""
     max_ece: Share = 0.05
     """Expected calibration error of the probabilities in the latest window. A choice."""
 
     min_days: CountOrZero = 7
-    """Days of new log between two trainings, whatever the checks say: a challenger that was refused today would be
-    refused tomorrow. A choice."""
+    """Days of new log between two trainings, whatever the checks say. A choice."""
 
     # --- the gate
     margin: Share = 0.03
-    """By this share of the serving model's NDCG@20 a challenger may be worse at the lower end of the 95 % interval and
-    still be called not worse (non-inferiority; Piaggio et al. 2012), in each of ALL and NEW."""
+    """Share of the serving model's NDCG@20 that a challenger may lose at the lower end of the 95 % interval
+    (non-inferiority; Piaggio et al. 2012), in each of ALL and NEW."""
     when_uncertain: Literal["keep", "promote"] = "keep"
-    """What becomes of a challenger whose interval straddles zero and reaches below the margin, or who was judged by too
-    few people. keep: what works stays. promote: it knows newer purchases, and nothing speaks clearly against it; for
-    shops that are too small to tell."""
+    """Decision on a challenger whose interval includes zero and reaches below the margin, or with too few people. keep:
+    the serving model stays. promote: the challenger knows newer purchases; for small shops."""
 
     # --- the disk
     retrained_versions: Count = 6
-    """Other versions made by retraining that are kept, beside the serving one and the one before it."""
+    """Versions by retraining that are kept, in addition to the serving one and the one before it."""
 
 
 class RetentionSettings(FrozenModel):
-    """How many days what is about people is kept, by `recllm privacy retention`; "none" keeps it until it is erased."""
+    """Days that data about people are kept, by `recllm privacy retention`; "none" keeps them until erasure."""
 
     section: ClassVar[str] = "retention"
 
     events: Count | None = None
-    """Events of the log, by the time at which they happened."""
+    """Events of the log, by their time."""
     messages: Count | None = 730
-    """Which messages left in exports, and what became of them."""
+    """Messages of exports, with the reports on them."""
     campaigns: Count | None = 730
-    """People of a campaign's plan and exports, from its last export or plan on; its texts and figures stay."""
+    """People of a campaign's plan and exports, from the last of these on; its texts and figures stay."""
     explored_slates: Count | None = 180
-    """What could have been shown instead of what was."""
+    """Items that could have been shown instead."""
     announcements: Count | None = 30
-    """Announcements to targets that were sent or given up."""
+    """Announcements that were sent or given up."""
     quarantine: Count | None = 30
     """Refused rows, raw."""
     copies: Count | None = 365
-    """Records of ad texts, which make them again; they name nobody."""
+    """Records of ad texts, which make them again; they name no one."""
     uploads: Count = 1
-    """Files that the console received and nobody loaded."""
+    """Uploads to the console that were not loaded."""
     fine_tuning: Count | None = 30
     """Examples and checkpoints of fine-tuning, and lists of interrupted measurements, in the cache."""
     certificates: Count | None = 1825
-    """Certificates of erasures. The audit log and tombstones are never deleted: they are the proof and the defence."""
+    """Certificates of erasures. The audit log and tombstones are never deleted."""
     tainted_models: Count = 30
-    """Days within which a model that learned from somebody who was erased has to be replaced; then it cannot be opened
-    any more. A choice: GDPR Art. 12(3) gives a month to answer a request."""
+    """Days after which a model that learned from an erased person cannot be opened any more. A choice: GDPR Art. 12(3)
+    gives a month to answer a request."""
 
 
 class Settings(FrozenModel):
-    """What a shop decides once, and every section of settings below it."""
+    """The shop's own settings, and all sections."""
 
     consent_default: Flag = False
-    """Whether a person without a recorded decision counts as having agreed."""
+    """Consent of customers without a recorded decision."""
     currency: Annotated[
         Text | None,
         StringConstraints(pattern=r"^[A-Z]{3}$"),
@@ -644,14 +632,14 @@ class Settings(FrozenModel):
         StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,39}$"),
         Field(json_schema_extra={"expected": "a name such as shop, media, news or education"}),
     ] = "shop"
-    """What people do with items, which decides the words of reasons and ad texts and what logs call their events: a
-    domain of `prompts/domains/`, or the workspace's own file `domains/NAME.toml`."""
+    """Type of business: shop, media, news, education, or NAME of the file domains/NAME.toml. It decides the words
+    of texts and the names of events."""
     sequence_model: Flag | None = None
-    """Whether a sequence model is trained before the scorer; None follows the advice."""
+    """Whether a sequence model is trained before the scorer; None: as advised."""
     store: Annotated[Text | None, Field(json_schema_extra={"expected": f"a URL such as {STORE_URL_EXAMPLE}"})] = None
-    """PostgreSQL database and schema of the rows, without a password; None: the file store.sqlite in the workspace."""
+    """URL of a PostgreSQL schema for the rows, without password; None: the file store.sqlite."""
     tenant: Text = "default"
-    """Part of every pseudonym: two tenants' people cannot be joined. Never change it in a workspace with data."""
+    """Part of every pseudonym: customers of two tenants cannot be joined. Never change it later."""
 
     policy: Policy = Policy()
     collaborative: CollaborativeSettings = CollaborativeSettings()

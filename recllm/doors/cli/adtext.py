@@ -27,10 +27,14 @@ from recllm.doors.cli.options import (
     Users,
     WorkspaceDir,
     batch_options,
+    emit_json,
+    note,
     open_shop,
     read_user_ids,
+    say,
+    show,
+    table,
 )
-from recllm.doors.cli.output import emit_json, note, say, show, table
 
 if TYPE_CHECKING:
     from recllm.base.schema import AdCopy
@@ -44,7 +48,7 @@ Packs = Annotated[
     typer.Option("--pack", help="A rule pack: cn, eu, us_ftc, or a file of your own; may be repeated."),
 ]
 VoiceFile = Annotated[Path | None, typer.Option("--voice", help="The brand's voice, as TOML.")]
-Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; the workspace's otherwise.")]
+Records = Annotated[Path | None, typer.Option("--record", help="Folder of the records; default: the workspace's.")]
 
 
 class CopyOptions(AdQuestion, Answering, Batching):
@@ -80,9 +84,8 @@ def copy(
     ],
     json: Json,
 ) -> None:
-    """One ad text per person; it leaves only when every claim in it passed its check. Each is kept with all that made
-    it: `recllm copy --replay ID` makes it again. Where it cannot be the same, that ends with 1 and says what changed:
-    weights, prompts, word lists, rule packs."""
+    """One ad text per person, whose claims all passed their checks. Each is kept with its inputs: `recllm copy --replay
+    ID` makes it again, or ends with 1 and names the changed weights, prompts, word lists or rule packs."""
     if context.invoked_subcommand:
         return
     from recllm.market.adcopy.packs import pack_names
@@ -165,7 +168,7 @@ def check(
     *,
     file: Annotated[Path, typer.Argument(help="One JSON object a line: id, text, channel, locale, item, offer, ...")],
     workspace: WorkspaceDir,
-    at: Annotated[str | None, typer.Option("--at", help="The moment that offers are judged by; now otherwise.")],
+    at: Annotated[str | None, typer.Option("--at", help="Time at which offers are judged; default: now.")],
     pack: Packs,
     voice: VoiceFile,
     rank: Annotated[
@@ -174,12 +177,11 @@ def check(
     model: Annotated[Path | None, typer.Option(help="Folder of the model of --rank; the workspace's effect/ else.")],
     json: Json,
 ) -> None:
-    """Check ad texts that anyone wrote: a person, an agency, a model. Each passes, is held for a person, or is blocked.
-    The workspace, where there is one, adds the words that its people approved. Ends with 2 when a text is held or
-    blocked or a line cannot be read, with 3 when there is nothing to check.
+    """Check ad texts of any author: each passes, is held for a person, or is blocked. A workspace adds its approved
+    words. Ends with 2 when a text does not pass or a line cannot be read, with 3 when there is nothing to check.
 
     --rank lists them best first within each group instead, by a model of A/B tests (finetune/effect.py). The score is
-    the expected difference from the mean of the group; the interval holds the true one in 95 % of cases."""
+    the expected difference from the mean of the group, with its 95 % interval."""
     if rank:
         from recllm.market.adcopy.ads import EFFECT
 
@@ -263,17 +265,15 @@ def rank_texts_of_file(file: Path, model: Path, json: bool) -> None:
 def vocabulary(
     words: Annotated[list[str] | None, typer.Argument(metavar="WORD...", help="Words or phrases to approve.")] = None,
     learn: Annotated[
-        Path | None, typer.Option(help="Texts that people approved, one JSON object a line: list their phrases.")
+        Path | None, typer.Option(help="Approved texts, one JSON object a line: list their phrases.")
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Who approves the words, or the phrases of --learn.")] = None,
+    by: Annotated[str | None, typer.Option(help="Name of the person who approves the words.")] = None,
     workspace: WorkspaceDir = DEFAULT_WORKSPACE,
     min_texts: Annotated[int, typer.Option("--least", min=1, help="Only phrases of this many texts or more.")] = 1,
     json: Json = False,
 ) -> None:
-    """Words beyond the facts that the shop's people approved: a text is not held because of them. Lists them, with who
-    approved them and when; or approves WORD..., or the phrases of --learn.
-
-    A word of --learn is taken with its neighbour: "soft inside" is learned, "soft" is not."""
+    """Approved words beyond the facts, which hold no text. Lists them with their approvals; or approves WORD..., or the
+    phrases of --learn: each word there with its neighbour, such as "soft inside"."""
     if learn is not None:
         learn_vocabulary(learn, by, workspace, json, min_texts)
     elif words and by is None:

@@ -1,4 +1,4 @@
-"""Commands that answer: what to show whom, and what became of it; whom to reach, what people will do, whom it moves."""
+"""Commands that answer: recommendations and feedback, audiences, predictions, effects of treatments, occasions."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from recllm.doors.cli.options import (
     Batching,
     Csv,
     Everybody,
+    Explain,
     Ids,
     InLanguage,
     Json,
     Options,
     Out,
+    ReasonLocale,
     Seed,
     User,
     Users,
     WorkspaceDir,
     batch_options,
     ids_by_pseudonym,
+    note,
     open_shop,
     read_pairs,
     read_user_ids,
+    show,
+    table,
     write_audit,
 )
-from recllm.doors.cli.output import note, show, table
 from recllm.market.audiences.request import AudienceQuestion
 from recllm.market.propensity.question import PredictionKind, PredictionQuestion
 
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
     from recllm.base.schema import Slate
     from recllm.base.stats.intervals import ConfidenceInterval
     from recllm.market.audiences.audience import Audience
+    from recllm.market.occasions.choose import OccasionList
+    from recllm.market.propensity.uplift import UpliftEstimate
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"
 
@@ -67,7 +73,7 @@ def recommend(
     record: Annotated[bool, typer.Option(help="Record the items as shown, for feedback and reports.")] = False,
     json: Json,
 ) -> None:
-    """The best items for people, with the reasons that really moved the score."""
+    """The best items for customers, with the reasons that moved the score."""
     from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
     from recllm.market.jobs.load import record_shown
     from recllm.recommend.recommender.shop_recommender import open_recommender
@@ -99,8 +105,8 @@ def _slate_lines(slate: Slate) -> Iterator[str]:
     yield from (f"  note: {note.text}" for note in slate.notes if note.kind is not NoteKind.SHORT)
     for item in slate.items:
         chance = "" if item.probability is None else f"  {100 * item.probability:.1f} %"
-        part = f"  {item.part_text}" if item.part_text else ""
-        yield f"{item.rank:3}. {item.title}{chance}{part}  [{', '.join(item.served_by)}]"
+        suffix = f"  {item.part_text}" if item.part_text else ""
+        yield f"{item.rank:3}. {item.title}{chance}{suffix}  [{', '.join(item.served_by)}]"
         yield from (f"       {r.text}" + (f" ({r.delta:+.2f})" if r.delta else "") for r in item.reasons)
 
 
@@ -142,7 +148,7 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Also write the picture to this page.")],
     json: Json,
 ) -> None:
-    """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
+    """One item for one customer: what each piece of evidence adds, and without which it would not be shown."""
     from recllm.recommend.recommender.explanation import write_page
     from recllm.recommend.recommender.shop_recommender import open_recommender
 
@@ -170,7 +176,7 @@ def feedback_add(
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Add one thing a person did; the next slate knows it, without training."""
+    """Record one event of a customer; the next recommendation uses it, without training."""
     from recllm.market.jobs.load import add_feedback
 
     with open_shop(workspace) as shop:
@@ -180,8 +186,10 @@ def feedback_add(
 
 def report(
     workspace: WorkspaceDir,
-    by: Annotated[ReportBy, typer.Option(help="What the showings are divided by.")] = ReportBy.MODEL,
-    days: Annotated[float, typer.Option(min=0, help="An answer without a request belongs to a showing so long.")] = 7.0,
+    by: Annotated[ReportBy, typer.Option(help="How showings are grouped.")] = ReportBy.MODEL,
+    days: Annotated[
+        float, typer.Option(min=0, help="Days in which an event without a request answers a showing.")
+    ] = 7.0,
     *,
     json: Json,
 ) -> None:
@@ -224,7 +232,8 @@ def audience(
     question: Annotated[AudienceOptions, Options(("items", "category", "text", "size", "channel", "people"))],
     *,
     campaign: Annotated[
-        str | None, typer.Option(help="Name of the campaign, which draws the holdout; or its file, which says all.")
+        str | None,
+        typer.Option(help="Name of the campaign, which draws the control group; or its file, which states everything."),
     ],
     everybody: Everybody,
     folder: Out,
@@ -233,7 +242,7 @@ def audience(
     ids: Ids,
     json: Json,
 ) -> None:
-    """Who to reach for an item, a category or a text, why them, who is left out, and what to expect.
+    """Whom to reach for an item, a category or a text, why, who is left out, and what to expect.
 
     A rule over people (conditions under all, any and not) is JSON, or a file of TOML or JSON."""
     from recllm.market.audiences.audience import audience_document, write_audience_csv
@@ -296,7 +305,7 @@ def _audience_lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"{document['campaign_id']}: {people}, {document['holdout']:,} held out{within}"
     if (extra := document["expected_extra"]) is not None:
         yield f"  the treatment is expected to add {extra:+.1f} to what they do anyway"
-    yield f"  left out: {_counts(document['excluded']) or 'nobody'}"
+    yield f"  left out: {_counts(document['excluded']) or 'no one'}"
     yield from (f"  note: {line}" for line in document["notes"])
     for count in document["rule"]:
         yield f"    {'few' if count['people'] is None else format(count['people'], ',')}: {count['words']}"
@@ -333,7 +342,7 @@ def predict(
     ids: Ids,
     json: Json,
 ) -> None:
-    """What each person will do within a horizon: a calibrated chance, a date or an amount, and why."""
+    """What each customer will do within a horizon: a calibrated chance, a date or an amount, and why."""
     from recllm.doors.report.people import prediction_page, write_prediction_png
     from recllm.market.propensity.answers import predict_workspace
     from recllm.market.propensity.prediction import PredictionRequest, prediction_document, write_prediction_csv
@@ -404,9 +413,9 @@ def uplift(
     ],
     campaign: Annotated[
         Path | None,
-        typer.Option(help="Instead of TRIAL the TOML of a campaign that went out: those held out are the control."),
+        typer.Option(help="Instead of TRIAL: the TOML of an exported campaign; its control group is the control."),
     ],
-    save: Annotated[str | None, typer.Option(help="Keep the effects under this name, for recllm audience --effects.")],
+    save: Annotated[str | None, typer.Option(help="Keep the effects as NAME, for audience --with effects=NAME.")],
     start: Annotated[
         datetime | None, typer.Option(help="Before the first treatment, UTC; nothing later is learned from.")
     ],
@@ -419,7 +428,7 @@ def uplift(
         ),
     ],
     workspace: WorkspaceDir,
-    randomised: Annotated[bool, typer.Option("--randomised", help="Who was treated was drawn by lot.")] = False,
+    randomised: Annotated[bool, typer.Option("--randomised", help="The treated were drawn at random.")] = False,
     learner: Annotated[str | None, typer.Option(hidden=True)],
     csv: Csv,
     plot: Annotated[Path | None, typer.Option(help="Also draw the Qini curve to this PNG.")],
@@ -427,22 +436,18 @@ def uplift(
     seed: Seed,
     json: Json,
 ) -> None:
-    """How much a treatment changes each person's outcome, learned from a trial; refused for what is no trial.
+    """How much a treatment changes each customer's outcome, learned from a trial; a file that is no trial is refused.
 
-    Either people of the workspace (--start), or a table with its own columns (--columns).
+    Either customers of the workspace (--start), or a table with its own columns (--columns).
     """
     names = read_pairs(columns, "--columns")
     if (trial is None) == (campaign is None):
         raise UsageError("give a trial's table, or --campaign with the file of a campaign that went out")
     if learner is not None:
         note("--learner is not needed any more: there is one learner, and it has intervals")
-    if campaign is not None:
-        if start or names:
-            raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
-        _uplift_of_shop(None, campaign, None, workspace, True, save, csv, plot, ids, seed, json)
-        return
-    assert trial is not None  # noqa: S101 - one of the two is given
-    if names:
+    if campaign is not None and (start or names):
+        raise UsageError("a campaign says itself when it began and what came of it; leave out the trial's options")
+    if trial is not None and names:
         if names.keys() != OWN_COLUMNS:
             raise UsageError(f"--columns {', '.join(sorted(names))}: give all of {', '.join(sorted(OWN_COLUMNS))}")
         if start or plot or ids or save:
@@ -451,12 +456,31 @@ def uplift(
                 "leave out --columns"
             )
         _uplift_of_table(trial, names, randomised, csv, seed, json)
-    elif start is None:
+        return
+    if campaign is None and start is None:
         raise UsageError(
             "give --start DATE for a trial of the workspace's people, or --columns for a table with its own columns"
         )
-    else:
-        _uplift_of_shop(trial, None, start, workspace, randomised, save, csv, plot, ids, seed, json)
+    from recllm.market.propensity.answers import uplift_workspace
+    from recllm.market.propensity.uplift import UpliftRequest
+
+    table_of_trial: Any = trial
+    source = ""
+    with open_shop(workspace) as shop:
+        pseudonyms = ids_by_pseudonym(shop, ids)
+        if campaign is not None:
+            from recllm.market.campaigns.file import read_campaign
+            from recllm.market.campaigns.open_campaign import open_campaign
+            from recllm.market.campaigns.outcome import campaign_trial
+
+            opened_campaign = open_campaign(shop, read_campaign(campaign), recheck=False)
+            start, table_of_trial = campaign_trial(opened_campaign)
+            randomised, source = True, opened_campaign.plan.campaign_id
+        assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
+        request = UpliftRequest(start=start, randomised=randomised, seed=seed)
+        estimate = uplift_workspace(shop, request, table_of_trial, source=source, save=save)
+        locale = shop.settings.locale
+    _show_uplift(estimate, pseudonyms, locale, save, csv, plot, json)
 
 
 def _uplift_of_table(
@@ -480,50 +504,28 @@ def _uplift_of_table(
     _note_unlisted(len(estimate.trial), json)
 
 
-def _uplift_of_shop(
-    trial: Path | None,
-    campaign_file: Path | None,
-    start: datetime | None,
-    workspace: Path,
-    randomised: bool,
+def _show_uplift(
+    estimate: UpliftEstimate,
+    pseudonyms: Mapping[str, str],
+    locale: str,
     save: str | None,
     csv: Path | None,
     plot: Path | None,
-    ids: Path | None,
-    seed: int,
     json: bool,
 ) -> None:
     from recllm.base.charts import write_png
     from recllm.doors.report.people import qini_chart
-    from recllm.market.campaigns.file import read_campaign
-    from recllm.market.campaigns.open_campaign import open_campaign
-    from recllm.market.campaigns.outcome import campaign_trial
-    from recllm.market.propensity.answers import uplift_workspace
-    from recllm.market.propensity.uplift import UpliftRequest, uplift_document, write_uplift_csv
+    from recllm.market.propensity.uplift import uplift_document, write_uplift_csv
 
-    table_of_trial: Any = trial
-    source = ""
-    with open_shop(workspace) as shop:
-        names = ids_by_pseudonym(shop, ids)
-        if campaign_file is not None:
-            campaign = open_campaign(shop, read_campaign(campaign_file), recheck=False)
-            start, table_of_trial = campaign_trial(campaign)
-            randomised, source = True, campaign.plan.campaign_id
-        assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
-        request = UpliftRequest(start=start, randomised=randomised, seed=seed)
-        estimate = uplift_workspace(shop, request, table_of_trial, source=source, save=save)
-        locale = shop.settings.locale
     if csv:
-        write_uplift_csv(estimate, csv, names)
-    chart = {"uplift": estimate.curve}
-    if plot and (remark := write_png([qini_chart(chart, locale)], plot)):
+        write_uplift_csv(estimate, csv, pseudonyms)
+    if plot and (remark := write_png([qini_chart({"uplift": estimate.curve}, locale)], plot)):
         note(remark)
-    document = uplift_document(estimate, names)
-    of_trial = document["trial"]
-    columns = ["user_id", "uplift", "low", "high"]
+    document = uplift_document(estimate, pseudonyms)
+    of_trial, columns = document["trial"], ["user_id", "uplift", "low", "high"]
     rows = [[person[name] for name in columns] for person in document["people"][:MAX_PRINTED]]
     lines = [
-        *([f"kept as {save}: recllm audience --objective uplift --effects {save}"] if save else []),
+        *([f"kept as {save}: recllm audience --with objective=uplift --with effects={save}"] if save else []),
         f"{count_text(of_trial['people'], 'person', 'people')} in the trial, {of_trial['treated']:,} treated; "
         f"mean effect {of_trial['effect']:+.4f}",
         f"Qini {document['qini']:.4f}, area under the uplift curve {document['auuc']:.4f}, "
@@ -532,3 +534,84 @@ def _uplift_of_shop(
         *table(rows, columns),
     ]
     show(document, lines, json=json)
+
+
+# --- the occasions of a day -------------------------------------------------------------------------------------------
+
+MAX_OF_OCCASION = 5
+"""People of each occasion on a screen; --json and --csv hold all."""
+
+CSV_COLUMNS = ("user_id", "occasion", "item_id", "title", "probability", "best_hour", "channel", "reasons")
+
+
+def occasions(
+    *,
+    on: Annotated[str | None, typer.Option(metavar="DATE", help="The day, such as 2026-03-01; today when left out.")],
+    workspace: WorkspaceDir,
+    size: Annotated[int | None, typer.Option(min=0, help="People at most.")],
+    explain: Explain,
+    csv: Csv,
+    ids: Ids,
+    locale: ReasonLocale,
+    json: Json,
+) -> None:
+    """Whom to write to on a day, and about what: due again, left in the cart, cheaper, back, new, long away, just
+    come."""
+    from recllm.base.documents import plain
+    from recllm.market.occasions.day import find_occasions
+    from recllm.shop.workspace.audit import AuditAction
+
+    try:
+        day = None if on is None else datetime.strptime(on, "%Y-%m-%d").date()
+    except ValueError:
+        raise UsageError(f"--on takes a day such as 2026-03-01, not {on!r}") from None
+    with open_shop(workspace) as shop:
+        names = ids_by_pseudonym(shop, ids)
+        listed = find_occasions(shop, day, size=size, explain=explain, locale=locale, progress=note)
+        write_audit(shop, AuditAction.PEOPLE_LISTED, what="occasions", people=len(listed.people))
+    document = plain(listed)
+    for person in document["people"]:
+        person["user_id"] = names.get(person["user_id"], person["user_id"])
+    show(document, _occasion_lines(listed, names), json=json)
+    if csv:
+        write_occasions(listed, csv, names)
+    if not listed.people:
+        raise NothingToDo(f"no one has an occasion on {listed.date}; {'; '.join(listed.notes) or 'nothing is due'}")
+
+
+def write_occasions(listed: OccasionList, file: Path, names: dict[str, str]) -> None:
+    """One line for each person; a cell that a spreadsheet would take for a formula is guarded."""
+    from recllm.base.documents import guarded, write_csv
+
+    rows = (
+        (
+            guarded(names.get(p.user_id, p.user_id)),
+            p.occasion.value,
+            guarded(p.item_id),
+            guarded(p.title),
+            "" if p.probability is None else f"{p.probability:.6f}",
+            str(p.best_hour),
+            p.channel or "",
+            guarded(" ".join(reason.text for reason in p.reasons)),
+        )
+        for p in listed.people
+    )
+    write_csv(file, CSV_COLUMNS, rows)
+
+
+def _occasion_lines(listed: OccasionList, names: dict[str, str]) -> Iterator[str]:
+    from recllm.market.audiences.audience import counts_in_words
+
+    left_out = counts_in_words(listed.left_out) or "no one"
+    yield f"{listed.date}: {count_text(len(listed.people), 'person', 'people')}; left out: {left_out}"
+    yield from (f"  note: {line}" for line in listed.notes)
+    for occasion, n in listed.counts.items():
+        if not n:
+            continue
+        yield ""
+        yield f"{occasion}: {count_text(n, 'person', 'people')}"
+        for person in [p for p in listed.people if p.occasion is occasion][:MAX_OF_OCCASION]:
+            chance = "" if person.probability is None else f"  {100 * person.probability:.0f} %"
+            when = f"{person.channel} at {person.best_hour}:00"
+            text = " ".join(reason.text for reason in person.reasons) or person.title or ""
+            yield f"  {names.get(person.user_id, person.user_id)}{chance}  {when}  {text}"

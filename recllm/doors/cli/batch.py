@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import RecllmError, UsageError
 from recllm.base.schema import count_text
-from recllm.doors.cli.options import Answering, Batching, ids_by_pseudonym, open_shop, write_audit
-from recllm.doors.cli.output import note, show
+from recllm.doors.cli.options import Answering, Batching, ids_by_pseudonym, note, open_shop, show, write_audit
 
 if TYPE_CHECKING:
     from recllm.market.jobs.batch import BatchResult, BatchRun, ShardOutcome
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def is_batch(everybody: bool, folder: Path | None, *of_named_people: object) -> bool:
-    """Whether everybody is asked for. Raises `UsageError` for options that do not go together."""
+    """Whether all customers are asked for. Raises `UsageError` for options that do not go together."""
     if everybody != (folder is not None):
         raise UsageError("--everybody needs --out DIR for its files, and --out needs --everybody")
     if everybody and any(of_named_people):
@@ -82,8 +81,7 @@ def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
 
 
 def encode(folder: Path, batching: Batching, workspace: Path, version: str | None, *, base: bool, json: bool) -> None:
-    """The vectors of the catalogue's texts, into files and into the workspace's cache: train and refresh encode nothing
-    then. Needs no model. base: without the model's adapter, as a new training begins."""
+    """The vectors of the catalogue's texts, into files and the workspace's cache. base: without the model's adapter."""
     from recllm.market.jobs.batch import BatchRun, BatchTask, keep_vectors
     from recllm.recommend.recommender.catalogue_vectors import encoding_options
 

@@ -1,4 +1,4 @@
-"""Commands about campaigns: from a file to people and texts, to a decision about each text, to what it brought."""
+"""Commands about campaigns (plan, texts, decisions, export, results) and about experiments on slates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,20 @@ from recllm.base.documents import plain
 from recllm.base.errors import UsageError
 from recllm.base.files import write_whole
 from recllm.base.schema import count_text
-from recllm.doors.cli.options import Ids, Json, WorkspaceDir, ids_by_pseudonym, open_shop, write_audit
-from recllm.doors.cli.output import note, show, table
+from recllm.doors.cli.options import (
+    Ids,
+    Json,
+    WorkspaceDir,
+    ids_by_pseudonym,
+    note,
+    open_shop,
+    show,
+    table,
+    write_audit,
+)
 
 if TYPE_CHECKING:
+    from recllm.base.stats.intervals import Interval
     from recllm.market.campaigns.folder import CampaignPlan
     from recllm.market.campaigns.open_campaign import OpenCampaign
     from recllm.shop.workspace.workspace import Workspace
@@ -36,11 +46,11 @@ PSEUDONYMS_TELL_NOBODY = (
 def plan(
     files: Files,
     workspace: WorkspaceDir,
-    contacts: Annotated[int, typer.Option(min=1, help="Of several campaigns, most that one person gets.")] = 1,
+    contacts: Annotated[int, typer.Option(min=1, help="Maximum number of these campaigns for one customer.")] = 1,
     replace: Annotated[bool, typer.Option(help="Plan again; refused once anything was exported.")] = False,
     json: Json = False,
 ) -> None:
-    """Choose the people, one item each, and write the texts; everything is kept in the workspace."""
+    """Choose the customers, one item each, and write the texts; all is kept in the workspace."""
     from recllm.market.campaigns.file import read_campaign
     from recllm.market.campaigns.plan import plan_campaigns
     from recllm.shop.workspace.audit import AuditAction
@@ -51,13 +61,17 @@ def plan(
         plans = plan_campaigns(shop, campaigns, contacts=contacts, replace=replace, progress=progress)
         for planned in plans:
             write_audit(shop, AuditAction.CAMPAIGN_PLANNED, campaign=planned.campaign_id, people=len(planned.people))
-    documents = [_plan_document(planned) for planned in plans]
+    documents = []
+    for planned in plans:
+        people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
+        counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
+        documents.append({**_fields(planned), **counts, "people": people})
     lines = itertools.chain.from_iterable(map(_plan_lines, plans))
     show(documents if len(documents) != 1 else documents[0], lines, json=json)
 
 
 def preview(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
-    """A page with the audience, its reasons, who is left out, and every text with its checks."""
+    """A page with the audience, its reasons, customers left out, and every text with its checks."""
     from recllm.doors.report.campaign import preview_page, preview_png
     from recllm.market.campaigns.open_campaign import preview_document
 
@@ -74,12 +88,12 @@ def approve(
     *,
     file: OneFile,
     workspace: WorkspaceDir,
-    by: Annotated[str, typer.Option(help="Who decides.")] = "",
+    by: Annotated[str, typer.Option(help="Name of the person who decides.")] = "",
     text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text's id; may be repeated.")],
-    all_clear: Annotated[bool, typer.Option("--all", help="Approve every text that no check doubts.")] = False,
+    all_clear: Annotated[bool, typer.Option("--all", help="Approve every text that passes all checks.")] = False,
     reject: Annotated[bool, typer.Option(help="Reject the texts instead.")] = False,
-    edit: Annotated[str | None, typer.Option(help="A wording of your own for one text; it is checked at once.")],
-    why: Annotated[str, typer.Option(help="Said of a rejection.")] = "",
+    edit: Annotated[str | None, typer.Option(help="Another wording for one text; it is checked at once.")],
+    why: Annotated[str, typer.Option(help="Reason of a rejection.")] = "",
     json: Json,
 ) -> None:
     """Decide about texts; without a decision, list them with their state."""
@@ -116,8 +130,7 @@ def export(
     ids: Ids,
     json: Json,
 ) -> None:
-    """Write what leaves: approved texts, for people who agree at this moment. Two lists side by side tell who is on one
-    of them alone."""
+    """Write the approved texts for customers who agree now. Two lists show who is on only one of them."""
     from recllm.market.audiences.audience import counts_in_words
     from recllm.market.campaigns.export import export_campaign
     from recllm.shop.workspace.audit import AuditAction
@@ -139,7 +152,7 @@ def export(
 
 
 def report(file: OneFile, workspace: WorkspaceDir, output: Page, png: Picture, json: Json) -> None:
-    """What it brought: reached, converted, revenue, unsubscribed, and the difference to those held out."""
+    """Results: reached, converted, revenue, unsubscribed, and the difference to the control group."""
     from recllm.doors.report.campaign import report_page, report_png
     from recllm.market.campaigns.outcome import campaign_outcome
 
@@ -201,16 +214,10 @@ def _people(n: int) -> str:
     return count_text(n, "person", "people")
 
 
-def _plan_document(planned: CampaignPlan) -> dict[str, Any]:
-    people = [{k: v for k, v in _fields(p).items() if k != "held_out"} for p in planned.addressed]
-    counts = {"size": len(people), "holdout_share": planned.holdout, "holdout": len(planned.held_out)}
-    return {**_fields(planned), **counts, "people": people}
-
-
 def _plan_lines(planned: CampaignPlan) -> list[str]:
     from recllm.market.audiences.audience import aim, counts_in_words
 
-    left_out = counts_in_words(planned.excluded) or "nobody"
+    left_out = counts_in_words(planned.excluded) or "no one"
     n_blocked = sum(bool(t.failures) for t in planned.texts)
     n_held = sum(bool(t.warnings) and not t.failures for t in planned.texts)
     rows = [(d["name"], d["share"], d["share_of_rest"], d["lift"]) for d in planned.group]
@@ -223,3 +230,177 @@ def _plan_lines(planned: CampaignPlan) -> list[str]:
         *(f"  note: {line}" for line in planned.notes),
         *(["", *table(rows, ["what sets them apart", "share", "of the rest", "lift"])] if rows else []),
     ]
+
+
+# --- experiments ------------------------------------------------------------------------------------------------------
+
+Name = Annotated[str, typer.Argument(help="The experiment's name.")]
+
+
+def start_experiment(
+    name: Name,
+    variant: Annotated[
+        list[str],
+        typer.Option(
+            "--variant",
+            help="NAME:WEIGHT, or NAME:WEIGHT:setting=value,... with model, personal, popularity_weight or "
+            "explore_share; the first is the control.",
+        ),
+    ],
+    metric: Annotated[str, typer.Option(help="clicks, conversions, dismissals, purchases or revenue.")] = "clicks",
+    guard: Annotated[str, typer.Option(help="Guard metric that no variant may raise, or none.")] = "dismissals",
+    *,
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """Split customers at random between ways to make their recommendations, from now on."""
+    from recllm.market.experiments.slates import Metric
+    from recllm.market.experiments.slates import start_experiment as start
+    from recllm.shop.workspace.audit import AuditAction
+
+    try:
+        compared_on, guarded = Metric(metric), None if guard == "none" else Metric(guard)
+    except ValueError as error:
+        raise UsageError(f"{error}; metrics are {', '.join(Metric)}") from None
+    variants = dict(_variant(text) for text in variant)
+    if len(variants) < len(variant):
+        raise UsageError("two variants have one name; give each its own")
+    with open_shop(workspace) as shop:
+        stored = start(shop, name, variants, metric=compared_on, guard=guarded)
+        write_audit(shop, AuditAction.EXPERIMENT_STARTED, experiment=name)
+    document = stored.document()
+    lines = [f"{name} runs since {document['started_at']}: {', '.join(v['name'] for v in document['variants'])}"]
+    show(document, lines, json=json)
+
+
+def _variant(text: str) -> tuple[str, tuple[float, Any]]:
+    from recllm.market.experiments.slates import Treatment
+
+    name, _, weighted = text.partition(":")
+    weight, _, settings = weighted.partition(":")
+    values: dict[str, Any] = {}
+    try:
+        for pair in filter(None, settings.split(",")):
+            setting, _, value = pair.partition("=")
+            is_flag = value in ("true", "false")
+            values[setting] = value if setting == "model" else value == "true" if is_flag else float(value)
+        return name, (float(weight), Treatment(**values))
+    except ValueError:
+        raise UsageError(f"--variant {text!r}: give NAME:WEIGHT or NAME:WEIGHT:setting=value, e.g. new:0.5") from None
+
+
+def list_experiments(workspace: Path, json: bool) -> None:
+    """Shows all experiments with their variants."""
+    from recllm.market.experiments import slates
+
+    with open_shop(workspace) as shop:
+        documents = [stored.document() for stored in slates.list_experiments(shop)]
+    rows = [
+        (
+            *(document["name"], ", ".join(f"{v['name']} {v['weight']:g}" for v in document["variants"])),
+            *(document["metric"], document["guard"] or ""),
+            *(document["started_at"] or "", document["ended_at"] or "runs"),
+        )
+        for document in documents
+    ]
+    show({"experiments": documents}, table(rows, ["name", "variants", "metric", "guard", "start", "end"]), json=json)
+
+
+def report_experiment(
+    *,
+    name: Annotated[str | None, typer.Argument(help="The experiment's name; a list of all when left out.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Instead: what this version would have brought, from explored positions."),
+    ],
+    metric: Annotated[str, typer.Option(help="Of --model: clicks, conversions or dismissals.")] = "clicks",
+    workspace: WorkspaceDir,
+    json: Json,
+) -> None:
+    """Variants compared with the control, with intervals that hold at every look."""
+    from recllm.market.experiments.slates import experiment_outcome
+
+    if model is not None:
+        estimate(model, metric, workspace, json)
+        return
+    if name is None:
+        list_experiments(workspace, json)
+        return
+    with open_shop(workspace) as shop:
+        outcome = experiment_outcome(shop, name)
+    people = ", ".join(f"{variant} {n:,}" for variant, n in outcome.people.items())
+    lines = [f"{name}: {outcome.days:.1f} days; people: {people}"]
+    if outcome.report is None:
+        lines.append("nothing was shown in it yet")
+    else:
+        lines.append(f"people by variant: {outcome.report.sample_ratio.verdict.value}")
+        rows = []
+        for comparison in outcome.report.comparisons:
+            effects = {"metric": comparison.metric, "guard": comparison.guard}
+            for role, effect in effects.items():
+                if effect is not None:
+                    interval = effect.always_valid_interval
+                    rows.append(
+                        (
+                            *(comparison.variant, outcome.experiment[role], f"{effect.control:.4g}"),
+                            *(f"{effect.treatment:.4g}", f"{effect.difference:+.4g}"),
+                            *(f"{interval.low:+.4g} to {interval.high:+.4g}", effect.verdict.value),
+                        )
+                    )
+        heads = ["variant", "metric", "control", "variant's", "difference", "always valid", "verdict"]
+        lines += table(rows, heads)
+    show(outcome, lines, json=json)
+
+
+def stop_experiment(name: Name, *, workspace: WorkspaceDir, json: Json) -> None:
+    """End an experiment: all customers get the active model again."""
+    from recllm.market.experiments.slates import stop_experiment as stop
+    from recllm.shop.workspace.audit import AuditAction
+
+    with open_shop(workspace) as shop:
+        stored = stop(shop, name)
+        write_audit(shop, AuditAction.EXPERIMENT_STOPPED, experiment=name)
+    show(stored.document(), [f"{name} ended"], json=json)
+
+
+MAX_REQUESTS = 2_000
+"""Logged slates that an estimate uses at most: more take minutes, and narrow its interval little."""
+
+
+def estimate(model: str, metric: str, workspace: Path, json: bool) -> None:
+    """Shows what a model would have brought, from slates that explored."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from recllm.market.experiments.off_policy import estimate_model
+    from recllm.market.experiments.slates import Metric
+    from recllm.recommend.recommender.saved_model import load_model
+    from recllm.recommend.recommender.shop_recommender import model_encoder
+
+    if metric not in set(Metric):
+        raise UsageError(f"--metric is one of {', '.join(Metric)}, not {metric!r}")
+    bar = tqdm(unit=" slates", disable=None)
+    with open_shop(workspace) as shop, bar:
+        estimated = load_model(shop.models_dir, model)
+        outcome = estimate_model(
+            shop,
+            estimated,
+            model_encoder(shop, estimated),
+            metric=Metric(metric),
+            max_requests=MAX_REQUESTS,
+            rng=np.random.default_rng(0),
+            progress=lambda n: bar.update(n - bar.n) and None,
+        )
+    rows = [
+        (name, f"{value.value:.5f}", _ends(value.interval), f"{value.outside_support:.0%}")
+        for name, value in (("this model", outcome.candidate), ("shown until now", outcome.serving))
+    ]
+    lines = table(rows, ["estimate", f"{metric} per item", "95 %", "outside of the log"])
+    lines.append(
+        f"difference {outcome.difference:+.5f} ({_ends(outcome.difference_interval)}), {outcome.requests} slates"
+    )
+    show(outcome, lines, json=json)
+
+
+def _ends(interval: Interval | None) -> str:
+    return "too few answers" if interval is None else f"{interval.low:+.5f} to {interval.high:+.5f}"

@@ -6,25 +6,33 @@ import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from recllm.base.documents import guarded, plain
-from recllm.base.errors import NothingToDo, UsageError
+from recllm.base.errors import IngestError, NothingToDo, UsageError
 from recllm.base.settings import sections
-from recllm.doors.cli.maps import show_suggestion
-from recllm.doors.cli.options import Json, WorkspaceDir, open_shop, read_ids, read_pairs, write_audit
-from recllm.doors.cli.output import emit_json, note, show, table
+from recllm.doors.cli.options import (
+    ConsentDefault,
+    ConsentFrom,
+    Json,
+    ShopSettings,
+    WorkspaceDir,
+    emit_json,
+    note,
+    open_shop,
+    read_ids,
+    read_pairs,
+    show,
+    table,
+    write_audit,
+)
 
 File = Annotated[Path, typer.Argument(help="CSV, TSV, JSONL, Parquet or .xlsx; text files may be gzipped.")]
 TableName = Annotated[
     str | None,
     typer.Option("--table", help="users, items, events or consent; exports of known shop systems need none."),
-]
-ConsentFrom = Annotated[
-    list[str] | None,
-    typer.Option(help="Consent column of a known export: also take in agreements; may be repeated."),
 ]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 
@@ -40,41 +48,15 @@ Read = Annotated[
 
 
 def init(
-    workspace: WorkspaceDir,
-    consent_default: Annotated[
-        Literal["granted", "denied"], typer.Option(help="What holds for people who said nothing.")
-    ] = "denied",
-    currency: Annotated[str | None, typer.Option(help="ISO code of the catalogue's prices, e.g. USD.")] = None,
-    timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
-    locale: Annotated[str, typer.Option(help="Language of texts: en or zh.")] = "en",
-    domain: Annotated[
-        str, typer.Option(help="What is done with items: shop, media, news, education, or the name of your own words.")
-    ] = "shop",
-    encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Keep the rows in PostgreSQL, e.g. postgresql://user@host/database?schema=shop; the password is taken "
-            "from PGPASSWORD, ~/.pgpass or RECLLM_STORE_URL.",
-        ),
-    ] = None,
-    json: Json = False,
+    settings: ShopSettings, *, workspace: WorkspaceDir, consent_default: ConsentDefault = "denied", json: Json
 ) -> None:
     """Make a workspace: settings, an empty store and the key of the pseudonyms."""
     from recllm.shop.workspace.workspace import Workspace
 
-    options = {"currency": currency, "timezone": timezone, "encoder": encoder, "store": store}
-    shop = Workspace.create(
-        workspace,
-        consent_default=consent_default == "granted",
-        locale=locale,
-        domain=domain,
-        **{k: v for k, v in options.items() if v is not None},  # type: ignore[arg-type]
-    )
-    settings = {name: value for name, value in plain(shop.settings).items() if name not in sections()}
-    document = {"workspace": str(shop.root), "settings": settings | {"policy": {}} | shop.settings.table()}
-    show(document, [f"made {shop.root}; people who said nothing count as {consent_default}"], json=json)
+    shop = Workspace.create(workspace, consent_default=consent_default == "granted", **settings.explicit())
+    settings_of_shop = {name: value for name, value in plain(shop.settings).items() if name not in sections()}
+    document = {"workspace": str(shop.root), "settings": settings_of_shop | {"policy": {}} | shop.settings.table()}
+    show(document, [f"made {shop.root}; consent without a decision counts as {consent_default}"], json=json)
 
 
 def ingest(
@@ -155,7 +137,7 @@ def _load(
             f"{of_table}: {report.read:,} rows read, {report.accepted:,} {verb}, "
             f"{report.duplicates:,} duplicates, {report.quarantined:,} quarantined",
             *(f"  {code} {count:,}" for code, count in {**report.codes, **report.warnings}.items()),
-            *([_step_line(report.step_days)] if report.step_days is not None else []),
+            *([STEP_LINE.format(report.step_days)] if report.step_days is not None else []),
             *(f"  personal data in {column}: {count:,}" for column, count in report.personal_data.items()),
         ]
         if report.ignored_columns and table is not None:
@@ -168,11 +150,10 @@ def _load(
         raise NothingToDo(f"{file.name} has a header and no rows")
 
 
-def _step_line(step_days: int) -> str:
-    return (
-        f"  no times, only an order: each step of a person counts as {step_days} days, the last of everybody falls on "
-        "one day; occasions, predictions and words such as 'two weeks ago' are left out (see the guide)"
-    )
+STEP_LINE = (
+    "  no times, only an order: each step of a person counts as {} days, the last of each person falls on one day; "
+    "occasions, predictions and words such as 'two weeks ago' are left out (see the guide)"
+)
 
 
 def describe(
@@ -269,3 +250,86 @@ def describe_evolution(
         note(remark)
     header, rows = evolution_rows(moves, language)
     show({**plain(moves), "user_id": user}, table(rows, header), json=json)
+
+
+# --- a map for a file of no known kind --------------------------------------------------------------------------------
+
+CELL_CHARS = 24
+"""Characters of a cell that are shown."""
+
+
+def show_suggestion(
+    file: Path, reading: Mapping[str, str], table: str | None, write: Path | None, workspace: Path, json: bool
+) -> None:
+    """Propose a map for a file of no known kind: which table it is and which column fills which field, and why.
+
+    write: the file of the map, which must not be there yet. workspace: its domain names the events, where it is there.
+    """
+    from recllm.base.schema import Table
+    from recllm.shop.ingest.options import IngestOptions
+    from recllm.shop.ingest.sources import recognise_file
+    from recllm.shop.ingest.suggest import mapped_rows, suggest_map
+    from recllm.text.domains import SHOP
+    from recllm.text.templates import Prompts
+
+    if table is not None and table not in set(Table):
+        raise UsageError(f"--table is one of {', '.join(Table)}, not {table!r}")
+    event_names = Prompts.load().domain(SHOP).events
+    if (workspace / "workspace.toml").is_file():
+        with open_shop(workspace) as shop:
+            event_names = shop.domain.events
+    options = IngestOptions(**reading, event_names=event_names)
+    if table is None:
+        try:
+            source = recognise_file(file, options).source
+        except IngestError as error:
+            if error.code != "E_SOURCE":
+                raise
+        else:
+            lines = [f"{file.name} is {source.title}; recllm ingest {file.name} takes it without a map"]
+            show({"source": source.name}, lines, json=json)
+            return
+    suggestion = suggest_map(file, options, table=None if table is None else Table(table))
+    first_rows = mapped_rows(file, options, suggestion)
+    text = suggestion.toml()
+    if write is not None:
+        try:
+            with write.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+        except FileExistsError:
+            raise UsageError(f"{write} is there already; name another file, or remove it") from None
+    lines = [f"{file.name} looks like {suggestion.table}:"]
+    lines += [f"  {name} = {column}, because {suggestion.reasons[name]}" for name, column in suggestion.columns.items()]
+    lines += [f"  basics: {name} = {column}, because it is called so" for name, column in suggestion.basics.items()]
+    lines += [f"  {remark}" for remark in suggestion.notes]
+    lines += ["", f"its first {len(first_rows.rows)} rows as the store would take them, people by your ids:"]
+    lines += _row_table(first_rows.rows)
+    lines += [f"  {problem}" for problem in first_rows.problems]
+    if write is None:
+        lines += ["", text.rstrip()]
+    document = {
+        "table": suggestion.table,
+        "columns": suggestion.columns,
+        "basics": suggestion.basics,
+        "reasons": suggestion.reasons,
+        "notes": suggestion.notes,
+        "rows": plain(first_rows.rows),
+        "problems": first_rows.problems,
+        "map": text,
+    }
+    show(document, lines, json=json)
+    if write is not None:
+        note(f"wrote {write}; load with: recllm ingest {file.name} --table {suggestion.table} --map {write}")
+
+
+def _row_table(rows: Any) -> list[str]:
+    """Fields that are empty in all rows are left out."""
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] not in (None, "{}") for row in rows)]
+
+    def cell(value: Any) -> str:
+        text = "" if value is None else " > ".join(value) if isinstance(value, list) else f"{value}"
+        return text if len(text) <= CELL_CHARS else f"{text[: CELL_CHARS - 1]}…"
+
+    return (
+        [f"  {line}" for line in table([[cell(row[name]) for name in names] for row in rows], names)] if names else []
+    )

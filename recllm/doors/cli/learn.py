@@ -14,22 +14,29 @@ import typer
 from recllm.base.documents import plain
 from recllm.base.errors import NothingToDo, UsageError
 from recllm.doors.cli.batch import encode
-from recllm.doors.cli.options import AnyWorkspace, Batching, Json, Options, Seed, WorkspaceDir, open_shop, write_audit
-from recllm.doors.cli.output import note, show, table
+from recllm.doors.cli.options import (
+    AnyWorkspace,
+    Batching,
+    Json,
+    Options,
+    Seed,
+    WorkspaceDir,
+    note,
+    open_shop,
+    show,
+    table,
+    write_audit,
+)
 from recllm.text.log_lines import LogFormatter
 
 if TYPE_CHECKING:
     from recllm.learn.training.advise import Advice
     from recllm.recommend.evaluation.retrain import RetrainReport
-    from recllm.recommend.recommender.lineage import CheckFigure
 
 
 @contextmanager
 def progress_lines() -> Iterator[None]:
-    """Where nobody watches a terminal: what is logged of training and measuring, a line a step, on standard error.
-
-    A terminal has its bars instead.
-    """
+    """Without a terminal, which has bars: logs training and measuring on standard error, a line for each step."""
     package = logging.getLogger("recllm")
     if sys.stderr.isatty() or package.isEnabledFor(logging.INFO):  # -v shows them already
         yield
@@ -52,7 +59,7 @@ def advise(
     encoder: Annotated[str | None, typer.Option(help="An encoder that is decided on.")] = None,
     json: Json = False,
 ) -> None:
-    """What to train on this log and machine, why, and about how long it takes; `train` without settings follows it."""
+    """What to train on this log and machine, why, and the order of time; `train` without settings follows it."""
     from recllm.recommend.evaluation.shop_evaluation import advise_data
 
     advice = advise_data(workspace=workspace, data=data, encoder=encoder)
@@ -85,10 +92,8 @@ def train(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train the scorer on the purchases of people who agreed, and publish it as the current model.
-
-    It does what `recllm advise` proposes, where no setting says otherwise: --set scorer.epochs=5, for example.
-    """
+    """Train the scorer on the purchases of customers with consent, and publish it as the current model. Settings that
+    are not set follow `recllm advise`."""
     from recllm.learn.training.arguments import LoraArguments
     from recllm.recommend.recommender.train import train_workspace
     from recllm.shop.workspace.audit import AuditAction
@@ -113,7 +118,7 @@ def retrain(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Train a challenger with the serving model's recipe, and let it serve if it is not worse on the latest window."""
+    """Train a challenger with the active model's recipe, and activate it if it is not worse on the latest window."""
     from recllm.market.experiments.slates import treatment_models
     from recllm.recommend.evaluation.retrain import RetrainOutcome
     from recllm.recommend.evaluation.retrain import retrain as retrain_workspace
@@ -126,15 +131,17 @@ def retrain(
         why = "no check asks for a retraining"
         if report.outcome is RetrainOutcome.TOO_EARLY:
             why = "the log grew too little since the last training (retraining.min_days)"
-        raise NothingToDo(f"{why}: model {report.parent} goes on serving; without --if-due it is done anyway")
+        raise NothingToDo(f"{why}: model {report.parent} stays active; without --if-due it is trained anyway")
 
 
 def _retrain_lines(report: RetrainReport) -> list[str]:
-    cells = [
-        (check.kind.value, check.verdict.value, name, figure.value, _interval(figure), _limits(figure))
-        for check in report.checks
-        for name, figure in check.figures.items()
-    ]
+    cells = []
+    for check in report.checks:
+        for name, f in check.figures.items():
+            low, high = f.lower_limit, f.upper_limit
+            interval = "" if f.low is None or f.high is None else f"[{f.low:.4f}, {f.high:.4f}]"
+            limits = "" if high is None else f"to {high:.4g}" if low is None else f"{low:.4g} to {high:.4g}"
+            cells.append((check.kind.value, check.verdict.value, name, f.value, interval, limits))
     lines = table(cells, ("check", "verdict", "figure", "value", "95 %", "limits"))
     if report.gate is not None:
         gate = report.gate
@@ -151,15 +158,6 @@ def _retrain_lines(report: RetrainReport) -> list[str]:
         lines += ["", f"model {report.challenger}: {report.outcome.value}, judged by no gate"]
     lines += [f"removed: {version}" for version in report.removed]
     return [*lines, f"{report.seconds:.0f} s"]
-
-
-def _interval(figure: CheckFigure) -> str:
-    return "" if figure.low is None or figure.high is None else f"[{figure.low:.4f}, {figure.high:.4f}]"
-
-
-def _limits(figure: CheckFigure) -> str:
-    low, high = figure.lower_limit, figure.upper_limit
-    return "" if high is None else f"to {high:.4g}" if low is None else f"{low:.4g} to {high:.4g}"
 
 
 def evaluate(
@@ -188,7 +186,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the JSON report here.")] = None,
     json: Json = False,
 ) -> None:
-    """Rank the whole catalogue for everyone who bought in a held-out window, beside baselines, with intervals.
+    """Rank the whole catalogue for the buyers of a held-out window, and compare with baselines, with intervals.
 
     \b
     --data DIR is a folder of tables, each a .parquet or .csv file:
@@ -199,12 +197,12 @@ def evaluate(
                     split that others made, with the same columns
       items         item_id, title, brand, category, description, price; may be
                     missing, as may all columns but the first
-      users         user_id and what people told of themselves; may be missing
+      users         user_id and basics that people stated; may be missing
       eval_rows     published rows: split, row, user_id, history (item_ids, the
                     oldest first), target; may be missing
 
     Slices of --split column and leave-one-out: MASKED leaves out what a person bought before, UNMASKED does not.
-    Systems that have finished are kept until the report is made: the same command goes on after an interruption.
+    Systems that have finished are kept until the report is made: the same command resumes after an interruption.
     """
     from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 
@@ -231,7 +229,7 @@ def evaluate(
 
 
 def list_models(workspace: WorkspaceDir, json: Json) -> None:
-    """Every published version, oldest first, which one serves, where each comes from and what the gate said."""
+    """Published versions, oldest first, with origin and the verdict of the gate."""
     from recllm.recommend.evaluation.retrain import model_history
 
     with open_shop(workspace) as shop:
@@ -261,8 +259,7 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Also a version that the gate refused.")] = False,
     json: Json = False,
 ) -> None:
-    """Let a version serve, after checking every byte of it. Without VERSION the one before the serving one serves
-    again; refused ones are passed over."""
+    """Verify and activate a version; without VERSION the one before the active one. It skips refused versions."""
     from recllm.recommend.recommender.registry import promote as serve_version
     from recllm.recommend.recommender.registry import rollback
     from recllm.shop.workspace.audit import AuditAction
@@ -296,10 +293,8 @@ def refresh(
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Count everything that the current model answers from, up to the present, without training.
-
-    --index is for catalogues too large to compare every item; the setting item_index.kind says which index it is.
-    """
+    """Bring all counts of the current model up to the present, without training. --index is for catalogues too large to
+    compare every item."""
     from recllm.recommend.recommender.shop_recommender import refresh as refresh_model
     from recllm.shop.data.engines import Engine, open_workers, spread_over
     from recllm.shop.data.event_files import in_turn

@@ -20,13 +20,10 @@ from recllm.doors.cli import (
     answer,
     campaign,
     data,
-    experiment,
     learn,
-    occasions,
     rights,
     service,
     show,
-    webhooks,
 )
 from recllm.doors.cli.options import add_command, as_command
 from recllm.text.log_lines import log_to_stderr, warn_in_this_form
@@ -37,14 +34,14 @@ COMMANDS = (
     *(answer.audience, answer.predict, answer.uplift, learn.refresh),
     *(show.start, show.doctor, show.settings),
     answer.search,
-    occasions.occasions,
+    answer.occasions,
     *(service.serve, service.keys),
     *(rights.backup, rights.restore),
 )
 GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
     "encoder": ("Encoders on disk.", {"export": learn.export}),
     "feedback": (
-        "What people did with what they were shown.",
+        "Events that answer recommendations.",
         {"add": answer.feedback_add, "report": answer.report},
     ),
     "campaign": (
@@ -58,7 +55,7 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
         },
     ),
     "privacy": (
-        "People's rights: what is stored of them, and that it goes; the audit log, retention, the key.",
+        "Rights of customers (export, erasure, restriction), the audit log, retention, the key.",
         {
             "export": rights.export,
             "erase": rights.erase,
@@ -69,16 +66,20 @@ GROUPS: Mapping[str, tuple[str | None, Mapping[str, Callable[..., None]]]] = {
         },
     ),
     "experiments": (
-        "Experiments on slates: variants by lot, and what may be said of them.",
-        {"start": experiment.start, "report": experiment.report, "stop": experiment.stop},
+        "Experiments on recommendations: random variants and their effects.",
+        {
+            "start": campaign.start_experiment,
+            "report": campaign.report_experiment,
+            "stop": campaign.stop_experiment,
+        },
     ),
     "webhooks": (
         "Reports of mail and message services, and announcements to your own systems.",
-        {"add": webhooks.add, "list": webhooks.list_all},
+        {"add": service.add_webhook, "list": service.webhooks},
     ),
     "copy": (None, {"check": adtext.check, "vocabulary": adtext.vocabulary}),
     "models": (
-        "Published models: list them, and choose which one serves.",
+        "Published models: list and activate them.",
         {"list": learn.list_models, "promote": learn.promote},
     ),
 }
@@ -131,7 +132,7 @@ def _print_version(requested: bool) -> None:
 @app.callback()
 def _options(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
-    verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the log of the rooms on standard error."),
+    verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the log on standard error."),
 ) -> None:
     if verbose:
         log_to_stderr()

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a Python function becomes a command."""
+"""Options and output that commands share, and how a Python function becomes a command."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import functools
 import inspect
 import itertools
 import re
+import sys
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pydantic_core import PydanticUndefined
-from typer.core import TyperCommand
 
-from recllm.base.documents import Question, allows_none
+from recllm.base.documents import Question, allows_none, json_text
 from recllm.base.errors import UsageError
-from recllm.base.settings import merged, sections
+from recllm.base.settings import Settings, merged, sections
 from recllm.shop.data.engines import Engine
 
 if TYPE_CHECKING:
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 WorkspaceDir = Annotated[Path, typer.Option("-w", "--workspace", help="The workspace folder.")]
 AnyWorkspace = Annotated[Path | None, typer.Option("-w", "--workspace", help="The workspace folder, if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 Explain = Annotated[bool, typer.Option(help="Give reasons.")]
 Csv = Annotated[Path | None, typer.Option(help="Also write the people to this CSV.")]
-Ids = Annotated[Path | None, typer.Option(help="A file of your ids; they stand for their pseudonyms.")]
+Ids = Annotated[Path | None, typer.Option(help="A file of your ids, which replace their pseudonyms.")]
 Everybody = Annotated[
-    bool, typer.Option("--everybody", help="Answer for everybody who agreed, shard by shard, into files of --out.")
+    bool,
+    typer.Option("--everybody", help="Answer for all customers with consent, in shards, into files of --out."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of --everybody; give it again to go on.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of --everybody; the same folder resumes a run.")]
 ReasonLocale = Annotated[str | None, typer.Option(help="Language of the reasons: en or zh.")]
 User = Annotated[str, typer.Option("--user", "-u", help="The person's id.")]
 Users = Annotated[
@@ -54,7 +55,7 @@ SetOptions = Annotated[
 
 DEFAULT_WORKSPACE = Path("shop")
 DEFAULTS: Mapping[Any, Any] = {WorkspaceDir: DEFAULT_WORKSPACE, Json: False, Seed: 0, Explain: True, Everybody: False}
-"""What shared options hold unless given. Any other option that may be None is None where its command says nothing."""
+"""Defaults of shared options. Any other option that may be None is None by default."""
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
@@ -83,7 +84,7 @@ class Batching(Question):
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes, or actors of Ray."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Random seed."""
 
 
 def batch_options(question: Question) -> dict[str, Any]:
@@ -92,8 +93,7 @@ def batch_options(question: Question) -> dict[str, Any]:
 
 
 def open_shop(workspace: Path) -> Workspace:
-    """The workspace of `-w`, a stopped rotation of its key finished first. What it needs is imported only here, so that
-    help is instant."""
+    """The workspace of `-w`; a stopped rotation of its key is finished first. Imports here keep help instant."""
     from recllm.shop.workspace.workspace import Workspace, is_being_rotated
 
     if is_being_rotated(workspace):
@@ -104,17 +104,14 @@ def open_shop(workspace: Path) -> Workspace:
 
 
 def write_audit(shop: Workspace, action: AuditAction, /, *, subject: str | None = None, **details: Any) -> None:
-    """Notes in the workspace's audit log what the person at this command line did."""
+    """Notes in the workspace's audit log what the user of this command line did."""
     from recllm.shop.workspace.audit import audit, command_line_actor
 
     audit(shop, command_line_actor(), action, subject=subject, **details)
 
 
 def read_ids(file: Path | None) -> list[str]:
-    """One id per line, in UTF-8; blank lines are skipped, and no file has none.
-
-    Raises `UsageError` when the file cannot be read.
-    """
+    """One id per line, in UTF-8; blank lines are skipped. Raises `UsageError` for an unreadable file."""
     if file is None:
         return []
     try:
@@ -134,23 +131,9 @@ def read_user_ids(user: list[str] | None) -> list[str]:
 
 
 def ids_by_pseudonym(shop: Workspace, file: Path | None) -> dict[str, str]:
-    """What stands for its pseudonym in an answer: the ids of `--ids`."""
+    """Pseudonym -> the id of `--ids` that replaces it in an answer."""
     user_ids = read_ids(file)
     return dict(zip(shop.pseudonymiser().many(user_ids), user_ids, strict=True))
-
-
-class GroupedCommand(TyperCommand):
-    """A command whose help lists its options under the headings of their `rich_help_panel`."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
-                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
-                groups.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
-        for heading, records in groups.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
 
 
 @dataclass(frozen=True)
@@ -158,6 +141,20 @@ class Options:
     """The fields of a question that are options of their own; the others are given by --with."""
 
     names: tuple[str, ...]
+    others: bool = True
+    """Whether there is --with."""
+
+
+SHOP_SETTINGS = Options(("currency", "timezone", "locale", "domain", "encoder", "store"), others=False)
+"""What a shop decides when its workspace is made."""
+ShopSettings = Annotated[Settings, SHOP_SETTINGS]
+ConsentFrom = Annotated[
+    list[str] | None,
+    typer.Option(help="Consent column of a known export: also take in agreements; may be repeated."),
+]
+ConsentDefault = Annotated[
+    Literal["granted", "denied"] | None, typer.Option(help="Consent of customers without a decision.")
+]
 
 
 FLAGS: Mapping[str, tuple[str, ...]] = {
@@ -167,20 +164,19 @@ FLAGS: Mapping[str, tuple[str, ...]] = {
     "horizon_days": ("--horizon",),
     "user": ("--user", "-u"),
 }
-"""Options that are called otherwise than their field."""
+"""Options with another name than their field."""
 
 
 def add_command(app: typer.Typer, function: Callable[..., Any], name: str | None = None) -> None:
     """Add a function as a command; see `as_command`."""
-    app.command(name, cls=GroupedCommand)(as_command(function))
+    app.command(name)(as_command(function))
 
 
 def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function as typer is to see it: of a parameter that is a `Question` with `Options` the fields become options,
-    options have their `DEFAULTS`, and a command that opens a workspace takes --set as well."""
+    """A function as typer sees it: fields of `Options` as options, `DEFAULTS`, and --set for workspaces."""
     signature = inspect.signature(function, eval_str=True)
     parameters: list[inspect.Parameter] = []
-    questions: dict[str, tuple[type[Question], Options]] = {}
+    questions: dict[str, tuple[type[BaseModel], Options]] = {}
     for parameter in signature.parameters.values():
         metadata = getattr(parameter.annotation, "__metadata__", ())
         if metadata and isinstance(metadata[0], Options):
@@ -197,7 +193,7 @@ def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
         for question_name, (question, fields) in questions.items():
             given_options = {name: values.pop(name) for name in fields.names}
             stated = {name: value for name, value in given_options.items() if value not in (None, [])}
-            for name, text in read_pairs(values.pop("others"), "--with").items():
+            for name, text in read_pairs(values.pop("others", None), "--with").items():
                 stated[name] = field_value(question, name, text, signature.parameters.keys())
             values[question_name] = question(**stated)
         options = values.pop("options") if takes_set else None
@@ -214,8 +210,8 @@ def as_command(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def question_options(question: type[Question], fields: Options, excluded: Collection[str]) -> list[inspect.Parameter]:
-    """A parameter for each option of its own, and one for all others but those that are `excluded`."""
+def question_options(question: type[BaseModel], fields: Options, excluded: Collection[str]) -> list[inspect.Parameter]:
+    """A parameter for each named field, and one for all others but those that are `excluded`."""
     parameters = []
     for name in fields.names:
         field = question.model_fields[name]
@@ -226,6 +222,8 @@ def question_options(question: type[Question], fields: Options, excluded: Collec
         option = typer.Option(*FLAGS.get(name, ()), help=text)
         annotation: Any = Annotated[option_type(field.annotation), option]
         parameters.append(inspect.Parameter(name, _KEYWORD, annotation=annotation, default=None))
+    if not fields.others:
+        return parameters
     others = sorted(question.model_fields.keys() - {*fields.names, *excluded})
     with_option = typer.Option(
         "--with",
@@ -245,7 +243,7 @@ def option_type(annotation: Any) -> Any:
     return (kind if isinstance(kind, type) else str) | None
 
 
-def field_value(question: type[Question], name: str, text: str, excluded: Collection[str]) -> Any:
+def field_value(question: type[BaseModel], name: str, text: str, excluded: Collection[str]) -> Any:
     """The value of --with. Raises `UsageError` for a name that the question does not have."""
     names = question.model_fields.keys() - excluded
     if name not in names:
@@ -296,7 +294,7 @@ def _read_value(annotation: Any, text: str) -> Any:
         return None
     kind = str(annotation)
     if kind.startswith(("tuple[", "frozenset[")) and not text.startswith("["):
-        return [_read_one(kind, part.strip()) for part in text.split(",") if part.strip()]
+        return [_read_one(kind, entry.strip()) for entry in text.split(",") if entry.strip()]
     return _read_one(kind, text)
 
 
@@ -307,3 +305,50 @@ def _read_one(kind: str, text: str) -> Any:
         return text
     is_text = re.search(r"\bstr\b", kind) is not None  # "123" may be a tenant
     return text if is_text and not isinstance(value, str | list) else value
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def emit_json(document: Any) -> None:
+    """Exactly one JSON document on standard output."""
+    sys.stdout.write(json_text(document))
+
+
+def show(document: Any, lines: Iterable[str], *, json: bool) -> None:
+    """A command's answer: one JSON document with --json, else lines for people."""
+    if json:
+        emit_json(document)
+    else:
+        say(*lines)
+
+
+def say(*lines: str) -> None:
+    """Lines for people on standard output."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+
+
+def note(line: str) -> None:
+    """A remark on standard error."""
+    sys.stderr.write(f"{line}\n")
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> list[str]:
+    """Aligned text columns; numbers to the right."""
+    cells = [[_cell(v) for v in row] for row in rows]
+    columns = range(len(header))
+    widths = [max(len(line[column]) for line in (header, *cells)) for column in columns]
+    right = [all(isinstance(row[column], int | float) for row in rows) for column in columns]
+    lines = []
+    for line in (header, *cells):
+        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
+        lines.append("  ".join(parts).rstrip())
+    return lines
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)

@@ -16,11 +16,13 @@ from recllm.doors.cli.options import (
     User,
     Users,
     WorkspaceDir,
+    note,
     open_shop,
     read_user_ids,
+    show,
+    table,
     write_audit,
 )
-from recllm.doors.cli.output import note, show, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,10 +43,10 @@ def export(
     by_pseudonym: Pseudonyms = False,
     sessions: Sessions = False,
     predictions: Annotated[
-        bool, typer.Option(help="Learn what the person will do, which is not stored; the slowest part.")
+        bool, typer.Option(help="Include predictions, which are computed for it; the slowest part.")
     ] = True,
 ) -> None:
-    """Everything that is stored and inferred of one person, as JSON."""
+    """All stored and inferred data of one person, as JSON."""
     from tqdm import tqdm
 
     from recllm.doors.privacy.export import export_person
@@ -65,18 +67,17 @@ def export(
 def erase(
     *,
     user: Users,
-    yes: Annotated[bool, typer.Option("--yes", help="Really do it: nothing brings the people back.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm: erased people cannot be restored.")] = False,
     lift: Annotated[
-        bool, typer.Option("--lift", help="Instead: lift the tombstones of people who came back by their own will.")
+        bool, typer.Option("--lift", help="Instead: lift the tombstones of people who returned by their own choice.")
     ] = False,
     by_pseudonym: Pseudonyms = False,
     sessions: Sessions = False,
     workspace: WorkspaceDir,
     json: Json,
 ) -> None:
-    """Erase people: rows, files, what serves; mark what learned from them; put tombstones that keep them out.
-
-    With --lift what is sent about them from now on is kept again. Nothing old comes back."""
+    """Erase people: rows, files, serving states; mark models that learned from them; set tombstones that keep them out.
+    With --lift new data about them are kept again; nothing old comes back."""
     from recllm.doors.privacy.erasure import erase_people
     from recllm.shop.workspace.audit import command_line_actor
 
@@ -122,25 +123,25 @@ def certificate_lines(certificate: ErasureCertificate) -> list[str]:
     if certificate.exported_in:
         campaigns = ", ".join(certificate.exported_in)
         lines.append(f"delete the files that left, and what providers keep, of the campaigns {campaigns}")
-    lines += [f"delete {folder}, beside the workspace: they are in it" for folder in certificate.beside]
+    lines += [f"delete {folder}, next to the workspace: they are in it" for folder in certificate.beside]
     lines += [f"{file}: not read, and tried again by recllm privacy retention" for file in certificate.unread]
     lines += [f"{file}: no file of recllm; look for them in it yourself" for file in certificate.unknown_files]
     undone = [step.replace("_", " ") for step, is_done in certificate.database.items() if not is_done]
     if undone:
         lines.append(f"left to the database's owner: {', '.join(undone)}")
     if certificate.unknown:
-        lines.append(f"unknown: {certificate.unknown:,}; tombstones stand all the same")
+        lines.append(f"unknown: {certificate.unknown:,}; they have tombstones all the same")
     return [*lines, f"certificate {certificate.certificate_id}, entry {certificate.audit_entry} of the audit log"]
 
 
 def restrict(
     user: User,
     workspace: WorkspaceDir,
-    lift: Annotated[bool, typer.Option("--lift", help="Use the data again, as the person agreed.")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="Use the data again, as consented.")] = False,
     by_pseudonym: Pseudonyms = False,
     json: Json = False,
 ) -> None:
-    """Keep a person's data and use them for nothing, whatever the person agreed to."""
+    """Keep a person's data without using them, whatever the consent."""
     from recllm.recommend.recommender.shop_recommender import forget_in_states
     from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
 
@@ -158,8 +159,8 @@ def restrict(
 
 def audit_log(
     workspace: WorkspaceDir,
-    user: Annotated[str | None, typer.Option("--user", "-u", help="Only what was done to this person's data.")] = None,
-    last: Annotated[int, typer.Option(min=0, help="So many of the latest entries; 0 for all.")] = 20,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="Only entries about this person.")] = None,
+    last: Annotated[int, typer.Option(min=0, help="Number of the latest entries; 0 for all.")] = 20,
     copy: Annotated[
         Path | None, typer.Option(help="What a collector has of audit.copy_to: each entry of it has to be in the log.")
     ] = None,
@@ -207,11 +208,13 @@ def verify_certificate(file: Path, workspace: Path, json: bool) -> None:
 
 def retention(
     workspace: WorkspaceDir,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, and count what would go.")] = False,
-    trust_clock: Annotated[bool, typer.Option("--trust-clock", help="Nothing was loaded for months, truly.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only.")] = False,
+    trust_clock: Annotated[
+        bool, typer.Option("--trust-clock", help="Confirm that nothing was loaded for months.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Delete what is older than the settings' [retention] allows, and finish what was left half done; run it daily."""
+    """Delete data older than the settings in [retention], and finish interrupted erasures; run it daily."""
     from recllm.doors.privacy.retention import apply_retention
     from recllm.shop.workspace.audit import command_line_actor
 
@@ -227,12 +230,12 @@ def retention(
 
 def rotate_key(
     workspace: WorkspaceDir,
-    lost: Annotated[bool, typer.Option("--lost", help="The old key is gone for good; needs --yes.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --lost: no backup of the key exists, truly.")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="The old key is lost; needs --yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --lost: confirm that no backup of the key exists.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also while an experiment runs.")] = False,
     json: Json = False,
 ) -> None:
-    """Give everybody another pseudonym under a new key; start services again afterwards, and back up the key file."""
+    """Rename all pseudonyms under a new key; restart services afterwards, and back up the key file."""
     from recllm.doors.privacy.rotation import LOST_WITH_THE_KEY
     from recllm.doors.privacy.rotation import rotate_key as rotate
     from recllm.shop.workspace.audit import command_line_actor
@@ -249,10 +252,10 @@ def backup(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
     workspace: WorkspaceDir,
     passphrase_file: PassphraseFile = None,
-    with_key: Annotated[bool, typer.Option("--with-key", help="Take the key and webhooks' secrets along.")] = False,
+    with_key: Annotated[bool, typer.Option("--with-key", help="Include the key and the webhooks' secrets.")] = False,
     json: Json = False,
 ) -> None:
-    """Write the workspace to one file while it works, read it back and check it."""
+    """Write the workspace to one file while it is in use, read it back and check it."""
     from recllm.doors.privacy.backup import back_up
     from recllm.shop.workspace.audit import command_line_actor
 
@@ -266,14 +269,14 @@ def backup(
     lines += [f"{file}: not in the backup, as it is no file of recllm" for file in done.unknown_files]
     show(done, lines, json=json)
     if not done.has_key and not json:
-        note("the key is not in it: keep it apart, or nobody of the backup can be found by their id")
+        note("the key is not in it: keep it apart: without it no one in the backup can be found by their id")
 
 
 def restore(
     file: Annotated[Path, typer.Argument(help="A backup.")],
     workspace: WorkspaceDir,
     passphrase_file: PassphraseFile = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of the workspace.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the workspace.")] = False,
     certificate: Annotated[
         list[Path] | None, typer.Option(help="A certificate of an erasure since the backup; may be repeated.")
     ] = None,
@@ -281,7 +284,7 @@ def restore(
     store: Annotated[str | None, typer.Option(help="URL of an empty PostgreSQL schema for the rows.")] = None,
     json: Json = False,
 ) -> None:
-    """Make a workspace of a backup; whoever was erased since is erased again, and later refusals stay in force."""
+    """Make a workspace of a backup; people erased since are erased again, and later refusals stay in force."""
     from recllm.doors.privacy.backup import restore as restore_backup
     from recllm.shop.workspace.audit import command_line_actor
 
@@ -297,12 +300,12 @@ def restore(
     )
     lines = [f"{done.workspace}: as of {done.created_at}; people erased again: {done.erased_again:,}"]
     if done.before is not None:
-        lines.append(f"what was in its place lies in {done.before}, with everybody in it: delete it soon")
+        lines.append(f"what was in its place lies in {done.before}, with all customers in it: delete it soon")
     show(done, lines, json=json)
     if not done.taken_over:
         note(
             "refusals, restrictions and erasures since the backup are not known here: give --certificate for each "
-            "erasure, and load the consent table again before anybody is written to"
+            "erasure, and load the consent table again before anyone is written to"
         )
 
 

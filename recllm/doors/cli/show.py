@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from recllm.base.documents import unknown_name
 from recllm.base.errors import RecllmError, UsageError
-from recllm.base.settings import sections
-from recllm.doors.cli.options import DEFAULT_WORKSPACE, AnyWorkspace, Json, Seed, SetOptions, open_shop, read_settings
-from recllm.doors.cli.output import show, table
+from recllm.base.settings import Settings, sections
+from recllm.doors.cli.options import (
+    DEFAULT_WORKSPACE,
+    AnyWorkspace,
+    ConsentDefault,
+    ConsentFrom,
+    Json,
+    Options,
+    Seed,
+    SetOptions,
+    open_shop,
+    read_settings,
+    show,
+    table,
+)
 
 
 def settings(
@@ -23,7 +35,7 @@ def settings(
     prompts: Annotated[bool, typer.Option("--prompts", help="Instead: the templates in use, with versions.")] = False,
     json: Json = False,
 ) -> None:
-    """Everything that can be set: value, default, range, and what set it: default, advice, file, option, variable."""
+    """All settings: value, default, range and source (default, advice, file, option, variable)."""
     from recllm.market.jobs.setting_rows import setting_rows, setting_text
 
     if prompts:
@@ -65,7 +77,7 @@ def doctor(
     workspace: AnyWorkspace = None,
     json: Json = False,
 ) -> None:
-    """What this installation can do, and what is missing for what: versions, extras, machine, weights, a workspace."""
+    """State of this installation: versions, extras, machine, weights, a workspace."""
     from recllm.market.jobs.doctor import CheckState, check_installation
 
     checks = list(check_installation(workspace))
@@ -77,39 +89,23 @@ def doctor(
 
 
 def start(
+    settings: Annotated[Settings, Options(("currency", "timezone", "locale", "domain", "encoder"), others=False)],
+    *,
     files: Annotated[
         list[Path] | None, typer.Argument(help="Exports of a known shop system: CSV, JSONL, Parquet or .xlsx.")
-    ] = None,
-    workspace: AnyWorkspace = None,
+    ],
+    workspace: AnyWorkspace,
     demo: Annotated[
         bool, typer.Option("--demo", help="The demonstration instead, on the Complete Journey log, in the folder demo.")
     ] = False,
-    consent_default: Annotated[
-        Literal["granted", "denied"] | None, typer.Option(help="What holds for people who said nothing; else denied.")
-    ] = None,
-    consent_from: Annotated[
-        list[str] | None, typer.Option(help="Consent column of the files: also take in agreements; may be repeated.")
-    ] = None,
-    currency: Annotated[str | None, typer.Option(help="ISO code of the prices, e.g. USD.")] = None,
-    timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
-    locale: Annotated[
-        str | None, typer.Option(help="Language of page, texts and these lines, en or zh; else the workspace's, or en.")
-    ] = None,
-    domain: Annotated[
-        str | None,
-        typer.Option(
-            help="What is done with items: shop, media, news, education, or the name of your own words; else shop."
-        ),
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
-    generator: Annotated[
-        str, typer.Option(help="Who writes the ads' opening words: auto, template, smollm2, ...")
-    ] = "auto",
-    seed: Seed = 0,
-    json: Json = False,
+    consent_default: ConsentDefault,
+    consent_from: ConsentFrom,
+    generator: Annotated[str, typer.Option(help="Text generator of ads: auto, template, smollm2, ...")] = "auto",
+    seed: Seed,
+    json: Json,
 ) -> None:
-    """A shop's own exports to a page, in one command: what they are, what was read, people, slates, ad texts, how good
-    it is beside simple systems, what to do next; leaves report.html."""
+    """From a shop's exports to a page, in one command: what was read, customers, recommendations, ad texts, quality
+    compared with simple systems, next steps; leaves report.html."""
     from recllm.doors.start.page import terminal_lines
     from recllm.doors.start.shop import run_start
 
@@ -123,13 +119,9 @@ def start(
         files,
         consent_default=None if consent_default is None else consent_default == "granted",
         consent_from=consent_from or (),
-        currency=currency,
-        timezone=timezone,
-        locale=locale,
-        domain=domain,
-        encoder=encoder,
         generator=generator,
         seed=seed,
+        **settings.explicit(),
     )
     show(record, terminal_lines(record), json=json)
 

@@ -1,7 +1,7 @@
 """The console's app: the pages' routers in one frame, sign-in before them, and the headers of every answer.
 
 app = create_app(shops, settings)
-mount_console(app)                  # the pages at "/", beside the operations under "/v1"
+mount_console(app)                  # the pages at "/"; the operations are under "/v1"
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from recllm.base.errors import RecllmError
 from recllm.base.words.sentences import LANGUAGES, language_of
 from recllm.base.words.words import Words
 from recllm.doors.console import campaigns, data, experiments, home, items, models, people, privacy, settings, sign_in
-from recllm.doors.console.cookies import FORM_COOKIE, LANGUAGE_COOKIE, SHOP_COOKIE, YEAR, read_cookies, set_cookie
 from recllm.doors.console.figures import FigureCache
 from recllm.doors.console.loads import FileLoads, sweep_uploads
+from recllm.doors.console.memory import PendingSignIns, SignInLog, TypedTexts
 from recllm.doors.console.pages import (
     ConsoleSection,
     ConsoleState,
@@ -41,12 +41,21 @@ from recllm.doors.console.pages import (
     static_folder,
     text_of,
 )
-from recllm.doors.console.pending import PendingSignIns
-from recllm.doors.console.session import SignedIn, form_token, identify_browser, new_form_cookie, same_token
+from recllm.doors.console.session import (
+    FORM_COOKIE,
+    LANGUAGE_COOKIE,
+    SHOP_COOKIE,
+    YEAR,
+    SignedIn,
+    form_token,
+    identify_browser,
+    new_form_cookie,
+    read_cookies,
+    same_token,
+    set_cookie,
+)
 from recllm.doors.console.sign_in import connect_providers, go_to_be_confirmed
-from recllm.doors.console.sign_in_log import SignInLog
-from recllm.doors.console.typed import TypedTexts
-from recllm.doors.service.callers import DISK_REFUSALS, STATUS, Service
+from recllm.doors.service.callers import DISK_REFUSALS, STATUS, UNKNOWN, Service
 from recllm.doors.service.capacity import OverloadError, RateLimit
 from recllm.shop.workspace.console_sessions import end_outdated_sessions
 from recllm.shop.workspace.keys import Scope
@@ -67,7 +76,7 @@ SECTIONS: tuple[ConsoleSection, ...] = (
 """The navigation, in its order."""
 
 OPEN_PATHS = ("/sign-in", "/language/", "/static/")
-"""What is answered to whoever has not signed in."""
+"""Paths that need no sign-in."""
 SAFE_METHODS = ("GET", "HEAD")
 WAITING_HEADER = "x-waiting"
 """Of a request that a page sends by itself while it waits, which is no use of a session."""
@@ -87,8 +96,7 @@ HEADERS: Mapping[str, str] = {
 
 
 def content_policy(nonce: str) -> str:
-    """What a page may load and run: this console's own files alone. Of htmx, only elements that carry the nonce act,
-    and nothing but htmx turns text into a page."""
+    """Only the console's own files load and run; of htmx only elements with the nonce act."""
     return (
         f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self'; img-src 'self' data:; "
         "form-action 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
@@ -146,7 +154,7 @@ class ConsoleMiddleware:
                 await answer(scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
-        except ClientDisconnect:  # in the middle of a form: nobody reads what is answered
+        except ClientDisconnect:  # in the middle of a form: no one reads the answer
             if not started:
                 await error_page(visit, HTTPException(400))(scope, receive, send_with_headers)
         except Exception as error:
@@ -169,7 +177,7 @@ class ConsoleMiddleware:
         return Words(name, settings.currency, settings.timezone)
 
     def _refusal(self, visit: Visit) -> Response | None:
-        """An answer to what other sites send, and to whoever has to sign in first."""
+        """An answer to requests of other sites, and to visitors who have to sign in first."""
         request = visit.request
         path = _path(request)
         if request.method not in SAFE_METHODS and not from_here(request):
@@ -181,8 +189,7 @@ class ConsoleMiddleware:
 
 
 class ConsoleMount(Mount):
-    """The console at "/" for every path but the service's: a program that errs in a path or verb there is told so, as
-    JSON, and not led to the sign-in."""
+    """The console at "/" for every path but the service's, where a wrong path or verb gets a JSON error."""
 
     def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
         if scope["type"] == "http" and _path_in(scope).lstrip("/").partition("/")[0] in OPERATION_NAMES:
@@ -191,10 +198,7 @@ class ConsoleMount(Mount):
 
 
 async def genuine(request: Request) -> None:
-    """A dependency of every page: what changes something has to come from a form of this console, in this browser.
-
-    Raises `HTTPException` for anything else.
-    """
+    """Raises `HTTPException` for changes that no form of this console in this browser sent."""
     if request.method in SAFE_METHODS:
         return
     visit: Visit = request.state.visit
@@ -240,7 +244,7 @@ def mount_console(app: FastAPI) -> None:
 def _actor(signed_in: SignedIn | None) -> str:
     """Who it is, for the log of refusals, which names no person: sessions as the log of sign-ins does."""
     if signed_in is None:
-        return "nobody"
+        return UNKNOWN
     if signed_in.key_id is not None:
         return f"key:{signed_in.key_id}"
     return "console:this machine" if signed_in.session is None else f"session:{signed_in.session.session_id[:8]}"
@@ -251,7 +255,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 def error_page(visit: Visit, error: Exception) -> Response:
-    """What went wrong, in words, with what to do; details for whoever runs the service."""
+    """The problem in words with its remedy; details for administrators."""
     details, title, status = "", "error.failed", 500
     if isinstance(error, OverloadError):
         title, status = "error.busy", error.status
@@ -265,7 +269,7 @@ def error_page(visit: Visit, error: Exception) -> Response:
         status = next(int(status) for kind, status in STATUS if isinstance(error, kind))
         is_opening = visit.signed_in is not None and not visit.shop.ready and visit.shop.problem is None
         title = "error.opening" if is_opening else "error.missing" if status == 404 else "error.failed"
-        if status < 500 or visit.may(Scope.ADMIN):  # what stands in the way may name files of this machine
+        if status < 500 or visit.may(Scope.ADMIN):  # the message may name files of this machine
             details = visit.problem_text(error)
         if status >= 500:
             logger.warning("refused: %s", error, extra={"request_id": visit.request_id})

@@ -14,8 +14,7 @@ from recllm.market.audiences.reasons import AudienceTrait
 
 
 def count_cell(visit: Visit, n: int | None, *, is_estimate: bool = False) -> TableCell:
-    """A number of people; below the floor the page says so, and the cell of the file is empty. None is no figure: few
-    people, or no budget; of an estimate, few people."""
+    """A number of people; the page names the floor where it is below. None: no figure, or no budget."""
     floor = visit.figures.floor
     if n is None and not is_estimate:
         return TableCell(value=None, text=visit.say("items.untold", floor=floor))
@@ -39,8 +38,7 @@ def excluded_table(
 
 
 def traits_table(visit: Visit, traits: Sequence[AudienceTrait | Mapping[str, Any]]) -> ConsoleTable | None:
-    """What a group has more of than others; None where nothing may be named. traits: `AudienceTrait`s, or as mappings
-    in a campaign's plan."""
+    """What a group has more of than others; None where nothing may be named."""
     fields = [trait if isinstance(trait, Mapping) else asdict(trait) for trait in traits]
     rows = [
         (

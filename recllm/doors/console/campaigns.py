@@ -50,11 +50,13 @@ from recllm.doors.console.campaign_fields import (
 from recllm.doors.console.pages import (
     ConsoleSection,
     FormRefusal,
+    PageRoute,
     TheForm,
     TheVisit,
     Visit,
     WordedError,
     file_of,
+    slow,
     text_of,
     texts_of,
 )
@@ -93,7 +95,7 @@ from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(prefix="/campaigns")
+router = APIRouter(prefix="/campaigns", route_class=PageRoute)
 SECTION = ConsoleSection("campaigns", "/campaigns", router)
 
 PAGE_TEXTS = 12
@@ -106,7 +108,7 @@ MAX_FILE_BYTES = 200_000
 MAX_IDS_BYTES = 20_000_000
 SHOWN_ITEMS = 20
 DECIDER = "decider"
-"""The last typed name of the person who decides, where sign-in is not needed; see `recllm.doors.console.typed`."""
+"""The last typed name of the person who decides, where sign-in is not needed; see `recllm.doors.console.memory`."""
 DECISIONS: Mapping[str, str] = {"approve": "text_approved", "reject": "text_rejected", "edit": "text_edited"}
 """Decision about texts -> its notice."""
 OPENING = "everybody"
@@ -117,9 +119,9 @@ OPENING = "everybody"
 
 
 @router.get("")
-async def index(visit: TheVisit) -> Response:
+def index(visit: TheVisit) -> Response:
     """All campaigns with their stage."""
-    listed = await visit.run(lambda: list_campaigns(visit.workspace))
+    listed = list_campaigns(visit.workspace)
     order = {CampaignStage.PLANNED: 0, CampaignStage.DRAFT: 1, CampaignStage.EXPORTED: 2}
     listed.sort(key=lambda line: (order[line.stage], line.campaign_id))
     rows = [campaign_row(visit, line) for line in listed]
@@ -144,12 +146,12 @@ def campaign_row(visit: Visit, line: CampaignSummary) -> TableRow:
 
 
 @router.get("/new")
-async def new_page(visit: TheVisit) -> Response:
-    return await _new_page(visit, {})
+def new_page(visit: TheVisit) -> Response:
+    return _new_page(visit, {})
 
 
-async def _new_page(visit: Visit, typed: Mapping[str, str], *, problem: str = "", status: int = 200) -> Response:
-    values = await visit.run(lambda: {"categories": categories(visit), "senders": last_sender(visit)})
+def _new_page(visit: Visit, typed: Mapping[str, str], *, problem: str = "", status: int = 200) -> Response:
+    values = {"categories": categories(visit), "senders": last_sender(visit)}
     values |= {"typed": typed, "problem": problem, "fields": FIELDS}
     return visit.page("campaign_new.html.j2", section="campaigns", status=status, **values)
 
@@ -166,10 +168,10 @@ NEW_FIELDS = (
 
 
 @router.post("")
-async def create(visit: TheVisit, form: TheForm) -> Response:
+def create(visit: TheVisit, form: TheForm) -> Response:
     """Keep a new campaign as a draft, from the form or from a campaign's file."""
     visit.require(Scope.MARKETING)
-    typed, content = _typed_of_new(form), await file_of(form, "file", MAX_FILE_BYTES)
+    typed, content = _typed_of_new(form), file_of(form, "file", MAX_FILE_BYTES)
 
     def write() -> str:
         if len(content) > MAX_FILE_BYTES:
@@ -177,9 +179,9 @@ async def create(visit: TheVisit, form: TheForm) -> Response:
         fields = fields_of_file(content) if content else _fields_of_new(visit, typed)
         return create_campaign(visit.workspace, fields, by=_name(visit), at=datetime.now(UTC))
 
-    done = await visit.attempt(write)
+    done = visit.attempt(write)
     if isinstance(done, FormRefusal):
-        return await _new_page(visit, typed, problem=problem_text(visit, done.error), status=done.status)
+        return _new_page(visit, typed, problem=problem_text(visit, done.error), status=done.status)
     return visit.back(f"/campaigns/campaign/{quote(done)}?step=who", "campaign_saved")
 
 
@@ -208,8 +210,7 @@ def free_id(visit: Visit, goal: str) -> str:
 
 
 def categories(visit: Visit) -> list[str]:
-    """Categories with items on offer, the largest first, as a campaign's file names them; none while the shop is being
-    opened."""
+    """Categories with items on offer, the largest first; none while the shop is being opened."""
     try:
         dataset = visit.shop.recommender().dataset
     except StoreError:
@@ -266,7 +267,7 @@ class PageState:
 
 
 @router.get("/campaign/{campaign_id}")
-async def campaign_page(
+def campaign_page(
     visit: TheVisit,
     campaign_id: str,
     step: Annotated[str, Query(max_length=20)] = "",
@@ -281,13 +282,13 @@ async def campaign_page(
             latest = background.job(visit.shop.name, job)
         except UnknownIdError:
             latest = None
-    return await _page(visit, campaign_id, PageState(step=step, job=latest, page=page))
+    return _page(visit, campaign_id, PageState(step=step, job=latest, page=page))
 
 
-async def _page(visit: Visit, campaign_id: str, state: PageState, *, status: int = 200) -> Response:
+def _page(visit: Visit, campaign_id: str, state: PageState, *, status: int = 200) -> Response:
     job = state.job or visit.state.service.background.open_job(visit.shop.name, campaign_id)
     state = replace(state, job=job)
-    values = await visit.run(lambda: campaign_values(visit, campaign_id, state))
+    values = campaign_values(visit, campaign_id, state)
     values |= {"fields": FIELDS, "state": state, "decider": _typed_name(visit)}
     return visit.page("campaign.html.j2", status=status, section="campaigns", **values)
 
@@ -425,17 +426,8 @@ def overlaps(visit: Visit, campaign: OpenCampaign) -> list[tuple[str, int]]:
     return [(name, n) for name, n in sizes.people.items() if n is not None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingWork:
-    """Campaigns and texts that wait for a person, for Home."""
-
-    campaigns: int
-    """Planned and not exported yet."""
-    texts: int
-    """Texts of these without a decision."""
-
-
-def waiting_work(workspace: Workspace) -> WaitingWork:
+def waiting_work(workspace: Workspace) -> dict[str, int]:
+    """Campaigns that were planned and not exported, and their texts without a decision."""
     n_campaigns = n_texts = 0
     for path in (workspace.root / "campaigns").glob("*/plan.json"):
         folder = CampaignFolder.at(path.parent)
@@ -448,14 +440,14 @@ def waiting_work(workspace: Workspace) -> WaitingWork:
         except RecllmError:  # its own page says what is damaged
             continue
         n_texts += sum(action in (TextStatus.DRAFT, TextStatus.EDITED) for action in actions.values())
-    return WaitingWork(campaigns=n_campaigns, texts=n_texts)
+    return {"campaigns": n_campaigns, "texts": n_texts}
 
 
 # --- steps are saved -------------------------------------------------------------------------------------------------
 
 
 @router.post("/campaign/{campaign_id}/save/{step}")
-async def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -> Response:
+def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignStep) -> Response:
     """Keep a step's form. A plan that was made has to be made again."""
     visit.require(Scope.MARKETING)
     typed, workspace = typed_texts(form, step), visit.workspace
@@ -469,9 +461,9 @@ async def save(visit: TheVisit, form: TheForm, campaign_id: str, step: CampaignS
             workspace, campaign_id, changed, revision=text_of(form, "revision"), by=_name(visit), at=datetime.now(UTC)
         )
 
-    done = await visit.attempt(write)
+    done = visit.attempt(write)
     if isinstance(done, FormRefusal):
-        return await _failed(visit, campaign_id, done, PageState(step=step.value, typed=typed))
+        return _failed(visit, campaign_id, done, PageState(step=step.value, typed=typed))
     steps = list(CampaignStep)
     after = steps[min(steps.index(step) + 1, len(steps) - 1)]
     return visit.back(f"/campaigns/campaign/{quote(campaign_id)}?step={after.value}", "campaign_saved")
@@ -482,15 +474,15 @@ def _file_bytes(visit: Visit, campaign_id: str) -> bytes:
     return file_path(visit.workspace, campaign_id).read_bytes()
 
 
-async def _failed(visit: Visit, campaign_id: str, refusal: FormRefusal, state: PageState) -> Response:
+def _failed(visit: Visit, campaign_id: str, refusal: FormRefusal, state: PageState) -> Response:
     """The page again with what was typed and why it was refused."""
     problem = "" if refusal.is_conflict else problem_text(visit, refusal.error)
     state = replace(state, problem=problem, conflict=refusal.is_conflict)
-    return await _page(visit, campaign_id, state, status=refusal.status)
+    return _page(visit, campaign_id, state, status=refusal.status)
 
 
 def problem_text(visit: Visit, error: RecllmError) -> str:
-    """What stands in the way, in the visitor's language where it is a field."""
+    """The problem, in the visitor's language where it is a field."""
     if isinstance(error, WrongFieldError):
         label = visit.say(f"campaigns.field.{error.path.replace('.', '_')}")
         return visit.say(f"campaigns.wrong.{error.kind.value}", field=label)
@@ -522,30 +514,32 @@ class AudienceCount:
 
 
 @router.post("/campaign/{campaign_id}/count")
-async def count(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+@slow
+def count(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """How many people the fields could reach, as they are typed; nothing is written."""
     visit.require(Scope.MARKETING)
     typed = typed_texts(form, CampaignStep.WHO)
-    audience = await visit.state.service.marketing.run(lambda: audience_count(visit, campaign_id, typed))
+    audience = audience_count(visit, campaign_id, typed)
     if visit.is_part:
         values: dict[str, Any] = count_values(visit, audience) | {"swap_beside": False}
         return visit.page("campaign_count.html.j2", campaign_id=campaign_id, **values)
-    return await _page(visit, campaign_id, PageState(step="who", typed=typed, count=audience))
+    return _page(visit, campaign_id, PageState(step="who", typed=typed, count=audience))
 
 
 @router.post("/campaign/{campaign_id}/rule")
-async def change_rule(
+@slow
+def change_rule(
     visit: TheVisit, form: TheForm, campaign_id: str, act: Annotated[str, Query(max_length=60)] = ""
 ) -> Response:
     """The form with a condition or a group more or less; nothing is written."""
     visit.require(Scope.MARKETING)
     typed, group = typed_texts(form, CampaignStep.WHO), act.partition(":")[2]
     typed["target.people"] = changed_rule(typed["target.people"], act, text_of(form, f"add:{group}"))
-    audience = await visit.state.service.marketing.run(lambda: audience_count(visit, campaign_id, typed))
+    audience = audience_count(visit, campaign_id, typed)
     state = PageState(step="who", typed=typed, count=audience)
     if not visit.is_part:
-        return await _page(visit, campaign_id, state)
-    values = await visit.run(lambda: campaign_values(visit, campaign_id, state))
+        return _page(visit, campaign_id, state)
+    values = campaign_values(visit, campaign_id, state)
     values |= count_values(visit, audience) | {"swap_beside": True}
     return visit.page("campaign_rule_changed.html.j2", state=state, **values)
 
@@ -626,23 +620,23 @@ def audience_count(visit: Visit, campaign_id: str, typed: Mapping[str, str]) -> 
 
 
 @router.post("/campaign/{campaign_id}/plan")
-async def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+def plan(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Choose the people and write the texts, in the background."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
 
     def ordered() -> Job:
-        how: dict[str, Any] = {"revision": text_of(form, "revision"), "replace": text_of(form, "anew") == "yes"}
+        how: dict[str, Any] = {"revision": text_of(form, "revision"), "replace": text_of(form, "again") == "yes"}
         return order_plan(visit.state.service, visit.shop, campaign_id, by=_name(visit), **how)
 
-    job = await visit.attempt(ordered)
+    job = visit.attempt(ordered)
     if isinstance(job, FormRefusal):
-        return await _failed(visit, campaign_id, job, PageState())
+        return _failed(visit, campaign_id, job, PageState())
     return visit.back(f"/campaigns/campaign/{quote(campaign_id)}?job={job.job_id}")
 
 
 @router.get("/campaign/{campaign_id}/plan/{job_id}")
-async def plan_state(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
+def plan_state(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
     """How far a plan is."""
     job = visit.state.service.background.job(visit.shop.name, job_id)
     if not visit.is_part:
@@ -651,7 +645,7 @@ async def plan_state(visit: TheVisit, campaign_id: str, job_id: str) -> Response
 
 
 @router.post("/campaign/{campaign_id}/plan/{job_id}/cancel")
-async def cancel_plan(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
+def cancel_plan(visit: TheVisit, campaign_id: str, job_id: str) -> Response:
     """End a plan before its next step; nothing of it is kept."""
     visit.require(Scope.MARKETING)
     background = visit.state.service.background
@@ -678,43 +672,22 @@ class WordingVerdict:
         return "bad" if self.failures else "warn" if self.warnings else "good"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextCard:
-    """One text as the page shows it."""
-
-    text: CampaignText
-    state: Decision
-    verdict: WordingVerdict
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextGroup:
-    """The variants of one text."""
-
-    title: str
-    kind: str
-    channel: str
-    locale: str
-    people: int
-    cards: Sequence[TextCard]
-
-
-def text_groups(campaign: OpenCampaign, states: Mapping[str, Decision]) -> list[TextGroup]:
+def text_groups(campaign: OpenCampaign, states: Mapping[str, Decision]) -> list[dict[str, Any]]:
     """Texts by item, reason, channel and language; those that wait for a decision first, then the widest read."""
-    grouped: dict[tuple[str, str, str, str, bool], list[TextCard]] = {}
+    grouped: dict[tuple[str, str, str, str, bool], list[dict[str, Any]]] = {}
     for text in campaign.plan.texts:
         state = states[text.id]
         verdict = verdict_of(campaign, text, state.text, state.failures, state.warnings)
         key = (text.item_id, text.kind, text.channel, text.locale, text.modelled)
-        grouped.setdefault(key, []).append(TextCard(text=text, state=state, verdict=verdict))
+        grouped.setdefault(key, []).append({"text": text, "state": state, "verdict": verdict})
     groups = []
     for (item_id, kind, channel, locale, _), cards in grouped.items():
-        item = campaign.catalogue.items.get(item_id)
-        title = item.title if item else cards[0].text.facts.title
-        people = sum(card.text.people for card in cards)
-        groups.append(TextGroup(title=title, kind=kind, channel=channel, locale=locale, people=people, cards=cards))
+        item, people = campaign.catalogue.items.get(item_id), sum(card["text"].people for card in cards)
+        title = item.title if item else cards[0]["text"].facts.title
+        named = {"title": title, "kind": kind, "channel": channel, "locale": locale}
+        groups.append(named | {"people": people, "cards": cards})
     decided = (TextStatus.APPROVED, TextStatus.REJECTED)
-    return sorted(groups, key=lambda g: (all(c.state.action in decided for c in g.cards), -g.people))
+    return sorted(groups, key=lambda g: (all(c["state"].action in decided for c in g["cards"]), -g["people"]))
 
 
 def verdict_of(
@@ -729,45 +702,41 @@ def verdict_of(
 
 
 def marked(words: str, marks: Sequence[tuple[str, str]]) -> Markup:
-    """Words as text, with each span that occurs in them, in whatever case, marked by its tone; of overlapping spans the
-    longest, of the same span the first tone counts."""
+    """Escaped words with each span marked by its tone; the longest of overlapping spans counts."""
     tones = {span.casefold(): tone for span, tone in reversed(marks) if span.strip()}
     if not tones:
         return escape(words)
     spans = sorted(tones, key=len, reverse=True)
     parts = re.split("(" + "|".join(map(re.escape, spans)) + ")", words, flags=re.IGNORECASE)
     return Markup("").join(
-        Markup('<mark class="{}">{}</mark>').format(tones[part.casefold()], part)
-        if part.casefold() in tones
-        else escape(part)
-        for part in parts
+        Markup('<mark class="{}">{}</mark>').format(tones[piece.casefold()], piece)
+        if piece.casefold() in tones
+        else escape(piece)
+        for piece in parts
     )
 
 
 @router.post("/campaign/{campaign_id}/check/{text_id}")
-async def check(visit: TheVisit, form: TheForm, campaign_id: str, text_id: str) -> Response:
+def check(visit: TheVisit, form: TheForm, campaign_id: str, text_id: str) -> Response:
     """What the checks say of a wording; nothing is written."""
     visit.require(Scope.MARKETING)
     wording = text_of(form, "text", 5_000).replace("\r\n", "\n")
 
-    def checked() -> tuple[CampaignText, WordingVerdict]:
-        campaign = open_by_id(visit.workspace, campaign_id, recheck=False)
-        text = next((text for text in campaign.plan.texts if text.id == text_id), None)
-        if text is None or text.item_id not in campaign.catalogue.items:
-            raise UnknownIdError("there is no such text, or its item is gone")
-        request = copy_request(campaign.file, campaign.catalogue, text, campaign.moment)
-        failures, warnings = check_notes(wording, request, campaign.file, text.generator)
-        return text, verdict_of(campaign, text, wording, failures, warnings)
-
-    text, verdict = await visit.run(checked)
+    campaign = open_by_id(visit.workspace, campaign_id, recheck=False)
+    text = next((text for text in campaign.plan.texts if text.id == text_id), None)
+    if text is None or text.item_id not in campaign.catalogue.items:
+        raise UnknownIdError("there is no such text, or its item is gone")
+    request = copy_request(campaign.file, campaign.catalogue, text, campaign.moment)
+    failures, warnings = check_notes(wording, request, campaign.file, text.generator)
+    text, verdict = (text, verdict_of(campaign, text, wording, failures, warnings))
     if visit.is_part:
         return visit.page("campaign_verdict.html.j2", verdict=verdict, channel=text.channel, text_id=text_id)
     state = PageState(step="words", text_id=text_id, wording=wording, verdict=verdict, page=_page_number(form))
-    return await _page(visit, campaign_id, state)
+    return _page(visit, campaign_id, state)
 
 
 @router.post("/campaign/{campaign_id}/decide")
-async def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Approve, edit or reject texts, by the name of the person who decides."""
     visit.require(Scope.MARKETING)
     act, wording, page = text_of(form, "act"), text_of(form, "text", 5_000).replace("\r\n", "\n"), _page_number(form)
@@ -789,11 +758,11 @@ async def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         else:
             reject_texts(campaign, text_ids, why=text_of(form, "why"), **common)
 
-    done = await visit.attempt(write)
+    done = visit.attempt(write)
     if isinstance(done, FormRefusal):
         edited = text_ids[0] if act == "edit" and text_ids else ""
         state = PageState(step="words", page=page, text_id=edited, wording=wording if edited else "")
-        answer = await _failed(visit, campaign_id, done, state)
+        answer = _failed(visit, campaign_id, done, state)
     else:
         where = f"/campaigns/campaign/{quote(campaign_id)}?step=words" + (f"&page={page}" if page > 1 else "")
         answer = visit.back(where, DECISIONS[act])
@@ -802,7 +771,7 @@ async def decide(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
 
 
 @router.post("/name")
-async def remember_name(visit: TheVisit, form: TheForm, campaign: Annotated[str, Query(max_length=64)]) -> Response:
+def remember_name(visit: TheVisit, form: TheForm, campaign: Annotated[str, Query(max_length=64)]) -> Response:
     """Remember the name of the person who decides in this browser, where sign-in is not needed."""
     _remember_name(visit, text_of(form, "by", 80).strip())
     return visit.back(f"/campaigns/campaign/{quote(campaign)}?step=words")
@@ -821,7 +790,7 @@ def _name(visit: Visit, form: FormData | None = None) -> str:
 
 
 def _typed_name(visit: Visit) -> str | None:
-    """What stands in the field of the name; None where the key says it."""
+    """The text of the name's field; None where the key has the name."""
     if visit.signed_in and visit.signed_in.name:
         return None
     return visit.state.typed.recall(visit.form_token, DECIDER)
@@ -836,44 +805,45 @@ def _remember_name(visit: Visit, by: str) -> None:
 
 
 @router.get("/campaign/{campaign_id}/export")
-async def export_page(visit: TheVisit, campaign_id: str) -> Response:
+def export_page(visit: TheVisit, campaign_id: str) -> Response:
     """What an export would do now."""
-    return await _export_page(visit, campaign_id)
+    return _export_page(visit, campaign_id)
 
 
-async def _export_page(visit: Visit, campaign_id: str, refusal: FormRefusal | None = None) -> Response:
+def _export_page(visit: Visit, campaign_id: str, refusal: FormRefusal | None = None) -> Response:
     from recllm.market.campaigns.export import export_forecast
 
-    def values() -> dict[str, Any]:
-        campaign = open_by_id(visit.workspace, campaign_id)
-        cost, forecast = campaign.file.limits.cost, export_forecast(campaign)
-        return {
-            "campaign_id": campaign_id,
-            "goal": campaign.file.goal,
-            "forecast": forecast,
-            "dropped": excluded_table(visit, left_out(forecast.dropped)) if forecast.dropped else None,
-            "window": campaign.window,
-            "cost": None if cost is None else cost * forecast.reached,
-            "revision": campaign.revision,
-            "was_exported": campaign.folder.exports.exists(),
-            "share": campaign.plan.holdout,
-            "floor": visit.figures.floor,
-            "conflict": refusal is not None and refusal.is_conflict,
-            "problem": "" if refusal is None else problem_text(visit, refusal.error),
-        }
-
     status = 200 if refusal is None else refusal.status
-    return visit.page("campaign_export.html.j2", status=status, section="campaigns", **await visit.run(values))
+    campaign = open_by_id(visit.workspace, campaign_id)
+    cost, forecast = campaign.file.limits.cost, export_forecast(campaign)
+    return visit.page(
+        "campaign_export.html.j2",
+        status=status,
+        section="campaigns",
+        campaign_id=campaign_id,
+        goal=campaign.file.goal,
+        forecast=forecast,
+        dropped=excluded_table(visit, left_out(forecast.dropped)) if forecast.dropped else None,
+        window=campaign.window,
+        cost=None if cost is None else cost * forecast.reached,
+        revision=campaign.revision,
+        was_exported=campaign.folder.exports.exists(),
+        share=campaign.plan.holdout,
+        floor=visit.figures.floor,
+        conflict=refusal is not None and refusal.is_conflict,
+        problem="" if refusal is None else problem_text(visit, refusal.error),
+    )
 
 
 @router.post("/campaign/{campaign_id}/export")
-async def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
+@slow
+def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
     """Write the lists of one campaign and hand them over as one archive; logged as sent. Nothing of it stays here."""
     visit.require(Scope.MARKETING)
     visit.require(Scope.PEOPLE)
     from recllm.market.campaigns.export import export_campaign
 
-    content = await file_of(form, "ids", MAX_IDS_BYTES)
+    content = file_of(form, "ids", MAX_IDS_BYTES)
 
     def written() -> bytes:
         campaign, ids, archive = open_by_id(visit.workspace, campaign_id), _shops_ids(visit, content), io.BytesIO()
@@ -887,9 +857,9 @@ async def export(visit: TheVisit, form: TheForm, campaign_id: str) -> Response:
         visit.remember("export_campaign", subject=None, file=campaign_id, **counts)
         return archive.getvalue()
 
-    archive = await visit.attempt(written, visit.state.service.marketing)
+    archive = visit.attempt(written)
     if isinstance(archive, FormRefusal):
-        return await _export_page(visit, campaign_id, archive)
+        return _export_page(visit, campaign_id, archive)
     name = f"{safe_id(campaign_id, 'a campaign')}.zip"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
     return Response(archive, media_type="application/zip", headers=headers)
@@ -980,19 +950,15 @@ def rates_chart(visit: Visit, outcome: CampaignOutcome) -> Mapping[str, Any] | N
 
 
 @router.post("/campaign/{campaign_id}/clone")
-async def clone(visit: TheVisit, campaign_id: str) -> Response:
+def clone(visit: TheVisit, campaign_id: str) -> Response:
     """A new draft with the same fields, but for the times, which would be past."""
     visit.require(Scope.MARKETING)
-
-    def write() -> str:
-        fields = fields_of_file(_file_bytes(visit, campaign_id))
-        fields.pop("send", None)
-        if isinstance(fields.get("offer"), dict):
-            fields["offer"] = {name: value for name, value in fields["offer"].items() if name not in ("start", "end")}
-        fields["id"] = free_id(visit, re.sub(r"-\d+$", "", campaign_id))
-        return create_campaign(visit.workspace, fields, by=_name(visit), at=datetime.now(UTC))
-
-    new_id = await visit.run(write)
+    fields = fields_of_file(_file_bytes(visit, campaign_id))
+    fields.pop("send", None)
+    if isinstance(fields.get("offer"), dict):
+        fields["offer"] = {name: value for name, value in fields["offer"].items() if name not in ("start", "end")}
+    fields["id"] = free_id(visit, re.sub(r"-\d+$", "", campaign_id))
+    new_id = create_campaign(visit.workspace, fields, by=_name(visit), at=datetime.now(UTC))
     return visit.back(f"/campaigns/campaign/{quote(new_id)}", "campaign_cloned")
 
 

@@ -8,7 +8,6 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +30,7 @@ from recllm.doors.console.loads import (
 from recllm.doors.console.pages import (
     ConsoleSection,
     FormRefusal,
+    PageRoute,
     TheForm,
     TheVisit,
     Visit,
@@ -46,16 +46,16 @@ from recllm.shop.ingest.preview import FilePreview, basic_columns, preview_file,
 from recllm.shop.ingest.sources import nearest_kinds, recognise_file
 from recllm.shop.workspace.keys import Scope
 
-router = APIRouter(prefix="/data")
+router = APIRouter(prefix="/data", route_class=PageRoute)
 SECTION = ConsoleSection("data", "/data", router)
 
 UPLOAD_PATH = "/data/upload"
 LOADS = 25
 QUARANTINE_ROWS = 50
 TELLING_COLUMNS = 8
-"""So many are named by which an export was told."""
+"""Columns that are named as the proof of an export's kind."""
 MISSING_COLUMNS = 5
-"""So many are named of what a file lacks to be of a kind."""
+"""Missing columns of a kind that are named."""
 SHOWN_CHARACTERS = 120
 """Of a field of a row that was set aside; the file has all of it."""
 PROGRAM_SOURCES = ("served", "service", "console", "feedback")
@@ -63,32 +63,24 @@ PROGRAM_SOURCES = ("served", "service", "console", "feedback")
 RARE_FIELDS = frozenset(
     {"order", "event_id", "currency", "value", "request_id", "position", "model_version", "attributes"}
 )
-"""Fields that few files have; they stand behind the others."""
+"""Fields that few files have; they come last."""
 QUARANTINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuarantineFile:
-    """The rows that one load set aside."""
-
-    name: str
-    table: str
-    at: datetime
-
-
 @router.get("")
-async def index(visit: TheVisit) -> Response:
+def index(visit: TheVisit) -> Response:
     """What the shop has, the latest loads, what was set aside, and the form for a file."""
-
-    def counted() -> dict[str, Any]:
-        with visit.workspace.store().read() as reader:
-            counts = reader.counts()
-            loads = reader.loads(LOADS, without_sources=PROGRAM_SOURCES).to_dicts()
-        return {"counts": counts, "loads": loads_table(visit, loads), "quarantine": quarantine_files(visit)}
-
-    values = await visit.run(counted)
-    running = visit.state.loads.running(visit.shop.name)
-    return visit.page("data.html.j2", section="data", running=running, **values)
+    with visit.workspace.store().read() as reader:
+        counts = reader.counts()
+        loads = reader.loads(LOADS, without_sources=PROGRAM_SOURCES).to_dicts()
+    return visit.page(
+        "data.html.j2",
+        section="data",
+        counts=counts,
+        loads=loads_table(visit, loads),
+        quarantine=quarantine_files(visit),
+        running=visit.state.loads.running(visit.shop.name),
+    )
 
 
 def loads_table(visit: Visit, loads: Sequence[Mapping[str, Any]]) -> ConsoleTable | None:
@@ -108,38 +100,40 @@ def loads_table(visit: Visit, loads: Sequence[Mapping[str, Any]]) -> ConsoleTabl
     return visit.table("loads", [row(load) for load in loads], all_rows=all_rows) if loads else None
 
 
-def quarantine_files(visit: Visit) -> list[QuarantineFile]:
-    """Newest first."""
+def quarantine_files(visit: Visit) -> list[dict[str, Any]]:
+    """Lists of refused rows by name, with table and time of their load, newest first."""
     files = []
     for path in visit.workspace.quarantine_dir.glob("*.jsonl"):
         table, _, tail = path.stem.partition("-")
         if table in set(Table):
             at = datetime.strptime(tail[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-            files.append(QuarantineFile(name=path.stem, table=table, at=at))
-    return sorted(files, key=lambda file: file.at, reverse=True)
+            files.append({"name": path.stem, "table": table, "at": at})
+    return sorted(files, key=lambda file: file["at"], reverse=True)
 
 
 # --- what was set aside ----------------------------------------------------------------------------------------------
 
 
 @router.get("/quarantine/{name}")
-async def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
+def quarantine_page(visit: TheVisit, name: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
     """The rows of one load that were set aside, each with its reason."""
     visit.require(Scope.EVENTS)
-
-    def read() -> dict[str, Any]:
-        path = _quarantine_path(visit, name)
-        codes = Counter(row["code"] for row in _quarantine_rows(path))
-        table = quarantine_table(visit, name, path, (page - 1) * QUARANTINE_ROWS)
-        return {"codes": codes.most_common(), "table": table, "n_pages": -(-codes.total() // QUARANTINE_ROWS)}
-
-    values = await visit.run(read)
-    return visit.page("quarantine.html.j2", section="data", name=name, page=page, **values)
+    path = _quarantine_path(visit, name)
+    codes = Counter(row["code"] for row in _quarantine_rows(path))
+    table = quarantine_table(visit, name, path, (page - 1) * QUARANTINE_ROWS)
+    return visit.page(
+        "quarantine.html.j2",
+        section="data",
+        name=name,
+        page=page,
+        codes=codes.most_common(),
+        table=table,
+        n_pages=-(-codes.total() // QUARANTINE_ROWS),
+    )
 
 
 def quarantine_table(visit: Visit, name: str, path: Path, start: int) -> ConsoleTable:
-    """`QUARANTINE_ROWS` rows from `start` on, each with its line, its reason and a column for each of its fields; the
-    file has all rows, to be corrected and loaded again. A row whose cells do not fit the columns is one field."""
+    """Refused rows from `start` on with their reason and fields; the file has all rows, to be corrected and loaded."""
     fields = list(dict.fromkeys(field for row in _quarantine_rows(path) for field in row_fields(row)))
 
     def cells(row: Mapping[str, Any]) -> TableRow:
@@ -196,34 +190,33 @@ def _quarantine_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @router.post("/upload")
-async def upload(visit: TheVisit, form: TheForm) -> Response:
+def upload(visit: TheVisit, form: TheForm) -> Response:
     """Take a file; the next page shows what it was taken for."""
     visit.require(Scope.EVENTS)
     file = form.get("file")
     if not isinstance(file, UploadFile) or not file.filename:
         raise WordedError(visit.say("data.no_file"))
     name = file.filename
-    uploaded = await visit.run(lambda: receive_upload(visit.workspace, file.file, name))
+    uploaded = receive_upload(visit.workspace, file.file, name)
     table = text_of(form, "table")
     query = f"?table={table}" if table in set(Table) else ""
     return visit.back(f"{UPLOAD_PATH}/{uploaded.upload_id}{query}")
 
 
 @router.get("/upload/{upload_id}")
-async def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
-    """What a file is: an export of a known system with the tables that it gives, or, where it is none or somebody chose
-    a table, which column fills which field; with the first rows."""
+def columns_page(visit: TheVisit, upload_id: str, table: str = "") -> Response:
+    """An export of a known system with its tables; else the columns that fill the fields. With the first rows."""
     visit.require(Scope.EVENTS)
     if table not in set(Table):
-        export = await visit.run(lambda: export_values(visit, upload_id))
+        export = export_values(visit, upload_id)
         if export is not None:
             return visit.page("export.html.j2", section="data", problem=None, **export)
-    values = await visit.run(lambda: upload_values(visit, upload_id, table, {}))
+    values = upload_values(visit, upload_id, table, {})
     return visit.page("upload.html.j2", section="data", problem=None, **values)
 
 
 @router.post("/upload/{upload_id}/load")
-async def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
+def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
     """Check a file, or load it, with the columns that were chosen."""
     visit.require(Scope.EVENTS)
     table = Table(text_of(form, "table")) if text_of(form, "table") in set(Table) else Table.EVENTS
@@ -234,18 +227,17 @@ async def load(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
         maps = [(table, map_of(form, table, preview.columns))]
         return start_load(visit, form, file, preview, maps, IngestOptions(**written_as(form)))
 
-    job = await visit.attempt(start)
+    job = visit.attempt(start)
     if isinstance(job, FormRefusal):
         problem, selected = job.problem, dict(_selected(form))
-        values = await visit.run(lambda: upload_values(visit, upload_id, table.value, selected))
+        values = upload_values(visit, upload_id, table.value, selected)
         return visit.page("upload.html.j2", status=422, section="data", problem=problem, **values)
     return visit.back(f"/data/load/{job.load_id}")
 
 
 @router.post("/upload/{upload_id}/export")
-async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
-    """Check an export that was recognised, or load it into each table that it gives; consent only out of the columns
-    that were chosen."""
+def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Response:
+    """Check or load an export of a known kind; consent only out of the chosen columns."""
     visit.require(Scope.EVENTS)
     consent_from, tz = tuple(texts_of(form, "consent")), text_of(form, "tz").strip()
 
@@ -257,9 +249,9 @@ async def load_as_export(visit: TheVisit, form: TheForm, upload_id: str) -> Resp
         maps = export_maps(recognised.source, consent_from)
         return start_load(visit, form, file, preview, maps, options, is_export=True)
 
-    job = await visit.attempt(start)
+    job = visit.attempt(start)
     if isinstance(job, FormRefusal):
-        problem, values = job.problem, await visit.run(lambda: export_values(visit, upload_id, consent_from, tz))
+        problem, values = job.problem, export_values(visit, upload_id, consent_from, tz)
         if values is None:
             return visit.back(f"{UPLOAD_PATH}/{upload_id}")
         return visit.page("export.html.j2", status=422, section="data", problem=problem, **values)
@@ -301,15 +293,15 @@ def start_load(
 
 
 @router.post("/upload/{upload_id}/discard")
-async def discard(visit: TheVisit, upload_id: str) -> Response:
+def discard(visit: TheVisit, upload_id: str) -> Response:
     """Throw an upload away."""
     visit.require(Scope.EVENTS)
-    await visit.run(lambda: remove_upload(visit.workspace, upload_id))
+    remove_upload(visit.workspace, upload_id)
     return visit.back("/data", "discarded")
 
 
 @router.get("/load/{load_id}")
-async def load_page(visit: TheVisit, load_id: str) -> Response:
+def load_page(visit: TheVisit, load_id: str) -> Response:
     """How far a load is, and its account."""
     job = visit.state.loads.find(visit.shop.name, load_id)
     template = "load_state.html.j2" if visit.is_part else "load.html.j2"
@@ -317,7 +309,7 @@ async def load_page(visit: TheVisit, load_id: str) -> Response:
 
 
 @router.post("/load/{load_id}/cancel")
-async def cancel(visit: TheVisit, load_id: str) -> Response:
+def cancel(visit: TheVisit, load_id: str) -> Response:
     """End a load at its next block of rows; nothing of it is kept."""
     visit.require(Scope.EVENTS)
     job = visit.state.loads.find(visit.shop.name, load_id)
@@ -329,8 +321,7 @@ async def cancel(visit: TheVisit, load_id: str) -> Response:
 def export_values(
     visit: Visit, upload_id: str, consent_from: Sequence[str] = (), tz: str = ""
 ) -> dict[str, Any] | None:
-    """What the page of an export shows; None for a file of no known kind, or that cannot be read. consent_from, tz: as
-    they were chosen."""
+    """What the page of an export shows; None for a file of no known kind."""
     file = find_upload(visit.workspace, upload_id)
     try:
         recognised = recognise_file(file.path, IngestOptions())
@@ -341,7 +332,7 @@ def export_values(
     source, language = recognised.source, visit.language
     return {
         "upload": file,
-        "told": source.words(language),
+        "kind": source.words(language),
         "alternatives": [kind.words(language).title for kind in recognised.alternatives],
         "encoding": recognised.encoding,
         "telling": source.telling(preview.columns)[:TELLING_COLUMNS],
@@ -356,8 +347,7 @@ def export_values(
 
 
 def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
-    """What the page of the columns says of kinds of exports: the one that the file is, where somebody chose a table
-    instead; the one of which nothing can be taken in; the nearest ones, with what is missing for each."""
+    """The file's own kind, a kind that cannot be loaded, and the nearest ones with their missing columns."""
     nearest = nearest_kinds(columns)
     kinds = [kind.source.words(visit.language) for kind in nearest if not kind.missing]
     return {
@@ -372,7 +362,7 @@ def kinds_told(visit: Visit, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def upload_values(visit: Visit, upload_id: str, table: str, selected: Mapping[str, str]) -> dict[str, Any]:
-    """What the page of the columns shows. selected: field -> column, where somebody chose already."""
+    """What the page of the columns shows. selected: field -> column, where columns were chosen."""
     file = find_upload(visit.workspace, upload_id)
     values: dict[str, Any] = {"upload": file, "refused": None, "timezone": visit.workspace.settings.timezone}
     try:

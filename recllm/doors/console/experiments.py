@@ -1,5 +1,4 @@
-"""Experiments: what is compared on which customers, whether the split is as planned, what may be said by now; and the
-answers to everything that was shown."""
+"""Experiments: variants, their split and their effects; and the answers to everything that was shown."""
 
 from __future__ import annotations
 
@@ -19,7 +18,17 @@ from recllm.base.charts import Bar, BarChart, Chart, Line, LineChart
 from recllm.base.schema import ReportBy
 from recllm.doors.console.audience_tables import count_cell
 from recllm.doors.console.models import model_lines
-from recllm.doors.console.pages import ConsoleSection, FormRefusal, TheForm, TheVisit, Visit, WordedError, text_of
+from recllm.doors.console.pages import (
+    ConsoleSection,
+    FormRefusal,
+    PageRoute,
+    TheForm,
+    TheVisit,
+    Visit,
+    WordedError,
+    slow,
+    text_of,
+)
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.experiments.effect import MIN_PEOPLE, Effect, VariantComparison
 from recllm.market.experiments.effect import Verdict as EffectVerdict
@@ -43,7 +52,7 @@ from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present
 
-router = APIRouter(prefix="/experiments")
+router = APIRouter(prefix="/experiments", route_class=PageRoute)
 SECTION = ConsoleSection("experiments", "/experiments", router)
 
 MAX_VARIANTS = 4
@@ -56,7 +65,7 @@ SHARES = (Metric.CLICKS, Metric.CONVERSIONS, Metric.DISMISSALS)
 class VariantAdvice(StrEnum):
     """What to do with a variant."""
 
-    NOBODY = "nobody"
+    EMPTY = "empty"
     MISMATCH = "mismatch"
     FEW = "few"
     GUARD = "guard"
@@ -74,18 +83,19 @@ TONES = {
 
 
 @router.get("")
-async def index(visit: TheVisit) -> Response:
+def index(visit: TheVisit) -> Response:
     """All experiments, the running one first; what the global holdout is."""
-
-    def values() -> dict[str, Any]:
-        at = utc(present(visit.workspace))
-        stored = list_experiments(visit.workspace)
-        stored.sort(key=lambda e: (not e.experiment.is_running(at), -(e.experiment.started_at or at).timestamp()))
-        rows = [experiment_row(visit, e, at) for e in stored]
-        share = visit.workspace.settings.experiments.holdout_share
-        return {"table": visit.table("experiments", rows) if rows else None, "holdout_share": share}
-
-    return visit.page("experiments.html.j2", section="experiments", **await visit.run(values))
+    at = utc(present(visit.workspace))
+    stored = list_experiments(visit.workspace)
+    stored.sort(key=lambda e: (not e.experiment.is_running(at), -(e.experiment.started_at or at).timestamp()))
+    rows = [experiment_row(visit, e, at) for e in stored]
+    share = visit.workspace.settings.experiments.holdout_share
+    return visit.page(
+        "experiments.html.j2",
+        section="experiments",
+        table=visit.table("experiments", rows) if rows else None,
+        holdout_share=share,
+    )
 
 
 def experiment_row(visit: Visit, stored: SlateExperiment, at: datetime) -> TableRow:
@@ -116,27 +126,27 @@ Typed = dict[str, Any]
 
 
 @router.get("/new")
-async def new_page(visit: TheVisit) -> Response:
+def new_page(visit: TheVisit) -> Response:
     empty = dict.fromkeys(VARIANT_FIELDS, "") | {"personal": "yes"}
     names = (visit.say("experiments.as_now"), visit.say("experiments.new_variant"))
     variants = [empty | {"name": name, "weight": "50"} for name in names] + [empty] * (MAX_VARIANTS - 2)
     typed = {"name": "", "metric": Metric.CLICKS, "guard": Metric.DISMISSALS, "variants": variants}
-    return await _new_page(visit, typed)
+    return _new_page(visit, typed)
 
 
-async def _new_page(visit: Visit, typed: Typed, refusal: FormRefusal | None = None) -> Response:
+def _new_page(visit: Visit, typed: Typed, refusal: FormRefusal | None = None) -> Response:
     values: dict[str, Any] = {
         "typed": typed,
         "problem": "" if refusal is None else refusal.problem,
         "metrics": list(Metric),
     }
-    values["models"] = await visit.run(lambda: model_lines(visit))
+    values["models"] = model_lines(visit)
     status = 200 if refusal is None else refusal.status
     return visit.page("experiment_new.html.j2", section="experiments", status=status, **values)
 
 
 @router.post("")
-async def start(visit: TheVisit, form: TheForm) -> Response:
+def start(visit: TheVisit, form: TheForm) -> Response:
     """Say what would happen; start it when that was confirmed."""
     visit.require(Scope.MARKETING)
     typed, is_confirmed = typed_experiment(form), text_of(form, "confirmed") == "yes"
@@ -151,9 +161,9 @@ async def start(visit: TheVisit, form: TheForm) -> Response:
         with visit.workspace.store().read() as reader:
             return variants, int(reader.counts()["users"])
 
-    done = await visit.attempt(checked)
+    done = visit.attempt(checked)
     if isinstance(done, FormRefusal):
-        return await _new_page(visit, typed, done)
+        return _new_page(visit, typed, done)
     if is_confirmed:
         return visit.back(f"/experiments/experiment/{quote(typed['name'])}", "experiment_started")
     rows = [(name, weight, treatment_words(visit, treatment)) for name, (weight, treatment) in done[0].items()]
@@ -241,9 +251,10 @@ class Comparison:
 
 
 @router.get("/experiment/{name:path}")
-async def experiment_page(visit: TheVisit, name: str) -> Response:
+@slow
+def experiment_page(visit: TheVisit, name: str) -> Response:
     """What may be said of an experiment now."""
-    values = await visit.state.service.marketing.run(lambda: experiment_values(visit, name))
+    values = experiment_values(visit, name)
     return visit.page("experiment.html.j2", section="experiments", **values)
 
 
@@ -294,7 +305,7 @@ def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentLook) -
 def overall(comparisons: Sequence[Comparison]) -> VariantAdvice:
     """What matters most of all variants: what has to be stopped before what may stay."""
     order = list(VariantAdvice)
-    return min((c.advice for c in comparisons), key=order.index, default=VariantAdvice.NOBODY)
+    return min((c.advice for c in comparisons), key=order.index, default=VariantAdvice.EMPTY)
 
 
 def compared(visit: Visit, stored: SlateExperiment, look: ExperimentLook, comparison: VariantComparison) -> Comparison:
@@ -361,8 +372,7 @@ def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) 
 def course_chart(
     visit: Visit, stored: SlateExperiment, looks: Sequence[ExperimentLook], variant: str
 ) -> Mapping[str, Any] | None:
-    """The difference to the control day by day with its always-valid interval, as a picture and a table; None while
-    nothing may be said."""
+    """The difference to the control by day, as a picture and a table; None while nothing may be said."""
     metric, start = Metric(stored.experiment.metric), stored.experiment.started_at or looks[0].until
     points, intervals, rows = [], [], list[TableRow]()
     for look in looks:
@@ -393,18 +403,18 @@ def course_chart(
 
 
 @router.get("/stop/{name:path}")
-async def stop_page(visit: TheVisit, name: str) -> Response:
+def stop_page(visit: TheVisit, name: str) -> Response:
     """What stopping would do."""
-    return await _stop_page(visit, name)
+    return _stop_page(visit, name)
 
 
-async def _stop_page(visit: Visit, name: str, *, problem: str = "", status: int = 200) -> Response:
-    stored = await visit.run(lambda: find_experiment(visit.workspace, name))
+def _stop_page(visit: Visit, name: str, *, problem: str = "", status: int = 200) -> Response:
+    stored = find_experiment(visit.workspace, name)
     return visit.page("experiment_stop.html.j2", section="experiments", status=status, stored=stored, problem=problem)
 
 
 @router.post("/stop/{name:path}")
-async def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
+def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
     """End an experiment: all customers get the active model again."""
     visit.require(Scope.MARKETING)
     revision = text_of(form, "revision")
@@ -415,10 +425,10 @@ async def stop(visit: TheVisit, form: TheForm, name: str) -> Response:
         visit.remember("stop_experiment", file=name)
         visit.shop.update()
 
-    done = await visit.attempt(ended)
+    done = visit.attempt(ended)
     if isinstance(done, FormRefusal):
         word = "experiments.conflict" if done.is_conflict else "experiments.ended_already"
-        return await _stop_page(visit, name, problem=visit.say(word), status=409)
+        return _stop_page(visit, name, problem=visit.say(word), status=409)
     return visit.back(f"/experiments/experiment/{quote(name)}", "experiment_stopped")
 
 
@@ -430,17 +440,19 @@ Days = Annotated[float, Query(gt=0, le=365)]
 
 
 @router.get("/report")
-async def report(visit: TheVisit, by: By = ReportBy.MODEL, days: Days = 7.0) -> Response:
+@slow
+def report(visit: TheVisit, by: By = ReportBy.MODEL, days: Days = 7.0) -> Response:
     """Answers to what was shown: by model, campaign, variant, template or day."""
-
-    def values() -> dict[str, Any]:
-        outcomes, n_small = large_groups(visit, by, days)
-        table = report_table(visit, outcomes, by) if outcomes else None
-        return {"table": table, "n_small": n_small, "charts": report_charts(visit, outcomes, by)}
-
-    answer = await visit.state.service.marketing.run(values)
+    outcomes, n_small = large_groups(visit, by, days)
     return visit.page(
-        "experiment_report.html.j2", section="experiments", by=by, days=days, ways=list(ReportBy), **answer
+        "experiment_report.html.j2",
+        section="experiments",
+        by=by,
+        days=days,
+        ways=list(ReportBy),
+        table=report_table(visit, outcomes, by) if outcomes else None,
+        n_small=n_small,
+        charts=report_charts(visit, outcomes, by),
     )
 
 

@@ -1,4 +1,4 @@
-"""The figures of a shop's first page, counted beside the answers: a page shows the last ones at once.
+"""The figures of a shop's first page, counted in a thread: a page shows the last ones at once.
 
 A person is due when their own usual time between two shopping days ends within the next `DUE_DAYS` days, and quiet when
 they have lapsed, as for the occasion `win_back`. Both are the rules of `recllm.shop.data.rhythm`.
@@ -59,8 +59,7 @@ class ShopFigures:
     quiet: tuple[PersonRhythm, ...] = ()
     """Who did not come back when they usually do, latest purchase first."""
     buyers_by_day: tuple[tuple[datetime, int], ...] = ()
-    """People who bought on each of the last `CHART_DAYS` days that are over, oldest first; of those who may be
-    counted."""
+    """People who bought on each of the last `CHART_DAYS` complete days, oldest first."""
     outcomes: tuple[ShownOutcome, ...] = ()
     """What followed what was shown in these days, by model."""
     yesterday: tuple[ShownOutcome, ...] = ()

@@ -12,39 +12,25 @@ from recllm.base.charts import Line, LineChart
 from recllm.doors.console.campaigns import waiting_work
 from recllm.doors.console.data import quarantine_files
 from recllm.doors.console.figures import ATTRIBUTION_DAYS, CHANNELS, CHART_DAYS, DUE_DAYS, ShopFigures
-from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit, history
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, history
 from recllm.market.experiments.feedback import ShownOutcome, reported_outcomes
 from recllm.market.experiments.slates import list_experiments, running_experiment
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import present
 
-router = APIRouter()
+router = APIRouter(route_class=PageRoute)
 SECTION = ConsoleSection("home", "/", router)
 
 ACTS = 8
 
 
 @router.get("/")
-async def home_page(visit: TheVisit) -> Response:
+def home_page(visit: TheVisit) -> Response:
     """The four questions."""
-
-    def values() -> dict[str, Any]:
-        figures = visit.state.figures.get(visit.shop)
-        with visit.workspace.store().read() as reader:
-            counts = reader.counts()
-        return {
-            "figures": figures,
-            "people": {} if figures is None else people_counts(visit, figures),
-            "outcomes": [] if figures is None else shown_lines(visit, figures),
-            "counts": counts,
-            "chart": None if figures is None else buyers_chart(visit, figures),
-            "waiting": waiting_work(visit.workspace),
-            "experiment": running_experiment(list_experiments(visit.workspace), utc(present(visit.workspace))),
-            "quarantine": quarantine_files(visit),
-            "acts": history(visit.workspace, ACTS),
-        }
-
     template = "home_figures.html.j2" if visit.is_part else "home.html.j2"
+    figures = visit.state.figures.get(visit.shop)
+    with visit.workspace.store().read() as reader:
+        counts = reader.counts()
     return visit.page(
         template,
         section="home",
@@ -52,7 +38,15 @@ async def home_page(visit: TheVisit) -> Response:
         due_days=DUE_DAYS,
         chart_days=CHART_DAYS,
         attribution_days=ATTRIBUTION_DAYS,
-        **await visit.run(values),
+        figures=figures,
+        people={} if figures is None else people_counts(visit, figures),
+        outcomes=[] if figures is None else shown_lines(visit, figures),
+        counts=counts,
+        chart=None if figures is None else buyers_chart(visit, figures),
+        waiting=waiting_work(visit.workspace),
+        experiment=running_experiment(list_experiments(visit.workspace), utc(present(visit.workspace))),
+        quarantine=quarantine_files(visit),
+        acts=history(visit.workspace, ACTS),
     )
 
 
@@ -74,8 +68,7 @@ def shown_lines(visit: Visit, figures: ShopFigures) -> list[tuple[str, str, Show
 
 
 def buyers_chart(visit: Visit, figures: ShopFigures) -> Mapping[str, Any] | None:
-    """People who bought, day by day, as a picture and a table; None without purchases, or with a day below the
-    policy's floor."""
+    """People who bought, by day; None without purchases, or with a day below the policy's floor."""
     buyers = [(day, n and visit.figures.people(n, "buyers", day)) for day, n in figures.buyers_by_day]
     if not any(n for _, n in buyers) or any(n is None for _, n in buyers):
         return None

@@ -17,7 +17,7 @@ from recllm.base.charts import Bar, BarChart
 from recllm.base.errors import NotFittedError, PolicyError, RecllmError
 from recllm.base.schema import AdCopy, Item
 from recllm.doors.console.audience_tables import checks_table, excluded_table, traits_table
-from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit, slow
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.learn.features.collaborative import LONG_WINDOW_DAYS, SHORT_WINDOW_DAYS, WINDOW_DAYS
 from recllm.market.adcopy.ads import item_of
@@ -34,7 +34,7 @@ from recllm.shop.data.catalogue import known_rows
 from recllm.shop.data.dataset import utc
 from recllm.text.items import item_names
 
-router = APIRouter(prefix="/items")
+router = APIRouter(prefix="/items", route_class=PageRoute)
 SECTION = ConsoleSection("items", "/items", router)
 
 Rows = NDArray[np.int64]
@@ -43,7 +43,7 @@ Rows = NDArray[np.int64]
 PAGE_ITEMS = 25
 SIMILAR_ITEMS = 8
 SIMILAR_DEPTH = 200
-"""Nearest items among which so many of other names are looked for."""
+"""Nearest items among which `SIMILAR_ITEMS` of other names are looked for."""
 AUDIENCE_SIZE = 500
 FILE_ITEMS = 1_000
 """Items of a file that are read at once."""
@@ -64,82 +64,78 @@ class ItemLine:
 
 
 @router.get("")
-async def search(
+def search(
     visit: TheVisit,
     q: Annotated[str, Query(max_length=200)] = "",
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
     """Items whose title, id, brand or category holds the words; without words the ones that sell best."""
-
-    def listed() -> dict[str, Any]:
-        recommender = visit.shop.recommender().in_language(visit.language)
-        rows = matching_rows(recommender, q)
-        start = (page - 1) * PAGE_ITEMS
-        table = items_table(visit, recommender, rows, start)
-        return {"table": table, "n_items": len(rows), "n_pages": -(-len(rows) // PAGE_ITEMS)}
-
-    values = await visit.run(listed)
-    path = f"/items?q={quote(q)}" if q else "/items"
-    return visit.page("items.html.j2", section="items", q=q, page=page, path=path, **values)
+    recommender = visit.shop.recommender().in_language(visit.language)
+    rows = matching_rows(recommender, q)
+    return visit.page(
+        "items.html.j2",
+        section="items",
+        q=q,
+        page=page,
+        path=f"/items?q={quote(q)}" if q else "/items",
+        table=items_table(visit, recommender, rows, (page - 1) * PAGE_ITEMS),
+        n_items=len(rows),
+        n_pages=-(-len(rows) // PAGE_ITEMS),
+    )
 
 
 @router.get("/people/{item_id:path}")
-async def audience_page(visit: TheVisit, item_id: str) -> Response:
+@slow
+def audience_page(visit: TheVisit, item_id: str) -> Response:
     """Who would buy an item: how many, how surely, and what sets them apart; never who."""
-
-    def estimate() -> dict[str, Any]:
-        recommender = visit.shop.recommender().in_language(visit.language)
-        row = int(known_rows(recommender.dataset, [item_id])[0])
-        title = item_names(recommender.dataset.items[[row]], visit.language)[0]
-        values: dict[str, Any] = {"item_id": item_id, "title": title, "audience": None, "problem": None, "details": ""}
-        try:
-            audience = find_audience(
-                visit.workspace,
-                visit.shop.everybody.recommender(),
-                AudienceRequest(items=(item_id,), limits=AudienceLimits(size=AUDIENCE_SIZE, holdout=0), explain=False),
-                visit.figures,
-            )
-            actions = [visit.say(f"action.{action}") for action in audience.converts]
-            values |= {
-                "audience": audience,
-                "aim": aim(audience.converts),
-                "actions": " / ".join(actions),
-                "traits": traits_table(visit, audience.group),
-                "excluded": excluded_table(visit, list(audience.excluded.items())),
-            }
-        except NotFittedError:
-            values["problem"] = "items.no_model"
-        except PolicyError as error:
-            values |= {"problem": "items.not_said", "details": visit.problem_text(error)}
-        return values
-
-    values = await visit.state.service.marketing.run(estimate)
+    recommender = visit.shop.recommender().in_language(visit.language)
+    row = int(known_rows(recommender.dataset, [item_id])[0])
+    title = item_names(recommender.dataset.items[[row]], visit.language)[0]
+    values: dict[str, Any] = {"item_id": item_id, "title": title, "audience": None, "problem": None, "details": ""}
+    try:
+        audience = find_audience(
+            visit.workspace,
+            visit.shop.everybody.recommender(),
+            AudienceRequest(items=(item_id,), limits=AudienceLimits(size=AUDIENCE_SIZE, holdout=0), explain=False),
+            visit.figures,
+        )
+        actions = [visit.say(f"action.{action}") for action in audience.converts]
+        values |= {
+            "audience": audience,
+            "aim": aim(audience.converts),
+            "actions": " / ".join(actions),
+            "traits": traits_table(visit, audience.group),
+            "excluded": excluded_table(visit, list(audience.excluded.items())),
+        }
+    except NotFittedError:
+        values["problem"] = "items.no_model"
+    except PolicyError as error:
+        values |= {"problem": "items.not_said", "details": visit.problem_text(error)}
+    values = values
     return visit.page("item_people.html.j2", section="items", **values)
 
 
 @router.get("/item/{item_id:path}")
-async def item_page(visit: TheVisit, item_id: str) -> Response:
+def item_page(visit: TheVisit, item_id: str) -> Response:
     """One item."""
-
-    def described() -> dict[str, Any]:
-        recommender = visit.shop.recommender().in_language(visit.language)
-        dataset = recommender.dataset
-        row = int(known_rows(dataset, [item_id])[0])
-        item = item_of(dataset.items.row(row, named=True))
-        (line,) = item_lines(visit, recommender, np.array([row]))
-        return {
-            "item": item,
-            "line": line,
-            "similar": other_names(similar_items(recommender, item_id, SIMILAR_DEPTH), line.title)[:SIMILAR_ITEMS],
-            "texts": [
-                (channel, text, why, None if text is None else checks_table(visit, channel, text))
-                for channel, text, why in channel_texts(visit, recommender, item)
-            ],
-            "sensitive": visit.workspace.policy.is_sensitive((*item.category, item.title)),
-            "sales": sales_chart(visit, recommender, row),
-        }
-
-    return visit.page("item.html.j2", section="items", **await visit.run(described))
+    recommender = visit.shop.recommender().in_language(visit.language)
+    dataset = recommender.dataset
+    row = int(known_rows(dataset, [item_id])[0])
+    item = item_of(dataset.items.row(row, named=True))
+    (line,) = item_lines(visit, recommender, np.array([row]))
+    return visit.page(
+        "item.html.j2",
+        section="items",
+        item=item,
+        line=line,
+        similar=other_names(similar_items(recommender, item_id, SIMILAR_DEPTH), line.title)[:SIMILAR_ITEMS],
+        texts=[
+            (channel, text, why, None if text is None else checks_table(visit, channel, text))
+            for channel, text, why in channel_texts(visit, recommender, item)
+        ],
+        sensitive=visit.workspace.policy.is_sensitive((*item.category, item.title)),
+        sales=sales_chart(visit, recommender, row),
+    )
 
 
 def other_names(neighbours: list[tuple[str, str, float]], title: str) -> list[tuple[str, str, float]]:

@@ -44,7 +44,7 @@ class FileLoadState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class CancelledLoad(Exception):  # noqa: N818 - somebody's wish
+class CancelledLoad(Exception):  # noqa: N818 - no error
     """Ends a load; its transaction is not committed."""
 
 
@@ -73,7 +73,7 @@ class FileLoad:
     """About how many rows the file has; each table reads all of them."""
     dry_run: bool
     is_export: bool = False
-    """Whether its kind was recognised, so that nobody chose its columns."""
+    """Whether its kind was recognised, so that its columns were not chosen."""
     began: float = field(default_factory=time.monotonic)
     """By the monotonic clock, seconds."""
     rows: int = 0
@@ -105,7 +105,7 @@ class FileLoad:
 
     @property
     def seconds_left(self) -> float | None:
-        """About how long it still takes; None before it can be told."""
+        """About how long it still takes; None at the beginning."""
         passed = time.monotonic() - self.began
         return None if self.share < 0.02 else passed * (1 - self.share) / self.share
 
@@ -146,8 +146,7 @@ def remove_upload(workspace: Workspace, upload_id: str) -> None:
 
 
 def sweep_uploads(workspace: Workspace) -> None:
-    """Remove uploads of more than a day ago, and what is left of broken ones. Raises `StoreError` where their folder is
-    a link."""
+    """Remove uploads of more than a day ago and broken ones. Raises `StoreError` for a link."""
     for folder in _uploads_folder(workspace).glob("*"):
         if time.time() - folder.stat().st_mtime > DAY_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
@@ -157,7 +156,7 @@ def _uploads_folder(workspace: Workspace) -> Path:
     """Raises `StoreError` for a link: what is swept would lie somewhere else."""
     folder = workspace.root / UPLOADS
     if folder.is_symlink():
-        raise StoreError(f"{folder} is a link; remove it, and the folder is made anew")
+        raise StoreError(f"{folder} is a link; remove it, and the folder is made again")
     return folder
 
 
@@ -198,8 +197,7 @@ class FileLoads:
         maps: Sequence[tuple[Table, ColumnMap]],
         **options: Any,
     ) -> FileLoad:
-        """Load an upload in a thread, a table after the other. Raises `UsageError` while another load of the shop
-        runs."""
+        """Load an upload in a thread, table after table. Raises `UsageError` while another load of the shop runs."""
         with self._lock:
             if self.running(load.shop) is not None:
                 raise UsageError("another file is being loaded; wait until it is done, or cancel it")

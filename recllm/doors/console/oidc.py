@@ -55,7 +55,7 @@ ERROR_CODES = frozenset(
 
 
 class SignInProblem(StrEnum):
-    """Why nobody was signed in, as the visitor hears it: `sign_in.<value>` of the words."""
+    """Why a sign-in failed, for the visitor: `sign_in.<value>` of the words."""
 
     UNREACHABLE = "unreachable"
     """The provider does not answer, or not as a provider does."""
@@ -74,7 +74,7 @@ class SignInProblem(StrEnum):
 
 
 class SignInError(RecllmError):
-    """Nobody was signed in. The message is the cause for the log: nothing secret, nothing of a person."""
+    """A sign-in failed. The message is the cause for the log, without secrets and personal data."""
 
     def __init__(self, problem: SignInProblem, cause: str) -> None:
         super().__init__(cause)
@@ -130,11 +130,7 @@ class OidcClient:
         return self._settings.title or urlsplit(self._issuer).netloc
 
     async def begin(self, language: str, *, asks_again: bool = False) -> tuple[str, SignInRequest]:
-        """The address that the browser has to go to, and what the sign-in is finished with.
-
-        asks_again: the provider is to have somebody prove anew who they are, also where they are signed in there.
-        Raises `SignInError`.
-        """
+        """The address for the browser, and the request to finish. asks_again: ask for a new proof."""
         from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
         async with self._asking() as http:
@@ -157,12 +153,13 @@ class OidcClient:
             "code_challenge_method": "S256",
             "ui_locales": language,
         } | ({"prompt": "login"} if asks_again else {})
-        return _with_query(metadata.authorization_endpoint, query), request
+        address = metadata.authorization_endpoint
+        return f"{address}{'&' if '?' in address else '?'}{urlencode(query)}", request
 
     async def finish(
         self, request: SignInRequest, answer: Mapping[str, str], claim_names: Sequence[str]
     ) -> dict[str, Any]:
-        """Claims of whoever signed in, verified.
+        """Verified claims of the person who signed in.
 
         answer: the query that the browser came back with. claim_names: where the ID token lacks one of them, the user
         info endpoint is asked. Raises `SignInError`.
@@ -183,7 +180,7 @@ class OidcClient:
                 headers = {"Authorization": f"Bearer {access_token}"}
                 profile = await self._ask(http, "GET", endpoint, "the user info", headers=headers)
                 if profile.get("sub") != claims["sub"]:
-                    raise SignInError(SignInProblem.NOT_GENUINE, "the user info is somebody else's")
+                    raise SignInError(SignInProblem.NOT_GENUINE, "the user info is another person's")
                 # an address and whether it is verified come from the same place
                 elsewhere = claims if "email" not in claims else profile
                 elsewhere.pop("email_verified", None)
@@ -312,7 +309,7 @@ class OidcClient:
                 },
             )
             claims.validate(now, LEEWAY_SECONDS)
-        except JoseError as error:  # its own words may repeat what stands in the token
+        except JoseError as error:  # its message may repeat the token
             claim = getattr(error, "claim", "")
             detail = f" ({claim})" if claim in CodeIDToken.REGISTERED_CLAIMS else ""
             cause = f"the ID token: {type(error).__name__}{detail}"
@@ -349,7 +346,7 @@ def _signing_keys(document: Mapping[str, Any]) -> Any:
             key = import_key(entry)
             is_strong = not isinstance(key, RSAKey) or key.public_key.key_size >= MIN_RSA_BITS
         except (JoseError, ValueError, TypeError, KeyError):
-            continue  # one that is not understood keeps nobody from using another
+            continue  # another key may be usable
         if is_strong:
             usable.append(key)
     if not usable:
@@ -358,10 +355,7 @@ def _signing_keys(document: Mapping[str, Any]) -> Any:
 
 
 def connect_provider(settings: OidcSettings) -> OidcClient:
-    """The client that some settings with an issuer describe.
-
-    Raises `UsageError` for settings that are not complete, `MissingExtraError` without the libraries.
-    """
+    """The client of settings with an issuer. Raises `UsageError` for incomplete ones, and `MissingExtraError`."""
     for package in ("joserfc", "authlib"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "oidc")
@@ -379,8 +373,7 @@ def connect_provider(settings: OidcSettings) -> OidcClient:
 
 
 def provider_id(settings: OidcSettings) -> str:
-    """A word for the connection that some settings describe, which says nothing of it; shops that share it are signed
-    in to together."""
+    """An opaque word for the connection; shops that share it are signed in to together."""
     parts = (settings.issuer, settings.client_id, settings.redirect_uri, settings.secret_variable, settings.scopes)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
@@ -392,7 +385,3 @@ def _texts(document: Mapping[str, Any], name: str) -> list[str]:
 
 def _word(code: object) -> str:
     return code if isinstance(code, str) and code in ERROR_CODES else "another error"
-
-
-def _with_query(url: str, query: Mapping[str, str]) -> str:
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -9,7 +10,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial, wraps
+from inspect import iscoroutinefunction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
@@ -17,6 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.datastructures import FormData, UploadFile
@@ -39,10 +42,9 @@ from recllm.base.words.sentences import LANGUAGES
 from recllm.base.words.words import Words
 from recllm.doors.console.figures import FigureCache
 from recllm.doors.console.loads import FileLoads
+from recllm.doors.console.memory import PendingSignIns, SignInLog, TypedTexts
 from recllm.doors.console.oidc import OidcClient
-from recllm.doors.console.pending import PendingSignIns
 from recllm.doors.console.session import SignedIn
-from recllm.doors.console.sign_in_log import SignInLog
 from recllm.doors.console.tables import (
     ConsoleTable,
     TableColumn,
@@ -53,9 +55,8 @@ from recllm.doors.console.tables import (
     declared_tables,
     tables_of,
 )
-from recllm.doors.console.typed import TypedTexts
 from recllm.doors.service.callers import Service
-from recllm.doors.service.capacity import Capacity, RateLimit
+from recllm.doors.service.capacity import RateLimit
 from recllm.doors.service.live import LiveShop
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.audit import AuditAction, audit
@@ -118,7 +119,7 @@ class ConsoleSection:
     """One entry of the navigation, with the pages under it."""
 
     name: str
-    """Its words stand under `nav.<name>`."""
+    """Its words are at `nav.<name>`."""
     path: str
     router: APIRouter
 
@@ -146,7 +147,7 @@ class Visit:
     request: Request
     state: ConsoleState
     cookies: Mapping[str, str]
-    """Of the console, by `recllm.doors.console.cookies.read_cookies`."""
+    """Of the console, by `recllm.doors.console.session.read_cookies`."""
     signed_in: SignedIn | None
     words: Words
     form_token: str
@@ -155,7 +156,7 @@ class Visit:
 
     @property
     def shop(self) -> LiveShop:
-        """Raises `HTTPException` for whoever has not signed in; the middleware sends them to do so before."""
+        """Raises `HTTPException` without sign-in, to which the middleware leads before."""
         if self.signed_in is None:
             raise HTTPException(401)
         return self.signed_in.shop
@@ -191,8 +192,7 @@ class Visit:
         return self.words.say(path, **values)
 
     def problem_text(self, error: RecllmError, message: str = "") -> str:
-        """What stands in the way: what kind of thing in the visitor's language, and the message itself, which is in
-        English unless the console worded it. message: what the error says, where that is not its own text."""
+        """The kind of the problem in the visitor's language, and the message, which is English unless it is worded."""
         if isinstance(error, WordedError):
             return str(error)
         kinds = (kind.__name__ for kind in type(error).__mro__)
@@ -200,8 +200,8 @@ class Visit:
         return self.say("problem.line", kind=words, message=message or str(error))
 
     def finding_text(self, rule: str, message: str) -> str:
-        """What a check says of a text. rule: a guarantee ("G3") or pack and rule; in another language than English the
-        guarantee's own words stand for the message, which a page then shows beside it."""
+        """What a check says of a text. rule: a guarantee ("G3") or pack and rule. In other languages than English it is
+        the guarantee's own sentence, and the page shows the English message too."""
         path = f"check.{rule}" if self.words.has(f"check.{rule}") else "check.pack"
         return message if self.language == "en" else self.say(path, rule=rule)
 
@@ -217,25 +217,19 @@ class Visit:
     def require_person(self, name: str) -> None:
         """Raises `UnknownIdError` for a name that is no pseudonym of a person of this shop."""
         if not PSEUDONYM.fullmatch(name) or not self.workspace.gate().knows_each([name])[0]:
-            raise UnknownIdError("nobody of this shop is known under this address")
+            raise UnknownIdError("this address belongs to no customer of this shop")
 
-    async def run(self, answer: Callable[[], T]) -> T:
-        """The answer, computed in a thread when a worker is free. Raises `OverloadError` as the service does."""
-        return await self.state.service.capacity.run(answer)
-
-    async def attempt(self, work: Callable[[], T], capacity: Capacity | None = None) -> T | FormRefusal:
-        """What a form asks for, or why the visitor has to change the form. Raises `UnknownIdError` and errors that the
-        visitor cannot mend."""
+    def attempt(self, work: Callable[[], T]) -> T | FormRefusal:
+        """The result of a form, or why it is refused. Raises errors that the visitor cannot mend."""
         try:
-            return await (capacity or self.state.service.capacity).run(work)
+            return work()
         except UnknownIdError:
             raise
         except (UsageError, DataError, PolicyError, NothingToDo) as error:
             return FormRefusal(error, self.problem_text(error))
 
     def page(self, template: str, *, status: int = 200, section: str = "", **values: Any) -> Response:
-        """A page from a template of this room, or one table of it as a file, where the address asks for that. section:
-        name of the navigation's entry that it belongs to."""
+        """A page from a template, or a table of it as a file. section: its entry of the navigation."""
         if self.wants_file and status == 200:
             return self._file(next((t for t in tables_of(values) if t.name == self._file_name), None))
         return HTMLResponse(self.render(template, section=section, **values), status)
@@ -300,8 +294,7 @@ class Visit:
         return RedirectResponse(f"{path}{joint}notice={notice}" if notice else path, 303)
 
     def picture(self, chart: Chart, table: ConsoleTable, caption: str = "") -> Mapping[str, Any]:
-        """A chart for a template with its figures as a table; without inline styles, which the content policy
-        forbids."""
+        """A chart without inline styles, which the content policy forbids, with its figures as a table."""
         picture = Markup(without_styles(svg(chart)))  # noqa: S704 - recllm.base.charts escapes its texts
         return {"picture": picture, "table": table, "caption": caption}
 
@@ -346,10 +339,9 @@ class Visit:
         return FigureGate(self.workspace, None if sees_people else self.actor)
 
     def remember(self, act: str, *, subject: str | None = None, **facts: object) -> None:
-        """Write to the shop's history what was done, by whom and when, and to the audit log. facts: counts and names,
-        no id of a person. subject: the person's pseudonym, for the audit log alone."""
+        """Write an action to the shop's history and the audit log; facts hold no id of a person."""
         audit(self.workspace, self.actor, AUDITED[act], subject=subject, **facts)
-        assert self.signed_in is not None  # noqa: S101 - nobody else gets so far
+        assert self.signed_in is not None  # noqa: S101 - all actions need sign-in
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "by": self.signed_in.name, "act": act, **facts}
         path = self.workspace.root / HISTORY_FILE
         with lock_file(path.with_name(f".{HISTORY_FILE}.lock")):
@@ -358,8 +350,7 @@ class Visit:
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def clock(self) -> Mapping[str, Any]:
-        """The shop's present for the frame: its time, and whether the log is being replayed; empty while the store
-        cannot be read."""
+        """The shop's present, and whether the log is replayed; empty while the store cannot be read."""
         if self.signed_in is None:
             return {}
         try:
@@ -382,6 +373,31 @@ def _visit(request: Request) -> Visit:
 
 
 TheVisit = Annotated[Visit, Depends(_visit)]
+Page = Callable[..., Response]
+
+
+class PageRoute(APIRoute):
+    """A page whose function runs in a worker, when one is free. Raises `OverloadError`."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint if iscoroutinefunction(endpoint) else _in_worker(endpoint), **options)
+
+
+def slow(page: Page) -> Page:
+    """Marks a page that takes seconds: it has the worker of marketing, so that the others do not wait for it."""
+    page.is_slow = True  # type: ignore[attr-defined]
+    return page
+
+
+def _in_worker(page: Page) -> Callable[..., Any]:
+    @wraps(page)
+    async def run(visit: Visit, **values: Any) -> Response:
+        service = visit.state.service
+        capacity = service.marketing if getattr(page, "is_slow", False) else service.capacity
+        return await capacity.run(partial(page, visit, **values))
+
+    run.__signature__ = inspect.signature(page, eval_str=True)  # type: ignore[attr-defined]
+    return run
 
 
 async def _form(request: Request) -> FormData:
@@ -402,10 +418,10 @@ def texts_of(form: FormData, name: str) -> list[str]:
     return [value for value in form.getlist(name) if isinstance(value, str)]
 
 
-async def file_of(form: FormData, name: str, limit: int) -> bytes:
+def file_of(form: FormData, name: str, limit: int) -> bytes:
     """An uploaded file, one byte more than `limit` at most; empty without one."""
     file = form.get(name)
-    return await file.read(limit + 1) if isinstance(file, UploadFile) and file.filename else b""
+    return file.file.read(limit + 1) if isinstance(file, UploadFile) and file.filename else b""
 
 
 def local_path(text: str) -> str:
@@ -415,8 +431,7 @@ def local_path(text: str) -> str:
 
 
 def from_here(request: Request) -> bool:
-    """Whether a browser says that a page of this very site sends the request; a browser that says nothing is believed
-    only as far as its form's token goes."""
+    """Whether the browser says that this site sends the request, or says nothing."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     return site in (None, "same-origin") and (origin is None or urlsplit(origin).netloc == request.headers.get("host"))
 

@@ -1,8 +1,7 @@
 """People: one person's profile, consent, history, recommendations with reasons, and what would be if.
 
 The shop's own id of a person comes in by a form only and becomes a pseudonym at once, which addresses and logs have.
-The id stays in this process's memory for an hour, for the browser that typed it, so that the person's page can name
-it.
+It stays in memory for an hour, for the browser that typed it, so that the person's page can name it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from recllm.base.documents import json_text
 from recllm.base.errors import UnknownIdError
 from recllm.base.schema import ACTIONS, Action, Profile, Purpose, Recommendation, SlateStatus, Table
 from recllm.doors.console.figures import PersonRhythm
-from recllm.doors.console.pages import ConsoleSection, TheForm, TheVisit, Visit, text_of
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheForm, TheVisit, Visit, slow, text_of
 from recllm.doors.console.predictions import order_predictions, prediction_values
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.erasure import erase_people
@@ -43,7 +42,7 @@ from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import recording_time
 from recllm.text.items import item_names
 
-router = APIRouter(prefix="/people")
+router = APIRouter(prefix="/people", route_class=PageRoute)
 SECTION = ConsoleSection("people", "/people", router)
 
 SHOWN_ITEMS = 6
@@ -52,7 +51,7 @@ LIST_ITEMS = 20
 """Items that are ranked to fill the list of what was bought before."""
 PROFILE_LINES = 12
 BAR_CHARACTERS = 24
-"""Of a category's name beside its bar."""
+"""Of a category's name at its bar."""
 LISTED_PEOPLE = 50
 RHYTHMS = ("due", "quiet")
 """Lists of people by how they shop; see `recllm.doors.console.figures`."""
@@ -68,41 +67,6 @@ PURPOSES = (
     Purpose.LLM_LOCAL,
     Purpose.LLM_THIRD_PARTY,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsentLine:
-    """What one person decided for one purpose."""
-
-    purpose: Purpose
-    granted: bool
-    """Whether they may be used for it now."""
-    decided_at: datetime | None
-    """None where the shop's default counts."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvidenceLine:
-    """One line of a profile that can be thought away."""
-
-    evidence_id: str
-    title: str
-    count: int
-    days_since: float | None
-    action: Action
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryEntry:
-    """What a person did with one item at one time."""
-
-    at: datetime
-    action: Action
-    item_id: str | None
-    """None for an item of a sensitive category, which is not named."""
-    title: str
-    quantity: float
-    price: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,41 +87,38 @@ class SlateLists:
 
 
 @router.get("")
-async def index(visit: TheVisit) -> Response:
+def index(visit: TheVisit) -> Response:
     """Search for a person."""
-    return await _index(visit)
+    return _index(visit)
 
 
-async def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status: int = 200) -> Response:
-    def has_people() -> bool:
-        with visit.workspace.store().read() as reader:
-            loads = reader.marks().load_no
-        return not loads.keys().isdisjoint((Table.USERS, Table.EVENTS, Table.CONSENT))
-
-    values = {"has_people": await visit.run(has_people), "typed": typed, "problem": problem}
+def _index(visit: Visit, *, typed: str = "", problem: str | None = None, status: int = 200) -> Response:
+    with visit.workspace.store().read() as reader:
+        loads = reader.marks().load_no
+    values = {
+        "has_people": not loads.keys().isdisjoint((Table.USERS, Table.EVENTS, Table.CONSENT)),
+        "typed": typed,
+        "problem": problem,
+    }
     return visit.page("people.html.j2", status=status, section="people", **values)
 
 
 @router.post("/search")
-async def search(visit: TheVisit, form: TheForm) -> Response:
+def search(visit: TheVisit, form: TheForm) -> Response:
     """From the shop's own id to the address of the person's page."""
     typed = text_of(form, "user_id", 256).strip()
     if not typed:
-        return await _index(visit, problem="people.no_id", status=422)
+        return _index(visit, problem="people.no_id", status=422)
 
-    def lookup() -> tuple[str, bool]:
-        name = visit.workspace.pseudonymiser().one(typed)
-        return name, visit.workspace.gate().knows_each([name])[0]
-
-    name, is_known = await visit.run(lookup)
-    if not is_known:
-        return await _index(visit, typed=typed, problem="people.unknown", status=404)
+    name = visit.workspace.pseudonymiser().one(typed)
+    if not visit.workspace.gate().knows_each([name])[0]:
+        return _index(visit, typed=typed, problem="people.unknown", status=404)
     visit.state.typed.remember(visit.form_token, name, typed)
     return RedirectResponse(f"/people/{name}", 303)
 
 
 @router.get("/list/{kind}")
-async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
+def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=1, le=1_000_000)] = 1) -> Response:
     """The people behind a figure of Home, by pseudonym; none where they are fewer than the policy's floor."""
     figures = visit.state.figures.get(visit.shop)
     if kind not in RHYTHMS:
@@ -189,65 +150,56 @@ async def people_list(visit: TheVisit, kind: str, page: Annotated[int, Query(ge=
 
 
 @router.get("/{name}")
-async def person_page(
+def person_page(
     visit: TheVisit,
     name: str,
     without: Annotated[list[str], Query()] = [],  # noqa: B006 - FastAPI copies it
     page: Annotated[int, Query(ge=1, le=10_000)] = 1,
 ) -> Response:
     """Everything about one person. without: evidence that is thought away, see `Recommender.lacking`."""
-
-    def looked_at() -> dict[str, Any]:
-        values = person_values(visit, name, tuple(without[: PROFILE_LINES * 2]), page)
-        if not visit.is_part:
-            audit(visit.workspace, visit.actor, AuditAction.PERSON_SHOWN, subject=name)
-        return values
-
-    values = await visit.run(looked_at)
+    values = person_values(visit, name, tuple(without[: PROFILE_LINES * 2]), page)
+    if not visit.is_part:
+        audit(visit.workspace, visit.actor, AuditAction.PERSON_SHOWN, subject=name)
+    values = values
     template = "person_slate.html.j2" if visit.is_part else "person.html.j2"
     return visit.page(template, section="people", **values)
 
 
 @router.post("/{name}/predictions")
-async def predict(visit: TheVisit, name: str) -> Response:
-    """Have everybody predicted in the background."""
+def predict(visit: TheVisit, name: str) -> Response:
+    """Predict all people in the background."""
     visit.require(Scope.MARKETING)
-    await visit.run(lambda: order_predictions(visit))
+    order_predictions(visit)
     return visit.back(f"/people/{name}#predictions")
 
 
 @router.get("/{name}/predictions")
-async def predictions_part(visit: TheVisit, name: str) -> Response:
+def predictions_part(visit: TheVisit, name: str) -> Response:
     """What a person will do, while it is being computed: a part of their page."""
     if not visit.is_part and not visit.wants_file:
         return visit.back(f"/people/{name}#predictions")
 
-    def values() -> dict[str, Any]:
-        visit.require_person(name)
-        return prediction_values(visit, name)
-
-    return visit.page("person_predictions.html.j2", section="people", **await visit.run(values))
+    visit.require_person(name)
+    return visit.page("person_predictions.html.j2", section="people", **prediction_values(visit, name))
 
 
 @router.get("/{name}/interests")
-async def interests_page(visit: TheVisit, name: str) -> Response:
+def interests_page(visit: TheVisit, name: str) -> Response:
     """How one person's interests moved over time."""
-
-    def moved() -> dict[str, Any]:
-        visit.require_person(name)
-        recommender = visit.shop.recommender().by_pseudonym().in_language(visit.language)
-        person = recommender.person(name)
-        users = pl.DataFrame({"user_id": [name]})
-        data: Dataset = replace(recommender.dataset, users=users, events=person.events)
-        evolution = evolve(
-            data, 0, recommender.item_vectors, recommender.dataset.as_of, by="auto", policy=visit.workspace.policy
-        )
-        chart = None
-        if evolution.periods:
-            chart = visit.picture(evolution_chart(evolution, visit.language), evolution_table(visit, evolution))
-        return {"name": name, "shop_id": _shop_id(visit, name), "chart": chart}
-
-    return visit.page("person_interests.html.j2", section="people", **await visit.run(moved))
+    visit.require_person(name)
+    recommender = visit.shop.recommender().by_pseudonym().in_language(visit.language)
+    person = recommender.person(name)
+    users = pl.DataFrame({"user_id": [name]})
+    data: Dataset = replace(recommender.dataset, users=users, events=person.events)
+    evolution = evolve(
+        data, 0, recommender.item_vectors, recommender.dataset.as_of, by="auto", policy=visit.workspace.policy
+    )
+    chart = None
+    if evolution.periods:
+        chart = visit.picture(evolution_chart(evolution, visit.language), evolution_table(visit, evolution))
+    return visit.page(
+        "person_interests.html.j2", section="people", name=name, shop_id=_shop_id(visit, name), chart=chart
+    )
 
 
 def evolution_table(visit: Visit, evolution: Evolution) -> ConsoleTable:
@@ -260,7 +212,7 @@ def evolution_table(visit: Visit, evolution: Evolution) -> ConsoleTable:
 
 
 @router.post("/{name}/consent")
-async def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
+def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
     """Write down what the person decided for one purpose."""
     visit.require(Scope.EVENTS)
     purpose = text_of(form, "purpose")
@@ -268,113 +220,89 @@ async def decide(visit: TheVisit, form: TheForm, name: str) -> Response:
         raise HTTPException(404)
     granted = text_of(form, "granted") == "yes"
 
-    def write() -> None:
-        visit.require_person(name)
-        add_consent(visit.workspace, [(name, Purpose(purpose), granted, None)], source="console", by_pseudonym=True)
-        visit.remember("consent", subject=name, purpose=purpose, granted=granted)
-
-    await visit.run(write)
+    visit.require_person(name)
+    add_consent(visit.workspace, [(name, Purpose(purpose), granted, None)], source="console", by_pseudonym=True)
+    visit.remember("consent", subject=name, purpose=purpose, granted=granted)
     return visit.back(f"/people/{name}", "agreed" if granted else "refused")
 
 
 @router.post("/{name}/feedback")
-async def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
+def feedback(visit: TheVisit, form: TheForm, name: str) -> Response:
     """Write down that the person does not want an item, or bought it; it counts in the next list."""
     visit.require(Scope.EVENTS)
     act, item_id = text_of(form, "act"), text_of(form, "item_id")
     if act not in FEEDBACK:
         raise HTTPException(404)
 
-    def write() -> None:
-        visit.require_person(name)
-        if not len(visit.workspace.gate().catalogue([item_id])):
-            raise UnknownIdError(f"no item {item_id!r} in the catalogue")
-        row = {
-            "user_id": name,
-            "item_id": item_id,
-            "event": FEEDBACK[act].value,
-            "timestamp": recording_time(visit.workspace),
-            "request_id": text_of(form, "request_id", 64) or None,
-        }
-        add_events(visit.workspace, [row], source="console", by_pseudonym=True)
-        visit.remember("feedback", subject=name, action=act)
-
-    await visit.run(write)
+    visit.require_person(name)
+    if not len(visit.workspace.gate().catalogue([item_id])):
+        raise UnknownIdError(f"no item {item_id!r} in the catalogue")
+    row = {
+        "user_id": name,
+        "item_id": item_id,
+        "event": FEEDBACK[act].value,
+        "timestamp": recording_time(visit.workspace),
+        "request_id": text_of(form, "request_id", 64) or None,
+    }
+    add_events(visit.workspace, [row], source="console", by_pseudonym=True)
+    visit.remember("feedback", subject=name, action=act)
     return visit.back(f"/people/{name}", "dismissed" if act == "dismiss" else "bought")
 
 
 @router.get("/{name}/export.json")
-async def export(visit: TheVisit, name: str) -> Response:
+def export(visit: TheVisit, name: str) -> Response:
     """Everything that is stored of the person, as a file to hand over."""
     visit.require(Scope.PRIVACY)
-
-    def everything() -> str:
-        visit.require_person(name)
-        document = _export(visit, name)
-        visit.remember("export", subject=name)
-        return json_text(document | {"user_id": _shop_id(visit, name) or name})
-
-    text = await visit.run(everything)
+    visit.require_person(name)
+    recommender = visit.shop.recommender() if visit.shop.ready else None
+    predictions = visit.shop.everybody.held_predictions()
+    document = export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=predictions)
+    visit.remember("export", subject=name)
+    text = json_text(document | {"user_id": _shop_id(visit, name) or name})
     headers = {"Content-Disposition": 'attachment; filename="person.json"'}
     return Response(text.encode(errors="backslashreplace"), media_type="application/json", headers=headers)
 
 
 @router.post("/{name}/restrict")
-async def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
+@slow
+def restrict(visit: TheVisit, form: TheForm, name: str) -> Response:
     """Use the person's data for nothing from now on, or again as they agreed."""
     visit.require(Scope.PRIVACY)
     restricted = text_of(form, "restricted") == "yes"
-
-    def write() -> None:
-        visit.require_person(name)
-        if visit.workspace.store().restrict(name, datetime.now(UTC) if restricted else None):
-            forget_in_states(visit.workspace)
-            visit.remember("restrict" if restricted else "lift_restriction", subject=name)
-            visit.shop.update()
-
-    await visit.state.service.marketing.run(write)
+    visit.require_person(name)
+    if visit.workspace.store().restrict(name, datetime.now(UTC) if restricted else None):
+        forget_in_states(visit.workspace)
+        visit.remember("restrict" if restricted else "lift_restriction", subject=name)
+        visit.shop.update()
     return visit.back(f"/people/{name}", "restricted" if restricted else "unrestricted")
 
 
 @router.get("/{name}/erase")
-async def erase_page(visit: TheVisit, name: str) -> Response:
-    """What would be deleted, before anybody deletes it."""
+def erase_page(visit: TheVisit, name: str) -> Response:
+    """What an erasure would delete."""
     visit.require(Scope.PRIVACY)
-
-    def counted() -> dict[str, Any]:
-        visit.require_person(name)
-        with visit.workspace.store().read() as reader:
-            counts = {
-                "events": reader.events((), user_ids=[name]).height,
-                "consent": reader.consent(user_ids=[name]).height,
-                "basics": len(json.loads(reader.users([name])["basics"][0])),
-                "sessions": len(reader.joined_sessions(user_id=name)),
-            }
-        return {"name": name, "shop_id": _shop_id(visit, name), "counts": counts}
-
-    return visit.page("person_erase.html.j2", section="people", **await visit.run(counted))
+    visit.require_person(name)
+    with visit.workspace.store().read() as reader:
+        counts = {
+            "events": reader.events((), user_ids=[name]).height,
+            "consent": reader.consent(user_ids=[name]).height,
+            "basics": len(json.loads(reader.users([name])["basics"][0])),
+            "sessions": len(reader.joined_sessions(user_id=name)),
+        }
+    return visit.page("person_erase.html.j2", section="people", name=name, shop_id=_shop_id(visit, name), counts=counts)
 
 
 @router.post("/{name}/erase")
-async def erase(visit: TheVisit, name: str) -> Response:
+@slow
+def erase(visit: TheVisit, name: str) -> Response:
     """Delete everything that is stored of the person."""
     visit.require(Scope.PRIVACY)
-
-    def write() -> None:
-        visit.require_person(name)
-        certificate = erase_people(visit.workspace, [name], actor=visit.actor, by_pseudonym=True)
-        visit.state.typed.forget_subject(name)
-        visit.remember("erase", certificate=certificate.certificate_id)
-        visit.shop.update()
-
-    await visit.state.service.marketing.run(write)
+    visit.require_person(name)
+    certificate = erase_people(visit.workspace, [name], actor=visit.actor, by_pseudonym=True)
+    visit.state.typed.forget_subject(name)
+    visit.remember("erase", certificate=certificate.certificate_id)
+    visit.shop.update()
     return visit.back("/people", "erased")
-
-
-def _export(visit: Visit, name: str) -> dict[str, Any]:
-    recommender = visit.shop.recommender() if visit.shop.ready else None
-    predictions = visit.shop.everybody.held_predictions()
-    return export_person(visit.workspace, name, by_pseudonym=True, recommender=recommender, predictions=predictions)
 
 
 def person_values(visit: Visit, name: str, without: Sequence[str], page: int) -> dict[str, Any]:
@@ -406,10 +334,11 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     start = (page - 1) * HISTORY_LINES
     step_seconds = recommender.dataset.step_seconds
 
-    def when(entry: HistoryEntry) -> str:
+    def when(entry: Mapping[str, Any]) -> str:
         if step_seconds is None:
-            return visit.words.day(entry.at)
-        return visit.say("people.steps_back", n=round((entries[0].at - entry.at).total_seconds()) // step_seconds + 1)
+            return visit.words.day(entry["at"])
+        seconds = (entries[0]["at"] - entry["at"]).total_seconds()
+        return visit.say("people.steps_back", n=round(seconds) // step_seconds + 1)
 
     by_day = itertools.groupby(entries[start : start + HISTORY_LINES], key=when)
     return values | {
@@ -428,15 +357,12 @@ def _shop_id(visit: Visit, name: str) -> str | None:
     return visit.state.typed.recall(visit.form_token, name) or None
 
 
-def consent_lines(visit: Visit, name: str) -> list[ConsentLine]:
+def consent_lines(visit: Visit, name: str) -> list[dict[str, Any]]:
+    """Of each purpose whether the person's data may be used now, and when they decided it."""
     gate = visit.workspace.gate()
     decisions = gate.decisions(name)
     return [
-        ConsentLine(
-            purpose=purpose,
-            granted=gate.permits(name, purpose),
-            decided_at=decisions[purpose][1] if purpose in decisions else None,
-        )
+        {"purpose": purpose, "granted": gate.permits(name, purpose), "decided_at": decisions.get(purpose, (0, None))[1]}
         for purpose in PURPOSES
     ]
 
@@ -474,47 +400,39 @@ def bought_names(recommender: Recommender, events: Events) -> set[str]:
     return set(item_names(recommender.dataset.items[rows.tolist()], recommender.locale))
 
 
-def evidence_lines(visit: Visit, recommender: Recommender, profile: Profile) -> dict[str, list[EvidenceLine]]:
+def evidence_lines(visit: Visit, recommender: Recommender, profile: Profile) -> dict[str, list[dict[str, Any]]]:
     """The heaviest lines of B and H whose items may be named."""
-    parts = {}
+    lines_of = {}
     for kind, lines in (("B", profile.purchases), ("H", profile.browsing)):
         rows = recommender.dataset.item_rows([line.item_id for line in lines])
         named = [(line, int(row)) for line, row in zip(lines, rows, strict=True) if not _sensitive(recommender, row)]
         named = named[:PROFILE_LINES]
         titles = item_names(recommender.dataset.items[[row for _, row in named]], visit.language)
-        parts[kind] = [
-            EvidenceLine(
-                evidence_id=f"{kind}:{line.item_id}",
-                title=title,
-                count=line.count,
-                days_since=line.days_since,
-                action=line.action,
-            )
+        lines_of[kind] = [
+            {"line": line, "evidence_id": f"{kind}:{line.item_id}", "title": title}
             for (line, _), title in zip(named, titles, strict=True)
         ]
-    return parts
+    return lines_of
 
 
-def history_entries(visit: Visit, recommender: Recommender, person: UserHistory) -> list[HistoryEntry]:
-    """Everything the person did, newest first."""
+def history_entries(visit: Visit, recommender: Recommender, person: UserHistory) -> list[dict[str, Any]]:
+    """Everything the person did, newest first; items of sensitive categories are not named."""
     events = person.events
     rows, positions = np.unique(events.item, return_inverse=True)
     names = item_names(recommender.dataset.items[rows.tolist()], visit.language)
     ids = recommender.dataset.items["item_id"].gather(rows.tolist()).to_list()
-    withheld = [_sensitive(recommender, row) for row in rows]
-    entries = []
+    withheld, entries = [_sensitive(recommender, row) for row in rows], []
     for n in np.argsort(-events.at, kind="stable"):
-        item = int(positions[n])
-        price = float(events.price[n])
+        item, price = int(positions[n]), float(events.price[n])
         entries.append(
-            HistoryEntry(
-                at=utc(int(events.at[n])),
-                action=ACTIONS[int(events.action[n])],
-                item_id=None if withheld[item] else ids[item],
-                title=visit.say("people.withheld") if withheld[item] else names[item],
-                quantity=float(events.quantity[n]),
-                price=None if np.isnan(price) else price,
-            )
+            {
+                "at": utc(int(events.at[n])),
+                "action": ACTIONS[int(events.action[n])],
+                "item_id": None if withheld[item] else ids[item],
+                "title": visit.say("people.withheld") if withheld[item] else names[item],
+                "quantity": float(events.quantity[n]),
+                "price": None if np.isnan(price) else price,
+            }
         )
     return entries
 

@@ -1,7 +1,6 @@
-"""What a person will do, as the service's predictions tell it: on the person's page, computed in the background.
+"""Predictions on a person's page: computed in the background, for all people at once, when one is first asked for.
 
-All people are predicted at once, so the first who asks has it computed for everybody; it is then kept as
-`recllm.doors.service.everybody` says. Nothing is computed while a page waits.
+They are kept as `recllm.doors.service.everybody` says. Nothing is computed while a page waits.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from enum import StrEnum
 from typing import Any
 
 from recllm.base.errors import RecllmError
-from recllm.base.schema import Purpose, Reason
+from recllm.base.schema import Purpose
 from recllm.doors.console.pages import Visit
 from recllm.doors.console.tables import ConsoleTable
 from recllm.doors.service.capacity import ENDED, Job, JobState, Progress
 from recllm.doors.service.everybody import LearnedPrediction
-from recllm.market.propensity.prediction import PredictionRequest
+from recllm.market.propensity.prediction import PredictionRequest, UserPrediction
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
 from recllm.market.propensity.question import PredictionKind
 
@@ -46,26 +45,19 @@ class PredictionLine:
     horizon_days: int
     problem: str = ""
     """Of an impossible one, for the engineer."""
-    probability: float | None = None
-    """In [0, 1]."""
-    value: float | None = None
-    """Money within the horizon."""
-    date: dt.date | None = None
-    earliest: dt.date | None = None
-    latest: dt.date | None = None
+    person: UserPrediction | None = None
+    """Chance, value or date with its reasons; None unless it is answered."""
     average: float | None = None
-    """Mean probability, or value, of everybody predicted; None for a date, and for a group under the floor."""
+    """Mean probability, or value, of all people; None for a date, and for a group under the floor."""
     error: float | None = None
-    """By how much such a prediction is off on average: money, or days of who ordered."""
+    """Mean error of such predictions: money, or days."""
     like: CalibrationBin | None = None
     """People of a past window who had about this chance, and what they did; None for a group under the floor."""
-    reasons: tuple[Reason, ...] = ()
     as_of: dt.datetime | None = None
 
     @property
     def is_too_high(self) -> bool:
-        """Whether it happened to people of the past window less often than their chance said, beyond what chance
-        does."""
+        """Whether people of the past window had it less often than predicted, beyond chance."""
         return self.like is not None and self.like.expected > self.like.high
 
     @property
@@ -85,7 +77,7 @@ def job_subject(language: str) -> str:
 
 
 def prediction_values(visit: Visit, name: str) -> dict[str, Any]:
-    """What the page of a person says of the future. Nothing of whoever did not agree to personalisation."""
+    """The predictions on the page of a person; nothing without consent to personalisation."""
     values: dict[str, Any] = {"name": name, "predictions": [], "job": None, "quality": None, "may_predict": False}
     if not visit.workspace.gate().permits(name, Purpose.PERSONALISATION):
         return values
@@ -125,15 +117,10 @@ def _line(
         kind=kind,
         state=PredictionState.ANSWERED,
         horizon_days=prediction.horizon_days,
-        probability=person.probability,
-        value=person.value,
-        date=person.date,
-        earliest=person.earliest,
-        latest=person.latest,
+        person=person,
         average=None if len(prediction.people) < floor else averages[kind],
         error=prediction.figures.get("mae" if kind is PredictionKind.VALUE else "mae_days"),
         like=people_like(prediction.quality, person.probability, floor),
-        reasons=person.reasons,
         as_of=prediction.as_of,
     )
 
@@ -157,7 +144,7 @@ def quality_table(visit: Visit, learned: Mapping[PredictionKind, LearnedPredicti
 
 
 def order_predictions(visit: Visit) -> Job:
-    """Have everybody predicted in the background, unless that is being done."""
+    """Predict all people in the background, unless a job does it."""
     background, shop, subject = visit.state.service.background, visit.shop, job_subject(visit.language)
     requests = [request_of(visit, kind) for kind in KINDS]
 

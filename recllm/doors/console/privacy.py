@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from recllm.doors.console.pages import ConsoleSection, TheVisit, Visit
+from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.registry import REGISTRY
 from recllm.recommend.recommender.registry import Taint, serving, taints
 from recllm.shop.workspace.audit import AuditEntry, read_audit, verify_audit
 from recllm.shop.workspace.keys import Scope
 
-router = APIRouter(prefix="/privacy")
+router = APIRouter(prefix="/privacy", route_class=PageRoute)
 SECTION = ConsoleSection("privacy", "/privacy", router)
 
 ENTRIES = 20
@@ -23,20 +22,18 @@ ENTRIES = 20
 
 
 @router.get("")
-async def privacy_page(visit: TheVisit) -> Response:
+def privacy_page(visit: TheVisit) -> Response:
     """Everything that a privacy officer asks first."""
     visit.require(Scope.PRIVACY)
-
-    def values() -> dict[str, Any]:
-        marked = taints(visit.workspace.models_dir)
-        return {
-            "stored": stored_table(visit),
-            "tainted": tainted_table(visit, marked),
-            "check": verify_audit(visit.workspace),
-            "log": log_table(visit),
-        }
-
-    return visit.page("privacy.html.j2", section="privacy", **await visit.run(values))
+    marked = taints(visit.workspace.models_dir)
+    return visit.page(
+        "privacy.html.j2",
+        section="privacy",
+        stored=stored_table(visit),
+        tainted=tainted_table(visit, marked),
+        check=verify_audit(visit.workspace),
+        log=log_table(visit),
+    )
 
 
 def stored_table(visit: Visit) -> ConsoleTable:

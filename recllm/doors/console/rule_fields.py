@@ -118,7 +118,7 @@ class RuleNode:
 
     kind: NodeKind
     texts: Mapping[str, str] = field(default_factory=dict)
-    """Name of each of its entries -> what stands there."""
+    """Name of each entry -> its text."""
     parts: tuple[RuleNode, ...] = ()
     """Of a group."""
 
@@ -137,10 +137,10 @@ def new_node(kind: NodeKind, /, **texts: str) -> RuleNode:
     """A node with these texts; a list that says nothing shows its first choice."""
     defaults = {entry.name: entry.choices[0] if entry.choices else "" for entry in ENTRIES[kind]}
     choices = {entry.name: entry.choices for entry in ENTRIES[kind]}
-    fit = {
+    valid_texts = {
         name: text for name, text in texts.items() if name in choices and (text in choices[name] or not choices[name])
     }
-    return RuleNode(kind, defaults | fit)
+    return RuleNode(kind, defaults | valid_texts)
 
 
 # --- in a form, and as one text ---------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def typed_rule(form: FormData) -> str:
     for name, value in form.multi_items():
         if (match := _FIELD.fullmatch(name)) and isinstance(value, str):
             texts.setdefault(match[1], {})[match[2]] = value[:5_000].replace("\r\n", "\n").strip()
-    order = sorted(texts, key=lambda location: [int(part) for part in location.split(".")[1:]])[:MAX_NODES]
+    order = sorted(texts, key=lambda location: [int(number) for number in location.split(".")[1:]])[:MAX_NODES]
 
     def node(location: str) -> RuleNode | None:
         kind = texts[location].get("kind", "")
@@ -160,7 +160,7 @@ def typed_rule(form: FormData) -> str:
             return None
         depth = location.count(".") + 1
         below = [p for p in order if p.startswith(f"{location}.") and p.count(".") == depth] if kind == "group" else []
-        parts = tuple(part for p in below if (part := node(p)) is not None)
+        parts = tuple(inner for p in below if (inner := node(p)) is not None)
         return replace(new_node(NodeKind(kind), **texts[location]), parts=parts)
 
     root = node(ROOT) if ROOT in texts else None
@@ -171,7 +171,7 @@ def node_text(root: RuleNode) -> str:
     """The same nodes always as the same text; "" for a group of nothing."""
 
     def plain(node: RuleNode) -> dict[str, Any]:
-        parts = {"parts": [plain(part) for part in node.parts]} if node.kind is NodeKind.GROUP else {}
+        parts = {"parts": [plain(inner) for inner in node.parts]} if node.kind is NodeKind.GROUP else {}
         return {"kind": node.kind.value, "texts": dict(node.texts), **parts}
 
     return json.dumps(plain(root), ensure_ascii=False, sort_keys=True) if root.parts else ""
@@ -193,7 +193,7 @@ def changed_rule(text: str, act: str, kind: str) -> str:
     group, or leads too deep, changes nothing. A group that was added holds a condition of the kind.
     """
     what, _, location = act.partition(":")
-    path = [int(part) for part in location.split(".")[1:]] if _FIELD.fullmatch(f"people:{location}:kind") else None
+    path = [int(number) for number in location.split(".")[1:]] if _FIELD.fullmatch(f"people:{location}:kind") else None
     if path is None or (what != "remove" and kind not in set(CONDITION_KINDS)):
         return text
 
@@ -201,9 +201,9 @@ def changed_rule(text: str, act: str, kind: str) -> str:
         if node.kind is not NodeKind.GROUP:
             return node
         if what == "remove" and len(path) == 1:
-            return replace(node, parts=tuple(part for n, part in enumerate(node.parts) if n != path[0]))
+            return replace(node, parts=tuple(inner for n, inner in enumerate(node.parts) if n != path[0]))
         if path:
-            inner = (after(part, path[1:]) if n == path[0] else part for n, part in enumerate(node.parts))
+            inner = (after(child, path[1:]) if n == path[0] else child for n, child in enumerate(node.parts))
             return replace(node, parts=tuple(inner))
         added = new_node(NodeKind(kind))
         if what == "group":
@@ -218,7 +218,7 @@ def changed_rule(text: str, act: str, kind: str) -> str:
 
 
 def rule_text(rule: PeopleRule) -> str:
-    """What stands in a form for a rule."""
+    """The text of a form for a rule."""
     node = _node(rule, negated=False)
     return node_text(node if node.kind is NodeKind.GROUP else replace(new_node(NodeKind.GROUP), parts=(node,)))
 
@@ -234,7 +234,7 @@ def _node(rule: PeopleRule, negated: bool) -> RuleNode:
         return _node(rule.negated, not negated)
     if isinstance(rule, AllRule | AnyRule):
         group = new_node(NodeKind.GROUP, no=no, join="all" if isinstance(rule, AllRule) else "any")
-        return replace(group, parts=tuple(_node(part, negated=False) for part in children(rule)))
+        return replace(group, parts=tuple(_node(inner, negated=False) for inner in children(rule)))
     kind = next(kind for kind, model in MODELS.items() if type(rule) is model)
     texts = {
         name: _text(value)
@@ -257,15 +257,15 @@ def _document(node: RuleNode) -> dict[str, Any]:
     """The node as `parse_rule` takes it, right or wrong."""
     texts = node.texts
     if node.kind is NodeKind.GROUP:
-        document: dict[str, Any] = {texts["join"]: [_document(part) for part in node.parts]}
+        document: dict[str, Any] = {texts["join"]: [_document(inner) for inner in node.parts]}
     else:
         document = {"condition": texts.get("condition") or node.kind.value}
-        shown = [
+        entries = [
             entry for entry in ENTRIES[node.kind] if entry.name not in (*SPECIAL, "condition") and texts[entry.name]
         ]
         if node.kind is NodeKind.BASIC and texts["test"] != "range":
-            shown = [entry for entry in shown if not entry.is_number]
-        document |= {e.name: _number(texts[e.name]) if e.is_number else texts[e.name] for e in shown}
+            entries = [entry for entry in entries if not entry.is_number]
+        document |= {e.name: _number(texts[e.name]) if e.is_number else texts[e.name] for e in entries}
         if texts.get("of"):
             document[texts["of"]] = texts["named"]
         if texts.get("test") == "stated":

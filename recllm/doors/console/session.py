@@ -1,9 +1,12 @@
-"""Who looks: sessions of keys and of people, and forms that only the console's own pages can send.
+"""The visitor of a browser: sessions of keys and of people, cookies, and forms that only the console's pages can send.
 
 A session is a file of the workspace and a random token in a cookie; see `workspace.console_sessions`. The API
-key behind it is looked up at each request, so that revoking it ends the session; whether the settings let somebody of
-the company's directory in is looked up likewise. Where no shop has keys or a directory, the service answers this
-machine alone, and whoever works on it is in.
+key behind it is looked up at each request, so that revoking it ends the session; so are the settings that let a person
+of the company's directory in. Where no shop has keys or a directory, only this machine is answered, without sign-in.
+
+A cookie holds a choice or a random text, and no personal data. Over https their names begin with `__Host-`, by which a
+browser takes them from this host alone, over https and for all paths; others are not read. Over http, where no browser
+takes such names, they go without.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
+from fastapi import Request
+from fastapi.responses import Response
+
 from recllm.base.errors import StoreError
-from recllm.doors.console.cookies import SHOP_COOKIE
 from recllm.doors.console.staff import StaffIdentity, StaffMember, staff_member
 from recllm.doors.service.callers import Service
 from recllm.doors.service.live import LiveShop
@@ -29,8 +34,19 @@ from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+SHOP_COOKIE = "recllm-shop"
+"""Name of the shop that is looked at."""
+FORM_COOKIE = "recllm-form"
+"""A random text that the forms of this browser are bound to."""
+LANGUAGE_COOKIE = "recllm-language"
+PENDING_COOKIE = "recllm-oidc"
+"""Binds a sign-in through a provider to the browser that began it."""
+HOST_PREFIX = "__Host-"
+YEAR = 365 * 24 * 3_600
+"""Seconds that a choice is remembered by the browser."""
+
 FRESH_SECONDS = 600
-"""For so long after signing in somebody may end other sessions; later they sign in again for that."""
+"""Time after a sign-in in which the visitor may end other sessions; later they sign in again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +77,7 @@ class SignedIn:
 
     @property
     def key_id(self) -> str | None:
-        """Of the key that was signed in with; None for whoever needed none."""
+        """Of the key of the sign-in; None without one."""
         return self.visitor.key_id if isinstance(self.visitor, ApiKey) else None
 
 
@@ -71,8 +87,8 @@ def session_cookie(shop_name: str) -> str:
 
 
 def identify_browser(service: Service, cookies: Mapping[str, str], *, is_used: bool) -> SignedIn | None:
-    """Who looks; None for whoever has to sign in first. is_used: somebody does something, so that no session of this
-    browser gets idle.
+    """The visitor; None where sign-in is needed first. is_used: whether the request keeps the sessions of this browser
+    from being idle.
 
     One shop's trouble is no other's: one whose keys cannot be read is closed. Raises `StoreError` where that is so for
     all of them.
@@ -104,7 +120,7 @@ def identify_browser(service: Service, cookies: Mapping[str, str], *, is_used: b
 
 
 def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
-    """The shop and the key of a text that somebody typed; None when it is not the key of any shop here."""
+    """The shop and the key of a typed text; None when it is the key of no shop here."""
     for shop in service.shops.values():
         try:
             if key := authenticate(shop.workspace, key_text):
@@ -117,15 +133,13 @@ def sign_in(service: Service, key_text: str) -> tuple[LiveShop, ApiKey] | None:
 def begin_staff_session(
     workspace: Workspace, identity: StaffIdentity, confirmed: ConsoleSession | None = None
 ) -> tuple[ConsoleSession, str]:
-    """A session of somebody of the company's directory, and its token. confirmed: the one until now, which goes on in
-    this one where it is the same person's, and else is none of theirs."""
+    """A new session and its token. confirmed: the session until now, which goes on if it is the same person's."""
     is_theirs = confirmed is not None and is_session_of(confirmed, identity)
     return begin_session(workspace, person=asdict(identity), confirmed=confirmed if is_theirs else None)
 
 
 def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | StaffMember | None:
-    """Who is behind a session, as far as they may look now; None for a person whom the directory did not confirm for
-    too long."""
+    """Key or person of a session; None where they may not look, or were not confirmed for too long."""
     visitor: ApiKey | StaffMember | None
     if session.person is None:
         visitor = key_in_force(workspace, session.key_id or "")
@@ -138,12 +152,12 @@ def session_visitor(workspace: Workspace, session: ConsoleSession) -> ApiKey | S
 
 
 def has_to_be_confirmed(workspace: Workspace, session: ConsoleSession) -> bool:
-    """Whether the directory has to say anew that it still lets this person in."""
+    """Whether the directory has to confirm again that it lets this person in."""
     return session.person is not None and time.time() > session.proven_at + _confirm_seconds(workspace)
 
 
 def has_just_signed_in(session: ConsoleSession) -> bool:
-    """Whether somebody proved lately who they are; that the directory confirmed them does not count."""
+    """Whether the sign-in itself was lately; a confirmation by the directory does not count."""
     return time.time() <= session.begun_at + FRESH_SECONDS
 
 
@@ -163,7 +177,7 @@ def _subject(person: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _identity(person: Mapping[str, Any]) -> StaffIdentity | None:
-    """None for what another version of this program wrote down of somebody: they sign in again."""
+    """None for data of another version of this program: the person signs in again."""
     try:
         return StaffIdentity(**{**person, "groups": tuple(person["groups"])})
     except (KeyError, TypeError):
@@ -179,7 +193,7 @@ def new_form_cookie() -> str:
 
 
 def form_token(workspace: Workspace, form_cookie: str, session: ConsoleSession | None) -> str:
-    """What every form carries: nobody can make it who has neither this workspace's key nor this browser's cookies."""
+    """The token of every form: making it needs this workspace's key and this browser's cookies."""
     text = f"{form_cookie}\0{session.form_seed if session else ''}".encode(errors="replace")
     return hmac.digest(workspace.signing_key("console form"), text, "sha256").hex()
 
@@ -187,3 +201,37 @@ def form_token(workspace: Workspace, form_cookie: str, session: ConsoleSession |
 def same_token(token: str, expected: str) -> bool:
     """Compares in a time that does not depend on the texts."""
     return hmac.compare_digest(token.encode(errors="replace"), expected.encode())
+
+
+# --- cookies ----------------------------------------------------------------------------------------------------------
+
+
+def read_cookies(request: Request) -> dict[str, str]:
+    """The console's cookies by their plain names; over https those alone that came with the prefix."""
+    if not _is_https(request):
+        return dict(request.cookies)
+    prefixed = {name: value for name, value in request.cookies.items() if name.startswith(HOST_PREFIX)}
+    return {name.removeprefix(HOST_PREFIX): value for name, value in prefixed.items()}
+
+
+def set_cookie(
+    answer: Response,
+    request: Request,
+    name: str,
+    value: str,
+    *,
+    max_age: int | None = None,
+    samesite: Literal["lax", "strict"] = "strict",
+) -> None:
+    """A cookie that no script reads and no other site sends; over https never without it."""
+    is_https = _is_https(request)
+    written = f"{HOST_PREFIX}{name}" if is_https else name
+    answer.set_cookie(written, value, max_age=max_age, httponly=True, samesite=samesite, secure=is_https)
+
+
+def drop_cookie(answer: Response, request: Request, name: str) -> None:
+    set_cookie(answer, request, name, "", max_age=0)
+
+
+def _is_https(request: Request) -> bool:
+    return request.url.scheme == "https"

@@ -14,6 +14,7 @@ from recllm.base.errors import PolicyError, UnknownIdError
 from recllm.doors.console.pages import (
     ConsoleSection,
     FormRefusal,
+    PageRoute,
     TheForm,
     TheVisit,
     Visit,
@@ -28,20 +29,20 @@ from recllm.market.jobs.setting_rows import setting_rows, setting_text
 from recllm.shop.workspace.console_sessions import ConsoleSession, end_session, list_sessions
 from recllm.shop.workspace.keys import ApiKey, Scope, create_key, list_keys, revoke_key
 
-router = APIRouter(prefix="/settings")
+router = APIRouter(prefix="/settings", route_class=PageRoute)
 SECTION = ConsoleSection("settings", "/settings", router)
 
 SIGN_IN_AGAIN = "/sign-in?after=/settings"
 
 
 @router.get("")
-async def index(visit: TheVisit) -> Response:
+def index(visit: TheVisit) -> Response:
     """Every setting with its value and origin; the keys."""
-    return await _page(visit)
+    return _page(visit)
 
 
 @router.post("/keys")
-async def make_key(visit: TheVisit, form: TheForm) -> Response:
+def make_key(visit: TheVisit, form: TheForm) -> Response:
     """Make a key and show it, this once."""
     visit.require(Scope.ADMIN)
     name, scopes = text_of(form, "name", 200), texts_of(form, "scope")
@@ -53,54 +54,47 @@ async def make_key(visit: TheVisit, form: TheForm) -> Response:
         visit.remember("make_key", key=key.key_id, scopes=" ".join(sorted(key.scopes)))
         return text
 
-    text = await visit.attempt(write)
+    text = visit.attempt(write)
     if isinstance(text, FormRefusal):
-        return await _page(visit, problem=text.problem, typed=name, status=422)
-    return await _page(visit, key_text=text)
+        return _page(visit, problem=text.problem, typed=name, status=422)
+    return _page(visit, key_text=text)
 
 
 @router.post("/keys/{key_id}/revoke")
-async def revoke(visit: TheVisit, key_id: str) -> Response:
+def revoke(visit: TheVisit, key_id: str) -> Response:
     """Refuse a key from now on, and end its sessions."""
     visit.require(Scope.ADMIN)
-
-    def write() -> None:
-        if visit.signed_in is not None and visit.signed_in.key_id == key_id:
-            raise PolicyError(visit.say("settings.own_key"))
-        revoke_key(visit.workspace, key_id)
-        visit.remember("revoke_key", key=key_id)
-
-    await visit.run(write)
+    if visit.signed_in is not None and visit.signed_in.key_id == key_id:
+        raise PolicyError(visit.say("settings.own_key"))
+    revoke_key(visit.workspace, key_id)
+    visit.remember("revoke_key", key=key_id)
     return visit.back("/settings#keys", "")
 
 
 @router.post("/sessions/{session_id}/end")
-async def end_one_session(visit: TheVisit, session_id: str) -> Response:
-    """A session of one's own in another browser, or for an administrator anybody's."""
-    return await _end_sessions(visit, lambda session: session.session_id == session_id)
+def end_one_session(visit: TheVisit, session_id: str) -> Response:
+    """One's own session in another browser, or for an administrator any session."""
+    return _end_sessions(visit, lambda session: session.session_id == session_id)
 
 
 @router.post("/sessions/end")
-async def end_other_sessions(visit: TheVisit) -> Response:
+def end_other_sessions(visit: TheVisit) -> Response:
     """All of one's own but this one."""
-    return await _end_sessions(visit, lambda session: _is_mine(visit, session))
+    return _end_sessions(visit, lambda session: _is_mine(visit, session))
 
 
-async def _end_sessions(visit: Visit, is_meant: Callable[[ConsoleSession], bool]) -> Response:
-    """This browser's own is left: signing out ends that. Whoever found a browser where somebody is signed in locks
-    nobody out: it is for who signed in just now. Raises `UnknownIdError` where there is none to end."""
+def _end_sessions(visit: Visit, is_meant: Callable[[ConsoleSession], bool]) -> Response:
+    """All but this browser's own, which signing out ends. Only for visitors who signed in just now, so that a finder of
+    an open browser locks no one out. Raises `UnknownIdError` where there is none to end."""
     if not _may_end(visit):
         return RedirectResponse(SIGN_IN_AGAIN, 303)
 
-    def end() -> None:
-        meant = [(s, visitor) for s, visitor in _sessions(visit) if is_meant(s) and not _is_this(visit, s)]
-        if not meant:
-            raise UnknownIdError("there is no such session any more")
-        ended = [(s, visitor) for s, visitor in meant if end_session(visit.workspace, s.session_id)]
-        for session, visitor in ended:
-            visit.remember("end_session", session=session.session_id[:8], of=visitor.name)
-
-    await visit.run(end)
+    meant = [(s, visitor) for s, visitor in _sessions(visit) if is_meant(s) and not _is_this(visit, s)]
+    if not meant:
+        raise UnknownIdError("there is no such session any more")
+    ended = [(s, visitor) for s, visitor in meant if end_session(visit.workspace, s.session_id)]
+    for session, visitor in ended:
+        visit.remember("end_session", session=session.session_id[:8], of=visitor.name)
     return visit.back("/settings#sessions")
 
 
@@ -130,26 +124,14 @@ def _is_this(visit: Visit, session: ConsoleSession) -> bool:
     return current is not None and current.session_id == session.session_id
 
 
-async def _page(
+def _page(
     visit: Visit, *, key_text: str | None = None, problem: str | None = None, typed: str = "", status: int = 200
 ) -> Response:
-    def values() -> dict[str, Any]:
-        rows = setting_rows(visit.workspace.root, {})
-        groups = itertools.groupby(rows, lambda row: str(row["section"]))
-        keys = list_keys(visit.workspace) if visit.may(Scope.ADMIN) else []
-        sessions = _sessions(visit)
-        others = [(session, visitor) for session, visitor in sessions if not _is_this(visit, session)]
-        return {
-            "groups": [(name, settings_table(visit, name, list(group))) for name, group in groups],
-            "keys": keys_table(visit, keys) if keys else None,
-            "revocable": [key for key in keys if not key.revoked_at and not _is_own(visit, key)],
-            "sessions": sessions_table(visit, sessions) if sessions else None,
-            "endable": [(s.session_id, visitor.name, _moment(s.begun_at)) for s, visitor in others],
-            "has_others": any(_is_mine(visit, session) for session, _ in others),
-            "may_end": _may_end(visit),
-            "sign_in_again": SIGN_IN_AGAIN,
-        }
-
+    rows = setting_rows(visit.workspace.root, {})
+    groups = itertools.groupby(rows, lambda row: str(row["section"]))
+    keys = list_keys(visit.workspace) if visit.may(Scope.ADMIN) else []
+    sessions = _sessions(visit)
+    others = [(session, visitor) for session, visitor in sessions if not _is_this(visit, session)]
     return visit.page(
         "settings.html.j2",
         status=status,
@@ -158,7 +140,14 @@ async def _page(
         key_text=key_text,
         problem=problem,
         typed=typed,
-        **await visit.run(values),
+        groups=[(name, settings_table(visit, name, list(group))) for name, group in groups],
+        keys=keys_table(visit, keys) if keys else None,
+        revocable=[key for key in keys if not key.revoked_at and not _is_own(visit, key)],
+        sessions=sessions_table(visit, sessions) if sessions else None,
+        endable=[(s.session_id, visitor.name, _moment(s.begun_at)) for s, visitor in others],
+        has_others=any(_is_mine(visit, session) for session, _ in others),
+        may_end=_may_end(visit),
+        sign_in_again=SIGN_IN_AGAIN,
     )
 
 

@@ -1,10 +1,10 @@
-"""How somebody gets in and out: with a key that is typed, or through the company's directory.
+"""Sign-in and sign-out: with a typed key, or through the company's directory.
 
 A browser comes back from a provider with no cookie of the console but one, since the others are not sent on a way that
-another site began. So the page of a success goes on by itself, as a page of this site, and only then are they sent.
+another site began. So the page of a success loads the next one itself, and only then they are sent.
 
-Whoever signs in gets a session of its own, and the one before is over. That of a person is confirmed from time to time:
-a page leads by way of the provider, so that who was removed there is out.
+A sign-in begins a new session and ends the one before. The session of a person is confirmed from time to time: a page
+leads by way of the provider, so that people who were removed there are out.
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.errors import StoreError
 from recllm.base.settings import OIDC_RETURN_PATH
-from recllm.doors.console.cookies import FORM_COOKIE, PENDING_COOKIE, SHOP_COOKIE, YEAR, drop_cookie, set_cookie
+from recllm.doors.console.memory import PENDING_SECONDS, PendingSignIn
 from recllm.doors.console.oidc import OidcClient, SignInError, SignInProblem, connect_provider, provider_id
 from recllm.doors.console.pages import TheForm, TheVisit, Visit, from_here, local_path, text_of
-from recllm.doors.console.pending import PENDING_SECONDS, PendingSignIn
 from recllm.doors.console.session import (
+    FORM_COOKIE,
+    PENDING_COOKIE,
+    SHOP_COOKIE,
+    YEAR,
     begin_staff_session,
+    drop_cookie,
     has_to_be_confirmed,
     is_session_of,
     new_form_cookie,
     session_cookie,
+    set_cookie,
     sign_in,
 )
 from recllm.doors.console.staff import StaffIdentity, StaffMember, groups_in_use, staff_identity, staff_member
@@ -46,8 +51,8 @@ logger = logging.getLogger(__name__)
 router = APIRouter()
 
 CLEAR_SITE_DATA = '"cache", "storage"'
-"""What a browser forgets of this site when somebody signs out. "cookies" would be those of the whole domain, other
-programs of the company among them: the console's own are taken back by name."""
+"""Data that a browser removes at sign-out. "cookies" would be those of the whole domain, with other programs of the
+company: the console's own are removed by name."""
 STATUS_OF_PROBLEM: Mapping[SignInProblem, HTTPStatus] = {
     SignInProblem.UNREACHABLE: HTTPStatus.BAD_GATEWAY,
     SignInProblem.NOT_SET_UP: HTTPStatus.BAD_GATEWAY,
@@ -62,17 +67,14 @@ REFUSALS = (SignInProblem.DECLINED, SignInProblem.NOT_ALLOWED, SignInProblem.NO_
 
 
 def connect_providers(shops: Mapping[str, LiveShop]) -> dict[str, OidcClient]:
-    """The providers of all shops by `provider_id`; shops with the same settings share one.
-
-    Raises `UsageError` for settings that are not complete, `MissingExtraError` without the libraries.
-    """
+    """The providers of all shops by `provider_id`. Raises as `connect_provider` does."""
     all_settings = [shop.workspace.settings.oidc for shop in shops.values()]
     return {provider_id(settings): connect_provider(settings) for settings in all_settings if settings.issuer}
 
 
 @router.get("/sign-in")
 async def sign_in_page(visit: TheVisit, after: str = "/") -> Response:
-    """Where a key is typed or a provider is chosen; whoever is in already may add the key of a further shop."""
+    """The page to type a key or choose a provider; signed-in visitors may add the key of another shop."""
     if visit.signed_in is not None and visit.signed_in.visitor is None:  # this machine: there is nothing to sign in to
         return RedirectResponse(local_path(after), 303)
     return _page(visit, local_path(after))
@@ -107,7 +109,7 @@ async def sign_in_with_key(visit: TheVisit, form: TheForm) -> Response:
 async def sign_in_returned(visit: TheVisit) -> Response:
     """The way back from a provider: who it was, and which shops let them in."""
     request = visit.request
-    if not request.query_params:  # a page of a failure was loaded anew, in another language perhaps
+    if not request.query_params:  # a page of a failure was loaded again, in another language perhaps
         return RedirectResponse("/sign-in", 303)
     query = {name: value[:4_096] for name, value in request.query_params.items()}
     provider, after, pending = "", "/", None
@@ -125,7 +127,7 @@ async def sign_in_returned(visit: TheVisit) -> Response:
         if pending.is_confirmation and not any(
             is_session_of(session, identities[0][1]) for session in pending.sessions.values()
         ):
-            raise SignInError(SignInProblem.DECLINED, "somebody else is signed in there than here")
+            raise SignInError(SignInProblem.DECLINED, "another person is signed in there than here")
         sessions = await anyio.to_thread.run_sync(_sessions, identities, pending)
     except OverloadError:
         answer = _too_many(visit, after, "a provider")
@@ -154,7 +156,7 @@ async def go_to_provider(visit: TheVisit, provider: str, after: str = "/") -> Re
     after = local_path(after)
     if provider not in visit.state.providers:
         raise HTTPException(404)
-    if not from_here(visit.request):  # nobody is sent away by another site
+    if not from_here(visit.request):  # another site cannot send visitors away
         return RedirectResponse(f"/sign-in?after={quote(after)}", 303)
     try:
         return await _begin_at_provider(visit, provider, after)
@@ -165,11 +167,7 @@ async def go_to_provider(visit: TheVisit, provider: str, after: str = "/") -> Re
 
 
 async def go_to_be_confirmed(visit: Visit) -> Response | None:
-    """To the provider and back to this very page, where it did not say for long that it lets this person in.
-
-    None where that is not so or can wait: for forms, parts of pages and files, while another tab is on its way there,
-    and while the provider does not answer.
-    """
+    """To the provider and back, where a confirmation is due; None where it is not, or can wait."""
     request, session = visit.request, visit.signed_in.session if visit.signed_in else None
     if session is None or request.method != "GET" or visit.is_part or visit.wants_file:
         return None
@@ -194,7 +192,7 @@ async def _begin_at_provider(visit: Visit, provider: str, after: str, *, is_conf
     sessions = visit.signed_in.sessions if visit.signed_in else {}
     persons = [session.person for session in sessions.values() if session.person is not None]
     client = visit.state.providers[provider]
-    # whoever is in and comes by the button wants to prove who they are
+    # a signed-in visitor who comes by the button wants to prove who they are
     asks_again = not is_confirmation and any(person.get("issuer") == client.issuer for person in persons)
     address, begun = await client.begin(visit.words.tag, asks_again=asks_again)
     sign_in_begun = PendingSignIn(
@@ -232,7 +230,7 @@ async def sign_out(visit: TheVisit) -> Response:
 
 
 def _page(visit: Visit, after: str, problem: str | None = None, status: int = 200) -> Response:
-    """problem: path of a sentence that says why nobody is in yet."""
+    """problem: path of a sentence with the reason."""
     providers = [(name, client.title) for name, client in visit.state.providers.items()]
     return visit.page("sign_in.html.j2", status=status, after=after, problem=problem, providers=providers)
 
@@ -282,7 +280,7 @@ def _keep_session(answer: Response, visit: Visit, shop: LiveShop, token: str) ->
 def _sessions(
     identities: Sequence[tuple[LiveShop, StaffIdentity]], pending: PendingSignIn
 ) -> list[tuple[LiveShop, ConsoleSession, str]]:
-    """Shops that somebody may look at, with the new session of each and its token; those of before are over. Raises
+    """Shops that the person may look at, with the new session of each and its token; those of before are over. Raises
     `SignInError` where there is none.
 
     One shop's trouble is no other's: one whose key cannot be read is left out, and raises `StoreError` if it is alone.
@@ -304,7 +302,7 @@ def _sessions(
                 confirmed = before if pending.is_confirmation else None
                 session, token = begin_staff_session(shop.workspace, member.identity, confirmed)
                 sessions.append((shop, session, token))
-                if not session.is_confirmed:  # an address may be somebody else's one day; a subject never is
+                if not session.is_confirmed:  # an address may change its owner; a subject never does
                     actor, subject = f"console:{member.name}", member.identity.subject
                     _audit(shop.workspace, actor, session, "directory", issuer=member.identity.issuer, person=subject)
             if before is not None and (shop.name in looking or before.person is not None):
@@ -318,7 +316,7 @@ def _sessions(
 
 
 def _audit(workspace: Workspace, actor: str, session: ConsoleSession, way: str, **facts: str) -> None:
-    """A load that holds the store for longer keeps nobody out: the log has the sign-in at any rate."""
+    """A load that holds the store for longer does not prevent a sign-in: the log has it in any case."""
     try:
         audit(workspace, actor, AuditAction.SIGNED_IN, way=way, session=session.session_id[:8], **facts)
     except StoreError as error:

@@ -1,11 +1,12 @@
 """People of a company's own directory: who is let in to the console, and what they may do there.
 
-Settings decide that anew at each request, so that a domain, subject or group that is taken out of them after a sign-in
-counts as soon as the service has read them.
+Settings decide that at each request, so that a domain, subject or group that is removed from them counts as soon as the
+service has read them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ MAX_EMAIL = 254
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaffIdentity:
-    """What a provider said of somebody, as far as this shop's settings use it."""
+    """Claims of a person that this shop's settings use."""
 
     issuer: str
     client_id: str
@@ -32,7 +33,7 @@ class StaffIdentity:
 
 @dataclass(frozen=True, slots=True)
 class StaffMember:
-    """Somebody who is let in."""
+    """A person who is let in."""
 
     identity: StaffIdentity
     name: str
@@ -51,7 +52,13 @@ def groups_in_use(settings: OidcSettings) -> frozenset[str]:
 def staff_identity(claims: Mapping[str, Any], settings: OidcSettings) -> StaffIdentity:
     """From claims whose token was verified."""
     email, groups = claims.get("email"), claims.get(settings.groups_claim)
-    is_verified = claims.get("email_verified") is True and isinstance(email, str) and _is_email(email)
+    is_verified = (
+        claims.get("email_verified") is True
+        and isinstance(email, str)
+        and len(email) <= MAX_EMAIL
+        and re.fullmatch(r"[^@\s]+@[^@\s]+", email) is not None
+        and email.isprintable()  # nothing that could be taken for another address
+    )
     names = groups if isinstance(groups, list) else [groups]
     return StaffIdentity(
         issuer=settings.issuer or "",
@@ -63,12 +70,12 @@ def staff_identity(claims: Mapping[str, Any], settings: OidcSettings) -> StaffId
 
 
 def staff_member(identity: StaffIdentity, settings: OidcSettings) -> StaffMember | None:
-    """Somebody with what they may do; None for whom these settings do not let in, and of another provider's people."""
+    """The person with their scopes; None where these settings do not let them in, and of another provider."""
     if settings.issuer is None or (identity.issuer, identity.client_id) != (settings.issuer, settings.client_id):
         return None
     is_allowed = (
         identity.subject in settings.allowed_subjects
-        or (identity.email and _domain(identity.email) in settings.allowed_domains)
+        or (identity.email and identity.email.rpartition("@")[2].lower() in settings.allowed_domains)
         or not set(settings.allowed_groups).isdisjoint(identity.groups)
     )
     if not is_allowed:
@@ -77,19 +84,3 @@ def staff_member(identity: StaffIdentity, settings: OidcSettings) -> StaffMember
     scopes = frozenset[str](settings.base_scopes).union(*(names for group, names in grants if group in identity.groups))
     name = identity.email if settings.history_name == "email" and identity.email else identity.subject
     return StaffMember(identity, name, frozenset(map(Scope, scopes)))
-
-
-def _is_email(text: str) -> bool:
-    """Whether it has one "@" with something on both sides and nothing that could be taken for another address."""
-    name, _, domain = text.partition("@")
-    return (
-        bool(name and domain)
-        and "@" not in domain
-        and len(text) <= MAX_EMAIL
-        and text.isprintable()
-        and " " not in text
-    )
-
-
-def _domain(email: str) -> str:
-    return email.rpartition("@")[2].lower()

@@ -170,8 +170,7 @@ def tables_of(values: object) -> Iterator[ConsoleTable]:
 
 
 def csv_lines(table: ConsoleTable, may: Callable[[Scope], bool]) -> Iterator[str]:
-    """The file, line by line, with a byte order mark, which spreadsheets need to read it as UTF-8. may: whether the
-    reader has a scope."""
+    """The file, line by line, with the byte order mark that spreadsheets need. may: the reader's scopes."""
     columns = [(n, c) for n, c in enumerate(table.columns) if c.is_in_file and (c.scope is None or may(c.scope))]
     yield "\ufeff" + _csv_line([name for _, column in columns for name in _csv_names(column)])
     for row in table.rows if table.all_rows is None else table.all_rows():

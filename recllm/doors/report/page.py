@@ -29,7 +29,7 @@ def picture(svg: str) -> Markup:
 
 
 def _moment(when: str | datetime) -> str:
-    """Minutes are enough for people; the zone is told."""
+    """To the minute, with its zone."""
     at = datetime.fromisoformat(when) if isinstance(when, str) else when
     zone = f"UTC{at.isoformat()[-6:]}" if at.utcoffset() else "UTC"
     return f"{at:%Y-%m-%d %H:%M} ({zone})"

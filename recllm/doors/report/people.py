@@ -76,7 +76,7 @@ def quality_charts(quality: PredictionQuality, locale: str = "en") -> tuple[Line
 
 
 def qini_chart(curves: Mapping[str, QiniCurve], locale: str = "en") -> LineChart:
-    """One line per name, and what treating people by lot would bring. Raises `UsageError` for no curve."""
+    """One line per name, and one for random treatment. Raises `UsageError` for no curve."""
     if not curves:
         raise UsageError("a Qini chart needs at least one curve")
     labels = section("page.charts", locale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
@@ -17,27 +17,25 @@ import recllm
 from recllm.base.documents import plain
 from recllm.base.errors import UsageError
 from recllm.base.policy import EARLIEST_YEAR
-from recllm.base.schema import AdCopy, Slate
-from recllm.base.settings import ServiceSettings
+from recllm.base.schema import AdCopy, ReportBy, Slate
 from recllm.doors.service.callers import (
     ERRORS,
     MayAsk,
     MayMarket,
     MayMeasure,
     MaySend,
-    Service,
     TheService,
+    answered,
     document_answer,
-    json_answer,
     require,
 )
 from recllm.doors.service.capacity import OverloadError
-from recllm.doors.service.live import LiveShop
 from recllm.doors.service.requests import (
     ConsentRequest,
     CopyTextRequest,
     EventsAnswer,
     EventsRequest,
+    ExperimentRequest,
     ExplanationRequest,
     Id,
     ItemsRequest,
@@ -46,10 +44,22 @@ from recllm.doors.service.requests import (
     ProfileRequest,
     SimilarItems,
     SlateRequest,
+    StopRequest,
     TextsRequest,
     UsersRequest,
 )
-from recllm.market.jobs.load import add_consent, add_events, add_items, add_users
+from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
+from recllm.market.experiments.slates import (
+    ExperimentOutcome,
+    Treatment,
+    experiment_outcome,
+    find_experiment,
+    list_experiments,
+    reported_experiment,
+    start_experiment,
+    stop_experiment,
+)
+from recllm.market.jobs.load import add_consent, add_events, add_items, add_users, feedback_report
 from recllm.recommend.recommender.explanation import Explanation
 from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.similar import similar_items
@@ -90,181 +100,212 @@ async def recommend(body: SlateRequest, caller: MayAsk, service: TheService) -> 
 
 
 @router.post("/v1/explain", response_model=None, responses={200: {"model": Explanation}}, tags=["recommend"])
-async def explain(body: ExplanationRequest, caller: MayAsk, service: TheService) -> Response:
+@answered()
+def explain(body: ExplanationRequest, caller: MayAsk) -> Explanation:
     """One item for one person: what each piece of evidence adds, and without what it would not be shown."""
-
-    def explanation() -> Explanation:
-        return caller.shop.recommender().explain(body.user_id, body.item_id, k=body.k)
-
-    return json_answer(await service.capacity.run(explanation))
+    return caller.shop.recommender().explain(body.user_id, body.item_id, k=body.k)
 
 
 @router.get("/v1/items/{item_id:path}/similar", response_model=SimilarItems, tags=["recommend"])
-async def similar(
-    item_id: Id, caller: MayAsk, service: TheService, k: Annotated[int, Query(ge=1, le=100)] = 10
-) -> Response:
+@answered()
+def similar(item_id: Id, caller: MayAsk, k: Annotated[int, Query(ge=1, le=100)] = 10) -> dict[str, Any]:
     """Items on offer whose texts are nearest to an item's; cosine in [-1, 1]."""
-
-    def nearest() -> dict[str, Any]:
-        neighbours = similar_items(caller.shop.recommender(), item_id, k)
-        listed = [{"item_id": near_id, "title": title, "cosine": value} for near_id, title, value in neighbours]
-        return {"item_id": item_id, "items": listed}
-
-    return json_answer(await service.capacity.run(nearest))
+    neighbours = similar_items(caller.shop.recommender(), item_id, k)
+    listed = [{"item_id": near_id, "title": title, "cosine": value} for near_id, title, value in neighbours]
+    return {"item_id": item_id, "items": listed}
 
 
 @router.post("/v1/events", response_model=EventsAnswer, tags=["events"])
-async def events(body: EventsRequest, caller: MaySend, service: TheService) -> Response:
-    """What people did. Durable when answered, and counts in the next slate.
+@answered()
+def events(body: EventsRequest, caller: MaySend, service: TheService) -> dict[str, Any]:
+    """Records events. They are durable when answered, and count in the next slate.
 
-    An event that is known already is a duplicate; one whose `event_id` is known with another content is a conflict and
-    changes nothing; one that lies ahead of the clock or before 1990, or is of somebody who was
-    erased, is rejected. The lists hold positions in the request, from 0.
+    A known event is a duplicate; one whose `event_id` is known with another content is a conflict and changes nothing;
+    one that lies ahead of the clock or before 1990, or is of an erased person, is rejected. The lists hold positions in
+    the request, from 0.
     """
-    shop, settings = caller.shop, service.settings
+    shop, metrics = caller.shop, service.metrics[caller.shop.name].events
     if len(body.events) > MAX_EVENTS:
         raise UsageError(f"{len(body.events)} events; send at most {MAX_EVENTS:,} in one request")
-
-    def write() -> dict[str, Any]:
-        fits = _plausible(shop, settings, [event.timestamp for event in body.events])
-        fit = [position for position, is_plausible in enumerate(fits) if is_plausible]
-        rejected = [position for position, is_plausible in enumerate(fits) if not is_plausible]
-        account: dict[str, Any] = {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
-        if fit:
-            now = recording_time(shop.workspace)
-            done = add_events(shop.workspace, [body.events[n].row(now) for n in fit], source="service")
-            account |= {"accepted": done.accepted, "duplicates": done.duplicates}
-            account["conflicts"] = [fit[n] for n in done.conflicts]
-            account["rejected"] = sorted([*rejected, *(fit[n] for n in done.erased)])
-        return account
-
-    account = await service.capacity.run(write)
-    for outcome in ("accepted", "duplicates"):
-        service.metrics[shop.name].events.labels(outcome).inc(account[outcome])
-    for outcome in ("conflicts", "rejected"):
-        service.metrics[shop.name].events.labels(outcome).inc(len(account[outcome]))
-    return json_answer(account)
+    fits = _plausible([event.timestamp for event in body.events])
+    taken_positions = [position for position, is_plausible in enumerate(fits) if is_plausible]
+    rejected = [position for position, is_plausible in enumerate(fits) if not is_plausible]
+    account: dict[str, Any] = {"accepted": 0, "duplicates": 0, "conflicts": [], "rejected": rejected}
+    if taken_positions:
+        now = recording_time(shop.workspace)
+        done = add_events(shop.workspace, [body.events[n].row(now) for n in taken_positions], source="service")
+        account |= {"accepted": done.accepted, "duplicates": done.duplicates}
+        account["conflicts"] = [taken_positions[n] for n in done.conflicts]
+        account["rejected"] = sorted([*rejected, *(taken_positions[n] for n in done.erased)])
+    for outcome, entry in account.items():
+        metrics.labels(outcome).inc(len(entry) if isinstance(entry, list) else entry)
+    return account
 
 
-def _plausible(shop: LiveShop, settings: ServiceSettings, times: Sequence[datetime | None]) -> list[bool]:
-    """Which times may be taken: none ahead of the clock, where a decision of tomorrow would hold against one of today,
-    and none before `EARLIEST_YEAR`. A time that is left out may."""
+def _plausible(times: Sequence[datetime | None]) -> list[bool]:
+    """Which times are plausible: none ahead of the clock or before `EARLIEST_YEAR`; no time is."""
     earliest = datetime(EARLIEST_YEAR, 1, 2, tzinfo=UTC)  # also where the zone is ahead
     latest = datetime.now(UTC) + timedelta(seconds=CLOCK_SKEW_SECONDS)
     return [at is None or (at.year > 1 and earliest <= at <= latest) for at in times]
 
 
 @router.post("/v1/items", response_model=LoadAnswer, tags=["events"])
-async def items(body: ItemsRequest, caller: MaySend, service: TheService) -> Response:
-    """New or changed items: all of the request or none. What is answered is in force: the next slate knows it."""
-
-    def write() -> Any:
-        done = add_items(caller.shop.workspace, [item.item() for item in body.items], source="service")
-        caller.shop.update()
-        return done
-
-    return await _written(service, len(body.items), write)
+@answered()
+def items(body: ItemsRequest, caller: MaySend) -> dict[str, int]:
+    """New or changed items: all of the request or none. They are in force when answered: the next slate knows them."""
+    _check_size(body.items)
+    done = add_items(caller.shop.workspace, [item.item() for item in body.items], source="service")
+    caller.shop.update()
+    return _account(done)
 
 
 @router.post("/v1/users", response_model=LoadAnswer, tags=["events"])
-async def users(body: UsersRequest, caller: MaySend, service: TheService) -> Response:
-    """What people told of themselves; it counts in the next answer."""
-
-    def write() -> Any:
-        basics = {person.user_id: person.basics for person in body.users}
-        return add_users(caller.shop.workspace, basics, source="service")
-
-    return await _written(service, len(body.users), write)
+@answered()
+def users(body: UsersRequest, caller: MaySend) -> dict[str, int]:
+    """Basics that people stated; they count in the next answer."""
+    _check_size(body.users)
+    basics = {person.user_id: person.basics for person in body.users}
+    return _account(add_users(caller.shop.workspace, basics, source="service"))
 
 
 @router.post("/v1/consent", response_model=LoadAnswer, tags=["events"])
-async def consent(body: ConsentRequest, caller: MaySend, service: TheService) -> Response:
-    """What people agreed to or withdrew; it counts in the next answer, for whatever is asked."""
-    times = [decision.timestamp for decision in body.consent]
-    for position, is_plausible in enumerate(_plausible(caller.shop, service.settings, times)):
+@answered()
+def consent(body: ConsentRequest, caller: MaySend) -> dict[str, int]:
+    """Decisions about consent; they count in the next answer of any kind."""
+    for position, is_plausible in enumerate(_plausible([decision.timestamp for decision in body.consent])):
         if not is_plausible:
             raise UsageError(
                 f"consent.{position}.timestamp lies ahead of the clock, or before the policy's earliest_year"
             )
-
-    def write() -> Any:
-        decisions = [(row.user_id, row.purpose, row.granted, row.timestamp) for row in body.consent]
-        done = add_consent(caller.shop.workspace, decisions, source="service")
-        if done.accepted:
-            caller.audit_each(AuditAction.CONSENT_CHANGED, [row.user_id for row in body.consent])
-        return done
-
-    return await _written(service, len(body.consent), write)
+    _check_size(body.consent)
+    decisions = [(row.user_id, row.purpose, row.granted, row.timestamp) for row in body.consent]
+    done = add_consent(caller.shop.workspace, decisions, source="service")
+    if done.accepted:
+        caller.audit_each(AuditAction.CONSENT_CHANGED, [row.user_id for row in body.consent])
+    return _account(done)
 
 
-async def _written(service: Service, n_rows: int, write: Callable[[], Any]) -> Response:
-    """The account of rows that `write` writes. Raises `UsageError` for too many."""
-    if n_rows > MAX_EVENTS:
-        raise UsageError(f"{n_rows} rows; send at most {MAX_EVENTS:,} in one request")
-    done = await service.capacity.run(write)
-    return json_answer({"accepted": done.accepted, "duplicates": done.duplicates, "erased": len(done.erased)})
+def _check_size(rows: Sequence[object]) -> None:
+    if len(rows) > MAX_EVENTS:
+        raise UsageError(f"{len(rows)} rows; send at most {MAX_EVENTS:,} in one request")
+
+
+def _account(done: Any) -> dict[str, int]:
+    return {"accepted": done.accepted, "duplicates": done.duplicates, "erased": len(done.erased)}
 
 
 @router.post("/v1/users/profile", response_model=None, tags=["recommend"])
-async def profile(body: ProfileRequest, caller: MayAsk, service: TheService) -> Response:
+@answered()
+def profile(body: ProfileRequest, caller: MayAsk) -> dict[str, Any]:
     """What is known of a person: User = (I, B, H), as figures and as the texts that models read."""
-
-    def known() -> dict[str, Any]:
-        workspace = caller.shop.workspace
-        person, texts = person_profile(workspace, body.user_id, body.locale or workspace.settings.locale)
-        caller.audit_each(AuditAction.PERSON_SHOWN, [body.user_id])
-        return {**plain(person), "user_id": body.user_id, "texts": plain(texts)}
-
-    return json_answer(await service.capacity.run(known))
+    workspace = caller.shop.workspace
+    person, texts = person_profile(workspace, body.user_id, body.locale or workspace.settings.locale)
+    caller.audit_each(AuditAction.PERSON_SHOWN, [body.user_id])
+    return {**plain(person), "user_id": body.user_id, "texts": plain(texts)}
 
 
 @router.post("/v1/copy", response_model=None, responses={200: {"model": AdCopy}}, tags=["marketing"])
-async def copy(body: CopyTextRequest, caller: MayMarket, service: TheService) -> Response:
+@answered()
+def copy(body: CopyTextRequest, caller: MayMarket) -> AdCopy:
     """A checked ad text for a person: for an item, or for the best one for them. Needs the scope `people` too: it says
     what suits one customer, and why."""
     require(caller, Scope.PEOPLE)
     from recllm.market.adcopy.ads import write_ads
 
-    def text() -> AdCopy:
-        shop = caller.shop
-        (written,) = write_ads(
-            shop.workspace,
-            shop.recommender(),
-            [body.user_id],
-            item_id=body.item_id,
-            intent=body.intent,
-            objective=body.objective,
-            channel=body.channel,
-            locale=body.locale,
-            effect=shop.effect(),
-        )
-        return written
-
-    return json_answer(await service.capacity.run(text))
+    fields = {name: getattr(body, name) for name in ("item_id", "intent", "objective", "channel", "locale")}
+    shop = caller.shop
+    (written,) = write_ads(shop.workspace, shop.recommender(), [body.user_id], effect=shop.effect(), **fields)
+    return written
 
 
 @router.post("/v1/copy/check", response_model=None, tags=["marketing"])
-async def check(body: TextsRequest, caller: MayMarket, service: TheService) -> Response:
+@answered()
+def check(body: TextsRequest, caller: MayMarket, service: TheService) -> dict[str, Any]:
     """What the guarantees, rule packs and the shop's approved vocabulary say of ad texts that anyone wrote: a verdict
     for each (pass, person or blocked), why, and the words that nothing grounds."""
     from recllm.market.adcopy.submissions import judge, reviews_document, submission_of
     from recllm.market.adcopy.vocabulary import approved_words, vocabulary_file
 
-    def reviews() -> dict[str, Any]:
-        # looked at between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
-        deadline = time.monotonic() + service.settings.deadline_seconds
-        now = body.at or datetime.now(UTC)
-        workspace = caller.shop.workspace
-        vocabulary, domain = approved_words(vocabulary_file(workspace.root)), domain_of(workspace.locale())
-        submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
-        answers = []
-        for submission in submissions:
-            if time.monotonic() > deadline:
-                raise OverloadError("the texts take too long; send fewer at once", status=503, retry_seconds=1)
-            answers.append((submission.id, judge(submission)))
-        return reviews_document(answers)
+    # checked between two texts: the lengths of a text and its item are bounded, so one takes 50 ms or so at most
+    deadline = time.monotonic() + service.settings.deadline_seconds
+    now, workspace = body.at or datetime.now(UTC), caller.shop.workspace
+    vocabulary, domain = approved_words(vocabulary_file(workspace.root)), domain_of(workspace.locale())
+    submissions = [submission_of(line, now=now, vocabulary=vocabulary, domain=domain) for line in body.texts]
+    answers = []
+    for submission in submissions:
+        if time.monotonic() > deadline:
+            raise OverloadError("the texts take too long; send fewer at once", status=503, retry_seconds=1)
+        answers.append((submission.id, judge(submission)))
+    return reviews_document(answers)
 
-    return json_answer(await service.capacity.run(reviews))
+
+# --- answers to what was shown, and experiments -----------------------------------------------------------------------
+
+
+@router.get("/v1/report", response_model=None, tags=["loop"])
+@answered()
+def report(
+    caller: MayMarket,
+    by: ReportBy = ReportBy.MODEL,
+    days: Annotated[float, Query(gt=0, le=365, description="Days for which an answer belongs to a showing.")] = 7.0,
+) -> dict[str, Any]:
+    """Outcomes of what was shown: clicks, purchases, revenue, returning customers, coverage; with intervals.
+
+    Without the scope `privacy`, groups below the policy's floor are left out, the figures carry noise that is small
+    compared with their intervals and change once a day, and `days` is raised to the next of 1, 3, 7, 14, 28, 90, 365.
+    """
+    figures = caller.figures
+    window = days if figures.is_exact else next(window for window in WINDOWS if window >= days)
+
+    def reported() -> tuple[ShownOutcome, ...]:
+        return reported_outcomes(feedback_report(caller.shop.workspace, by=by, window_days=window), figures)
+
+    groups = caller.shop.once_a_day(figures, ("report", by, window), reported)
+    return {"by": by, "window_days": window, "groups": groups}
+
+
+@router.get("/v1/experiments", response_model=None, tags=["loop"])
+@answered()
+def experiments(caller: MayMarket) -> dict[str, Any]:
+    """All experiments, the running one too."""
+    return {"experiments": [stored.document() for stored in list_experiments(caller.shop.workspace)]}
+
+
+@router.post("/v1/experiments", response_model=None, tags=["loop"])
+@answered()
+def start(body: ExperimentRequest, caller: MayMarket) -> dict[str, Any]:
+    """Start an experiment on slates: people are split at random, from now on. The first variant is the control."""
+    variants = {v.name: (v.weight, Treatment.model_validate(v.treatment)) for v in body.variants}
+    if len(variants) < len(body.variants):
+        raise UsageError("two variants have one name; give each its own")
+    stored = start_experiment(caller.shop.workspace, body.name, variants, metric=body.metric, guard=body.guard)
+    caller.audit(AuditAction.EXPERIMENT_STARTED, experiment=body.name)
+    caller.shop.update()  # an answered change is in force
+    return stored.document()
+
+
+@router.get("/v1/experiments/{name}", response_model=None, tags=["loop"])
+@answered()
+def outcome(name: Id, caller: MayMarket) -> ExperimentOutcome:
+    """What may be said of an experiment now: intervals hold at every look."""
+    figures, workspace = caller.figures, caller.shop.workspace
+    question = ("experiment", name, find_experiment(workspace, name).revision)
+    return caller.shop.once_a_day(
+        figures, question, lambda: reported_experiment(experiment_outcome(workspace, name), figures)
+    )
+
+
+@router.post("/v1/experiments/{name}/stop", response_model=None, tags=["loop"])
+@answered()
+def stop(name: Id, body: StopRequest, caller: MayMarket) -> dict[str, Any]:
+    """End an experiment: all people get the serving model again. 409 where it was changed since `revision`."""
+    stored = stop_experiment(caller.shop.workspace, name, revision=body.revision)
+    caller.audit(AuditAction.EXPERIMENT_STOPPED, experiment=name)
+    caller.shop.update()
+    return stored.document()
+
+
+# --- the service ------------------------------------------------------------------------------------------------------
 
 
 @router.get("/livez", tags=["service"])

@@ -19,7 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import recllm
 from recllm.base.errors import RecllmError
 from recllm.base.settings import ServiceSettings
-from recllm.doors.service import api, loop, marketing, people, webhooks
+from recllm.doors.service import api, marketing, people, webhooks
 from recllm.doors.service.callers import RequestMiddleware, Service, ShopMetrics, disk_refused, failed, refused
 from recllm.doors.service.capacity import Background, Capacity, RateLimit
 from recllm.doors.service.live import LiveShop
@@ -83,7 +83,7 @@ def create_app(
         description="Recommendations with true reasons, checked ad text, events and items.",
     )
     app.state.service = service
-    for operations in (api, loop, marketing, people, webhooks):
+    for operations in (api, marketing, people, webhooks):
         app.include_router(operations.router)
     if loopback_only:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import EACCES, EDQUOT, EFBIG, EIO, EMFILE, ENFILE, ENOSPC, EPERM, EROFS
-from functools import partial
+from functools import partial, wraps
 from http import HTTPStatus
+from threading import Lock
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -38,7 +41,6 @@ from recllm.base.errors import (
 from recllm.base.settings import ServiceSettings
 from recllm.doors.service.capacity import Background, Capacity, OverloadError, RateLimit
 from recllm.doors.service.live import LiveShop
-from recllm.doors.service.refusals import REFUSALS, RefusalLog
 from recllm.doors.service.requests import ErrorAnswer
 from recllm.doors.service.slates import SlateProcesses
 from recllm.shop.workspace.audit import AuditAction, audit, audit_each
@@ -141,8 +143,7 @@ TheService = Annotated[Service, Depends(_service)]
 
 
 def identify(service: Service, key_text: str | None, shop_name: str | None) -> Caller:
-    """The caller. Raises `HTTPException` without a valid key where one is needed, or without a shop's name, and
-    `StoreError` where the keys of a shop that may be meant cannot be read."""
+    """The caller. Raises `HTTPException` without a valid key, and `StoreError` where keys cannot be read."""
     named = {name: shop for name, shop in service.shops.items() if shop_name in (None, name)}
     unreadable: StoreError | None = None
     is_open = True
@@ -215,9 +216,32 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def json_answer(value: Any) -> Response:
-    """A result in the fields of the command line's JSON."""
-    return document_answer(json_text(value))
+Operation = Callable[..., Any]
+
+
+def answered(*, marketing: bool = False, status: int = 200) -> Callable[[Operation], Operation]:
+    """Makes an operation of a function that a worker runs; its result is answered as JSON."""
+
+    def decorated(function: Operation) -> Operation:
+        signature = inspect.signature(function, eval_str=True)
+        has_service = "service" in signature.parameters
+        parameters = list(signature.parameters.values())
+        if not has_service:
+            parameters.append(inspect.Parameter("service", inspect.Parameter.KEYWORD_ONLY, annotation=TheService))
+
+        @wraps(function)
+        async def operation(*, service: Service, **values: Any) -> Response:
+            values |= {"service": service} if has_service else {}
+            answer = await (service.marketing if marketing else service.capacity).run(partial(function, **values))
+            response = answer if isinstance(answer, Response) else document_answer(json_text(answer))
+            response.status_code = status
+            return response
+
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        operation.__signature__ = signature.replace(parameters=keyword_only, return_annotation=Response)  # type: ignore[attr-defined]
+        return operation
+
+    return decorated
 
 
 def document_answer(document: str) -> Response:
@@ -315,7 +339,7 @@ class RequestMiddleware:
             operation = getattr(scope.get("route"), "name", "unknown")
             shop_name = shop_name or state.get("shop_name", "")
             if status in REFUSALS:
-                actor, key_text = state.get("actor", "nobody"), headers.get("x-api-key")
+                actor, key_text = state.get("actor", UNKNOWN), headers.get("x-api-key")
                 self._refusals.add(actor, shop_name, operation, status, state["request_id"], key_text)
             figures = self._service.metrics[shop_name]
             figures.requests.labels(operation, status).inc()
@@ -334,21 +358,21 @@ def _error(request: Request, status: int, kind: str, message: str, headers: dict
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """What was wrong with a request, or stands in its way, in one line."""
+    """The reason of a refusal, in one line."""
     if isinstance(error, OverloadError):
         return _error(request, error.status, "overload", str(error), {"Retry-After": str(error.retry_seconds)})
     if isinstance(error, RecllmError):
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return _error(request, status, type(error).__name__, str(error))
-        # what stands in the way here may name files of this machine
+        # the message may name files of this machine
         logger.warning("refused: %s", error, extra={"request_id": request.state.request_id})
         return _error(request, status, type(error).__name__, CANNOT_ANSWER)
     if isinstance(error, RequestValidationError):
         # what was sent is not repeated: it may hold a customer's id
         faults = error.errors()
         messages = [
-            f"{'.'.join(str(part)[:MAX_NAME] for part in fault['loc'][1:])}: {fault['msg']}"
+            f"{'.'.join(str(step)[:MAX_NAME] for step in fault['loc'][1:])}: {fault['msg']}"
             for fault in faults[:MAX_FAULTS]
         ]
         if len(faults) > MAX_FAULTS:
@@ -373,3 +397,61 @@ async def failed(request: Request, error: Exception) -> Response:
     # this answer passes no middleware
     headers = answer_headers(request.scope["scheme"])
     return _error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message, headers)
+
+
+# --- the log of refusals ----------------------------------------------------------------------------------------------
+
+REFUSALS = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    }
+)
+"""What a check or a limit answers with."""
+SECONDS = 60.0
+"""Between two lines of one kind."""
+UNKNOWN = "nobody"
+"""Name of an unknown caller in the log."""
+MAX_KINDS = 1_000
+"""Kinds whose last line is remembered; beyond them no new kind is logged until some are over."""
+
+_KEY_ID = re.compile(r"rk_([0-9a-f]{12})_")
+
+
+class RefusalLog:
+    """Logs each kind of refusal (caller, operation, status) at once, and then once a minute at most.
+
+    A line's `unlogged` says how many of its kind there were since the last one. The metrics count all of them.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[str, str, str, int], tuple[float, int]] = {}
+        """Kind -> when its last line was written, and the refusals since."""
+        self._lock = Lock()
+
+    def add(self, actor: str, shop: str, operation: str, status: int, request_id: str, key_text: str | None) -> None:
+        """One more refusal. actor: "key:ID", "service:this machine", "console:this machine", "session:ID" for a person
+        of the company's directory, or `UNKNOWN`. key_text: sent as a key; the log has only the id in it."""
+        kind, now = (actor, shop, operation, status), time.monotonic()
+        with self._lock:
+            at, unlogged = self._lines.get(kind, (now - SECONDS, 0))
+            if now - at < SECONDS:
+                self._lines[kind] = (at, unlogged + 1)
+                return
+            if len(self._lines) >= MAX_KINDS:
+                self._lines = {kind: line for kind, line in self._lines.items() if now - line[0] < SECONDS}
+                if len(self._lines) >= MAX_KINDS:
+                    return
+            self._lines[kind] = (now, 0)
+        fields: dict[str, object] = {"actor": actor, "operation": operation, "status": status, "request_id": request_id}
+        if shop:
+            fields["shop"] = shop
+        if actor == UNKNOWN and (claim := _KEY_ID.match(key_text or "")):
+            fields["claimed_key"] = claim[1]
+        if unlogged:
+            fields["unlogged"] = unlogged
+        logger.warning("refused", extra=fields)

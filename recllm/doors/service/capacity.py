@@ -67,7 +67,7 @@ class Capacity:
 
 
 class RateLimit:
-    """At most so many requests a minute of each caller, over a moving window."""
+    """A limit of requests a minute for each caller, over a moving window."""
 
     def __init__(self, requests_per_minute: int | None) -> None:
         self._limit = None
@@ -112,7 +112,7 @@ ENDED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One piece of work as it stands now."""
+    """One piece of work in its current state."""
 
     job_id: str
     shop: str
@@ -151,7 +151,7 @@ class Background:
         self._thread.start()
 
     def close(self) -> None:
-        """Cancel everything; what is being done ends before its next step, and nobody waits for that."""
+        """Cancel everything. A running job ends before its next step; this does not wait for it."""
         with self._lock:
             names = [name for name, job in self._jobs.items() if job.state not in ENDED]
         for name in names:

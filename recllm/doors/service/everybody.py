@@ -82,8 +82,7 @@ class Everybody:
         return self._opened is not None
 
     def basics(self) -> Mapping[str, Sequence[str]]:
-        """Basics that people told -> the values that at least the policy's floor of people told, the commonest first;
-        nothing before a recommender is in memory."""
+        """Basics -> values of at least the policy's floor of people, the commonest first."""
         if self._opened is None:
             return {}
         recommender, floor = self._opened[2], self._workspace.policy.group_floor
@@ -97,8 +96,7 @@ class Everybody:
         return common
 
     def recommender(self) -> Recommender:
-        """With all people who agreed, at the present. What changes of the model, the items or consent counts at once;
-        events of the last `service.marketing_seconds` may not."""
+        """With all people who agreed, at the present; events may be `service.marketing_seconds` old."""
         workspace, settings = self._workspace, self._workspace.settings.service
         with self._lock:
             with workspace.store().read() as reader:
@@ -116,10 +114,7 @@ class Everybody:
             return recommender
 
     def prediction(self, request: PredictionRequest) -> Prediction:
-        """Learned once per model version and request, and kept `PREDICTION_HOURS`.
-
-        Whoever withdrew or was erased since is left out. Raises what `predict_workspace` raises.
-        """
+        """Learned once per model version and request, kept `PREDICTION_HOURS`, without people who withdrew since."""
         key = current(self._workspace.models_dir), request
         with self._learning:
             learned = self._predictions.pop(key, None)
@@ -133,15 +128,12 @@ class Everybody:
         return self._of_those_who_agree(learned.prediction)
 
     def learned_prediction(self, request: PredictionRequest) -> LearnedPrediction | None:
-        """What `prediction` would answer from memory, at once; None where it would have to learn.
-
-        It is as it was learned: whoever withdrew or was erased since is still in it.
-        """
+        """The prediction in memory, with people who withdrew since; None where there is none."""
         learned = self._predictions.get((current(self._workspace.models_dir), request))
         return learned if learned is not None and self._is_young(learned) else None
 
     def held_predictions(self) -> list[Prediction]:
-        """All that are in memory, as they were learned: whoever withdrew or was erased since is still in them."""
+        """All in memory, as they were learned: people who withdrew or were erased since are still in them."""
         return [learned.prediction for learned in list(self._predictions.values())]
 
     def _is_young(self, learned: LearnedPrediction) -> bool:
@@ -157,6 +149,6 @@ class Everybody:
         if not withdrawn:
             return prediction
         if not people:
-            raise NothingToDo("nobody to predict: whoever was predicted has withdrawn since")
+            raise NothingToDo("no one to predict: all predicted people have withdrawn since")
         left_out = {"no_consent": withdrawn + prediction.left_out.get("no_consent", 0)}
         return replace(prediction, people=people, left_out={**prediction.left_out, **left_out})

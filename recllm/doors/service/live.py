@@ -1,24 +1,26 @@
 """A workspace that answers while it changes: one recommender in memory, exchanged whole when there is a newer one.
 
-A person's events, consent and the present are read from the store for each answer. A thread looks for what else may
-have changed: the serving model, the items, people who withdrew and are somebody's neighbour. It opens a new recommender
-beside the old one and exchanges the two; an answer is computed by one of them from its beginning to its end. When the
-new one cannot be opened, the old one goes on, and `LiveShop.problem` says why.
+A person's events, consent and the present are read from the store for each answer. A thread looks for other changes:
+the serving model, the items, neighbours who withdrew. It opens a new recommender and exchanges the two; one of them
+computes an answer from its beginning to its end. When the new one cannot be opened, the old one stays, and
+`LiveShop.problem` says why.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
+from enum import StrEnum
+from functools import lru_cache
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.schema import RecommendRequest, Slate, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
-from recllm.doors.service.finder import Finder
 from recllm.doors.service.requests import SlateRequest
 from recllm.market.adcopy.ads import EFFECT
 from recllm.market.experiments.slates import (
@@ -34,8 +36,13 @@ from recllm.recommend.recommender.shop_recommender import open_recommender, usab
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
+from recllm.text.encoder.cache import CachedEncoder
+from recllm.text.word_index import WordIndex
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from recllm.base.schema import Encoder, FloatArray
     from recllm.learn.models.effect import EffectModel
     from recllm.recommend.recommender.recommender import Recommender
 
@@ -55,8 +62,8 @@ EffectMark = tuple[int, int]
 class LiveShop:
     """One workspace, opened for answers. `start` opens it and keeps it up to date until `close`.
 
-    name: how requests call it where a service has several shops. followers: told the name after each `update`, and
-    waited for: other processes that answer for the same shop.
+    name: of the shop in requests, where a service has several. followers: called with the name after each `update`:
+    other processes that answer for the same shop, which are waited for.
     """
 
     def __init__(self, workspace: Workspace, name: str, followers: Callable[[str], None] | None = None) -> None:
@@ -110,8 +117,7 @@ class LiveShop:
         return self._opened[1].at(present(self.workspace))
 
     def effect(self) -> EffectModel | None:
-        """The workspace's model of which text works as of the last `update`, opened by the first caller; None without
-        one. Raises `ModelError` for a bad one."""
+        """The model of which text works, opened by the first caller; None without one. Raises `ModelError`."""
         mark, model = self._effect
         if mark is not None and model is None:
             from recllm.market.adcopy.ads import effect_model
@@ -121,8 +127,7 @@ class LiveShop:
         return model
 
     def once_a_day(self, figures: FigureGate, question: tuple[object, ...], compute: Callable[[], T]) -> T:
-        """Figures of groups. Callers without exact ones get the first answer of the day (UTC): the change between two
-        looks could be what one customer did meanwhile."""
+        """Figures of groups; callers without exact ones get the first answer of the day (UTC)."""
         if figures.is_exact:
             return compute()
         day, answer = self._figures.get(question, (None, None))
@@ -139,8 +144,7 @@ class LiveShop:
         return (recommender, user_id) if user_id is not None else (recommender.for_nobody(), "")
 
     def slate(self, body: SlateRequest) -> Slate:
-        """The answer to a request, by the treatment of the customer's variant; recorded as shown where it says so.
-        Visitors without a customer's id are in no experiment."""
+        """The answer to a request, by the treatment of the customer's variant; recorded as shown where asked."""
         if body.user_id is None:
             recommender, visitor = self.visitor(None, body.session_id)
             (slate,) = recommender.recommend(body.request(visitor))
@@ -167,9 +171,9 @@ class LiveShop:
     def update(self) -> bool:
         """Open what changed since the last time; whether there is a new recommender.
 
-        When the serving model cannot be opened and another one answers already, that one goes on with the items and
-        people of now, and `problem` says what is wrong; where its own files are gone, too, without new items. Raises
-        what opening raises where nothing answers yet, and `StoreError` when the store cannot be read.
+        When the serving model cannot be opened and another one answers already, that one stays with current items and
+        people, and `problem` says what is wrong; without its own files it stays as it is. Raises the error of opening
+        where nothing answers yet, and `StoreError`.
         """
         with self._lock:
             with self.workspace.store().read() as reader:
@@ -191,7 +195,7 @@ class LiveShop:
                 problem = str(error)
                 try:
                     new = self._open(old[0].version, load_no, old)
-                except ModelError:  # the files of what answers are gone, too: it goes on in memory
+                except ModelError:  # its files are gone too: it stays in memory
                     new = self._with_current_offer(old, load_no)
             if new is not None:
                 self.n_swaps += old is not None
@@ -215,7 +219,7 @@ class LiveShop:
             try:
                 new = self._open(version, load_no, self._treatments.get(version))
             except ModelError as error:
-                problem = f"the experiment goes on without the model {version}: {error}"
+                problem = f"the experiment continues without the model {version}: {error}"
             else:
                 treatments[version] = new or self._treatments[version]
         self._treatments, self._experiments = treatments, experiments
@@ -240,10 +244,7 @@ class LiveShop:
     def _with_current_offer(
         self, before: tuple[ShopMarks, Recommender], load_no: Mapping[Table, int]
     ) -> tuple[ShopMarks, Recommender] | None:
-        """The recommender in memory with the items of now; None when they are the same as before.
-
-        Its marks stay apart from those of an opened one, so that one is opened as soon as that can be.
-        """
+        """The recommender in memory with the current items, under marks of its own; None when they are the same."""
         marks = replace(before[0], items=load_no.get(Table.ITEMS, 0), consent=NEVER)
         return None if marks == before[0] else (marks, with_current_offer(self.workspace, before[1]))
 
@@ -261,7 +262,7 @@ class LiveShop:
             except RecllmError as error:
                 self.problem = str(error)
                 self.store_problem = str(error) if isinstance(error, StoreError) else None
-            except Exception as error:  # whatever it is, the old recommender goes on, and the next round tries again
+            except Exception as error:  # the old recommender stays, and the next round tries again
                 self.problem = f"{type(error).__name__}; see the log"
                 logger.exception("not opened", extra={"shop": self.name})
             if self.problem not in (None, before):
@@ -277,3 +278,83 @@ def _effect_mark(workspace: Workspace) -> EffectMark | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+MAX_QUERIES = 1_000
+"""Vectors of queries that are kept, in memory alone."""
+
+RETRY_SECONDS, MAX_RETRY_SECONDS = 30.0, 3_600.0
+"""Pause after the first failed load of an encoder; each failure doubles it, up to the maximum."""
+
+
+class VectorState(StrEnum):
+    """Whether queries are encoded."""
+
+    COLD = "cold"
+    """Before the first search."""
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    """The log says why. Queries go by words until a later try succeeds."""
+
+
+class Finder:
+    """The word index of the newest catalogue, and the encoder's vectors of queries. No query is written to disk."""
+
+    def __init__(self) -> None:
+        self.vectors = VectorState.COLD
+        self._index: WordIndex | None = None
+        self._items: pl.DataFrame | None = None
+        self._fingerprint: str | None = None
+        self._pause, self._next_try = RETRY_SECONDS, 0.0
+        self._lock, self._encoding = Lock(), Lock()
+        self._encode: Any = None
+
+    def index(self, items: pl.DataFrame) -> WordIndex:
+        """Of these items; built once, and grown by what is new in them."""
+        with self._lock:
+            if self._index is None or self._items is not items:
+                self._index = (self._index or WordIndex.of(items[:0])).grown(items)
+                self._items = items
+            return self._index
+
+    def vector(self, encoder: Encoder, query: str) -> FloatArray | None:
+        """Unit (dim,); None as long as the encoder is not loaded, which the first query sets off."""
+        self.warm(encoder)
+        if self.vectors is not VectorState.READY or self._fingerprint != encoder.fingerprint:
+            return None
+        with self._encoding:
+            vector: FloatArray = self._encode(query)
+        return vector
+
+    def warm(self, encoder: Encoder) -> None:
+        """Load the encoder in the background, unless it is loaded; most encoders load torch with it."""
+        with self._lock:
+            if self._fingerprint != encoder.fingerprint:
+                self._pause = RETRY_SECONDS
+            elif self.vectors is not VectorState.FAILED or time.monotonic() < self._next_try:
+                return
+            self._fingerprint, self.vectors = encoder.fingerprint, VectorState.LOADING
+        Thread(target=self._load, args=(encoder,), name="load encoder", daemon=True).start()
+
+    def _load(self, encoder: Encoder) -> None:
+        bare = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+
+        @lru_cache(maxsize=MAX_QUERIES)
+        def encode(query: str) -> Any:
+            return bare.encode([query], kind="query")[0]
+
+        try:
+            with self._encoding:
+                encode("warm")
+            state = VectorState.READY
+        except Exception as error:  # whatever a library raises, queries go by words
+            logger.warning("the text encoder cannot be loaded: %s", error, exc_info=not isinstance(error, RecllmError))
+            state = VectorState.FAILED
+        with self._lock:
+            if self._fingerprint == encoder.fingerprint:
+                self._encode, self.vectors = encode, state
+                self._next_try = time.monotonic() + self._pause
+                self._pause = min(2 * self._pause, MAX_RETRY_SECONDS)

@@ -16,10 +16,20 @@ from fastapi import Path as PathParameter
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from recllm.base.documents import plain
+from recllm.base.documents import json_text, plain
 from recllm.base.errors import ConflictError, UsageError
 from recllm.base.schema import SearchRequest, Slate
-from recllm.doors.service.callers import ERRORS, Caller, MayAsk, MayMarket, Service, TheService, json_answer, require
+from recllm.doors.service.callers import (
+    ERRORS,
+    Caller,
+    MayAsk,
+    MayMarket,
+    Service,
+    TheService,
+    answered,
+    document_answer,
+    require,
+)
 from recllm.doors.service.capacity import Job
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.marketing_requests import (
@@ -78,8 +88,9 @@ OneCampaign = Annotated[CampaignId, PathParameter(description="The campaign's id
 
 
 @router.post("/v1/search", response_model=None, responses={200: {"model": Slate}}, tags=["recommend"])
-async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Response:
-    """Items for what somebody looks for: by words, by the meaning of the query, and in the person's own order.
+@answered()
+def search(body: SearchQuery, caller: MayAsk) -> Slate:
+    """Items for a query: by words, by the meaning of the query, and in the person's own order.
 
     An item whose id or title is the query comes first. `status` says whether the order is personal. Until the text
     encoder is loaded, which the first search sets off, queries go by words alone, and a note says so.
@@ -87,19 +98,16 @@ async def search(body: SearchQuery, caller: MayAsk, service: TheService) -> Resp
     from recllm.recommend.recommender.search import search as best_items
 
     shop = caller.shop
-
-    def slate() -> Slate:
-        recommender, visitor = shop.visitor(body.user_id, body.session_id)
-        request = body.part(SearchRequest, user=visitor or None)
-        index = shop.finder.index(recommender.dataset.items)
-        vector = shop.finder.vector(recommender.encoder, body.query)
-        return best_items(recommender, index, request, vector)
-
-    return json_answer(await service.capacity.run(slate))
+    recommender, visitor = shop.visitor(body.user_id, body.session_id)
+    request = body.part(SearchRequest, user=visitor or None)
+    index = shop.finder.index(recommender.dataset.items)
+    vector = shop.finder.vector(recommender.encoder, body.query)
+    return best_items(recommender, index, request, vector)
 
 
 @router.post("/v1/audience", response_model=None, tags=["marketing"])
-async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) -> Response:
+@answered(marketing=True)
+def audience(body: AudienceQuery, caller: MayMarket) -> dict[str, Any]:
     """Whom to reach, why them, who is left out for which reason, and what to expect.
 
     With the scope `people`: who they are, under their pseudonyms or the ids of `ids`, without the holdout; a list of
@@ -110,18 +118,14 @@ async def audience(body: AudienceQuery, caller: MayMarket, service: TheService) 
     from recllm.market.audiences.contacts import find_audience
 
     shop = caller.shop
-
-    def document() -> dict[str, Any]:
-        recommender = shop.everybody.recommender()
-        items = body.items if body.where is None else _items_where(recommender, body.where)
-        request = body.request(items=items, explain=body.explain_first > 0, explain_first=body.explain_first)
-        members = find_audience(shop.workspace, recommender, request, caller.figures)
-        limit = body.limit if caller.may(Scope.PEOPLE) else 0
-        document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
-        caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))
-        return document
-
-    return json_answer(await service.marketing.run(document))
+    recommender = shop.everybody.recommender()
+    items = body.items if body.where is None else _items_where(recommender, body.where)
+    request = body.request(items=items, explain=body.explain_first > 0, explain_first=body.explain_first)
+    members = find_audience(shop.workspace, recommender, request, caller.figures)
+    limit = body.limit if caller.may(Scope.PEOPLE) else 0
+    document = audience_document(members, _shops_ids(shop, body.ids), limit=limit)
+    caller.audit(AuditAction.PEOPLE_LISTED, what="audience", people=len(document["people"]))
+    return document
 
 
 def _items_where(recommender: Any, where: str) -> tuple[str, ...]:
@@ -139,34 +143,32 @@ def _shops_ids(shop: LiveShop, ids: Sequence[str]) -> dict[str, str]:
 
 
 @router.post("/v1/predict", response_model=None, tags=["marketing"])
-async def predict(body: PredictionQuery, caller: MayMarket, service: TheService) -> Response:
+@answered(marketing=True)
+def predict(body: PredictionQuery, caller: MayMarket) -> dict[str, Any]:
     """What people will do within a horizon: a calibrated chance, a date or an amount, with reasons and how good it is.
 
-    It is learned at the first time of asking, once for a model version, and kept for a day; `as_of`
-    says what it knows. Whoever withdrew since is left out. Needs the scope `people` too.
+    It is learned at the first time of asking, once for a model version, and kept for a day; `as_of` says what it knows.
+    People who withdrew consent since are left out. Needs the scope `people` too.
     """
     require(caller, Scope.PEOPLE)
     from recllm.market.propensity.prediction import PredictionRequest, prediction_document
 
     shop = caller.shop
-
-    def document() -> dict[str, Any]:
-        request = body.part(
-            PredictionRequest,
-            coupons=None if body.coupons is None else _coupons(shop, body.coupons),
-            campaign=body.coupon_campaign,
-            locale=body.locale or shop.workspace.settings.locale,
-        )
-        prediction = shop.everybody.prediction(request)
-        listed = replace(prediction, people=prediction.people[: body.limit])
-        caller.audit(AuditAction.PEOPLE_LISTED, what="prediction", kind=body.kind, people=len(listed.people))
-        return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
-
-    return json_answer(await service.marketing.run(document))
+    request = body.part(
+        PredictionRequest,
+        coupons=None if body.coupons is None else _coupons(shop, body.coupons),
+        campaign=body.coupon_campaign,
+        locale=body.locale or shop.workspace.settings.locale,
+    )
+    prediction = shop.everybody.prediction(request)
+    listed = replace(prediction, people=prediction.people[: body.limit])
+    caller.audit(AuditAction.PEOPLE_LISTED, what="prediction", kind=body.kind, people=len(listed.people))
+    return prediction_document(listed, _shops_ids(shop, body.ids)) | {"size": len(prediction.people)}
 
 
 @router.post("/v1/occasions", response_model=None, status_code=202, responses={202: {"model": Job}}, tags=["marketing"])
-async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService) -> Response:
+@answered(marketing=True, status=202)
+def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService) -> Job:
     """Who should hear what on a day, why, on which channel and at which hour, in the background: see
     `GET /v1/jobs/{job_id}`, whose `result` is the list. Needs the scope `people` too."""
     require(caller, Scope.PEOPLE)
@@ -186,12 +188,7 @@ async def occasions(body: OccasionsQuery, caller: MayMarket, service: TheService
         caller.audit(AuditAction.PEOPLE_LISTED, what="occasions", people=len(document["people"]))
         return document
 
-    def ordered() -> Job:
-        return service.background.submit(shop.name, OCCASIONS, listed)
-
-    answer = json_answer(await service.marketing.run(ordered))
-    answer.status_code = 202
-    return answer
+    return service.background.submit(shop.name, OCCASIONS, listed)
 
 
 def _coupons(shop: LiveShop, body: CouponsIn) -> Coupons:
@@ -215,49 +212,42 @@ def _coupons(shop: LiveShop, body: CouponsIn) -> Coupons:
 
 
 @router.get("/v1/campaigns", response_model=CampaignList, tags=["campaigns"])
-async def campaigns(caller: MayMarket, service: TheService) -> Response:
-    """All campaigns of the shop with how far they have come; those planned by the command line have no revision."""
-    listed = await service.marketing.run(lambda: list_campaigns(caller.shop.workspace))
-    return json_answer({"campaigns": listed})
+@answered(marketing=True)
+def campaigns(caller: MayMarket) -> dict[str, Any]:
+    """All campaigns of the shop with their stage; those planned by the command line have no revision."""
+    return {"campaigns": list_campaigns(caller.shop.workspace)}
 
 
 @router.post("/v1/campaigns", response_model=CampaignRevision, status_code=201, tags=["campaigns"])
-async def campaign_create(body: NewCampaign, caller: MayMarket, service: TheService) -> Response:
+@answered(marketing=True, status=201)
+def campaign_create(body: NewCampaign, caller: MayMarket) -> dict[str, str]:
     """Keep a new campaign as a draft."""
     workspace = caller.shop.workspace
-
-    def created() -> dict[str, str]:
-        return _revised(caller.shop, create_campaign(workspace, body.campaign, by=caller.name, at=datetime.now(UTC)))
-
-    answer = json_answer(await service.marketing.run(created))
-    answer.status_code = 201
-    return answer
+    return _revised(caller.shop, create_campaign(workspace, body.campaign, by=caller.name, at=datetime.now(UTC)))
 
 
 @router.put("/v1/campaigns/{campaign_id}", response_model=CampaignRevision, tags=["campaigns"])
-async def campaign_change(
+@answered(marketing=True)
+def campaign_change(
     campaign_id: OneCampaign, body: ChangedCampaign, caller: MayMarket, service: TheService
-) -> Response:
-    """Put other fields in the place of a campaign's, before it was exported; it then has to be planned anew."""
+) -> dict[str, str]:
+    """Put other fields in the place of a campaign's, before it was exported; it then has to be planned again."""
     shop = caller.shop
-
-    def changed() -> dict[str, str]:
-        _no_open_job(service.background.open_job(shop.name, campaign_id))
-        change_campaign(
-            shop.workspace, campaign_id, body.campaign, revision=body.revision, by=caller.name, at=datetime.now(UTC)
-        )
-        return _revised(shop, campaign_id)
-
-    return json_answer(await service.marketing.run(changed))
+    _no_open_job(service.background.open_job(shop.name, campaign_id))
+    change_campaign(
+        shop.workspace, campaign_id, body.campaign, revision=body.revision, by=caller.name, at=datetime.now(UTC)
+    )
+    return _revised(shop, campaign_id)
 
 
 @router.get("/v1/campaigns/{campaign_id}", response_model=None, tags=["campaigns"])
-async def campaign(campaign_id: OneCampaign, caller: MayMarket, service: TheService) -> Response:
-    """A campaign as it stands: stage and revision, people and who is left out, texts with their checks, its history.
+@answered(marketing=True)
+def campaign(campaign_id: OneCampaign, caller: MayMarket) -> dict[str, Any]:
+    """A campaign as it is now: stage and revision, people and who is left out, texts with their checks, its history.
 
-    Texts whose item changed its price or is gone, or whose offer ended, are withdrawn by looking.
+    Texts whose item changed its price or is gone, or whose offer ended, are withdrawn by this call.
     """
-    return json_answer(await service.marketing.run(lambda: _campaign(caller, campaign_id)))
+    return _campaign(caller, campaign_id)
 
 
 def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
@@ -304,26 +294,19 @@ def _campaign(caller: Caller, campaign_id: str) -> dict[str, Any]:
     responses={202: {"model": Job}},
     tags=["campaigns"],
 )
-async def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket, service: TheService) -> Response:
+@answered(marketing=True, status=202)
+def campaign_plan(campaign_id: OneCampaign, body: PlanOrder, caller: MayMarket, service: TheService) -> Job:
     """Choose the people, one item each, and write the texts, in the background: see `GET /v1/jobs/{job_id}`. Needs the
     scope `people` too."""
     require(caller, Scope.PEOPLE)
-    shop, by = caller.shop, caller.name
-
-    def ordered() -> Job:
-        caller.audit(AuditAction.CAMPAIGN_PLANNED, campaign=campaign_id)
-        return order_plan(service, shop, campaign_id, by=by, revision=body.revision, replace=body.replace)
-
-    answer = json_answer(await service.marketing.run(ordered))
-    answer.status_code = 202
-    return answer
+    caller.audit(AuditAction.CAMPAIGN_PLANNED, campaign=campaign_id)
+    return order_plan(service, caller.shop, campaign_id, by=caller.name, revision=body.revision, replace=body.replace)
 
 
 def order_plan(
     service: Service, shop: LiveShop, campaign_id: str, *, by: str, revision: str, replace: bool = False
 ) -> Job:
-    """Have a campaign planned in the background. Raises `ConflictError` for another revision, or while it is planned
-    already, and `OverloadError` when too many jobs wait."""
+    """Plans a campaign in the background. Raises `ConflictError`, and `OverloadError` when too many jobs wait."""
     from recllm.market.campaigns.plan import plan_campaigns
 
     def planned(progress: Any) -> dict[str, Any]:
@@ -344,92 +327,71 @@ def order_plan(
 
 
 @router.post("/v1/campaigns/{campaign_id}/decisions", response_model=None, tags=["campaigns"])
-async def campaign_decide(
-    campaign_id: OneCampaign, body: TextDecision, caller: MayMarket, service: TheService
-) -> Response:
-    """Approve, edit or reject texts; answers with the campaign as it stands then. All of the texts or none."""
+@answered(marketing=True)
+def campaign_decide(campaign_id: OneCampaign, body: TextDecision, caller: MayMarket) -> dict[str, Any]:
+    """Approve, edit or reject texts; answers with the campaign as it is then. All of the texts or none."""
     from recllm.market.campaigns.open_campaign import approve_texts, enter_edit, reject_texts
 
-    shop = caller.shop
-
-    def decided() -> dict[str, Any]:
-        opened_campaign = open_by_id(shop.workspace, campaign_id)
-        common: dict[str, Any] = {"by": caller.name, "at": datetime.now(UTC), "revision": body.revision}
-        if body.text is not None:
-            enter_edit(opened_campaign, body.text_ids[0], body.text, **common)
-        elif body.decision == "approve":
-            approve_texts(opened_campaign, body.text_ids, **common)
-        else:
-            reject_texts(opened_campaign, body.text_ids, why=body.why, **common)
-        caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
-        return _campaign(caller, campaign_id)
-
-    return json_answer(await service.marketing.run(decided))
+    opened_campaign = open_by_id(caller.shop.workspace, campaign_id)
+    common: dict[str, Any] = {"by": caller.name, "at": datetime.now(UTC), "revision": body.revision}
+    if body.text is not None:
+        enter_edit(opened_campaign, body.text_ids[0], body.text, **common)
+    elif body.decision == "approve":
+        approve_texts(opened_campaign, body.text_ids, **common)
+    else:
+        reject_texts(opened_campaign, body.text_ids, why=body.why, **common)
+    caller.audit(AuditAction.CAMPAIGN_DECIDED, campaign=campaign_id, texts=len(body.text_ids))
+    return _campaign(caller, campaign_id)
 
 
 @router.post("/v1/campaigns/{campaign_id}/export", response_model=None, tags=["campaigns"])
-async def campaign_export(
-    campaign_id: OneCampaign, body: ExportOrder, caller: MayMarket, service: TheService
-) -> Response:
+@answered(marketing=True)
+def campaign_export(campaign_id: OneCampaign, body: ExportOrder, caller: MayMarket) -> dict[str, Any]:
     """What leaves: approved texts, for people who agree at this moment, as one CSV per channel; logged as sent.
 
-    `files` holds each file's name and content. People stand under their pseudonyms, or the ids of `ids`. Needs the
+    `files` holds each file's name and content. People are named by their pseudonyms, or the ids of `ids`. Needs the
     scope `people` too.
     """
     require(caller, Scope.PEOPLE)
     from recllm.market.campaigns.export import export_campaign
 
     shop = caller.shop
-
-    def exported() -> dict[str, Any]:
-        opened_campaign = open_by_id(shop.workspace, campaign_id)
-        with tempfile.TemporaryDirectory() as folder:
-            done = export_campaign(
-                opened_campaign, Path(folder), ids=_shops_ids(shop, body.ids), revision=body.revision
-            )
-            files = {Path(file).name: Path(file).read_text(encoding="utf-8") for file in done.files}
-        counts = {"reached": done.reached, "held_out": done.held_out}
-        note(shop.workspace, campaign_id, CampaignAct.EXPORTED, by=caller.name, at=datetime.now(UTC), **counts)
-        caller.audit(AuditAction.CAMPAIGN_EXPORTED, campaign=campaign_id, reached=done.reached)
-        return {
-            **_revised(shop, campaign_id),
-            **counts,
-            "dropped": done.dropped,
-            "send_from": done.window.start,
-            "send_until": done.window.end,
-            "files": files,
-        }
-
-    return json_answer(await service.marketing.run(exported))
+    opened_campaign = open_by_id(shop.workspace, campaign_id)
+    with tempfile.TemporaryDirectory() as folder:
+        done = export_campaign(opened_campaign, Path(folder), ids=_shops_ids(shop, body.ids), revision=body.revision)
+        files = {Path(file).name: Path(file).read_text(encoding="utf-8") for file in done.files}
+    counts = {"reached": done.reached, "held_out": done.held_out}
+    note(shop.workspace, campaign_id, CampaignAct.EXPORTED, by=caller.name, at=datetime.now(UTC), **counts)
+    caller.audit(AuditAction.CAMPAIGN_EXPORTED, campaign=campaign_id, reached=done.reached)
+    sending = {"dropped": done.dropped, "send_from": done.window.start, "send_until": done.window.end}
+    return {**_revised(shop, campaign_id), **counts, **sending, "files": files}
 
 
 @router.get("/v1/campaigns/{campaign_id}/report", response_model=None, tags=["campaigns"])
-async def campaign_report(campaign_id: OneCampaign, caller: MayMarket, service: TheService) -> Response:
+@answered(marketing=True)
+def campaign_report(campaign_id: OneCampaign, caller: MayMarket) -> Any:
     """What an exported campaign brought: reached, converted, revenue, unsubscribed, and the difference to those held
     out."""
     from recllm.market.campaigns.outcome import campaign_outcome
 
-    def outcome() -> Any:
-        figures, opened_campaign = caller.figures, open_by_id(caller.shop.workspace, campaign_id, recheck=False)
-        return caller.shop.once_a_day(
-            figures, ("campaign", campaign_id), lambda: campaign_outcome(opened_campaign, figures)
-        )
-
-    return json_answer(await service.marketing.run(outcome))
+    figures, opened_campaign = caller.figures, open_by_id(caller.shop.workspace, campaign_id, recheck=False)
+    return caller.shop.once_a_day(
+        figures, ("campaign", campaign_id), lambda: campaign_outcome(opened_campaign, figures)
+    )
 
 
 @router.get("/v1/jobs/{job_id}", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])
 async def job(job_id: str, caller: MayMarket, service: TheService) -> Response:
-    """How a job in the background stands: queued, running with its step, done, failed and why, or cancelled. Its result
-    needs the scope `people` too."""
+    """A job in the background: queued, running with its step, done, failed and why, or cancelled. Its result needs the
+    scope `people` too."""
     job = service.background.job(caller.shop.name, job_id)
-    return json_answer(job if caller.may(Scope.PEOPLE) else replace(job, result=None))
+    return document_answer(json_text(job if caller.may(Scope.PEOPLE) else replace(job, result=None)))
 
 
 @router.post("/v1/jobs/{job_id}/cancel", response_model=None, responses={200: {"model": Job}}, tags=["campaigns"])
 async def job_cancel(job_id: str, caller: MayMarket, service: TheService) -> Response:
     """Cancel a job: one that waits at once, one that runs before its next step. Nothing half done is kept."""
-    return json_answer(service.background.cancel(caller.shop.name, job_id))
+    return document_answer(json_text(service.background.cancel(caller.shop.name, job_id)))
 
 
 def _no_open_job(job: Job | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, model_validator
 
 from recllm.base.schema import ItemsQuestion
 from recllm.doors.service.requests import (
@@ -29,15 +29,17 @@ MAX_LISTED_IDS = 100_000
 ManyIds = Annotated[tuple[Id, ...], Field(max_length=MAX_LISTED_IDS)]
 KnownIds = Annotated[
     ManyIds,
-    Field(description="Ids of the shop that stand for their pseudonyms in the answer; the store keeps none."),
+    Field(description="Ids of the shop, which replace their pseudonyms in the answer; the store keeps none."),
 ]
 Limit = Annotated[int, Field(ge=0, le=100_000, description="People listed in the answer at most; all are counted.")]
 CampaignId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-"""What whoever writes has read; another one is refused with 409."""
+"""The revision that the caller has read; another one is refused with 409."""
 
 
-class SearchQuery(ServiceRequest, ItemsQuestion):
+class SearchQuery(
+    ServiceRequest, ItemsQuestion, json_schema_extra={"examples": [{"query": "green tea", "user_id": "4711", "k": 5}]}
+):
     """What a visitor looks for."""
 
     query: Annotated[str, StringConstraints(max_length=500, pattern=r"\S")]
@@ -56,8 +58,6 @@ class SearchQuery(ServiceRequest, ItemsQuestion):
     explain: bool = False
     """Whether each item of a personal answer gets its reasons."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "green tea", "user_id": "4711", "k": 5}]})
-
     @model_validator(mode="after")
     def _one_visitor(self) -> Self:
         return one_of(self, "user_id", "session_id", needed=False)
@@ -71,7 +71,16 @@ _RULE_EXAMPLE: dict[str, Any] = {
 }
 
 
-class AudienceQuery(ServiceRequest, AudienceQuestion):
+class AudienceQuery(
+    ServiceRequest,
+    AudienceQuestion,
+    json_schema_extra={
+        "examples": [
+            {"items": ["tea-3"], "size": 500, "channel": "email", "limit": 100},
+            {"items": ["tea-3"], "people": _RULE_EXAMPLE},
+        ]
+    },
+):
     """For what to reach whom: one of items, where, category, text and seeds; a text may come with a category."""
 
     items: Ids | None = None
@@ -85,18 +94,9 @@ class AudienceQuery(ServiceRequest, AudienceQuestion):
     suppressed: ManyIds = ()
     """Never contact these people."""
     explain_first: Annotated[int, Field(ge=0, le=1_000)] = 20
-    """Reasons for the first so many people."""
+    """Number of people, from the first on, who get reasons."""
     limit: Limit = 1_000
     ids: KnownIds = ()
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"items": ["tea-3"], "size": 500, "channel": "email", "limit": 100},
-                {"items": ["tea-3"], "people": _RULE_EXAMPLE},
-            ]
-        }
-    )
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -140,7 +140,11 @@ class CouponsIn(ServiceRequest):
     redemptions: list[RedemptionIn]
 
 
-class PredictionQuery(ServiceRequest, PredictionQuestion):
+class PredictionQuery(
+    ServiceRequest,
+    PredictionQuestion,
+    json_schema_extra={"examples": [{"kind": "leave", "horizon_days": 28, "limit": 100}]},
+):
     """What people will do. It is learned at the first time of asking, which takes a while, and kept."""
 
     horizon_days: Annotated[int, Field(ge=1, le=730)] = 28
@@ -159,8 +163,6 @@ class PredictionQuery(ServiceRequest, PredictionQuestion):
     limit: Limit = 1_000
     ids: KnownIds = ()
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "leave", "horizon_days": 28, "limit": 100}]})
-
 
 _FIELDS_EXAMPLE: dict[str, Any] = {
     "id": "spring",
@@ -172,50 +174,45 @@ _FIELDS_EXAMPLE: dict[str, Any] = {
 }
 
 
-class NewCampaign(ServiceRequest):
+class NewCampaign(ServiceRequest, json_schema_extra={"examples": [{"campaign": _FIELDS_EXAMPLE}]}):
     """A campaign in the fields of a campaign's file, tables as objects, times and amounts also as texts."""
 
     campaign: dict[str, Any]
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"campaign": _FIELDS_EXAMPLE}]})
 
-
-class ChangedCampaign(ServiceRequest):
+class ChangedCampaign(
+    ServiceRequest, json_schema_extra={"examples": [{"revision": "0123456789abcdef", "campaign": _FIELDS_EXAMPLE}]}
+):
     """Other fields for a campaign that was not exported yet."""
 
     revision: Revision
     campaign: dict[str, Any]
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"revision": "0123456789abcdef", "campaign": _FIELDS_EXAMPLE}]}
-    )
 
-
-class OccasionsQuery(ServiceRequest):
+class OccasionsQuery(ServiceRequest, json_schema_extra={"examples": [{"on": "2026-03-01", "limit": 100}]}):
     """Whom to write to on a day."""
 
     on: date | None = None
-    """The day; today when left out. An earlier one is told as its morning would have."""
+    """The day; today when left out. An earlier one is answered as on its morning."""
     limit: Limit = 1_000
     explain: bool = True
     """Whether each person gets the reasons."""
     locale: Locale = None
     ids: KnownIds = ()
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"on": "2026-03-01", "limit": 100}]})
 
-
-class PlanOrder(ServiceRequest):
+class PlanOrder(ServiceRequest, json_schema_extra={"examples": [{"revision": "0123456789abcdef"}]}):
     """Have a campaign planned: people, items, texts."""
 
     revision: Revision
     replace: bool = False
     """Whether an earlier plan goes, with what was decided about its texts."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "0123456789abcdef"}]})
 
-
-class TextDecision(ServiceRequest):
+class TextDecision(
+    ServiceRequest,
+    json_schema_extra={"examples": [{"revision": "0123456789abcdef", "decision": "approve", "text_ids": ["t1"]}]},
+):
     """What is decided about texts of a campaign; who decides is the key's name."""
 
     revision: Revision
@@ -227,10 +224,6 @@ class TextDecision(ServiceRequest):
     why: Annotated[str, StringConstraints(max_length=1_000)] = ""
     """reject: the reason."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"revision": "0123456789abcdef", "decision": "approve", "text_ids": ["t1"]}]}
-    )
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.decision == "edit") != (self.text is not None):
@@ -240,30 +233,24 @@ class TextDecision(ServiceRequest):
         return self
 
 
-class ExportOrder(ServiceRequest):
+class ExportOrder(ServiceRequest, json_schema_extra={"examples": [{"revision": "0123456789abcdef", "ids": ["4711"]}]}):
     """Have what was approved written out, and logged as sent."""
 
     revision: Revision
     ids: KnownIds = ()
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "0123456789abcdef", "ids": ["4711"]}]})
 
-
-class SessionJoinRequest(ServiceRequest):
+class SessionJoinRequest(ServiceRequest, json_schema_extra={"examples": [{"session_id": "v-93", "user_id": "4711"}]}):
     """An anonymous visitor who turned out to be a person, by signing in for instance."""
 
     session_id: SessionId
     user_id: UserId
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"session_id": "v-93", "user_id": "4711"}]})
 
-
-class RestrictionRequest(PersonRequest):
+class RestrictionRequest(PersonRequest, json_schema_extra={"examples": [{"user_id": "4711", "restricted": True}]}):
     """Whether a person's data are to be used for nothing."""
 
     restricted: bool
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "restricted": True}]})
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from recllm.base.errors import NothingToDo, UnknownIdError
 from recllm.doors.privacy.certificate import ErasureCertificate
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
-from recllm.doors.service.callers import ERRORS, MayErase, MaySend, TheService, json_answer
+from recllm.doors.service.callers import ERRORS, MayErase, MaySend, answered
 from recllm.doors.service.marketing_requests import RestrictionRequest, SessionJoinRequest
 from recllm.doors.service.requests import Id, JsonRoute, PersonRequest
 from recllm.market.jobs.sessions import SessionJoin, join_session, remove_item
@@ -39,98 +39,79 @@ router = APIRouter(responses=ERRORS, route_class=JsonRoute)
 
 
 @router.post("/v1/sessions/join", response_model=None, responses={200: {"model": SessionJoin}}, tags=["events"])
-async def session_join(body: SessionJoinRequest, caller: MaySend, service: TheService) -> Response:
+@answered()
+def session_join(body: SessionJoinRequest, caller: MaySend) -> SessionJoin:
     """An anonymous session's events become those of a person, whose next answer knows them.
 
-    Again for the same person it changes nothing; a session of somebody else is a conflict. Where the person refused
+    Again for the same person it changes nothing; a session of another person is a conflict. Where the person refused
     personalisation nothing is joined: the session's events stay unjoined, and the session counts as having refused.
     """
-
-    def joined() -> SessionJoin:
-        return join_session(caller.shop.workspace, body.session_id, body.user_id)
-
-    return json_answer(await service.capacity.run(joined))
+    return join_session(caller.shop.workspace, body.session_id, body.user_id)
 
 
 @router.post("/v1/users/erase", response_model=None, responses={200: {"model": ErasureCertificate}}, tags=["privacy"])
-async def user_erase(body: PersonRequest, caller: MayErase, service: TheService) -> Response:
+@answered(marketing=True)
+def user_erase(body: PersonRequest, caller: MayErase) -> ErasureCertificate:
     """Everything about a person goes, from rows to campaigns and refused rows, and a tombstone keeps them out: nothing
-    that is sent about them later is kept. Somebody unknown is a 404, with a tombstone all the same.
+    that is sent about them later is kept. An unknown person is a 404, with a tombstone all the same.
 
     The signed certificate says what was deleted, which models learned from the person and until when they are replaced,
     and what is left to others: files of exports that left.
     """
-
-    def erased() -> ErasureCertificate:
-        try:
-            certificate = erase_people(caller.shop.workspace, [body.user_id], actor=caller.actor)
-        except NothingToDo as error:
-            raise UnknownIdError(str(error)) from error
-        caller.shop.update()
-        return certificate
-
-    return json_answer(await service.marketing.run(erased))
+    try:
+        certificate = erase_people(caller.shop.workspace, [body.user_id], actor=caller.actor)
+    except NothingToDo as error:
+        raise UnknownIdError(str(error)) from error
+    caller.shop.update()
+    return certificate
 
 
 @router.post("/v1/users/export", response_model=None, tags=["privacy"])
-async def user_export(body: PersonRequest, caller: MayErase, service: TheService) -> Response:
+@answered(marketing=True)
+def user_export(body: PersonRequest, caller: MayErase) -> dict[str, Any]:
     """Everything of one person, given and inferred: basics, decisions, events, messages, campaigns, profile,
     recommendations with reasons, predictions that are in memory, models that learned from them, for what and how long
-    it is kept, and when somebody looked at it."""
-
-    def everything() -> dict[str, Any]:
-        recommender = caller.shop.recommender() if caller.shop.ready else None
-        predictions, workspace = caller.shop.everybody.held_predictions(), caller.shop.workspace
-        document = export_person(workspace, body.user_id, recommender=recommender, predictions=predictions)
-        caller.audit(AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
-        return document
-
-    return json_answer(await service.marketing.run(everything))
+    it is kept, and when their data were looked at."""
+    recommender = caller.shop.recommender() if caller.shop.ready else None
+    predictions, workspace = caller.shop.everybody.held_predictions(), caller.shop.workspace
+    document = export_person(workspace, body.user_id, recommender=recommender, predictions=predictions)
+    caller.audit(AuditAction.PERSON_EXPORTED, subject=document["pseudonym"])
+    return document
 
 
 @router.post("/v1/users/restrict", response_model=None, responses={200: {"model": Restriction}}, tags=["privacy"])
-async def user_restrict(body: RestrictionRequest, caller: MayErase, service: TheService) -> Response:
+@answered(marketing=True)
+def user_restrict(body: RestrictionRequest, caller: MayErase) -> Restriction:
     """A person's data are kept and used for nothing, whatever they agreed to; or used again, as they agreed."""
-
-    def restricted() -> Restriction:
-        workspace = caller.shop.workspace
-        name = workspace.pseudonymiser().one(body.user_id)
-        if workspace.store().restrict(name, datetime.now(UTC) if body.restricted else None):
-            forget_in_states(workspace)
-            action = AuditAction.RESTRICTED if body.restricted else AuditAction.RESTRICTION_LIFTED
-            caller.audit(action, subject=name)
-            caller.shop.update()
-        return Restriction(restricted_since=workspace.store().restricted_since([name]).get(name))
-
-    return json_answer(await service.marketing.run(restricted))
+    workspace = caller.shop.workspace
+    name = workspace.pseudonymiser().one(body.user_id)
+    if workspace.store().restrict(name, datetime.now(UTC) if body.restricted else None):
+        forget_in_states(workspace)
+        action = AuditAction.RESTRICTED if body.restricted else AuditAction.RESTRICTION_LIFTED
+        caller.audit(action, subject=name)
+        caller.shop.update()
+    return Restriction(restricted_since=workspace.store().restricted_since([name]).get(name))
 
 
 @router.get("/v1/audit", response_model=None, responses={200: {"model": AuditLog}}, tags=["privacy"])
-async def audit_log(
+@answered(marketing=True)
+def audit_log(
     caller: MayErase,
-    service: TheService,
     after: Annotated[int, Query(ge=0, le=2**53, description="Entries behind this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-) -> Response:
+) -> AuditLog:
     """Who did what to whose data, oldest first, and whether the whole log is as it was written."""
-
-    def read() -> AuditLog:
-        workspace = caller.shop.workspace
-        return AuditLog(check=verify_audit(workspace), entries=tuple(read_audit(workspace, after=after)[:limit]))
-
-    return json_answer(await service.marketing.run(read))
+    workspace = caller.shop.workspace
+    return AuditLog(check=verify_audit(workspace), entries=tuple(read_audit(workspace, after=after)[:limit]))
 
 
 @router.delete("/v1/items/{item_id:path}", response_model=None, status_code=204, tags=["events"])
-async def item_remove(item_id: Id, caller: MaySend, service: TheService) -> Response:
-    """An item leaves the catalogue: it is never recommended, found or explained again, until it is sent anew.
+@answered(status=204)
+def item_remove(item_id: Id, caller: MaySend) -> Response:
+    """An item leaves the catalogue: it is never recommended, found or explained again, until it is sent once more.
 
     Events about it stay readable.
     """
-
-    def removed() -> None:
-        remove_item(caller.shop.workspace, item_id)
-        caller.shop.update()
-
-    await service.capacity.run(removed)
-    return Response(status_code=204)
+    remove_item(caller.shop.workspace, item_id)
+    caller.shop.update()
+    return Response()

@@ -36,8 +36,7 @@ MAX_DIGITS = 400
 
 
 def read_json(body: bytes) -> Any:
-    """What a body holds. Raises `HTTPException` (400) for what has no meaning, or more than one, and `JSONDecodeError`,
-    which names the place, for what is no JSON."""
+    """The JSON of a body. Raises `HTTPException` (400) for an unclear meaning, `JSONDecodeError` for no JSON."""
     try:
         document = json.loads(
             body.decode("utf-8-sig"),
@@ -128,7 +127,7 @@ def _id(text: str) -> str:
 
 def _user_id(text: str) -> str:
     if text.lower() in MISSING_IDS:
-        raise ValueError(f"{text!r} stands for nobody")
+        raise ValueError(f"{text!r} is no id of a person")
     return text
 
 
@@ -137,7 +136,7 @@ Id = Annotated[str, StringConstraints(max_length=MAX_ID_BYTES, pattern=r"\S"), A
 UserId = Annotated[Id, AfterValidator(_user_id)]
 """The shop's own id of a person."""
 SessionId = Annotated[Id, AfterValidator(_user_id)]
-"""The shop's own id of a visit by somebody who is not known."""
+"""The shop's own id of a visit by an unknown person."""
 Ids = Annotated[tuple[Id, ...], Field(max_length=1_000)]
 BasicName = Annotated[str, StringConstraints(pattern=r"^[^\W\d]\w{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=1_000, pattern=r"\S")]
@@ -171,7 +170,9 @@ def one_of(body: Body, *names: str, needed: bool = True) -> Body:
     return body
 
 
-class SlateRequest(ServiceRequest, SlateQuestion):
+class SlateRequest(
+    ServiceRequest, SlateQuestion, json_schema_extra={"examples": [{"user_id": "4711", "k": 5, "explain": True}]}
+):
     """Items for a person, or for a visitor who is not known."""
 
     user_id: UserId | None = None
@@ -193,8 +194,6 @@ class SlateRequest(ServiceRequest, SlateQuestion):
     record: bool = False
     """Whether the slate of a person counts as shown, because the caller shows it whole."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "k": 5, "explain": True}]})
-
     @model_validator(mode="after")
     def _one_visitor(self) -> Self:
         return one_of(self, "user_id", "session_id", needed=False)
@@ -205,15 +204,13 @@ class SlateRequest(ServiceRequest, SlateQuestion):
         return RecommendRequest.model_construct(users=(visitor,), **fields)
 
 
-class ExplanationRequest(ServiceRequest):
+class ExplanationRequest(ServiceRequest, json_schema_extra={"examples": [{"user_id": "4711", "item_id": "tea-3"}]}):
     """One item for one person."""
 
     user_id: UserId
     item_id: Id
     k: Annotated[int, Field(ge=1, le=100)] = 10
     """Length of the list that the item would leave."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "item_id": "tea-3"}]})
 
 
 class EventIn(ServiceRequest):
@@ -255,18 +252,17 @@ class EventIn(ServiceRequest):
         return self.model_dump() | {"event": self.event.value} | timed
 
 
-class EventsRequest(ServiceRequest):
+class EventsRequest(
+    ServiceRequest,
+    json_schema_extra={
+        "examples": [
+            {"events": [{"event_id": "c-1", "user_id": "4711", "item_id": "tea-3", "event": "click"}]},
+        ]
+    },
+):
     """A batch of events."""
 
     events: Annotated[list[EventIn], Field(min_length=1)]
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"events": [{"event_id": "c-1", "user_id": "4711", "item_id": "tea-3", "event": "click"}]},
-            ]
-        }
-    )
 
 
 class ItemIn(ServiceRequest):
@@ -294,21 +290,19 @@ class ItemIn(ServiceRequest):
 
 
 class UserIn(ServiceRequest):
-    """What a person told of themselves."""
+    """Basics that a person stated."""
 
     user_id: UserId
     basics: Annotated[dict[BasicName, Text], Field(max_length=50)] = {}
     """Such as {"age": "35-44"}; they replace what was known."""
 
 
-class UsersRequest(ServiceRequest):
+class UsersRequest(
+    ServiceRequest, json_schema_extra={"examples": [{"users": [{"user_id": "4711", "basics": {"age": "35-44"}}]}]}
+):
     """People, new or changed."""
 
     users: Annotated[list[UserIn], Field(min_length=1)]
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"users": [{"user_id": "4711", "basics": {"age": "35-44"}}]}]}
-    )
 
 
 class ConsentIn(ServiceRequest):
@@ -321,62 +315,57 @@ class ConsentIn(ServiceRequest):
     """When it was made, with its time zone; now when left out."""
 
 
-class ConsentRequest(ServiceRequest):
+class ConsentRequest(
+    ServiceRequest,
+    json_schema_extra={"examples": [{"consent": [{"user_id": "4711", "purpose": "email", "granted": False}]}]},
+):
     """Decisions of people."""
 
     consent: Annotated[list[ConsentIn], Field(min_length=1)]
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"consent": [{"user_id": "4711", "purpose": "email", "granted": False}]}]}
-    )
 
-
-class TextsRequest(ServiceRequest):
+class TextsRequest(
+    ServiceRequest,
+    json_schema_extra={
+        "examples": [
+            {
+                "texts": [
+                    {
+                        "id": "a1",
+                        "text": "Green tea. Now €3.50.",
+                        "channel": "push",
+                        "locale": "en",
+                        "item": {"id": "tea-3", "title": "Green tea", "price": "3.50", "currency": "EUR"},
+                    }
+                ]
+            }
+        ]
+    },
+):
     """Ad texts that anyone wrote, each with what it is about; the fields of a line of `recllm copy check`."""
 
     texts: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=100)]
     at: AwareDatetime | None = None
     """The moment that offers are judged by; now when left out."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "texts": [
-                        {
-                            "id": "a1",
-                            "text": "Green tea. Now €3.50.",
-                            "channel": "push",
-                            "locale": "en",
-                            "item": {"id": "tea-3", "title": "Green tea", "price": "3.50", "currency": "EUR"},
-                        }
-                    ]
-                }
-            ]
-        }
-    )
 
-
-class ItemsRequest(ServiceRequest):
+class ItemsRequest(
+    ServiceRequest,
+    json_schema_extra={
+        "examples": [
+            {"items": [{"item_id": "tea-9", "title": "Mint tea", "category": "food > tea", "price": 4.5}]},
+        ]
+    },
+):
     """Items of the catalogue, new or changed: what is sent replaces what is known of an item."""
 
     items: Annotated[list[ItemIn], Field(min_length=1)]
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"items": [{"item_id": "tea-9", "title": "Mint tea", "category": "food > tea", "price": 4.5}]},
-            ]
-        }
-    )
 
-
-class PersonRequest(ServiceRequest):
-    """One person. The id stands here and in no address: proxies and browsers write those down."""
+class PersonRequest(ServiceRequest, json_schema_extra={"examples": [{"user_id": "4711"}]}):
+    """One person. The id is in the body, not in the address, which proxies and browsers log."""
 
     user_id: UserId
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711"}]})
 
 
 class ProfileRequest(PersonRequest):
@@ -385,7 +374,9 @@ class ProfileRequest(PersonRequest):
     locale: Locale = None
 
 
-class CopyTextRequest(ServiceRequest, AdQuestion):
+class CopyTextRequest(
+    ServiceRequest, AdQuestion, json_schema_extra={"examples": [{"user_id": "4711", "channel": "push"}]}
+):
     """An ad text for a person."""
 
     user_id: UserId
@@ -394,8 +385,6 @@ class CopyTextRequest(ServiceRequest, AdQuestion):
     channel: Annotated[str, StringConstraints(max_length=40)] = "email"
     """email, push, sms_gsm, ..."""
     locale: Locale = None
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "4711", "channel": "push"}]})
 
 
 class VariantIn(ServiceRequest):
@@ -408,8 +397,21 @@ class VariantIn(ServiceRequest):
     """What differs: model (a version), personal (false: what is popular), popularity_weight, explore_share."""
 
 
-class ExperimentRequest(ServiceRequest):
-    """Variants of making slates, compared on people drawn by lot."""
+class ExperimentRequest(
+    ServiceRequest,
+    json_schema_extra={
+        "examples": [
+            {
+                "name": "less of what everybody buys",
+                "variants": [
+                    {"name": "as before", "weight": 0.5},
+                    {"name": "by lift", "weight": 0.5, "treatment": {"popularity_weight": 0.5}},
+                ],
+            }
+        ]
+    },
+):
+    """Variants of slates, compared on random groups of people."""
 
     name: Annotated[Id, StringConstraints(max_length=100)]
     """New in the shop: it draws who gets which variant."""
@@ -420,28 +422,12 @@ class ExperimentRequest(ServiceRequest):
     guard: Metric | None = Metric.DISMISSALS
     """What no variant may raise."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "less of what everybody buys",
-                    "variants": [
-                        {"name": "as before", "weight": 0.5},
-                        {"name": "by lift", "weight": 0.5, "treatment": {"popularity_weight": 0.5}},
-                    ],
-                }
-            ]
-        }
-    )
 
-
-class StopRequest(ServiceRequest):
+class StopRequest(ServiceRequest, json_schema_extra={"examples": [{"revision": 1}]}):
     """Ends an experiment."""
 
     revision: int | None = None
-    """The state that the caller saw; None ends it whatever somebody changed since."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": 1}]})
+    """The state that the caller saw; None ends it in any state."""
 
 
 # --- answers that are no result of the library -----------------------------------------------------------------------

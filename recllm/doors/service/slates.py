@@ -54,10 +54,7 @@ def default_processes() -> int:
 
 
 class SlateProcesses:
-    """Some processes that compute slates of some shops. They are started by the first `update`.
-
-    folders: the workspaces by the names of their shops. The settings of `overridden` hold in them, too.
-    """
+    """Processes that compute slates, started by the first `update`. folders: workspaces by shop."""
 
     def __init__(self, folders: Mapping[str, Path], n: int) -> None:
         self._folders = {name: str(folder) for name, folder in folders.items()}

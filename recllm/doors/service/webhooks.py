@@ -22,9 +22,10 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from recllm.base.documents import json_text
 from recllm.base.errors import DataError, RecllmError
 from recllm.base.schema import MessageEvent, MessageEventKind
-from recllm.doors.service.callers import ERRORS, Service, TheService, json_answer
+from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
 from recllm.market.jobs.announce import TIMEOUT_SECONDS, send_due
 from recllm.market.jobs.messages import ReportAccount, record_reports
@@ -90,7 +91,7 @@ class ReportAnswer(BaseModel):
     },
 )
 async def receive(shop_name: str, source_name: str, request: Request, service: TheService) -> Response:
-    """What became of messages, signed by Standard Webhooks or as SendGrid signs. No API key is needed.
+    """Takes reports on messages, signed by Standard Webhooks or as SendGrid signs. No API key is needed.
 
     Each event counts once by its id, in whatever order. An unsubscription and a complaint withdraw consent to the
     message's channel at once.
@@ -106,10 +107,10 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
             if call is not None:
                 service.rate.count(f"webhook {shop.name} {source.name}")
                 return shop, source, call
-        service.rate.count("")  # as whoever has no valid key
+        service.rate.count("")  # as all callers without a valid key
         raise HTTPException(HTTPStatus.UNAUTHORIZED, "no valid signature of now")
 
-    # beside the workers: who has no signature takes none of them
+    # in no worker: callers without a signature take none
     shop, source, call = await anyio.to_thread.run_sync(proof)
     request.state.shop_name = shop.name
 
@@ -119,20 +120,15 @@ async def receive(shop_name: str, source_name: str, request: Request, service: T
         return ReportAccount(accepted=done.accepted, duplicates=done.duplicates, ignored=done.ignored + n_ignored)
 
     done = await service.capacity.run(account)
-    _count(service, shop.name, done)
-    return json_answer(done)
-
-
-def _count(service: Service, shop_name: str, account: ReportAccount) -> None:
     for outcome in ("accepted", "duplicates", "ignored"):
-        service.metrics[shop_name].message_events.labels(outcome).inc(getattr(account, outcome))
+        service.metrics[shop.name].message_events.labels(outcome).inc(getattr(done, outcome))
+    return document_answer(json_text(done))
 
 
 def message_events(scheme: WebhookScheme, body: bytes, call: SignedCall) -> tuple[list[MessageEvent], int]:
-    """What a body tells of messages, and how many of its entries tell nothing. Raises `DataError` for what is no JSON,
-    or is nested too deeply for it."""
+    """Events of a body, and the number of its other entries. Raises `DataError` for no JSON."""
     try:
-        # one bad letter or endless number in what nobody reads must not take a whole batch along
+        # a bad letter or endless number in an unused field must not spoil a whole batch
         document = json.loads(body.decode(errors="replace"), parse_int=_integer)
     except (ValueError, RecursionError):
         raise DataError("the body is not JSON") from None
@@ -152,7 +148,7 @@ def _sendgrid_event(entry: Any, call: SignedCall) -> MessageEvent | None:
     if kind is MessageEventKind.BOUNCED and _text(entry, "type") in SENDGRID_SOFT_BOUNCES:
         kind = MessageEventKind.BLOCKED
     if kind is MessageEventKind.OPENED and entry.get("sg_machine_open") is True:
-        return None  # a mail program fetched the picture, whether anybody looked or not
+        return None  # a mail program fetched the picture; a person may not have looked
     seconds = entry.get("timestamp")
     at = call.sent_at
     if isinstance(seconds, int) and not isinstance(seconds, bool) and 0 < seconds < _MAX_SECONDS:

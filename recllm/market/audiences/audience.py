@@ -210,7 +210,7 @@ def eligible_pool(
     score_all: bool = False,
 ) -> EligiblePool:
     """The customers without a reason for exclusion, with their probabilities; without a target all but the `seeds`,
-    with their likeness to these. only_for: rows, ascending, of the only people that the target is for, and their scores.
+    with their likeness to these. only_for: rows, ascending, of the only people with the target, and their scores.
     score_all: take the same time for every pool, so that a caller without exact figures cannot time who is in it.
 
     Raises `NotFittedError` without a model, `UsageError` for likeness without seeds, a margin that no item has or the

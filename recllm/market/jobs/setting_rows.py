@@ -30,13 +30,13 @@ def setting_rows(workspace: Path | None, options: dict[str, Any], *, advice: boo
     rows = []
     for section, name in setting_names():
         model = sections()[section]
-        part = getattr(values, section) if section else values
+        section_values = getattr(values, section) if section else values
         sources = [source for source, table in tables.items() if name in (table.get(section, {}) if section else table)]
         rows.append(
             {
                 "section": section,
                 "name": name,
-                "value": plain(getattr(part, name)),
+                "value": plain(getattr(section_values, name)),
                 "default": plain(model.model_fields[name].get_default(call_default_factory=True)),
                 "from": sources[0] if sources else "default",
                 "range": model.expected(name),
