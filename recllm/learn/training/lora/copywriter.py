@@ -13,12 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import random
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -40,9 +37,15 @@ from transformers import (
 from recllm.base.errors import DataError, ModelError
 from recllm.base.settings import CopywriterSettings
 from recllm.learn.training.arguments import CopywriterArguments
-from recllm.learn.training.lora.run_folder import METRICS, same_run
-from recllm.learn.training.lora.tower import adapter_spec
-from recllm.text.encoder.adapters import adapter_state, attach, save_adapter
+from recllm.learn.training.lora.run_folder import (
+    CHECKPOINTS,
+    METRICS,
+    any_process,
+    last_checkpoint,
+    random_state_restored,
+    write_belongs,
+)
+from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
 from recllm.text.generator.causal import base_hash, load_causal, render
 from recllm.text.generator.chat import messages
 from recllm.text.generator.locate import RECORD
@@ -50,7 +53,6 @@ from recllm.text.generator.locate import RECORD
 MAX_TOKENS = 160  # longer examples are left out
 
 Progress = Callable[[str], None]
-CHECKPOINTS, RUN = "checkpoints", "run.json"
 NOT_LEARNED = -100
 """Label of a token that is read and not learned, as torch's cross-entropy has it."""
 
@@ -104,7 +106,7 @@ def tune_generator(
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer, model = load_causal(base, device)
-    spec = adapter_spec(model, base.name, belongs["base"], args)
+    spec = AdapterSpec.of(model, base.name, belongs["base"], args.rank, args.top_layers)
     wrapped = attach(model, spec, seed=args.seed)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:  # in float32, so that small steps are not rounded away
@@ -149,7 +151,7 @@ def _train(
     processes than the one that writes."""
     from datasets import Dataset
 
-    checkpoint = _checkpoint_of(out, belongs)
+    checkpoint = last_checkpoint(out, belongs)
     arguments = TrainingArguments(
         output_dir=str(out / CHECKPOINTS),
         num_train_epochs=args.epochs,
@@ -177,7 +179,7 @@ def _train(
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    with _random_state_restored():
+    with random_state_restored():
         trainer = CompletionTrainer(
             model=model,
             args=arguments,
@@ -188,8 +190,7 @@ def _train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_EpochCallback(trainer, args, tell, started))
         if trainer.is_world_process_zero():
-            (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            (out / CHECKPOINTS / RUN).write_text(json.dumps(belongs) + "\n", encoding="utf-8")
+            write_belongs(out, belongs)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if not trainer.is_world_process_zero():
         return None
@@ -244,43 +245,7 @@ class _EpochCallback(TrainerCallback):
         self.n_epochs += 1
         spent, limit = time.monotonic() - self.started, self.settings.max_minutes
         late = bool(limit and spent * (self.n_epochs + 1) / self.n_epochs > 60 * limit)
-        accelerator = self.trainer.accelerator
-        if accelerator.num_processes > 1:  # their clocks differ, and they have to stop together
-            late = bool(accelerator.reduce(torch.tensor(float(late), device=accelerator.device), "sum") > 0)
-        control.should_training_stop = control.should_training_stop or late
-
-
-def _checkpoint_of(out: Path, belongs: dict[str, Any]) -> Path | None:
-    """The last whole checkpoint of this very run: its state is written last, so one that was torn has none.
-
-    Raises `ModelError` for one of another run.
-    """
-    folder = out / CHECKPOINTS
-    if not (folder / RUN).is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-    same_run(json.loads((folder / RUN).read_text(encoding="utf-8")), belongs, out)
-    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    complete = []
-    for checkpoint in steps:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            complete.append(checkpoint)
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return complete[-1] if complete else None
-
-
-@contextmanager
-def _random_state_restored() -> Iterator[None]:
-    """The trainer seeds every generator of the process; the caller's are left as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the trainer seeds
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+        control.should_training_stop = control.should_training_stop or any_process(self.trainer, late)
 
 
 def _tokenised(

@@ -22,6 +22,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from recllm.base.documents import json_text, plain
@@ -55,10 +58,10 @@ from recllm.learn.models.effect import (
     within_interval,
     word_features,
 )
-from recllm.learn.training.arguments import EffectArguments, LoraArguments
-from recllm.learn.training.lora.run_folder import CHECKPOINTS, Checkpoint, load_checkpoint, same_run, save_checkpoint
+from recllm.learn.training.arguments import EffectArguments
+from recllm.learn.training.lora.run_folder import CHECKPOINTS, RUN, same_run, write_belongs
 from recllm.learn.training.lora.tower import Tower
-from recllm.learn.training.lora.tune import pace, trainable
+from recllm.learn.training.lora.tune import trainable, usable_device
 from recllm.text.encoder.adapters import save_adapter
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import load_encoder
@@ -127,9 +130,7 @@ def tune_effect(
         "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})) | {"max_tokens": MAX_TOKENS},
     }
     run = EffectRun(base, table, args, tell)
-    checkpoint = load_checkpoint(out)
-    members = [] if checkpoint is None else _members_of(checkpoint, belongs, out)
-    n_members = int(fold.max()) + 1
+    members, n_members = saved_members(out, belongs), int(fold.max()) + 1
     n_tests, n_texts = len(set(table.test)), len(table.texts)
     tell(f"{len(table):,} pairs of {n_tests:,} tests, {n_texts:,} distinct texts, {n_members} folds")
     for number in range(len(members), n_members):
@@ -141,10 +142,36 @@ def tune_effect(
         by_encoder, by_words = (accuracy(part, judged) for part in _predicted(member, judged).T)
         right = f"{by_encoder:.1%} by the encoder, {by_words:.1%} by words"
         tell(f"member {number + 1} of {n_members}: of the clear pairs of its fold {right} are right")
-        tensors = {f"{n}/{name}": tensor for n, state in enumerate(members) for name, tensor in state.items()}
-        save_checkpoint(Checkpoint(len(members), tensors, belongs), out)
+        with writing(out):
+            write_belongs(out, belongs)
+            write_whole(out / CHECKPOINTS / f"member-{number}.safetensors", save(member))
     name = str(Path(encoder).resolve() if Path(encoder).is_dir() else encoder)
     return _finish(run, members, fold, belongs, name, out, started)
+
+
+def saved_members(out: Path, belongs: Mapping[str, Any]) -> list[State]:
+    """The members that an interrupted run left. Raises `ModelError` for those of another run, and for damaged ones."""
+    folder, members = out / CHECKPOINTS, list[State]()
+    if not (folder / RUN).is_file():
+        return members
+    same_run(json.loads((folder / RUN).read_text(encoding="utf-8")), belongs, out)
+    while (file := folder / f"member-{len(members)}.safetensors").is_file():
+        try:
+            members.append(load_file(file))
+        except SafetensorError as error:
+            raise ModelError(f"{file} is damaged ({error}); delete it, and run this again to go on") from error
+    return members
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Raises `ModelError` where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{out} cannot be written ({error.strerror}); make room, and run this again to go on"
+        ) from error
 
 
 def folds(pairs: Sequence[TextPair], args: EffectArguments) -> Rows:
@@ -188,21 +215,17 @@ class EffectRun:
 
     def __init__(self, base: HuggingFaceEncoder, table: PairTable, args: EffectArguments, tell: Progress) -> None:
         self.args, self.tell, self.table = args, tell, table
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; pass device='cpu' or none")
-        plain_encoder = HuggingFaceEncoder(
-            base.weights, max_length=MAX_TOKENS, prompts=base.prompts, device=device, progress=False
+        self.encoder = HuggingFaceEncoder(
+            base.weights,
+            max_length=MAX_TOKENS,
+            prompts=base.prompts,
+            device=usable_device(args.device),
+            progress=False,
         )
-        # bfloat16 gains on some processors, and moves the result a little
-        all_layers = LoraArguments(
-            rank=args.rank, top_layers=None, chunk_tokens=1_024, precision="float32", device=args.device, seed=args.seed
-        )
-        self.tower = Tower(plain_encoder, table.texts, all_layers)
+        self.tower = Tower(self.encoder, table.texts, rank=args.rank, top_layers=None, seed=args.seed)
         self.dropouts = [module for module in self.tower.model.modules() if isinstance(module, nn.Dropout)]
         self.first_state = self.tower.state()
         self.words = word_features(table.texts)
-        self.every_text = np.arange(len(table.texts), dtype=np.int64)
 
     @cached_property
     def frozen(self) -> Values:
@@ -212,7 +235,7 @@ class EffectRun:
 
     def vectors(self) -> Values:
         """Unit rows of all texts by the present weights, (n_texts, dim)."""
-        return np.asarray(self.tower.encode(self.every_text).cpu().numpy().astype(np.float64))
+        return self.encoder.encode(self.table.texts).astype(np.float64)
 
     def set_state(self, state: Mapping[str, Tensor]) -> None:
         from peft import set_peft_model_state_dict
@@ -258,7 +281,7 @@ class EffectRun:
         rng = np.random.default_rng([args.seed, number])
         n_steps = sum(1 for _ in steps(pairs, args.batch_texts, np.random.default_rng(0)))
         total, began = n_steps * args.epochs, time.monotonic()
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, total, WARMUP_SHARE * total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, total))
         label = torch.from_numpy(pairs.label).float().to(head.device)
         with torch.random.fork_rng(), tqdm(total=total, desc="effect", unit="step", disable=None) as bar:
             torch.manual_seed(args.seed * 1_000 + number)
@@ -287,9 +310,14 @@ class EffectRun:
     def _loss(self, pairs: PairTable, head: nn.Parameter, label: Tensor) -> Tensor:
         """Sum over the pairs of -log likelihood of the soft label."""
         texts, row = np.unique(np.concatenate([pairs.a, pairs.b]), return_inverse=True)
-        score = self.tower.with_graph(texts) @ head
+        score = self.tower.rows(texts) @ head
         a, b = torch.from_numpy(row[: len(pairs)]), torch.from_numpy(row[len(pairs) :])
         return nn.functional.binary_cross_entropy_with_logits(score[a] - score[b], label, reduction="sum")
+
+
+def pace(step: int, total: int) -> float:
+    """Learning rate over a run, in [0, 1]: a linear warm-up, then linearly down to 5 %."""
+    return min(1.0, (step + 1) / (WARMUP_SHARE * total + 1)) * (1 - 0.95 * step / total)
 
 
 def steps(pairs: PairTable, batch_texts: int, rng: np.random.Generator) -> Iterator[Rows]:
@@ -363,15 +391,6 @@ def _unsure(member: Mapping[str, Tensor], pairs: PairTable) -> Values:
     return np.asarray(((roots[pairs.a] - roots[pairs.b]) ** 2).sum(axis=1))
 
 
-def _members_of(checkpoint: Checkpoint, belongs: Mapping[str, Any], out: Path) -> list[State]:
-    same_run(checkpoint.record, belongs, out)
-    members: list[State] = [{} for _ in range(checkpoint.step)]
-    for name, tensor in checkpoint.tensors.items():
-        number, _, key = name.partition("/")
-        members[int(number)][key] = tensor
-    return members
-
-
 def _finish(
     run: EffectRun,
     members: Sequence[State],
@@ -438,19 +457,12 @@ def _finish(
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    from safetensors.numpy import save
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
         (out / CARD).unlink(missing_ok=True)  # what a card stands beside is whole
         save_adapter({name: soup[name] for name in run.first_state}, run.tower.spec, out / ADAPTER)
         unsure_of_weight = covariance(weight, run.vectors(), learned, HEAD_PENALTY)
-        write_whole(out / VALIDATION, save({"expected": expected}))
+        write_whole(out / VALIDATION, save({"expected": torch.from_numpy(expected)}))
         save_head(out, weight, unsure_of_weight, soup[WORDS_KEY].numpy())
         write_whole(out / CARD, json_text(card, indent=1))
-    except OSError as error:
-        raise ModelError(
-            f"{out} cannot be written ({error.strerror}); make room, and run this again to go on"
-        ) from error
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return tuned

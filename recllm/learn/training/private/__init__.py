@@ -4,5 +4,4 @@ accounting   how much noise, and what a training tells
 descent      the loop: users drawn one by one, a gradient for each, shortened, summed, and noise added
 examples     what the score reads of a user: their own past, what they said of themselves, the public catalogue
 head         the scorer
-adapter      the encoder's LoRA
 """

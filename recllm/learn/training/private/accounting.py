@@ -16,9 +16,6 @@ from recllm.base.documents import Count, FrozenModel, Positive, Text
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.settings import PrivateTrainingSettings
 
-ADAPTER_STEPS = 60  # all of which are made
-
-ADAPTER_SAMPLING_RATE = 0.03  # chance of a user to be learned from in a step of the adapter
 MAX_GRAD_NORM = 1.0  # a user's gradient is shortened to this length
 
 EXTRA = "privacy"
@@ -42,7 +39,7 @@ class PrivateMechanism(FrozenModel):
     """One private training: what it did, and what it tells of any one user."""
 
     part: Text
-    """What was trained: scorer or adapter."""
+    """What was trained: the scorer, in older models also an adapter of the encoder."""
     epsilon: Positive
     """By `accountant`, at `delta`; what the ledger counts."""
     delta: Positive
@@ -141,33 +138,23 @@ def delta_for(n_users: int, settings: PrivateTrainingSettings) -> float:
     return settings.delta
 
 
-def planned_mechanisms(
-    n_users: int, settings: PrivateTrainingSettings, *, adapter: bool
-) -> tuple[PrivateMechanism, ...]:
-    """What a training is going to do and tell: of the adapter, where there is one, and of the scorer.
+def planned_mechanism(n_users: int, settings: PrivateTrainingSettings) -> PrivateMechanism:
+    """What a training of the scorer is going to do, and its cost.
 
     Raises `UsageError` for a delta that is too large and an epsilon that no noise reaches; `MissingExtraError` without
     Opacus.
     """
-    delta, share = delta_for(n_users, settings), settings.lora_share if adapter else 0.0
-    parts = [("scorer", 1 - share, settings.sampling_rate, settings.steps)]
-    if adapter:
-        parts.insert(0, ("adapter", share, ADAPTER_SAMPLING_RATE, ADAPTER_STEPS))
-    mechanisms = []
-    for part, of_both, rate, steps in parts:
-        loop: dict[str, Any] = {"sampling_rate": rate, "steps": steps, "delta": delta * of_both}
-        noise = noise_for("prv", epsilon=settings.epsilon * of_both, **loop)
-        by_prv, by_rdp = (epsilon_of(name, noise=noise, **loop) for name in get_args(Accountant))
-        mechanisms.append(
-            PrivateMechanism(
-                part=part,
-                epsilon=by_prv,
-                accountant="prv",  # tight; rdp claims more than is spent
-                epsilon_prv=by_prv,
-                epsilon_rdp=by_rdp,
-                noise_multiplier=noise,
-                max_grad_norm=MAX_GRAD_NORM,
-                **loop,
-            )
-        )
-    return tuple(mechanisms)
+    delta = delta_for(n_users, settings)
+    loop: dict[str, Any] = {"sampling_rate": settings.sampling_rate, "steps": settings.steps, "delta": delta}
+    noise = noise_for("prv", epsilon=settings.epsilon, **loop)
+    by_prv, by_rdp = (epsilon_of(name, noise=noise, **loop) for name in get_args(Accountant))
+    return PrivateMechanism(
+        part="scorer",
+        epsilon=by_prv,
+        accountant="prv",  # tight; rdp claims more than is spent
+        epsilon_prv=by_prv,
+        epsilon_rdp=by_rdp,
+        noise_multiplier=noise,
+        max_grad_norm=MAX_GRAD_NORM,
+        **loop,
+    )

@@ -23,10 +23,9 @@ from recllm.base.errors import ModelError
 from recllm.learn.training.private.accounting import PrivateMechanism, import_opacus
 from recllm.shop.data.interactions import Ints
 
-UserLosses = Callable[[Ints], tuple[Tensor, Tensor | None]]
-"""Rows of users, (n,) -> the loss of each, (n,), and the place among them of the user of each row that went through the
-model, or None where the model's rows are the users themselves. It is called in training mode, with the hooks on, and
-the model has to be asked once: of several passes Opacus would add up the gradients of different rows."""
+UserLosses = Callable[[Ints], Tensor]
+"""Rows of users, (n,) -> the loss of each, (n,); the model's rows are the users. It is called in training mode, with
+the hooks on, and calls the model once: of several passes Opacus would add up the gradients of different rows."""
 
 
 def secret_generator(device: torch.device | str = "cpu") -> torch.Generator:
@@ -127,7 +126,7 @@ class PrivateDescent:
 
     def gradients(self, users: Ints) -> None:
         """Sets each trainable tensor's `grad_sample`, (n_users, *shape), the gradient of each of these users' loss."""
-        losses, owner = self.losses(users)
+        losses = self.losses(users)
         if losses.shape != (len(users),):
             raise ModelError(
                 f"{len(users)} users have losses of shape {tuple(losses.shape)}; each has one of their own"
@@ -139,9 +138,6 @@ class PrivateDescent:
             gradient: Any = getattr(parameter, "grad_sample", None)
             if gradient is None or isinstance(gradient, list):  # a list: of several passes, whose users would be mixed
                 raise ModelError(f"private training got no gradient of {name} for each user: it is not hooked")
-            if owner is not None and len(gradient) == len(owner):
-                summed = torch.zeros((len(users), *parameter.shape), device=gradient.device, dtype=gradient.dtype)
-                gradient = summed.index_add_(0, owner, gradient)
             if gradient.shape != (len(users), *parameter.shape):
                 raise ModelError(f"{name}: {tuple(gradient.shape)} gradients for {len(users)} users; batches are mixed")
             # of one user alone, so that nobody else's shortened gradient is touched

@@ -139,7 +139,7 @@ def fit_private_scorer(
     progress: Callable[[str], None] | None = None,
 ) -> PrivateScorer:
     """Learn the scorer privately. vectors: of the items by the catalogue alone, unit rows (n_items, dim). basics:
-    Emb(I) of the users, (n_users, dim), or None. mechanism: what `planned_mechanisms` says of the scorer.
+    Emb(I) of the users, (n_users, dim), or None. mechanism: what `planned_mechanism` gives.
 
     Nothing about the people leaves this function but the weights: no loss and no metric is logged. Raises `DataError`
     when there is nothing to learn from; what `PrivateDescent` raises.
@@ -171,8 +171,8 @@ def learn_privately(
     rows = np.arange(examples.windows.n_users) if users is None else users
     rng = np.random.default_rng()  # seeded by the system
 
-    def losses(drawn: Ints) -> tuple[Tensor, None]:
-        return examples.losses(network, examples.draw(rows[drawn], rng.random(len(drawn)))), None
+    def losses(drawn: Ints) -> Tensor:
+        return examples.losses(network, examples.draw(rows[drawn], rng.random(len(drawn))))
 
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     descent = PrivateDescent(network, optimiser, losses, len(rows), mechanism)
