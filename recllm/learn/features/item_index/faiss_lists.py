@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.contract import Floats, Ints, write_about
-from recllm.learn.features.item_index.rows import StoredVectors, stored_rows
+from recllm.learn.features.item_index.record import write_about
+from recllm.learn.features.item_index.rows import Floats, Ints, StoredVectors, stored_rows
 
 LISTS = "lists.faiss"
 LISTS_PER_ROOT = 2.0

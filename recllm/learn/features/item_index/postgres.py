@@ -19,8 +19,8 @@ import polars as pl
 import sqlalchemy as sa
 
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.contract import Floats, Ints, write_about
-from recllm.learn.features.item_index.rows import RowIndex, padded
+from recllm.learn.features.item_index.record import write_about
+from recllm.learn.features.item_index.rows import Floats, Ints, ItemIndex, padded
 
 TABLES = ("item_vectors", "item_vectors_about")
 MAX_DIM = 2_000
@@ -39,7 +39,7 @@ _OF_SOME = """SELECT row_no, -(vector <#> CAST(:query AS vector)) AS product FRO
 WHERE row_no = ANY(:rows) ORDER BY product DESC, row_no LIMIT :n"""
 
 
-class PostgresIndex(RowIndex):
+class PostgresIndex(ItemIndex):
     """Vectors in two tables of a schema. Ids are read once, when it is opened."""
 
     kind = "pgvector"

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.contract import Floats, Ints, write_about
-from recllm.learn.features.item_index.rows import RowIndex, padded
+from recllm.learn.features.item_index.record import write_about
+from recllm.learn.features.item_index.rows import Floats, Ints, ItemIndex, padded
 
 KEY_VARIABLE = "RECLLM_QDRANT_KEY"
 """Environment variable of the server's API key."""
@@ -30,7 +30,7 @@ TIMEOUT = 30
 """Seconds that a request may take."""
 
 
-class QdrantIndex(RowIndex):
+class QdrantIndex(ItemIndex):
     """Vectors in a collection. Ids are read once, when it is opened."""
 
     kind = "qdrant"
