@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from recllm.base.schema import Encoder
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.base.stats.ranking import Truth, average, hit_rate, ndcg
+from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, is_listed
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.learn.features.nobody import PRIVATE_CANDIDATES, is_listed
 from recllm.learn.training.private import head
 from recllm.learn.training.private.accounting import PrivateMechanism, planned_mechanism
 from recllm.learn.training.private.descent import AveragedWeights, PrivateDescent

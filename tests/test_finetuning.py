@@ -408,6 +408,11 @@ def test_a_run_without_time_left_is_judged_and_ends(tmp_path: Path, folder: Path
     assert [entry["step"] for entry in tuned.history] == [0, 1]
 
 
+def test_a_run_shorter_than_a_round_is_judged(tmp_path: Path, folder: Path) -> None:
+    tuned = tune_encoder(DATA, folder, QUICK.model_copy(update={"max_steps": 4}), tmp_path)
+    assert [entry["step"] for entry in tuned.history] == [0, 3, 4]
+
+
 def test_training_stops_when_validation_users_see_no_gain(tmp_path: Path, folder: Path) -> None:
     args = QUICK.model_copy(update={"max_steps": 60, "learning_rate": 0.0, "patience": 2})
     tuned = tune_encoder(DATA, folder, args, tmp_path)

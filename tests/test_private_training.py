@@ -26,7 +26,7 @@ from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.doors.privacy.erasure import erase_people
 from recllm.learn.features.candidates import candidates
 from recllm.learn.features.collaborative import ask
-from recllm.learn.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
+from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.learn.training.arguments import LoraArguments
 from recllm.learn.training.private.accounting import (

@@ -35,13 +35,13 @@ REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
 STEPS_AS_TIMES = (
     "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it "
-    "learns that nobody comes back: load the numbers as a column `order` instead of `timestamp`"
+    "learns that customers do not come back: load the numbers as a column `order` instead of `timestamp`"
 )
 SECONDS_PER_TEXT, SECONDS_PER_EVENT, SECONDS_PER_SEQUENCE_EVENT = 5e-3, 1e-4, 1e-3
 """Of one processor core, an order of magnitude: to encode a text, to learn the scorer, the sequence model. Complete
 Journey's 1.47 million events took 150 s for the scorer, 300,000 of them 320 s for the sequence model."""
 INDEX_ITEMS, INDEX_MS = 200_000, 250
-"""From so many items on an item index is advised: then comparing all takes as long as the whole answer of a small shop.
+"""Items from which an item index is advised: then comparing all takes as long as the whole answer of a small shop.
 Milliseconds for a million items of 384 dimensions, `eval/scale_index.py`."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
@@ -255,7 +255,7 @@ def _training(
     else:
         args = args.model_copy(update={"n_windows": len(starts)})
         windows = f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
-        timed = "the log has times, so what sells lately and what arrives is told"
+        timed = "the log has times, so what sells lately and what arrives is known"
         parts = "several windows are enough to learn from the vectors"
     rounds = (
         f"{args.epochs} rounds with an evaluation after each; {args.batch_size} people a step, and rounds "

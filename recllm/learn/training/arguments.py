@@ -27,7 +27,7 @@ class LoraArguments(LoraSettings):
     section: ClassVar[str] = ""
 
     top_layers: Count | None = 2
-    """So many blocks, counted from the output, are adapted; None: all."""
+    """Adapted blocks, counted from the output; None: all."""
     horizon_days: Count = 28
     """Length of a window."""
     n_windows: Annotated[int, Strict(), Field(ge=2)] = 6
@@ -54,7 +54,7 @@ class CopywriterArguments(CopywriterSettings):
 
     rank: Rank = 8
     top_layers: Count | None = 10
-    """So many blocks, counted from the output, are adapted: the gradient ends there. None: all blocks."""
+    """Adapted blocks, counted from the output: the gradient ends there. None: all blocks."""
     batch_size: Count = 16
     """Examples of a step per device."""
     warmup_steps: CountOrZero = 10

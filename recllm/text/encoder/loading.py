@@ -49,7 +49,7 @@ def load_encoder(
     Its name, fingerprint and dimension are known at once, from the files. The model itself, and with it torch, is
     loaded when a text is to be encoded that the cache does not hold.
 
-    name: where the files are looked for is told at `find_weights`.
+    name: see `find_weights` for where the files are looked for.
     cache_dir: a folder that keeps vectors (at most `cache_bytes`, see `CachedEncoder`), hashes of files and the
         answers of the probe.
     precision: "auto" takes bfloat16 where a probe finds every cosine >= .999 and a gain in time, else float32; the

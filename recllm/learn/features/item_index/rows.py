@@ -31,7 +31,7 @@ on the catalogue."""
 ITEMS, VECTORS = "items.arrow", "vectors.npy"
 
 OVER_FETCH = 2
-"""So many times the candidates that a filter is expected to leave enough of."""
+"""Times the candidates that are expected to be enough behind a filter."""
 MAX_CANDIDATES = 2_000
 """More candidates than this cost more than going through the allowed items."""
 EXACT_ITEMS = 5_000
@@ -221,7 +221,7 @@ class ItemIndex(ABC):
 
 
 class StoredVectors(ItemIndex):
-    """A kind that keeps exact vectors beside what finds candidates; from a folder they are mapped and not read."""
+    """A kind that keeps exact vectors as well as what finds candidates; from a folder they are mapped and not read."""
 
     def __init__(
         self, dim: int, fingerprint: str, item_ids: pl.Series | None = None, vectors: Floats | None = None
@@ -306,17 +306,17 @@ def best_products(vectors: Floats, queries: Floats, k: int, rows: Ints | None = 
     best_rows = np.zeros((len(queries), k), np.int64)
     best = np.zeros((len(queries), k), np.float32)
     for first in range(0, len(queries), QUERIES):
-        part = queries[first : first + QUERIES]
-        best_so_far: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(part)
+        span = queries[first : first + QUERIES]
+        best_so_far: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(span)
         for start in range(0, n_rows, BLOCK):
             block = slice(start, start + BLOCK) if rows is None else rows[start : start + BLOCK]
             numbers = np.arange(start, min(start + BLOCK, n_rows)) if rows is None else rows[start : start + BLOCK]
-            products = part @ vectors[block].T
+            products = span @ vectors[block].T
             for n, row in enumerate(products):
                 earlier_rows, earlier = best_so_far[n]
                 if len(earlier) == k:  # most of a block is below what is there already
-                    fit = np.flatnonzero(row > earlier[-1])
-                    row, of_block = row[fit], numbers[fit]
+                    selected = np.flatnonzero(row > earlier[-1])
+                    row, of_block = row[selected], numbers[selected]
                 else:
                     of_block = numbers
                 if len(row):
@@ -329,7 +329,7 @@ def best_products(vectors: Floats, queries: Floats, k: int, rows: Ints | None = 
 def _top(rows: Ints, products: Floats, k: int) -> tuple[Ints, Floats]:
     if len(products) > k:
         limit = np.partition(products, len(products) - k)[len(products) - k]
-        fit = products >= limit
-        rows, products = rows[fit], products[fit]
+        selected = products >= limit
+        rows, products = rows[selected], products[selected]
     order = np.lexsort((rows, -products))[:k]
     return rows[order], products[order]

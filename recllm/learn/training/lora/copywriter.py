@@ -86,17 +86,17 @@ def tune_generator(
     learn: Sequence[CopyExample],
     validation: Sequence[CopyExample],
     base: str | Path,
-    out: str | Path,
+    destination: str | Path,
     args: CopywriterSettings | None = None,
     *,
     progress: Progress | None = None,
 ) -> TunedGenerator:
-    """Trains an adapter for the causal model in `base` and writes it to `out`, with the record of the run.
+    """Trains an adapter for the causal model in `base` and writes it to `destination`, with the record of the run.
 
     Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, a checkpoint in
-    `out` of other data, settings or weights, or a folder that cannot be written.
+    `destination` of other data, settings or weights, or a folder that cannot be written.
     """
-    args, base, out = CopywriterArguments.layered(args), Path(base), Path(out)
+    args, base, destination = CopywriterArguments.layered(args), Path(base), Path(destination)
     started = time.monotonic()
     texts = [[(example.prompt, example.hook) for example in side] for side in (learn, validation)]
     belongs: dict[str, Any] = {
@@ -115,20 +115,21 @@ def tune_generator(
     if not all(sides):
         raise DataError("there must be lines to learn from and lines to validate by; give more approved copy")
     try:
-        losses = _train(wrapped, sides[0], sides[1], tokenizer, args, belongs, out, progress or logger.info, started)
+        tell = progress or logger.info
+        losses = _train(wrapped, sides[0], sides[1], tokenizer, args, belongs, destination, tell, started)
         if losses is not None:  # the process that writes
-            save_adapter(adapter_state(wrapped), spec, out)
+            save_adapter(adapter_state(wrapped), spec, destination)
             perplexity = [math.exp(loss) for loss in losses]
             best = 1 + int(np.argmin(perplexity[1:]))
             record = {**belongs, "languages": list(args.languages), "perplexity": perplexity, "best": best}
-            (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            (destination / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ModelError(
-            f"{out} cannot be written ({error.strerror}); make room, and run this again to go on"
+            f"{destination} cannot be written ({error.strerror}); make room, and run this again to go on"
         ) from error
-    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    record = json.loads((destination / RECORD).read_text(encoding="utf-8"))
     return TunedGenerator(
-        folder=out,
+        folder=destination,
         perplexity=tuple(record["perplexity"]),
         n_learned=len(sides[0]),
         n_validation=len(sides[1]),
@@ -143,7 +144,7 @@ def _train(
     tokenizer: Any,
     args: CopywriterArguments,
     belongs: dict[str, Any],
-    out: Path,
+    destination: Path,
     tell: Progress,
     started: float,
 ) -> list[float] | None:
@@ -151,9 +152,9 @@ def _train(
     processes than the one that writes."""
     from datasets import Dataset
 
-    checkpoint = last_checkpoint(out, belongs)
+    checkpoint = last_checkpoint(destination, belongs)
     arguments = TrainingArguments(
-        output_dir=str(out / CHECKPOINTS),
+        output_dir=str(destination / CHECKPOINTS),
         num_train_epochs=args.epochs,
         per_device_train_batch_size=args.batch_size,
         per_device_eval_batch_size=args.batch_size,
@@ -190,13 +191,13 @@ def _train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_EpochCallback(trainer, args, tell, started))
         if trainer.is_world_process_zero():
-            write_belongs(out, belongs)
+            write_belongs(destination, belongs)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if not trainer.is_world_process_zero():
         return None
     history = trainer.state.log_history
     lines = [json.dumps(entry) + "\n" for entry in history if {"loss", "eval_loss"} & set(entry)]
-    (out / METRICS).write_text("".join(lines), encoding="utf-8")
+    (destination / METRICS).write_text("".join(lines), encoding="utf-8")
     by_epoch = {round(entry["epoch"]): entry["eval_loss"] for entry in history if "eval_loss" in entry}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
@@ -230,7 +231,7 @@ class CompletionTrainer(Trainer):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells the perplexity, and ends the run where another epoch at the pace so far would end after its minutes."""
+    """Reports the perplexity, and ends the run where another epoch at the pace so far would exceed its minutes."""
 
     def __init__(self, trainer: Trainer, args: CopywriterArguments, tell: Progress, started: float) -> None:
         self.trainer, self.settings, self.tell, self.started = trainer, args, tell, started
@@ -252,11 +253,11 @@ def _tokenised(
     side: Sequence[CopyExample], tokenizer: Any, args: CopywriterArguments, share: float
 ) -> list[dict[str, list[int]]]:
     """The examples that fit, or as many drawn from them as the settings allow this side."""
-    fit = [tokens for example in side if (tokens := tokens_of(example, tokenizer, MAX_TOKENS))]
+    usable = [tokens for example in side if (tokens := tokens_of(example, tokenizer, MAX_TOKENS))]
     if args.max_examples is None:
-        return fit
-    order = np.random.default_rng(args.seed).permutation(len(fit))[: max(1, int(args.max_examples * share))]
-    return [fit[i] for i in sorted(order)]
+        return usable
+    order = np.random.default_rng(args.seed).permutation(len(usable))[: max(1, int(args.max_examples * share))]
+    return [usable[i] for i in sorted(order)]
 
 
 def tokens_of(example: CopyExample, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] | None:

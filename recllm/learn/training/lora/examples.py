@@ -65,8 +65,8 @@ class Questions:
         drawn = by_user[rank < PAIRS_PER_USER]
         user = self.positives.user[drawn]
         ends, begins = self.history.indptr[user + 1], self.history.indptr[user]
-        place = np.searchsorted(np.cumsum(self.history.data, dtype=np.float64), user + rng.random(len(user)))
-        return self.history.indices[np.clip(place, begins, ends - 1)], self.positives.item[drawn]
+        position = np.searchsorted(np.cumsum(self.history.data, dtype=np.float64), user + rng.random(len(user)))
+        return self.history.indices[np.clip(position, begins, ends - 1)], self.positives.item[drawn]
 
 
 def past_questions(dataset: Dataset, args: LoraArguments) -> list[Questions]:
@@ -183,14 +183,14 @@ def judge(questions: Sequence[Questions], vectors: Floats, text_of: Ints) -> dic
     for group in questions:
         items, column = np.unique(text_of[group.offered], return_inverse=True)
         for start in range(0, len(group), 64):
-            part = group.rows(np.arange(start, min(start + 64, len(group))))
-            history = np.unique(part.history.indices)
-            near = np.exp(SCALE * (vectors[text_of[history]] @ vectors[items].T - 1))
-            score = (part.history[:, history] @ near)[:, column]
-            score[part.bought[:, group.offered].nonzero()] = -1.0
+            block = group.rows(np.arange(start, min(start + 64, len(group))))
+            history = np.unique(block.history.indices)
+            nearness = np.exp(SCALE * (vectors[text_of[history]] @ vectors[items].T - 1))
+            score = (block.history[:, history] @ nearness)[:, column]
+            score[block.bought[:, group.offered].nonzero()] = -1.0
             best = np.argsort(-score, axis=1, kind="stable")[:, :K]
             is_open = np.take_along_axis(score, best, axis=1) >= 0
             lists = np.where(is_open, group.offered[best], -1).astype(np.int32)
-            values.setdefault(f"ndcg@{K}_{group.kind}", []).append(ndcg(lists, part.positives, K))
+            values.setdefault(f"ndcg@{K}_{group.kind}", []).append(ndcg(lists, block.positives, K))
     by_kind = {name: average(np.concatenate(parts)) for name, parts in values.items()}
     return {**by_kind, "goal": sum(by_kind.values())}

@@ -100,17 +100,17 @@ def tune_encoder(
     plain, device = trainable(base), usable_device(args.device)
     texts, text_of = distinct(item_texts(dataset.items, locale))
     if len(texts) < 2:
-        raise DataError(f"no item has a text that tells it from another, so there is nothing to fine-tune on; {ALONE}")
+        raise DataError(f"all items have the same text, so there is nothing to fine-tune on; {ALONE}")
     judged, learned = hold_out(past_questions(dataset, args), args.seed)
     trained = HuggingFaceEncoder(
         plain.weights, max_length=plain.limit, prompts=plain.prompts, device=device, progress=False
     )
     spec = AdapterSpec.of(trained.model, plain.weights.name, plain.base_hash, args.rank, args.top_layers)
-    asked = asked_texts(judged, text_of)
+    text_numbers = asked_texts(judged, text_of)
 
     def quality(encoder: Encoder) -> dict[str, float]:
         vectors = np.zeros((len(texts), encoder.dim), np.float32)
-        vectors[asked] = encoder.encode([texts[number] for number in asked])
+        vectors[text_numbers] = encoder.encode([texts[number] for number in text_numbers])
         return judge(judged, vectors, text_of)
 
     pairs = text_pairs(learned, texts, text_of, args.seed)
@@ -273,7 +273,8 @@ class LoraCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         limit = self.settings.max_minutes
-        if any_process(self.trainer, limit is not None and time.monotonic() - self.began > 60 * limit):
+        is_late = any_process(self.trainer, limit is not None and time.monotonic() - self.began > 60 * limit)
+        if is_late or state.global_step >= state.max_steps:
             control.should_evaluate = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **inputs: Any) -> None:

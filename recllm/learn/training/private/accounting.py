@@ -1,4 +1,4 @@
-"""How much noise a private training needs, and what it tells of a user.
+"""How much noise a private training needs, and how much it reveals of a user.
 
 A step draws every user by a chance of its own (Poisson), shortens each drawn user's gradient to a length C, adds them
 up and adds noise N(0, (sigma C)^2): the subsampled Gaussian mechanism of DP-SGD (Abadi et al. 2016), with a user and
@@ -31,12 +31,12 @@ NOT_COVERED = (
     "the log ends stand in the manifest as they are",
     "what is counted over people outside of the model, without noise: what goes together (offers to go with a "
     "purchase), audiences, predictions, occasions, experiments and reports",
-    "the serving state keeps the histories of people, as personal data, beside the store and not in the model",
+    "the serving state keeps the histories of people, as personal data, outside of the model",
 )
 
 
 class PrivateMechanism(FrozenModel):
-    """One private training: what it did, and what it tells of any one user."""
+    """One private training: what it did, and what it reveals of any one user."""
 
     part: Text
     """What was trained: the scorer, in older models also an adapter of the encoder."""
@@ -94,7 +94,7 @@ def import_opacus() -> Any:
 
 
 def epsilon_of(accountant: Accountant, *, noise: float, sampling_rate: float, steps: int, delta: float) -> float:
-    """What so many steps with this noise multiplier tell of a user, at `delta`."""
+    """Epsilon of `steps` steps with this noise multiplier, at `delta`."""
     accountants = import_opacus().accountants
     count = accountants.PRVAccountant() if accountant == "prv" else accountants.RDPAccountant()
     count.history = [(noise, sampling_rate, steps)]

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts
-from recllm.learn.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, is_listed
+from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, PRIVATE_FEATURES, is_listed
 from recllm.learn.features.pair_features import FEATURE_NAMES
 from recllm.learn.models.scorer import Scorer, ScorerConfig
 from recllm.learn.training.private.accounting import PrivateMechanism
@@ -28,7 +28,7 @@ from recllm.learn.training.private.examples import TARGET, UserWindows, user_win
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Floats, Ints
 
-HIDDEN = 16  # units of the hidden layer beside the linear score
+HIDDEN = 16  # units of the hidden layer; the linear score has none
 COMPONENTS = 24  # main directions of the item vectors that the score reads of a user and an item
 
 LEARNING_RATE = 1e-2
