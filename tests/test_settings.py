@@ -143,7 +143,7 @@ def test_every_class_is_frozen_documented_and_refuses_unknown_names(section: str
         ("privacy.lora_share=0.4", "it can no longer be set to 0.4, and its value is now 0.5; remove it"),
         ("scorer.learning_rate=nan", "setting scorer.learning_rate: nan is not a number above 0"),
         ("scorer.parts=cosine,vector", "not a list, each one of cosine, vectors, features"),
-        ("lora.loss=window", 'setting lora.loss: it can no longer be set to "window"'),
+        ("lora.loss=bce", 'setting lora.loss: it can no longer be set to "bce"'),
         ("retraining.when_uncertain=maybe", "setting retraining.when_uncertain: 'maybe' is not one of keep, promote"),
         ("policy.group_floor=-1", "setting policy.group_floor: -1 is not"),
         ("policy.explicit_purposes=fun", "each one of analytics, "),
