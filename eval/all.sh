@@ -38,7 +38,6 @@ python eval/copy_models.py --tuned "$tuned" --texts 30 --zh-texts 9
 python eval/effect.py -o "$results/effect.json"
 python eval/copy_guarantees.py -o "$results/copy-guarantees.json"
 python eval/onnx_speed.py -o "$results/onnx-speed.json"
-python eval/lora_speed.py -o "$results/lora-speed.json"
 nice python eval/learning_curve.py --parts "$tuned/learning-curve" -o "$results/learning-curve.json"
 python eval/speed.py -o "$results/speed.json"
 python eval/sequence_speed.py -o "$results/sequence-speed.json"

@@ -1,11 +1,10 @@
 """Learning under user-level differential privacy: what is lost, and what attacks still see.
 
     python eval/private_training.py -o eval/results/private-training.json
-    python eval/private_training.py --part lira -o FILE      one of its parts: quality, adapter, lira, audit
+    python eval/private_training.py --part lira -o FILE      one of its parts: quality, lira, audit
 
 quality  HR@10 and NDCG@10 of the private scorer at epsilon 8, 3, 2 and 1, of the same scorer without privacy, of its
          first weights, and of recllm as it is otherwise trained (it counts the crowd), on cj-next28 and beauty-loo.
-adapter  the private LoRA together with the scorer, half of epsilon each, on cj-next28.
 lira     64 models, each learned from a random half of some households of Complete Journey; the control is larger, and
          trained far too long without privacy: it has to be caught, or else the attack is worth nothing.
 audit    one run with canaries, each in by a fair coin: white box (the sum of all noisy gradients is seen) and black box
@@ -31,12 +30,12 @@ from membership import audited_epsilon, likelihood_ratio_attack, logit_confidenc
 from numpy.typing import NDArray
 
 from recllm.base.schema import Encoder
-from recllm.base.settings import CollaborativeSettings, LoraSettings, PrivateTrainingSettings
+from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.base.stats.ranking import Truth, average, hit_rate, ndcg
+from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, is_listed
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.learn.features.nobody import PRIVATE_CANDIDATES, is_listed
 from recllm.learn.training.private import head
-from recllm.learn.training.private.accounting import PrivateMechanism, planned_mechanisms
+from recllm.learn.training.private.accounting import PrivateMechanism, planned_mechanism
 from recllm.learn.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.learn.training.private.examples import PAIR_SIZES, TARGET, PairSizes, UserWindows, user_windows
 from recllm.learn.training.private.head import (
@@ -50,7 +49,7 @@ from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.recllm_system import advised_recipe, learned_system
 from recllm.recommend.recommender.private_serving import catalogue_vectors, private_population
 from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
-from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.data.dataset import DAY
 from recllm.shop.data.interactions import Floats, Ints
 
 EPSILONS = (8.0, 3.0, 2.0, 1.0)
@@ -168,7 +167,7 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
         rows["without privacy, same features"] = measured(task, plain, protocol, args)
         for epsilon in EPSILONS:
             settings = task.settings.model_copy(update={"epsilon": epsilon})
-            mechanism = planned_mechanisms(examples.windows.n_users, settings, adapter=False)[0]
+            mechanism = planned_mechanism(examples.windows.n_users, settings)
             network = task.network(settings)
             learn_privately(network, examples, settings, mechanism)
             rows[f"epsilon {epsilon:g}"] = measured(task, network, protocol, args)
@@ -255,50 +254,6 @@ def learn_without_privacy(
     averaged.put_back()
 
 
-# --- the adapter -----------------------------------------------------------------------------------------------------
-
-
-def adapter(encoder: Encoder, args: Namespace) -> dict[str, Any]:
-    from tempfile import TemporaryDirectory
-
-    from recllm.learn.training.private.adapter import tune_privately
-
-    protocol = "cj-next28"
-    task = Task.of(protocol, encoder, args, **({"n_windows": 2} if args.quick else {}))
-    past = task.window.fit_on
-    mechanisms = planned_mechanisms(past.n_users, task.settings, adapter=True)
-    with TemporaryDirectory() as folder:
-        tuned = tune_privately(
-            past, encoder, task.settings, mechanisms[0], Path(folder), lora=LoraSettings(), progress=say
-        )
-        moved = replace(task, vectors=catalogue_vectors(tuned, past.items, past.as_of))
-    text = {name: by_text(one) for name, one in (("untuned", task), ("tuned", moved))}
-    examples = HeadExamples.of(moved.windows(), moved.vectors, moved.directions())
-    network = task.network(task.settings)
-    learn_privately(network, examples, task.settings, mechanisms[1])
-    rows = {f"epsilon {task.settings.epsilon:g}, adapter and scorer": measured(moved, network, protocol, args)}
-    rows |= {f"by text alone, {name}": value for name, value in text.items()}
-    return {"quality": {f"{protocol} adapter": rows}, "epsilon": {"adapter": [m.model_dump() for m in mechanisms]}}
-
-
-def by_text(task: Task) -> dict[str, Any]:
-    """NEW, ranked by the cosine of the texts: what the vectors are worth by themselves."""
-    window, past = task.window, task.window.fit_on
-    part = window.slice("NEW")
-    query = window.query(part, K)
-    users = UserInputs(query.dataset.events.rows(query.users), query.as_of, None, task.basics[query.users])
-    population = private_like(past, task.vectors)
-    allowed = np.isin(np.arange(past.n_items), query.items)
-    lists = ItemRanker(None, population, PRIVATE_CANDIDATES).rank(users, K, allowed=allowed, repeats=False).item
-    return {"NEW": figures_of(lists, part.truth)}
-
-
-def private_like(past: Dataset, vectors: Floats) -> Any:
-    from recllm.learn.features.nobody import crowd_of_nobody
-
-    return crowd_of_nobody(past.items, vectors, past.as_of, CollaborativeSettings(target=TARGET))
-
-
 # --- attacks ---------------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +267,7 @@ def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     # each household is in half of the models
     member = np.argsort(rng.random((N_MODELS, len(people))), axis=0) < N_MODELS // 2
     control = task.settings.model_copy(update=CONTROL)
-    mechanism = planned_mechanisms(int(member[0].sum()), task.settings, adapter=False)[0]
+    mechanism = planned_mechanism(int(member[0].sum()), task.settings)
 
     def overtrained(number: int) -> HeadNetwork:
         network = task.network(control, CONTROL_HIDDEN)
@@ -392,7 +347,7 @@ def audit(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     latest = only(windows, people)
     included = rng.random(N_CANARIES) < 0.5
     n_real = len(people)
-    mechanism = planned_mechanisms(n_real + int(included.sum()), task.settings, adapter=False)[0]
+    mechanism = planned_mechanism(n_real + int(included.sum()), task.settings)
     quiet = mechanism.model_copy(update={"noise_multiplier": 0.02})
     figures: dict[str, Any] = {"canaries": N_CANARIES, "level": 0.95, "claimed": mechanism.epsilon}
     for name, used in (("private", mechanism), ("control", quiet)):
@@ -431,8 +386,8 @@ def white_box_scores(included: NDArray[np.bool_], mechanism: PrivateMechanism) -
     canaries, directions = np.flatnonzero(included), torch.eye(len(included)) * 1e3
     network = torch.nn.Linear(len(included), 1, bias=False)
 
-    def losses(users: Ints) -> tuple[torch.Tensor, None]:
-        return network(directions[torch.from_numpy(canaries[users])]).squeeze(1), None
+    def losses(users: Ints) -> torch.Tensor:
+        return network(directions[torch.from_numpy(canaries[users])]).squeeze(1)
 
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-9)
     descent = PrivateDescent(network, optimiser, losses, len(canaries), mechanism)
@@ -444,7 +399,6 @@ def white_box_scores(included: NDArray[np.bool_], mechanism: PrivateMechanism) -
 
 PARTS: dict[str, Callable[[Encoder, Namespace], dict[str, Any]]] = {
     "quality": quality,
-    "adapter": adapter,
     "lira": lira,
     "audit": audit,
 }

@@ -32,9 +32,8 @@ from numpy.typing import NDArray
 
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_index.catalogue import CatalogueIndex
-from recllm.learn.features.item_index.contract import ItemIndex
 from recllm.learn.features.item_index.opening import new_index, open_index
-from recllm.learn.features.item_index.rows import best_products
+from recllm.learn.features.item_index.rows import ItemIndex, best_products
 from recllm.learn.features.item_vectors import item_vectors, new_item_vectors
 from recllm.recommend.evaluation.tables import complete_journey, read_folder
 from recllm.recommend.recommender.ranking import ItemRanker, UserInputs

@@ -58,7 +58,7 @@ def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytes
     how = ("--set", "lora.max_steps=15", "--set", "lora.learning_rate=0.01", "--set", "lora.device=cpu")
     recllm("train", "--lora", *how, "-w", shop / "shop", "--json")
     told = capsys.readouterr()
-    assert json.loads(told.out)["model_version"] and "examples in" in told.err
+    assert json.loads(told.out)["model_version"] and "pairs in" in told.err
     with Workspace.open(shop / "shop") as workspace:
         model = load_model(workspace.models_dir)
         assert model.adapter is not None and {p.name for p in model.adapter.iterdir()} == {

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import MissingExtraError, ModelError, UsageError
 from recllm.learn.features.item_index import rows as row_rules
-from recllm.learn.features.item_index.contract import ABOUT, ItemIndex, vectors_fingerprint
-from recllm.learn.features.item_index.exact import ExactIndex
 from recllm.learn.features.item_index.opening import new_index, open_index
+from recllm.learn.features.item_index.record import ABOUT, vectors_fingerprint
+from recllm.learn.features.item_index.rows import ExactIndex, ItemIndex
 
 KINDS = ("exact", "faiss", "pgvector", "qdrant")
 MODULES = {"faiss": "faiss", "qdrant": "qdrant_client", "pgvector": "psycopg"}

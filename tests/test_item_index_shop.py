@@ -20,9 +20,8 @@ from recllm.base.schema import SearchRequest
 from recllm.learn.features.item_index import catalogue as catalogue_rules
 from recllm.learn.features.item_index import rows as row_rules
 from recllm.learn.features.item_index.catalogue import CatalogueIndex
-from recllm.learn.features.item_index.contract import ItemIndex, NearestItems
-from recllm.learn.features.item_index.exact import ExactIndex
 from recllm.learn.features.item_index.opening import open_index
+from recllm.learn.features.item_index.rows import ExactIndex, ItemIndex, NearestItems
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.registry import rollback
 from recllm.recommend.recommender.search import search_workspace
@@ -79,8 +78,8 @@ def test_a_shop_answers_the_same_by_its_index(folder: Path, monkeypatch: pytest.
     assert report.recall == 1.0 and report.mib > 0
     exact = answers(folder, {})
     asked: list[int] = []
-    search = row_rules.RowIndex.search
-    monkeypatch.setattr(row_rules.RowIndex, "search", lambda *a, **o: asked.append(1) or search(*a, **o))
+    search = row_rules.ItemIndex.search
+    monkeypatch.setattr(row_rules.ItemIndex, "search", lambda *a, **o: asked.append(1) or search(*a, **o))
     assert answers(folder, FAISS) == exact
     assert len(asked) >= 4, "the index was asked by search, by similar items and by the candidates"
     assert any("text_nearest" in sources for _, sources in exact["recommended"])

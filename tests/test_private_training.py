@@ -17,30 +17,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from arrivals_world import arrivals
 from conftest import Command
 from retrain_world import make_shop
 from shop_world import shop, vectors
-from tiny_encoders import make_model
 
 from recllm.base.errors import MissingExtraError, ModelError, PolicyError, StoreError, UsageError
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.doors.privacy.erasure import erase_people
 from recllm.learn.features.candidates import candidates
 from recllm.learn.features.collaborative import ask
-from recllm.learn.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
+from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.learn.training.arguments import LoraArguments
-from recllm.learn.training.lora.tower import Tower
 from recllm.learn.training.private.accounting import (
     PrivacyGuarantee,
     PrivateMechanism,
     delta_for,
     epsilon_of,
     noise_for,
-    planned_mechanisms,
+    planned_mechanism,
 )
-from recllm.learn.training.private.adapter import text_examples, tune_privately, user_losses
 from recllm.learn.training.private.descent import AveragedWeights, PrivateDescent
 from recllm.learn.training.private.examples import TARGET, UserWindows, user_windows
 from recllm.learn.training.private.head import (
@@ -61,10 +57,7 @@ from recllm.recommend.recommender.train import train_privately, train_workspace,
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.workspace.privacy_ledger import LEDGER_FILE, PrivacyLedger
 from recllm.shop.workspace.workspace import Workspace, overridden
-from recllm.text.encoder.huggingface import HuggingFaceEncoder
-from recllm.text.encoder.loading import find_weights, load_encoder
 from recllm.text.encoder.toy import ToyEncoder
-from recllm.text.items import item_texts
 
 SPEC = importlib.util.spec_from_file_location("membership", Path(__file__).parents[1] / "eval" / "membership.py")
 assert SPEC is not None and SPEC.loader is not None
@@ -226,8 +219,8 @@ def test_the_served_form_says_what_the_network_says(examples: HeadExamples) -> N
 
 
 def descent(net: HeadNetwork, examples: HeadExamples, how: PrivateMechanism, **options: Any) -> PrivateDescent:
-    def losses(users: np.ndarray) -> tuple[torch.Tensor, None]:
-        return examples.losses(net, examples.draw(users, np.full(len(users), 0.5))), None
+    def losses(users: np.ndarray) -> torch.Tensor:
+        return examples.losses(net, examples.draw(users, np.full(len(users), 0.5)))
 
     optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
     return PrivateDescent(net, optimiser, losses, examples.windows.n_users, how, **options)
@@ -291,7 +284,7 @@ def test_tensors_that_are_not_watched_are_an_error(examples: HeadExamples) -> No
     net = network()
     optimiser = torch.optim.Adam(network().parameters(), lr=0.01)
     with pytest.raises(ModelError, match="other tensors"):
-        PrivateDescent(net, optimiser, lambda users: (torch.zeros(len(users)), None), 4, mechanism())
+        PrivateDescent(net, optimiser, lambda users: torch.zeros(len(users)), 4, mechanism())
     loop = descent(net, examples, mechanism())
     loop.hooks.disable_hooks()  # what a model that is moved after its hooks comes to
     with pytest.raises(ModelError, match="no gradient"):
@@ -300,7 +293,7 @@ def test_tensors_that_are_not_watched_are_an_error(examples: HeadExamples) -> No
     mixed = PrivateDescent(
         net,
         torch.optim.Adam(net.parameters()),
-        lambda users: (examples.losses(net, users).mean(), None),
+        lambda users: examples.losses(net, users).mean(),
         4,
         mechanism(),
     )
@@ -312,7 +305,7 @@ def test_tensors_that_are_not_watched_are_an_error(examples: HeadExamples) -> No
 def test_a_tensor_that_noise_alone_moved_is_an_error(examples: HeadExamples) -> None:
     net = network()
     loop = PrivateDescent(
-        net, torch.optim.Adam(net.parameters()), lambda users: (0 * examples.losses(net, users), None), 9, mechanism()
+        net, torch.optim.Adam(net.parameters()), lambda users: 0 * examples.losses(net, users), 9, mechanism()
     )
     with pytest.raises(ModelError, match="noise alone"):
         loop.run()
@@ -321,8 +314,8 @@ def test_a_tensor_that_noise_alone_moved_is_an_error(examples: HeadExamples) -> 
 def test_one_users_broken_loss_harms_nobody(examples: HeadExamples) -> None:
     net = network()
 
-    def losses(users: np.ndarray) -> tuple[torch.Tensor, None]:
-        return examples.losses(net, users) * torch.where(torch.from_numpy(users) == 2, torch.nan, 1.0), None
+    def losses(users: np.ndarray) -> torch.Tensor:
+        return examples.losses(net, users) * torch.where(torch.from_numpy(users) == 2, torch.nan, 1.0)
 
     loop = PrivateDescent(net, torch.optim.Adam(net.parameters()), losses, 9, mechanism(rate=1.0, steps=3))
     loop.run()
@@ -348,74 +341,6 @@ def test_weights_are_the_mean_of_the_last_steps() -> None:
     assert weight.item() == 3.5
 
 
-# --- the adapter -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-ADAPTER_SETTINGS = PrivateTrainingSettings(horizon_days=14, n_windows=3)
-
-
-def test_the_adapters_gradients_are_those_of_one_user_at_a_time(tiny: Path) -> None:
-    data = arrivals()
-    texts = list(dict.fromkeys(item_texts(data.items)))
-    text_of = np.array([texts.index(t) for t in item_texts(data.items)])
-    found = text_examples(data, text_of, ADAPTER_SETTINGS)
-    tower = Tower(HuggingFaceEncoder(find_weights(tiny)), texts, LoraArguments(top_layers=1, precision="float32"))
-    base = torch.from_numpy(HuggingFaceEncoder(find_weights(tiny)).encode(texts))
-    with torch.no_grad():  # both factors of the change have gradients then
-        for parameter in tower.parameters:
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
-    rows = np.array([0, 4, 7])
-    draws = iter(np.random.default_rng(0).integers(len(found.listed), size=(1, 3, 4)))
-    fixed = next(draws)
-
-    class Fixed:
-        def __init__(self, part: np.ndarray) -> None:
-            self.part = part
-
-        def integers(self, *_: Any, **__: Any) -> np.ndarray:
-            return self.part
-
-    def losses(users: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        return user_losses(tower, base, found, rows[users], 4, Fixed(fixed[users]))  # type: ignore[arg-type]
-
-    loop = PrivateDescent(tower.model, torch.optim.Adam(tower.parameters), losses, 3, mechanism())
-    tower.model.train()
-    loop.gradients(np.arange(3))
-    of_all = [p.grad_sample.clone() for p in tower.parameters]
-    loop.close()
-    for number in range(3):
-        tower.model.zero_grad()
-        losses(np.array([number]))[0].sum().backward()
-        for sample, parameter in zip(of_all, tower.parameters, strict=True):
-            assert parameter.grad is not None
-            torch.testing.assert_close(sample[number], parameter.grad, atol=1e-5, rtol=1e-3)
-
-
-def test_an_adapter_is_learned_privately_and_loads(tiny: Path, tmp_path: Path) -> None:
-    encoder, data = load_encoder(str(tiny)), arrivals()
-    how = mechanism(1.0, rate=0.2, steps=3).model_copy(update={"part": "adapter"})
-    tuned = tune_privately(data, encoder, ADAPTER_SETTINGS, how, tmp_path, lora=LoraArguments(top_layers=1))
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
-    before, after = encoder.encode(["red shoes", "milk"]), tuned.encode(["red shoes", "milk"])
-    assert tuned.fingerprint != encoder.fingerprint and not np.allclose(before, after)
-
-
-def test_the_adapters_examples_are_of_one_user_each() -> None:
-    data = arrivals()
-    text_of = np.arange(data.n_items)
-    before = text_examples(data, text_of, ADAPTER_SETTINGS)
-    after = text_examples(without(data, 2), text_of, ADAPTER_SETTINGS)
-    mine, then = before.user != 2, after.user != 2
-    for name in ("user", "history", "log_weight", "positives"):
-        assert getattr(before, name)[mine].tobytes() == getattr(after, name)[then].tobytes()
-    assert before.listed.tobytes() == after.listed.tobytes()
-
-
 # --- what it tells ---------------------------------------------------------------------------------------------------
 
 
@@ -438,13 +363,12 @@ def test_the_noise_is_just_enough(name: Any) -> None:
     assert 1.9 < epsilon_of(name, noise=noise, **loop) <= 2.0
 
 
-def test_adapter_and_scorer_share_one_epsilon() -> None:
-    settings = PrivateTrainingSettings(epsilon=4.0, lora_share=0.25)
-    of_both = PrivacyGuarantee.of(planned_mechanisms(1_000, settings, adapter=True))
-    assert [m.part for m in of_both.mechanisms] == ["adapter", "scorer"]
-    assert of_both.mechanisms[0].epsilon <= 1.0 and 3.9 < of_both.epsilon <= 4.0
-    assert of_both.delta == pytest.approx(1e-4)
-    assert of_both.mechanisms[1].epsilon_prv <= of_both.mechanisms[1].epsilon_rdp
+def test_epsilons_of_several_mechanisms_add_up() -> None:
+    """As in models whose encoder was trained privately too, which earlier versions made."""
+    one = planned_mechanism(1_000, PrivateTrainingSettings(epsilon=2.0))
+    of_both = PrivacyGuarantee.of((one.model_copy(update={"part": "adapter"}), one))
+    assert 3.9 < of_both.epsilon <= 4.0 and of_both.delta == pytest.approx(2e-4)
+    assert one.epsilon_prv <= one.epsilon_rdp
 
 
 def test_delta_stays_below_one_in_all_users() -> None:
@@ -456,7 +380,7 @@ def test_delta_stays_below_one_in_all_users() -> None:
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opacus", None)
     with pytest.raises(MissingExtraError, match=r"recllm\[privacy\]"):
-        planned_mechanisms(100, PrivateTrainingSettings(), adapter=False)
+        planned_mechanism(100, PrivateTrainingSettings())
 
 
 # --- the ledger ------------------------------------------------------------------------------------------------------
@@ -557,6 +481,11 @@ def test_where_privacy_is_required_nothing_is_learned_without(folder: Path) -> N
         train_workspace(workspace, encoder=ToyEncoder())
         assert load_model(workspace.models_dir).privacy is not None
         assert len(PrivacyLedger(folder).spendings()) == 1
+
+
+def test_the_encoder_is_not_trained_privately(folder: Path) -> None:
+    with Workspace.open(folder) as workspace, pytest.raises(UsageError, match="leave out --lora"):
+        train_workspace(workspace, private=True, lora=LoraArguments())
 
 
 def test_a_private_model_is_retrained_privately(folder: Path) -> None:

@@ -55,7 +55,6 @@ LearningRate = Annotated[float, Strict(), Field(gt=0, description="Step size at 
 Rank = Annotated[int, Strict(), Field(ge=1, description="Rank of the adapter's change to a weight.")]
 Seed = Annotated[int, Strict(), Field(ge=0, description="Seed of everything that is drawn.")]
 
-Loss = Literal["window", "in-batch", "bce"]
 ScorePart = Literal["cosine", "vectors", "features"]
 IndexKind = Annotated[
     Literal["exact", "faiss", "pgvector", "qdrant"],
@@ -419,8 +418,6 @@ class PrivateTrainingSettings(FrozenModel):
     except with probability delta."""
     delta: Annotated[float, Strict(), Field(gt=0, lt=1)] | None = None
     """Must lie below 1 / users; None for the largest power of ten at most 1 / (10 x users)."""
-    lora_share: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.5
-    """Share of epsilon and delta that the encoder's adapter takes, where it is trained too."""
 
     # --- the budget of the workspace
     total_epsilon: Positive = 12.0
@@ -450,26 +447,17 @@ class LoraSettings(FrozenModel):
 
     section: ClassVar[str] = "lora"
 
-    # --- the adapter
     rank: Rank = 8
-
-    # --- the objective
-    loss: Loss = "window"
-    """window: softmax over what was on offer; in-batch: over the other users' items; bce: yes or no, item by item."""
-
-    # --- the loop
     learning_rate: Weight = 3e-4
     """Of the adapter; 1e-3 and above undid the similarity of texts within 20 steps on both logs it was tried on."""
     max_steps: Count = 100
     """Steps at most; an early end is decided by `patience`."""
     max_minutes: Positive | None = 12.0
-    """Ends the run at the next round; the learning rate falls by steps alone, so that a resumed run is the same run."""
+    """Ends the run; the learning rate falls by steps alone, so that a resumed run is the same run."""
     device: Text | None = None
-    """cpu, cuda or cuda:1; None for the fastest."""
-
-    # --- the record
+    """cpu or cuda; None for the fastest. CUDA_VISIBLE_DEVICES chooses among GPUs."""
     report_to: tuple[Text, ...] = ()
-    """Trackers of accelerate, such as "tensorboard" or "wandb", that get the figures of metrics.jsonl too."""
+    """Trackers such as "tensorboard" or "wandb" that get the figures of metrics.jsonl too."""
 
 
 class CopywriterSettings(FrozenModel):

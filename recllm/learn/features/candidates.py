@@ -55,7 +55,7 @@ class CandidateCounts:
     interests: int = 300  # a full pass over the catalogue, where the shop has a sequence model
     short_history: int = 20  # a history of fewer items is short
     habit_items: int = 100
-    """With so many own items to choose from, these fill the head of a list by score: each source then proposes half as
+    """With this many own items, these fill the head of a list by score: each source then proposes half as
     many, which hardly ever changes the first ten (`eval/LOG.md`) and spares a sixth of the time. Not where habits are
     left out or a list is by lift; 0 never."""
 
@@ -113,14 +113,14 @@ def candidates(
     shut = closed.copy()
     n_hidden = settings.short_history + (0 if banned is None else int(np.diff(banned[0]).max(initial=0)))
     for user, proposals in enumerate(_proposals(users, settings, np.diff(ends), n_hidden, allowed)):
-        part = slice(ends[user], ends[user + 1])
-        own_items = users.owned.key[part]
+        span = slice(ends[user], ends[user + 1])
+        own_items = users.owned.key[span]
         hidden = banned[1][banned[0][user] : banned[0][user + 1]] if banned is not None else own_items[:0]
         shut[hidden] = True
         n_habits = min(int((~shut[own_items]).sum()), settings.own_history) if repeats else 0
         divisor = 2 if habits_lead and 0 < settings.habit_items <= n_habits else 1
         if repeats:
-            add(user, OWN_HISTORY, _best(own_items, habit[part], shut, settings.own_history // divisor))
+            add(user, OWN_HISTORY, _best(own_items, habit[span], shut, settings.own_history // divisor))
         shut[own_items] = True
         for name, rows, score in proposals:
             add(user, name, _best(rows, score, shut, getattr(settings, name) // divisor))
@@ -189,14 +189,14 @@ def _text_nearest(
     vectors, population = users.vectors.user[which], users.population
     every = np.arange(population.n_items)
     for start in range(0, len(vectors), 16):
-        part, nearest = vectors[start : start + 16], None
+        span, nearest = vectors[start : start + 16], None
         if population.index is not None:
             # x·item - c·mean·item is the product of the item with one vector
-            part = part - np.float32(population.settings.text_centring) * population.mean_vector
-            nearest = population.index.nearest(part, n, allowed)
+            span = span - np.float32(population.settings.text_centring) * population.mean_vector
+            nearest = population.index.nearest(span, n, allowed)
         if nearest is not None:
             yield from (
-                (rows, population.item_vectors[rows] @ vector) for rows, vector in zip(nearest, part, strict=True)
+                (rows, population.item_vectors[rows] @ vector) for rows, vector in zip(nearest, span, strict=True)
             )
         else:
             scores = vectors[start : start + 16] @ population.item_vectors.T - population.text_centrality
@@ -205,10 +205,10 @@ def _text_nearest(
 
 def _best(rows: NDArray[Any], score: NDArray[Any], shut: NDArray[np.bool_], k: int) -> NDArray[Any]:
     """The `k` open rows with the highest positive scores; ties go to the lower row."""
-    fit = (score > 0) & ~shut[rows]
-    if k <= 0 or not fit.any():
+    is_open = (score > 0) & ~shut[rows]
+    if k <= 0 or not is_open.any():
         return rows[:0]
-    rows, score = rows[fit], score[fit]
+    rows, score = rows[is_open], score[is_open]
     if len(rows) <= k:
         return rows
     limit = np.partition(score, len(score) - k)[len(score) - k]

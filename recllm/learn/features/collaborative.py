@@ -66,10 +66,10 @@ MAX_NEW_ITEMS = 5_000  # new items that are proposed at most, best selling first
 
 
 INFLUENCE_SAMPLE = 2_500
-"""Of the pool, so many people tell how much each of it would weigh as a neighbour."""
+"""People of the pool from whom each one's weight as a neighbour is estimated."""
 
 LIKE_PROFILES = 4
-"""Profiles are alike where a table of their items has so many numbers for each that is not 0, at most."""
+"""Profiles are alike where a table of their items has at most this many numbers for each that is not 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ class CollaborativeStatistics:
 
         n_buyers = int((n_purchases > 0).sum())
         n_pool = min(settings.neighbour_pool, n_buyers)
-        # the most active alone would be whoever wants to be
+        # the most active alone could be accounts made for it
         active = np.argsort(-n_purchases, kind="stable")[: max(n_pool, n_buyers // 2)]
         pool = np.sort(np.random.default_rng(0).permutation(active)[:n_pool])
 
@@ -296,7 +296,7 @@ class CollaborativeStatistics:
         """What is taken off the cosine of each item's text where items compete by it, (n_items,): its mean cosine with
         the catalogue times `text_centring`. Some texts are among the nearest of nearly every other in many dimensions,
         and centring makes them no nearer than others (Suzuki et al. 2013, "Centering similarity measures to reduce
-        hubs"); so nobody wins every list by writing such a text."""
+        hubs"); so such a text does not win every list."""
         return np.asarray(self.settings.text_centring * (self.item_vectors @ self.mean_vector))
 
     @cached_property
@@ -376,7 +376,7 @@ def ask(
 ) -> UserBatch:
     """Prepare people for scoring.
 
-    user_rows: each user's row in the dataset behind the statistics, so that nobody is their own neighbour; -1 for an
+    user_rows: each user's row in the dataset behind the statistics, so that no user is their own neighbour; -1 for an
     unknown user.
     basics: Emb(I), (n, dim), or None. Events at or after `as_of` are dropped.
     """
@@ -428,7 +428,7 @@ def _neighbours(
 ) -> Any:
     """Sparse (n, n_pool): cosine weights of each person's nearest people, summing to 1, blockwise.
 
-    Near are people who buy the same; for a person who bought nothing, people who told the shop the same.
+    Near are people who buy the same; for a person who bought nothing, people with the same basics.
     """
     from scipy.sparse import csr_matrix, vstack
 
@@ -462,7 +462,7 @@ def _neighbours(
 
 
 def _with_bounded_influence(profiles: Any, settings: CollaborativeSettings) -> Any:
-    """Profiles of the pool, whose rows are shortened so that nobody is near to many more people than others are.
+    """Profiles of the pool, whose rows are shortened so that no one is near to many more people than others are.
 
     profiles: unit rows. Each of a sample names its nearest people, whose weights sum to 1; a row whose weights sum to
     more than `neighbour_influence` times the mean is divided by the excess. In many dimensions some points are near to

@@ -51,14 +51,14 @@ GROUP_FEATURES: Mapping[str, str] = (
         f"{name}_alike": f"log(1 + 10 x mean occasions in 56 days of the nearest people in its {name})"
         for name in VOTED
     }
-    | {f"{name}_lift": "log ratio of that mean to everybody's, [-4, 4]; 0 where nobody took any" for name in VOTED}
+    | {f"{name}_lift": "log ratio of that mean to everybody's, [-4, 4]; 0 where no one took any" for name in VOTED}
     | {
         "type_overdue": "log of days since over the person's mean interval in the type, [-4, 2]; 0 below two times",
         "type_loyalty": "the item's share of the person's decayed occasions in its type, [0, 1]",
         "type_lately": "log(1 + buyers of the type's items in the last 28 days); 0 without a type",
     }
 )
-"""Name and meaning of each column; a group that is not known has the value of a group that nobody touched."""
+"""Name and meaning of each column; a group that is not known has the value of a group without any event."""
 
 _OWN = ("times", "affinity", "days_since", "items", "early")
 """The measures of the person's own dealings."""
@@ -78,7 +78,7 @@ class Dealings:
     first_group: Mapping[str, int]
     """Grouping -> number of its first group."""
     measures: Mapping[str, Floats]
-    """`_OWN`, as features, of each person and group, and last of a group that nobody touched, (n_keys + 1,)."""
+    """`_OWN`, as features, of each person and group, and last of a group without any event, (n_keys + 1,)."""
     weight: Floats
     """Decayed occasions of each person and group, and last 0, (n_keys + 1,)."""
     days: NDArray[np.float64]

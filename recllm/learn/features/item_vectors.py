@@ -68,7 +68,7 @@ class DatedItemVectors:
         """Unit rows of all items as of today, (n_items, dim)."""
 
     def before(self, time: int) -> Floats:
-        """Unit rows (n_items, dim) as somebody knew them just before `time` (epoch seconds)."""
+        """Unit rows (n_items, dim) as they were known just before `time` (epoch seconds)."""
         prices = _prices(self._dataset, self._log, before=time)
         return self.latest if np.array_equal(prices, self._latest_prices, equal_nan=True) else self._with_prices(prices)
 
@@ -89,7 +89,7 @@ class DatedItemVectors:
 def basics_vectors(encoder: Encoder, basics: Sequence[Mapping[str, str]], locale: str = "en") -> Floats:
     """Emb(I) of each person, (n, dim): unit rows, and a row of zeros where nothing is known.
 
-    People who told the same are put into words once: that takes longest.
+    Equal basics are put into words once: that takes longest.
     """
     answers = [tuple(person.items()) for person in basics]
     row_of = {stated: row for row, stated in enumerate(dict.fromkeys(answers))}

@@ -58,7 +58,7 @@ FEATURES: Mapping[str, str] = {
     # people alike, and items bought by the same people
     "neighbours_recent": "weighted share of the nearest people who took it in the last 28 days, log(1 + 100 x)",
     "neighbours_decayed": "the same with purchases decayed over 120 days, log(1 + 100 x)",
-    "neighbours_lift": "neighbours_recent against the share of everybody, log ratio, [-4, 4]; 0 where nobody took it",
+    "neighbours_lift": "neighbours_recent against the share of everybody, log ratio, [-4, 4]; 0 where no one took it",
     "item_item": "EASE score of the item from the person's items of late (half-life 120 days), clipped to [-1, 3]",
     # the item in the crowd
     "buyers_7": "log(1 + distinct buyers in the last 7 days), of an item that is new what a second week confirms",
@@ -109,7 +109,7 @@ HISTORY = "events"
 
 NEWCOMER_FEATURES = ("buyers_28", "neighbours_recent", "neighbours_lift")
 """What the score reads of a person who has done nothing yet: how an item sells, and how it sells to people alike. More
-of an item's own features told the past windows apart and were worse in the next one (`eval/LOG.md`)."""
+of an item's own features separated the past windows and were worse in the next one (`eval/LOG.md`)."""
 
 _SOLD_KIND = (
     "type_times",
@@ -206,8 +206,8 @@ def pair_cosine(users: UserBatch, pairs: Pairs) -> Floats:
     """Cosine of each pair, (n_pairs,), person by person."""
     cosines = np.zeros(len(pairs.item), np.float32)
     for user, vector in enumerate(users.vectors.user):
-        part = slice(pairs.indptr[user], pairs.indptr[user + 1])
-        cosines[part] = users.population.item_vectors[pairs.item[part]] @ vector
+        span = slice(pairs.indptr[user], pairs.indptr[user + 1])
+        cosines[span] = users.population.item_vectors[pairs.item[span]] @ vector
     return cosines
 
 
@@ -285,9 +285,9 @@ def _prices(users: UserBatch, p: Pairs) -> Columns:
     mean = np.bincount(purchases.user[priced], paid[priced], minlength=users.n) / np.maximum(count, 1)
     gap = np.where(count[p.user] > 0, price - mean[p.user], 0)
     group = population.facets.category
-    fit = priced & (group[purchases.item] >= 0)
-    tally = Tally.of(purchases.user[fit], group[purchases.item[fit]], int(group.max(initial=0)) + 1)
-    category_mean = tally.total(paid[fit]) / np.maximum(tally.total(), 1)
+    is_usable = priced & (group[purchases.item] >= 0)
+    tally = Tally.of(purchases.user[is_usable], group[purchases.item[is_usable]], int(group.max(initial=0)) + 1)
+    category_mean = tally.total(paid[is_usable]) / np.maximum(tally.total(), 1)
     category_gap = price - padded(category_mean, np.nan)[tally.find(p.user, group[p.item])]
     limit, change_limit = PRICE_GAP_LIMIT, PRICE_CHANGE_LIMIT
     return {
@@ -330,22 +330,22 @@ def _text(users: UserBatch, p: Pairs) -> Columns:
     is_first[p.indptr] = True
     ascending = bool(((np.diff(p.item) > 0) | is_first[1:-1]).all())  # as those of candidates are
     for user in range(users.n):
-        part, own_part = slice(p.indptr[user], p.indptr[user + 1]), slice(ends[user], ends[user + 1])
+        span, own_part = slice(p.indptr[user], p.indptr[user + 1]), slice(ends[user], ends[user + 1])
         heavy = np.argsort(-weight[own_part], kind="stable")[:TEXT_ITEMS]
         rows, w = owned.key[own_part][heavy], weight[own_part][heavy]
-        if not len(rows) or part.start == part.stop:
+        if not len(rows) or span.start == span.stop:
             continue
-        cosines = np.maximum(vectors[p.item[part]] @ vectors[rows].T, 0)
+        cosines = np.maximum(vectors[p.item[span]] @ vectors[rows].T, 0)
         if ascending:
-            at = np.minimum(np.searchsorted(p.item[part], rows), part.stop - part.start - 1)
-            same = np.flatnonzero(p.item[part][at] == rows)
+            at = np.minimum(np.searchsorted(p.item[span], rows), span.stop - span.start - 1)
+            same = np.flatnonzero(p.item[span][at] == rows)
             cosines[at[same], same] = 0
         else:
-            cosines[p.item[part][:, None] == rows[None, :]] = 0
-        nearest[part] = cosines.max(axis=1)
+            cosines[p.item[span][:, None] == rows[None, :]] = 0
+        nearest[span] = cosines.max(axis=1)
         for _ in range(3):  # the eighth power, so that the nearest texts count most; squares cost a tenth of a power
             cosines *= cosines
-        mean[part] = cosines @ w / max(w.sum(), 1e-30)  # purchases of long ago weigh nothing at all
+        mean[span] = cosines @ w / max(w.sum(), 1e-30)  # purchases of long ago weigh nothing at all
     return {"text_nearest": nearest, "text_set": mean}
 
 

@@ -51,7 +51,7 @@ def sample_settings(settings: CollaborativeSettings, sample: PeopleSample) -> Co
 
 def _scaled(population: CollaborativeStatistics, sample: PeopleSample) -> CollaborativeStatistics:
     """Numbers of people as if all had been counted; and the pool, to whose size they are held, as large as theirs would
-    be, with empty rows that are nobody."""
+    be, with empty rows."""
     factor, stats, n_pool = np.float32(sample.scale), population.stats, len(population.pool)
     n_all = max(n_pool, min(population.settings.neighbour_pool, round(n_pool * sample.scale)))
 

@@ -67,12 +67,12 @@ def bought_together(
         return csr_matrix((n_items, n_items), dtype=np.float32)
     column = np.full(n_items, -1)
     column[rows] = np.arange(n)
-    n_lines, beside, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
+    n_lines, companions, joint = np.zeros(n, np.int64), np.zeros(n), np.zeros(n * n, np.int64)
     for of_trips in log.each(partial(_counts_of_trips, column=column, n=n, limits=limits)):
-        for total, count in zip((n_lines, beside, joint), of_trips, strict=True):
+        for total, count in zip((n_lines, companions, joint), of_trips, strict=True):
             total += count
-    chance = n_lines[None, :] / np.maximum(n_lines.sum() - n_lines, 1)[:, None]  # that a line beside a is of b
-    observed, expected = joint.reshape(n, n), beside[:, None] * chance
+    chance = n_lines[None, :] / np.maximum(n_lines.sum() - n_lines, 1)[:, None]  # another line with a is of b
+    observed, expected = joint.reshape(n, n), companions[:, None] * chance
     observed = observed + observed.T
     of_kind = kind[rows]
     # most pairs cannot pass, even if each of their trips were another person's
@@ -109,13 +109,13 @@ def _buyers(_: int, events: Events, n_items: int, limits: CollaborativeSettings)
 def _counts_of_trips(
     _: int, events: Events, column: Ints, n: int, limits: CollaborativeSettings
 ) -> tuple[NDArray[Any], ...]:
-    """Lines of each item, lines beside it on the same trips, (n,) each, and trips with each two items, the lower first,
+    """Lines of each item, other lines on the same trips, (n,) each, and trips with each two items, the lower first,
     (n * n,). column: see `_TripLines.of`."""
     trips, joint = _TripLines.of(_purchases(events, limits), column, n), np.zeros(n * n, np.int64)
     for _row, first, second in trips.pairs():
         joint += np.bincount(first * n + second, minlength=n * n)
-    beside = np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
-    return np.bincount(trips.item, minlength=n), beside, joint.astype(np.int32)
+    companions = np.bincount(trips.item, trips.size[trips.trip] - 1, minlength=n)
+    return np.bincount(trips.item, minlength=n), companions, joint.astype(np.int32)
 
 
 def _squares_of_people(
@@ -127,8 +127,8 @@ def _squares_of_people(
     limits: CollaborativeSettings,
 ) -> tuple[NDArray[Any], ...]:
     """What z sums over people: of each of the pairs (a, b) those with both on a trip, (n_pairs,); of each item the
-    squared lines beside it, (n,); of each pair the squared trips with both, and these times the lines beside a, and
-    beside b, (n_pairs,) each. number: of the pair of two columns, -1 for none, (n * n,)."""
+    squared other lines, (n,); of each pair the squared trips with both, and these times the other lines of a, and of b,
+    (n_pairs,) each. number: of the pair of two columns, -1 for none, (n * n,)."""
     n, n_pairs = math.isqrt(len(number)), len(pairs[0])
     trips, keys = _TripLines.of(_purchases(events, limits), column, n), [np.zeros(0, np.int64)]
     for at, first, second in trips.pairs():
@@ -137,14 +137,14 @@ def _squares_of_people(
     of_person, n_joint = np.unique(np.concatenate(keys), return_counts=True)
     person, pair = np.divmod(of_person, max(n_pairs, 1))
     bought_by, group = np.unique(trips.owner[trips.trip] * n + trips.item, return_inverse=True)
-    beside = np.bincount(group, trips.size[trips.trip] - 1)  # lines beside an item on a person's trips
+    companions = np.bincount(group, trips.size[trips.trip] - 1)  # other lines on a person's trips with an item
     products = []
     for of_item in pairs:
-        lines = beside[np.searchsorted(bought_by, person * n + of_item[pair])]
+        lines = companions[np.searchsorted(bought_by, person * n + of_item[pair])]
         products.append(np.bincount(pair, n_joint * lines, minlength=n_pairs))
     return (
         np.bincount(pair, minlength=n_pairs),
-        np.bincount(bought_by % n, beside**2, minlength=n),
+        np.bincount(bought_by % n, companions**2, minlength=n),
         np.bincount(pair, n_joint**2.0, minlength=n_pairs),
         products[0],
         products[1],

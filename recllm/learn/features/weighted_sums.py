@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recllm.shop.data.interactions import Floats, Pairs, distinct
 
 FEW_COLUMNS = 256
-"""The sums of so many columns, as a list or its reasons need them, are computed for themselves."""
+"""The sums of at most this many columns, as a list or its reasons need, are computed for themselves."""
 
 DENSE_BLOCK = 2**18
 """Numbers of a dense block that stays in the cache."""
@@ -24,7 +24,7 @@ DENSE_BLOCK = 2**18
 
 @dataclass(frozen=True, eq=False)
 class WeightedSums:
-    """weights @ rows, (n, n_columns), float32, as far as somebody asks for it."""
+    """weights @ rows, (n, n_columns), float32, computed as far as needed."""
 
     weights: Any
     """Sparse (n, n_rows): what each user gives to each row."""
@@ -51,8 +51,8 @@ class WeightedSums:
         if self.weights.shape[0] == 1:
             columns = np.flatnonzero(self._single != 0)  # of booleans it is ten times as fast as of numbers
             return columns, self._single[columns]
-        part = slice(self._product.indptr[user], self._product.indptr[user + 1])
-        return self._product.indices[part], self._product.data[part]
+        span = slice(self._product.indptr[user], self._product.indptr[user + 1])
+        return self._product.indices[span], self._product.data[span]
 
     def at(self, column: NDArray[np.integer], pairs: Pairs) -> Floats:
         """The sum of each pair's user in a column of each pair, (n_pairs,); 0 for the column -1."""
@@ -70,6 +70,6 @@ class WeightedSums:
         step = max(1, DENSE_BLOCK // n_columns)
         for start in range(0, n, step):
             block = self._product[start : start + step].toarray()
-            part = slice(pairs.indptr[start], pairs.indptr[min(start + step, n)])
-            values[part] = block[pairs.user[part] - start, column[part]]
+            span = slice(pairs.indptr[start], pairs.indptr[min(start + step, n)])
+            values[span] = block[pairs.user[span] - start, column[span]]
         return np.where(column >= 0, values, np.float32(0))

@@ -68,7 +68,7 @@ CONTINUITY = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPair:
-    """Two texts that were shown by lot in one test, and what became of them."""
+    """Two texts that were shown at random in one test, and their answers."""
 
     test: str
     a: str
@@ -175,7 +175,7 @@ def _column(term: str) -> int:
 
 def in_context(text: str, reason: str | None = None, channel: str | None = None) -> str:
     """A text as the encoder reads it: behind its channel and its reason, where they are known."""
-    return SEPARATOR.join((*(part.strip() for part in (channel, reason) if part and part.strip()), text.strip()))
+    return SEPARATOR.join((*(piece.strip() for piece in (channel, reason) if piece and piece.strip()), text.strip()))
 
 
 def fold_of_test(test: str, n_folds: int, seed: int = 0) -> int:
@@ -242,7 +242,7 @@ class Calibration:
 
         bounds = [(0.0, None), (0.0, None), (-7.0, 2.0)]
         starts = [(slope, slope, math.log(spread)) for slope in (0.0, 0.3) for spread in (0.05, 0.3)]
-        best = min((minimize(loss, start, bounds=bounds) for start in starts), key=lambda fit: float(fit.fun))
+        best = min((minimize(loss, start, bounds=bounds) for start in starts), key=lambda result: float(result.fun))
         return cls(slope=float(best.x[0]), word_slope=float(best.x[1]), spread=float(np.exp(best.x[2])))
 
     def expected(self, predicted: Values) -> Values:

@@ -166,8 +166,8 @@ class Scorer:
         """
         config, layers, n_pairs = self.config, self._layers[kind], len(x)
         heads, width = config.heads, config.projection
-        part = slice(first_slice * width, (first_slice + heads) * width)
-        u = users[:, part].reshape(len(users), heads, width)
+        chunk = slice(first_slice * width, (first_slice + heads) * width)
+        u = users[:, chunk].reshape(len(users), heads, width)
         of_user, of_item, of_both, of_features = np.split(layers[0].weight, [width, 2 * width, 3 * width], axis=2)
         base = np.einsum("uhw,how->huo", u, of_user) + layers[0].bias
         is_single = len(users) == 1
@@ -187,7 +187,7 @@ class Scorer:
                 layer_memory[: heads * n * width_of_layer].reshape(heads, n, width_of_layer)
                 for layer_memory, width_of_layer in zip(memory, widths, strict=True)
             )
-            v = items[item[rows], part].reshape(n, heads, width)
+            v = items[item[rows], chunk].reshape(n, heads, width)
             inputs[:, :, :width] = v.swapaxes(0, 1)
             if not is_single:
                 np.multiply(v, u[user[rows]], out=inputs[:, :, width : 2 * width].swapaxes(0, 1))
@@ -248,8 +248,8 @@ class ItemProjections:
                 larger = np.empty((max(n_projected, 2 * len(self._projected)), self.scorer.width), np.float32)
                 larger[: self._n_projected] = self._projected[: self._n_projected]
                 self._projected = larger
-            # always so many rows at once: the last digits of a product depend on its shape, and an item's projection is
-            # not to depend on who asked for it first
+            # always the same number of rows: the last digits of a product depend on its shape, and an item's projection
+            # must not depend on which items were asked for with it
             for start in range(0, len(missing), PROJECTED_TOGETHER):
                 items = missing[start : start + PROJECTED_TOGETHER]
                 block = np.zeros((PROJECTED_TOGETHER, self.vectors.shape[1]), np.float32)
@@ -288,9 +288,9 @@ def gelu(x: Floats, out: Floats | None = None) -> Floats:
     scratch = np.empty((2, min(GELU_BLOCK, len(source))), np.float32)
     with np.errstate(over="ignore"):  # far out the power is infinite, and Phi(-|x|) is 0
         for start in range(0, len(source), GELU_BLOCK):
-            part = source[start : start + GELU_BLOCK]
-            size, tail = scratch[:, : len(part)]
-            np.abs(part, out=size)
+            chunk = source[start : start + GELU_BLOCK]
+            size, tail = scratch[:, : len(chunk)]
+            np.abs(chunk, out=size)
             np.multiply(size, _GELU_POWERS[0], out=tail)
             for coefficient in _GELU_POWERS[1:]:
                 tail += coefficient
@@ -299,7 +299,7 @@ def gelu(x: Floats, out: Floats | None = None) -> Floats:
             for _ in range(4):
                 tail *= tail
             np.divide(size, tail, out=tail)  # 2 * |x| * Phi(-|x|)
-            twice = np.add(part, size, out=target[start : start + GELU_BLOCK])
+            twice = np.add(chunk, size, out=target[start : start + GELU_BLOCK])
             twice -= tail
             twice *= _HALF
     return out
@@ -311,8 +311,8 @@ def score_in_chunks(
     """What `Scorer.score` gives for these pairs, `CHUNK_PAIRS` of them at a time."""
     mlp, logit = np.zeros(len(item), np.float32), np.zeros(len(item), np.float32)
     for start in range(0, len(item), CHUNK_PAIRS):
-        part = slice(start, start + CHUNK_PAIRS)
-        _, mlp[part], logit[part] = score(users, items, user[part], item[part], cosine[part], features[part])
+        chunk = slice(start, start + CHUNK_PAIRS)
+        _, mlp[chunk], logit[chunk] = score(users, items, user[chunk], item[chunk], cosine[chunk], features[chunk])
     return Score(cosine, mlp, logit)
 
 

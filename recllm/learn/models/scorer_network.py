@@ -21,8 +21,8 @@ width)."""
 
 
 class ScorerNetwork(nn.Module):
-    """The formula of `Scorer`. What sold before is told by its sales and the person's dealings with it; what never sold
-    by what its kind means to the person."""
+    """The formula of `Scorer`. An item that sold is scored by its sales and the person's dealings with it, one that
+    never sold by what its kind means to the person."""
 
     mean: Tensor
     scale: Tensor
@@ -63,8 +63,8 @@ class ScorerNetwork(nn.Module):
                 value.uniform_(-bound, bound, generator=generator)
             elif name.endswith("bias"):
                 value.zero_()
-            part = "vectors" if "projection" in name else "cosine" if name == "cosine_weight" else "features"
-            if part != "features" and part not in self.config.parts:
+            component = "vectors" if "projection" in name else "cosine" if name == "cosine_weight" else "features"
+            if component != "features" and component not in self.config.parts:
                 value.zero_().requires_grad_(False)
 
     def standardise(self, features: np.ndarray) -> None:
@@ -144,8 +144,8 @@ class ScorerNetwork(nn.Module):
         """What each head's first layer makes of each user and item alone; those of sold items first."""
         width, sides = self.config.projection, []
         for head, mlp in enumerate([*self.mlps, *self.arrival_mlps]):
-            part = slice(head * width, (head + 1) * width)
-            u, v = users[:, part].contiguous(), items[:, part].contiguous()
+            chunk = slice(head * width, (head + 1) * width)
+            u, v = users[:, chunk].contiguous(), items[:, chunk].contiguous()
             weight, bias = next(mlp.children()).parameters()
             of_user, of_item = weight[:, :width], weight[:, width : 2 * width]
             sides.append((u, v, functional.linear(u, of_user, bias), functional.linear(v, of_item)))
@@ -164,17 +164,17 @@ class ScorerNetwork(nn.Module):
     ) -> Tensor:
         """(len(mlps), n_pairs). first_slice: which part of the projections the first of them reads.
 
-        The first layer is linear([u, v, u * v, x]) without putting the four beside each other: what it makes of a user
+        The first layer is linear([u, v, u * v, x]) without joining the four: what it makes of a user
         or an item is computed once for each, and no gradient is taken for the features.
         """
         width, scores = self.config.projection, []
         for head, mlp in enumerate(mlps, first_slice):
-            part = slice(head * width, (head + 1) * width)
+            chunk = slice(head * width, (head + 1) * width)
             first, *further = mlp.children()
             weight, bias = first.parameters()
             of_user, of_item, of_both, of_x = torch.split(weight, [width, width, width, x.shape[1]], dim=1)
             if sides is None:
-                u, v = users[:, part], items[:, part]
+                u, v = users[:, chunk], items[:, chunk]
                 hidden = _of_each(user, u, of_user, bias)
                 hidden.add_(_of_each(item, v, of_item, None))
             else:
@@ -199,9 +199,9 @@ class ScorerNetwork(nn.Module):
         sides = self.sides(*tables) if len(item) > len(items) else None
         mlp = np.zeros(len(item), np.float32)
         for start in range(0, len(item), CHUNK_PAIRS):
-            part = slice(start, start + CHUNK_PAIRS)
-            users_of, items_of, cosines, x = (torch.from_numpy(c[part]) for c in (user, item, cosine, features))
-            mlp[part] = self.each_head(*tables, users_of, items_of, cosines, x, sides).mean(dim=0).numpy()
+            chunk = slice(start, start + CHUNK_PAIRS)
+            users_of, items_of, cosines, x = (torch.from_numpy(c[chunk]) for c in (user, item, cosine, features))
+            mlp[chunk] = self.each_head(*tables, users_of, items_of, cosines, x, sides).mean(dim=0).numpy()
         return Score(cosine, mlp, self.cosine_weight.item() * cosine + mlp)
 
     def frozen(self) -> Scorer:

@@ -250,8 +250,8 @@ class SequenceModel:
         users = np.zeros((sequences.n, config.interests, config.dim), np.float32)
         by_length = np.argsort(stop - start, kind="stable")  # rows of one block are padded to its longest
 
-        def encode(part: slice) -> None:
-            block = by_length[part]
+        def encode(span: slice) -> None:
+            block = by_length[span]
             block_basics = None if basics is None else np.asarray(basics[block], np.float32)
             batch = sequences.padded(start[block], stop[block], block_basics)
             users[block] = self._encode(batch, stop[block] - start[block])
@@ -272,11 +272,11 @@ class SequenceModel:
         context = w["action.weight"][:, None] + w["gap.weight"]
         x[:, 1:] += context[batch.action, batch.gap]
         x[:, 1:] += w["place.weight"][:length]
-        # nobody sees a later token, nor padding: with padding at the end, the first rule does for both up to `last`
+        # no token sees a later one, nor padding: with padding at the end, the first rule does for both up to `last`
         every = np.broadcast_to(np.arange(1 + length), (n, 1 + length))
         for layer in range(config.layers - 1):
             x = self._block(x, every, layer)
-        # what the last block makes of other tokens nobody reads
+        # the last block's output at other tokens is not read
         state = _layer_norm(self._block(x, last[:, None], config.layers - 1)[:, 0], w, "norm")
         if config.interests > 1:
             state = _linear(state, w, "split")
@@ -292,7 +292,7 @@ class SequenceModel:
         query = before[row, column] @ weight[:dim].T + bias[:dim]
         key, value = np.split(before @ weight[dim:].T + bias[dim:], 2, axis=-1)
         query = query.reshape(n, m, heads, size).transpose(0, 2, 1, 3)
-        key, value = (part.reshape(n, width, heads, size).transpose(0, 2, 1, 3) for part in (key, value))
+        key, value = (side.reshape(n, width, heads, size).transpose(0, 2, 1, 3) for side in (key, value))
         attention = query @ key.transpose(0, 1, 3, 2) / np.float32(np.sqrt(size))
         attention = np.where(np.arange(width) > column[:, None, :, None], np.float32(-np.inf), attention)
         attention = np.exp(attention - attention.max(axis=-1, keepdims=True))
@@ -306,17 +306,17 @@ class SequenceModel:
         """Logits (n_pairs,) of users' vectors (n, interests, dim) with the items of `pairs`."""
         logits = np.zeros(len(pairs.item), np.float32)
         for user, interests in enumerate(users):
-            part = slice(pairs.indptr[user], pairs.indptr[user + 1])
-            items = pairs.item[part]
-            logits[part] = _soft_maximum(interests @ self.vectors[items].T * self.scale, 0) + self.bias[items]
+            span = slice(pairs.indptr[user], pairs.indptr[user + 1])
+            items = pairs.item[span]
+            logits[span] = _soft_maximum(interests @ self.vectors[items].T * self.scale, 0) + self.bias[items]
         return logits
 
     def catalogue(self, users: Floats, block: int = 16) -> Iterator[Floats]:
         """Logits of each user with every item, (n_items,), computed for a few users at a time."""
         for start in range(0, len(users), block):
-            part = users[start : start + block]
-            scaled = (part.reshape(-1, part.shape[2]) @ self.vectors.T) * self.scale
-            yield from _soft_maximum(scaled.reshape(*part.shape[:2], -1), 1) + self.bias
+            span = users[start : start + block]
+            scaled = (span.reshape(-1, span.shape[2]) @ self.vectors.T) * self.scale
+            yield from _soft_maximum(scaled.reshape(*span.shape[:2], -1), 1) + self.bias
 
 
 def _linear(x: Floats, weights: Mapping[str, NDArray[Any]], name: str) -> Floats:

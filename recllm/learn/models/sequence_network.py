@@ -40,14 +40,14 @@ WEIGHT_DECAY = 1e-2
 logger = logging.getLogger(__name__)
 
 SORTED_BATCHES = 20
-"""Rows of so many batches are sorted by length together: little padding, and yet the batches stay random."""
+"""Batches whose rows are sorted by length together: little padding, and yet the batches stay random."""
 
 
 class SequenceNetwork(nn.Module):
     """score(user, item) = soft maximum over the person's vectors of cosine / temperature, + the item's bias.
 
     Item = W text + residual, where the residual of a share of the items is dropped in each step, so that the text alone
-    must carry them, as it does for an item that nobody has taken yet. User = the causal transformer's state (SASRec,
+    must carry them, as it does for an item without purchases. User = the causal transformer's state (SASRec,
     Kang and McAuley 2018) after the last token; each token is the item, its action, its place and the days to the
     next token. The token before the first is the person's basics.
     """
@@ -105,7 +105,7 @@ class SequenceNetwork(nn.Module):
         column: Ints,
         rng: np.random.Generator | None = None,
     ) -> Tensor:
-        """The states of rows (n,), ascending, after so many of their tokens (n,), (n, dim).
+        """The states of rows (n,), ascending, after their first `column` tokens (n,), (n, dim).
 
         `padded.item` indexes `vectors`; `padded.basics` (b, text_dim). rng: for training, draws what is dropped. The
         last block computes what is asked for alone: of the other tokens it needs keys and values, and nothing more.
@@ -137,7 +137,7 @@ class SequenceNetwork(nn.Module):
     def _block(self, layer: Any, x: Tensor, row: Ints, column: Ints, rng: np.random.Generator | None) -> Tensor:
         """A block of the transformer at these rows and columns, (n, dim), from all tokens x (b, width, dim).
 
-        Nobody sees a later token, nor padding: with padding at the end, the first rule does for both.
+        No token sees a later one, nor padding: with padding at the end, the first rule does for both.
         """
         b, width, dim = x.shape
         heads, size = self.config.attention_heads, dim // self.config.attention_heads
@@ -241,7 +241,7 @@ def learn_sequence_model(
 ) -> list[SequenceModel] | None:
     """One model per cut (epoch seconds, ascending), each trained on events before its cut alone.
 
-    item_vectors: unit rows (n_items, dim), or a function that gives them as somebody knew them before a time. basics:
+    item_vectors: unit rows (n_items, dim), or a function that gives them as they were known before a time. basics:
     Emb(I), (n_users, dim), or None. validation_start: what happens from here to the first cut says when to stop
     learning what came before it, and is learned afterwards. progress: gets a line an evaluation; without it the lines
     are logged. None when there are fewer than `args.min_examples` events to learn from before `validation_start`.
@@ -368,10 +368,10 @@ class SequenceLearner:
             )
             if inside.stop > inside.start:
                 seed = int(self.rng.integers(2**63))
-                parts.append((batch.part(rows, inside), answer[: len(positives)][inside], seed))
+                parts.append((batch.piece(rows, inside), answer[: len(positives)][inside], seed))
 
-        def add_gradient(part: tuple[_SequenceBatch, Ints, int]) -> _Gradient:
-            return self._add_gradient(*part, offered, counts, len(positives))
+        def add_gradient(piece: tuple[_SequenceBatch, Ints, int]) -> _Gradient:
+            return self._add_gradient(*piece, offered, counts, len(positives))
 
         results = list(pool.map(add_gradient, parts))
         loss = sum(result.loss for result in results)
@@ -431,8 +431,8 @@ class SequenceLearner:
                 scores = np.take_along_axis(logits, positives[:, None], 1)
                 begin = self.sequences.indptr[self.baskets.user[batch.baskets]]
                 end = np.maximum(self.baskets.token[batch.baskets] + 1, 0)
-                for row, part in enumerate(map(slice, begin, end)):
-                    logits[row, self.sequences.item[part]] = -np.inf
+                for row, piece in enumerate(map(slice, begin, end)):
+                    logits[row, self.sequences.item[piece]] = -np.inf
                 rank = (logits > scores).sum(axis=1)
                 return np.where(rank < 10, 1 / np.log2(rank + 2), 0).astype(np.float32)
 
@@ -472,9 +472,9 @@ class SequenceLearner:
         by_row = np.argsort(row, kind="stable")
         ends = np.searchsorted(row[by_row], np.arange(len(user) + 1))
         batches, sorted_rows = [], SORTED_BATCHES * args.batch_size
-        for part in np.split(order, range(sorted_rows, len(order), sorted_rows)):
-            part = part[np.argsort((stop - start)[part], kind="stable")]
-            batches += np.split(part, range(args.batch_size, len(part), args.batch_size))
+        for piece in np.split(order, range(sorted_rows, len(order), sorted_rows)):
+            piece = piece[np.argsort((stop - start)[piece], kind="stable")]
+            batches += np.split(piece, range(args.batch_size, len(piece), args.batch_size))
         for batch in batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]:
             inside = np.concatenate([by_row[ends[r] : ends[r + 1]] for r in batch])
             row_in_batch = np.repeat(np.arange(len(batch)), np.diff(ends)[batch])
@@ -501,7 +501,7 @@ class _SequenceBatch(NamedTuple):
     column: Ints
     """Position of the state that predicts it; 0 is before the first token."""
 
-    def part(self, rows: slice, inside: slice) -> _SequenceBatch:
+    def piece(self, rows: slice, inside: slice) -> _SequenceBatch:
         """Some of the rows, and the baskets inside of them."""
         user, start, stop = self.user[rows], self.start[rows], self.stop[rows]
         row = self.row[inside] - rows.start

@@ -16,7 +16,7 @@ from recllm.base.schema import ACTIONS, Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.learn.training.arguments import LoraArguments
-from recllm.learn.training.windows import USERS_PER_WINDOW, choose_target, window_starts
+from recllm.learn.training.windows import choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
 from recllm.shop.data.order import HORIZON_DAYS, looks_like_steps
@@ -35,13 +35,13 @@ REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
 STEPS_AS_TIMES = (
     "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it "
-    "learns that nobody comes back: load the numbers as a column `order` instead of `timestamp`"
+    "learns that customers do not come back: load the numbers as a column `order` instead of `timestamp`"
 )
 SECONDS_PER_TEXT, SECONDS_PER_EVENT, SECONDS_PER_SEQUENCE_EVENT = 5e-3, 1e-4, 1e-3
 """Of one processor core, an order of magnitude: to encode a text, to learn the scorer, the sequence model. Complete
 Journey's 1.47 million events took 150 s for the scorer, 300,000 of them 320 s for the sequence model."""
 INDEX_ITEMS, INDEX_MS = 200_000, 250
-"""From so many items on an item index is advised: then comparing all takes as long as the whole answer of a small shop.
+"""Items from which an item index is advised: then comparing all takes as long as the whole answer of a small shop.
 Milliseconds for a million items of 384 dimensions, `eval/scale_index.py`."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
@@ -255,34 +255,32 @@ def _training(
     else:
         args = args.model_copy(update={"n_windows": len(starts)})
         windows = f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
-        timed = "the log has times, so what sells lately and what arrives is told"
+        timed = "the log has times, so what sells lately and what arrives is known"
         parts = "several windows are enough to learn from the vectors"
     rounds = (
         f"{args.epochs} rounds with an evaluation after each; {args.batch_size} people a step, and rounds "
         f"repeat until {args.min_steps} steps are done"
     )
-    drawn = f"{survey.people:,} people; beyond {USERS_PER_WINDOW:,} a window's cost stays the same"
     choices = [
-        Choice("target", list(target), notes[0] if notes else "there are enough purchases"),
-        Choice("horizon_days", horizon, horizon_rule),
-        Choice("n_windows", args.n_windows, windows),
-        Choice("timed", args.timed, timed),
-        Choice("parts", list(args.parts), parts),
-        Choice("epochs", args.epochs, rounds),
-        Choice("users_per_window", USERS_PER_WINDOW, drawn),
+        Choice("collaborative.target", list(target), notes[0] if notes else "there are enough purchases"),
+        Choice("scorer.horizon_days", horizon, horizon_rule),
+        Choice("scorer.n_windows", args.n_windows, windows),
+        Choice("scorer.timed", args.timed, timed),
+        Choice("scorer.parts", list(args.parts), parts),
+        Choice("scorer.epochs", args.epochs, rounds),
     ]
     return args, choices, []
 
 
 def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple[SequenceArguments | None, Choice]:
     if training is None:
-        return None, Choice("interests", False, "there is nothing to learn from")
+        return None, Choice("sequence_model", False, "there is nothing to learn from")
     share = f"{survey.repeats:.0%} of the purchases are of something bought before"
     if survey.repeats >= REPEATING:
         rule = f"{share}: the person's own counts are read; the sequence model was not measured on such logs"
-        return None, Choice("interests", False, rule)
+        return None, Choice("sequence_model", False, rule)
     rule = f"{share}: what comes next is read from the sequence"
-    return SequenceArguments(seed=training.seed), Choice("interests", True, rule)
+    return SequenceArguments(seed=training.seed), Choice("sequence_model", True, rule)
 
 
 def _lora(
@@ -291,16 +289,11 @@ def _lora(
     why = "the log is too small to learn from"
     if training is None or (why := _against_lora(survey, machine, encoder, training)):
         return None, [Choice("lora", False, why)]
-    base, is_roomy = LoraArguments(), machine.memory_gib >= 6
     args = LoraArguments(
         horizon_days=training.horizon_days,
-        kinds=("next",) if survey.by_order else base.kinds,
-        batch_size=base.batch_size if is_roomy else 128,
-        cache_mib=base.cache_mib if is_roomy else 256,
-        max_minutes=base.max_minutes if machine.gpu is None else None,
+        max_minutes=LoraArguments().max_minutes if machine.gpu is None else None,
         seed=training.seed,
     )
-    task = "what follows in the order" if survey.by_order else "arrivals and first purchases of past windows"
     limit = "a GPU needs no limit of time" if args.max_minutes is None else f"at most {args.max_minutes:.0f} minutes"
     enough = (
         f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct "
@@ -308,10 +301,6 @@ def _lora(
     )
     return args, [
         Choice("lora", True, enough),
-        Choice("lora.loss", args.loss, f"softmax over {task}, the question that is asked when serving"),
-        Choice("lora.kinds", list(args.kinds), f"the log is learned from as {task}"),
-        Choice("lora.batch_size", args.batch_size, f"people of a step, for {machine.memory_gib:.0f} GiB of memory"),
-        Choice("lora.cached_loss", args.cached_loss, "the texts of a step are too many for one graph"),
         Choice("lora.max_steps", args.max_steps, f"fewer when validation users see no gain; {limit}"),
     ]
 

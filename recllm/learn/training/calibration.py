@@ -1,4 +1,4 @@
-"""What is fitted beside the network: the probability, one offset per item, and the score of users without a history.
+"""What is fitted after the network: the probability, one offset per item, and the score of users without a history.
 
 Platt's line (`calibrate`) turns the logit into a probability, the same for all items. Then each item's observed
 purchases O and expected purchases E over the validation users' candidates give a ratio, drawn towards that of the
@@ -132,8 +132,8 @@ def item_offsets(
 ) -> NDArray[Any]:
     """Log of each item's ratio of purchases, (n_items,).
 
-    observed, expected: purchases (n_items,). group: (n_items,), -1 for an item without one. prior: s, the prior weighs
-    as much as so many expected purchases. Of 5, 10, 20, 50, 100, ... 50 was the likeliest for the purchases of 300
+    observed, expected: purchases (n_items,). group: (n_items,), -1 for an item without one. prior: s, the prior's
+    weight in expected purchases. Of 5, 10, 20, 50, 100, ... 50 was the likeliest for the purchases of 300
     validation users of Complete Journey (negative binomial), for items and for groups alike. Raises `UsageError` for
     a prior that is not above 0.
     """

@@ -34,7 +34,7 @@ from recllm.shop.data.interactions import Floats, Ints, within_limits
 from recllm.text.encoder.hardware import workers
 
 NEW_ITEM_WINDOWS = 6  # past windows whose new items, which never sold before, are learned
-DISCOVERY_WEIGHT = 1.0  # of the loss over items that are new to the user, beside the loss over all
+DISCOVERY_WEIGHT = 1.0  # of the loss over items that are new to the user; the loss over all weighs 1
 LEVEL_WEIGHT = 0.05
 """Of the term that ties the level of a user's logits to how much they buy: without it only differences within a user
 mean something, and neither probabilities nor the effect of a left out line do."""
@@ -101,7 +101,7 @@ def fit_scorer(
     vectors_before: Callable[[int], Floats] | None = None,
 ) -> FittedScorer:
     """Train on past windows of `dataset`, whose latest window ends at its `as_of`; of each person's events within the
-    limits of a day (`within_limits`). Where they are a sample of people, what is counted is told at the level of all.
+    limits of a day (`within_limits`). Where they are a sample of people, counts are scaled to all people.
 
     item_vectors: unit rows (n_items, dim). basics: Emb(I) of the dataset's users, (n_users, dim), or None.
     interests: with it the sequence model is learned too, and its score is one of the scorer's features.
@@ -193,11 +193,11 @@ def _windows(
     parts = []
     # products of matrices leave the second core to the other window
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers()) as pool:
-        for number, part in enumerate(pool.map(examples, range(len(times)))):
+        for number, piece in enumerate(pool.map(examples, range(len(times)))):
             tell(f"window {number + 1}: {utc(times[number]):%Y-%m-%d} and the {args.horizon_days} days after it")
-            parts.append(part)
-    windows = [w for part in parts for w in part[:2] if w is not None and w.label.any()]
-    new_users = [part[2] for part in parts if part[2] is not None and part[2].label.any()]
+            parts.append(piece)
+    windows = [w for piece in parts for w in piece[:2] if w is not None and w.label.any()]
+    new_users = [piece[2] for piece in parts if piece[2] is not None and piece[2].label.any()]
     return windows, parts[0][3], new_users
 
 
@@ -298,8 +298,8 @@ def _epoch(
         buyers = _buyers_among(window, users)
         optimiser.zero_grad()
         # two halves, one core each; their gradients add up to the batch's
-        halves = [part for part in np.array_split(users, 2) if len(part)]
-        loss = sum(pool.map(lambda part, w=window, n=buyers: _add_gradient(network, w, args, n, part), halves))
+        halves = [piece for piece in np.array_split(users, 2) if len(piece)]
+        loss = sum(pool.map(lambda piece, w=window, n=buyers: _add_gradient(network, w, args, n, piece), halves))
         if not np.isfinite(loss):
             return float("nan")
         torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_GRAD_NORM)
@@ -339,7 +339,7 @@ def _buyers_among(window: Window, users: Ints) -> tuple[int, int]:
 def _loss(
     network: ScorerNetwork, window: Window, users: Ints, args: ScorerTrainingSettings, buyers: tuple[int, int]
 ) -> Tensor:
-    """What `users` add to the mean loss of a batch with so many buyers, of anything and of what is new to them."""
+    """What `users` add to the mean loss of a batch. buyers: of the batch, of anything and of what is new to them."""
     lengths = np.diff(window.indptr)[users]
     starts = np.repeat(window.indptr[users] - np.cumsum(lengths) + lengths, lengths)
     rows = starts + np.arange(len(starts))
@@ -372,7 +372,7 @@ def listwise(logit: Tensor, corrected: Tensor, label: Tensor, user: Tensor, n: i
     """Mean over users of the mean of -log softmax at their positives.
 
     All (n_pairs,); `corrected` is the logit plus the sampling correction, which makes the sampled denominator an
-    unbiased estimate of the full one. Users without a positive do not count; 0 when nobody has one.
+    unbiased estimate of the full one. Users without a positive do not count; 0 without any positive.
     """
     total = _log_total(corrected, user, n)
     buyer = user[label]
@@ -418,7 +418,7 @@ def list_quality(logit: Floats, window: Window) -> dict[str, float]:
     """NDCG@20 over the window's candidates, (n_pairs,) in the order of these scores, against everything the users
     bought: all items, and those new to them.
 
-    Mean over the users with anything to find; 0 when nobody has.
+    Mean over the users with anything to find; 0 without any.
     """
     k, metrics = 20, {}
     new_logit = np.where(window.bought_before, -np.inf, logit)

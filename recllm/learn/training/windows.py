@@ -215,7 +215,7 @@ class PastWindows:
         items: Ints | None = None,
         history: bool = True,
     ) -> Window:
-        """Users with `items`, or their candidates: all, or the positives and so many negatives (bought before, new)."""
+        """Users with `items`, or with their candidates: all, or the positives and `negatives` (bought before, new)."""
         past, parts = self.dataset.before(population.as_of), []
         # what the users bought in all, whether it is among the pairs or not
         user_row = np.full(self.dataset.n_users, -1)
@@ -277,7 +277,7 @@ def sample_negatives(
     negatives: tuple[int, int],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.bool_], Floats]:
-    """Mask of all positives and, per user, so many negatives that were bought before and that are new, (n_pairs,).
+    """Mask of all positives and, per user, these numbers of negatives bought before and of new ones, (n_pairs,).
 
     Negatives are drawn uniformly; with the mask comes the log of how many each stands for, 0 for positives.
     """

@@ -269,13 +269,11 @@ def _retrain_privately(
     outcome = RetrainOutcome.TOO_EARLY if is_due else RetrainOutcome.NOT_DUE
     challenger, removed = None, list[str]()
     if not if_due or is_tainted or (is_due and not is_early):
-        has_adapter = (workspace.models_dir / "versions" / parent / "adapter").is_dir()
         challenger = train_privately(
             workspace,
             epsilon=None if lineage.privacy is None else lineage.privacy.epsilon,
             seed=seed,
             encoder=encoder,
-            lora=workspace.settings.lora if has_adapter else None,
             parent=parent,
             checks=checks,
             progress=progress,

@@ -11,8 +11,8 @@ from recllm.base.schema import Encoder
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.learn.features.empty_crowd import crowd_of_nobody, with_general_interest
 from recllm.learn.features.item_vectors import item_vectors
-from recllm.learn.features.nobody import crowd_of_nobody, with_general_interest
 from recllm.learn.models.scorer import Scorer
 from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
 from recllm.shop.data.dataset import Dataset, Events

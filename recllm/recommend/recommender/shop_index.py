@@ -22,9 +22,9 @@ from recllm.base.errors import ModelError, NotFittedError, NothingToDo, RecllmEr
 from recllm.base.files import lock_file, sync_folder
 from recllm.base.settings import IndexKind
 from recllm.learn.features.item_index.catalogue import CatalogueIndex
-from recllm.learn.features.item_index.contract import ABOUT, Floats, ItemIndex, vectors_fingerprint
 from recllm.learn.features.item_index.opening import SERVERS, new_index, open_index
-from recllm.learn.features.item_index.rows import best_products
+from recllm.learn.features.item_index.record import ABOUT, vectors_fingerprint
+from recllm.learn.features.item_index.rows import Floats, ItemIndex, best_products
 from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state
 from recllm.shop.workspace.workspace import Workspace
 

@@ -99,8 +99,10 @@ def train_workspace(
         private = workspace.settings.privacy.required and tuned is None
     if private:
         if tuned is not None or arguments:
-            raise UsageError("a private training has settings of its own, privacy.*, and tunes the encoder itself")
-        return train_privately(workspace, seed=seed, encoder=encoder, progress=progress, lora=lora)
+            raise UsageError("a private training has settings of its own, privacy.*; leave out the others")
+        if lora is not None:
+            raise UsageError("--lora: the encoder is not trained under differential privacy; leave out --lora")
+        return train_privately(workspace, seed=seed, encoder=encoder, progress=progress)
     refuse_without_privacy(workspace.settings)
     started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
     people_limit = arguments.get("learn_people", workspace.settings.scorer.learn_people)
@@ -144,21 +146,19 @@ def train_privately(
     seed: int = 0,
     encoder: Encoder | None = None,
     progress: Callable[[str], None] | None = None,
-    lora: LoraSettings | None = None,
     parent: str | None = None,
     checks: Sequence[RetrainCheck] = (),
 ) -> Trained:
-    """Train the scorer, and with `lora` the encoder's adapter first, under user-level differential privacy, and publish
-    it. What it may tell of any one user is paid for in the workspace's ledger before anything is learned.
+    """Train the scorer under user-level differential privacy, and publish it.
+
+    Its cost is written to the workspace's ledger before anything is learned.
 
     epsilon: of this training; the settings' without. seed: of negatives and first weights; noise cannot be repeated.
     parent, checks: the version that it takes the place of, and why, where that is a retraining.
     Raises `PolicyError` where the budget does not allow it, and then trains nothing; `MissingExtraError` without
     Opacus.
     """
-    from tempfile import TemporaryDirectory
-
-    from recllm.learn.training.private.accounting import PrivacyGuarantee, planned_mechanisms
+    from recllm.learn.training.private.accounting import PrivacyGuarantee, planned_mechanism
     from recllm.recommend.recommender.lineage import Origin
     from recllm.recommend.recommender.private_model import fit_private_model
     from recllm.recommend.recommender.saved_model import lineage_of
@@ -169,7 +169,7 @@ def train_privately(
     asked_for = {} if epsilon is None else {"epsilon": float(epsilon)}
     limits = settings.privacy.model_copy(update={**asked_for, "seed": seed} if seed else asked_for)
     data = _training_data(workspace)
-    guarantee = PrivacyGuarantee.of(planned_mechanisms(data.n_users, limits, adapter=lora is not None))
+    guarantee = PrivacyGuarantee.of((planned_mechanism(data.n_users, limits),))
     base = encoder or workspace_encoder(workspace)
     ledger = PrivacyLedger(workspace.root)
     ledger.spend(guarantee.epsilon, guarantee.delta, guarantee.mechanisms, limits, data.n_users)
@@ -177,36 +177,17 @@ def train_privately(
     tell(
         f"private training: epsilon {guarantee.epsilon:.3g} is spent, {budget.epsilon_left:.3g} left in this workspace"
     )
-    with TemporaryDirectory(dir=workspace.cache_dir) as scratch:
-        tuned, adapter = base, None
-        if lora is not None:
-            from recllm.learn.training.lora.tune import ADAPTER
-            from recllm.learn.training.private.adapter import tune_privately
-
-            adapter_settings = LoraArguments.layered(settings.lora, lora)
-            tuned = tune_privately(
-                data,
-                base,
-                limits,
-                guarantee.mechanisms[0],
-                Path(scratch),
-                lora=adapter_settings,
-                locale=settings.locale,
-                progress=tell,
-            )
-            adapter = Path(scratch) / ADAPTER
-        model = fit_private_model(
-            data,
-            tuned,
-            limits,
-            guarantee,
-            locale=settings.locale,
-            collaborative=settings.collaborative,
-            progress=tell,
-        )
-        private = replace(model, adapter=adapter)
-        lineage = None if parent is None else lineage_of(private, Origin.RETRAINED, parent, checks=checks)
-        version = publish_recommender(workspace, private, tuned, lineage=lineage, erased=erased, progress=tell)
+    model = fit_private_model(
+        data,
+        base,
+        limits,
+        guarantee,
+        locale=settings.locale,
+        collaborative=settings.collaborative,
+        progress=tell,
+    )
+    lineage = None if parent is None else lineage_of(model, Origin.RETRAINED, parent, checks=checks)
+    version = publish_recommender(workspace, model, base, lineage=lineage, erased=erased, progress=tell)
     return Trained(model_version=version, rows=len(data.events), seconds=time.monotonic() - started, metrics={})
 
 

@@ -34,6 +34,9 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
 """Names of the linear layers of a block that are adapted, by `model_type`: all of them, as QLoRA (Dettmers et al. 2023)
 found better than the attention's alone."""
 
+ALPHA_PER_RANK = 2.0
+"""The change to a weight is alpha / rank * B A."""
+
 _RECORD = "recllm"
 """Key of the safetensors header under which the base is recorded."""
 
@@ -48,6 +51,21 @@ class AdapterSpec:
     base: str
     base_hash: str
     layers: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, model: Any, base: str, base_hash: str, rank: int, top_layers: int | None) -> AdapterSpec:
+        """For a model whose weights have this name and hash. top_layers: blocks that are adapted, counted from the
+        output; None for all."""
+        depth = int(model.config.num_hidden_layers)
+        first = 0 if top_layers is None else max(0, depth - top_layers)
+        return cls(
+            rank=rank,
+            alpha=ALPHA_PER_RANK * rank,
+            model_type=model.config.model_type,
+            base=base,
+            base_hash=base_hash,
+            layers=tuple(range(first, depth)) if first else None,
+        )
 
 
 def targets_of(model_type: str) -> tuple[str, ...]:
@@ -159,13 +177,10 @@ def merge_adapter(model: Any, folder: Path, *, model_type: str, base: str, base_
 
     Raises `ModelError` for an adapter of another base model, or one whose tensors do not fit.
     """
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
     spec = check_base(folder, model_type=model_type, base=base, base_hash=base_hash)
     wrapped = attach(model, spec)
     try:
-        outcome = set_peft_model_state_dict(wrapped, load_file(folder / ADAPTER_WEIGHTS))
+        outcome = load_state(wrapped, folder)
     except RuntimeError as error:
         raise ModelError(
             f"{folder}: its tensors do not fit {base}: {str(error).strip().rpartition(chr(10))[2].strip()}"
@@ -174,6 +189,14 @@ def merge_adapter(model: Any, folder: Path, *, model_type: str, base: str, base_
     if misfits:
         raise ModelError(f"{folder}: its tensors do not fit {base}: {misfits[0]} is missing or unknown")
     return wrapped.merge_and_unload().eval()
+
+
+def load_state(model: Any, folder: Path) -> Any:
+    """Gives an attached adapter the tensors of a folder; what of them was missing or not expected."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    return set_peft_model_state_dict(model, load_file(folder / ADAPTER_WEIGHTS))
 
 
 def adapter_hash(folder: Path) -> str:

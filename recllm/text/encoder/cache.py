@@ -1,7 +1,7 @@
 """Vectors kept on disk, so that a text is computed once per model and not once per run.
 
-Documents lie in one file, and queries, which is what people told of themselves, in another, so that whoever erases a
-person removes the vectors of people and not those of the catalogue. Such a file is SQLite in write-ahead mode, for
+Documents lie in one file, and queries, which are people's statements about themselves, in another, so that erasure
+removes the vectors of people and not those of the catalogue. Such a file is SQLite in write-ahead mode, for
 all models' vectors: it survives a kill, and several processes may use it at once. A row's key hashes model
 fingerprint, kind and text; each row carries a checksum, so that damage is noticed and costs a recomputation, never a
 wrong vector. No text is stored. Vectors that were computed elsewhere can be added under their keys. The cache never
@@ -46,7 +46,7 @@ _KEYS_PER_QUERY = 500
 
 _WAL_PAGES = 256
 _WAL_BYTES = 4 << 20
-"""What the write-ahead file beside the cache is cut back to."""
+"""Size to which the write-ahead file of the cache is cut back."""
 
 _PATIENCE = 30.0
 """Seconds to wait for another process's write."""
@@ -78,7 +78,7 @@ class CachedEncoder:
         *,
         progress: bool = False,
     ) -> None:
-        """`max_bytes` bounds each file, beside what was reserved in it; the vectors not asked for the longest (by day)
+        """`max_bytes` bounds each file, besides what was reserved in it; the vectors not asked for the longest (by day)
         go first when it is full."""
         if max_bytes < _MIN_BYTES:
             raise UsageError(f"The embedding cache needs at least {_MIN_BYTES} bytes, not {max_bytes}.")
@@ -119,17 +119,17 @@ class CachedEncoder:
             raise UsageError(f"rows: shape {rows.shape} for {len(keys)} keys of an encoder of {self.dim} numbers")
         file, n_stored, n_written = self._files["document"], 0, 0
         for start in range(0, len(keys), self._chunk):
-            part = slice(start, start + self._chunk)
-            hits = file.read(keys[part], np.zeros_like(rows[part]))
+            block = slice(start, start + self._chunk)
+            hits = file.read(keys[block], np.zeros_like(rows[block]))
             missing = np.flatnonzero(~hits)
             n_stored += int(hits.sum())
-            if len(missing) and file.write([keys[start + row] for row in missing.tolist()], rows[part][missing]):
+            if len(missing) and file.write([keys[start + row] for row in missing.tolist()], rows[block][missing]):
                 n_written += len(missing)
         return n_stored + n_written, n_stored
 
     def reserve(self, n_vectors: int) -> None:
-        """Let the file of documents hold so many vectors beside the bytes that it may have anyway, now and later, in
-        whichever process: a large catalogue would otherwise drive itself out."""
+        """Let the file of documents hold `n_vectors` more than `max_bytes` allows, now and later, in every process: a
+        large catalogue would otherwise drive itself out."""
         self._files["document"].reserve(n_vectors * _row_bytes(self.dim))
 
     @cached_property
@@ -190,10 +190,10 @@ class _VectorFile:
             stale: list[bytes] = []
             broken: list[bytes] = []
             for start in range(0, len(keys), _KEYS_PER_QUERY):
-                part = keys[start : start + _KEYS_PER_QUERY]
-                marks = ",".join("?" * len(part))
+                block = keys[start : start + _KEYS_PER_QUERY]
+                marks = ",".join("?" * len(block))
                 query = f"SELECT key, used, digest, numbers FROM vector WHERE key IN ({marks})"  # noqa: S608
-                for key, used, digest, numbers in db.execute(query, part):
+                for key, used, digest, numbers in db.execute(query, block):
                     row = row_of.get(key)
                     # a damaged page can even change the type of a column
                     sound = isinstance(numbers, bytes) and len(numbers) == rows.shape[1] * 4
@@ -205,7 +205,7 @@ class _VectorFile:
                     if used != self._today():
                         stale.append(key)
             if broken:
-                warnings.warn(f"{self.path}: {len(broken)} damaged vectors are computed anew.", stacklevel=3)
+                warnings.warn(f"{self.path}: {len(broken)} damaged vectors are computed again.", stacklevel=3)
             if stale or broken:
                 with db:
                     db.execute("BEGIN IMMEDIATE")
@@ -230,7 +230,7 @@ class _VectorFile:
         return False
 
     def reserve(self, size: int) -> None:
-        """Raise the bound by so many bytes. It is written into the file, whoever opens it: SQLite keeps one number for
+        """Raise the bound by `size` bytes. It is written into the file, for every process: SQLite keeps one number for
         programs, and ours counts MiB."""
         with self._guarded("write"):
             self._connection().execute(f"PRAGMA user_version = {-(-size >> 20)}")
@@ -262,7 +262,7 @@ class _VectorFile:
         return True
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's connection, made anew after a fork and when the file was removed or replaced."""
+        """This thread's connection, made again after a fork and when the file was removed or replaced."""
         current: tuple[int, int, sqlite3.Connection] | None = getattr(self._thread, "connection", None)
         if current is not None and current[:2] == (os.getpid(), self._inode()):
             return current[2]
@@ -298,7 +298,7 @@ class _VectorFile:
             if _is_damage(error):
                 with contextlib.suppress(OSError):
                     self.remove()
-                warnings.warn(f"{self.path}: damaged ({error}); it is started anew.", stacklevel=4)
+                warnings.warn(f"{self.path}: damaged ({error}); it is replaced.", stacklevel=4)
             else:
                 warnings.warn(f"{self.path}: cannot {doing} ({error}); working without it.", stacklevel=4)
 

@@ -178,7 +178,7 @@ def check_keys(path: Path, *, pointers: bool) -> None:
         if key in _FORBIDDEN_KEYS or points or kernel:
             raise ModelError(f"{path}: the key {key!r} could load code or another model, and is refused.")
         if key in _LAYERS and isinstance(value, int | float) and value > MAX_LAYERS:
-            raise ModelError(f"{path}: {key} is more than {MAX_LAYERS:,}; no model has so many layers.")
+            raise ModelError(f"{path}: {key} is more than {MAX_LAYERS:,}; no model has as many layers.")
 
 
 def _keys(value: object, depth: int = 0) -> Iterator[tuple[int, str, object]]:

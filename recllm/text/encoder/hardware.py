@@ -105,7 +105,7 @@ def map_blocks(function: Callable[[slice], Result], n: int, size: int) -> list[R
 @contextlib.contextmanager
 def one_core_each() -> Iterator[ThreadPoolExecutor]:
     """As many threads as `workers`, in which products of matrices use one core: they leave the others to the other
-    threads, and nobody waits for a core that is busy otherwise."""
+    threads, and none waits for a core that is busy otherwise."""
     from threadpoolctl import threadpool_limits
 
     torch = sys.modules.get("torch")
@@ -182,7 +182,7 @@ def probe_bfloat16(exact: Encoder, rounded: Callable[[], Encoder], cache_dir: st
     """
 
     def measure() -> Probe:
-        # A bare product of matrices tells in milliseconds where bfloat16 is only emulated; there no model is tried.
+        # A bare product of matrices shows in milliseconds where bfloat16 is only emulated; there no model is tried.
         return Probe(0.0, gain) if (gain := product_gain()) < MIN_GAIN else compare(exact, rounded())
 
     return remembered_probe(cache_dir, f"{exact.fingerprint} {machine()}", measure)

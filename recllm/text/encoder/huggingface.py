@@ -189,7 +189,7 @@ class HuggingFaceEncoder(TokenEncoder):
     def save(self, folder: str | Path) -> None:
         """Write a folder that `SentenceTransformer(folder)` and `load_encoder(folder)` open, the adapter merged.
 
-        Raises `UsageError` for bfloat16, whose rounded weights nobody wants to keep.
+        Raises `UsageError` for bfloat16, whose weights are rounded.
         """
         if self.precision != "float32":
             raise UsageError('only a float32 encoder is saved: load it with precision="float32"')

@@ -19,7 +19,7 @@ HASH_FILE = "hashes.json"
 def remembered(path: Path | None, key: str, compute: Callable[[], Any], valid: Callable[[Any], bool]) -> Any:
     """The JSON value stored under `key` of `path`; computed and stored where there is none that is `valid`.
 
-    Without a path nothing is stored. Readers see the old file or the new one. A damaged file is started anew, and a
+    Without a path nothing is stored. Readers see the old file or the new one. A damaged file is replaced, and a
     folder that cannot be written only costs a repeat.
     """
     value = _read(path).get(key) if path else None

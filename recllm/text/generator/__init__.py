@@ -5,5 +5,5 @@
 
 With `own_process=True` a local model runs in a process of its own, with a deadline, a circuit breaker and restarts;
 with the extra `constrained` its lines are decoded under a grammar. A generator has no tools, no files and no say: what
-it writes is checked by whoever asked. Nothing heavy is imported before a local model is loaded.
+it writes is checked by the caller. Nothing heavy is imported before a local model is loaded.
 """

@@ -1,4 +1,4 @@
-"""What a line of a model may look like, as a grammar: made of letters alone, one sentence, nobody else's name.
+"""What a line of a model may look like, as a grammar: made of letters alone, one sentence, no other brand's name.
 
     grammar(Constraint(language="en", forbidden=("acme",)))     # a Lark grammar as llguidance reads it
 

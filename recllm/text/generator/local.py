@@ -80,7 +80,7 @@ class LocalGenerator:
         self.name = name or path.name
         self._folder = path
         self.languages = None if languages is None else frozenset(languages)
-        """The languages that the model is fit to write; None where nobody said."""
+        """The languages that the model is fit to write; None where unknown."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._adapter = Path(adapter) if adapter is not None else None
         self.tuned = adapter is not None

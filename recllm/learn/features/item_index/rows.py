@@ -1,8 +1,8 @@
-"""What all kinds of item index share: ids and rows, checks of what comes in, and how filters never leave too few.
+"""The contract of all kinds of item index, and what they share: ids and rows, checks of input, and filters.
 
-A search without a filter asks the kind for some more than `k` candidates. With one it asks for as many more as the
-filter is narrow; where that would be too many, or too few of them are allowed, the allowed items are gone through one
-by one, which is exact.
+An index holds unit vectors of items and nothing else; the vector of a query is not kept. A search without a filter asks
+the kind for more than `k` candidates. With a filter it asks for as many more as the filter is narrow; where that would
+be too many, or too few of them are allowed, all allowed items are compared, which is exact.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,12 +20,18 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.settings import IndexKind
-from recllm.learn.features.item_index.contract import Allowed, Floats, Ints, NearestItems
+from recllm.learn.features.item_index.record import write_about
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Allowed = Iterable[str] | NDArray[np.bool_]
+"""Ids of items, or a mask over the rows of an index; `data.catalogue.allowed_items` makes a mask of a condition
+on the catalogue."""
 
 ITEMS, VECTORS = "items.arrow", "vectors.npy"
 
 OVER_FETCH = 2
-"""So many times the candidates that a filter is expected to leave enough of."""
+"""Times the candidates that are expected to be enough behind a filter."""
 MAX_CANDIDATES = 2_000
 """More candidates than this cost more than going through the allowed items."""
 EXACT_ITEMS = 5_000
@@ -36,8 +43,22 @@ QUERIES = 256
 """Queries in it."""
 
 
-class RowIndex(ABC):
-    """Ids, rows and checks; a kind says how to find candidates, and where vectors lie."""
+@dataclass(frozen=True, eq=False)
+class NearestItems:
+    """The best items of n queries, best first; of equal ones the lower row."""
+
+    rows: Ints
+    """(n, k), rows of the index; -1 behind the last item that is allowed."""
+    cosine: Floats
+    """(n, k), inner product of the query and the item's unit vector, so the cosine of a unit query; NaN at -1."""
+
+
+class ItemIndex(ABC):
+    """Item vectors and what is nearest to a query among them; a kind has candidates and the place of the vectors.
+
+    Each item has a row, which it keeps until it is deleted; the row of a deleted item stays empty, and new items get
+    rows behind all others.
+    """
 
     kind: ClassVar[IndexKind]
 
@@ -57,11 +78,17 @@ class RowIndex(ABC):
 
     @property
     def item_ids(self) -> pl.Series:
+        """Id of each row, (n_rows,), null where the item was deleted."""
         return self._ids
 
     # --- search ------------------------------------------------------------------------------------------------------
 
     def search(self, queries: Floats, k: int, allowed: Allowed | None = None) -> NearestItems:
+        """The `k` best items for each query, (n, dim), or (dim,) for one.
+
+        With a filter never fewer than there are: min(k, items that are allowed). Unknown ids are passed over. Raises
+        `UsageError` for queries or masks of another shape, numbers that are not finite, and a `k` below 1.
+        """
         queries = self._checked(np.atleast_2d(queries), "queries")
         if k < 1:
             raise UsageError(f"k is {k}; ask for 1 item or more")
@@ -104,6 +131,10 @@ class RowIndex(ABC):
     # --- change ------------------------------------------------------------------------------------------------------
 
     def upsert(self, item_ids: Iterable[str], vectors: Floats) -> None:
+        """Add items, or exchange the vectors of those that are there. Of an id that comes twice the last one counts.
+
+        vectors: unit rows, (n, dim), which may be kept without a copy. Raises `UsageError` for others.
+        """
         ids, vectors = list(item_ids), self._checked(vectors, "vectors")
         if len(ids) != len(vectors):
             raise UsageError(f"{len(vectors)} vectors for {len(ids)} items; give each item one")
@@ -132,6 +163,7 @@ class RowIndex(ABC):
         """Keep the vectors of rows, some of which may be there; `n_rows` rows are there afterwards."""
 
     def delete(self, item_ids: Iterable[str]) -> int:
+        """Take items out; unknown ids are passed over. Returns the number removed."""
         row_of = self._rows()
         going = {item_id: row_of[item_id] for item_id in item_ids if item_id in row_of}
         if not going:
@@ -152,14 +184,15 @@ class RowIndex(ABC):
 
     @abstractmethod
     def vectors_of(self, rows: Ints) -> Floats:
-        """See `ItemIndex.vectors_of`."""
+        """The vectors of these rows as they were given, (n, dim)."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """See `ItemIndex.save`."""
+        """Write it into an existing folder, for `recllm.learn.features.item_index.opening.open_index`."""
 
     def close(self) -> None:
-        return None
+        """Close files and connections; nothing to do for a kind without a server."""
+        return
 
     # --- checks ------------------------------------------------------------------------------------------------------
 
@@ -187,8 +220,8 @@ class RowIndex(ABC):
         return array
 
 
-class StoredVectors(RowIndex):
-    """A kind that keeps exact vectors beside what finds candidates; from a folder they are mapped and not read."""
+class StoredVectors(ItemIndex):
+    """A kind that keeps exact vectors as well as what finds candidates; from a folder they are mapped and not read."""
 
     def __init__(
         self, dim: int, fingerprint: str, item_ids: pl.Series | None = None, vectors: Floats | None = None
@@ -227,6 +260,20 @@ class StoredVectors(RowIndex):
         return [ITEMS, VECTORS]
 
 
+class ExactIndex(StoredVectors):
+    """The default: every item is compared, a block at a time. Nothing is built, and nothing is missed."""
+
+    kind = "exact"
+
+    def _candidates(self, queries: Floats, n: int) -> Iterable[tuple[Ints, Floats]]:
+        rows, products = best_products(self.vectors, queries, min(n, len(self._ids)))
+        return zip(rows, products, strict=True)
+
+    def save(self, folder: Path) -> None:
+        about = {"kind": self.kind, "fingerprint": self.fingerprint, "dim": self.dim}
+        write_about(folder, about, self._write_rows(folder))
+
+
 def stored_rows(folder: Path, dim: int) -> tuple[pl.Series, Floats]:
     """Ids and mapped vectors of a folder. Raises `ModelError` where they do not fit."""
     try:
@@ -259,17 +306,17 @@ def best_products(vectors: Floats, queries: Floats, k: int, rows: Ints | None = 
     best_rows = np.zeros((len(queries), k), np.int64)
     best = np.zeros((len(queries), k), np.float32)
     for first in range(0, len(queries), QUERIES):
-        part = queries[first : first + QUERIES]
-        best_so_far: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(part)
+        span = queries[first : first + QUERIES]
+        best_so_far: list[tuple[Ints, Floats]] = [(np.zeros(0, np.int64), np.zeros(0, np.float32))] * len(span)
         for start in range(0, n_rows, BLOCK):
             block = slice(start, start + BLOCK) if rows is None else rows[start : start + BLOCK]
             numbers = np.arange(start, min(start + BLOCK, n_rows)) if rows is None else rows[start : start + BLOCK]
-            products = part @ vectors[block].T
+            products = span @ vectors[block].T
             for n, row in enumerate(products):
                 earlier_rows, earlier = best_so_far[n]
                 if len(earlier) == k:  # most of a block is below what is there already
-                    fit = np.flatnonzero(row > earlier[-1])
-                    row, of_block = row[fit], numbers[fit]
+                    selected = np.flatnonzero(row > earlier[-1])
+                    row, of_block = row[selected], numbers[selected]
                 else:
                     of_block = numbers
                 if len(row):
@@ -282,7 +329,7 @@ def best_products(vectors: Floats, queries: Floats, k: int, rows: Ints | None = 
 def _top(rows: Ints, products: Floats, k: int) -> tuple[Ints, Floats]:
     if len(products) > k:
         limit = np.partition(products, len(products) - k)[len(products) - k]
-        fit = products >= limit
-        rows, products = rows[fit], products[fit]
+        selected = products >= limit
+        rows, products = rows[selected], products[selected]
     order = np.lexsort((rows, -products))[:k]
     return rows[order], products[order]

@@ -13,12 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import random
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -40,9 +37,15 @@ from transformers import (
 from recllm.base.errors import DataError, ModelError
 from recllm.base.settings import CopywriterSettings
 from recllm.learn.training.arguments import CopywriterArguments
-from recllm.learn.training.lora.run_folder import METRICS, same_run
-from recllm.learn.training.lora.tower import adapter_spec
-from recllm.text.encoder.adapters import adapter_state, attach, save_adapter
+from recllm.learn.training.lora.run_folder import (
+    CHECKPOINTS,
+    METRICS,
+    any_process,
+    last_checkpoint,
+    random_state_restored,
+    write_belongs,
+)
+from recllm.text.encoder.adapters import AdapterSpec, adapter_state, attach, save_adapter
 from recllm.text.generator.causal import base_hash, load_causal, render
 from recllm.text.generator.chat import messages
 from recllm.text.generator.locate import RECORD
@@ -50,7 +53,6 @@ from recllm.text.generator.locate import RECORD
 MAX_TOKENS = 160  # longer examples are left out
 
 Progress = Callable[[str], None]
-CHECKPOINTS, RUN = "checkpoints", "run.json"
 NOT_LEARNED = -100
 """Label of a token that is read and not learned, as torch's cross-entropy has it."""
 
@@ -84,17 +86,17 @@ def tune_generator(
     learn: Sequence[CopyExample],
     validation: Sequence[CopyExample],
     base: str | Path,
-    out: str | Path,
+    destination: str | Path,
     args: CopywriterSettings | None = None,
     *,
     progress: Progress | None = None,
 ) -> TunedGenerator:
-    """Trains an adapter for the causal model in `base` and writes it to `out`, with the record of the run.
+    """Trains an adapter for the causal model in `base` and writes it to `destination`, with the record of the run.
 
     Raises `DataError` without examples on either side, `ModelError` for a model that takes no adapter, a checkpoint in
-    `out` of other data, settings or weights, or a folder that cannot be written.
+    `destination` of other data, settings or weights, or a folder that cannot be written.
     """
-    args, base, out = CopywriterArguments.layered(args), Path(base), Path(out)
+    args, base, destination = CopywriterArguments.layered(args), Path(base), Path(destination)
     started = time.monotonic()
     texts = [[(example.prompt, example.hook) for example in side] for side in (learn, validation)]
     belongs: dict[str, Any] = {
@@ -104,7 +106,7 @@ def tune_generator(
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer, model = load_causal(base, device)
-    spec = adapter_spec(model, base.name, belongs["base"], args)
+    spec = AdapterSpec.of(model, base.name, belongs["base"], args.rank, args.top_layers)
     wrapped = attach(model, spec, seed=args.seed)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:  # in float32, so that small steps are not rounded away
@@ -113,20 +115,21 @@ def tune_generator(
     if not all(sides):
         raise DataError("there must be lines to learn from and lines to validate by; give more approved copy")
     try:
-        losses = _train(wrapped, sides[0], sides[1], tokenizer, args, belongs, out, progress or logger.info, started)
+        tell = progress or logger.info
+        losses = _train(wrapped, sides[0], sides[1], tokenizer, args, belongs, destination, tell, started)
         if losses is not None:  # the process that writes
-            save_adapter(adapter_state(wrapped), spec, out)
+            save_adapter(adapter_state(wrapped), spec, destination)
             perplexity = [math.exp(loss) for loss in losses]
             best = 1 + int(np.argmin(perplexity[1:]))
             record = {**belongs, "languages": list(args.languages), "perplexity": perplexity, "best": best}
-            (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            (destination / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ModelError(
-            f"{out} cannot be written ({error.strerror}); make room, and run this again to go on"
+            f"{destination} cannot be written ({error.strerror}); make room, and run this again to go on"
         ) from error
-    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    record = json.loads((destination / RECORD).read_text(encoding="utf-8"))
     return TunedGenerator(
-        folder=out,
+        folder=destination,
         perplexity=tuple(record["perplexity"]),
         n_learned=len(sides[0]),
         n_validation=len(sides[1]),
@@ -141,7 +144,7 @@ def _train(
     tokenizer: Any,
     args: CopywriterArguments,
     belongs: dict[str, Any],
-    out: Path,
+    destination: Path,
     tell: Progress,
     started: float,
 ) -> list[float] | None:
@@ -149,9 +152,9 @@ def _train(
     processes than the one that writes."""
     from datasets import Dataset
 
-    checkpoint = _checkpoint_of(out, belongs)
+    checkpoint = last_checkpoint(destination, belongs)
     arguments = TrainingArguments(
-        output_dir=str(out / CHECKPOINTS),
+        output_dir=str(destination / CHECKPOINTS),
         num_train_epochs=args.epochs,
         per_device_train_batch_size=args.batch_size,
         per_device_eval_batch_size=args.batch_size,
@@ -177,7 +180,7 @@ def _train(
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    with _random_state_restored():
+    with random_state_restored():
         trainer = CompletionTrainer(
             model=model,
             args=arguments,
@@ -188,14 +191,13 @@ def _train(
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_EpochCallback(trainer, args, tell, started))
         if trainer.is_world_process_zero():
-            (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            (out / CHECKPOINTS / RUN).write_text(json.dumps(belongs) + "\n", encoding="utf-8")
+            write_belongs(destination, belongs)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if not trainer.is_world_process_zero():
         return None
     history = trainer.state.log_history
     lines = [json.dumps(entry) + "\n" for entry in history if {"loss", "eval_loss"} & set(entry)]
-    (out / METRICS).write_text("".join(lines), encoding="utf-8")
+    (destination / METRICS).write_text("".join(lines), encoding="utf-8")
     by_epoch = {round(entry["epoch"]): entry["eval_loss"] for entry in history if "eval_loss" in entry}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
@@ -229,7 +231,7 @@ class CompletionTrainer(Trainer):
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells the perplexity, and ends the run where another epoch at the pace so far would end after its minutes."""
+    """Reports the perplexity, and ends the run where another epoch at the pace so far would exceed its minutes."""
 
     def __init__(self, trainer: Trainer, args: CopywriterArguments, tell: Progress, started: float) -> None:
         self.trainer, self.settings, self.tell, self.started = trainer, args, tell, started
@@ -244,54 +246,18 @@ class _EpochCallback(TrainerCallback):
         self.n_epochs += 1
         spent, limit = time.monotonic() - self.started, self.settings.max_minutes
         late = bool(limit and spent * (self.n_epochs + 1) / self.n_epochs > 60 * limit)
-        accelerator = self.trainer.accelerator
-        if accelerator.num_processes > 1:  # their clocks differ, and they have to stop together
-            late = bool(accelerator.reduce(torch.tensor(float(late), device=accelerator.device), "sum") > 0)
-        control.should_training_stop = control.should_training_stop or late
-
-
-def _checkpoint_of(out: Path, belongs: dict[str, Any]) -> Path | None:
-    """The last whole checkpoint of this very run: its state is written last, so one that was torn has none.
-
-    Raises `ModelError` for one of another run.
-    """
-    folder = out / CHECKPOINTS
-    if not (folder / RUN).is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-    same_run(json.loads((folder / RUN).read_text(encoding="utf-8")), belongs, out)
-    steps = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    complete = []
-    for checkpoint in steps:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            complete.append(checkpoint)
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return complete[-1] if complete else None
-
-
-@contextmanager
-def _random_state_restored() -> Iterator[None]:
-    """The trainer seeds every generator of the process; the caller's are left as they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the trainer seeds
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+        control.should_training_stop = control.should_training_stop or any_process(self.trainer, late)
 
 
 def _tokenised(
     side: Sequence[CopyExample], tokenizer: Any, args: CopywriterArguments, share: float
 ) -> list[dict[str, list[int]]]:
     """The examples that fit, or as many drawn from them as the settings allow this side."""
-    fit = [tokens for example in side if (tokens := tokens_of(example, tokenizer, MAX_TOKENS))]
+    usable = [tokens for example in side if (tokens := tokens_of(example, tokenizer, MAX_TOKENS))]
     if args.max_examples is None:
-        return fit
-    order = np.random.default_rng(args.seed).permutation(len(fit))[: max(1, int(args.max_examples * share))]
-    return [fit[i] for i in sorted(order)]
+        return usable
+    order = np.random.default_rng(args.seed).permutation(len(usable))[: max(1, int(args.max_examples * share))]
+    return [usable[i] for i in sorted(order)]
 
 
 def tokens_of(example: CopyExample, tokenizer: Any, max_tokens: int) -> dict[str, list[int]] | None:

@@ -22,6 +22,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from recllm.base.documents import json_text, plain
@@ -55,16 +58,16 @@ from recllm.learn.models.effect import (
     within_interval,
     word_features,
 )
-from recllm.learn.training.arguments import EffectArguments, LoraArguments
-from recllm.learn.training.lora.run_folder import CHECKPOINTS, Checkpoint, load_checkpoint, same_run, save_checkpoint
+from recllm.learn.training.arguments import EffectArguments
+from recllm.learn.training.lora.run_folder import CHECKPOINTS, RUN, same_run, write_belongs
 from recllm.learn.training.lora.tower import Tower
-from recllm.learn.training.lora.tune import pace, trainable
+from recllm.learn.training.lora.tune import trainable, usable_device
 from recllm.text.encoder.adapters import save_adapter
 from recllm.text.encoder.huggingface import HuggingFaceEncoder
 from recllm.text.encoder.loading import load_encoder
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+    pass
 
 MAX_TOKENS = 40  # of a text, its context included; it is cut there
 MIN_TESTS = 40  # below which a run is refused
@@ -105,18 +108,18 @@ class TunedEffect:
 def tune_effect(
     pairs: Sequence[TextPair],
     encoder: str | Path,
-    out: str | Path,
+    destination: str | Path,
     args: EffectSettings | None = None,
     *,
     progress: Progress | None = None,
 ) -> TunedEffect:
-    """Learns a model from pairs and writes it to the folder `out`: adapter, score and card.
+    """Learns a model from pairs and writes it to the folder `destination`: adapter, score and card.
 
     A run that was interrupted goes on after its last whole member, in the same folder. Raises `DataError` for too few
     tests, a test in two folds, or a loss that is not finite; `ModelError` for an encoder that takes no adapter, a
-    checkpoint in `out` of other data or settings, or a folder that cannot be written.
+    checkpoint in `destination` of other data or settings, or a folder that cannot be written.
     """
-    args, out, tell = EffectArguments.layered(args), Path(out), progress or logger.info
+    args, destination, tell = EffectArguments.layered(args), Path(destination), progress or logger.info
     started = time.monotonic()
     table, fold = PairTable.of(pairs), folds(pairs, args)
     base = trainable(load_encoder(encoder, progress=False))
@@ -127,9 +130,7 @@ def tune_effect(
         "settings": plain(args.model_copy(update={"max_minutes": None, "device": None})) | {"max_tokens": MAX_TOKENS},
     }
     run = EffectRun(base, table, args, tell)
-    checkpoint = load_checkpoint(out)
-    members = [] if checkpoint is None else _members_of(checkpoint, belongs, out)
-    n_members = int(fold.max()) + 1
+    members, n_members = saved_members(destination, belongs), int(fold.max()) + 1
     n_tests, n_texts = len(set(table.test)), len(table.texts)
     tell(f"{len(table):,} pairs of {n_tests:,} tests, {n_texts:,} distinct texts, {n_members} folds")
     for number in range(len(members), n_members):
@@ -138,13 +139,39 @@ def tune_effect(
         member = run.member(table.rows(fold != number), number, seconds / (n_members - number))
         members.append(member)
         judged = table.rows(fold == number)
-        by_encoder, by_words = (accuracy(part, judged) for part in _predicted(member, judged).T)
+        by_encoder, by_words = (accuracy(side, judged) for side in predicted_of(member, judged)[0].T)
         right = f"{by_encoder:.1%} by the encoder, {by_words:.1%} by words"
         tell(f"member {number + 1} of {n_members}: of the clear pairs of its fold {right} are right")
-        tensors = {f"{n}/{name}": tensor for n, state in enumerate(members) for name, tensor in state.items()}
-        save_checkpoint(Checkpoint(len(members), tensors, belongs), out)
+        with writing(destination):
+            write_belongs(destination, belongs)
+            write_whole(destination / CHECKPOINTS / f"member-{number}.safetensors", save(member))
     name = str(Path(encoder).resolve() if Path(encoder).is_dir() else encoder)
-    return _finish(run, members, fold, belongs, name, out, started)
+    return _finish(run, members, fold, belongs, name, destination, started)
+
+
+def saved_members(destination: Path, belongs: Mapping[str, Any]) -> list[State]:
+    """The members that an interrupted run left. Raises `ModelError` for those of another run, and for damaged ones."""
+    folder, members = destination / CHECKPOINTS, list[State]()
+    if not (folder / RUN).is_file():
+        return members
+    same_run(json.loads((folder / RUN).read_text(encoding="utf-8")), belongs, destination)
+    while (file := folder / f"member-{len(members)}.safetensors").is_file():
+        try:
+            members.append(load_file(file))
+        except SafetensorError as error:
+            raise ModelError(f"{file} is damaged ({error}); delete it, and run this again to go on") from error
+    return members
+
+
+@contextmanager
+def writing(destination: Path) -> Iterator[None]:
+    """Raises `ModelError` where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{destination} cannot be written ({error.strerror}); make room, and run this again to go on"
+        ) from error
 
 
 def folds(pairs: Sequence[TextPair], args: EffectArguments) -> Rows:
@@ -188,21 +215,17 @@ class EffectRun:
 
     def __init__(self, base: HuggingFaceEncoder, table: PairTable, args: EffectArguments, tell: Progress) -> None:
         self.args, self.tell, self.table = args, tell, table
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(f"device {device!r} was asked for, and torch sees no CUDA here; pass device='cpu' or none")
-        plain_encoder = HuggingFaceEncoder(
-            base.weights, max_length=MAX_TOKENS, prompts=base.prompts, device=device, progress=False
+        self.encoder = HuggingFaceEncoder(
+            base.weights,
+            max_length=MAX_TOKENS,
+            prompts=base.prompts,
+            device=usable_device(args.device),
+            progress=False,
         )
-        # bfloat16 gains on some processors, and moves the result a little
-        all_layers = LoraArguments(
-            rank=args.rank, top_layers=None, chunk_tokens=1_024, precision="float32", device=args.device, seed=args.seed
-        )
-        self.tower = Tower(plain_encoder, table.texts, all_layers)
+        self.tower = Tower(self.encoder, table.texts, rank=args.rank, top_layers=None, seed=args.seed)
         self.dropouts = [module for module in self.tower.model.modules() if isinstance(module, nn.Dropout)]
         self.first_state = self.tower.state()
         self.words = word_features(table.texts)
-        self.every_text = np.arange(len(table.texts), dtype=np.int64)
 
     @cached_property
     def frozen(self) -> Values:
@@ -212,7 +235,7 @@ class EffectRun:
 
     def vectors(self) -> Values:
         """Unit rows of all texts by the present weights, (n_texts, dim)."""
-        return np.asarray(self.tower.encode(self.every_text).cpu().numpy().astype(np.float64))
+        return self.encoder.encode(self.table.texts).astype(np.float64)
 
     def set_state(self, state: Mapping[str, Tensor]) -> None:
         from peft import set_peft_model_state_dict
@@ -234,13 +257,14 @@ class EffectRun:
             module.p = 0.0
         vectors = self.vectors() if n_epochs else self.frozen
         weight = head.detach().cpu().double().numpy()
-        word_weight = fit_words(self.words, pairs, WORD_PENALTY)
+        word_weight = fit_score(self.words, pairs, WORD_PENALTY)
+        root = np.linalg.cholesky(covariance(weight, vectors, pairs, HEAD_PENALTY))
         return {
             **self.tower.state(),
             HEAD_KEY: head.detach().cpu().clone(),
             WORDS_KEY: torch.from_numpy(word_weight),
             "scores": torch.from_numpy(np.stack([vectors @ weight, self.words @ word_weight], axis=1)),
-            "roots": torch.from_numpy(vectors @ root(weight, vectors, pairs, HEAD_PENALTY)).float(),
+            "roots": torch.from_numpy(vectors @ root).float(),
             "epochs": torch.tensor(float(n_epochs)),
             "processor_seconds": torch.tensor(time.process_time() - began),
         }
@@ -258,7 +282,7 @@ class EffectRun:
         rng = np.random.default_rng([args.seed, number])
         n_steps = sum(1 for _ in steps(pairs, args.batch_texts, np.random.default_rng(0)))
         total, began = n_steps * args.epochs, time.monotonic()
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, total, WARMUP_SHARE * total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, total))
         label = torch.from_numpy(pairs.label).float().to(head.device)
         with torch.random.fork_rng(), tqdm(total=total, desc="effect", unit="step", disable=None) as bar:
             torch.manual_seed(args.seed * 1_000 + number)
@@ -287,9 +311,14 @@ class EffectRun:
     def _loss(self, pairs: PairTable, head: nn.Parameter, label: Tensor) -> Tensor:
         """Sum over the pairs of -log likelihood of the soft label."""
         texts, row = np.unique(np.concatenate([pairs.a, pairs.b]), return_inverse=True)
-        score = self.tower.with_graph(texts) @ head
+        score = self.tower.rows(texts) @ head
         a, b = torch.from_numpy(row[: len(pairs)]), torch.from_numpy(row[len(pairs) :])
         return nn.functional.binary_cross_entropy_with_logits(score[a] - score[b], label, reduction="sum")
+
+
+def pace(step: int, total: int) -> float:
+    """Learning rate over a run, in [0, 1]: a linear warm-up, then linearly down to 5 %."""
+    return min(1.0, (step + 1) / (WARMUP_SHARE * total + 1)) * (1 - 0.95 * step / total)
 
 
 def steps(pairs: PairTable, batch_texts: int, rng: np.random.Generator) -> Iterator[Rows]:
@@ -309,67 +338,33 @@ def steps(pairs: PairTable, batch_texts: int, rng: np.random.Generator) -> Itera
         yield np.concatenate(rows)
 
 
-def fit_score(vectors: Values, pairs: PairTable, penalty: float) -> Values:
-    """(dim,) w that minimises the loss of the pairs plus penalty |w|^2, by Newton's method."""
-    x, label = vectors[pairs.a] - vectors[pairs.b], pairs.label
-    weight = np.zeros(x.shape[1])
-    for _ in range(20):
-        gradient = x.T @ (sigmoid(x @ weight) - label) + 2 * penalty * weight
-        step = np.linalg.solve(_hessian(x, weight, penalty), gradient)
-        weight = weight - step
-        if np.abs(step).max() < 1e-8:
-            break
-    return weight
-
-
-def fit_words(words: csr_matrix, pairs: PairTable, penalty: float) -> Values:
-    """(`WORD_COLUMNS`,) v that minimises the same of the words' score, by L-BFGS."""
+def fit_score(rows: Any, pairs: PairTable, penalty: float) -> Values:
+    """(n_columns,) w that minimises the loss of the pairs plus penalty |w|^2. rows: of the texts, dense or sparse."""
     from scipy.optimize import minimize
 
-    x, label = words[pairs.a] - words[pairs.b], pairs.label
+    x, label = rows[pairs.a] - rows[pairs.b], pairs.label
 
     def loss(weight: Values) -> tuple[float, Values]:
         score = x @ weight
         value = (np.logaddexp(0, score) - label * score).sum() + penalty * weight @ weight
         return float(value), np.asarray(x.T @ (sigmoid(score) - label) + 2 * penalty * weight)
 
-    return np.asarray(minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)
+    options = {"maxiter": 1_000, "ftol": 1e-13, "gtol": 1e-8}
+    return np.asarray(minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options=options).x)
 
 
 def covariance(weight: Values, vectors: Values, pairs: PairTable, penalty: float) -> Values:
     """(dim, dim) of w by a Laplace approximation: the inverse of the loss's curvature there."""
-    return np.asarray(np.linalg.inv(_hessian(vectors[pairs.a] - vectors[pairs.b], weight, penalty)))
-
-
-def root(weight: Values, vectors: Values, pairs: PairTable, penalty: float) -> Values:
-    """(dim, dim) L with L L' = `covariance`."""
-    return np.asarray(np.linalg.cholesky(covariance(weight, vectors, pairs, penalty)))
-
-
-def _hessian(x: Values, weight: Values, penalty: float) -> Values:
+    x = vectors[pairs.a] - vectors[pairs.b]
     chance = sigmoid(x @ weight)
-    return np.asarray((x * (chance * (1 - chance))[:, None]).T @ x + 2 * penalty * np.eye(x.shape[1]))
+    curvature = (x * (chance * (1 - chance))[:, None]).T @ x + 2 * penalty * np.eye(x.shape[1])
+    return np.asarray(np.linalg.inv(curvature))
 
 
-def _predicted(member: Mapping[str, Tensor], pairs: PairTable) -> Values:
-    """(n, 2) difference of each pair's scores."""
-    scores = member["scores"].double().numpy()
-    return np.asarray(scores[pairs.a] - scores[pairs.b])
-
-
-def _unsure(member: Mapping[str, Tensor], pairs: PairTable) -> Values:
-    """(n,) variance of the first of these, of w alone."""
-    roots = member["roots"].double().numpy()
-    return np.asarray(((roots[pairs.a] - roots[pairs.b]) ** 2).sum(axis=1))
-
-
-def _members_of(checkpoint: Checkpoint, belongs: Mapping[str, Any], out: Path) -> list[State]:
-    same_run(checkpoint.record, belongs, out)
-    members: list[State] = [{} for _ in range(checkpoint.step)]
-    for name, tensor in checkpoint.tensors.items():
-        number, _, key = name.partition("/")
-        members[int(number)][key] = tensor
-    return members
+def predicted_of(member: Mapping[str, Tensor], pairs: PairTable) -> tuple[Values, Values]:
+    """(n, 2) difference of each pair's scores, and (n,) variance of the encoder's by the uncertainty of w alone."""
+    scores, roots = member["scores"].double().numpy(), member["roots"].double().numpy()
+    return scores[pairs.a] - scores[pairs.b], ((roots[pairs.a] - roots[pairs.b]) ** 2).sum(axis=1)
 
 
 def _finish(
@@ -378,7 +373,7 @@ def _finish(
     fold: Rows,
     belongs: Mapping[str, Any],
     encoder: str,
-    out: Path,
+    destination: Path,
     started: float,
 ) -> TunedEffect:
     """The mean of the members, what their folds say of it, and the card, which is written last."""
@@ -386,8 +381,7 @@ def _finish(
     predicted, unsure = np.zeros((len(table), 2)), np.zeros(len(table))
     for number, member in enumerate(members):
         of_fold = fold == number
-        predicted[of_fold] = _predicted(member, table.rows(of_fold))
-        unsure[of_fold] = _unsure(member, table.rows(of_fold))
+        predicted[of_fold], unsure[of_fold] = predicted_of(member, table.rows(of_fold))
     expected, inside = np.zeros(len(table)), np.zeros(len(table), bool)
     for number in range(len(members)):
         learned_from, judged = fold != number, fold == number
@@ -401,7 +395,7 @@ def _finish(
     run.set_state(soup)
     weight, learned = soup[HEAD_KEY].double().numpy(), table.rows(np.abs(table.z) > MIN_Z)
     tuned = TunedEffect(
-        folder=out,
+        folder=destination,
         accuracy=accuracy(expected, table),
         low=interval[0],
         high=interval[1],
@@ -438,19 +432,12 @@ def _finish(
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    from safetensors.numpy import save
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / CARD).unlink(missing_ok=True)  # what a card stands beside is whole
-        save_adapter({name: soup[name] for name in run.first_state}, run.tower.spec, out / ADAPTER)
+    with writing(destination):
+        (destination / CARD).unlink(missing_ok=True)  # a folder with a card is complete
+        save_adapter({name: soup[name] for name in run.first_state}, run.tower.spec, destination / ADAPTER)
         unsure_of_weight = covariance(weight, run.vectors(), learned, HEAD_PENALTY)
-        write_whole(out / VALIDATION, save({"expected": expected}))
-        save_head(out, weight, unsure_of_weight, soup[WORDS_KEY].numpy())
-        write_whole(out / CARD, json_text(card, indent=1))
-    except OSError as error:
-        raise ModelError(
-            f"{out} cannot be written ({error.strerror}); make room, and run this again to go on"
-        ) from error
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        write_whole(destination / VALIDATION, save({"expected": torch.from_numpy(expected)}))
+        save_head(destination, weight, unsure_of_weight, soup[WORDS_KEY].numpy())
+        write_whole(destination / CARD, json_text(card, indent=1))
+    shutil.rmtree(destination / CHECKPOINTS, ignore_errors=True)
     return tuned

@@ -1,4 +1,4 @@
-"""How much noise a private training needs, and what it tells of a user.
+"""How much noise a private training needs, and how much it reveals of a user.
 
 A step draws every user by a chance of its own (Poisson), shortens each drawn user's gradient to a length C, adds them
 up and adds noise N(0, (sigma C)^2): the subsampled Gaussian mechanism of DP-SGD (Abadi et al. 2016), with a user and
@@ -16,9 +16,6 @@ from recllm.base.documents import Count, FrozenModel, Positive, Text
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.settings import PrivateTrainingSettings
 
-ADAPTER_STEPS = 60  # all of which are made
-
-ADAPTER_SAMPLING_RATE = 0.03  # chance of a user to be learned from in a step of the adapter
 MAX_GRAD_NORM = 1.0  # a user's gradient is shortened to this length
 
 EXTRA = "privacy"
@@ -34,15 +31,15 @@ NOT_COVERED = (
     "the log ends stand in the manifest as they are",
     "what is counted over people outside of the model, without noise: what goes together (offers to go with a "
     "purchase), audiences, predictions, occasions, experiments and reports",
-    "the serving state keeps the histories of people, as personal data, beside the store and not in the model",
+    "the serving state keeps the histories of people, as personal data, outside of the model",
 )
 
 
 class PrivateMechanism(FrozenModel):
-    """One private training: what it did, and what it tells of any one user."""
+    """One private training: what it did, and what it reveals of any one user."""
 
     part: Text
-    """What was trained: scorer or adapter."""
+    """What was trained: the scorer, in older models also an adapter of the encoder."""
     epsilon: Positive
     """By `accountant`, at `delta`; what the ledger counts."""
     delta: Positive
@@ -97,7 +94,7 @@ def import_opacus() -> Any:
 
 
 def epsilon_of(accountant: Accountant, *, noise: float, sampling_rate: float, steps: int, delta: float) -> float:
-    """What so many steps with this noise multiplier tell of a user, at `delta`."""
+    """Epsilon of `steps` steps with this noise multiplier, at `delta`."""
     accountants = import_opacus().accountants
     count = accountants.PRVAccountant() if accountant == "prv" else accountants.RDPAccountant()
     count.history = [(noise, sampling_rate, steps)]
@@ -141,33 +138,23 @@ def delta_for(n_users: int, settings: PrivateTrainingSettings) -> float:
     return settings.delta
 
 
-def planned_mechanisms(
-    n_users: int, settings: PrivateTrainingSettings, *, adapter: bool
-) -> tuple[PrivateMechanism, ...]:
-    """What a training is going to do and tell: of the adapter, where there is one, and of the scorer.
+def planned_mechanism(n_users: int, settings: PrivateTrainingSettings) -> PrivateMechanism:
+    """What a training of the scorer is going to do, and its cost.
 
     Raises `UsageError` for a delta that is too large and an epsilon that no noise reaches; `MissingExtraError` without
     Opacus.
     """
-    delta, share = delta_for(n_users, settings), settings.lora_share if adapter else 0.0
-    parts = [("scorer", 1 - share, settings.sampling_rate, settings.steps)]
-    if adapter:
-        parts.insert(0, ("adapter", share, ADAPTER_SAMPLING_RATE, ADAPTER_STEPS))
-    mechanisms = []
-    for part, of_both, rate, steps in parts:
-        loop: dict[str, Any] = {"sampling_rate": rate, "steps": steps, "delta": delta * of_both}
-        noise = noise_for("prv", epsilon=settings.epsilon * of_both, **loop)
-        by_prv, by_rdp = (epsilon_of(name, noise=noise, **loop) for name in get_args(Accountant))
-        mechanisms.append(
-            PrivateMechanism(
-                part=part,
-                epsilon=by_prv,
-                accountant="prv",  # tight; rdp claims more than is spent
-                epsilon_prv=by_prv,
-                epsilon_rdp=by_rdp,
-                noise_multiplier=noise,
-                max_grad_norm=MAX_GRAD_NORM,
-                **loop,
-            )
-        )
-    return tuple(mechanisms)
+    delta = delta_for(n_users, settings)
+    loop: dict[str, Any] = {"sampling_rate": settings.sampling_rate, "steps": settings.steps, "delta": delta}
+    noise = noise_for("prv", epsilon=settings.epsilon, **loop)
+    by_prv, by_rdp = (epsilon_of(name, noise=noise, **loop) for name in get_args(Accountant))
+    return PrivateMechanism(
+        part="scorer",
+        epsilon=by_prv,
+        accountant="prv",  # tight; rdp claims more than is spent
+        epsilon_prv=by_prv,
+        epsilon_rdp=by_rdp,
+        noise_multiplier=noise,
+        max_grad_norm=MAX_GRAD_NORM,
+        **loop,
+    )

@@ -2,8 +2,8 @@
 
 At each step every user is drawn by a chance of their own, brings one example, and so one gradient. Each gradient is
 shortened by itself, their sum gets noise, and only that sum moves the weights. Nothing in a user's loss may depend on
-another user: no batch statistics, no negatives of others. A step that draws nobody is made of noise alone; leaving it
-out would tell that nobody was drawn, and the accounting would be wrong.
+another user: no batch statistics, no negatives of others. A step that draws no user is made of noise alone; leaving it
+out would show that no user was drawn, and the accounting would be wrong.
 
 The sum is not divided by the number of users, which would have to be kept secret: Adam does not mind the scale.
 """
@@ -23,14 +23,13 @@ from recllm.base.errors import ModelError
 from recllm.learn.training.private.accounting import PrivateMechanism, import_opacus
 from recllm.shop.data.interactions import Ints
 
-UserLosses = Callable[[Ints], tuple[Tensor, Tensor | None]]
-"""Rows of users, (n,) -> the loss of each, (n,), and the place among them of the user of each row that went through the
-model, or None where the model's rows are the users themselves. It is called in training mode, with the hooks on, and
-the model has to be asked once: of several passes Opacus would add up the gradients of different rows."""
+UserLosses = Callable[[Ints], Tensor]
+"""Rows of users, (n,) -> the loss of each, (n,); the model's rows are the users. It is called in training mode, with
+the hooks on, and calls the model once: of several passes Opacus would add up the gradients of different rows."""
 
 
 def secret_generator(device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that nobody can repeat: its seed comes from the system's own source of chance, and is not kept."""
+    """A generator that cannot be repeated: its seed comes from the system's own source of chance, and is not kept."""
     return torch.Generator(device).manual_seed(int.from_bytes(os.urandom(8), "little") & (2**63 - 1))
 
 
@@ -110,10 +109,10 @@ class PrivateDescent:
         """
         self.model.train()
         chunks = [users[at : at + self.chunk] for at in range(0, len(users), self.chunk)]
-        for number, part in enumerate(chunks or [users]):
+        for number, block in enumerate(chunks or [users]):
             self.optimiser.zero_grad()
-            if len(part):
-                self.gradients(part)
+            if len(block):
+                self.gradients(block)
             else:
                 for parameter in self.named.values():
                     _set_gradients(parameter, torch.zeros((0, *parameter.shape), device=parameter.device))
@@ -127,7 +126,7 @@ class PrivateDescent:
 
     def gradients(self, users: Ints) -> None:
         """Sets each trainable tensor's `grad_sample`, (n_users, *shape), the gradient of each of these users' loss."""
-        losses, owner = self.losses(users)
+        losses = self.losses(users)
         if losses.shape != (len(users),):
             raise ModelError(
                 f"{len(users)} users have losses of shape {tuple(losses.shape)}; each has one of their own"
@@ -139,12 +138,9 @@ class PrivateDescent:
             gradient: Any = getattr(parameter, "grad_sample", None)
             if gradient is None or isinstance(gradient, list):  # a list: of several passes, whose users would be mixed
                 raise ModelError(f"private training got no gradient of {name} for each user: it is not hooked")
-            if owner is not None and len(gradient) == len(owner):
-                summed = torch.zeros((len(users), *parameter.shape), device=gradient.device, dtype=gradient.dtype)
-                gradient = summed.index_add_(0, owner, gradient)
             if gradient.shape != (len(users), *parameter.shape):
                 raise ModelError(f"{name}: {tuple(gradient.shape)} gradients for {len(users)} users; batches are mixed")
-            # of one user alone, so that nobody else's shortened gradient is touched
+            # of one user alone, so that the other users' shortened gradients stay as they are
             gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
             if name not in self._had_gradient and torch.any(gradient != 0):
                 self._had_gradient.add(name)

@@ -16,7 +16,7 @@ from recllm.base.errors import DataError
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.learn.features.collaborative import UserBatch, ask
-from recllm.learn.features.nobody import PRIVATE_FEATURES, crowd_of_nobody, is_listed
+from recllm.learn.features.empty_crowd import PRIVATE_FEATURES, crowd_of_nobody, is_listed
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.learn.models.scorer import STANDARDISED_LIMIT
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset
@@ -27,7 +27,7 @@ USER_BLOCK = 128
 """Users whose features are computed at once."""
 
 NEAR_ITEMS = 500
-"""In a catalogue without types, so many texts nearest to a user's are near."""
+"""In a catalogue without types, the number of texts nearest to a user's that are near."""
 
 PairSizes = tuple[int, int, int, int]
 PAIR_SIZES: PairSizes = (16, 24, 24, 32)
@@ -79,7 +79,7 @@ def standardised(features: Floats) -> Floats:
 
 
 def log_end_day(as_of: int) -> int:
-    """The end of the day of a time, in epoch seconds: to the second it would tell of whoever came last."""
+    """The end of the day of a time, in epoch seconds: to the second it would reveal the last event."""
     return -(-as_of // DAY) * DAY
 
 
@@ -94,14 +94,14 @@ def user_windows(
     """The examples of all users. vectors: unit rows of the items by the catalogue alone, (n_items, dim). basics:
     Emb(I), (n_users, dim), or None.
 
-    Raises `DataError` when nobody bought a listed item in any window.
+    Raises `DataError` when no listed item was bought in any window.
     """
     listed, facets = is_listed(dataset.items), ItemGroups.of(dataset.items)
     end, horizon = log_end_day(dataset.as_of), settings.horizon_days * DAY
     parts = []
     for number in range(settings.n_windows):
         start = end - (number + 1) * horizon
-        nobody = crowd_of_nobody(dataset.items, vectors, start, population, facets)
+        empty = crowd_of_nobody(dataset.items, vectors, start, population, facets)
         events = dataset.events
         bought = of_actions(events.select((events.at >= start) & (events.at < start + horizon)), population.target)
         on_list = bought.select(listed[bought.item])
@@ -110,7 +110,7 @@ def user_windows(
         for at in range(0, len(users), USER_BLOCK):
             block = users[at : at + USER_BLOCK]
             batch = ask(
-                nobody,
+                empty,
                 past.rows(block),
                 start,
                 basics=None if basics is None else np.asarray(basics[block], np.float32),

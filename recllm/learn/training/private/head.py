@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts
-from recllm.learn.features.nobody import PRIVATE_CANDIDATES, PRIVATE_FEATURES, is_listed
+from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, PRIVATE_FEATURES, is_listed
 from recllm.learn.features.pair_features import FEATURE_NAMES
 from recllm.learn.models.scorer import Scorer, ScorerConfig
 from recllm.learn.training.private.accounting import PrivateMechanism
@@ -28,7 +28,7 @@ from recllm.learn.training.private.examples import TARGET, UserWindows, user_win
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Floats, Ints
 
-HIDDEN = 16  # units of the hidden layer beside the linear score
+HIDDEN = 16  # units of the hidden layer; the linear score has none
 COMPONENTS = 24  # main directions of the item vectors that the score reads of a user and an item
 
 LEARNING_RATE = 1e-2
@@ -139,7 +139,7 @@ def fit_private_scorer(
     progress: Callable[[str], None] | None = None,
 ) -> PrivateScorer:
     """Learn the scorer privately. vectors: of the items by the catalogue alone, unit rows (n_items, dim). basics:
-    Emb(I) of the users, (n_users, dim), or None. mechanism: what `planned_mechanisms` says of the scorer.
+    Emb(I) of the users, (n_users, dim), or None. mechanism: what `planned_mechanism` gives.
 
     Nothing about the people leaves this function but the weights: no loss and no metric is logged. Raises `DataError`
     when there is nothing to learn from; what `PrivateDescent` raises.
@@ -171,8 +171,8 @@ def learn_privately(
     rows = np.arange(examples.windows.n_users) if users is None else users
     rng = np.random.default_rng()  # seeded by the system
 
-    def losses(drawn: Ints) -> tuple[Tensor, None]:
-        return examples.losses(network, examples.draw(rows[drawn], rng.random(len(drawn)))), None
+    def losses(drawn: Ints) -> Tensor:
+        return examples.losses(network, examples.draw(rows[drawn], rng.random(len(drawn))))
 
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     descent = PrivateDescent(network, optimiser, losses, len(rows), mechanism)

@@ -1,4 +1,4 @@
-"""A crowd of nobody: the catalogue as it stands in print, and nothing that was counted over people.
+"""Statistics without people: the catalogue alone, and nothing that was counted over people.
 
 What a private scorer reads of a user and an item comes from the user's own past, what they said of themselves, and the
 public catalogue. It is computed by the same `pair_features` as ever, over statistics that saw no event of anybody, so
@@ -91,7 +91,7 @@ def crowd_of_nobody(
     settings: CollaborativeSettings,
     facets: ItemGroups | None = None,
 ) -> CollaborativeStatistics:
-    """Statistics of a shop in which nobody did anything. items: `Dataset.items`. vectors: unit rows (n_items, dim)."""
+    """Statistics of a shop without any event. items: `Dataset.items`. vectors: unit rows (n_items, dim)."""
     return CollaborativeStatistics.fit(Dataset.of_catalogue(items, as_of), vectors, settings, facets=facets)
 
 
