@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_world import serving
+from service_world import counts, serving
 from starlette.exceptions import HTTPException
 
 from recllm.base.settings import ServiceSettings
@@ -50,18 +50,6 @@ def client(trained: Path) -> Iterator[TestClient]:
         before = counts(trained)
         yield client
         assert counts(trained) == before, "what was refused has left something"
-
-
-@pytest.fixture
-def folder(service_shop: Path, tmp_path: Path) -> Path:
-    """A shop of the test's own."""
-    shutil.copytree(service_shop, tmp_path / "shop")
-    return tmp_path / "shop"
-
-
-def counts(folder: Path) -> dict[str, int]:
-    with Workspace.open(folder) as shop, shop.store().read() as reader:
-        return reader.counts()
 
 
 def refused(answer: Any, *statuses: int) -> str:
