@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedGenerator
+from tables import table
 
 from recllm.base.errors import GenerationError, UsageError
 from recllm.base.schema import AdCopy, Item, Reason, ReasonKind
@@ -204,30 +205,7 @@ def test_a_good_line_is_kept_and_the_facts_are_added() -> None:
     assert "12 oz" in copy.parts["body"] and "$2.49" in copy.parts["body"] and "Hearth" in copy.parts["body"]
 
 
-@pytest.mark.parametrize(
-    ("line", "guarantee"),
-    [
-        ("Sandwich buns for 2 dollars less than before.", "G6"),
-        ("Sandwich buns for two dollars a bag.", "G1"),
-        ("The best sandwich buns for your lunch.", "G3"),
-        ("Sandwich buns on sale for your lunch.", "G2"),
-        ("Sandwich buns as good as Kroger makes.", "G4"),
-        ("Something soft and warm for your lunch.", "G5"),
-        ("Soft sandwich buns that make your lunch feel", "G6"),
-        ("Soft buns for lunch. Soft buns for tea.", "G6"),
-        ("Buns for lunch.", "G6"),
-        ("sandwich buns that make your lunch.", "G6"),
-        ("You bought sandwich buns, so eat.", "G8"),
-        ("Damn good sandwich buns for lunch.", "G9"),
-        ("Sure, sandwich buns that you like.", "G10"),
-        ("Les sandwich buns pour votre table.", "G11"),
-        ("Sandwich buns that make your lunch feel like the.", "G6"),
-        ("Buns buns buns buns for your lunch.", "G12"),
-        ("Sandwich buns, bread and bakery.", "G12"),
-        ("I love sandwich buns for my lunch.", "G14"),
-        ("Avoid sandwich buns for your lunch.", "G14"),
-    ],
-)
+@pytest.mark.parametrize(("line", "guarantee"), table("adcopy", "a bad line is stopped and the shop speaks"))
 def test_a_bad_line_is_stopped_and_the_shop_speaks(line: str, guarantee: str) -> None:
     copy = write(generator=ScriptedGenerator([line]))
     assert (copy.generator, copy.verified) == ("template", True)
@@ -454,22 +432,7 @@ def test_sellers_promises_leave_the_title(title: str, shown: str) -> None:
     assert sayable_facts(request_for(Item(item_id="x", title=title))).title == shown
 
 
-@pytest.mark.parametrize(
-    ("title", "limit", "short"),
-    [
-        ("sandwich buns 12 oz", 18, "sandwich buns"),
-        ("pack 20 dolly pegs", 8, "pack"),
-        ("ABS filament, 1 kg spool, black", 20, "ABS filament"),
-        ("X-200 x-200 1/2", 13, "X-200 x-200"),
-        ("1/2 100% 1/2 red", 14, "red"),
-        ("sea salt spray 8 fl oz", 19, "sea salt spray"),
-        ("salt and pepper", 9, "salt"),
-        ("candy bags-non chocolate", 20, "candy bags"),
-        ("加绒加厚高腰打底裤", 5, "加绒加厚高"),
-        ("Donaudampfschiffahrt", 6, "Donaud"),
-        ("short", 18, "short"),
-    ],
-)
+@pytest.mark.parametrize(("title", "limit", "short"), table("adcopy", "titles are shortened at words"))
 def test_titles_are_shortened_at_words(title: str, limit: int, short: str) -> None:
     assert shortened(title, limit) == short
 

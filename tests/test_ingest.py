@@ -26,6 +26,7 @@ from conftest import Command
 from dirty import Style, plant
 from dirty_inputs import csv, item_rows, jsonl, lines, row
 from store_view import view
+from tables import table
 
 from recllm.base.errors import DataError, IngestError, StoreError, UsageError
 from recllm.base.files import whole_file
@@ -541,21 +542,7 @@ def test_every_shipped_map_loads() -> None:
     assert all(load_map(name).table for name in names)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "table = 'events'\n[columns]\ncolour = 'c'",
-        "tabel = 'events'",
-        "table = 'evnts'",
-        "keep = 'most_common'\ntable = 'events'",
-        "[read]\nspeed = 'fast'",
-        "[[reject]]\ncolumn = 'a'",
-        "[[reject]]\ncolumn = 'a'\nmatches = '('",
-        "[columns]\nuser_id = 5",
-        "[totals]\nprice = 'x'",
-        "[",
-    ],
-)
+@pytest.mark.parametrize("text", table("ingest", "a wrong map is refused"))
 def test_a_wrong_map_is_refused(text: str) -> None:
     with pytest.raises(IngestError, match="E_MAP"):
         parse_map(text, "m")

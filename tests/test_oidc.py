@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 from joserfc.jwk import RSAKey
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
+from tables import table
 
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.settings import ConsoleScope, OidcSettings, ServiceSettings
@@ -1041,32 +1042,7 @@ def test_cookies_are_secure_over_https(tmp_path: Path, provider: Provider) -> No
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        ({"issuer": "http://login.shop.example"}, "setting oidc.issuer: http is for this machine alone"),
-        ({"issuer": "login.shop.example"}, "it is not a URL such as https://login.shop.example"),
-        ({"issuer": "https://user@login.shop.example"}, "it is not a URL"),
-        ({"issuer": "https://login.shop.example?x=1"}, "it is not a URL"),
-        ({"issuer": "https://[::1"}, "it is not a URL"),
-        ({"issuer": "https://login.shop.example:port"}, "it is not a URL"),
-        ({"redirect_uri": "https://console.shop.example/"}, "setting oidc.redirect_uri: the path is not /sign-in/oidc"),
-        ({"redirect_uri": "http://console.shop.example/sign-in/oidc"}, "give https"),
-        ({"scopes": ["email"]}, "setting oidc.scopes: give openid"),
-        ({"scopes": ["openid", "a b"]}, "each without spaces"),
-        ({"secret_variable": "a secret!"}, "is not the name of an environment variable"),
-        ({"allowed_domains": ["@shop.example"]}, "'@shop.example' is not a domain in small letters"),
-        ({"allowed_domains": ["Shop.example"]}, "in small letters such as shop.example"),
-        ({"allowed_domains": [""]}, "is not a domain"),
-        ({"allowed_subjects": [" "]}, "setting oidc.allowed_subjects: a name is empty"),
-        ({"group_scopes": ["crm"]}, "is not a line such as"),
-        ({"group_scopes": ["crm = metrics"]}, "scopes are console, events, marketing, people, privacy, admin"),
-        ({"group_scopes": [" = console"]}, "is not a line such as"),
-        ({"base_scopes": ["recommend"]}, "each one of console, events, marketing, people, privacy, admin"),
-        ({"history_name": "name"}, "is not one of email, subject"),
-        ({"client_secret": "x"}, "unknown setting oidc.client_secret"),
-    ],
-)
+@pytest.mark.parametrize(("changed", "says"), table("oidc", "wrong settings are named"))
 def test_wrong_settings_are_named(changed: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError) as caught:
         OidcSettings(**changed)
