@@ -187,50 +187,7 @@ def test_a_shelf_is_known_by_the_narrowest_name() -> None:
     assert [shelf((name,)) for name in tills] == ["household", "household", "household", "food"]
 
 
-SHELVES = {
-    "kitchen": (
-        "Stoneware Teapot 1.2 L",
-        "Electric Kettle",
-        "Rice Cooker",
-        "Wine glasses, set of 6",
-        "粗陶茶壶",
-        "铸铁煎锅 28cm",
-    ),
-    "home": (
-        "Velvet Cushion Cover",
-        "Wall Clock",
-        "Coffee Table Walnut",
-        "Wool Blanket Orange",
-        "挂钟",
-        "北欧茶几",
-        "咖啡色抱枕",
-    ),
-    "food": (
-        "Hot Dog Buns",
-        "Orange",
-        "Milk Chocolate 70 g",
-        "Table Grapes",
-        "Baby Carrots",
-        "全麦吐司",
-        "意大利直面 500克",
-    ),
-    "drink": ("Chocolate Milk", "Coffee in a glass jar", "Sports Drink", "巧克力牛奶"),
-    "garden": ("Watering Can 5 L", "Tomato Seeds", "Bird Feeder", "陶土花盆", "有机番茄种子"),
-    "paper": ("Stapler Black", "Ballpoint Pens", "黑色订书机", "圆珠笔 10支装"),
-    "pets": ("Dog Shampoo", "Goldfish Flakes", "豆腐猫砂"),
-    "children": ("Newborn Nappies", "Soft shampoo for babies", "新生儿纸尿裤 NB"),
-    "toys": ("Building Blocks", "Plush Teddy Bear", "1000片拼图"),
-    "clothing": (
-        "Merino Jumper",
-        "Evening Dresses",
-        "Plush Robe",
-        "熊猫印花卫衣",
-        "Leather Belt with Honey Buckle",
-        "棕色真皮腰带",
-        "防水冲锋衣",
-    ),
-    "other": ("Cat eye gizmo", "Whatsit in blue"),
-}
+SHELVES = table("copy_wordings", "shelves")
 
 
 def test_ordinary_things_stand_on_their_shelf() -> None:
