@@ -35,8 +35,6 @@ from recllm.base.schema import IngestReport
 from recllm.shop.ingest.describe import describe
 from recllm.shop.ingest.load import ingest_file
 from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
-from recllm.shop.ingest.parse.batch import MostCommon
-from recllm.shop.ingest.read.source import canonical_name, common_han_share
 from recllm.shop.ingest.record import record_events
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.privacy import Pseudonymiser
@@ -525,14 +523,6 @@ def test_a_refusal_of_the_days_to_come_holds_today_and_an_agreement_of_them_is_s
     assert sorted(decisions["granted"]) == [False, False, True] and (decisions["at"] <= datetime.now(UTC)).all()
 
 
-def test_most_common_takes_the_first_of_equals() -> None:
-    merged = MostCommon("id")
-    merged.add(pl.DataFrame({"id": ["a", "a", "b"], "title": ["X", "Y", None]}))
-    merged.add(pl.DataFrame({"id": ["a", "b"], "title": ["Y", "Z"]}))
-    merged.add(pl.DataFrame({"id": ["a"], "title": ["X"]}))
-    assert merged.rows().to_dicts() == [{"id": "a", "title": "X"}, {"id": "b", "title": "Z"}]
-
-
 # --- maps -----------------------------------------------------------------------------------------------------------
 
 
@@ -794,22 +784,6 @@ def test_describe_a_store(shop: Shop, store: Store) -> None:
 def test_describe_an_empty_store(store: Store) -> None:
     found = describe(store)
     assert (found["events"]["rows"], found["events"]["first"], found["items"]["languages"]) == (0, None, {})
-
-
-def test_chinese_encodings_share_one_superset() -> None:
-    assert {canonical_name(n) for n in ("gbk", "GB2312", "gb18030", "cp936")} == {"gb18030"}
-
-
-def test_common_han() -> None:
-    assert common_han_share("运动鞋优惠，夏季新款") == 1.0
-    assert common_han_share("运动鞋优惠".encode("gbk").decode("big5", errors="replace")) < 0.9
-    assert common_han_share("plain") == 0.0
-
-
-def test_raw_ids_stay_out_of_the_store(shop: Shop) -> None:
-    shop.load(csv(clean=lambda i: row(i, user_id=f"canary-user-{i}")))
-    shop.load("user_id,age\ncanary-user-1,30\n", "users")
-    assert not any(b"canary-user" in p.read_bytes() for p in shop.folder.glob("store.sqlite*"))
 
 
 @pytest.mark.parametrize("wrong", [{"bogus": 1}, {"decimal": ";"}, {"block_bytes": "many"}])
