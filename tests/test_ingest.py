@@ -35,6 +35,7 @@ from recllm.base.schema import IngestReport
 from recllm.shop.ingest.describe import describe
 from recllm.shop.ingest.load import ingest_file
 from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
+from recllm.shop.ingest.parse.batch import MostCommon
 from recllm.shop.ingest.record import record_events
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.privacy import Pseudonymiser
@@ -521,6 +522,14 @@ def test_a_refusal_of_the_days_to_come_holds_today_and_an_agreement_of_them_is_s
     assert shop.bad_lines(report) == {3: "E_FUTURE"}
     decisions = view(store).consent()
     assert sorted(decisions["granted"]) == [False, False, True] and (decisions["at"] <= datetime.now(UTC)).all()
+
+
+def test_most_common_takes_the_first_of_equals() -> None:
+    merged = MostCommon("id")
+    merged.add(pl.DataFrame({"id": ["a", "a", "b"], "title": ["X", "Y", None]}))
+    merged.add(pl.DataFrame({"id": ["a", "b"], "title": ["Y", "Z"]}))
+    merged.add(pl.DataFrame({"id": ["a"], "title": ["X"]}))
+    assert merged.rows().to_dicts() == [{"id": "a", "title": "X"}, {"id": "b", "title": "Z"}]
 
 
 # --- maps -----------------------------------------------------------------------------------------------------------
