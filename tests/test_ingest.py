@@ -36,6 +36,7 @@ from recllm.shop.ingest.describe import describe
 from recllm.shop.ingest.load import ingest_file
 from recllm.shop.ingest.options import ColumnMap, IngestOptions, load_map, parse_map, shipped_maps
 from recllm.shop.ingest.parse.batch import MostCommon
+from recllm.shop.ingest.read.source import canonical_name, common_han_share
 from recllm.shop.ingest.record import record_events
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.privacy import Pseudonymiser
@@ -793,6 +794,16 @@ def test_describe_a_store(shop: Shop, store: Store) -> None:
 def test_describe_an_empty_store(store: Store) -> None:
     found = describe(store)
     assert (found["events"]["rows"], found["events"]["first"], found["items"]["languages"]) == (0, None, {})
+
+
+def test_chinese_encodings_share_one_superset() -> None:
+    assert {canonical_name(n) for n in ("gbk", "GB2312", "gb18030", "cp936")} == {"gb18030"}
+
+
+def test_common_han() -> None:
+    assert common_han_share("运动鞋优惠，夏季新款") == 1.0
+    assert common_han_share("运动鞋优惠".encode("gbk").decode("big5", errors="replace")) < 0.9
+    assert common_han_share("plain") == 0.0
 
 
 @pytest.mark.parametrize("wrong", [{"bogus": 1}, {"decimal": ";"}, {"block_bytes": "many"}])

@@ -357,7 +357,7 @@ def test_no_answer_mixes_two_versions(folder: Path) -> None:
         for turn in range(6):
             promote(models, names[turn % 2])
             until(lambda turn=turn: of_shop(client)["model_version"] == names[turn % 2])
-        assert float(re.findall(r"recllm_swaps (\S+)", client.get("/metrics").text)[0]) >= 5
+        assert float(re.findall(r"^recllm_swaps (\S+)", client.get("/metrics").text, re.MULTILINE)[0]) >= 5
         done.set()
         for thread in asking:
             thread.join()
