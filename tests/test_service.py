@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 import re
@@ -423,12 +422,9 @@ def test_what_stands_in_the_way_here_is_told_without_a_path(folder: Path, client
 
 
 def test_the_public_description_names_no_class_of_the_code(client: TestClient) -> None:
-    classes = {
-        node.name
-        for path in (Path(__file__).resolve().parents[1] / "recllm").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef) and re.search("[a-z][A-Z]", node.name)
-    }
+    sources = "".join(path.read_text("utf-8") for path in Path(recommenders.__file__).parents[1].rglob("*.py"))
+    classes = set(re.findall(r"^class (\w*[a-z][A-Z]\w*)", sources, re.MULTILINE))
+    assert len(classes) > 100
     operations = [o for path in client.get("/openapi.json").json()["paths"].values() for o in path.values()]
     texts = [text for o in operations for text in (o.get("summary", ""), o.get("description", ""))]
     assert len(texts) > 50
