@@ -188,6 +188,12 @@ def service_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built_once(tmp_path_factory, "service", build_shop)
 
 
+@pytest.fixture
+def folder(service_shop: Path, tmp_path: Path) -> Path:
+    """A small trained shop of the test's own."""
+    return Path(shutil.copytree(service_shop, tmp_path / "shop"))
+
+
 @pytest.fixture(scope="session")
 def console_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained shop with hostile titles for tests of the console, which copy it."""

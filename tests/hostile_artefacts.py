@@ -30,6 +30,7 @@ import numpy as np
 import polars as pl
 from fastapi.testclient import TestClient
 from hostile_watch import Outcome, look
+from tables import table
 from tiny_encoders import edit_json, make_model, write_json
 
 from recllm.base.errors import RecllmError
@@ -627,20 +628,8 @@ _generator("a model to fetch", _config(draft={"_name_or_path": "evil/model"}))
 _generator("a model to fetch by another name", _config(text_encoder_name_or_path="evil/model"))
 _generator("a tokenizer with code", _spoil_tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}))
 _generator("code beside the weights", _spoil_code, inert=True)
-_of_template("runs code", ("{{ lipsum.__globals__['os'].system('touch MARK') }}"))
-_of_template("reads classes", ("{{ ''.__class__.__mro__[1].__subclasses__() }}"))
-_of_template("calls what it is given", ("{{ cycler.__init__.__globals__.os.popen('id').read() }}"))
-_of_template("raises", ("{{ raise_exception('no') }}"))
-_of_template("is none", ("{% for x in %}"))
-_of_template(
-    "never ends",
-    (ENDLESS),
-)
-_of_template("fills the memory", ("{{ 'a' * 10000000000 }}"))
-_of_template(
-    "grows",
-    ("{% set ns = namespace(x='a' * 100) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"),
-)
+for _name, _text in table("hostile_artefacts", "templates"):
+    _of_template(_name, _text)
 _generator("deep settings", lambda _, f: (f / "config.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP))
 _generator("a billion layers", _config(num_hidden_layers=1_000_000_000))
 _generator("a settings file that is a link", _spoil_links)
@@ -1302,8 +1291,8 @@ def _named(name: str, *, limits: str = "", words: str = "", make: Callable[[Case
     _add(f"campaign: {name}", spoil)
 
 
-_named("a list of ids at an absolute path", limits='suppress = "OUTSIDE/secret.txt"')
-_named("a list of ids above", limits='suppress = "../../outside/secret.txt"')
+for _name, _fields in table("hostile_artefacts", "campaigns that name files"):
+    _named(_name, **_fields)
 _named(
     "a list of ids that is a link",
     limits='suppress = "never.txt"',
@@ -1314,22 +1303,16 @@ _named(
     limits='suppress = "never.txt"',
     make=lambda case: os.mkfifo(case.folder / "in" / "never.txt"),
 )
-_named("a list of ids that is a device", limits='suppress = "/dev/zero"')
 _named(
     "a list of ids that is a pickle",
     limits='suppress = "never.txt"',
     make=lambda case: case.file("in/never.txt", case.pickled()),
 )
-_named("a voice outside", words='voice = "../../outside/secret.txt"')
 _named(
     "a pack outside",
     words='packs = ["OUTSIDE/evil.toml"]',
     make=lambda case: (case.outside / "evil.toml").write_text(f"name = '{SECRET}'\nx = 1"),
 )
-_named("an adapter outside", words='generator = "smollm2"\nadapter = "../../outside"')
-_named("an adapter at an absolute path", words='generator = "smollm2"\nadapter = "OUTSIDE"')
-_named("a server of texts", words='generator = "http://evil.example/v1#m"')
-_named("a server of texts by another scheme", words='generator = "HTTP://evil.example/v1#m"')
 
 
 def _campaign_files(
@@ -1450,24 +1433,8 @@ def _prompt(name: str, body: str, *, head: str = "variables: x") -> None:
     _add(f"prompt: {name}", make)
 
 
-_prompt("runs code by a helper", "{{ lipsum.__globals__['os'].system('touch MARK') }}", head="variables: x, lipsum")
-_prompt("runs code by a cycler", "{{ cycler.__init__.__globals__.os.popen('touch MARK') }}")
-_prompt("reads classes", "{{ ''.__class__.__mro__[1].__subclasses__() }}")
-_prompt("formats into classes", "{{ '{0.__class__.__mro__}'.format(x) }}")
-_prompt("reads classes by a filter", "{{ x|attr('__class__')|attr('__mro__') }}")
-_prompt("includes a file", "{% include '/etc/passwd' %}")
-_prompt("includes by a name", "{% set n = '/etc/passwd' %}{% include n %}")
-_prompt(
-    "never ends",
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
-    "{% endfor %}{% endfor %}{% endfor %}",
-)
-_prompt("fills the memory", "{{ 'a' * 10000000000 }}")
-_prompt("fills the memory by a power", "{{ 9 ** 99999999 }}")
-_prompt(
-    "doubles",
-    "{% set ns = namespace(x='a' * 100) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
-)
+for _name, _text, _head in table("hostile_artefacts", "prompts"):
+    _prompt(_name, _text, head=_head)
 _prompt("deep", "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}")
 
 
@@ -1568,10 +1535,8 @@ def _body(name: str, path: str, body: str | bytes, *, inert: bool = False) -> No
 _body("deep events", "/v1/events", '{"events":' + "[" * DEEP + "]" * DEEP + "}")
 _body("deep objects", "/v1/events", '{"events":' * DEEP + "1" + "}" * DEEP)
 _body("a number of a million digits", "/v1/recommend", '{"user_id": "u01", "k": ' + "9" * 1_000_000 + "}")
-_body("a number without end", "/v1/recommend", '{"user_id": "u01", "k": 1e999999999}')
-_body("a field twice", "/v1/recommend", '{"user_id": "u01", "user_id": "u02"}')
-_body("NaN", "/v1/recommend", '{"user_id": "u01", "k": NaN}')
-_body("half a character", "/v1/search", '{"query": "\\ud800 tea"}', inert=True)
+for _name, _path, _content, _inert in table("hostile_artefacts", "bodies"):
+    _body(_name, _path, _content if isinstance(_content, str) else json.dumps(_content), inert=_inert)
 _body("bytes that are no UTF-8", "/v1/recommend", b'{"user_id": "\xff\xfe"}')
 _body("a pickle", "/v1/events", pickle.dumps({"events": []}))
 _body("eleven megabytes", "/v1/events", b'{"events": ["' + b"x" * (11 << 20) + b'"]}')
@@ -1632,44 +1597,8 @@ for _id in (PATHS, "..%2f..%2fworkspace.toml", "%2e%2e%2fkey", "x" * 5_000):
     _request(f"a quarantine {_id[:30]}", "GET", f"/data/quarantine/{_id}")
     _request(f"a file of the console {_id[:30]}", "GET", f"/static/{_id}")
     _request(f"a webhook of {_id[:30]}", "POST", f"/webhooks/{_id}/mail", content=b"{}", headers=JSON)
-_body("a search for a statement", "/v1/search", json.dumps({"query": SQL}), inert=True)
-_body("a search for a template", "/v1/search", json.dumps({"query": "{{ lipsum.__globals__ }} {% x %}"}), inert=True)
 _body("a search of a hundred thousand letters", "/v1/search", json.dumps({"query": "tea " * 25_000}))
-_body("a search of its own grammar", "/v1/search", json.dumps({"query": 'tea" OR title:* NEAR(a b) ^ -"'}), inert=True)
-_body(
-    "a rule of statements",
-    "/v1/audience",
-    json.dumps({"items": ["tea-1"], "size": 5, "people": {"condition": "basic", "name": SQL, "equals": "' OR '1'='1"}}),
-    inert=True,
-)
 _body("a deep rule", "/v1/audience", '{"items": ["tea-1"], "people": ' + '{"not": ' * 5_000 + "1" + "}" * 5_001)
-_body(
-    "an experiment with a path",
-    "/v1/experiments",
-    json.dumps({"name": PATHS, "variants": [{"name": "a", "weight": 0.5}, {"name": "b", "weight": 0.5}]}),
-)
-_body(
-    "words from another server",
-    "/v1/copy",
-    json.dumps({"user_id": "u01", "channel": "push", "base_url": "http://169.254.169.254/"}),
-)
-_body(
-    "words from another server by its name",
-    "/v1/copy",
-    json.dumps({"user_id": "u01", "channel": "push", "generator": "http://169.254.169.254/v1#m"}),
-)
-_body(
-    "items with markup",
-    "/v1/items",
-    json.dumps(
-        {
-            "items": [
-                {"item_id": "bad", "title": "<script>alert(1)</script> {{ 7*7 }} =cmd|' /C calc'!A0", "category": PATHS}
-            ]
-        }
-    ),
-    inert=True,
-)
 for _name, _part in {
     "a list of ids": {"limits": {"suppress": "/etc/passwd"}},
     "a voice": {"words": {"voice": "../../voice.toml"}},

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -68,10 +69,18 @@ def build_shop(folder: Path, people: int = PEOPLE, *, store: str | None = None, 
     return folder / "shop"
 
 
+def counts(folder: Path) -> dict[str, int]:
+    """Rows of each table of a workspace, without the loads."""
+    with Workspace.open(folder) as shop, shop.store().read() as reader:
+        return reader.counts()
+
+
 @contextmanager
-def serving(*folders: Path, settings: ServiceSettings = FAST, console: bool = False) -> Iterator[TestClient]:
+def serving(
+    *folders: Path, settings: ServiceSettings = FAST, console: bool = False, **options: Any
+) -> Iterator[TestClient]:
     """A client of a service of these workspaces that is ready."""
-    app = create_app([LiveShop(Workspace.open(folder), folder.name) for folder in folders], settings)
+    app = create_app([LiveShop(Workspace.open(folder), folder.name) for folder in folders], settings, **options)
     if console:
         mount_console(app)
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:

@@ -3,7 +3,6 @@ them sees what it looks for."""
 
 from __future__ import annotations
 
-import shutil
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -17,11 +16,6 @@ from service_world import serving
 
 from recllm.base.errors import UsageError
 from recllm.shop.workspace.workspace import Workspace
-
-
-@pytest.fixture
-def folder(service_shop: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(service_shop, tmp_path / "shop"))
 
 
 def test_who_may_what_at_every_route(folder: Path) -> None:

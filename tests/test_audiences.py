@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shop_world import shop
+from tables import table
 
 from recllm.base.documents import guarded
 from recllm.base.errors import NotFittedError, PolicyError, UsageError
@@ -311,22 +312,7 @@ def test_a_person_stands_under_the_first_reason() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "age"),
-    [
-        ("age", "35-44", 35),
-        ("age_group", "13-17", 13),
-        ("Age", "under 18", 0),
-        ("age", "<18", 0),
-        ("age", "65+", 65),
-        ("年龄", "18岁以下", 0),
-        ("birth_year", "2008", 15),
-        ("date_of_birth", "1980-05-01", 43),
-        ("household_size", "2", None),
-        ("language", "16", None),
-        ("age", "unknown", None),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "age"), table("audiences", "ages"))
 def test_ages(name: str, value: str, age: int | None) -> None:
     assert youngest_age(name, value, 2024) == age
 

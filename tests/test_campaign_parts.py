@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import table
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.stats.intervals import difference, mean_difference, share
@@ -75,45 +76,7 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "said"),
-    [
-        ('id = "spring"', 'id = "../spring"', 1, "safe name"),
-        ('id = "spring"', "id = 3", 1, "a text"),
-        ('channels = ["push"]', 'channels = ["push"]\ncolour = 1', 3, "colour is unknown"),
-        ('channels = ["push"]', 'channels = ["billboard"]', 2, "unknown channel 'billboard'"),
-        ('channels = ["push"]', 'channels = ["sms_cn"]', 2, "approved templates"),
-        ('channels = ["push"]', 'channels = ["wechat"]', 2, "reaches no customers"),
-        ('channels = ["push"]', 'channels = ["email"]', None, "sender"),
-        ('channels = ["push"]', 'channels = ["push"]\nlocales = ["fr"]', 3, "unknown locale 'fr'"),
-        ('items = ["tea1", "tea2"]', "", 3, "give one of the four"),
-        ('items = ["tea1", "tea2"]', 'items = ["tea1"]\ncategory = "tea"', 4, "give one of the four"),
-        ('items = ["tea1", "tea2"]', 'items = "tea1"', 4, "a list of texts"),
-        ("[target]", "[aim]", None, "target is missing"),
-        ("value = 12.5", "value = 120", 6, "percent offers lie between 0 and 100"),
-        ("value = 12.5", "value = 0", 7, "above 0"),
-        ('type = "percent"', 'type = "half"', 6, "is one of percent"),
-        ("start = 2025-11-01T00:00:00+08:00", "start = 2025-11-01", 8, "a time with its zone"),
-        ("start = 2025-11-01T00:00:00+08:00", "start = 2025-12-01T00:00:00Z", 9, "is not after the start"),
-        ("tea1 = 4.99", 'tea1 = "cheap"', 11, "an amount above 0"),
-        ("holdout = 0.2", "holdout = 1.5", 13, "limits.holdout is a number below 1, not 1.5"),
-        ("holdout = 0.2", "budget = -1", 13, "a number of 0 or more"),
-        ("holdout = 0.2", "budget = 10", 13, "a budget needs the cost"),
-        ("holdout = 0.2", 'timezone = "Mars/Base"', 13, "a name such as Asia/Shanghai"),
-        ("holdout = 0.2", 'quiet = ["21:00"]', 13, "two local times"),
-        ("holdout = 0.2", 'quiet = ["21:00", "21:00"]', 13, "leaves no hour"),
-        ('packs = ["cn"]', 'packs = ["mars"]', 16, "unknown rule pack"),
-        ('packs = ["cn"]', 'packs = ["own.toml"]', 16, "no file"),
-        ('packs = ["cn"]', "variants = 9", 16, "5 at most"),
-        ('packs = ["cn"]', 'voice = "voice.toml"', 16, "no file"),
-        ('award = "Tea of the Year 2025"', "award = 1", 18, "a text"),
-        ("holdout = 0.2", "holduot = 0.2", 13, "did you mean holdout?"),
-        ("holdout = 0.2", "size = true", 13, "a whole number"),
-        ("holdout = 0.2", "size = 2.5", 13, "a whole number"),
-        ("[limits]", 'digest = "0"\n[limits]', 12, "list_prices.digest is an amount"),
-        ('channels = ["push"]', 'channels = ["push"]\ndigest = "0"', 3, "digest is unknown"),
-        ('packs = ["cn"]', 'generator = "template"\nadapter = "voice"', 17, "belongs to a causal language model"),
-        ("[limits]", "[[limits]]", 12, "limits is a table"),
-    ],
+    ("old", "new", "line", "said"), table("campaign_parts", "what is wrong is named with its line")
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, line: int | None, said: str) -> None:
     assert old in GOOD

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +16,6 @@ from recllm.shop.store.database import writing
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
-
-
-@pytest.fixture
-def folder(service_shop: Path, tmp_path: Path) -> Path:
-    shutil.copytree(service_shop, tmp_path / "shop")
-    return tmp_path / "shop"
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from tables import table
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.schema import Item
@@ -159,28 +160,7 @@ def test_an_own_pack_is_read(tmp_path: Path) -> None:
     assert "house law" in next(c.message for c in checks if not c.passed)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ('name = "own"', "name = own", "TOML"),
-        ('name = "own"', 'title = "own"', "has a name"),
-        ('severity = "error"', 'severity = "block"', "severity is error or warning"),
-        ('guarantee = "G3"', 'guarantee = "G19"', "one of G1 to G18"),
-        ('citation = "house law"', "", "citation is missing"),
-        ('citation = "house law"', 'citation = ""', "citation is a text"),
-        ('reviewed = "2025-11-25"', 'reviewed = "yesterday"', "reviewed is a day"),
-        ('languages = ["en"]', 'languages = ["fr"]', "languages are of en, zh"),
-        ('languages = ["en"]', "languages = []", "languages are of"),
-        ('phrases = ["loud"]', 'phrases = "loud"', "phrases is a list"),
-        ('phrases = ["loud"]', "", "neither phrases nor patterns"),
-        ('phrases = ["loud"]', "patterns = ['(lou']", "does not compile"),
-        ('phrases = ["loud"]', "patterns = ['(?:a+)+b']", "without bound"),
-        ('phrases = ["loud"]', "patterns = ['a{2,}b']", "without bound"),
-        ('hit = ["A loud day"]', "hit = []", "a text that hits"),
-        ('message = "is loud"', 'message = "is loud"\nmood = "x"', "no field 'mood'"),
-        ('id = "quiet"', "", "rule number 1: id is missing"),
-    ],
-)
+@pytest.mark.parametrize(("old", "new", "said"), table("copy_packs", "a faulty pack names file and rule"))
 def test_a_faulty_pack_names_file_and_rule(tmp_path: Path, old: str, new: str, said: str) -> None:
     file = tmp_path / "own.toml"
     file.write_text(GOOD.replace(old, new))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from scripted import ScriptedGenerator
+from tables import table
 
 from recllm.base.schema import AdCopy, CopyVerdict, Item, Occasion, ReasonKind
 from recllm.market.adcopy.ads import WORDINGS, wording_of
@@ -156,68 +157,18 @@ def test_a_sensitive_item_gets_no_occasion() -> None:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("title", "name"),
-    [
-        ("GRAPES WHITE 18 LB", "white grapes 18 lb"),
-        ("FLUID MILK WHITE ONLY 1 GA", "white fluid milk 1 gal"),
-        ("APPLES GRANNY SMITH (BULK&BAG) 3-LB BAG", "granny smith apples 3-lb bag"),
-        ("PEPPERS RED BELL 15 LB", "red bell peppers 15 lb"),
-        ("DRIED FRUIT - OTHER 7 OZ", "dried fruit 7 oz"),
-        ("WHOLE - TOM (16 LBS & OVER FRS", "whole tom"),
-        ("BREADED - CHICKEN 12 OZ", "breaded chicken 12 oz"),
-        ("CANDY BOXED CHOCOLATES W/FLOUR 5 OZ", "candy boxed chocolates 5 oz"),
-        ("MISC. OTC MEDICINES", "otc medicines"),
-        ("ALL PURPOSE CLEANERS 32 OZ", "all purpose cleaners 32 oz"),
-        ("CANDY BAGS-NON CHOCOLATE", "candy bags-non chocolate"),
-        ("WAFFLES/PANCAKES/FRENCH TOAST", "waffles, pancakes and french toast"),
-        ("SANDWICHES&HANDHELDS", "sandwiches & handhelds"),
-        ("iPhone case", "iPhone case"),
-        ("Rice: the whole story (2nd edition)", "Rice: the whole story (2nd edition)"),
-        ("XL TV", "XL TV"),
-        ("纯棉 长袖 衬衫", "纯棉长袖衬衫"),
-    ],
-)
+@pytest.mark.parametrize(("title", "name"), table("copy_wordings", "titles of tills are written out"))
 def test_titles_of_tills_are_written_out(title: str, name: str) -> None:
     assert written_out(title) == name
     assert written_out(name) == name
 
 
-@pytest.mark.parametrize(
-    ("title", "name", "size"),
-    [
-        ("white grapes 18 lb", "white grapes", "18 lb"),
-        ("hardy mums 8 in", "hardy mums", "8 in"),
-        ("freezer bags 20 ct", "freezer bags", "20 ct"),
-        ("carbonated drink including 2 l", "carbonated drink", "2 l"),
-        ("gala apples 3-lb bag", "gala apples", "3-lb bag"),
-        ("Women's running shoes size 8", "Women's running shoes size 8", ""),
-        ("levi 550", "levi 550", ""),
-        ("Cordless drill 18 V, 2 batteries", "Cordless drill 18 V, 2 batteries", ""),
-        ("明前龙井绿茶250克", "明前龙井绿茶", "250克"),
-        ("衬衫2条装", "衬衫", "2条装"),
-        ("12 oz", "12 oz", ""),
-    ],
-)
+@pytest.mark.parametrize(("title", "name", "size"), table("copy_wordings", "a size is told from the name"))
 def test_a_size_is_told_from_the_name(title: str, name: str, size: str) -> None:
     assert name_and_size(title) == (name, size)
 
 
-@pytest.mark.parametrize(
-    ("title", "named"),
-    [
-        ("Grain-Free Salmon Dry Cat Food", "Salmon Dry Cat Food"),
-        ("COLD AND FLU 18 CT", ""),
-        ("SINUS/ALLERGY - DXM 96 CT", ""),
-        ("CHICKEN THIGHS", "chicken thighs"),
-        ("CARBONATED WATER 44 OZ", "carbonated water 44 oz"),
-        ("OTHER HOT CEREAL 12 OZ", "hot cereal 12 oz"),
-        ("FANS 10 IN", "fans 10 in"),
-        ("AMERICAN EXPRESS GIFT CARD", "american express gift card"),
-        ("PAPERBACK BEST SELLER", "paperback"),
-        ("TOBACCO FREE SNUFF 1.2 OZ", "snuff 1.2 oz"),
-    ],
-)
+@pytest.mark.parametrize(("title", "named"), table("copy_wordings", "a name is never cut into another thing"))
 def test_a_name_is_never_cut_into_another_thing(title: str, named: str) -> None:
     unnamed = Prompts.load().render("ad_lines.unnamed", "en")
     copy = written(item=Item(item_id="x", title=title))
@@ -236,50 +187,7 @@ def test_a_shelf_is_known_by_the_narrowest_name() -> None:
     assert [shelf((name,)) for name in tills] == ["household", "household", "household", "food"]
 
 
-SHELVES = {
-    "kitchen": (
-        "Stoneware Teapot 1.2 L",
-        "Electric Kettle",
-        "Rice Cooker",
-        "Wine glasses, set of 6",
-        "粗陶茶壶",
-        "铸铁煎锅 28cm",
-    ),
-    "home": (
-        "Velvet Cushion Cover",
-        "Wall Clock",
-        "Coffee Table Walnut",
-        "Wool Blanket Orange",
-        "挂钟",
-        "北欧茶几",
-        "咖啡色抱枕",
-    ),
-    "food": (
-        "Hot Dog Buns",
-        "Orange",
-        "Milk Chocolate 70 g",
-        "Table Grapes",
-        "Baby Carrots",
-        "全麦吐司",
-        "意大利直面 500克",
-    ),
-    "drink": ("Chocolate Milk", "Coffee in a glass jar", "Sports Drink", "巧克力牛奶"),
-    "garden": ("Watering Can 5 L", "Tomato Seeds", "Bird Feeder", "陶土花盆", "有机番茄种子"),
-    "paper": ("Stapler Black", "Ballpoint Pens", "黑色订书机", "圆珠笔 10支装"),
-    "pets": ("Dog Shampoo", "Goldfish Flakes", "豆腐猫砂"),
-    "children": ("Newborn Nappies", "Soft shampoo for babies", "新生儿纸尿裤 NB"),
-    "toys": ("Building Blocks", "Plush Teddy Bear", "1000片拼图"),
-    "clothing": (
-        "Merino Jumper",
-        "Evening Dresses",
-        "Plush Robe",
-        "熊猫印花卫衣",
-        "Leather Belt with Honey Buckle",
-        "棕色真皮腰带",
-        "防水冲锋衣",
-    ),
-    "other": ("Cat eye gizmo", "Whatsit in blue"),
-}
+SHELVES = table("copy_wordings", "shelves")
 
 
 def test_ordinary_things_stand_on_their_shelf() -> None:

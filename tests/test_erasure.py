@@ -26,6 +26,7 @@ from postgres_server import PostgresServer
 from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
 from store_view import view
+from tables import table
 from test_layers import PACKAGE, imported_rooms
 from waiting import until
 
@@ -265,115 +266,7 @@ def _twice(text: str) -> str:
     return quote(quote(text, safe=""), safe="")
 
 
-FORMS: dict[str, tuple[str, ...]] = {
-    ADDRESS: (
-        *(
-            "{}",
-            " {} ",
-            "({})",
-            "<{}>",
-            "[{}]",
-            "{{{}}}",
-            "'{}'",
-            "`{}`",
-            "“{}”",
-            "«{}»",
-            "|{}|",
-            "*{}*",
-            "_{}_",
-            "~{}~",
-        ),
-        *(
-            "{}.",
-            "{}!",
-            "{}?",
-            "{},",
-            "{};",
-            "{}:",
-            "...{}...",
-            "-{}-",
-            "Mail {}.Danke",
-            "{}-2024",
-            "Ann Lee <{}>",
-            "Mail:{}",
-            "{}/",
-        ),
-        *(
-            "?e={}&b=1",
-            "https://x.de/?u=1&e={}#top",
-            "/u/{}/",
-            "https://{}:pw@host.de/",
-            "mailto:{}?subject=Hi",
-            "e={}",
-        ),
-        *(
-            "cc:{};bcc:b@c.de",
-            "b@c.de,{}",
-            "{} b@c.de",
-            "b@c.de/{}",
-            "user={}|tea",
-            "{}\u200b",
-            "\ufeff{}",
-            "邮箱{}请联系",
-        ),
-        *(
-            "邮箱：{}。",
-            "{}（安）",
-            "ＭＡＩＬ：{}",
-            "to\\t{}\\n",
-            "a@@{}",
-            "x@{}",
-            '{{"a": "{}"}}',
-            "<a href='mailto:{}'>x</a>",
-            "&lt;{}&gt;",
-        ),
-    ),
-    CARD_NO: (
-        "{}",
-        " {} ",
-        "({})",
-        "no. {}.",
-        "#{}",
-        "/u/{}/",
-        "?id={}&b=1",
-        "id={}",
-        "'{}'",
-        "Kunde:{}",
-        "customer-{}",
-        "{}.0",
-        "{};12",
-        "№{}",
-    ),
-    PHONE: (
-        *(
-            "{}",
-            "tel:{}",
-            "({})",
-            "+49 151 12345678",
-            "+49-151-1234-5678",
-            "(+49) 151/12345678",
-            "0049 151 12345678",
-            "4915112345678",
-        ),
-        *(
-            "+49 (151) 123 456 78",
-            "call +49.151.12345678 now",
-            "%2B4915112345678",
-            "＋４９１５１１２３４５６７８",
-            "wa.me/4915112345678",
-            "+49 (0)151 12345678",
-            "0151/12345678",
-            "0151 1234 5678",
-            "015112345678",
-            "请致电+4915112345678找我",
-            "/cb?phone=%2B49+151+12345678&ok=1",
-        ),
-    ),
-    "+1 202-555-0121": ("(202) 555.0121", "2025550121", "1-202-555-0121"),
-    "0151 / 1234-5678": ("0151 12345678", "+4915112345678", "(0151) 1234 5678", "0049-151-12345678"),
-    "KD-90411": ("{}", "kd-90411", "Kd-90411.", "?ref={}&b=1", "({})", "客户ＫＤ－９０４１１的订单"),
-    "Zoë@Bücher.example": ("{}", "ZOË@BÜCHER.EXAMPLE", "zoe\u0308@bücher.example", "<zoë@xn--bcher-kva.example>"),
-}
+FORMS: dict[str, tuple[str, ...]] = table("erasure", "forms")
 """Id of a person -> how their id stands in a cell."""
 DISGUISES: dict[str, Callable[[str], str]] = {
     "plain": lambda text: text,
@@ -388,20 +281,7 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "unseen signs": lambda text: text.replace("@", "\u200b@\u00ad"),
 }
 """For addresses, which no other word is like."""
-NEIGHBOURS: dict[str, tuple[str, ...]] = {
-    ADDRESS: (
-        *("joann.lee@example.com", "ann.lee@example.com.au", "ann.lee@example.community", "ann.lee@sub.example.com"),
-        *(
-            "ann.lee at example",
-            "lee@example.com",
-            "ann.lee@example.co",
-            "x_ann.lee@example.com",
-            "ann.lee.b@example.com",
-        ),
-    ),
-    CARD_NO: ("14711", "47110", "4711.50", "0.4711", "2024-4711x", "KD4711", "4 711", "47 11", "4711x", "x4711"),
-    PHONE: ("+4915112345679", "15112345678", "+49151123456789", "112345678"),
-}
+NEIGHBOURS: dict[str, tuple[str, ...]] = table("erasure", "neighbours")
 """What others are called, and what stands in files by chance."""
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tables import table
 
 from recllm.base.errors import GenerationError, UsageError
 from recllm.base.schema import AdCopy, Generator, Item
@@ -97,19 +98,7 @@ def test_no_secret_reaches_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "why"),
-    [
-        ("hang", "within"),
-        ("die", "died"),
-        ("garbage", "no answer"),
-        ("array", "no answer"),
-        ("deep", "no answer"),
-        ("other", "not asked"),
-        ("numbers", "no answer"),
-        ("long", "no answer"),
-        ("flood", "not asked|died"),
-        ("endless", "within|died"),
-    ],
+    ("prompt", "why"), table("generator_process", "whatever a child does is one error and a new child")
 )
 def test_whatever_a_child_does_is_one_error_and_a_new_child(prompt: str, why: str) -> None:
     with speaker(deadline=2.0) as generator:

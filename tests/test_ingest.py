@@ -27,6 +27,7 @@ from conftest import Command
 from dirty import Style, plant
 from dirty_inputs import csv, item_rows, jsonl, lines, row
 from store_view import view
+from tables import table
 
 from recllm.base.errors import DataError, IngestError, StoreError, UsageError
 from recllm.base.files import whole_file
@@ -545,21 +546,7 @@ def test_every_shipped_map_loads() -> None:
     assert shown == ColumnMap.model_fields.keys(), "the example has every part"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "table = 'events'\n[columns]\ncolour = 'c'",
-        "tabel = 'events'",
-        "table = 'evnts'",
-        "keep = 'most_common'\ntable = 'events'",
-        "[read]\nspeed = 'fast'",
-        "[[reject]]\ncolumn = 'a'",
-        "[[reject]]\ncolumn = 'a'\nmatches = '('",
-        "[columns]\nuser_id = 5",
-        "[totals]\nprice = 'x'",
-        "[",
-    ],
-)
+@pytest.mark.parametrize("text", table("ingest", "a wrong map is refused"))
 def test_a_wrong_map_is_refused(text: str) -> None:
     with pytest.raises(IngestError, match="E_MAP"):
         parse_map(text, "m")
@@ -821,12 +808,6 @@ def test_common_han() -> None:
     assert common_han_share("运动鞋优惠，夏季新款") == 1.0
     assert common_han_share("运动鞋优惠".encode("gbk").decode("big5", errors="replace")) < 0.9
     assert common_han_share("plain") == 0.0
-
-
-def test_raw_ids_stay_out_of_the_store(shop: Shop) -> None:
-    shop.load(csv(clean=lambda i: row(i, user_id=f"canary-user-{i}")))
-    shop.load("user_id,age\ncanary-user-1,30\n", "users")
-    assert not any(b"canary-user" in p.read_bytes() for p in shop.folder.glob("store.sqlite*"))
 
 
 @pytest.mark.parametrize("wrong", [{"bogus": 1}, {"decimal": ";"}, {"block_bytes": "many"}])

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
-from test_service import PEOPLE, folder, serving  # noqa: F401 - fixtures
+from service_world import PEOPLE, serving
 from waiting import until
 
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
@@ -44,7 +44,7 @@ USERS = [f"u{n:02}" for n in range(PEOPLE)]
 
 
 @pytest.fixture
-def shop(folder: Path) -> Iterator[Workspace]:  # noqa: F811
+def shop(folder: Path) -> Iterator[Workspace]:
     with Workspace.open(folder) as shop:
         yield shop
 
@@ -53,7 +53,7 @@ def slates(client: TestClient, **body: object) -> dict[str, dict[str, object]]:
     return {user: client.post("/v1/recommend", json={"user_id": user, "k": 4, **body}).json() for user in USERS}
 
 
-def test_people_are_split_by_lot_and_each_gets_the_treatment_of_their_variant(folder: Path) -> None:  # noqa: F811
+def test_people_are_split_by_lot_and_each_gets_the_treatment_of_their_variant(folder: Path) -> None:
     with serving(folder) as client:
         body = {
             "name": "personal or not",
@@ -85,7 +85,7 @@ def test_people_are_split_by_lot_and_each_gets_the_treatment_of_their_variant(fo
         assert client.get("/v1/experiments/never").status_code == 404
 
 
-def test_a_variant_may_have_another_model_and_each_slate_names_its_own(folder: Path) -> None:  # noqa: F811
+def test_a_variant_may_have_another_model_and_each_slate_names_its_own(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         older = current(shop.models_dir)
         newer = refresh(shop)
@@ -98,7 +98,7 @@ def test_a_variant_may_have_another_model_and_each_slate_names_its_own(folder: P
             assert slate["model_version"] == {"new": newer, "old": older}[str(slate["variant"])]
 
 
-def test_a_variant_whose_model_is_damaged_is_not_served_under_its_name(folder: Path) -> None:  # noqa: F811
+def test_a_variant_whose_model_is_damaged_is_not_served_under_its_name(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         older = current(shop.models_dir)
         newer = refresh(shop)
@@ -110,7 +110,7 @@ def test_a_variant_whose_model_is_damaged_is_not_served_under_its_name(folder: P
         assert "damaged" in client.get("/readyz").text or "goes on without" in client.get("/readyz").text
 
 
-def test_what_was_shown_in_an_experiment_is_compared(folder: Path) -> None:  # noqa: F811
+def test_what_was_shown_in_an_experiment_is_compared(folder: Path) -> None:
     with serving(folder) as client:
         variants = [
             {"name": "as before", "weight": 0.5},
@@ -138,7 +138,7 @@ def test_what_was_shown_in_an_experiment_is_compared(folder: Path) -> None:  # n
 
 
 def test_revenue_counts_all_that_a_person_bought_after_the_first_showing(
-    folder: Path,  # noqa: F811
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # what people bought before would take its part out, and the lot decides how much that is
@@ -159,7 +159,7 @@ def test_revenue_counts_all_that_a_person_bought_after_the_first_showing(
         assert comparison.metric.difference == pytest.approx(10)
 
 
-def test_the_global_holdout_gets_nothing_personal_and_stays(folder: Path) -> None:  # noqa: F811
+def test_the_global_holdout_gets_nothing_personal_and_stays(folder: Path) -> None:
     file = folder / "workspace.toml"
     file.write_text(file.read_text() + '\n[experiments]\nholdout_share = 0.3\nholdout_salt = "2025"\n')
     with serving(folder) as client:
@@ -171,7 +171,7 @@ def test_the_global_holdout_gets_nothing_personal_and_stays(folder: Path) -> Non
     assert {first[user]["served_by"] for user in held_out} == {"popular"}
 
 
-def test_exploring_slates_are_written_down_with_their_propensities(folder: Path) -> None:  # noqa: F811
+def test_exploring_slates_are_written_down_with_their_propensities(folder: Path) -> None:
     file = folder / "workspace.toml"
     file.write_text(file.read_text() + "\n[experiments]\nexplore_share = 0.5\nexplore_pool = 8\n")
     with serving(folder) as client:
@@ -209,7 +209,7 @@ def test_wrong_experiments_are_refused_and_change_nothing(shop: Workspace) -> No
         experiment_outcome(shop, "never")
 
 
-def test_rolling_back_the_serving_model_ends_no_experiment(folder: Path) -> None:  # noqa: F811
+def test_rolling_back_the_serving_model_ends_no_experiment(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         older, newer = current(shop.models_dir), refresh(shop)
         start_experiment(shop, "e", {"new": (0.5, Treatment(model=newer)), "old": (0.5, Treatment(model=older))})
@@ -227,7 +227,7 @@ ROUNDS = 6
 
 
 def test_the_log_of_exploring_slates_tells_what_another_ranking_would_bring(
-    folder: Path,  # noqa: F811
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = folder / "workspace.toml"

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi.testclient import TestClient
 from joserfc.jwk import RSAKey
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, Provider, running_provider, stranger_key
+from tables import table
 
 from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.settings import ConsoleScope, OidcSettings, ServiceSettings
@@ -437,20 +438,7 @@ def test_who_says_no_at_the_provider_hears_so(
 
 # --- who is let in ---------------------------------------------------------------------------------------------------
 
-STRANGERS: dict[str, Claims] = {
-    "another domain": {"email": "anna@evil.example"},
-    "a domain that ends alike": {"email": "anna@evilshop.example"},
-    "a domain below": {"email": "anna@sub.shop.example"},
-    "two addresses": {"email": "evil@evil.example@shop.example"},
-    "the domain as a name": {"email": "shop.example@evil.example"},
-    "a space": {"email": "anna@evil.example @shop.example"},
-    "no name": {"email": "@shop.example"},
-    "addresses": {"email": ["anna@shop.example"]},
-    "no address": {"email": None},
-    "not verified": {"email_verified": False},
-    "verified in words": {"email_verified": "true"},
-    "nothing said": {"email_verified": None},
-}
+STRANGERS: dict[str, Claims] = table("oidc", "strangers")
 
 
 @pytest.mark.parametrize("name", STRANGERS)
@@ -885,24 +873,7 @@ def test_a_slow_provider_has_so_many_seconds(
         assert "within 0.2 s" in causes(caplog) or "ReadTimeout" in causes(caplog)
 
 
-DISCOVERIES: dict[str, Claims] = {
-    "another issuer": {"issuer": "https://evil.example"},
-    "no issuer": {"issuer": None},
-    "no keys": {"jwks_uri": None},
-    "no token endpoint": {"token_endpoint": None},
-    "keys over http": {"jwks_uri": "http://evil.example/keys"},
-    "tokens over http": {"token_endpoint": "http://evil.example/token"},
-    "a page over http": {"authorization_endpoint": "http://evil.example/"},
-    "a script": {"authorization_endpoint": "javascript:alert(1)"},
-    "a user": {"authorization_endpoint": "https://login.shop.example@evil.example/"},
-    "no URL": {"authorization_endpoint": 7},
-    "half a URL": {"authorization_endpoint": "https://[::1"},
-    "shared secrets alone": {"id_token_signing_alg_values_supported": ["HS256", "none"]},
-    "no algorithm": {"id_token_signing_alg_values_supported": None},
-    "algorithms in a word": {"id_token_signing_alg_values_supported": "RS256"},
-    "another flow": {"response_types_supported": ["id_token"]},
-    "another proof of the client": {"token_endpoint_auth_methods_supported": ["private_key_jwt"]},
-}
+DISCOVERIES: dict[str, Claims] = table("oidc", "discoveries")
 
 
 @pytest.mark.parametrize("name", DISCOVERIES)
@@ -1041,32 +1012,7 @@ def test_cookies_are_secure_over_https(tmp_path: Path, provider: Provider) -> No
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        ({"issuer": "http://login.shop.example"}, "setting oidc.issuer: http is for this machine alone"),
-        ({"issuer": "login.shop.example"}, "it is not a URL such as https://login.shop.example"),
-        ({"issuer": "https://user@login.shop.example"}, "it is not a URL"),
-        ({"issuer": "https://login.shop.example?x=1"}, "it is not a URL"),
-        ({"issuer": "https://[::1"}, "it is not a URL"),
-        ({"issuer": "https://login.shop.example:port"}, "it is not a URL"),
-        ({"redirect_uri": "https://console.shop.example/"}, "setting oidc.redirect_uri: the path is not /sign-in/oidc"),
-        ({"redirect_uri": "http://console.shop.example/sign-in/oidc"}, "give https"),
-        ({"scopes": ["email"]}, "setting oidc.scopes: give openid"),
-        ({"scopes": ["openid", "a b"]}, "each without spaces"),
-        ({"secret_variable": "a secret!"}, "is not the name of an environment variable"),
-        ({"allowed_domains": ["@shop.example"]}, "'@shop.example' is not a domain in small letters"),
-        ({"allowed_domains": ["Shop.example"]}, "in small letters such as shop.example"),
-        ({"allowed_domains": [""]}, "is not a domain"),
-        ({"allowed_subjects": [" "]}, "setting oidc.allowed_subjects: a name is empty"),
-        ({"group_scopes": ["crm"]}, "is not a line such as"),
-        ({"group_scopes": ["crm = metrics"]}, "scopes are console, events, marketing, people, privacy, admin"),
-        ({"group_scopes": [" = console"]}, "is not a line such as"),
-        ({"base_scopes": ["recommend"]}, "each one of console, events, marketing, people, privacy, admin"),
-        ({"history_name": "name"}, "is not one of email, subject"),
-        ({"client_secret": "x"}, "unknown setting oidc.client_secret"),
-    ],
-)
+@pytest.mark.parametrize(("changed", "says"), table("oidc", "wrong settings are named"))
 def test_wrong_settings_are_named(changed: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError) as caught:
         OidcSettings(**changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
-from service_world import serving
+from service_world import counts, serving
 from waiting import until
 
 from recllm.base.documents import plain
@@ -39,13 +40,6 @@ from recllm.shop.workspace.workspace import Workspace
 from recllm.text.generator.process import ProcessGenerator
 
 CHILD = Path(__file__).parent / "generator_child.py"
-
-
-@pytest.fixture
-def folder(service_shop: Path, tmp_path: Path) -> Path:
-    """A shop of the test's own."""
-    shutil.copytree(service_shop, tmp_path / "shop")
-    return tmp_path / "shop"
 
 
 def slate(client: TestClient, user: str = "u00", **body: Any) -> dict[str, Any]:
@@ -74,12 +68,6 @@ def test_texts_to_check_have_a_deadline(folder: Path, monkeypatch: pytest.Monkey
 
 def view(event_id: str, user: str = "u00") -> dict[str, Any]:
     return {"events": [{"event_id": event_id, "user_id": user, "item_id": "tea-1", "event": "view"}]}
-
-
-def counts(folder: Path) -> dict[str, int]:
-    """Rows of each table, but the loads: a refused request leaves none either."""
-    with Workspace.open(folder) as shop, shop.store().read() as reader:
-        return reader.counts()
 
 
 def of_shop(client: TestClient) -> dict[str, Any]:
@@ -268,6 +256,10 @@ def make_the_pointer_a_folder(shop: Path, _: str) -> Mend:
     return lambda: (pointer.rmdir(), mend())
 
 
+def remove_the_pointer(shop: Path, _: str) -> Mend:
+    return _moved(shop / "models" / POINTER)
+
+
 def damage_the_state(shop: Path, version: str) -> Mend:
     """Of the people; without one it is counted anew."""
     state = shop / "serving" / f"{version}.safetensors"
@@ -285,6 +277,7 @@ BREAKS = (
     remove_all_models,
     scribble_over_the_pointer,
     make_the_pointer_a_folder,
+    remove_the_pointer,
     damage_the_state,
 )
 
@@ -364,6 +357,7 @@ def test_no_answer_mixes_two_versions(folder: Path) -> None:
         for turn in range(6):
             promote(models, names[turn % 2])
             until(lambda turn=turn: of_shop(client)["model_version"] == names[turn % 2])
+        assert float(re.findall(r"^recllm_swaps (\S+)", client.get("/metrics").text, re.MULTILINE)[0]) >= 5
         done.set()
         for thread in asking:
             thread.join()

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_world import serving
+from service_world import counts, serving
 from starlette.exceptions import HTTPException
+from tables import table
 
 from recllm.base.settings import ServiceSettings
 from recllm.doors.console.app import OPERATION_NAMES
@@ -50,18 +51,6 @@ def client(trained: Path) -> Iterator[TestClient]:
         before = counts(trained)
         yield client
         assert counts(trained) == before, "what was refused has left something"
-
-
-@pytest.fixture
-def folder(service_shop: Path, tmp_path: Path) -> Path:
-    """A shop of the test's own."""
-    shutil.copytree(service_shop, tmp_path / "shop")
-    return tmp_path / "shop"
-
-
-def counts(folder: Path) -> dict[str, int]:
-    with Workspace.open(folder) as shop, shop.store().read() as reader:
-        return reader.counts()
 
 
 def refused(answer: Any, *statuses: int) -> str:
@@ -171,63 +160,7 @@ def test_a_message_about_many_faults_is_short(client: TestClient) -> None:
 
 # --- values that are none --------------------------------------------------------------------------------------------
 
-WRONG: tuple[tuple[str, Any], ...] = (
-    ("/v1/recommend", {"user_id": "u00", "k": 10**300}),
-    ("/v1/recommend", {"user_id": "u00", "where": "price < " + "(" * 900}),
-    ("/v1/recommend", {"user_id": "u00", "basket": ["tea-1"] * 1_001}),
-    ("/v1/events", {"events": []}),
-    ("/v1/events", {"events": [EVENT | {"price": 10**300}]}),
-    ("/v1/events", {"events": [EVENT | {"quantity": -1}]}),
-    ("/v1/events", {"events": [EVENT | {"position": 10**30}]}),
-    ("/v1/events", {"events": [EVENT | {"timestamp": 10**30}]}),
-    ("/v1/events", {"events": [EVENT | {"timestamp": "2025-06-01T00:00:00"}]}),
-    ("/v1/events", {"events": [EVENT, EVENT | {"event": "steal"}]}),
-    ("/v1/events", {"events": [EVENT | {"item_id": "\ud800"}]}),
-    ("/v1/events", {"events": [EVENT | {"user_id": "a\u202eb"}]}),
-    ("/v1/items", {"items": [ITEM, ITEM | {"item_id": "x", "price": "NaN"}]}),
-    ("/v1/items", {"items": [ITEM | {"item_id": "x", "price": "Infinity"}]}),
-    ("/v1/items", {"items": [ITEM | {"item_id": "x", "price": "1e999999"}]}),
-    ("/v1/items", {"items": [ITEM | {"item_id": "x", "title": "\udfff"}]}),
-    ("/v1/items", {"items": [ITEM | {"item_id": "x", "attributes": {"\ud800": "a"}}]}),
-    ("/v1/items", {"items": [ITEM | {"item_id": "x", "available_until": "9999-99-99T00:00:00Z"}]}),
-    ("/v1/users", {"users": [{"user_id": "x", "basics": {"age": "\ud800"}}]}),
-    ("/v1/users", {"users": [{"user_id": "x", "basics": {"age": 5}}]}),
-    ("/v1/users/profile", {"user_id": "\0"}),
-    ("/v1/users/export", {"user_id": "a\u202eb"}),
-    ("/v1/users/erase", {"user_id": "x" * 300}),
-    ("/v1/users/restrict", {"user_id": "null", "restricted": True}),
-    ("/v1/users/restrict", {"user_id": "u00"}),
-    ("/v1/sessions/join", {"session_id": "null", "user_id": "u00"}),
-    ("/v1/audience", {"items": ["tea-1"], "budget": -1}),
-    ("/v1/predict", {"kind": "leave", "horizon_days": 10**30}),
-    ("/v1/experiments", {"name": "x", "variants": [{"name": "a", "weight": 1}]}),
-    ("/v1/copy/check", {"texts": [{"text": "\ud800", "channel": "push", "locale": "en"}]}),
-    ("/v1/campaigns", {"campaign": CAMPAIGN | {"note": "\udfff"}}),
-    ("/v1/campaigns", {"campaign": CAMPAIGN | {"limits": {"size": 10**300}}}),
-    ("/v1/campaigns", {"campaign": {**CAMPAIGN, "id": "../../etc/passwd"}}),
-    *(
-        ("/v1/events", {"events": [EVENT | {"user_id": f"u00{sign}"}]})
-        for sign in "\ufe0f\u034f\u3164\u2800\u17b4\uffa0"
-    ),
-    *(("/v1/items", {"items": [ITEM | {"item_id": f"x{sign}"}]}) for sign in "\ufe0f\u034f\u3164\u2800"),
-    *(("/v1/events", {"events": [EVENT | {name: True}]}) for name in ("quantity", "price", "value", "position")),
-    *(("/v1/recommend", {"user_id": "u00", name: True}) for name in ("k", "where", "basket")),
-    *(("/v1/items", {"items": [ITEM | {"item_id": "x", name: False}]}) for name in ("price", "title")),
-    *(("/v1/audience", {"items": ["tea-1"], name: True}) for name in ("budget", "size", "bought_days", "holdout")),
-    ("/v1/predict", {"kind": "leave", "horizon_days": True}),
-    ("/v1/copy/check", {"texts": [{"id": "a", "item": {"title": "a", "price": True}}]}),
-    *(
-        ("/v1/campaigns", {"campaign": CAMPAIGN | {"sender": CAMPAIGN["sender"] | {"opt_out": address}}})
-        for address in (
-            "javascript:alert(1)",
-            "data:text/html,x",
-            "ftp://shop.example/",
-            "https://",
-            "reply no",
-            "a@b c",
-        )
-    ),
-)
+WRONG: tuple[tuple[str, Any], ...] = table("service_inputs", "wrong")
 
 
 @pytest.mark.parametrize(("path", "body"), WRONG)

@@ -17,6 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
+from tables import table
 from waiting import until
 
 from recllm.base.errors import PolicyError, UnknownIdError
@@ -397,28 +398,7 @@ def test_who_decides_is_the_keys_name(folder: Path) -> None:
         assert [line["by"] for line in history] == ["Ann"]
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"id": "../out"}, "safe name"),
-        ({"channels": ["pigeon"]}, "pigeon"),
-        ({"limits": {"suppress": "/etc/passwd"}}, "names a file"),
-        ({"words": {"adapter": "/etc"}}, "names a file"),
-        ({"words": {"voice": "/etc/passwd"}}, "names a file"),
-        ({"words": {"packs": ["/etc/passwd.toml"]}}, "packs are"),
-        ({"words": {"generator": "/root/model"}}, "generator is"),
-        ({"words": {"generator": "http://evil.example"}}, "generator is"),
-        ({"target": {}}, "give one of the four"),
-        ({"colour": "red"}, "unknown"),
-        ({"": ""}, "unknown"),
-        ({"limits": {"": {"a": 1}}}, "unknown"),
-        ({"words": {"evidence": {"": {"": 1}}}}, "is a text"),
-        ({"limits": 5}, "is a table"),
-        ({"goal": "\ud800"}, "cannot be written"),
-        ({"note": [1, {"a": None}]}, "is a text"),
-        ({"send": "tomorrow"}, "is a time"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "message"), table("service_marketing", "a wrong campaign is told what is wrong"))
 def test_a_wrong_campaign_is_told_what_is_wrong(client: TestClient, fields: dict[str, Any], message: str) -> None:
     answer = client.post(
         "/v1/campaigns",

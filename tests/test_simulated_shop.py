@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from test_service import serving
+from service_world import serving
 
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.train import train_workspace

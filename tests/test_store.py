@@ -25,7 +25,6 @@ from store_view import dump, events, items, put, view
 
 from recllm.base.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
 from recllm.base.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
-from recllm.shop.ingest.record import record_events
 from recllm.shop.store import postgres, readers, tables
 from recllm.shop.store.database import Store, writing
 from recllm.shop.store.tables import SCHEMA_VERSION, SHOWN_FOR
@@ -334,22 +333,6 @@ def test_an_exception_leaves_nothing_of_a_load(store: Store) -> None:
     assert [r.load_id for r in view(store).loads()] == ["a"]
 
 
-def test_nothing_of_an_open_load_is_visible(store: Store) -> None:
-    with store.load("events", load_id="a", source="test") as load:
-        load.write(events([1, 2]))
-        assert view(store).counts()["events"] == 0
-    assert view(store).counts()["events"] == 2
-
-
-def test_one_reader_sees_one_moment(store: Store) -> None:
-    put(store, "events", events([1]), "a")
-    with store.read() as reader:
-        assert reader.counts()["events"] == 1
-        put(store, "events", events([2]), "b")
-        assert reader.events().height == 1
-    assert view(store).events().height == 2
-
-
 def test_load_ids_are_safe_and_used_once(store: Store) -> None:
     put(store, "events", events([1]), "a")
     with pytest.raises(StoreError, match="taken"):
@@ -371,14 +354,6 @@ def test_a_frame_that_breaks_the_contract_is_refused(store: Store) -> None:
         with pytest.raises(DataError, match=message):
             put(store, "events", frame)
     assert set(view(store).counts().values()) == {0}
-
-
-def test_small_appends_are_loads_of_their_own(store: Store) -> None:
-    at = [datetime(2025, 1, 1, tzinfo=UTC)] * 2
-    shown = pl.DataFrame({"user_id": ["u1"] * 2, "item_id": ["i1", "i2"], "event": ["shown"] * 2, "timestamp": at})
-    assert record_events(shown, store, source="slate").accepted == 2
-    assert record_events(shown[1:], store, source="slate").duplicates == 1
-    assert [r.source for r in view(store).loads()] == ["slate", "slate"]
 
 
 def test_many_ids_take_several_lookups(store: Store) -> None:
@@ -873,20 +848,6 @@ def test_a_locked_store_gives_up_with_one_line(store: Store, url: str) -> None:
     impatient.close()
 
 
-def test_two_loads_at_once_wait_for_each_other(store: Store) -> None:
-    def work(n: int) -> None:
-        for k in range(5):
-            put(store, "events", events(list(range(n * 1000 + k * 10, n * 1000 + k * 10 + 10))), f"t{n}-{k}")
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert view(store).counts()["events"] == 150
-    assert view(store).counts()["loads"] == 15
-
-
 def test_two_processes_load_at_once(store: Store, url: str) -> None:
     """Each load of the one waits for a load of the other; none is lost, and none is refused."""
     code = (
@@ -931,12 +892,6 @@ def test_a_reader_keeps_its_moment_while_a_load_is_committed(store: Store) -> No
             assert (later.counts()["events"], later.users()["basics"].to_list()) == (500, ["{}"])
         assert (empty.events().height, empty.counts()["users"], empty.last_event()) == (0, 0, None)
     assert view(store).counts()["events"] == 501
-
-
-def test_counts_are_json_that_a_person_can_read(store: Store) -> None:
-    put(store, "events", events([1]))
-    with store._engine.connect() as connection:
-        assert json.loads(str(connection.execute(text("SELECT counts FROM loads")).scalar()))["accepted"] == 1
 
 
 # --- rights, sessions, items that leave -------------------------------------------------------------------------------

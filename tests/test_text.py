@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import table
 
 from recllm.base.errors import DataError, PromptError
 from recllm.base.schema import Action, HistoryLine, Profile, Share
@@ -353,24 +354,7 @@ def test_a_very_long_hostile_text_costs_little(piece: str) -> None:
 # --- running text ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "spoken"),
-    [
-        ("FRZN ICE", "frozen ice"),
-        ("SFT DRNK 2 LITER BTL CARB INCL", "soft drink 2 liter bottle carbonated including"),
-        ("22 LB", "22 lb"),
-        ("TV", "TV"),
-        ("XL", "XL"),
-        ("Sony WH-1000XM4", "Sony WH-1000XM4"),
-        ("FLOWERS HANDBAG blue", "FLOWERS HANDBAG blue"),
-        ("MISCELLANEOUS CANDY (INCLUDING", "miscellaneous candy"),
-        ("GARDEN (OUTDOOR)", "garden (outdoor)"),
-        ("(INCLUDING", "(including"),
-        ("2014 秋装 新款 长袖 t恤 女", "2014秋装新款长袖 t恤女"),
-        ("【 1 折 网 】 欧洲站", "【1折网】欧洲站"),
-        ("Nike 男鞋 42 码", "Nike 男鞋42码"),
-    ],
-)
+@pytest.mark.parametrize(("text", "spoken"), table("text", "catalogue style becomes running text"))
 def test_catalogue_style_becomes_running_text(text: str, spoken: str) -> None:
     assert natural(text, PROMPTS.short_forms) == spoken
 

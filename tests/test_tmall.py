@@ -1,14 +1,12 @@
-"""Two real logs, each from its files to recommendations with reasons and a verified ad text."""
+"""A real log in Chinese, from its files to recommendations with reasons and a checked ad text."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
-from dirty import Style, plant
 
 from recllm.base.errors import MissingExtraError, ModelError
 from recllm.base.schema import Encoder, Slate
@@ -34,12 +32,6 @@ def encoder_or_skip(name: str, cache: Path) -> Encoder:
         pytest.skip(str(error))
 
 
-def most_taken(log: pl.DataFrame, n_items: int = 200) -> pl.DataFrame:
-    """The part of a log about its most frequent items: the encoder needs time for the text of each."""
-    frequent = log.group_by("item_id").len().sort("len", "item_id", descending=True).head(n_items)
-    return log.join(frequent, on="item_id", how="semi", maintain_order="left")
-
-
 def check_slate(slate: Slate) -> None:
     assert slate.degraded_reason is None and slate.model_version
     assert [i.rank for i in slate.items] == list(range(1, len(slate.items) + 1))
@@ -48,39 +40,6 @@ def check_slate(slate: Slate) -> None:
     for item in slate.items:
         assert item.served_by and item.reasons
         assert item.logit is not None and item.mlp is not None and 0 < (item.probability or 0) < 1
-
-
-@needs_data
-@pytest.mark.slow
-def test_online_retail_from_a_dirty_european_file(tmp_path: Path) -> None:
-    header = ("用户ID", "商品ID", "时间", "数量", "单价", "订单号")
-    folder = DATA / "online_retail_uci"
-    log = pl.read_parquet(folder / "interactions.parquet").filter(pl.col("timestamp") < 1_297_000_000)
-    log = most_taken(log.filter(pl.col("user_id").hash(seed=1) % 4 == 0))
-    rows = [
-        (u, i, datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M"), f"{q:g}", f"{p:.2f}", b)
-        for u, i, t, q, p, b in log.select("user_id", "item_id", "timestamp", "quantity", "price", "basket_id").rows()
-    ]
-    dirty = plant(rows, Style(header=header, delimiter=";", decimal=","), len(rows) // 1200, 3, whole_lines=False)
-    (tmp_path / "log.csv").write_bytes(dirty.text.encode("gb18030"))
-    items = pl.read_parquet(folder / "items.parquet").filter(pl.col("item_id").is_in(log["item_id"].implode()))
-    items.select("item_id", "title", "price").write_csv(tmp_path / "items.csv", separator=";")
-
-    shop = Workspace.create(tmp_path / "shop", consent_default=True, currency="GBP", timezone="Europe/London")
-    assert load_file(shop, tmp_path / "items.csv", "items").quarantined == 0
-    report = load_file(shop, tmp_path / "log.csv", "events")
-    lines = [line for line in Path(str(report.quarantine_file)).read_text().splitlines() if line]
-    planted = {int(re.search(r'"line_no": ?(\d+)', line)[1]) for line in lines}  # type: ignore[index]
-    assert planted == set(dirty.codes) and report.quarantined == len(dirty.codes)
-
-    encoder = encoder_or_skip(shop.settings.encoder, tmp_path / "vectors")
-    assert train_workspace(shop, encoder=encoder, horizon_days=14, **QUICK).model_version
-    recommender = open_recommender(shop, encoder=encoder)
-    busiest = log.group_by("user_id").len().sort("len", "user_id").tail(1)["user_id"][0]
-    slate = recommender.recommend(busiest, k=3)[0]
-    check_slate(slate)
-    (ad,) = write_ads(shop, recommender, slates=[slate], channel="push")
-    assert ad.verified and "£" in ad.text
 
 
 @needs_data
