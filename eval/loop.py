@@ -244,7 +244,7 @@ def difference(worth: list[tuple[str, int, float, float]], rng: np.random.Genera
 
 def worse_models(folder: Path, seed: int) -> tuple[int, int]:
     """How many worse models went before the gate, and how many it refused."""
-    from recllm.market.jobs import retrain as job
+    from recllm.recommend.evaluation import retrain as job
     from recllm.shop.data.dataset import Dataset
 
     train = job.train_challenger

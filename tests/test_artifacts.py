@@ -311,9 +311,9 @@ def test_a_refused_version_is_kept_and_does_not_serve(tmp_path: Path) -> None:
 
 def test_a_version_that_passed_serves_only_in_place_of_the_one_it_was_compared_with(tmp_path: Path) -> None:
     publish_with(tmp_path, "v1", None)
-    artifacts.publish(tmp_path, write, version="v2", lineage=lineage("v1", origin=Origin.REFRESHED))
     publish_with(tmp_path, "v3", "v1", GateVerdict.PASSED)
-    assert artifacts.current(tmp_path) == "v3", "refreshing changed no weight"
+    artifacts.note_refresh(tmp_path, "v3", 7)
+    assert artifacts.current(tmp_path) == "v3"
     publish_with(tmp_path, "v4", "v1", GateVerdict.PASSED)
     assert artifacts.current(tmp_path) == "v3"
     assert artifacts.decisions(tmp_path)[-1].kind is artifacts.DecisionKind.OVERTAKEN

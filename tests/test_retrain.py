@@ -21,7 +21,7 @@ from retrain_world import PEOPLE, grow, log, make_shop, mixed_up, poisoned, tent
 
 from recllm.base.errors import NotFittedError, StoreError
 from recllm.base.files import lock_file
-from recllm.market.jobs import retrain as job
+from recllm.recommend.evaluation import retrain as job
 from recllm.recommend.evaluation.retrain import RetrainOutcome, RetrainReport, model_history, retrain
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.lineage import CheckKind, CheckVerdict, GateReason, Origin

@@ -22,6 +22,7 @@ import anyio
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
+from service_world import publish_again
 from typer.testing import CliRunner
 from waiting import until
 
@@ -33,12 +34,12 @@ from recllm.doors.cli.main import app as command_line
 from recllm.doors.service.app import create_app
 from recllm.doors.service.capacity import Capacity, OverloadError, RateLimit
 from recllm.doors.service.live import LiveShop
-from recllm.market.jobs import recommenders
 from recllm.market.jobs.load import load_file
+from recllm.recommend.recommender import shop_recommender
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.saved_model import load_model
-from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
 from recllm.shop.workspace.workspace import Workspace
 
@@ -293,7 +294,7 @@ def test_models_are_swapped_while_answers_go_on(folder: Path, client: TestClient
     versions = [client.get("/readyz").json()["shops"]["shop"]["model_version"]]
     with Workspace.open(folder) as shop:
         for _ in range(3):
-            versions.append(refresh(shop))
+            versions.append(publish_again(shop))
             until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == versions[-1])
     stop.set()
     asking.join()
@@ -304,9 +305,9 @@ def test_models_are_swapped_while_answers_go_on(folder: Path, client: TestClient
 def test_a_damaged_model_is_not_served_and_the_old_one_goes_on(folder: Path, client: TestClient) -> None:
     before = client.get("/readyz").json()["shops"]["shop"]["model_version"]
     with Workspace.open(folder) as shop:
-        worse = refresh(shop)
+        worse = publish_again(shop)
         until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == worse)
-        broken = refresh(shop)
+        broken = publish_again(shop)
         weights = load_model(shop.models_dir).folder / "scorer.safetensors"  # type: ignore[operator]
         assert current(shop.models_dir) == broken
     until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == broken)
@@ -660,13 +661,13 @@ def test_the_encoder_of_a_model_is_opened_once_however_often_items_change(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str | None] = []
-    real = recommenders.model_encoder
+    real = shop_recommender.model_encoder
 
     def counting(workspace: Workspace, model: Any) -> Any:
         opened.append(model and model.version)
         return real(workspace, model)
 
-    monkeypatch.setattr(recommenders, "model_encoder", counting)
+    monkeypatch.setattr(shop_recommender, "model_encoder", counting)
     with serving(folder) as client:
         for n in range(3):
             item = {"item_id": f"new-{n}", "title": f"Green tea of another year {n}", "category": "food > tea"}
@@ -674,6 +675,6 @@ def test_the_encoder_of_a_model_is_opened_once_however_often_items_change(
             assert shown(client, allow=[f"new-{n}"]) == [f"new-{n}"]
         assert len(opened) == 1
         with Workspace.open(folder) as shop:
-            newer = refresh(shop)
+            newer = publish_again(shop)
         until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == newer)
         assert opened[-1] == newer, "another model may have another encoder"

@@ -257,7 +257,7 @@ def test_training_takes_advice_then_the_file_then_the_call(tmp_path: Path) -> No
     from test_training import DATA
 
     from recllm.learn.training.advise import advise
-    from recllm.recommend.recommender.train import settings_in_use  # noqa: F401
+    from recllm.recommend.recommender.train import settings_in_use
 
     advice = advise(DATA, [f"item {n}" for n in range(DATA.n_items)])
     settings = Settings(scorer={"epochs": 9})
@@ -302,7 +302,7 @@ def test_the_command_prints_values_defaults_and_where_each_came_from(run: Run, s
 
 
 def test_advice_stands_below_the_file_and_the_options(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.market.jobs import train
+    from recllm.recommend.recommender import train
 
     assert run("settings", "-w", "shop", "--advice", "--json")[0] == 0
     monkeypatch.setattr(
@@ -361,16 +361,16 @@ def test_models_are_listed_promoted_and_rolled_back(run: Run, shop: Path) -> Non
 
 
 def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.market.jobs import recommenders
+    from recllm.recommend.recommender import shop_recommender
 
     code, _, err = run("refresh", "-w", "shop")
     assert code == 1 and "recllm train" in err
     monkeypatch.setattr(
-        recommenders, "refresh", lambda workspace, engine, workers, progress: f"{workspace.root}-{engine}-{workers}"
+        shop_recommender, "refresh", lambda workspace, spread, progress: f"{workspace.root}-{spread.__name__}"
     )
-    assert run("refresh", "-w", "shop") == (0, "model shop-here-1 serves\n", "")
+    assert run("refresh", "-w", "shop") == (0, "model shop-in_turn serves\n", "")
     options = ("--with", "engine=processes,workers=3")
-    assert run("refresh", "-w", "shop", *options) == (0, "model shop-processes-3 serves\n", "")
+    assert run("refresh", "-w", "shop", *options) == (0, "model shop-spread serves\n", "")
 
 
 def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:

@@ -141,7 +141,7 @@ def restrict(
     json: Json = False,
 ) -> None:
     """Keep a person's data and use them for nothing, whatever the person agreed to."""
-    from recllm.recommend.recommender.shop_recommender import forget_in_states
+    from recllm.recommend.recommender.shop_states import forget_in_states
     from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
 
     with open_shop(workspace) as shop:

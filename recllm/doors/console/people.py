@@ -36,7 +36,7 @@ from recllm.market.jobs.load import add_consent, add_events
 from recllm.market.occasions.rules import OccasionRules
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.shop_recommender import forget_in_states
+from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.shop.data.dataset import Dataset, Events, utc
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.keys import Scope

@@ -53,11 +53,11 @@ from recllm.recommend.recommender.registry import (
     versions,
 )
 from recllm.recommend.recommender.shop_recommender import (
-    forget_in_states,
     model_encoder,
     publish_recommender,
     usable_version,
 )
+from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.recommend.recommender.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.workspace.workspace import Workspace, log_end, present

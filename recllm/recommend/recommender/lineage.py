@@ -20,7 +20,7 @@ class Origin(StrEnum):
     RETRAINED = "retrained"
     """By `recllm retrain`, and judged by the gate, but for private ones."""
     REFRESHED = "refreshed"
-    """The weights of its parent, counted anew up to the present."""
+    """By a `recllm refresh` of earlier releases: the weights of its parent."""
 
 
 class CheckKind(StrEnum):

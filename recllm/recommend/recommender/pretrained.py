@@ -4,7 +4,7 @@
     Recommender.from_pretrained("tea-shop").recommend("a visitor", basket=["green-tea"])
 
     model.json, *.safetensors, adapter/      what was learned
-    catalogue.safetensors, items.arrow       items with their vectors and what the crowd did with them
+    serving.safetensors, items.arrow         items with their vectors and what the crowd did with them
     people.safetensors                       the people's part of a serving state, with nobody in it
     README.md                                the card, filled in by itself
 
@@ -24,11 +24,11 @@ from recllm.base.errors import ModelError, UsageError
 from recllm.base.files import write_whole
 from recllm.recommend.recommender.saved_model import MODEL_FILE, read_model, save_model
 from recllm.recommend.recommender.serving_state import (
+    PEOPLE_STATE,
     open_catalogue_state,
     open_people_state,
     population_of,
-    save_catalogue_state,
-    save_people_state,
+    save_state,
     together_of,
 )
 from recllm.shop.data.dataset import Dataset
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.recommend.recommender.saved_model import Model
 
-CARD, NOBODY = "README.md", "people.safetensors"
+CARD = "README.md"
 PARTS = ("*.json", "*.safetensors", "*.arrow", "*.txt", "adapter/*", CARD)
 """What is taken from a hub: data, and nothing that runs."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -85,8 +85,7 @@ def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | N
         group_statistics=crowds,
     )
     of_items = (recommender.item_offsets, recommender.together)
-    save_catalogue_state(folder, data, without_people, *of_items, locale=recommender.text_locale, item_load=0)
-    save_people_state(folder / NOBODY, nobody, without_people, nobody.events, event_no=0, consent_load=0)
+    save_state(folder, nobody, without_people, *of_items, nobody.events, locale=recommender.text_locale)
     write_whole(
         folder / CARD,
         model_card(model, facts or CardFacts(), n_items=data.n_items, locale=without_domain(recommender.locale)),
@@ -105,10 +104,11 @@ def from_pretrained(cls: type[Recommender], name: str | Path, *, encoder: Encode
     folder = Path(name)
     if not folder.is_dir():
         folder = _from_hub(str(name))
-    model, catalogue = read_model(folder), open_catalogue_state(folder)
-    if catalogue is None:
-        raise ModelError(f"{folder} has no catalogue; write it anew with save_pretrained")
-    people = open_people_state(folder / NOBODY)
+    model, catalogue, people = (
+        read_model(folder),
+        open_catalogue_state(folder),
+        open_people_state(folder / PEOPLE_STATE),
+    )
     if encoder is None:
         encoder = load_encoder(model.encoder)
         if model.adapter is not None:

@@ -27,10 +27,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from recllm.base.documents import FrozenModel, Text, json_text, json_value, plain
+from recllm.base.documents import CountOrZero, FrozenModel, Text, json_text, json_value, plain
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, sync_folder, write_whole
-from recllm.recommend.recommender.lineage import GateReason, GateReport, Lineage, Origin
+from recllm.recommend.recommender.lineage import GateReason, GateReport, Lineage
 
 MANIFEST = "manifest.json"
 POINTER = "CURRENT"
@@ -81,6 +81,8 @@ class DecisionKind(StrEnum):
     """To this version."""
     REMOVED = "removed"
     """Its files, to keep the disk bounded."""
+    REFRESHED = "refreshed"
+    """Its serving state was counted again up to the present."""
 
 
 class VersionDecision(FrozenModel):
@@ -96,6 +98,13 @@ class VersionDecision(FrozenModel):
     """Of a version that does not serve because of it, or that was removed after it was refused."""
     overridden: tuple[GateReason, ...] = ()
     """Why the gate had refused a version that was promoted by hand all the same."""
+    last_load: CountOrZero | None = None
+    """Number of the newest load of the store that a refreshed state counts."""
+
+
+def new_version() -> str:
+    """A name for a version: the UTC time with a random end."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def publish(
@@ -113,7 +122,7 @@ def publish(
     at all, or a full disk; `UsageError` for a version that is not a safe name. What else `write` raises goes through.
     In each case the version that served still serves.
     """
-    version = safe_id(version or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "model version")
+    version = safe_id(version or new_version(), "model version")
     if version.endswith(".tmp"):
         raise UsageError(f"model version {version!r}: the ending .tmp is reserved; choose another name")
     with _explained(f"cannot publish model version {version} in {models_dir}"):
@@ -218,13 +227,14 @@ def check_usable(models_dir: Path, version: str, now: datetime | None = None) ->
 
 
 def versions_since(models_dir: Path, first_load: int, loaded_at: datetime) -> list[str]:
-    """Versions on disk that were made after a load; see `mark_tainted`."""
+    """Versions on disk that were made or refreshed after a load; see `mark_tainted`."""
+    counted = {decision.version: decision.last_load or 0 for decision in decisions(models_dir)}
 
     def is_later(manifest: Manifest) -> bool:
         last_load = None if manifest.lineage is None else manifest.lineage.last_load
-        if last_load is None:
-            return datetime.fromisoformat(manifest.created_at) >= loaded_at
-        return last_load >= first_load
+        if last_load is None and datetime.fromisoformat(manifest.created_at) >= loaded_at:
+            return True
+        return max(last_load or 0, counted.get(manifest.version, 0)) >= first_load
 
     return [manifest.version for manifest in versions(models_dir) if is_later(manifest)]
 
@@ -290,14 +300,14 @@ def _taint(models_dir: Path, learned: Collection[str], taint: Taint) -> None:
 
 
 def _inherit_taint(models_dir: Path, version: str) -> None:
-    """A new version is tainted like the one whose weights, or whose encoder's adapter, it has. Under the lock."""
+    """A new version is tainted like the one whose encoder's adapter it has. Under the lock."""
     by_version, marked = {m.version: m for m in versions(models_dir)}, taints(models_dir)
     lineage = by_version[version].lineage
     parent = by_version.get(lineage.parent or "") if lineage is not None else None
     if parent is None or lineage is None or parent.version not in marked:
         return
     adapters = [{n: f for n, f in m.files.items() if n.startswith("adapter/")} for m in (by_version[version], parent)]
-    if lineage.origin is Origin.REFRESHED or (adapters[0] and adapters[0] == adapters[1]):
+    if adapters[0] and adapters[0] == adapters[1]:
         _taint(models_dir, [version], marked[parent.version])
 
 
@@ -420,20 +430,13 @@ def _gate_decision(models_dir: Path, lineage: Lineage | None) -> DecisionKind:
         return DecisionKind.PROMOTED
     if lineage.is_refused:
         return DecisionKind.REFUSED
-    is_parent = _same_weights(models_dir, serving(models_dir), lineage.parent)
-    return DecisionKind.PROMOTED if is_parent else DecisionKind.OVERTAKEN
+    return DecisionKind.PROMOTED if serving(models_dir) == lineage.parent else DecisionKind.OVERTAKEN
 
 
-def _same_weights(models_dir: Path, version: str | None, peer: str | None) -> bool:
-    """Whether two versions have the weights of one training: a refreshed one has those of its parent."""
-    by_version = {manifest.version: manifest.lineage for manifest in versions(models_dir)}
-
-    def trained(name: str | None) -> str | None:
-        while name is not None and (lineage := by_version.get(name)) and lineage.origin is Origin.REFRESHED:
-            name = lineage.parent
-        return name
-
-    return trained(version) == trained(peer)
+def note_refresh(models_dir: Path, version: str, last_load: int) -> None:
+    """Writes down that a version's serving state was counted again; last_load: as in `VersionDecision`."""
+    with _explained(f"cannot write decisions in {models_dir}"), lock_file(models_dir / ".lock"):
+        _decide(models_dir, DecisionKind.REFRESHED, version, last_load=last_load)
 
 
 def _point(models_dir: Path, kind: DecisionKind, version: str, *, overridden: tuple[GateReason, ...] = ()) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -25,11 +24,11 @@ from recllm.learn.features.item_index.catalogue import CatalogueIndex
 from recllm.learn.features.item_index.contract import ABOUT, Floats, ItemIndex, vectors_fingerprint
 from recllm.learn.features.item_index.opening import SERVERS, new_index, open_index
 from recllm.learn.features.item_index.rows import best_products
+from recllm.recommend.recommender.registry import current, open_version
+from recllm.recommend.recommender.saved_model import Model, read_model
 from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state
+from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.workspace.workspace import Workspace
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.saved_model import Model
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +70,6 @@ def build_index(
     exact, which needs no index, `NotFittedError` when nothing was trained, `UsageError` and `ModelError` where a server
     is missing or refuses, and `MissingExtraError`.
     """
-    from recllm.recommend.recommender.registry import current, open_version
-    from recllm.recommend.recommender.saved_model import read_model
-
     kind, started = kind or workspace.settings.item_index.kind, time.monotonic()
     if kind == "exact":
         raise NothingToDo(
@@ -84,9 +80,10 @@ def build_index(
     if version is None:
         raise NotFittedError(f"there is no model whose items could be indexed; run: recllm train -w {workspace.root}")
     model = read_model(open_version(workspace.models_dir, version), version, item_offsets=False)
-    catalogue = None if model.folder is None else open_catalogue_state(model.folder)
-    if catalogue is None:
+    state = newest_state(workspace, version)
+    if state is None:
         raise ModelError(f"model {version} has no serving state; run: recllm refresh -w {workspace.root}")
+    catalogue = open_catalogue_state(state)
     item_ids, vectors = catalogue.items["item_id"], catalogue.arrays["item_vectors"]
     fingerprint, folder = fingerprint_of(model, catalogue), index_folder(workspace, kind)
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -155,8 +152,8 @@ def _stamp(folder: Path) -> tuple[int, int]:
 
 
 def fingerprint_of(model: Model, catalogue: CatalogueState) -> str:
-    """Of what made the item vectors of a version."""
-    return vectors_fingerprint(model.encoder_fingerprint, model.version, catalogue.locale)
+    """Of what made the item vectors of a state."""
+    return vectors_fingerprint(model.encoder_fingerprint, catalogue.name, catalogue.locale)
 
 
 def index_folder(workspace: Workspace, kind: IndexKind) -> Path:

@@ -11,7 +11,7 @@ uploads/         files that the console received, until they are loaded
 console-sessions/   who is signed in to the console, until they are out
 campaigns/, campaign-files/, copies/   plans with their people, the files behind them, records of texts
 models/          published model versions
-serving/         what answering keeps of people; made anew when somebody withdraws or is erased
+serving/         what models answer from; counted by a refresh, and again when a customer withdraws or is erased
 certificates/    of erasures
 effects/, replenishment.json   what trials told; when things are due to be bought again, once it was asked for
 domains/         words of the shop's own, where it has some: see `recllm.text.domains`
