@@ -35,7 +35,7 @@ from recllm.recommend.evaluation.recllm_system import TrainingRecipe, advised_re
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
-from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.saved_model import load_model, publish_model
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import merged_lines, visits
 from recllm.text.encoder.hardware import map_blocks
@@ -74,7 +74,7 @@ def recommender(window: EvaluationWindow, encoder: Any, recipe: TrainingRecipe, 
         return Recommender(window.fit_on, encoder, model=load_model(models))
     trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
     if models is not None:
-        trained.publish(models)
+        publish_model(trained.model, models)
     return trained
 
 

@@ -1,6 +1,6 @@
 """A trained recommender as a folder that can be handed on: the model, the catalogue, and nobody.
 
-    recommender.save_pretrained("tea-shop")                  # or push_to_hub("owner/tea-shop")
+    folder = recommender.save_pretrained("tea-shop")         # push_to_hub(folder, "owner/tea-shop") uploads it
     Recommender.from_pretrained("tea-shop").recommend("a visitor", basket=["green-tea"])
 
     model.json, *.safetensors, adapter/      what was learned
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.files import write_whole
-from recllm.recommend.recommender.saved_model import MODEL_FILE, read_model, save_model
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.recommend.recommender.saved_model import MODEL_FILE, Model, read_model, save_model
 from recllm.recommend.recommender.serving_state import (
     PEOPLE_STATE,
     open_catalogue_state,
@@ -32,12 +33,11 @@ from recllm.recommend.recommender.serving_state import (
     together_of,
 )
 from recllm.shop.data.dataset import Dataset
-from recllm.text.domains import without_domain
 
 if TYPE_CHECKING:
-    from recllm.base.schema import Encoder
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.saved_model import Model
+    from scipy.sparse import csr_matrix
+
+    from recllm.base.schema import Encoder, FloatArray
 
 CARD = "README.md"
 PARTS = ("*.json", "*.safetensors", "*.arrow", "*.txt", "adapter/*", CARD)
@@ -57,10 +57,20 @@ class CardFacts:
     """What became of people who were erased since."""
 
 
-def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | None = None) -> Path:
-    """Writes a trained recommender into a new or empty folder. Raises `UsageError` for an untrained one, a private one,
-    whose answers need its own shop, and a folder that holds something."""
-    model = recommender.model
+def save_pretrained(
+    folder: Path,
+    model: Model | None,
+    dataset: Dataset,
+    population: CollaborativeStatistics,
+    item_offsets: FloatArray | None,
+    together: csr_matrix,
+    *,
+    locale: str,
+    facts: CardFacts | None = None,
+) -> Path:
+    """Writes what a trained recommender answers from into a new or empty folder. locale: of the texts. Raises
+    `UsageError` for an untrained one, a private one, whose answers need its own shop, and a folder that holds
+    something."""
     if model is None:
         raise UsageError("there is no trained model to save: call fit first")
     if model.privacy is not None:
@@ -69,8 +79,7 @@ def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | N
         raise UsageError(f"{folder} holds something already; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, folder)
-    data, population = recommender.dataset, recommender.population
-    nobody = Dataset.of_catalogue(data.items, data.as_of)
+    nobody = Dataset.of_catalogue(dataset.items, dataset.as_of)
     crowds = {
         name: replace(crowd, votes=None if crowd.votes is None else crowd.votes[:0])
         for name, crowd in population.group_statistics.items()
@@ -84,17 +93,13 @@ def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | N
         pool_basics=None if population.pool_basics is None else population.pool_basics[:0],
         group_statistics=crowds,
     )
-    of_items = (recommender.item_offsets, recommender.together)
-    save_state(folder, nobody, without_people, *of_items, nobody.events, locale=recommender.text_locale)
-    write_whole(
-        folder / CARD,
-        model_card(model, facts or CardFacts(), n_items=data.n_items, locale=without_domain(recommender.locale)),
-    )
+    save_state(folder, nobody, without_people, item_offsets, together, nobody.events, locale=locale)
+    write_whole(folder / CARD, model_card(model, facts or CardFacts(), n_items=dataset.n_items, locale=locale))
     return folder
 
 
-def from_pretrained(cls: type[Recommender], name: str | Path, *, encoder: Encoder | None = None) -> Recommender:
-    """The recommender of a folder that `save_pretrained` wrote, or of a hub's repository "owner/name".
+def read_pretrained(name: str | Path, encoder: Encoder | None = None) -> dict[str, Any]:
+    """The arguments of a `Recommender` from a folder that `save_pretrained` wrote, or a hub's repository "owner/name".
 
     encoder: the one that the model was trained with, where it is at hand; else the one that the model names. Raises
     `ModelError` for a folder without a model, a damaged one, or a repository that cannot be had.
@@ -104,24 +109,21 @@ def from_pretrained(cls: type[Recommender], name: str | Path, *, encoder: Encode
     folder = Path(name)
     if not folder.is_dir():
         folder = _from_hub(str(name))
-    model, catalogue, people = (
-        read_model(folder),
-        open_catalogue_state(folder),
-        open_people_state(folder / PEOPLE_STATE),
-    )
+    model, catalogue = read_model(folder), open_catalogue_state(folder)
+    people = open_people_state(folder / PEOPLE_STATE)
     if encoder is None:
         encoder = load_encoder(model.encoder)
         if model.adapter is not None:
             encoder = with_adapter(encoder, model.adapter)
-    return cls(
-        Dataset.of_catalogue(catalogue.items, catalogue.as_of),
-        encoder,
-        model=model,
-        population=population_of(catalogue, people, model.population, model.interests),
-        item_offsets=catalogue.arrays.get("item_offsets"),
-        together=together_of(catalogue, catalogue.items.height),
-        text_locale=catalogue.locale,
-    )
+    return {
+        "dataset": Dataset.of_catalogue(catalogue.items, catalogue.as_of),
+        "encoder": encoder,
+        "model": model,
+        "population": population_of(catalogue, people, model.population, model.interests),
+        "item_offsets": catalogue.arrays.get("item_offsets"),
+        "together": together_of(catalogue, catalogue.items.height),
+        "text_locale": catalogue.locale,
+    }
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:

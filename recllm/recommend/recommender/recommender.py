@@ -53,25 +53,20 @@ from recllm.learn.features.item_vectors import DatedItemVectors, basics_of, basi
 from recllm.learn.features.scaled_crowd import sample_statistics
 from recllm.learn.features.together import bought_together
 from recllm.learn.models.scorer import ItemProjections
-from recllm.learn.profiles.profile import build_profile
+from recllm.recommend.recommender.explanation import Explainer, Explanation, spreads
 from recllm.recommend.recommender.exploration import explore
 from recllm.recommend.recommender.leave_one_out import (
-    EVIDENCE_PER_ITEM,
     Evidence,
-    ReasonWriter,
     UserHistory,
-    choose,
-    deltas,
-    units_of,
 )
 from recllm.recommend.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommend.recommender.people import DatasetPeople, Histories, People, PeopleLacking
 from recllm.recommend.recommender.private_serving import catalogue_vectors, private_population
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs
-from recllm.shop.data.catalogue import allowed_items, known_rows, sensitive_items
+from recllm.shop.data.catalogue import allowed_items, catalogue_rows, known_rows, sensitive_items
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.shop.data.event_files import EventLog
-from recllm.shop.data.interactions import Ints, Pairs
+from recllm.shop.data.interactions import Ints
 from recllm.shop.data.order import refuse_steps
 from recllm.text.domains import domain_of, in_domain, without_domain
 from recllm.text.items import ItemNames, reason_text
@@ -84,7 +79,6 @@ if TYPE_CHECKING:
     from recllm.base.schema import FloatArray
     from recllm.learn.features.item_index.catalogue import CatalogueIndex
     from recllm.learn.models.sequence import SequenceArguments
-    from recllm.recommend.recommender.explanation import Explanation
     from recllm.recommend.recommender.pretrained import CardFacts
     from recllm.recommend.recommender.saved_model import Model
 
@@ -320,41 +314,21 @@ class Recommender:
         vectors = dated.latest if dataset is self.dataset else None  # they hold the prices that people paid
         return self._copy(model=model, population=None, item_offsets=None, item_vectors=vectors)
 
-    def publish(self, models_dir: Path) -> str:
-        """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises.
-
-        This recommender stays as it is: slates name the version when they come of `load_model(models_dir)`.
-        """
-        from recllm.recommend.recommender.saved_model import publish_model
-
-        if self.model is None:
-            raise UsageError("there is no trained model to publish: call fit first")
-        return publish_model(self.model, models_dir)
-
     def save_pretrained(self, folder: str | Path, facts: CardFacts | None = None) -> Path:
         """Write the model and the catalogue into a folder that can be handed on, without any person; see
         `recllm.recommend.recommender.pretrained`. facts: what the card is to say besides."""
         from recllm.recommend.recommender.pretrained import save_pretrained
 
-        return save_pretrained(self, Path(folder), facts)
-
-    def push_to_hub(self, repo_id: str, facts: CardFacts | None = None, *, private: bool = True) -> str:
-        """`save_pretrained` into a repository of the model hub, closed to others unless `private` is false; returns its
-        address."""
-        from tempfile import TemporaryDirectory
-
-        from recllm.recommend.recommender.pretrained import push_to_hub, save_pretrained
-
-        with TemporaryDirectory() as folder:
-            return push_to_hub(save_pretrained(self, Path(folder) / "model", facts), repo_id, private=private)
+        of_items = (self.population, self.item_offsets, self.together)
+        return save_pretrained(Path(folder), self.model, self.dataset, *of_items, locale=self.text_locale, facts=facts)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, encoder: Encoder | None = None) -> Recommender:
-        """What `save_pretrained` wrote: a folder, or a repository "owner/name" of the model hub. It knows nobody: ask
-        it with a basket."""
-        from recllm.recommend.recommender.pretrained import from_pretrained
+        """What `save_pretrained` wrote: a folder, or a repository "owner/name" of the model hub. It knows no customers:
+        ask it with a basket. Raises what `read_pretrained` does."""
+        from recllm.recommend.recommender.pretrained import read_pretrained
 
-        return from_pretrained(cls, name, encoder=encoder)
+        return cls(**read_pretrained(name, encoder))
 
     # --- answer ------------------------------------------------------------------------------------------------------
 
@@ -414,9 +388,24 @@ class Recommender:
         An item that is off sale is explained, too, and has no rank. Raises `UsageError` for an unknown item or a user
         of whom nothing is known, `PolicyError` for one who has not agreed to personalisation.
         """
-        from recllm.recommend.recommender.explanation import explanation
+        column = int(catalogue_rows(self.dataset, [item])[0])
+        return self.explainer().explanation(self.person(user), user, column, k)
 
-        return explanation(self, user, item, k=k)
+    def explainer(self) -> Explainer:
+        """What measures the evidence behind this recommender's scores."""
+
+        def ranked(histories: Histories, k: int) -> Ranked:
+            return self._ranked(histories, RecommendRequest(users=("",)), allowed_items(self.dataset), k)
+
+        return Explainer(
+            self.dataset,
+            self.policy,
+            self.locale,
+            self.item_vectors,
+            self.population.facets.type,
+            logits=lambda histories, pairs: self.ranker.score(self._inputs(histories), pairs).logit,
+            ranked=ranked,
+        )
 
     def person(self, user: str) -> UserHistory:
         """What is known of one user. Raises as `explain` does."""
@@ -457,7 +446,7 @@ class Recommender:
         if not histories.is_known[0]:
             raise UnknownIdError("nobody with this id is known here; check the id, or the consent table")
         person = UserHistory(histories.events, histories.basics[0])
-        profile = self.person_profile(person, pseudonym)
+        profile = self.explainer().profile(person, pseudonym)
         return profile, user_texts(profile, self.dataset.items, self.locale)
 
     def observe(self, user: str, item: str, action: Action, *, at: int | None = None) -> Recommender:
@@ -624,70 +613,7 @@ class Recommender:
         filters = request.model_copy(update=as_plain)
         if filters != plain or ranked.item.shape[1] != LIST_DEPTH:
             ranked = self._ranked(histories, plain, allowed_items(self.dataset), LIST_DEPTH)
-        logits = ranked.logit[:, :LIST_DEPTH]
-        return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
-
-    def spread(self, person: UserHistory) -> float:
-        """How far apart the person's scores lie, in logits, at least 1; see `leave_one_out.MIN_EFFECT`."""
-        request = RecommendRequest(users=("",))
-        histories = self._versions(person.events, [person.basics], person)
-        ranked = self._ranked(histories, request, allowed_items(self.dataset), LIST_DEPTH)
-        return float(self._spreads(histories, request, ranked)[0])
-
-    def rank_versions(self, person: UserHistory, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
-        """The served ranking, first `k` of each, for versions of one person, who is never their own neighbour."""
-        request, allowed = RecommendRequest(users=("",)), allowed_items(self.dataset)
-
-        def ranking(events: Events, basics: Sequence[Mapping[str, str]]) -> Ranked:
-            return self._ranked(self._versions(events, basics, person), request, allowed, k)
-
-        return ranking
-
-    def score_versions(
-        self, person: UserHistory
-    ) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
-        """The served score for versions of one person, who is never their own neighbour."""
-
-        def score(events: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> NDArray[np.float32]:
-            return self.ranker.score(self._inputs(self._versions(events, basics, person)), pairs).logit
-
-        return score
-
-    @staticmethod
-    def _versions(events: Events, basics: Sequence[Mapping[str, str]], person: UserHistory) -> Histories:
-        n = len(basics)
-        return Histories(np.ones(n, bool), events, basics, np.full(n, person.row))
-
-    # --- reasons -----------------------------------------------------------------------------------------------------
-
-    def evidence(
-        self, person: UserHistory, item_rows: NDArray[np.integer]
-    ) -> tuple[list[Evidence], NDArray[np.float32]]:
-        """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
-        units = units_of(person)
-        types = self.population.facets.type
-        tried = choose(units, item_rows, self.item_vectors, types, EVIDENCE_PER_ITEM)
-        return units, deltas(person, units, item_rows, tried, self.score_versions(person))
-
-    def reasons(self, person: UserHistory, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
-        """What moves the score of each of these items, clearest first; spread: see `spread`."""
-        if not len(item_rows):
-            return []
-        units, deltas_of_units = self.evidence(person, item_rows)
-        speaker, profile = self.speaker(), self.person_profile(person)
-        return [
-            speaker.reasons(units, deltas_of_units[:, column], int(row), profile, spread)
-            for column, row in enumerate(item_rows)
-        ]
-
-    def speaker(self) -> ReasonWriter:
-        """Tells measured evidence in words, in this recommender's language and under its policy."""
-        return ReasonWriter(self.dataset.items, self.policy, self.locale)
-
-    def person_profile(self, person: UserHistory, pseudonym: str = "") -> Profile:
-        """The user's profile as of the dataset's time."""
-        users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in person.basics.items()}})
-        return build_profile(replace(self.dataset, users=users, events=person.events), 0)
+        return spreads(ranked)
 
     # --- slates ------------------------------------------------------------------------------------------------------
 
@@ -708,7 +634,7 @@ class Recommender:
             drawn_from = tuple(self.dataset.items["item_id"].gather(ranked.item[best].astype(np.int64)).to_list())
             best, propensities = explore(best, request.k, request.explore_share, request.explore_pool, rng)
         item_rows = ranked.item[best].astype(np.int64)
-        reasons = self.reasons(person, item_rows, spread) if request.explain else [()] * len(best)
+        reasons = self.explainer().reasons(person, item_rows, spread) if request.explain else [()] * len(best)
         if request.explain and offers.causes:
             reasons = [
                 (self._goes_with(offers.causes[int(row)], person), *measured)
