@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
+from peers.trees import BoostSettings, TreeExamples, boost
 
 from recllm.base.stats import probabilities
 from recllm.base.stats.intervals import paired_bootstraps
@@ -29,7 +30,6 @@ from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.learn.training.windows import PastWindows, window_starts
 from recllm.market.audiences.probabilities import USERS_PER_BLOCK, restricted_to
-from recllm.recommend.evaluation.peers.trees import BoostSettings, TreeExamples, boost
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.recllm_system import TrainingRecipe, advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs

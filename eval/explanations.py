@@ -367,7 +367,11 @@ def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[s
         tried = np.isfinite(case.deltas)
         if tried.sum() >= 5:
             values = deltas(
-                case.person, case.units, np.array([case.item]), tried[:, None], randomised.explainer().scores_of(case.person)
+                case.person,
+                case.units,
+                np.array([case.item]),
+                tried[:, None],
+                randomised.explainer().scores_of(case.person),
             )
             correlations.append(float(spearmanr(case.deltas[tried], values[tried, 0]).statistic))
     return {"mean_rank_correlation": round(float(np.nanmean(correlations)), 4), "pairs": len(correlations)}
