@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         settings=peer_settings(args.protocol),
         seed=args.seed,
         runs=args.cache / "lora",
-        more=PEERS,
+        further=PEERS,
     )
     say("prepared in %.1f s", time.perf_counter() - began)
     unfinished = args.cache / "unfinished" / re.sub(r"\W+", "-", f"{window.protocol}-{args.encoder}")

@@ -530,7 +530,7 @@ def test_a_missing_library_is_named_before_anything_is_encoded_or_learned(monkey
 
     monkeypatch.setitem(sys.modules, "implicit", None)
     with pytest.raises(MissingExtraError, match=r"implicit is not installed.*recllm\[bench\]"):
-        systems_for(window, ["recllm", "popular", "als"], encoder, more=PEERS)
+        systems_for(window, ["recllm", "popular", "als"], encoder, further=PEERS)
     with pytest.raises(UsageError, match="unknown system 'magic'; known: recllm, "):
         systems_for(window, ["zero-shot", "magic"], encoder)
 

@@ -68,7 +68,7 @@ def window() -> EvaluationWindow:
 def made(seed: int = 0) -> dict[str, System]:
     past = window().fit_on
     vectors, texts = item_vectors(ToyEncoder(), past), item_texts(past.items)
-    return make_systems((*BASELINES, *PEERS), texts=texts, vectors=vectors, settings=SMALL, seed=seed, more=PEERS)
+    return make_systems((*BASELINES, *PEERS), texts=texts, vectors=vectors, settings=SMALL, seed=seed, further=PEERS)
 
 
 def shelf(asked: EvaluationQuery, item: np.ndarray) -> np.ndarray:

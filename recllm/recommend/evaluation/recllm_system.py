@@ -59,7 +59,7 @@ class TrainingRecipe:
     def settings(self) -> dict[str, Any]:
         """As plain data, for the report."""
         parts = {"lora": self.lora, "interests": self.interests}
-        tables = {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
+        tables = {name: None if section is None else section.model_dump(mode="json") for name, section in parts.items()}
         explicit = self.collaborative.explicit() if self.collaborative else {}
         tables |= {"collaborative": plain(explicit)} if explicit else {}
         tables |= {"candidates": plain(self.candidates)} if self.candidates else {}

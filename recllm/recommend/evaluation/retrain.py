@@ -90,7 +90,7 @@ class RetrainOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainReport:
-    """What `recllm retrain` tells."""
+    """The outcome of `recllm retrain`."""
 
     outcome: RetrainOutcome
     parent: str
@@ -113,7 +113,7 @@ class RetrainReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """A version as its history tells."""
+    """A version in the history."""
 
     version: str
     created_at: str
@@ -126,7 +126,7 @@ class ModelRecord:
     lineage: Lineage | None
     """Its parent, data, checks and the gate's verdict; None for a version that was published without."""
     taint: Taint | None
-    """Of a version that learned from somebody who was erased."""
+    """Of a version that learned from a customer who was erased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,7 @@ def retrain(
 
     Where the serving model is private, or the settings ask for privacy, its age and an erasure alone say whether it is
     due, another is trained privately, and no gate judges it: drift and comparisons are figures of the log, and would
-    tell of people. Then `PolicyError` where the budget is spent.
+    disclose customers. Then `PolicyError` where the budget is spent.
     """
     from recllm.recommend.recommender.saved_model import lineage_of
 
@@ -201,7 +201,7 @@ def retrain(
         if not if_due or (due and not is_early) or taint is not None:
             tuned = None
             if taint is not None and served.model.adapter is not None:
-                tell("the adapter of the encoder learned from somebody who was erased: it is tuned anew")
+                tell("the adapter of the encoder learned from a customer who was erased: it is tuned again")
                 limit = _people_limit(served.model, workspace.settings)
                 tuned = tune_workspace(workspace, progress=tell, people_limit=limit)
             model, gate = _challenger(workspace, served, tuned, tell)
@@ -217,7 +217,7 @@ def retrain(
             )
             outcome = _outcome(workspace, challenger, gate)
             if outcome is RetrainOutcome.REFUSED and taint is not None and _must_replace(gate, taint):
-                tell(f"it serves all the same, as {served.model.version} learned from somebody who was erased")
+                tell(f"it serves all the same, as {served.model.version} learned from a customer who was erased")
                 promote(workspace.models_dir, challenger, force=True)
                 outcome = RetrainOutcome.PROMOTED
             limits = served.settings
@@ -369,7 +369,7 @@ def served_model(
     data = policy_gate.sample(Purpose.MODEL_TRAINING, people_limit).before(as_of)
     if not len(data.events):
         raise PolicyError(
-            "nobody in this workspace has agreed to model training; load a consent table, "
+            "no customer of this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
     return ServedModel(
@@ -413,7 +413,7 @@ def _replacement(
 
 
 def _must_replace(gate: GateReport, taint: Taint) -> bool:
-    """Whether a refused challenger takes the place of a model that learned from somebody who was erased.
+    """Whether a refused challenger takes the place of a model that learned from a customer who was erased.
 
     At once where it is only not proven to be as good, and where the serving model had learned from the very window on
     which both were judged, which proves nothing against a challenger that had not; where it is worse, once the time is
@@ -468,7 +468,7 @@ def train_challenger(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, pr
 def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecipe:
     """What the model was trained with, and above it what the workspace's settings say.
 
-    Which actions stand in for purchases is decided anew, as a shop's purchases grow. Nothing is fine-tuned: an adapter
+    Which actions stand in for purchases is decided again, as a shop's purchases grow. Nothing is fine-tuned: an adapter
     of the model is a part of its encoder.
     """
     from recllm.recommend.evaluation.recllm_system import TrainingRecipe

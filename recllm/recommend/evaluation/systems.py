@@ -77,10 +77,10 @@ BASELINES = tuple(SYSTEMS)
 Specs = Mapping[str, SystemSpec]
 
 
-def check_systems(names: Iterable[str], more: Specs = MappingProxyType({})) -> None:
+def check_systems(names: Iterable[str], further: Specs = MappingProxyType({})) -> None:
     """Before anything is read or learned: raises `UsageError` for an unknown name, `MissingExtraError` for a system
-    whose library is not installed. more: further systems by name."""
-    systems = {**SYSTEMS, **more}
+    whose library is not installed. further: systems besides, by name."""
+    systems = {**SYSTEMS, **further}
     for name in names:
         if name in OUR_SYSTEMS:
             continue
@@ -98,18 +98,18 @@ def make_systems(
     vectors: NDArray[np.float32] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
-    more: Specs = MappingProxyType({}),
+    further: Specs = MappingProxyType({}),
 ) -> dict[str, System]:
     """Systems by name, with `settings[name]` as keywords. `seed` is for those that draw or learn.
 
-    texts: one per item row. vectors: (n_items, dim), unit rows. more: further systems by name. Raises `UsageError` for
+    texts: one per item row. vectors: (n_items, dim), unit rows. further: other systems by name. Raises `UsageError` for
     an unknown name or a missing input, and as `check_systems`.
     """
     names, inputs = list(names), {"texts": texts, "vectors": vectors}
-    check_systems(names, more)
+    check_systems(names, further)
     systems = {}
     for name in names:
-        spec = {**SYSTEMS, **more}[name]
+        spec = {**SYSTEMS, **further}[name]
         if spec.reads and inputs[spec.reads] is None:
             raise UsageError(f"the system {name} needs item {spec.reads}")
         keywords = {"seed": seed} if spec.seeded else {}
@@ -128,7 +128,7 @@ def systems_for(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     runs: Path | None = None,
-    more: Specs = MappingProxyType({}),
+    further: Specs = MappingProxyType({}),
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, System]:
     """Ours and others by name, ours first, each to learn from what the window lets it see.
@@ -137,7 +137,7 @@ def systems_for(
     recllm-frozen does not, whatever the advice. category-affinity is left out where no item has a category.
 
     encoder: called once, and only when a system needs it. recipe: what to train instead of the advised.
-    settings: keywords of the others by name. runs: where fine-tuning keeps its runs. more: further systems by name.
+    settings: keywords of the others by name. runs: where fine-tuning keeps its runs. further: systems besides, by name.
     Raises as `make_systems`.
     """
     from recllm.learn.features.item_vectors import item_vectors
@@ -145,10 +145,10 @@ def systems_for(
     from recllm.text.items import item_texts
 
     names, load, locale = list(names), cache(encoder), recipe.locale if recipe else "en"
-    check_systems(names, more)
+    check_systems(names, further)
     has_categories = bool(window.dataset.items["category"].is_not_null().any())
     others = [n for n in names if n not in OUR_SYSTEMS and (has_categories or n != "category-affinity")]
-    ours, reads = [n for n in OUR_SYSTEMS if n in names], {{**SYSTEMS, **more}[n].reads for n in others}
+    ours, reads = [n for n in OUR_SYSTEMS if n in names], {{**SYSTEMS, **further}[n].reads for n in others}
     vectors = item_vectors(load(), window.fit_on, locale) if "vectors" in reads else None
     texts = item_texts(window.dataset.items, locale) if "texts" in reads else None
     systems = {}
@@ -157,4 +157,4 @@ def systems_for(
         if name == TUNED and learned.lora is None:
             learned = replace(learned, lora=LoraArguments(seed=seed, horizon_days=learned.training.horizon_days))
         systems[name] = learned_system(load(), learned, progress=progress)
-    return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed, more=more)
+    return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed, further=further)

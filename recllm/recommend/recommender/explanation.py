@@ -110,7 +110,7 @@ class Explainer:
     logits: Callable[[Histories, Pairs], NDArray[np.float32]]
     """The served score of pairs."""
     ranked: Callable[[Histories, int], Ranked]
-    """The served ranking that nothing filters, so many of each user."""
+    """The first items of the served ranking that nothing filters."""
 
     def evidence(
         self, person: UserHistory, item_rows: NDArray[np.integer]

@@ -1,15 +1,15 @@
-"""A trained recommender as a folder that can be handed on: the model, the catalogue, and nobody.
+"""A trained recommender as a folder that can be handed on: the model and the catalogue, without any customer.
 
     folder = recommender.save_pretrained("tea-shop")         # push_to_hub(folder, "owner/tea-shop") uploads it
     Recommender.from_pretrained("tea-shop").recommend("a visitor", basket=["green-tea"])
 
     model.json, *.safetensors, adapter/      what was learned
     serving.safetensors, items.arrow         items with their vectors and what the crowd did with them
-    people.safetensors                       the people's part of a serving state, with nobody in it
+    people.safetensors                       the people's part of a serving state, empty
     README.md                                the card, filled in by itself
 
-Neighbours are people, so they stay behind: whoever is asked about is known by a cart alone, and by the shop's own
-history where that is given as a basket.
+Neighbours are people, so they stay behind: a visitor is known by a cart alone, or by a history that the shop gives as a
+basket.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class CardFacts:
     """What the log cannot say about a model, for its card."""
 
     title: str = "A shop's recommender"
-    licence: str = "not stated: ask whoever made it"
+    licence: str = "not stated: ask its maker"
     consent: str = "not stated"
     """On what ground people's data were learned from."""
-    erased: str = "nobody who was erased by then was learned from"
-    """What became of people who were erased since."""
+    erased: str = "it did not learn from customers who were erased by then"
+    """What was done about customers who were erased since."""
 
 
 def save_pretrained(
@@ -79,7 +79,7 @@ def save_pretrained(
         raise UsageError(f"{folder} holds something already; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, folder)
-    nobody = Dataset.of_catalogue(dataset.items, dataset.as_of)
+    empty = Dataset.of_catalogue(dataset.items, dataset.as_of)
     crowds = {
         name: replace(crowd, votes=None if crowd.votes is None else crowd.votes[:0])
         for name, crowd in population.group_statistics.items()
@@ -93,7 +93,7 @@ def save_pretrained(
         pool_basics=None if population.pool_basics is None else population.pool_basics[:0],
         group_statistics=crowds,
     )
-    save_state(folder, nobody, without_people, item_offsets, together, nobody.events, locale=locale)
+    save_state(folder, empty, without_people, item_offsets, together, empty.events, locale=locale)
     write_whole(folder / CARD, model_card(model, facts or CardFacts(), n_items=dataset.n_items, locale=locale))
     return folder
 
@@ -184,7 +184,7 @@ def model_card(model: Model, facts: CardFacts, *, n_items: int, locale: str) -> 
             f"- **Split.** The latest {model.horizon_days} days of the validation users chose the epoch and calibrated "
             "the probabilities; the figures below are theirs.",
             f"- **Encoder** {model.encoder}" + (", with an adapter." if model.adapter is not None else "."),
-            "- **Privacy.** No row, id or vector of a person is in these files, and nobody's neighbours. The weights "
+            "- **Privacy.** No row, id or vector of a person is in these files, and no neighbours. The weights "
             "were not learned under differential privacy: they may tell something of many.",
             f"- **Consent.** {facts.consent}",
             f"- **Erasures.** {facts.erased}",

@@ -20,7 +20,7 @@ from recllm.shop.data.interactions import Floats, Pairs
 
 BLOCK_ITEMS = 16_384
 HIGHEST_LOGIT = 10.0
-"""exp of the score is an expected number of purchases; nobody buys more of one item."""
+"""exp of the score is an expected number of purchases; no customer buys more of one item."""
 
 
 def catalogue_vectors(encoder: Encoder, items: pl.DataFrame, as_of: int, locale: str = "en") -> Floats:
@@ -31,16 +31,16 @@ def catalogue_vectors(encoder: Encoder, items: pl.DataFrame, as_of: int, locale:
 def private_population(
     items: pl.DataFrame, vectors: Floats, as_of: int, scorer: Scorer, settings: CollaborativeSettings
 ) -> CollaborativeStatistics:
-    """Statistics of nobody; for sales stands what the private score expects an unknown user to buy."""
-    nobody = crowd_of_nobody(items, vectors, as_of, settings)
-    return with_general_interest(nobody, general_interest(scorer, nobody))
+    """Statistics without customers; for sales stands what the private score expects an unknown user to buy."""
+    empty = crowd_of_nobody(items, vectors, as_of, settings)
+    return with_general_interest(empty, general_interest(scorer, empty))
 
 
-def general_interest(scorer: Scorer, nobody: CollaborativeStatistics) -> Floats:
+def general_interest(scorer: Scorer, empty: CollaborativeStatistics) -> Floats:
     """Expected purchases of each item by a user of whom nothing is known, (n_items,)."""
-    ranker, parts = ItemRanker(scorer, nobody), []
-    unknown = UserInputs(replace(Events.nothing(), indptr=np.zeros(2, np.int64)), nobody.as_of)
-    for start in range(0, nobody.n_items, BLOCK_ITEMS):
-        pairs: Pairs = explicit(1, np.arange(start, min(start + BLOCK_ITEMS, nobody.n_items)))
+    ranker, parts = ItemRanker(scorer, empty), []
+    unknown = UserInputs(replace(Events.nothing(), indptr=np.zeros(2, np.int64)), empty.as_of)
+    for start in range(0, empty.n_items, BLOCK_ITEMS):
+        pairs: Pairs = explicit(1, np.arange(start, min(start + BLOCK_ITEMS, empty.n_items)))
         parts.append(np.exp(np.minimum(ranker.score(unknown, pairs).logit, HIGHEST_LOGIT)))
     return np.concatenate([*parts, np.zeros(0)]).astype(np.float32)

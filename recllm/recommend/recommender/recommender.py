@@ -3,7 +3,7 @@
     recommender = Recommender(dataset, encoder).fit()
     slate = recommender.recommend("ann", k=10)[0]
 
-The ladder, each step told by the slate's `status`: the trained score; without a model, the cosine of texts alone;
+The ladder, each step named by the slate's `status`: the trained score; without a model, the cosine of texts alone;
 without anything known of the user, or without their consent, what is popular now.
 """
 
@@ -104,7 +104,7 @@ class Recommender:
     """Ranks a catalogue for users and says why.
 
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
-    needs nobody in it. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
+    may be without users. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
     item_offsets, together: what these properties would compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
@@ -173,7 +173,7 @@ class Recommender:
     @cached_property
     def population(self) -> CollaborativeStatistics:
         """The collaborative statistics as of the dataset's time, of a sample of people as if everybody had been
-        counted; for a private model, of nobody."""
+        counted; for a private model, of no one."""
         if self.model is not None and self.model.privacy is not None:
             public = (self.dataset.items, self.item_vectors, self.dataset.as_of)
             return private_population(*public, self.model.scorer, self.model.population)
@@ -189,7 +189,7 @@ class Recommender:
     @property
     def index(self) -> CatalogueIndex | None:
         """What finds items by their vectors; None where all of them are compared."""
-        population = vars(self).get("population")  # an index comes with a serving state, never of counting anew
+        population = vars(self).get("population")  # an index comes with a serving state, never with counting
         return None if population is None else population.index
 
     @cached_property
@@ -202,7 +202,7 @@ class Recommender:
     def together(self) -> csr_matrix:
         """What goes together, (n_items, n_items); see `recllm.learn.features.together.bought_together`.
 
-        Raises `ModelError` where the dataset holds nobody to count, and the serving state does not say it.
+        Raises `ModelError` where the dataset holds no users to count, and the serving state does not say it.
         """
         if not self.dataset.n_users:
             raise ModelError("the serving state does not say what is bought together; run: recllm refresh")
@@ -348,7 +348,7 @@ class Recommender:
         """
         request = users if isinstance(users, RecommendRequest) else RecommendRequest(users=users, **options)  # type: ignore[arg-type]
         if request.intent is Intent.WIN_BACK:
-            refuse_steps(self.dataset.step_seconds, "offers to win somebody back")
+            refuse_steps(self.dataset.step_seconds, "offers to win customers back")
         allowed = allowed_items(self.dataset, request.allow, request.exclude, request.where)
         if request.objective is Objective.MARGIN:
             allowed &= np.isfinite(self.margins)
@@ -365,11 +365,11 @@ class Recommender:
             histories, rng = histories.select(personal), rng or np.random.default_rng()
             fitting = self.fitting(request.intent, histories.events, basket)
             for group, allowed_to_group in _by_allowed(fitting, len(personal), allowed):
-                part = histories.select(group)
-                ranked, best = self._best(part, request, allowed_to_group)
-                spreads = self._spreads(part, request, ranked) if request.explain else np.ones(len(group))
+                of_group = histories.select(group)
+                ranked, best = self._best(of_group, request, allowed_to_group)
+                spreads = self._spreads(of_group, request, ranked) if request.explain else np.ones(len(group))
                 for n, position in enumerate(agreed[personal[group]].tolist()):
-                    person = UserHistory(part.events.rows(np.array([n])), part.basics[n], int(part.rows[n]))
+                    person = UserHistory(of_group.events.rows(np.array([n])), of_group.basics[n], int(of_group.rows[n]))
                     offers = _PersonOffers.of(request, person, fitting, int(group[n]))
                     slates[position] = self._slate(
                         request, position, person, offers, ranked.row(n), best[n], spreads[n], rng
@@ -444,7 +444,7 @@ class Recommender:
         pseudonym = self._pseudonyms([user])[0]
         histories = self.people.histories([pseudonym])
         if not histories.is_known[0]:
-            raise UnknownIdError("nobody with this id is known here; check the id, or the consent table")
+            raise UnknownIdError("no customer with this id is known here; check the id, or the consent table")
         person = UserHistory(histories.events, histories.basics[0])
         profile = self.explainer().profile(person, pseudonym)
         return profile, user_texts(profile, self.dataset.items, self.locale)
@@ -473,10 +473,10 @@ class Recommender:
         return self._copy(pseudonyms=pseudonyms)
 
     def for_nobody(self) -> Recommender:
-        """The same for somebody who is not known by an id, and of whom a request tells all: nothing is looked up, and
-        no consent is asked."""
-        nobody = DatasetPeople(Dataset.of_catalogue(self.dataset.items, self.dataset.as_of))
-        return self._copy(people=nobody, pseudonyms=None, permits=None)
+        """The same for a visitor without an id, of whom the request says everything: no history is read, and no
+        consent is asked."""
+        visitors = DatasetPeople(Dataset.of_catalogue(self.dataset.items, self.dataset.as_of))
+        return self._copy(people=visitors, pseudonyms=None, permits=None)
 
     def by_pseudonym(self) -> Recommender:
         """The same for a caller whose ids are pseudonyms already; consent is asked as before."""
@@ -643,7 +643,7 @@ class Recommender:
         parts = [offers.part(request.intent, int(row)) for row in item_rows]
         is_weekly = offers.weekly and self.dataset.step_seconds is None
         headings: dict[Intent | None, str] = {
-            part: self._heading(part, is_weekly) for part in set(parts) if part is not None
+            heading: self._heading(heading, is_weekly) for heading in set(parts) if heading is not None
         }
         names = self.names.of(item_rows.tolist())
         item_ids = self.dataset.items["item_id"].gather(item_rows).to_list()
@@ -722,9 +722,9 @@ class Recommender:
         text = reason_text("goes_with", self.locale, title=title, days_since=told_days, in_cart=in_cart)
         return Reason(evidence_id=f"B:{item_id}", delta=0.0, text=text, kind=ReasonKind.TOGETHER)
 
-    def _heading(self, part: Intent, weekly: bool) -> str:
-        variables = {"weekly": weekly} if part is Intent.REMIND else {}
-        return Prompts.load().render(f"slate.part_{part}", self.locale, **variables)
+    def _heading(self, intent: Intent, weekly: bool) -> str:
+        variables = {"weekly": weekly} if intent is Intent.REMIND else {}
+        return Prompts.load().render(f"slate.part_{intent}", self.locale, **variables)
 
     def _note(self, kind: NoteKind, **numbers: float | None) -> Note:
         text = Prompts.load().render(f"slate.{kind}", self.locale, **numbers)

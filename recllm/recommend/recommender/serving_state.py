@@ -1,6 +1,6 @@
 """What answering needs from the crowd and the catalogue, as of a time, ready to be mapped into memory.
 
-A state is a folder of three files. A model's version has states beside it, and is not changed by them: see
+A state is a folder of three files. A version of a model has states, and is not changed by them: see
 `recllm.recommend.recommender.shop_states`.
 
     serving.safetensors      the catalogue's part: vectors, groups, sales, item to item weights. No row of any person.
@@ -145,7 +145,7 @@ def save_state(
 def without_people(
     path: Path, state: PeopleState, keep: NDArray[np.bool_], *, event_no: int, consent_load: int
 ) -> PeopleState:
-    """The people's part without some users, written in its place: they are nobody's neighbour any more, and have no
+    """The people's part without some users, written in its place: they are no neighbours any more, and have no
     history.
 
     keep: boolean (n_users,). event_no, consent_load: as in `PeopleState`.
@@ -159,7 +159,7 @@ def without_people(
         arrays["pool_basics"] = arrays["pool_basics"][pool_kept]
     for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
         arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
-    parts = (part.rows(np.flatnonzero(keep[start : start + part.n_users])) for start, part in state.events.parts())
+    parts = (chunk.rows(np.flatnonzero(keep[start : start + chunk.n_users])) for start, chunk in state.events.parts())
     with drafts_folder(path.parents[1]) as folder:
         _write_people(path, arrays, EventFiles.write(folder, parts), state.salt, event_no, consent_load)
     return open_people_state(path)
@@ -198,11 +198,11 @@ def _write(path: Path, arrays: Arrays, metadata: Mapping[str, str], log: EventLo
             stream.seek(body + header[name]["data_offsets"][0])
             stream.write(np.ascontiguousarray(array).tobytes())
         n_written = 0
-        for _, part in () if log is None else log.parts():
-            for (name, dtype), column in zip(columns.items(), part.columns(), strict=True):
+        for _, chunk in () if log is None else log.parts():
+            for (name, dtype), column in zip(columns.items(), chunk.columns(), strict=True):
                 stream.seek(body + header[name]["data_offsets"][0] + n_written * dtype.itemsize)
                 stream.write(column.astype(dtype, copy=False).tobytes())
-            n_written += len(part)
+            n_written += len(chunk)
         checksum = _checksum(stream, body)
         stream.seek(0)
         stream.write(beginning(checksum))
@@ -350,5 +350,5 @@ def _csr(arrays: Arrays, name: str) -> csr_matrix:
 
     matrix = csr_matrix(tuple(arrays[f"{name}.shape"].tolist()), dtype=np.float32)
     # the constructor would copy what is a small part of a mapped file
-    matrix.data, matrix.indices, matrix.indptr = (arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    matrix.data, matrix.indices, matrix.indptr = (arrays[f"{name}.{chunk}"] for chunk in ("data", "indices", "indptr"))
     return matrix

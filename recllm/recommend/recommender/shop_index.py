@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 COMPARED = 100_000
 """Vectors that are compared with those of the index at once."""
 NEW_SHARE = 0.5
-"""With so many items that are new or changed, or rows that are empty, an index is built anew."""
+"""From this share of new or changed items, or of empty rows, on an index is built from nothing."""
 ASKED = 50
 """Items whose nearest are looked up in both ways, to tell how good and fast the index is."""
 DEPTH = 100
@@ -138,8 +138,8 @@ def catalogue_index(
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, stamp: tuple[int, int], fingerprint: str, url: str | None) -> ItemIndex:
-    """An index for all recommenders of this process, which are made anew with each load of items; every byte of its
-    files is checked once. stamp: tells one index in the folder from the next."""
+    """An index for all recommenders of this process, which are made again with each load of items; every byte of its
+    files is checked once. stamp: differs from one index in the folder to the next."""
     return open_index(folder, fingerprint, url=url)
 
 
@@ -184,7 +184,7 @@ def _current(
         try:
             index = open_index(folder, None, url=url)
         except (ModelError, UsageError) as error:
-            tell(f"built anew: {error}")
+            tell(f"built from nothing: {error}")
     if index is not None and index.dim == vectors.shape[1] and len(index.item_ids):
         rows = pl.DataFrame({"item_id": index.item_ids}).with_row_index("row").drop_nulls()
         listed = pl.DataFrame({"item_id": item_ids}).with_row_index("position")
@@ -193,9 +193,9 @@ def _current(
         both = listed.join(rows, on="item_id", how="inner").sort("row")
         moved = []
         for start in range(0, both.height, COMPARED):
-            part = both[start : start + COMPARED]
-            positions = part["position"].to_numpy()
-            differs = np.abs(index.vectors_of(part["row"].to_numpy().astype(np.int64)) - vectors[positions]) > 1e-6
+            block = both[start : start + COMPARED]
+            positions = block["position"].to_numpy()
+            differs = np.abs(index.vectors_of(block["row"].to_numpy().astype(np.int64)) - vectors[positions]) > 1e-6
             moved.append(positions[differs.any(axis=1)])
         changed = np.concatenate([*moved, new[:0]])
         n_empty = len(index.item_ids) - len(index) + len(gone)

@@ -80,7 +80,7 @@ class StorePeople:
 
     gate: PolicyGate
     shop: Dataset
-    """The catalogue and the present; nobody needs to be in it."""
+    """The catalogue and the present; it may be without users."""
     state: PeopleState
 
     def at(self, shop: Dataset) -> StorePeople:
@@ -119,7 +119,7 @@ def open_recommender(
 
     A published model is opened with its newest serving state, or with the one of the name `state`, and the history of
     each user who is asked for is read by key.
-    everybody: `Recommender.dataset` holds all people, for jobs over them. recompute: count everything anew from the
+    everybody: `Recommender.dataset` holds all people, for jobs over them. recompute: count everything again from the
     store, which is slow, and what a state is compared with. Without a trained model, slates rank by text alone and say
     so.
     """
@@ -234,7 +234,7 @@ class AgreedPeople:
     """
 
     shop: Dataset
-    """The catalogue and the present; nobody needs to be in it."""
+    """The catalogue and the present; it may be without users."""
     state: PeopleState
     users: pl.DataFrame
     """As `Dataset.users`."""
@@ -350,5 +350,5 @@ def _mark_erased_since(workspace: Workspace, version: str, erased: Collection[st
 
 
 def tainted_until(workspace: Workspace, at: datetime) -> datetime:
-    """Until when a model may be used that learned from somebody who was erased at a time."""
+    """Until when a model may be used that learned from a customer who was erased at a time."""
     return at + timedelta(days=workspace.settings.retention.tainted_models)

@@ -80,7 +80,8 @@ def write_state(
     if progress:
         progress("count what the crowd did, for answers in a moment")
     with (
-        _drafts(workspace) as scratch,
+        _explained(workspace.root / "serving"),
+        drafts_folder(workspace.root / "serving") as scratch,
         tqdm(total=0, unit=" parts", desc="log", leave=False, delay=1.0, disable=None if progress else True) as bar,
     ):
         for name in ("log", "state"):
@@ -164,8 +165,8 @@ def remove_states(workspace: Workspace, version: str | None = None) -> None:
 
 
 def _sweep(workspace: Workspace, folder: Path | None, n_others: int) -> None:
-    """Remove all states but this one and the latest others, so many, that know the same decisions on consent; what a
-    killed process left, which holds everybody's history; and files of older versions of recllm."""
+    """Remove all states but this one and the latest `n_others` that know the same decisions on consent; what a killed
+    process left, which holds everybody's history; and files of older versions of recllm."""
     parent = workspace.root / "serving"
     sweep_drafts(parent)
     others = sorted(set(states(workspace)) - {folder}, key=lambda path: path.stat().st_mtime)
@@ -183,14 +184,6 @@ def _consent_load(folder: Path) -> int:
         return open_people_state(folder / PEOPLE_STATE).consent_load
     except ModelError:
         return -1
-
-
-@contextmanager
-def _drafts(workspace: Workspace) -> Iterator[Path]:
-    """An empty folder beside the states, which is gone at the end of the block."""
-    folder = workspace.root / "serving"
-    with _explained(folder), drafts_folder(folder) as scratch:
-        yield scratch
 
 
 @contextmanager
