@@ -170,34 +170,23 @@ def retrain(
             (manifest.lineage for manifest in versions(workspace.models_dir) if manifest.version == parent), None
         )
         if parent is not None and lineage is not None and (lineage.privacy or workspace.settings.privacy.required):
-            return _retrain_privately(
-                workspace,
-                parent,
-                lineage,
-                now=now,
-                if_due=if_due,
-                seed=seed,
-                encoder=encoder,
-                needed=needed,
-                progress=tell,
-            )
+            options: dict[str, Any] = {"if_due": if_due, "needed": needed, "progress": tell}
+            return _retrain_privately(workspace, parent, lineage, now=now, seed=seed, encoder=encoder, **options)
         refuse_without_privacy(workspace.settings)
         if parent is not None and usable_version(workspace) is None:
             tell(
                 f"{parent} may not be used any more, so there is nothing to compare with: a model is trained by itself"
             )
-            return _replacement(workspace, parent, now=now, seed=seed, encoder=encoder, progress=tell)
+            return _replacement(workspace, parent, now=now, seed=seed, encoder=encoder, needed=needed, progress=tell)
         served = served_model(workspace, now=now, seed=seed, encoder=encoder)
         taint = taints(workspace.models_dir).get(str(served.model.version))
         tell(f"checks of {served.model.version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
-        is_tainted = CheckVerdict.NOT_DUE if taint is None else CheckVerdict.DUE
-        checks = (*served.checks(), RetrainCheck(kind=CheckKind.ERASURE, verdict=is_tainted, figures={}))
+        checks = (*served.checks(), _erasure_check(taint is not None))
         due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
         tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
-        challenger, gate, removed = None, None, list[str]()
+        challenger, gate, removed = None, None, tuple[str, ...]()
         outcome = RetrainOutcome.NOT_DUE if not due else RetrainOutcome.TOO_EARLY
-        min_days = served.settings.min_days
-        is_early = served.end - max(served.until, last_window_end(workspace)) < min_days * DAY
+        is_early = served.end - max(served.until, last_window_end(workspace)) < served.settings.min_days * DAY
         if not if_due or (due and not is_early) or taint is not None:
             tuned = None
             if taint is not None and served.model.adapter is not None:
@@ -220,16 +209,7 @@ def retrain(
                 tell(f"it serves all the same, as {served.model.version} learned from a customer who was erased")
                 promote(workspace.models_dir, challenger, force=True)
                 outcome = RetrainOutcome.PROMOTED
-            limits = served.settings
-            removed = remove_old(
-                workspace.models_dir,
-                refused=REFUSED_VERSIONS,
-                retrained=limits.retrained_versions,
-                needed=needed,
-            )
-            if outcome is RetrainOutcome.PROMOTED:
-                removed += remove_tainted(workspace.models_dir)
-                forget_in_states(workspace)
+            removed = _tidied(workspace, needed, is_promoted=outcome is RetrainOutcome.PROMOTED)
     return RetrainReport(
         outcome=outcome,
         parent=str(served.model.version),
@@ -237,9 +217,25 @@ def retrain(
         as_of=utc(served.as_of).isoformat(),
         checks=checks,
         gate=gate,
-        removed=tuple(removed),
+        removed=removed,
         seconds=time.monotonic() - started,
     )
+
+
+def _erasure_check(is_tainted: bool) -> RetrainCheck:
+    verdict = CheckVerdict.DUE if is_tainted else CheckVerdict.NOT_DUE
+    return RetrainCheck(kind=CheckKind.ERASURE, verdict=verdict, figures={})
+
+
+def _tidied(workspace: Workspace, needed: Collection[str], *, is_promoted: bool) -> tuple[str, ...]:
+    """Versions that are removed to keep the disk bounded; where another one serves now, those that learned from erased
+    customers too."""
+    folder, limit = workspace.models_dir, workspace.settings.retraining.retrained_versions
+    removed = remove_old(folder, refused=REFUSED_VERSIONS, retrained=limit, needed=needed)
+    if is_promoted:
+        removed += remove_tainted(folder)
+        forget_in_states(workspace)
+    return tuple(removed)
 
 
 def _retrain_privately(
@@ -260,14 +256,11 @@ def _retrain_privately(
     started, limits = time.monotonic(), workspace.settings.retraining
     as_of, is_tainted = present(workspace, now), parent in taints(workspace.models_dir)
     until = int(datetime.fromisoformat(lineage.trained_until).timestamp())
-    erasure = RetrainCheck(
-        kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE if is_tainted else CheckVerdict.NOT_DUE, figures={}
-    )
-    checks = (age_check(until, as_of, limits), erasure)
+    checks = (age_check(until, as_of, limits), _erasure_check(is_tainted))
     is_due = any(check.verdict is CheckVerdict.DUE for check in checks)
     is_early = as_of - until < limits.min_days * DAY
     outcome = RetrainOutcome.TOO_EARLY if is_due else RetrainOutcome.NOT_DUE
-    challenger, removed = None, list[str]()
+    challenger, removed = None, tuple[str, ...]()
     if not if_due or is_tainted or (is_due and not is_early):
         has_adapter = (workspace.models_dir / "versions" / parent / "adapter").is_dir()
         challenger = train_privately(
@@ -281,14 +274,7 @@ def _retrain_privately(
             progress=progress,
         ).model_version
         outcome = RetrainOutcome.PROMOTED
-        removed = remove_old(
-            workspace.models_dir,
-            refused=REFUSED_VERSIONS,
-            retrained=limits.retrained_versions,
-            needed=needed,
-        )
-        removed += remove_tainted(workspace.models_dir)
-        forget_in_states(workspace)
+        removed = _tidied(workspace, needed, is_promoted=True)
     return RetrainReport(
         outcome=outcome,
         parent=parent,
@@ -296,7 +282,7 @@ def _retrain_privately(
         as_of=utc(as_of).isoformat(),
         checks=checks,
         gate=None,
-        removed=tuple(removed),
+        removed=removed,
         seconds=time.monotonic() - started,
     )
 
@@ -393,21 +379,20 @@ def _replacement(
     now: datetime | None,
     seed: int,
     encoder: Encoder | None,
+    needed: Collection[str],
     progress: Callable[[str], None],
 ) -> RetrainReport:
     """What `recllm train` makes serves in the place of a version whose use has ended."""
     lora = workspace.settings.lora if (workspace.models_dir / "versions" / version / "adapter").is_dir() else None
     trained = train_workspace(workspace, seed=seed, encoder=encoder, lora=lora, progress=progress)
-    removed = remove_tainted(workspace.models_dir)
-    forget_in_states(workspace)
     return RetrainReport(
         outcome=RetrainOutcome.PROMOTED,
         parent=version,
         challenger=trained.model_version,
         as_of=utc(present(workspace, now)).isoformat(),
-        checks=(RetrainCheck(kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE, figures={}),),
+        checks=(_erasure_check(True),),
         gate=None,
-        removed=tuple(removed),
+        removed=_tidied(workspace, needed, is_promoted=True),
         seconds=trained.seconds,
     )
 

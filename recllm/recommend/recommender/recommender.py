@@ -61,7 +61,7 @@ from recllm.recommend.recommender.leave_one_out import (
 )
 from recllm.recommend.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommend.recommender.people import DatasetPeople, Histories, People, PeopleLacking
-from recllm.recommend.recommender.private_serving import catalogue_vectors, private_population
+from recllm.recommend.recommender.private_model import catalogue_vectors, private_population
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows, known_rows, sensitive_items
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc

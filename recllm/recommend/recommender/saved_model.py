@@ -53,7 +53,7 @@ class Model:
     """Calibration of single items, where there is one."""
     privacy: PrivacyGuarantee | None = None
     """What it promises to every user of the log; None where it was trained without privacy. With it the model serves
-    from `recllm.recommend.recommender.private_serving`, and its metrics are none: nothing was measured on people."""
+    from `recllm.recommend.recommender.private_model`, and its metrics are none: nothing was measured on people."""
 
 
 def save_model(model: Model, folder: Path) -> None:

@@ -302,7 +302,7 @@ def publish_recommender(
     Returns the version.
     """
     folder, version = workspace.models_dir, new_version()
-    erased = workspace.store().tombstones() if erased is None else erased
+    erased = _erased(workspace) if erased is None else erased
     lineage = lineage or lineage_of(model, Origin.TRAINED, serving(folder))
     try:  # the state first: on a full disk the old version goes on with what it has
         if lineage.is_refused:
@@ -330,7 +330,7 @@ def refresh(
 ) -> str:
     """Bring the serving state of the current model up to the present, without training; returns the model's version,
     which stays as it is. spread: as in `write_state`. Raises `NotFittedError` when nothing was trained."""
-    model, erased = load_model(workspace.models_dir), workspace.store().tombstones()
+    model, erased = load_model(workspace.models_dir), _erased(workspace)
     version = str(model.version)
     last_load = write_state(
         workspace, model, model_encoder(workspace, model), now=now, spread=spread, progress=progress
@@ -341,9 +341,14 @@ def refresh(
     return version
 
 
+def _erased(workspace: Workspace) -> set[str]:
+    """The pseudonyms of everybody who was erased."""
+    return set(workspace.store().tombstones())
+
+
 def _mark_erased_since(workspace: Workspace, version: str, erased: Collection[str]) -> None:
     """erased: before the data were read that the version, or its state, was made of."""
-    if workspace.store().tombstones().keys() - set(erased):
+    if _erased(workspace) - set(erased):
         at = datetime.now(UTC)
         mark_version_tainted(workspace.models_dir, version, at=at, use_until=tainted_until(workspace, at))
         forget_in_states(workspace)
