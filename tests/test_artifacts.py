@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -317,6 +318,14 @@ def test_a_version_that_passed_serves_only_in_place_of_the_one_it_was_compared_w
     publish_with(tmp_path, "v4", "v1", GateVerdict.PASSED)
     assert artifacts.current(tmp_path) == "v3"
     assert artifacts.decisions(tmp_path)[-1].kind is artifacts.DecisionKind.OVERTAKEN
+
+
+def test_a_refreshed_version_counts_what_was_loaded_since(tmp_path: Path) -> None:
+    publish_with(tmp_path, "v1", None)
+    later = datetime.now(UTC) + timedelta(days=1)
+    assert artifacts.versions_since(tmp_path, 5, later) == []
+    artifacts.note_refresh(tmp_path, "v1", 7)
+    assert [artifacts.versions_since(tmp_path, first_load, later) for first_load in (7, 8)] == [["v1"], []]
 
 
 def test_a_lineage_that_was_changed_is_refused(tmp_path: Path) -> None:

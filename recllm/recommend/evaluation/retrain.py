@@ -437,15 +437,9 @@ def _challenger(
 
 def train_challenger(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Model:
     """The recipe's model of a log."""
-    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.evaluation.recllm_system import fit_recipe
 
-    fitted = Recommender(past, encoder, locale=recipe.locale).fit(
-        recipe.training,
-        interests=recipe.interests,
-        collaborative=recipe.collaborative,
-        candidates=recipe.candidates,
-        progress=progress,
-    )
+    fitted = fit_recipe(past, encoder, recipe, progress)
     assert fitted.model is not None  # noqa: S101 - fit returned
     return fitted.model
 

@@ -146,11 +146,10 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
     groups = re.findall(r"\d+", number)
     if "trunk" in named and not number.startswith("("):
         sizes = [len(group) for group in groups]
-        steps = {int(b) - int(a) for a, b in itertools.pairwise(groups)}
-        is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and len(steps) == 1)
+        is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and _is_row(groups))
         return not is_part and re.match(r" [A-Z](?![A-Za-z])", after) is None
     if "pair" in named:
-        return len({int(b) - int(a) for a, b in itertools.pairwise(groups)}) > 1
+        return len(groups) > 1 and not _is_row(groups)
     return True
 
 
