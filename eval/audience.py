@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
+from peers.trees import BoostSettings, TreeExamples, boost
 
 from recllm.base.stats import probabilities
 from recllm.base.stats.intervals import paired_bootstraps
@@ -29,13 +30,12 @@ from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.learn.training.windows import PastWindows, window_starts
 from recllm.market.audiences.probabilities import USERS_PER_BLOCK, restricted_to
-from recllm.recommend.evaluation.peers.trees import BoostSettings, TreeExamples, boost
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.recllm_system import TrainingRecipe, advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current
-from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.saved_model import load_model, publish_model
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import merged_lines, visits
 from recllm.text.encoder.hardware import map_blocks
@@ -74,7 +74,7 @@ def recommender(window: EvaluationWindow, encoder: Any, recipe: TrainingRecipe, 
         return Recommender(window.fit_on, encoder, model=load_model(models))
     trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
     if models is not None:
-        trained.publish(models)
+        publish_model(trained.model, models)
     return trained
 
 

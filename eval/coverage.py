@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks import BENCHMARKS
 from inputs import default_encoder, script_parser, window_of
 
-from recllm.recommend.evaluation.benchmarks import BENCHMARKS
 from recllm.recommend.evaluation.recllm_system import OURS, advised_recipe, served_system
 from recllm.recommend.evaluation.report import Report, evaluate
 from recllm.recommend.recommender.recommender import Recommender

@@ -35,7 +35,6 @@ from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.recommender.explanation import positions
 from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, counterfactual, deltas, lacking, units_of
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
@@ -151,7 +150,7 @@ def held_out(
 
 def case(recommender: Recommender, row: int, item: int, scores: NDArray[np.float32], rng: np.random.Generator) -> Case:
     person, vectors = recommender.person(recommender.dataset.users["user_id"][row]), recommender.item_vectors
-    units, by_item = recommender.evidence(person, np.array([item]))
+    units, by_item = recommender.explainer().evidence(person, np.array([item]))
     value = by_item[:, 0]
     cosine = np.array([float(vectors[unit.item] @ vectors[item]) if unit.item >= 0 else -1.0 for unit in units])
     last = {int(i): n for n, i in enumerate(person.events.item)}
@@ -170,7 +169,7 @@ def scored(recommender: Recommender, case: Case, sets: Sequence[Sequence[Evidenc
     """The item's score without each set of units."""
     histories, basics = lacking(case.person, sets)
     ones = Pairs(np.arange(len(sets) + 1), np.full(len(sets), case.item, np.int32))
-    return recommender.score_versions(case.person)(histories, basics, ones)
+    return recommender.explainer().scores_of(case.person)(histories, basics, ones)
 
 
 # --- gates -----------------------------------------------------------------------------------------------------------
@@ -221,7 +220,7 @@ def deletion(recommender: Recommender, cases: Sequence[Case], rng: np.random.Gen
         tried = rng.permutation(np.flatnonzero(np.isfinite(case.deltas)))
         orders = dict(zip(stays, (heavy, rng.permutation(len(case.units)), tried, heavy[::-1]), strict=True))
         sets = [[case.units[int(n)] for n in order[:step]] for order in orders.values() for step in range(1, STEPS + 1)]
-        ranks = positions(recommender, case.person, case.item, SHORT)(*lacking(case.person, [[], *sets]))
+        ranks = recommender.explainer().positions(case.person, case.item, SHORT)(*lacking(case.person, [[], *sets]))
         if ranks[0] <= SHORT:
             for number, name in enumerate(stays):
                 stays[name].append(float((ranks[1 + STEPS * number : 1 + STEPS * (number + 1)] <= SHORT).mean()))
@@ -235,7 +234,7 @@ def necessity(recommender: Recommender, cases: Sequence[Case]) -> dict[str, Any]
     """Counterfactual sets for the first 5, each ranked once more by the serving code without these events."""
     emitted, true, sizes, n_ranked = 0, 0, [], 0
     for case in cases:
-        ranks = positions(recommender, case.person, case.item, SHORT)
+        ranks = recommender.explainer().positions(case.person, case.item, SHORT)
         if int(ranks(case.person.events, [case.person.basics])[0]) > SHORT:
             continue
         n_ranked += 1
@@ -257,7 +256,7 @@ def shown_without(recommender: Recommender, case: Case, units: Sequence[Evidence
     from recllm.text.items import item_names
 
     histories, basics = lacking(case.person, [units])
-    listed = recommender.rank_versions(case.person, SHORT + 100)(histories, basics).item[0]
+    listed = recommender.explainer().lists_of(case.person, SHORT + 100)(histories, basics).item[0]
     listed = listed[listed >= 0]
     names = item_names(recommender.dataset.items[listed.tolist()], recommender.locale)
     first = list(dict.fromkeys(names))[:SHORT]
@@ -315,7 +314,7 @@ def heaviest(recommender: Recommender, case: Case, person: UserHistory) -> Evide
     units = units_of(person)
     tried_units = {unit for unit, w in zip(case.units, case.deltas, strict=True) if np.isfinite(w)}
     tried = np.array([[unit in tried_units] for unit in units])
-    values = deltas(person, units, np.array([case.item]), tried, recommender.score_versions(case.person))[:, 0]
+    values = deltas(person, units, np.array([case.item]), tried, recommender.explainer().scores_of(case.person))[:, 0]
     return units[int(np.nanargmax(values))]
 
 
@@ -343,7 +342,7 @@ def _planted_hit(
     events = Events(np.array([0, n]), items, at, bought, ones, ones, np.arange(n, dtype=np.int32))
     person = UserHistory(events, {})
     units = units_of(person)
-    score = recommender.score_versions(person)
+    score = recommender.explainer().scores_of(person)
     values = deltas(person, units, two[:1], np.ones((len(units), 1), bool), score)[:, 0]
     return units[int(np.argmax(values))].item in two[1:]
 
@@ -368,7 +367,11 @@ def sanity(recommender: Recommender, cases: Sequence[Case], seed: int) -> dict[s
         tried = np.isfinite(case.deltas)
         if tried.sum() >= 5:
             values = deltas(
-                case.person, case.units, np.array([case.item]), tried[:, None], randomised.score_versions(case.person)
+                case.person,
+                case.units,
+                np.array([case.item]),
+                tried[:, None],
+                randomised.explainer().scores_of(case.person),
             )
             correlations.append(float(spearmanr(case.deltas[tried], values[tried, 0]).statistic))
     return {"mean_rank_correlation": round(float(np.nanmean(correlations)), 4), "pairs": len(correlations)}

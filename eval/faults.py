@@ -52,8 +52,9 @@ from recllm.market.jobs.load import add_consent, add_events, add_users, load_fil
 from recllm.market.jobs.sessions import join_session  # noqa: E402
 from recllm.recommend.recommender import registry  # noqa: E402
 from recllm.recommend.recommender.saved_model import load_model  # noqa: E402
-from recllm.recommend.recommender.serving_state import open_people_state  # noqa: E402
-from recllm.recommend.recommender.shop_recommender import open_recommender, people_path, publish_recommender, refresh  # noqa: E402
+from recllm.recommend.recommender.serving_state import PEOPLE_STATE, open_people_state  # noqa: E402
+from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh  # noqa: E402
+from recllm.recommend.recommender.shop_states import states  # noqa: E402
 from recllm.shop.workspace.audit import verify_audit  # noqa: E402
 from recllm.shop.workspace.workspace import NEXT_KEY, Workspace, restore_drafts  # noqa: E402
 from recllm.text.encoder.toy import ToyEncoder  # noqa: E402
@@ -365,7 +366,7 @@ class Refresh(Operation):
 
     def losses(self, folder: Path, traces: Traces) -> list[str]:
         with Workspace.open(folder) as shop:
-            acknowledged = list(traces.acknowledged("refresh").values())
+            acknowledged = list(traces.acknowledged("refresh").values())[-1:]
             withdrawn = set(traces.acknowledged("withdraw"))
             perhaps = frozenset(withdrawn | {traces.interrupted("withdraw") or ""})
             interrupted = traces.interrupted("refresh") is not None
@@ -379,19 +380,17 @@ class Refresh(Operation):
             for user in perhaps - {""}:
                 self._say(shop, user, True)
             refresh(shop)
-            for manifest in registry.versions(shop.models_dir)[:-2]:
-                shutil.rmtree(shop.models_dir / "versions" / manifest.version)
         return problems
 
 
 def held_by_states(shop: Workspace, people: set[str]) -> list[str]:
     """Who of these is in a people's part of a serving state, and what else lies beside them. An answer was given."""
     names, problems = shop.pseudonymiser().many(sorted(people)), []
-    for path in people_path(shop, "").parent.glob("*.safetensors"):
-        state = open_people_state(path)
+    for path in states(shop):
+        state = open_people_state(path / PEOPLE_STATE)
         n = len(set(state.digest(names).tolist()) & set(state.digests.tolist()))
         problems += [f"{path.name} holds {n} people who are gone"] * bool(n)
-    left = drafts(people_path(shop, "").parent) if people else []
+    left = drafts(shop.root / "serving") if people else []
     return problems + [f"a draft of everybody's histories stays: {name}" for name in left]
 
 
@@ -499,8 +498,6 @@ class Erasure(Operation):
         add_consent(shop, [(name, Purpose.EMAIL, True, LAST_DAY)], source="faults")
         join_session(shop, f"s-{name}", name)
         refresh(shop)
-        for manifest in registry.versions(shop.models_dir)[:-2]:
-            shutil.rmtree(shop.models_dir / "versions" / manifest.version)
         return shop.pseudonymiser().one(name)
 
     def _mark(self, name: str) -> str:

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import BENCHMARKS
+
 from recllm.base.schema import Encoder
-from recllm.recommend.evaluation.benchmarks import BENCHMARKS
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.record import provenance, write_record
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from benchmarks import BENCHMARKS
 from inputs import default_encoder, finish, script_parser, window_of
 
 from recllm.base.stats import probabilities
@@ -21,7 +22,6 @@ from recllm.learn.features.candidates import candidates
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.learn.training.calibration import with_offsets
 from recllm.learn.training.scorer import ITEM_CALIBRATION_PRIOR
-from recllm.recommend.evaluation.benchmarks import BENCHMARKS
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.recllm_system import advised_recipe
 from recllm.recommend.recommender.ranking import ItemRanker, UserInputs

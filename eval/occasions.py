@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from benchmarks import BENCHMARKS
 from inputs import default_encoder, finish, say, script_parser
 from numpy.typing import NDArray
 
@@ -38,7 +39,6 @@ from recllm.market.occasions.repurchase import HORIZON_DAYS, RepurchasePairs, bo
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.predict import predict
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
-from recllm.recommend.evaluation.benchmarks import BENCHMARKS
 from recllm.recommend.evaluation.recllm_system import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender

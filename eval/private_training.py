@@ -47,7 +47,7 @@ from recllm.learn.training.private.head import (
 )
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.recllm_system import advised_recipe, learned_system
-from recllm.recommend.recommender.private_serving import catalogue_vectors, private_population
+from recllm.recommend.recommender.private_model import catalogue_vectors, private_population
 from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
 from recllm.shop.data.dataset import DAY
 from recllm.shop.data.interactions import Floats, Ints

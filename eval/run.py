@@ -12,12 +12,13 @@ import re
 import shutil
 import time
 
+from benchmarks import BENCHMARKS
 from inputs import peer_settings, say, script_parser, window_of
+from peers import PEERS
 
-from recllm.recommend.evaluation.benchmarks import BENCHMARKS
 from recllm.recommend.evaluation.recllm_system import OURS
 from recllm.recommend.evaluation.report import evaluate
-from recllm.recommend.evaluation.systems import BASELINES, PEERS, check_systems, systems_for
+from recllm.recommend.evaluation.systems import BASELINES, check_systems, systems_for
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-k", type=int, help="length of the lists; the protocol's own otherwise")
     args = parser.parse_args(argv)
     names = args.systems.split(",")
-    check_systems(names)
+    check_systems(names, PEERS)
     began = time.perf_counter()
     window = window_of(args.protocol, args, validation=args.validation)
     say("%s: read in %.1f s", window.protocol, time.perf_counter() - began)
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         settings=peer_settings(args.protocol),
         seed=args.seed,
         runs=args.cache / "lora",
+        further=PEERS,
     )
     say("prepared in %.1f s", time.perf_counter() - began)
     unfinished = args.cache / "unfinished" / re.sub(r"\W+", "-", f"{window.protocol}-{args.encoder}")

@@ -26,7 +26,8 @@ import numpy as np
 from inputs import HERE, finish, load_average, say, script_parser
 
 from recllm.recommend.recommender.registry import current, rollback
-from recllm.recommend.recommender.shop_recommender import refresh
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender
 from recllm.shop.workspace.workspace import Workspace
 
 CALLERS = 8
@@ -72,7 +73,8 @@ def publish_again(folder: Path) -> tuple[str, str]:
         first = current(workspace.models_dir)
         if first is None:
             sys.exit(f"{folder}: nothing was trained; train a model first")
-        second = refresh(workspace)
+        model = load_model(workspace.models_dir)
+        second = publish_recommender(workspace, model, model_encoder(workspace, model))
         rollback(workspace.models_dir, first)
     return first, second
 

@@ -16,12 +16,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from inputs import PEERS, default_encoder, script_parser, window_of
-
-from recllm.base.stats import ranking
-from recllm.learn.features.item_vectors import item_vectors
-from recllm.recommend.evaluation.benchmarks import BENCHMARKS
-from recllm.recommend.evaluation.peers.trees import (
+from benchmarks import BENCHMARKS
+from inputs import PEERS as SETTINGS_FILE
+from inputs import default_encoder, script_parser, window_of
+from peers import PEERS
+from peers.trees import (
     ArrivalSettings,
     TreeSettings,
     arrival_examples,
@@ -30,6 +29,9 @@ from recllm.recommend.evaluation.peers.trees import (
     tree_examples,
     tree_ranker,
 )
+
+from recllm.base.stats import ranking
+from recllm.learn.features.item_vectors import item_vectors
 from recllm.recommend.evaluation.protocols import EvaluationWindow, Ranker
 from recllm.recommend.evaluation.systems import SYSTEMS
 
@@ -106,7 +108,7 @@ def maker(name: str, window: EvaluationWindow) -> Maker:
         return tree_maker(window)
     if name == "arrivals":
         return arrival_maker(window)
-    return lambda setting: SYSTEMS[name].make(**setting)
+    return lambda setting: {**SYSTEMS, **PEERS}[name].make(**setting)
 
 
 def figures_of(window: EvaluationWindow, rank: Ranker, k: int) -> list[float]:
@@ -145,7 +147,7 @@ def slices_for(window: EvaluationWindow, name: str) -> list[str]:
 
 def write(protocol: str, name: str, setting: Settings) -> None:
     """Into eval/peers.toml, the other entries as they stand."""
-    settings = tomllib.loads(PEERS.read_text(encoding="utf-8"))
+    settings = tomllib.loads(SETTINGS_FILE.read_text(encoding="utf-8"))
     tuned_values = {key: value for key, value in setting.items() if value is not None}
     peers = settings.setdefault(protocol, {})
     if name == "arrivals":
@@ -157,7 +159,7 @@ def write(protocol: str, name: str, setting: Settings) -> None:
     for name in BENCHMARKS:
         for peer, values in settings.get(name, {}).items():
             lines += section(f"{name}.{peer}", values)
-    PEERS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    SETTINGS_FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def section(title: str, setting: Settings) -> list[str]:

@@ -23,6 +23,8 @@ from recllm.base.files import PRIVATE, write_whole
 from recllm.doors.cli.main import main
 from recllm.shop.workspace import workspace
 
+# last, as a script may be called like a library: what tests of the benchmarks' peers read
+sys.path.append(str(Path(__file__).resolve().parents[1] / "eval"))
 # before torch is imported: small worlds gain nothing by threads, which wait for each other on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # some shells forbid bytecode, and each of the many child processes would compile the package anew

@@ -13,11 +13,13 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import sqlite3
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -733,7 +735,7 @@ def _version(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = 
     _add(f"version: {name}", make, inert=inert)
 
 
-for _name in ("scorer.safetensors", "serving.safetensors", "items.arrow", "model.json", "scorer.json", "manifest.json"):
+for _name in ("scorer.safetensors", "model.json", "scorer.json", "manifest.json"):
     _version(
         f"{_name} is a pickle",
         lambda case, folder, name=_name: (folder / name).write_bytes(case.pickled()),
@@ -751,10 +753,30 @@ _version("a pickle named notes.txt", lambda case, f: (f / "notes.txt").write_byt
 _version("a link to a file outside", lambda case, f: (f / "extra.json").symlink_to(case.secret_file))
 _version("a link to a folder outside", lambda case, f: (f / "adapter").symlink_to(case.outside), seal=False)
 _version("a hard link to a file outside", lambda case, f: (f / "extra.json").hardlink_to(case.secret_file), inert=True)
+
+
+def _state(name: str, spoil: Callable[[Case, Path], object]) -> None:
+    """A serving state in which somebody changed a file of the catalogue, and the checksum of its items as well."""
+
+    def make(case: Case) -> Door:
+        shop = case.trained()
+        for folder in (shop / "serving").glob("*.*"):
+            spoil(case, folder)
+            catalogue = folder / "serving.safetensors"
+            content, checksum = catalogue.read_bytes(), zlib.crc32((folder / "items.arrow").read_bytes())
+            stated = f'"items_crc32": "{checksum:010d}"'.encode()
+            catalogue.write_bytes(re.sub(rb'"items_crc32": "\d+"', stated, content))
+        return _recommend(shop)
+
+    _add(f"state: {name}", make)
+
+
+for _name in ("serving.safetensors", "items.arrow"):
+    _state(f"{_name} is a pickle", lambda case, folder, name=_name: (folder / name).write_bytes(case.pickled()))
 for _name, _content in HEADERS.items():
     if "90 MB" not in _name:
-        _version(
-            f"a serving state with {_name}",
+        _state(
+            f"a catalogue with {_name}",
             lambda _, folder, content=_content: (folder / "serving.safetensors").write_bytes(content()),
         )
 
@@ -772,9 +794,9 @@ def _hostile_arrow(case: Case, folder: Path) -> None:
         writer.write_table(table)
 
 
-_version("items.arrow with hostile metadata", _hostile_arrow)
-_version("items.arrow cut off", lambda _, f: (f / "items.arrow").write_bytes((f / "items.arrow").read_bytes()[:400]))
-_version(
+_state("items.arrow with hostile metadata", _hostile_arrow)
+_state("items.arrow cut off", lambda _, f: (f / "items.arrow").write_bytes((f / "items.arrow").read_bytes()[:400]))
+_state(
     "items.arrow with wrong bytes",
     lambda _, f: (f / "items.arrow").write_bytes((f / "items.arrow").read_bytes()[:-300] + b"\xff" * 300),
 )
@@ -836,11 +858,11 @@ _add(
 def _people_state(name: str, content: Callable[[Case], bytes]) -> None:
     def make(case: Case) -> Door:
         shop = case.trained()
-        for path in (shop / "serving").glob("*.safetensors"):
+        for path in (shop / "serving").glob("*/people.safetensors"):
             path.write_bytes(content(case))
         from recllm.recommend.recommender.serving_state import open_people_state
 
-        return lambda: [open_people_state(path) for path in (shop / "serving").glob("*.safetensors")]
+        return lambda: [open_people_state(path) for path in (shop / "serving").glob("*/people.safetensors")]
 
     _add(f"people's state: {name}", make)
 

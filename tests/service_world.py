@@ -21,7 +21,8 @@ from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.shop_recommender import publish_recommender
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -73,6 +74,12 @@ def counts(folder: Path) -> dict[str, int]:
     """Rows of each table of a workspace, without the loads."""
     with Workspace.open(folder) as shop, shop.store().read() as reader:
         return reader.counts()
+
+
+def publish_again(shop: Workspace) -> str:
+    """Another version with the weights of the serving one, which serves from then on."""
+    model = load_model(shop.models_dir)
+    return publish_recommender(shop, model, model_encoder(shop, model))
 
 
 @contextmanager

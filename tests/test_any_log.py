@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Command
+from peers import PEERS
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.settings import ScorerTrainingSettings
@@ -79,7 +80,7 @@ def test_the_published_split_of_beauty_is_that_of_leave_one_out() -> None:
 
 
 def test_nobody_with_three_purchases_is_no_protocol(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nobody has three purchases"):
+    with pytest.raises(DataError, match="no customer has three purchases"):
         split_tables(read_folder(write(tmp_path, interactions=log(each=2))), split="leave-one-out")
 
 
@@ -167,9 +168,8 @@ def test_only_the_candidates_of_a_user_are_ranked(tmp_path: Path) -> None:
     report = evaluate(asked, systems, k=5, draws=10)
     assert report.systems["recllm"]["UNMASKED"]["recall@5"] == 1.0
     with pytest.raises(UsageError, match="lightgbm ranks candidates of its own"):
-        make_systems(["lightgbm"], vectors=np.eye(window.dataset.n_items, dtype=np.float32))["lightgbm"].rank(
-            asked.query(asked.slices[0], 5)
-        )
+        vectors = np.eye(window.dataset.n_items, dtype=np.float32)
+        make_systems(["lightgbm"], vectors=vectors, further=PEERS)["lightgbm"].rank(asked.query(asked.slices[0], 5))
 
 
 def test_candidates_that_cannot_be_used_say_why(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -311,12 +312,20 @@ def test_a_refused_version_is_kept_and_does_not_serve(tmp_path: Path) -> None:
 
 def test_a_version_that_passed_serves_only_in_place_of_the_one_it_was_compared_with(tmp_path: Path) -> None:
     publish_with(tmp_path, "v1", None)
-    artifacts.publish(tmp_path, write, version="v2", lineage=lineage("v1", origin=Origin.REFRESHED))
     publish_with(tmp_path, "v3", "v1", GateVerdict.PASSED)
-    assert artifacts.current(tmp_path) == "v3", "refreshing changed no weight"
+    artifacts.note_refresh(tmp_path, "v3", 7)
+    assert artifacts.current(tmp_path) == "v3"
     publish_with(tmp_path, "v4", "v1", GateVerdict.PASSED)
     assert artifacts.current(tmp_path) == "v3"
     assert artifacts.decisions(tmp_path)[-1].kind is artifacts.DecisionKind.OVERTAKEN
+
+
+def test_a_refreshed_version_counts_what_was_loaded_since(tmp_path: Path) -> None:
+    publish_with(tmp_path, "v1", None)
+    later = datetime.now(UTC) + timedelta(days=1)
+    assert artifacts.versions_since(tmp_path, 5, later) == []
+    artifacts.note_refresh(tmp_path, "v1", 7)
+    assert [artifacts.versions_since(tmp_path, first_load, later) for first_load in (7, 8)] == [["v1"], []]
 
 
 def test_a_lineage_that_was_changed_is_refused(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from recllm.market.audiences.contacts import find_audience
 from recllm.market.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.catalogue_vectors import encoding_options
-from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, map_arrays
-from recllm.recommend.recommender.shop_recommender import open_recommender, people_path, refresh
+from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE, map_arrays
+from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
+from recllm.recommend.recommender.shop_states import states
 from recllm.shop.data.dataset import utc
 from recllm.shop.data.engines import Engine, connect, import_ray, open_workers, spread_over
 from recllm.shop.data.event_files import in_turn
@@ -270,19 +271,19 @@ def test_every_engine_counts_the_same_serving_state(
     if engine is Engine.RAY and not ray_machine:
         pytest.skip("the extra ray is not installed")
     monkeypatch.setattr(privacy_module, "EVENTS_OF_A_PART", 100)
-    states, people = [], []
+    catalogues, people = [], []
     for name in ("here", "there"):
         shutil.copytree(shop.root, tmp_path / name)
         with closing(Workspace.open(tmp_path / name)) as copied, open_workers(engine, 2) as workers:
             spread = in_turn if name == "here" else spread_over(workers)
             version = refresh(copied, now=utc(present(shop)), spread=spread)
-            folder = copied.models_dir / "versions" / version
+            folder = states(copied, version)[-1]
             arrays, numbers = map_arrays(folder / CATALOGUE_STATE)
-            states.append((bytes_of(arrays), numbers, (folder / ITEMS).read_bytes()))
-            people.append(bytes_of(map_arrays(people_path(copied, version))[0]))
+            catalogues.append((bytes_of(arrays), numbers, (folder / ITEMS).read_bytes()))
+            people.append(bytes_of(map_arrays(folder / PEOPLE_STATE)[0]))
             people[-1].pop("digests")  # have another salt each time
             assert not list((copied.root / "serving").glob(".*")), "no history stays"
-    assert states[0] == states[1]
+    assert catalogues[0] == catalogues[1]
     assert people[0] == people[1] and len(people[0]["events.item"]) > 300
 
 

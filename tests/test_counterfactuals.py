@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from recllm.base.errors import UsageError
-from recllm.recommend.recommender.explanation import positions, write_page
+from recllm.recommend.recommender.explanation import write_page
 from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, counterfactual, lacking, units_of
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import Dataset, Events
@@ -103,7 +103,7 @@ def test_the_explained_place_is_the_slate_s(recommender: Recommender) -> None:
     slate = recommender.recommend("ann", k=6)[0]
     for item in slate.items:
         person, column = recommender.person("ann"), ROW[item.item_id]
-        assert positions(recommender, person, column, 6)(person.events, [person.basics]) == [item.rank]
+        assert recommender.explainer().positions(person, column, 6)(person.events, [person.basics]) == [item.rank]
 
 
 def test_what_the_sentence_says_is_true(recommender: Recommender) -> None:
@@ -112,7 +112,7 @@ def test_what_the_sentence_says_is_true(recommender: Recommender) -> None:
     titles = dict(zip(SHOP.items["title"].to_list(), SHOP.items["item_id"].to_list(), strict=True))
     ann = recommender.person("ann")
     gone = [u for u in UNITS if u.item >= 0 and u.item in {ROW[titles[t]] for t in found.without if t in titles}]
-    after = positions(recommender, ann, ROW["mug"], 3)(*lacking(ann, [gone]))
+    after = recommender.explainer().positions(ann, ROW["mug"], 3)(*lacking(ann, [gone]))
     assert int(after[0]) == found.after and found.after > 3
     assert str(found.after) in found.counterfactual and str(found.rank) in found.counterfactual
 

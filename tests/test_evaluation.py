@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import PEERS
 
 from recllm.base.errors import DataError, MissingExtraError, UsageError
 from recllm.base.schema import Action
 from recllm.base.stats.intervals import ConfidenceInterval, bootstrap, paired_bootstraps
 from recllm.recommend.evaluation.baselines import buyers
-from recllm.recommend.evaluation.benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
 from recllm.recommend.evaluation.protocols import (
     EvaluationQuery,
     EvaluationWindow,
@@ -529,7 +530,7 @@ def test_a_missing_library_is_named_before_anything_is_encoded_or_learned(monkey
 
     monkeypatch.setitem(sys.modules, "implicit", None)
     with pytest.raises(MissingExtraError, match=r"implicit is not installed.*recllm\[bench\]"):
-        systems_for(window, ["recllm", "popular", "als"], encoder)
+        systems_for(window, ["recllm", "popular", "als"], encoder, further=PEERS)
     with pytest.raises(UsageError, match="unknown system 'magic'; known: recllm, "):
         systems_for(window, ["zero-shot", "magic"], encoder)
 

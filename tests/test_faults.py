@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 from conftest import Command
 from postgres_server import PostgresServer
+from service_world import publish_again
 
 from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.files import sweep_drafts, whole_file
@@ -37,7 +38,9 @@ from recllm.market.campaigns.open_campaign import approve_texts, open_campaign, 
 from recllm.market.jobs.load import add_consent, add_events, feedback_report, load_file, record_shown
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.saved_model import load_model
-from recllm.recommend.recommender.shop_recommender import open_recommender, people_path, publish_recommender, refresh
+from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE
+from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
+from recllm.recommend.recommender.shop_states import states
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.workspace import Workspace, log_end, present
@@ -119,14 +122,19 @@ def test_a_draft_of_an_earlier_process_of_the_same_number_is_swept(tmp_path: Pat
 
 def test_no_state_stays_that_knows_who_withdrew(shop: Workspace) -> None:
     """Neither that of the version before, nor what a killed process left of one."""
-    first = people_path(shop, str(registry.current(shop.models_dir)))
-    left = first.with_name(f".{first.name}.{'0' * 32}.{2**22 + 1}.draft")
+    first = the_state(shop) / PEOPLE_STATE
+    left = shop.root / "serving" / f".{first.name}.{'0' * 32}.{2**22 + 1}.draft"
     shutil.copy(first, left)
     refresh(shop)
     assert first.exists() and not left.exists(), "to go back is quick as long as nobody decided anything"
     add_consent(shop, [("u03", Purpose.PERSONALISATION, False, datetime.now(UTC))], source="test")
     refresh(shop)
-    assert {path.name for path in first.parent.iterdir()} == {f"{registry.current(shop.models_dir)}.safetensors"}
+    assert list((shop.root / "serving").iterdir()) == [the_state(shop)] != [first.parent]
+
+
+def the_state(shop: Workspace) -> Path:
+    """The newest one of the serving version."""
+    return states(shop, registry.current(shop.models_dir))[-1]
 
 
 def test_a_stopped_export_is_repeated_and_everybody_was_shown_it_once(
@@ -183,8 +191,8 @@ def contents(shop: Workspace) -> dict[str, Any]:
         decided[name] = (lines, read_plan(files))
     versions = sorted(path.name for path in (shop.models_dir / "versions").iterdir())
     pointer = (shop.models_dir / registry.POINTER).read_bytes()
-    states = sorted(path.name for path in people_path(shop, "").parent.iterdir())
-    return {"rows": rows, "campaigns": decided, "models": (versions, pointer), "states": states}
+    of_models = sorted(path.name for path in (shop.root / "serving").iterdir())
+    return {"rows": rows, "campaigns": decided, "models": (versions, pointer), "states": of_models}
 
 
 def prepared(root: Path) -> None:
@@ -301,9 +309,9 @@ def test_a_failed_publication_leaves_no_version_behind(shop: Workspace, monkeypa
 
     monkeypatch.setattr(registry, "write_whole", full)
     with pytest.raises(ModelError, match="No space left"):
-        refresh(shop)
+        publish_again(shop)
     assert sorted(path.name for path in (shop.models_dir / "versions").iterdir()) == before
-    assert [path.stem for path in people_path(shop, "").parent.iterdir()] == before
+    assert [path.stem for path in (shop.root / "serving").iterdir()] == before
     assert open_recommender(shop).recommend("u02", k=1)[0].model_version == before[0]
 
 
@@ -381,7 +389,7 @@ def test_versions_stand_in_the_order_of_their_publication_whatever_the_clock_say
     order = [str(registry.current(shop.models_dir))]
     for jump in (lambda: clock.back(hours=1), lambda: clock.to(FAR), clock.right, lambda: clock.back(days=400)):
         jump()
-        order.append(refresh(shop))
+        order.append(publish_again(shop))
         (slate,) = open_recommender(shop).recommend("u02", k=3)
         assert slate.model_version == order[-1] and slate.items
     assert [manifest.version for manifest in registry.versions(shop.models_dir)] == order
@@ -569,10 +577,11 @@ def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
 
 
 @pytest.mark.parametrize("at", [0.3, 0.6, 0.99])
+@pytest.mark.parametrize("file", [CATALOGUE_STATE, ITEMS, PEOPLE_STATE])
 def test_a_flipped_or_missing_byte_of_a_serving_state_is_noticed_and_a_refresh_mends_it(
-    shop: Workspace, at: float
+    shop: Workspace, file: str, at: float
 ) -> None:
-    path = people_path(shop, str(registry.current(shop.models_dir)))
+    path = the_state(shop) / file
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[int(at * len(whole))] ^= 1
@@ -582,12 +591,13 @@ def test_a_flipped_or_missing_byte_of_a_serving_state_is_noticed_and_a_refresh_m
             open_recommender(shop)
     version = refresh(shop)
     assert open_recommender(shop).recommend("u02", k=1)[0].model_version == version
-    assert [file.stem for file in path.parent.iterdir()] == [version], "what is damaged is not kept"
+    if file == PEOPLE_STATE:
+        assert states(shop) == [the_state(shop)], "what is damaged is not kept"
 
 
-@pytest.mark.parametrize("file", ["scorer.safetensors", "serving.safetensors", "items.arrow", "manifest.json"])
+@pytest.mark.parametrize("file", ["scorer.safetensors", "manifest.json"])
 def test_a_cut_file_of_a_version_is_refused_and_going_back_serves(shop: Workspace, file: str) -> None:
-    first, second = registry.current(shop.models_dir), refresh(shop)
+    first, second = registry.current(shop.models_dir), publish_again(shop)
     path = shop.models_dir / "versions" / second / file
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelError, match="recllm models promote"):
@@ -612,7 +622,7 @@ with faults.Workspace.open(root) as shop:
     sys.stdin.readline()
     for step in steps:
         step.do()
-        faults.refresh(shop)
+        faults.publish_recommender(shop, faults.load_model(shop.models_dir), faults.ToyEncoder())
         text = faults.open_campaign(shop, file).plan.texts[int(name) % 2]
         faults.approve_texts(faults.open_campaign(shop, file), [text.id], by=name, at=datetime.now(UTC))
 """
@@ -692,10 +702,7 @@ def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
     with pytest.raises(MemoryError):
         train_workspace(shop, progress=out_of_memory, **arguments)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr("recllm.recommend.recommender.serving_state.save_people_state", out_of_memory)
-        patch.setattr(
-            "recllm.recommend.recommender.shop_recommender.save_people_state", lambda *_, **__: out_of_memory("epoch")
-        )
+        patch.setattr("recllm.recommend.recommender.shop_states.save_state", lambda *_, **__: out_of_memory("epoch"))
         train_workspace(shop, **arguments)
     assert registry.current(shop.models_dir) == before
     unchanged = [path for path in sorted(shop.root.rglob("*")) if "sqlite-" not in path.name and path.name != ".lock"]

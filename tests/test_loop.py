@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from fastapi.testclient import TestClient
-from service_world import PEOPLE, serving
+from service_world import PEOPLE, publish_again, serving
 from waiting import until
 
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
@@ -34,7 +34,7 @@ from recllm.market.experiments.split import variant_of
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, rollback
 from recllm.recommend.recommender.saved_model import load_model
-from recllm.recommend.recommender.shop_recommender import model_encoder, refresh
+from recllm.recommend.recommender.shop_recommender import model_encoder
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.ingest.record import record_events
 from recllm.shop.workspace.workspace import Workspace, present
@@ -88,7 +88,7 @@ def test_people_are_split_by_lot_and_each_gets_the_treatment_of_their_variant(fo
 def test_a_variant_may_have_another_model_and_each_slate_names_its_own(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         older = current(shop.models_dir)
-        newer = refresh(shop)
+        newer = publish_again(shop)
         assert older and newer != older
         variants = {"new": (0.5, Treatment()), "old": (0.5, Treatment(model=older))}
         start_experiment(shop, "old or new", variants)
@@ -101,7 +101,7 @@ def test_a_variant_may_have_another_model_and_each_slate_names_its_own(folder: P
 def test_a_variant_whose_model_is_damaged_is_not_served_under_its_name(folder: Path) -> None:
     with Workspace.open(folder) as shop:
         older = current(shop.models_dir)
-        newer = refresh(shop)
+        newer = publish_again(shop)
         start_experiment(shop, "damaged", {"new": (0.5, Treatment()), "old": (0.5, Treatment(model=older))})
     (folder / "models" / "versions" / str(older) / "manifest.json").write_text("{}")
     with serving(folder) as client:
@@ -211,7 +211,7 @@ def test_wrong_experiments_are_refused_and_change_nothing(shop: Workspace) -> No
 
 def test_rolling_back_the_serving_model_ends_no_experiment(folder: Path) -> None:
     with Workspace.open(folder) as shop:
-        older, newer = current(shop.models_dir), refresh(shop)
+        older, newer = current(shop.models_dir), publish_again(shop)
         start_experiment(shop, "e", {"new": (0.5, Treatment(model=newer)), "old": (0.5, Treatment(model=older))})
     with serving(folder) as client:
         until(lambda: {s["variant"] for s in slates(client).values()} == {"new", "old"})

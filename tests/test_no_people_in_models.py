@@ -77,7 +77,7 @@ def names(made: Path) -> list[str]:
 def digests_in_use(folder: Path, names: list[str]) -> dict[bytes, str]:
     """Eight bytes of each person as the people's states have them, and as plain hashes of ids would begin."""
     found = {}
-    for path in sorted((folder / "serving").glob("*.safetensors")):
+    for path in sorted((folder / "serving").glob("*/people.safetensors")):
         state = open_people_state(path)
         assert len(state.digests) == PEOPLE, "the people's state has them all: it is what models are compared with"
         found |= {int(number).to_bytes(8, "little"): f"a digest of {path.name}" for number in state.digests}
@@ -127,7 +127,7 @@ def people_in(folder: Path, names: list[str], digests: dict[bytes, str]) -> list
 
 def test_nothing_that_is_published_holds_anybody(made: Path, names: list[str]) -> None:
     digests = digests_in_use(made, names)
-    assert len(list((made / "models" / "versions").iterdir())) == 2 and list((made / "copies").iterdir())
+    assert len(list((made / "models" / "versions").iterdir())) == 1 and list((made / "copies").iterdir())
     assert all((made / "cache" / "item-index" / kind / "vectors.npy").exists() for kind in INDEXES)
     formats = {path.suffix for path in (made / "models").rglob("*") if path.is_file()}
     assert formats <= {".safetensors", ".arrow", ".json", ".jsonl", ".lock", ""}, "a new format has to be looked into"
@@ -137,7 +137,7 @@ def test_nothing_that_is_published_holds_anybody(made: Path, names: list[str]) -
 
 def test_no_vector_of_a_person_is_published(made: Path, names: list[str]) -> None:
     """Arrays of numbers with fractions are about items, groups or weights: none has what a person's history weighs."""
-    (state, *_) = [open_people_state(path) for path in sorted((made / "serving").glob("*.safetensors"))]
+    (state, *_) = [open_people_state(path) for path in sorted((made / "serving").glob("*/people.safetensors"))]
     data, indptr = state.arrays["profiles.data"], state.arrays["profiles.indptr"]
     rows = [data[begin:end].tobytes() for begin, end in pairwise(indptr) if end - begin > 1]
     assert len(rows) > PEOPLE // 2

@@ -8,15 +8,16 @@ from functools import cache
 import numpy as np
 import polars as pl
 import pytest
+from peers import PEERS
+from peers.collaborative import als, bpr, ease, fit, person_vectors, tifu_knn
+from peers.neural import source_model
+from peers.trees import lightgbm
 
 from recllm.base.errors import MissingExtraError
 from recllm.learn.features.item_vectors import item_vectors
 from recllm.recommend.evaluation.baselines import purchase_matrix, rank_by
-from recllm.recommend.evaluation.peers.collaborative import als, bpr, ease, fit, person_vectors, tifu_knn
-from recllm.recommend.evaluation.peers.neural import source_model
-from recllm.recommend.evaluation.peers.trees import lightgbm
 from recllm.recommend.evaluation.protocols import EvaluationQuery, EvaluationWindow, RankedLists, System, time_split
-from recllm.recommend.evaluation.systems import BASELINES, PEERS, make_systems
+from recllm.recommend.evaluation.systems import BASELINES, make_systems
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.text.encoder.toy import ToyEncoder
 from recllm.text.items import item_texts
@@ -67,7 +68,7 @@ def window() -> EvaluationWindow:
 def made(seed: int = 0) -> dict[str, System]:
     past = window().fit_on
     vectors, texts = item_vectors(ToyEncoder(), past), item_texts(past.items)
-    return make_systems((*BASELINES, *PEERS), texts=texts, vectors=vectors, settings=SMALL, seed=seed)
+    return make_systems((*BASELINES, *PEERS), texts=texts, vectors=vectors, settings=SMALL, seed=seed, further=PEERS)
 
 
 def shelf(asked: EvaluationQuery, item: np.ndarray) -> np.ndarray:
@@ -225,7 +226,7 @@ def test_trees_of_arrivals_follow_type_and_text() -> None:
 
 
 def test_trees_learn_once_for_questions_that_differ_in_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recllm.recommend.evaluation.peers import trees
+    from peers import trees
 
     grown = []
     monkeypatch.setattr(trees, "boost", lambda *given, boost=trees.boost: (grown.append(1), boost(*given))[1])

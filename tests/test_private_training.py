@@ -49,7 +49,7 @@ from recllm.learn.training.private.head import (
 )
 from recllm.recommend.evaluation.retrain import RetrainOutcome, model_history, retrain
 from recllm.recommend.recommender.lineage import CheckKind
-from recllm.recommend.recommender.private_serving import private_population
+from recllm.recommend.recommender.private_model import private_population
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import mark_version_tainted, taints
 from recllm.recommend.recommender.saved_model import load_model

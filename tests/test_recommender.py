@@ -230,9 +230,9 @@ def test_a_purchase_changes_the_scores_without_training(trained: Recommender) ->
 
 
 def test_a_published_model_answers_as_before(trained: Recommender, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from recllm.recommend.recommender.saved_model import load_model
+    from recllm.recommend.recommender.saved_model import load_model, publish_model
 
-    version = trained.publish(tmp_path)
+    version = publish_model(trained.model, tmp_path)
     again = Recommender(trained.dataset, trained.encoder, model=load_model(tmp_path))
     one, two = (r.recommend("u3", k=5)[0] for r in (trained, again))
     assert two.model_version == version

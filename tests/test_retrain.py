@@ -311,7 +311,7 @@ def test_an_interrupted_publication_leaves_the_serving_model(shop: Path, monkeyp
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recllm.recommend.recommender.shop_recommender.save_catalogue_state", interrupted)
+    monkeypatch.setattr("recllm.recommend.recommender.shop_states.save_state", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_retrain(shop, WIDE)
     assert serving(shop) == before

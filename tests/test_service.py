@@ -20,7 +20,7 @@ import anyio
 import httpx2
 import pytest
 from fastapi.testclient import TestClient
-from service_world import FAST, LAST_DAY, serving
+from service_world import FAST, LAST_DAY, publish_again, serving
 from typer.testing import CliRunner
 from waiting import until
 
@@ -33,7 +33,7 @@ from recllm.doors.service.capacity import Capacity, OverloadError
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender import shop_recommender
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
 from recllm.shop.workspace.workspace import Workspace
 
@@ -422,7 +422,7 @@ def test_what_stands_in_the_way_here_is_told_without_a_path(folder: Path, client
 
 
 def test_the_public_description_names_no_class_of_the_code(client: TestClient) -> None:
-    sources = "".join(path.read_text("utf-8") for path in Path(recommenders.__file__).parents[1].rglob("*.py"))
+    sources = "".join(path.read_text("utf-8") for path in Path(shop_recommender.__file__).parents[1].rglob("*.py"))
     classes = set(re.findall(r"^class (\w*[a-z][A-Z]\w*)", sources, re.MULTILINE))
     assert len(classes) > 100
     operations = [o for path in client.get("/openapi.json").json()["paths"].values() for o in path.values()]
@@ -577,6 +577,6 @@ def test_the_encoder_of_a_model_is_opened_once_however_often_items_change(
             assert shown(client, allow=[f"new-{n}"]) == [f"new-{n}"]
         assert len(opened) == 1
         with Workspace.open(folder) as shop:
-            newer = refresh(shop)
+            newer = publish_again(shop)
         until(lambda: client.get("/readyz").json()["shops"]["shop"]["model_version"] == newer)
         assert opened[-1] == newer, "another model may have another encoder"

@@ -261,11 +261,11 @@ def remove_the_pointer(shop: Path, _: str) -> Mend:
 
 
 def damage_the_state(shop: Path, version: str) -> Mend:
-    """Of the people; without one it is counted anew."""
-    state = shop / "serving" / f"{version}.safetensors"
-    state.parent.mkdir(exist_ok=True)
-    state.write_bytes(b"half")
-    return state.unlink
+    """A newer one of the people than that which serves."""
+    state = shop / "serving" / f"{version}.{2**40}"
+    state.mkdir(parents=True)
+    (state / "people.safetensors").write_bytes(b"half")
+    return lambda: shutil.rmtree(state)
 
 
 BREAKS = (

@@ -25,12 +25,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from service_world import serving
+from service_world import publish_again, serving
 from waiting import until
 
 from recllm.base.documents import plain
 from recllm.recommend.recommender.registry import current, promote, rollback, versions
-from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
+from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = ("u00", "u01", "u02", "newcomer", "guest 字")
@@ -451,7 +451,7 @@ class ServiceMachine(RuleBasedStateMachine):
     @rule()
     def publish(self) -> None:
         with Workspace.open(self.folder) as shop:
-            version = refresh(shop)
+            version = publish_again(shop)
         self.serves(version)
 
     @rule(data=st.data())

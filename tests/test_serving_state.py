@@ -22,9 +22,18 @@ from recllm.learn.features.collaborative import ItemStatistics
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.market.jobs.load import add_feedback, load_file
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.registry import current, rollback
-from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, map_arrays, open_catalogue_state, together_of
+from recllm.recommend.recommender.registry import DecisionKind, current, decisions, rollback
+from recllm.recommend.recommender.saved_model import load_model
+from recllm.recommend.recommender.serving_state import (
+    CATALOGUE_STATE,
+    ITEMS,
+    PEOPLE_STATE,
+    map_arrays,
+    open_catalogue_state,
+    together_of,
+)
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
+from recllm.recommend.recommender.shop_states import states
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 
@@ -159,8 +168,8 @@ def test_offers_of_an_intent_are_those_of_counting_anew(shop: Workspace) -> None
 
 
 def test_a_state_of_an_older_version_is_refreshed_before_anything_goes_with_anything(own_shop: Workspace) -> None:
-    catalogue = open_catalogue_state(own_shop.models_dir / "versions" / (current(own_shop.models_dir) or ""))
-    assert catalogue is not None and together_of(catalogue, len(catalogue.items) + 2) is not None
+    catalogue = open_catalogue_state(the_state(own_shop))
+    assert together_of(catalogue, len(catalogue.items) + 2) is not None
     for name in [name for name in catalogue.arrays if name.startswith("together.")]:
         del catalogue.arrays[name]
     assert together_of(catalogue, len(catalogue.items)) is None
@@ -197,27 +206,59 @@ def test_a_fresh_event_changes_the_next_answer(own_shop: Workspace) -> None:
 def test_refreshing_brings_the_state_to_the_present_without_training(own_shop: Workspace) -> None:
     first = open_recommender(own_shop)
     add_feedback(own_shop, "u02", "tea-3", "purchase")
+    before, files = the_state(own_shop), contents(own_shop.models_dir / "versions")
     version = refresh(own_shop)
     light, reference = open_recommender(own_shop), open_recommender(own_shop, recompute=True)
-    assert light.model is not None and first.model is not None and light.model.version == version
-    assert light.model.training["refreshed_from"] == first.model.version
-    for name, weight in first.model.scorer.weights.items():
-        np.testing.assert_array_equal(weight, light.model.scorer.weights[name])
+    assert light.model is not None and first.model is not None and light.model.version == first.model.version == version
+    assert contents(own_shop.models_dir / "versions") == files, "a version never changes"
+    assert [(d.kind, d.version) for d in decisions(own_shop.models_dir)][-1] == (DecisionKind.REFRESHED, version)
     all_same(light, reference, k=5)
+    older = open_recommender(own_shop, state=before.name)
+    assert older.population.as_of == first.population.as_of
+    np.testing.assert_array_equal(older.population.stats.buyers_ever, first.population.stats.buyers_ever)
 
 
-def test_the_state_of_one_earlier_version_stays_until_somebody_withdraws(own_shop: Workspace) -> None:
-    first, second = current(own_shop.models_dir), refresh(own_shop)
-    third = refresh(own_shop)
-    states = own_shop.root / "serving"
-    assert {path.stem for path in states.iterdir()} == {second, third} and first not in {second, third}
-    before = (states / f"{second}.safetensors").read_bytes()
+def test_what_began_with_an_older_state_is_refused_once_it_is_gone(own_shop: Workspace) -> None:
+    first = the_state(own_shop)
+    for _ in range(2):
+        refresh(own_shop)
+    with pytest.raises(ModelError, match=f"{first.name} is gone"):
+        open_recommender(own_shop, state=first.name)
+
+
+def test_a_workspace_of_an_older_version_gets_its_state_when_it_is_opened(
+    own_shop: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its catalogue lay in the version, and what was known of people in one file for each version."""
+    before, folder = open_recommender(own_shop).recommend("u03", k=5)[0], the_state(own_shop)
+    old = folder.parent / f"{folder.stem}.safetensors"
+    (folder / PEOPLE_STATE).rename(old)
+    shutil.rmtree(folder)
+    same(before, open_recommender(own_shop).recommend("u03", k=5)[0])
+    assert the_state(own_shop).exists() and not old.exists()
+    assert "has no serving state; it is counted now" in caplog.text
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def the_state(shop: Workspace) -> Path:
+    """The newest one of the serving version."""
+    return states(shop, current(shop.models_dir))[-1]
+
+
+def test_the_state_of_one_earlier_version_stays_until_a_customer_withdraws(own_shop: Workspace) -> None:
+    model = load_model(own_shop.models_dir)
+    first, (second, third) = model.version, [publish_recommender(own_shop, model, ToyEncoder()) for _ in range(2)]
+    assert {path.stem for path in states(own_shop)} == {second, third} and first not in {second, third}
+    before = (states(own_shop, second)[0] / PEOPLE_STATE).read_bytes()
     rollback(own_shop.models_dir, second)
     open_recommender(own_shop)
-    assert (states / f"{second}.safetensors").read_bytes() == before, "it was not made again"
+    assert (states(own_shop, second)[0] / PEOPLE_STATE).read_bytes() == before, "it was not made again"
     refuse(own_shop, "u00")
     open_recommender(own_shop)
-    assert [path.stem for path in states.iterdir()] == [second]
+    assert [path.stem for path in states(own_shop)] == [second]
 
 
 def refuse(shop: Workspace, user: str) -> None:
@@ -227,7 +268,7 @@ def refuse(shop: Workspace, user: str) -> None:
 
 
 def test_whoever_withdraws_is_gone_from_the_state_at_once(own_shop: Workspace) -> None:
-    (path,) = (own_shop.root / "serving").iterdir()
+    path = the_state(own_shop) / PEOPLE_STATE
     before, _ = map_arrays(path)
     n_users, n_pool = len(before["digests"]), len(before["pool"])
     refuse(own_shop, "u00")
@@ -244,8 +285,7 @@ def test_whoever_withdraws_is_gone_from_the_state_at_once(own_shop: Workspace) -
 
 def test_a_state_that_was_swept_away_is_made_anew(own_shop: Workspace) -> None:
     before = open_recommender(own_shop).recommend("u03", k=5)[0]
-    for path in (own_shop.root / "serving").iterdir():
-        path.unlink()
+    shutil.rmtree(own_shop.root / "serving")
     same(before, open_recommender(own_shop).recommend("u03", k=5)[0])
     light, reference = open_recommender(own_shop, everybody=True), open_recommender(own_shop, recompute=True)
     assert len(light.dataset.events) == len(reference.dataset.events)
@@ -317,7 +357,10 @@ def test_a_published_model_holds_nobody(shop: Workspace) -> None:
     for path in version.rglob("*"):
         content = path.read_bytes()
         assert not any(name.encode() in content for name in names), path.name
-    arrays, _ = map_arrays(version / CATALOGUE_STATE)
+    for name in (CATALOGUE_STATE, ITEMS):
+        content = (the_state(shop) / name).read_bytes()
+        assert not any(name.encode() in content for name in names)
+    arrays, _ = map_arrays(the_state(shop) / CATALOGUE_STATE)
     n_events = len(open_recommender(shop, recompute=True).dataset.events)
     forbidden = {PEOPLE, PEOPLE + 1, PEOPLE + 2, n_events}
     n_items = len(arrays["item_vectors"])
@@ -327,18 +370,19 @@ def test_a_published_model_holds_nobody(shop: Workspace) -> None:
 
 
 def test_people_are_salted_digests_and_the_file_is_private(shop: Workspace) -> None:
-    (path,) = (shop.root / "serving").iterdir()
+    path = the_state(shop) / PEOPLE_STATE
     names = shop.pseudonymiser().many([f"u{n:02}" for n in range(PEOPLE)])
     content = path.read_bytes()
     assert not any(name.encode() in content for name in names)
     assert path.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("name", [CATALOGUE_STATE, ITEMS, PEOPLE_STATE])
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:50], lambda b: b"", lambda b: b"x" * 200, lambda b: b[:8] + b"?" + b[9:]]
 )
-def test_a_damaged_state_is_refused(own_shop: Workspace, damage: Callable[[bytes], bytes]) -> None:
-    (path,) = (own_shop.root / "serving").iterdir()
+def test_a_damaged_state_is_refused(own_shop: Workspace, damage: Callable[[bytes], bytes], name: str) -> None:
+    path = the_state(own_shop) / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ModelError, match="recllm refresh"):
         open_recommender(own_shop)

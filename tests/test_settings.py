@@ -351,11 +351,11 @@ def test_refresh_names_the_version_that_serves(run: Run, shop: Path, monkeypatch
     code, _, err = run("refresh", "-w", "shop")
     assert code == 1 and "recllm train" in err
     monkeypatch.setattr(
-        shop_recommender, "refresh", lambda workspace, engine, workers, progress: f"{workspace.root}-{engine}-{workers}"
+        shop_recommender, "refresh", lambda workspace, spread, progress: f"{workspace.root}-{spread.__name__}"
     )
-    assert run("refresh", "-w", "shop") == (0, "model shop-here-1 serves\n", "")
+    assert run("refresh", "-w", "shop") == (0, "model shop-in_turn serves\n", "")
     options = ("--with", "engine=processes,workers=3")
-    assert run("refresh", "-w", "shop", *options) == (0, "model shop-processes-3 serves\n", "")
+    assert run("refresh", "-w", "shop", *options) == (0, "model shop-spread serves\n", "")
 
 
 def test_the_wrong_word_for_an_option_is_refused(run: Run, shop: Path) -> None:

@@ -59,7 +59,7 @@ class DomainFile(FrozenModel):
     """The domain that says what this one leaves out; None for the shop alone."""
     titles: Literal["goods", "names", "works"] | None = None
     """What titles are. "goods" end in a size ("Ice cream 56 oz"), stand on a shelf that has sentences of its own, and
-    lose what promises something ("SALE"). "names" have neither size nor shelf, and are told whole or, where they state
+    lose what promises something ("SALE"). "names" have neither size nor shelf, and are said whole or, where they state
     a price, an offer or a cure, not at all. Those of "works" may promise what they like, but a price: Free Willy. None
     is as in `based_on`, and so below."""
     offers: tuple[Literal["percent", "amount", "free_shipping", "gift", "bogo", "coupon"], ...] | None = None
@@ -81,7 +81,11 @@ class Domain:
         self.offers: tuple[str, ...] = base.offers if base and content.offers is None else content.offers or ()
         inherited = base.generated_lines if base else True
         self.generated_lines: bool = inherited if content.generated_lines is None else content.generated_lines
-        own_events = {_event_name(name): action for action, names in content.events.items() for name in names}
+        own_events = {
+            re.sub(r"[\s\-]+", "_", name.strip().casefold()): action
+            for action, names in content.events.items()
+            for name in names
+        }
         self.events: Mapping[str, Action] = {**(base.events if base else {}), **own_events}
         """What logs call an event -> its action."""
         self.words: dict[str, dict[str, str]] = {}
@@ -91,15 +95,15 @@ class Domain:
         self.never: dict[str, tuple[str, ...]] = {}
         self.neutral: dict[str, tuple[str, ...]] = {}
         for language in LANGUAGES:
-            part: DomainLanguage = getattr(content, language)
-            words = {key: neutralise(word, max_chars=WORD_CHARS) for key, word in part.words.items()}
+            of_language: DomainLanguage = getattr(content, language)
+            words = {key: neutralise(word, max_chars=WORD_CHARS) for key, word in of_language.words.items()}
             if base:
                 _check_words(words, base.words[language], f"{file}: [{language}.words]")
-            bodies = {key: (file, body.strip("\n")) for key, body in part.templates.items()}
+            bodies = {key: (file, body.strip("\n")) for key, body in of_language.templates.items()}
             self.words[language] = {**(base.words[language] if base else {}), **words}
             self.bodies[language] = {**(base.bodies[language] if base else {}), **bodies}
-            self.never[language] = part.never or (base.never[language] if base else ())
-            self.neutral[language] = (*(base.neutral[language] if base else ()), *part.neutral)
+            self.never[language] = of_language.never or (base.never[language] if base else ())
+            self.neutral[language] = (*(base.neutral[language] if base else ()), *of_language.neutral)
 
 
 def _check_words(words: Mapping[str, str], usual: Mapping[str, str], where: str) -> None:
@@ -145,7 +149,3 @@ def in_domain(locale: str, domain: str) -> str:
 def _holes(word: str) -> int:
     """The number of %s in a word; -1 where another % stands in it."""
     return -1 if "%" in word.replace("%s", "") else word.count("%s")
-
-
-def _event_name(name: str) -> str:
-    return re.sub(r"[\s\-]+", "_", name.strip().casefold())

@@ -1,4 +1,4 @@
-"""What may be somebody's id in a text of any format: cells, words, e-mail addresses and phone numbers, decoded.
+"""What may be a customer's id in a text of any format: cells, words, e-mail addresses and phone numbers, decoded.
 
 A text cannot be searched for an id of which only the pseudonym is known. So every string in it that could be an id is
 named, and the caller compares pseudonyms. Time and number of strings are linear in the length of the text.
@@ -98,7 +98,7 @@ def _unescaped(escape: re.Match[str]) -> str:
 def _unpacked(text: str) -> Iterator[bytes]:
     """What stands in base64, between slashes as well."""
     runs: list[str] = _BASE64.findall(text)
-    for packed in dict.fromkeys((*runs, *(part for run in runs for part in run.split("/")))):
+    for packed in dict.fromkeys((*runs, *(piece for run in runs for piece in run.split("/")))):
         packed = packed[: len(packed) - (len(packed) % 4 == 1)]
         yield b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_" if set(packed) & set("-_") else None)
 

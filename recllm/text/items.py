@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # ad text reads this room too, and does without tables
 
 CATEGORY_CHARS = 80
 ATTRIBUTES = 6
-"""So many attributes of an item are told, in order of their names."""
+"""Attributes of an item in its text, in order of their names."""
 CODES = ("_id", " id", "_code", " code", "编号", "编码")
 """Attributes that end so are codes: they group items, and say nothing in words."""
 ATTRIBUTE_CHARS = 60
@@ -50,13 +50,14 @@ def item_texts(items: pl.DataFrame, locale: str = "en") -> list[str]:
         name = _name(title, path, locale)
         names = (name_as_told(category, CATEGORY_CHARS, locale) for category in reversed(path) if category)
         categories = dict.fromkeys(names)
+        impersonal = without_personal_data(description[:READ_CHARS]) if description else ""
         return template.render(
             {
                 "title": name,
                 "category": [category for category in categories if category and category != name],
                 "brand": neutralise(_impersonal(brand), max_chars=CATEGORY_CHARS) if brand else "",
                 "attributes": _attributes(attributes, name),
-                "description": _described(description) if description else "",
+                "description": neutralise(impersonal, max_chars=DESCRIPTION_CHARS),
             }
         )
 
@@ -73,11 +74,6 @@ def item_names(items: pl.DataFrame, locale: str = "en") -> list[str]:
 def _impersonal(text: str) -> str:
     """The beginning, without personal data that has a shape of its own: titles name streets and people, as books do."""
     return without_personal_data(text[:READ_CHARS], EXACT_KINDS)
-
-
-def _described(description: str) -> str:
-    """The beginning of a description, without any personal data; of a very long one only the beginning is read."""
-    return neutralise(without_personal_data(description[:READ_CHARS]), max_chars=DESCRIPTION_CHARS)
 
 
 class ItemNames:
@@ -207,7 +203,7 @@ def _price_bands(items: pl.DataFrame) -> pl.DataFrame:
 # --- the sentences of explanations: one template per kind of evidence, filled with evidence that exists ---------------
 
 _NAMES = {"title", "category"}
-"""Facts that are told as names; a brand and a person's own answers keep their spelling."""
+"""Facts that are written as names; a brand and a person's own answers keep their spelling."""
 
 
 @cache

@@ -41,7 +41,11 @@ class LogFormatter(logging.Formatter):
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         # what begins with _ was put there by a library for itself
         extra = {name: value for name, value in record.__dict__.items() if name not in _STANDARD and name[0] != "_"}
-        fields = [f"{name}={_value(value)}" for name, value in extra.items()]
+        texts = {name: str(value) for name, value in extra.items()}
+        fields = [
+            f"{name}={json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text}"
+            for name, text in texts.items()
+        ]
         entry = " ".join([f"{record.levelname} {record.name} {record.getMessage()}", *fields])
         lines = [f"{at} {one_line(scrub(entry, _MASKED)[0])}"]
         if record.exc_info:
@@ -53,11 +57,6 @@ class LogFormatter(logging.Formatter):
 def one_line(text: str) -> str:
     """The text with every control character written out."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
-def _value(value: object) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text
 
 
 def warn_in_this_form() -> None:

@@ -5,9 +5,9 @@
 
 What has a check digit or a shape of its own is found wherever it stands: e-mail, +49 numbers, cards (Luhn and the
 prefix of an issuer), IBAN (remainder of 97), the Chinese identity number (GB 11643). Digits that could be an article
-number, a size or a date need a word beside them that says what they are, and the nearest such word decides: "order
-4155550132" is none, "call 4155550132" is one. Names are found where somebody is introduced: by a salutation, a label,
-a relation, a word of giving or signing, or beside a phone; addresses by a street and a number, or by the postcode and
+number, a size or a date need a word next to them that says what they are, and the nearest such word decides: "order
+4155550132" is none, "call 4155550132" is one. Names are found where a person is introduced: by a salutation, a label,
+a relation, a word of giving or signing, or next to a phone; addresses by a street and a number, or by the postcode and
 town behind. A text that reads like the title of goods needs more than others. It is a net and no proof: what names a
 person in words of its own passes.
 

@@ -15,7 +15,7 @@ that the body uses, and `render` must be given exactly those: None or an empty l
 is an error. Templates can neither include files nor call into Python; values are data and are never read as a template.
 
 Every template may also use `domain.WORD`, the words of the domain that speaks ("bought" in a shop, "watched" in a media
-service), and a domain may word a whole template anew: see `recllm.text.domains`.
+service), and a domain may reword a whole template: see `recllm.text.domains`.
 
 `short_forms.LOCALE.txt` is the one other kind of file: lines "FRZN = frozen", and comments after "#". With them the
 house style of catalogues becomes running text: encoders and readers both know "frozen pizza" better than "FRZN PIZZA".
@@ -72,7 +72,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 _ENVIRONMENT = _Sandbox(
     undefined=jinja2.StrictUndefined,
-    autoescape=False,  # the output is plain text; whoever shows it in a page escapes it there
+    autoescape=False,  # the output is plain text; a page that shows it escapes it
     trim_blocks=True,
     lstrip_blocks=True,
 )
@@ -105,7 +105,7 @@ class Template:
     locale: str
     path: Path
     version: str
-    """"NAME.LOCALE-vN-HASH", the hash over header and text: what to store beside a text made with this template."""
+    """"NAME.LOCALE-vN-HASH", the hash over header and text: what to store with a text of this template."""
     variables: frozenset[str]
     source: str = field(repr=False)
     words: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -249,7 +249,7 @@ _BROUGHT: dict[str, Domain] = {}
 
 def bring_domain(file: Path) -> str:
     """Makes a workspace's own domain known to this process; returns its name in locales. Raises `PromptError` for a
-    faulty file: all that it words anew is checked at once."""
+    faulty file: all that it rewords is checked at once."""
     prompts = Prompts.load()
     domain = read_domain(file, prompts.domain)
     name = f"{domain.name}-{domain.digest}"
@@ -319,7 +319,7 @@ def _short_forms(file: Path, text: str) -> dict[str, str]:
     forms = {}
     for number, line in enumerate(text.splitlines(), 1):
         entry = line.partition("#")[0].strip()
-        short, equals, long = (part.strip() for part in entry.partition("="))
+        short, equals, long = (piece.strip() for piece in entry.partition("="))
         if entry and not (short and equals and long):
             raise PromptError(f"{file}, line {number}: {line!r} is not of the form FRZN = frozen")
         if entry:
@@ -416,7 +416,7 @@ def natural(text: str, short_forms: Mapping[str, str]) -> str:
       amount ("22 LB"). Short codes such as "XL" or "TV" stay as they are. Only such texts have short forms written out.
     * A bracket that was opened and cut off by a field's length ("CANDY (INCLUDING") is dropped.
     * Chinese and Japanese texts that were cut into words are joined again: a space goes when both its neighbours are
-      such characters, or one is and the other is a digit. Spaces beside Latin words stay ("Nike 男鞋").
+      such characters, or one is and the other is a digit. Spaces next to Latin words stay ("Nike 男鞋").
 
     Brand names are never changed.
     """

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 MAX_LINES = 40
-"""So many lines of each history are told: the heaviest."""
+"""Lines of each history in a text: the heaviest."""
 FAVOURITES = 5
-"""So many favourite categories, and brands, are named."""
+"""Favourite categories, and brands, in a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def user_texts(profile: Profile, items: pl.DataFrame, locale: str = "en") -> Use
 
 
 def basics_text(basics: Mapping[str, str], locale: str) -> str:
-    """I alone: what a person said of himself or herself, without what tells who it is: mail, phone, address, name."""
+    """I alone: what a person said of himself or herself, without personal data: mail, phone, address, name."""
     lines: list[tuple[str, dict[str, object]]] = []
     for name, answer in basics.items():
         if value := neutralise(without_personal_data(answer[:READ_CHARS]), max_chars=ATTRIBUTE_CHARS):
@@ -74,7 +74,7 @@ def _favourites(profile: Profile, locale: str) -> Lines:
         yield "user_purchases.prices", dict(zip(("low", "middle", "high"), profile.price_band, strict=True))
 
 
-def _history(part: str, lines: Sequence[HistoryLine], names: Mapping[str, str]) -> Lines:
+def _history(sentence: str, lines: Sequence[HistoryLine], names: Mapping[str, str]) -> Lines:
     for line in lines[:MAX_LINES]:
         if line.item_id in names:
             values: dict[str, object] = {
@@ -82,8 +82,8 @@ def _history(part: str, lines: Sequence[HistoryLine], names: Mapping[str, str]) 
                 "count": line.count,
                 "days_since": line.days_since,
             }
-            if part == "purchases":
+            if sentence == "purchases":
                 values["interval_days"] = line.interval_days
             else:
                 values["action"] = line.action.value
-            yield f"user_{part}.line", values
+            yield f"user_{sentence}.line", values

@@ -33,7 +33,7 @@ K1, B = 0.4, 0.2
 """Lower than for prose: a product says a word once, and a short title is no better a match than a long one."""
 TITLE_WEIGHT = 2
 MIN_PREFIX = 3
-"""A word of a query that no item has stands for the words that begin so, if it has so many letters."""
+"""A word of a query that no item has stands for the words that begin so, from this number of letters on."""
 MAX_EXPANSIONS = 20
 
 _SIGNS = "\u3040-\u30ff\u3400-\u9fff"
@@ -80,7 +80,9 @@ class WordIndex:
         term, ends, count = [], [0], []
         for text in new:
             rows[text] = len(rows)
-            for name, n in Counter(_weighted(text)).items():
+            title, path, brand = text.split("\x1f", 2)
+            terms = [*(terms_of(title) * TITLE_WEIGHT), *dict.fromkeys(terms_of(path)), *terms_of(brand)]
+            for name, n in Counter(terms).items():
                 term.append(columns.setdefault(name, len(columns)))
                 count.append(n)
             ends.append(len(term))
@@ -130,8 +132,3 @@ def _texts(items: pl.DataFrame) -> list[str]:
     paths = [" > ".join(name for name in path or () if name) for path in items["category"].to_list()]
     columns = zip(items["title"].to_list(), paths, items["brand"].to_list(), strict=True)
     return ["\x1f".join((title or "", path, brand or "")) for title, path, brand in columns]
-
-
-def _weighted(text: str) -> list[str]:
-    title, path, brand = text.split("\x1f", 2)
-    return [*(terms_of(title) * TITLE_WEIGHT), *dict.fromkeys(terms_of(path)), *terms_of(brand)]

@@ -142,7 +142,7 @@ def restrict(
     json: Json = False,
 ) -> None:
     """Keep a person's data without using them, whatever the consent."""
-    from recllm.recommend.recommender.shop_recommender import forget_in_states
+    from recllm.recommend.recommender.shop_states import forget_in_states
     from recllm.shop.workspace.audit import AuditAction, audit, command_line_actor
 
     with open_shop(workspace) as shop:

@@ -34,7 +34,7 @@ from recllm.learn.profiles.evolution import Evolution, evolve
 from recllm.market.jobs.load import add_consent, add_events
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.shop_recommender import forget_in_states
+from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.shop.data.dataset import Dataset, Events, utc
 from recllm.shop.data.rhythm import KNOWN_DAYS, LAPSED_DAYS, LAPSED_GAPS, LOST_DAYS
 from recllm.shop.workspace.audit import AuditAction, audit
@@ -326,7 +326,7 @@ def person_values(visit: Visit, name: str, without: Sequence[str], page: int) ->
     if lists.status not in (SlateStatus.PERSONAL, SlateStatus.TEXT_ONLY):
         return values
     person = recommender.person(name)
-    profile = recommender.person_profile(person, name)
+    profile = recommender.explainer().profile(person, name)
     if without:
         changed = slate_lists(recommender.lacking(name, without), name)
         values |= {"changed": changed, "scores": score_table(visit, changed)}

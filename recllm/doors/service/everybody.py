@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from recllm.base.schema import Purpose, Table
 from recllm.market.propensity.answers import predict_workspace
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import USER_COLUMN
 from recllm.shop.workspace.workspace import Workspace, present
 
@@ -38,6 +40,8 @@ class ShopMarks:
 
     version: str | None
     """The model's; None before the first training."""
+    state: Path | None
+    """Where its serving state lies."""
     items: int
     """Number of the last load of items, and so on."""
     consent: int
@@ -103,7 +107,7 @@ class Everybody:
                 loads = reader.marks().load_no
             version = current(workspace.models_dir)
             counts = (loads.get(table, 0) for table in (Table.ITEMS, Table.CONSENT, Table.EVENTS))
-            marks = ShopMarks(version, *counts)
+            marks = ShopMarks(version, newest_state(workspace, version), *counts)
             if self._opened is not None:
                 marks_before, at, recommender = self._opened
                 is_young = time.monotonic() - at < settings.marketing_seconds

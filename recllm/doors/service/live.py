@@ -33,6 +33,7 @@ from recllm.market.jobs.load import record_shown
 from recllm.market.jobs.sessions import session_pseudonyms
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version, with_current_offer
+from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
@@ -230,7 +231,8 @@ class LiveShop:
     ) -> tuple[ShopMarks, Recommender] | None:
         """A recommender with this model; None when the one before was made from the same."""
         events = 0 if version is not None else load_no.get(Table.EVENTS, 0)
-        marks = ShopMarks(version, load_no.get(Table.ITEMS, 0), load_no.get(Table.CONSENT, 0), events)
+        loads = (load_no.get(Table.ITEMS, 0), load_no.get(Table.CONSENT, 0), events)
+        marks = ShopMarks(version, newest_state(self.workspace, version), *loads)
         if before is not None and before[0] == marks:
             return None
         # the weights of one model's encoder are loaded once, however often its items or people change

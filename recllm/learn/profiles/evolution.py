@@ -1,7 +1,7 @@
 """How a person's interests moved over time, as data.
 
 Definitions
-    purchase    one person, one item, one instant; browsing stands in for somebody who bought nothing.
+    purchase    one person, one item, one instant; browsing stands in for a person who bought nothing.
     interest    a category, at the deepest level at which the person's eight largest hold two thirds of the purchases,
                 else the widest; without categories, a cluster of the items' vectors, named after its most typical item.
     period      a calendar month or quarter (UTC), or a stretch with an equal number of purchases ("mass"). "auto":
@@ -9,7 +9,7 @@ Definitions
     share       the interest's part of the period's purchases.
     drift       1 - cos(Emb(B) of the period, Emb(B) of the last period with purchases), in [0, 2]; Emb(B) is the
                 unit sum of the vectors of what was bought in the period.
-    by chance   the mean drift when the two periods' purchases are dealt out anew: what few purchases alone would show.
+    by chance   the mean drift when the two periods' purchases are dealt out again: what few purchases alone would show.
     novelty     share of the period's distinct items that the person had never bought before.
     entered     interests with two purchases and 5 % here, and not one before; left: the same in the last period with
                 purchases, and not one since.
@@ -234,7 +234,7 @@ def _interests(dataset: Dataset, item_rows: NDArray[np.integer], vectors: Floats
         return []
     items, inverse = np.unique(item_rows, return_inverse=True)
     rows = dataset.items[items]
-    paths = [tuple(part for part in path or () if part) for path in rows["category"].to_list()]
+    paths = [tuple(step for step in path or () if step) for path in rows["category"].to_list()]
     titles = [title or "" for title in rows["title"].to_list()]
     if any(paths):
         # the deepest level whose largest interests hold two thirds of the purchases, 1 when none does

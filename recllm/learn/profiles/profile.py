@@ -72,10 +72,10 @@ def build_profiles(
     categories = _favourites(lines, dataset.items["category"], n, MAX_FAVOURITES)
     brands = _favourites(lines, dataset.items["brand"], n, MAX_FAVOURITES)
     visits = _visits(bought)
-    if dataset.step_seconds is not None:  # nobody knows how long ago, or how often
+    if dataset.step_seconds is not None:  # how long ago, or how often, is not known
         purchases, browsing = (
-            [[replace(line, days_since=None, interval_days=None) for line in lines] for lines in part]
-            for part in (purchases, browsing)
+            [[replace(line, days_since=None, interval_days=None) for line in lines] for lines in lists]
+            for lists in (purchases, browsing)
         )
         unknown = {"basket_interval_days": None, "days_since_last_purchase": None}
         visits = {position: fields | unknown for position, fields in visits.items()}

@@ -45,6 +45,7 @@ from recllm.recommend.recommender.catalogue_vectors import (
     item_load,
 )
 from recllm.recommend.recommender.shop_recommender import AgreedPeople, StorePeople, open_recommender, usable_version
+from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
 from recllm.shop.data.engines import Engine, open_workers
 from recllm.shop.workspace.workspace import Workspace, present
@@ -93,6 +94,8 @@ class BatchRun:
     """Of the model that answers, also if another one is published meanwhile; None for texts and predictions."""
     as_of: datetime
     """The present of the whole run."""
+    state: str | None = None
+    """Name of the version's serving state, also if it is refreshed meanwhile; None of a run that began without one."""
     seed: int = 0
     """Of what slates explore."""
 
@@ -133,7 +136,9 @@ class BatchRun:
             version = (version or usable_version(workspace)) if needs_model else None
             if version is None and needs_model:
                 raise NotFittedError("a batch needs a trained model: recllm train")
+            state = newest_state(workspace, version)
             begun = request | {"version": version, "as_of": utc(present(workspace)).isoformat()}
+            begun["state"] = None if state is None else state.name
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(folder / PLAN, json_text(begun, indent=2), mode=PRIVATE)
         elif changed := [name for name in request if begun.get(name) != request[name]]:
@@ -153,6 +158,7 @@ class BatchRun:
             shards=shards,
             version=begun["version"],
             as_of=datetime.fromisoformat(begun["as_of"]),
+            state=begun.get("state"),
             seed=seed,
         )
 
@@ -261,10 +267,10 @@ class ShardWorker:
 
     def _open(self, version: str) -> _OpenedVersion:
         locale = self.options.get("locale")
-        recommender = open_recommender(self.shop, version=version, locale=locale, now=self.run.as_of)
+        state = self.run.state if version == self.run.version else None
+        recommender = open_recommender(self.shop, version=version, state=state, locale=locale, now=self.run.as_of)
         reader = recommender.people
-        if not isinstance(reader, StorePeople):
-            raise NotFittedError(f"the model {version} has no serving state; run: recllm refresh")
+        assert isinstance(reader, StorePeople)  # noqa: S101 - a published version is read by key
         people = AgreedPeople.read(reader.gate, reader.shop, reader.state)
         ids = people.users[USER_COLUMN]
         numbers = shard_numbers(ids.to_list(), self.run.shards)

@@ -22,7 +22,8 @@ from recllm.market.propensity.saved_effects import FOLDER as EFFECTS
 from recllm.market.propensity.saved_effects import effect_names, effects_of
 from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.registry import mark_tainted, remove_tainted, taint_folder, taints, versions_since
-from recllm.recommend.recommender.shop_recommender import forget_in_states, open_recommender, people_path, tainted_until
+from recllm.recommend.recommender.shop_recommender import open_recommender, tainted_until
+from recllm.recommend.recommender.shop_states import forget_in_states, remove_states
 from recllm.shop.workspace import personal_records as records
 from recllm.shop.workspace.store_records import unnamed
 from recllm.shop.workspace.workspace import Workspace, present
@@ -141,14 +142,13 @@ def _forget_served(workspace: Workspace, people: records.ErasedPeople) -> record
 
 def _remove_states(workspace: Workspace, renamed: records.Renamed) -> None:
     """A state has people's pseudonyms; it is made again when needed."""
-    for path in people_path(workspace, "").parent.glob("*.safetensors"):
-        path.unlink(missing_ok=True)
+    remove_states(workspace)
 
 
 SERVED = records.PersonalRecords(
     name="serving",
     files=("serving",),
-    entries="serving/*.safetensors",
+    entries="serving/*.*/people.safetensors",
     forget=_forget_served,
     rename=_remove_states,
 )

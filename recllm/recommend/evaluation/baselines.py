@@ -1,4 +1,4 @@
-"""Simple systems that every result is shown beside, and what they share with the peers.
+"""Simple systems that every result is compared with, and what they share with other peers.
 
 They count on `query.fit_on` only and offer `query.items` only. Functions of a query and the items on offer are made a
 `Ranker` by `rank_by`; the others make one. No array of users x catalogue is ever in memory at once. Equal scores are
@@ -37,7 +37,7 @@ BLOCK = 256
 
 
 def one_pass_for_both_masks(rank_both: Callable[[EvaluationQuery], Sequence[RankedLists]]) -> Ranker:
-    """`rank_both` lists what each user may be offered with, and without, what the user bought before. It is asked anew
+    """`rank_both` lists what each user may be offered with, and without, what the user bought before. It is asked again
     only for a query that differs from the last one in more than the mask, or by other users than the last one's."""
     last: list[Any] = []  # a query and its two answers
 

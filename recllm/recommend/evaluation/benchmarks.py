@@ -1,36 +1,15 @@
-"""The fixed protocols that figures carry the name of, each with a window to tune on beside the one to report."""
+"""The window of the Complete Journey log that published figures, and the demonstration, are measured on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
-from recllm.base.errors import UsageError
-from recllm.recommend.evaluation.protocols import (
-    ALL,
-    MASKED,
-    NEW,
-    NOHISTORY,
-    UNMASKED,
-    EvaluationWindow,
-    column_split,
-    next_purchases,
-    row_split,
-)
-from recllm.recommend.evaluation.tables import LogTables, complete_journey, read_folder
+from recllm.recommend.evaluation.protocols import EvaluationWindow, next_purchases
 from recllm.shop.data.dataset import DAY, Dataset
 
 CJ_LEFT_OUT = ("FUEL", "MISCELLANEOUS", "COUPON")
 CJ_NOTE = "Complete Journey: simulated from real shopping patterns, by its package's own word; not real customers"
-BEAUTY_NOTE = (
-    "Amazon Beauty 2014, 5-core, by order: learned from the train part; the asked history holds train and valid"
-)
-INDUSTRIAL_NOTE = (
-    "Amazon 2018 Industrial and Scientific: about a third of the original train rows could be rebuilt, and nothing "
-    "else was learned from"
-)
 
 
 def cj_next28(dataset: Dataset, *, validation: bool = False) -> EvaluationWindow:
@@ -42,85 +21,12 @@ def cj_next28(dataset: Dataset, *, validation: bool = False) -> EvaluationWindow
     """
     path = dataset.items["category"]
     usable = (path.list.len().fill_null(0) >= 2) & ~path.list.first().is_in(CJ_LEFT_OUT).fill_null(True)
-    sold = _with_quantity(dataset).with_items(usable.to_numpy())
+    sold = with_quantity(dataset).with_items(usable.to_numpy())
     start = int(datetime(2017, 11, 3, tzinfo=UTC).timestamp()) + (0 if validation else 28 * DAY)
-    protocol = _protocol_name("cj-next28", validation)
+    protocol = "cj-next28-validation" if validation else "cj-next28"
     return next_purchases(sold, start=start, end=start + 28 * DAY, protocol=protocol, note=CJ_NOTE)
 
 
-def or_next28(dataset: Dataset, *, validation: bool = False) -> EvaluationWindow:
-    """UCI Online Retail, from 2011-11-11 to the end of 2011-12-09 (validation: the 28 days before).
-
-    The window has 29 calendar days: the last day of the log is part of it.
-    """
-    test = int(datetime(2011, 11, 11, tzinfo=UTC).timestamp())
-    start, end = (test - 28 * DAY, test) if validation else (test, test + 29 * DAY)
-    protocol, slices = _protocol_name("or-next28", validation), (ALL, NEW, NOHISTORY)
-    return next_purchases(_with_quantity(dataset), start=start, end=end, protocol=protocol, slices=slices)
-
-
-def beauty_loo(tables: LogTables, *, validation: bool = False) -> EvaluationWindow:
-    """Leave-one-out by order (Geng et al. 2022): the last item of each person, or for validation the one before it.
-
-    Models learn from the train part only. The test query's histories hold train and valid, those of validation train
-    alone. All items are ranked.
-    """
-    history, target = (("train",), "valid") if validation else (("train", "valid"), "test")
-    window = column_split(tables, test=target, history=history, slices=(MASKED, UNMASKED))
-    return replace(window, protocol=_protocol_name("beauty-loo", validation), note=BEAUTY_NOTE)
-
-
-def industrial_time(tables: LogTables, *, validation: bool = False) -> EvaluationWindow:
-    """The published rows of a global split by time: each (history of at most 10 items, next item) stands for itself.
-
-    Models learn from the train events that could be rebuilt. Nothing is masked in the published figures.
-    """
-    window = row_split(tables, test="valid" if validation else "test", slices=(UNMASKED, MASKED))
-    return replace(window, protocol=_protocol_name("industrial-time", validation), note=INDUSTRIAL_NOTE)
-
-
-def _with_quantity(dataset: Dataset) -> Dataset:
+def with_quantity(dataset: Dataset) -> Dataset:
+    """Without rows of quantity 0 and below, such as returns."""
     return replace(dataset, events=dataset.events.select(dataset.events.quantity > 0))
-
-
-def _protocol_name(protocol: str, validation: bool) -> str:
-    return f"{protocol}-validation" if validation else protocol
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """A fixed way to measure."""
-
-    name: str
-    folder: str | None
-    """Name of the data folder, None where a package brings the data."""
-    k: int
-    """Length of the lists."""
-    make: Callable[..., EvaluationWindow]
-    by_time: bool = True
-    """The log has times; else the protocol needs the parts that the source defines."""
-
-    def read(self, data: Path) -> LogTables:
-        """The tables, from `data / folder` or from the package."""
-        return complete_journey() if self.folder is None else read_folder(data / self.folder)
-
-    def window(self, data: LogTables | Dataset, *, validation: bool = False) -> EvaluationWindow:
-        """The window to report on, or the one to tune on, of what `read` returns."""
-        if self.by_time:
-            return self.make(data if isinstance(data, Dataset) else data.dataset(), validation=validation)
-        if isinstance(data, Dataset):
-            raise UsageError(f"{self.name} needs the tables with their split column, not a dataset made of them")
-        return self.make(data, validation=validation)
-
-
-_INDUSTRIAL_FOLDER = "minionerec_Industrial_and_Scientific"
-
-BENCHMARKS: dict[str, Benchmark] = {
-    b.name: b
-    for b in (
-        Benchmark(name="cj-next28", folder=None, k=20, make=cj_next28),
-        Benchmark(name="or-next28", folder="online_retail_uci", k=20, make=or_next28),
-        Benchmark(name="beauty-loo", folder="amazon_beauty_p5", k=10, make=beauty_loo, by_time=False),
-        Benchmark(name="industrial-time", folder=_INDUSTRIAL_FOLDER, k=10, make=industrial_time, by_time=False),
-    )
-}

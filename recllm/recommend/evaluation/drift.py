@@ -55,9 +55,8 @@ LIST_LENGTH = 20
 RARE_SHARE = 0.01
 """Categories with less than this share on both sides are one bin."""
 CALIBRATION_DRAWS = 200
-"""Bootstrap draws for the intervals of a calibration, each of which fits a line anew."""
+"""Bootstrap draws for the intervals of a calibration, each of which fits a line."""
 
-Floats64 = NDArray[np.float64]
 Users = NDArray[np.int64]
 
 
@@ -92,10 +91,11 @@ def data_drift(dataset: Dataset, trained_until: int, end: int, settings: Retrain
     figures = {"new_events": _above(growth, MAX_NEW_EVENTS)}
     figures["new_items"] = _above(_share_of_new_items(acted, trained_until, end, length), MAX_NEW_ITEMS)
     parts = (reference, recent)
+    prices = [period.of(Action.PURCHASE).price for period in parts]
     bins = {
-        "categories": _category_counts(dataset, *(part.of(Action.PURCHASE) for part in parts)),
-        "actions": _counts(*(part.action for part in parts)),
-        "prices": quantile_counts(*(_prices_paid(part) for part in parts)),
+        "categories": _category_counts(dataset, *(period.of(Action.PURCHASE) for period in parts)),
+        "actions": _counts(*(period.action for period in parts)),
+        "prices": quantile_counts(*(price[np.isfinite(price)].astype(np.float64) for price in prices)),
     }
     for name, (counts, later_counts) in bins.items():
         sizes = (_n_people(reference), _n_people(recent))
@@ -240,7 +240,7 @@ def _interval_figure(interval: ConfidenceInterval, lower: float | None, upper: f
 def _stability(
     counts: NDArray[np.integer], later: NDArray[np.integer], sizes: tuple[int, int], limit: float, min_people: int
 ) -> CheckFigure:
-    """Stability index of two rows of counts that rest on so many people."""
+    """Stability index of two rows of counts. sizes: people behind each."""
     if min(sizes) < min_people or not counts.sum() or not later.sum():
         return CheckFigure(value=None, upper_limit=limit)
     return _above(stability_index(counts, later), max(limit, chance_index(len(counts), *sizes)))
@@ -285,8 +285,3 @@ def _category_counts(
         return counts
     first, second = (np.append(column[~rare], column[rare].sum()) for column in counts)
     return first, second
-
-
-def _prices_paid(events: Events) -> Floats64:
-    prices = events.of(Action.PURCHASE).price
-    return prices[np.isfinite(prices)].astype(np.float64)

@@ -35,16 +35,16 @@ IDEAL = {"ece": 0.0, "slope": 1.0, "ratio": 1.0}
 
 
 def gate_window(dataset: Dataset, start: int, end: int, users: NDArray[np.bool_]) -> EvaluationWindow | None:
-    """Purchases with start <= at < end (epoch seconds) of these users, (n_users,), in ALL and NEW; None of nobody."""
+    """Purchases with start <= at < end (epoch seconds) of these users, (n_users,), in ALL and NEW; None without any."""
     days = (end - start) // DAY
     try:
         window = next_purchases(dataset, start=start, end=end, protocol=f"retrain-last{days}", slices=(ALL, NEW))
     except DataError:
         return None
     parts = []
-    for part in window.slices:
-        rows = np.flatnonzero(users[part.users])
-        parts += [replace(part, users=part.users[rows], truth=part.truth.rows(rows))] if len(rows) else []
+    for segment in window.slices:
+        rows = np.flatnonzero(users[segment.users])
+        parts += [replace(segment, users=segment.users[rows], truth=segment.truth.rows(rows))] if len(rows) else []
     return replace(window, slices=tuple(parts)) if parts else None
 
 
@@ -61,7 +61,7 @@ def judge(
 ) -> GateReport:
     """The verdict on a challenger and why.
 
-    window: what both are asked; None where nobody bought. challenger, serving: both models as of its start.
+    window: what both are asked; None where no one bought. challenger, serving: both models as of its start.
     calibrations: of the challenger and of the serving model in it. period: its start and end, serving_until: the end of
     what the serving model learned from; epoch seconds. seed: of the bootstrap.
     """
@@ -134,14 +134,14 @@ def _comparisons(report: Report, window: EvaluationWindow, settings: RetrainingS
     metric = f"{COMPARED[0]}@{K}"
     differences: dict[str, SystemDifference] = {d.slice: d for d in report.differences if d.metric == metric}
     lines = []
-    for part in window.slices:
-        difference, served = differences[part.name], report.systems[SERVING][part.name][metric]
+    for segment in window.slices:
+        difference, served = differences[segment.name], report.systems[SERVING][segment.name][metric]
         lines.append(
             GateComparison(
-                slice=part.name,
+                slice=segment.name,
                 metric=metric,
-                people=len(part.users),
-                challenger=report.systems[OURS][part.name][metric],
+                people=len(segment.users),
+                challenger=report.systems[OURS][segment.name][metric],
                 serving=served,
                 difference=difference.mean,
                 low=difference.low,

@@ -79,7 +79,7 @@ class RankedLists(NamedTuple):
     items: NDArray[np.int32]
     """Item rows (len(users), k), best first, -1 where a list is shorter."""
     probabilities: NDArray[np.float32] | None = None
-    """That the user buys each item, NaN beside a -1; a system that gives them is also measured by them."""
+    """That the user buys each item, NaN where the item is -1; a system that gives them is also measured by them."""
     figures: Mapping[str, float] = MappingProxyType({})
     """What else the system knows of itself, such as its accuracy on pairs that it held out."""
 
@@ -139,32 +139,32 @@ class EvaluationWindow:
     """Users known before who buy anything in the window; None where the log has no times."""
 
     def slice(self, name: str) -> Slice:
-        for part in self.slices:
-            if part.name == name:
-                return part
+        for segment in self.slices:
+            if segment.name == name:
+                return segment
         raise DataError(f"{self.protocol} has no slice {name}; it has {', '.join(s.name for s in self.slices)}")
 
     def only(self, names: Iterable[str]) -> EvaluationWindow:
         """The same moment with these slices only, in the order given."""
         return replace(self, slices=tuple(self.slice(n) for n in names))
 
-    def query(self, part: Slice, k: int) -> EvaluationQuery:
+    def query(self, segment: Slice, k: int) -> EvaluationQuery:
         dataset = self.dataset
-        rows = part.users if self.fit_users is None else self.fit_users[part.users]
-        if part.hidden:
-            visible = ~np.isin(dataset.events.user, part.users)
+        rows = segment.users if self.fit_users is None else self.fit_users[segment.users]
+        if segment.hidden:
+            visible = ~np.isin(dataset.events.user, segment.users)
             dataset = replace(dataset, events=dataset.events.select(visible))
         return EvaluationQuery(
             dataset=dataset,
             fit_on=self.fit_on,
-            users=part.users,
-            fit_users=np.full_like(rows, -1) if part.hidden else rows,
-            items=part.items,
+            users=segment.users,
+            fit_users=np.full_like(rows, -1) if segment.hidden else rows,
+            items=segment.items,
             k=k,
-            mask_seen=part.mask_seen,
-            slice=part.name,
-            candidates=part.candidates,
-            hidden_users=rows if part.hidden else None,
+            mask_seen=segment.mask_seen,
+            slice=segment.name,
+            candidates=segment.candidates,
+            hidden_users=rows if segment.hidden else None,
         )
 
 
@@ -174,8 +174,8 @@ def next_purchases(
     """Everything before `start` against the purchases with start <= at < end (epoch seconds).
 
     Users: those with a purchase before `start`. ALL and NEW rank the items sold before `start`; COLD ranks the items
-    first sold in the window; NOHISTORY asks for some users of ALL as if they were new and had told their basics.
-    Slices in which nobody has anything to find are left out. Raises `DataError` when none is left, with the span of
+    first sold in the window; NOHISTORY asks for some users of ALL as if only their basics were known.
+    Slices without anything to find are left out. Raises `DataError` when none is left, with the span of
     the log.
     """
     before = dataset.before(start)
@@ -183,7 +183,7 @@ def next_purchases(
     sold, buys = np.bincount(past.item, minlength=dataset.n_items) > 0, np.diff(past.indptr) > 0
     cut = make_slices(slices, past=past, future=future, users=buys, sold=sold, offered=sold, basics=before.users)
     if not cut:
-        raise DataError(f"{protocol}: nobody known before {utc(start):%Y-%m-%d} buys before {utc(end):%Y-%m-%d}")
+        raise DataError(f"{protocol}: no customer known before {utc(start):%Y-%m-%d} buys before {utc(end):%Y-%m-%d}")
     return EvaluationWindow(
         protocol=protocol,
         dataset=before,
@@ -234,7 +234,7 @@ def make_slices(
         spent = np.nan_to_num(events.price.astype(np.float64)) * events.quantity
         truth = Truth.from_pairs(events.user, events.item, len(users), spent)
         rows = np.flatnonzero(truth.sizes > 0)
-        part = Slice(
+        segment = Slice(
             name=name,
             users=rows,
             items=items.astype(np.int32),
@@ -242,7 +242,7 @@ def make_slices(
             mask_seen=name in (NEW, MASKED),
             hidden=name == NOHISTORY,
         )
-        slices += [part] if len(rows) else []
+        slices += [segment] if len(rows) else []
     return tuple(slices)
 
 
@@ -297,22 +297,22 @@ def with_candidates(window: EvaluationWindow, table: pl.DataFrame, source: str) 
     user = dataset.user_rows(names)
     digest = sha256(np.unique(user * dataset.n_items + item).tobytes()).hexdigest()[:8]
     parts, n_missing, n_wanted = [], 0, 0
-    for part in window.slices:
+    for segment in window.slices:
         position = np.full(dataset.n_users + 1, -1)
-        position[part.users] = np.arange(len(part.users))
+        position[segment.users] = np.arange(len(segment.users))
         rows = position[user]
         pairs = np.unique(rows[rows >= 0] * dataset.n_items + item[rows >= 0])
-        lengths = np.bincount(pairs // dataset.n_items, minlength=len(part.users))
+        lengths = np.bincount(pairs // dataset.n_items, minlength=len(segment.users))
         if (lengths == 0).any():
             raise DataError(
-                f"{source}: {int((lengths == 0).sum())} of the {len(part.users)} users of {part.name} have no "
+                f"{source}: {int((lengths == 0).sum())} of the {len(segment.users)} users of {segment.name} have no "
                 "candidates; give each of them a list, or leave their events out of the test part"
             )
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         lists = Pairs(indptr, (pairs % dataset.n_items).astype(np.int32))
-        truth = np.repeat(np.arange(len(part.users)), part.truth.sizes) * dataset.n_items + part.truth.item
+        truth = np.repeat(np.arange(len(segment.users)), segment.truth.sizes) * dataset.n_items + segment.truth.item
         n_wanted, n_missing = n_wanted + len(truth), n_missing + int((~np.isin(truth, pairs)).sum())
-        parts.append(replace(part, candidates=lists, items=np.unique(lists.item)))
+        parts.append(replace(segment, candidates=lists, items=np.unique(lists.item)))
     if n_missing == n_wanted:
         raise DataError(
             f"{source}: no list holds anything that its user bought; are these the candidates of this split?"
@@ -408,7 +408,7 @@ def _window(
         offered=np.ones(log.n_items, dtype=bool),
     )
     if not cut:
-        raise DataError(f"{name}: nobody has anything to find in {', '.join(slices)}")
+        raise DataError(f"{name}: there is nothing to find in {', '.join(slices)}")
     return EvaluationWindow(
         protocol=name,
         dataset=dataset,
@@ -422,12 +422,12 @@ def _window(
 def _events_of(tables: LogTables, log: Dataset, parts: Iterable[str]) -> Dataset:
     """The events of these parts, on the rows of `log`; a log without times ends one step after its last event."""
     events = tables.interactions.filter(pl.col("split").is_in(list(parts)))
-    part = replace(
+    segment = replace(
         Dataset.construct(events.drop("order", strict=False), log.users, log.items), step_seconds=tables.step_seconds
     )
-    return replace(part, as_of=part.as_of - 1 + _step(tables)) if tables.by_order else part
+    return replace(segment, as_of=segment.as_of - 1 + _step(tables)) if tables.by_order else segment
 
 
 def _step(tables: LogTables) -> int:
-    """Seconds between two events of a history whose times nobody knows."""
+    """Seconds between two events of a history without times."""
     return tables.step_seconds or HORIZON_DAYS * DAY

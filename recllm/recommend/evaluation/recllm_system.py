@@ -59,7 +59,7 @@ class TrainingRecipe:
     def settings(self) -> dict[str, Any]:
         """As plain data, for the report."""
         parts = {"lora": self.lora, "interests": self.interests}
-        tables = {name: None if part is None else part.model_dump(mode="json") for name, part in parts.items()}
+        tables = {name: None if section is None else section.model_dump(mode="json") for name, section in parts.items()}
         explicit = self.collaborative.explicit() if self.collaborative else {}
         tables |= {"collaborative": plain(explicit)} if explicit else {}
         tables |= {"candidates": plain(self.candidates)} if self.candidates else {}
@@ -109,13 +109,21 @@ def _trained(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: 
 
     from recllm.learn.training.lora.run_folder import run_folder_name
     from recllm.learn.training.lora.tune import tune_encoder
-    from recllm.recommend.recommender.recommender import Recommender
 
     if recipe.lora is not None:
         with TemporaryDirectory() as scratch:  # the merged weights are in memory; the adapter is not needed again
             runs = recipe.runs or Path(scratch)
             run = runs / run_folder_name(past, encoder, recipe.lora)
             encoder = tune_encoder(past, encoder, recipe.lora, run, progress).encoder
+    return fit_recipe(past, encoder, recipe, progress)
+
+
+def fit_recipe(
+    past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None] | None
+) -> Recommender:
+    """A recommender trained on a log by a recipe, with the encoder as it is."""
+    from recllm.recommend.recommender.recommender import Recommender
+
     return Recommender(past, encoder, locale=recipe.locale).fit(
         recipe.training,
         interests=recipe.interests,

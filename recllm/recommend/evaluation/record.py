@@ -98,7 +98,7 @@ def load_lists(path: Path, key: str) -> tuple[float, dict[str, RankedLists]] | N
         return _saved_lists(path, key)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path}: no lists that an evaluation saved ({error}); remove it, and they are made anew"
+            f"{path}: no lists that an evaluation saved ({error}); remove it, and they are made again"
         ) from error
 
 

@@ -164,16 +164,18 @@ def evaluate(
     for number, (name, system) in enumerate(systems.items(), 1):
         logger.info("%s: system %d of %d on %s", name, number, len(systems), window.protocol)
         spent[name], lists = _ranked(window, name, system, lengths[-1], resume)
-        for part in window.slices:
-            if part.name not in lists:
+        for segment in window.slices:
+            if segment.name not in lists:
                 continue
             for length in lengths:
-                top, of_part = lists[part.name].top(length), groups[part.name]
-                for group, people, figures in measure(top, part, of_part, length, window, sold, vectors):
+                top, of_part = lists[segment.name].top(length), groups[segment.name]
+                for group, people, figures in measure(top, segment, of_part, length, window, sold, vectors):
                     values.setdefault((name, group), {}).update(people)
                     finite = {m: round(v, 6) for m, v in figures.items() if np.isfinite(v)}
                     scores.setdefault(name, {}).setdefault(group, {}).update(finite)
-        summary = ", ".join(f"{part} {figures.get(main, 0.0):.4f}" for part, figures in scores.get(name, {}).items())
+        summary = ", ".join(
+            f"{segment} {figures.get(main, 0.0):.4f}" for segment, figures in scores.get(name, {}).items()
+        )
         logger.info("%s: %.1f s; %s %s", name, spent[name], main, summary, extra={"scores": scores.get(name, {})})
     best = best_peers(scores, k)
     differences = tuple(system_differences(values, best, k, seed, draws))
@@ -194,28 +196,28 @@ def _ranked(
     window: EvaluationWindow, name: str, system: System, k: int, resume: Path | None
 ) -> tuple[float, dict[str, RankedLists]]:
     """Seconds that the system took, and its lists on each slice it plays in."""
-    parts = [part for part in window.slices if system.slices is None or part.name in system.slices]
+    parts = [segment for segment in window.slices if system.slices is None or segment.name in system.slices]
     if resume is not None:
         path = resume / f"{window.protocol}-{name}.npz"
         key = run_key(
             data=window.data_hash, protocol=window.protocol, k=k, settings=dict(system.settings),
-            slices={part.name: _split_key(window, part) for part in parts},
+            slices={segment.name: _split_key(window, segment) for segment in parts},
         )  # fmt: skip
         if (saved := load_lists(path, key)) is not None:
             logger.info("%s: finished before, taken from %s", name, path)
             return saved
     start = time.perf_counter()
-    lists = {part.name: system.rank(window.query(part, k)) for part in parts}
+    lists = {segment.name: system.rank(window.query(segment, k)) for segment in parts}
     seconds = round(time.perf_counter() - start, 2)
     if resume is not None:
         save_lists(path, key, seconds, lists)
     return seconds, lists
 
 
-def _split_key(window: EvaluationWindow, part: Slice) -> str:
+def _split_key(window: EvaluationWindow, segment: Slice) -> str:
     """Hash of what was learned from, who is asked and what they bought: another split of a log has other lists."""
     events, digest = window.fit_on.events, sha256()
-    for column in (events.indptr, events.item, events.at, part.users, part.truth.indptr, part.truth.item):
+    for column in (events.indptr, events.item, events.at, segment.users, segment.truth.indptr, segment.truth.item):
         digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
 
@@ -266,7 +268,7 @@ def subgroups(window: EvaluationWindow, sold: NDArray[np.integer]) -> dict[str, 
     }
     main = next((s for s in window.slices if s.name != COLD and not s.hidden), None)
     if main is not None:
-        # equal numbers of buyers at the border are told apart by item row, whose order is that of a hash
+        # equal numbers of buyers at the border are ordered by item row, whose order is that of a hash
         order = main.items[np.argsort(-sold[main.items], kind="stable")]
         head = np.zeros(len(sold), dtype=bool)
         head[order[: int(np.ceil(HEAD_SHARE * len(order)))]] = True
@@ -285,7 +287,7 @@ def subgroups(window: EvaluationWindow, sold: NDArray[np.integer]) -> dict[str, 
 
 def measure(
     lists: RankedLists,
-    part: Slice,
+    segment: Slice,
     groups: list[Subgroup],
     k: int,
     window: EvaluationWindow,
@@ -304,14 +306,14 @@ def measure(
         if group.truth.value is not None and group.truth.value.any():  # of the money spent on what counts as truth
             figures[f"revenue_recall@{k}"] = ranking.average(ranking.value_recall(items, group.truth, k))
             figures[f"spend_covered@{k}"] = ranking.spend_covered(items, group.truth, k)
-        if group.name == part.name:
-            figures |= _of_lists(lists, part, k, window, sold, vectors)
+        if group.name == segment.name:
+            figures |= _of_lists(lists, segment, k, window, sold, vectors)
         yield group.name, values, figures
 
 
 def _of_lists(
     answer: RankedLists,
-    part: Slice,
+    segment: Slice,
     k: int,
     window: EvaluationWindow,
     sold: NDArray[np.int64],
@@ -320,22 +322,22 @@ def _of_lists(
     """Figures of all lists together, of their probabilities over the listed pairs, and those that the system gave."""
     lists = answer.items
     figures = {
-        f"coverage@{k}": ranking.coverage(lists, len(part.items), k),
-        f"gini@{k}": ranking.gini(lists, len(part.items), k),
+        f"coverage@{k}": ranking.coverage(lists, len(segment.items), k),
+        f"gini@{k}": ranking.gini(lists, len(segment.items), k),
     }
-    if sold[part.items].any():
+    if sold[segment.items].any():
         # ranks among the items of the slice, so that never-sold rows of the dataset do not stretch the scale
-        position = np.searchsorted(part.items, np.maximum(lists, 0)).astype(np.int32)
+        position = np.searchsorted(segment.items, np.maximum(lists, 0)).astype(np.int32)
         positions = np.where(lists >= 0, position, -1)
         figures[f"mean_popularity@{k}"] = ranking.mean_popularity(lists, sold, k)
-        figures[f"popularity_rank@{k}"] = ranking.popularity_rank(positions, sold[part.items], k)
+        figures[f"popularity_rank@{k}"] = ranking.popularity_rank(positions, sold[segment.items], k)
         figures[f"novelty@{k}"] = ranking.novelty(lists, sold, window.fit_on.n_users, k)
     if vectors is not None:
         figures[f"diversity@{k}"] = ranking.average(ranking.diversity(lists, vectors, k))
-    if window.retained and not part.hidden and part.truth.value is not None and part.truth.value.any():
-        figures[f"retained_reached@{k}"] = ranking.retained_reached(lists, part.truth, k, window.retained)
+    if window.retained and not segment.hidden and segment.truth.value is not None and segment.truth.value.any():
+        figures[f"retained_reached@{k}"] = ranking.retained_reached(lists, segment.truth, k, window.retained)
     if answer.probabilities is not None:
-        bought = ranking.hits(lists, part.truth, k)[lists >= 0]
+        bought = ranking.hits(lists, segment.truth, k)[lists >= 0]
         probability = answer.probabilities[lists >= 0]
         # whether "at least 0.5" and "bought" agree
         figures["accuracy@0.5"] = probabilities.accuracy(probability, bought)
@@ -355,9 +357,9 @@ def best_peers(scores: Mapping[str, Mapping[str, Mapping[str, float]]], k: int) 
     for name, slices in scores.items():
         if name == OURS or name.startswith(f"{OURS}-"):
             continue
-        for part, figures in slices.items():
-            if part not in best or figures.get(metric, 0.0) > scores[best[part]][part].get(metric, 0.0):
-                best[part] = name
+        for segment, figures in slices.items():
+            if segment not in best or figures.get(metric, 0.0) > scores[best[segment]][segment].get(metric, 0.0):
+                best[segment] = name
     return best
 
 
@@ -365,14 +367,14 @@ def system_differences(
     values: Mapping[tuple[str, str], Mapping[str, Values]], best: Mapping[str, str], k: int, seed: int, draws: int
 ) -> Iterator[SystemDifference]:
     """Slice by slice, the best peer first. values: per person, by (system, slice) and metric."""
-    for part in dict.fromkeys(p for _, p in values):
-        peers = [name for name, p in values if p == part and name != OURS]
-        if (OURS, part) not in values or not peers:
+    for segment in dict.fromkeys(p for _, p in values):
+        peers = [name for name, p in values if p == segment and name != OURS]
+        if (OURS, segment) not in values or not peers:
             continue
-        peers.sort(key=lambda name: name != best.get(part))
+        peers.sort(key=lambda name: name != best.get(segment))
         pairs = [(peer, f"{metric}@{k}") for peer in peers for metric in COMPARED]
-        gaps = [values[OURS, part][metric] - values[peer, part][metric] for peer, metric in pairs]
+        gaps = [values[OURS, segment][metric] - values[peer, segment][metric] for peer, metric in pairs]
         intervals = paired_bootstraps(np.stack(gaps, axis=1), draws=draws, seed=seed)
         for (peer, metric), gap in zip(pairs, intervals, strict=True):
             mean, low, high = (round(v, 6) for v in (gap.value, gap.low, gap.high))
-            yield SystemDifference(ours=OURS, peer=peer, slice=part, metric=metric, mean=mean, low=low, high=high)
+            yield SystemDifference(ours=OURS, peer=peer, slice=segment, metric=metric, mean=mean, low=low, high=high)

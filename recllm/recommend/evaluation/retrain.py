@@ -53,11 +53,11 @@ from recllm.recommend.recommender.registry import (
     versions,
 )
 from recllm.recommend.recommender.shop_recommender import (
-    forget_in_states,
     model_encoder,
     publish_recommender,
     usable_version,
 )
+from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.recommend.recommender.train import refuse_without_privacy, train_privately, train_workspace, tune_workspace
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.workspace.workspace import Workspace, log_end, present
@@ -90,7 +90,7 @@ class RetrainOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainReport:
-    """What `recllm retrain` tells."""
+    """The outcome of `recllm retrain`."""
 
     outcome: RetrainOutcome
     parent: str
@@ -113,7 +113,7 @@ class RetrainReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """A version as its history tells."""
+    """A version in the history."""
 
     version: str
     created_at: str
@@ -126,7 +126,7 @@ class ModelRecord:
     lineage: Lineage | None
     """Its parent, data, checks and the gate's verdict; None for a version that was published without."""
     taint: Taint | None
-    """Of a version that learned from somebody who was erased."""
+    """Of a version that learned from a customer who was erased."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,7 @@ def retrain(
 
     Where the serving model is private, or the settings ask for privacy, its age and an erasure alone say whether it is
     due, another is trained privately, and no gate judges it: drift and comparisons are figures of the log, and would
-    tell of people. Then `PolicyError` where the budget is spent.
+    disclose customers. Then `PolicyError` where the budget is spent.
     """
     from recllm.recommend.recommender.saved_model import lineage_of
 
@@ -170,38 +170,27 @@ def retrain(
             (manifest.lineage for manifest in versions(workspace.models_dir) if manifest.version == parent), None
         )
         if parent is not None and lineage is not None and (lineage.privacy or workspace.settings.privacy.required):
-            return _retrain_privately(
-                workspace,
-                parent,
-                lineage,
-                now=now,
-                if_due=if_due,
-                seed=seed,
-                encoder=encoder,
-                needed=needed,
-                progress=tell,
-            )
+            options: dict[str, Any] = {"if_due": if_due, "needed": needed, "progress": tell}
+            return _retrain_privately(workspace, parent, lineage, now=now, seed=seed, encoder=encoder, **options)
         refuse_without_privacy(workspace.settings)
         if parent is not None and usable_version(workspace) is None:
             tell(
                 f"{parent} may not be used any more, so there is nothing to compare with: a model is trained by itself"
             )
-            return _replacement(workspace, parent, now=now, seed=seed, encoder=encoder, progress=tell)
+            return _replacement(workspace, parent, now=now, seed=seed, encoder=encoder, needed=needed, progress=tell)
         served = served_model(workspace, now=now, seed=seed, encoder=encoder)
         taint = taints(workspace.models_dir).get(str(served.model.version))
         tell(f"checks of {served.model.version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
-        is_tainted = CheckVerdict.NOT_DUE if taint is None else CheckVerdict.DUE
-        checks = (*served.checks(), RetrainCheck(kind=CheckKind.ERASURE, verdict=is_tainted, figures={}))
+        checks = (*served.checks(), _erasure_check(taint is not None))
         due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
         tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
-        challenger, gate, removed = None, None, list[str]()
+        challenger, gate, removed = None, None, tuple[str, ...]()
         outcome = RetrainOutcome.NOT_DUE if not due else RetrainOutcome.TOO_EARLY
-        min_days = served.settings.min_days
-        is_early = served.end - max(served.until, last_window_end(workspace)) < min_days * DAY
+        is_early = served.end - max(served.until, last_window_end(workspace)) < served.settings.min_days * DAY
         if not if_due or (due and not is_early) or taint is not None:
             tuned = None
             if taint is not None and served.model.adapter is not None:
-                tell("the adapter of the encoder learned from somebody who was erased: it is tuned anew")
+                tell("the adapter of the encoder learned from a customer who was erased: it is tuned again")
                 limit = _people_limit(served.model, workspace.settings)
                 tuned = tune_workspace(workspace, progress=tell, people_limit=limit)
             model, gate = _challenger(workspace, served, tuned, tell)
@@ -217,19 +206,10 @@ def retrain(
             )
             outcome = _outcome(workspace, challenger, gate)
             if outcome is RetrainOutcome.REFUSED and taint is not None and _must_replace(gate, taint):
-                tell(f"it serves all the same, as {served.model.version} learned from somebody who was erased")
+                tell(f"it serves all the same, as {served.model.version} learned from a customer who was erased")
                 promote(workspace.models_dir, challenger, force=True)
                 outcome = RetrainOutcome.PROMOTED
-            limits = served.settings
-            removed = remove_old(
-                workspace.models_dir,
-                refused=REFUSED_VERSIONS,
-                retrained=limits.retrained_versions,
-                needed=needed,
-            )
-            if outcome is RetrainOutcome.PROMOTED:
-                removed += remove_tainted(workspace.models_dir)
-                forget_in_states(workspace)
+            removed = _tidied(workspace, needed, is_promoted=outcome is RetrainOutcome.PROMOTED)
     return RetrainReport(
         outcome=outcome,
         parent=str(served.model.version),
@@ -237,9 +217,25 @@ def retrain(
         as_of=utc(served.as_of).isoformat(),
         checks=checks,
         gate=gate,
-        removed=tuple(removed),
+        removed=removed,
         seconds=time.monotonic() - started,
     )
+
+
+def _erasure_check(is_tainted: bool) -> RetrainCheck:
+    verdict = CheckVerdict.DUE if is_tainted else CheckVerdict.NOT_DUE
+    return RetrainCheck(kind=CheckKind.ERASURE, verdict=verdict, figures={})
+
+
+def _tidied(workspace: Workspace, needed: Collection[str], *, is_promoted: bool) -> tuple[str, ...]:
+    """Versions that are removed to keep the disk bounded; where another one serves now, those that learned from erased
+    customers too."""
+    folder, limit = workspace.models_dir, workspace.settings.retraining.retrained_versions
+    removed = remove_old(folder, refused=REFUSED_VERSIONS, retrained=limit, needed=needed)
+    if is_promoted:
+        removed += remove_tainted(folder)
+        forget_in_states(workspace)
+    return tuple(removed)
 
 
 def _retrain_privately(
@@ -260,14 +256,11 @@ def _retrain_privately(
     started, limits = time.monotonic(), workspace.settings.retraining
     as_of, is_tainted = present(workspace, now), parent in taints(workspace.models_dir)
     until = int(datetime.fromisoformat(lineage.trained_until).timestamp())
-    erasure = RetrainCheck(
-        kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE if is_tainted else CheckVerdict.NOT_DUE, figures={}
-    )
-    checks = (age_check(until, as_of, limits), erasure)
+    checks = (age_check(until, as_of, limits), _erasure_check(is_tainted))
     is_due = any(check.verdict is CheckVerdict.DUE for check in checks)
     is_early = as_of - until < limits.min_days * DAY
     outcome = RetrainOutcome.TOO_EARLY if is_due else RetrainOutcome.NOT_DUE
-    challenger, removed = None, list[str]()
+    challenger, removed = None, tuple[str, ...]()
     if not if_due or is_tainted or (is_due and not is_early):
         challenger = train_privately(
             workspace,
@@ -279,14 +272,7 @@ def _retrain_privately(
             progress=progress,
         ).model_version
         outcome = RetrainOutcome.PROMOTED
-        removed = remove_old(
-            workspace.models_dir,
-            refused=REFUSED_VERSIONS,
-            retrained=limits.retrained_versions,
-            needed=needed,
-        )
-        removed += remove_tainted(workspace.models_dir)
-        forget_in_states(workspace)
+        removed = _tidied(workspace, needed, is_promoted=True)
     return RetrainReport(
         outcome=outcome,
         parent=parent,
@@ -294,7 +280,7 @@ def _retrain_privately(
         as_of=utc(as_of).isoformat(),
         checks=checks,
         gate=None,
-        removed=tuple(removed),
+        removed=removed,
         seconds=time.monotonic() - started,
     )
 
@@ -367,7 +353,7 @@ def served_model(
     data = policy_gate.dataset(Purpose.MODEL_TRAINING, people_limit=people_limit).before(as_of)
     if not len(data.events):
         raise PolicyError(
-            "nobody in this workspace has agreed to model training; load a consent table, "
+            "no customer of this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
     return ServedModel(
@@ -391,27 +377,26 @@ def _replacement(
     now: datetime | None,
     seed: int,
     encoder: Encoder | None,
+    needed: Collection[str],
     progress: Callable[[str], None],
 ) -> RetrainReport:
     """What `recllm train` makes serves in the place of a version whose use has ended."""
     lora = workspace.settings.lora if (workspace.models_dir / "versions" / version / "adapter").is_dir() else None
     trained = train_workspace(workspace, seed=seed, encoder=encoder, lora=lora, progress=progress)
-    removed = remove_tainted(workspace.models_dir)
-    forget_in_states(workspace)
     return RetrainReport(
         outcome=RetrainOutcome.PROMOTED,
         parent=version,
         challenger=trained.model_version,
         as_of=utc(present(workspace, now)).isoformat(),
-        checks=(RetrainCheck(kind=CheckKind.ERASURE, verdict=CheckVerdict.DUE, figures={}),),
+        checks=(_erasure_check(True),),
         gate=None,
-        removed=tuple(removed),
+        removed=_tidied(workspace, needed, is_promoted=True),
         seconds=trained.seconds,
     )
 
 
 def _must_replace(gate: GateReport, taint: Taint) -> bool:
-    """Whether a refused challenger takes the place of a model that learned from somebody who was erased.
+    """Whether a refused challenger takes the place of a model that learned from a customer who was erased.
 
     At once where it is only not proven to be as good, and where the serving model had learned from the very window on
     which both were judged, which proves nothing against a challenger that had not; where it is worse, once the time is
@@ -450,15 +435,9 @@ def _challenger(
 
 def train_challenger(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Model:
     """The recipe's model of a log."""
-    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.recommend.evaluation.recllm_system import fit_recipe
 
-    fitted = Recommender(past, encoder, locale=recipe.locale).fit(
-        recipe.training,
-        interests=recipe.interests,
-        collaborative=recipe.collaborative,
-        candidates=recipe.candidates,
-        progress=progress,
-    )
+    fitted = fit_recipe(past, encoder, recipe, progress)
     assert fitted.model is not None  # noqa: S101 - fit returned
     return fitted.model
 
@@ -466,7 +445,7 @@ def train_challenger(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, pr
 def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecipe:
     """What the model was trained with, and above it what the workspace's settings say.
 
-    Which actions stand in for purchases is decided anew, as a shop's purchases grow. Nothing is fine-tuned: an adapter
+    Which actions stand in for purchases is decided again, as a shop's purchases grow. Nothing is fine-tuned: an adapter
     of the model is a part of its encoder.
     """
     from recllm.recommend.evaluation.recllm_system import TrainingRecipe

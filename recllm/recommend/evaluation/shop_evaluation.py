@@ -59,7 +59,7 @@ def evaluate_data(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Measure `recllm`, trained on what came before as `recllm train` would, beside baselines.
+    """Measure `recllm`, trained on what came before as `recllm train` would, and baselines.
 
     Of a workspace those people count who agreed both to analytics and to model training. The scorer learns to look as
     far ahead as the test window reaches; all else is what `recllm advise` proposes for the window's past. Without
@@ -114,7 +114,7 @@ def evaluate_data(
     folder = run_key(protocol=window.protocol, encoder=encoder.fingerprint, seed=seed)[:16]
     unfinished = cache / "unfinished" / folder
     report = evaluate(window, systems, k=max(ks), ks=ks, seed=seed, resume=unfinished)
-    shutil.rmtree(unfinished, ignore_errors=True)  # lists of people, which nobody needs any more
+    shutil.rmtree(unfinished, ignore_errors=True)  # lists of people, which are not needed any more
     return report
 
 
@@ -124,7 +124,7 @@ def _evaluable(gate: PolicyGate) -> Dataset:
     rows = np.flatnonzero(data.users["user_id"].is_in(agreed).to_numpy())
     data = replace(data, users=data.users[rows], events=data.events.rows(rows))
     if not len(data.events):
-        raise PolicyError("nobody in this workspace has agreed both to analytics and to model training")
+        raise PolicyError("no customer of this workspace has agreed both to analytics and to model training")
     # an item that only the others' events know is not known here
     listed = data.items["title"].is_not_null() | data.items["available"]
     return data.with_items(listed.to_numpy() | (np.bincount(data.events.item, minlength=data.n_items) > 0))

@@ -1,7 +1,4 @@
-"""Systems by name: simple ones are `BASELINES`, those that learn or are published methods are `PEERS`.
-
-A further peer is one function in `recllm.recommend.evaluation.peers` that makes a `Ranker`, and one line of `SYSTEMS`.
-"""
+"""Systems by name: `recllm` and its variants, and simple ones that it is compared with. A caller may add others."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,9 +17,6 @@ from recllm.base.errors import MissingExtraError, UsageError
 from recllm.base.schema import Encoder
 from recllm.recommend.evaluation import baselines
 from recllm.recommend.evaluation.baselines import rank_by
-from recllm.recommend.evaluation.peers.collaborative import als, bpr, ease, tifu_knn
-from recllm.recommend.evaluation.peers.neural import ACCURACY_NOTE, sasrec, source_model
-from recllm.recommend.evaluation.peers.trees import lightgbm
 from recllm.recommend.evaluation.protocols import (
     ALL,
     COLD,
@@ -59,7 +54,7 @@ class SystemSpec:
     reads: str = ""
     """What `make` takes first: "texts" or "vectors" of the items, or nothing."""
     package: str = ""
-    """What must be installed, by the extra bench."""
+    """What must be installed, by the extra bench, for one that a caller adds."""
     note: str = ""
 
 
@@ -76,28 +71,22 @@ SYSTEMS: Mapping[str, SystemSpec] = {
     "zero-shot-set": SystemSpec(
         make=baselines.zero_shot, slices=frozenset({COLD}), settings={"power": 8}, reads="vectors"
     ),
-    "tifu-knn": SystemSpec(make=partial(rank_by, tifu_knn), slices=WARM),
-    "ease": SystemSpec(make=ease, slices=WARM),
-    "als": SystemSpec(make=als, slices=WARM, seeded=True, package="implicit"),
-    "bpr": SystemSpec(make=bpr, slices=WARM, seeded=True, package="implicit"),
-    "lightgbm": SystemSpec(make=lightgbm, slices=WARM | {COLD}, seeded=True, reads="vectors"),
-    "sasrec": SystemSpec(make=sasrec, slices=WARM, seeded=True),
-    "source-model": SystemSpec(make=source_model, slices=WARM, seeded=True, note=ACCURACY_NOTE),
 }
 
-PEERS = ("tifu-knn", "ease", "als", "bpr", "lightgbm", "sasrec", "source-model")
-BASELINES = tuple(name for name in SYSTEMS if name not in PEERS)
+BASELINES = tuple(SYSTEMS)
+Specs = Mapping[str, SystemSpec]
 
 
-def check_systems(names: Iterable[str]) -> None:
-    """Before anything is read or learned: raises `UsageError` for an unknown name, `MissingExtraError` for a peer whose
-    library is not installed."""
+def check_systems(names: Iterable[str], further: Specs = MappingProxyType({})) -> None:
+    """Before anything is read or learned: raises `UsageError` for an unknown name, `MissingExtraError` for a system
+    whose library is not installed. further: systems besides, by name."""
+    systems = {**SYSTEMS, **further}
     for name in names:
         if name in OUR_SYSTEMS:
             continue
-        if name not in SYSTEMS:
-            raise UsageError(f"unknown system {name!r}; known: {', '.join((*OUR_SYSTEMS, *SYSTEMS))}")
-        package = SYSTEMS[name].package
+        if name not in systems:
+            raise UsageError(f"unknown system {name!r}; known: {', '.join((*OUR_SYSTEMS, *systems))}")
+        package = systems[name].package
         if package and find_spec(package) is None:
             raise MissingExtraError(package, "bench")
 
@@ -109,17 +98,18 @@ def make_systems(
     vectors: NDArray[np.float32] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
+    further: Specs = MappingProxyType({}),
 ) -> dict[str, System]:
-    """Baselines and peers by name, with `settings[name]` as keywords. `seed` is for those that draw or learn.
+    """Systems by name, with `settings[name]` as keywords. `seed` is for those that draw or learn.
 
-    texts: one per item row. vectors: (n_items, dim), unit rows. Raises `UsageError` for an unknown name or a missing
-    input, `MissingExtraError` where a peer's library is not installed.
+    texts: one per item row. vectors: (n_items, dim), unit rows. further: other systems by name. Raises `UsageError` for
+    an unknown name or a missing input, and as `check_systems`.
     """
     names, inputs = list(names), {"texts": texts, "vectors": vectors}
-    check_systems(names)
+    check_systems(names, further)
     systems = {}
     for name in names:
-        spec = SYSTEMS[name]
+        spec = {**SYSTEMS, **further}[name]
         if spec.reads and inputs[spec.reads] is None:
             raise UsageError(f"the system {name} needs item {spec.reads}")
         keywords = {"seed": seed} if spec.seeded else {}
@@ -138,6 +128,7 @@ def systems_for(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     runs: Path | None = None,
+    further: Specs = MappingProxyType({}),
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, System]:
     """Ours and others by name, ours first, each to learn from what the window lets it see.
@@ -146,17 +137,18 @@ def systems_for(
     recllm-frozen does not, whatever the advice. category-affinity is left out where no item has a category.
 
     encoder: called once, and only when a system needs it. recipe: what to train instead of the advised.
-    settings: keywords of the others by name. runs: where fine-tuning keeps its runs. Raises as `make_systems`.
+    settings: keywords of the others by name. runs: where fine-tuning keeps its runs. further: systems besides, by name.
+    Raises as `make_systems`.
     """
     from recllm.learn.features.item_vectors import item_vectors
     from recllm.learn.training.arguments import LoraArguments
     from recllm.text.items import item_texts
 
     names, load, locale = list(names), cache(encoder), recipe.locale if recipe else "en"
-    check_systems(names)
+    check_systems(names, further)
     has_categories = bool(window.dataset.items["category"].is_not_null().any())
     others = [n for n in names if n not in OUR_SYSTEMS and (has_categories or n != "category-affinity")]
-    ours, reads = [n for n in OUR_SYSTEMS if n in names], {SYSTEMS[n].reads for n in others}
+    ours, reads = [n for n in OUR_SYSTEMS if n in names], {{**SYSTEMS, **further}[n].reads for n in others}
     vectors = item_vectors(load(), window.fit_on, locale) if "vectors" in reads else None
     texts = item_texts(window.dataset.items, locale) if "texts" in reads else None
     systems = {}
@@ -165,4 +157,4 @@ def systems_for(
         if name == TUNED and learned.lora is None:
             learned = replace(learned, lora=LoraArguments(seed=seed, horizon_days=learned.training.horizon_days))
         systems[name] = learned_system(load(), learned, progress=progress)
-    return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed)
+    return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed, further=further)

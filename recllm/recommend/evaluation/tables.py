@@ -93,7 +93,7 @@ def read_folder(folder: str | Path) -> LogTables:
     train, valid and test instead; items, users and eval_rows where there are any.
 
     An order becomes time as `data.order` says, laid so that each person's last train event falls on the same
-    day: a convention, by which recency means "so many steps ago". Item prices of the folder are dropped when the events
+    day: a convention, by which recency is a number of steps. Item prices of the folder are dropped when the events
     carry prices, since they may be taken over the whole span. Raises `DataError` for what is missing, cannot be read,
     or stands in two parts of a split.
     """
@@ -105,14 +105,14 @@ def read_folder(folder: str | Path) -> LogTables:
     tables = {name: _read_table(folder, name) for name in ("interactions", "items", "users", "eval_rows")}
     parts = {name: _read_table(folder, name) for name in SPLIT_FILES}
     events, path = tables["interactions"], folder / "interactions"
-    if events is not None and any(part is not None for part in parts.values()):
+    if events is not None and any(rows is not None for rows in parts.values()):
         raise DataError(f"{folder} has interactions and the files of a split as well; leave one of them out")
     if events is None:
         if parts["train"] is None or parts["test"] is None:
             raise DataError(
                 f"{path}.parquet does not exist; the folder needs interactions.parquet (or .csv), or train and test"
             )
-        events = _joined_parts(folder, {name: part for name, part in parts.items() if part is not None})
+        events = _joined_parts(folder, {name: rows for name, rows in parts.items() if rows is not None})
     missing = {"user_id", "item_id"} - set(events.columns)
     if missing:
         raise DataError(f"{path}: missing column {', '.join(sorted(missing))}")
@@ -192,12 +192,12 @@ def _read_table(folder: Path, name: str) -> pl.DataFrame | None:
 def _joined_parts(folder: Path, parts: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """The files of a split as one table with a column `split`. Raises `DataError` where a row stands in two of them."""
     frames = []
-    for name, part in parts.items():
-        when = next((column for column in ("timestamp", "order") if column in part.columns), None)
-        missing = [*{USER_COLUMN, "item_id"} - {*part.columns}, *([] if when else ["timestamp or order"])]
+    for name, rows in parts.items():
+        when = next((column for column in ("timestamp", "order") if column in rows.columns), None)
+        missing = [*{USER_COLUMN, "item_id"} - {*rows.columns}, *([] if when else ["timestamp or order"])]
         if missing:
             raise DataError(f"{folder / name}: missing column {', '.join(sorted(missing))}")
-        frames.append(part.with_columns(split=pl.lit(name)).with_row_index("row"))
+        frames.append(rows.with_columns(split=pl.lit(name)).with_row_index("row"))
     try:
         events = pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -217,9 +217,9 @@ def _joined_parts(folder: Path, parts: dict[str, pl.DataFrame]) -> pl.DataFrame:
 
 
 def leave_one_out(tables: LogTables) -> LogTables:
-    """The tables with `split` made anew: each person's last purchase is test, the one before it valid, and what came
+    """The tables with a new `split`: each person's last purchase is test, the one before it valid, and what came
     before that train. What follows the last purchase is left out, and who has fewer than three is train alone; of
-    purchases at one time the later row is the last. Steps are laid anew, so that train ends on one day.
+    purchases at one time the later row is the last. Steps are laid again, so that train ends on one day.
     """
     when = "order" if tables.step_seconds is not None else "timestamp"
     events = tables.interactions.sort(when, maintain_order=True)
@@ -228,17 +228,17 @@ def leave_one_out(tables: LogTables) -> LogTables:
         is_purchase = pl.col("event").fill_null("purchase") == "purchase"
     left = (is_purchase.cast(pl.Int64).sum() - is_purchase.cast(pl.Int64).cum_sum()).over(USER_COLUMN)
     enough = is_purchase.cast(pl.Int64).sum().over(USER_COLUMN) >= 3
-    part = (
+    rows = (
         pl.when(~enough).then(pl.lit("train"))
         .when(is_purchase & (left == 0)).then(pl.lit("test"))
         .when(left == 0).then(None)
         .when(left == 1).then(pl.lit("valid"))
         .otherwise(pl.lit("train"))
     )  # fmt: skip
-    events = events.with_columns(split=part)
+    events = events.with_columns(split=rows)
     if not (events["split"] == "test").any():
         raise DataError(
-            f"{tables.name}: nobody has three purchases, one each to learn from, to choose by and to predict"
+            f"{tables.name}: no customer has three purchases, one each to learn from, to choose by and to predict"
         )
     if tables.step_seconds is not None:
         events = events.with_columns(timestamp=_times_of_orders(events, tables.step_seconds))

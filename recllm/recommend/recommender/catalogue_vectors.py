@@ -92,7 +92,7 @@ def _adapter(workspace: Workspace, version: str | None) -> Path | None:
 
 
 def open_encoder(workspace: Workspace, options: EncodingOptions) -> Encoder:
-    """The encoder of the options, without a cache: on many machines nobody may write into one file of SQLite.
+    """The encoder of the options, without a cache: many machines must not write into one file of SQLite.
 
     Raises `UsageError` where it has become another one since.
     """

@@ -8,26 +8,42 @@ Every number is a score or a list of the served model, computed again for a shor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from recllm.base.charts import Bar, bar_chart
-from recllm.base.schema import Reason
-from recllm.recommend.recommender.leave_one_out import Counterfactual, Evidence, PositionOf, UserHistory, counterfactual
-from recllm.recommend.recommender.ranking import NAMESAKES
-from recllm.shop.data.catalogue import catalogue_rows, on_offer
-from recllm.shop.data.dataset import Events
+from recllm.base.policy import Policy
+from recllm.base.schema import Profile, Reason
+from recllm.learn.profiles.profile import build_profile
+from recllm.recommend.recommender.leave_one_out import (
+    EVIDENCE_PER_ITEM,
+    Counterfactual,
+    Evidence,
+    PositionOf,
+    ReasonWriter,
+    Score,
+    UserHistory,
+    choose,
+    counterfactual,
+    deltas,
+    units_of,
+)
+from recllm.recommend.recommender.people import Histories
+from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, Ranked
+from recllm.shop.data.catalogue import on_offer
+from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events
+from recllm.shop.data.interactions import Pairs
 from recllm.text.items import item_names, reason_text
 
 if TYPE_CHECKING:
-    from recllm.recommend.recommender.recommender import Recommender
+    from recllm.base.schema import FloatArray
 
 LABEL = 60
 """Characters of a piece of evidence in the picture."""
@@ -59,6 +75,8 @@ class Explanation:
 
     def chart(self) -> str:
         """The contributions as an SVG element; every text is escaped."""
+        from recllm.base.charts import Bar, bar_chart
+
         bars = [Bar(_short(c.text), c.delta, f"{c.delta:+.2f}", strong=c.delta > 0) for c in self.contributions]
         if self.withheld:
             bars.append(Bar("not named", self.withheld, f"{self.withheld:+.2f}"))
@@ -79,39 +97,139 @@ _STYLE = (
 )
 
 
-def explanation(recommender: Recommender, user: str, item: str, *, k: int = 10) -> Explanation:
-    """What `Recommender.explain` answers, and what it raises."""
-    column = int(catalogue_rows(recommender.dataset, [item])[0])
-    person = recommender.person(user)
-    items = np.array([column])
-    units, deltas = recommender.evidence(person, items)
-    speaker, profile = recommender.speaker(), recommender.person_profile(person)
-    named = np.array([not speaker.sensitive(unit) for unit in units], bool)
-    position = positions(recommender, person, column, k)
-    before = int(position(person.events, [person.basics])[0])
-    nameable = [unit for unit, may_be_named in zip(units, named, strict=True) if may_be_named]
-    lost = counterfactual(person, nameable, deltas[named, 0], position, k=k)
-    order = np.argsort(-deltas[:, 0], kind="stable")
-    contributions = [
-        speaker.contribution(units[n], float(deltas[n, 0]), column, profile)
-        for n in order
-        if named[n] and np.isfinite(deltas[n, 0])
-    ]
-    available = bool(on_offer(recommender.dataset.items, recommender.dataset.as_of)[column])
-    return Explanation(
-        user_id=user,
-        item_id=item,
-        title=item_names(recommender.dataset.items[[column]], recommender.locale)[0],
-        k=k,
-        available=available,
-        rank=before if before <= k and available else None,
-        reasons=speaker.reasons(units, deltas[:, 0], column, profile, recommender.spread(person)),
-        contributions=tuple(reason for reason in contributions if reason is not None),
-        withheld=float(np.nansum(deltas[~named, 0])),
-        counterfactual=None if lost is None else _sentence(recommender, lost, k),
-        without=() if lost is None else tuple(_evidence_name(recommender, unit) for unit in lost.units),
-        after=None if lost is None else lost.after,
-    )
+@dataclass(frozen=True, eq=False)
+class Explainer:
+    """Measures what moves the scores of one recommender, and says it in words."""
+
+    dataset: Dataset
+    policy: Policy
+    locale: str
+    item_vectors: FloatArray
+    item_type: NDArray[np.integer]
+    """Narrowest category of each item, (n_items,)."""
+    logits: Callable[[Histories, Pairs], NDArray[np.float32]]
+    """The served score of pairs."""
+    ranked: Callable[[Histories, int], Ranked]
+    """The first items of the served ranking that nothing filters."""
+
+    def evidence(
+        self, person: UserHistory, item_rows: NDArray[np.integer]
+    ) -> tuple[list[Evidence], NDArray[np.float32]]:
+        """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
+        units = units_of(person)
+        tried = choose(units, item_rows, self.item_vectors, self.item_type, EVIDENCE_PER_ITEM)
+        return units, deltas(person, units, item_rows, tried, self.scores_of(person))
+
+    def scores_of(self, person: UserHistory) -> Score:
+        """The served score for versions of one person, who is never their own neighbour."""
+        return lambda events, basics, pairs: self.logits(_versions(events, basics, person), pairs)
+
+    def lists_of(self, person: UserHistory, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
+        """The served ranking, first `k` of each, for versions of one person, who is never their own neighbour."""
+        return lambda events, basics: self.ranked(_versions(events, basics, person), k)
+
+    def spread(self, person: UserHistory) -> float:
+        """How far apart the person's scores lie; see `spreads`."""
+        return float(spreads(self.lists_of(person, LIST_DEPTH)(person.events, [person.basics]))[0])
+
+    def reasons(self, person: UserHistory, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
+        """What moves the score of each of these items, clearest first."""
+        if not len(item_rows):
+            return []
+        units, deltas_of_units = self.evidence(person, item_rows)
+        writer, profile = self._writer(), self.profile(person)
+        return [
+            writer.reasons(units, deltas_of_units[:, column], int(row), profile, spread)
+            for column, row in enumerate(item_rows)
+        ]
+
+    def profile(self, person: UserHistory, pseudonym: str = "") -> Profile:
+        """The user's profile as of the dataset's time."""
+        users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in person.basics.items()}})
+        return build_profile(replace(self.dataset, users=users, events=person.events), 0)
+
+    def explanation(self, person: UserHistory, user: str, column: int, k: int) -> Explanation:
+        """One item for one user, whether or not it would be shown. column: the item's row."""
+        units, unit_deltas = self.evidence(person, np.array([column]))
+        writer, profile = self._writer(), self.profile(person)
+        named = np.array([not writer.sensitive(unit) for unit in units], bool)
+        position = self.positions(person, column, k)
+        before = int(position(person.events, [person.basics])[0])
+        nameable = [unit for unit, may_be_named in zip(units, named, strict=True) if may_be_named]
+        lost = counterfactual(person, nameable, unit_deltas[named, 0], position, k=k)
+        order = np.argsort(-unit_deltas[:, 0], kind="stable")
+        contributions = [
+            writer.contribution(units[n], float(unit_deltas[n, 0]), column, profile)
+            for n in order
+            if named[n] and np.isfinite(unit_deltas[n, 0])
+        ]
+        available = bool(on_offer(self.dataset.items, self.dataset.as_of)[column])
+        return Explanation(
+            user_id=user,
+            item_id=self.dataset.items["item_id"][column],
+            title=self._title(column),
+            k=k,
+            available=available,
+            rank=before if before <= k and available else None,
+            reasons=writer.reasons(units, unit_deltas[:, 0], column, profile, self.spread(person)),
+            contributions=tuple(reason for reason in contributions if reason is not None),
+            withheld=float(np.nansum(unit_deltas[~named, 0])),
+            counterfactual=None if lost is None else self._sentence(lost, k),
+            without=() if lost is None else tuple(self._evidence_name(unit) for unit in lost.units),
+            after=None if lost is None else lost.after,
+        )
+
+    def positions(self, person: UserHistory, item: int, k: int) -> PositionOf:
+        """The item's position in the lists of versions of the person, counting each name once as slates do.
+
+        A list holds `k` + `NAMESAKES` items; an item that is not in it gets the position after the last.
+        """
+        ranking, name = self.lists_of(person, k + NAMESAKES), self._title(item)
+
+        def position(histories: Events, basics: Sequence[Mapping[str, str]]) -> NDArray[np.int64]:
+            lists = ranking(histories, basics).item
+            listed = np.unique(lists)
+            names = item_names(self.dataset.items[np.maximum(listed, 0).tolist()], self.locale)
+            name_of = dict(zip(listed.tolist(), names, strict=True))
+            numbers = []
+            for row in lists.tolist():
+                row = row[: row.index(-1)] if -1 in row else row
+                above = row[: row.index(item)] if item in row else row
+                numbers.append(1 + len({name_of[row_above] for row_above in above} - {name}))
+            return np.array(numbers, np.int64)
+
+        return position
+
+    def _writer(self) -> ReasonWriter:
+        return ReasonWriter(self.dataset.items, self.policy, self.locale)
+
+    def _title(self, row: int) -> str:
+        return item_names(self.dataset.items[[row]], self.locale)[0]
+
+    def _evidence_name(self, unit: Evidence) -> str:
+        return unit.name.replace("_", " ") if unit.kind == "I" else self._title(unit.item)
+
+    def _sentence(self, lost: Counterfactual, k: int) -> str:
+        return reason_text(
+            "counterfactual",
+            self.locale,
+            titles=[self._evidence_name(unit) for unit in lost.units],
+            before=lost.before,
+            after=lost.after if lost.after <= k + NAMESAKES else None,
+            listed=k + NAMESAKES,
+        )
+
+
+def spreads(ranked: Ranked) -> NDArray[np.float64]:
+    """How far apart each user's scores lie in a list that nothing filters, in logits, at least 1, (n,); see
+    `leave_one_out.MIN_EFFECT`."""
+    logits = ranked.logit[:, :LIST_DEPTH]
+    return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
+
+
+def _versions(events: Events, basics: Sequence[Mapping[str, str]], person: UserHistory) -> Histories:
+    n = len(basics)
+    return Histories(np.ones(n, bool), events, basics, np.full(n, person.row))
 
 
 def write_page(explanation: Explanation, path: Path) -> None:
@@ -119,47 +237,6 @@ def write_page(explanation: Explanation, path: Path) -> None:
     title = escape(explanation.title)
     head = f'<!doctype html><html><head><meta charset="utf-8"><title>{title}</title></head>'
     path.write_text(f"{head}<body>{explanation._repr_html_()}</body></html>\n", encoding="utf-8")
-
-
-def positions(recommender: Recommender, person: UserHistory, item: int, k: int) -> PositionOf:
-    """The item's position in the lists of versions of the person, counting each name once as slates do.
-
-    A list holds `k` + `NAMESAKES` items; an item that is not in it gets the position after the last.
-    """
-    ranking = recommender.rank_versions(person, k + NAMESAKES)
-    name = item_names(recommender.dataset.items[[item]], recommender.locale)[0]
-
-    def position(histories: Events, basics: Sequence[Mapping[str, str]]) -> NDArray[np.int64]:
-        lists = ranking(histories, basics).item
-        listed = np.unique(lists)
-        names = item_names(recommender.dataset.items[np.maximum(listed, 0).tolist()], recommender.locale)
-        name_of = dict(zip(listed.tolist(), names, strict=True))
-        numbers = []
-        for row in lists.tolist():
-            row = row[: row.index(-1)] if -1 in row else row
-            above = row[: row.index(item)] if item in row else row
-            numbers.append(1 + len({name_of[row_above] for row_above in above} - {name}))
-        return np.array(numbers, np.int64)
-
-    return position
-
-
-def _sentence(recommender: Recommender, lost: Counterfactual, k: int) -> str:
-    titles = [_evidence_name(recommender, unit) for unit in lost.units]
-    return reason_text(
-        "counterfactual",
-        recommender.locale,
-        titles=titles,
-        before=lost.before,
-        after=lost.after if lost.after <= k + NAMESAKES else None,
-        listed=k + NAMESAKES,
-    )
-
-
-def _evidence_name(recommender: Recommender, unit: Evidence) -> str:
-    if unit.kind == "I":
-        return unit.name.replace("_", " ")
-    return item_names(recommender.dataset.items[[unit.item]], recommender.locale)[0]
 
 
 def _short(text: str) -> str:

@@ -10,7 +10,7 @@ exactly: 1 - share for the item of the rank itself, share / (size of the stratum
 position whose stratum is empty is never explored: propensity 1.
 
 What is simplified: an item of the pool can only appear at one position, and the k best only at their own. So what a
-log of such slates can say of another ranking ends at the pool (`experiments.off_policy` tells how much of the
+log of such slates can say of another ranking ends at the pool (`experiments.off_policy` says how much of the
 other ranking that leaves out).
 """
 
@@ -33,7 +33,7 @@ def explore(
     """The rows to show and the probability of each, both (min(k, n),), in the order of the positions.
 
     ranked_item_rows: (n,), best first, no row twice; n of k + pool and more fills every stratum. share: in [0, 1].
-    pool: so many ranks after the first k, from 0. Raises `UsageError` for a value out of its range, or a row twice.
+    pool: number of ranks after the first k, from 0. Raises `UsageError` for a value out of its range, or a row twice.
     """
     if k < 1 or pool < 0 or not 0 <= share <= 1:
         raise UsageError(f"k is {k}, pool {pool}, share {share}; give k from 1, pool from 0, and a share of 0 to 1")

@@ -53,7 +53,7 @@ class UserHistory:
     events: Events
     basics: Mapping[str, str]
     row: int = -1
-    """Who they are in `CollaborativeStatistics.pool`, so that nobody is their own neighbour; -1 for nobody."""
+    """Who they are in `CollaborativeStatistics.pool`, so that a person is not their own neighbour; -1 for none."""
 
 
 Score = Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]

@@ -1,6 +1,6 @@
 """Where a version comes from: what it was trained on, why, and what the gate said of it.
 
-A lineage is sealed in the version's manifest and never changes. Which versions served, and since when, is told by the
+A lineage is sealed in the version's manifest and never changes. Which versions served, and since when, stands in the
 registry's log of decisions.
 """
 
@@ -20,7 +20,7 @@ class Origin(StrEnum):
     RETRAINED = "retrained"
     """By `recllm retrain`, and judged by the gate, but for private ones."""
     REFRESHED = "refreshed"
-    """The weights of its parent, counted anew up to the present."""
+    """By a `recllm refresh` of earlier releases: the weights of its parent."""
 
 
 class CheckKind(StrEnum):
@@ -31,7 +31,7 @@ class CheckKind(StrEnum):
     CALIBRATION = "calibration"
     AGE = "age"
     ERASURE = "erasure"
-    """It learned from somebody who was erased since."""
+    """It learned from a customer who was erased since."""
 
 
 class CheckVerdict(StrEnum):
@@ -61,7 +61,7 @@ class RetrainCheck(FrozenModel):
     verdict: CheckVerdict
     figures: dict[str, CheckFigure]
     people: CountOrZero | None = None
-    """People that the figures rest on, of the smaller side of a comparison; None where nobody was looked at."""
+    """People that the figures rest on, of the smaller side of a comparison; None where there are none."""
 
 
 class GateVerdict(StrEnum):
@@ -114,7 +114,7 @@ class GateReport(FrozenModel):
     window_end: Text
     comparisons: tuple[GateComparison, ...]
     serving_seen_days: float
-    """So many of the window's days the serving model had learned from: above 0 it has an advantage."""
+    """Days of the window that the serving model had learned from: above 0 it has an advantage."""
     serving_coverage: float | None = None
     """Share of the items on offer that the lists show."""
     challenger_coverage: float | None = None

@@ -32,7 +32,7 @@ Remark = tuple[NoteKind, float]
 """What is to be said of a person's offers, and the number of days in it."""
 
 WEEKLY_DAYS = (5.0, 9.0)
-"""Median days between shopping days of somebody who shops weekly."""
+"""Median days between shopping days of a weekly shopper."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +53,16 @@ class FittingItems:
 
     def causes(self, person: int) -> dict[int, int]:
         """A person's items with what each goes with."""
-        part = slice(self.indptr[person], self.indptr[person + 1])
-        pairs = zip(self.item[part].tolist(), self.cause[part].tolist(), strict=True)
+        own_rows = slice(self.indptr[person], self.indptr[person + 1])
+        pairs = zip(self.item[own_rows].tolist(), self.cause[own_rows].tolist(), strict=True)
         return {item: cause for item, cause in pairs if cause >= 0}
 
     def pairs(self, people: slice, allowed: NDArray[np.bool_]) -> Pairs:
         """The items of some of these people, numbered from the first of the slice, that are allowed, (n_items,)."""
         start, stop, _ = people.indices(len(self.remarks))
-        part = slice(self.indptr[start], self.indptr[stop])
+        own_rows = slice(self.indptr[start], self.indptr[stop])
         indptr = self.indptr[start : stop + 1] - self.indptr[start]
-        return Pairs(indptr, self.item[part].astype(np.int32)).select(allowed[self.item[part]])
+        return Pairs(indptr, self.item[own_rows].astype(np.int32)).select(allowed[self.item[own_rows]])
 
 
 def fitting_items(
@@ -82,7 +82,9 @@ def fitting_items(
     purchases = merged_lines(histories.of(Action.PURCHASE))
     match intent:
         case Intent.REMIND:
-            return _reminders(purchases, int(histories.item.max(initial=-1)) + 1)
+            n_items = int(histories.item.max(initial=-1)) + 1 or 1
+            n, keys = len(purchases.indptr) - 1, Tally.of(purchases.user, purchases.item, n_items).keys
+            return _of_keys(keys, n, n_items, None, [None] * n)
         case Intent.WIN_BACK:
             return _lapsed(purchases, histories.of(Action.RETURN), as_of, settings)
         case Intent.CROSS_SELL:
@@ -102,11 +104,6 @@ def _of_keys(keys: Ints, n: int, n_items: int, cause: Ints | None, remarks: list
     """keys: person * n_items + item, ascending."""
     indptr = np.searchsorted(keys, np.arange(n + 1) * n_items).astype(np.int64)
     return FittingItems(indptr, keys % n_items, np.full(len(keys), -1) if cause is None else cause, tuple(remarks))
-
-
-def _reminders(purchases: Events, n_items: int) -> FittingItems:
-    n, n_items = len(purchases.indptr) - 1, max(n_items, 1)
-    return _of_keys(Tally.of(purchases.user, purchases.item, n_items).keys, n, n_items, None, [None] * n)
 
 
 def _lapsed(purchases: Events, returns: Events, as_of: int, settings: OfferSettings) -> FittingItems:

@@ -26,7 +26,7 @@ class Histories:
     basics: Sequence[Mapping[str, str]]
     """n times name -> value."""
     rows: Ints
-    """Who they are among the neighbours, as `CollaborativeStatistics.pool` counts; -1 for nobody. (n,)."""
+    """Who they are among the neighbours, as `CollaborativeStatistics.pool` counts; -1 for none. (n,)."""
     permitted: NDArray[np.bool_] | None = None
     """Who may be served personally, as decided when this was read, (n,); None where the source does not know."""
 
@@ -38,7 +38,7 @@ class Histories:
 
 
 class People(Protocol):
-    """A source of histories. Whoever has not agreed to personalisation is unknown to it."""
+    """A source of histories. A person who has not agreed to personalisation is unknown to it."""
 
     def histories(self, user_ids: Sequence[str]) -> Histories:
         """What is known of these users, before the time that the recommender takes as the present."""

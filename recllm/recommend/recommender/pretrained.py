@@ -1,15 +1,15 @@
-"""A trained recommender as a folder that can be handed on: the model, the catalogue, and nobody.
+"""A trained recommender as a folder that can be handed on: the model and the catalogue, without any customer.
 
-    recommender.save_pretrained("tea-shop")                  # or push_to_hub("owner/tea-shop")
+    folder = recommender.save_pretrained("tea-shop")         # push_to_hub(folder, "owner/tea-shop") uploads it
     Recommender.from_pretrained("tea-shop").recommend("a visitor", basket=["green-tea"])
 
     model.json, *.safetensors, adapter/      what was learned
-    catalogue.safetensors, items.arrow       items with their vectors and what the crowd did with them
-    people.safetensors                       the people's part of a serving state, with nobody in it
+    serving.safetensors, items.arrow         items with their vectors and what the crowd did with them
+    people.safetensors                       the people's part of a serving state, empty
     README.md                                the card, filled in by itself
 
-Neighbours are people, so they stay behind: whoever is asked about is known by a cart alone, and by the shop's own
-history where that is given as a basket.
+Neighbours are people, so they stay behind: a visitor is known by a cart alone, or by a history that the shop gives as a
+basket.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.files import write_whole
-from recllm.recommend.recommender.saved_model import MODEL_FILE, read_model, save_model
+from recllm.learn.features.collaborative import CollaborativeStatistics
+from recllm.recommend.recommender.saved_model import MODEL_FILE, Model, read_model, save_model
 from recllm.recommend.recommender.serving_state import (
+    PEOPLE_STATE,
     open_catalogue_state,
     open_people_state,
     population_of,
-    save_catalogue_state,
-    save_people_state,
+    save_state,
     together_of,
 )
 from recllm.shop.data.dataset import Dataset
-from recllm.text.domains import without_domain
 
 if TYPE_CHECKING:
-    from recllm.base.schema import Encoder
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.saved_model import Model
+    from scipy.sparse import csr_matrix
 
-CARD, NOBODY = "README.md", "people.safetensors"
+    from recllm.base.schema import Encoder, FloatArray
+
+CARD = "README.md"
 PARTS = ("*.json", "*.safetensors", "*.arrow", "*.txt", "adapter/*", CARD)
 """What is taken from a hub: data, and nothing that runs."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -50,17 +50,27 @@ class CardFacts:
     """What the log cannot say about a model, for its card."""
 
     title: str = "A shop's recommender"
-    licence: str = "not stated: ask whoever made it"
+    licence: str = "not stated: ask its maker"
     consent: str = "not stated"
     """On what ground people's data were learned from."""
-    erased: str = "nobody who was erased by then was learned from"
-    """What became of people who were erased since."""
+    erased: str = "it did not learn from customers who were erased by then"
+    """What was done about customers who were erased since."""
 
 
-def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | None = None) -> Path:
-    """Writes a trained recommender into a new or empty folder. Raises `UsageError` for an untrained one, a private one,
-    whose answers need its own shop, and a folder that holds something."""
-    model = recommender.model
+def save_pretrained(
+    folder: Path,
+    model: Model | None,
+    dataset: Dataset,
+    population: CollaborativeStatistics,
+    item_offsets: FloatArray | None,
+    together: csr_matrix,
+    *,
+    locale: str,
+    facts: CardFacts | None = None,
+) -> Path:
+    """Writes what a trained recommender answers from into a new or empty folder. locale: of the texts. Raises
+    `UsageError` for an untrained one, a private one, whose answers need its own shop, and a folder that holds
+    something."""
     if model is None:
         raise UsageError("there is no trained model to save: call fit first")
     if model.privacy is not None:
@@ -69,8 +79,7 @@ def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | N
         raise UsageError(f"{folder} holds something already; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, folder)
-    data, population = recommender.dataset, recommender.population
-    nobody = Dataset.of_catalogue(data.items, data.as_of)
+    empty = Dataset.of_catalogue(dataset.items, dataset.as_of)
     crowds = {
         name: replace(crowd, votes=None if crowd.votes is None else crowd.votes[:0])
         for name, crowd in population.group_statistics.items()
@@ -84,18 +93,13 @@ def save_pretrained(recommender: Recommender, folder: Path, facts: CardFacts | N
         pool_basics=None if population.pool_basics is None else population.pool_basics[:0],
         group_statistics=crowds,
     )
-    of_items = (recommender.item_offsets, recommender.together)
-    save_catalogue_state(folder, data, without_people, *of_items, locale=recommender.text_locale, item_load=0)
-    save_people_state(folder / NOBODY, nobody, without_people, nobody.events, event_no=0, consent_load=0)
-    write_whole(
-        folder / CARD,
-        model_card(model, facts or CardFacts(), n_items=data.n_items, locale=without_domain(recommender.locale)),
-    )
+    save_state(folder, empty, without_people, item_offsets, together, empty.events, locale=locale)
+    write_whole(folder / CARD, model_card(model, facts or CardFacts(), n_items=dataset.n_items, locale=locale))
     return folder
 
 
-def from_pretrained(cls: type[Recommender], name: str | Path, *, encoder: Encoder | None = None) -> Recommender:
-    """The recommender of a folder that `save_pretrained` wrote, or of a hub's repository "owner/name".
+def read_pretrained(name: str | Path, encoder: Encoder | None = None) -> dict[str, Any]:
+    """The arguments of a `Recommender` from a folder that `save_pretrained` wrote, or a hub's repository "owner/name".
 
     encoder: the one that the model was trained with, where it is at hand; else the one that the model names. Raises
     `ModelError` for a folder without a model, a damaged one, or a repository that cannot be had.
@@ -106,22 +110,20 @@ def from_pretrained(cls: type[Recommender], name: str | Path, *, encoder: Encode
     if not folder.is_dir():
         folder = _from_hub(str(name))
     model, catalogue = read_model(folder), open_catalogue_state(folder)
-    if catalogue is None:
-        raise ModelError(f"{folder} has no catalogue; write it anew with save_pretrained")
-    people = open_people_state(folder / NOBODY)
+    people = open_people_state(folder / PEOPLE_STATE)
     if encoder is None:
         encoder = load_encoder(model.encoder)
         if model.adapter is not None:
             encoder = with_adapter(encoder, model.adapter)
-    return cls(
-        Dataset.of_catalogue(catalogue.items, catalogue.as_of),
-        encoder,
-        model=model,
-        population=population_of(catalogue, people, model.population, model.interests),
-        item_offsets=catalogue.arrays.get("item_offsets"),
-        together=together_of(catalogue, catalogue.items.height),
-        text_locale=catalogue.locale,
-    )
+    return {
+        "dataset": Dataset.of_catalogue(catalogue.items, catalogue.as_of),
+        "encoder": encoder,
+        "model": model,
+        "population": population_of(catalogue, people, model.population, model.interests),
+        "item_offsets": catalogue.arrays.get("item_offsets"),
+        "together": together_of(catalogue, catalogue.items.height),
+        "text_locale": catalogue.locale,
+    }
 
 
 def push_to_hub(folder: Path, repo_id: str, *, private: bool = True) -> str:
@@ -182,7 +184,7 @@ def model_card(model: Model, facts: CardFacts, *, n_items: int, locale: str) -> 
             f"- **Split.** The latest {model.horizon_days} days of the validation users chose the epoch and calibrated "
             "the probabilities; the figures below are theirs.",
             f"- **Encoder** {model.encoder}" + (", with an adapter." if model.adapter is not None else "."),
-            "- **Privacy.** No row, id or vector of a person is in these files, and nobody's neighbours. The weights "
+            "- **Privacy.** No row, id or vector of a person is in these files, and no neighbours. The weights "
             "were not learned under differential privacy: they may tell something of many.",
             f"- **Consent.** {facts.consent}",
             f"- **Erasures.** {facts.erased}",

@@ -27,7 +27,7 @@ LIST_DEPTH = 110
 clear. A longer list has all candidates, see `CandidateCounts.habit_items`."""
 
 NAMESAKES = 100
-"""So many more items are ranked than are asked for, because several may share a name."""
+"""Items that are ranked besides those asked for, because several may share a name."""
 
 BLOCK_PAIRS = 2**18
 """Pairs of a block of people."""
@@ -96,7 +96,7 @@ class UserInputs:
     as_of: int
     """Epoch seconds; events at or after it do not count."""
     rows: NDArray[np.integer] | None = None
-    """Row of each in the dataset behind the statistics, so that nobody is their own neighbour; -1 for none."""
+    """Row of each in the dataset behind the statistics, so that a person is not their own neighbour; -1 for none."""
     basics: Floats | None = None
     """Emb(I), (n, dim)."""
 
@@ -105,11 +105,13 @@ class UserInputs:
         """Number of users."""
         return len(self.histories.indptr) - 1
 
-    def batch(self, population: CollaborativeStatistics, part: slice = slice(None)) -> UserBatch:
+    def batch(self, population: CollaborativeStatistics, rows_of_block: slice = slice(None)) -> UserBatch:
         """These users, or a part of them, ready for the features."""
-        rows = None if self.rows is None else np.asarray(self.rows)[part]
-        basics = None if self.basics is None else self.basics[part]
-        return ask(population, self.histories.rows(np.arange(self.n)[part]), self.as_of, user_rows=rows, basics=basics)
+        rows = None if self.rows is None else np.asarray(self.rows)[rows_of_block]
+        basics = None if self.basics is None else self.basics[rows_of_block]
+        return ask(
+            population, self.histories.rows(np.arange(self.n)[rows_of_block]), self.as_of, user_rows=rows, basics=basics
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +166,10 @@ class ItemRanker:
 
         def lists(rows: slice) -> Ranked:
             batch = users.batch(self.population, rows)
-            hidden = None if banned is None else _runs(banned, rows.start, rows.stop)
+            hidden = None
+            if banned is not None:
+                indptr, item = banned[0][rows.start : rows.stop + 1], banned[1]
+                hidden = (indptr - indptr[0], item[indptr[0] : indptr[-1]])
             if items is None:
                 pairs = candidates(
                     batch, wide, allowed=allowed, banned=hidden, repeats=repeats, habits_lead=habits_lead
@@ -323,20 +328,15 @@ class ItemRanker:
         )
 
 
-def _runs(lists: Runs, start: int, end: int) -> Runs:
-    indptr, item = lists
-    return indptr[start : end + 1] - indptr[start], item[indptr[start] : indptr[end]]
-
-
 def _open(pairs: Candidates, users: UserBatch, hidden: Runs | None, repeats: bool) -> NDArray[np.bool_]:
-    fit = np.ones(len(pairs.item), bool)
+    is_open = np.ones(len(pairs.item), bool)
     if not repeats:
-        fit &= users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
+        is_open &= users.owned.find(pairs.user, pairs.item) == len(users.owned.keys)
     if hidden is not None:
         n_items = users.owned.n_keys
         banned = np.repeat(np.arange(users.n), np.diff(hidden[0])) * n_items + hidden[1]
-        fit &= ~np.isin(pairs.user * n_items + pairs.item, banned)
-    return fit
+        is_open &= ~np.isin(pairs.user * n_items + pairs.item, banned)
+    return is_open
 
 
 def _stack(parts: list[Ranked], k: int) -> Ranked:

@@ -3,7 +3,7 @@
     recommender = Recommender(dataset, encoder).fit()
     slate = recommender.recommend("ann", k=10)[0]
 
-The ladder, each step told by the slate's `status`: the trained score; without a model, the cosine of texts alone;
+The ladder, each step named by the slate's `status`: the trained score; without a model, the cosine of texts alone;
 without anything known of the user, or without their consent, what is popular now.
 """
 
@@ -53,25 +53,20 @@ from recllm.learn.features.item_vectors import DatedItemVectors, basics_of, basi
 from recllm.learn.features.scaled_crowd import sample_statistics
 from recllm.learn.features.together import bought_together
 from recllm.learn.models.scorer import ItemProjections
-from recllm.learn.profiles.profile import build_profile
+from recllm.recommend.recommender.explanation import Explainer, Explanation, spreads
 from recllm.recommend.recommender.exploration import explore
 from recllm.recommend.recommender.leave_one_out import (
-    EVIDENCE_PER_ITEM,
     Evidence,
-    ReasonWriter,
     UserHistory,
-    choose,
-    deltas,
-    units_of,
 )
 from recllm.recommend.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommend.recommender.people import DatasetPeople, Histories, People, PeopleLacking
-from recllm.recommend.recommender.private_serving import catalogue_vectors, private_population
+from recllm.recommend.recommender.private_model import catalogue_vectors, private_population
 from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs
-from recllm.shop.data.catalogue import allowed_items, known_rows, sensitive_items
+from recllm.shop.data.catalogue import allowed_items, catalogue_rows, known_rows, sensitive_items
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.shop.data.event_files import EventLog
-from recllm.shop.data.interactions import Ints, Pairs
+from recllm.shop.data.interactions import Ints
 from recllm.shop.data.order import refuse_steps
 from recllm.text.domains import domain_of, in_domain, without_domain
 from recllm.text.items import ItemNames, reason_text
@@ -84,7 +79,6 @@ if TYPE_CHECKING:
     from recllm.base.schema import FloatArray
     from recllm.learn.features.item_index.catalogue import CatalogueIndex
     from recllm.learn.models.sequence import SequenceArguments
-    from recllm.recommend.recommender.explanation import Explanation
     from recllm.recommend.recommender.pretrained import CardFacts
     from recllm.recommend.recommender.saved_model import Model
 
@@ -110,7 +104,7 @@ class Recommender:
     """Ranks a catalogue for users and says why.
 
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
-    needs nobody in it. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
+    may be without users. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
     item_offsets, together: what these properties would compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
@@ -179,7 +173,7 @@ class Recommender:
     @cached_property
     def population(self) -> CollaborativeStatistics:
         """The collaborative statistics as of the dataset's time, of a sample of people as if everybody had been
-        counted; for a private model, of nobody."""
+        counted; for a private model, of no one."""
         if self.model is not None and self.model.privacy is not None:
             public = (self.dataset.items, self.item_vectors, self.dataset.as_of)
             return private_population(*public, self.model.scorer, self.model.population)
@@ -195,7 +189,7 @@ class Recommender:
     @property
     def index(self) -> CatalogueIndex | None:
         """What finds items by their vectors; None where all of them are compared."""
-        population = vars(self).get("population")  # an index comes with a serving state, never of counting anew
+        population = vars(self).get("population")  # an index comes with a serving state, never with counting
         return None if population is None else population.index
 
     @cached_property
@@ -208,7 +202,7 @@ class Recommender:
     def together(self) -> csr_matrix:
         """What goes together, (n_items, n_items); see `recllm.learn.features.together.bought_together`.
 
-        Raises `ModelError` where the dataset holds nobody to count, and the serving state does not say it.
+        Raises `ModelError` where the dataset holds no users to count, and the serving state does not say it.
         """
         if not self.dataset.n_users:
             raise ModelError("the serving state does not say what is bought together; run: recllm refresh")
@@ -320,41 +314,21 @@ class Recommender:
         vectors = dated.latest if dataset is self.dataset else None  # they hold the prices that people paid
         return self._copy(model=model, population=None, item_offsets=None, item_vectors=vectors)
 
-    def publish(self, models_dir: Path) -> str:
-        """Make the trained model the current one of `models_dir`; returns its version. An untrained one raises.
-
-        This recommender stays as it is: slates name the version when they come of `load_model(models_dir)`.
-        """
-        from recllm.recommend.recommender.saved_model import publish_model
-
-        if self.model is None:
-            raise UsageError("there is no trained model to publish: call fit first")
-        return publish_model(self.model, models_dir)
-
     def save_pretrained(self, folder: str | Path, facts: CardFacts | None = None) -> Path:
         """Write the model and the catalogue into a folder that can be handed on, without any person; see
         `recllm.recommend.recommender.pretrained`. facts: what the card is to say besides."""
         from recllm.recommend.recommender.pretrained import save_pretrained
 
-        return save_pretrained(self, Path(folder), facts)
-
-    def push_to_hub(self, repo_id: str, facts: CardFacts | None = None, *, private: bool = True) -> str:
-        """`save_pretrained` into a repository of the model hub, closed to others unless `private` is false; returns its
-        address."""
-        from tempfile import TemporaryDirectory
-
-        from recllm.recommend.recommender.pretrained import push_to_hub, save_pretrained
-
-        with TemporaryDirectory() as folder:
-            return push_to_hub(save_pretrained(self, Path(folder) / "model", facts), repo_id, private=private)
+        of_items = (self.population, self.item_offsets, self.together)
+        return save_pretrained(Path(folder), self.model, self.dataset, *of_items, locale=self.text_locale, facts=facts)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, encoder: Encoder | None = None) -> Recommender:
-        """What `save_pretrained` wrote: a folder, or a repository "owner/name" of the model hub. It knows nobody: ask
-        it with a basket."""
-        from recllm.recommend.recommender.pretrained import from_pretrained
+        """What `save_pretrained` wrote: a folder, or a repository "owner/name" of the model hub. It knows no customers:
+        ask it with a basket. Raises what `read_pretrained` does."""
+        from recllm.recommend.recommender.pretrained import read_pretrained
 
-        return from_pretrained(cls, name, encoder=encoder)
+        return cls(**read_pretrained(name, encoder))
 
     # --- answer ------------------------------------------------------------------------------------------------------
 
@@ -374,7 +348,7 @@ class Recommender:
         """
         request = users if isinstance(users, RecommendRequest) else RecommendRequest(users=users, **options)  # type: ignore[arg-type]
         if request.intent is Intent.WIN_BACK:
-            refuse_steps(self.dataset.step_seconds, "offers to win somebody back")
+            refuse_steps(self.dataset.step_seconds, "offers to win customers back")
         allowed = allowed_items(self.dataset, request.allow, request.exclude, request.where)
         if request.objective is Objective.MARGIN:
             allowed &= np.isfinite(self.margins)
@@ -391,11 +365,11 @@ class Recommender:
             histories, rng = histories.select(personal), rng or np.random.default_rng()
             fitting = self.fitting(request.intent, histories.events, basket)
             for group, allowed_to_group in _by_allowed(fitting, len(personal), allowed):
-                part = histories.select(group)
-                ranked, best = self._best(part, request, allowed_to_group)
-                spreads = self._spreads(part, request, ranked) if request.explain else np.ones(len(group))
+                of_group = histories.select(group)
+                ranked, best = self._best(of_group, request, allowed_to_group)
+                spreads = self._spreads(of_group, request, ranked) if request.explain else np.ones(len(group))
                 for n, position in enumerate(agreed[personal[group]].tolist()):
-                    person = UserHistory(part.events.rows(np.array([n])), part.basics[n], int(part.rows[n]))
+                    person = UserHistory(of_group.events.rows(np.array([n])), of_group.basics[n], int(of_group.rows[n]))
                     offers = _PersonOffers.of(request, person, fitting, int(group[n]))
                     slates[position] = self._slate(
                         request, position, person, offers, ranked.row(n), best[n], spreads[n], rng
@@ -414,9 +388,24 @@ class Recommender:
         An item that is off sale is explained, too, and has no rank. Raises `UsageError` for an unknown item or a user
         of whom nothing is known, `PolicyError` for one who has not agreed to personalisation.
         """
-        from recllm.recommend.recommender.explanation import explanation
+        column = int(catalogue_rows(self.dataset, [item])[0])
+        return self.explainer().explanation(self.person(user), user, column, k)
 
-        return explanation(self, user, item, k=k)
+    def explainer(self) -> Explainer:
+        """What measures the evidence behind this recommender's scores."""
+
+        def ranked(histories: Histories, k: int) -> Ranked:
+            return self._ranked(histories, RecommendRequest(users=("",)), allowed_items(self.dataset), k)
+
+        return Explainer(
+            self.dataset,
+            self.policy,
+            self.locale,
+            self.item_vectors,
+            self.population.facets.type,
+            logits=lambda histories, pairs: self.ranker.score(self._inputs(histories), pairs).logit,
+            ranked=ranked,
+        )
 
     def person(self, user: str) -> UserHistory:
         """What is known of one user. Raises as `explain` does."""
@@ -455,9 +444,9 @@ class Recommender:
         pseudonym = self._pseudonyms([user])[0]
         histories = self.people.histories([pseudonym])
         if not histories.is_known[0]:
-            raise UnknownIdError("nobody with this id is known here; check the id, or the consent table")
+            raise UnknownIdError("no customer with this id is known here; check the id, or the consent table")
         person = UserHistory(histories.events, histories.basics[0])
-        profile = self.person_profile(person, pseudonym)
+        profile = self.explainer().profile(person, pseudonym)
         return profile, user_texts(profile, self.dataset.items, self.locale)
 
     def observe(self, user: str, item: str, action: Action, *, at: int | None = None) -> Recommender:
@@ -484,10 +473,10 @@ class Recommender:
         return self._copy(pseudonyms=pseudonyms)
 
     def for_nobody(self) -> Recommender:
-        """The same for somebody who is not known by an id, and of whom a request tells all: nothing is looked up, and
-        no consent is asked."""
-        nobody = DatasetPeople(Dataset.of_catalogue(self.dataset.items, self.dataset.as_of))
-        return self._copy(people=nobody, pseudonyms=None, permits=None)
+        """The same for a visitor without an id, of whom the request says everything: no history is read, and no
+        consent is asked."""
+        visitors = DatasetPeople(Dataset.of_catalogue(self.dataset.items, self.dataset.as_of))
+        return self._copy(people=visitors, pseudonyms=None, permits=None)
 
     def by_pseudonym(self) -> Recommender:
         """The same for a caller whose ids are pseudonyms already; consent is asked as before."""
@@ -624,70 +613,7 @@ class Recommender:
         filters = request.model_copy(update=as_plain)
         if filters != plain or ranked.item.shape[1] != LIST_DEPTH:
             ranked = self._ranked(histories, plain, allowed_items(self.dataset), LIST_DEPTH)
-        logits = ranked.logit[:, :LIST_DEPTH]
-        return np.asarray(np.maximum(np.nanmax(logits, axis=1) - np.nanmin(logits, axis=1), 1.0), np.float64)
-
-    def spread(self, person: UserHistory) -> float:
-        """How far apart the person's scores lie, in logits, at least 1; see `leave_one_out.MIN_EFFECT`."""
-        request = RecommendRequest(users=("",))
-        histories = self._versions(person.events, [person.basics], person)
-        ranked = self._ranked(histories, request, allowed_items(self.dataset), LIST_DEPTH)
-        return float(self._spreads(histories, request, ranked)[0])
-
-    def rank_versions(self, person: UserHistory, k: int) -> Callable[[Events, Sequence[Mapping[str, str]]], Ranked]:
-        """The served ranking, first `k` of each, for versions of one person, who is never their own neighbour."""
-        request, allowed = RecommendRequest(users=("",)), allowed_items(self.dataset)
-
-        def ranking(events: Events, basics: Sequence[Mapping[str, str]]) -> Ranked:
-            return self._ranked(self._versions(events, basics, person), request, allowed, k)
-
-        return ranking
-
-    def score_versions(
-        self, person: UserHistory
-    ) -> Callable[[Events, Sequence[Mapping[str, str]], Pairs], NDArray[np.float32]]:
-        """The served score for versions of one person, who is never their own neighbour."""
-
-        def score(events: Events, basics: Sequence[Mapping[str, str]], pairs: Pairs) -> NDArray[np.float32]:
-            return self.ranker.score(self._inputs(self._versions(events, basics, person)), pairs).logit
-
-        return score
-
-    @staticmethod
-    def _versions(events: Events, basics: Sequence[Mapping[str, str]], person: UserHistory) -> Histories:
-        n = len(basics)
-        return Histories(np.ones(n, bool), events, basics, np.full(n, person.row))
-
-    # --- reasons -----------------------------------------------------------------------------------------------------
-
-    def evidence(
-        self, person: UserHistory, item_rows: NDArray[np.integer]
-    ) -> tuple[list[Evidence], NDArray[np.float32]]:
-        """The person's pieces of evidence, and their measured worth for these items, (n_units, n_items)."""
-        units = units_of(person)
-        types = self.population.facets.type
-        tried = choose(units, item_rows, self.item_vectors, types, EVIDENCE_PER_ITEM)
-        return units, deltas(person, units, item_rows, tried, self.score_versions(person))
-
-    def reasons(self, person: UserHistory, item_rows: NDArray[np.integer], spread: float) -> list[tuple[Reason, ...]]:
-        """What moves the score of each of these items, clearest first; spread: see `spread`."""
-        if not len(item_rows):
-            return []
-        units, deltas_of_units = self.evidence(person, item_rows)
-        speaker, profile = self.speaker(), self.person_profile(person)
-        return [
-            speaker.reasons(units, deltas_of_units[:, column], int(row), profile, spread)
-            for column, row in enumerate(item_rows)
-        ]
-
-    def speaker(self) -> ReasonWriter:
-        """Tells measured evidence in words, in this recommender's language and under its policy."""
-        return ReasonWriter(self.dataset.items, self.policy, self.locale)
-
-    def person_profile(self, person: UserHistory, pseudonym: str = "") -> Profile:
-        """The user's profile as of the dataset's time."""
-        users = pl.DataFrame({USER_COLUMN: [pseudonym], **{name: [value] for name, value in person.basics.items()}})
-        return build_profile(replace(self.dataset, users=users, events=person.events), 0)
+        return spreads(ranked)
 
     # --- slates ------------------------------------------------------------------------------------------------------
 
@@ -708,7 +634,7 @@ class Recommender:
             drawn_from = tuple(self.dataset.items["item_id"].gather(ranked.item[best].astype(np.int64)).to_list())
             best, propensities = explore(best, request.k, request.explore_share, request.explore_pool, rng)
         item_rows = ranked.item[best].astype(np.int64)
-        reasons = self.reasons(person, item_rows, spread) if request.explain else [()] * len(best)
+        reasons = self.explainer().reasons(person, item_rows, spread) if request.explain else [()] * len(best)
         if request.explain and offers.causes:
             reasons = [
                 (self._goes_with(offers.causes[int(row)], person), *measured)
@@ -717,7 +643,7 @@ class Recommender:
         parts = [offers.part(request.intent, int(row)) for row in item_rows]
         is_weekly = offers.weekly and self.dataset.step_seconds is None
         headings: dict[Intent | None, str] = {
-            part: self._heading(part, is_weekly) for part in set(parts) if part is not None
+            heading: self._heading(heading, is_weekly) for heading in set(parts) if heading is not None
         }
         names = self.names.of(item_rows.tolist())
         item_ids = self.dataset.items["item_id"].gather(item_rows).to_list()
@@ -796,9 +722,9 @@ class Recommender:
         text = reason_text("goes_with", self.locale, title=title, days_since=told_days, in_cart=in_cart)
         return Reason(evidence_id=f"B:{item_id}", delta=0.0, text=text, kind=ReasonKind.TOGETHER)
 
-    def _heading(self, part: Intent, weekly: bool) -> str:
-        variables = {"weekly": weekly} if part is Intent.REMIND else {}
-        return Prompts.load().render(f"slate.part_{part}", self.locale, **variables)
+    def _heading(self, intent: Intent, weekly: bool) -> str:
+        variables = {"weekly": weekly} if intent is Intent.REMIND else {}
+        return Prompts.load().render(f"slate.part_{intent}", self.locale, **variables)
 
     def _note(self, kind: NoteKind, **numbers: float | None) -> Note:
         text = Prompts.load().render(f"slate.{kind}", self.locale, **numbers)

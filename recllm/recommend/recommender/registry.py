@@ -7,7 +7,7 @@
       versions/<version>/      the files of a version, and manifest.json with the SHA-256 of each and the lineage
       versions/<version>.tmp/  a version being written; swept away by the next publication
 
-A version is complete before its name exists, and the pointer is replaced in one step: whoever is killed at whatever
+A version is complete before its name exists, and the pointer is replaced in one step: a process that is killed at any
 moment leaves the old version or the new one, never half of one. A decision is written just before the pointer, so
 whatever serves has its line; one that was cut off in between leaves a line that came to nothing.
 """
@@ -27,10 +27,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from recllm.base.documents import FrozenModel, Text, json_text, json_value, plain
+from recllm.base.documents import CountOrZero, FrozenModel, Text, json_text, json_value, plain
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, sync_folder, write_whole
-from recllm.recommend.recommender.lineage import GateReason, GateReport, Lineage, Origin
+from recllm.recommend.recommender.lineage import GateReason, GateReport, Lineage
 
 MANIFEST = "manifest.json"
 POINTER = "CURRENT"
@@ -59,7 +59,7 @@ class Manifest:
 
 
 class Taint(FrozenModel):
-    """Of a version that learned from somebody who was erased since."""
+    """Of a version that learned from a customer who was erased since."""
 
     since: Text
     """ISO 8601, UTC: the first such erasure."""
@@ -81,6 +81,8 @@ class DecisionKind(StrEnum):
     """To this version."""
     REMOVED = "removed"
     """Its files, to keep the disk bounded."""
+    REFRESHED = "refreshed"
+    """Its serving state was counted again up to the present."""
 
 
 class VersionDecision(FrozenModel):
@@ -96,6 +98,13 @@ class VersionDecision(FrozenModel):
     """Of a version that does not serve because of it, or that was removed after it was refused."""
     overridden: tuple[GateReason, ...] = ()
     """Why the gate had refused a version that was promoted by hand all the same."""
+    last_load: CountOrZero | None = None
+    """Number of the newest load of the store that a refreshed state counts."""
+
+
+def new_version() -> str:
+    """A name for a version: the UTC time with a random end."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 def publish(
@@ -113,7 +122,7 @@ def publish(
     at all, or a full disk; `UsageError` for a version that is not a safe name. What else `write` raises goes through.
     In each case the version that served still serves.
     """
-    version = safe_id(version or f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", "model version")
+    version = safe_id(version or new_version(), "model version")
     if version.endswith(".tmp"):
         raise UsageError(f"model version {version!r}: the ending .tmp is reserved; choose another name")
     with _explained(f"cannot publish model version {version} in {models_dir}"):
@@ -128,7 +137,7 @@ def publish(
                 else:
                     _decide(models_dir, decision, version, previous=serving(models_dir), gate=lineage and lineage.gate)
             except BaseException:
-                if serving(models_dir) != version:  # nobody decided that it exists, and each try would leave another
+                if serving(models_dir) != version:  # no decision says that it exists, and each try would leave another
                     shutil.rmtree(models_dir / "versions" / version, ignore_errors=True)
                 raise
     return version
@@ -176,7 +185,7 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
     """The folder of a version (default: the serving one) after checking every byte of it.
 
     Raises `ModelError` when there is none, when a file is missing, added, changed or of a type that is not allowed, and
-    for one that learned from people who were erased, once the time to replace it is over; whoever holds an opened
+    for one that learned from people who were erased, once the time to replace it is over; a process with an opened
     version keeps serving it.
     """
     version = version or current(models_dir)
@@ -195,7 +204,7 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
 def taints(models_dir: Path) -> dict[str, Taint]:
     """Version -> taint; of another folder than that of the models the names of what lies in it.
 
-    Raises `ModelError` for a damaged file: which versions may be used cannot be told then."""
+    Raises `ModelError` for a damaged file: it says which versions may be used."""
     try:
         return {version: Taint(**fields) for version, fields in json.loads((models_dir / TAINTED).read_bytes()).items()}
     except FileNotFoundError:
@@ -203,7 +212,7 @@ def taints(models_dir: Path) -> dict[str, Taint]:
     except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:
         raise ModelError(
             f"{models_dir / TAINTED} is damaged ({error}), and with it what says which versions learned from people "
-            "who were erased; put it back from a backup, or write {} into it after training anew"
+            "who were erased; put it back from a backup, or write {} into it after training again"
         ) from error
 
 
@@ -218,13 +227,14 @@ def check_usable(models_dir: Path, version: str, now: datetime | None = None) ->
 
 
 def versions_since(models_dir: Path, first_load: int, loaded_at: datetime) -> list[str]:
-    """Versions on disk that were made after a load; see `mark_tainted`."""
+    """Versions on disk that were made or refreshed after a load; see `mark_tainted`."""
+    last_counted = {decision.version: decision.last_load or 0 for decision in decisions(models_dir)}
 
     def is_later(manifest: Manifest) -> bool:
         last_load = None if manifest.lineage is None else manifest.lineage.last_load
-        if last_load is None:
-            return datetime.fromisoformat(manifest.created_at) >= loaded_at
-        return last_load >= first_load
+        if last_load is None and datetime.fromisoformat(manifest.created_at) >= loaded_at:
+            return True
+        return max(last_load or 0, last_counted.get(manifest.version, 0)) >= first_load
 
     return [manifest.version for manifest in versions(models_dir) if is_later(manifest)]
 
@@ -234,7 +244,7 @@ def mark_tainted(
 ) -> list[str]:
     """Marks every version that was made after a load, of those on disk; returns them, newly marked or not.
 
-    first_load, loaded_at: number and time of the load with the first data of somebody who is erased. Numbers tell, as
+    first_load, loaded_at: number and time of the load with the first data of an erased customer. Numbers decide, as
     clocks may go back; the time counts for versions from before numbers were written down. The date of an earlier
     erasure stays. All times are aware.
     """
@@ -253,7 +263,7 @@ def taint_folder(folder: Path, names: Collection[str], *, at: datetime, use_unti
 
 
 def clear_taint(folder: Path, name: str) -> None:
-    """Something was learned anew under a name."""
+    """Something was learned again under a name."""
     with _explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
         marked = taints(folder)
         if marked.pop(name, None) is not None:
@@ -261,7 +271,7 @@ def clear_taint(folder: Path, name: str) -> None:
 
 
 def mark_version_tainted(models_dir: Path, version: str, *, at: datetime, use_until: datetime) -> None:
-    """Marks one version: somebody was erased while it was made."""
+    """Marks one version: a customer was erased while it was made."""
     with _explained(f"cannot mark versions in {models_dir}"), lock_file(models_dir / ".lock"):
         _taint(models_dir, [version], Taint(since=at.isoformat(), use_until=use_until.isoformat()))
 
@@ -290,14 +300,14 @@ def _taint(models_dir: Path, learned: Collection[str], taint: Taint) -> None:
 
 
 def _inherit_taint(models_dir: Path, version: str) -> None:
-    """A new version is tainted like the one whose weights, or whose encoder's adapter, it has. Under the lock."""
+    """A new version is tainted like the one whose encoder's adapter it has. Under the lock."""
     by_version, marked = {m.version: m for m in versions(models_dir)}, taints(models_dir)
     lineage = by_version[version].lineage
     parent = by_version.get(lineage.parent or "") if lineage is not None else None
     if parent is None or lineage is None or parent.version not in marked:
         return
     adapters = [{n: f for n, f in m.files.items() if n.startswith("adapter/")} for m in (by_version[version], parent)]
-    if lineage.origin is Origin.REFRESHED or (adapters[0] and adapters[0] == adapters[1]):
+    if adapters[0] and adapters[0] == adapters[1]:
         _taint(models_dir, [version], marked[parent.version])
 
 
@@ -383,7 +393,7 @@ def decisions(models_dir: Path) -> list[VersionDecision]:
 
 
 def remove_old(models_dir: Path, *, refused: int, retrained: int, needed: Collection[str] = ()) -> list[str]:
-    """Removes versions that `recllm retrain` made, the oldest first, until so many refused and so many others are left.
+    """Removes versions that `recllm retrain` made, the oldest first, until `refused` and `retrained` ones are left.
 
     The serving version and the one before it stay, as do `needed` ones and those that were made by hand. Returns what
     is gone.
@@ -420,20 +430,13 @@ def _gate_decision(models_dir: Path, lineage: Lineage | None) -> DecisionKind:
         return DecisionKind.PROMOTED
     if lineage.is_refused:
         return DecisionKind.REFUSED
-    is_parent = _same_weights(models_dir, serving(models_dir), lineage.parent)
-    return DecisionKind.PROMOTED if is_parent else DecisionKind.OVERTAKEN
+    return DecisionKind.PROMOTED if serving(models_dir) == lineage.parent else DecisionKind.OVERTAKEN
 
 
-def _same_weights(models_dir: Path, version: str | None, peer: str | None) -> bool:
-    """Whether two versions have the weights of one training: a refreshed one has those of its parent."""
-    by_version = {manifest.version: manifest.lineage for manifest in versions(models_dir)}
-
-    def trained(name: str | None) -> str | None:
-        while name is not None and (lineage := by_version.get(name)) and lineage.origin is Origin.REFRESHED:
-            name = lineage.parent
-        return name
-
-    return trained(version) == trained(peer)
+def note_refresh(models_dir: Path, version: str, last_load: int) -> None:
+    """Writes down that a version's serving state was counted again; last_load: as in `VersionDecision`."""
+    with _explained(f"cannot write decisions in {models_dir}"), lock_file(models_dir / ".lock"):
+        _decide(models_dir, DecisionKind.REFRESHED, version, last_load=last_load)
 
 
 def _point(models_dir: Path, kind: DecisionKind, version: str, *, overridden: tuple[GateReason, ...] = ()) -> None:
@@ -450,7 +453,7 @@ def _decide(models_dir: Path, kind: DecisionKind, version: str, **details: Any) 
     before = path.read_bytes() if path.exists() else b""
     if before and not before.endswith(b"\n"):  # a power cut left half a line
         before += b"\n"
-    # whole and anew: another name of the same file, as a hard link is, keeps what it has
+    # a new file: another name of the same file, as a hard link is, keeps what it has
     write_whole(path, before + json_text(decision).encode())
 
 

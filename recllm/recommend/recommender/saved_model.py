@@ -1,14 +1,13 @@
 """A trained scorer as a folder of safetensors and JSON, published whole.
 
-The folder holds weights, settings, figures and the catalogue's part of the serving state, and no row of any person:
-see `recllm.recommend.recommender.serving_state`.
+The folder holds weights, settings and figures, and no row of any person.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ class Model:
     """Calibration of single items, where there is one."""
     privacy: PrivacyGuarantee | None = None
     """What it promises to every user of the log; None where it was trained without privacy. With it the model serves
-    from `recllm.recommend.recommender.private_serving`, and its metrics are none: nothing was measured on people."""
+    from `recllm.recommend.recommender.private_model`, and its metrics are none: nothing was measured on people."""
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -143,22 +142,16 @@ def stored_metrics(folder: Path) -> dict[str, float]:
 def publish_model(
     model: Model,
     models_dir: Path,
-    save_state: Callable[[Path], None] | None = None,
     *,
     lineage: Lineage | None = None,
+    version: str | None = None,
 ) -> str:
     """Publish as the current version, whole or not at all; returns the version's name.
 
-    save_state: writes the serving state into the version's folder. lineage: where the model comes from; one that the
-    gate refused is kept and does not serve, see `recllm.recommend.recommender.registry.publish`.
+    lineage: where the model comes from; one that the gate refused is kept and does not serve, see
+    `recllm.recommend.recommender.registry.publish`.
     """
-
-    def write(folder: Path) -> None:
-        save_model(model, folder)
-        if save_state is not None:
-            save_state(folder)
-
-    return publish(models_dir, write, lineage=lineage)
+    return publish(models_dir, lambda folder: save_model(model, folder), lineage=lineage, version=version)
 
 
 def load_model(models_dir: Path, version: str | None = None, *, item_offsets: bool = True) -> Model:

@@ -1,4 +1,4 @@
-"""What somebody looks for, in an order that suits them.
+"""What a customer looks for, in an order that suits them.
 
 Candidates are the best by words (BM25, `recllm.text.word_index`) and the nearest by the query's vector, of the items on
 offer that pass the filters. Their places in three lists are joined by reciprocal rank fusion (Cormack, Clarke and
@@ -32,7 +32,6 @@ from recllm.base.schema import (
     SlateStatus,
 )
 from recllm.shop.data.catalogue import allowed_items
-from recllm.text.items import item_names
 from recllm.text.templates import Prompts
 
 if TYPE_CHECKING:
@@ -121,7 +120,9 @@ def search(
         fused[member] += list_weight / (RANK_CONSTANT + _ranks(value[scored[member]]))
     order = np.lexsort((scored, -fused, ~named[scored]))
     if not request.same_names:
-        order = _first_of_names(recommender, scored, order)
+        names = recommender.names.of(scored[order].tolist())
+        first = {name: position for position, name in reversed(list(enumerate(names)))}
+        order = order[np.array(sorted(first.values()), np.int64)]
     order = order[: request.k]
     sources = {EXACT: np.flatnonzero(named), WORDS: by_words, VECTORS: by_vector}
     reasons = _reasons(people, request, [slate.items[n].item_id for n in order]) if is_personal else {}
@@ -180,12 +181,6 @@ def _reasons(recommender: Recommender, request: SearchRequest, item_ids: list[st
         users=(request.user or "",), k=len(item_ids), allow=tuple(item_ids), basket=request.basket, same_names=True
     )
     return {item.item_id: item.reasons for item in recommender.recommend(item_request)[0].items}
-
-
-def _first_of_names(recommender: Recommender, rows: Rows, order: Rows) -> Rows:
-    names = item_names(recommender.dataset.items[rows[order].tolist()], recommender.locale)
-    first = {name: position for position, name in reversed(list(enumerate(names)))}
-    return order[np.array(sorted(first.values()), np.int64)]
 
 
 def _answer(

@@ -1,16 +1,16 @@
 """What answering needs from the crowd and the catalogue, as of a time, ready to be mapped into memory.
 
-Two parts, each safetensors whose arrays are mapped and not read:
+A state is a folder of three files. A version of a model has states, and is not changed by them: see
+`recllm.recommend.recommender.shop_states`.
 
-    models/versions/<version>/serving.safetensors    the catalogue's part, hashed in the version's manifest: vectors,
-    models/versions/<version>/items.arrow            groups, sales, item to item weights, names. No row of any person.
-    serving/<version>.safetensors                    the people's part, beside the store: who serves as a neighbour, and
-                                                     everybody's history. Users are salted digests, not ids. It is made
-                                                     anew at each refresh, and whenever somebody withdraws or is erased.
-                                                     That of one other version stays until then.
+    serving.safetensors      the catalogue's part: vectors, groups, sales, item to item weights. No row of any person.
+    items.arrow              names, prices and what else the catalogue says
+    people.safetensors       who serves as a neighbour, and everybody's history, for the owner only. Users are salted
+                             digests, not ids. It is made again whenever a customer withdraws or is erased.
 
-An answer for one user reads that user's own history from the store, by key, so what happened after the state was made
-counts at once. Computing all of it anew (`CollaborativeStatistics.fit`) stays the reference that tests compare with.
+Arrays are mapped and not read; a checksum of all bytes is compared once. An answer for one user reads that user's own
+history from the store, by key, so what happened after the state was made counts at once. Computing all of it again
+(`CollaborativeStatistics.fit`) stays the reference that tests compare with.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import hashlib
 import json
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from recllm.base.documents import json_value
 from recllm.base.errors import ModelError
-from recllm.base.files import PRIVATE, drafts_folder, whole_file, write_whole
+from recllm.base.files import PRIVATE, drafts_folder, whole_file
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.collaborative import CollaborativeStatistics, ItemStatistics
 from recllm.learn.models.sequence import SequenceModel, SequenceWeights
@@ -43,7 +42,7 @@ from recllm.shop.data.item_groups import GROUPINGS, VOTED, GroupStatistics, Item
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-CATALOGUE_STATE, ITEMS = "serving.safetensors", "items.arrow"
+CATALOGUE_STATE, ITEMS, PEOPLE_STATE = "serving.safetensors", "items.arrow", "people.safetensors"
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -53,8 +52,10 @@ _DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "I32": "<i4", "I64": "<i8", "F
 
 @dataclass(frozen=True, eq=False)
 class CatalogueState:
-    """The part that is published with a model."""
+    """The part about items."""
 
+    name: str
+    """Of the state's folder."""
     items: pl.DataFrame
     """`Dataset.items` in the order of the state's rows."""
     arrays: Arrays
@@ -95,18 +96,22 @@ def digest(pseudonyms: Sequence[str], salt: bytes) -> Ints:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save_catalogue_state(
+def save_state(
     folder: Path,
     dataset: Dataset,
     population: CollaborativeStatistics,
     item_offsets: Floats | None,
     together: csr_matrix,
+    log: EventLog,
     *,
     locale: str,
-    item_load: int,
+    item_load: int = 0,
+    event_no: int = 0,
+    consent_load: int = 0,
 ) -> None:
-    """Write the catalogue's part into an existing folder. item_offsets: calibration of each item, (n_items,). together:
-    what is bought together, see `recllm.learn.features.together`."""
+    """Write all three files into an existing folder. item_offsets: calibration of each item, (n_items,). together: what
+    is bought together, see `recllm.learn.features.together`. log: everybody's events. The numbers: as in
+    `CatalogueState` and `PeopleState`."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
     arrays |= _csr_arrays("together", together)
     arrays |= {f"groups.{name}": codes for name, codes in population.facets.each().items()}
@@ -121,48 +126,27 @@ def save_catalogue_state(
     if population.interests is not None:
         sequence = population.interests
         arrays |= {"sequence.read": sequence.read, "sequence.vectors": sequence.vectors, "sequence.bias": sequence.bias}
-    metadata = {"as_of": str(population.as_of), "locale": locale, "item_load": str(item_load)}
-    _save(folder / CATALOGUE_STATE, arrays, metadata)
-    dataset.items.write_ipc(folder / ITEMS, compression="uncompressed")
-
-
-def save_people_state(
-    path: Path,
-    dataset: Dataset,
-    population: CollaborativeStatistics,
-    log: EventLog,
-    *,
-    event_no: int,
-    consent_load: int,
-) -> None:
-    """Write the people's part, readable by the owner only; whole or not at all. log: everybody's events."""
+    with whole_file(folder / ITEMS, mode=PRIVATE) as stream:
+        dataset.items.write_ipc(stream, compression="uncompressed")
+        items_checksum = _checksum(stream, 0)
+    about = {"as_of": str(population.as_of), "locale": locale, "item_load": str(item_load)}
+    _write(folder / CATALOGUE_STATE, arrays, about | {"items_crc32": f"{items_checksum:010d}"})
     salt = secrets.token_bytes(16)
-    arrays: Arrays = {"digests": digest(dataset.users["user_id"].to_list(), salt), "pool": population.pool}
+    of_people: Arrays = {"digests": digest(dataset.users["user_id"].to_list(), salt), "pool": population.pool}
     if population.pool_basics is not None:
-        arrays["pool_basics"] = population.pool_basics
+        of_people["pool_basics"] = population.pool_basics
     for name in ("profiles", "recent", "decayed"):
-        arrays |= _csr_arrays(name, getattr(population, name))
+        of_people |= _csr_arrays(name, getattr(population, name))
     for name in VOTED:
-        arrays |= _csr_arrays(f"votes.{name}", population.group_statistics[name].votes)
-    _save_people(path, arrays, log, salt, event_no, consent_load)
-
-
-@contextmanager
-def events_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside the people's part at `path`, for events while they are counted and written; it is gone at
-    the end of the block. Raises `ModelError` where the disk refuses what is done in it."""
-    try:
-        with drafts_folder(path.parent) as folder:
-            yield folder
-    except OSError as error:
-        reason = error.strerror or error
-        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
+        of_people |= _csr_arrays(f"votes.{name}", population.group_statistics[name].votes)
+    _write_people(folder / PEOPLE_STATE, of_people, log, salt, event_no, consent_load)
 
 
 def without_people(
     path: Path, state: PeopleState, keep: NDArray[np.bool_], *, event_no: int, consent_load: int
 ) -> PeopleState:
-    """The state without some users, written in its place: they are nobody's neighbour any more, and have no history.
+    """The people's part without some users, written in its place: they are no neighbours any more, and have no
+    history.
 
     keep: boolean (n_users,). event_no, consent_load: as in `PeopleState`.
     """
@@ -175,18 +159,24 @@ def without_people(
         arrays["pool_basics"] = arrays["pool_basics"][pool_kept]
     for name in ("profiles", "recent", "decayed", *(f"votes.{voted}" for voted in VOTED)):
         arrays |= _csr_arrays(name, _csr(state.arrays, name)[np.flatnonzero(pool_kept)])
-    parts = (part.rows(np.flatnonzero(keep[start : start + part.n_users])) for start, part in state.events.parts())
-    with events_folder(path) as folder:
-        _save_people(path, arrays, EventFiles.write(folder, parts), state.salt, event_no, consent_load)
+    parts = (chunk.rows(np.flatnonzero(keep[start : start + chunk.n_users])) for start, chunk in state.events.parts())
+    with drafts_folder(path.parents[1]) as folder:
+        _write_people(path, arrays, EventFiles.write(folder, parts), state.salt, event_no, consent_load)
     return open_people_state(path)
 
 
-def _save_people(path: Path, arrays: Arrays, log: EventLog, salt: bytes, event_no: int, consent_load: int) -> None:
-    """One part of the log is in memory at a time; the other arrays are."""
+def _write_people(path: Path, arrays: Arrays, log: EventLog, salt: bytes, event_no: int, consent_load: int) -> None:
     lengths = [np.zeros(1, np.int64), *log.each(_lengths)]
     arrays = {**arrays, "events.indptr": np.cumsum(np.concatenate(lengths))}
-    n_events = int(arrays["events.indptr"][-1])
+    _write(path, arrays, {"salt": salt.hex(), "event_no": str(event_no), "consent_load": str(consent_load)}, log)
+
+
+def _write(path: Path, arrays: Arrays, metadata: Mapping[str, str], log: EventLog | None = None) -> None:
+    """A safetensors file with a checksum of its arrays, whole or not at all. One part of the log is in memory at a
+    time; the other arrays are."""
     columns = dict(zip((f"events.{name}" for name in COLUMNS), map(np.dtype, EVENT_DTYPES), strict=True))
+    columns = columns if log is not None else {}
+    n_events = int(arrays["events.indptr"][-1]) if log is not None else 0
     dtypes = {name: array.dtype for name, array in arrays.items()} | columns
     shapes = {name: list(array.shape) for name, array in arrays.items()} | {name: [n_events] for name in columns}
     code_of = {np.dtype(code): name for name, code in _DTYPES.items()}
@@ -196,33 +186,26 @@ def _save_people(path: Path, arrays: Arrays, log: EventLog, salt: bytes, event_n
     for name in sorted(dtypes, key=lambda name: (-dtypes[name].itemsize, name)):
         start, end = end, end + dtypes[name].itemsize * int(np.prod(shapes[name]))
         header[name] = {"dtype": code_of[dtypes[name]], "shape": shapes[name], "data_offsets": [start, end]}
-    numbers = {"event_no": str(event_no), "consent_load": str(consent_load)}
 
     def beginning(checksum: int) -> bytes:
-        metadata = {"salt": salt.hex(), "body_crc32": f"{checksum:010d}", **numbers}
-        text = json.dumps({"__metadata__": metadata, **header}).encode()
+        text = json.dumps({"__metadata__": {**metadata, "body_crc32": f"{checksum:010d}"}, **header}).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text
 
     body = len(beginning(0))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with whole_file(path, mode=PRIVATE) as stream:
-            for name, array in arrays.items():
-                stream.seek(body + header[name]["data_offsets"][0])
-                stream.write(np.ascontiguousarray(array).tobytes())
-            n_written = 0
-            for _, part in log.parts():
-                for (name, dtype), column in zip(columns.items(), part.columns(), strict=True):
-                    stream.seek(body + header[name]["data_offsets"][0] + n_written * dtype.itemsize)
-                    stream.write(column.astype(dtype, copy=False).tobytes())
-                n_written += len(part)
-            checksum = _body_checksum(stream, body)
-            stream.seek(0)
-            stream.write(beginning(checksum))
-    except OSError as error:
-        reason = error.strerror or error
-        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
+    with whole_file(path, mode=PRIVATE) as stream:
+        for name, array in arrays.items():
+            stream.seek(body + header[name]["data_offsets"][0])
+            stream.write(np.ascontiguousarray(array).tobytes())
+        n_written = 0
+        for _, chunk in () if log is None else log.parts():
+            for (name, dtype), column in zip(columns.items(), chunk.columns(), strict=True):
+                stream.seek(body + header[name]["data_offsets"][0] + n_written * dtype.itemsize)
+                stream.write(column.astype(dtype, copy=False).tobytes())
+            n_written += len(chunk)
+        checksum = _checksum(stream, body)
+        stream.seek(0)
+        stream.write(beginning(checksum))
 
 
 def _lengths(_: int, events: Events) -> Ints:
@@ -230,8 +213,8 @@ def _lengths(_: int, events: Events) -> Ints:
     return np.diff(events.indptr)
 
 
-def _body_checksum(stream: IO[bytes], start: int) -> int:
-    """CRC-32 of all arrays of a safetensors file as they lie in it. No manifest stands beside the people's part."""
+def _checksum(stream: IO[bytes], start: int) -> int:
+    """CRC-32 of a file from a position on."""
     checksum = 0
     stream.seek(start)
     while body := stream.read(2**22):
@@ -246,18 +229,6 @@ def _csr_arrays(name: str, matrix: csr_matrix) -> Arrays:
         f"{name}.indptr": matrix.indptr,
         f"{name}.shape": np.array(matrix.shape, np.int64),
     }
-
-
-def _save(path: Path, arrays: Arrays, metadata: Mapping[str, str]) -> None:
-    from safetensors.numpy import save
-
-    content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata=dict(metadata))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_whole(path, content, mode=PRIVATE)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -282,41 +253,48 @@ def map_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
     return arrays, metadata
 
 
-def open_catalogue_state(folder: Path) -> CatalogueState | None:
-    """What `save_catalogue_state` wrote; None where a version has none. Raises `ModelError` for a damaged one, and for
-    one of an older recllm, which counted less."""
-    if not (folder / CATALOGUE_STATE).exists():
-        return None
-    arrays, metadata = map_arrays(folder / CATALOGUE_STATE)
+def open_catalogue_state(folder: Path) -> CatalogueState:
+    """The catalogue's part of a state's folder. Raises `ModelError` for a damaged one, and for one of an older recllm,
+    which counted less."""
+    arrays, metadata = _checked_arrays(folder / CATALOGUE_STATE)
     lacking = [f.name for f in fields(ItemStatistics) if f"stats.{f.name}" not in arrays]
     if lacking:
-        raise ModelError(f"{folder}: its serving state has no {', '.join(lacking)}; run: recllm refresh")
+        raise ModelError(f"{folder}: the serving state has no {', '.join(lacking)}; run: recllm refresh")
     try:
+        with (folder / ITEMS).open("rb") as stream:
+            if int(metadata.get("items_crc32", -1)) not in (-1, _checksum(stream, 0)):
+                raise ValueError(f"the bytes of {ITEMS} are not those that were written")
         items = pl.read_ipc(folder / ITEMS)
         later = [name for name in ITEM_SCHEMA if name not in items.columns]  # columns that an older version lacks
         items = items.with_columns(pl.lit(None, dtype=ITEM_SCHEMA[name]).alias(name) for name in later)
         if len(items) != len(arrays["item_vectors"]):
             raise ValueError(f"{len(items)} items and {len(arrays['item_vectors'])} vectors")
         return CatalogueState(
-            items, arrays, int(metadata["as_of"]), metadata["locale"], item_load=int(metadata["item_load"])
+            folder.name, items, arrays, int(metadata["as_of"]), metadata["locale"], int(metadata["item_load"])
         )
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
-        raise ModelError(f"{folder}: its serving state is damaged ({error}); run: recllm refresh") from error
+        raise ModelError(f"{folder}: the serving state is damaged ({error}); run: recllm refresh") from error
 
 
 def open_people_state(path: Path) -> PeopleState:
-    """What `save_people_state` wrote; read once, to check it. Raises `ModelError` for a damaged one."""
-    arrays, metadata = map_arrays(path)
+    """The people's part. Raises `ModelError` for a damaged one."""
+    arrays, metadata = _checked_arrays(path)
     try:
-        with path.open("rb") as stream:
-            start = 8 + int.from_bytes(stream.read(8), "little")
-            if int(metadata["body_crc32"]) != _body_checksum(stream, start):
-                raise ValueError("its bytes are not those that were written")
         events = Events(*(arrays[f"events.{f.name}"] for f in fields(Events)))
         salt, event_no = bytes.fromhex(metadata["salt"]), int(metadata["event_no"])
         return PeopleState(arrays["digests"], events, arrays, salt, event_no, int(metadata["consent_load"]))
     except (KeyError, ValueError) as error:
         raise ModelError(f"{path}: the serving state is damaged ({error}); run: recllm refresh") from error
+
+
+def _checked_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """As `map_arrays`, after reading every byte once. An older catalogue has no checksum."""
+    arrays, metadata = map_arrays(path)
+    with path.open("rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        if int(metadata.get("body_crc32", -1)) not in (-1, _checksum(stream, start)):
+            raise ModelError(f"{path}: its bytes are not those that were written; run: recllm refresh")
+    return arrays, metadata
 
 
 def population_of(
@@ -372,5 +350,5 @@ def _csr(arrays: Arrays, name: str) -> csr_matrix:
 
     matrix = csr_matrix(tuple(arrays[f"{name}.shape"].tolist()), dtype=np.float32)
     # the constructor would copy what is a small part of a mapped file
-    matrix.data, matrix.indices, matrix.indptr = (arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    matrix.data, matrix.indices, matrix.indptr = (arrays[f"{name}.{chunk}"] for chunk in ("data", "indices", "indptr"))
     return matrix

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -25,18 +24,18 @@ from recllm.learn.features.item_index.catalogue import CatalogueIndex
 from recllm.learn.features.item_index.opening import SERVERS, new_index, open_index
 from recllm.learn.features.item_index.record import ABOUT, vectors_fingerprint
 from recllm.learn.features.item_index.rows import Floats, ItemIndex, best_products
+from recllm.recommend.recommender.registry import current, open_version
+from recllm.recommend.recommender.saved_model import Model, read_model
 from recllm.recommend.recommender.serving_state import CatalogueState, open_catalogue_state
+from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.workspace.workspace import Workspace
-
-if TYPE_CHECKING:
-    from recllm.recommend.recommender.saved_model import Model
 
 logger = logging.getLogger(__name__)
 
 COMPARED = 100_000
 """Vectors that are compared with those of the index at once."""
 NEW_SHARE = 0.5
-"""With so many items that are new or changed, or rows that are empty, an index is built anew."""
+"""From this share of new or changed items, or of empty rows, on an index is built from nothing."""
 ASKED = 50
 """Items whose nearest are looked up in both ways, to tell how good and fast the index is."""
 DEPTH = 100
@@ -71,9 +70,6 @@ def build_index(
     exact, which needs no index, `NotFittedError` when nothing was trained, `UsageError` and `ModelError` where a server
     is missing or refuses, and `MissingExtraError`.
     """
-    from recllm.recommend.recommender.registry import current, open_version
-    from recllm.recommend.recommender.saved_model import read_model
-
     kind, started = kind or workspace.settings.item_index.kind, time.monotonic()
     if kind == "exact":
         raise NothingToDo(
@@ -84,9 +80,10 @@ def build_index(
     if version is None:
         raise NotFittedError(f"there is no model whose items could be indexed; run: recllm train -w {workspace.root}")
     model = read_model(open_version(workspace.models_dir, version), version, item_offsets=False)
-    catalogue = None if model.folder is None else open_catalogue_state(model.folder)
-    if catalogue is None:
+    state = newest_state(workspace, version)
+    if state is None:
         raise ModelError(f"model {version} has no serving state; run: recllm refresh -w {workspace.root}")
+    catalogue = open_catalogue_state(state)
     item_ids, vectors = catalogue.items["item_id"], catalogue.arrays["item_vectors"]
     fingerprint, folder = fingerprint_of(model, catalogue), index_folder(workspace, kind)
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,8 +138,8 @@ def catalogue_index(
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, stamp: tuple[int, int], fingerprint: str, url: str | None) -> ItemIndex:
-    """An index for all recommenders of this process, which are made anew with each load of items; every byte of its
-    files is checked once. stamp: tells one index in the folder from the next."""
+    """An index for all recommenders of this process, which are made again with each load of items; every byte of its
+    files is checked once. stamp: differs from one index in the folder to the next."""
     return open_index(folder, fingerprint, url=url)
 
 
@@ -155,8 +152,8 @@ def _stamp(folder: Path) -> tuple[int, int]:
 
 
 def fingerprint_of(model: Model, catalogue: CatalogueState) -> str:
-    """Of what made the item vectors of a version."""
-    return vectors_fingerprint(model.encoder_fingerprint, model.version, catalogue.locale)
+    """Of what made the item vectors of a state."""
+    return vectors_fingerprint(model.encoder_fingerprint, catalogue.name, catalogue.locale)
 
 
 def index_folder(workspace: Workspace, kind: IndexKind) -> Path:
@@ -187,7 +184,7 @@ def _current(
         try:
             index = open_index(folder, None, url=url)
         except (ModelError, UsageError) as error:
-            tell(f"built anew: {error}")
+            tell(f"built from nothing: {error}")
     if index is not None and index.dim == vectors.shape[1] and len(index.item_ids):
         rows = pl.DataFrame({"item_id": index.item_ids}).with_row_index("row").drop_nulls()
         listed = pl.DataFrame({"item_id": item_ids}).with_row_index("position")
@@ -196,9 +193,9 @@ def _current(
         both = listed.join(rows, on="item_id", how="inner").sort("row")
         moved = []
         for start in range(0, both.height, COMPARED):
-            part = both[start : start + COMPARED]
-            positions = part["position"].to_numpy()
-            differs = np.abs(index.vectors_of(part["row"].to_numpy().astype(np.int64)) - vectors[positions]) > 1e-6
+            block = both[start : start + COMPARED]
+            positions = block["position"].to_numpy()
+            differs = np.abs(index.vectors_of(block["row"].to_numpy().astype(np.int64)) - vectors[positions]) > 1e-6
             moved.append(positions[differs.any(axis=1)])
         changed = np.concatenate([*moved, new[:0]])
         n_empty = len(index.item_ids) - len(index) + len(gone)

@@ -4,60 +4,58 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from recllm.base.errors import ModelError
-from recllm.base.files import sweep_drafts
 from recllm.base.schema import Encoder, Purpose, Table
-from recllm.learn.features.collaborative import CollaborativeStatistics
-from recllm.learn.features.item_vectors import basics_of, basics_vectors, new_item_vectors
+from recllm.learn.features.item_vectors import new_item_vectors
 from recllm.recommend.recommender.lineage import Lineage, Origin
 from recllm.recommend.recommender.people import Histories
+from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.registry import (
+    check_usable,
+    current,
+    mark_version_tainted,
+    new_version,
+    note_refresh,
+    serving,
+)
+from recllm.recommend.recommender.saved_model import Model, lineage_of, load_model, publish_model
 from recllm.recommend.recommender.serving_state import (
     CatalogueState,
     PeopleState,
-    events_folder,
     open_catalogue_state,
-    open_people_state,
     population_of,
-    save_catalogue_state,
-    save_people_state,
     together_of,
-    without_people,
 )
 from recllm.recommend.recommender.shop_index import bring_index_along, catalogue_index
-from recllm.shop.data.dataset import USER_COLUMN, Counted, Dataset, ItemLookup, hash_order, utc
+from recllm.recommend.recommender.shop_states import (
+    forget_in_states,
+    newest_state,
+    people_who_agree,
+    remove_states,
+    states,
+    write_state,
+)
+from recllm.shop.data.dataset import USER_COLUMN, Dataset, hash_order, utc
 from recllm.shop.data.event_files import Spread, in_turn
 from recllm.shop.data.interactions import Ints, merge
 from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace, present
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.saved_model import Model
-
-
 logger = logging.getLogger(__name__)
-
-BASICS_TEXTS = 20_000
-"""Texts of users' basics with one left out that are encoded for a state at most: reasons need them."""
 
 
 def usable_version(workspace: Workspace) -> str | None:
     """The serving version; None before the first, and where it learned from people who were erased and its time to be
     replaced is over: the shop answers without a trained model then, and says so."""
-    from recllm.recommend.recommender.registry import check_usable, current
-
     version = current(workspace.models_dir)
     if version is None:
         return None
@@ -82,7 +80,7 @@ class StorePeople:
 
     gate: PolicyGate
     shop: Dataset
-    """The catalogue and the present; nobody needs to be in it."""
+    """The catalogue and the present; it may be without users."""
     state: PeopleState
 
     def at(self, shop: Dataset) -> StorePeople:
@@ -110,6 +108,7 @@ def open_recommender(
     workspace: Workspace,
     *,
     version: str | None = None,
+    state: str | None = None,
     locale: str | None = None,
     encoder: Encoder | None = None,
     now: datetime | None = None,
@@ -118,14 +117,12 @@ def open_recommender(
 ) -> Recommender:
     """The recommender of a workspace: people who agreed to personalisation, and the current or named model.
 
-    A published model is opened with its serving state, and the history of whoever is asked for is read by key.
-    everybody: `Recommender.dataset` holds all people, for jobs over them. recompute: count everything anew from the
+    A published model is opened with its newest serving state, or with the one of the name `state`, and the history of
+    each user who is asked for is read by key.
+    everybody: `Recommender.dataset` holds all people, for jobs over them. recompute: count everything again from the
     store, which is slow, and what a state is compared with. Without a trained model, slates rank by text alone and say
     so.
     """
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.saved_model import load_model, read_model
-
     gate, names = workspace.gate(), workspace.pseudonymiser()
     version = version or usable_version(workspace)
     trained = version is not None
@@ -139,16 +136,12 @@ def open_recommender(
         "permits": lambda ids: gate.permits_each(ids, Purpose.PERSONALISATION),
     }
     encoder = encoder or model_encoder(workspace, model)
-    catalogue = None
-    if model is not None and model.folder is not None and not recompute:
-        catalogue = open_catalogue_state(model.folder)
-    if catalogue is None or model is None:
-        if model is not None and model.folder is not None:  # published without a state
-            common["model"] = read_model(model.folder, model.version)
+    if model is None or recompute:
         data = gate.dataset(Purpose.PERSONALISATION)
         data = data.before(present(workspace, now))
         return Recommender(data, encoder, text_locale=workspace.settings.locale, **common)
-    people = current_people(workspace, model, catalogue, encoder)
+    folder = _state_folder(workspace, str(version), state, encoder)
+    catalogue, people = open_catalogue_state(folder), people_who_agree(workspace, folder)
     items = _current_items(workspace, catalogue)
     shop = replace(Dataset.of_catalogue(items, present(workspace, now)), step_seconds=gate.step_seconds())
     population = population_of(catalogue, people, model.population, model.interests)
@@ -170,89 +163,27 @@ def open_recommender(
     return Recommender(shop, encoder, population=population, people=reader, **common)
 
 
+def _state_folder(workspace: Workspace, version: str, name: str | None, encoder: Encoder) -> Path:
+    """Of the state of this name, or the newest one, which is made where the version has none."""
+    if name is not None:
+        folder = next((folder for folder in states(workspace, version) if folder.name == name), None)
+        if folder is None:
+            raise ModelError(f"{workspace.root}: the serving state {name} is gone; begin again, with the present one")
+        return folder
+    if newest_state(workspace, version) is None:
+        logger.warning("the model %s has no serving state; it is counted now, as recllm refresh does", version)
+        write_state(workspace, load_model(workspace.models_dir, version), encoder)
+    folder = newest_state(workspace, version)
+    assert folder is not None  # noqa: S101 - it was written
+    return folder
+
+
 def model_encoder(workspace: Workspace, model: Model | None) -> Encoder:
     """The workspace's encoder, with the adapter of the model if it has one."""
     from recllm.text.encoder.loading import with_adapter
 
     encoder = workspace_encoder(workspace)
     return encoder if model is None or model.adapter is None else with_adapter(encoder, model.adapter)
-
-
-def people_path(workspace: Workspace, version: str) -> Path:
-    """Where the people's part of a version's serving state lies."""
-    return workspace.root / "serving" / f"{version}.safetensors"
-
-
-def current_people(workspace: Workspace, model: Model, catalogue: CatalogueState, encoder: Encoder) -> PeopleState:
-    """The people's part of the state of a version, without whoever withdrew since; made anew where it is missing."""
-    path, gate = people_path(workspace, model.version or ""), workspace.gate()
-    if not path.exists():
-        with events_folder(path) as folder:
-            shop, log, marks = gate.log(Purpose.PERSONALISATION, folder)
-            consent_load = marks.load_no.get(Table.CONSENT, 0)
-            log = log.on_items(ItemLookup(catalogue.items).rows(shop.items["item_id"]))
-            basics = basics_vectors(encoder, basics_of(shop.users), catalogue.locale)
-            shop = replace(shop, items=catalogue.items, as_of=catalogue.as_of)
-            vectors, settings = catalogue.arrays["item_vectors"], model.population
-            earlier = log.before(catalogue.as_of)
-            population = CollaborativeStatistics.fit(shop, vectors, settings, basics, log=earlier)
-            marked = {"event_no": marks.event_no, "consent_load": consent_load}
-            save_people_state(path, shop, population, log, **marked)
-        _sweep(path, 1, consent_load)
-    return people_who_agree(workspace, path)
-
-
-def people_who_agree(workspace: Workspace, path: Path) -> PeopleState:
-    """The people's part of a state; written anew first, without whoever withdrew or was erased since it was made."""
-    with workspace.store().read() as reader:
-        marks = reader.marks()
-    consent_load, state = marks.load_no.get(Table.CONSENT, 0), open_people_state(path)
-    if consent_load != state.consent_load:
-        agreed = state.digest(workspace.gate().permitted_users(Purpose.PERSONALISATION))
-        keep = np.isin(state.digests, agreed)
-        # numbers of erased events may be given again: what the store writes from now on is to count as new
-        event_no = min(state.event_no, marks.event_no)
-        state = without_people(path, state, keep, event_no=event_no, consent_load=consent_load)
-        _sweep(path, 0, consent_load)
-    return state
-
-
-def forget_in_states(workspace: Workspace) -> None:
-    """Write the people's part of the serving version's state anew without whoever withdrew or was erased, and remove
-    those of other versions, which are made anew when needed; also one that is damaged, or whose version cannot be told.
-    """
-    from recllm.recommend.recommender.registry import serving
-
-    folder = people_path(workspace, "").parent
-    path = people_path(workspace, serving(workspace.models_dir) or "")
-    if path.exists():
-        try:
-            people_who_agree(workspace, path)
-        except ModelError:
-            path.unlink(missing_ok=True)
-    for outdated in folder.glob("*.safetensors"):
-        if outdated != path:
-            outdated.unlink(missing_ok=True)
-    sweep_drafts(folder)
-
-
-def _sweep(path: Path, n_others: int, consent_load: int) -> None:
-    """Remove the people's parts of all versions but that of `path` and the latest others, so many, that know the same
-    decisions: to one of them a shop may go back quickly. And what a killed process left of one, which holds
-    everybody's history as well."""
-    sweep_drafts(path.parent)
-    others = sorted(set(path.parent.glob("*.safetensors")) - {path}, key=lambda file: file.stat().st_mtime)
-    current = [path for path in others if _knows_decisions(path, consent_load)]
-    for outdated in set(others) - set(current[len(current) - n_others :] if n_others else ()):
-        outdated.unlink(missing_ok=True)
-
-
-def _knows_decisions(path: Path, consent_load: int) -> bool:
-    """Whether a people's part is whole and was made after the load of consent of that number."""
-    try:
-        return open_people_state(path).consent_load == consent_load
-    except ModelError:
-        return False
 
 
 def _current_items(workspace: Workspace, catalogue: CatalogueState) -> pl.DataFrame:
@@ -303,7 +234,7 @@ class AgreedPeople:
     """
 
     shop: Dataset
-    """The catalogue and the present; nobody needs to be in it."""
+    """The catalogue and the present; it may be without users."""
     state: PeopleState
     users: pl.DataFrame
     """As `Dataset.users`."""
@@ -361,7 +292,6 @@ def publish_recommender(
     lineage: Lineage | None = None,
     now: datetime | None = None,
     erased: Collection[str] | None = None,
-    spread: Spread = in_turn,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Make a model the current one, with the serving state of the people who agreed to personalisation.
@@ -369,85 +299,26 @@ def publish_recommender(
     encoder: the one that the model was trained with. lineage: where the model comes from; without one it is said to be
     trained by hand. A model that the gate refused is kept and does not serve. erased: who had been erased before the
     data of the training were read; where others were erased since, the version is marked as `mark_tainted` does.
-    spread: how the log is read and counted, part by part; each way counts the same. Returns the version.
+    Returns the version.
     """
-    from tqdm import tqdm
-
-    from recllm.recommend.recommender.recommender import Recommender
-    from recllm.recommend.recommender.registry import mark_version_tainted, serving
-    from recllm.recommend.recommender.saved_model import lineage_of, publish_model
-
-    erased = workspace.store().tombstones() if erased is None else erased
-    gate, locale = workspace.gate(), workspace.settings.locale
-    if progress:
-        progress("count what the crowd did, for answers in a moment")
-    lineage = lineage or lineage_of(model, Origin.TRAINED, serving(workspace.models_dir))
-    people, version = None, None
-    with (
-        events_folder(people_path(workspace, "next")) as parts_folder,
-        tqdm(total=0, unit=" parts", desc="log", leave=False, delay=1.0, disable=None if progress else True) as bar,
-    ):
-        reopened = None if spread is in_turn else partial(_gate_of, workspace.root)
-        counting = _with_bar(spread, bar)
-        shop, log, marks = gate.log(Purpose.PERSONALISATION, parts_folder, spread=counting, reopened=reopened)
-        consent_load = marks.load_no.get(Table.CONSENT, 0)
-        lineage = lineage.model_copy(update={"last_load": max(marks.load_no.values(), default=0)})
-        shop = replace(shop, as_of=present(workspace, now))
-        arguments: dict[str, Any] = {"model": model, "locale": locale, "offers": workspace.settings.offers}
-        recommender = Recommender(shop, encoder, log=log.before(shop.as_of), **arguments)
-        population = recommender.population
-        basics = basics_of(shop.users)
-        lacking_one = [{n: v for n, v in row.items() if n != name} for row in basics for name in row]
-        variants = {tuple(sorted(row.items())): row for row in lacking_one}
-        basics_vectors(encoder, list(variants.values())[:BASICS_TEXTS], locale)
-
-        def save_state(folder: Path) -> None:
-            nonlocal people
-            item_load = marks.load_no.get(Table.ITEMS, 0)
-            of_items = (recommender.item_offsets, recommender.together)
-            save_catalogue_state(folder, shop, population, *of_items, locale=locale, item_load=item_load)
-            if not lineage.is_refused:  # before it serves: on a full disk the old version goes on with what it has
-                people = people_path(workspace, folder.stem)
-                numbers = {"event_no": marks.event_no, "consent_load": consent_load}
-                save_people_state(people, shop, population, log, **numbers)
-
-        try:
-            version = publish_model(model, workspace.models_dir, save_state, lineage=lineage)
-        finally:
-            if people is not None and serving(workspace.models_dir) != people.stem:
-                people.unlink(missing_ok=True)
-    if people is not None and people.exists():
-        _sweep(people, 1, consent_load)
-    if workspace.store().tombstones().keys() - set(erased):
-        at = datetime.now(UTC)
-        mark_version_tainted(workspace.models_dir, version, at=at, use_until=tainted_until(workspace, at))
-        forget_in_states(workspace)
-    if serving(workspace.models_dir) == version:
+    folder, version = workspace.models_dir, new_version()
+    erased = _erased(workspace) if erased is None else erased
+    lineage = lineage or lineage_of(model, Origin.TRAINED, serving(folder))
+    try:  # the state first: on a full disk the old version goes on with what it has
+        if lineage.is_refused:
+            with workspace.store().read() as reader:
+                last_load = max(reader.marks().load_no.values(), default=0)
+        else:
+            named = replace(model, version=version)
+            last_load = write_state(workspace, named, encoder, now=now, progress=progress)
+        publish_model(model, folder, lineage=lineage.model_copy(update={"last_load": last_load}), version=version)
+    finally:
+        if serving(folder) != version:
+            remove_states(workspace, version)
+    _mark_erased_since(workspace, version, erased)
+    if serving(folder) == version:
         bring_index_along(workspace, progress)
     return version
-
-
-def tainted_until(workspace: Workspace, at: datetime) -> datetime:
-    """Until when a model may be used that learned from somebody who was erased at a time."""
-    return at + timedelta(days=workspace.settings.retention.tainted_models)
-
-
-def _with_bar(spread: Spread, bar: tqdm[Any]) -> Spread:
-    """The same, with each part on the bar."""
-
-    def advancing(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
-        bar.total += n_parts
-        for outcome in spread(work, n_parts):
-            bar.update()
-            yield outcome
-
-    return advancing
-
-
-@lru_cache(maxsize=1)
-def _gate_of(root: Path) -> PolicyGate:
-    """In a process that reads one part after another."""
-    return Workspace.open(root).gate()
 
 
 def refresh(
@@ -457,14 +328,32 @@ def refresh(
     spread: Spread = in_turn,
     progress: Callable[[str], None] | None = None,
 ) -> str:
-    """Bring the serving state of the current model up to the present, without training; returns the new version.
+    """Bring the serving state of the current model up to the present, without training; returns the model's version,
+    which stays as it is. spread: as in `write_state`. Raises `NotFittedError` when nothing was trained."""
+    model, erased = load_model(workspace.models_dir), _erased(workspace)
+    version = str(model.version)
+    last_load = write_state(
+        workspace, model, model_encoder(workspace, model), now=now, spread=spread, progress=progress
+    )
+    note_refresh(workspace.models_dir, version, last_load)
+    _mark_erased_since(workspace, version, erased)
+    bring_index_along(workspace, progress)
+    return version
 
-    spread: as in `publish_recommender`. Raises `NotFittedError` when nothing was trained.
-    """
-    from recllm.recommend.recommender.saved_model import lineage_of, load_model
 
-    model = load_model(workspace.models_dir)
-    lineage = lineage_of(model, Origin.REFRESHED, model.version)
-    model = replace(model, training={**model.training, "refreshed_from": model.version})
-    encoder = model_encoder(workspace, model)
-    return publish_recommender(workspace, model, encoder, lineage=lineage, now=now, spread=spread, progress=progress)
+def _erased(workspace: Workspace) -> set[str]:
+    """The pseudonyms of everybody who was erased."""
+    return set(workspace.store().tombstones())
+
+
+def _mark_erased_since(workspace: Workspace, version: str, erased: Collection[str]) -> None:
+    """erased: before the data were read that the version, or its state, was made of."""
+    if _erased(workspace) - set(erased):
+        at = datetime.now(UTC)
+        mark_version_tainted(workspace.models_dir, version, at=at, use_until=tainted_until(workspace, at))
+        forget_in_states(workspace)
+
+
+def tainted_until(workspace: Workspace, at: datetime) -> datetime:
+    """Until when a model may be used that learned from a customer who was erased at a time."""
+    return at + timedelta(days=workspace.settings.retention.tainted_models)

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What `recllm train` tells."""
+    """The outcome of `recllm train`."""
 
     model_version: str
     rows: int
@@ -38,7 +38,7 @@ class Trained:
     metrics: Mapping[str, float]
     """Of the validation users of the latest past window, who also chose the epoch and calibrated the probability."""
     notes: tuple[str, ...] = ()
-    """What whoever serves the model has to know."""
+    """What a shop that serves the model has to know."""
 
 
 def export_encoder(
@@ -210,7 +210,7 @@ def _training_data(workspace: Workspace, people_limit: int | None = None) -> Dat
     data = gate.dataset(purpose, people_limit=people_limit)
     if not len(data.events):
         raise PolicyError(
-            "nobody in this workspace has agreed to model training; load a consent table, "
+            "no customer of this workspace has agreed to model training; load a consent table, "
             "or make the workspace with --consent-default granted"
         )
     end = log_end(workspace)
@@ -227,7 +227,7 @@ def tune_workspace(
 ) -> TunedEncoder:
     """Fine-tune the encoder on people who agreed to training, in a folder of the cache.
 
-    people_limit: of more than so many a sample; None for `scorer.learn_people`. An interrupted run of the same data and
+    people_limit: of more people a sample; None for `scorer.learn_people`. An interrupted run of the same data and
     settings goes on there. Raises what `recllm.learn.training.lora.tune.tune_encoder` does, and `PolicyError` where the
     settings ask for privacy.
     """
@@ -255,9 +255,9 @@ def advised_settings(workspace: Workspace) -> dict[str, Any]:
     advice = workspace_advice(workspace, workspace.gate().dataset(Purpose.MODEL_TRAINING))
     parts = {"scorer": advice.training, "lora": advice.lora}
     tables = {}
-    for name, part in parts.items():
+    for name, section in parts.items():
         fields = sections()[name].model_fields
-        explicit = part.explicit() if part else {}
+        explicit = section.explicit() if section else {}
         tables[name] = {key: v for key, v in explicit.items() if key in fields and v != fields[key].default}
     return {"encoder": advice.encoder} | {name: table for name, table in tables.items() if table}
 

@@ -169,13 +169,9 @@ def _chinese_addresses(text: str) -> Iterator[Span]:
         regions = pattern("address.chinese_regions").findall(left)
         is_chain = len(left) > 1 and pattern("address.chinese_chain").search(match[0]) is not None
         is_lone = re.fullmatch(r"\d+号", match[0]) is not None
-        if len(regions) > (2 if is_lone else 1) or is_chain or (not is_lone and _is_settled(left)):
+        is_settled = len(left) > 2 and pattern("address.chinese_settled").search(left) is not None
+        if len(regions) > (2 if is_lone else 1) or is_chain or (not is_lone and is_settled):
             yield start, match.end()
-
-
-def _is_settled(left: str) -> bool:
-    """True where the name of a settlement stands before a house."""
-    return len(left) > 2 and pattern("address.chinese_settled").search(left) is not None
 
 
 def _has_house(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""Names of people whom somebody introduces: "my neighbour Ann Baker", 我同事陈志远, a column of a table."""
+"""Names of people who are introduced: "my neighbour Ann Baker", 我同事陈志远, a column of a table."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _N_COMMON = 300
 
 def has_known_name(words: Sequence[str]) -> bool:
     """True where one of the words, in small letters, is a common given or family name, with or without accents."""
-    words = [part for word in words for part in (word, *word.split("-"))]
+    words = [piece for word in words for piece in (word, *word.split("-"))]
     bare = (unicodedata.normalize("NFD", word).encode("ascii", "ignore").decode() for word in words)
     return not _known_names().isdisjoint(bare) or not _known_names().isdisjoint(words)
 

@@ -60,7 +60,7 @@ def _latin_names(text: str) -> Iterator[Span]:
             is_dear = name == "name.greeting" and match["label"].lower() not in ("hi", "hello", "hey", "hallo")
             is_signed = name == "name.closing" and pattern("name.closed").match(match[0]) is not None
             is_whole = len(words) > 1 and (is_dear or is_signed)
-            # A word of its own line, or before what is said to somebody.
+            # A word of its own line, or before what is said to a person.
             is_alone = name == "name.closing" and "\n" in match[0].rstrip("\n") and match.end() >= text_end
             is_alone |= name == "name.greeting" and pattern("name.greeted").match(text, match.end()) is not None
             is_loose = name == "name.closing" and pattern("name.loose_closing").match(match[0]) is not None
@@ -91,7 +91,7 @@ def _loosely_labelled_names(text: str) -> Iterator[Span]:
     for match in matches("name.loose_label", text):
         words = [word.lower().strip(".,") for word in match["name"].split()]
         is_told = pattern("name.loose_after").match(match["after"]) is not None
-        first_words = [part for word in words[:-1] for part in (word, *word.split("-"))]
+        first_words = [piece for word in words[:-1] for piece in (word, *word.split("-"))]
         is_known = not word_set("name.given").isdisjoint(first_words)
         is_known &= not (match["name"].isupper() and len(words) > 2)  # CARDHOLDER HOLLY WREATH METAL
         is_message = match["label"].lower() in ("this is", "for:", "to:", "from:", "i'm", "im", "i am")

@@ -62,15 +62,15 @@ def cards(text: str) -> Iterator[Span]:
         if not sizes:
             continue
         before = text[max(0, match.start() - 28) : match.start()]
-        # A number of an order that another word follows has been told: "for order 123, card 4111...".
+        # A number of an order that another word follows is complete: "for order 123, card 4111...".
         begin = match.start() - len(_TOLD.split(before)[-1])
         is_labelled = has_label(text, match.start(), "card.label", against="phone.not_label")
         is_other = has_label(text, match.start(), "phone.not_label", reach=match.start() - begin)
         is_other = is_other and not has_words("card.told", before)
         if not is_labelled and text[match.end() : match.end() + 1].isalpha() and text[match.end()].isascii():
             continue
-        beside = before + " " + text[match.end() : match.end() + 28]
-        is_told = not is_other and has_words("card.context", beside)
+        around = before + " " + text[match.end() : match.end() + 28]
+        is_told = not is_other and has_words("card.context", around)
         for n in sizes:
             if _is_card(signs[:n], is_labelled, is_other, is_told, is_whole=n == len(signs)):
                 yield match.start(), match.start() + pieces[n - 1].end()
@@ -81,7 +81,7 @@ _PIECE = re.compile(r"[^ ._/·\n-]+")
 
 
 def _may_be_card(digits: str, *, is_whole: bool) -> bool:
-    """False for what no word beside makes a card of: no check digit, or a part of a number that no issuer has."""
+    """False for what no word makes a card of: no check digit, or a part of a number that no issuer has."""
     is_enough = len(digits) > 11 if is_whole else len(digits) > 14 and len(digits) in _card_lengths(digits[:4])
     return is_enough and len(set(digits)) > 1 and luhn(digits)
 

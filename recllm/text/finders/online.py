@@ -87,7 +87,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
         ):
             yield start, match.end()
     for match in pattern("ip.v4").finditer(text) if pattern("ip.dotted").search(text) else ():
-        parts = [int(part) for part in match[0].split(".")]
+        parts = [int(piece) for piece in match[0].split(".")]
         if _is_of_nobody(parts):
             continue
         before = text[max(0, match.start() - 24) : match.start()]
@@ -103,7 +103,7 @@ def ip_addresses(text: str) -> Iterator[Span]:
         if not is_version:
             yield match.span()
     for match in pattern("ip.hidden").finditer(text) if not text.isalnum() else ():
-        parts = [int(part) for part in re.findall(r"\d+", match[0])]
+        parts = [int(piece) for piece in re.findall(r"\d+", match[0])]
         if max(parts) < 256 and not _is_of_nobody(parts):
             yield match.span()
 

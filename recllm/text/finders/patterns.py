@@ -33,8 +33,8 @@ def pattern(name: str, **parts: str) -> re.Pattern[str]:
 @cache
 def compiled(text: str, **parts: str) -> re.Pattern[str]:
     for _ in range(3):  # a part may hold parts
-        for part, value in {**_table()["parts"], **parts}.items():
-            text = text.replace(f"{{{part}}}", value)
+        for key, value in {**_table()["parts"], **parts}.items():
+            text = text.replace(f"{{{key}}}", value)
     return re.compile(re.sub(r"\n *", "", text))
 
 
@@ -138,7 +138,7 @@ def columns(text: str) -> Columns | None:
 
 
 def reads_like_title(text: str, start: int = 0) -> bool:
-    """True for a text with sizes, amounts or kinds of goods, in which nobody speaks to anybody."""
+    """True for a text with sizes, amounts or kinds of goods, that does not speak to a person."""
     return _is_title(text[start : start + 300] if start else text)  # what follows and is longer is no title
 
 

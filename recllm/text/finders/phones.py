@@ -23,7 +23,7 @@ from recllm.text.finders.patterns import (
 
 
 def phones(text: str) -> Iterator[Span]:
-    """The shape that begins first, and of several the first in the list; each number is judged by what is beside it."""
+    """The shape that begins first, and of several the first in the list; each number is judged by its surroundings."""
     if not SEVEN_DIGITS.search(text):
         return
     heads = columns(text)
@@ -101,7 +101,7 @@ def _is_of_a_thing(text: str, start: int, reach: int) -> bool:
 
 
 def _is_callable(named: Mapping[str, str], number: str) -> bool:
-    """True for digits that are a phone's where somebody calls beside them."""
+    """True for digits that are a phone's next to a word of calling."""
     digits = _NO_DIGIT.sub("", number)
     if "any" not in named:
         return "single" in named
@@ -146,16 +146,15 @@ def _stands_alone(named: Mapping[str, str], number: str, before: str, after: str
     groups = re.findall(r"\d+", number)
     if "trunk" in named and not number.startswith("("):
         sizes = [len(group) for group in groups]
-        steps = {int(b) - int(a) for a, b in itertools.pairwise(groups)}
-        is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and len(steps) == 1)
+        is_part = set(sizes) == {3} or sizes == [4, 4, 2] or (len(groups) > 2 and _is_row(groups))
         return not is_part and re.match(r" [A-Z](?![A-Za-z])", after) is None
     if "pair" in named:
-        return len({int(b) - int(a) for a, b in itertools.pairwise(groups)}) > 1
+        return len(groups) > 1 and not _is_row(groups)
     return True
 
 
 def _is_number(named: Mapping[str, str], digits: str, number: str) -> bool:
-    """False for what has the shape of a number that nobody can have."""
+    """False for what has the shape of a number that does not exist."""
     if "plus" in named or "zeros" in named:
         national = digits.removeprefix("00").removeprefix("011")
         code = next((national[:n] for n in (1, 2, 3) if national[:n] in word_set("phone.country_codes")), None)

@@ -16,9 +16,9 @@ ABOUT = "index.json"
 FORMAT = 1
 
 
-def vectors_fingerprint(encoder_fingerprint: str, model_version: str | None, locale: str) -> str:
-    """Of what made item vectors: an encoder with its adapter, and the model's version, whose prices are in them."""
-    return hashlib.sha256(json.dumps([encoder_fingerprint, model_version, locale]).encode()).hexdigest()
+def vectors_fingerprint(encoder_fingerprint: str, state: str | None, locale: str) -> str:
+    """Of what made item vectors: an encoder with its adapter, and the serving state, whose prices are in them."""
+    return hashlib.sha256(json.dumps([encoder_fingerprint, state, locale]).encode()).hexdigest()
 
 
 def write_about(folder: Path, about: Mapping[str, Any], files: Iterable[str]) -> None:
