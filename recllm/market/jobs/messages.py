@@ -27,7 +27,6 @@ from recllm.shop.workspace.workspace import Workspace, present
 logger = logging.getLogger(__name__)
 
 WITHDRAWS = frozenset({MessageEventKind.UNSUBSCRIBED, MessageEventKind.COMPLAINED})
-"""Kinds that end the consent to a channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,6 @@ from recllm.shop.workspace.workspace import Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionJoin:
-    """Result of a join."""
-
     joined: bool
     """False if the person refused personalisation, which then holds for the session too, or was erased."""
     events: int

@@ -32,7 +32,6 @@ class Spread(Protocol):
 
 
 def in_turn(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
-    """A `Spread` in this process."""
     return map(work, range(n_parts))
 
 
@@ -114,11 +113,9 @@ class EventFiles:
         return events.select(~left_out) if left_out.any() else events
 
     def parts(self) -> Iterator[tuple[int, Events]]:
-        """See `EventLog`."""
         return ((int(self.edges[number]), self.part(number)) for number in range(self.n_parts))
 
     def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
-        """See `EventLog`."""
         return self.spread(partial(_count_part, replace(self, spread=in_turn), count), self.n_parts)
 
 

@@ -54,7 +54,6 @@ class FileSchema:
     """The map, with the file's own names of columns."""
     basics: Mapping[str, str]
     ignored: tuple[str, ...] = ()
-    """Columns that fill nothing."""
     n_aliases: int = 0
     """Columns understood under another name."""
     decimal: Decimal = "."
@@ -70,7 +69,6 @@ class FileSchema:
     """Whether the signs at prices of events name another currency than `currency`."""
 
     def column_of(self, field: str) -> str:
-        """The file's name of a field, for messages and the quarantine."""
         return self.columns.get(field, field)
 
     def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -233,7 +231,6 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
 
 
 def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
-    """The fields that are a plain column."""
     plain: dict[str, str] = {}
     has_order = table is Table.EVENTS and (
         "order" in {*column_map.columns, *column_map.built_fields} or header.by_alias("order") is not None
@@ -270,7 +267,6 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
 
 
 def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str, str]:
-    """Basics and their columns, except those that fill a field."""
     declared = {normal(name) for name in column_map.special}
     special = [column for column in header.columns if is_special(column) and normal(column) not in declared]
     if special:
@@ -348,8 +344,6 @@ def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -
 
 @dataclass(slots=True)
 class _ReadingEvidence:
-    """Evidence in the rows so far for the formats of values."""
-
     times: TimeEvidence | None
     """None where the format is known; likewise the decimals."""
     decimals: DecimalEvidence | None
@@ -360,9 +354,7 @@ class _ReadingEvidence:
     """By field: whether all ids end in ".0"."""
     n_rows: int = 0
     n_times: int = 0
-    """Rows with a time."""
     n_orders: int = 0
-    """Rows whose order is a number."""
     no_order: str | None = None
     """The first that is not."""
 

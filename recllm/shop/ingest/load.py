@@ -245,8 +245,6 @@ class _ParsedChunk:
 
 @dataclass(slots=True, kw_only=True)
 class _RowStage:
-    """The rows of one load, chunk by chunk, and their counts."""
-
     state: LoadState
     quarantine: _Quarantine
     reader: RecordReader
@@ -341,7 +339,6 @@ class _RowStage:
         self.n_other_titles += int((shared == 0).sum())
 
     def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
-        """Bad records to the quarantine, in the order of the file."""
         bad = sorted([*chunk.bad, *batch.errors], key=lambda record: record.line_no)
         positions = chunk.positions(np.array([record.line_no for record in bad], np.int64))
         head = HEAD_ROWS + 1
@@ -441,7 +438,6 @@ class _Quarantine:
         return str(self._path)
 
     def withdraw(self) -> None:
-        """Removes a published file: its load failed."""
         if self._folder is not None:
             self._path.unlink(missing_ok=True)
 

@@ -109,7 +109,6 @@ def _as_list(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-"""One name or a list of them."""
 
 
 def _checked_pattern(pattern: str) -> str:
@@ -212,8 +211,6 @@ class RowRule(_Part):
 
 
 class RejectRule(RowRule):
-    """Rows to leave out."""
-
     reason: str = "left out by the map"
 
 
@@ -253,8 +250,6 @@ class OrderLines(_Part):
 
 
 class RepeatedColumns(_Part):
-    """Numbered columns."""
-
     columns: SearchPattern
 
     @model_validator(mode="after")
@@ -265,8 +260,6 @@ class RepeatedColumns(_Part):
 
 
 class ComposedColumn(_Part):
-    """A new column of others."""
-
     columns: Names
     separator: str = " "
     matches: SearchPattern | None = None

@@ -194,11 +194,9 @@ class Load:
     # --- logs without times ------------------------------------------------------------------------------------------
 
     def has_events(self) -> bool:
-        """Whether there were events before this load."""
         return bool(self._last_event_no)
 
     def order_log(self) -> tables.OrderLog | None:
-        """See `StoreReader.order_log`."""
         return tables.order_log(self._connection)
 
     def keep_order_log(self, log: tables.OrderLog) -> None:
@@ -414,7 +412,6 @@ class _KeyRing:
         self._new = pl.DataFrame(schema={self._id: pl.String})
 
     def keys(self, ids: pl.Series) -> pl.Series:
-        """The key of each id, in the same order."""
         self._new = self._new.clear()
         distinct = ids.unique().to_frame(self._id)
         missing = distinct.join(self._keys, on=self._id, how="anti")

@@ -38,7 +38,6 @@ class AuditAction(StrEnum):
     """Before the rows are deleted."""
     ERASED = "erased"
     READMITTED = "readmitted"
-    """A tombstone was lifted."""
     RESTRICTED = "restricted"
     RESTRICTION_LIFTED = "restriction_lifted"
     PEOPLE_LISTED = "people_listed"
@@ -69,8 +68,6 @@ class AuditAction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntry:
-    """One line of the log."""
-
     number: int
     """From 1, without gaps."""
     at: datetime

@@ -101,8 +101,6 @@ class WebhookTarget:
 @_file_form
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """All of a workspace, by name; a name is in one of both."""
-
     sources: Mapping[str, WebhookSource] = field(default_factory=dict)
     targets: Mapping[str, WebhookTarget] = field(default_factory=dict)
 

@@ -60,7 +60,6 @@ _INSTRUCTION = (
 )
 _FORMULA = r"^[=+\-@\t\r]"
 _SEARCHED_CHARS = 4_000
-"""Searched part of each text."""
 _HINTED_CHARS = 500
 """Above this length hints are slower than the search, and match nearly every text."""
 _ODD = r"[^ !-%'-;=?-~]"
@@ -98,7 +97,6 @@ class IdTally:
         self._full = False
 
     def add(self, ids: pl.Series) -> None:
-        """Nulls are left out."""
         if self._full or ids.is_empty():
             return
         count = ids.drop_nulls().alias("text").value_counts(name="rows")
@@ -215,7 +213,6 @@ class LoadState:
     """The settings of one load, and the counts over all its chunks."""
 
     file: str
-    """Name of the file, for messages."""
     schema: FileSchema
     options: IngestOptions
     policy: Policy
@@ -306,12 +303,10 @@ class FieldBatch:
             self.load.personal_data[column] += n_rows
 
     def personal_answers(self) -> None:
-        """The same for basics, by column."""
         for name, column in self.load.schema.basics.items():
             self.count_personal_data(self._chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
 
     def _user_of(self, row: int) -> str | None:
-        """The cell with the person's id, as `ids` cleans it."""
         cell = self.fields["user_id"][row] if self.has("user_id") else None
         if cell is None:
             return None
@@ -347,7 +342,6 @@ class FieldBatch:
         return ids
 
     def in_namespace(self, ids: pl.Series) -> pl.Series:
-        """The ids with the namespace of the file."""
         namespace = self.load.options.namespace
         return ids if namespace is None else f"{namespace}:" + ids
 
