@@ -238,7 +238,7 @@ class FieldBatch:
         self.load = load
         self.errors: list[BadRecord] = []
         self.bad: NDArray[np.bool_] = np.zeros(chunk.frame.height, bool)
-        self._chunk = chunk
+        self.chunk = chunk
 
     def has(self, field: str) -> bool:
         return field in self.fields.columns
@@ -252,7 +252,7 @@ class FieldBatch:
 
     def returned(self) -> pl.Series:
         """Boolean (n,): rows that the map's `returns` name."""
-        masks = [rule.holds(self._chunk.frame) for rule in self.load.schema.column_map.returns]
+        masks = [rule.holds(self.chunk.frame) for rule in self.load.schema.column_map.returns]
         return reduce(or_, masks, self.constant(False, pl.Boolean))
 
     def text(self, field: str) -> pl.Series:
@@ -282,7 +282,7 @@ class FieldBatch:
             if values is not None:
                 value = values[row]
                 text = f"{'an empty cell' if value is None else repr(str(value)[:60])} {message}"
-            record = self._chunk.bad_row(row, column, code, text)
+            record = self.chunk.bad_row(row, column, code, text)
             self.errors.append(
                 replace(record, user=self._user_of(row)) if keep else replace(record, raw="", fields=None)
             )
@@ -304,7 +304,7 @@ class FieldBatch:
 
     def personal_answers(self) -> None:
         for name, column in self.load.schema.basics.items():
-            self.count_personal_data(self._chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
+            self.count_personal_data(self.chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
 
     def _user_of(self, row: int) -> str | None:
         cell = self.fields["user_id"][row] if self.has("user_id") else None
