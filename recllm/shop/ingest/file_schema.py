@@ -232,9 +232,6 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
 
 def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
     plain: dict[str, str] = {}
-    has_order = table is Table.EVENTS and (
-        "order" in {*column_map.columns, *column_map.built_fields} or header.by_alias("order") is not None
-    )
     for field in FIELDS[table]:
         if field in column_map.built_fields:
             continue
@@ -249,7 +246,9 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
             header.n_aliases += column is not None and column != field
         if column is not None:
             plain[field] = column
-        elif field == "timestamp" and table is Table.EVENTS and not names and has_order:
+        elif (field, table, names) == ("timestamp", Table.EVENTS, ()) and (
+            "order" in {*column_map.columns, *column_map.built_fields} or header.by_alias("order") is not None
+        ):
             continue
         elif field not in column_map.defaults and (names or field in REQUIRED[table]):
             raise header.missing(" or ".join(names) or field, field)

@@ -279,8 +279,10 @@ class ComposedColumn(_Part):
         return self
 
 
-def _without_case(values: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
-    return {field: {text.casefold(): meaning for text, meaning in table.items()} for field, table in values.items()}
+_TranslatedValues = Annotated[
+    Mapping[str, Mapping[str, str]],
+    AfterValidator(lambda fields: {f: {text.casefold(): m for text, m in v.items()} for f, v in fields.items()}),
+]
 
 
 class ColumnMap(_Part):
@@ -296,7 +298,7 @@ class ColumnMap(_Part):
     totals: Mapping[str, LineTotal] = {}
     attributes: Mapping[str, str] = {}
     basics: Mapping[str, Names] = {}
-    values: Annotated[Mapping[str, Mapping[str, str]], AfterValidator(_without_case)] = {}
+    values: _TranslatedValues = {}
     reject: tuple[RejectRule, ...] = ()
     returns: tuple[RowRule, ...] = ()
     carry: CarriedColumns | None = None

@@ -377,10 +377,6 @@ STEPS: Mapping[int, Sequence[Step]] = {
 """Version -> what makes a store of it one of the next version."""
 
 
-def has_index(connection: Connection, table: Table, index: Index) -> bool:
-    return any(named["name"] == index.name for named in inspect(connection).get_indexes(table.name))
-
-
 def version(connection: Connection) -> int | None:
     """Schema version of the store; None in a database without tables. `StoreError` for another program's database."""
     names = inspect(connection).get_table_names()

@@ -114,7 +114,8 @@ class Load:
         # until then
         is_first = table is Table.EVENTS and not self._last_event_no and connection.dialect.name == "sqlite"
         self._dropped: list[sa.Index] = []
-        self._may_drop_key = is_first and tables.has_index(connection, tables.events, tables.events_by_key)
+        indexes = sa.inspect(connection).get_indexes("events") if is_first else []
+        self._may_drop_key = any(index["name"] == tables.events_by_key.name for index in indexes)
         if is_first:
             self._drop(tables.events_by_user)
 

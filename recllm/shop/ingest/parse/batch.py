@@ -302,10 +302,6 @@ class FieldBatch:
             self.load.notes["W_PERSONAL_DATA"] += n_rows
             self.load.personal_data[column] += n_rows
 
-    def personal_answers(self) -> None:
-        for name, column in self.load.schema.basics.items():
-            self.count_personal_data(self.chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
-
     def _user_of(self, row: int) -> str | None:
         cell = self.fields["user_id"][row] if self.has("user_id") else None
         if cell is None:
