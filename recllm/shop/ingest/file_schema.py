@@ -188,11 +188,8 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
 def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> ColumnMap:
     """The map without what the file has no column for, except required fields."""
 
-    def present(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if header.find(name) is not None)
-
-    def has_columns(rule: RowRule) -> bool:
-        return all(header.find(name) is not None for name in (rule.column, rule.equals) if name is not None)
+    def present(names: Iterable[str | None]) -> tuple[str, ...]:
+        return tuple(name for name in names if name is not None and header.find(name) is not None)
 
     joins = {}
     for field, join in column_map.joins.items():
@@ -222,7 +219,7 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
                 rules: tuple(
                     rule.model_copy(update={"unless": present(rule.unless)})
                     for rule in getattr(column_map, rules)
-                    if has_columns(rule)
+                    if len(present((rule.column, rule.equals))) == 1 + (rule.equals is not None)
                 )
                 for rules in ("reject", "returns")
             },
