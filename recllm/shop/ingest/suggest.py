@@ -402,8 +402,8 @@ class _ColumnFinder:
                 ((item, text),) = text_of.items()
                 self._take("item_id", item, f"each of its values has one value of {text}")
                 ids.remove(item)
-        for name, other in (("item_id", "user_id"), ("user_id", "item_id")):
-            if name not in fills and other in fills and len(ids) == 1:
+        for name, partner in (("item_id", "user_id"), ("user_id", "item_id")):
+            if name not in fills and partner in fills and len(ids) == 1:
                 self._take(name, ids.pop(), "it is the only other column of ids")
         if "item_id" in fills and (titles := [c for c in texts if self._decides(fills["item_id"], c)]):
             self.doubts.append(
