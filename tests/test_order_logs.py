@@ -120,7 +120,7 @@ def test_profiles_and_reasons_say_no_days() -> None:
     slate = Recommender(data, ToyEncoder()).recommend("ann", k=3)[0]
     words = " ".join(reason.text for item in slate.items for reason in item.reasons)
     assert "“Green tea” 3 times." in words and " ago" not in words and "days" not in words
-    with pytest.raises(UsageError, match="only in which order"):
+    with pytest.raises(UsageError, match="only an order"):
         Recommender(data, ToyEncoder()).recommend("ann", intent=Intent.WIN_BACK)
 
 
@@ -143,7 +143,7 @@ def test_a_workspace_keeps_that_its_log_knows_only_an_order(loaded: Path, run: C
         assert data.step_seconds == HORIZON_DAYS * DAY and len(np.unique(data.events.at)) == 8
         with pytest.raises(UsageError, match="occasions need times"):
             find_occasions(shop)
-        with pytest.raises(UsageError, match="only in which order"):
+        with pytest.raises(UsageError, match="only an order"):
             predict_workspace(shop, PredictionRequest(kind=PredictionKind.BUY))
         assert list(everyday_predictions(shop)) == []
     code, out, _ = run("ingest", "log.csv", "--table", "events", "-w", "shop", "--json")

@@ -297,7 +297,7 @@ def test_a_shops_own_files_become_its_page_in_one_command(run: Command, tmp_path
     )
     assert proposed == f'recllm start FILE... -w ANOTHER_FOLDER --consent-default granted {said} --encoder "toy"'
     assert not any("SMS" in step["command"] for step in json.loads(out)["next"])
-    assert any("has not agreed to be learned from" in step["text"] for step in json.loads(out)["next"])
+    assert any("have not consented to model training" in step["text"] for step in json.loads(out)["next"])
     code, _, errors = run("start", *files, "--consent-default", "granted", "-w", "denied")
     assert code == 2 and "consent_default = False" in errors
 

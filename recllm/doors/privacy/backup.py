@@ -83,8 +83,6 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """What a backup file holds."""
-
     file: str
     created_at: str
     """ISO 8601, UTC."""
@@ -99,8 +97,6 @@ class Backup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a restore did."""
-
     workspace: str
     created_at: str
     """Of the backup."""

@@ -19,8 +19,6 @@ QUIET_DAYS = 90
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionReport:
-    """What is too old, or was deleted."""
-
     rows: Mapping[str, int]
     """Table of the store -> rows."""
     files: Mapping[str, int]

@@ -34,13 +34,10 @@ LOST_WITH_THE_KEY = (
     "people, tombstones do not keep out erased people who are sent under their own id, certificates can no longer be "
     "verified, and of the audit log only what is written from now on"
 )
-"""What a rotation without the old key ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """What a rotation did."""
-
     generation: int
     """Keys in force, the new one included."""
     pseudonyms: int

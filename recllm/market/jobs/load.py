@@ -197,11 +197,15 @@ def add_consent(
             "user_id": user_ids if by_pseudonym else workspace.pseudonymiser().many(user_ids),
             "purpose": [purpose.value for purpose in purposes],
             "granted": granted,
-            "at": [None if time is None else round(time.timestamp() * 1_000_000) for time in times],
+            "at": list(map(_microseconds, times)),
         },
         schema_overrides={"at": pl.Int64},
     )
     return record_rows(rows, Table.CONSENT, workspace.store(), source=source)
+
+
+def _microseconds(time: datetime | None) -> int | None:
+    return None if time is None else round(time.timestamp() * 1_000_000)
 
 
 def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> Any:
@@ -209,22 +213,19 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
     from recllm.shop.ingest.parse.batch import UNSEEN_IN_TEXT
     from recllm.shop.ingest.record import record_rows
 
+    currency = workspace.settings.currency
     rows = pl.DataFrame(
-        {
-            "item_id": [item.item_id for item in items],
-            "title": [item.title for item in items],
-            "category": [json.dumps(item.category, ensure_ascii=False) if item.category else None for item in items],
-            "brand": [item.brand for item in items],
-            "description": [item.description for item in items],
-            "price": [None if item.price is None else str(item.price) for item in items],
-            "currency": [item.currency or workspace.settings.currency for item in items],
-            "available": [item.available for item in items],
-            "attributes": [json.dumps(dict(item.attributes), ensure_ascii=False) for item in items],
-            "available_until": [
-                None if item.available_until is None else round(item.available_until.timestamp() * 1_000_000)
-                for item in items
-            ],
-        },
+        [
+            {
+                **{name: getattr(item, name) for name in ("item_id", "title", "brand", "description", "available")},
+                "category": json.dumps(item.category, ensure_ascii=False) if item.category else None,
+                "price": None if item.price is None else str(item.price),
+                "currency": item.currency or currency,
+                "attributes": json.dumps(dict(item.attributes), ensure_ascii=False),
+                "available_until": _microseconds(item.available_until),
+            }
+            for item in items
+        ],
         schema_overrides={
             **dict.fromkeys(("category", "brand", "description", "price", "currency"), pl.String),
             "available_until": pl.Int64,

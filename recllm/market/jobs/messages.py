@@ -18,16 +18,15 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from recllm.base.schema import Action, CampaignMessage, MessageEvent, MessageEventKind, Table
+from recllm.base.schema import Action, CampaignMessage, MessageEvent, MessageEventKind
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.market.jobs.load import EVENT_SCHEMA
+from recllm.market.jobs.load import add_consent, add_events
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.workspace import Workspace, present
 
 logger = logging.getLogger(__name__)
 
 WITHDRAWS = frozenset({MessageEventKind.UNSUBSCRIBED, MessageEventKind.COMPLAINED})
-"""Kinds that end the consent to a channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,23 +79,16 @@ Consequences = Sequence[tuple[CampaignMessage, MessageEvent]]
 
 def _withdraw(workspace: Workspace, source: str, events: Consequences, now: datetime) -> None:
     """A withdrawal in whole seconds is dated to the end of its second, after any consent within it."""
-    from recllm.shop.ingest.record import record_rows
-
-    rows = []
+    refusals = []
     for message, event in events:
         at = event.at if event.at.microsecond else min(event.at + timedelta(microseconds=999_999), now)
-        purpose = CHANNEL_PURPOSE[message.channel].value
-        rows.append((message.user_id, purpose, False, round(at.timestamp() * 1_000_000)))
-    if rows:
-        schema = {"user_id": pl.String, "purpose": pl.String, "granted": pl.Boolean, "at": pl.Int64}
-        frame = pl.DataFrame(rows, schema=schema, orient="row")
-        record_rows(frame, Table.CONSENT, workspace.store(), source=f"webhook {source}")
+        refusals.append((message.user_id, CHANNEL_PURPOSE[message.channel], False, at))
+    if refusals:
+        add_consent(workspace, refusals, source=f"webhook {source}", by_pseudonym=True)
 
 
 def _record_clicks(workspace: Workspace, source: str, events: Consequences, now: datetime) -> None:
     """Clicks on the items of messages; in a replayed log at its end, like the exports."""
-    from recllm.shop.ingest.record import record_events
-
     latest = utc(present(workspace, now) - 1)
     rows = [
         {
@@ -111,5 +103,4 @@ def _record_clicks(workspace: Workspace, source: str, events: Consequences, now:
         if message.item_id is not None
     ]
     if rows:
-        frame = pl.DataFrame(rows, schema={name: EVENT_SCHEMA[name] for name in rows[0]})
-        record_events(frame, workspace.store(), source=f"webhook {source}")
+        add_events(workspace, rows, source=f"webhook {source}", by_pseudonym=True)

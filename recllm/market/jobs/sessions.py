@@ -6,16 +6,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import polars as pl
-
 from recllm.base.schema import Purpose, Table
+from recllm.market.jobs.load import add_consent
 from recllm.shop.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionJoin:
-    """Result of a join."""
-
     joined: bool
     """False if the person refused personalisation, which then holds for the session too, or was erased."""
     events: int
@@ -34,16 +31,14 @@ def join_session(workspace: Workspace, session_id: str, user_id: str) -> Session
 
     Raises `ConflictError` for a session that belongs to another person.
     """
-    from recllm.shop.ingest.record import record_rows
-
     session, person = workspace.session_pseudonymiser().one(session_id), workspace.pseudonymiser().one(user_id)
     if workspace.store().tombstones([session, person]):
         return SessionJoin(joined=False, events=0)
     with workspace.store().read() as reader:
         owner = reader.joined_sessions([session]).get(session)
     if owner is None and not workspace.gate().permits(person, Purpose.PERSONALISATION):
-        decision = {"user_id": session, "purpose": Purpose.PERSONALISATION.value, "granted": False}
-        record_rows(pl.DataFrame([decision]), Table.CONSENT, workspace.store(), source="session")
+        refusal = (session, Purpose.PERSONALISATION, False, None)
+        add_consent(workspace, [refusal], source="session", by_pseudonym=True)
         return SessionJoin(joined=False, events=0)
     with workspace.store().load(Table.EVENTS, load_id=uuid.uuid4().hex, source="session") as load:
         n_events = load.join_session(session, person)

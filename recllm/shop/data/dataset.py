@@ -109,7 +109,6 @@ class Events:
 
     @classmethod
     def nothing(cls, n_users: int = 0) -> Events:
-        """No events, of `n_users` people."""
         columns: tuple[NDArray[Any], ...] = tuple(np.zeros(0, dtype) for dtype in EVENT_DTYPES)
         return cls(np.zeros(n_users + 1, np.int64), *columns)
 
@@ -186,12 +185,10 @@ class ItemLookup:
 
     @cached_property
     def _until(self) -> NDArray[np.int64]:
-        """Epoch microseconds at which items go off sale; (n_items,)."""
         until = self.items["available_until"].dt.epoch("us")
         return until.fill_null(np.iinfo(np.int64).max).to_numpy()
 
     def on_offer(self, as_of: int) -> NDArray[np.bool_]:
-        """See `recllm.shop.data.catalogue.on_offer`; as_of in epoch seconds; (n_items,)."""
         return np.asarray(self.available & (self._until > as_of * 1_000_000))
 
     def rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
@@ -231,7 +228,6 @@ class Dataset:
             object.__setattr__(self, "item_index", ItemLookup(self.items))
 
     def _repr_html_(self) -> str:
-        """For notebooks: numbers of rows, and dates."""
         events = self.events
         rows: list[tuple[str, int]] = [("people", self.n_users), ("items", self.n_items), ("events", len(events))]
         actions, counts = np.unique(events.action, return_counts=True)

@@ -32,26 +32,7 @@ class Spread(Protocol):
 
 
 def in_turn(work: Callable[[int], Counted], n_parts: int, /) -> Iterator[Counted]:
-    """A `Spread` in this process."""
     return map(work, range(n_parts))
-
-
-class EventLog(Protocol):
-    """All events, in the order of the people's rows."""
-
-    @property
-    def n_users(self) -> int: ...
-
-    @property
-    def n_parts(self) -> int: ...
-
-    def parts(self) -> Iterator[tuple[int, Events]]:
-        """Row of the first user of each part, and the events of its users."""
-        ...
-
-    def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
-        """`count`, which is picklable, of each of `parts`, in order."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +95,14 @@ class EventFiles:
         return events.select(~left_out) if left_out.any() else events
 
     def parts(self) -> Iterator[tuple[int, Events]]:
-        """See `EventLog`."""
         return ((int(self.edges[number]), self.part(number)) for number in range(self.n_parts))
 
     def each(self, count: Callable[[int, Events], Counted]) -> Iterator[Counted]:
-        """See `EventLog`."""
         return self.spread(partial(_count_part, replace(self, spread=in_turn), count), self.n_parts)
+
+
+EventLog = Events | EventFiles
+"""All events, in the order of the people's rows."""
 
 
 def write_part(folder: Path, number: int, chunks: Iterable[Events]) -> NDArray[np.int64]:

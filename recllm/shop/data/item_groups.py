@@ -81,11 +81,9 @@ class ItemGroups:
 
 
 GROUPINGS = tuple(field.name for field in fields(ItemGroups))
-"""The names of the groups."""
 
 
 def _names(items: pl.DataFrame) -> pl.DataFrame:
-    """The groups of items that have a name, without those of attributes."""
     path = pl.col("category")
     above = path.list.head(pl.max_horizontal(path.list.len() - 1, pl.lit(1)))
     return items.select(
@@ -120,7 +118,6 @@ def _sharing(items: pl.DataFrame, new: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def _attribute(attributes: pl.Series, names: tuple[str, ...]) -> pl.Series:
-    """The first of these attributes that each item has."""
     values = pl.repeat(None, len(attributes), dtype=pl.String, eager=True)
     is_escaped = attributes.str.contains("\\", literal=True)  # a name may be written in escapes
     for name in names:

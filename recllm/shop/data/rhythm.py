@@ -74,7 +74,6 @@ class ShoppingDays:
 
     @cached_property
     def n_days(self) -> NDArray[np.int64]:
-        """(n_users,)"""
         return np.bincount(self.user, minlength=self.n_users)
 
     def due(self, within_days: float) -> NDArray[np.bool_]:

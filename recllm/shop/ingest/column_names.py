@@ -18,7 +18,6 @@ REQUIRED: Mapping[Table, tuple[str, ...]] = {
     Table.USERS: ("user_id",),
     Table.CONSENT: ("user_id", "purpose", "granted", "timestamp"),
 }
-"""The required columns of each table."""
 
 FIELDS: Mapping[Table, tuple[str, ...]] = {
     **REQUIRED,
@@ -31,7 +30,6 @@ FIELDS: Mapping[Table, tuple[str, ...]] = {
         "available_until",
     ),
 }  # fmt: skip
-"""All columns of each table."""
 
 _TABLE = tomllib.loads((resources.files("recllm.shop.ingest") / "column_names.toml").read_text(encoding="utf-8"))
 ALIASES: Mapping[str, tuple[str, ...]] = {name: tuple(others) for name, others in _TABLE["aliases"].items()}

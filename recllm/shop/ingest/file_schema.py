@@ -54,7 +54,6 @@ class FileSchema:
     """The map, with the file's own names of columns."""
     basics: Mapping[str, str]
     ignored: tuple[str, ...] = ()
-    """Columns that fill nothing."""
     n_aliases: int = 0
     """Columns understood under another name."""
     decimal: Decimal = "."
@@ -70,7 +69,6 @@ class FileSchema:
     """Whether the signs at prices of events name another currency than `currency`."""
 
     def column_of(self, field: str) -> str:
-        """The file's name of a field, for messages and the quarantine."""
         return self.columns.get(field, field)
 
     def fields(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -190,11 +188,8 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
 def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> ColumnMap:
     """The map without what the file has no column for, except required fields."""
 
-    def present(names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in names if header.find(name) is not None)
-
-    def has_columns(rule: RowRule) -> bool:
-        return all(header.find(name) is not None for name in (rule.column, rule.equals) if name is not None)
+    def present(names: Iterable[str | None]) -> tuple[str, ...]:
+        return tuple(name for name in names if name is not None and header.find(name) is not None)
 
     joins = {}
     for field, join in column_map.joins.items():
@@ -224,7 +219,7 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
                 rules: tuple(
                     rule.model_copy(update={"unless": present(rule.unless)})
                     for rule in getattr(column_map, rules)
-                    if has_columns(rule)
+                    if len(present((rule.column, rule.equals))) == 1 + (rule.equals is not None)
                 )
                 for rules in ("reject", "returns")
             },
@@ -233,11 +228,7 @@ def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> Co
 
 
 def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
-    """The fields that are a plain column."""
     plain: dict[str, str] = {}
-    has_order = table is Table.EVENTS and (
-        "order" in {*column_map.columns, *column_map.built_fields} or header.by_alias("order") is not None
-    )
     for field in FIELDS[table]:
         if field in column_map.built_fields:
             continue
@@ -252,7 +243,9 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
             header.n_aliases += column is not None and column != field
         if column is not None:
             plain[field] = column
-        elif field == "timestamp" and table is Table.EVENTS and not names and has_order:
+        elif (field, table, names) == ("timestamp", Table.EVENTS, ()) and (
+            "order" in {*column_map.columns, *column_map.built_fields} or header.by_alias("order") is not None
+        ):
             continue
         elif field not in column_map.defaults and (names or field in REQUIRED[table]):
             raise header.missing(" or ".join(names) or field, field)
@@ -270,7 +263,6 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
 
 
 def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str, str]:
-    """Basics and their columns, except those that fill a field."""
     declared = {normal(name) for name in column_map.special}
     special = [column for column in header.columns if is_special(column) and normal(column) not in declared]
     if special:
@@ -348,8 +340,6 @@ def _json_objects(frame: pl.DataFrame, columns: Mapping[str, str], field: str) -
 
 @dataclass(slots=True)
 class _ReadingEvidence:
-    """Evidence in the rows so far for the formats of values."""
-
     times: TimeEvidence | None
     """None where the format is known; likewise the decimals."""
     decimals: DecimalEvidence | None
@@ -360,9 +350,7 @@ class _ReadingEvidence:
     """By field: whether all ids end in ".0"."""
     n_rows: int = 0
     n_times: int = 0
-    """Rows with a time."""
     n_orders: int = 0
-    """Rows whose order is a number."""
     no_order: str | None = None
     """The first that is not."""
 

@@ -233,20 +233,8 @@ def _refusals(reader: RecordReader, schema: FileSchema) -> RecordReader:
     return reader.mapped(refusals)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _ParsedChunk:
-    chunk: Chunk
-    batch: FieldBatch
-    good: pl.DataFrame
-    """The accepted rows, as the store takes them."""
-    are_distinct: bool
-    """Whether no two of the load's events can have one key, because the file has no ids of events."""
-
-
 @dataclass(slots=True, kw_only=True)
 class _RowStage:
-    """The rows of one load, chunk by chunk, and their counts."""
-
     state: LoadState
     quarantine: _Quarantine
     reader: RecordReader
@@ -273,7 +261,7 @@ class _RowStage:
             upcoming = pool.submit(self._parsed, chunks)
             while (parsed := upcoming.result()) is not None:
                 upcoming = pool.submit(self._parsed, chunks)
-                self._write(parsed, load)
+                self._write(*parsed, load)
                 if progress is not None:
                     progress(self.read)
                 if self.read >= HEAD_ROWS and self.n_bad_in_head > HEAD_LIMIT * HEAD_ROWS:
@@ -293,8 +281,9 @@ class _RowStage:
             limit = f"{policy.reject_limit:.0%}"
             raise self._refused(f"{n_bad:,} of {n_meant:,} rows are bad, more than the limit of {limit}")
 
-    def _parsed(self, chunks: Iterator[Chunk]) -> _ParsedChunk | None:
-        """The next chunk with its good rows as values; None after the last."""
+    def _parsed(self, chunks: Iterator[Chunk]) -> tuple[FieldBatch, pl.DataFrame, bool] | None:
+        """The next chunk, its good rows as the store takes them, and whether no two events of the load can have one
+        key, because the file has no ids of events; None after the last."""
         chunk = next(chunks, None)
         if chunk is None:
             return None
@@ -308,17 +297,16 @@ class _RowStage:
         if self.merged is None and schema.table is Table.EVENTS:
             are_distinct = "event_id" not in good.columns or good["event_id"].null_count() == good.height
             good = with_event_keys(good, self.state.occurrences)
-        return _ParsedChunk(chunk, batch, good, are_distinct)
+        return batch, good, are_distinct
 
-    def _write(self, parsed: _ParsedChunk, load: Load) -> None:
-        batch, good = parsed.batch, parsed.good
+    def _write(self, batch: FieldBatch, good: pl.DataFrame, are_distinct: bool, load: Load) -> None:
         if self.merged is not None:
             self.merged.add(good)
         elif good.height:
             if self.state.schema.table is Table.ITEMS:
                 self._compare_titles(good, load)
             positions = np.flatnonzero(~batch.bad)
-            result = load.write(good, are_distinct=parsed.are_distinct)
+            result = load.write(good, are_distinct=are_distinct)
             self.accepted += result.accepted
             self.duplicates += result.duplicates
             if result.conflicts:
@@ -328,7 +316,7 @@ class _RowStage:
             if result.erased:
                 erased = np.isin(np.arange(len(batch.bad)), positions[result.erased])
                 batch.mark("user_id", erased, _ERASED, "was erased; nothing of the row is kept", keep=False)
-        self._set_aside(parsed.chunk, batch)
+        self._set_aside(batch)
 
     def _compare_titles(self, items: pl.DataFrame, load: Load) -> None:
         """Counts items whose title shares no word with the known one."""
@@ -340,8 +328,8 @@ class _RowStage:
         self.n_titles += pairs.height
         self.n_other_titles += int((shared == 0).sum())
 
-    def _set_aside(self, chunk: Chunk, batch: FieldBatch) -> None:
-        """Bad records to the quarantine, in the order of the file."""
+    def _set_aside(self, batch: FieldBatch) -> None:
+        chunk = batch.chunk
         bad = sorted([*chunk.bad, *batch.errors], key=lambda record: record.line_no)
         positions = chunk.positions(np.array([record.line_no for record in bad], np.int64))
         head = HEAD_ROWS + 1
@@ -441,7 +429,6 @@ class _Quarantine:
         return str(self._path)
 
     def withdraw(self) -> None:
-        """Removes a published file: its load failed."""
         if self._folder is not None:
             self._path.unlink(missing_ok=True)
 

@@ -109,7 +109,6 @@ def _as_list(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-"""One name or a list of them."""
 
 
 def _checked_pattern(pattern: str) -> str:
@@ -212,8 +211,6 @@ class RowRule(_Part):
 
 
 class RejectRule(RowRule):
-    """Rows to leave out."""
-
     reason: str = "left out by the map"
 
 
@@ -253,8 +250,6 @@ class OrderLines(_Part):
 
 
 class RepeatedColumns(_Part):
-    """Numbered columns."""
-
     columns: SearchPattern
 
     @model_validator(mode="after")
@@ -265,8 +260,6 @@ class RepeatedColumns(_Part):
 
 
 class ComposedColumn(_Part):
-    """A new column of others."""
-
     columns: Names
     separator: str = " "
     matches: SearchPattern | None = None
@@ -286,8 +279,10 @@ class ComposedColumn(_Part):
         return self
 
 
-def _without_case(values: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
-    return {field: {text.casefold(): meaning for text, meaning in table.items()} for field, table in values.items()}
+_TranslatedValues = Annotated[
+    Mapping[str, Mapping[str, str]],
+    AfterValidator(lambda fields: {f: {text.casefold(): m for text, m in v.items()} for f, v in fields.items()}),
+]
 
 
 class ColumnMap(_Part):
@@ -303,7 +298,7 @@ class ColumnMap(_Part):
     totals: Mapping[str, LineTotal] = {}
     attributes: Mapping[str, str] = {}
     basics: Mapping[str, Names] = {}
-    values: Annotated[Mapping[str, Mapping[str, str]], AfterValidator(_without_case)] = {}
+    values: _TranslatedValues = {}
     reject: tuple[RejectRule, ...] = ()
     returns: tuple[RowRule, ...] = ()
     carry: CarriedColumns | None = None

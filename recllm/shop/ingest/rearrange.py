@@ -17,7 +17,6 @@ from recllm.shop.ingest.options import ColumnMap, ComposedColumn, OrderLines, Pa
 from recllm.shop.ingest.read.records import BadRecord, Chunk, RecordReader
 
 _KEY, _ROW, _CELL = "(key)", "(row)", "(cell)"
-"""Helper columns."""
 
 
 def rearranged(reader: RecordReader, column_map: ColumnMap, file: str) -> RecordReader:

@@ -39,10 +39,8 @@ def record_events(events: pl.DataFrame, store: Store, *, source: str) -> WriteRe
     `DataError` for a missing column, an empty id, an unknown event or a naive time.
     """
     for name in ("user_id", "item_id", "event", "timestamp"):
-        if name not in events.columns:
-            raise DataError(f"events to record need a column {name}; found {', '.join(events.columns)}")
-        if events[name].null_count():
-            raise DataError(f"events to record: {name} is empty in {events[name].null_count()} rows")
+        if name not in events.columns or events[name].null_count():
+            raise DataError(f"events to record: {name} is missing or empty; found {', '.join(events.columns)}")
     dtype = events["timestamp"].dtype
     if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
         raise DataError(f"events to record: timestamp is {dtype}; give aware datetimes")

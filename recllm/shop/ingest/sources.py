@@ -42,7 +42,6 @@ from recllm.shop.ingest.options import ColumnMap, IngestOptions, Names, RejectRu
 from recllm.shop.ingest.read.source import SourceFile, find_decoding, probe, reads_as
 
 ORDER = (Table.ITEMS, Table.USERS, Table.EVENTS)
-"""Order in which the tables of a file are loaded."""
 _KNOWN = files("recllm.shop.ingest") / "known"
 
 
@@ -62,16 +61,12 @@ class ConsentColumns(_Part):
 
 
 class SourceWords(_Part):
-    """Texts about one kind of export."""
-
     title: str
     caveats: tuple[str, ...] = ()
     gives_nothing: str | None = None
 
 
 class FileSource(_Part):
-    """One kind of export."""
-
     name: str
     title: str
     signature: tuple[Names, ...]
@@ -84,7 +79,6 @@ class FileSource(_Part):
     gives_nothing: str | None = None
     """Why no table can be made of it."""
     zh: SourceWords | None = None
-    """The texts in Chinese."""
     consent: ConsentColumns | None = None
     items: ColumnMap | None = None
     users: ColumnMap | None = None
@@ -92,7 +86,6 @@ class FileSource(_Part):
 
     @property
     def maps(self) -> dict[Table, ColumnMap]:
-        """In the order in which they are loaded."""
         of_table = {table: getattr(self, table.value) for table in ORDER}
         return {table: column_map for table, column_map in of_table.items() if column_map is not None}
 
@@ -142,8 +135,6 @@ class FileSource(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognised:
-    """The kind of a file."""
-
     source: FileSource
     alternatives: tuple[FileSource, ...] = ()
     """Other kinds that it could be, with shorter signatures."""

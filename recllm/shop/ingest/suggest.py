@@ -34,7 +34,6 @@ from recllm.shop.ingest.tables import BUILDERS, EVENT_NAMES, NO, YES
 from recllm.shop.workspace.privacy import Pseudonymiser
 
 SAMPLE_ROWS = 5_000
-"""Rows from the top that are looked at."""
 SHOWN_ROWS = 10
 _SURE = 0.95
 """Share of values from which on a rule holds."""
@@ -116,7 +115,6 @@ class ColumnLook:
 
 
 def _share(mask: pl.Series) -> float:
-    """Share of the rows where the mask holds."""
     return int(mask.fill_null(False).sum()) / max(len(mask), 1)
 
 

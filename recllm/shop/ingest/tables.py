@@ -271,7 +271,8 @@ def _plain_object(text: str) -> str | None:
 
 def build_users(batch: FieldBatch) -> pl.DataFrame:
     user = batch.raw_user_ids()
-    batch.personal_answers()
+    for name, column in batch.load.schema.basics.items():
+        batch.count_personal_data(batch.chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
     return pl.DataFrame({"user_id": batch.pseudonyms(user), "basics": batch.fields["basics"]})
 
 

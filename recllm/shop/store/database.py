@@ -140,7 +140,6 @@ class Store:
 
     @contextmanager
     def _writing(self, *, keep: bool = True) -> Iterator[Connection]:
-        """See `writing`."""
         with _explained(self._engine, self._where), writing(self._engine, keep=keep) as connection:
             yield connection
 
@@ -171,7 +170,6 @@ class Store:
             yield StoreReader(connection)
 
     def items(self, item_ids: Iterable[str] | None = None) -> pl.DataFrame:
-        """The catalogue: see `StoreReader.items`."""
         with self.read() as reader:
             return reader.items(item_ids)
 
@@ -449,7 +447,6 @@ class Store:
         return paid_sizes, tables.moment(oldest)
 
     def close(self) -> None:
-        """Closes every connection; a later call opens new ones."""
         self._engine.dispose()
 
 

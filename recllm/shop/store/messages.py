@@ -125,7 +125,6 @@ def bounced_at(connection: sa.Connection, channel: str) -> dict[str, datetime]:
 
 
 _PLAIN_COLUMNS = ("message_id", "campaign_id", "channel", "text_id", "variant", "item_id", "request_id")
-"""Columns that hold a field of `CampaignMessage` as it is."""
 
 
 _MESSAGES = sa.select(tables.messages, tables.users.c.user_id).join_from(

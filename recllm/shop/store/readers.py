@@ -350,7 +350,6 @@ class StoreReader:
         return {name: int(self._connection.scalar(query) or 0) for name, query in queries.items()}
 
     def _rows(self, query: sa.Select[*tuple[Any, ...]], parameters: Mapping[str, Any]) -> list[Any]:
-        """The driver's own tuples."""
         text, names = _statement(query, self._connection.dialect)
         values = parameters if names is None else tuple(parameters[name] for name in names)
         with closing(self._connection.exec_driver_sql(text, values).cursor) as cursor:

@@ -148,7 +148,6 @@ events_by_key = Index("events_by_key", events.c.event_key, unique=True)
 """Keeps events once. Older stores have a constraint instead, which cannot be dropped for a first load."""
 
 SHOWN_FOR = ("experiment", "variant", "campaign_id", "template")
-"""Columns of an event that say what an item was shown for."""
 
 events_by_user = Index(
     "events_by_user",
@@ -282,7 +281,6 @@ audit = Table(
     Column("entry", Text, nullable=False),  # canonical JSON
     Column("hash", String, nullable=False),  # over the hash of the entry before and this one
 )
-"""See `recllm.shop.workspace.audit`."""
 
 group_sizes = Table(
     "group_sizes",
@@ -377,10 +375,6 @@ STEPS: Mapping[int, Sequence[Step]] = {
     ),
 }
 """Version -> what makes a store of it one of the next version."""
-
-
-def has_index(connection: Connection, table: Table, index: Index) -> bool:
-    return any(named["name"] == index.name for named in inspect(connection).get_indexes(table.name))
 
 
 def version(connection: Connection) -> int | None:

@@ -114,7 +114,8 @@ class Load:
         # until then
         is_first = table is Table.EVENTS and not self._last_event_no and connection.dialect.name == "sqlite"
         self._dropped: list[sa.Index] = []
-        self._may_drop_key = is_first and tables.has_index(connection, tables.events, tables.events_by_key)
+        indexes = sa.inspect(connection).get_indexes("events") if is_first else []
+        self._may_drop_key = any(index["name"] == tables.events_by_key.name for index in indexes)
         if is_first:
             self._drop(tables.events_by_user)
 
@@ -194,11 +195,9 @@ class Load:
     # --- logs without times ------------------------------------------------------------------------------------------
 
     def has_events(self) -> bool:
-        """Whether there were events before this load."""
         return bool(self._last_event_no)
 
     def order_log(self) -> tables.OrderLog | None:
-        """See `StoreReader.order_log`."""
         return tables.order_log(self._connection)
 
     def keep_order_log(self, log: tables.OrderLog) -> None:
@@ -414,7 +413,6 @@ class _KeyRing:
         self._new = pl.DataFrame(schema={self._id: pl.String})
 
     def keys(self, ids: pl.Series) -> pl.Series:
-        """The key of each id, in the same order."""
         self._new = self._new.clear()
         distinct = ids.unique().to_frame(self._id)
         missing = distinct.join(self._keys, on=self._id, how="anti")

@@ -38,7 +38,6 @@ class AuditAction(StrEnum):
     """Before the rows are deleted."""
     ERASED = "erased"
     READMITTED = "readmitted"
-    """A tombstone was lifted."""
     RESTRICTED = "restricted"
     RESTRICTION_LIFTED = "restriction_lifted"
     PEOPLE_LISTED = "people_listed"
@@ -69,8 +68,6 @@ class AuditAction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntry:
-    """One line of the log."""
-
     number: int
     """From 1, without gaps."""
     at: datetime
@@ -120,7 +117,10 @@ def audit_each(
         "action": action.value,
         "details": plain(details),
     }
-    entries = [_canonical({**same, "subject": subject}) for subject in subjects]
+    entries = [
+        json.dumps({**same, "subject": subject}, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        for subject in subjects
+    ]
     key, hashes = workspace.signing_key("audit"), list[str]()
 
     def hashed(last: str, entry: str) -> str:
@@ -232,10 +232,6 @@ def _anchor(workspace: Workspace, number: int, digest: str) -> None:
 
 def _signature(key: bytes, number: int, digest: str) -> str:
     return hmac.digest(key, f"{number}\0{digest}".encode(), "sha256").hex()
-
-
-def _canonical(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def _hash(key: bytes, last: str, entry: str) -> str:

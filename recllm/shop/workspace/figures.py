@@ -63,8 +63,6 @@ _WIDER = sqrt(1 + RESULT_NOISE**2)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GroupSizes:
-    """Sizes of some groups."""
-
     people: Mapping[str, int | None]
     """Name of the group -> customers; None for a group below the floor, or without budget."""
     next_on: datetime | None = None
@@ -89,7 +87,6 @@ class FigureGate:
 
     @property
     def at(self) -> datetime:
-        """The time of asking, UTC."""
         return self.now or datetime.now(UTC)
 
     @cached_property

@@ -45,8 +45,6 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A key without its secret."""
-
     key_id: str
     name: str
     """Who uses it, in the shop's own words."""

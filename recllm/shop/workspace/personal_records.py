@@ -50,8 +50,6 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class ErasedPeople:
-    """The people of an erasure."""
-
     at: datetime
     """When it began."""
     subjects: frozenset[str]
@@ -62,10 +60,7 @@ class ErasedPeople:
 
 @dataclass(frozen=True, slots=True)
 class ExportedPerson:
-    """The person of an export."""
-
     name: str
-    """Pseudonym."""
     names_over_time: frozenset[str]
     """Pseudonyms under each key, as far as they are known."""
     recommender: Any = None
@@ -76,8 +71,6 @@ class ExportedPerson:
 
 @dataclass(frozen=True, slots=True)
 class StoredCount:
-    """A line of the console's table of what is stored."""
-
     kind: str
     """Of its words."""
     entries: int
@@ -144,8 +137,6 @@ class PersonalRecords:
 
 @dataclass(frozen=True, slots=True)
 class RecordRegistry:
-    """Every place of a workspace."""
-
     records: tuple[PersonalRecords, ...]
     """In the order in which an erasure goes through them."""
     impersonal: tuple[PersonalRecords, ...]

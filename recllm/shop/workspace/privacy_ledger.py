@@ -61,8 +61,6 @@ class PrivacyBudget:
 
 
 class PrivacyLedger:
-    """The file in a workspace's folder."""
-
     def __init__(self, root: Path) -> None:
         self.path = root / LEDGER_FILE
         self._lock = root / LOCK_FILE

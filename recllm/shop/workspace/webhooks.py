@@ -20,10 +20,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError, with_config
 
 from recllm.base.documents import plain
 from recllm.base.errors import MissingExtraError, StoreError, UnknownIdError, UsageError
@@ -47,13 +47,6 @@ class WebhookScheme(StrEnum):
     """SendGrid's Event Webhook: ECDSA on P-256; what is kept is a public key."""
 
 
-def _aware(at: datetime) -> datetime:
-    if at.tzinfo is None:
-        raise ValueError("a time needs its zone")
-    return at
-
-
-_Moment = Annotated[datetime, AfterValidator(_aware)]
 _file_form = with_config(ConfigDict(extra="forbid"))
 
 
@@ -63,7 +56,7 @@ class WebhookSecret:
     """A shared secret, or a public key in base64."""
 
     text: str = field(repr=False)
-    created_at: _Moment
+    created_at: AwareDatetime
 
     @property
     def fingerprint(self) -> str:
@@ -101,8 +94,6 @@ class WebhookTarget:
 @_file_form
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """All of a workspace, by name; a name is in one of both."""
-
     sources: Mapping[str, WebhookSource] = field(default_factory=dict)
     targets: Mapping[str, WebhookTarget] = field(default_factory=dict)
 

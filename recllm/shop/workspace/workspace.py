@@ -219,7 +219,6 @@ class Workspace:
         return workspace
 
     def is_rotated(self) -> bool:
-        """Whether the store was renamed to the keys of `NEXT_KEY`."""
         keys = lines_of((self.root / NEXT_KEY).read_bytes())
         with closing(Store.open(_store_location(self.root, self.settings))) as store:
             return store.key_fingerprint() == self.fingerprint_under(keys)
@@ -234,7 +233,6 @@ class Workspace:
 
     @property
     def domain(self) -> Domain:
-        """What people do with items here, and its words."""
         return Prompts.load().domain(self._domain)
 
     def locale(self, locale: str | None = None) -> str:
@@ -243,7 +241,6 @@ class Workspace:
         return in_domain(locale or self.settings.locale, self._domain)
 
     def store(self) -> Store:
-        """The store, opened at the first call and shared by the later ones."""
         if self._store is None:
             location = _store_location(self.root, self.settings)
             self._store = Store.open(location, key_fingerprint=self._key_fingerprint)
@@ -255,7 +252,6 @@ class Workspace:
         return location if isinstance(location, str) else None
 
     def gate(self) -> PolicyGate:
-        """The consent gate."""
         return PolicyGate(self.store(), self.policy, self.settings.consent_default)
 
     def pseudonymiser(self, domain: str = "training") -> Pseudonymiser:
@@ -297,7 +293,6 @@ class Workspace:
         return self.pseudonymiser().of_sessions()
 
     def close(self) -> None:
-        """Closes the store, if it is open."""
         if self._store is not None:
             self._store.close()
             self._store = None

@@ -60,7 +60,6 @@ _INSTRUCTION = (
 )
 _FORMULA = r"^[=+\-@\t\r]"
 _SEARCHED_CHARS = 4_000
-"""Searched part of each text."""
 _HINTED_CHARS = 500
 """Above this length hints are slower than the search, and match nearly every text."""
 _ODD = r"[^ !-%'-;=?-~]"
@@ -98,7 +97,6 @@ class IdTally:
         self._full = False
 
     def add(self, ids: pl.Series) -> None:
-        """Nulls are left out."""
         if self._full or ids.is_empty():
             return
         count = ids.drop_nulls().alias("text").value_counts(name="rows")
@@ -215,7 +213,6 @@ class LoadState:
     """The settings of one load, and the counts over all its chunks."""
 
     file: str
-    """Name of the file, for messages."""
     schema: FileSchema
     options: IngestOptions
     policy: Policy
@@ -241,7 +238,7 @@ class FieldBatch:
         self.load = load
         self.errors: list[BadRecord] = []
         self.bad: NDArray[np.bool_] = np.zeros(chunk.frame.height, bool)
-        self._chunk = chunk
+        self.chunk = chunk
 
     def has(self, field: str) -> bool:
         return field in self.fields.columns
@@ -255,7 +252,7 @@ class FieldBatch:
 
     def returned(self) -> pl.Series:
         """Boolean (n,): rows that the map's `returns` name."""
-        masks = [rule.holds(self._chunk.frame) for rule in self.load.schema.column_map.returns]
+        masks = [rule.holds(self.chunk.frame) for rule in self.load.schema.column_map.returns]
         return reduce(or_, masks, self.constant(False, pl.Boolean))
 
     def text(self, field: str) -> pl.Series:
@@ -285,7 +282,7 @@ class FieldBatch:
             if values is not None:
                 value = values[row]
                 text = f"{'an empty cell' if value is None else repr(str(value)[:60])} {message}"
-            record = self._chunk.bad_row(row, column, code, text)
+            record = self.chunk.bad_row(row, column, code, text)
             self.errors.append(
                 replace(record, user=self._user_of(row)) if keep else replace(record, raw="", fields=None)
             )
@@ -305,13 +302,7 @@ class FieldBatch:
             self.load.notes["W_PERSONAL_DATA"] += n_rows
             self.load.personal_data[column] += n_rows
 
-    def personal_answers(self) -> None:
-        """The same for basics, by column."""
-        for name, column in self.load.schema.basics.items():
-            self.count_personal_data(self._chunk.frame[column], column, label=f"{name.replace('_', ' ')}: ")
-
     def _user_of(self, row: int) -> str | None:
-        """The cell with the person's id, as `ids` cleans it."""
         cell = self.fields["user_id"][row] if self.has("user_id") else None
         if cell is None:
             return None
@@ -347,7 +338,6 @@ class FieldBatch:
         return ids
 
     def in_namespace(self, ids: pl.Series) -> pl.Series:
-        """The ids with the namespace of the file."""
         namespace = self.load.options.namespace
         return ids if namespace is None else f"{namespace}:" + ids
 

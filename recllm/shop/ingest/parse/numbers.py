@@ -79,8 +79,6 @@ def distinct_currencies(counts: Counter[str]) -> set[str]:
 
 @dataclass(slots=True)
 class DecimalEvidence:
-    """Evidence in a file's numbers for their decimal separator."""
-
     counts: Counter[str] = field(default_factory=Counter)
     """Numbers that only fit "." and that only fit ","."""
     unclear: str = ""

@@ -89,8 +89,6 @@ def look_like_times(column: pl.Series) -> pl.Series:
 
 @dataclass(slots=True)
 class TimeEvidence:
-    """Evidence in a file's times for their format."""
-
     kinds: Counter[str] = field(default_factory=Counter)
     """"epoch", "iso", "named" (a month by its English name) and "slash"."""
     digits: Counter[int] = field(default_factory=Counter)

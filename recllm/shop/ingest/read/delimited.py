@@ -254,7 +254,6 @@ def _quoted_records(
 def _problem(
     block: LineBlock, line: int, cells: list[str], n_lines: int, error: str, form: _CsvFormat
 ) -> _Problem | None:
-    """Why a quoted record is bad, None when it is good."""
     if "field larger" in error:
         return "E_TOO_LONG", f"a cell is longer than {MAX_CELL_BYTES:,} bytes"
     if "unexpected end" in error:

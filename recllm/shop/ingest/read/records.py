@@ -23,7 +23,6 @@ from recllm.shop.ingest.read.source import MAX_CELL_BYTES, MAX_ROW_BYTES, Decodi
 
 MAX_COLUMNS = 1000
 RAW_BYTES = 2048
-"""Of a record in the quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,6 @@ class LineBlock:
     line_no: NDArray[np.int64]
     byte_offset: NDArray[np.int64]
     bad: tuple[BadRecord, ...] = ()
-    """Lines set aside."""
 
     @property
     def n_lines(self) -> int:

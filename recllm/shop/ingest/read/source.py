@@ -166,7 +166,6 @@ def undecodable_at(decoder: codecs.IncrementalDecoder, piece: bytes, offset: int
 
 
 def _content_name(magic: bytes) -> str | None:
-    """The kind of content by the first bytes; None for an unknown one."""
     for prefix, name in _MAGIC:
         if magic.startswith(prefix):
             workbook = prefix == b"PK\x03\x04" and (b"xl/" in magic or b"[Content_Types].xml" in magic)
