@@ -361,7 +361,7 @@ def test_an_experiment_starts_only_when_confirmed_and_stops_only_when_confirmed(
     started = send(client, "/experiments", **TWO, confirmed="yes")
     assert started.status_code == 303, Page(started.text).text
     page = assert_harmless(client.get(started.headers["location"]).text)
-    assert "Nobody was shown anything yet" in page.text and "split as planned" in page.text
+    assert "Nothing was shown yet" in page.text and "split as planned" in page.text
     second = send(client, "/experiments", **(TWO | {"name": "second"}), confirmed="yes")
     assert second.status_code == 409 and "stop it first" in second.text
     assert "second" in {f.get("value") for f in Page(second.text).of("input")}

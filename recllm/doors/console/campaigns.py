@@ -721,14 +721,13 @@ def check(visit: TheVisit, form: TheForm, campaign_id: str, text_id: str) -> Res
     """What the checks say of a wording; nothing is written."""
     visit.require(Scope.MARKETING)
     wording = text_of(form, "text", 5_000).replace("\r\n", "\n")
-
     campaign = open_by_id(visit.workspace, campaign_id, recheck=False)
     text = next((text for text in campaign.plan.texts if text.id == text_id), None)
     if text is None or text.item_id not in campaign.catalogue.items:
         raise UnknownIdError("there is no such text, or its item is gone")
     request = copy_request(campaign.file, campaign.catalogue, text, campaign.moment)
     failures, warnings = check_notes(wording, request, campaign.file, text.generator)
-    text, verdict = (text, verdict_of(campaign, text, wording, failures, warnings))
+    verdict = verdict_of(campaign, text, wording, failures, warnings)
     if visit.is_part:
         return visit.page("campaign_verdict.html.j2", verdict=verdict, channel=text.channel, text_id=text_id)
     state = PageState(step="words", text_id=text_id, wording=wording, verdict=verdict, page=_page_number(form))

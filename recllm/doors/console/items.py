@@ -111,7 +111,6 @@ def audience_page(visit: TheVisit, item_id: str) -> Response:
         values["problem"] = "items.no_model"
     except PolicyError as error:
         values |= {"problem": "items.not_said", "details": visit.problem_text(error)}
-    values = values
     return visit.page("item_people.html.j2", section="items", **values)
 
 

@@ -160,7 +160,6 @@ def person_page(
     values = person_values(visit, name, tuple(without[: PROFILE_LINES * 2]), page)
     if not visit.is_part:
         audit(visit.workspace, visit.actor, AuditAction.PERSON_SHOWN, subject=name)
-    values = values
     template = "person_slate.html.j2" if visit.is_part else "person.html.j2"
     return visit.page(template, section="people", **values)
 
