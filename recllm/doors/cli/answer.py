@@ -499,7 +499,7 @@ def _uplift_of_shop(
     from recllm.market.campaigns.open_campaign import open_campaign
     from recllm.market.campaigns.outcome import campaign_trial
     from recllm.market.propensity.answers import uplift_workspace
-    from recllm.market.propensity.uplift import UpliftRequest, uplift_document, write_uplift_csv
+    from recllm.market.propensity.uplift import uplift_document, write_uplift_csv
 
     table_of_trial: Any = trial
     source = ""
@@ -510,8 +510,8 @@ def _uplift_of_shop(
             start, table_of_trial = campaign_trial(campaign)
             randomised, source = True, campaign.plan.campaign_id
         assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
-        request = UpliftRequest(start=start, randomised=randomised, seed=seed)
-        estimate = uplift_workspace(shop, request, table_of_trial, source=source, save=save)
+        how: dict[str, Any] = {"start": start, "randomised": randomised, "seed": seed}
+        estimate = uplift_workspace(shop, table_of_trial, **how, source=source, save=save)
         locale = shop.settings.locale
     if csv:
         write_uplift_csv(estimate, csv, names)

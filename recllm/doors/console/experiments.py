@@ -28,7 +28,7 @@ from recllm.market.experiments.effect import Verdict as EffectVerdict
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.market.experiments.sample_ratio import RatioVerdict
 from recllm.market.experiments.slates import (
-    ExperimentLook,
+    ExperimentOutcome,
     Metric,
     SlateExperiment,
     Treatment,
@@ -325,7 +325,7 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
     stored = find_experiment(visit.workspace, name)
     experiment, at = stored.experiment, utc(present(visit.workspace))
 
-    def reported() -> list[ExperimentLook]:
+    def reported() -> list[ExperimentOutcome]:
         return [reported_experiment(look, visit.figures) for look in experiment_course(visit.workspace, name)]
 
     looks = visit.shop.once_a_day(visit.figures, ("course", name, stored.revision), reported)
@@ -352,7 +352,7 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
     }
 
 
-def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentLook) -> ConsoleTable:
+def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentOutcome) -> ConsoleTable:
     """Who was planned to be in each variant, and who is."""
     total, floor = sum(n or 0 for n in latest.people.values()), visit.workspace.policy.group_floor
     share = CellKind.SHARE
@@ -383,7 +383,9 @@ def overall(comparisons: Sequence[Comparison]) -> VariantAdvice:
     return min((c.advice for c in comparisons), key=order.index, default=VariantAdvice.NOBODY)
 
 
-def compared(visit: Visit, stored: SlateExperiment, look: ExperimentLook, comparison: VariantComparison) -> Comparison:
+def compared(
+    visit: Visit, stored: SlateExperiment, look: ExperimentOutcome, comparison: VariantComparison
+) -> Comparison:
     experiment = stored.experiment
     assert look.report is not None  # noqa: S101 - it has this comparison
     fewest = min(look.people[name] or 0 for name in (experiment.control.name, comparison.variant))
@@ -458,7 +460,7 @@ def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) 
 
 
 def course_chart(
-    visit: Visit, stored: SlateExperiment, looks: Sequence[ExperimentLook], variant: str
+    visit: Visit, stored: SlateExperiment, looks: Sequence[ExperimentOutcome], variant: str
 ) -> Mapping[str, Any] | None:
     """The difference to the control day by day with its always-valid interval, as a picture and a table; None while
     nothing may be said."""
