@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 GLOBAL_HOLDOUT = "global holdout"
 HELD_OUT = "held out"
+STORED_EXPERIMENT = TypeAdapter(Experiment)
 COVARIATE_DAYS = 28
 """Days before the first showing whose purchases take out what people would have bought anyway."""
 
@@ -204,7 +205,7 @@ def _save(workspace: Workspace, stored: SlateExperiment) -> SlateExperiment:
 
 def _read(document: Mapping[str, Any], revision: int) -> SlateExperiment:
     treatments = {variant["name"]: Treatment(**variant["treatment"]) for variant in document["variants"]}
-    experiment = TypeAdapter(Experiment).validate_python(document)
+    experiment = STORED_EXPERIMENT.validate_python(document)
     return SlateExperiment(experiment=experiment, treatments=treatments, revision=revision)
 
 
