@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import sha256
 from importlib import util
 from itertools import pairwise
 from multiprocessing import get_context
@@ -31,11 +31,7 @@ from typing import Any
 
 import copy_pairs
 import polars as pl
-from inputs import HERE, RESULTS, finish, load_average, script_parser
-
-sys.path.insert(0, str(HERE.parent / "finetune"))
-
-from text_lines import is_held_back
+from inputs import RESULTS, finish, load_average, script_parser
 
 from recllm.base.schema import AdCopy, Item, ReasonKind
 from recllm.market.adcopy.lexicon import words
@@ -116,7 +112,8 @@ def gifts(n: int, rng: random.Random, data: Path) -> list[Item]:
 
 def held(n: int, rng: random.Random, lines: Any, currency: str) -> list[Item]:
     """Items whose approved lines were not learned, at a price drawn for the purpose."""
-    by_id = {line["item"]["id"]: line["item"] for line in lines if is_held_back(line["item"]["id"], HELD)}
+    draws = {line["item"]["id"]: sha256(line["item"]["id"].encode()).digest()[:4] for line in lines}
+    by_id = {i["id"]: i for i in (line["item"] for line in lines) if int.from_bytes(draws[i["id"]]) < HELD * 2**32}
     ids = rng.sample(sorted(by_id), n)
     return [
         Item(

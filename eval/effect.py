@@ -19,7 +19,6 @@ encoder with a linear score; and what `finetune/effect.py` makes of its recipe.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +31,6 @@ import numpy as np
 import polars as pl
 from inputs import HERE, finish, load_average, say, script_parser
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(HERE.parent / "finetune"))
-
-from text_lines import is_held_back
 
 from recllm.base.schema import Encoder
 from recllm.base.settings import Settings, read_settings_file
@@ -138,7 +133,7 @@ def read_arms(file: Path) -> list[Arms]:
 
 
 def is_held_out(test: str) -> bool:
-    return is_held_back(f"effect:{test}", HELD_OUT)
+    return int.from_bytes(sha256(f"effect:{test}".encode()).digest()[:4]) < HELD_OUT * 2**32
 
 
 def pairs_of(groups: Sequence[Arms]) -> list[TextPair]:

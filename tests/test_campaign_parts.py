@@ -21,7 +21,7 @@ from recllm.market.adcopy.channels import Sender
 from recllm.market.audiences.audience import counts_in_words
 from recllm.market.campaigns.file import CampaignFile, read_campaign
 from recllm.market.campaigns.folder import PlannedPerson, append, read_log
-from recllm.market.campaigns.hours import QuietHours, is_quiet, send_window
+from recllm.market.campaigns.hours import QuietHours, send_window
 from recllm.market.campaigns.outcome import (
     OTHERS,
     CampaignOutcome,
@@ -31,6 +31,7 @@ from recllm.market.campaigns.outcome import (
     conclusions,
     divided,
 )
+from recllm.market.occasions.hours import is_quiet
 
 GOOD = """\
 id = "spring"
@@ -162,7 +163,7 @@ def test_no_message_leaves_in_quiet_hours(moment: datetime, start: time, end: ti
     assert found is not None and found.end is not None and at <= found.start < found.end
     assert found.end - found.start <= timedelta(hours=25)
     leapt = found.start.astimezone(ZoneInfo(zone)).utcoffset() != at.astimezone(ZoneInfo(zone)).utcoffset()
-    assert leapt or not is_quiet(found.start.astimezone(ZoneInfo(zone)).time(), quiet)
+    assert leapt or not is_quiet(found.start.astimezone(ZoneInfo(zone)).time(), quiet.start, quiet.end)
 
 
 # --- effect ----------------------------------------------------------------------------------------------------------

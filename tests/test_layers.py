@@ -30,7 +30,6 @@ PERSONAL_ROWS = {"store", "ingest", "workspace", "privacy"}
 """The only rooms that may read the store; everything else goes through `PolicyGate`."""
 
 STORE_CALLS = {
-<<<<<<< HEAD
     "doors/cli/rights.py": 3,
     "doors/cli/service.py": 1,
     "doors/console/data.py": 2,
@@ -52,46 +51,15 @@ STORE_CALLS = {
     "market/jobs/announce.py": 2,
     "market/jobs/doctor.py": 2,
     "market/jobs/load.py": 9,
-    "market/jobs/messages.py": 5,
+    "market/jobs/messages.py": 3,
     "market/jobs/personal_records.py": 2,
-    "market/jobs/sessions.py": 6,
+    "market/jobs/sessions.py": 5,
     "market/propensity/answers.py": 1,
     "recommend/evaluation/retrain.py": 1,
     "recommend/recommender/catalogue_vectors.py": 1,
     "recommend/recommender/shop_recommender.py": 3,
     "recommend/recommender/shop_states.py": 1,
     "recommend/recommender/train.py": 2,
-=======
-    "campaigns/export.py": 2,
-    "campaigns/outcome.py": 1,
-    "campaigns/plan.py": 1,
-    "campaigns/texts.py": 1,
-    "campaigns/wordings.py": 1,
-    "cli/rights.py": 3,
-    "cli/webhooks.py": 1,
-    "console/data.py": 2,
-    "console/experiments.py": 1,
-    "console/figures.py": 2,
-    "console/home.py": 1,
-    "console/models.py": 1,
-    "console/people.py": 4,
-    "jobs/announce.py": 2,
-    "jobs/catalogue_vectors.py": 1,
-    "jobs/doctor.py": 2,
-    "jobs/experiments.py": 2,
-    "jobs/load.py": 9,
-    "jobs/messages.py": 3,
-    "jobs/off_policy.py": 1,
-    "jobs/personal_records.py": 2,
-    "jobs/predict.py": 1,
-    "jobs/recommenders.py": 4,
-    "jobs/retrain.py": 1,
-    "jobs/sessions.py": 5,
-    "jobs/train.py": 2,
-    "service/everybody.py": 1,
-    "service/live.py": 1,
-    "service/people.py": 2,
->>>>>>> c/ingest
 }
 """Module -> its calls of `Workspace.store`, which pass the policy gate. The numbers may only fall."""
 

@@ -462,7 +462,6 @@ def uplift(
             "give --start DATE for a trial of the workspace's people, or --columns for a table with its own columns"
         )
     from recllm.market.propensity.answers import uplift_workspace
-    from recllm.market.propensity.uplift import UpliftRequest
 
     table_of_trial: Any = trial
     source = ""
@@ -477,8 +476,8 @@ def uplift(
             start, table_of_trial = campaign_trial(opened_campaign)
             randomised, source = True, opened_campaign.plan.campaign_id
         assert start is not None  # noqa: S101 - a trial of people has it, and a campaign says it
-        request = UpliftRequest(start=start, randomised=randomised, seed=seed)
-        estimate = uplift_workspace(shop, request, table_of_trial, source=source, save=save)
+        how: dict[str, Any] = {"start": start, "randomised": randomised, "seed": seed}
+        estimate = uplift_workspace(shop, table_of_trial, **how, source=source, save=save)
         locale = shop.settings.locale
     _show_uplift(estimate, pseudonyms, locale, save, csv, plot, json)
 

@@ -54,17 +54,18 @@ def audience(
 
     with open_shop(workspace) as shop:
         run, document, lines = _run(shop, "audience", options, batching, folder)
-        members, names = choose_audience(run, FigureGate(shop).floor), ids_by_pseudonym(shop, ids)
+        members, n_held_out = choose_audience(run, FigureGate(shop).floor)
+        names = ids_by_pseudonym(shop, ids)
     if csv:
         rows = (
             (guarded(names.get(user, user)), f"{probability:.6f}", guarded(item_id or ""))
-            for user, _, probability, item_id in members.people.iter_rows()
+            for user, _, probability, item_id in members.iter_rows()
         )
         write_csv(csv, ("user_id", "probability", "item_id"), rows)
-    figures = {"holdout": members.holdout, "expected_conversions": members.expected_conversions}
-    document |= {"size": len(members.people)} | figures
-    people = count_text(len(members.people), "person", "people")
-    lines.append(f"{people}, {members.holdout:,} held out; {members.expected_conversions:.1f} conversions expected")
+    expected = float(members["probability"].to_numpy().sum(dtype="float64"))
+    document |= {"size": len(members), "holdout": n_held_out, "expected_conversions": expected}
+    people = count_text(len(members), "person", "people")
+    lines.append(f"{people}, {n_held_out:,} held out; {expected:.1f} conversions expected")
     _show(document, lines, json)
 
 

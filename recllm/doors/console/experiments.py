@@ -35,7 +35,7 @@ from recllm.market.experiments.effect import Verdict as EffectVerdict
 from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
 from recllm.market.experiments.sample_ratio import RatioVerdict
 from recllm.market.experiments.slates import (
-    ExperimentLook,
+    ExperimentOutcome,
     Metric,
     SlateExperiment,
     Treatment,
@@ -262,7 +262,7 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
     stored = find_experiment(visit.workspace, name)
     experiment, at = stored.experiment, utc(present(visit.workspace))
 
-    def reported() -> list[ExperimentLook]:
+    def reported() -> list[ExperimentOutcome]:
         return [reported_experiment(look, visit.figures) for look in experiment_course(visit.workspace, name)]
 
     looks = visit.shop.once_a_day(visit.figures, ("course", name, stored.revision), reported)
@@ -289,7 +289,7 @@ def experiment_values(visit: Visit, name: str) -> dict[str, Any]:
     }
 
 
-def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentLook) -> ConsoleTable:
+def split_table(visit: Visit, stored: SlateExperiment, latest: ExperimentOutcome) -> ConsoleTable:
     """The planned and the real share of each variant."""
     total, floor = sum(n or 0 for n in latest.people.values()), visit.workspace.policy.group_floor
 
@@ -308,7 +308,9 @@ def overall(comparisons: Sequence[Comparison]) -> VariantAdvice:
     return min((c.advice for c in comparisons), key=order.index, default=VariantAdvice.EMPTY)
 
 
-def compared(visit: Visit, stored: SlateExperiment, look: ExperimentLook, comparison: VariantComparison) -> Comparison:
+def compared(
+    visit: Visit, stored: SlateExperiment, look: ExperimentOutcome, comparison: VariantComparison
+) -> Comparison:
     experiment = stored.experiment
     assert look.report is not None  # noqa: S101 - it has this comparison
     fewest = min(look.people[name] or 0 for name in (experiment.control.name, comparison.variant))
@@ -370,7 +372,7 @@ def _value(visit: Visit, value: float, metric: Metric, *, signed: bool = False) 
 
 
 def course_chart(
-    visit: Visit, stored: SlateExperiment, looks: Sequence[ExperimentLook], variant: str
+    visit: Visit, stored: SlateExperiment, looks: Sequence[ExperimentOutcome], variant: str
 ) -> Mapping[str, Any] | None:
     """The difference to the control by day, as a picture and a table; None while nothing may be said."""
     metric, start = Metric(stored.experiment.metric), stored.experiment.started_at or looks[0].until

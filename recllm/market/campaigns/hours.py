@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from recllm.market.occasions.hours import is_quiet
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuietHours:
@@ -37,18 +39,11 @@ def send_window(
         start, end = moment, None
     else:
         local = moment.astimezone(ZoneInfo(quiet.zone or zone or "UTC"))
-        local = _next(local, quiet.end) if is_quiet(local.time(), quiet) else local
+        local = _next(local, quiet.end) if is_quiet(local.time(), quiet.start, quiet.end) else local
         start, end = local, _next(local, quiet.start)
     if offer_end is not None:
         end = offer_end.astimezone(start.tzinfo) if end is None else min(end, offer_end.astimezone(start.tzinfo))
     return None if end is not None and end <= start else SendWindow(start, end)
-
-
-def is_quiet(local: time, quiet: QuietHours) -> bool:
-    """Whether a local time lies in the quiet hours, which may reach over midnight; their end does not."""
-    if quiet.start < quiet.end:
-        return quiet.start <= local < quiet.end
-    return local >= quiet.start or local < quiet.end
 
 
 def _next(local: datetime, hour: time) -> datetime:

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter
 
 from recllm.base.documents import FrozenModel, Share, Text, plain
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 GLOBAL_HOLDOUT = "global holdout"
 HELD_OUT = "held out"
+STORED_EXPERIMENT = TypeAdapter(Experiment)
 COVARIATE_DAYS = 28
 """Days before the first showing whose purchases take out what people would have bought anyway."""
 
@@ -107,10 +109,12 @@ class ExperimentOutcome:
 
     experiment: Mapping[str, Any]
     """`SlateExperiment.document`."""
+    until: datetime
+    """The end of what is counted."""
     people: Mapping[str, int | None]
     """By variant: people with a slate of it who may be counted; None below the floor."""
     days: float
-    """From its start to its end, or to the present."""
+    """From its start to `until`."""
     report: ExperimentReport | None = field(default=None)
     """None before anybody was shown anything."""
 
@@ -200,17 +204,8 @@ def _save(workspace: Workspace, stored: SlateExperiment) -> SlateExperiment:
 
 
 def _read(document: Mapping[str, Any], revision: int) -> SlateExperiment:
-    times = (document[name] for name in ("started_at", "ended_at"))
-    started_at, ended_at = (None if text is None else datetime.fromisoformat(text) for text in times)
-    experiment = Experiment(
-        name=document["name"],
-        variants=tuple(Variant(variant["name"], variant["weight"]) for variant in document["variants"]),
-        metric=document["metric"],
-        guard=document["guard"],
-        started_at=started_at,
-        ended_at=ended_at,
-    )
     treatments = {variant["name"]: Treatment(**variant["treatment"]) for variant in document["variants"]}
+    experiment = STORED_EXPERIMENT.validate_python(document)
     return SlateExperiment(experiment=experiment, treatments=treatments, revision=revision)
 
 
@@ -276,59 +271,38 @@ def recommend_in_experiments(
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def experiment_outcome(workspace: Workspace, name: str, *, window_days: float = 7.0) -> ExperimentOutcome:
+def experiment_outcome(workspace: Workspace, name: str) -> ExperimentOutcome:
     """Variants against the control, over people who may be counted (purpose analytics).
 
-    window_days: as in `recllm.market.experiments.feedback`. Raises `UnknownIdError` for an unknown experiment.
+    Raises `UnknownIdError` for an unknown experiment.
     """
-    stored = find_experiment(workspace, name)
-    started, until = _span(workspace, stored.experiment)
-    evidence = _Evidence.of(_events(workspace, started), stored.experiment, window_days)
-    people, report = _look(evidence, stored.experiment, until)
-    days = (until - started).total_seconds() / 86_400
-    return ExperimentOutcome(experiment=stored.document(), people=people, days=days, report=report)
+    return experiment_course(workspace, name, most_looks=1)[-1]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExperimentLook:
-    """The results of an experiment at one time."""
-
-    until: datetime
-    people: Mapping[str, int | None]
-    """By variant, as in `ExperimentOutcome`."""
-    report: ExperimentReport | None
-
-
-def experiment_course(
-    workspace: Workspace, name: str, *, window_days: float = 7.0, most_looks: int = 60
-) -> tuple[ExperimentLook, ...]:
-    """The results at the end of each day since the start, the present or the end last; of a long experiment with
+def experiment_course(workspace: Workspace, name: str, *, most_looks: int = 60) -> tuple[ExperimentOutcome, ...]:
+    """The outcome at the end of each day since the start, the present or the end last; of a long experiment with
     several days between them, so that there are `most_looks` at most.
 
-    The last one says what `experiment_outcome` says. Raises `UnknownIdError` for an unknown experiment.
+    Raises `UnknownIdError` for an unknown experiment.
     """
-    experiment = find_experiment(workspace, name).experiment
-    started, until = _span(workspace, experiment)
-    events = _events(workspace, started)
-    persons = events.filter(pl.col("experiment") == experiment.name).select("user_id").unique()
+    stored = find_experiment(workspace, name)
+    until = stored.experiment.ended_at or utc(present(workspace))
+    started = stored.experiment.started_at or until
+    since = started - timedelta(days=COVARIATE_DAYS) - JUST_BEFORE
+    events = workspace.gate().events(Purpose.ANALYTICS, since=since)
+    persons = events.filter(pl.col("experiment") == name).select("user_id").unique()
     events = events.join(persons, on="user_id", how="semi", maintain_order="left")
-    days = (until - started).total_seconds() / 86_400
-    step = max(1, -(-int(days) // max(1, most_looks - 1)))
-    ends = [started + timedelta(days=day) for day in range(step, int(days) + 1, step)]
+    days = int((until - started) / timedelta(days=1))
+    step = max(1, -(-days // max(1, most_looks - 1)))
+    ends = [started + timedelta(days=day) for day in range(step, days + 1, step)]
     # a day apart, so that no date stands twice
     ends = [end for end in ends if until - end >= timedelta(days=1)] + [until]
-    looks, evidence = [], _Evidence.of(events, experiment, window_days)
-    for end in ends:
-        people, report = _look(evidence, experiment, end)
-        looks.append(ExperimentLook(until=end, people=people, report=report))
-    return tuple(looks)
+    evidence = _Evidence.of(events, name)
+    return tuple(_outcome(stored, evidence, end) for end in ends)
 
 
-Seen = TypeVar("Seen", ExperimentOutcome, ExperimentLook)
-
-
-def reported_experiment(outcome: Seen, figures: FigureGate) -> Seen:
-    """An outcome or look with the figures that a caller gets: no comparison while a variant is below the floor."""
+def reported_experiment(outcome: ExperimentOutcome, figures: FigureGate) -> ExperimentOutcome:
+    """An outcome with the figures that a caller gets: no comparison while a variant is below the floor."""
     floor = 0 if figures.caller is None else figures.part_floor
     people = {name: n if n is not None and n >= floor else None for name, n in outcome.people.items()}
     report = outcome.report if None not in people.values() else None
@@ -364,17 +338,6 @@ def _reported_effect(effect: Effect, figures: FigureGate) -> Effect:
     )
 
 
-def _span(workspace: Workspace, experiment: Experiment) -> tuple[datetime, datetime]:
-    until = experiment.ended_at or utc(present(workspace))
-    return experiment.started_at or until, until
-
-
-def _events(workspace: Workspace, started: datetime) -> pl.DataFrame:
-    """All that an experiment is judged by: what people did from `COVARIATE_DAYS` before its start on."""
-    since = started - timedelta(days=COVARIATE_DAYS) - JUST_BEFORE
-    return workspace.gate().events(Purpose.ANALYTICS, since=since)
-
-
 @dataclass(frozen=True, eq=False)
 class _Evidence:
     """What an experiment is judged by. Later events do not change an earlier look: an answer belongs to a showing
@@ -388,9 +351,8 @@ class _Evidence:
     """user_id, timestamp, paid: each since the first showing."""
 
     @classmethod
-    def of(cls, events: pl.DataFrame, experiment: Experiment, window_days: float) -> _Evidence:
-        showings = showings_with_answers(events, window_days=window_days)
-        showings = showings.filter(pl.col("experiment") == experiment.name)
+    def of(cls, events: pl.DataFrame, experiment: str) -> _Evidence:
+        showings = showings_with_answers(events).filter(pl.col("experiment") == experiment)
         first = showings.group_by("user_id").agg(first_at=pl.col("timestamp").min())
         paid = (pl.col("price") * pl.col("quantity")).fill_null(0.0).alias("paid")
         bought = events.filter(pl.col("event") == Action.PURCHASE).select("user_id", "timestamp", paid)
@@ -405,14 +367,15 @@ class _Evidence:
         )
 
 
-def _look(
-    evidence: _Evidence, experiment: Experiment, until: datetime
-) -> tuple[dict[str, int], ExperimentReport | None]:
+def _outcome(stored: SlateExperiment, evidence: _Evidence, until: datetime) -> ExperimentOutcome:
+    """As it was known at `until`."""
+    experiment, report = stored.experiment, None
     people, moments = _moments(evidence, experiment, until)
-    if not any(people.values()):
-        return people, None
-    guard = None if experiment.guard is None else moments(Metric(experiment.guard))
-    return people, analyse(experiment, moments(Metric(experiment.metric)), guard)
+    if any(people.values()):
+        guard = None if experiment.guard is None else moments(Metric(experiment.guard))
+        report = analyse(experiment, moments(Metric(experiment.metric)), guard)
+    days = (until - (experiment.started_at or until)) / timedelta(days=1)
+    return ExperimentOutcome(experiment=stored.document(), until=until, people=people, days=days, report=report)
 
 
 def _moments(

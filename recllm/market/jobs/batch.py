@@ -656,18 +656,9 @@ def read_batch(run: BatchRun) -> pl.LazyFrame:
     return pl.scan_parquet([run.file(shard) for shard in range(run.shards)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchAudience:
-    """The customers to address, out of all who could be reached."""
-
-    people: pl.DataFrame
-    """user_id, score, probability, item_id; best first."""
-    holdout: int
-    expected_conversions: float
-
-
-def choose_audience(run: BatchRun, floor: int) -> BatchAudience:
-    """The people that `recllm audience` would address, from the files of a finished run.
+def choose_audience(run: BatchRun, floor: int) -> tuple[pl.DataFrame, int]:
+    """The people that `recllm audience` would address, from the files of a finished run: user_id, score, probability,
+    item_id, best first; and the number held out.
 
     Raises `PolicyError` for fewer people than the floor, `DataError` where a file is missing.
     """
@@ -676,13 +667,8 @@ def choose_audience(run: BatchRun, floor: int) -> BatchAudience:
     from recllm.market.audiences.targets import target_name
 
     request, pool = audience_request(json.loads(run.options)), read_batch(run).collect()
-    probabilities = pool["probability"].to_numpy()
-    scores = UserScores(pool["score"].to_numpy(), np.full(len(pool), -1), probabilities)
+    scores = UserScores(pool["score"].to_numpy(), np.full(len(pool), -1), pool["probability"].to_numpy())
     name = request.campaign or target_name(request.items, request.category)
     selection = select(scores, pool["user_id"].to_list(), name, request.limits)
     check_floor(len(selection.addressed), floor)
-    return BatchAudience(
-        people=pool[selection.addressed.tolist()],
-        holdout=len(selection.holdout),
-        expected_conversions=float(probabilities[selection.addressed].sum(dtype=np.float64)),
-    )
+    return pool[selection.addressed.tolist()], len(selection.holdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -140,12 +141,13 @@ def open_shop_at(workspace: Workspace, as_of: int) -> Shop:
     """What the occasions of a time are found in: people who agreed to personalisation."""
     dataset = workspace.gate().dataset(Purpose.PERSONALISATION).before(as_of)
     refuse_steps(dataset.step_seconds, "occasions")
-    return shop_of_people(workspace, dataset)
+    shop = shop_of_people(workspace, dataset)
+    return replace(shop, states=shop.states.until(as_of))
 
 
 def shop_of_people(workspace: Workspace, dataset: Dataset) -> Shop:
-    """The same of a dataset, as of its time."""
-    states = ItemStates.of(workspace.gate().item_states(), dataset).until(dataset.as_of)
+    """What occasions are found in, with these people and every known state of the items."""
+    states = ItemStates.of(workspace.gate().item_states(), dataset)
     return Shop.of(dataset, states, workspace.settings.occasions.price_drop, workspace.policy)
 
 

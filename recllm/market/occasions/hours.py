@@ -56,16 +56,16 @@ def hour_shares(dataset: Dataset, timezone: str) -> Shares:
     return np.asarray((smooth + PRIOR_DAYS * everybody) / (days + PRIOR_DAYS))
 
 
+def is_quiet(local: time, start: time, end: time) -> bool:
+    """Whether a local time lies in the quiet hours, which may reach over midnight; their end does not."""
+    return start <= local < end if start < end else local >= start or local < end
+
+
 def best_hours(shares: Shares, quiet: tuple[str, ...]) -> NDArray[np.int64]:
     """The hour of the largest share of each row outside of the quiet hours, (n,).
 
     quiet: two local times between which none lies, or nothing.
     """
-    allowed = np.ones(24, bool)
-    if quiet:
-        start, end = (time.fromisoformat(hour) for hour in quiet)
-        starts = np.array([hour * 60 for hour in range(24)])
-        low, high = start.hour * 60 + start.minute, end.hour * 60 + end.minute
-        inside = (starts >= low) & (starts < high) if low < high else (starts >= low) | (starts < high)
-        allowed = ~inside
+    limits = [time.fromisoformat(hour) for hour in quiet]
+    allowed = np.array([not limits or not is_quiet(time(hour), *limits) for hour in range(24)])
     return np.asarray(np.argmax(np.where(allowed, shares, -1.0), axis=1), np.int64)

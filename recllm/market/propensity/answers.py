@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from recllm.market.propensity.prediction import Prediction, PredictionRequest
     from recllm.market.propensity.trial import TrialColumns
     from recllm.market.propensity.trial_effects import TrialEstimate
-    from recllm.market.propensity.uplift import UpliftEstimate, UpliftRequest
+    from recllm.market.propensity.uplift import UpliftEstimate
     from recllm.shop.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -95,16 +96,18 @@ def everyday_predictions(workspace: Workspace) -> Iterator[Prediction]:
 
 def uplift_workspace(
     workspace: Workspace,
-    request: UpliftRequest,
     trial: Path | pl.DataFrame,
     *,
+    start: datetime,
+    randomised: bool = False,
+    seed: int = 0,
     source: str = "",
     save: str | None = None,
 ) -> UpliftEstimate:
     """Everybody's uplift, learned from a trial's CSV, or its table with pseudonyms.
 
-    source: what a table is called in what is kept. save: the name under which the effects are kept in the workspace;
-    those of the same name are replaced.
+    start, randomised: as in `estimate_uplift`. source: the name of a table in the saved effects. save: the name under
+    which the effects are saved in the workspace; those of the same name are replaced.
     Raises what `recllm.market.propensity.uplift` raises, and `UsageError` for a name that cannot be.
     """
     from recllm.market.propensity.effects import save_effects
@@ -117,7 +120,7 @@ def uplift_workspace(
     table = read_trial(trial, workspace.pseudonymiser().many) if isinstance(trial, Path) else trial
     source = source or (trial.name if isinstance(trial, Path) else "a table")
     learn, ask = _datasets(workspace)
-    estimate = estimate_uplift(request, table, learn, ask, source=source)
+    estimate = estimate_uplift(table, learn, ask, start=start, randomised=randomised, seed=seed, source=source)
     if folder is not None:
         save_effects(estimate.effects, folder)
         clear_taint(folder.parent, folder.name)

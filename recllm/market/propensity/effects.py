@@ -23,7 +23,6 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from recllm.base.documents import plain
 from recllm.base.errors import DataError, ModelError
 from recllm.base.files import PRIVATE, write_whole
-from recllm.base.stats.intervals import ConfidenceInterval
+from recllm.base.stats.intervals import ConfidenceInterval, normal_quantile
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.propensity.features import FeatureTable, Floats
@@ -52,17 +51,10 @@ MIN_KEPT = 0.3
 Masks = list[NDArray[np.bool_]]
 
 
-def reach(error: Any) -> Any:
-    """How far an interval at 95 % goes on each side, of a standard error or of many."""
-    from scipy.special import ndtri
-
-    return ndtri(0.975) * error
-
-
 def mean_interval(values: Values) -> ConfidenceInterval:
     """The mean of n values with the interval that holds it at 95 %."""
     mean = float(values.mean())
-    half = float(reach(values.std(ddof=1) / np.sqrt(len(values))))
+    half = normal_quantile() * float(values.std(ddof=1) / np.sqrt(len(values)))
     return ConfidenceInterval(mean, mean - half, mean + half)
 
 
@@ -284,7 +276,7 @@ class LearnedEffects:
                 "learn them again with recllm uplift --save"
             )
         effect, error = self.trees.predict(np.ascontiguousarray(features.values[:, self.columns]))
-        half = reach(np.hypot(self.scale * error, self.bias))
+        half = normal_quantile() * np.hypot(self.scale * error, self.bias)
         low, high = effect - half, effect + half
         if self.source.binary:
             effect, low, high = (np.clip(limit, -1.0, 1.0) for limit in (effect, low, high))

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from recllm.base.stats.intervals import share
 from recllm.base.stats.probabilities import auc, calibration_error, mass_bins
 
 Values = NDArray[np.float64]
@@ -89,14 +90,11 @@ def quality(probability: Values, label: Values) -> PredictionQuality:
 
 def reliability(probability: Values, label: Labels) -> tuple[CalibrationBin, ...]:
     """At most `BINS` bins of equal mass; equal probabilities share one."""
-    from scipy.stats import binomtest
-
     number, calibration = mass_bins(probability, BINS), []
     for inside in (number == bin_number for bin_number in np.unique(number)):
         n, k = int(inside.sum()), int((label[inside] > 0).sum())
-        interval = binomtest(k, n).proportion_ci(method="wilson")
-        expected = float(probability[inside].mean())
-        calibration.append(CalibrationBin(n, expected, k / n, float(interval.low), float(interval.high)))
+        observed, expected = share(k, n), float(probability[inside].mean())
+        calibration.append(CalibrationBin(n, expected, observed.value, observed.low, observed.high))
     return tuple(calibration)
 
 

@@ -35,14 +35,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.documents import guarded, write_csv
-from recllm.base.stats.intervals import ConfidenceInterval
+from recllm.base.stats.intervals import ConfidenceInterval, normal_quantile
 from recllm.market.propensity.effects import (
     EFFECT_FOLDS,
     HeldOutEffects,
     arm_learners,
     held_out_effects,
     mean_interval,
-    reach,
     within_folds,
 )
 from recllm.market.propensity.model import Values, people_folds
@@ -165,7 +164,7 @@ def _arm_effect(
     trial: Trial, number: int, effect: Values, held_out: HeldOutEffects, slope: float, p_value: float
 ) -> ArmEffect:
     inside, in_pair = trial.arm == number, (trial.arm == 0) | (trial.arm == number)
-    pair, expected, half = trial.pair(number), held_out.expected, reach(held_out.error)
+    pair, expected, half = trial.pair(number), held_out.expected, normal_quantile() * held_out.error
     low, high = expected - half, expected + half
     if trial.binary:
         low, high = np.maximum(low, -1.0), np.minimum(high, 1.0)

@@ -25,25 +25,12 @@ from recllm.shop.data.dataset import Dataset, utc
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpliftRequest:
-    """What is asked of a trial."""
-
-    start: dt.datetime
-    """Before the first treatment; what is known of people from then on is not used. Without a zone it is UTC."""
-    randomised: bool = False
-    """The shop's word that who was treated was drawn at random, with one probability for everybody."""
-    seed: int = 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class UpliftEstimate:
     """The answer."""
 
     start: dt.datetime
     as_of: dt.datetime
-    trial_people: int
-    treated: int
     people: tuple[tuple[str, float, float, float], ...]
     """(user_id, uplift, low, high), most moved first; uplift in [-1, 1] is the change of the probability of the
     outcome, which lies between low and high at 95 %."""
@@ -54,30 +41,33 @@ class UpliftEstimate:
 
 
 def estimate_uplift(
-    request: UpliftRequest,
     trial_table: pl.DataFrame,
     learn: Dataset,
     ask: Dataset,
     *,
+    start: dt.datetime,
+    randomised: bool = False,
+    seed: int = 0,
     settings: UpliftSettings | None = None,
     source: str = "",
 ) -> UpliftEstimate:
     """trial_table: as `read_trial` gives it; rows of people who are not in `learn` are dropped. learn: holds the
-    trial's people. ask: whose uplift is predicted, as of its own time. source: what the trial is called in what is
-    kept.
+    trial's people. ask: whose uplift is predicted, as of its own time. start: before the first treatment; later events
+    of people are not used; without a zone it is UTC. randomised: the shop's word that who was treated was drawn at
+    random, with one probability for everybody. source: the trial's name in the saved effects.
 
     Raises `PolicyError` for what is no trial (see `Trial.of_treatment`), `NothingToDo` without anyone to predict.
     """
-    started, seed = time.perf_counter(), request.seed
+    started = time.perf_counter()
     settings = replace(settings or UpliftSettings(), seed=seed)
-    start = request.start if request.start.tzinfo else request.start.replace(tzinfo=dt.UTC)
+    start = start if start.tzinfo else start.replace(tzinfo=dt.UTC)
     rows = learn.user_rows(trial_table["user_id"])
     table = trial_table.filter(pl.Series(rows >= 0, dtype=pl.Boolean))
     trial = Trial.of_treatment(
         Cohort(learn).features(int(start.timestamp())).rows(rows[rows >= 0]),
         table["treated"].to_numpy() > 0,
         table["outcome"].to_numpy(),
-        randomised=request.randomised,
+        randomised=randomised,
         propensity=table["propensity"].to_numpy() if "propensity" in table.columns else None,
         seed=seed,
     )
@@ -94,8 +84,6 @@ def estimate_uplift(
     return UpliftEstimate(
         start=utc(int(start.timestamp())),
         as_of=utc(ask.as_of),
-        trial_people=len(trial),
-        treated=effects.source.treated,
         people=tuple((ids[n], float(uplift[n]), float(low[n]), float(high[n])) for n in order),
         curve=curve,
         effects=effects,
@@ -104,11 +92,11 @@ def estimate_uplift(
 
 def uplift_document(estimate: UpliftEstimate, ids: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What `--json` prints. ids: pseudonym -> the shop's own id, where it is known."""
-    ids, curve = ids or {}, estimate.curve
+    ids, curve, source = ids or {}, estimate.curve, estimate.effects.source
     return {
         "start": plain(estimate.start),
         "as_of": plain(estimate.as_of),
-        "trial": {"people": estimate.trial_people, "treated": estimate.treated, "effect": curve.effect},
+        "trial": {"people": source.people, "treated": source.treated, "effect": curve.effect},
         "qini": curve.qini,
         "auuc": curve.auuc,
         "people": [

@@ -84,7 +84,7 @@ def open_workers(engine: Engine, workers: int) -> Iterator[Workers]:
 def spread_over(workers: Workers) -> Spread:
     """Parts of a log as shards. Raises `RecllmError` for one whose process was killed `DEATHS` times."""
 
-    def lost(part: int, reason: str) -> NoReturn:
+    def lost(shard: int, reason: str) -> NoReturn:
         raise RecllmError(f"the log could not be counted: {reason}")
 
     def spread(work: Callable[[int], Outcome], n_parts: int, /) -> Iterator[Outcome]:
