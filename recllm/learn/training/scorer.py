@@ -23,7 +23,7 @@ from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.ranking import average, ndcg
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
-from recllm.learn.models.scorer import Scorer, ScorerConfig
+from recllm.learn.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
 from recllm.learn.models.sequence_network import learn_sequence_model
@@ -140,7 +140,7 @@ def fit_scorer(
     network.platt.copy_(torch.from_numpy(calibrate(logit, validation, CALIBRATION_PRIOR)))
     offsets = None
     if args.item_calibration:
-        probability = network.probability(torch.from_numpy(logit)).numpy()
+        probability = network.frozen().probability(logit)
         offsets = fit_item_offsets(probability, validation, dataset, target, ITEM_CALIBRATION_PRIOR)
     return FittedScorer(
         network.frozen(), population, settings, history[best], tuple(history), notes, snapshots[-1], offsets
@@ -401,12 +401,10 @@ def _log_total(corrected: Tensor, user: Tensor, n: int) -> Tensor:
 
 def predict(network: ScorerNetwork, window: Window) -> Floats:
     """Logits (n_pairs,) of a window."""
-    network.eval()
-    with torch.no_grad():
-        users = network.project(torch.from_numpy(window.user_vectors)).numpy()
-        items = network.project(torch.from_numpy(window.item_vectors)).numpy()
+    scorer = network.frozen()
+    users, items = scorer.project(window.user_vectors), scorer.project(window.item_vectors)
     pairs = (window.user, window.vector_row, window.cosine, window.features)
-    return np.asarray(network.score(users, items, *pairs).logit)
+    return np.asarray(score_in_chunks(scorer.score, users, items, *pairs).logit)
 
 
 def evaluate(network: ScorerNetwork, window: Window) -> dict[str, float]:
