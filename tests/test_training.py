@@ -85,7 +85,7 @@ def test_the_parts_of_a_batch_sum_to_its_loss_and_gradient() -> None:
     window = _window(DATA, DATA.as_of - 14 * DAY)
     everybody = np.arange(window.n)
     scorer = training._untrained([window], QUICK, [])
-    whole = training._buyers_among(window, everybody)
+    whole = window.buyers_among(everybody)
     sums = []
     for parts in ([everybody], [everybody[:3], everybody[3:4], everybody[4:]]):
         scorer.zero_grad()

@@ -1,4 +1,4 @@
-"""The scorer as a torch module, for training and for jobs of many pairs; `models.scorer` is its served form."""
+"""The scorer as a torch module, for training; `recllm.learn.models.scorer` is its served form."""
 
 from __future__ import annotations
 
@@ -10,14 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recllm.learn.models.scorer import STANDARDISED_LIMIT, Score, Scorer, ScorerConfig
-from recllm.shop.data.interactions import Floats, Ints
-
-CHUNK_PAIRS = 4_096
-"""Pairs that are scored at once: what is computed of them on the way stays in the cache."""
-
-Sides = list[tuple[Tensor, Tensor, Tensor, Tensor]]
-"""Of each head: what it reads of users and of items, (n, projection), and what its first layer makes of it, (n,
-width)."""
 
 
 class ScorerNetwork(nn.Module):
@@ -90,27 +82,23 @@ class ScorerNetwork(nn.Module):
         item: Tensor,
         cosine: Tensor,
         features: Tensor,
-        sides: Sides | None = None,
     ) -> Tensor:
-        """What each head adds to the weighed cosine of each pair, (heads, n_pairs); arguments as for `Scorer.score`.
-
-        sides: of all heads, for many pairs of the same users and items; see `sides`.
-        """
+        """What each head adds to the weighed cosine of each pair, (heads, n_pairs); arguments as for `Scorer.score`."""
         n_heads = self.config.heads
         never_sold = self._is_zero(features, self.config.sales)
         no_history = self._is_zero(features, self.config.history) & ~never_sold
         if not (never_sold.any() or no_history.any()):
-            return self._of_sold(users, items, user, item, features, sides)
+            return self._of_sold(users, items, user, item, features)
         scores = torch.zeros(n_heads, len(features))
         rows = torch.nonzero(~never_sold & ~no_history).squeeze(1)
         if len(rows):
             x = features.index_select(1, self._sold_columns).index_select(0, rows)
-            sold = self._of_sold(users, items, user[rows], item[rows], x, sides)
+            sold = self._of_sold(users, items, user[rows], item[rows], x)
             scores = scores.index_copy(1, rows, sold)
         rows = torch.nonzero(never_sold).squeeze(1)
         if len(rows) and len(self.arrival_mlps):
             x = _standardised(features[rows], self.arrival_mean, self.arrival_scale)
-            arrivals = self._heads(self.arrival_mlps, n_heads, users, items, user[rows], item[rows], x, sides)
+            arrivals = self._heads(self.arrival_mlps, n_heads, users, items, user[rows], item[rows], x)
             scores = scores.index_copy(1, rows, arrivals)
         elif len(rows):
             # no head has seen such an item, what one says is chance: the cosine, at the level of what hardly sells
@@ -128,28 +116,15 @@ class ScorerNetwork(nn.Module):
             return torch.zeros(len(features), dtype=torch.bool)
         return features[:, self.config.features.index(name)] <= 0
 
-    def _of_sold(
-        self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, features: Tensor, sides: Sides | None
-    ) -> Tensor:
+    def _of_sold(self, users: Tensor, items: Tensor, user: Tensor, item: Tensor, features: Tensor) -> Tensor:
         """features: all of them, or those of `sold_features` alone."""
         x = features if len(self._sold) == features.shape[1] else features.index_select(1, self._sold_columns)
         x = _standardised(x, self.mean[self._sold], self.scale[self._sold])
-        return self._heads(self.mlps, 0, users, items, user, item, x, sides)
+        return self._heads(self.mlps, 0, users, items, user, item, x)
 
     @property
     def _sold_columns(self) -> Tensor:
         return torch.tensor(self._sold)
-
-    def sides(self, users: Tensor, items: Tensor) -> Sides:
-        """What each head's first layer makes of each user and item alone; those of sold items first."""
-        width, sides = self.config.projection, []
-        for head, mlp in enumerate([*self.mlps, *self.arrival_mlps]):
-            chunk = slice(head * width, (head + 1) * width)
-            u, v = users[:, chunk].contiguous(), items[:, chunk].contiguous()
-            weight, bias = next(mlp.children()).parameters()
-            of_user, of_item = weight[:, :width], weight[:, width : 2 * width]
-            sides.append((u, v, functional.linear(u, of_user, bias), functional.linear(v, of_item)))
-        return sides
 
     def _heads(
         self,
@@ -160,7 +135,6 @@ class ScorerNetwork(nn.Module):
         user: Tensor,
         item: Tensor,
         x: Tensor,
-        sides: Sides | None,
     ) -> Tensor:
         """(len(mlps), n_pairs). first_slice: which part of the projections the first of them reads.
 
@@ -173,14 +147,9 @@ class ScorerNetwork(nn.Module):
             first, *further = mlp.children()
             weight, bias = first.parameters()
             of_user, of_item, of_both, of_x = torch.split(weight, [width, width, width, x.shape[1]], dim=1)
-            if sides is None:
-                u, v = users[:, chunk], items[:, chunk]
-                hidden = _of_each(user, u, of_user, bias)
-                hidden.add_(_of_each(item, v, of_item, None))
-            else:
-                u, v, user_side, item_side = sides[head]
-                hidden = functional.embedding(user, user_side)
-                hidden.add_(functional.embedding(item, item_side))
+            u, v = users[:, chunk], items[:, chunk]
+            hidden = _of_each(user, u, of_user, bias)
+            hidden.add_(_of_each(item, v, of_item, None))
             both = functional.embedding(user, u) * functional.embedding(item, v)
             hidden.addmm_(x, of_x.T).addmm_(both, of_both.T)
             scores.append(nn.Sequential(*further)(hidden).squeeze(1))
@@ -192,18 +161,6 @@ class ScorerNetwork(nn.Module):
         mlp = self.each_head(users, items, user, item, cosine, features).mean(dim=0)
         return Score(cosine, mlp, self.cosine_weight * cosine + mlp)
 
-    @torch.inference_mode()
-    def score(self, users: Floats, items: Floats, user: Ints, item: Ints, cosine: Floats, features: Floats) -> Score:
-        """`Scorer.score` in torch: arrays in, arrays out, some pairs at a time."""
-        tables = torch.from_numpy(users), torch.from_numpy(items)
-        sides = self.sides(*tables) if len(item) > len(items) else None
-        mlp = np.zeros(len(item), np.float32)
-        for start in range(0, len(item), CHUNK_PAIRS):
-            chunk = slice(start, start + CHUNK_PAIRS)
-            users_of, items_of, cosines, x = (torch.from_numpy(c[chunk]) for c in (user, item, cosine, features))
-            mlp[chunk] = self.each_head(*tables, users_of, items_of, cosines, x, sides).mean(dim=0).numpy()
-        return Score(cosine, mlp, self.cosine_weight.item() * cosine + mlp)
-
     def frozen(self) -> Scorer:
         return Scorer(self.config, {name: value.numpy().copy() for name, value in self.state_dict().items()})
 
@@ -213,10 +170,6 @@ class ScorerNetwork(nn.Module):
         network = cls(scorer.config)
         network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in scorer.weights.items()})
         return network.eval()
-
-    def probability(self, logit: Tensor) -> Tensor:
-        """Calibrated probability in (0, 1) that the person takes the item within the training horizon."""
-        return torch.sigmoid(self.platt[0] * logit + self.platt[1])
 
 
 def _standardised(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

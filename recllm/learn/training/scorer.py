@@ -23,7 +23,7 @@ from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.ranking import average, ndcg
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
-from recllm.learn.models.scorer import Scorer, ScorerConfig
+from recllm.learn.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
 from recllm.learn.models.sequence_network import learn_sequence_model
@@ -127,7 +127,7 @@ def fit_scorer(
             "from: load a longer log, or more people, or pass another horizon_days"
         )
     validation = validation or windows[0]
-    if (n_buyers := _n_buyers(validation)) < MIN_VALIDATION_USERS:
+    if (n_buyers := validation.n_buyers) < MIN_VALIDATION_USERS:
         notes = (*notes, f"too few validation users ({n_buyers}): the metrics are rough, and the last round was used")
     network, history, best = learn(windows, args, validation, tell, new_users)
     sold_lately = validation.features[:, FEATURE_NAMES.index(POPULARITY)]
@@ -140,7 +140,7 @@ def fit_scorer(
     network.platt.copy_(torch.from_numpy(calibrate(logit, validation, CALIBRATION_PRIOR)))
     offsets = None
     if args.item_calibration:
-        probability = network.probability(torch.from_numpy(logit)).numpy()
+        probability = network.frozen().probability(logit)
         offsets = fit_item_offsets(probability, validation, dataset, target, ITEM_CALIBRATION_PRIOR)
     return FittedScorer(
         network.frozen(), population, settings, history[best], tuple(history), notes, snapshots[-1], offsets
@@ -201,15 +201,6 @@ def _windows(
     return windows, parts[0][3], new_users
 
 
-def _is_of_new_items(window: Window) -> bool:
-    return not window.features[:, FEATURE_NAMES.index(SALES)].any()
-
-
-def _n_buyers(window: Window) -> int:
-    """Users who bought something: only their lists can be right or wrong."""
-    return int((window.bought.sizes > 0).sum())
-
-
 def learn(
     windows: list[Window],
     args: ScorerTrainingSettings,
@@ -226,7 +217,7 @@ def learn(
     rng = np.random.default_rng(args.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=WEIGHT_DECAY)
     # steps of the windows of items that sold: those of new items alone do not make a small log a large one
-    sold = args.epochs * sum(-(-w.n // args.batch_size) for w in windows if not _is_of_new_items(w))
+    sold = args.epochs * sum(-(-w.n // args.batch_size) for w in windows if not w.is_of_new_items)
     passes = max(1, -(-args.min_steps // max(sold, 1)))
     steps = passes * args.epochs * sum(-(-w.n // args.batch_size) for w in windows)
 
@@ -248,7 +239,7 @@ def learn(
         tell(", ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
         # later rounds have the lower learning rate: only a clearly better earlier one is preferred to them
         goals = [metrics["ndcg@20_all"] + metrics["ndcg@20_new"] for metrics in history]
-        if best < 0 or _n_buyers(validation) < MIN_VALIDATION_USERS or goals[epoch] > goals[best] - MIN_GAIN:
+        if best < 0 or validation.n_buyers < MIN_VALIDATION_USERS or goals[epoch] > goals[best] - MIN_GAIN:
             weights, best = {name: value.clone() for name, value in network.state_dict().items()}, epoch
         elif epoch - best >= PATIENCE:
             break
@@ -260,7 +251,7 @@ def learn(
 
 def _untrained(windows: list[Window], args: ScorerTrainingSettings, new_users: Sequence[Window]) -> ScorerNetwork:
     """A network with random MLPs that knows the features' spread, and what to offer to users without a history."""
-    timed, new_items = args.timed and "features" in args.parts, any(_is_of_new_items(w) for w in windows)
+    timed, new_items = args.timed and "features" in args.parts, any(w.is_of_new_items for w in windows)
     config = ScorerConfig(
         dim=windows[0].item_vectors.shape[1],
         features=FEATURE_NAMES,
@@ -295,7 +286,7 @@ def _epoch(
     for number in rng.permutation(len(batches)):
         i, start = batches[number]
         window, users = windows[i], orders[i][start : start + args.batch_size]
-        buyers = _buyers_among(window, users)
+        buyers = window.buyers_among(users)
         optimiser.zero_grad()
         # two halves, one core each; their gradients add up to the batch's
         halves = [piece for piece in np.array_split(users, 2) if len(piece)]
@@ -332,10 +323,6 @@ def _add_gradient(
     return loss.item()
 
 
-def _buyers_among(window: Window, users: Ints) -> tuple[int, int]:
-    return int(window.has_positive[users].sum()), int(window.has_discovery[users].sum())
-
-
 def _loss(
     network: ScorerNetwork, window: Window, users: Ints, args: ScorerTrainingSettings, buyers: tuple[int, int]
 ) -> Tensor:
@@ -356,7 +343,7 @@ def _loss(
     )
     label, new = torch.from_numpy(window.label[rows]), torch.from_numpy(~window.bought_before[rows])
     correction, n = torch.from_numpy(window.correction[rows]), len(users)
-    pairs = zip(_buyers_among(window, users), buyers, strict=True)
+    pairs = zip(window.buyers_among(users), buyers, strict=True)
     share, share_new = (count / max(total, 1) for count, total in pairs)
     loss = torch.zeros(())
     for logit in heads + network.cosine_weight * cosine:  # each head learns for itself, so that their mistakes differ
@@ -401,12 +388,10 @@ def _log_total(corrected: Tensor, user: Tensor, n: int) -> Tensor:
 
 def predict(network: ScorerNetwork, window: Window) -> Floats:
     """Logits (n_pairs,) of a window."""
-    network.eval()
-    with torch.no_grad():
-        users = network.project(torch.from_numpy(window.user_vectors)).numpy()
-        items = network.project(torch.from_numpy(window.item_vectors)).numpy()
+    scorer = network.frozen()
+    users, items = scorer.project(window.user_vectors), scorer.project(window.item_vectors)
     pairs = (window.user, window.vector_row, window.cosine, window.features)
-    return np.asarray(network.score(users, items, *pairs).logit)
+    return np.asarray(score_in_chunks(scorer.score, users, items, *pairs).logit)
 
 
 def evaluate(network: ScorerNetwork, window: Window) -> dict[str, float]:

@@ -20,7 +20,7 @@ from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.ranking import Truth
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
-from recllm.learn.features.pair_features import pair_cosine, pair_features
+from recllm.learn.features.pair_features import FEATURE_NAMES, SALES, pair_cosine, pair_features
 from recllm.learn.features.scaled_crowd import sample_statistics
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, of_actions
@@ -123,6 +123,19 @@ class Window(Pairs):
     def has_discovery(self) -> NDArray[np.bool_]:
         """Users who bought any of their items that was new to them, (n,)."""
         return self._any(self.label & ~self.bought_before)
+
+    @property
+    def is_of_new_items(self) -> bool:
+        return not self.features[:, FEATURE_NAMES.index(SALES)].any()
+
+    @property
+    def n_buyers(self) -> int:
+        """Users who bought something: only their lists can be right or wrong."""
+        return int((self.bought.sizes > 0).sum())
+
+    def buyers_among(self, users: Ints) -> tuple[int, int]:
+        """Users of these who bought any of their items, and any that was new to them."""
+        return int(self.has_positive[users].sum()), int(self.has_discovery[users].sum())
 
     def _any(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(np.diff(np.concatenate([[0], np.cumsum(mask)])[self.indptr]) > 0)

@@ -38,10 +38,6 @@ USERS_AT_ONCE = 128
 TEXT_CANDIDATES = 100
 """Nearest texts that are candidates where texts are all there is to rank by."""
 
-TORCH_PAIRS = 2**15
-"""More pairs than this are scored by torch, whose GELU is 30 times as fast as scipy's: that pays for its import. Fewer
-are scored by numpy, so that an answer for a few users does not load torch at all."""
-
 
 Runs = tuple[Ints, NDArray[np.integer]]
 """Item rows of each user: (indptr, item)."""
@@ -245,17 +241,7 @@ class ItemRanker:
         if projections is None or not projections.fit(scorer, population.item_vectors):
             projections = ItemProjections(scorer, population.item_vectors)
         projected, row = projections.of(pairs.item)
-        if len(pairs.item) > TORCH_PAIRS:
-            import torch
-
-            from recllm.learn.models.scorer_network import ScorerNetwork
-
-            rows, item = np.unique(row, return_inverse=True)
-            arrays = (users, projected[rows], pairs.user, item, cosine, features)
-            with torch.inference_mode():
-                _, mlp, logit = ScorerNetwork.of(scorer).score(*arrays)
-        else:
-            _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
+        _, mlp, logit = score_in_chunks(scorer.score, users, projected, pairs.user, row, cosine, features)
         probability = scorer.probability(logit)
         if self.item_offsets is not None:
             probability = with_offsets(probability, self.item_offsets[pairs.item])

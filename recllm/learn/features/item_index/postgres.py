@@ -9,7 +9,7 @@ answered without the graph.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,11 @@ class PostgresIndex(ItemIndex):
             for start in range(0, len(rows), BATCH):
                 block = slice(start, start + BATCH)
                 _run(connection, "DELETE FROM item_vectors WHERE row_no = ANY(:rows)", rows=rows[block].tolist())
-                _copy(connection, rows[block], item_ids[block], vectors[block])
+                driver: Any = connection.connection
+                statement = "COPY item_vectors (row_no, item_id, vector) FROM STDIN"
+                with driver.cursor() as cursor, cursor.copy(statement) as copy:
+                    for row, item_id, vector in zip(rows[block].tolist(), item_ids[block], vectors[block], strict=True):
+                        copy.write_row((row, item_id, _text(vector)))
             _run(connection, "UPDATE item_vectors_about SET n_rows = :n_rows", n_rows=n_rows)
             if graph is None:  # made after the first rows, which takes a part of the time
                 connection.exec_driver_sql(
@@ -188,14 +192,6 @@ def _require_extension(connection: sa.Connection) -> None:
 
 def _run(connection: sa.Connection, statement: str, **arguments: Any) -> sa.CursorResult[Any]:
     return connection.execute(sa.text(statement), arguments)
-
-
-def _copy(connection: sa.Connection, rows: Ints, item_ids: Sequence[str], vectors: Floats) -> None:
-    driver: Any = connection.connection
-    statement = "COPY item_vectors (row_no, item_id, vector) FROM STDIN"
-    with driver.cursor() as cursor, cursor.copy(statement) as copy:
-        for row, item_id, vector in zip(rows.tolist(), item_ids, vectors, strict=True):
-            copy.write_row((row, item_id, _text(vector)))
 
 
 def _text(vector: Floats) -> str:

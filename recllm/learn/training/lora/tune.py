@@ -100,7 +100,7 @@ def tune_encoder(
     plain, device = trainable(base), usable_device(args.device)
     texts, text_of = distinct(item_texts(dataset.items, locale))
     if len(texts) < 2:
-        raise DataError(f"all items have the same text, so there is nothing to fine-tune on; {ALONE}")
+        raise DataError(f"no item has a text of its own, so there is nothing to fine-tune on; {ALONE}")
     judged, learned = hold_out(past_questions(dataset, args), args.seed)
     trained = HuggingFaceEncoder(
         plain.weights, max_length=plain.limit, prompts=plain.prompts, device=device, progress=False
