@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from benchmarks import BENCHMARKS
 from inputs import default_encoder, script_parser, window_of
+from published import BENCHMARKS
 
 from recllm.recommend.evaluation.recllm_system import OURS, TrainingRecipe, advised_recipe, learned_system
 from recllm.recommend.evaluation.report import evaluate

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import BENCHMARKS
 from inputs import default_encoder, script_parser, window_of
+from published import BENCHMARKS
 
 from recllm.recommend.evaluation.recllm_system import OURS, advised_recipe, served_system
 from recllm.recommend.evaluation.report import Report, evaluate

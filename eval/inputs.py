@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import BENCHMARKS
+from published import BENCHMARKS
 
 from recllm.base.schema import Encoder
 from recllm.recommend.evaluation.protocols import EvaluationWindow

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from benchmarks import BENCHMARKS
 from inputs import default_encoder, finish, script_parser, window_of
+from published import BENCHMARKS
 
 from recllm.base.stats import probabilities
 from recllm.base.stats.intervals import paired_bootstraps

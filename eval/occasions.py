@@ -27,9 +27,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from benchmarks import BENCHMARKS
 from inputs import default_encoder, finish, say, script_parser
 from numpy.typing import NDArray
+from published import BENCHMARKS
 
 from recllm.base.schema import Action
 from recllm.learn.features.item_vectors import basics_of, basics_vectors

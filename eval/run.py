@@ -12,9 +12,9 @@ import re
 import shutil
 import time
 
-from benchmarks import BENCHMARKS
 from inputs import peer_settings, say, script_parser, window_of
 from peers import PEERS
+from published import BENCHMARKS
 
 from recllm.recommend.evaluation.recllm_system import OURS
 from recllm.recommend.evaluation.report import evaluate

@@ -16,7 +16,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from benchmarks import BENCHMARKS
 from inputs import PEERS as SETTINGS_FILE
 from inputs import default_encoder, script_parser, window_of
 from peers import PEERS
@@ -29,6 +28,7 @@ from peers.trees import (
     tree_examples,
     tree_ranker,
 )
+from published import BENCHMARKS
 
 from recllm.base.stats import ranking
 from recllm.learn.features.item_vectors import item_vectors

@@ -314,6 +314,24 @@ def test_a_killed_run_goes_on(shop: Workspace, tmp_path: Path) -> None:
     assert run_batch(again).resumed == SHARDS - 2 and files(again) == complete
 
 
+def test_a_refresh_in_the_middle_changes_no_shard(shop: Workspace, tmp_path: Path) -> None:
+    with closing(Workspace.open(shutil.copytree(shop.root, tmp_path / "shop"))) as copied:
+        run = plan(copied, tmp_path / "out", k=4, explain=False)
+        run_batch(run)
+        complete = files(run)
+        for path in (run.file(1), run.file(3), run.folder / DONE):
+            path.unlink()
+        refresh(copied)
+        assert run_batch(plan(copied, run.folder, k=4, explain=False)).failed == ()
+        assert files(run) == complete
+        assert plan(copied, tmp_path / "later", k=4, explain=False).state != run.state is not None
+        for _ in range(2):
+            refresh(copied)
+        run.file(1).unlink()
+        (failed,) = run_batch(plan(copied, run.folder, k=4, explain=False)).failed
+        assert failed.error is not None and "is gone; begin again" in failed.error
+
+
 def lost(shard: int, why: str) -> str:
     return f"{shard}: {why}"
 

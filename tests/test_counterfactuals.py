@@ -126,7 +126,7 @@ def test_what_is_sensitive_is_counted_and_never_named(recommender: Recommender) 
 
 def test_contributions_are_the_measured_ones_heaviest_first(recommender: Recommender) -> None:
     found = recommender.explain("ann", "mate", k=4)
-    units, measured = recommender.evidence(recommender.person("ann"), np.array([ROW["mate"]]))
+    units, measured = recommender.explainer().evidence(recommender.person("ann"), np.array([ROW["mate"]]))
     deltas = {f"{u.kind}:{SHOP.items['item_id'][u.item]}": measured[n, 0] for n, u in enumerate(units) if u.item >= 0}
     assert [c.delta for c in found.contributions] == sorted((c.delta for c in found.contributions), reverse=True)
     assert all(c.delta == pytest.approx(deltas[c.evidence_id]) for c in found.contributions if c.evidence_id in deltas)

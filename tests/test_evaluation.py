@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import PEERS
+from published import BENCHMARKS, beauty_loo, cj_next28, or_next28
 
 from recllm.base.errors import DataError, MissingExtraError, UsageError
 from recllm.base.schema import Action
@@ -118,7 +118,7 @@ def test_windows_agree_with_sets(rows: list[tuple[str, str, int]], start: int) -
     }
     dataset = Dataset.construct(log(*rows))
     if not any(expected.values()):
-        with pytest.raises(DataError, match="nobody known"):
+        with pytest.raises(DataError, match="no customer known"):
             next_purchases(dataset, start=start * DAY, end=(start + 3) * DAY, protocol="toy")
         return
     window = next_purchases(dataset, start=start * DAY, end=(start + 3) * DAY, protocol="toy")

@@ -290,10 +290,13 @@ def open_people_state(path: Path) -> PeopleState:
 def _checked_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
     """As `map_arrays`, after reading every byte once. An older catalogue has no checksum."""
     arrays, metadata = map_arrays(path)
-    with path.open("rb") as stream:
-        start = 8 + int.from_bytes(stream.read(8), "little")
-        if int(metadata.get("body_crc32", -1)) not in (-1, _checksum(stream, start)):
-            raise ModelError(f"{path}: its bytes are not those that were written; run: recllm refresh")
+    try:
+        with path.open("rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+            if int(metadata.get("body_crc32", -1)) not in (-1, _checksum(stream, start)):
+                raise ValueError("its bytes are not those that were written")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: the serving state is damaged ({error}); run: recllm refresh") from error
     return arrays, metadata
 
 
