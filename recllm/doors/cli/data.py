@@ -26,6 +26,13 @@ ConsentFrom = Annotated[
     list[str] | None,
     typer.Option(help="Consent column of a known export: also take in agreements; may be repeated."),
 ]
+ConsentDefault = Literal["granted", "denied"]
+Currency = Annotated[str | None, typer.Option(help="ISO code of the prices, e.g. USD.")]
+Timezone = Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")]
+DomainName = Annotated[
+    str | None, typer.Option(help="Type of business: shop, media, news, education, or your own words; else shop.")
+]
+EncoderName = Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")]
 Map = Annotated[str | None, typer.Option("--map", help="A column map: a TOML file, or the name of a shipped one.")]
 
 Read = Annotated[
@@ -42,15 +49,13 @@ Read = Annotated[
 def init(
     workspace: WorkspaceDir,
     consent_default: Annotated[
-        Literal["granted", "denied"], typer.Option(help="What holds for people who said nothing.")
+        ConsentDefault, typer.Option(help="Consent of users without a consent record.")
     ] = "denied",
-    currency: Annotated[str | None, typer.Option(help="ISO code of the catalogue's prices, e.g. USD.")] = None,
-    timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
+    currency: Currency = None,
+    timezone: Timezone = None,
     locale: Annotated[str, typer.Option(help="Language of texts: en or zh.")] = "en",
-    domain: Annotated[
-        str, typer.Option(help="What is done with items: shop, media, news, education, or the name of your own words.")
-    ] = "shop",
-    encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
+    domain: DomainName = None,
+    encoder: EncoderName = None,
     store: Annotated[
         str | None,
         typer.Option(
@@ -64,12 +69,11 @@ def init(
     """Make a workspace: settings, an empty store and the key of the pseudonyms."""
     from recllm.shop.workspace.workspace import Workspace
 
-    options = {"currency": currency, "timezone": timezone, "encoder": encoder, "store": store}
+    options = {"currency": currency, "timezone": timezone, "domain": domain, "encoder": encoder, "store": store}
     shop = Workspace.create(
         workspace,
         consent_default=consent_default == "granted",
         locale=locale,
-        domain=domain,
         **{k: v for k, v in options.items() if v is not None},  # type: ignore[arg-type]
     )
     settings = {name: value for name, value in plain(shop.settings).items() if name not in sections()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from recllm.base.documents import unknown_name
 from recllm.base.errors import RecllmError, UsageError
 from recllm.base.settings import sections
+from recllm.doors.cli.data import ConsentDefault, ConsentFrom, Currency, DomainName, EncoderName, Timezone
 from recllm.doors.cli.options import DEFAULT_WORKSPACE, AnyWorkspace, Json, Seed, SetOptions, open_shop, read_settings
 from recllm.doors.cli.output import show, table
 
@@ -82,34 +83,26 @@ def start(
     ] = None,
     workspace: AnyWorkspace = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="The demonstration instead, on the Complete Journey log, in the folder demo.")
+        bool, typer.Option("--demo", help="The demonstration, on the Complete Journey log, in the folder demo.")
     ] = False,
     consent_default: Annotated[
-        Literal["granted", "denied"] | None, typer.Option(help="What holds for people who said nothing; else denied.")
+        ConsentDefault | None, typer.Option(help="Consent of users without a consent record; else denied.")
     ] = None,
-    consent_from: Annotated[
-        list[str] | None, typer.Option(help="Consent column of the files: also take in agreements; may be repeated.")
-    ] = None,
-    currency: Annotated[str | None, typer.Option(help="ISO code of the prices, e.g. USD.")] = None,
-    timezone: Annotated[str | None, typer.Option(help="Zone of times that carry none, e.g. Europe/London.")] = None,
+    consent_from: ConsentFrom = None,
+    currency: Currency = None,
+    timezone: Timezone = None,
     locale: Annotated[
-        str | None, typer.Option(help="Language of page, texts and these lines, en or zh; else the workspace's, or en.")
+        str | None, typer.Option(help="Language of page and texts, en or zh; else the workspace's, or en.")
     ] = None,
-    domain: Annotated[
-        str | None,
-        typer.Option(
-            help="What is done with items: shop, media, news, education, or the name of your own words; else shop."
-        ),
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Hub id or folder of a BERT-family encoder.")] = None,
+    domain: DomainName = None,
+    encoder: EncoderName = None,
     generator: Annotated[
-        str, typer.Option(help="Who writes the ads' opening words: auto, template, smollm2, ...")
+        str, typer.Option(help="Text generator for the opening line: auto, template, smollm2, ...")
     ] = "auto",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """A shop's own exports to a page, in one command: what they are, what was read, people, slates, ad texts, how good
-    it is beside simple systems, what to do next; leaves report.html."""
+    """Load a shop's own exports, train, recommend, write ad texts and measure, in one command; writes report.html."""
     from recllm.doors.start.page import terminal_lines
     from recllm.doors.start.shop import run_start
 
@@ -135,7 +128,7 @@ def start(
 
 
 def start_demo(workspace: Path, generator: str, seed: int, json: bool) -> None:
-    """The whole way on the Complete Journey log; leaves report.html."""
+    """The same on the Complete Journey log."""
     from recllm.doors.start.demo import run_demo
 
     record = run_demo(workspace, generator=generator, seed=seed)
