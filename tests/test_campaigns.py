@@ -728,7 +728,7 @@ def test_parts_are_large_enough_or_not_told(shop: Workspace) -> None:
 
 
 def test_honest_words_without_a_comparison(shop: Workspace, folder: Path) -> None:
-    cases = (("none", "0", "nobody was held out", 21), ("few", "0.1", "fewer than 50 people were held out", 24))
+    cases = (("none", "0", "had no control group", 21), ("few", "0.1", "had fewer than 50 customers", 24))
     for name, share, words, day in cases:
         file = changed(folder, ("holdout = 0.5", f"holdout = {share}"), name=name)
         (plan,) = plan_campaigns(shop, [file])
