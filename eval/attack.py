@@ -244,7 +244,7 @@ def refused_rows(args: argparse.Namespace) -> dict[str, Any]:
     what of them stays after the erasure, and what of other people goes."""
     from recllm.base.policy import Policy
     from recllm.doors.privacy.erasure import erase_people
-    from recllm.market.jobs.load import load_file
+    from recllm.shop.ingest.workspace_load import load_file
 
     cases, header = json.loads((HERE / "attack" / "refused_rows.json").read_text("utf-8")), "user_id,item_id,event"
     with (

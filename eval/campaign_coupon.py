@@ -32,10 +32,10 @@ from recllm.market.campaigns.folder import CampaignPlan
 from recllm.market.campaigns.open_campaign import open_campaign, preview_document
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaigns
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 CAMPAIGN, SEND = 17, 9

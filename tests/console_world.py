@@ -13,9 +13,9 @@ from tables import table
 from recllm.base.policy import Policy
 from recllm.base.schema import Purpose
 from recllm.base.settings import ScorerTrainingSettings, ServiceSettings
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import publish_recommender
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 

@@ -38,7 +38,7 @@ from tiny_encoders import edit_json, make_model, write_json
 from recllm.base.errors import RecllmError
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import CampaignFolder, append, read_log, read_plan
-from recllm.market.jobs.load import load_file
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.webhooks import WebhookScheme, add_source
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder

@@ -17,9 +17,9 @@ from recllm.doors.service.marketing_requests import SearchQuery
 from recllm.doors.service.requests import TextsRequest
 from recllm.market.adcopy.submissions import Submission, judge, submission_of
 from recllm.market.adcopy.write import write_copy
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.search import search
 from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.personal_data import find_personal_data
 from recllm.text.word_index import WordIndex

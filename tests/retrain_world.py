@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recllm.market.jobs.load import load_file
 from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 START = 1_700_006_400  # a midnight (UTC)

@@ -19,10 +19,10 @@ from recllm.base.settings import ScorerTrainingSettings, ServiceSettings
 from recllm.doors.console.app import mount_console
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 

@@ -23,7 +23,7 @@ from recllm.doors.privacy.backup import back_up, restore
 from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.doors.privacy.rotation import rotate_key
-from recllm.market.jobs.load import load_export, load_file
+from recllm.shop.ingest.workspace_load import load_export, load_file
 from recllm.shop.workspace import workspace as workspace_module
 from recllm.shop.workspace.privacy import Pseudonymiser, fold_address
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace, fingerprint_of, folds_addresses

@@ -19,8 +19,7 @@ from service_world import LAST_DAY, build_shop
 from recllm.base.errors import DataError, GenerationError, MissingExtraError, NotFittedError, RecllmError, UsageError
 from recllm.base.schema import Purpose, SlateStatus
 from recllm.market.audiences.contacts import find_audience
-from recllm.market.jobs.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
-from recllm.market.jobs.load import load_file
+from recllm.market.batch import DONE, PLAN, BatchRun, BatchTask, read_batch, run_batch, shard_numbers, work_on
 from recllm.recommend.recommender.catalogue_vectors import encoding_options
 from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE, map_arrays
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
@@ -28,6 +27,7 @@ from recllm.recommend.recommender.shop_states import states
 from recllm.shop.data.dataset import utc
 from recllm.shop.data.engines import Engine, connect, import_ray, open_workers, spread_over
 from recllm.shop.data.event_files import in_turn
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace import privacy as privacy_module
 from recllm.shop.workspace.workspace import Workspace, overridden, present
 from recllm.text.generator import locate

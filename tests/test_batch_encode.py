@@ -20,13 +20,13 @@ from tiny_encoders import make_model
 from recllm.base.errors import DataError, StoreError, UsageError
 from recllm.base.schema import Purpose
 from recllm.learn.features.item_vectors import item_vectors
-from recllm.market.jobs.batch import DONE, PLAN, BatchResult, BatchRun, BatchTask, keep_vectors, run_batch
-from recllm.market.jobs.load import load_file
+from recllm.market.batch import DONE, PLAN, BatchResult, BatchRun, BatchTask, keep_vectors, run_batch
 from recllm.recommend.recommender.catalogue_vectors import encoding_options, read_vectors
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import ITEM_SCHEMA
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder import loading
 from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder

@@ -56,11 +56,11 @@ from recllm.market.campaigns.target_text import MOST_ITEMS, _words_that_name
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.experiments.bandit import VariantCounts
 from recllm.market.experiments.split import in_global_holdout
-from recllm.market.jobs.load import add_events, load_file
 from recllm.market.propensity.parameters import UpliftSettings
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.ingest.record import record_events
+from recllm.shop.ingest.workspace_load import add_events, load_file
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder

@@ -165,8 +165,8 @@ def test_a_model_writes_only_for_those_who_agreed(shop: Path) -> None:
     from scripted import ScriptedGenerator
 
     from recllm.market.adcopy.ads import write_ads
-    from recllm.market.jobs.load import load_file
     from recllm.recommend.recommender.shop_recommender import open_recommender
+    from recllm.shop.ingest.workspace_load import load_file
     from recllm.shop.workspace.workspace import Workspace
 
     _write(shop.parent / "no.csv", "user_id,purpose,granted,timestamp\nbob,llm_local,false,2025-01-01T00:00:00Z\n")
@@ -307,17 +307,17 @@ def test_help_is_quick_to_import() -> None:
 def test_the_log_goes_to_standard_error_with_its_fields(run: Run, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import logging
 
-    from recllm.market.jobs import load
+    from recllm.shop.ingest import workspace_load as load
 
     def described(workspace: object) -> dict[str, int]:
-        logging.getLogger("recllm.market.jobs.load").info("described", extra={"tables": 4})
+        logging.getLogger("recllm.shop.ingest.workspace_load").info("described", extra={"tables": 4})
         return {"items": 4}
 
     monkeypatch.setattr(load, "describe_workspace", described)
     monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
     assert run("describe", "-w", "shop", "--json")[2] == ""
     code, out, err = run("-v", "describe", "-w", "shop", "--json")
-    assert code == 0 and document(out) == {"items": 4} and "recllm.market.jobs.load described tables=4" in err
+    assert code == 0 and document(out) == {"items": 4} and "recllm.shop.ingest.workspace_load described tables=4" in err
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ", err), "times are UTC and say so"
 
 

@@ -39,7 +39,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Workspace.create(
         root, consent_default=True, currency="USD", encoder="toy", policy=Policy(small_shop=0)
     ) as opened:
-        from recllm.market.jobs.load import load_file
+        from recllm.shop.ingest.workspace_load import load_file
 
         for name, table in (("items", "items"), ("log", "events"), ("consent", "consent")):
             assert load_file(opened, folder / f"{name}.csv", table).accepted
@@ -116,7 +116,7 @@ def test_wrong_use_is_told_before_anything_is_opened(run: Run, tmp_path: Path) -
 
 
 def test_a_withdrawal_acts_at_once(run: Run, shop: Path, tmp_path: Path) -> None:
-    from recllm.market.jobs.load import load_file
+    from recllm.shop.ingest.workspace_load import load_file
 
     before = json.loads(run("--item", "tea3", "--with", "explain=false", "-w", str(shop), "--json")[1])
     (tmp_path / "no.csv").write_text(

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from behaviour_world import START, coupons, shop
 
-from recllm.market.jobs.load import load_file
 from recllm.shop.data.dataset import DAY
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]

@@ -11,9 +11,9 @@ import pytest
 
 from recllm.base.schema import Purpose, Slate
 from recllm.market.experiments.feedback import showings_with_answers
-from recllm.market.jobs.load import add_feedback, load_file, record_shown
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.workspace_load import add_feedback, load_file, record_shown
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 from recllm.text.encoder.toy import ToyEncoder
 

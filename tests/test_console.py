@@ -48,7 +48,6 @@ from recllm.market.audiences.audience import Audience
 from recllm.market.audiences.contacts import find_audience
 from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate
 from recllm.market.experiments.slates import Metric
-from recllm.market.jobs.load import load_file
 from recllm.market.propensity.answers import predict_workspace
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
 from recllm.market.propensity.quality import CalibrationBin, PredictionQuality
@@ -57,6 +56,7 @@ from recllm.recommend.recommender.registry import current, publish, versions
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.rhythm import KNOWN_DAYS
 from recllm.shop.ingest.preview import preview_file, proposed_columns
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.console_sessions import begin_session, find_session
 from recllm.shop.workspace.keys import Scope, create_key, key_in_force, revoke_key

@@ -12,8 +12,8 @@ from scripted import ScriptedGenerator
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Generator, Purpose
 from recllm.market.adcopy.ads import may_be_modelled, write_ads
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.generator.http import HttpGenerator
 from recllm.text.generator.process import ProcessGenerator

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from recllm.market.jobs import doctor
-from recllm.market.jobs.doctor import CheckState, check_installation
+from recllm.doors.cli import doctor
+from recllm.doors.cli.doctor import CheckState, check_installation
 
 
 def states(folder: Path | None = None) -> dict[str, CheckState]:

@@ -32,12 +32,12 @@ from recllm.market.adcopy.verify.guarantees import review
 from recllm.market.adcopy.write import _verified, sayable_facts, write_copy
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.texts import TextKey, catalogue_at, copy_request
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.ingest.preview import proposed_columns
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.domains import domain_of, in_domain
 from recllm.text.encoder.toy import ToyEncoder

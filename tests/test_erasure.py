@@ -51,7 +51,6 @@ from recllm.market.campaigns.drafts import create_campaign
 from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.folder import read_log
 from recllm.market.campaigns.plan import plan_campaigns
-from recllm.market.jobs.load import add_events, load_file
 from recllm.recommend.evaluation import systems as system_table
 from recllm.recommend.evaluation.protocols import RankedLists
 from recllm.recommend.evaluation.shop_evaluation import evaluate_data
@@ -60,6 +59,7 @@ from recllm.recommend.recommender.registry import open_version, taints
 from recllm.recommend.recommender.registry import serving as serving_version
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh, usable_version
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import add_events, load_file
 from recllm.shop.workspace.audit import AuditAction, read_audit, verify_audit
 from recllm.shop.workspace.personal_records import PersonalRecords
 from recllm.shop.workspace.store_records import STORE

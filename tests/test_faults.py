@@ -35,13 +35,14 @@ from recllm.base.files import sweep_drafts, whole_file
 from recllm.base.schema import Announcement, Purpose
 from recllm.market.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan
 from recllm.market.campaigns.open_campaign import approve_texts, open_campaign, reject_texts
-from recllm.market.jobs.load import add_consent, add_events, feedback_report, load_file, record_shown
+from recllm.market.experiments.feedback import feedback_report
 from recllm.recommend.recommender import registry
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.serving_state import CATALOGUE_STATE, ITEMS, PEOPLE_STATE
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
 from recllm.recommend.recommender.shop_states import states
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import add_consent, add_events, load_file, record_shown
 from recllm.shop.store.database import Store
 from recllm.shop.workspace.workspace import Workspace, log_end, present
 from recllm.text.encoder.toy import ToyEncoder

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from recllm.base.schema import Recommendation, ReportBy, Slate
-from recllm.market.experiments.feedback import FEEDBACK_SCHEMA, shown_events, shown_outcomes
+from recllm.market.experiments.feedback import shown_outcomes
+from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA, shown_events
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 

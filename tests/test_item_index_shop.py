@@ -22,12 +22,12 @@ from recllm.learn.features.item_index import rows as row_rules
 from recllm.learn.features.item_index.catalogue import CatalogueIndex
 from recllm.learn.features.item_index.opening import open_index
 from recllm.learn.features.item_index.rows import ExactIndex, ItemIndex, NearestItems
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.registry import rollback
 from recllm.recommend.recommender.search import search_workspace
 from recllm.recommend.recommender.shop_index import build_index, index_folder
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.recommend.recommender.similar import similar_items
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace, overridden
 
 FAISS = {"item_index": {"kind": "faiss"}}

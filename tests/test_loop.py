@@ -18,7 +18,7 @@ from waiting import until
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
 from recllm.base.schema import Recommendation
 from recllm.market.experiments import off_policy
-from recllm.market.experiments.feedback import FEEDBACK_SCHEMA, showings_with_answers
+from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.experiments.off_policy import OffPolicyReport, ValueEstimate, estimate_model
 from recllm.market.experiments.slates import (
     GLOBAL_HOLDOUT,
@@ -37,6 +37,7 @@ from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import model_encoder
 from recllm.shop.data.dataset import Dataset, utc
 from recllm.shop.ingest.record import record_events
+from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.workspace import Workspace, present
 
 TWO = {"as before": (0.5, Treatment()), "popular": (0.5, Treatment(personal=False))}

@@ -12,9 +12,9 @@ from conftest import Command
 
 from recllm.base.errors import NothingToDo
 from recllm.base.schema import Table
-from recllm.market.jobs.load import load_file
 from recllm.shop.ingest.options import IngestOptions, load_map, parse_map
 from recllm.shop.ingest.suggest import SHOWN_ROWS, mapped_rows, suggest_map
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 GOODS = [(f"X{n}-{n * n}", f"Pot of {n} litres, blue", f"{3 + n}.95") for n in range(1, 13)]

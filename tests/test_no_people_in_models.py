@@ -23,11 +23,11 @@ from shop_world import shop as world
 from recllm.base.settings import IndexKind
 from recllm.doors.cli.main import main
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.serving_state import map_arrays, open_people_state
 from recllm.recommend.recommender.shop_index import build_index
 from recllm.recommend.recommender.shop_recommender import refresh
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 PEOPLE = 137

@@ -18,7 +18,6 @@ from recllm.base.policy import Policy
 from recllm.base.schema import Occasion
 from recllm.base.settings import OccasionSettings
 from recllm.learn.models.trees import BoostedTrees, grow_trees
-from recllm.market.jobs.load import load_file
 from recllm.market.occasions.choose import one_for_each
 from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE, find_occasions
 from recllm.market.occasions.detect import (
@@ -42,6 +41,7 @@ from recllm.market.occasions.replenishment import TREES, ReplenishmentModel, lea
 from recllm.market.occasions.repurchase import bought_again, repurchase_pairs
 from recllm.market.propensity.parameters import PropensitySettings
 from recllm.shop.data.dataset import DAY, Dataset
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace, overridden
 
 NOW = 1_760_000_000

@@ -27,8 +27,8 @@ from recllm.base.settings import ServiceSettings
 from recllm.market.audiences.people_rule import parse_rule
 from recllm.market.campaigns.drafts import campaign_file, change_campaign, create_campaign, revision_of
 from recllm.market.campaigns.plan import count_reachable
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace
 

@@ -19,8 +19,7 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.doors.privacy.erasure import erase_people
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.scaled_crowd import COUNTED, sample_statistics
-from recllm.market.jobs.batch import shard_numbers
-from recllm.market.jobs.load import load_file
+from recllm.market.batch import shard_numbers
 from recllm.recommend.evaluation.retrain import retrain, served_model
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import current, taints
@@ -28,6 +27,7 @@ from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.recommend.recommender.train import train_privately, train_workspace
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.workspace.workspace import Workspace, overridden
 from recllm.text.encoder.toy import ToyEncoder

@@ -12,9 +12,9 @@ from store_view import view
 
 from recllm.base.errors import IngestError
 from recllm.base.schema import IngestReport
-from recllm.market.jobs.load import load_export, load_file
 from recllm.shop.ingest.options import IngestOptions, JoinedColumns, WrittenPath, parse_map
 from recllm.shop.ingest.sources import recognise_file
+from recllm.shop.ingest.workspace_load import load_export, load_file
 from recllm.shop.workspace.workspace import Workspace
 
 

@@ -35,8 +35,8 @@ from recllm.doors.privacy.registry import REGISTRY
 from recllm.doors.privacy.retention import apply_retention
 from recllm.doors.privacy.rotation import resume_rotation, rotate_key
 from recllm.market.experiments.slates import Treatment, start_experiment
-from recllm.market.jobs.load import add_consent, add_events, add_users
 from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.shop.ingest.workspace_load import add_consent, add_events, add_users
 from recllm.shop.store.database import Store, writing
 from recllm.shop.store.tables import audit as audit_table
 from recllm.shop.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
@@ -525,7 +525,7 @@ def test_what_a_killed_backup_leaves_goes_with_the_next_erasure(opened: Workspac
 
 def test_a_backup_is_of_one_moment_while_events_come(shop: Path, tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom datetime import UTC, datetime\nfrom recllm.market.jobs.load import add_events\n"
+        "import sys\nfrom datetime import UTC, datetime\nfrom recllm.shop.ingest.workspace_load import add_events\n"
         "from recllm.shop.workspace.workspace import Workspace\n"
         "shop = Workspace.open(sys.argv[1])\nn = 0\n"
         "while True:\n"

@@ -30,10 +30,10 @@ from recllm.base.schema import Objective
 from recllm.base.settings import ServiceSettings
 from recllm.doors.cli.main import app as command_line
 from recllm.doors.service.capacity import Capacity, OverloadError
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender import shop_recommender
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.keys import ApiKey, Scope, authenticate, create_key, list_keys, revoke_key
 from recllm.shop.workspace.workspace import Workspace
 

@@ -32,8 +32,8 @@ from recllm.learn.models.effect import CARD
 from recllm.market.adcopy.ads import EFFECT
 from recllm.market.audiences import audience
 from recllm.market.audiences.exclusions import ExclusionReason
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 

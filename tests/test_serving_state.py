@@ -20,7 +20,6 @@ from recllm.base.schema import Intent, Purpose, Slate, SlateStatus
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.features.collaborative import ItemStatistics
 from recllm.learn.models.sequence import SequenceArguments
-from recllm.market.jobs.load import add_feedback, load_file
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import DecisionKind, current, decisions, rollback
 from recllm.recommend.recommender.saved_model import load_model
@@ -34,6 +33,7 @@ from recllm.recommend.recommender.serving_state import (
 )
 from recllm.recommend.recommender.shop_recommender import open_recommender, publish_recommender, refresh
 from recllm.recommend.recommender.shop_states import states
+from recllm.shop.ingest.workspace_load import add_feedback, load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.toy import ToyEncoder
 

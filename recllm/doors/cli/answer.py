@@ -75,8 +75,8 @@ def recommend(
 ) -> None:
     """The best items for customers, with the reasons that moved the score."""
     from recllm.market.experiments.slates import list_experiments, recommend_in_experiments
-    from recllm.market.jobs.load import record_shown
     from recllm.recommend.recommender.shop_recommender import open_recommender
+    from recllm.shop.ingest.workspace_load import record_shown
 
     if batch.is_batch(everybody, folder, user, record):
         options = {"explain": False} | batch_options(question)
@@ -177,7 +177,7 @@ def feedback_add(
     json: Json,
 ) -> None:
     """Record one event of a customer; the next recommendation uses it, without training."""
-    from recllm.market.jobs.load import add_feedback
+    from recllm.shop.ingest.workspace_load import add_feedback
 
     with open_shop(workspace) as shop:
         done = add_feedback(shop, user, item, event, request_id=request, value=value, quantity=quantity, price=price)
@@ -194,7 +194,7 @@ def report(
     json: Json,
 ) -> None:
     """Shown, clicked, bought, revenue, returned, covered: by model, campaign, variant, template or day."""
-    from recllm.market.jobs.load import feedback_report
+    from recllm.market.experiments.feedback import feedback_report
 
     with open_shop(workspace) as shop:
         outcomes = feedback_report(shop, by=by, window_days=days)

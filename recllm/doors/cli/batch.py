@@ -11,7 +11,7 @@ from recllm.base.schema import count_text
 from recllm.doors.cli.options import Answering, Batching, ids_by_pseudonym, note, open_shop, show, write_audit
 
 if TYPE_CHECKING:
-    from recllm.market.jobs.batch import BatchResult, BatchRun, ShardOutcome
+    from recllm.market.batch import BatchResult, BatchRun, ShardOutcome
     from recllm.shop.workspace.workspace import Workspace
 
 
@@ -49,7 +49,7 @@ def audience(
 ) -> None:
     """The people of recllm audience, counted shard by shard; without reasons."""
     from recllm.base.documents import guarded, write_csv
-    from recllm.market.jobs.batch import choose_audience
+    from recllm.market.batch import choose_audience
     from recllm.shop.workspace.figures import FigureGate
 
     with open_shop(workspace) as shop:
@@ -71,7 +71,7 @@ def audience(
 
 def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
     """A line on texts that the generator failed for, if there are any; the count goes into the document."""
-    from recllm.market.jobs.batch import read_batch
+    from recllm.market.batch import read_batch
 
     failures = read_batch(run).select("generator_failure").collect().to_series()
     n_failures = document["without_generator"] = len(failures) - failures.null_count()
@@ -83,7 +83,7 @@ def generator_failures(run: BatchRun, document: dict[str, Any]) -> list[str]:
 
 def encode(folder: Path, batching: Batching, workspace: Path, version: str | None, *, base: bool, json: bool) -> None:
     """The vectors of the catalogue's texts, into files and the workspace's cache. base: without the model's adapter."""
-    from recllm.market.jobs.batch import BatchRun, BatchTask, keep_vectors
+    from recllm.market.batch import BatchRun, BatchTask, keep_vectors
     from recllm.recommend.recommender.catalogue_vectors import encoding_options
 
     with open_shop(workspace) as shop:
@@ -120,7 +120,7 @@ def _run(
     shop: Workspace, task: str, options: Mapping[str, Any], batching: Batching, folder: Path | None
 ) -> tuple[BatchRun, dict[str, Any], list[str]]:
     """The run, the document about it, and the same in lines."""
-    from recllm.market.jobs.batch import BatchRun, BatchTask
+    from recllm.market.batch import BatchRun, BatchTask
     from recllm.shop.workspace.audit import AuditAction
 
     version = batching.model if isinstance(batching, Answering) else None
@@ -147,7 +147,7 @@ def _worked(run: BatchRun, batching: Batching) -> BatchResult:
     """With a bar on a terminal."""
     from tqdm import tqdm
 
-    from recllm.market.jobs.batch import run_batch
+    from recllm.market.batch import run_batch
 
     n_people = n_texts = 0
     with tqdm(total=run.shards, unit=" shards", desc=run.task.value, disable=None) as bar:

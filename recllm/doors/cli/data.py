@@ -97,7 +97,7 @@ def _load(
 ) -> None:
     from tqdm import tqdm
 
-    from recllm.market.jobs.load import load_export, load_file
+    from recllm.shop.ingest.workspace_load import load_export, load_file
     from recllm.shop.workspace.audit import AuditAction
 
     if map is not None and table is None:
@@ -175,7 +175,7 @@ def describe(
     --ids prints two columns, id and pseudonym. An id that a spreadsheet would take for a formula has a quote before it;
     --json has it as it is.
     """
-    from recllm.market.jobs.load import describe_workspace
+    from recllm.shop.ingest.workspace_load import describe_workspace
 
     if (plot or html) and evolution is None:
         raise UsageError("--plot and --html draw the picture of --evolution; add it")

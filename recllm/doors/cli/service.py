@@ -275,7 +275,7 @@ def webhooks(
 
 def send_now(workspace: Path, json: bool) -> None:
     """Sends the announcements that are due."""
-    from recllm.market.jobs.announce import send_due
+    from recllm.shop.workspace.announce import send_due
 
     with open_shop(workspace) as shop:
         account = send_due(shop)

@@ -36,7 +36,7 @@ def settings(
     json: Json = False,
 ) -> None:
     """All settings: value, default, range and source (default, advice, file, option, variable)."""
-    from recllm.market.jobs.setting_rows import setting_rows, setting_text
+    from recllm.doors.report.setting_rows import setting_rows, setting_text
 
     if prompts:
         list_prompts(workspace, json)
@@ -78,7 +78,7 @@ def doctor(
     json: Json = False,
 ) -> None:
     """State of this installation: versions, extras, machine, weights, a workspace."""
-    from recllm.market.jobs.doctor import CheckState, check_installation
+    from recllm.doors.cli.doctor import CheckState, check_installation
 
     checks = list(check_installation(workspace))
     rows = [(check.name, check.state.value, check.what) for check in checks]

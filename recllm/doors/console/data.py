@@ -39,11 +39,11 @@ from recllm.doors.console.pages import (
     texts_of,
 )
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
-from recllm.market.jobs.load import export_maps
 from recllm.shop.ingest.column_names import FIELDS, REQUIRED, is_required
 from recllm.shop.ingest.options import ColumnMap, IngestOptions
 from recllm.shop.ingest.preview import FilePreview, basic_columns, preview_file, proposed_columns
 from recllm.shop.ingest.sources import nearest_kinds, recognise_file
+from recllm.shop.ingest.workspace_load import export_maps
 from recllm.shop.workspace.keys import Scope
 
 router = APIRouter(prefix="/data", route_class=PageRoute)

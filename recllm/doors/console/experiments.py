@@ -32,7 +32,7 @@ from recllm.doors.console.pages import (
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.market.experiments.effect import MIN_PEOPLE, Effect, VariantComparison
 from recllm.market.experiments.effect import Verdict as EffectVerdict
-from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
+from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
 from recllm.market.experiments.sample_ratio import RatioVerdict
 from recllm.market.experiments.slates import (
     ExperimentOutcome,
@@ -47,7 +47,6 @@ from recllm.market.experiments.slates import (
     stop_experiment,
 )
 from recllm.market.experiments.split import Experiment, Variant
-from recllm.market.jobs.load import feedback_report
 from recllm.shop.data.dataset import utc
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import present

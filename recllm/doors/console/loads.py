@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 from recllm.base.errors import IngestError, RecllmError, StoreError, UnknownIdError, UsageError
 from recllm.base.files import PRIVATE, whole_file, write_whole
 from recllm.base.schema import IngestReport, Table
-from recllm.market.jobs.load import load_file
 from recllm.shop.ingest.options import ColumnMap
+from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import UPLOADS, Workspace
 
 logger = logging.getLogger(__name__)

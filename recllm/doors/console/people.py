@@ -31,12 +31,12 @@ from recllm.doors.privacy.erasure import erase_people
 from recllm.doors.privacy.export import export_person
 from recllm.doors.report.people import evolution_chart, evolution_rows
 from recllm.learn.profiles.evolution import Evolution, evolve
-from recllm.market.jobs.load import add_consent, add_events
 from recllm.recommend.recommender.leave_one_out import UserHistory
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.shop.data.dataset import Dataset, Events, utc
 from recllm.shop.data.rhythm import KNOWN_DAYS, LAPSED_DAYS, LAPSED_GAPS, LOST_DAYS
+from recllm.shop.ingest.workspace_load import add_consent, add_events
 from recllm.shop.workspace.audit import AuditAction, audit
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import recording_time

@@ -11,12 +11,12 @@ from contextlib import suppress
 from recllm.base.errors import StoreError
 from recllm.base.files import lock_file
 from recllm.doors.privacy.certificate import CERTIFICATE_FILES
+from recllm.doors.privacy.derived_records import FINE_TUNING, LEARNED, QUERY_VECTORS, SERVED, UNFINISHED
 from recllm.market.adcopy.ads import EFFECT
 from recllm.market.adcopy.vocabulary import FILE as VOCABULARY
 from recllm.market.campaigns.drafts import FILES as CAMPAIGN_FILES
 from recllm.market.campaigns.folder import COPIES
 from recllm.market.campaigns.forget import CAMPAIGNS
-from recllm.market.jobs.personal_records import FINE_TUNING, LEARNED, QUERY_VECTORS, SERVED, UNFINISHED
 from recllm.shop.ingest.quarantine import QUARANTINE, UPLOADED
 from recllm.shop.workspace import personal_records as records
 from recllm.shop.workspace.console_sessions import SIGNED_IN

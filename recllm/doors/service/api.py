@@ -48,7 +48,7 @@ from recllm.doors.service.requests import (
     TextsRequest,
     UsersRequest,
 )
-from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, reported_outcomes
+from recllm.market.experiments.feedback import WINDOWS, ShownOutcome, feedback_report, reported_outcomes
 from recllm.market.experiments.slates import (
     ExperimentOutcome,
     Treatment,
@@ -59,10 +59,10 @@ from recllm.market.experiments.slates import (
     start_experiment,
     stop_experiment,
 )
-from recllm.market.jobs.load import add_consent, add_events, add_items, add_users, feedback_report
 from recllm.recommend.recommender.explanation import Explanation
 from recllm.recommend.recommender.person import person_profile
 from recllm.recommend.recommender.similar import similar_items
+from recllm.shop.ingest.workspace_load import add_consent, add_events, add_items, add_users
 from recllm.shop.workspace.audit import AuditAction
 from recllm.shop.workspace.keys import Scope
 from recllm.shop.workspace.workspace import recording_time

@@ -22,6 +22,7 @@ from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.schema import RecommendRequest, Slate, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.requests import SlateRequest
+from recllm.doors.service.visitor_sessions import session_pseudonyms
 from recllm.market.adcopy.ads import EFFECT
 from recllm.market.experiments.slates import (
     SlateExperiment,
@@ -29,12 +30,11 @@ from recllm.market.experiments.slates import (
     recommend_in_experiments,
     running_experiment,
 )
-from recllm.market.jobs.load import record_shown
-from recllm.market.jobs.sessions import session_pseudonyms
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version, with_current_offer
 from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.workspace_load import record_shown
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
 from recllm.text.encoder.cache import CachedEncoder

@@ -16,7 +16,7 @@ from recllm.doors.privacy.export import export_person
 from recllm.doors.service.callers import ERRORS, MayErase, MaySend, answered
 from recllm.doors.service.marketing_requests import RestrictionRequest, SessionJoinRequest
 from recllm.doors.service.requests import Id, JsonRoute, PersonRequest
-from recllm.market.jobs.sessions import SessionJoin, join_session, remove_item
+from recllm.doors.service.visitor_sessions import SessionJoin, join_session, remove_item
 from recllm.recommend.recommender.shop_states import forget_in_states
 from recllm.shop.workspace.audit import AuditAction, AuditCheck, AuditEntry, read_audit, verify_audit
 

@@ -27,8 +27,8 @@ from recllm.base.errors import DataError, RecllmError
 from recllm.base.schema import MessageEvent, MessageEventKind
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
-from recllm.market.jobs.announce import TIMEOUT_SECONDS, send_due
-from recllm.market.jobs.messages import ReportAccount, record_reports
+from recllm.market.campaigns.reports import ReportAccount, record_reports
+from recllm.shop.workspace.announce import TIMEOUT_SECONDS, send_due
 from recllm.shop.workspace.signatures import SignedCall, verify
 from recllm.shop.workspace.webhooks import WebhookScheme, WebhookSource, read_webhooks
 

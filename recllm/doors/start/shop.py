@@ -26,11 +26,11 @@ from recllm.base.schema import Action, Intent, NoteKind, Objective, Slate, Slate
 from recllm.base.words.words import Words
 from recllm.doors.start.page import start_page, words_of
 from recllm.market.adcopy.ads import AD_CHOICE, write_ads
-from recllm.market.jobs.load import load_export
 from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 from recllm.recommend.recommender.shop_recommender import open_recommender, workspace_encoder
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.data.dataset import Dataset, utc
+from recllm.shop.ingest.workspace_load import load_export
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -35,11 +35,11 @@ from recllm.market.campaigns.folder import (
 )
 from recllm.market.campaigns.hours import SendWindow
 from recllm.market.campaigns.open_campaign import OpenCampaign, States, text_states
+from recllm.market.campaigns.reports import undeliverable
 from recllm.market.campaigns.texts import message
-from recllm.market.experiments.feedback import FEEDBACK_SCHEMA
-from recllm.market.jobs.announce import announce
-from recllm.market.jobs.messages import undeliverable
 from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
+from recllm.shop.workspace.announce import announce
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import present
 

@@ -16,27 +16,14 @@ from typing import Any
 
 import polars as pl
 
-from recllm.base.schema import Action, ReportBy, Slate
+from recllm.base.schema import Action, Purpose, ReportBy
 from recllm.base.stats.intervals import ConfidenceInterval, share
+from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA
 from recllm.shop.workspace.figures import FigureGate
+from recllm.shop.workspace.workspace import Workspace, present
 
-JUST_BEFORE = timedelta(microseconds=1)
-"""A slate is shown this long before the present that it was made for, so that this present counts it and stays."""
 SHOWN_KEY = ("user_id", "item_id", "request_id")
-FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
-    "user_id": pl.String,
-    "item_id": pl.String,
-    "event": pl.String,
-    "timestamp": pl.Datetime("us", "UTC"),
-    "request_id": pl.String,
-    "position": pl.Int32,
-    "model_version": pl.String,
-    "propensity": pl.Float64,
-    "experiment": pl.String,
-    "variant": pl.String,
-    "campaign_id": pl.String,
-    "template": pl.String,
-}
 ANSWERS = {
     "clicked": Action.CLICK,
     "bought": Action.PURCHASE,
@@ -78,27 +65,6 @@ class ShownOutcome:
     returned: ConfidenceInterval | None
     """Share of the people who bought anything within `RETURN_DAYS` after their first showing, of those for whom that
     time has passed; None without any."""
-
-
-def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
-    """One `shown` event per recommendation, `FEEDBACK_SCHEMA`; people's ids are those of the slates."""
-    rows = [
-        {
-            "user_id": slate.user_id,
-            "item_id": item.item_id,
-            "event": Action.SHOWN.value,
-            "timestamp": slate.as_of,
-            "request_id": slate.request_id,
-            "position": item.rank,
-            "model_version": slate.model_version,
-            "propensity": item.propensity,
-            "experiment": slate.experiment,
-            "variant": slate.variant,
-        }
-        for slate in slates
-        for item in slate.items
-    ]
-    return pl.DataFrame(rows, schema=FEEDBACK_SCHEMA)
 
 
 def showings_with_answers(events: pl.DataFrame, *, window_days: float = 7.0) -> pl.DataFrame:
@@ -244,3 +210,21 @@ def _answers(showings: pl.DataFrame, answers: pl.DataFrame, window_days: float) 
     )
     joined = [table.select("showing", "timestamp", "quantity", "price", "value") for table in (by_request, by_person)]
     return pl.concat(joined).drop_nulls("showing")
+
+
+def feedback_report(
+    workspace: Workspace, *, by: ReportBy = ReportBy.MODEL, window_days: float = 7.0
+) -> tuple[ShownOutcome, ...]:
+    """`shown_outcomes` over the customers who agreed to analytics."""
+    with workspace.store().read() as reader:
+        first_shown, n_on_offer = reader.first_shown(), reader.n_available_items()
+    if first_shown is None:
+        return ()
+    return shown_outcomes(
+        workspace.gate().events(Purpose.ANALYTICS, since=first_shown),  # earlier events answer no showing
+        by=by,
+        window_days=window_days,
+        until=utc(present(workspace)),
+        n_on_offer=n_on_offer,
+        timezone=workspace.settings.timezone or "UTC",
+    )

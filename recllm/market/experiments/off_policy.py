@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 from recllm.base.errors import DataError, NothingToDo, UsageError
 from recllm.base.schema import Encoder, Purpose, Recommendation, RecommendRequest
 from recllm.base.stats.intervals import Interval
-from recllm.market.experiments.feedback import JUST_BEFORE, showings_with_answers
+from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric
 from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.workspace_load import JUST_BEFORE
 from recllm.shop.workspace.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -26,10 +26,11 @@ from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, Usage
 from recllm.base.schema import Action, Purpose, RecommendRequest, Slate, SlateStatus
 from recllm.base.stats.intervals import Interval
 from recllm.market.experiments.effect import Effect, ExperimentReport, Moments, Verdict, analyse
-from recllm.market.experiments.feedback import JUST_BEFORE, showings_with_answers
+from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.experiments.split import Experiment, Variant, in_global_holdout, variant_of
 from recllm.recommend.recommender.registry import versions
 from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.workspace_load import JUST_BEFORE
 from recllm.shop.workspace.figures import FigureGate
 from recllm.shop.workspace.workspace import Workspace, present
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,29 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from recllm.base.errors import UsageError
-from recllm.base.schema import Action, IngestReport, Item, Purpose, ReportBy, Slate, Table
-from recllm.market.experiments.feedback import FEEDBACK_SCHEMA, JUST_BEFORE, ShownOutcome, shown_events, shown_outcomes
-from recllm.shop.data.dataset import utc
-from recllm.shop.workspace.workspace import Workspace, present, recording_time
+from recllm.base.schema import Action, IngestReport, Item, Purpose, Slate, Table
+from recllm.shop.workspace.workspace import Workspace, recording_time
 
 if TYPE_CHECKING:
     from recllm.shop.ingest.options import ColumnMap
     from recllm.shop.ingest.sources import FileSource, Recognised
 
+JUST_BEFORE = timedelta(microseconds=1)
+"""A slate is shown this long before the present that it was made for, so that this present counts it and stays."""
+FEEDBACK_SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "event": pl.String,
+    "timestamp": pl.Datetime("us", "UTC"),
+    "request_id": pl.String,
+    "position": pl.Int32,
+    "model_version": pl.String,
+    "propensity": pl.Float64,
+    "experiment": pl.String,
+    "variant": pl.String,
+    "campaign_id": pl.String,
+    "template": pl.String,
+}
 EVENT_SCHEMA: Mapping[str, Any] = {
     **FEEDBACK_SCHEMA,
     "session_id": pl.String,
@@ -235,6 +249,27 @@ def add_items(workspace: Workspace, items: Sequence[Item], *, source: str) -> An
     return record_rows(rows.with_columns(texts), Table.ITEMS, workspace.store(), source=source)
 
 
+def shown_events(slates: Iterable[Slate]) -> pl.DataFrame:
+    """One `shown` event per recommendation, `FEEDBACK_SCHEMA`; people's ids are those of the slates."""
+    rows = [
+        {
+            "user_id": slate.user_id,
+            "item_id": item.item_id,
+            "event": Action.SHOWN.value,
+            "timestamp": slate.as_of,
+            "request_id": slate.request_id,
+            "position": item.rank,
+            "model_version": slate.model_version,
+            "propensity": item.propensity,
+            "experiment": slate.experiment,
+            "variant": slate.variant,
+        }
+        for slate in slates
+        for item in slate.items
+    ]
+    return pl.DataFrame(rows, schema=FEEDBACK_SCHEMA)
+
+
 def record_shown(workspace: Workspace, slates: Sequence[Slate], *, names: Sequence[str] | None = None) -> int:
     """Records slates as shown, of people with consent to analytics; returns the number of events.
 
@@ -261,21 +296,3 @@ def record_shown(workspace: Workspace, slates: Sequence[Slate], *, names: Sequen
     if explored:  # before the events, whose propensities need it
         workspace.store().add_explored_slates(explored, datetime.now(UTC))
     return int(record_events(frame, workspace.store(), source="served").accepted)
-
-
-def feedback_report(
-    workspace: Workspace, *, by: ReportBy = ReportBy.MODEL, window_days: float = 7.0
-) -> tuple[ShownOutcome, ...]:
-    """`shown_outcomes` over the customers who agreed to analytics."""
-    with workspace.store().read() as reader:
-        first_shown, n_on_offer = reader.first_shown(), reader.n_available_items()
-    if first_shown is None:
-        return ()
-    return shown_outcomes(
-        workspace.gate().events(Purpose.ANALYTICS, since=first_shown),  # earlier events answer no showing
-        by=by,
-        window_days=window_days,
-        until=utc(present(workspace)),
-        n_on_offer=n_on_offer,
-        timezone=workspace.settings.timezone or "UTC",
-    )

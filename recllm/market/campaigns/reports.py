@@ -20,8 +20,8 @@ import polars as pl
 
 from recllm.base.schema import Action, CampaignMessage, MessageEvent, MessageEventKind
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
-from recllm.market.jobs.load import add_consent, add_events
 from recllm.shop.data.dataset import utc
+from recllm.shop.ingest.workspace_load import add_consent, add_events
 from recllm.shop.workspace.workspace import Workspace, present
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recllm.base.schema import Purpose, Table
-from recllm.market.jobs.load import add_consent
+from recllm.shop.ingest.workspace_load import add_consent
 from recllm.shop.workspace.workspace import Workspace
 
 

@@ -1,1 +1,0 @@
-"""The jobs of a workspace, from its store to an answer. The command line and the demonstration call these."""
