@@ -83,7 +83,7 @@ def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
 ) -> None:
     """Two workers are held by slow answers, four requests may wait, and 24 come."""
     release, slow, answers = threading.Event(), threading.Semaphore(0), []
-    recommend = LiveShop.recommend
+    recommend = LiveShop.slate
 
     def held(shop: LiveShop, request: Any) -> Any:
         slow.release()
@@ -100,7 +100,7 @@ def test_four_times_of_what_fits_is_refused_or_answered_and_nothing_is_lost(
             answers.append((number, answer))
 
         with monkeypatch.context() as patch:
-            patch.setattr(LiveShop, "recommend", held)
+            patch.setattr(LiveShop, "slate", held)
             asking = [threading.Thread(target=ask, args=(number,)) for number in range(24)]
             for thread in asking[:2]:
                 thread.start()
