@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from encoder_speed import SEED, catalogue_texts, plain_encoder, timed
+from encoder_speed import SEED, catalogue_texts, encode_catalogue, plain_encoder, timed
 from inputs import finish, load_average, script_parser
 
 from recllm.recommend.evaluation.record import versions
-from recllm.text.encoder.batches import encode_unique
 from recllm.text.encoder.hardware import machine
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.text.encoder.onnx_export import export_onnx
@@ -50,7 +49,7 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
         started = time.perf_counter()
         export_onnx(exact, folder, texts=once)  # type: ignore[arg-type]
         exported = time.perf_counter() - started
-        int8 = catalogue(texts, folder)
+        int8 = encode_catalogue(texts, "int8", folder)
         second, _ = timed(lambda: plain(sample))
         alone = distinct_alone(sample_once, folder)
         start = cold_start(folder)
@@ -79,22 +78,6 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
         "distinct_texts": n_distinct,
         "distinct_alone": alone,
         "versions": versions("onnxruntime"),
-    }
-
-
-def catalogue(texts: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The whole list in int8, with an empty cache as a new shop has it."""
-    with tempfile.TemporaryDirectory() as cache:
-        encoder = load_encoder(folder, precision="int8", cache_dir=cache, progress=False)
-        encoder.encoder.encode(["warm up"])  # type: ignore[attr-defined]
-        (wall, processor), (vectors, inverse) = timed(lambda: encode_unique(encoder, texts))
-        (warm, _), (reread, _) = timed(lambda: encode_unique(encoder, texts))
-        assert (vectors == reread).all() and len(inverse) == len(texts)
-    return {
-        "seconds": round(wall, 2),
-        "processor_seconds": round(processor, 2),
-        "texts_per_s": round(len(texts) / wall, 1),
-        "from_disk_seconds": round(warm, 2),
     }
 
 
