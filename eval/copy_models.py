@@ -3,7 +3,7 @@
     python eval/copy_pairs.py --out pairs
     for language in en zh; do accelerate launch finetune/copywriter.py finetune/copywriter.toml \\
       --pairs pairs/$language.jsonl --out tuned/$language; done
-    python eval/copy_models.py --tuned tuned --show lines.txt -o eval/results/copy-models.json
+    python eval/copy_models.py --tuned tuned -o eval/results/copy-models.json
     python eval/copy_models.py --notes "what a reader found" -o eval/results/copy-models.json
 
 English items: groceries (Complete Journey, simulated from real shopping patterns by its package's own word), gifts (UCI
@@ -240,7 +240,6 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=60, help="English items, a third of each source")
     parser.add_argument("--zh-texts", type=int, default=24)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--show", type=Path, help="write every text to this file, to be read")
     parser.add_argument("--notes", nargs="+", help="put a reader's findings into the result, and do nothing else")
     args = parser.parse_args()
     if args.notes:
@@ -278,14 +277,6 @@ def main() -> None:
         "notes": [],
     }
     finish(result, args.output)
-    if args.show:
-        texts = [shown(name, row) for name, rows in rows_of.items() for row in rows]
-        args.show.write_text("\n".join(texts), encoding="utf-8")
-
-
-def shown(name: str, row: dict[str, Any]) -> str:
-    stopped = [f"    x {line} {faults}" for line, faults in row["stopped"].items()]
-    return "\n".join([f"[{name}] {'model' if row['kept'] else 'template'}: {row['text']!r}", *stopped])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ their own, whose results are read from where they were written; what an attacker
     erase       one person and 1,000 are erased on the demonstration (Complete Journey, all 1.47 million rows)
     replace     `recllm retrain` takes the place of the model that learned from them
     audit       1,000 random changes of the audit log, each looked for
-    poison      1 % fake accounts and texts near to everything, see poisoning.py
+    poison      1 % fake accounts, see poisoning.py
     scrub       personal data in texts, 300 with and 300 without, by somebody who has not read the rules
 """
 
