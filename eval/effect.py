@@ -23,14 +23,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from inputs import HERE, finish, load_average, say, script_parser
+from inputs import HERE, file_hash, finish, load_average, say, script_parser
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(HERE.parent / "finetune"))
@@ -93,7 +92,7 @@ def main() -> None:
         "protocol": "upworthy: pairs of one test and picture with |z| > 1.96; held out: a fifth of the tests by hash, "
         "judged once; cross-validation by test on the others, each fold by what did not learn from it",
         "data": "upworthy_headlines",
-        "data_hash": sha256(file.read_bytes()).hexdigest()[:16],
+        "data_hash": file_hash(file),
         "seed": args.seed,
         "draws": DRAWS,
         "counts": {"learned": counts(learned_from), "held_out": counts(judged)},

