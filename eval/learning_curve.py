@@ -26,11 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import default_encoder, finish, in_new_process, load_average, peak_mib, script_parser, window_of
+from inputs import (
+    default_encoder,
+    finish,
+    finished_parts,
+    in_new_process,
+    peak_mib,
+    script_parser,
+    window_of,
+)
 
 from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.recllm_system import advised_recipe, served_system
-from recllm.recommend.evaluation.record import provenance
 from recllm.recommend.evaluation.report import evaluate
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.saved_model import load_model, publish_model
@@ -53,29 +60,23 @@ def main() -> None:
     if args.step:
         print(json.dumps(STEPS[args.step](args, args.part)))
         return
-    parts = []
-    for share, crowd in PLANNED:
-        part = {"share": share, "crowd": crowd, "seed": args.seed}
-        file = args.parts / f"{name_of(part)}.json"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            figures = {step: run(step, args, part) for step in ("sample", "train", "serve")}
-            file.write_text(json.dumps(part | figures))
-        parts.append(json.loads(file.read_text()))
+
+    def measure(name: str) -> dict[str, Any]:
+        return planned[name] | {step: run(step, args, planned[name]) for step in STEPS}
+
+    planned = {f"{crowd}-{share}": {"share": share, "crowd": crowd, "seed": args.seed} for share, crowd in PLANNED}
+    done = finished_parts(args.parts, planned, measure)
+    parts = {name: part["figures"] for name, part in done.items()}
     record = {
         "protocol": PROTOCOL,
-        "data_hash": parts[0]["serve"]["data_hash"],
+        "data_hash": parts["scaled-100"]["serve"]["data_hash"],
         "seeds": [args.seed],
-        "seconds": round(sum(part["train"]["seconds"] + part["serve"]["seconds"] for part in parts), 1),
+        "seconds": round(sum(part["train"]["seconds"] + part["serve"]["seconds"] for part in parts.values()), 1),
         "rule": RULE,
         "curve": curve(parts),
-        "parts": parts,
+        "parts": done,
     }
     finish(record, args.output)
-
-
-def name_of(part: dict[str, Any]) -> str:
-    return f"{part['crowd']}-{part['share']}"
 
 
 def run(step: str, args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
@@ -83,10 +84,10 @@ def run(step: str, args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     return in_new_process("learning_curve.py", "--step", step, "--part", json.dumps(part), *options)
 
 
-def curve(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def curve(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By crowd and share."""
     return {
-        name_of(part): {
+        part_name: {
             "people": part["train"]["people"],
             "seeds": 1,
             **{
@@ -97,7 +98,7 @@ def curve(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "train_cpu_seconds": part["train"]["cpu_seconds"],
             "train_peak_mib": part["train"]["peak_mib"],
         }
-        for part in parts
+        for part_name, part in parts.items()
     }
 
 
@@ -131,19 +132,15 @@ def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     elif part["crowd"] == "everybody":
         count_everybody(read_dataset(args.parts / "everybody"), encoder)
     fitted = Recommender(sample, encoder).fit(ScorerTrainingSettings(**training))
-    figures = {
+    assert fitted.model is not None
+    publish_model(fitted.model, args.parts / "models")
+    return {
         "people": sample.n_users,
         "events": len(sample.events),
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(time.process_time(), 1),
         "peak_mib": peak_mib(),
-    }
-    assert fitted.model is not None
-    publish_model(fitted.model, args.parts / "models")
-    return figures | {
         "metrics": dict(fitted.model.metrics),
-        "load_average": load_average(),
-        "commit": provenance()["commit"],
     }
 
 

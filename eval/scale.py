@@ -36,9 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import finish, in_new_process, load_average, peak_mib, say, script_parser
-
-from recllm.recommend.evaluation.record import provenance
+from inputs import finish, finished_parts, in_new_process, peak_mib, script_parser
 
 SIZES = (1, 10)
 SHIFT_DAYS = 3
@@ -248,7 +246,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     options += [] if only is None else ["--only", str(only)]
     night = {
         "ingest": step("ingest", folder, "--file", "day.parquet"),
-        "refresh": step("refresh", folder, "--with", "engine=here,workers=1"),
+        "refresh": step("refresh", folder, "--engine", "here", "--workers", "1"),
         "everybody": step("everybody", folder, *options),
     }
     for file in ("log.parquet", "day.parquet"):
@@ -262,7 +260,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
         "night": night,
         "night_s": None if only is not None else round(sum(part["seconds"] for part in night.values()), 1),
         "answers": answered,
-        "refresh_by_two": step("refresh", folder, "--with", "engine=processes,workers=2"),
+        "refresh_by_two": step("refresh", folder, "--engine", "processes", "--workers", "2"),
         "top": step("top", folder) if copies == 1 else None,
         "store_mib": round(sum(f.stat().st_size for f in (folder / "shop").glob("store.sqlite*")) / 2**20),
     }
@@ -342,22 +340,17 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.parts or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        done: dict[str, Any] = {}
-        for name in (*(f"nightly-{copies}x" for copies in SIZES), "part-100x", "ray"):
-            file = folder / f"{name}.json"
-            if not file.exists():
-                say(name)
-                if name == "ray":
-                    figures = ray_actors(folder / "10x")
-                elif name == "part-100x":
-                    figures = nightly(100, folder / "100x", args.model, only=SHARDS_OF_100X)
-                else:
-                    copies = int(name.removeprefix("nightly-").removesuffix("x"))
-                    figures = nightly(copies, folder / f"{copies}x", args.model)
-                measured = {"commit": provenance()["commit"], "load_average": load_average(), "figures": figures}
-                file.write_text(json.dumps(measured, indent=1), "utf-8")
-            done[name] = json.loads(file.read_text("utf-8"))
+
+        def measure(name: str) -> dict[str, Any]:
+            if name == "ray":
+                return ray_actors(folder / "10x")
+            if name == "part-100x":
+                return nightly(100, folder / "100x", args.model, only=SHARDS_OF_100X)
+            copies = int(name.removeprefix("nightly-").removesuffix("x"))
+            return nightly(copies, folder / f"{copies}x", args.model)
+
+        names = (*(f"nightly-{copies}x" for copies in SIZES), "part-100x", "ray")
+        done = finished_parts(folder, names, measure)
     parts = {name: part["figures"] for name, part in done.items()}
     measured_at = {name: {key: part[key] for key in ("commit", "load_average")} for name, part in done.items()}
     finish({"protocol": "scale", **summary(parts), "parts": parts, "measured_at": measured_at}, args.output)
