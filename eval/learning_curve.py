@@ -132,16 +132,16 @@ def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     elif part["crowd"] == "everybody":
         count_everybody(read_dataset(args.parts / "everybody"), encoder)
     fitted = Recommender(sample, encoder).fit(ScorerTrainingSettings(**training))
-    assert fitted.model is not None
-    publish_model(fitted.model, args.parts / "models")
-    return {
+    figures = {
         "people": sample.n_users,
         "events": len(sample.events),
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(time.process_time(), 1),
         "peak_mib": peak_mib(),
-        "metrics": dict(fitted.model.metrics),
     }
+    assert fitted.model is not None
+    publish_model(fitted.model, args.parts / "models")
+    return figures | {"metrics": dict(fitted.model.metrics)}
 
 
 def count_everybody(everybody: Dataset, encoder: Any) -> None:

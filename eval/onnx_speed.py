@@ -5,7 +5,7 @@
 int8 encodes every item text of the catalogue of cj-next28, duplicates and all, with an empty cache on disk; the plain
 encoder gets a random sample before and after, and its better run counts. All four precisions then encode the same
 distinct texts. Ratios are of wall-clock time and, less disturbed by other work, of processor time. How near the
-vectors are to the original's is told as cosine, and as the share of each text's ten nearest texts that stay the same.
+vectors are to the original's is told as cosine.
 """
 
 from __future__ import annotations
@@ -101,19 +101,8 @@ def distinct_alone(texts: Sequence[str], folder: Path) -> dict[str, dict[str, An
             "texts_per_processor_s": len(texts) / processor,
             "lowest_cosine": round(float(cosine.min()), 5),
             "mean_cosine": round(float(cosine.mean()), 5),
-            "same_nearest_10": round(same_nearest(vectors, expected), 4),
         }
     return figures
-
-
-def same_nearest(vectors: np.ndarray, expected: np.ndarray, k: int = 10) -> float:
-    """Mean share of each text's k nearest others that are the same in both."""
-    nearest = []
-    for rows in (vectors, expected):
-        cosine = rows @ rows.T
-        np.fill_diagonal(cosine, -2)
-        nearest.append(np.argpartition(-cosine, k, axis=1)[:, :k])
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*nearest, strict=True)]))
 
 
 def cold_start(folder: Path) -> dict[str, float]:
