@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from benchmarks import BENCHMARKS
+from fixed_protocols import BENCHMARKS
 from inputs import default_encoder, script_parser, window_of
 
 from recllm.recommend.evaluation.recllm_system import OURS, TrainingRecipe, advised_recipe, learned_system

@@ -7,7 +7,7 @@ stands beside coverage of the catalogue, the Gini index of how often items are s
 
 from __future__ import annotations
 
-from benchmarks import BENCHMARKS
+from fixed_protocols import BENCHMARKS
 from inputs import default_encoder, script_parser, window_of
 
 from recllm.recommend.evaluation.recllm_system import OURS, advised_recipe, served_system

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from benchmarks import BENCHMARKS
+from fixed_protocols import BENCHMARKS
 
 from recllm.base.schema import Encoder
 from recllm.recommend.evaluation.protocols import EvaluationWindow

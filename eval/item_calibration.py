@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from benchmarks import BENCHMARKS
+from fixed_protocols import BENCHMARKS
 from inputs import default_encoder, finish, script_parser, window_of
 
 from recllm.base.stats import probabilities

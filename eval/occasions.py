@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from benchmarks import BENCHMARKS
+from fixed_protocols import BENCHMARKS
 from inputs import default_encoder, finish, say, script_parser
 from numpy.typing import NDArray
 

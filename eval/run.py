@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 
-from benchmarks import BENCHMARKS
+from fixed_protocols import BENCHMARKS
 from inputs import peer_settings, say, script_parser, window_of
 from peers import PEERS
 

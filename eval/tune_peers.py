@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from benchmarks import BENCHMARKS
+from fixed_protocols import BENCHMARKS
 from inputs import PEERS as SETTINGS_FILE
 from inputs import default_encoder, script_parser, window_of
 from peers import PEERS

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks import BENCHMARKS, beauty_loo, cj_next28, or_next28
+from fixed_protocols import BENCHMARKS, beauty_loo, cj_next28, or_next28
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peers import PEERS
