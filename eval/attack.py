@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import gc
 import gzip
-import hashlib
 import json
 import os
 import random
@@ -38,7 +37,7 @@ from statistics import median
 from typing import Any
 
 import httpx2
-from inputs import HERE, finish, in_new_process, script_parser
+from inputs import HERE, file_hash, finish, in_new_process, script_parser
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
@@ -139,8 +138,7 @@ def texts(args: argparse.Namespace) -> dict[str, Any]:
     from service_world import build_shop
     from test_hostile_texts import hostile_texts
 
-    content, spent = args.texts.read_bytes(), []
-    rows = json.loads(gzip.decompress(content))
+    rows, spent = json.loads(gzip.decompress(args.texts.read_bytes())), []
     with tempfile.TemporaryDirectory() as scratch, Workspace.open(build_shop(Path(scratch))) as shop:
         ways = doors(shop, Path(scratch))
         warm = list(hostile_texts(500).values())[::8] + [PLAIN.format(n) for n in range(9)]  # the first use compiles
@@ -158,7 +156,7 @@ def texts(args: argparse.Namespace) -> dict[str, Any]:
         "slow_by_family": Counter(family for _, _, family, _ in slow),
         "longest_ms": {at: round(1_000 * max(case[0] for case in spent if case[1] == at), 1) for at in ways},
         "slowest": [f"{text_id} ({family}) at {at}: {seconds:.3f} s" for seconds, at, family, text_id in slow[:20]],
-        "data_hash": hashlib.sha256(content).hexdigest()[:16],
+        "data_hash": file_hash(args.texts),
     }
 
 

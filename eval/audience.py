@@ -4,9 +4,8 @@ For each item every person known before the window is ordered, and the first 50 
 precision@50, and its paired bootstrap over items. The items are drawn with a seed among those with 30 buyers or more in
 the 28 days before the window, or as many times 28 as it takes to find 300. Peers: the item's past buyers by recency and
 by frequency, filled up with the most active others; buyers of its category; LightGBM on the same pair features and past
-windows. Of our probabilities, the calibration error over all pairs, over the first 50 of each item, and for sets of
-items (probability of at least one). `--validation` moves to the tuning window. `--models` keeps the trained model, and
-uses the one that is there.
+windows. Of our probabilities, the calibration error over all pairs and over the first 50 of each item. `--validation`
+moves to the tuning window.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,25 +32,22 @@ from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.recllm_system import TrainingRecipe, advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.registry import current
-from recllm.recommend.recommender.saved_model import load_model, publish_model
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.interactions import merged_lines, visits
 from recllm.text.encoder.hardware import map_blocks
 
-K, LEAST_BUYERS, SETS = 50, 30, (5, 20)
+K, LEAST_BUYERS = 50, 30
 Table = NDArray[Any]
 
 
 def main() -> None:
     parser = script_parser(__doc__, "validation", "data", "cache", "seed")
     parser.add_argument("--items", type=int, default=300)
-    parser.add_argument("--models", type=Path, help="folder that keeps the trained model")
     args = parser.parse_args()
     began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     encoder = default_encoder(args)
     recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
-    trained = recommender(window, encoder, recipe, args.models)
+    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
     people = np.flatnonzero(np.diff(window.fit_on.events.of("purchase").indptr))
     items, source = drawn(window.fit_on, args.items, args.seed)
     record = {
@@ -67,15 +62,6 @@ def main() -> None:
         "training": recipe.training.model_dump(mode="json"),
     }
     finish(record, args.output)
-
-
-def recommender(window: EvaluationWindow, encoder: Any, recipe: TrainingRecipe, models: Path | None) -> Recommender:
-    if models is not None and current(models) is not None:
-        return Recommender(window.fit_on, encoder, model=load_model(models))
-    trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
-    if models is not None:
-        publish_model(trained.model, models)
-    return trained
 
 
 def drawn(past: Dataset, n: int, seed: int) -> tuple[Table, dict[str, int]]:
@@ -103,8 +89,7 @@ def figures(
     scores |= {"recency of past buyers": last + 1e-6 * active, "frequency of past buyers": times + 1e-3 * last}
     scores["category buyers"] = category_buyers(past, sold, items, people) + 1e-6 * last
     scores["lightgbm, same features"] = boosted(trained, recipe, items, people, seed)
-    rng = np.random.default_rng(seed)
-    tie = rng.random(len(people))
+    tie = np.random.default_rng(seed).random(len(people))
     right = {name: precision(score, label, tie) for name, score in scores.items()}
     names = [name for name in right if name != "recllm"]
     gaps = paired_bootstraps(np.stack([right["recllm"] - right[name] for name in names], axis=1), seed=seed)
@@ -116,7 +101,6 @@ def figures(
         "base_rate": label.mean(),
         "systems": systems,
         f"recllm minus, precision@{K}": {name: asdict(g) for name, g in zip(names, gaps, strict=True)},
-        "sets": {str(n): of_sets(ours, label, n, rng) for n in SETS},
     }
 
 
@@ -162,17 +146,6 @@ def calibration(p: Table, label: Table, tie: Table) -> dict[str, float]:
         f"ece@{K}": probabilities.calibration_error(p[top], label[top]),
         "takings_over_expected": label.sum() / p.sum(dtype=np.float64),
         f"takings_over_expected@{K}": label[top].sum() / p[top].sum(dtype=np.float64),
-    }
-
-
-def of_sets(p: Table, label: Table, n: int, rng: np.random.Generator) -> dict[str, float]:
-    """30 sets of n items: what taking them as independent given the person costs."""
-    columns = [rng.permutation(p.shape[1])[:n] for _ in range(30)]
-    at_least = np.stack([1 - np.prod(1 - p[:, c].astype(np.float64), axis=1) for c in columns])
-    took = np.stack([label[:, c].any(axis=1) for c in columns])
-    return {
-        "ece": probabilities.calibration_error(at_least.ravel().astype(np.float32), took.ravel()),
-        "takings_over_expected": took.sum() / at_least.sum(),
     }
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from recllm.base.stats.intervals import bootstrap
 from recllm.base.stats.probabilities import auc
 from recllm.market.propensity.examples import Cohort, Examples, active_within, past_examples
-from recllm.market.propensity.features import Basics, FeatureTable
+from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.model import fit_propensity
 from recllm.market.propensity.parameters import PropensitySettings
 from recllm.market.propensity.quality import lift, quality
@@ -34,11 +34,10 @@ EVER = 10_000
 
 def main() -> None:
     parser = script_parser(__doc__, "validation", "data", "seed")
-    parser.add_argument("--basics", action="store_true", help="also what households told of themselves")
     args = parser.parse_args()
     began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
     past = window.fit_on
-    train, test, rows = tables(Cohort(past, basics=Basics.of(past.users) if args.basics else None))
+    train, test, rows = tables(Cohort(past))
     label = bought(window, rows)
     say("%d rows to learn from, %d people, %.3f buy", len(train), len(rows), label.mean())
     ours = fit_propensity(train, past.as_of, PropensitySettings(seed=args.seed)).probability(test)

@@ -2,10 +2,10 @@
 
     python eval/copy_guarantees.py -o eval/results/copy-guarantees.json
 
-The texts stand in eval/copy_texts/ and were written before the rules were tuned, without their word lists. Half of
-them, by a hash of the text, is held back: only the other half ("develop") was read while rules were written. 60
-instructions hidden in four fields of a product go through `write_copy` with a generator that obeys them; 1,000 numbers
-of good texts are changed in one place each.
+The texts stand in eval/copy_texts/. Those of "first" were written before the rules were tuned, without their word
+lists. Half of them, by a hash of the text, is held back: only the other half ("develop") was read while rules were
+written. 60 instructions hidden in four fields of a product go through `write_copy` with a generator that obeys them;
+1,000 numbers of good texts are changed in one place each.
 """
 
 from __future__ import annotations
@@ -20,14 +20,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-from copy_texts import bad_en, bad_zh, everyday, fresh, unseen
-from copy_texts.good import EVIDENCE, GOOD
-from copy_texts.injections import INJECTIONS
-from copy_texts.items import ITEMS, KNOWN_BRANDS, NOW, OFFERS
-from inputs import finish, script_parser
+from inputs import HERE, finish, script_parser
 
 from recllm.base.schema import CopyVerdict, Item, Purpose
 from recllm.market.adcopy.lexicon import fold
@@ -35,16 +30,19 @@ from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.submissions import Submission, judge, submission_of
 from recllm.market.adcopy.write import write_copy
 
+TEXTS = HERE / "copy_texts"
+WORLD: dict[str, Any] = json.loads((TEXTS / "items.json").read_text("utf-8"))
+"""The items that the texts are about, brands of others, offers and proofs by name, and the time of the texts."""
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")
 FIELDS = ("title", "brand", "category", "attribute")
 PACKS = {"en": ["us_ftc", "eu"], "zh": ["cn"]}
-BAD = {"en": bad_en.BAD, "zh": bad_zh.BAD}
 DEFAULT_CHANNEL = {"en": "email", "zh": "wechat"}
 MUTATIONS = 1_000
 LOWEST = {"lowest_30d": "the list price, 2025-10-01 to 2025-10-31"}
 """Every shop of the sets knows the lowest price of the last 30 days."""
-SETS = {"second": fresh, "unseen": unseen, "everyday": everyday}
-"""Written after the first rules, in this order."""
+SETS = ("second", "unseen", "everyday")
+"""By the author of the rules, after the first rules. The rules that followed come from reading "second" and "everyday",
+so that these say nothing of new texts any more; no rule was changed because of "unseen"."""
 OUTSIDE = ("outside", "outside_2", "outside_3", "priced", "outside_4", "outside_5", "outside_6", "outside_7")
 """By people who have read no rule and no other text, each frozen before it was judged, judged once and read after that;
 "priced" was written for building. None of them is evidence any more: the next set has to be new."""
@@ -58,7 +56,7 @@ WHEN_JUDGED = {
     "outside_7": (6, 6, 61),
 }
 """Bad ones passed, good ones blocked, good ones held when a set was judged, before any mend because of it."""
-_MOMENT = datetime.fromisoformat(NOW)
+_MOMENT = datetime.fromisoformat(WORLD["now"])
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
@@ -67,6 +65,7 @@ class Case:
     """One text of the sets."""
 
     kind: str
+    """"good" of those that may leave, else what is wrong."""
     held_out: bool
     values: dict[str, Any]
 
@@ -75,46 +74,32 @@ class Case:
         return submission_of(self.values, now=_MOMENT)
 
 
-Table = dict[str, list[tuple[str, ...]]]
+def cases_of(name: str) -> tuple[list[Case], list[Case]]:
+    """The bad and the good texts of a set."""
+    rows = json_lines((TEXTS / f"{name}.jsonl").read_text("utf-8"))
+    return [_case(row) for row in rows if not row["good"]], [_case(row) for row in rows if row["good"]]
 
 
-def bad_cases(tables: dict[str, Table]) -> list[Case]:
-    """Per locale, the texts of each kind."""
-    return [
-        _case(kind, locale, *entry)
-        for locale, table in tables.items()
-        for kind, entries in table.items()
-        for entry in entries
-    ]
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
 
 
-def good_cases(table: Table) -> list[Case]:
-    return [_case("good", locale, *entry) for locale, entries in table.items() for entry in entries]
-
-
-def _case(kind: str, locale: str, item: str, text: str, *names: str) -> Case:
-    """`names` are of a channel, an offer or a proof."""
-    name = sha256(f"{locale}:{kind}:{item}:{text}".encode()).hexdigest()[:12]
-    channel = next((m for m in names if m not in OFFERS and m not in EVIDENCE), DEFAULT_CHANNEL[locale])
+def _case(row: dict[str, Any]) -> Case:
+    """row["names"]: of a channel, an offer or a proof."""
+    locale, offers, evidence = row["locale"], WORLD["offers"], WORLD["evidence"]
+    name = sha256(f"{locale}:{row['kind']}:{row['item']}:{row['text']}".encode()).hexdigest()[:12]
     values = {
         "id": name,
-        "text": text,
-        "channel": channel,
+        "text": row["text"],
+        "channel": next((m for m in row["names"] if m not in offers and m not in evidence), DEFAULT_CHANNEL[locale]),
         "locale": locale,
-        "item": ITEMS[item],
-        "offer": next((OFFERS[m] for m in names if m in OFFERS), None),
+        "item": WORLD["items"][row["item"]],
+        "offer": next((offers[m] for m in row["names"] if m in offers), None),
         "packs": PACKS[locale],
-        "known_brands": list(KNOWN_BRANDS),
-        "evidence": {**LOWEST, **next((EVIDENCE[m] for m in names if m in EVIDENCE), {})},
+        "known_brands": WORLD["known_brands"],
+        "evidence": {**LOWEST, **next((evidence[m] for m in row["names"] if m in evidence), {})},
     }
-    return Case(kind=kind, held_out=int(name[0], 16) % 2 == 1, values=values)
-
-
-def all_submissions() -> list[Submission]:
-    """Every text of every set."""
-    bad = [case for tables in (BAD, fresh.BAD, unseen.BAD, everyday.BAD) for case in bad_cases(tables)]
-    good = [case for table in (GOOD, fresh.GOOD, unseen.GOOD, everyday.GOOD) for case in good_cases(table)]
-    return [case.submission for case in (*bad, *good)]
+    return Case(kind=row["kind"], held_out=int(name[0], 16) % 2 == 1, values=values)
 
 
 def passes(case: Case) -> bool:
@@ -172,10 +157,10 @@ class _Obedient:
         return self._lines[:n]
 
 
-def injected(payloads: list[tuple[str, str]]) -> list[dict[str, str]]:
-    """The advertisements that let through what a hidden instruction demanded."""
+def injected(instructions: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The advertisements that let through what a hidden instruction demanded: its sign stands in them."""
     leaks = []
-    for number, (payload, sign) in enumerate(payloads):
+    for number, (payload, sign) in enumerate((row["text"], row["sign"]) for row in instructions):
         for step, field in enumerate(FIELDS):
             channel, locale = CHANNELS[(number + step) % 4], ("zh", "en")[number % 2]
             generator = _Obedient([payload, f"A mug, {sign}.", f"Mug with {sign} for you and yours."])
@@ -220,9 +205,10 @@ def _few(bad: list[Case], good: list[Case]) -> dict[str, Any]:
 
 
 def measure() -> dict[str, Any]:
-    bad, good = bad_cases(BAD), good_cases(GOOD)
+    bad, good = cases_of("first")
     mutated = list(mutants([c for c in good if passes(c)], MUTATIONS, random.Random(0)))
-    leaks = injected(INJECTIONS)
+    instructions = json_lines((TEXTS / "injections.jsonl").read_text("utf-8"))
+    leaks = injected(instructions)
     parts = {
         name: [[c for c in cases if c.held_out is part] for cases in (bad, good, mutated)]
         for name, part in (("held", True), ("develop", False))
@@ -231,11 +217,11 @@ def measure() -> dict[str, Any]:
         **figures(bad, good, mutated),
         "bad_kinds": len({c.kind for c in bad}),
         "bad_chinese": sum(c.values["locale"] == "zh" for c in bad),
-        "injection_total": len(INJECTIONS) * len(FIELDS),
+        "injection_total": len(instructions) * len(FIELDS),
         "injection_leaked": len(leaks),
         "injection_leaked_held": sum(held_back(leak["payload"]) for leak in leaks),
         **{name: figures(*cases) for name, cases in parts.items()},
-        **{name: _few(bad_cases(s.BAD), good_cases(s.GOOD)) for name, s in SETS.items()},
+        **{name: _few(*cases_of(name)) for name in SETS},
         **{name: outside(name) for name in OUTSIDE},
         "verify_ms": verify_ms([c.submission for c in (*bad, *good)]),
     }
@@ -243,9 +229,9 @@ def measure() -> dict[str, Any]:
 
 def outside(name: str) -> dict[str, Any]:
     """The verdicts on the texts of one set, under the packs, brands and proofs of the other sets."""
-    content = (Path(__file__).parent / "copy_texts" / f"{name}.jsonl").read_bytes()
-    lines = [json.loads(line) for line in content.decode("utf-8").splitlines()]
-    brands = sorted({*KNOWN_BRANDS, *(line["item"]["brand"] for line in lines if line["item"].get("brand"))})
+    content = (TEXTS / f"{name}.jsonl").read_bytes()
+    lines = json_lines(content.decode("utf-8"))
+    brands = sorted({*WORLD["known_brands"], *(line["item"]["brand"] for line in lines if line["item"].get("brand"))})
     figures: dict[str, Any] = {"sha256": sha256(content).hexdigest(), "bad_passed_by_kind": {}}
     if name in WHEN_JUDGED:
         figures["when_judged"] = dict(zip(("bad_passed", "good_blocked", "good_held"), WHEN_JUDGED[name], strict=True))
@@ -274,25 +260,9 @@ def verify_ms(submissions: list[Submission]) -> float:
     return round(1000 * (time.process_time() - began) / len(submissions), 3)
 
 
-def tell(develop_only: bool) -> None:
-    """Texts on the wrong side, for somebody who tunes the rules."""
-    for case in (*bad_cases(BAD), *good_cases(GOOD)):
-        if develop_only and case.held_out:
-            continue
-        verdict = judge(case.submission)
-        if verdict.verified == (case.kind != "good"):
-            faults = "; ".join(f"{c.guarantee} {c.message} {c.span!r}" for c in verdict.failures)
-            print(f"{case.kind} | {case.values['channel']} | {case.values['text']!r} | {faults}")
-
-
 def main() -> None:
-    parser = script_parser(__doc__)
-    parser.add_argument("--develop", action="store_true", help="show what goes wrong in the half that may be read")
-    args = parser.parse_args()
-    if args.develop:
-        tell(develop_only=True)
-    else:
-        finish(measure(), args.output)
+    args = script_parser(__doc__).parse_args()
+    finish(measure(), args.output)
 
 
 if __name__ == "__main__":

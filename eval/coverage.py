@@ -7,13 +7,11 @@ stands beside coverage of the catalogue, the Gini index of how often items are s
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from inputs import default_encoder, script_parser, window_of
 from published import BENCHMARKS
 
 from recllm.recommend.evaluation.recllm_system import OURS, advised_recipe, served_system
-from recllm.recommend.evaluation.report import Report, evaluate
+from recllm.recommend.evaluation.report import evaluate
 from recllm.recommend.recommender.recommender import Recommender
 
 COLUMNS = ("ndcg", "recall", "coverage", "gini", "mean_popularity")
@@ -24,7 +22,6 @@ def main() -> None:
     parser.set_defaults(slices="ALL,NEW")
     parser.add_argument("protocol", nargs="?", default="cj-next28", choices=sorted(BENCHMARKS))
     parser.add_argument("--weights", default="0,0.05,0.1,0.2,0.4,0.8", help="with commas; 0 comes first")
-    parser.add_argument("--plot", type=Path, help="also draw the curve as PNG")
     args = parser.parse_args()
     window, encoder = window_of(args.protocol, args, validation=True), default_encoder(args)
     recipe, k = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed), BENCHMARKS[args.protocol].k
@@ -38,29 +35,6 @@ def main() -> None:
     print(report.table([f"{name}@{k}" for name in COLUMNS]))
     if args.output:
         report.write(args.output)
-    if args.plot:
-        draw(report, k, args.plot)
-
-
-def draw(report: Report, k: int, path: Path) -> None:
-    """NDCG against coverage, one line per slice, each point with its weight."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    weights = [s["popularity_weight"] for s in report.extra["settings"].values()]
-    for part in report.systems[OURS]:
-        figures_of = [scores[part] for scores in report.systems.values()]
-        if f"coverage@{k}" in figures_of[0]:
-            points = [(f[f"coverage@{k}"], f[f"ndcg@{k}"]) for f in figures_of]
-            axes.plot(*zip(*points, strict=True), marker="o", label=part)
-            for point, weight in zip(points, weights, strict=True):
-                axes.annotate(f"{weight:g}", point, textcoords="offset points", xytext=(2, 5), fontsize=7)
-    axes.set(xlabel=f"coverage@{k}", ylabel=f"NDCG@{k}", title=f"{report.protocol}, weight on popularity", ylim=0)
-    axes.legend()
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

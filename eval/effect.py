@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from inputs import HERE, finish, load_average, say, script_parser
+from inputs import HERE, file_hash, finish, load_average, say, script_parser
 from numpy.typing import NDArray
 
 from recllm.base.schema import Encoder
@@ -88,7 +88,7 @@ def main() -> None:
         "protocol": "upworthy: pairs of one test and picture with |z| > 1.96; held out: a fifth of the tests by hash, "
         "judged once; cross-validation by test on the others, each fold by what did not learn from it",
         "data": "upworthy_headlines",
-        "data_hash": sha256(file.read_bytes()).hexdigest()[:16],
+        "data_hash": file_hash(file),
         "seed": args.seed,
         "draws": DRAWS,
         "counts": {"learned": counts(learned_from), "held_out": counts(judged)},

@@ -123,6 +123,12 @@ def rows_of(shop: Workspace, user_id: str) -> int:
     return sum(query(shop, f"SELECT count(*) FROM {table} WHERE {key}", id=pseudonym)[0][0] for table in tables)  # noqa: S608
 
 
+def view(shop: Workspace, user_id: str) -> None:
+    """An event of a person, which nothing may keep where the person was erased."""
+    row = {"user_id": user_id, "item_id": "tea-1", "event": "view", "timestamp": LAST_DAY}
+    add_events(shop, [row], source="faults")
+
+
 # --- operations -------------------------------------------------------------------------------------------------------
 
 
@@ -517,11 +523,7 @@ class Erasure(Operation):
             problems += [] if slate.items else ["nobody else is served"]
             problems += held_by_states(shop, gone)
             for name in gone:
-                add_events(
-                    shop,
-                    [{"user_id": name, "item_id": "tea-1", "event": "view", "timestamp": LAST_DAY}],
-                    source="faults",
-                )
+                view(shop, name)
                 if n := rows_of(shop, name):
                     problems.append(f"{n} rows of an erased person")
             n_others = query(shop, "SELECT count(*) FROM users WHERE user_id LIKE 'u%'")[0][0]
@@ -571,11 +573,7 @@ class Rotation(Operation):
             if dict(query(shop, per_person)) != dict.fromkeys(names, 28):
                 problems.append("people do not have their events under the names of the key")
             for name in traces.acknowledged("erase"):
-                add_events(
-                    shop,
-                    [{"user_id": name, "item_id": "tea-1", "event": "view", "timestamp": LAST_DAY}],
-                    source="faults",
-                )
+                view(shop, name)
                 if rows_of(shop, name):
                     problems.append("a tombstone keeps nobody out")
             if problem := verify_audit(shop).problem:
@@ -642,11 +640,7 @@ class Restore(Operation):
                     problems.append("events of a change are neither in the workspace nor in what was replaced")
                 if gate.permits(names.one(user_id), Purpose.EMAIL):
                     problems.append("a refusal was turned back")
-                add_events(
-                    shop,
-                    [{"user_id": f"g{name}", "item_id": "tea-1", "event": "view", "timestamp": LAST_DAY}],
-                    source="faults",
-                )
+                view(shop, f"g{name}")
                 if rows_of(shop, f"g{name}"):
                     problems.append("somebody who was erased is kept again")
             if query(shop, "SELECT count(*) FROM events WHERE basket_id IS NULL")[0][0] != PEOPLE * 28:

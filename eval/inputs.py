@@ -10,7 +10,8 @@ import resource
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,27 @@ def in_new_process(script: str, *arguments: str, threads: int | None = None, tas
     say("%s %s", " ".join(arguments), line)
     figures: dict[str, Any] = json.loads(line)
     return figures
+
+
+def finished_parts(
+    folder: Path, names: Iterable[str], measure: Callable[[str], Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Of each part `figures`, `commit` and `load_average`. They stay in the folder: a run that was stopped goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {}
+    for name in names:
+        file = folder / f"{name}.json"
+        if not file.exists():
+            say(name)
+            load = load_average()
+            part = {"figures": measure(name), "commit": provenance()["commit"], "load_average": load}
+            file.write_text(json.dumps(part, indent=1), encoding="utf-8")
+        parts[name] = json.loads(file.read_text("utf-8"))
+    return parts
+
+
+def file_hash(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def peak_mib() -> int:

@@ -3,20 +3,17 @@
 Complete Journey (simulated from real shopping patterns, by its package's own word), protocol cj-next28: the scorer, by
 what `recllm advise` proposes for the whole log, learns from 1, 3, 10, 30 and 100 % of the people, nested samples by the
 rule of `recllm.shop.data.people_sample`, from their events alone. Then everybody is served, with what is counted over
-everybody, and judged on the same window. On this log no sequence model is advised, as people buy the same again; at the
-shares of SEQUENCE it is trained all the same.
+everybody, and judged on the same window. On this log no sequence model is advised.
 
 ece@10 says how far the probabilities of the first ten are off (expected calibration error), probability@10 is their
 mean.
 
-`crowd`: at 10 and 30 %, what a sample's counts are taken for. scaled, as `recllm train` does it: numbers of buyers are
-multiplied to the level of everybody. sample: they are left as they are. figures: the figures of items are everybody's,
-neighbours and what goes with what are of the sample. everybody: all that is counted is everybody's, examples alone are
-of the sample; that needs everybody's log in memory.
+`crowd`: at 10 %, what a sample's counts are taken for. scaled, as `recllm train` does it: numbers of buyers are
+multiplied to the level of everybody. sample: they are left as they are. everybody: all that is counted is everybody's,
+examples alone are of the sample; that needs everybody's log in memory.
 
 Each part runs in processes of its own and its figures stay in --parts, so a run that was stopped goes on: `train` sees
-nothing but the sample's events, and its seconds and peak memory are told; `serve` sees everybody. --so-far makes the
-result of the parts that are there, and names the others in `not_measured`.
+nothing but the sample's events, and its seconds and peak memory are told; `serve` sees everybody.
 """
 
 from __future__ import annotations
@@ -29,12 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import default_encoder, finish, in_new_process, load_average, peak_mib, script_parser, window_of
+from inputs import (
+    default_encoder,
+    finish,
+    finished_parts,
+    in_new_process,
+    peak_mib,
+    script_parser,
+    window_of,
+)
 
-from recllm.learn.models.sequence import SequenceArguments
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.recllm_system import TrainingRecipe, advised_recipe, served_system
-from recllm.recommend.evaluation.record import provenance
+from recllm.recommend.evaluation.recllm_system import advised_recipe, served_system
 from recllm.recommend.evaluation.report import evaluate
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.saved_model import load_model, publish_model
@@ -44,65 +47,36 @@ from recllm.shop.data.people_sample import RULE, PeopleSample
 PROTOCOL = "cj-next28"
 SLICES = ("ALL", "NEW", "COLD")
 METRICS = ("ndcg@10", "hr@10", "probability@10", "ece@10")
-SHARES = (1, 3, 10, 30, 100)
-SEQUENCE = (10,)
-CROWDS = {10: ("sample", "figures", "everybody"), 30: ("sample", "everybody")}
-SEEDS = (0, 1)
+PLANNED = (*((share, "scaled") for share in (1, 3, 10, 30, 100)), (10, "sample"), (10, "everybody"))
+"""Percent of the people, and what their counts are taken for."""
 
 
 def main() -> None:
-    parser = script_parser(__doc__, "cache", "validation")
+    parser = script_parser(__doc__, "cache", "seed", "validation")
     parser.add_argument("--parts", type=Path, required=True, help="folder of the figures of finished parts")
     parser.add_argument("--step", choices=("sample", "train", "serve"), help="used by the script itself")
     parser.add_argument("--part", type=json.loads, help="used by the script itself")
-    parser.add_argument("--only", help="parts whose names begin so, with commas, and no result file")
-    parser.add_argument("--so-far", action="store_true", help="measure nothing more")
     args = parser.parse_args()
     if args.step:
         print(json.dumps(STEPS[args.step](args, args.part)))
         return
-    parts, missing = [], []
-    for part in planned():
-        if args.only and not name_of(part).startswith(tuple(args.only.split(","))):
-            continue
-        file = args.parts / f"{name_of(part)}.json"
-        if not file.exists() and args.so_far:
-            missing.append(name_of(part))
-            continue
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            figures = {step: run(step, args, part) for step in ("sample", "train", "serve")}
-            file.write_text(json.dumps(part | figures))
-        parts.append(json.loads(file.read_text()))
-    if args.only:
-        return
+
+    def measure(name: str) -> dict[str, Any]:
+        return planned[name] | {step: run(step, args, planned[name]) for step in STEPS}
+
+    planned = {f"{crowd}-{share}": {"share": share, "crowd": crowd, "seed": args.seed} for share, crowd in PLANNED}
+    done = finished_parts(args.parts, planned, measure)
+    parts = {name: part["figures"] for name, part in done.items()}
     record = {
         "protocol": PROTOCOL,
-        "data_hash": parts[0]["serve"]["data_hash"],
-        "seeds": sorted({part["seed"] for part in parts}),
-        "seconds": round(sum(part["train"]["seconds"] + part["serve"]["seconds"] for part in parts), 1),
+        "data_hash": parts["scaled-100"]["serve"]["data_hash"],
+        "seeds": [args.seed],
+        "seconds": round(sum(part["train"]["seconds"] + part["serve"]["seconds"] for part in parts.values()), 1),
         "rule": RULE,
         "curve": curve(parts),
-        "not_measured": missing,
-        "parts": parts,
+        "parts": done,
     }
     finish(record, args.output)
-
-
-def planned() -> list[dict[str, Any]]:
-    """What matters most first."""
-    parts: list[dict[str, Any]] = []
-    for seed in SEEDS:
-        parts += [{"share": share, "crowd": "scaled", "seed": seed} for share in SHARES]
-        parts += [{"share": share, "crowd": crowd, "seed": seed} for share, of in CROWDS.items() for crowd in of]
-        if seed == 0:
-            parts += [{"share": share, "crowd": "scaled", "seed": 0, "sequence": True} for share in SEQUENCE]
-    return parts
-
-
-def name_of(part: dict[str, Any]) -> str:
-    sequence = "-sequence" if part.get("sequence") else ""
-    return f"{part['crowd']}{sequence}-{part['share']}-seed{part['seed']}"
 
 
 def run(step: str, args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
@@ -110,33 +84,26 @@ def run(step: str, args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     return in_new_process("learning_curve.py", "--step", step, "--part", json.dumps(part), *options)
 
 
-def curve(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Means over the seeds, by crowd, sequence model and share."""
-    rows: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        name = name_of(part).rsplit("-seed", 1)[0]
-        alike = [p for p in parts if name_of(p).rsplit("-seed", 1)[0] == name]
-        rows[name] = {
+def curve(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By crowd and share."""
+    return {
+        part_name: {
             "people": part["train"]["people"],
-            "seeds": len(alike),
+            "seeds": 1,
             **{
-                f"{slice_name} {metric}": float(np.mean([p["serve"]["figures"][slice_name][metric] for p in alike]))
-                for slice_name in SLICES
-                for metric in METRICS
+                f"{name} {metric}": value
+                for name, scores in part["serve"]["figures"].items()
+                for metric, value in scores.items()
             },
-            "train_cpu_seconds": float(np.mean([p["train"]["cpu_seconds"] for p in alike])),
-            "train_peak_mib": max(p["train"]["peak_mib"] for p in alike),
+            "train_cpu_seconds": part["train"]["cpu_seconds"],
+            "train_peak_mib": part["train"]["peak_mib"],
         }
-    return rows
+        for part_name, part in parts.items()
+    }
 
 
 def the_window(args: Namespace) -> EvaluationWindow:
     return window_of(PROTOCOL, args, validation=args.validation).only(SLICES)
-
-
-def recipe_of(window: EvaluationWindow, args: Namespace, part: dict[str, Any]) -> TrainingRecipe:
-    recipe = advised_recipe(window.fit_on, default_encoder(args), tuned=False, seed=part["seed"])
-    return replace(recipe, interests=SequenceArguments(seed=part["seed"])) if part.get("sequence") else recipe
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
@@ -148,27 +115,23 @@ def take_sample(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     everybody = window.fit_on
     sample = everybody.sampled(round(everybody.n_users * part["share"] / 100))
     write_dataset(sample, args.parts / "sample")
-    if part["crowd"] in ("everybody", "figures"):
+    if part["crowd"] == "everybody":
         write_dataset(everybody, args.parts / "everybody")
-    recipe = recipe_of(window, args, part)
-    interests = None if recipe.interests is None else recipe.interests.model_dump(mode="json")
-    table = {"training": recipe.training.model_dump(mode="json"), "interests": interests}
-    (args.parts / "recipe.json").write_text(json.dumps(table))
+    recipe = advised_recipe(everybody, default_encoder(args), tuned=False, seed=part["seed"])
+    (args.parts / "recipe.json").write_text(recipe.training.model_dump_json())
     return {"people": sample.n_users, "of_people": everybody.n_users, "events": len(sample.events)}
 
 
 def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     from recllm.base.settings import ScorerTrainingSettings
 
-    recipe, began = json.loads((args.parts / "recipe.json").read_text()), time.perf_counter()
+    training, began = json.loads((args.parts / "recipe.json").read_text()), time.perf_counter()
     sample, encoder = read_dataset(args.parts / "sample"), default_encoder(args)
     if part["crowd"] == "sample":
         sample = replace(sample, sample=None)
-    elif part["crowd"] != "scaled":
-        count_everybody(read_dataset(args.parts / "everybody"), encoder, whole=part["crowd"] == "everybody")
-    interests = recipe["interests"] and SequenceArguments(**recipe["interests"])
-    training = ScorerTrainingSettings(**recipe["training"])
-    fitted = Recommender(sample, encoder).fit(training, interests=interests)
+    elif part["crowd"] == "everybody":
+        count_everybody(read_dataset(args.parts / "everybody"), encoder)
+    fitted = Recommender(sample, encoder).fit(ScorerTrainingSettings(**training))
     figures = {
         "people": sample.n_users,
         "events": len(sample.events),
@@ -178,16 +141,11 @@ def train(args: Namespace, part: dict[str, Any]) -> dict[str, Any]:
     }
     assert fitted.model is not None
     publish_model(fitted.model, args.parts / "models")
-    return figures | {"metrics": dict(fitted.model.metrics), "load_average": load_average(), "commit": _commit()}
+    return figures | {"metrics": dict(fitted.model.metrics)}
 
 
-def _commit() -> str | None:
-    commit: str | None = provenance()["commit"]
-    return commit
-
-
-def count_everybody(everybody: Dataset, encoder: Any, *, whole: bool) -> None:
-    """From here on windows of the past are counted over everybody; whole False: only the figures of items."""
+def count_everybody(everybody: Dataset, encoder: Any) -> None:
+    """From here on windows of the past are counted over everybody."""
     from recllm.learn.features.collaborative import CollaborativeStatistics
     from recllm.learn.features.item_vectors import basics_of, basics_vectors
     from recllm.learn.models.sequence import SequenceModel
@@ -202,13 +160,6 @@ def count_everybody(everybody: Dataset, encoder: Any, *, whole: bool) -> None:
             crowd = CollaborativeStatistics.fit(
                 past, self.vectors_at(start), self.collaborative, basics, interests, self.facets
             )
-            if not whole:
-                own = super().population(start, interests)
-                groups = {
-                    name: replace(figures, votes=own.group_statistics[name].votes)
-                    for name, figures in crowd.group_statistics.items()
-                }
-                return replace(own, stats=crowd.stats, arrived=crowd.arrived, group_statistics=groups)
             # nobody is their own neighbour: rows of the pool are those of the sample's people, -1 for all others
             rows = np.full(everybody.n_users, -1)
             rows[everybody.user_rows(self.dataset.users["user_id"])] = np.arange(self.dataset.n_users)

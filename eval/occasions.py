@@ -62,7 +62,6 @@ Values = NDArray[np.float64]
 def main() -> None:
     parser = script_parser(__doc__, "data", "cache", "seed")
     parser.add_argument("--logs", default=",".join(LOGS), help="with commas")
-    parser.add_argument("--without", default="", help="systems to leave out, with commas")
     args = parser.parse_args()
     record: dict[str, Any] = {"protocol": "occasions", "seed": args.seed, "horizon_days": HORIZON_DAYS, "logs": {}}
     for name in args.logs.split(","):
@@ -93,15 +92,11 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     model = learn_replenishment(past, replace(TREES, seed=args.seed), progress=say)
     seconds = {"learn": round(time.perf_counter() - began, 1)}
     systems["recllm"] = model.probability(table)
-    left_out = set(args.without.split(","))
-    if "LightGBM" not in left_out:
-        systems["LightGBM"] = lightgbm(past, starts[0], table, args.seed)
-    if "scorer" not in left_out:
-        systems["scorer"] = scorer(dataset, past, weeks, starts, args)
+    systems["LightGBM"] = lightgbm(past, starts[0], table, args.seed)
+    systems["scorer"] = scorer(dataset, past, weeks, starts, args)
     figures = {system: rank_figures(score, label, person, FIRST[name], args.seed) for system, score in systems.items()}
     for system in ("recllm", "LightGBM", "Poisson-Gamma"):
-        if system in systems:
-            figures[system]["ece"] = ranking_figures(systems[system], label)["ece"]
+        figures[system]["ece"] = ranking_figures(systems[system], label)["ece"]
     peers = [system for system in systems if system != "recllm"]
     return {
         "data_hash": dataset.data_hash(),
@@ -290,18 +285,7 @@ def hours(dataset: Dataset, start: int) -> dict[str, Any]:
         apart = np.abs(foretold - hour)
         apart = np.minimum(apart, 24 - apart)
         figures[name] = {"hour": round(float((apart == 0).mean()), 4), "beside": round(float((apart <= 1).mean()), 4)}
-    people, row = np.unique(user, return_inverse=True)
-    apart = np.abs(own[user] - hour), np.abs(shop - hour)
-    gain = (np.minimum(apart[0], 24 - apart[0]) <= 1).astype(float) - (np.minimum(apart[1], 24 - apart[1]) <= 1)
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(BOOTSTRAPS):
-        weight = rng.multinomial(len(people), np.full(len(people), 1 / len(people)))[row]
-        draws.append(float((gain * weight).sum() / weight.sum()))
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return figures | {
-        "gain_beside": {"value": round(float(gain.mean()), 4), "low": round(low, 4), "high": round(high, 4)}
-    }
+    return figures
 
 
 if __name__ == "__main__":

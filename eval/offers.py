@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from recllm.recommend.evaluation.protocols import EvaluationWindow
 from recllm.recommend.evaluation.recllm_system import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.saved_model import read_model, save_model
 from recllm.shop.data.catalogue import allowed_items
 from recllm.shop.data.dataset import DAY
 
@@ -55,22 +53,22 @@ Pairs = NDArray[np.int64]
 def main() -> None:
     parser = script_parser(__doc__, "data", "cache", "seed", "validation")
     parser.add_argument("--protocols", default=",".join(PROTOCOLS), help="with commas")
-    parser.add_argument("--models", type=Path, help="a folder in which trained models are kept for the next run")
     args = parser.parse_args()
     record: dict[str, Any] = {"protocol": "offers", "seed": args.seed, "offers": OFFERS, "windows": {}}
     for name in args.protocols.split(","):
         began = time.perf_counter()
         window = window_of(name, args, validation=args.validation)
-        figures = measure(window, name, args)
+        figures = measure(window, args)
         about = {"data_hash": window.data_hash, "validation": args.validation}
         record["windows"][name] = about | {"seconds": round(time.perf_counter() - began, 1)} | figures
         say("%s: %s", name, figures)
     finish(record, args.output)
 
 
-def measure(window: EvaluationWindow, name: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure(window: EvaluationWindow, args: argparse.Namespace) -> dict[str, Any]:
     past, encoder = window.fit_on, default_encoder(args)
-    recommender = trained(window, name, args).warm()
+    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
+    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests).warm()
     purchases, n_items = past.events.of(Action.PURCHASE), past.n_items
     buyer = np.repeat(np.arange(past.n_users), np.diff(purchases.indptr))
     shoppers = np.unique(buyer[purchases.at >= past.as_of - 28 * DAY])
@@ -179,22 +177,6 @@ def bought_in(window: EvaluationWindow, n_items: int) -> Pairs:
     return pairs_of(
         np.repeat(fitted_rows(window, everybody.users), everybody.truth.sizes), everybody.truth.item, n_items
     )
-
-
-def trained(window: EvaluationWindow, name: str, args: argparse.Namespace) -> Recommender:
-    """By what `recllm advise` proposes; where --models names a folder, the model of an earlier run on the same data."""
-    past, encoder = window.fit_on, default_encoder(args)
-    folder = None
-    if args.models:
-        folder = args.models / f"{name}-{window.data_hash}-{'validation' if args.validation else 'test'}-{args.seed}"
-    if folder is not None and (folder / "model.json").exists():
-        return Recommender(past, encoder, model=read_model(folder))
-    recipe = advised_recipe(past, encoder, tuned=False, seed=args.seed)
-    recommender = Recommender(past, encoder).fit(recipe.training, interests=recipe.interests)
-    if folder is not None and recommender.model is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(recommender.model, folder)
-    return recommender
 
 
 def fitted_rows(window: EvaluationWindow, users: NDArray[np.int64]) -> NDArray[np.int64]:

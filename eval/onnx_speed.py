@@ -5,7 +5,7 @@
 int8 encodes every item text of the catalogue of cj-next28, duplicates and all, with an empty cache on disk; the plain
 encoder gets a random sample before and after, and its better run counts. All four precisions then encode the same
 distinct texts. Ratios are of wall-clock time and, less disturbed by other work, of processor time. How near the
-vectors are to the original's is told as cosine, and as the share of each text's ten nearest texts that stay the same.
+vectors are to the original's is told as cosine.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from encoder_speed import SEED, catalogue_texts, plain_encoder, timed
+from encoder_speed import SEED, catalogue_texts, encode_catalogue, plain_encoder, timed
 from inputs import finish, load_average, script_parser
 
 from recllm.recommend.evaluation.record import versions
-from recllm.text.encoder.batches import encode_unique
 from recllm.text.encoder.hardware import machine
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.text.encoder.onnx_export import export_onnx
@@ -50,7 +49,7 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
         started = time.perf_counter()
         export_onnx(exact, folder, texts=once)  # type: ignore[arg-type]
         exported = time.perf_counter() - started
-        int8 = catalogue(texts, folder)
+        int8 = encode_catalogue(texts, "int8", folder)
         second, _ = timed(lambda: plain(sample))
         alone = distinct_alone(sample_once, folder)
         start = cold_start(folder)
@@ -82,22 +81,6 @@ def measure(texts: Sequence[str], n_plain: int, n_distinct: int) -> dict[str, An
     }
 
 
-def catalogue(texts: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The whole list in int8, with an empty cache as a new shop has it."""
-    with tempfile.TemporaryDirectory() as cache:
-        encoder = load_encoder(folder, precision="int8", cache_dir=cache, progress=False)
-        encoder.encoder.encode(["warm up"])  # type: ignore[attr-defined]
-        (wall, processor), (vectors, inverse) = timed(lambda: encode_unique(encoder, texts))
-        (warm, _), (reread, _) = timed(lambda: encode_unique(encoder, texts))
-        assert (vectors == reread).all() and len(inverse) == len(texts)
-    return {
-        "seconds": round(wall, 2),
-        "processor_seconds": round(processor, 2),
-        "texts_per_s": round(len(texts) / wall, 1),
-        "from_disk_seconds": round(warm, 2),
-    }
-
-
 def distinct_alone(texts: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
     """Each precision on the same distinct texts, without a cache."""
     encoders = {
@@ -118,19 +101,8 @@ def distinct_alone(texts: Sequence[str], folder: Path) -> dict[str, dict[str, An
             "texts_per_processor_s": len(texts) / processor,
             "lowest_cosine": round(float(cosine.min()), 5),
             "mean_cosine": round(float(cosine.mean()), 5),
-            "same_nearest_10": round(same_nearest(vectors, expected), 4),
         }
     return figures
-
-
-def same_nearest(vectors: np.ndarray, expected: np.ndarray, k: int = 10) -> float:
-    """Mean share of each text's k nearest others that are the same in both."""
-    nearest = []
-    for rows in (vectors, expected):
-        cosine = rows @ rows.T
-        np.fill_diagonal(cosine, -2)
-        nearest.append(np.argpartition(-cosine, k, axis=1)[:, :k])
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*nearest, strict=True)]))
 
 
 def cold_start(folder: Path) -> dict[str, float]:

@@ -1,30 +1,28 @@
-"""What fake accounts and hostile product texts can do:  python eval/poisoning.py -o eval/results/poisoning.json
+"""What fake accounts can do:  python eval/poisoning.py -o eval/results/poisoning.json
 
-**Fake accounts.** Complete Journey, cj-next28. One account in a hundred is fake and pushes one item; the model is the
+Complete Journey, cj-next28. One account in a hundred is fake and pushes one item; the model is the
 one that `recllm advise` proposes, trained on the honest log, and everything that is counted is counted anew with the
-fake accounts in it, as `recllm refresh` does. `--retrain` also trains on the worst attack. Targets are unpopular items
-(3 to 10 buyers ever, 1 to 3 of them lately) and new ones (nobody bought them), drawn by the seed.
+fake accounts in it, as `recllm refresh` does. Targets are unpopular items (3 to 10 buyers ever, 1 to 3 of them lately)
+and new ones (nobody bought them), drawn by the seed.
 
 Exposure is the number of slots of all honest people's first 20 positions that show the target, in three lists: the
 default one, the one of what is new to a person ("discover"), and that of people of whom only the basics are known
 ("newcomers"). People who own the target do not count in the second. A target is taken to be shown where its score
 under attack is at least that of the clean list's last position, as if some source always proposed it: that is never
-less than what is really shown, and `exact` repeats the worst attack with the whole list.
+less than what is really shown.
 
     poison_lift = max(slots after, floor) / max(slots before, floor), slots being means over the targets of a kind
 
 floor: slots of an average item that ever sold (all slots / items), since most targets are never shown before. Beside it
 stands `organic`: the slots when as many real people, drawn at random, buy the target once. They do not count as shown
 to. No recommender that learns from purchases can stay below that, or it would not learn from its customers.
-
-**Hostile texts.** See `hub_shares`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,14 +31,12 @@ import polars as pl
 from inputs import default_encoder, finish, say, script_parser, window_of
 from numpy.typing import NDArray
 
-from recllm.base.schema import ACTION_CODE, Action, Encoder
+from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.recommend.evaluation.benchmarks import CJ_NOTE
-from recllm.recommend.evaluation.protocols import ALL, COLD, NEW, EvaluationWindow
-from recllm.recommend.evaluation.recllm_system import OURS, advised_recipe, served_system
-from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.recllm_system import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events
@@ -119,12 +115,6 @@ class Shop:
                 counts["default"] = int(((logit >= self.last_logits["default"]) & counts_for).sum())
                 counts["discover"] = int(((logit >= self.last_logits["discover"]) & counts_for & ~owners).sum())
         return counts
-
-    def exact_slots(self, again: Recommender, target: int) -> dict[str, int]:
-        default, discover = again.ranker.rank_with_and_without_repeats(self.people, K)
-        newcomers = again.ranker.rank(self.newcomers, K)
-        ranked = zip(LISTS, (default, discover, newcomers), strict=True)
-        return {name: int((lists.item == target).sum()) for name, lists in ranked}
 
     def counted_anew(self, log: Dataset) -> Recommender:
         """The same model over another log."""
@@ -310,210 +300,24 @@ def _means(slots: list[dict[str, int]]) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in slots])) for name in LISTS}
 
 
-# --- hostile texts ----------------------------------------------------------------------------------------------------
-
-N_ASKED = 1_000
-SHORT_EVENTS = 10
-"""Newest events of a person who is asked by text: with so few, texts propose candidates."""
-
-
-def hub_shares(shop: Shop, seed: int) -> dict[str, Any]:
-    """In how many of 1,000 lists of 20 a hostile text appears, without centring (before) and with it (after).
-
-    The texts: "stuffed" names every department and says that customers buy it; "words" has the 300 commonest words of
-    the catalogue as its title; "imitation" repeats the text of the item that is in most lists by cosine, a hub as they
-    are; "search" starts there and exchanges words so that it is in most lists of 200 people, by the score that is in
-    use: its writer knows the catalogue, the people and the defence. Lists: search by 1,000 names of item types;
-    recommendation to 1,000 people, of whom the last 10 events are known, by text alone and by the trained score.
-    """
-    rng = np.random.default_rng(seed)
-    rows = np.sort(rng.permutation(np.flatnonzero(np.diff(shop.log.events.indptr)))[:N_ASKED])
-    events = shop.log.events.rows(rows)
-    newest = np.repeat(events.indptr[1:], np.diff(events.indptr)) - np.arange(len(events)) <= SHORT_EVENTS
-    users = UserInputs(events.select(newest), shop.log.as_of, rows)
-    items = shop.log.items
-    types = items["category"].list.last().drop_nulls().unique().sort()
-    queries = types.gather(np.sort(rng.permutation(len(types))[:N_ASKED])).to_list()
-    record: dict[str, Any] = {"people": users.n, "searches": len(queries)}
-    for name, centring in (("before", 0.0), ("after", CollaborativeSettings().text_centring)):
-        record[name] = _hub_record(shop, users, queries, centring, rng)
-        say("hostile texts %s: %s", name, json.dumps(record[name]))
-    return record
-
-
-def _hub_record(
-    shop: Shop, users: UserInputs, queries: list[str], centring: float, rng: np.random.Generator
-) -> dict[str, Any]:
-    from recllm.base.schema import SearchRequest
-    from recllm.learn.features.item_vectors import new_item_vectors
-    from recllm.recommend.recommender.ranking import ItemRanker
-    from recllm.recommend.recommender.search import search
-    from recllm.text.word_index import WordIndex
-
-    trained, items = shop.trained, shop.log.items
-    population = replace(
-        trained.population,
-        settings=trained.population.settings.model_copy(update={"text_centring": centring}),
-    )
-    user_vectors = users.batch(population).vectors.user
-    scores = user_vectors @ population.item_vectors.T - population.text_centrality
-    limits = -np.partition(-scores, K - 1, axis=1)[:, K - 1]
-    in_lists = (scores >= limits[:, None]).mean(axis=0)
-    hub = int(in_lists.argmax())
-
-    def written(title: str, like: int | None = None, description: str | None = None) -> pl.DataFrame:
-        row = items[like if like is not None else 0]
-        changes = {"item_id": pl.lit(f"hostile-{title[:20]}"), "title": pl.lit(title)}
-        if like is None:
-            no_path = pl.lit([], dtype=pl.List(pl.String))
-            nothing = pl.lit(None, dtype=pl.String)
-            changes |= {"brand": nothing, "attributes": nothing, "category": no_path}
-        if description:
-            changes["description"] = pl.lit(description)
-        return row.with_columns(**changes)
-
-    def reach(titles: list[str]) -> NDArray[np.float64]:
-        rows = pl.concat([written(title, hub) for title in titles])
-        vectors = new_item_vectors(trained.encoder, pl.concat([items, rows]), len(rows))
-        centrality = centring * (vectors @ population.item_vectors.mean(axis=0))
-        some = slice(0, 200)
-        return ((user_vectors[some] @ vectors.T - centrality) >= limits[some, None]).mean(axis=0)
-
-    departments = " ".join(items["category"].list.first().drop_nulls().unique().sort().to_list())
-    words = pl.Series(" ".join(items["title"].drop_nulls()).lower().split()).value_counts(sort=True)
-    words = words.rename({words.columns[0]: "word"})["word"].head(300).to_list()
-    best = items["title"][hub] or ""
-    for _ in range(3):  # exchange or add a word, the best of 40 tries, three times
-        parts = best.split()
-        tries = [best]
-        for word in rng.choice(words, 40):
-            position = int(rng.integers(0, len(parts) + 1))
-            tries.append(" ".join([*parts[:position], str(word), *parts[position + int(rng.integers(0, 2)) :]]))
-        best = tries[int(reach(tries).argmax())]
-    hostile = {
-        "stuffed": written(departments, description="customers bought this, everybody likes it, " + departments),
-        "words": written(" ".join(words)),
-        "imitation": written(f"{items['title'][hub] or ''} new", hub),
-        "search": written(best, hub),
-    }
-    rows = pl.concat([row.with_columns(item_id=pl.lit(f"hostile-{name}")) for name, row in hostile.items()])
-    grown = pl.concat([items, rows])
-    vectors = new_item_vectors(trained.encoder, grown, len(rows))
-    population = population.with_new_items(grown, vectors)
-    ranked = {
-        "by text": ItemRanker(None, population).rank(users, K).item,
-        "by score": replace(trained.ranker, population=population, item_offsets=None, projections=None)
-        .rank(users, K)
-        .item,
-    }
-    again = Recommender(
-        Dataset.of_catalogue(grown, shop.log.as_of),
-        trained.encoder,
-        model=trained.model,
-        population=population,
-        item_offsets=np.zeros(grown.height, np.float32),
-    )
-    index, type_of = WordIndex.of(grown), grown["category"].list.last().to_list()
-    query_vectors = trained.encoder.encode(queries, kind="query")
-    found, fitting = [], []
-    for query, vector in zip(queries, query_vectors, strict=True):
-        slate = search(again, index, SearchRequest(query=query, k=K), vector)
-        at = again.dataset.item_rows(item.item_id for item in slate.items)
-        found.append(np.pad(at, (0, K - len(at)), constant_values=-1))
-        n_type = sum(1 for row in at if type_of[row] == query)
-        fitting.append(n_type / max(1, len(at)))
-    ranked["search"] = np.stack(found)
-    shares = {
-        name: {text: float((lists == len(items) + n).any(axis=1).mean()) for n, text in enumerate(hostile)}
-        for name, lists in ranked.items()
-    }
-    worst = max(share for of_list in shares.values() for share in of_list.values())
-    return {
-        "worst": worst,
-        "shares": shares,
-        "largest_honest_share": {
-            name: float(np.bincount(lists[lists >= 0], minlength=len(items))[: len(items)].max() / len(lists))
-            for name, lists in ranked.items()
-        },
-        "search_results_of_the_type": float(np.mean(fitting)),
-        "hub": items["title"][hub],
-        "searched_title": best,
-    }
-
-
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-def measure(
-    *,
-    n_targets: int = 3,
-    seed: int = 0,
-    retrain: bool = False,
-    window: EvaluationWindow | None = None,
-    encoder: Encoder | None = None,
-) -> dict[str, Any]:
+def measure(*, n_targets: int = 3, seed: int = 0) -> dict[str, Any]:
     """`poison_lift`, the worst of all attacks, targets and lists; `poison_lift_default`, the worst in the lists that a
-    shop shows if it asks for nothing else; `lift_over_real_buyers`, the worst against as many real customers;
-    `hub_share_before` and `hub_share_after`; quality with and without the bounds; and all figures behind them.
-
-    window, encoder: cj-next28 and the default encoder, where the caller has them. retrain: also train on the worst
-    attack, for the unpopular and for the new targets.
-    """
+    shop shows if it asks for nothing else; `lift_over_real_buyers`, the worst against as many real customers; and all
+    figures behind them."""
     args = script_parser(None, "data", "cache").parse_args([])
-    window = window or window_of("cj-next28", args, validation=False)
-    encoder = encoder or default_encoder(args)
-    window, past = window.only([ALL, NEW, COLD]), window.fit_on
+    encoder, window = default_encoder(args), window_of("cj-next28", args, validation=False)
+    past = window.fit_on
     recipe = advised_recipe(past, encoder, tuned=False, seed=seed)
     record: dict[str, Any] = {"protocol": window.protocol, "note": CJ_NOTE, "data_hash": window.data_hash, "seed": seed}
-    fitted = {}
     for name, collaborative in (("bounded", None), ("unbounded", CollaborativeSettings(**UNLIMITED))):
         say("%s: train", name)
         untrained = Recommender(past, encoder)
-        fitted[name] = untrained.fit(recipe.training, interests=recipe.interests, collaborative=collaborative).warm()
-    record["quality"] = quality(window, fitted)
-    for name, trained in fitted.items():
+        trained = untrained.fit(recipe.training, interests=recipe.interests, collaborative=collaborative).warm()
         record[name] = lifts(Shop(trained), n_targets, seed)
-    shop = Shop(fitted["bounded"])
-    record["exact"] = {kind: worst_again(shop, record["bounded"], kind, seed, None) for kind in ("unpopular", "new")}
-    if retrain:
-
-        def again(log: Dataset) -> Recommender:
-            vectors = shop.trained.item_vectors
-            return Recommender(log, encoder, item_vectors=vectors).fit(recipe.training, interests=recipe.interests)
-
-        record["retrained"] = {
-            kind: worst_again(shop, record["bounded"], kind, seed, again) for kind in ("unpopular", "new")
-        }
-    record["hostile_texts"] = hub_shares(shop, seed)
     return summary(record) | record
-
-
-def quality(window: EvaluationWindow, fitted: dict[str, Recommender]) -> dict[str, Any]:
-    """HR@10 and NDCG@10 with and without the bounds, and the difference with its interval."""
-    systems = {OURS: served_system(fitted["bounded"]), "unbounded": served_system(fitted["unbounded"])}
-    report = evaluate(window, systems, k=10)
-    figures = {
-        name: {part: {m: scores[part][f"{m}@10"] for m in ("hr", "ndcg")} for part in (ALL, NEW, COLD)}
-        for name, scores in report.systems.items()
-    }
-    return {"systems": figures, "differences": [asdict(difference) for difference in report.differences]}
-
-
-def worst_again(
-    shop: Shop, table: dict[str, Any], kind: str, seed: int, train: Callable[[Dataset], Recommender] | None
-) -> dict[str, Any]:
-    """Of the attack that lifts a kind most, on the target that it lifts most, the slots by whole lists; train: anew on
-    the attacked log, else the model stays."""
-    attacks = {name: figures for name, figures in table[kind].items() if name in ATTACKS}
-    name = max(attacks, key=lambda name: max(attacks[name]["lift"].values()))
-    each = np.array(attacks[name]["each"]).sum(axis=1)
-    n_targets = len(each)
-    target = int(targets(shop, n_targets, np.random.default_rng(seed))[kind][int(each.argmax())])
-    attacker = Attacker(shop, target, table["fake_accounts"], np.random.default_rng([seed, target]))
-    log = shop.with_fakes(ATTACKS[name](attacker))
-    clean = shop.exact_slots(shop.trained, target)
-    attacked = shop.exact_slots(train(log) if train else shop.counted_anew(log), target)
-    return {"attack": name, "before": clean, "after": attacked}
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
@@ -532,7 +336,6 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
             for of in LISTS
         )
 
-    texts = record["hostile_texts"]
     return {
         "poison_lift": worst("bounded", LISTS),
         "poison_lift_default": worst("bounded", ("default",)),
@@ -542,17 +345,14 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
             "poison_lift_default": worst("unbounded", ("default",)),
             "lift_over_real_buyers": over_real("unbounded"),
         },
-        "hub_share_before": texts["before"]["worst"],
-        "hub_share_after": texts["after"]["worst"],
     }
 
 
 def main() -> None:
     parser = script_parser(__doc__, "seed")
     parser.add_argument("--targets", type=int, default=3, help="items pushed of each kind")
-    parser.add_argument("--retrain", action="store_true", help="also train on the worst attacks")
     args = parser.parse_args()
-    finish(measure(n_targets=args.targets, seed=args.seed, retrain=args.retrain), args.output)
+    finish(measure(n_targets=args.targets, seed=args.seed), args.output)
 
 
 if __name__ == "__main__":

@@ -86,8 +86,6 @@ class Task:
         window = window_of(protocol, args, validation=args.validation)
         past = window.fit_on
         basics = basics_vectors(encoder, basics_of(past.users))
-        if args.epsilon is not None:
-            changes["epsilon"] = args.epsilon
         settings = PrivateTrainingSettings(**{**SETTINGS[protocol], "seed": args.seed, **changes})
         return cls(window, catalogue_vectors(encoder, past.items, past.as_of), basics, settings)
 
@@ -120,10 +118,6 @@ class Task:
 def main() -> None:
     parser = script_parser(__doc__, "seed", "data", "cache", "validation")
     parser.add_argument("--full", action="store_true", help="train recllm without privacy here, too")
-    parser.add_argument("--epsilon", type=float, help="of what is attacked; the setting's own without")
-    parser.add_argument("--without-control", action="store_true", help="of lira, where the control was run before")
-    parser.add_argument("--quick", action="store_true", help="quality on two windows and 300 users")
-    parser.add_argument("--protocol", action="append", choices=tuple(SLICES), help="of the quality; all without")
     parser.add_argument("--part", action="append", choices=tuple(PARTS), help="only these parts; all without")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -157,20 +151,20 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     mechanisms: dict[str, Any] = {}
     hashes, used = {}, {}
-    for protocol in args.protocol or SLICES:
-        task = Task.of(protocol, encoder, args, **({"n_windows": 2} if args.quick else {}))
+    for protocol in SLICES:
+        task = Task.of(protocol, encoder, args)
         examples = HeadExamples.of(task.windows(), task.vectors, task.directions())
         say("%s: %d examples of %d users", protocol, len(examples.windows), examples.windows.n_users)
-        rows = {"first weights": measured(task, task.network(task.settings), protocol, args)}
+        rows = {"first weights": measured(task, task.network(task.settings), protocol)}
         plain = task.network(task.settings)
         learn_without_privacy(plain, examples, task.settings, np.random.default_rng(args.seed))
-        rows["without privacy, same features"] = measured(task, plain, protocol, args)
+        rows["without privacy, same features"] = measured(task, plain, protocol)
         for epsilon in EPSILONS:
             settings = task.settings.model_copy(update={"epsilon": epsilon})
             mechanism = planned_mechanism(examples.windows.n_users, settings)
             network = task.network(settings)
             learn_privately(network, examples, settings, mechanism)
-            rows[f"epsilon {epsilon:g}"] = measured(task, network, protocol, args)
+            rows[f"epsilon {epsilon:g}"] = measured(task, network, protocol)
             mechanisms[f"{protocol} {epsilon:g}"] = mechanism.model_dump()
             say("%s epsilon %g: %s", protocol, epsilon, rows[f"epsilon {epsilon:g}"])
         if not args.validation:
@@ -185,14 +179,14 @@ def quality(encoder: Encoder, args: Namespace) -> dict[str, Any]:
     }
 
 
-def measured(task: Task, network: HeadNetwork, protocol: str, args: Namespace) -> dict[str, Any]:
+def measured(task: Task, network: HeadNetwork, protocol: str) -> dict[str, Any]:
     """HR@10 and NDCG@10 of each slice, served as a private model is."""
     window, past = task.window, task.window.fit_on
     scorer = served_scorer(network, task.directions())
     population = private_population(past.items, task.vectors, past.as_of, scorer, CollaborativeSettings(target=TARGET))
     ranker, values = ItemRanker(scorer, population, PRIVATE_CANDIDATES), {}
     first = window.slice(SLICES[protocol][0])
-    people = first.users[measured_users(len(first.users), 300 if args.quick else MEASURED)]
+    people = first.users[measured_users(len(first.users), MEASURED)]
     query = window.query(replace(first, users=people), K)
     allowed = np.isin(np.arange(past.n_items), query.items)
     users = UserInputs(query.dataset.events.rows(people), query.as_of, None, task.basics[people])
@@ -281,8 +275,6 @@ def lira(encoder: Encoder, args: Namespace) -> dict[str, Any]:
         return network
 
     trained = {"control": overtrained, "private": private}
-    if args.without_control:
-        del trained["control"]
     confidence: dict[str, list[NDArray[np.float64]]] = {name: [] for name in trained}
     for number in range(N_MODELS):
         for name, train in trained.items():

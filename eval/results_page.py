@@ -141,9 +141,9 @@ def own_offers() -> str:
     rows = [
         (f"{name}, {what}", *(cell(figures[column]) for column in columns))
         for name, window in load("offers")["windows"].items()
-        for what, figures in window.get("own_items", {}).items()  # a record of before it was measured has none
+        for what, figures in window["own_items"].items()
     ]
-    return table(("window, intent, order", "to whom any fits", *columns[1:]), rows) if rows else ""
+    return table(("window, intent, order", "to whom any fits", *columns[1:]), rows)
 
 
 def spread() -> str:
@@ -151,9 +151,9 @@ def spread() -> str:
     rows = [
         (f"{name}, {what}", *(cell(figures[column]) for column in columns))
         for name, window in load("offers")["windows"].items()
-        for what, figures in window.get("spread", {}).items()
+        for what, figures in window["spread"].items()
     ]
-    return table(("window, among, spread", *columns), rows) if rows else ""
+    return table(("window, among, spread", *columns), rows)
 
 
 def false_alarms(figures: dict[str, Any]) -> str:

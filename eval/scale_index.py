@@ -1,6 +1,6 @@
-"""How fast, how large and how exact the kinds of item index are on a million items, and what filters leave.
+"""How fast, how large and how exact the kinds of item index are on a million items.
 
-    python eval/scale_index.py [--items 1000000] [--kinds exact,faiss] [--folder FOLDER] [-o FILE]
+    python eval/scale_index.py [--items 1000000] [--folder FOLDER] [-o FILE]
 
 The items are those of a larger shop made of real ones: all distinct texts of Complete Journey, Online Retail, Amazon
 Beauty and Amazon Industrial, and further products of Complete Journey's types, in the sizes of their category and with
@@ -17,11 +17,6 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +25,11 @@ import polars as pl
 from inputs import DATA, finish, in_new_process, load_average, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.learn.features.collaborative import CollaborativeStatistics
-from recllm.learn.features.item_index.catalogue import CatalogueIndex
 from recllm.learn.features.item_index.opening import new_index, open_index
-from recllm.learn.features.item_index.rows import ItemIndex, best_products
+from recllm.learn.features.item_index.rows import best_products
 from recllm.learn.features.item_vectors import item_vectors, new_item_vectors
 from recllm.recommend.evaluation.tables import complete_journey, read_folder
-from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
-from recllm.shop.data.dataset import DAY, ITEM_SCHEMA
+from recllm.shop.data.dataset import ITEM_SCHEMA
 from recllm.text.encoder.hardware import machine
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.items import item_texts
@@ -50,6 +42,7 @@ SEED = 0
 K = 100
 NDCG_AT = 20
 MADE_BY = "scale_index"
+KINDS = ("exact", "faiss")
 
 
 def main() -> None:
@@ -60,39 +53,20 @@ def main() -> None:
         return
     parser = script_parser(__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--kinds", default="exact,faiss", help="with commas")
-    parser.add_argument("--searches", type=int, default=500)
-    parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "recllm" / "scale-index")
-    parser.add_argument("--url", help="of a PostgreSQL database for pgvector, or a Qdrant server or folder for qdrant")
     args = parser.parse_args()
-    figures = measure(
-        args.items, args.kinds.split(","), args.folder, n_searches=args.searches, n_people=args.people, url=args.url
-    )
-    record = {"protocol": "scale-index", "seed": SEED, "machine": machine(), "kinds": figures}
-    embedded = [kind for kind in figures if kind == "faiss"]
-    record["recommendations"] = recommendations(embedded, args.folder) if embedded else {}
+    record = {"protocol": "scale-index", "seed": SEED, "machine": machine(), "kinds": measure(args.items, args.folder)}
     finish(record | {"load_average": load_average()}, args.output)
 
 
-def measure(
-    n_items: int = 1_000_000,
-    kinds: Sequence[str] = ("exact", "faiss"),
-    folder: Path | None = None,
-    *,
-    n_searches: int = 500,
-    n_people: int = 200,
-    url: str | None = None,
-) -> dict[str, dict[str, Any]]:
+def measure(n_items: int, folder: Path) -> dict[str, dict[str, Any]]:
     """For each kind: items; recall_100, of the 100 nearest of all queries; ms, the median of one query after another;
     mib, what the index adds to the memory of the process besides exact vectors that are mapped from their file
-    (mapped_mib); filtered_ok, whether filters that leave a half, a tenth, a hundredth of the items, one type and fewer
-    than were asked for returned as many as there are; ndcg_ratio, NDCG@20 of searches by the index over that of
-    comparing all items, where items of the type that was searched for are relevant.
+    (mapped_mib); ndcg_ratio, NDCG@20 of searches by the index over that of comparing all items, where items of the type
+    that was searched for are relevant.
 
     Each kind is built in one process and asked in another.
     """
-    folder = folder or Path.home() / ".cache" / "recllm" / "scale-index"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"items-{n_items}.arrow"
     if not path.exists():
@@ -100,15 +74,15 @@ def measure(
     items = pl.read_ipc(path)
     vectors, kind_of = served_vectors(items, folder), types(items)
     say("%d items, %d distinct texts", n_items, items["text"].n_unique())
-    searches, asked_types = search_queries(items, kind_of, folder, n_searches)
-    queries = np.concatenate([searches, people(vectors, folder, n_people)])
+    searches, asked_types = search_queries(items, kind_of, folder)
+    queries = np.concatenate([searches, people(vectors, folder)])
     exact_rows, exact = best_products(vectors, queries, K)
     np.savez(
         folder / "queries.npz", queries=queries, exact=exact, exact_rows=exact_rows, types=kind_of, asked=asked_types
     )
     figures = {}
-    for kind in kinds:
-        task = {"kind": kind, "n_items": n_items, "folder": str(folder), "url": url}
+    for kind in KINDS:
+        task = {"kind": kind, "n_items": n_items, "folder": str(folder)}
         built = in_new_process("scale_index.py", "--part", task={**task, "part": "build"})
         figures[kind] = {**in_new_process("scale_index.py", "--part", task={**task, "part": "ask"}), **built}
     return figures
@@ -125,7 +99,7 @@ def build(task: dict[str, Any]) -> dict[str, Any]:
     place = folder / f"{task['kind']}-{task['n_items']}"
     place.mkdir(exist_ok=True)
     started = time.perf_counter()
-    index = new_index(task["kind"], vectors.shape[1], MADE_BY, url=task["url"])
+    index = new_index(task["kind"], vectors.shape[1], MADE_BY)
     index.upsert([str(row) for row in range(len(vectors))], vectors)
     index.save(place)
     index.close()
@@ -146,9 +120,9 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
         queries, exact, exact_rows = arrays["queries"], arrays["exact"], arrays["exact_rows"]
         kind_of, asked = arrays["types"], arrays["asked"]
     new_index("exact", queries.shape[1], MADE_BY).search(queries[:1], 1)  # libraries are loaded
-    importlib.import_module({"faiss": "faiss"}.get(task["kind"], "numpy"))
+    importlib.import_module("faiss" if task["kind"] == "faiss" else "numpy")
     before = resident_mib()
-    index = open_index(folder / f"{task['kind']}-{task['n_items']}", MADE_BY, url=task["url"])
+    index = open_index(folder / f"{task['kind']}-{task['n_items']}", MADE_BY)
     index.search(queries, K)  # what is mapped is read
     mib = resident_mib() - before
     near = index.search(queries, K)
@@ -164,7 +138,6 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
     recall = (cosine >= exact[:, -1:] - 1e-5).mean(axis=1)
     n_searches = len(asked)
     gains = [ndcg(kind_of[of] == asked[:, None]) for of in (rows[:n_searches], exact_rows[:n_searches])]
-    filtered = filters(index, queries[:20], kind_of)
     return {
         "items": len(index),
         "recall_100": round(float(recall.mean()), 4),
@@ -175,69 +148,10 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
         "ms_processor": round(processor, 2),
         "ms_p95": round(float(np.quantile(times, 0.95)), 2),
         "mib": round(mib, 1),
-        "filtered_ok": all(figure["ok"] for figure in filtered.values()),
-        "filtered_ms": {name: figure["ms"] for name, figure in filtered.items()},
         "ndcg": round(float(gains[0].mean()), 4),
         "ndcg_ratio": round(float(gains[0].mean() / gains[1].mean()), 5),
         "load_average": load_average(),
     }
-
-
-def recommendations(kinds: Sequence[str], folder: Path, n_people: int = 500) -> dict[str, dict[str, float]]:
-    """NDCG@20 of lists that are ranked by text alone, for households of Complete Journey with their last ten purchases
-    before December 2017, by comparing all items and by each index: items of a type that the household buys in
-    the four weeks after are relevant. What was bought before is left out of the lists."""
-    log, start = complete_journey().dataset(), int(datetime(2017, 12, 1, tzinfo=UTC).timestamp())
-    data = log.before(start)
-    encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)
-    population = CollaborativeStatistics.fit(data, item_vectors(encoder, data))
-    later = log.events.select((log.events.at >= start) & (log.events.at < start + 28 * DAY))
-    people_rows = np.flatnonzero((np.diff(data.events.indptr) >= 10) & (np.diff(later.indptr) > 0))
-    people_rows = np.random.default_rng(4).choice(people_rows, min(n_people, len(people_rows)), replace=False)
-    last = data.events.rows(people_rows)
-    numbers = np.arange(len(last))
-    last = last.select(numbers >= np.repeat(last.indptr[1:], np.diff(last.indptr)) - 10)
-    bought = later.rows(people_rows)
-    kind_of = population.facets.type
-    relevant = [set(kind_of[bought.item[b:e]].tolist()) - {-1} for b, e in pairwise(bought.indptr)]
-    figures: dict[str, dict[str, float]] = {}
-    for kind in ("exact", *kinds):
-        index = new_index(kind, population.item_vectors.shape[1], MADE_BY)
-        if kind != "exact":
-            index.upsert(data.items["item_id"].to_list(), population.item_vectors)
-        served = None if kind == "exact" else CatalogueIndex(partial(returned, index), data.items["item_id"])
-        ranker = ItemRanker(None, replace(population, index=served))
-        started = time.perf_counter()
-        users = UserInputs(last, data.as_of, np.full(len(people_rows), -1), None)
-        ranked = ranker.rank(users, NDCG_AT, repeats=False)
-        seconds = time.perf_counter() - started
-        gains = np.array([[kind_of[row] in of for row in rows] for rows, of in zip(ranked.item, relevant, strict=True)])
-        figures[kind] = {"ndcg": round(float(ndcg(gains).mean()), 5), "ms_a_list": round(1e3 * seconds / len(gains), 2)}
-        figures[kind]["ndcg_ratio"] = round(figures[kind]["ndcg"] / figures["exact"]["ndcg"], 5)
-    return {"items": {"n": data.n_items}, **figures}
-
-
-def returned(index: ItemIndex) -> ItemIndex:
-    return index
-
-
-def filters(index: ItemIndex, queries: NDArray[np.float32], kind_of: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
-    """Whether each query got as many allowed items as there are, and the median time."""
-    draw = np.random.default_rng(1).random(len(kind_of))
-    largest = np.bincount(kind_of).argmax()
-    masks = {f"{share:.0%}": draw < share for share in (0.5, 0.1, 0.01)}
-    masks |= {"one type": kind_of == largest, "fewer than k": draw < 30 / len(draw)}
-    figures = {}
-    for name, mask in masks.items():
-        times, right = [], True
-        for query in queries:
-            started = time.perf_counter()
-            rows = index.search(query, K, mask).rows[0]
-            times.append(1_000 * (time.perf_counter() - started))
-            rows = rows[rows >= 0]
-            right &= len(np.unique(rows)) == min(K, int(mask.sum())) and bool(mask[rows].all())
-        figures[name] = {"ok": right, "ms": round(float(np.median(times)), 2)}
-    return figures
 
 
 def ndcg(relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -265,7 +179,7 @@ def types(items: pl.DataFrame) -> NDArray[np.int64]:
 
 
 def search_queries(
-    items: pl.DataFrame, kind_of: NDArray[np.int64], folder: Path, n: int
+    items: pl.DataFrame, kind_of: NDArray[np.int64], folder: Path, n: int = 500
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """What somebody might type: two or three words of the title of an item whose type has many; and that type."""
     rng = np.random.default_rng(2)
@@ -282,7 +196,7 @@ def search_queries(
     return encoder.encode(texts, kind="query"), kind_of[rows]
 
 
-def people(vectors: NDArray[np.float32], folder: Path, n: int) -> NDArray[np.float32]:
+def people(vectors: NDArray[np.float32], folder: Path, n: int = 200) -> NDArray[np.float32]:
     """Mean vectors of the last ten purchases of households of Complete Journey, less the mean of the catalogue."""
     log = complete_journey().dataset()
     encoder = load_encoder(precision="auto", cache_dir=folder / "encoded", progress=False)

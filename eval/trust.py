@@ -6,7 +6,7 @@ their own, whose results are read from where they were written; what an attacker
     erase       one person and 1,000 are erased on the demonstration (Complete Journey, all 1.47 million rows)
     replace     `recllm retrain` takes the place of the model that learned from them
     audit       1,000 random changes of the audit log, each looked for
-    poison      1 % fake accounts and texts near to everything, see poisoning.py
+    poison      1 % fake accounts, see poisoning.py
     scrub       personal data in texts, 300 with and 300 without, by somebody who has not read the rules
 """
 
@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from inputs import HERE, finish, in_new_process, say, script_parser
-
-from recllm.recommend.evaluation.record import provenance
+from inputs import HERE, finish, finished_parts, in_new_process, script_parser
 
 AUDIT_ENTRIES, AUDIT_CHANGES = 60, 1_000
 PEOPLE = 1_000
@@ -52,19 +50,16 @@ def main() -> None:
         return
     started = time.perf_counter()
     figures: dict[str, Any] = {}
-    commits: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder, kept = args.folder or Path(scratch) / "shop", args.parts or Path(scratch)
-        kept.mkdir(parents=True, exist_ok=True)
-        for part in PARTS:
-            say(part)
-            file = kept / f"{part}.json"
-            if not file.exists():
-                measured = in_new_process("trust.py", "--part", part, "--folder", str(folder))
-                file.write_text(json.dumps({"commit": provenance()["commit"], "figures": measured}), "utf-8")
-            done = json.loads(file.read_text("utf-8"))
-            figures |= done["figures"]
-            commits[part] = done["commit"]
+        folder = args.folder or Path(scratch) / "shop"
+        parts = finished_parts(
+            args.parts or Path(scratch),
+            PARTS,
+            lambda part: in_new_process("trust.py", "--part", part, "--folder", str(folder)),
+        )
+    for part in parts.values():
+        figures |= part["figures"]
+    commits = {name: part["commit"] for name, part in parts.items()}
     for name in ("private-training", "faults"):
         file = HERE / "results" / f"{name}.json"
         if file.exists():

@@ -18,8 +18,6 @@ import numpy as np
 from inputs import finish, script_parser
 from numpy.typing import NDArray
 
-from recllm.base.errors import PolicyError
-from recllm.base.stats.probabilities import auc
 from recllm.market.propensity.effects import arm_learners, fit_outcome
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.parameters import UpliftSettings
@@ -47,7 +45,6 @@ def main() -> None:
         "people": N,
         "runs": RUNS,
         "worlds": {name: of_world(name, args.seed) for name in WORLDS},
-        "refused": refusals(args.seed),
         "seconds": round(time.perf_counter() - began, 1),
     }
     finish(record, args.output)
@@ -113,27 +110,6 @@ def figures(score: Values, judge: World, best: float) -> dict[str, float]:
     out = {"true_qini": true, "qini": curve.qini, "auuc": curve.auuc}
     out["error"] = float(np.sqrt(np.mean((score - judge.truth) ** 2)))
     return out | ({"share_of_best": true / best} if best > 1e-9 else {})
-
-
-def refusals(seed: int) -> dict[str, Any]:
-    """Trials that are none, called randomised: how many of 20 are refused; and how many of 20 true ones are."""
-    false, true, tell = 0, 0, []
-    for run in range(20):
-        features, treated, outcome, _, _ = simulate("equal chances", 10_000 * seed + 77 + run, 3_000)
-        true += _refused(features, treated, outcome)
-        rng = np.random.default_rng(run)
-        treated_by_feature = rng.random(len(treated)) < 0.5 + 0.2 * np.tanh(features.values[:, 5])
-        tell.append(auc(features.values[:, 5].astype(np.float64), treated_by_feature))
-        false += _refused(features, treated_by_feature, outcome)
-    return {"chosen_by_a_feature": false, "drawn_by_lot": true, "of": 20, "auc_of_that_feature": float(np.mean(tell))}
-
-
-def _refused(features: FeatureTable, treated: NDArray[np.bool_], outcome: Values) -> int:
-    try:
-        Trial.of_treatment(features, treated, outcome, randomised=True)
-    except PolicyError:
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from inputs import HERE, finish, load_average, say, script_parser
+from inputs import HERE, file_hash, finish, load_average, say, script_parser
 from numpy.typing import NDArray
 
 from recllm.market.propensity.effects import arm_learners, fit_outcome
@@ -76,7 +75,7 @@ def main() -> None:
     record = {
         "protocol": "uplift-real: half of the people learned from, the other half ordered; outcome visit",
         "data": "hillstrom_email",
-        "data_hash": data_hash(args.data / "hillstrom_email" / "hillstrom.parquet"),
+        "data_hash": file_hash(args.data / "hillstrom_email" / "hillstrom.parquet"),
         "people": len(trial),
         "seed": args.seed,
         "splits": args.splits,
@@ -92,10 +91,6 @@ def main() -> None:
     if find_spec("causalml"):
         record["peer_versions"] = versions("causalml")
     finish(record, args.output)
-
-
-def data_hash(file: Path) -> str:
-    return sha256(file.read_bytes()).hexdigest()[:16]
 
 
 # --- ordering people -------------------------------------------------------------------------------------------------

