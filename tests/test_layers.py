@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,24 @@ def test_a_package_stands_in_the_layer_that_the_table_names() -> None:
         else:
             assert entries - {"__init__", "__pycache__"} == set(rooms)
     assert len(LAYERS) <= 7 and len(ROOMS) <= 35
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count as well."""
+    module_of = {name_of(path).removesuffix(".py").replace("/", "."): tree for path, tree in trees().items()}
+    uses = {
+        module: {
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("recllm.")
+            for alias in node.names
+            for name in (node.module.removeprefix("recllm."), f"{node.module}.{alias.name}".removeprefix("recllm."))
+            if name in module_of
+        }
+        for module, tree in module_of.items()
+    }
+    sorted_modules = TopologicalSorter(uses)
+    sorted_modules.prepare()  # raises `CycleError` with the circle
 
 
 def test_only_the_gatekeepers_read_the_store() -> None:
