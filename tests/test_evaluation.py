@@ -118,7 +118,7 @@ def test_windows_agree_with_sets(rows: list[tuple[str, str, int]], start: int) -
     }
     dataset = Dataset.construct(log(*rows))
     if not any(expected.values()):
-        with pytest.raises(DataError, match="nobody known"):
+        with pytest.raises(DataError, match="no customer known"):
             next_purchases(dataset, start=start * DAY, end=(start + 3) * DAY, protocol="toy")
         return
     window = next_purchases(dataset, start=start * DAY, end=(start + 3) * DAY, protocol="toy")
