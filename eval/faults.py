@@ -321,7 +321,7 @@ class Publication(Operation):
         with Workspace.open(folder) as shop:
             versions = [answer for _, _, answer in traces.done if answer]
             problems = unserved(shop, versions, interrupted=traces.begun is not None)
-            refresh(shop)  # what comes next sweeps what was left
+            publish_recommender(shop, load_model(shop.models_dir), ToyEncoder())  # sweeps what was left
             problems += [f"a draft stays: {name}" for name in drafts(folder)]
             for manifest in registry.versions(shop.models_dir)[:-2]:
                 shutil.rmtree(shop.models_dir / "versions" / manifest.version)
