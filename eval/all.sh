@@ -14,7 +14,7 @@ python eval/run.py beauty-loo --systems "recllm,popular,personal-frequency,tifu-
   -o "$results/beauty-loo.json"
 python eval/ablation.py industrial-time -o "$results/ablation-industrial-time.json"
 python eval/ablation.py cj-next28 --slices ALL,NEW,COLD -o "$results/ablation-cj-next28.json"
-python eval/coverage.py -o "$results/coverage-cj-next28.json"
+python eval/catalogue_coverage.py -o "$results/coverage-cj-next28.json"
 python eval/offers.py -o "$results/offers.json"
 python eval/item_calibration.py -o "$results/item-calibration-cj-next28.json"
 python eval/audience.py -o "$results/audience.json"

@@ -123,7 +123,7 @@ def two_models(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> 
 
 def causalml_x(learn: Trial, people: FeatureTable, settings: UpliftSettings) -> Values:
     paths, sys.path[:] = sys.path[:], [path for path in sys.path if Path(path).resolve() != HERE]
-    from causalml.inference.meta import BaseXClassifier  # numba would take coverage.py beside this file for the package
+    from causalml.inference.meta import BaseXClassifier
 
     sys.path[:] = paths
     from lightgbm import LGBMClassifier, LGBMRegressor

@@ -1313,8 +1313,8 @@ def _named(name: str, *, limits: str = "", words: str = "", make: Callable[[Case
     _add(f"campaign: {name}", spoil)
 
 
-for _name, _fields in table("hostile_artefacts", "campaigns that name files"):
-    _named(_name, **_fields)
+for _name, _values in table("hostile_artefacts", "campaigns that name files"):
+    _named(_name, **_values)
 _named(
     "a list of ids that is a link",
     limits='suppress = "never.txt"',

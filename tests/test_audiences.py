@@ -181,7 +181,7 @@ def test_reasons_are_those_of_a_person_alone(trained: Recommender) -> None:
     people = audience(trained, items=["tea3"], limits=AudienceLimits(size=20)).people
     same, row = 0, trained.dataset.item_rows(["tea3"])
     for person in people:
-        plain = trained.reasons(trained.person(person.user_id), row, 1.0)[0]
+        plain = trained.explainer().reasons(trained.person(person.user_id), row, 1.0)[0]
         assert person.reasons
         if not any(r.evidence_id.startswith("I:") for r in plain):
             assert [r.evidence_id for r in person.reasons] == [r.evidence_id for r in plain]
@@ -472,8 +472,8 @@ def test_wrong_use_is_told(trained: Recommender) -> None:
 def test_what_is_asked_and_answered_is_light() -> None:
     """Finding people and predicting need neither torch nor scikit-learn until something is fitted."""
     code = (
-        "import sys, audiences.audience, audiences.assignment, propensity.predict, "
-        "recllm.market.propensity.uplift; "
+        "import sys, recllm.market.audiences.audience, recllm.market.audiences.assignment; "
+        "import recllm.market.propensity.predict, recllm.market.propensity.uplift; "
         "print([m for m in ('torch', 'transformers', 'sklearn', 'scipy', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -134,7 +134,8 @@ def test_loading_a_folder_asks_no_network(model: Path, monkeypatch: pytest.Monke
 
 
 def test_import_is_light() -> None:
-    code = "import sys, encoder; print({'torch', 'transformers', 'huggingface_hub', 'sqlite3'} & set(sys.modules))"
+    heavy = {"torch", "transformers", "huggingface_hub", "sqlite3"}
+    code = f"import sys, recllm.text.encoder; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.stdout.strip() == "set()", done.stderr
 

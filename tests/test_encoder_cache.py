@@ -242,7 +242,7 @@ def test_another_program_s_database_is_replaced(tmp_path: Path, expected: np.nda
     db = sqlite3.connect(tmp_path / CACHE_FILE)
     db.executescript("CREATE TABLE vector (other TEXT); INSERT INTO vector VALUES ('x')")
     db.close()
-    with pytest.warns(UserWarning, match="started anew"):
+    with pytest.warns(UserWarning, match="damaged .*it is replaced"):
         np.testing.assert_array_equal(CachedEncoder(ToyEncoder(), tmp_path).encode(WORDS), expected)
 
 

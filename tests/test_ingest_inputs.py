@@ -71,7 +71,7 @@ CHECKS: dict[str, Callable[[Loaded], bool]] = {
     "semicolons and decimal commas": holding("price", 4.49),
     "a newline inside a quoted title": titled("Pan,\nred"),
     "a text whose last line has as many delimiters as a row": titled("Pot\nof tin, and, lead"),
-    "columns that nobody asked for": lambda loaded: loaded.report.ignored_columns == ("store",),
+    "unknown columns": lambda loaded: loaded.report.ignored_columns == ("store",),
     "leading zeros": holding("item_id", "00123"),
     "every id ends in .0": holding("item_id", "3"),
     "some ids end in .0": holding("item_id", "123.0"),
@@ -108,7 +108,7 @@ CHECKS: dict[str, Callable[[Loaded], bool]] = {
     "steps with gaps and ties, from 0 and from 100": lambda loaded: (
         len(set(loaded.events("timestamp"))) == 3 and loaded.report.step_days == 28
     ),
-    "a column order beside times": lambda loaded: (
+    "a column order with times": lambda loaded: (
         loaded.report.step_days is None and "basket_id" in view(loaded.store).events().columns
     ),
 }

@@ -266,8 +266,8 @@ def test_two_halves_of_a_batch_have_the_gradient_of_the_whole() -> None:
     middle = len(batch.user) // 2
     inside = int(np.searchsorted(batch.row, middle))
     halves = [
-        (batch.part(slice(0, middle), slice(0, inside)), answer[:inside]),
-        (batch.part(slice(middle, None), slice(inside, None)), answer[inside:]),
+        (batch.piece(slice(0, middle), slice(0, inside)), answer[:inside]),
+        (batch.piece(slice(middle, None), slice(inside, None)), answer[inside:]),
     ]
     sums = []
     for parts in ([(batch, answer)], halves):

@@ -44,6 +44,7 @@ STORE_CALLS = {
     "doors/service/live.py": 1,
     "doors/service/people.py": 2,
     "doors/service/visitor_sessions.py": 5,
+    "market/campaigns/derived_records.py": 2,
     "market/campaigns/export.py": 2,
     "market/campaigns/outcome.py": 1,
     "market/campaigns/plan.py": 1,
@@ -108,7 +109,7 @@ def test_imports_point_upwards() -> None:
 
 def test_a_package_stands_in_the_layer_that_the_table_names() -> None:
     for layer, rooms in LAYERS.items():
-        entries = {path.stem for path in (PACKAGE / layer).iterdir() if path.suffix == ".py" or path.is_dir()}
+        entries = {path.stem for path in (PACKAGE / layer).iterdir() if path.suffix == ".py" or any(path.rglob("*.py"))}
         if layer in rooms:  # its own modules are one of them
             assert entries >= set(rooms) - {layer}
         else:
