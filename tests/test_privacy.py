@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as sa_event
 
@@ -246,6 +246,7 @@ SECOND = 1_000_000
         max_size=8,
     )
 )
+@example([(True, 0, 0), (True, 0, -400), (True, 0, -400), *[(True, 0, 100)] * 3, (False, 0, 100)])  # twice of one time
 def test_what_claims_the_future_is_dated_by_the_clock_and_a_refusal_ends_grants_ahead_of_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, decisions: list[tuple[bool, int | None, int]]
 ) -> None:

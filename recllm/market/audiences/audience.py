@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.shop.workspace.figures import FigureGate
 
-logger = logging.getLogger(__name__)
 
 CSV_COLUMNS = ("user_id", "probability", "item_id", "reasons")
 EFFECT_COLUMNS = ("effect", "effect_low", "effect_high")
@@ -164,7 +161,6 @@ def find_audience(
     item, an empty category or unknown seeds, `NotFittedError` without a trained model, `PolicyError` for a sensitive
     target or a group of fewer people than the policy's floor.
     """
-    started = time.perf_counter()
     target = None
     if request.seeds is None:
         trained_model(recommender)
@@ -185,15 +181,7 @@ def find_audience(
     question = plain(request.model_copy(update={"explain": True, "explain_first": None}))
     selection = select(pool.scores, pool.user_ids, name, request.limits)
     explain_first = request.explain_first if request.explain and request.seeds is None and not is_reported else 0
-    audience = build_audience(recommender, pool, selection, name, explain_first, figures, question)
-    logger.info(
-        "audience: %d of %d people, %d held out, %.1f s",
-        audience.size,
-        recommender.dataset.n_users,
-        len(audience.holdout),
-        time.perf_counter() - started,
-    )
-    return audience
+    return build_audience(recommender, pool, selection, name, explain_first, figures, question)
 
 
 def eligible_pool(

@@ -318,7 +318,9 @@ def likeness(
         score, method = in_blocks(lambda rows: vectors(rows) @ mean, user_rows), "the cosine with the mean vector"
     else:
         rng = np.random.default_rng(0)
-        others = rng.permutation(np.setdiff1d(user_rows, seeds))[:MAX_EXAMPLES]
+        others = np.setdiff1d(user_rows, seeds)
+        # where all are seeds the work is the same: its time would show of one id whether it is a customer
+        others = rng.permutation(others if len(others) else user_rows[:1])[:MAX_EXAMPLES]
         score = np.zeros(len(user_rows))
         if len(others):  # an error would report that no customer is left to compare with
             examples = rng.permutation(seeds)[:MAX_EXAMPLES]

@@ -69,6 +69,7 @@ AGES: Mapping[str, tuple[sa.Column[Any], ...]] = {
 }
 """What is deleted by age, in this order, and its columns of time."""
 
+_DECISION = ["user_key", "purpose", "at", "granted"]
 _RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
 
@@ -160,7 +161,7 @@ class Load:
                 keys, at = self._users.keys(frame["user_id"]), pl.min_horizontal("at", self._began)
                 rows = frame.drop("user_id").with_columns(user_key=keys, at=at)
                 self._end_grants_ahead(rows.filter(~pl.col("granted")))
-                accepted = _insert_new(connection, tables.consent, rows, key=["user_key", "purpose", "at", "granted"])
+                accepted = _insert_new(connection, tables.consent, rows, key=_DECISION)
         duplicates = frame.height - accepted - len(conflicts)
         self._counts["accepted"] += accepted
         self._counts["duplicates"] += duplicates
@@ -180,8 +181,10 @@ class Load:
         late = refusals.join(decided.filter(pl.col("at") > self._began), on="user_key", how="semi")
         for key, purpose, at in late.select("user_key", "purpose", "at").iter_rows():
             ahead = sa.and_(c.user_key == key, c.purpose == purpose, c.granted, c.at > self._began)
-            before = at + self._began - c.at  # each at another time, as they were
-            self._connection.execute(sa.update(tables.consent).where(ahead).values(at=before))
+            moved = sa.select(c.user_key, c.purpose, at + self._began - c.at, c.granted).where(ahead)
+            copied = tables.insert_of(self._connection)(tables.consent).from_select(_DECISION, moved)
+            self._connection.execute(copied.on_conflict_do_nothing())  # a grant of that very time says the same
+            self._connection.execute(sa.delete(tables.consent).where(ahead))
 
     def _is_erased(self, user_ids: pl.Series) -> pl.Series:
         """Boolean, (n,): whether each id is that of an erased person."""
