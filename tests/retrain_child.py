@@ -9,4 +9,4 @@ from recllm.shop.workspace.workspace import Workspace
 
 if __name__ == "__main__":
     with Workspace.open(sys.argv[1]) as workspace:
-        retrain(workspace, progress=lambda line: print(line, flush=True))
+        retrain(workspace, needed=(), progress=lambda line: print(line, flush=True))

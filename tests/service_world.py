@@ -71,7 +71,6 @@ def build_shop(folder: Path, people: int = PEOPLE, *, store: str | None = None, 
 
 
 def counts(folder: Path) -> dict[str, int]:
-    """Rows of each table of a workspace, without the loads."""
     with Workspace.open(folder) as shop, shop.store().read() as reader:
         return reader.counts()
 
@@ -86,7 +85,6 @@ def publish_again(shop: Workspace) -> str:
 def serving(
     *folders: Path, settings: ServiceSettings = FAST, console: bool = False, **options: Any
 ) -> Iterator[TestClient]:
-    """A client of a service of these workspaces that is ready."""
     app = create_app([LiveShop(Workspace.open(folder), folder.name) for folder in folders], settings, **options)
     if console:
         mount_console(app)

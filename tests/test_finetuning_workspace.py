@@ -68,7 +68,7 @@ def test_train_with_lora_publishes_a_model_that_serves(shop: Path, capsys: pytes
         opened = open_recommender(workspace)
         assert "+lora-" in opened.encoder.name and opened.encoder.fingerprint == model.encoder_fingerprint
         assert len(opened.recommend("u00", k=3)[0].items) == 3
-        report = retrain(workspace)
+        report = retrain(workspace, needed=())
         retrained = load_model(workspace.models_dir, report.challenger)
         assert retrained.adapter is not None and retrained.encoder_fingerprint == model.encoder_fingerprint
         opened = open_recommender(workspace, version=report.challenger)

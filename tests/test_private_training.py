@@ -493,23 +493,23 @@ def test_a_private_model_is_retrained_privately(folder: Path) -> None:
     budget = {"privacy": QUICK["privacy"] | {"total_epsilon": 3.5}}
     with overridden(budget), Workspace.open(str(folder)) as workspace:
         first = train_privately(workspace, epsilon=1.0, encoder=ToyEncoder()).model_version
-        report = retrain(workspace, if_due=True, encoder=ToyEncoder())
+        report = retrain(workspace, needed=(), if_due=True, encoder=ToyEncoder())
         assert (report.outcome, report.challenger) == (RetrainOutcome.NOT_DUE, None)
         assert {check.kind for check in report.checks} == {CheckKind.AGE, CheckKind.ERASURE}
         with workspace.store().read() as reader:
             name = reader.users()["user_id"][0]
         erase_people(workspace, [name], actor="test", by_pseudonym=True)
         assert first in taints(workspace.models_dir)
-        report = retrain(workspace, if_due=True, encoder=ToyEncoder())
+        report = retrain(workspace, needed=(), if_due=True, encoder=ToyEncoder())
         assert (report.outcome, report.parent, report.gate) == (RetrainOutcome.PROMOTED, first, None)
         assert report.removed == (first,) and not taints(workspace.models_dir)
         assert load_model(workspace.models_dir).version == report.challenger
         (made,) = model_history(workspace).versions
         assert made.lineage is not None and made.lineage.parent == first and made.lineage.privacy is not None
         assert [round(spending.epsilon, 1) for spending in PrivacyLedger(folder).spendings()] == [1.0, 1.0]
-        retrain(workspace, encoder=ToyEncoder())
+        retrain(workspace, needed=(), encoder=ToyEncoder())
         with pytest.raises(PolicyError, match="nothing was trained"):
-            retrain(workspace, encoder=ToyEncoder())
+            retrain(workspace, needed=(), encoder=ToyEncoder())
         assert len(PrivacyLedger(folder).spendings()) == 3
 
 
@@ -518,7 +518,7 @@ def test_a_private_model_whose_use_has_ended_is_not_replaced_by_another_kind(fol
         first = train_privately(workspace, epsilon=1.0, encoder=ToyEncoder()).model_version
         ended = datetime.now(UTC) - timedelta(days=1)
         mark_version_tainted(workspace.models_dir, first, at=ended, use_until=ended)
-        report = retrain(workspace, encoder=ToyEncoder())
+        report = retrain(workspace, needed=(), encoder=ToyEncoder())
         assert report.challenger is not None and load_model(workspace.models_dir).privacy is not None
 
 

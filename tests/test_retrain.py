@@ -21,6 +21,7 @@ from retrain_world import PEOPLE, grow, log, make_shop, mixed_up, poisoned, tent
 
 from recllm.base.errors import NotFittedError, StoreError
 from recllm.base.files import lock_file
+from recllm.market.experiments.slates import Treatment, start_experiment, stop_experiment
 from recllm.recommend.evaluation import retrain as job
 from recllm.recommend.evaluation.retrain import RetrainOutcome, RetrainReport, model_history, retrain
 from recllm.recommend.recommender import registry
@@ -38,7 +39,6 @@ Train = Callable[..., Model]
 
 @pytest.fixture(scope="module")
 def young(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shop whose model was trained on all of its log."""
     root = tmp_path_factory.mktemp("young") / "shop"
     make_shop(root, WEEKS)
     with Workspace.open(root) as shop:
@@ -57,7 +57,6 @@ def grown(young: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shop(grown: Path, tmp_path: Path) -> Path:
-    """A copy of the grown shop that may be changed."""
     shutil.copytree(grown, tmp_path / "shop")
     return tmp_path / "shop"
 
@@ -74,7 +73,7 @@ def wide_slopes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_retrain(root: Path, limits: dict[str, Any] | None = None, **options: Any) -> RetrainReport:
     with overridden({"retraining": limits or {}}), Workspace.open(root) as workspace:
-        return retrain(workspace, **options)
+        return retrain(workspace, needed=(), **options)
 
 
 def serving(root: Path) -> str | None:
@@ -82,7 +81,6 @@ def serving(root: Path) -> str | None:
 
 
 def changed_log(change: Callable[[Dataset, np.random.Generator], Dataset], seed: int) -> Train:
-    """Training on a log that somebody broke."""
     real = job.train_challenger
 
     def train(past: Dataset, *rest: Any) -> Model:
@@ -151,7 +149,7 @@ def test_a_worse_challenger_is_refused(shop: Path, monkeypatch: pytest.MonkeyPat
 def test_a_better_challenger_serves(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, Workspace.open(shop) as workspace:
         patch.setattr(job, "train_challenger", changed_log(mixed_up, 0))
-        bad = retrain(workspace)
+        bad = retrain(workspace, needed=())
         registry.promote(workspace.models_dir, str(bad.challenger), force=True)
     report = run_retrain(shop, WIDE)
     assert report.outcome is RetrainOutcome.PROMOTED and report.gate is not None
@@ -243,13 +241,20 @@ def test_old_versions_go_and_their_reasons_stay(shop: Path, monkeypatch: pytest.
     first = serving(shop)
     monkeypatch.setattr(job, "train_challenger", untrained(None, 0))
     monkeypatch.setattr(job, "REFUSED_VERSIONS", 1)
-    refused = []
-    for _ in range(2):
+    refused: list[str] = []
+    removed: list[list[str]] = []
+    for attempt in range(3):
         code, out, err = command("retrain", "-w", str(shop), "--json")
         assert code == 0, err
         refused.append(json.loads(out)["challenger"])
-    assert json.loads(out)["removed"] == refused[:1]
-    assert [m.version for m in registry.versions(shop / "models")] == [first, refused[1]]
+        removed.append(json.loads(out)["removed"])
+        with Workspace.open(shop) as workspace:
+            if attempt == 0:
+                start_experiment(workspace, "it", {"a": (0.5, Treatment()), "b": (0.5, Treatment(model=refused[0]))})
+            elif attempt == 1:
+                stop_experiment(workspace, "it")
+    assert removed == [[], [], refused[:2]], "what an experiment shows stays"
+    assert [m.version for m in registry.versions(shop / "models")] == [first, refused[2]]
     gone = next(d for d in registry.decisions(shop / "models") if d.kind is registry.DecisionKind.REMOVED)
     assert gone.version == refused[0] and gone.gate is not None and GateReason.WORSE in gone.gate.reasons
 

@@ -117,7 +117,6 @@ def reason(kind: str, locale: str, **changes: Any) -> str:
 
 
 def rendered(locale: str) -> dict[str, Any]:
-    """Everything this room says about the little world above."""
     texts = user_texts(ANN, ITEMS, locale)
     return {
         "items": item_texts(ITEMS, locale),

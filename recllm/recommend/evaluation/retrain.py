@@ -141,20 +141,20 @@ class ModelHistory:
 def retrain(
     workspace: Workspace,
     *,
+    needed: Collection[str],
     now: datetime | None = None,
     if_due: bool = False,
     seed: int = 0,
     encoder: Encoder | None = None,
-    needed: Collection[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> RetrainReport:
     """Check the serving model, train a challenger, and let it serve if it is not worse.
 
-    now: an aware time instead of the clock. if_due: train only if a check says so. seed: of samples, training and
-    bootstrap. encoder: the one that the serving model was trained with, where it is open already. needed: versions that
-    are not removed, such as those of a running experiment (`treatment_models`). People are learned
-    from who agreed to model training, and measured if they agreed to analytics as well. What is interrupted leaves the
-    serving model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
+    needed: versions that are not removed: those of a running experiment, by `experiments.slates.treatment_models`. now:
+    an aware time instead of the clock. if_due: train only if a check says so. seed: of samples, training and bootstrap.
+    encoder: the one that the serving model was trained with, where it is open already. People are learned from who
+    agreed to model training, and measured if they agreed to analytics as well. What is interrupted leaves the serving
+    model as it was, and nothing half done. Raises `NotFittedError` without a model, `StoreError` while another
     retraining of the workspace runs, `DataError` when the log before the window is too short to learn from.
 
     Where the serving model is private, or the settings ask for privacy, its age and an erasure alone say whether it is
