@@ -18,13 +18,14 @@ import shutil
 import sqlite3
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ SECRET = "zzcanary_7f3a91c2"
 """Stands in a file outside of what an artefact may read."""
 DEEP = 100_000
 """Levels of nesting."""
+DEEP_JSON = '{"a":' * DEEP + "1" + "}" * DEEP
+MILLION_DIGITS = "9" * 1_000_000
+SQL = "'; DROP TABLE items; --"
+PATHS = "../../outside/mark"
 
 
 @dataclass(frozen=True)
@@ -126,18 +131,19 @@ class Case:
     def secret_file(self) -> Path:
         return self.outside / "secret.txt"
 
-    def file(self, name: str, content: str | bytes) -> Path:
+    @property
+    def mark(self) -> str:
+        """What code that runs makes."""
+        return str(self.outside / "mark")
+
+    def file(self, name: str, content: Content = b"") -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+        path.write_bytes(as_bytes(content, self))
         return path
 
     def copy(self, source: Path, name: str) -> Path:
         return Path(shutil.copytree(source, self.folder / name))
-
-    def pickled(self) -> bytes:
-        """What leaves a mark outside as soon as it is unpickled."""
-        return pickle.dumps(_Mark(str(self.outside / "mark")))
 
     def shop(self) -> Path:
         """An empty workspace."""
@@ -151,12 +157,64 @@ class Case:
         return self.copy(self.world.shop, "shop")
 
 
+Content = bytes | str | Callable[[Case], bytes]
+Spoil = Callable[[Case, Path], object]
+"""Changes one thing about what is sound; the path is its folder."""
+
+
 class _Mark:
     def __init__(self, path: str) -> None:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch {self.path}",)
+
+
+def pickled(case: Case) -> bytes:
+    """What leaves a mark outside as soon as it is unpickled."""
+    return pickle.dumps(_Mark(case.mark))
+
+
+def as_bytes(content: Content, case: Case) -> bytes:
+    """Of a text the bytes, in which MARK is what running code would make."""
+    if callable(content):
+        return content(case)
+    return (
+        content if isinstance(content, bytes) else content.replace("MARK", case.mark).encode("utf-8", "surrogatepass")
+    )
+
+
+def put(name: str, content: Content) -> Spoil:
+    """One file has this content."""
+
+    def spoil(case: Case, folder: Path) -> None:
+        (folder / name).write_bytes(as_bytes(content, case))
+
+    return spoil
+
+
+def edit(name: str, **values: Any) -> Spoil:
+    """One file of JSON has these values."""
+    return lambda _, folder: edit_json(folder / name, **values)
+
+
+def replaced(name: str, make: Callable[[Case, Path], object]) -> Spoil:
+    """One file is taken away, and another thing made in its place."""
+
+    def spoil(case: Case, folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        make(case, folder)
+
+    return spoil
+
+
+def link(name: str) -> Spoil:
+    """One file is a link to the secret."""
+    return replaced(name, lambda case, folder: (folder / name).symlink_to(case.secret_file))
+
+
+def hard_link(name: str) -> Spoil:
+    return replaced(name, lambda case, folder: (folder / name).hardlink_to(case.secret_file))
 
 
 @dataclass(frozen=True)
@@ -185,14 +243,25 @@ def _add(name: str, make: Callable[[Case], Door], *, inert: bool = False) -> Non
     ARTEFACTS[name] = Artefact(name, make, inert)
 
 
-def artefact(name: str, *, inert: bool = False) -> Callable[[Callable[[Case], Door]], Callable[[Case], Door]]:
-    """A maker of one artefact."""
+@dataclass(frozen=True)
+class Kind:
+    """Artefacts that are something sound with one thing changed."""
 
-    def add(make: Callable[[Case], Door]) -> Callable[[Case], Door]:
-        _add(name, make, inert=inert)
-        return make
+    name: str
+    prepare: Callable[[Case], tuple[Path, Door]]
+    """(folder of what is sound, the door that reads it)."""
+    afterwards: Callable[[Path], object] = lambda folder: None
+    """What somebody does who can write all files of the folder, so that they agree."""
 
-    return add
+    def add(self, spoils: Mapping[str, Spoil], *, inert: bool = False) -> None:
+        for name, spoil in spoils.items():
+            _add(f"{self.name}: {name}", partial(self._make, spoil), inert=inert)
+
+    def _make(self, spoil: Spoil, case: Case) -> Door:
+        folder, door = self.prepare(case)
+        spoil(case, folder)
+        self.afterwards(folder)
+        return door
 
 
 def look_at(item: Artefact, folder: Path, world: World) -> Outcome:
@@ -221,29 +290,6 @@ def look_at_all(root: Path) -> list[Outcome]:
 # --- encoders --------------------------------------------------------------------------------------------------------
 
 
-def _encode(folder: Path, **options: Any) -> Door:
-    return lambda: load_encoder(folder, progress=False, **options).encode(["red shoes"]).shape
-
-
-def _encoder(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = False) -> None:
-    """A sound encoder's folder with one thing about it changed."""
-
-    def make(case: Case) -> Door:
-        folder = case.copy(case.world.encoder, "encoder")
-        spoil(case, folder)
-        return _encode(folder, cache_dir=case.folder / "cache")
-
-    _add(f"encoder: {name}", make, inert=inert)
-
-
-def _config(**values: Any) -> Callable[[Case, Path], object]:
-    return lambda _, folder: edit_json(folder / "config.json", **values)
-
-
-def _weights(content: Callable[[Case], bytes]) -> Callable[[Case, Path], object]:
-    return lambda case, folder: (folder / "model.safetensors").write_bytes(content(case))
-
-
 def safetensors(header: bytes, body: bytes = b"", size: int | None = None) -> bytes:
     """A file of that format with whatever header, and whatever length of it."""
     return struct.pack("<Q", len(header) if size is None else size) + header + body
@@ -268,158 +314,142 @@ HEADERS: dict[str, Callable[[], bytes]] = {
     "a name twice": lambda: safetensors(f'{{"a":{_tensor(0, 8, [2])},"a":{_tensor(0, 8, [2])}}}'.encode(), bytes(8)),
     "a type that is none": lambda: safetensors(f'{{"a":{_tensor(0, 8, [2], "__reduce__")}}}'.encode(), bytes(8)),
     "a shape that overflows": lambda: safetensors(f'{{"a":{_tensor(0, 8, [1 << 40, 1 << 40])}}}'.encode(), bytes(8)),
-    "deep nesting": lambda: safetensors(b'{"a":' * DEEP + b"1" + b"}" * DEEP),
+    "deep nesting": lambda: safetensors(DEEP_JSON.encode()),
     "no JSON": lambda: safetensors(b"cos\nsystem\n(S'true'\ntR."),
 }
 """Headers of safetensors files that lie."""
 
-for _name, _content in HEADERS.items():
-    _encoder(f"weights with {_name}", _weights(lambda _, content=_content: content()))
+
+def headers(file: str, name: str = "{}", without: str = "90 MB") -> dict[str, Spoil]:
+    """One file has each of these headers, but for one of them."""
+    return {
+        name.format(key): put(file, lambda _, content=content: content())
+        for key, content in HEADERS.items()
+        if without not in key
+    }
 
 
-def _only(name: str) -> Callable[[Case, Path], object]:
-    def spoil(case: Case, folder: Path) -> None:
-        (folder / "model.safetensors").unlink()
-        (folder / name).write_bytes(case.pickled())
-
-    return spoil
+def _encode(folder: Path, **options: Any) -> Door:
+    return lambda: load_encoder(folder, progress=False, **options).encode(["red shoes"]).shape
 
 
-def _spoil_links(case: Case, folder: Path) -> None:
-    (folder / "config.json").unlink()
-    (folder / "config.json").symlink_to(case.secret_file)
+def _sound_encoder(case: Case) -> tuple[Path, Door]:
+    folder = case.copy(case.world.encoder, "encoder")
+    return folder, _encode(folder, cache_dir=case.folder / "cache")
 
 
-def _spoil_module(kind: str, path: str) -> Callable[[Case, Path], object]:
+def _only(name: str) -> Spoil:
+    return replaced("model.safetensors", put(name, pickled))
+
+
+def _module(kind: str, path: str) -> Spoil:
     def spoil(case: Case, folder: Path) -> None:
         modules = [("sentence_transformers.models.Transformer", ""), (kind, path)]
-        write_json(
-            folder / "modules.json",
-            [{"idx": n, "name": str(n), "path": p, "type": t} for n, (t, p) in enumerate(modules)],
-        )
-        case.file("encoder/evil.py", f"open({str(case.outside / 'mark')!r}, 'w')\n")
+        listed = [{"idx": n, "name": str(n), "path": p, "type": t} for n, (t, p) in enumerate(modules)]
+        write_json(folder / "modules.json", listed)
+        case.file("encoder/evil.py", "open('MARK', 'w')\n")
 
     return spoil
 
 
-def _spoil_code(case: Case, folder: Path) -> None:
+def _code(case: Case, folder: Path) -> None:
     """Code beside the settings that name it."""
-    mark = f"open({str(case.outside / 'mark')!r}, 'w')\n"
     for name in ("modeling_evil.py", "tokenization_evil.py", "configuration_evil.py", "__init__.py", "custom.py"):
-        (folder / name).write_text(mark)
+        put(name, "open('MARK', 'w')\n")(case, folder)
     edit_json(folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer", custom=True)
 
 
-def _spoil_tokenizer(**values: Any) -> Callable[[Case, Path], object]:
-    return lambda _, folder: edit_json(folder / "tokenizer_config.json", **values)
+_config = partial(edit, "config.json")
+_tokenizer = partial(edit, "tokenizer_config.json")
+SLOW_SPLIT = {"type": "Split", "pattern": {"Regex": "(a|aa)+$|(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+SYSTEM_CALL = "{{ lipsum.__globals__['os'].system('touch MARK') }}"
 
-
-def _regex_tokenizer(case: Case, folder: Path) -> None:
-    split = {"type": "Split", "pattern": {"Regex": "(a|aa)+$|(x+x+)+y"}, "behavior": "Isolated", "invert": False}
-    edit_json(folder / "tokenizer.json", pre_tokenizer=split)
-
-
-_encoder("weights that are a pickle", _weights(lambda case: case.pickled()))
-for _name in ("pytorch_model.bin", "model.pt", "weights.pkl", "model.ckpt", "model.joblib"):
-    _encoder(f"{_name} alone", _only(_name))
-_encoder(
-    "a pickle beside sound weights",
-    lambda case, folder: (folder / "pytorch_model.bin").write_bytes(case.pickled()),
+encoders = Kind("encoder", _sound_encoder)
+encoders.add(
+    {
+        **headers("model.safetensors", "weights with {}", without="nothing"),
+        "weights that are a pickle": put("model.safetensors", pickled),
+        **{
+            f"{name} alone": _only(name)
+            for name in ("pytorch_model.bin", "model.pt", "weights.pkl", "model.ckpt", "model.joblib")
+        },
+        "auto_map": _config(auto_map={"AutoModel": "modeling_evil.EvilModel"}),
+        "auto_map below": _config(vision={"inner": [{"auto_map": {"AutoConfig": "evil--x.Y"}}]}),
+        "trust_remote_code": _config(trust_remote_code=True),
+        "attention from a hub": _config(_attn_implementation_internal="evil/kernel"),
+        "attention by another name": _config(attn_implementation="evil/kernel"),
+        "attention by a private name": _config(_attn_implementation="evil/kernel"),
+        "a model to fetch": _config(backbone_name_or_path="evil/model"),
+        "a model to fetch below": _config(decoder={"_name_or_path": "evil/model"}),
+        "a type of model that runs code": _config(model_type="lightglue"),
+        "custom pipelines": _config(custom_pipelines={"x": {"impl": "evil.X"}}),
+        "deep settings": put("config.json", DEEP_JSON),
+        "large settings": put("config.json", lambda _: b'{"a":"' + b"x" * (5 << 20) + b'"}'),
+        "a number of a million digits": put("config.json", '{"hidden_size":' + MILLION_DIGITS + "}"),
+        "a billion layers": _config(num_hidden_layers=1_000_000_000),
+        "a trillion words": _config(vocab_size=10**12),
+        "a trillion positions": _config(max_position_embeddings=10**12),
+        "vectors of a billion numbers": _config(hidden_size=10**9),
+        "a settings file that is a link": link("config.json"),
+        "a module of one's own": _module("evil.Evil", ""),
+        "a module of the library that is none": _module("sentence_transformers.models.os.system", ""),
+        "a module outside": _module("sentence_transformers.models.Pooling", "../../outside"),
+        "a tokenizer with code": _tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}),
+        "a tokenizer that is a pickle": put("tokenizer.json", pickled),
+        "a deep tokenizer": put("tokenizer.json", DEEP_JSON),
+        "a pipe in place of weights": replaced(
+            "model.safetensors", lambda _, folder: os.mkfifo(folder / "model.safetensors")
+        ),
+        "an adapter in place of a model": put(
+            "adapter_config.json", '{"base_model_name_or_path": "evil/model", "peft_type": "LORA"}'
+        ),
+    }
+)
+encoders.add(
+    {
+        "a pickle beside sound weights": put("pytorch_model.bin", pickled),
+        "a note of where it came from": _config(_name_or_path="evil/model"),
+        "code beside the weights": _code,
+        "a tokenizer with a slow pattern": edit("tokenizer.json", pre_tokenizer=SLOW_SPLIT),
+        "a template in the tokenizer": _tokenizer(chat_template=SYSTEM_CALL),
+    },
     inert=True,
-)
-_encoder("auto_map", _config(auto_map={"AutoModel": "modeling_evil.EvilModel"}))
-_encoder("auto_map below", _config(vision={"inner": [{"auto_map": {"AutoConfig": "evil--x.Y"}}]}))
-_encoder("trust_remote_code", _config(trust_remote_code=True))
-_encoder("attention from a hub", _config(_attn_implementation_internal="evil/kernel"))
-_encoder("attention by another name", _config(attn_implementation="evil/kernel"))
-_encoder("attention by a private name", _config(_attn_implementation="evil/kernel"))
-_encoder("a model to fetch", _config(backbone_name_or_path="evil/model"))
-_encoder("a model to fetch below", _config(decoder={"_name_or_path": "evil/model"}))
-_encoder("a note of where it came from", _config(_name_or_path="evil/model"), inert=True)
-_encoder("a type of model that runs code", _config(model_type="lightglue"))
-_encoder("custom pipelines", _config(custom_pipelines={"x": {"impl": "evil.X"}}))
-_encoder("deep settings", lambda _, folder: (folder / "config.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP))
-_encoder("large settings", lambda _, folder: (folder / "config.json").write_text('{"a":"' + "x" * (5 << 20) + '"}'))
-_encoder(
-    "a number of a million digits",
-    lambda _, folder: (folder / "config.json").write_text('{"hidden_size":' + "9" * 1_000_000 + "}"),
-)
-_encoder("a billion layers", _config(num_hidden_layers=1_000_000_000))
-_encoder("a trillion words", _config(vocab_size=10**12))
-_encoder("a trillion positions", _config(max_position_embeddings=10**12))
-_encoder("vectors of a billion numbers", _config(hidden_size=10**9))
-_encoder("a settings file that is a link", _spoil_links)
-_encoder("a module of one's own", _spoil_module("evil.Evil", ""))
-_encoder("a module of the library that is none", _spoil_module("sentence_transformers.models.os.system", ""))
-_encoder("a module outside", _spoil_module("sentence_transformers.models.Pooling", "../../outside"))
-_encoder("code beside the weights", _spoil_code, inert=True)
-_encoder("a tokenizer with code", _spoil_tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}))
-_encoder("a tokenizer that is a pickle", lambda case, folder: (folder / "tokenizer.json").write_bytes(case.pickled()))
-_encoder(
-    "a deep tokenizer", lambda _, folder: (folder / "tokenizer.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP)
-)
-_encoder("a tokenizer with a slow pattern", _regex_tokenizer, inert=True)
-_encoder(
-    "a template in the tokenizer",
-    _spoil_tokenizer(chat_template="{{ lipsum.__globals__['os'].system('touch mark') }}"),
-    inert=True,
-)
-_encoder(
-    "a pipe in place of weights",
-    lambda _, folder: ((folder / "model.safetensors").unlink(), os.mkfifo(folder / "model.safetensors")),
-)
-_encoder(
-    "an adapter in place of a model",
-    lambda _, folder: write_json(
-        folder / "adapter_config.json", {"base_model_name_or_path": "evil/model", "peft_type": "LORA"}
-    ),
 )
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
 
-
-def _adapter(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = False) -> None:
-    """An adapter of the sound encoder with one thing about it changed."""
-
-    def make(case: Case) -> Door:
-        from safetensors.numpy import save_file
-
-        from recllm.text.encoder.huggingface import HuggingFaceEncoder
-        from recllm.text.encoder.loading import find_weights
-
-        encoder = case.copy(case.world.encoder, "encoder")
-        folder = case.folder / "adapter"
-        folder.mkdir()
-        tensors, rank = {}, 2
-        for layer in range(2):
-            block = f"base_model.model.encoder.layer.{layer}"
-            sizes = {
-                "attention.self.query": (32, 32),
-                "attention.self.key": (32, 32),
-                "attention.self.value": (32, 32),
-                "attention.output.dense": (32, 32),
-                "intermediate.dense": (32, 48),
-                "output.dense": (48, 32),
-            }
-            for part, (width, height) in sizes.items():
-                tensors[f"{block}.{part}.lora_A.weight"] = np.zeros((rank, width), np.float32)
-                tensors[f"{block}.{part}.lora_B.weight"] = np.zeros((height, rank), np.float32)
-        base = HuggingFaceEncoder(find_weights(encoder))
-        record = json.dumps({"base": base.name, "base_hash": base.base_hash})
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"recllm": record})
-        targets = ["query", "key", "value", "dense"]
-        config = {"peft_type": "LORA", "r": rank, "lora_alpha": 4.0, "target_modules": targets, "bias": "none"}
-        write_json(folder / "adapter_config.json", config)
-        spoil(case, folder)
-        return _encode(encoder, adapter=folder, cache_dir=case.folder / "cache")
-
-    _add(f"adapter: {name}", make, inert=inert)
+PARTS = {
+    **dict.fromkeys((f"attention.self.{name}" for name in ("query", "key", "value")), (32, 32)),
+    "attention.output.dense": (32, 32),
+    "intermediate.dense": (32, 48),
+    "output.dense": (48, 32),
+}
+"""Linear layers of a block of the sound encoder -> (width, height)."""
 
 
-def _adapter_pickle(case: Case, folder: Path) -> None:
-    (folder / "adapter_model.safetensors").unlink()
-    (folder / "adapter_model.bin").write_bytes(case.pickled())
+def _sound_adapter(case: Case) -> tuple[Path, Door]:
+    """Of the sound encoder."""
+    from safetensors.numpy import save_file
+
+    from recllm.text.encoder.huggingface import HuggingFaceEncoder
+    from recllm.text.encoder.loading import find_weights
+
+    encoder, folder = case.copy(case.world.encoder, "encoder"), case.folder / "adapter"
+    folder.mkdir()
+    tensors, rank = {}, 2
+    for layer in range(2):
+        for part, (width, height) in PARTS.items():
+            name = f"base_model.model.encoder.layer.{layer}.{part}"
+            tensors[f"{name}.lora_A.weight"] = np.zeros((rank, width), np.float32)
+            tensors[f"{name}.lora_B.weight"] = np.zeros((height, rank), np.float32)
+    base = HuggingFaceEncoder(find_weights(encoder))
+    record = json.dumps({"base": base.name, "base_hash": base.base_hash})
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"recllm": record})
+    targets = ["query", "key", "value", "dense"]
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 4.0, "target_modules": targets, "bias": "none"}
+    write_json(folder / "adapter_config.json", config)
+    return folder, _encode(encoder, adapter=folder, cache_dir=case.folder / "cache")
 
 
 def _other_base(_: Case, folder: Path) -> None:
@@ -430,61 +460,51 @@ def _other_base(_: Case, folder: Path) -> None:
     save_file(load_file(path), path, metadata={"recllm": record})
 
 
-_adapter("a sound one", lambda case, folder: None, inert=True)
-_adapter("adapter_model.bin alone", _adapter_pickle)
-_adapter("weights that are a pickle", lambda case, f: (f / "adapter_model.safetensors").write_bytes(case.pickled()))
-_adapter("of another model", _other_base)
-_adapter(
-    "that names a model to fetch",
-    lambda _, f: edit_json(
-        f / "adapter_config.json", base_model_name_or_path="evil/model", auto_mapping={"parent_library": "evil"}
-    ),
+_lora = partial(edit, "adapter_config.json")
+FETCHED = {"base_model_name_or_path": "evil/model", "auto_mapping": {"parent_library": "evil"}}
+adapters = Kind("adapter", _sound_adapter)
+adapters.add(
+    {
+        "a sound one": lambda case, folder: None,
+        "that names a model to fetch": _lora(**FETCHED),
+        "of endless layers": _lora(layers_to_transform=list(range(100_000))),
+    },
     inert=True,
 )
-_adapter("of a billion ranks", lambda _, f: edit_json(f / "adapter_config.json", r=1_000_000_000))
-_adapter("of a rank of many digits", lambda _, f: edit_json(f / "adapter_config.json", r="9" * 100_000))
-_adapter("deep settings", lambda _, f: (f / "adapter_config.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP))
-_adapter("of another kind", lambda _, f: edit_json(f / "adapter_config.json", peft_type="PROMPT_TUNING"))
-_adapter("of all modules", lambda _, f: edit_json(f / "adapter_config.json", target_modules=".*"))
-_adapter(
-    "of endless layers",
-    lambda _, f: edit_json(f / "adapter_config.json", layers_to_transform=list(range(100_000))),
-    inert=True,
+adapters.add(
+    {
+        "adapter_model.bin alone": replaced("adapter_model.safetensors", put("adapter_model.bin", pickled)),
+        "weights that are a pickle": put("adapter_model.safetensors", pickled),
+        "of another model": _other_base,
+        "of a billion ranks": _lora(r=1_000_000_000),
+        "of a rank of many digits": _lora(r="9" * 100_000),
+        "deep settings": put("adapter_config.json", DEEP_JSON),
+        "of another kind": _lora(peft_type="PROMPT_TUNING"),
+        "of all modules": _lora(target_modules=".*"),
+    }
 )
 
 
 # --- exported encoders -----------------------------------------------------------------------------------------------
 
 
-def _onnx(name: str, model: Callable[[Case], bytes], *, inert: bool = False, **record: Any) -> None:
+def _onnx(name: str, model: Content, *, deep: str = "", **record: Any) -> None:
     """A folder whose record agrees with every file in it."""
 
     def make(case: Case) -> Door:
-        folder = case.folder / "onnx"
-        folder.mkdir()
-        content, tokenizer = model(case), (case.world.encoder / "tokenizer.json").read_bytes()
-        (folder / "model.onnx").write_bytes(content)
-        (folder / "tokenizer.json").write_bytes(tokenizer)
-        files = {"model.onnx": content, "tokenizer.json": tokenizer}
-        hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
-        values: dict[str, Any] = {
-            "scheme": SCHEME,
-            "name": "m",
-            "source": "s",
-            "dim": 4,
-            "pad": 0,
-            "limit": 12,
-            "lower_case": False,
-            "prompts": {},
-            "parity": {},
-            "files": hashes,
+        files = {
+            "model.onnx": as_bytes(model, case),
+            "tokenizer.json": (case.world.encoder / "tokenizer.json").read_bytes(),
         }
-        write_json(folder / "onnx.json", values | record)
-        if deep := record.get("deep"):
-            (folder / "onnx.json").write_text(deep)
-        return _encode(folder)
+        for file, content in files.items():
+            case.file(f"onnx/{file}", content)
+        hashes = {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+        values = {"scheme": SCHEME, "name": "m", "source": "s", "dim": 4, "pad": 0, "limit": 12, "lower_case": False}
+        values |= {"prompts": {}, "parity": {}, "files": hashes}
+        case.file("onnx/onnx.json", deep or json.dumps(values | record))
+        return _encode(case.folder / "onnx")
 
-    _add(f"onnx: {name}", make, inert=inert)
+    _add(f"onnx: {name}", make)
 
 
 def _graph(nodes: Callable[[Any], list[Any]], constants: Callable[[Any, Case], list[Any]]) -> Callable[[Case], bytes]:
@@ -501,7 +521,9 @@ def _graph(nodes: Callable[[Any], list[Any]], constants: Callable[[Any, Case], l
     return model
 
 
-def _external(location: str) -> Callable[[Any, Case], list[Any]]:
+def _external(location: str) -> Callable[[Case], bytes]:
+    """A graph with a constant that lies in another file."""
+
     def constants(onnx: Any, case: Case) -> list[Any]:
         (case.outside / "weights.bin").write_bytes(SECRET.encode()[:16])
         tensor = onnx.TensorProto(name="c", data_type=onnx.TensorProto.FLOAT, dims=[1, 4])
@@ -511,80 +533,54 @@ def _external(location: str) -> Callable[[Any, Case], list[Any]]:
             tensor.external_data.add(key=key, value=value)
         return [tensor]
 
-    return constants
+    return _graph(lambda helper: [helper.make_node("Identity", ["c"], ["unit"])], constants)
 
 
-def _identity(helper: Any) -> list[Any]:
-    return [helper.make_node("Identity", ["c"], ["unit"])]
-
-
-_onnx("data outside", _graph(_identity, _external("../../outside/weights.bin")))
-_onnx("data at an absolute path", _graph(_identity, _external("OUTSIDE/weights.bin")))
-_onnx("data that the record does not name", _graph(_identity, _external("more.bin")))
+_onnx("data outside", _external("../../outside/weights.bin"))
+_onnx("data at an absolute path", _external("OUTSIDE/weights.bin"))
+_onnx("data that the record does not name", _external("more.bin"))
 _onnx(
     "an operator of one's own",
     _graph(lambda h: [h.make_node("Run", ["input_ids"], ["unit"], domain="evil")], lambda *_: []),
 )
-_onnx("a model that is a pickle", lambda case: case.pickled())
-_onnx("a record with a path", lambda case: b"", files={"../../outside/secret.txt": "0" * 64})
-_onnx("a deep record", lambda case: b"", deep='{"a":' * DEEP + "1" + "}" * DEEP)
-_onnx("a record of other kinds", lambda case: b"", files=[1, 2], prompts=3)
+_onnx("a model that is a pickle", pickled)
+_onnx("a record with a path", b"", files={"../../outside/secret.txt": "0" * 64})
+_onnx("a deep record", b"", deep=DEEP_JSON)
+_onnx("a record of other kinds", b"", files=[1, 2], prompts=3)
 
 
 # --- the cache of an encoder -----------------------------------------------------------------------------------------
 
 
-def _cached(case: Case) -> Door:
-    import warnings
-
+def _sound_cache(case: Case) -> tuple[Path, Door]:
     def ask() -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged cache is told and started anew
-            return CachedEncoder(ToyEncoder(), case.folder / "cache").encode(["red shoes"]).shape
+            return CachedEncoder(ToyEncoder(), folder).encode(["red shoes"]).shape
 
-    return ask
-
-
-@artefact("cache: a pickle", inert=True)
-def a_cache_that_is_a_pickle(case: Case) -> Door:
-    case.file(f"cache/{CACHE_FILE}", case.pickled())
-    return _cached(case)
+    (folder := case.folder / "cache").mkdir()
+    return folder, ask
 
 
-@artefact("cache: a view that never ends", inert=True)
-def a_cache_with_a_view_that_never_ends(case: Case) -> Door:
-    (case.folder / "cache").mkdir()
-    with sqlite3.connect(case.folder / "cache" / CACHE_FILE) as db:
+def _view_without_end(_: Case, folder: Path) -> None:
+    with sqlite3.connect(folder / CACHE_FILE) as db:
         db.execute(
             "CREATE VIEW vector AS WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
             "SELECT CAST(n AS BLOB) AS key, n AS used, x'00' AS digest, x'00' AS numbers FROM r"
         )
-    return _cached(case)
 
 
-@artefact("cache: a link", inert=True)
-def a_cache_that_is_a_link(case: Case) -> Door:
-    (case.folder / "cache").mkdir()
-    (case.folder / "cache" / CACHE_FILE).symlink_to(case.secret_file)
-    return _cached(case)
+def _hashes(content: Content) -> Spoil:
+    return lambda case, _: case.file(f"cache/{HASH_FILE}", content)
 
 
-@artefact("cache: deep hashes", inert=True)
-def hashes_nested_deeply(case: Case) -> Door:
-    folder = case.copy(case.world.encoder, "encoder")
-    case.file(f"cache/{HASH_FILE}", "[" * DEEP + "]" * DEEP)
-    return _encode(folder, cache_dir=case.folder / "cache")
-
-
-@artefact("cache: hashes that are a pickle", inert=True)
-def hashes_that_are_a_pickle(case: Case) -> Door:
-    folder = case.copy(case.world.encoder, "encoder")
-    case.file(f"cache/{HASH_FILE}", case.pickled())
-    return _encode(folder, cache_dir=case.folder / "cache")
-
-
-ENDLESS = "{% for n in range(99999) %}" * 3 + "{% endfor %}" * 3
-"""A template that counts to a thousand million million."""
+Kind("cache", _sound_cache).add(
+    {"a pickle": put(CACHE_FILE, pickled), "a view that never ends": _view_without_end, "a link": link(CACHE_FILE)},
+    inert=True,
+)
+Kind("cache", _sound_encoder).add(
+    {"deep hashes": _hashes("[" * DEEP + "]" * DEEP), "hashes that are a pickle": _hashes(pickled)}, inert=True
+)
 
 
 # --- generators ------------------------------------------------------------------------------------------------------
@@ -601,52 +597,40 @@ def _write(folder: Path) -> Door:
     return door
 
 
-def _generator(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = False) -> None:
-    def make(case: Case) -> Door:
-        folder = case.copy(case.world.causal, "causal")
-        spoil(case, folder)
-        return _write(folder)
-
-    _add(f"generator: {name}", make, inert=inert)
+def _sound_generator(case: Case) -> tuple[Path, Door]:
+    folder = case.copy(case.world.causal, "causal")
+    return folder, _write(folder)
 
 
-def _template(text: str) -> Callable[[Case, Path], object]:
-    def spoil(case: Case, folder: Path) -> None:
-        (folder / "chat_template.jinja").write_text(text.replace("MARK", str(case.outside / "mark")))
-
-    return spoil
-
-
-def _of_template(name: str, text: str) -> None:
-    """It is a program, and not run: the model reads the turns as they are."""
-    _generator(f"a template that {name}", _template(text), inert=True)
-
-
-_generator("weights that are a pickle", _weights(lambda case: case.pickled()))
-_generator("pytorch_model.bin alone", _only("pytorch_model.bin"))
-_generator("auto_map", _config(auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"}))
-_generator("attention from a hub", _config(attn_implementation="evil/kernel"))
-_generator("a model to fetch", _config(draft={"_name_or_path": "evil/model"}))
-_generator("a model to fetch by another name", _config(text_encoder_name_or_path="evil/model"))
-_generator("a tokenizer with code", _spoil_tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}))
-_generator("code beside the weights", _spoil_code, inert=True)
-for _name, _text in table("hostile_artefacts", "templates"):
-    _of_template(_name, _text)
-_generator("deep settings", lambda _, f: (f / "config.json").write_text('{"a":' * DEEP + "1" + "}" * DEEP))
-_generator("a billion layers", _config(num_hidden_layers=1_000_000_000))
-_generator("a settings file that is a link", _spoil_links)
-for _name, _content in HEADERS.items():
-    if _name in ("length of 2^63", "offsets outside", "deep nesting"):
-        _generator(f"weights with {_name}", _weights(lambda _, content=_content: content()))
-
-
-def _gguf(name: str, content: Callable[[Case], bytes]) -> None:
-    _add(f"gguf: {name}", lambda case: _write(case.file("model.gguf", content(case))))
+generators = Kind("generator", _sound_generator)
+generators.add(
+    {
+        "weights that are a pickle": put("model.safetensors", pickled),
+        "pytorch_model.bin alone": _only("pytorch_model.bin"),
+        "auto_map": _config(auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"}),
+        "attention from a hub": _config(attn_implementation="evil/kernel"),
+        "a model to fetch": _config(draft={"_name_or_path": "evil/model"}),
+        "a model to fetch by another name": _config(text_encoder_name_or_path="evil/model"),
+        "a tokenizer with code": _tokenizer(auto_map={"AutoTokenizer": ["evil.T", None]}),
+        "deep settings": put("config.json", DEEP_JSON),
+        "a billion layers": _config(num_hidden_layers=1_000_000_000),
+        "a settings file that is a link": link("config.json"),
+        **{
+            f"weights with {name}": headers("model.safetensors")[name]
+            for name in ("length of 2^63", "offsets outside", "deep nesting")
+        },
+    }
+)
+# a template is a program, and not run: the model reads the turns as they are
+templates = {f"a template that {name}": text for name, text in table("hostile_artefacts", "templates")}
+generators.add(
+    {"code beside the weights": _code, **{name: put("chat_template.jinja", text) for name, text in templates.items()}},
+    inert=True,
+)
 
 
 def _gguf_text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
+    return struct.pack("<Q", len(text.encode())) + text.encode()
 
 
 def gguf(*pairs: bytes, n_tensors: int = 0, n_pairs: int | None = None, version: int = 3) -> bytes:
@@ -654,44 +638,41 @@ def gguf(*pairs: bytes, n_tensors: int = 0, n_pairs: int | None = None, version:
     return head + b"".join(pairs)
 
 
-def _gguf_string(key: str, value: str) -> bytes:
+def _gguf_pair(key: str, value: str) -> bytes:
     return _gguf_text(key) + struct.pack("<I", 8) + _gguf_text(value)
 
 
-_EVIL_TEMPLATE = "{{ lipsum.__globals__['os'].system('touch MARK') }}"
-_gguf(
-    "a template that runs code",
-    lambda case: gguf(
-        _gguf_string("general.architecture", "llama"),
-        _gguf_string("tokenizer.ggml.model", "gpt2"),
-        _gguf_string("tokenizer.chat_template", _EVIL_TEMPLATE.replace("MARK", str(case.outside / "mark"))),
-    ),
-)
-_gguf("a pickle", lambda case: case.pickled())
-_gguf("a pickle behind the magic", lambda case: b"GGUF" + case.pickled())
-_gguf("endless pairs", lambda _: gguf(_gguf_string("a", "b"), n_pairs=1 << 62))
-_gguf("endless tensors", lambda _: gguf(_gguf_string("general.architecture", "llama"), n_tensors=1 << 62))
-_gguf("a text of endless length", lambda _: gguf(struct.pack("<Q", 1 << 62) + b"x"))
-_gguf("a list of endless length", lambda _: gguf(_gguf_text("a") + struct.pack("<IIQ", 9, 4, 1 << 60)))
-_gguf("lists in lists", lambda _: gguf(_gguf_text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * DEEP))
-_gguf("a type that is none", lambda _: gguf(_gguf_text("a") + struct.pack("<I", 77) + bytes(64)))
-_gguf("a version that is none", lambda _: gguf(version=9_999))
-_gguf(
-    "an alignment of nothing",
-    lambda _: gguf(
-        _gguf_text("general.alignment") + struct.pack("<II", 4, 0),
-        _gguf_string("general.architecture", "llama"),
-        n_tensors=1,
-    ),
-)
-_gguf("nothing", lambda _: b"")
-_gguf("half a head", lambda _: b"GGUF\x03\x00")
+def _with_template(case: Case) -> bytes:
+    return gguf(
+        _gguf_pair("general.architecture", "llama"),
+        _gguf_pair("tokenizer.ggml.model", "gpt2"),
+        _gguf_pair("tokenizer.chat_template", SYSTEM_CALL.replace("MARK", case.mark)),
+    )
+
+
+LLAMA = _gguf_pair("general.architecture", "llama")
+for _name, _content in {
+    "a template that runs code": _with_template,
+    "a pickle": pickled,
+    "a pickle behind the magic": lambda case: b"GGUF" + pickled(case),
+    "endless pairs": gguf(_gguf_pair("a", "b"), n_pairs=1 << 62),
+    "endless tensors": gguf(LLAMA, n_tensors=1 << 62),
+    "a text of endless length": gguf(struct.pack("<Q", 1 << 62) + b"x"),
+    "a list of endless length": gguf(_gguf_text("a") + struct.pack("<IIQ", 9, 4, 1 << 60)),
+    "lists in lists": gguf(_gguf_text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * DEEP),
+    "a type that is none": gguf(_gguf_text("a") + struct.pack("<I", 77) + bytes(64)),
+    "a version that is none": gguf(version=9_999),
+    "an alignment of nothing": gguf(_gguf_text("general.alignment") + struct.pack("<II", 4, 0), LLAMA, n_tensors=1),
+    "nothing": b"",
+    "half a head": b"GGUF\x03\x00",
+}.items():
+    _add(f"gguf: {_name}", lambda case, content=_content: _write(case.file("model.gguf", content)))
 
 
 # --- published models ------------------------------------------------------------------------------------------------
 
 
-def _sealed(folder: Path) -> None:
+def _seal(folder: Path) -> None:
     """Writes the manifest anew, as somebody would who can write all files of a version."""
     path = folder / "manifest.json"
     body = json.loads(path.read_text())
@@ -719,66 +700,47 @@ def _recommend(shop: Path) -> Door:
     return door
 
 
-def _version(name: str, spoil: Callable[[Case, Path], object], *, inert: bool = False, seal: bool = True) -> None:
-    """A published version in which somebody changed a file, and by `seal` the manifest as well."""
+def _sound_version(case: Case) -> tuple[Path, Door]:
+    from recllm.recommend.recommender.registry import current
 
-    def make(case: Case) -> Door:
-        from recllm.recommend.recommender.registry import current
-
-        shop = case.trained()
-        folder = shop / "models" / "versions" / str(current(shop / "models"))
-        spoil(case, folder)
-        if seal:
-            _sealed(folder)
-        return _recommend(shop)
-
-    _add(f"version: {name}", make, inert=inert)
+    shop = case.trained()
+    return shop / "models" / "versions" / str(current(shop / "models")), _recommend(shop)
 
 
-for _name in ("scorer.safetensors", "model.json", "scorer.json", "manifest.json"):
-    _version(
-        f"{_name} is a pickle",
-        lambda case, folder, name=_name: (folder / name).write_bytes(case.pickled()),
-        seal=_name != "manifest.json",
-    )
-for _name in ("model.json", "scorer.json", "manifest.json"):
-    _version(
-        f"{_name} is deep",
-        lambda _, folder, name=_name: (folder / name).write_text('{"a":' * DEEP + "1" + "}" * DEEP),
-        seal=_name != "manifest.json",
-    )
-for _name in ("extra.pkl", "extra.bin", "extra.npy", "extra.joblib", "extra.py", "extra.so"):
-    _version(f"{_name} was added", lambda case, folder, name=_name: (folder / name).write_bytes(case.pickled()))
-_version("a pickle named notes.txt", lambda case, f: (f / "notes.txt").write_bytes(case.pickled()), inert=True)
-_version("a link to a file outside", lambda case, f: (f / "extra.json").symlink_to(case.secret_file))
-_version("a link to a folder outside", lambda case, f: (f / "adapter").symlink_to(case.outside), seal=False)
-_version("a hard link to a file outside", lambda case, f: (f / "extra.json").hardlink_to(case.secret_file), inert=True)
+versions, unsealed = Kind("version", _sound_version, _seal), Kind("version", _sound_version)
+versions.add(
+    {
+        **{f"{n} is a pickle": put(n, pickled) for n in ("scorer.safetensors", "model.json", "scorer.json")},
+        **{f"{n} is deep": put(n, DEEP_JSON) for n in ("model.json", "scorer.json")},
+        **{f"extra.{n} was added": put(f"extra.{n}", pickled) for n in ("pkl", "bin", "npy", "joblib", "py", "so")},
+        "a link to a file outside": link("extra.json"),
+    }
+)
+versions.add(
+    {"a pickle named notes.txt": put("notes.txt", pickled), "a hard link to a file outside": hard_link("extra.json")},
+    inert=True,
+)
+unsealed.add(
+    {
+        "manifest.json is a pickle": put("manifest.json", pickled),
+        "manifest.json is deep": put("manifest.json", DEEP_JSON),
+        "a link to a folder outside": lambda case, folder: (folder / "adapter").symlink_to(case.outside),
+    }
+)
 
 
-def _state(name: str, spoil: Callable[[Case, Path], object]) -> None:
-    """A serving state in which somebody changed a file of the catalogue, and the checksum of its items as well."""
-
-    def make(case: Case) -> Door:
-        shop = case.trained()
-        for folder in (shop / "serving").glob("*.*"):
-            spoil(case, folder)
-            catalogue = folder / "serving.safetensors"
-            content, checksum = catalogue.read_bytes(), zlib.crc32((folder / "items.arrow").read_bytes())
-            stated = f'"items_crc32": "{checksum:010d}"'.encode()
-            catalogue.write_bytes(re.sub(rb'"items_crc32": "\d+"', stated, content))
-        return _recommend(shop)
-
-    _add(f"state: {name}", make)
+def _sound_state(case: Case) -> tuple[Path, Door]:
+    shop = case.trained()
+    folder = max((shop / "serving").iterdir())  # of the model in use
+    return folder, _recommend(shop)
 
 
-for _name in ("serving.safetensors", "items.arrow"):
-    _state(f"{_name} is a pickle", lambda case, folder, name=_name: (folder / name).write_bytes(case.pickled()))
-for _name, _content in HEADERS.items():
-    if "90 MB" not in _name:
-        _state(
-            f"a catalogue with {_name}",
-            lambda _, folder, content=_content: (folder / "serving.safetensors").write_bytes(content()),
-        )
+def _checksum(folder: Path) -> None:
+    """Of the items, as the catalogue states it."""
+    catalogue = folder / "serving.safetensors"
+    content, checksum = catalogue.read_bytes(), zlib.crc32((folder / "items.arrow").read_bytes())
+    stated = f'"items_crc32": "{checksum:010d}"'.encode()
+    catalogue.write_bytes(re.sub(rb'"items_crc32": "\d+"', stated, content))
 
 
 def _hostile_arrow(case: Case, folder: Path) -> None:
@@ -786,95 +748,71 @@ def _hostile_arrow(case: Case, folder: Path) -> None:
     import pyarrow as pa
 
     table = pa.ipc.open_file(folder / "items.arrow").read_all()
-    marks = {b"pandas": case.pickled(), b"ARROW:extension:name": b"arrow.py_extension_type"}
-    field = pa.field("item_id", pa.binary(), metadata={**marks, b"ARROW:extension:metadata": case.pickled()})
+    marks = {b"pandas": pickled(case), b"ARROW:extension:name": b"arrow.py_extension_type"}
+    field = pa.field("item_id", pa.binary(), metadata={**marks, b"ARROW:extension:metadata": pickled(case)})
     column = table.column("item_id").cast(pa.string()).cast(pa.binary())
     table = table.set_column(table.schema.get_field_index("item_id"), field, column).replace_schema_metadata(marks)
     with pa.OSFile(str(folder / "items.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
 
-_state("items.arrow with hostile metadata", _hostile_arrow)
-_state("items.arrow cut off", lambda _, f: (f / "items.arrow").write_bytes((f / "items.arrow").read_bytes()[:400]))
-_state(
-    "items.arrow with wrong bytes",
-    lambda _, f: (f / "items.arrow").write_bytes((f / "items.arrow").read_bytes()[:-300] + b"\xff" * 300),
+def _items(change: Callable[[bytes], bytes]) -> Spoil:
+    return lambda _, folder: (folder / "items.arrow").write_bytes(change((folder / "items.arrow").read_bytes()))
+
+
+Kind("state", _sound_state, _checksum).add(
+    {
+        **{f"{name} is a pickle": put(name, pickled) for name in ("serving.safetensors", "items.arrow")},
+        **headers("serving.safetensors", "a catalogue with {}"),
+        "items.arrow with hostile metadata": _hostile_arrow,
+        "items.arrow cut off": _items(lambda whole: whole[:400]),
+        "items.arrow with wrong bytes": _items(lambda whole: whole[:-300] + b"\xff" * 300),
+    }
 )
 
 
-def _pointer(text: str | bytes) -> Callable[[Case], Door]:
-    def make(case: Case) -> Door:
-        shop = case.trained()
-        (shop / "models" / "CURRENT").write_bytes(text if isinstance(text, bytes) else text.encode())
-        return _recommend(shop)
+def _people_state(case: Case) -> tuple[Path, Door]:
+    from recllm.recommend.recommender.serving_state import open_people_state
 
-    return make
+    folder, _ = _sound_state(case)
+    return folder, lambda: open_people_state(folder / "people.safetensors")
 
 
-_add("version: a pointer that leaves the folder", _pointer("../../../outside"))
-_add("version: a pointer that is a pickle", lambda case: _pointer(case.pickled())(case))
+Kind("people's state", _people_state).add(
+    {"a pickle": put("people.safetensors", pickled), **headers("people.safetensors")}
+)
 
 
-def _roll_back(spoil: Callable[[Case, Path], object]) -> Callable[[Case], Door]:
-    def make(case: Case) -> Door:
-        shop = case.trained()
-        spoil(case, shop / "models")
-
-        def door() -> object:
-            from recllm.recommend.recommender.registry import decisions, rollback
-
-            return rollback(shop / "models"), len(decisions(shop / "models"))
-
-        return door
-
-    return make
+def _sound_models(case: Case) -> tuple[Path, Door]:
+    shop = case.trained()
+    return shop / "models", _recommend(shop)
 
 
-def _linked_log(case: Case, models: Path) -> None:
-    (models / "decisions.jsonl").unlink()
-    (models / "decisions.jsonl").symlink_to(case.secret_file)
+def _roll_back(case: Case) -> tuple[Path, Door]:
+    from recllm.recommend.recommender.registry import decisions, rollback
+
+    models = case.trained() / "models"
+    return models, lambda: (rollback(models), len(decisions(models)))
 
 
-def _hard_linked_log(case: Case, models: Path) -> None:
-    (models / "decisions.jsonl").unlink()
-    (models / "decisions.jsonl").hardlink_to(case.secret_file)
-
-
-def _linked_lock(case: Case, models: Path) -> None:
-    (models / ".lock").unlink(missing_ok=True)
-    (models / ".lock").symlink_to(case.secret_file)
-
-
-_add("models: a log of decisions that is a link", _roll_back(_linked_log), inert=True)
-_add("models: a log of decisions that is a hard link", _roll_back(_hard_linked_log), inert=True)
-_add("models: a lock that is a link", _roll_back(_linked_lock), inert=True)
-_add(
-    "models: a deep log of decisions",
-    _roll_back(lambda _, models: (models / "decisions.jsonl").write_text('{"a":' * DEEP + "1" + "}" * DEEP + "\n")),
+Kind("version", _sound_models).add(
+    {
+        "a pointer that leaves the folder": put("CURRENT", "../../../outside"),
+        "a pointer that is a pickle": put("CURRENT", pickled),
+    }
+)
+Kind("models", _roll_back).add(
+    {
+        "a log of decisions that is a link": link("decisions.jsonl"),
+        "a log of decisions that is a hard link": hard_link("decisions.jsonl"),
+        "a lock that is a link": link(".lock"),
+        "a deep log of decisions": put("decisions.jsonl", DEEP_JSON + "\n"),
+    },
     inert=True,
 )
 
 
-def _people_state(name: str, content: Callable[[Case], bytes]) -> None:
-    def make(case: Case) -> Door:
-        shop = case.trained()
-        for path in (shop / "serving").glob("*/people.safetensors"):
-            path.write_bytes(content(case))
-        from recllm.recommend.recommender.serving_state import open_people_state
-
-        return lambda: [open_people_state(path) for path in (shop / "serving").glob("*/people.safetensors")]
-
-    _add(f"people's state: {name}", make)
-
-
-_people_state("a pickle", lambda case: case.pickled())
-for _name, _content in HEADERS.items():
-    if "90 MB" not in _name:
-        _people_state(_name, lambda _, content=_content: content())
-
-
 # --- learned effects and trees ---------------------------------------------------------------------------------------
-
 
 SOUND_TREE: dict[str, object] = {
     "num_leaves": 3,
@@ -906,95 +844,69 @@ BAD_TREES: dict[str, dict[str, object]] = {
 }
 
 
-def tree_text(tree: dict[str, object]) -> str:
-    return "\n".join(["tree", "Tree=0", *(f"{name}={value}" for name, value in tree.items()), ""])
+def tree_text(**change: object) -> str:
+    return "\n".join(["tree", "Tree=0", *(f"{name}={value}" for name, value in (SOUND_TREE | change).items()), ""])
 
 
-def _effects(
-    name: str, *, inert: bool = False, text: str = "", tree: dict[str, object] | None = None, **record: Any
-) -> None:
-    """Effects of two groups of trees, one thing about them changed; everybody is asked."""
+def _sound_effects(case: Case) -> tuple[Path, Door]:
+    """Effects of two groups of trees; everybody is asked."""
+    from recllm.market.propensity.effects import FORMAT, load_effects
+    from recllm.market.propensity.features import FeatureTable
 
-    def make(case: Case) -> Door:
-        from recllm.market.propensity.effects import FORMAT
-
-        folder = case.folder / "effects"
-        folder.mkdir()
-        source = {"start": "2025-01-01", "trial": "t.csv", "people": 10, "treated": 5, "effect": 0.1}
-        source |= {"effect_low": 0.0, "effect_high": 0.2, "binary": True}
-        values = {"format": FORMAT, "names": ["a"], "columns": [0], "scale": 1.0, "bias": 0.0, "share": 0.5}
-        trees = tree_text(SOUND_TREE | (tree or {}))
-        values |= {"source": source, "trees": [[tree_text(SOUND_TREE), trees]] * 2}
-        (folder / "effects.json").write_text(text or json.dumps(values | record))
-
-        def door() -> object:
-            from recllm.market.propensity.effects import load_effects
-            from recllm.market.propensity.features import FeatureTable
-
-            effects = load_effects(folder)
-            return effects.predict(FeatureTable(("a",), ("a",), np.zeros((4, 1), np.float32)))
-
-        return door
-
-    _add(f"effects: {name}", make, inert=inert)
+    source = {"start": "2025-01-01", "trial": "t.csv", "people": 10, "treated": 5, "effect": 0.1}
+    source |= {"effect_low": 0.0, "effect_high": 0.2, "binary": True}
+    values = {"format": FORMAT, "names": ["a"], "columns": [0], "scale": 1.0, "bias": 0.0, "share": 0.5}
+    values |= {"source": source, "trees": [[tree_text()] * 2] * 2}
+    folder = case.file("effects/effects.json", json.dumps(values)).parent
+    people = FeatureTable(("a",), ("a",), np.zeros((4, 1), np.float32))
+    return folder, lambda: load_effects(folder).predict(people)
 
 
-_effects("sound ones", inert=True)
-for _name, _change in BAD_TREES.items():
-    _effects(_name, tree=_change)
-_effects("no trees", trees=[])
-_effects("one group, of which no error can be measured", trees=[[tree_text(SOUND_TREE)] * 2])
-_effects("trees that are no text", trees=[[7, 7]] * 2)
-_effects("columns without end", columns=[0] * 100_000 + [9])
-_effects("a scale that is a text", scale="x")
-_effects("a deep record", text='{"a":' * DEEP + "1" + "}" * DEEP)
+def _sound_trees(case: Case) -> tuple[Path, Door]:
+    from recllm.learn.models.trees import BoostedTrees
+
+    file = case.file("trees.json", json.dumps({"format": 2, "features": ["a"], "trees": tree_text(), "record": {}}))
+    return case.folder, lambda: BoostedTrees.read(file)[0].score(np.zeros((3, 1)))
 
 
-def _boosted(name: str, **change: Any) -> None:
-    def make(case: Case) -> Door:
-        tree = SOUND_TREE | change
-        file = case.file(
-            "trees.json",
-            json.dumps({"format": 2, "features": ["a"], "trees": tree_text(tree), "record": {}}).encode(),
-        )
-
-        def door() -> object:
-            from recllm.learn.models.trees import BoostedTrees
-
-            return BoostedTrees.read(file)[0].score(np.zeros((3, 1)))
-
-        return door
-
-    _add(f"trees: {name}", make, inert=not change)
-
-
-_boosted("sound ones")
-for _name, _change in BAD_TREES.items():
-    _boosted(_name, **_change)
+_effects = partial(edit, "effects.json")
+Kind("effects", _sound_effects).add({"sound ones": _effects()}, inert=True)
+Kind("effects", _sound_effects).add(
+    {
+        **{name: _effects(trees=[[tree_text(), tree_text(**change)]] * 2) for name, change in BAD_TREES.items()},
+        "no trees": _effects(trees=[]),
+        "one group, of which no error can be measured": _effects(trees=[[tree_text()] * 2]),
+        "trees that are no text": _effects(trees=[[7, 7]] * 2),
+        "columns without end": _effects(columns=[0] * 100_000 + [9]),
+        "a scale that is a text": _effects(scale="x"),
+        "a deep record": put("effects.json", DEEP_JSON),
+    }
+)
+Kind("trees", _sound_trees).add({"sound ones": edit("trees.json")}, inert=True)
+Kind("trees", _sound_trees).add(
+    {name: edit("trees.json", trees=tree_text(**change)) for name, change in BAD_TREES.items()}
+)
 
 
 # --- tables of a shop ------------------------------------------------------------------------------------------------
 
 
-def _ingest(
-    name: str,
-    file: str,
-    content: Callable[[Case], bytes],
-    *,
-    table: str = "items",
-    inert: bool = False,
-    **options: Any,
-) -> None:
-    def make(case: Case) -> Door:
-        shop, path = case.shop(), case.file(f"in/{file}", content(case))
+def _load(shop: Path, file: Path, **options: Any) -> Door:
+    def door() -> object:
+        with Workspace.open(shop) as workspace:
+            return load_file(workspace, file, "items", **options).codes
 
-        def door() -> object:
-            with Workspace.open(shop) as workspace:
-                return load_file(workspace, path, table, **options).codes
+    return door
 
-        return door
 
-    _add(f"table: {name}", make, inert=inert)
+def _tables(files: Mapping[str, tuple[str, Content]], *, inert: bool = False, **options: Any) -> None:
+    """Name of an artefact -> name and content of its file."""
+    for name, (file, content) in files.items():
+
+        def make(case: Case, file: str = file, content: Content = content) -> Door:
+            return _load(case.shop(), case.file(f"in/{file}", content), **options)
+
+        _add(f"table: {name}", make, inert=inert)
 
 
 def _zip(*names: str, size: int = 0) -> bytes:
@@ -1019,7 +931,7 @@ def _tar_gz(case: Case) -> bytes:
 
 def _numpy_objects(case: Case) -> bytes:
     stream = io.BytesIO()
-    np.save(stream, np.array([_Mark(str(case.outside / "mark"))], dtype=object), allow_pickle=True)
+    np.save(stream, np.array([_Mark(case.mark)], dtype=object), allow_pickle=True)
     return stream.getvalue()
 
 
@@ -1044,139 +956,111 @@ def _repeated(pa: Any, text: str, rows: int) -> Any:
 def _damaged_parquet(at: int, count: int) -> Callable[[Case], bytes]:
     def content(case: Case) -> bytes:
         whole = bytearray(_parquet(lambda pa: pa.table({"item_id": ["a"] * 50, "title": ["b"] * 50}))(case))
-        for position in range(len(whole) - at, len(whole) - at + count):
-            whole[position] = 0xFF
+        whole[len(whole) - at : len(whole) - at + count] = b"\xff" * count
         return bytes(whole)
 
     return content
 
 
+def _pickle_in_a_cell(case: Case) -> bytes:
+    return HEAD + b"a," + pickle.dumps(_Mark(case.mark), protocol=0).replace(b"\n", b" ") + b"\n"
+
+
 HEAD = b"item_id,title\n"
-for _name in ("items.csv", "items.json", "items.txt", "items.parquet", "items.csv.gz", "items.arrow", "items.npy"):
-    _ingest(f"a pickle named {_name}", _name, lambda case: case.pickled())
-_ingest("a compressed pickle", "items.csv.gz", lambda case: gzip.compress(case.pickled()))
-_ingest("objects of numpy", "items.npy", _numpy_objects)
-_ingest("objects of numpy named .csv", "items.csv", _numpy_objects)
-_ingest("an archive that leaves its folder", "items.zip", lambda _: _zip("../../../outside/mark", "/etc/evil"))
-_ingest("an archive named .csv", "items.csv", lambda _: _zip("../../../outside/mark"))
-_ingest("an archive named .gz", "items.csv.gz", lambda _: _zip("../../../outside/mark"))
-_ingest("a tape archive with a link", "items.tar.gz", _tar_gz)
-_ingest("a tape archive named .csv.gz", "items.csv.gz", _tar_gz)
-_ingest("a workbook with macros", "items.csv", lambda _: _zip("[Content_Types].xml", "xl/vbaProject.bin"))
-_ingest("a workbook that unpacks to much", "items.csv", lambda _: _zip("xl/sheet1.xml", size=30_000_000))
-_ingest("an old workbook", "items.csv", lambda _: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000))
-_ingest(
-    "zeros that unpack to a gigabyte",
-    "items.csv.gz",
-    lambda _: b"".join(gzip.compress(bytes(1 << 20)) * 1_000 for _ in range(1)),
+PRICED = b"item_id,title,price,currency\na,b,"
+PICKLES = ("items.csv", "items.json", "items.txt", "items.parquet", "items.csv.gz", "items.arrow", "items.npy")
+_tables(
+    {
+        **{f"a pickle named {name}": (name, pickled) for name in PICKLES},
+        "a compressed pickle": ("items.csv.gz", lambda case: gzip.compress(pickled(case))),
+        "objects of numpy": ("items.npy", _numpy_objects),
+        "objects of numpy named .csv": ("items.csv", _numpy_objects),
+        "an archive that leaves its folder": ("items.zip", _zip("../../../outside/mark", "/etc/evil")),
+        "an archive named .csv": ("items.csv", _zip("../../../outside/mark")),
+        "an archive named .gz": ("items.csv.gz", _zip("../../../outside/mark")),
+        "a tape archive with a link": ("items.tar.gz", _tar_gz),
+        "a tape archive named .csv.gz": ("items.csv.gz", _tar_gz),
+        "a workbook with macros": ("items.csv", _zip("[Content_Types].xml", "xl/vbaProject.bin")),
+        "a workbook that unpacks to much": ("items.csv", lambda _: _zip("xl/sheet1.xml", size=30_000_000)),
+        "an old workbook": ("items.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(2000)),
+        "zeros that unpack to a gigabyte": ("items.csv.gz", lambda _: gzip.compress(bytes(1 << 20)) * 1_000),
+        "lines that unpack to a gigabyte": (
+            "items.csv.gz",
+            lambda _: gzip.compress(HEAD) + gzip.compress(b"a,b\n" * (1 << 18)) * 1_000,
+        ),
+        "gzip in gzip": ("items.csv.gz", lambda _: gzip.compress(gzip.compress(gzip.compress(bytes(1 << 24))))),
+        "gzip cut off": ("items.csv.gz", lambda _: gzip.compress(HEAD * 1000)[:40]),
+        "a quoted cell of 50 MB": ("items.csv", lambda _: HEAD + b'a,"' + b"x\n" * 25_000_000 + b'"\nb,c\n'),
+        "a header of ten million columns": (
+            "items.csv",
+            lambda _: b"item_id,title" + b",c" * 10_000_000 + b"\na,b\n",
+        ),
+        "a row of ten million fields": ("items.csv", lambda _: HEAD + b"a" + b",b" * 10_000_000 + b"\nc,d\n"),
+        "JSON nested deeply": (
+            "items.jsonl",
+            '{"item_id":"a","title":' + "[" * DEEP + "]" * DEEP + '}\n{"item_id":"b","title":"c"}\n',
+        ),
+        "JSON with a name twice": ("items.jsonl", '{"item_id":"a","item_id":"b","title":"t"}\n'),
+        "JSON with NaN": ("items.jsonl", '{"item_id":"a","title":"t","price":NaN}\n'),
+        "JSON with half a character": ("items.jsonl", '{"item_id":"a","title":"\\ud800"}\n'),
+        "JSON with a hundred thousand names": (
+            "items.jsonl",
+            lambda _: json.dumps({"item_id": "a", "title": "t"} | {f"k{n}": n for n in range(100_000)}).encode(),
+        ),
+        "JSON that is one list": ("items.json", b"[" * DEEP),
+        "zero bytes": ("items.csv", HEAD + b"a\0,b\n"),
+        "no text at all": ("items.csv", bytes(range(256)) * 100),
+        "columns that nest": ("items.parquet", _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [["b"]]}))),
+        "bytes in a column": (
+            "items.parquet",
+            _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [b"\x80\x04."]})),
+        ),
+        "twenty million rows in few bytes": ("items.parquet", _parquet(lambda pa: _repeated(pa, "a", 20_000_000))),
+        "long texts repeated in few bytes": (
+            "items.parquet",
+            _parquet(lambda pa: _repeated(pa, "a" * 1_000_000, 60_000)),
+        ),
+        "a foot of other bytes": ("items.parquet", _damaged_parquet(60, 40)),
+        "a foot of endless length": ("items.parquet", _damaged_parquet(8, 4)),
+    }
 )
-_ingest(
-    "lines that unpack to a gigabyte",
-    "items.csv.gz",
-    lambda _: gzip.compress(HEAD) + gzip.compress(b"a,b\n" * (1 << 18)) * 1_000,
-)
-_ingest("gzip in gzip", "items.csv.gz", lambda _: gzip.compress(gzip.compress(gzip.compress(bytes(1 << 24)))))
-_ingest("gzip cut off", "items.csv.gz", lambda _: gzip.compress(HEAD * 1000)[:40])
-_ingest("a cell of 50 MB", "items.csv", lambda _: HEAD + b"a," + b"x" * 50_000_000 + b"\nb,c\n", inert=True)
-_ingest("a quoted cell of 50 MB", "items.csv", lambda _: HEAD + b'a,"' + b"x\n" * 25_000_000 + b'"\nb,c\n')
-_ingest("a header of ten million columns", "items.csv", lambda _: b"item_id,title" + b",c" * 10_000_000 + b"\na,b\n")
-_ingest("a row of ten million fields", "items.csv", lambda _: HEAD + b"a" + b",b" * 10_000_000 + b"\nc,d\n")
-_ingest(
-    "a number of a million digits",
-    "items.csv",
-    lambda _: b"item_id,title,price,currency\na,b," + b"9" * 1_000_000 + b",EUR\nc,d,1,EUR\n",
+_tables({"a column map that never ends": ("items.csv", HEAD + b"a,b\n")}, mapping="(" * 10)
+_tables(
+    {
+        "a cell of 50 MB": ("items.csv", lambda _: HEAD + b"a," + b"x" * 50_000_000 + b"\nb,c\n"),
+        "a number of a million digits": ("items.csv", PRICED + MILLION_DIGITS.encode() + b",EUR\nc,d,1,EUR\n"),
+        "a number of sixty thousand digits": (
+            "items.csv",
+            PRICED + b"9" * 60_000 + b",EUR\nc,d,1e999999999,EUR\ne,f,1,EUR\n",
+        ),
+        "an attribute nested deeply": (
+            "items.csv",
+            b"item_id,title,attributes\na,b," + b"[" * 30_000 + b"]" * 30_000 + b"\nc,d,{}\n",
+        ),
+        "JSON with a number of a million digits": (
+            "items.jsonl",
+            '{"item_id":"a","title":"t","price":' + MILLION_DIGITS + '}\n{"item_id":"b","title":"t"}\n',
+        ),
+        "a pickle in a cell": ("items.csv", _pickle_in_a_cell),
+    },
     inert=True,
 )
-_ingest(
-    "a number of sixty thousand digits",
-    "items.csv",
-    lambda _: b"item_id,title,price,currency\na,b," + b"9" * 60_000 + b",EUR\nc,d,1e999999999,EUR\ne,f,1,EUR\n",
-    inert=True,
-)
-_ingest(
-    "an attribute nested deeply",
-    "items.csv",
-    lambda _: b"item_id,title,attributes\na,b," + b"[" * 30_000 + b"]" * 30_000 + b"\nc,d,{}\n",
-    inert=True,
-)
-_ingest(
-    "JSON nested deeply",
-    "items.jsonl",
-    lambda _: b'{"item_id":"a","title":' + b"[" * DEEP + b"]" * DEEP + b'}\n{"item_id":"b","title":"c"}\n',
-)
-_ingest("JSON with a name twice", "items.jsonl", lambda _: b'{"item_id":"a","item_id":"b","title":"t"}\n')
-_ingest("JSON with NaN", "items.jsonl", lambda _: b'{"item_id":"a","title":"t","price":NaN}\n')
-_ingest("JSON with half a character", "items.jsonl", lambda _: b'{"item_id":"a","title":"\\ud800"}\n')
-_ingest(
-    "JSON with a number of a million digits",
-    "items.jsonl",
-    lambda _: b'{"item_id":"a","title":"t","price":' + b"9" * 1_000_000 + b'}\n{"item_id":"b","title":"t"}\n',
-    inert=True,
-)
-_ingest(
-    "JSON with a hundred thousand names",
-    "items.jsonl",
-    lambda _: json.dumps({"item_id": "a", "title": "t"} | {f"k{n}": n for n in range(100_000)}).encode() + b"\n",
-)
-_ingest("JSON that is one list", "items.json", lambda _: b"[" * DEEP)
-_ingest("zero bytes", "items.csv", lambda _: HEAD + b"a\0,b\n")
-_ingest("no text at all", "items.csv", lambda _: bytes(range(256)) * 100)
-_ingest(
-    "a pickle in a cell",
-    "items.csv",
-    lambda case: (
-        HEAD + b"a," + pickle.dumps(_Mark(str(case.outside / "mark")), protocol=0).replace(b"\n", b" ") + b"\n"
-    ),
-    inert=True,
-)
-_ingest("columns that nest", "items.parquet", _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [["b"]]})))
-_ingest(
-    "bytes in a column", "items.parquet", _parquet(lambda pa: pa.table({"item_id": ["a"], "title": [b"\x80\x04."]}))
-)
-_ingest("twenty million rows in few bytes", "items.parquet", _parquet(lambda pa: _repeated(pa, "a", 20_000_000)))
-_ingest(
-    "long texts repeated in few bytes", "items.parquet", _parquet(lambda pa: _repeated(pa, "a" * 1_000_000, 60_000))
-)
-_ingest("a foot of other bytes", "items.parquet", _damaged_parquet(60, 40))
-_ingest("a foot of endless length", "items.parquet", _damaged_parquet(8, 4))
-_ingest("a column map that never ends", "items.csv", lambda _: HEAD + b"a,b\n", mapping="(" * 10)
 
 
-@artefact("table: a pipe")
-def a_table_that_is_a_pipe(case: Case) -> Door:
-    shop = case.shop()
+def _pipe(case: Case) -> Door:
     os.mkfifo(case.folder / "items.csv")
-    return _load(shop, case.folder / "items.csv")
+    return _load(case.shop(), case.folder / "items.csv")
 
 
-@artefact("table: a device")
-def a_table_that_is_a_device(case: Case) -> Door:
-    return _load(case.shop(), Path("/dev/zero"))
+_add("table: a pipe", _pipe)
+_add("table: a device", lambda case: _load(case.shop(), Path("/dev/zero")))
+_add("table: a folder", lambda case: _load(case.shop(), case.folder))
 
 
-@artefact("table: a folder")
-def a_table_that_is_a_folder(case: Case) -> Door:
-    return _load(case.shop(), case.folder)
-
-
-def _load(shop: Path, file: Path, **options: Any) -> Door:
-    def door() -> object:
-        with Workspace.open(shop) as workspace:
-            return load_file(workspace, file, "items", **options).codes
-
-    return door
-
-
-SQL = "'; DROP TABLE items; --"
-PATHS = "../../outside/mark"
-
-
-@artefact("table: ids that are statements, paths and formulas", inert=True)
-def ids_that_are_statements_paths_and_formulas(case: Case) -> Door:
+def _odd_ids(case: Case) -> Door:
     """They stay what they are: the store still has them all afterwards."""
     ids = [SQL, PATHS, "' OR '1'='1", "=cmd|'/c calc'!A1", "{{ 7*7 }}", "%s%n", "$(touch mark)", "`touch mark`", "CON"]
-    shop = case.shop()
-    file = case.folder / "items.csv"
+    shop, file = case.shop(), case.folder / "items.csv"
     pl.DataFrame({"item_id": ids, "title": ids}).write_csv(file)
 
     def door() -> object:
@@ -1190,20 +1074,12 @@ def ids_that_are_statements_paths_and_formulas(case: Case) -> Door:
     return door
 
 
-def _map(name: str, text: str) -> None:
-    def make(case: Case) -> Door:
-        shop, rows = case.shop(), case.file("items.csv", HEAD + b"a,b\n")
-        return _load(shop, rows, mapping=str(case.file("map.toml", text)))
-
-    _add(f"column map: {name}", make)
+_add("table: ids that are statements, paths and formulas", _odd_ids, inert=True)
 
 
-_map("deep", "x = " + "[" * DEEP + "]" * DEEP)
-_map("deep names", ".".join(["a"] * 20_000) + " = 1")
-_map("a huge number", "x = " + "9" * 100_000)
-_map("a name twice", "[columns]\nitem_id = 'a'\nitem_id = 'b'\n")
-_map("a pattern that is too large", "[[reject]]\ncolumn = 'title'\nreason = 'r'\nmatches = '(a{999}){999}'\n")
-_map("a pattern that is none", "[[reject]]\ncolumn = 'title'\nreason = 'r'\nmatches = '('\n")
+def _mapped(text: str, case: Case) -> Door:
+    shop, rows = case.shop(), case.file("items.csv", HEAD + b"a,b\n")
+    return _load(shop, rows, mapping=str(case.file("map.toml", text)))
 
 
 # --- settings and campaigns ------------------------------------------------------------------------------------------
@@ -1223,10 +1099,14 @@ TABLES: dict[str, str] = {
 }
 """TOML that lies in wait for its reader."""
 
-
-def _toml(kind: str, read: Callable[[Case, Path], Door]) -> None:
-    for name, text in TABLES.items():
-        _add(f"{kind}: {name}", lambda case, text=text: read(case, case.file("in/file.toml", text)))
+MAPS = {
+    **{name: TABLES[name] for name in ("deep", "deep names", "a huge number")},
+    "a name twice": "[columns]\nitem_id = 'a'\nitem_id = 'b'\n",
+    "a pattern that is too large": "[[reject]]\ncolumn = 'title'\nreason = 'r'\nmatches = '(a{999}){999}'\n",
+    "a pattern that is none": "[[reject]]\ncolumn = 'title'\nreason = 'r'\nmatches = '('\n",
+}
+for _name, _text in MAPS.items():
+    _add(f"column map: {_name}", partial(_mapped, _text))
 
 
 def _settings(case: Case, file: Path) -> Door:
@@ -1240,10 +1120,6 @@ def _workspace(case: Case, file: Path) -> Door:
     path = shop / "workspace.toml"
     path.write_text(f"{file.read_text()}\n{path.read_text()}")
     return lambda: Workspace.open(shop)
-
-
-def _campaign(case: Case, file: Path) -> Door:
-    return lambda: read_campaign(file)
 
 
 def _voice(case: Case, file: Path) -> Door:
@@ -1270,132 +1146,102 @@ def _fields(case: Case, file: Path) -> Door:
     return lambda: fields_of_file(file.read_bytes())
 
 
-for _kind, _read in {
+READERS: dict[str, Callable[[Case, Path], Door]] = {
     "settings": _settings,
     "workspace": _workspace,
-    "campaign": _campaign,
+    "campaign": lambda case, file: lambda: read_campaign(file),
     "voice": _voice,
     "pack": _pack,
     "rule": _rule,
-}.items():
-    _toml(_kind, _read)
-for _name in ("deep", "deep tables", "a huge number"):
-    _add(f"uploaded campaign: {_name}", lambda case, text=TABLES[_name]: _fields(case, case.file("c.toml", text)))
-
-CAMPAIGN = """\
-id = "spring"
-channels = ["push"]
-[target]
-items = ["a"]
-[limits]
-{limits}
-[words]
-{words}
-"""
+    "uploaded campaign": _fields,
+}
+for _kind, _read in READERS.items():
+    for _name, _text in TABLES.items():
+        if _kind != "uploaded campaign" or _name in ("deep", "deep tables", "a huge number"):
+            _add(f"{_kind}: {_name}", lambda case, read=_read, text=_text: read(case, case.file("in/file.toml", text)))
 
 
-def _named(name: str, *, limits: str = "", words: str = "", make: Callable[[Case], object] | None = None) -> None:
+def _naming(name: str, *, limits: str = "", words: str = "", make: Spoil = lambda case, folder: None) -> None:
     """A campaign that names a file. Its ids and its packs are read, as planning does."""
 
-    def spoil(case: Case) -> Door:
+    def prepare(case: Case) -> Door:
         (case.folder / "in").mkdir()
-        if make is not None:
-            make(case)
-        text = CAMPAIGN.format(limits=limits, words=words).replace("OUTSIDE", str(case.outside))
-        file = case.file("in/spring.toml", text)
+        make(case, case.folder / "in")
+        text = f'id = "spring"\nchannels = ["push"]\n[target]\nitems = ["a"]\n[limits]\n{limits}\n[words]\n{words}\n'
+        file = case.file("in/spring.toml", text.replace("OUTSIDE", str(case.outside)))
+        return lambda: read_campaign(file).limits.suppressed_ids()
 
-        def door() -> object:
-            campaign = read_campaign(file)
-            return campaign.limits.suppressed_ids()
+    _add(f"campaign: {name}", prepare)
 
-        return door
 
-    _add(f"campaign: {name}", spoil)
+def _pack_outside(case: Case, folder: Path) -> None:
+    (case.outside / "evil.toml").write_text(f"name = '{SECRET}'\nx = 1")
 
 
 for _name, _values in table("hostile_artefacts", "campaigns that name files"):
-    _named(_name, **_values)
-_named(
-    "a list of ids that is a link",
-    limits='suppress = "never.txt"',
-    make=lambda case: (case.folder / "in" / "never.txt").symlink_to(case.secret_file),
-)
-_named(
-    "a list of ids that is a pipe",
-    limits='suppress = "never.txt"',
-    make=lambda case: os.mkfifo(case.folder / "in" / "never.txt"),
-)
-_named(
-    "a list of ids that is a pickle",
-    limits='suppress = "never.txt"',
-    make=lambda case: case.file("in/never.txt", case.pickled()),
-)
-_named(
-    "a pack outside",
-    words='packs = ["OUTSIDE/evil.toml"]',
-    make=lambda case: (case.outside / "evil.toml").write_text(f"name = '{SECRET}'\nx = 1"),
-)
+    _naming(_name, **_values)
+IDS_FILE = 'suppress = "never.txt"'
+_naming("a list of ids that is a link", limits=IDS_FILE, make=link("never.txt"))
+_naming("a list of ids that is a pipe", limits=IDS_FILE, make=lambda _, folder: os.mkfifo(folder / "never.txt"))
+_naming("a list of ids that is a pickle", limits=IDS_FILE, make=put("never.txt", pickled))
+_naming("a pack outside", words='packs = ["OUTSIDE/evil.toml"]', make=_pack_outside)
 
 
-def _campaign_files(
-    name: str,
-    spoil: Callable[[Case, CampaignFolder], object],
-    door: Callable[[CampaignFolder], object],
-    *,
-    inert: bool = False,
-) -> None:
+def _planned(read: Callable[[CampaignFolder], object]) -> Kind:
     """The folder of a planned campaign in which somebody put something else."""
 
-    def make(case: Case) -> Door:
+    def prepare(case: Case) -> tuple[Path, Door]:
         folder = CampaignFolder.of(case.folder / "shop", "spring")
         folder.path.mkdir(parents=True)
-        spoil(case, folder)
-        return lambda: door(folder)
+        return folder.path, lambda: read(folder)
 
-    _add(f"campaign's folder: {name}", make, inert=inert)
+    return Kind("campaign's folder", prepare)
 
 
-def _lock_door(folder: CampaignFolder) -> object:
+def _lock(folder: CampaignFolder) -> object:
     with folder.locked():
         return "locked"
 
 
-_campaign_files("a plan that is a pickle", lambda case, f: f.plan.write_bytes(case.pickled()), read_plan)
-_campaign_files("a deep plan", lambda _, f: f.plan.write_text('{"a":' * DEEP + "1" + "}" * DEEP), read_plan)
-_campaign_files("a plan that is a link", lambda case, f: f.plan.symlink_to(case.secret_file), read_plan)
-_campaign_files(
-    "a deep log",
-    lambda _, f: f.decisions.write_text('{"a":' * DEEP + "1" + "}" * DEEP + "\n"),
-    lambda f: list(read_log(f.decisions)),
-)
-_campaign_files(
-    "a log that is a pickle",
-    lambda case, f: f.decisions.write_bytes(case.pickled() + b"\n"),
-    lambda f: list(read_log(f.decisions)),
-)
-_campaign_files(
-    "a log that is a link",
-    lambda case, f: f.exports.symlink_to(case.outside / "mark"),
-    lambda f: append(f.exports, [{"at": "now"}]),
-    inert=True,
-)
-_campaign_files(
-    "a log that is a hard link",
-    lambda case, f: ((case.outside / "log").write_bytes(b""), f.exports.hardlink_to(case.outside / "log")),
-    lambda f: append(f.exports, [{"at": "now"}]),
-    inert=True,
-)
-_campaign_files(
-    "a lock that is a link",
-    lambda case, f: f.path.with_name(".spring.lock").symlink_to(case.secret_file),
-    _lock_door,
-    inert=True,
-)
-_campaign_files("an old plan that is a link", lambda case, f: f.old.symlink_to(case.outside), _lock_door, inert=True)
+def _linked(make: Callable[[CampaignFolder, Case], object]) -> Spoil:
+    return lambda case, path: make(CampaignFolder.of(case.folder / "shop", path.name), case)
 
 
-@artefact("upload: a folder of uploads that is a link", inert=True)
-def a_workspace_whose_uploads_are_a_link(case: Case) -> Door:
+def _hard_linked_log(folder: CampaignFolder, case: Case) -> None:
+    (case.outside / "log").write_bytes(b"")
+    folder.exports.hardlink_to(case.outside / "log")
+
+
+_planned(read_plan).add(
+    {
+        "a plan that is a pickle": put("plan.json", pickled),
+        "a deep plan": put("plan.json", DEEP_JSON),
+        "a plan that is a link": link("plan.json"),
+    }
+)
+_planned(lambda folder: list(read_log(folder.decisions))).add(
+    {
+        "a deep log": put("decisions.jsonl", DEEP_JSON + "\n"),
+        "a log that is a pickle": put("decisions.jsonl", lambda case: pickled(case) + b"\n"),
+    }
+)
+_planned(lambda folder: append(folder.exports, [{"at": "now"}])).add(
+    {
+        "a log that is a link": _linked(lambda folder, case: folder.exports.symlink_to(case.mark)),
+        "a log that is a hard link": _linked(_hard_linked_log),
+    },
+    inert=True,
+)
+_planned(_lock).add(
+    {
+        "a lock that is a link": link("../.spring.lock"),
+        "an old plan that is a link": _linked(lambda folder, case: folder.old.symlink_to(case.outside)),
+    },
+    inert=True,
+)
+
+
+def _linked_uploads(case: Case) -> Door:
     """Sweeping old uploads would take away what lies at its end."""
     from recllm.doors.console.loads import sweep_uploads
 
@@ -1412,111 +1258,102 @@ def a_workspace_whose_uploads_are_a_link(case: Case) -> Door:
     return door
 
 
-def _upload(name: str, file: str) -> None:
-    def make(case: Case) -> Door:
-        from recllm.doors.console.loads import receive_upload
+def _upload(file: str, case: Case) -> Door:
+    from recllm.doors.console.loads import receive_upload
 
-        shop = case.shop()
+    shop = case.shop()
 
-        def door() -> object:
-            with Workspace.open(shop) as workspace:
-                upload = receive_upload(workspace, io.BytesIO(b"item_id,title\na,b\n"), file)
-                assert upload.path.resolve().is_relative_to(shop.resolve())
-                return upload.name
+    def door() -> object:
+        with Workspace.open(shop) as workspace:
+            upload = receive_upload(workspace, io.BytesIO(b"item_id,title\na,b\n"), file)
+            assert upload.path.resolve().is_relative_to(shop.resolve())
+            return upload.name
 
-        return door
-
-    _add(f"upload: {name}", make, inert=True)
+    return door
 
 
-_upload("a name that leaves the folder", "../../../outside/mark")
-_upload("a name with turned strokes", "..\\..\\outside\\mark")
-_upload("an absolute name", "/etc/evil.csv")
-_upload("a name of a device", "CON")
-_upload("a name with a zero byte", "a\0.csv")
-_upload("a long name", "x" * 100_000 + ".csv")
-_upload("the name of its own record", "upload.json")
-_upload("half a character in a name", "\ud800.csv")
-_upload("only dots", "....")
+_add("upload: a folder of uploads that is a link", _linked_uploads, inert=True)
+for _name, _file in {
+    "a name that leaves the folder": "../../../outside/mark",
+    "a name with turned strokes": "..\\..\\outside\\mark",
+    "an absolute name": "/etc/evil.csv",
+    "a name of a device": "CON",
+    "a name with a zero byte": "a\0.csv",
+    "a long name": "x" * 100_000 + ".csv",
+    "the name of its own record": "upload.json",
+    "half a character in a name": "\ud800.csv",
+    "only dots": "....",
+}.items():
+    _add(f"upload: {_name}", partial(_upload, _file), inert=True)
 
 
 # --- prompts, trials, texts to be checked ----------------------------------------------------------------------------
 
 
-def _prompt(name: str, body: str, *, head: str = "variables: x") -> None:
-    def make(case: Case) -> Door:
-        from recllm.text.templates import Prompts
+def _prompt(body: str, head: str, case: Case) -> Door:
+    from recllm.text.templates import Prompts
 
-        mark = str(case.outside / "mark")
-        text = f"{{#\ntemplate: item\nversion: 1\n{head}\n#}}\n{{{{ x }}}}{body.replace('MARK', mark)}\n"
-        case.file("prompts/item.en.txt", text)
-        return lambda: len(Prompts.load(case.folder / "prompts").render("item", "en", x="tea"))
-
-    _add(f"prompt: {name}", make)
+    text = f"{{#\ntemplate: item\nversion: 1\n{head}\n#}}\n{{{{ x }}}}{body}\n"
+    folder = case.file("prompts/item.en.txt", text).parent
+    return lambda: len(Prompts.load(folder).render("item", "en", x="tea"))
 
 
-for _name, _text, _head in table("hostile_artefacts", "prompts"):
-    _prompt(_name, _text, head=_head)
-_prompt("deep", "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}")
+for _name, _text, _head in [
+    *table("hostile_artefacts", "prompts"),
+    ("deep", "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}", "variables: x"),
+]:
+    _add(f"prompt: {_name}", partial(_prompt, _text, _head))
 
 
-def _trial(name: str, file: str, content: Callable[[Case], bytes]) -> None:
-    def make(case: Case) -> Door:
-        from recllm.market.propensity.trial import read_trial_table
+def _trial(file: str, content: Content, case: Case) -> Door:
+    from recllm.market.propensity.trial import read_trial_table
 
-        path = case.file(file, content(case))
-        return lambda: read_trial_table(path).shape
-
-    _add(f"trial: {name}", make)
+    path = case.file(file, content)
+    return lambda: read_trial_table(path).shape
 
 
-_trial("a pickle named .parquet", "t.parquet", lambda case: case.pickled())
-_trial("an archive named .csv", "t.csv", lambda _: _zip("../mark"))
-_trial("a foot of other bytes", "t.parquet", _damaged_parquet(60, 40))
-_trial("a foot of endless length", "t.parquet", _damaged_parquet(8, 4))
-_trial("nothing", "t.csv", lambda _: b"")
+def _submitted(line: str, case: Case) -> Door:
+    from recllm.market.adcopy.submissions import read_submissions
+
+    path = case.file("texts.jsonl", line)
+    return lambda: [type(entry).__name__ for entry in read_submissions(path, now=datetime(2025, 1, 1, tzinfo=UTC))]
 
 
-def _submitted(name: str, line: bytes) -> None:
-    def make(case: Case) -> Door:
-        from recllm.market.adcopy.submissions import read_submissions
+def _lists(content: Content, case: Case) -> Door:
+    from recllm.recommend.evaluation.record import load_lists
 
-        path = case.file("texts.jsonl", line)
-        return lambda: [type(entry).__name__ for entry in read_submissions(path, now=datetime(2025, 1, 1, tzinfo=UTC))]
-
-    _add(f"texts: {name}", make, inert=True)
-
-
-_submitted("deep", b'{"id":' + b"[" * DEEP + b"]" * DEEP + b"}\n")
-_submitted("a number of a million digits", b'{"id": "a", "text": "t", "item": {"price": ' + b"9" * 1_000_000 + b"}}\n")
-_submitted(
-    "half a character", b'{"id": "a", "text": "\\ud800", "channel": "push", "locale": "en", "item": {"title": "x"}}\n'
-)
-_submitted(
-    "a price that is none",
-    b'{"id": "a", "text": "t", "channel": "push", "locale": "en", "item": {"title": "x", "price": 1e999999999}}\n',
-)
-
-
-def _kept_lists(name: str, content: Callable[[Case], bytes]) -> None:
-    def make(case: Case) -> Door:
-        from recllm.recommend.evaluation.record import load_lists
-
-        path = case.file("lists.npz", content(case))
-        return lambda: load_lists(path, "key")
-
-    _add(f"lists: {name}", make)
+    path = case.file("lists.npz", content)
+    return lambda: load_lists(path, "key")
 
 
 def _npz(case: Case) -> bytes:
     stream = io.BytesIO()
-    np.savez(stream, key=np.array([_Mark(str(case.outside / "mark"))], dtype=object))
+    np.savez(stream, key=np.array([_Mark(case.mark)], dtype=object))
     return stream.getvalue()
 
 
-_kept_lists("objects", _npz)
-_kept_lists("a pickle", lambda case: case.pickled())
-_kept_lists("an archive that leaves its folder", lambda _: _zip("../../outside/mark.npy"))
+for _name, _file, _content in (
+    ("a pickle named .parquet", "t.parquet", pickled),
+    ("an archive named .csv", "t.csv", _zip("../mark")),
+    ("a foot of other bytes", "t.parquet", _damaged_parquet(60, 40)),
+    ("a foot of endless length", "t.parquet", _damaged_parquet(8, 4)),
+    ("nothing", "t.csv", b""),
+):
+    _add(f"trial: {_name}", partial(_trial, _file, _content))
+TEXT = '{"id": "a", "text": "%s", "channel": "push", "locale": "en", "item": {"title": "x"%s}}\n'
+for _name, _text in {
+    "deep": '{"id":' + "[" * DEEP + "]" * DEEP + "}\n",
+    "a number of a million digits": '{"id": "a", "text": "t", "item": {"price": ' + MILLION_DIGITS + "}}\n",
+    "half a character": TEXT % ("\\ud800", ""),
+    "a price that is none": TEXT % ("t", ', "price": 1e999999999'),
+}.items():
+    _add(f"texts: {_name}", partial(_submitted, _text), inert=True)
+for _name, _content in {
+    "objects": _npz,
+    "a pickle": pickled,
+    "an archive that leaves its folder": _zip("../../outside/mark.npy"),
+}.items():
+    _add(f"lists: {_name}", partial(_lists, _content))
 
 
 # --- the service -----------------------------------------------------------------------------------------------------
@@ -1549,16 +1386,18 @@ def _request(name: str, method: str, path: str, *, inert: bool = False, **sent: 
 JSON = {"Content-Type": "application/json"}
 
 
-def _body(name: str, path: str, body: str | bytes, *, inert: bool = False) -> None:
-    content = body if isinstance(body, bytes) else body.encode("utf-8", "surrogatepass")
+def _body(name: str, path: str, body: Any, *, inert: bool = False) -> None:
+    """Of a text, bytes, or what is sent as JSON."""
+    text = body if isinstance(body, bytes | str) else json.dumps(body)
+    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     _request(name, "POST", path, content=content, headers=JSON, inert=inert)
 
 
 _body("deep events", "/v1/events", '{"events":' + "[" * DEEP + "]" * DEEP + "}")
 _body("deep objects", "/v1/events", '{"events":' * DEEP + "1" + "}" * DEEP)
-_body("a number of a million digits", "/v1/recommend", '{"user_id": "u01", "k": ' + "9" * 1_000_000 + "}")
+_body("a number of a million digits", "/v1/recommend", '{"user_id": "u01", "k": ' + MILLION_DIGITS + "}")
 for _name, _path, _content, _inert in table("hostile_artefacts", "bodies"):
-    _body(_name, _path, _content if isinstance(_content, str) else json.dumps(_content), inert=_inert)
+    _body(_name, _path, _content, inert=_inert)
 _body("bytes that are no UTF-8", "/v1/recommend", b'{"user_id": "\xff\xfe"}')
 _body("a pickle", "/v1/events", pickle.dumps({"events": []}))
 _body("eleven megabytes", "/v1/events", b'{"events": ["' + b"x" * (11 << 20) + b'"]}')
@@ -1589,38 +1428,37 @@ CONDITIONS = {
     "a template": "{{ 7 * 7 }}",
 }
 """Conditions of SQL that ask for more than a catalogue's columns."""
-for _name, _text in CONDITIONS.items():
-    _body(f"a condition with {_name}", "/v1/recommend", json.dumps({"user_id": "u01", "where": _text}))
 
 
-def _condition(name: str, text: str) -> None:
+def _condition(text: str, _: Case) -> Door:
     """The service bounds what it takes; the command line hands on whatever was typed."""
+    from recllm.shop.data.catalogue import COLUMNS, matching
 
-    def make(_: Case) -> Door:
-        from recllm.shop.data.catalogue import COLUMNS, matching
-
-        values: dict[str, Any] = {name: ["a"] for name in COLUMNS} | {"price": [1.0], "category": [["a"]]}
-        return lambda: matching(pl.DataFrame(values), text)
-
-    _add(f"condition: {name}", make, inert=name == "a number of many digits")
+    values: dict[str, Any] = {name: ["a"] for name in COLUMNS} | {"price": [1.0], "category": [["a"]]}
+    return lambda: matching(pl.DataFrame(values), text)
 
 
 for _name, _text in CONDITIONS.items():
-    _condition(_name, _text)
+    _body(f"a condition with {_name}", "/v1/recommend", {"user_id": "u01", "where": _text})
+    _add(f"condition: {_name}", partial(_condition, _text), inert=_name == "a number of many digits")
 IDS = (SQL, PATHS, "..%2f..%2foutside%2fmark", "%00", "CON", "{{ 7*7 }}", "x" * 5_000, "a%0d%0aSet-Cookie:%20x=y")
 for _id in IDS:
     _request(f"items like {_id[:30]}", "GET", f"/v1/items/{_id}/similar")
     _request(f"a profile of {_id[:30]}", "POST", "/v1/users/profile", json={"user_id": _id}, inert=True)
     _request(f"an export of {_id[:30]}", "POST", "/v1/users/export", json={"user_id": _id}, inert=True)
 for _id in (PATHS, "..%2f..%2fworkspace.toml", "%2e%2e%2fkey", "x" * 5_000):
-    _request(f"a campaign {_id[:30]}", "GET", f"/v1/campaigns/{_id}")
-    _request(f"an experiment {_id[:30]}", "GET", f"/v1/experiments/{_id}")
-    _request(f"a job {_id[:30]}", "GET", f"/v1/jobs/{_id}")
-    _request(f"a quarantine {_id[:30]}", "GET", f"/data/quarantine/{_id}")
-    _request(f"a file of the console {_id[:30]}", "GET", f"/static/{_id}")
+    for _name, _path in {
+        "a campaign": "/v1/campaigns",
+        "an experiment": "/v1/experiments",
+        "a job": "/v1/jobs",
+        "a quarantine": "/data/quarantine",
+        "a file of the console": "/static",
+    }.items():
+        _request(f"{_name} {_id[:30]}", "GET", f"{_path}/{_id}")
     _request(f"a webhook of {_id[:30]}", "POST", f"/webhooks/{_id}/mail", content=b"{}", headers=JSON)
-_body("a search of a hundred thousand letters", "/v1/search", json.dumps({"query": "tea " * 25_000}))
+_body("a search of a hundred thousand letters", "/v1/search", {"query": "tea " * 25_000})
 _body("a deep rule", "/v1/audience", '{"items": ["tea-1"], "people": ' + '{"not": ' * 5_000 + "1" + "}" * 5_001)
+DRAFT = {"id": "spring", "channels": ["push"], "target": {"items": ["tea-1"]}}
 for _name, _part in {
     "a list of ids": {"limits": {"suppress": "/etc/passwd"}},
     "a voice": {"words": {"voice": "../../voice.toml"}},
@@ -1630,11 +1468,7 @@ for _name, _part in {
     "a server": {"words": {"generator": "http://evil.example/v1#m"}},
     "a path for an id": {"id": PATHS},
 }.items():
-    _body(
-        f"a campaign with {_name}",
-        "/v1/campaigns",
-        json.dumps({"campaign": {"id": "spring", "channels": ["push"], "target": {"items": ["tea-1"]}} | _part}),
-    )
+    _body(f"a campaign with {_name}", "/v1/campaigns", {"campaign": DRAFT | _part})
 
 
 def _signed(body: bytes) -> dict[str, str]:
@@ -1654,17 +1488,12 @@ def _webhook(name: str, body: bytes, *, signed: bool = True, inert: bool = False
     _request(f"a webhook that is {name}", "POST", "/webhooks/served/mail", content=body, headers=headers, inert=inert)
 
 
+UNSUBSCRIBED = {"type": "message.unsubscribed", "timestamp": "2025-01-01T00:00:00Z", "data": {"recllm_message_id": SQL}}
 _webhook("deep", b'{"data":' + b"[" * DEEP + b"]" * DEEP + b"}")
 _webhook("deep and unsigned", b"[" * DEEP, signed=False)
 _webhook(
     "a number of a million digits",
-    b'{"type": "message.delivered", "timestamp": ' + b"9" * 1_000_000 + b', "data": {"recllm_message_id": "m"}}',
+    f'{{"type": "message.delivered", "timestamp": {MILLION_DIGITS}, "data": {{"recllm_message_id": "m"}}}}'.encode(),
     inert=True,
 )
-_webhook(
-    "a statement",
-    json.dumps(
-        {"type": "message.unsubscribed", "timestamp": "2025-01-01T00:00:00Z", "data": {"recllm_message_id": SQL}}
-    ).encode(),
-    inert=True,
-)
+_webhook("a statement", json.dumps(UNSUBSCRIBED).encode(), inert=True)
