@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm.base.errors import UsageError
-from recllm.base.stats.ranking import Truth, ndcg
 from recllm.recommend.evaluation import baselines as b
 from recllm.recommend.evaluation.baselines import index_texts, purchase_matrix, rank_by, top_k, words
 from recllm.recommend.evaluation.protocols import EvaluationQuery, RankedLists
@@ -166,24 +165,6 @@ def test_top_k_is_a_stable_sort_with_ties(k: int, n: int, levels: int, seed: int
     for row, line in zip(best, scores, strict=True):
         expected = [i for i in np.argsort(-line, kind="stable") if line[i] > -np.inf][:k]
         assert row[row >= 0].tolist() == expected
-
-
-def test_tied_scores_get_the_ndcg_of_the_order_they_are_shown_in(shop: Dataset) -> None:
-    """ranx is told the shown order through scores that fall by less than any real difference."""
-    import numba
-
-    numba.config.DISABLE_JIT = True
-    from ranx import Qrels, Run, evaluate
-
-    rng = np.random.default_rng(1)
-    scores = rng.integers(0, 3, (5, 40)).astype(np.float32)
-    lists = top_k(scores, 10).astype(np.int32)
-    truth = Truth.from_pairs(np.repeat(np.arange(5), 4), np.concatenate([rng.permutation(40)[:4] for _ in range(5)]), 5)
-    qrels = {f"q{u}": {f"d{i}": 1 for i in truth.item[truth.indptr[u] : truth.indptr[u + 1]]} for u in range(5)}
-    run = {f"q{u}": {f"d{i}": float(scores[u, i]) - 1e-6 * r for r, i in enumerate(lists[u])} for u in range(5)}
-    np.testing.assert_allclose(
-        ndcg(lists, truth, 10), evaluate(Qrels(qrels), Run(run), "ndcg@10", return_mean=False), atol=1e-9
-    )
 
 
 def test_contenders_by_name(shop: Dataset) -> None:

@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from recllm.base.charts import AreaChart, svg
-from recllm.base.documents import plain
 from recllm.base.errors import UsageError
 from recllm.base.policy import Policy
 from recllm.doors.cli.main import app
@@ -152,11 +151,6 @@ def test_wrong_use(shop: Dataset) -> None:
             evolve(shop, 0, vectors(shop), **wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no user row 9"):
         evolve(shop, 9, vectors(shop))
-
-
-def test_equal_input_equal_answer_as_json(shop: Dataset) -> None:
-    first, second = (plain(evolve(shop, 0, vectors(shop))) for _ in range(2))
-    assert first == second and first["periods"][6]["entered"] == ["coffee"]
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -9,12 +9,10 @@ import pytest
 from recllm.base.policy import Policy
 from recllm.learn.profiles.profile import build_profile
 from recllm.recommend.recommender.leave_one_out import (
-    Evidence,
     ReasonWriter,
     UserHistory,
     choose,
     deltas,
-    lacking,
     units_of,
 )
 from recllm.shop.data.dataset import Dataset, Events
@@ -56,13 +54,6 @@ def additive(histories: Events, basics: Sequence[Mapping[str, str]], pairs: Pair
 def test_units_are_the_lines_of_the_profile() -> None:
     kinds = {(u.kind, DATA.items["item_id"][u.item] if u.item >= 0 else u.name) for u in units_of(ANN)}
     assert kinds == {("B", "tea"), ("B", "milk"), ("B", "soap"), ("H", "mug"), ("I", "age")}
-
-
-def test_each_version_lacks_just_its_unit() -> None:
-    units = [Evidence("B", ROW["tea"]), Evidence("H", ROW["mug"]), Evidence("I", name="age")]
-    histories, basics = lacking(ANN, [(unit,) for unit in units])
-    assert np.diff(histories.indptr).tolist() == [3, 4, 5]
-    assert [len(b) for b in basics] == [1, 1, 0]
 
 
 def test_deltas_are_the_known_truth() -> None:

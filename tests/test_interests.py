@@ -158,14 +158,6 @@ def test_a_person_alone_is_encoded_as_among_others() -> None:
     np.testing.assert_allclose(alone[0], together[7], atol=1e-5)
 
 
-def test_people_without_events_are_scored_alike_by_what_sells() -> None:
-    data = log(chains())
-    model = learned(data, texts(), SMALL.model_copy(update={"epochs": 2}))
-    users = model.users(data.events.select(np.zeros(len(data.events), bool)), data.as_of)
-    assert np.isfinite(users).all()
-    np.testing.assert_allclose(users[0], users[-1], atol=1e-6)
-
-
 @pytest.mark.parametrize("interests", [1, 3])
 def test_the_served_form_encodes_people_as_the_network_does(interests: int) -> None:
     data, vectors = log(chains()), texts()

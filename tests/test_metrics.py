@@ -87,16 +87,6 @@ def test_bounds_and_a_perfect_list(case: tuple[np.ndarray, Truth, int]) -> None:
         np.testing.assert_allclose(metric(perfect, truth, k)[truth.sizes > 0], 1.0)
 
 
-def test_ndcg_by_hand() -> None:
-    truth = _truth([3, 5], [7])
-    lists = _lists([3, 1, 5], [0, 7])
-    ideal = 1 / np.log2(2) + 1 / np.log2(3)
-    expected = [(1 / np.log2(2) + 1 / np.log2(4)) / ideal, 1 / np.log2(3)]
-    np.testing.assert_allclose(ranking.ndcg(lists, truth, 3), expected)
-    np.testing.assert_allclose(ranking.ndcg(lists, truth, 1), [1, 0])
-    np.testing.assert_allclose(ranking.recall(lists, truth, 2), [1 / 2, 1])
-
-
 def test_a_list_that_repeats_an_item_is_refused() -> None:
     with pytest.raises(UsageError, match="row 1 names an item twice"):
         ranking.ndcg(_lists([1, 2], [3, 3]), _truth([1], [3]), 2)

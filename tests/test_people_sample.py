@@ -213,16 +213,6 @@ def test_an_erased_person_of_the_sample_taints_the_model_and_another_takes_their
         assert load_model(shop.models_dir).training["sample"]["of_people"] == PEOPLE - 1
 
 
-def test_somebody_outside_of_the_sample_taints_it_as_well(root: Path) -> None:
-    """Their purchases are in the counts that the version serves with, and nobody keeps who was learned from."""
-    with Workspace.open(root) as shop:
-        version, inside = current(shop.models_dir), shop.gate().dataset(Purpose.MODEL_TRAINING, people_limit=LIMIT)
-        raw_of = dict(zip(shop.pseudonymiser().many(RAW), RAW, strict=True))
-        outside = next(raw for name, raw in raw_of.items() if name not in set(inside.users["user_id"]))
-        erase_people(shop, [outside], actor="test")
-        assert version in taints(shop.models_dir)
-
-
 def test_a_private_training_is_of_all_people(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a sample of fixed size one user more takes another one's place, which its promise is not about."""
     counted: list[int] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -133,17 +132,6 @@ def test_browsing_has_one_line_per_item_and_action_and_no_dismissals() -> None:
     }
     assert profile.browsing[0].action is Action.VIEW
     assert profile.purchases == () and profile.n_baskets == 0 and profile.days_since_last_purchase is None
-
-
-@pytest.mark.parametrize(("told", "buys", "browses"), list(product([False, True], repeat=3)))
-def test_every_part_may_be_empty(told: bool, buys: bool, browses: bool) -> None:
-    events = [event("tea", 90)] * buys + [event("cup", 95, "view")] * browses
-    profile = build_profile(world(events, {"user_id": ["ann"], "age": ["35-44" if told else None]}), 0)
-    assert dict(profile.basics) == ({"age": "35-44"} if told else {})
-    assert [line.item_id for line in profile.purchases] == ["tea"] * buys
-    assert [line.item_id for line in profile.browsing] == ["cup"] * browses
-    assert (profile.days_since_last_purchase is None) == (not buys)
-    assert bool(profile.favourite_categories) == buys
 
 
 def test_a_batch_keeps_order_repeats_people_and_equals_single_calls() -> None:
