@@ -491,13 +491,6 @@ def test_a_faulty_file_of_words_is_refused_before_anybody_reads_it(tmp_path: Pat
     assert "gym" in str(caught.value)
 
 
-@pytest.mark.parametrize("body", ["{{ title.__class__.__mro__ }}", "{{ title() }}", "{{ 'x' * 9999999 }}"])
-def test_a_template_of_a_shops_own_cannot_reach_into_python(tmp_path: Path, body: str) -> None:
-    name = bring_domain(gym(tmp_path, f'[en.templates]\n"explanation.bought_similar" = "{body}{{{{ title }}}}"'))
-    with pytest.raises(PromptError, match="cannot be rendered"):
-        reason_text("bought_similar", f"en@{name}", title="Yoga", category=None)
-
-
 def test_an_unknown_domain_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="setting domain"):
         Workspace.create(tmp_path / "w", domain="../media")
@@ -507,15 +500,6 @@ def test_an_unknown_domain_is_refused_and_the_known_ones_are_named(tmp_path: Pat
     Workspace.create(tmp_path / "x").close()
     with overridden({"domain": "gym"}), pytest.raises(StoreError, match=r"gym\.toml"):
         Workspace.open(tmp_path / "x")
-
-
-def test_the_command_line_makes_a_workspace_of_a_domain(
-    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
-) -> None:
-    code, _, error = run("init", "-w", str(tmp_path / "w"), "--domain", "news", "--locale", "zh")
-    assert code == 0, error
-    with Workspace.open(tmp_path / "w") as workspace:
-        assert (workspace.settings.domain, workspace.locale(), workspace.locale("en")) == ("news", "zh@news", "en@news")
 
 
 def test_a_locale_tells_its_domain() -> None:

@@ -33,7 +33,6 @@ from recllm.text.users import UserTexts, user_texts
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
-SHARED = HERE.parents[1] / "shared" / "data"
 PROMPTS = Prompts.load()
 
 
@@ -474,32 +473,6 @@ def test_a_reason_needs_its_own_facts_and_a_known_kind() -> None:
 
 def test_a_reason_does_not_repeat_a_name_as_its_own_category() -> None:
     assert reason("bought_similar", "en", title="TEA BAGS", category="TEA BAGS") == "You bought “tea bags”."
-
-
-# --- real catalogues -------------------------------------------------------------------------------------------------
-
-
-def shared_items(name: str) -> pl.DataFrame:
-    file = SHARED / name / "items.parquet"
-    if not file.is_file():
-        pytest.skip(f"{file} is not here: the shared data sets do not travel with the repository")
-    frame = pl.read_parquet(file)
-    return catalogue(
-        *frame.select("item_id", "title", "price", pl.concat_list("category").alias("category")).to_dicts()
-    )
-
-
-def test_titles_of_a_real_english_shop_are_put_in_small_letters() -> None:
-    texts = item_texts(shared_items("online_retail_uci"))
-    assert "inflatable political globe" in texts
-    assert sum(text.isupper() for text in texts) <= 0.001 * len(texts)
-    assert all(text and len(text) <= 250 for text in texts)
-
-
-def test_titles_of_a_real_chinese_shop_are_joined() -> None:
-    names = item_names(shared_items("tmall_sample"), "zh")
-    assert "2014秋装新款打底衫韩版女装衣服潮流条纹大码宽松上衣长袖t恤女" in names
-    assert not any(re.search(r"[\u4e00-\u9fff] [\u4e00-\u9fff]", name) for name in names)
 
 
 if __name__ == "__main__":
