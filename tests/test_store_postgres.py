@@ -308,13 +308,6 @@ def test_two_folders_with_one_key_share_a_store(url: str, tmp_path: Path, one_ke
         assert second.store().items().height == 1
 
 
-def test_an_interrupted_creation_can_be_repeated(url: str, tmp_path: Path) -> None:
-    Workspace.create(tmp_path, store=url).close()
-    (tmp_path / SETTINGS_FILE).unlink()
-    with Workspace.create(tmp_path, store=url) as again:
-        assert again.store().items().height == 0
-
-
 def test_no_password_is_written_or_said(
     url: str, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -135,11 +135,3 @@ def test_a_load_that_turns_out_to_have_ids_looks_for_repeats_from_then_on(store:
         result = load.write(events(keys=[2, 3, 3]))
     assert (result.accepted, result.duplicates) == (1, 2)
     assert {"events_by_key", "events_by_user"} <= indexes(store)
-
-
-def test_a_first_load_that_breaks_leaves_the_store_as_it_was(store: Store) -> None:
-    before = indexes(store)
-    with pytest.raises(RuntimeError, match="cut"), store.load("events", load_id="first", source="a.csv") as load:
-        load.write(events(keys=[1, 2]), are_distinct=True)
-        raise RuntimeError("cut")
-    assert indexes(store) == before and view(store).counts()["events"] == 0
