@@ -10,7 +10,6 @@ moves to the tuning window.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -44,7 +43,7 @@ def main() -> None:
     parser = script_parser(__doc__, "validation", "data", "cache", "seed")
     parser.add_argument("--items", type=int, default=300)
     args = parser.parse_args()
-    began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
+    window = window_of("cj-next28", args, validation=args.validation)
     encoder = default_encoder(args)
     recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
     trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests, progress=say)
@@ -58,7 +57,6 @@ def main() -> None:
         "items": len(items),
         "drawn_from": source,
         **figures(window, trained, recipe, items, people, args.seed),
-        "seconds": round(time.perf_counter() - began, 1),
         "training": recipe.training.model_dump(mode="json"),
     }
     finish(record, args.output)

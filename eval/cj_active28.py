@@ -8,7 +8,6 @@ windows and spend, on the same training windows.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 
 import numpy as np
@@ -35,7 +34,7 @@ EVER = 10_000
 def main() -> None:
     parser = script_parser(__doc__, "validation", "data", "seed")
     args = parser.parse_args()
-    began, window = time.perf_counter(), window_of("cj-next28", args, validation=args.validation)
+    window = window_of("cj-next28", args, validation=args.validation)
     past = window.fit_on
     train, test, rows = tables(Cohort(past))
     label = bought(window, rows)
@@ -58,7 +57,6 @@ def main() -> None:
         "base_rate": float(label.mean()),
         "systems": systems,
         f"recllm minus {best}": {"auc": asdict(gap)},
-        "seconds": round(time.perf_counter() - began, 1),
     }
     finish(record, args.output)
 

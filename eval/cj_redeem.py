@@ -10,7 +10,6 @@ recency, frequency, spend, past redemptions, coupon use and affinity to the camp
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -47,11 +46,10 @@ SINGLE = {
 
 def main() -> None:
     args = script_parser(__doc__, "validation", "seed").parse_args()
-    began = time.perf_counter()
     data, coupons = complete_journey().dataset(), coupon_tables()
     cut, end = (midnight(2017, 6, 1), midnight(2017, 8, 1)) if args.validation else (midnight(2017, 8, 1), None)
     train, test, campaigns = tables(data, coupons, cut, end)
-    say("%d rows to learn from, %d to judge, %.0f s", len(train), len(test), time.perf_counter() - began)
+    say("%d rows to learn from, %d to judge", len(train), len(test))
     ours = fit_propensity(train, cut, redeem_settings(PropensitySettings(seed=args.seed))).probability(test.features)
     scores = {"recllm": ours, **peers(train, test, args.seed)}
     systems = {name: {"ALL": figures(score, test.label, campaigns)} for name, score in scores.items()}
@@ -66,7 +64,6 @@ def main() -> None:
         "base_rate": float(test.label.mean()),
         "systems": systems,
         f"recllm minus {best}": gaps(ours, scores[best], test, campaigns, args.seed),
-        "seconds": round(time.perf_counter() - began, 1),
     }
     finish(record, args.output)
 

@@ -253,7 +253,6 @@ def main() -> None:
         "zh": [("advertisegen_held_back", i) for i in held(args.zh_texts, rng, copy_pairs.chinese(args.data), "CNY")],
     }
     model_folder("smollm2", args.cache_dir)  # unpacks once, before the clock and the workers start
-    began = time.monotonic()
     systems = [CopySystem(*system) for system in SYSTEMS]
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(write_all, s, items[s.locale], args.cache_dir, str(args.tuned), args.seed) for s in systems]
@@ -265,7 +264,6 @@ def main() -> None:
         "generator": "smollm2",
         "seed": args.seed,
         "candidates": 8,
-        "seconds": round(time.monotonic() - began, 1),
         "workers": args.workers,
         "load": load_average(),
         **{name: head[name] for name in ("total", "verified", "kept_model_words", "kept_share")},

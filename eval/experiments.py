@@ -23,7 +23,6 @@ Open Bandit       the sample of Saito et al. 2021 (CC BY 4.0) in the wheel of ob
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1_000, help="experiments where nothing differs, and logs")
     parser.add_argument("--open-bandit", type=Path, help="the wheel of obp 0.4.1; without it that part is left out")
     args = parser.parse_args()
-    began = time.perf_counter()
     record: dict[str, Any] = {
         "protocol": "experiments-simulated",
         "note": "simulated with a seed; no real people but in open_bandit",
@@ -75,7 +73,7 @@ def main() -> None:
     }
     if args.open_bandit:
         record["open_bandit"] = open_bandit(args.open_bandit)
-    finish(record | {"seconds": round(time.perf_counter() - began, 1)}, args.output)
+    finish(record, args.output)
 
 
 # --- experiments ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ The model attends to nothing unless it has a sequence model, which it has not he
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -65,7 +64,6 @@ def main() -> None:
     parser.add_argument("--ranked", type=int, default=200, help="pairs whose lists are ranked again, which is slow")
     parser.add_argument("--planted", type=int, default=200)
     args = parser.parse_args()
-    started = time.perf_counter()
     window = window_of("cj-next28", args, validation=False)
     encoder = load_encoder(cache_dir=args.cache)
     recommender = Recommender(window.dataset, encoder).fit(ScorerTrainingSettings(seed=args.seed))
@@ -87,7 +85,6 @@ def main() -> None:
         "protocol": "cj-next28, reasons of held-out purchases ranked in the first 20",
         "data_hash": window.data_hash,
         "seed": args.seed,
-        "seconds": round(time.perf_counter() - started, 1),
         "pairs": len(cases),
         "ranked_again": min(args.ranked, len(cases)),
         "systems": systems,

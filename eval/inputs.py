@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
@@ -26,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PEERS = HERE / "peers.toml"
 DATA = HERE.parents[1] / "shared" / "data"
+STARTED = time.perf_counter()
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0},
@@ -86,8 +88,8 @@ def finished_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finish(record: Mapping[str, Any], output: Path | None) -> None:
-    """Prints the record with its provenance, and writes it."""
-    finished = finished_record(record)
+    """Prints the record with its provenance and the seconds that the script took, and writes it."""
+    finished = finished_record({"seconds": round(time.perf_counter() - STARTED, 1), **record})
     print(json.dumps(finished, indent=1, ensure_ascii=False))
     if output:
         write_record(finished, output)

@@ -8,7 +8,6 @@ before: calibration error, log loss, and the error of each item's ratio of takin
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +33,7 @@ def main() -> None:
     parser = script_parser(__doc__, "data", "cache", "seed")
     parser.add_argument("protocol", nargs="?", default="cj-next28", choices=sorted(BENCHMARKS))
     args = parser.parse_args()
-    began, window = time.perf_counter(), window_of(args.protocol, args, validation=True)
+    window = window_of(args.protocol, args, validation=True)
     encoder = default_encoder(args)
     recipe = advised_recipe(window.fit_on, encoder, tuned=False, seed=args.seed)
     trained = Recommender(window.fit_on, encoder).fit(recipe.training, interests=recipe.interests)
@@ -44,7 +43,6 @@ def main() -> None:
         "seed": args.seed,
         "strength": ITEM_CALIBRATION_PRIOR,
         "figures": figures(*pairs(window, trained), trained.item_offsets, args.seed),
-        "seconds": round(time.perf_counter() - began, 1),
         "training": recipe.training.model_dump(mode="json"),
     }
     finish(record, args.output)

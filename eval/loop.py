@@ -21,7 +21,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2, help="seeds at once, each in a process of its own")
     parser.add_argument("--encoder", default=None, help="of the workspace; the default encoder when left out")
     args = parser.parse_args()
-    began, load = time.perf_counter(), load_average()
+    load = load_average()
     with ProcessPoolExecutor(args.parallel, mp_context=get_context("spawn"), initializer=show_progress) as pool:
         runs = list(pool.map(one_seed, range(args.seeds), repeat(args)))
     record = {
@@ -86,7 +85,6 @@ def main() -> None:
         "worse_models": sum(run["worse_models"] for run in runs),
         "refused": sum(run["refused"] for run in runs),
         "runs": runs,
-        "seconds": round(time.perf_counter() - began, 1),
         "load_average": load,
     }
     finish(record, args.output)

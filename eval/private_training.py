@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=tuple(PARTS), help="only these parts; all without")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    began, encoder, record = time.perf_counter(), default_encoder(args), _earlier(args.output)
+    encoder, record = default_encoder(args), _earlier(args.output)
     for part in args.part or PARTS:
         started = time.perf_counter()
         for name, values in PARTS[part](encoder, args).items():
@@ -130,7 +130,6 @@ def main() -> None:
     record |= {
         "protocol": "private-training" + ("-validation" if args.validation else ""),
         "seed": args.seed,
-        "seconds": round(time.perf_counter() - began, 1),
     }
     finish(record, args.output)
 

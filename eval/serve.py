@@ -53,7 +53,7 @@ def main() -> None:
     households = pl.read_parquet(source, columns=["household_id"])["household_id"].cast(pl.String).unique().sort()
     rng = np.random.default_rng(args.seed)
     people = households.sample(400, seed=args.seed).to_list()
-    began, load = time.perf_counter(), load_average()
+    load = load_average()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "shop"
         shutil.copytree(args.workspace, folder)
@@ -63,7 +63,7 @@ def main() -> None:
             figures = asyncio.run(measure(address, process, folder, versions, people, rng, args))
         with server([sys.executable, str(HERE / "serve_peer.py")]) as (address, _, peer_start_s):
             figures["peer"] = asyncio.run(measure_peer(address, people, args)) | {"start_s": peer_start_s}
-    record = {"protocol": "serve", "seed": args.seed, "seconds": round(time.perf_counter() - began, 1)}
+    record = {"protocol": "serve", "seed": args.seed}
     lengths = {"processes": args.processes, "seconds_of_a_load": args.seconds, "soak_minutes": args.soak_minutes}
     finish(record | lengths | {"load_average": load, "start_s": start_s} | figures, args.output)
 

@@ -48,7 +48,6 @@ def main() -> None:
     if args.part:
         print(json.dumps(PARTS[args.part](args.folder)))
         return
-    started = time.perf_counter()
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or Path(scratch) / "shop"
@@ -66,8 +65,7 @@ def main() -> None:
             written = json.loads(file.read_text("utf-8"))
             keys = ("lira", "epsilon", "kills", "losses")
             figures |= {key: value for key, value in (written.get("figures") or written).items() if key in keys}
-    seconds = round(time.perf_counter() - started, 1)
-    finish({"protocol": "trust", "seconds": seconds, "commits": commits, **figures, "aims": AIMS}, args.output)
+    finish({"protocol": "trust", "commits": commits, **figures, "aims": AIMS}, args.output)
 
 
 def demonstration(folder: Path | None) -> Path:

@@ -10,7 +10,6 @@ random.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +36,6 @@ class World:
 
 def main() -> None:
     args = script_parser(__doc__, "seed").parse_args()
-    began = time.perf_counter()
     record = {
         "protocol": "uplift-simulated",
         "note": "simulated with a seed; no real people",
@@ -45,7 +43,6 @@ def main() -> None:
         "people": N,
         "runs": RUNS,
         "worlds": {name: of_world(name, args.seed) for name in WORLDS},
-        "seconds": round(time.perf_counter() - began, 1),
     }
     finish(record, args.output)
 
