@@ -69,6 +69,7 @@ def test_a_condition_means_what_sql_means(where: str, expected: str) -> None:
         "SELECT 1",
         "price < (SELECT 1)",
         "item_id IN (SELECT 'a')",
+        "item_id IN (SELECT x FROM read_csv('/etc/passwd'))",
         "EXISTS (SELECT 1)",
         "LPAD(title, 200000000, 'x') = 'x'",
         "REPEAT(title, 1000000) = 'x'",

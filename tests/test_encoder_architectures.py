@@ -162,19 +162,6 @@ def test_a_tuned_encoder_is_a_folder_of_the_library_too(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_plain_folder_is_pooled_by_the_mean(tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoModel
-
-    folder = make_model(tmp_path / "m")
-    encoder = load_encoder(folder, device="cpu")
-    ids = encoder.tokens.ids(["red running shoes"], "document")  # type: ignore[attr-defined]
-    with torch.inference_mode():
-        hidden = AutoModel.from_pretrained(folder).eval()(input_ids=torch.tensor(ids)).last_hidden_state[0]
-    expected = torch.nn.functional.normalize(hidden.mean(0), dim=0).numpy()
-    np.testing.assert_allclose(encoder.encode(["red running shoes"])[0], expected, atol=1e-5)
-
-
 def test_vocabulary_without_tokenizer_json(tmp_path: Path) -> None:
     old, new = make_model(tmp_path / "old", old_vocabulary=True), make_model(tmp_path / "new")
     np.testing.assert_allclose(load_encoder(old).encode(TEXTS), load_encoder(new).encode(TEXTS), atol=1e-6)
@@ -268,13 +255,6 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     edit_json(folder / "config.json", num_hidden_layers=2, hidden_size=16)
     with pytest.raises(ModelError, match="do not load"):
         load_encoder(folder).encode(["milk"])
-
-
-def test_private_keys_of_a_config_reach_no_library(tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "m")
-    edit_json(folder / "config.json", _commit_hash="x", _attn_implementation="no such thing")
-    encoder = load_encoder(folder)
-    assert isinstance(encoder, HuggingFaceEncoder) and encoder.encode(["milk"]).shape == (1, 32)
 
 
 def test_plan_covers_every_row_once_within_the_budget() -> None:

@@ -489,23 +489,6 @@ def test_nothing_is_acknowledged_while_the_store_is_gone(folder: Path) -> None:
         assert counts(folder)["events"] == before["events"] + 1
 
 
-def test_what_this_machine_refuses_is_told_as_503(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device", str(folder))
-
-    campaign = {"id": "tea", "channels": ["email"], "target": {"items": ["tea-1"]}, "goal": "more tea"}
-    sender = {"name": "Leaf", "address": "1 Market Street", "opt_out": "https://example.com/stop"}
-    with serving(folder, console=True) as client:
-        body = {"campaign": campaign | {"sender": sender}}
-        with monkeypatch.context() as patch:
-            patch.setattr("recllm.market.campaigns.drafts.write_whole", full)
-            answer = client.post("/v1/campaigns", json=body)
-        assert answer.status_code == 503 and answer.json()["error"]["type"] == "StoreError"
-        assert str(folder) not in answer.text
-        assert client.get("/v1/campaigns").json() == {"campaigns": []}
-        assert client.post("/v1/campaigns", json=body).status_code == 201
-
-
 def test_a_disk_that_refuses_is_503_and_a_bug_is_500(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = [
         (OSError(errno.ENOSPC, "No space left on device", str(folder)), 503, "StoreError"),

@@ -80,19 +80,3 @@ def test_first_steps_from_an_empty_folder(python: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["read"], report["accepted"]) == (3, 3)
-
-
-def test_ad_texts_are_checked_without_a_model(python: Path, tmp_path: Path) -> None:
-    line = {
-        "id": "a",
-        "text": "Buns, $9.",
-        "channel": "push",
-        "locale": "en",
-        "item": {"title": "Buns"},
-        "packs": ["eu"],
-    }
-    (tmp_path / "texts.jsonl").write_text(json.dumps(line) + "\n")
-    done = run(python, tmp_path, "copy", "check", "texts.jsonl", "--json")
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["checked"], found["passed"]) == (2, 1, 0)
-    assert found["results"][0]["failures"][0]["guarantee"] == "G1"
