@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+from scipy.sparse import random as random_sparse
 from shop_world import START, history, shop, vectors
 
 from recllm.base.schema import Action
+from recllm.learn.features import group_features
 from recllm.learn.features.candidates import Candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.group_features import group_columns
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
+from recllm.learn.features.weighted_sums import FEW_COLUMNS, WeightedSums
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.interactions import Tally, decay, matrix, merged_lines, unit, user_parts, visits
+from recllm.shop.data.interactions import Pairs, Tally, decay, matrix, merged_lines, unit, user_parts, visits
+from recllm.shop.data.item_groups import GROUPINGS
 
 DATA = shop()
 CROWD = CollaborativeStatistics.fit(DATA, vectors(DATA))
@@ -203,3 +209,51 @@ def test_a_tally_by_table_is_that_by_sorting(n_keys: int) -> None:
     row = {(int(k) // n_keys, int(k) % n_keys): number for number, k in enumerate(keys)}
     expected = [row.get((int(u), int(k)), len(keys)) for u, k in zip(sought_user, sought_key, strict=True)]
     assert tally.find(sought_user, sought_key).tolist() == expected
+
+
+# --- sums for one user, of a few columns, or of all are those of the whole product -----------------------------------
+
+
+def sparse(n_rows: int, n_columns: int, seed: int) -> csr_matrix:
+    drawn = random_sparse(n_rows, n_columns, density=0.05, random_state=seed, dtype=np.float32)
+    return csr_matrix(drawn)
+
+
+@pytest.mark.parametrize("n_users", [1, 2, 7])
+@pytest.mark.parametrize("n_columns", [40, 4 * FEW_COLUMNS])
+def test_sums_are_those_of_the_whole_product(n_users: int, n_columns: int) -> None:
+    weights, rows = sparse(n_users, 200, 1), sparse(200, n_columns, 2)
+    expected = (weights.toarray() @ rows.toarray()).astype(np.float32)
+    each = np.arange(n_columns, dtype=np.int32)
+    pairs = Pairs(np.arange(n_users + 1) * n_columns, np.tile(each, n_users))
+    column = pairs.item.copy()
+    column[::5] = -1
+    sums = WeightedSums(weights, rows)
+    np.testing.assert_allclose(
+        sums.at(column, pairs), np.where(column >= 0, expected[pairs.user, pairs.item], 0), rtol=1e-6
+    )
+    for user in range(n_users):
+        columns, values = sums.of(user)
+        listed = np.zeros(n_columns, np.float32)
+        listed[columns] = values
+        np.testing.assert_allclose(listed, expected[user], rtol=1e-6)
+
+
+def test_nobody_and_nothing_have_no_sums() -> None:
+    nothing = WeightedSums(sparse(3, 5, 0) * 0, sparse(5, 9, 1))
+    pairs = Pairs(np.array([0, 1, 2, 3]), np.array([4, 5, 6], np.int32))
+    assert nothing.at(pairs.item, pairs).tolist() == [0, 0, 0]
+    assert not len(nothing.at(pairs.item[:0], Pairs(np.zeros(4, np.int64), pairs.item[:0])))
+
+
+def test_one_account_of_several_groupings_tells_what_each_alone_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = shop()
+    crowd = CollaborativeStatistics.fit(data, vectors(data))
+    users = ask(crowd, data.events, data.as_of, user_rows=np.arange(data.n_users))
+    each = np.arange(data.n_items, dtype=np.int32)
+    pairs = Pairs(np.arange(data.n_users + 1) * data.n_items, np.tile(each, data.n_users))
+    together = group_columns(users, pairs)
+    monkeypatch.setattr(group_features, "SHARED_EVENTS", 1)
+    assert len({id(account) for account in group_features.dealings(users, GROUPINGS, each).values()}) == len(GROUPINGS)
+    for name, column in group_columns(users, pairs).items():
+        np.testing.assert_array_equal(column, together[name], err_msg=name)
