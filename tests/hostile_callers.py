@@ -119,7 +119,7 @@ class Verdicts:
 
 def ask_everything(folder: Path, *, every: int = 1, paths: str = "") -> Verdicts:
     """folder: of a shop without keys, of `service_world.build_shop`, which is changed. For a quick look, every: one
-    case in so many is asked; paths: a pattern of those that are asked."""
+    case in so many is asked, but each operation with every key in force; paths: a pattern of those that are asked."""
     other = Path(shutil.copytree(folder, folder.with_name("other")))
     with (folder / "workspace.toml").open("a", encoding="utf-8") as file:
         file.write(OIDC)
@@ -145,7 +145,10 @@ def ask_everything(folder: Path, *, every: int = 1, paths: str = "") -> Verdicts
             for route in routes
             if (route.path, route.verb) in table and re.search(paths, route.path)
             for caller in (browsers if route.is_page else with_keys)
-        ][::every]
+        ]
+        cases = [
+            case for n, case in enumerate(cases) if n % every == 0 or not (case[1].is_page or case[2].scopes is None)
+        ]
         recommend = Route("/v1/recommend", "POST", False)  # what is recorded is an event
         cases.append(("403", recommend, with_keys[0], {"user_id": "u05", "record": True}))
         cases.sort(key=lambda case: (case[0] == "in", case[1].path == "/sign-out"))  # those that are refused first
