@@ -6,11 +6,11 @@ import errno
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from waiting import at_once
 
 from recllm.base import files
 from recllm.base.errors import StoreError
@@ -146,39 +146,28 @@ def test_where_files_cannot_be_locked_old_drafts_are_swept(tmp_path: Path, monke
 
 def test_a_lock_is_for_one_at_a_time(tmp_path: Path) -> None:
     path, inside, most = tmp_path / ".lock", 0, 0
-    start = threading.Barrier(5)
 
     def work() -> None:
         nonlocal inside, most
-        start.wait()
         with lock_file(path):
             inside += 1
             most = max(most, inside)
             inside -= 1
 
-    threads = [threading.Thread(target=work) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*[work] * 5)
     assert (inside, most) == (0, 1)
 
 
 def test_a_lock_that_is_not_free_says_so(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
-    refused = []
 
     def impatient() -> None:
-        try:
-            with lock_file(path, wait_seconds=0):
-                pass
-        except StoreError as error:
-            refused.append(str(error))
+        with lock_file(path, wait_seconds=0):
+            pass
 
-    with lock_file(path):
-        thread = threading.Thread(target=impatient)
-        thread.start()
-        thread.join()
-    assert refused == [f"{path} is locked by another process; wait until that one is done, then try again"]
-    impatient()
-    assert len(refused) == 1, "it is free again"
+    with (
+        lock_file(path),
+        pytest.raises(StoreError, match=r"\.lock is locked by another process; wait"),
+    ):
+        at_once(impatient)
+    impatient()  # it is free again
