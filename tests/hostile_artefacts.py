@@ -34,7 +34,7 @@ import polars as pl
 from fastapi.testclient import TestClient
 from hostile_watch import Outcome, look
 from tables import table
-from tiny_encoders import edit_json, make_model, write_json
+from tiny_encoders import edit_json, make_letters_model, make_model, write_json
 
 from recllm.base.errors import RecllmError
 from recllm.market.campaigns.file import read_campaign
@@ -84,19 +84,8 @@ class World:
     @cached_property
     def causal(self) -> Path:
         """A causal model of random weights without a chat format, whose folder has a template of its own."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-        alphabet = [*"abcdefghijklmnopqrstuvwxyz .,!?\n", "<s>", "</s>", "<unk>"]
-        tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(alphabet)}, unk_token="<unk>"))
-        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
-        folder = self.folder / "causal"
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-        ).save_pretrained(folder)
-        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        LlamaForCausalLM(LlamaConfig(vocab_size=len(alphabet), **sizes)).save_pretrained(folder)
-        return folder
+        letters = "abcdefghijklmnopqrstuvwxyz .,!?\n"
+        return make_letters_model(self.folder / "causal", letters, ("<s>", "</s>", "<unk>"), num_hidden_layers=1)
 
     @cached_property
     def _open(self) -> ExitStack:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from text_lines import Pair, pairs, read_approved, split
+from tiny_encoders import make_causal
 
 from recllm.base.errors import DataError, ModelError, UsageError
 from recllm.learn.training.arguments import CopywriterArguments
@@ -21,11 +22,8 @@ JUDGE = [Pair("[user]\nProduct: soft mug", "Warm soft mug for your table.")]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights and a vocabulary of whole words."""
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("base")
     special = ["<|im_start|>", "<|im_end|>", "<unk>"]
     vocabulary = {word: i for i, word in enumerate([*special, *WORDS, "user", "assistant", " "])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -33,24 +31,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [pre_tokenizers.Split(" ", "isolated"), pre_tokenizers.Punctuation("isolated")]
     )
     tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1], unk_token=special[2]
-    )
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        eos_token_id=fast.eos_token_id,
-        initializer_range=0.2,  # with the usual .02 an adapter can hardly move what the frozen head says
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    sizes = {"num_hidden_layers": 3, "max_position_embeddings": 256}
+    # with the usual .02 an adapter can hardly move what the frozen head says
+    return make_causal(tmp_path_factory.mktemp("base"), tokenizer, special, initializer_range=0.2, **sizes)
 
 
 def arguments(**values: Any) -> Any:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tiny_encoders import make_causal
 
 from recllm.base.schema import Item
 from recllm.market.adcopy.opening_line import constraint_for
@@ -30,9 +31,7 @@ CORPUS = [
 @pytest.fixture(scope="session")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A causal model with random weights over a byte-level vocabulary: any text at all is as likely as another."""
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("noise")
     tokenizer = Tokenizer(models.BPE())
@@ -43,21 +42,9 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.train_from_iterator(
         CORPUS * 5, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, special_tokens=special)
     )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1])
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast) + 7,  # larger than the tokenizer, as many models' are
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        eos_token_id=fast.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    sizes = {"num_hidden_layers": 1, "max_position_embeddings": 1024}
+    size = tokenizer.get_vocab_size() + 7  # larger than the tokenizer's, as many models' are
+    return make_causal(folder, tokenizer, special, vocabulary=size, **sizes)
 
 
 def written(folder: Path, constraint: Constraint, *, calls: int = 3, tokens: int = 160) -> list[str]:

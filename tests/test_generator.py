@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 from scripted import ScriptedGenerator
+from tiny_encoders import make_letters_model
 
 from recllm.base.errors import GenerationError, ModelError, UsageError
 from recllm.base.schema import Generator
@@ -288,34 +289,11 @@ def test_unsafe_folders_are_refused(tmp_path: Path, files: dict[str, str], why: 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A causal model with random weights and a tokenizer that knows single characters and ChatML."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny")
-    alphabet = [*"abcdefghijklmnopqrstuvwxyzABC .,!?'0123456789$%\"<>|_\n[]:-", "<|im_start|>", "<|im_end|>", "<unk>"]
-    vocabulary = {token: i for i, token in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<unk>"
+    alphabet = "abcdefghijklmnopqrstuvwxyzABC .,!?'0123456789$%\"<>|_\n[]:-"
+    sizes = {"num_hidden_layers": 2, "max_position_embeddings": 4096, "tie_word_embeddings": True}
+    return make_letters_model(
+        tmp_path_factory.mktemp("tiny"), alphabet, ("<|im_start|>", "<|im_end|>", "<unk>"), **sizes
     )
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(alphabet),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=4096,
-        eos_token_id=vocabulary["<|im_end|>"],
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def test_a_local_model_samples_what_it_may(tiny_model: Path) -> None:

@@ -1,28 +1,14 @@
-"""Model folders of a few kilobytes with random weights, one per architecture, as a hub would hand them out."""
+"""Model folders of a few kilobytes with random weights, as a hub would hand them out: encoders, and causal models."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-WORDS = [
-    "red",
-    "running",
-    "shoes",
-    "garden",
-    "sofa",
-    "with",
-    "four",
-    "cushions",
-    "milk",
-    "query",
-    "passage",
-    ":",
-    "and",
-    ",",
-]
-WORDS += ["the", "a", "s"]
+WORDS = ["red", "running", "shoes", "garden", "sofa", "with", "four", "cushions", "milk", "query", "passage", ":"]
+WORDS += ["and", ",", "the", "a", "s"]
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789秋装新款打底衫")
 
 SIZES: dict[str, Any] = {
@@ -146,3 +132,29 @@ def _save_old_vocabulary(folder: Path, tokenizer: Any) -> None:
     ordered = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     (folder / "vocab.txt").write_text("\n".join(token for token, _ in ordered) + "\n", "utf-8")
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True})
+
+
+def make_causal(folder: Path, tokenizer: Any, special: Sequence[str], *, vocabulary: int = 0, **sizes: Any) -> Path:
+    """A causal model for a tokenizer of the library `tokenizers`. special: what begins a text, what ends it, and what
+    stands for the unknown, if anything does. vocabulary: the model's, where it is larger than the tokenizer's."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    names = dict(zip(("bos_token", "eos_token", "unk_token"), special, strict=False))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    fast.save_pretrained(folder)
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = LlamaConfig(vocab_size=vocabulary or len(fast), eos_token_id=fast.eos_token_id, **small, **sizes)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def make_letters_model(folder: Path, alphabet: str, special: Sequence[str], **sizes: Any) -> Path:
+    """A causal model that knows single characters."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {token: number for number, token in enumerate([*alphabet, *special])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special[-1]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    return make_causal(folder, tokenizer, special, **sizes)
