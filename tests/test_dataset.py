@@ -138,6 +138,7 @@ def test_a_naive_as_of_is_refused_wherever_the_machine_stands(as_of: datetime) -
         (pl.DataFrame({"user_id": ["ann", None]}), None, "users.user_id: empty in 1 rows, first in row 1"),
         (None, pl.DataFrame({"item_id": [7]}), "items.item_id: Int64 instead of text"),
         (None, pl.DataFrame({"item_id": [None, "tea"]}), "items.item_id: empty in 1 rows, first in row 0"),
+        (None, pl.DataFrame({"item_id": ["tea", "tea"]}), "item_id repeats"),
         (None, pl.DataFrame({"item_id": ["tea"], "price": ["cheap"]}), "items.price: 'cheap' in row 0"),
         (None, pl.DataFrame({"item_id": ["tea"], "price": [float("inf")]}), "items.price: inf in row 0"),
     ],
@@ -171,11 +172,6 @@ def test_events_put_together_keep_each_persons_own() -> None:
             assert column.dtype == getattr(part, name).dtype
     with pytest.raises(UsageError, match="no events to put together"):
         Events.concat([])
-
-
-def test_repeated_item_is_refused() -> None:
-    with pytest.raises(DataError, match="item_id repeats"):
-        Dataset.construct(EVENTS, items=pl.DataFrame({"item_id": ["tea", "tea"]}))
 
 
 def test_aware_times_become_epoch_seconds() -> None:

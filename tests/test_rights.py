@@ -572,10 +572,12 @@ def test_rights_by_command(run: Command, shop: Path, tmp_path: Path) -> None:
     assert "restricted since" in run("privacy", "restrict", "-u", "ann", "-w", "shop")[1]
     assert "not restricted" in run("privacy", "restrict", "-u", "ann", "--lift", "-w", "shop")[1]
     assert run("privacy", "erase", "-u", "ann", "-w", "shop")[0] == 2
+    assert '"item_id": "mug"' in run("privacy", "export", "-u", "ann", "-w", "shop")[1]
     code, out, _ = run("privacy", "erase", "-u", "ann", "--yes", "-w", "shop", "--json")
     certificate = json.loads(out)["certificate_id"]
     file = f"shop/certificates/{certificate}.json"
     assert code == 0 and "signed by this workspace" in run("privacy", "audit", "--certificate", file, "-w", "shop")[1]
+    assert json.loads(out)["rows"]["events"] == 3 and run("privacy", "export", "-u", "ann", "-w", "shop")[0] == 2
     assert run("privacy", "erase", "-u", "stranger", "--yes", "-w", "shop")[0] == 3
     assert run("privacy", "erase", "--lift", "-u", "ann", "-w", "shop")[0] == 2
     assert run("privacy", "erase", "--lift", "-u", "ann", "--yes", "-w", "shop")[0] == 0

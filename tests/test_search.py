@@ -178,15 +178,10 @@ def test_a_wrong_request_says_so() -> None:
         SearchRequest(query="tea", k=0)
 
 
-def test_search_and_rights_by_command(run: Command, shop: Path) -> None:
+def test_search_by_command(run: Command, shop: Path) -> None:
     code, out, _ = run("search", "hammer", "-w", "shop", "--json")
     assert code == 0 and '"item_id": "hammer"' in out
     assert "Steel hammer" in run("search", "steel", "-u", "bob", "-w", "shop")[1]
-    assert '"item_id": "mug"' in run("privacy", "export", "-u", "ann", "-w", "shop")[1]
-    assert run("privacy", "erase", "-u", "ann", "-w", "shop")[0] == 2
-    assert "events: 3" in run("privacy", "erase", "-u", "ann", "--yes", "-w", "shop")[1]
-    assert run("privacy", "erase", "-u", "ann", "--yes", "-w", "shop")[0] == 3
-    assert run("privacy", "export", "-u", "ann", "-w", "shop")[0] == 2
 
 
 def test_a_file_says_until_when_an_item_is_on_sale(run: Command, shop: Path) -> None:
