@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import timeit
@@ -142,10 +143,6 @@ def test_import_is_light() -> None:
 # --- refusing ------------------------------------------------------------------------------------------------------
 
 
-def add_file(name: str) -> Callable[[Path], None]:
-    return lambda folder: write_json(folder / name, {})
-
-
 def set_key(file: str, **values: Any) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         if not (folder / file).exists():
@@ -176,31 +173,19 @@ def with_module(kind: str, weights: str) -> Callable[[Path], None]:
     return spoil
 
 
-SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
-    "pytorch_model.bin only": (only_pickled("pytorch_model.bin"), "only there as pytorch_model.bin"),
-    "weights.pt only": (only_pickled("weights.pt"), "Pickled files can run code"),
-    "model.pkl only": (only_pickled("model.pkl"), "Pickled files can run code"),
-    "model.joblib only": (only_pickled("model.joblib"), "Pickled files can run code"),
+SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {  # those with code or names of other models: hostile_artefacts
+    "a pickle alone": (only_pickled("model.bin"), "Pickled files can run code"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no \\*.safetensors"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
-    "auto_map in config": (set_key("config.json", auto_map={"AutoModel": "evil.Model"}), "auto_map"),
-    "auto_map deep": (set_key("config.json", inner=[{"auto_map": {}}]), "auto_map"),
     "auto_map in tokenizer": (set_key("tokenizer_config.json", auto_map={}), "auto_map"),
     "auto_map in sentence config": (set_key("sentence_bert_config.json", auto_map={}), "auto_map"),
-    "trust_remote_code": (set_key("config.json", trust_remote_code=True), "trust_remote_code"),
     "trust in module settings": (
         set_key("sentence_bert_config.json", model_args={"trust_remote_code": True}),
         "trust_remote_code",
     ),
-    "kernel from a hub": (set_key("config.json", _attn_implementation_internal="evil/kernel"), "_attn_implementation"),
-    "another model": (set_key("config.json", backbone_name_or_path="evil/model"), "backbone_name_or_path"),
-    "deep note": (set_key("config.json", text_config={"_name_or_path": "evil/model"}), "_name_or_path"),
-    "adapter": (add_file("adapter_config.json"), "adapter"),
     "unknown architecture": (set_key("config.json", model_type="gpt2"), "not one of the supported"),
-    "module with code": (module("evil.Module", ""), "not supported"),
     "module of another package": (with_type("evil.Pooling"), "not supported"),
     "pickled dense module": (with_module("Dense", "pytorch_model.bin"), "only there as pytorch_model.bin"),
-    "kernel by another key": (set_key("config.json", _attn_implementation="evil/kernel"), "_attn_implementation"),
     "kernel in module settings": (
         set_key("sentence_bert_config.json", model_args={"attn_implementation": "evil/kernel"}),
         "attn_implementation",
@@ -210,31 +195,17 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
         "tokenizer_name_or_path",
     ),
     "no pooling module": (module("Transformer", ""), "must begin with"),
-    "path out of the folder": (module("Transformer", "../other"), "leaves the folder"),
     "absolute path": (module("Pooling", "/etc"), "leaves the folder"),
     "config is a list": (lambda folder: write_json(folder / "config.json", []), "should hold"),
-    "config is huge": (set_key("config.json", note="x" * (5 << 20)), "no settings file"),
-    "config nests deeply": (lambda folder: (folder / "config.json").write_text("[" * 200_000) and None, "not readable"),
 }
 
 
-@pytest.mark.parametrize("case", SPOILT)
-def test_unsafe_folders_are_refused(case: str, tmp_path: Path) -> None:
-    spoil, message = SPOILT[case]
-    folder = make_model(tmp_path / "m")
-    load_encoder(folder).encode(["milk"])
-    spoil(folder)
-    with pytest.raises(ModelError, match=message):
-        load_encoder(folder)
-
-
-def test_pickle_beside_safetensors_is_never_opened(tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "m")
-    trace = tmp_path / "opened"
-    # a pickle that would write a file when loaded: cos\nsystem\n(S'touch ...'\ntR.
-    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(trace).encode() + b"'\ntR.")
-    assert load_encoder(folder).encode(["milk"]).shape == (1, 32)
-    assert not trace.exists()
+def test_unsafe_folders_are_refused(model: Path, tmp_path: Path) -> None:
+    for case, (spoil, message) in SPOILT.items():
+        folder = Path(shutil.copytree(model, tmp_path / case))
+        spoil(folder)
+        with pytest.raises(ModelError, match=message):
+            load_encoder(folder)
 
 
 def test_spoilt_module_folder_is_refused(tmp_path: Path) -> None:

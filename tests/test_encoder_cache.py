@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from contracts_encoder import TEXTS, check_encoder
 from tiny_encoders import make_model
+from waiting import at_once
 
 from recllm.base.errors import UsageError
 from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder, vector_keys
@@ -202,20 +202,14 @@ def test_flipped_bytes_never_make_a_wrong_vector(tmp_path: Path, expected: np.nd
     assert warned > 20, "the damage is noticed and told"
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"x", b"no database\n" * 9000, b"SQLite format 3\0"], ids=["0", "1", "text", "head"]
-)
-def test_what_is_no_database_is_started_anew(content: bytes, tmp_path: Path, expected: np.ndarray) -> None:
-    _vectors_are_right(tmp_path, content, expected)
-    inner = Counting()
-    CachedEncoder(inner, tmp_path).encode(WORDS)
-    assert inner.seen == [], "and works from then on"
-
-
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.9, 0.999])
-def test_a_cut_file_is_started_anew(share: float, tmp_path: Path, expected: np.ndarray) -> None:
+def test_what_is_no_database_is_started_anew(tmp_path: Path, expected: np.ndarray) -> None:
     whole = _whole_file(tmp_path)
-    _vectors_are_right(tmp_path, whole[: int(len(whole) * share)], expected)
+    cut = [whole[: int(len(whole) * share)] for share in (0.01, 0.3, 0.5, 0.9, 0.999)]
+    for content in (b"", b"x", b"no database\n" * 9000, b"SQLite format 3\0", *cut):
+        _vectors_are_right(tmp_path, content, expected)
+        inner = Counting()
+        CachedEncoder(inner, tmp_path).encode(WORDS)
+        assert inner.seen == [], "and works from then on"
 
 
 def _whole_file(folder: Path) -> bytes:
@@ -335,13 +329,8 @@ def test_kill_at_any_moment(tmp_path: Path, expected: np.ndarray) -> None:
 
 def test_threads_share_one_encoder(tmp_path: Path, expected: np.ndarray) -> None:
     cached = CachedEncoder(ToyEncoder(), tmp_path)
-    results: list[np.ndarray] = []
-    threads = [threading.Thread(target=lambda: results.append(cached.encode(WORDS))) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 6 and all((rows == expected).all() for rows in results)
+    results = at_once(*[lambda: cached.encode(WORDS)] * 6)
+    assert all((rows == expected).all() for rows in results)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -93,7 +93,6 @@ def test_a_short_catalogue_pads_with_minus_one(fitted: FittedScorer, crowd: Coll
 
 
 def test_equal_scores_are_ordered_by_item_row(crowd: CollaborativeStatistics) -> None:
-    from recllm.learn.features.pair_features import FEATURE_NAMES
 
     flat = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES, hidden=(4,)))
     for value in flat.parameters():
@@ -181,20 +180,6 @@ def test_items_that_never_sold_can_be_ranked_by_their_text_and_kind() -> None:
         assert (found.item[:, 0] == np.where(tea, 24, 25)).mean() > 0.9
 
 
-def test_lists_hold_what_was_taken_or_leave_it_out_and_training_repeats(
-    fitted: FittedScorer, crowd: CollaborativeStatistics
-) -> None:
-    users = np.array([3, 1])
-    histories = DATA.events.rows(users)
-    taken = set(DATA.events.rows(np.array([1])).item.tolist())
-    found = ItemRanker(fitted.scorer, crowd, fitted.candidates).rank(UserInputs(histories, NOW, users), 4)
-    assert set(found.item[1].tolist()) == taken
-    again = fit_scorer(DATA, V, None, QUICK)
-    assert again.metrics == fitted.metrics
-    fresh = ItemRanker(again.scorer, crowd, again.candidates).rank(UserInputs(histories, NOW, users), 4, repeats=False)
-    assert not set(fresh.item[1].tolist()) & taken
-
-
 def test_a_model_of_other_features_is_refused(crowd: CollaborativeStatistics) -> None:
     other = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=("one",), hidden=(4,))).frozen()
     with pytest.raises(ModelError, match="train again"):
@@ -210,24 +195,6 @@ def test_a_bare_log_trains_and_ranks() -> None:
     )
     mine = set(bare.events.rows(np.array([0])).item.tolist())
     assert len(mine & set(found.item[0].tolist())) >= 3
-
-
-def test_a_weight_on_popularity_puts_the_rarer_of_two_equals_first(crowd: CollaborativeStatistics) -> None:
-    flat = ScorerNetwork(ScorerConfig(dim=V.shape[1], features=FEATURE_NAMES))
-    for weight in flat.parameters():
-        weight.data.zero_()  # every item has the same score
-    buyers = crowd.stats.buyers_ever
-    items = np.argsort(-buyers, kind="stable")[[0, len(buyers) // 2, -1]]
-    assert buyers[items[0]] > buyers[items[1]] > buyers[items[2]]
-    weighed = ItemRanker(flat.frozen(), crowd).rank(
-        UserInputs(history([]), NOW), len(items), items=items, popularity_weight=0.1
-    )
-    assert weighed.item[0].tolist() == items[::-1].tolist()
-    assert len(set(weighed.logit[0].tolist())) == 1
-    assert (
-        ItemRanker(flat.frozen(), crowd).rank(UserInputs(history([]), NOW), len(items), items=items).item[0].tolist()
-        == np.sort(items).tolist()
-    )
 
 
 def test_a_weight_on_popularity_changes_the_order_and_no_score(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import tomllib
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sbom
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -21,10 +21,7 @@ VENDORED = tomllib.loads(
 
 
 def bill(*extras: str) -> dict[str, Any]:
-    spec = spec_from_file_location("sbom", ROOT / "eval" / "sbom.py")
-    module = module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
-    document: dict[str, Any] = module.bill(frozenset(extras))
+    document: dict[str, Any] = sbom.bill(frozenset(extras))
     return document
 
 
