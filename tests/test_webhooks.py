@@ -15,9 +15,9 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,17 @@ from typing import Any
 import polars as pl
 import pytest
 from conftest import Command
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from service_world import serving
 from standardwebhooks import Webhook, WebhookVerificationError
 from store_view import view
 from test_campaigns import TEA, tables
-from waiting import until
+from test_transport import make_certificate
+from waiting import at_once, until
 
 from recllm.base.errors import PolicyError, StoreError, UnknownIdError, UsageError
 from recllm.base.schema import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Purpose, ReportBy
@@ -155,18 +155,10 @@ def sent(shop: Path) -> tuple[CampaignMessage, ...]:
     return messages
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[TestClient]:
-    live = LiveShop(Workspace.open(folder), folder.name)
-    settings = ServiceSettings(watch_seconds=0.05, max_body_mib=2.0)
-    with TestClient(create_app([live], settings), base_url="http://localhost", raise_server_exceptions=False) as client:
-        until(lambda: client.get("/readyz").status_code == 200)
-        yield client
-
-
 @pytest.fixture
 def door(shop: Path, sent: tuple[CampaignMessage, ...]) -> Iterator[Door]:
-    with Workspace.open(shop) as workspace, serving(shop) as client:
+    settings = ServiceSettings(watch_seconds=0.05, max_body_mib=2.0)
+    with Workspace.open(shop) as workspace, serving(shop, settings=settings) as client:
         key = SendGridKey()
         _, secret = add_source(workspace, "mail", WebhookScheme.STANDARD)
         add_source(workspace, "grid", WebhookScheme.SENDGRID, key.public_text)
@@ -268,12 +260,7 @@ def test_an_event_counts_once_however_it_is_sent(door: Door) -> None:
 def test_the_same_events_at_once_count_once(door: Door) -> None:
     body = json.dumps([entry("click", door.messages[0], n) for n in range(10)]).encode()
     headers = door.key.headers(body, datetime.now(UTC))
-    answers: list[Any] = []
-    threads = [threading.Thread(target=lambda: answers.append(door.post("grid", body, headers))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    answers = at_once(*[lambda: door.post("grid", body, headers)] * 4)
     assert sum(answer.json()["accepted"] for answer in answers) == 10 and len(door.kinds()) == 10
     clicks = view(door.shop.store()).events().filter(event="click")
     assert clicks.height == 10
@@ -390,24 +377,23 @@ HOSTILE: Mapping[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_what_has_another_form_is_ignored(door: Door, name: str) -> None:
-    answer = door.sendgrid(*HOSTILE[name])
-    assert answer.status_code == 200 and answer.json() == {
-        "accepted": 0,
-        "duplicates": 0,
-        "ignored": len(HOSTILE[name]),
-    }, answer.text
-    for document in (HOSTILE[name], {"type": "message.opened", "data": HOSTILE[name][0]}):
-        body = json.dumps(document).encode()
-        answer = door.post("mail", body, sign([door.secret], "call", datetime.now(UTC), body))
-        assert answer.status_code == 200 and answer.json()["ignored"] == 1
+def test_what_has_another_form_is_ignored(door: Door) -> None:
+    for name, entries in HOSTILE.items():
+        answer = door.sendgrid(*entries)
+        assert answer.status_code == 200, name
+        assert answer.json() == {"accepted": 0, "duplicates": 0, "ignored": len(entries)}, name
+        for document in (entries, {"type": "message.opened", "data": entries[0]}):
+            body = json.dumps(document).encode()
+            answer = door.post("mail", body, sign([door.secret], "call", datetime.now(UTC), body))
+            assert answer.status_code == 200 and answer.json()["ignored"] == 1, name
     assert door.kinds() == []
 
 
-@pytest.mark.parametrize("seconds", [10**30, -5, 1.5e300, "now", None, True, [1], 2**63])
-def test_a_time_that_is_none_is_that_of_the_request(door: Door, seconds: Any) -> None:
-    assert door.sendgrid(entry("open", door.messages[0], 1, timestamp=seconds)).json()["accepted"] == 1
+def test_a_time_that_is_none_is_that_of_the_request(door: Door) -> None:
+    for number, seconds in enumerate([10**30, -5, 1.5e300, "now", None, True, [1], 2**63]):
+        assert door.sendgrid(entry("open", door.messages[0], number, timestamp=seconds)).json()["accepted"] == 1, (
+            seconds
+        )
 
 
 def test_what_is_no_json_is_refused(door: Door) -> None:
@@ -691,7 +677,7 @@ def test_who_does_not_answer_is_tried_again(shop: Path) -> None:
 def test_a_certificate_that_nobody_vouches_for_is_refused(shop: Path, tmp_path: Path) -> None:
     received: list[bytes] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate(tmp_path))
+    context.load_cert_chain(*make_certificate(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as listener, Workspace.open(shop) as workspace:
 
         def answer() -> None:
@@ -709,33 +695,27 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(shop: Path, tmp_path: 
         assert workspace.store().announcements()[0].outcome == "ConnectError"
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """One for localhost, signed by itself: certificate and key in files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - HOUR, now + 9 * HOUR)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    files[1].write_bytes(key.private_bytes(*form))
-    return files
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("http://shop.example/", "ftp://localhost/", "https://", "https://ann:pw@shop.example/", "https://a.example/#x"),
-        *("http://localhost.evil.example/", "https://a b/", "javascript:1", "//a", "https://a:99999/", "https://é.example/"),
-    ],
-)  # fmt: skip
-def test_what_is_no_address_of_a_target(shop: Path, url: str) -> None:
-    with Workspace.open(shop) as workspace, pytest.raises(UsageError, match="give an address such as"):
-        add_target(workspace, "crm", url)
+def test_what_is_no_address_of_a_target(shop: Path) -> None:
+    with Workspace.open(shop) as workspace:
+        for url in (
+            *(
+                "http://shop.example/",
+                "ftp://localhost/",
+                "https://",
+                "https://ann:pw@shop.example/",
+                "//a",
+                "https://a b/",
+            ),
+            *(
+                "http://localhost.evil.example/",
+                "javascript:1",
+                "https://a:99999/",
+                "https://é.example/",
+                "https://a.x/#x",
+            ),
+        ):
+            with pytest.raises(UsageError, match="give an address such as"):
+                add_target(workspace, "crm", url)
 
 
 PUBLIC = ("93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946")
@@ -808,11 +788,7 @@ def test_of_several_senders_one_sends(told: Workspace, receiver: Receiver) -> No
     for n in range(5):
         announce(told, "campaign.exported", {"n": n})
     others = [Workspace.open(told.root) for _ in range(4)]
-    threads = [threading.Thread(target=send_due, args=(other,)) for other in others]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(send_due, other) for other in others))
     for other in others:
         other.close()
     assert len(receiver.ids()) == len(set(receiver.ids())) == 5
