@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import polars as pl
 from fastapi.testclient import TestClient
@@ -91,3 +98,42 @@ def serving(
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
         until(lambda: client.get("/readyz").status_code == 200)
         yield client
+
+
+@contextmanager
+def server_process(
+    folder: Path, *settings: str, certificate: Path | None = None, path: str = "/readyz"
+) -> Iterator[tuple[httpx2.Client, subprocess.Popen[str]]]:
+    """A server of its own, with settings for the call, and a client of it that trusts the certificate; it is ready when
+    the path is answered, and killed at the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "recllm", "serve", "-w", str(folder), "--port", str(port)]
+    command += [f"--set={setting}" for setting in settings]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    trusted = ssl.create_default_context(cafile=certificate) if certificate else True
+    address = f"{'https' if certificate else 'http'}://localhost:{port}"
+    try:
+        with httpx2.Client(base_url=address, verify=trusted, trust_env=False, timeout=60) as client:
+
+            def ready() -> bool:
+                assert server.poll() is None, server.communicate()[0]
+                try:
+                    return client.get(path).status_code == 200
+                except httpx2.TransportError:
+                    return False
+
+            until(ready)
+            yield client, server
+    finally:
+        server.kill()
+        server.wait(60)
+
+
+def stopped(server: subprocess.Popen[str]) -> str:
+    """What a server said, which ends when it is told to."""
+    server.send_signal(signal.SIGTERM)
+    said = server.communicate(timeout=60)[0]
+    assert server.returncode in (0, -signal.SIGTERM)  # uvicorn passes the signal on at its end
+    return said

@@ -6,18 +6,13 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 from postgres_server import PostgresServer
-from service_world import build_shop
+from service_world import build_shop, server_process
 from waiting import until
 
 from recllm.doors.service.live import LiveShop
@@ -26,32 +21,6 @@ from recllm.doors.service.slates import SlateProcesses
 from recllm.recommend.recommender.registry import current
 from recllm.shop.workspace.keys import create_key, revoke_key
 from recllm.shop.workspace.workspace import Workspace
-
-
-@contextmanager
-def process(folder: Path, *settings: str) -> Iterator[tuple[httpx2.Client, subprocess.Popen[str]]]:
-    """A server of its own that is ready, with settings for the call, and a client of it; killed at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "recllm", "serve", "-w", str(folder), "--port", str(port)]
-    command += [f"--set={setting}" for setting in settings]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
-    try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
-
-            def ready() -> bool:
-                assert server.poll() is None, server.communicate()[1]
-                try:
-                    return client.get("/readyz").status_code == 200
-                except httpx2.TransportError:
-                    return False
-
-            until(ready, seconds=120)
-            yield client, server
-    finally:
-        server.kill()
-        server.wait(60)
 
 
 @pytest.fixture
@@ -68,7 +37,7 @@ def slate(client: httpx2.Client, user: str = "u00", **body: object) -> list[str]
 def test_what_was_answered_survives_a_kill(shop_folder: Path) -> None:
     accepted: set[str] = set()
     for number in range(2):
-        with process(shop_folder) as (client, server):
+        with server_process(shop_folder) as (client, server):
             for batch in range(4):
                 names = [f"kill-{number}-{batch}-{n}" for n in range(20)]
                 events = [{"event_id": n, "user_id": "u05", "item_id": "tea-1", "event": "view"} for n in names]
@@ -76,7 +45,7 @@ def test_what_was_answered_survives_a_kill(shop_folder: Path) -> None:
                 assert account["accepted"] == 20
                 accepted.update(names)
             os.kill(server.pid, signal.SIGKILL)
-    with process(shop_folder) as (client, _):
+    with server_process(shop_folder) as (client, _):
         events = [{"event_id": n, "user_id": "u05", "item_id": "tea-1", "event": "view"} for n in sorted(accepted)]
         account = client.post("/v1/events", json={"events": events}).raise_for_status().json()
         assert (account["accepted"], account["duplicates"], account["conflicts"]) == (0, len(events), [])
@@ -94,10 +63,10 @@ def slate_processes(client: httpx2.Client) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc")
 def test_slates_in_processes_of_their_own(shop_folder: Path) -> None:
-    with process(shop_folder, "service.processes=0") as (client, _):
+    with server_process(shop_folder, "service.processes=0") as (client, _):
         here, refused = slate(client), client.post("/v1/recommend", json={"where": "colour = 1"})
         assert slate_processes(client) == 0
-    with process(shop_folder, "service.processes=2") as (client, server):
+    with server_process(shop_folder, "service.processes=2") as (client, server):
         until(lambda: slate_processes(client) == 2)
         first, second = children(server.pid)
         for pid in (first, second):  # each alone answers as one process does
@@ -155,7 +124,7 @@ def test_a_process_that_cannot_open_the_model_is_not_asked(
 def test_two_processes_share_state(postgres_server: PostgresServer, tmp_path: Path) -> None:
     """On SQLite one process serves a shop."""
     shop_folder = build_shop(tmp_path, store=postgres_server.url(), n_models=1)
-    with process(shop_folder) as (first, _), process(shop_folder) as (second, other_server):
+    with server_process(shop_folder) as (first, _), server_process(shop_folder) as (second, other_server):
         gone = slate(first)[0]
         event = {"event_id": "only-once", "user_id": "u00", "item_id": gone, "event": "dismiss"}
         assert first.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
