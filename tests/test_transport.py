@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -29,9 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from fastapi.testclient import TestClient
+from service_world import server_process, stopped
 from typer.testing import CliRunner
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from waiting import until
 
 from recllm.base.errors import PolicyError, RecllmError, UsageError
 from recllm.base.settings import ServiceSettings
@@ -83,12 +78,12 @@ def serving(folder: Path, base: str = "http://localhost", **options: Any) -> Ite
 # --- headers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/v1/audit", "/v1/nothing", "/metrics", "/livez", "/openapi.json", "/webhooks/a/b"])
-def test_no_answer_of_the_service_is_rendered_by_a_browser(folder: Path, path: str) -> None:
+def test_no_answer_of_the_service_is_rendered_by_a_browser(folder: Path) -> None:
     with serving(folder) as client:
-        for headers in ({}, {"Host": "evil.example"}):
-            answer = client.get(path, headers=headers)
-            assert {name: answer.headers.get(name) for name in ANSWER_HEADERS} == dict(ANSWER_HEADERS), answer.text
+        for path in ("/v1/audit", "/v1/nothing", "/metrics", "/livez", "/openapi.json", "/webhooks/a/b"):
+            for headers in ({}, {"Host": "evil.example"}):
+                answer = client.get(path, headers=headers)
+                assert {name: answer.headers.get(name) for name in ANSWER_HEADERS} == dict(ANSWER_HEADERS), path
 
 
 def test_a_failure_has_the_headers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +138,8 @@ def test_a_proxy_that_is_trusted_says_that_it_was_https(folder: Path) -> None:
 # --- the certificate -------------------------------------------------------------------------------------------------
 
 
-def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> str | None:
-    """The version that both agree on. Raises `ssl.SSLError` where they do not."""
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
+    """The client's side after both agreed. Raises `ssl.SSLError` where they do not."""
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking, answering = client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)
@@ -154,7 +149,7 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> str | None:
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-    return asking.version()
+    return asking
 
 
 def test_only_tls_1_2_and_newer_is_spoken(tmp_path: Path) -> None:
@@ -162,7 +157,7 @@ def test_only_tls_1_2_and_newer_is_spoken(tmp_path: Path) -> None:
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         client = ssl.create_default_context()
         client.minimum_version = client.maximum_version = version
-        assert handshake(context, client) == version.name.replace("_", ".")
+        assert handshake(context, client).version() == version.name.replace("_", ".")
     old = ssl.create_default_context()
     old.set_ciphers("ALL:@SECLEVEL=0")  # or this side would not even ask
     with pytest.warns(DeprecationWarning):
@@ -200,17 +195,7 @@ def test_another_certificate_counts_without_a_restart(tmp_path: Path, caplog: py
     shown = ServerCertificate(*files)
 
     def name() -> str:
-        client = ssl.create_default_context()
-        client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
-        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        asking = client.wrap_bio(to_client, to_server)
-        answering = shown.context.wrap_bio(to_server, to_client, server_side=True)
-        for _ in range(8):
-            for side in (asking, answering):
-                try:
-                    side.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
+        asking = handshake(shown.context, ssl.create_default_context())
         certificate = x509.load_der_x509_certificate(asking.getpeercert(binary_form=True) or b"")
         return str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
 
@@ -280,35 +265,14 @@ def test_a_proxy_is_an_address_or_network(networks: str) -> None:
 
 def test_the_service_speaks_tls_itself(folder: Path, tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     settings = ("service.processes=0", f"service.certificate={certificate}", f"service.certificate_key={key}")
-    command = [sys.executable, "-m", "recllm", "serve", "-w", str(folder), "--port", str(port)]
-    command += [word for setting in settings for word in ("--set", setting)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
-    try:
-        trusted = ssl.create_default_context(cafile=str(certificate))
-        with httpx2.Client(base_url=f"https://localhost:{port}", verify=trusted, trust_env=False) as client:
-
-            def answers() -> bool:
-                assert process.poll() is None, process.communicate()[0]
-                try:
-                    return client.get("/livez").status_code == 200
-                except httpx2.TransportError:
-                    return False
-
-            until(answers)
-            page = client.get("/sign-in")
-            assert page.status_code == 200 and "Strict-Transport-Security" in page.headers
-            assert all("Secure" in cookie for cookie in page.headers.get_list("set-cookie"))
+    with server_process(folder, *settings, certificate=certificate, path="/livez") as (client, server):
+        page = client.get("/sign-in")
+        assert page.status_code == 200 and "Strict-Transport-Security" in page.headers
+        assert all("Secure" in cookie for cookie in page.headers.get_list("set-cookie"))
+        port = client.base_url.port
         with pytest.raises(httpx2.TransportError):
             httpx2.get(f"http://localhost:{port}/livez", trust_env=False)
         with pytest.raises(httpx2.ConnectError):
             httpx2.get(f"https://localhost:{port}/livez", trust_env=False)
-        process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=60)[0]
-    finally:
-        process.kill()
-    assert process.returncode in (0, -signal.SIGTERM)
-    assert f"https://127.0.0.1:{port}/ is the" in said
+        assert f"https://127.0.0.1:{port}/ is the" in stopped(server)
