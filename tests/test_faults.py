@@ -10,25 +10,26 @@ connections and full disks in test_store_postgres.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 from conftest import Command
 from postgres_server import PostgresServer
 from service_world import publish_again
+from waiting import at_once
 
 from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.files import sweep_drafts, whole_file
@@ -48,10 +49,6 @@ from recllm.shop.workspace.workspace import Workspace, log_end, present
 from recllm.text.encoder.toy import ToyEncoder
 
 HERE = Path(__file__).parent
-SPEC = importlib.util.spec_from_file_location("faults", HERE.parent / "eval" / "faults.py")
-assert SPEC is not None and SPEC.loader is not None
-sys.modules["faults"] = faults = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(faults)
 campaign, feedback = faults.Campaign(), faults.Feedback()
 
 
@@ -283,19 +280,6 @@ def test_a_full_disk_refuses_in_words_changes_nothing_and_all_goes_on_once_there
             for name, do in operations(shop).items():
                 if name != "export" or not CampaignFolder.of(root, "exported").exports.exists():
                     do()
-
-
-def test_a_full_disk_in_the_middle_of_an_erasure(tiny_shop: Path, tmp_path: Path) -> None:
-    with mounted(tmp_path / "disk", 16):
-        root = Path(shutil.copytree(tiny_shop, tmp_path / "disk" / "copy")) / "shop"
-        with Workspace.open(root) as shop:
-            before = faults.rows_of(shop, "u05")
-            with filled(tmp_path / "disk", 40_000):
-                with pytest.raises(StoreError, match="disk is full; nothing of this change was kept"):
-                    faults.erase(shop, "u05")
-                assert faults.rows_of(shop, "u05") == before > 0
-            faults.erase(shop, "u05")
-            assert faults.rows_of(shop, "u05") == 0
 
 
 def test_a_failed_publication_leaves_no_version_behind(shop: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,34 +561,20 @@ def test_a_damaged_store_is_told_with_the_remedy_and_nothing_is_served_from_it(
         assert open_recommender(shop).recommend("u02", k=1)[0].items
 
 
-@pytest.mark.parametrize("at", [0.3, 0.6, 0.99])
-@pytest.mark.parametrize("file", [CATALOGUE_STATE, ITEMS, PEOPLE_STATE])
-def test_a_flipped_or_missing_byte_of_a_serving_state_is_noticed_and_a_refresh_mends_it(
-    shop: Workspace, file: str, at: float
-) -> None:
-    path = the_state(shop) / file
-    whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[int(at * len(whole))] ^= 1
-    for content in (bytes(flipped), whole[: int(at * len(whole))]):
-        path.write_bytes(content)
-        with pytest.raises(ModelError, match="run: recllm refresh"):
-            open_recommender(shop)
-    version = refresh(shop)
-    assert open_recommender(shop).recommend("u02", k=1)[0].model_version == version
-    if file == PEOPLE_STATE:
-        assert states(shop) == [the_state(shop)], "what is damaged is not kept"
-
-
-@pytest.mark.parametrize("file", ["scorer.safetensors", "manifest.json"])
-def test_a_cut_file_of_a_version_is_refused_and_going_back_serves(shop: Workspace, file: str) -> None:
-    first, second = registry.current(shop.models_dir), publish_again(shop)
-    path = shop.models_dir / "versions" / second / file
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ModelError, match="recllm models promote"):
-        open_recommender(shop)
-    assert registry.rollback(shop.models_dir, first) == first
-    assert open_recommender(shop).recommend("u02", k=1)[0].items
+def test_a_flipped_or_missing_byte_of_a_serving_state_is_noticed_and_a_refresh_mends_it(shop: Workspace) -> None:
+    for file, at in product((CATALOGUE_STATE, ITEMS, PEOPLE_STATE), (0.3, 0.6, 0.99)):
+        path = the_state(shop) / file
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
+        flipped[int(at * len(whole))] ^= 1
+        for content in (bytes(flipped), whole[: int(at * len(whole))]):
+            path.write_bytes(content)
+            with pytest.raises(ModelError, match="run: recllm refresh"):
+                open_recommender(shop)
+        version = refresh(shop)
+        assert open_recommender(shop).recommend("u02", k=1)[0].model_version == version
+        if file == PEOPLE_STATE:
+            assert path.parent not in states(shop), "what is damaged is not kept"
 
 
 # --- two writers ------------------------------------------------------------------------------------------------------
@@ -650,16 +620,7 @@ def test_two_processes_load_publish_and_decide_at_once(folder: Path) -> None:
     ]
     for writer in writers:
         assert writer.stdout and writer.stdout.readline() == "ready\n"
-    said = [""] * 2
-
-    def go(number: int) -> None:
-        said[number] = writers[number].communicate("go\n")[1]
-
-    threads = [threading.Thread(target=go, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    said = at_once(*(lambda writer=writer: writer.communicate("go\n")[1] for writer in writers))
     assert [writer.returncode for writer in writers] == [0, 0], said
     with Workspace.open(folder) as shop:
         n_events = faults.query(shop, "SELECT count(*) FROM events WHERE basket_id LIKE 'f%'")[0][0]
@@ -710,30 +671,3 @@ def test_no_memory_in_the_middle_of_a_training_leaves_the_serving_model(
     assert unchanged == [path for path in state if "sqlite-" not in path.name and path.name != ".lock"]
     trained = train_workspace(shop, **arguments)
     assert open_recommender(shop).recommend("u02", k=1)[0].model_version == trained.model_version
-
-
-LIMITED = """
-import resource, sys
-import torch, polars
-import recllm.recommend.recommender.train, recllm.learn.training.scorer, recllm.recommend.recommender.recommender
-from recllm.doors.cli import main
-pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + int(sys.argv.pop(1)) * 2**20
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-main.main()
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set by what the process has")
-def test_a_training_without_memory_ends_in_words_or_by_the_system_and_the_next_one_works(folder: Path) -> None:
-    before = registry.current(folder / "models")
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    command = [sys.executable, "-c", LIMITED, "8", "train", "-w", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode != 0, done.stdout
-    assert registry.current(folder / "models") == before
-    assert [path.name for path in (folder / "models" / "versions").iterdir()] == [before]
-    assert faults.drafts(folder) == []
-    with Workspace.open(folder) as shop:
-        assert open_recommender(shop).recommend("u02", k=1)[0].model_version == before
-        assert train_workspace(shop, encoder=ToyEncoder(), n_windows=2, epochs=1, min_steps=20).model_version != before
