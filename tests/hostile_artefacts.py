@@ -1498,27 +1498,6 @@ _submitted(
 )
 
 
-def _kept_lists(name: str, content: Callable[[Case], bytes]) -> None:
-    def make(case: Case) -> Door:
-        from recllm.recommend.evaluation.record import load_lists
-
-        path = case.file("lists.npz", content(case))
-        return lambda: load_lists(path, "key")
-
-    _add(f"lists: {name}", make)
-
-
-def _npz(case: Case) -> bytes:
-    stream = io.BytesIO()
-    np.savez(stream, key=np.array([_Mark(str(case.outside / "mark"))], dtype=object))
-    return stream.getvalue()
-
-
-_kept_lists("objects", _npz)
-_kept_lists("a pickle", lambda case: case.pickled())
-_kept_lists("an archive that leaves its folder", lambda _: _zip("../../outside/mark.npy"))
-
-
 # --- the service -----------------------------------------------------------------------------------------------------
 
 

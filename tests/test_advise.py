@@ -15,7 +15,7 @@ from recllm.base.documents import plain
 from recllm.base.errors import DataError
 from recllm.base.settings import Settings
 from recllm.doors.cli.main import app
-from recllm.learn.training.advise import Advice, TrainingTime, advise, estimated_tokens
+from recllm.learn.training.advise import Advice, TrainingTime, advise
 from recllm.learn.training.scorer import fit_scorer
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.text.encoder.hardware import Machine, this_machine
@@ -195,14 +195,6 @@ def test_the_advice_does_not_depend_on_the_order_of_the_log() -> None:
     )
     again = Dataset.construct(frame.sample(fraction=1, shuffle=True, seed=1), items=shop.items.reverse())
     assert plain(ask(shop)) == plain(ask(again))
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [("", 2), ("milk", 3), ("秋装新款", 6), ("12 oz", 5), ("running shoes", 4), ("internationalisation", 6)],
-)
-def test_tokens_are_estimated(text: str, tokens: int) -> None:
-    assert estimated_tokens(text) == tokens
 
 
 def test_this_machine() -> None:

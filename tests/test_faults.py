@@ -603,7 +603,7 @@ def test_a_cut_file_of_a_version_is_refused_and_going_back_serves(shop: Workspac
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelError, match="recllm models promote"):
         open_recommender(shop)
-    assert registry.rollback(shop.models_dir, first) == first
+    assert registry.promote(shop.models_dir, first) == first
     assert open_recommender(shop).recommend("u02", k=1)[0].items
 
 

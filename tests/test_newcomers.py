@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recllm.learn.training.calibration import cold_start_weights, poisson
+from recllm.learn.training.scorer import cold_start_weights, poisson
 
 
 def test_without_anybody_to_learn_from_newcomers_get_what_sells() -> None:

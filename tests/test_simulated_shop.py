@@ -26,7 +26,7 @@ HIDDEN, NEEDED, OTHERWISE = simulated_shop.HIDDEN, simulated_shop.NEEDED, simula
 Customers, ShopLog, replay = simulated_shop.Customers, simulated_shop.ShopLog, simulated_shop.replay
 
 START = datetime(2017, 7, 1)
-SCORER = {"n_windows": 2, "epochs": 1, "heads": 1, "hidden": [8], "projection": 8, "item_calibration": False}
+SCORER = {"n_windows": 2, "epochs": 1, "heads": 1, "hidden": [8], "projection": 8}
 
 
 @pytest.fixture(scope="module")

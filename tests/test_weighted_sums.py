@@ -11,9 +11,8 @@ from shop_world import shop, vectors
 from recllm.learn.features import group_features
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.group_features import group_columns
-from recllm.learn.features.weighted_sums import FEW_COLUMNS, WeightedSums
-from recllm.shop.data.interactions import Pairs
-from recllm.shop.data.item_groups import GROUPINGS
+from recllm.shop.data.catalogue import GROUPINGS
+from recllm.shop.data.interactions import FEW_COLUMNS, Pairs, WeightedSums
 
 
 def sparse(n_rows: int, n_columns: int, seed: int) -> csr_matrix:
