@@ -34,7 +34,7 @@ CROWDED = 0.3
 REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
 TEXT_WORK, SEQUENCE_WORK = 50, 10
-"""Encoding a text, and an event of the sequence model, take about as long as so many events of the scorer."""
+"""Encoding a text, and an event of the sequence model, take about as long as this number of events of the scorer."""
 INDEX_ITEMS, INDEX_MS = 200_000, 250
 """Items from which an item index is advised: then comparing all takes as long as the whole answer of a small shop.
 Milliseconds for a million items of 384 dimensions, `eval/scale_index.py`."""

@@ -163,10 +163,10 @@ def evaluate(
     for number, (name, system) in enumerate(systems.items(), 1):
         logger.info("%s: system %d of %d on %s", name, number, len(systems), window.protocol)
         started = time.perf_counter()
-        asked = [segment for segment in window.slices if system.slices is None or segment.name in system.slices]
-        lists = {segment.name: system.rank(window.query(segment, lengths[-1])) for segment in asked}
+        segments = [segment for segment in window.slices if system.slices is None or segment.name in system.slices]
+        lists = {segment.name: system.rank(window.query(segment, lengths[-1])) for segment in segments}
         spent[name] = round(time.perf_counter() - started, 2)
-        for segment in asked:
+        for segment in segments:
             for length in lengths:
                 top, of_part = lists[segment.name].top(length), groups[segment.name]
                 for group, people, figures in measure(top, segment, of_part, length):

@@ -153,8 +153,8 @@ def build_index(
     if state is None:
         raise ModelError(f"model {version} has no serving state; run: recllm refresh -w {workspace.root}")
     catalogue = open_catalogue_state(state)
-    vectors, place = catalogue.arrays["item_vectors"], IndexPlace.of(workspace, kind, model, catalogue)
-    folder = place.folder
+    vectors, target = catalogue.arrays["item_vectors"], IndexPlace.of(workspace, kind, model, catalogue)
+    folder = target.folder
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock_file(folder.parent / ".lock"):
         for leftover in folder.parent.glob(f".{kind}.*"):  # of builds that were killed: this one holds the lock
@@ -162,7 +162,7 @@ def build_index(
         draft = folder.with_name(f".{kind}.{os.getpid()}.new")
         draft.mkdir(mode=0o700)
         (progress or logger.info)(f"build the {kind} index of {len(vectors):,} items")
-        index = place.build(vectors, draft)
+        index = target.build(vectors, draft)
         earlier = folder.with_name(f".{kind}.{os.getpid()}.old")
         if folder.exists():  # a process that has it open keeps its files
             folder.rename(earlier)
@@ -176,7 +176,7 @@ def build_index(
         model_version=version,
         items=len(vectors),
         seconds=time.monotonic() - started,
-        mib=0.0 if place.url else sum(path.stat().st_size for path in folder.iterdir()) / 2**20,
+        mib=0.0 if target.url else sum(path.stat().st_size for path in folder.iterdir()) / 2**20,
         recall=recall,
         ms=ms,
         exact_ms=exact_ms,
@@ -199,15 +199,15 @@ def catalogue_index(workspace: Workspace, model: Model, catalogue: CatalogueStat
     kind = workspace.settings.item_index.kind
     if kind == "exact":
         return None
-    place = IndexPlace.of(workspace, kind, model, catalogue)
-    return CatalogueIndex(lambda: shared_index(place, _stamp(place.folder)), place.n_rows)
+    target = IndexPlace.of(workspace, kind, model, catalogue)
+    return CatalogueIndex(lambda: shared_index(target, _stamp(target.folder)), target.n_rows)
 
 
 @lru_cache(maxsize=4)
-def shared_index(place: IndexPlace, stamp: tuple[int, int]) -> ItemIndex:
+def shared_index(target: IndexPlace, stamp: tuple[int, int]) -> ItemIndex:
     """An index for all recommenders of this process, which are made again with each load of items; every byte of its
     files is checked once. stamp: differs from one index in the folder to the next."""
-    return place.open()
+    return target.open()
 
 
 def _stamp(folder: Path) -> tuple[int, int]:
@@ -228,11 +228,11 @@ def compared_with_exact(index: ItemIndex, vectors: Floats) -> tuple[float, float
     for query in queries:
         started = time.perf_counter()
         products = vectors @ query
-        least = np.partition(products, len(products) - depth)[len(products) - depth]
+        threshold = np.partition(products, len(products) - depth)[len(products) - depth]
         between = time.perf_counter()
         (rows,) = index.candidates(query[None], n_candidates)
         times[0] += time.perf_counter() - between
         times[1] += between - started
         # of items whose vectors are equal one is as good as another
-        matches.append(min(1.0, float((products[rows] >= least - 1e-5).sum() / depth)))
+        matches.append(min(1.0, float((products[rows] >= threshold - 1e-5).sum() / depth)))
     return float(np.mean(matches)), 1_000 * times[0] / len(sample), 1_000 * times[1] / len(sample)

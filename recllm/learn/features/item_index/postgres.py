@@ -81,8 +81,8 @@ class PostgresIndex:
                 yield np.array(rows, np.int64)
 
     def _check(self, connection: sa.Connection) -> None:
-        there = _run(connection, "SELECT to_regclass('item_vectors_about')").scalar()
-        stored = _run(connection, "SELECT fingerprint FROM item_vectors_about").scalar() if there else None
+        exists = _run(connection, "SELECT to_regclass('item_vectors_about')").scalar()
+        stored = _run(connection, "SELECT fingerprint FROM item_vectors_about").scalar() if exists else None
         if stored != self._fingerprint:
             raise ModelError(f"the database has no item index of this model and encoder; {REMEDY}")
 
