@@ -12,8 +12,9 @@ from dataclasses import replace
 from inputs import default_encoder, script_parser, window_of
 from published import BENCHMARKS
 
-from recllm.recommend.evaluation.recllm_system import OURS, TrainingRecipe, advised_recipe, learned_system
+from recllm.recommend.evaluation.protocols import OURS
 from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.systems import TrainingRecipe, advised_recipe, learned_system
 
 Change = Callable[[TrainingRecipe], TrainingRecipe | None]
 

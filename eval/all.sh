@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 results=eval/results
 ours=recllm,recllm-frozen,recllm-lora
-simple=random,popular,popular-recent,personal-frequency,user-knn,category-affinity,bm25,zero-shot,zero-shot-set
+simple=random,popular,popular-recent,personal-frequency,user-knn,zero-shot
 peers=tifu-knn,ease,als,bpr,lightgbm,sasrec,source-model
 for protocol in cj-next28 or-next28; do
   python eval/run.py "$protocol" --systems "$ours,$simple,$peers" -o "$results/$protocol.json"
@@ -16,7 +16,6 @@ python eval/ablation.py industrial-time -o "$results/ablation-industrial-time.js
 python eval/ablation.py cj-next28 --slices ALL,NEW,COLD -o "$results/ablation-cj-next28.json"
 python eval/catalogue_coverage.py -o "$results/coverage-cj-next28.json"
 python eval/offers.py -o "$results/offers.json"
-python eval/item_calibration.py -o "$results/item-calibration-cj-next28.json"
 python eval/audience.py -o "$results/audience.json"
 python eval/assignment.py -o "$results/assignment.json"
 python eval/cj_redeem.py -o "$results/cj-redeem.json"

@@ -43,7 +43,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from recllm.base.errors import NothingToDo, RecllmError
 from recllm.base.settings import ServiceSettings
-from recllm.recommend.evaluation.record import provenance
+from recllm.recommend.evaluation.report import provenance
 from recllm.shop.workspace.workspace import Workspace
 
 FIGURES = (

@@ -28,7 +28,7 @@ from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair
 from recllm.learn.training.windows import PastWindows, window_starts
 from recllm.market.audiences.probabilities import USERS_PER_BLOCK, restricted_to
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.recllm_system import TrainingRecipe, advised_recipe
+from recllm.recommend.evaluation.systems import TrainingRecipe, advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset, Events

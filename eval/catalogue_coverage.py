@@ -10,11 +10,12 @@ from __future__ import annotations
 from inputs import default_encoder, script_parser, window_of
 from published import BENCHMARKS
 
-from recllm.recommend.evaluation.recllm_system import OURS, advised_recipe, served_system
+from recllm.recommend.evaluation.protocols import OURS
 from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.systems import advised_recipe, served_system
 from recllm.recommend.recommender.recommender import Recommender
 
-COLUMNS = ("ndcg", "recall", "coverage", "gini", "mean_popularity")
+COLUMNS = ("ndcg", "recall", "coverage", "gini")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from recllm.doors.start.demo import data_folder
 from recllm.market.adcopy.lexicon import words
 from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.write import write_copy
-from recllm.recommend.evaluation.record import write_record
+from recllm.recommend.evaluation.report import write_record
 from recllm.text.generator.locate import model_folder
 
 CHANNELS = ("push", "email", "sms_gsm", "google_rsa")

@@ -20,7 +20,7 @@ from published import BENCHMARKS
 
 from recllm.base.schema import Encoder
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.record import provenance, write_record
+from recllm.recommend.evaluation.report import provenance, write_record
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 
 HERE = Path(__file__).resolve().parent

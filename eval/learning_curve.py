@@ -37,8 +37,8 @@ from inputs import (
 )
 
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.recllm_system import advised_recipe, served_system
 from recllm.recommend.evaluation.report import evaluate
+from recllm.recommend.evaluation.systems import advised_recipe, served_system
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.saved_model import load_model, publish_model
 from recllm.shop.data.dataset import Dataset, Events

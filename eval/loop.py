@@ -58,7 +58,6 @@ epochs = 4
 heads = 1
 hidden = [32]
 projection = 16
-item_calibration = false
 """
 
 

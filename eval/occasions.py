@@ -39,7 +39,7 @@ from recllm.market.occasions.repurchase import HORIZON_DAYS, RepurchasePairs, bo
 from recllm.market.propensity.features import FeatureTable
 from recllm.market.propensity.predict import predict
 from recllm.market.propensity.prediction import PredictionKind, PredictionRequest
-from recllm.recommend.evaluation.recllm_system import advised_recipe
+from recllm.recommend.evaluation.systems import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset

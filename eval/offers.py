@@ -26,7 +26,7 @@ from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.market.audiences.probabilities import independent_probabilities
 from recllm.market.audiences.spread import spread_offers
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.recllm_system import advised_recipe
+from recllm.recommend.evaluation.systems import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.catalogue import allowed_items

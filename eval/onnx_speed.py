@@ -22,7 +22,7 @@ import numpy as np
 from encoder_speed import SEED, catalogue_texts, encode_catalogue, plain_encoder, timed
 from inputs import finish, load_average, script_parser
 
-from recllm.recommend.evaluation.record import versions
+from recllm.recommend.evaluation.report import versions
 from recllm.text.encoder.hardware import machine
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
 from recllm.text.encoder.onnx_export import export_onnx

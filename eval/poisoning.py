@@ -36,7 +36,7 @@ from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
 from recllm.recommend.evaluation.benchmarks import CJ_NOTE
-from recllm.recommend.evaluation.recllm_system import advised_recipe
+from recllm.recommend.evaluation.systems import advised_recipe
 from recllm.recommend.recommender.ranking import UserInputs
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events

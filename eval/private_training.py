@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from recllm.base.schema import Encoder
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.base.stats.ranking import Truth, average, hit_rate, ndcg
-from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, is_listed
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.learn.features.other_crowds import PRIVATE_CANDIDATES, is_listed
 from recllm.learn.training.private import head
 from recllm.learn.training.private.accounting import PrivateMechanism, planned_mechanism
-from recllm.learn.training.private.descent import AveragedWeights, PrivateDescent
+from recllm.learn.training.private.descent import PrivateDescent
 from recllm.learn.training.private.examples import PAIR_SIZES, TARGET, PairSizes, UserWindows, user_windows
 from recllm.learn.training.private.head import (
     HeadExamples,
@@ -46,7 +46,7 @@ from recllm.learn.training.private.head import (
     served_scorer,
 )
 from recllm.recommend.evaluation.protocols import EvaluationWindow
-from recllm.recommend.evaluation.recllm_system import advised_recipe, learned_system
+from recllm.recommend.evaluation.systems import advised_recipe, learned_system
 from recllm.recommend.recommender.private_model import catalogue_vectors, private_population
 from recllm.recommend.recommender.ranking import ItemRanker, UserInputs
 from recllm.shop.data.dataset import DAY
@@ -234,7 +234,7 @@ def learn_without_privacy(
     """The same loop without a limit of any user's gradient, and without noise. loop: learning rate, averaged share."""
     rows = np.arange(examples.windows.n_users) if users is None else users
     optimiser = torch.optim.Adam(network.parameters(), lr=loop[0])
-    averaged = AveragedWeights(list(network.parameters()), settings.steps, loop[1])
+    after_step = head.averaged(network, settings.steps, loop[1])
     for step in range(1, settings.steps + 1):
         drawn = rows[rng.random(len(rows)) < settings.sampling_rate]
         some = examples.draw(drawn, rng.random(len(drawn)))
@@ -243,8 +243,7 @@ def learn_without_privacy(
             optimiser.zero_grad()
             examples.losses(network, some).mean().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-        averaged.after_step(step)
-    averaged.put_back()
+        after_step(step)
 
 
 # --- attacks ---------------------------------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ COMMANDS = {
     "ablation-cj-next28": "eval/ablation.py cj-next28 --slices ALL,NEW,COLD",
     "ablation-industrial-time": "eval/ablation.py industrial-time",
     "coverage-cj-next28": "eval/catalogue_coverage.py",
-    "item-calibration-cj-next28": "eval/item_calibration.py",
     "experiments": "eval/experiments.py --open-bandit obp-0.4.1-py3-none-any.whl",
 } | {name: f"eval/run.py {name}" for name in COLUMNS}
 """Of the files that are not named after their script, or whose script takes arguments."""

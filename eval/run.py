@@ -2,21 +2,18 @@
 
 PROTOCOL: cj-next28, or-next28, beauty-loo or industrial-time. Every system runs in this one process on the same window.
 `--validation` moves to the tuning window; the test window is for runs that are reported. Settings of the peers were
-chosen on the former and stand in eval/peers.toml. The lists of each system are kept in the cache until the report is
-written: a run that was interrupted goes on with the next system.
+chosen on the former and stand in eval/peers.toml.
 """
 
 from __future__ import annotations
 
-import re
-import shutil
 import time
 
 from inputs import peer_settings, say, script_parser, window_of
 from peers import PEERS
 from published import BENCHMARKS
 
-from recllm.recommend.evaluation.recllm_system import OURS
+from recllm.recommend.evaluation.protocols import OURS
 from recllm.recommend.evaluation.report import evaluate
 from recllm.recommend.evaluation.systems import BASELINES, check_systems, systems_for
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
@@ -44,13 +41,11 @@ def main(argv: list[str] | None = None) -> None:
         further=PEERS,
     )
     say("prepared in %.1f s", time.perf_counter() - began)
-    unfinished = args.cache / "unfinished" / re.sub(r"\W+", "-", f"{window.protocol}-{args.encoder}")
     k = args.k or BENCHMARKS[args.protocol].k
-    report = evaluate(window, systems, k=k, seed=args.seed, resume=unfinished)
+    report = evaluate(window, systems, k=k, seed=args.seed)
     print(report.table())
     if args.output:
         report.write(args.output)
-    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 if __name__ == "__main__":

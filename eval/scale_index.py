@@ -25,8 +25,8 @@ import polars as pl
 from inputs import DATA, finish, in_new_process, load_average, say, script_parser
 from numpy.typing import NDArray
 
-from recllm.learn.features.item_index.opening import new_index, open_index
-from recllm.learn.features.item_index.rows import best_products
+from recllm.learn.features.item_index.catalogue import OVER_FETCH
+from recllm.learn.features.item_index.faiss_lists import FaissIndex
 from recllm.learn.features.item_vectors import item_vectors, new_item_vectors
 from recllm.recommend.evaluation.tables import complete_journey, read_folder
 from recllm.shop.data.dataset import ITEM_SCHEMA
@@ -41,8 +41,9 @@ BRANDS = ("National", "Private", "Organic", "Value")
 SEED = 0
 K = 100
 NDCG_AT = 20
-MADE_BY = "scale_index"
 KINDS = ("exact", "faiss")
+BLOCK = 16
+"""Queries that are compared with all items at once."""
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def measure(n_items: int, folder: Path) -> dict[str, dict[str, Any]]:
     say("%d items, %d distinct texts", n_items, items["text"].n_unique())
     searches, asked_types = search_queries(items, kind_of, folder)
     queries = np.concatenate([searches, people(vectors, folder)])
-    exact_rows, exact = best_products(vectors, queries, K)
+    exact_rows, exact = ranked(None, vectors, queries)
     np.savez(
         folder / "queries.npz", queries=queries, exact=exact, exact_rows=exact_rows, types=kind_of, asked=asked_types
     )
@@ -86,6 +87,22 @@ def measure(n_items: int, folder: Path) -> dict[str, dict[str, Any]]:
         built = in_new_process("scale_index.py", "--part", task={**task, "part": "build"})
         figures[kind] = {**in_new_process("scale_index.py", "--part", task={**task, "part": "ask"}), **built}
     return figures
+
+
+def ranked(index: FaissIndex | None, vectors: NDArray[np.float32], queries: NDArray[np.float32]) -> tuple[Any, Any]:
+    """Rows and inner products of the `K` best items of each query, (n, K) each, best first; without an index all items
+    are compared."""
+    rows, products = np.zeros((len(queries), K), np.int64), np.zeros((len(queries), K), np.float32)
+    for start in range(0, len(queries), BLOCK):
+        block = queries[start : start + BLOCK]
+        proposals = [None] * len(block) if index is None else index.candidates(block, OVER_FETCH * K)
+        of_all = block @ vectors.T if index is None else None
+        for n, proposed in enumerate(proposals):
+            value = of_all[n] if of_all is not None else vectors[proposed] @ block[n]
+            best = np.argpartition(-value, K - 1)[:K]
+            best = best[np.argsort(-value[best], kind="stable")]
+            rows[start + n], products[start + n] = best if proposed is None else proposed[best], value[best]
+    return rows, products
 
 
 def build(task: dict[str, Any]) -> dict[str, Any]:
@@ -99,15 +116,12 @@ def build(task: dict[str, Any]) -> dict[str, Any]:
     place = folder / f"{task['kind']}-{task['n_items']}"
     place.mkdir(exist_ok=True)
     started = time.perf_counter()
-    index = new_index(task["kind"], vectors.shape[1], MADE_BY)
-    index.upsert([str(row) for row in range(len(vectors))], vectors)
-    index.save(place)
-    index.close()
-    sizes = {path.name: path.stat().st_size / 2**20 for path in place.iterdir()}
+    if task["kind"] == "faiss":
+        FaissIndex.build(vectors, place)
     figures = {
         "build_seconds": round(time.perf_counter() - started, 1),
-        "mapped_mib": round(sizes.get("vectors.npy", 0.0), 1),
-        "file_mib": round(sum(sizes.values()) - sizes.get("vectors.npy", 0.0), 1),
+        "mapped_mib": round(vectors.nbytes / 2**20, 1),
+        "file_mib": round(sum(path.stat().st_size for path in place.iterdir()) / 2**20, 1),
     }
     record.write_text(json.dumps(figures), encoding="utf-8")
     return figures
@@ -119,19 +133,17 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
     with np.load(folder / "queries.npz", allow_pickle=False) as arrays:
         queries, exact, exact_rows = arrays["queries"], arrays["exact"], arrays["exact_rows"]
         kind_of, asked = arrays["types"], arrays["asked"]
-    new_index("exact", queries.shape[1], MADE_BY).search(queries[:1], 1)  # libraries are loaded
+    vectors = np.load(folder / f"vectors-{task['n_items']}.npy", mmap_mode="r", allow_pickle=False)
     importlib.import_module("faiss" if task["kind"] == "faiss" else "numpy")
     before = resident_mib()
-    index = open_index(folder / f"{task['kind']}-{task['n_items']}", MADE_BY)
-    index.search(queries, K)  # what is mapped is read
+    index = FaissIndex.open(folder / f"faiss-{task['n_items']}") if task["kind"] == "faiss" else None
+    rows, cosine = ranked(index, vectors, queries)  # what is mapped is read
     mib = resident_mib() - before
-    near = index.search(queries, K)
-    cosine, rows = near.cosine, near.rows
     one_by_one = queries[np.random.default_rng(5).permutation(len(queries))[:100]]
     times, processor = [], time.process_time()
     for query in one_by_one:
         started = time.perf_counter()
-        index.search(query, K)
+        ranked(index, vectors, query[None])
         times.append(1_000 * (time.perf_counter() - started))
     processor = 1_000 * (time.process_time() - processor) / len(one_by_one)
     # equal vectors are equally near, whichever of them is returned
@@ -139,7 +151,7 @@ def ask(task: dict[str, Any]) -> dict[str, Any]:
     n_searches = len(asked)
     gains = [ndcg(kind_of[of] == asked[:, None]) for of in (rows[:n_searches], exact_rows[:n_searches])]
     return {
-        "items": len(index),
+        "items": len(vectors),
         "recall_100": round(float(recall.mean()), 4),
         "recall_100_searches": round(float(recall[:n_searches].mean()), 4),
         "recall_100_people": round(float(recall[n_searches:].mean()), 4),

@@ -25,7 +25,7 @@ import httpx2
 import numpy as np
 from inputs import HERE, finish, load_average, say, script_parser
 
-from recllm.recommend.recommender.registry import current, rollback
+from recllm.recommend.recommender.registry import current, promote
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.shop_recommender import model_encoder, publish_recommender
 from recllm.shop.workspace.workspace import Workspace
@@ -76,7 +76,7 @@ def publish_again(folder: Path) -> tuple[str, str]:
             sys.exit(f"{folder}: nothing was trained; train a model first")
         model = load_model(workspace.models_dir)
         second = publish_recommender(workspace, model, model_encoder(workspace, model))
-        rollback(workspace.models_dir, first)
+        promote(workspace.models_dir, first)
     return first, second
 
 
@@ -273,7 +273,7 @@ async def swap(
     callers = [asyncio.create_task(asking()) for _ in range(2)]
     for n in range(n_swaps):
         version = versions[(n + 1) % 2]
-        await asyncio.to_thread(rollback, models_dir, version)
+        await asyncio.to_thread(promote, models_dir, version)
         while (await client.get("/readyz")).json()["shops"]["shop"]["model_version"] != version:
             await asyncio.sleep(0.02)
         done += 1

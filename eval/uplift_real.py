@@ -45,7 +45,7 @@ from recllm.market.propensity.parameters import UpliftSettings
 from recllm.market.propensity.quality import SHARES
 from recllm.market.propensity.trial import Trial, TrialColumns, read_trial_table
 from recllm.market.propensity.trial_effects import TrialEstimate, estimate_trial
-from recllm.recommend.evaluation.record import versions
+from recllm.recommend.evaluation.report import versions
 
 COLUMNS = TrialColumns(
     features=("recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel"),

@@ -105,8 +105,6 @@ def marks_of(folder: Path, database: Path | None = None) -> Marks:
         after += [f"{hit} pseudonym" for name in names for hit in hits(folder, name)]
     logging.getLogger().removeHandler(handler)
     after = [hit for hit in after if not re.match(r"(certificates/|store\.sqlite).* pseudonym$", hit)]
-    lists = (folder / "cache" / "unfinished").rglob("*.npz")
-    after += [f"{path.relative_to(folder)}: ranked lists of people" for path in lists]
     n_files = sum(path.is_file() for root in roots for path in root.rglob("*"))
     return Marks(n_files, len(before), _unregistered(before), tuple(sorted(set(after))))
 

@@ -1308,19 +1308,6 @@ def _submitted(line: str, case: Case) -> Door:
     return lambda: [type(entry).__name__ for entry in read_submissions(path, now=datetime(2025, 1, 1, tzinfo=UTC))]
 
 
-def _lists(content: Content, case: Case) -> Door:
-    from recllm.recommend.evaluation.record import load_lists
-
-    path = case.file("lists.npz", content)
-    return lambda: load_lists(path, "key")
-
-
-def _npz(case: Case) -> bytes:
-    stream = io.BytesIO()
-    np.savez(stream, key=np.array([_Mark(case.mark)], dtype=object))
-    return stream.getvalue()
-
-
 for _name, _file, _content in (
     ("a pickle named .parquet", "t.parquet", pickled),
     ("an archive named .csv", "t.csv", _zip("../mark")),
@@ -1337,12 +1324,6 @@ for _name, _text in {
     "a price that is none": TEXT % ("t", ', "price": 1e999999999'),
 }.items():
     _add(f"texts: {_name}", partial(_submitted, _text), inert=True)
-for _name, _content in {
-    "objects": _npz,
-    "a pickle": pickled,
-    "an archive that leaves its folder": _zip("../../outside/mark.npy"),
-}.items():
-    _add(f"lists: {_name}", partial(_lists, _content))
 
 
 # --- the service -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ SETTINGS = {
         "hidden": [16],
         "projection": 8,
         "min_steps": 80,
-        "item_calibration": False,
     },
     "retraining": {"window_days": 14},
 }

@@ -15,12 +15,9 @@ from peers import PEERS
 
 from recllm.base.errors import DataError, UsageError
 from recllm.base.settings import ScorerTrainingSettings
-from recllm.recommend.evaluation import systems as system_table
-from recllm.recommend.evaluation.protocols import RankedLists, split_tables, with_candidates
-from recllm.recommend.evaluation.recllm_system import TrainingRecipe
+from recllm.recommend.evaluation.protocols import split_tables, with_candidates
 from recllm.recommend.evaluation.report import evaluate
-from recllm.recommend.evaluation.shop_evaluation import evaluate_data
-from recllm.recommend.evaluation.systems import SystemSpec, make_systems, systems_for
+from recllm.recommend.evaluation.systems import TrainingRecipe, make_systems, systems_for
 from recllm.recommend.evaluation.tables import leave_one_out, read_folder
 from recllm.shop.workspace.workspace import overridden
 from recllm.text.encoder.toy import ToyEncoder
@@ -230,38 +227,6 @@ def test_the_command_measures_a_folder_of_steps(
         code, _, err = command(*arguments, *options)
         assert code == 2 and words in err, (options, err)
     assert "interactions  user_id, item_id, timestamp" in command("evaluate", "--help")[1]
-
-
-def test_an_interrupted_measurement_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what had finished, of the same split alone; and nothing of people stays behind."""
-    monkeypatch.setenv("HOME", str(folder))
-    runs: list[str] = []
-
-    def counted(name: str, *, stops: bool = False) -> SystemSpec:
-        def make() -> Any:
-            def rank(query: Any) -> RankedLists:
-                runs.append(name)
-                if stops:
-                    raise KeyboardInterrupt
-                return RankedLists(np.full((len(query.users), query.k), -1, np.int32))
-
-            return rank
-
-        return SystemSpec(make=make)
-
-    def measure(split: str = "leave-one-out") -> None:
-        evaluate_data(data=folder, split=split, baselines=["first", "second"], encoder=ToyEncoder())
-
-    with monkeypatch.context() as patch:
-        patch.setattr(system_table, "SYSTEMS", {"first": counted("first"), "second": counted("second", stops=True)})
-        with pytest.raises(KeyboardInterrupt):
-            measure()
-    unfinished = folder / ".cache" / "recllm" / "unfinished"
-    assert list(unfinished.rglob("*-first.npz"))
-    monkeypatch.setattr(system_table, "SYSTEMS", {"first": counted("first"), "second": counted("second")})
-    measure()
-    assert runs == ["first", "first", "second", "second", "second"]
-    assert not list(unfinished.iterdir())
 
 
 def test_a_workspace_of_steps_is_measured_by_leaving_one_out(folder: Path, run: Command) -> None:

@@ -170,7 +170,7 @@ def test_a_damaged_pointer_is_an_error_and_a_rollback_mends_it(tmp_path: Path, c
     (tmp_path / "CURRENT").write_bytes(content)
     with pytest.raises(ModelError, match="recllm models promote VERSION"):
         artifacts.open_version(tmp_path)
-    assert artifacts.rollback(tmp_path, "v1") == "v1"
+    assert artifacts.promote(tmp_path, "v1") == "v1"
     assert artifacts.open_version(tmp_path).name == "v1"
 
 
@@ -181,7 +181,7 @@ def test_rollback_goes_back_one_by_one_or_to_a_name(tmp_path: Path) -> None:
     assert artifacts.rollback(tmp_path) == artifacts.current(tmp_path) == "b"
     with pytest.raises(ModelError, match="no version before b"):
         artifacts.rollback(tmp_path)
-    assert artifacts.rollback(tmp_path, "c") == "c"
+    assert artifacts.promote(tmp_path, "c") == "c"
     (tmp_path / "versions" / "a" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="changed after publication"):
         artifacts.rollback(tmp_path)
@@ -280,7 +280,7 @@ def test_a_refused_version_is_kept_and_does_not_serve(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"v2 was refused \(worse\).*--force"):
         artifacts.promote(tmp_path, "v2")
     with pytest.raises(UsageError, match="refused"):
-        artifacts.rollback(tmp_path, "v2")
+        artifacts.promote(tmp_path, "v2")
     assert artifacts.rollback(tmp_path) == "v1", "a refused version is passed over"
     assert artifacts.promote(tmp_path, "v2", force=True) == artifacts.current(tmp_path) == "v2"
     told = [(d.kind.value, d.version, d.previous, d.overridden) for d in artifacts.decisions(tmp_path)]

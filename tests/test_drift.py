@@ -14,9 +14,9 @@ from recllm.base.stats.probabilities import calibration_slope, chance_index, sta
 from recllm.recommend.evaluation.drift import (
     age_check,
     data_drift,
+    objections,
     verdict,
 )
-from recllm.recommend.evaluation.gate import objections
 from recllm.recommend.recommender.lineage import (
     CheckFigure,
     CheckKind,

@@ -31,10 +31,8 @@ from recllm.recommend.evaluation.protocols import (
     split_tables,
     time_split,
 )
-from recllm.recommend.evaluation.recllm_system import TrainingRecipe, learned_system
-from recllm.recommend.evaluation.record import write_record
-from recllm.recommend.evaluation.report import SystemDifference, evaluate, subgroups
-from recllm.recommend.evaluation.systems import make_systems, systems_for
+from recllm.recommend.evaluation.report import SystemDifference, evaluate, subgroups, write_record
+from recllm.recommend.evaluation.systems import TrainingRecipe, learned_system, make_systems, systems_for
 from recllm.recommend.evaluation.tables import complete_journey, read_folder
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.order import HORIZON_DAYS, ORDER_EPOCH
@@ -90,8 +88,6 @@ def test_what_a_window_asks(shop: Dataset) -> None:
     assert {ids[int(i)] for i in window.slice("ALL").items} == {"milk", "tea"}
     assert {ids[int(i)] for i in window.slice("COLD").items} == {"new"}
     assert [window.slice(s).mask_seen for s in ("ALL", "NEW", "COLD")] == [False, True, False]
-    assert window.slice("ALL").truth.value is not None
-    assert set(window.slice("ALL").truth.value) == {6.0}
 
 
 def test_a_system_sees_nothing_from_the_window(shop: Dataset) -> None:
@@ -166,8 +162,6 @@ def test_parts_of_a_slice() -> None:
 
     assert told("HEAD") == {"ann": {"x"}, "cat": {"y"}}
     assert told("TAIL") == {"ann": {"z1"}, "bob": {"z2"}}
-    assert told("LIGHT") == {"ann": {"x", "z1"}, "bob": {"z2"}}
-    assert told("HEAVY") == {"cat": {"y"}}
     assert [p.name for p in groups["NEW"]] == ["NEW"]
 
 
@@ -381,7 +375,6 @@ def test_report(shop: Dataset, tmp_path: Path) -> None:
         ("random", "ALL"), ("random", "NEW"), ("random", "COLD"), ("popular", "ALL"), ("popular", "NEW")
     }  # fmt: skip
     assert {part for _, part in compared} == set(read["systems"]["recllm"])
-    assert read["systems"]["recllm"]["ALL"]["spend_covered@2"] == 1.0
     assert evaluate(window, systems, k=2, draws=50).systems == report.systems
 
 
@@ -397,9 +390,7 @@ def test_the_best_peer_of_each_slice_comes_first(shop: Dataset) -> None:
     assert {(gap.peer, gap.mean) for gap in first.values()} == {("also", 0.0)}
     assert {d.peer for d in report.differences} == {"also", "popular", "recllm-frozen"}
     assert set(first) == set(report.systems["recllm"])
-    assert report.systems["recllm"]["ALL"]["retained_reached@2"] == 1.0
-    assert report.systems["recllm"]["NEW"]["retained_reached@2"] == 0.5
-    assert report.extra["slices"]["LIGHT"]["of"] == "ALL"
+    assert report.extra["slices"]["HEAD"]["of"] == "ALL"
 
 
 def test_the_table_puts_the_best_first(shop: Dataset) -> None:
@@ -486,12 +477,10 @@ def test_a_folder_nobody_prepared_for(tmp_path: Path) -> None:
 
     tables = read_folder(write(tmp_path, rows_of(world())))
     window = split_tables(tables, slices=["ALL", "NEW"])
-    report = evaluate(window, systems_for(window, ["popular", "bm25", "category-affinity"], encoder))
-    assert list(report.systems) == ["popular", "bm25"]  # no item has a category
+    assert list(evaluate(window, systems_for(window, ["popular"], encoder)).systems) == ["popular"]
     assert not loaded
-    window = split_tables(tables)
-    report = evaluate(window, systems_for(window, ["zero-shot", "zero-shot-set"], encoder))
-    assert list(report.systems) == ["zero-shot"]  # nothing is new in this log
+    report = evaluate(split_tables(tables), systems_for(split_tables(tables), ["zero-shot"], encoder))
+    assert list(report.systems) == ["zero-shot"]
     assert len(loaded) == 1
 
 
@@ -509,46 +498,6 @@ def test_a_missing_library_is_named_before_anything_is_encoded_or_learned(monkey
         systems_for(window, ["recllm", "popular", "als"], encoder, further=PEERS)
     with pytest.raises(UsageError, match="unknown system 'magic'; known: recllm, "):
         systems_for(window, ["zero-shot", "magic"], encoder)
-
-
-def test_a_run_goes_on_with_the_system_that_stopped_it(shop: Dataset, tmp_path: Path) -> None:
-    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
-    runs: list[str] = []
-
-    def counted(name: str, system: System) -> System:
-        def rank(query: EvaluationQuery) -> RankedLists:
-            runs.append(name)
-            lists = system.rank(query).items
-            return RankedLists(lists, np.full(lists.shape, 0.25, np.float32), {"own_figure": 0.5})
-
-        return replace(system, rank=rank)
-
-    def stops(query: EvaluationQuery) -> RankedLists:
-        raise KeyboardInterrupt
-
-    systems = {
-        "recllm": counted("recllm", oracle(window)),
-        "popular": counted("popular", make_systems(["popular"])["popular"]),
-    }
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(window, systems | {"popular": System(rank=stops)}, k=2, draws=20, resume=tmp_path)
-    assert runs == ["recllm"] * 3
-    resumed = evaluate(window, systems, k=2, draws=20, resume=tmp_path)
-    assert runs == ["recllm"] * 3 + ["popular"] * 2
-    assert resumed.systems == evaluate(window, systems, k=2, draws=20).systems
-    assert resumed.systems["recllm"]["ALL"]["own_figure"] == 0.5
-
-
-@pytest.mark.parametrize("change", ["k", "settings", "data"])
-def test_lists_of_another_run_do_not_count(shop: Dataset, tmp_path: Path, change: str) -> None:
-    window = next_purchases(shop, start=CUT, end=70 * DAY, protocol="toy")
-    evaluate(window, make_systems(["random"]), k=2, resume=tmp_path)
-    if change == "data":
-        window = replace(window, data_hash="another")
-    systems = make_systems(["random"], seed=5 if change == "settings" else 0)
-    k = 3 if change == "k" else 2
-    resumed = evaluate(window, systems, k=k, resume=tmp_path)
-    assert resumed.systems == evaluate(window, systems, k=k).systems
 
 
 def test_each_system_is_logged_as_it_comes(shop: Dataset, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,8 +25,8 @@ from recllm.learn.features import collaborative as collaborative_module
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import item_vectors
 from recllm.learn.features.together import bought_together
+from recllm.shop.data import catalogue as item_groups_module
 from recllm.shop.data import dataset as dataset_module
-from recllm.shop.data import item_groups as item_groups_module
 from recllm.shop.data.dataset import DAY, Counted, Dataset, Events, person_ranges
 from recllm.shop.data.event_files import EventFiles, EventLog, in_turn
 from recllm.shop.ingest.workspace_load import add_consent, load_file

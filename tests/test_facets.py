@@ -14,9 +14,9 @@ from recllm.learn.features.candidates import CandidateCounts, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.pair_features import FEATURE_NAMES, SOLD_FEATURES, pair_features
 from recllm.learn.training.windows import PastWindows
+from recllm.shop.data.catalogue import ItemGroups, NewItems, first_sales, size_of
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Floats, merged_lines, of_actions
-from recllm.shop.data.item_groups import ItemGroups, NewItems, size_of
 
 START = 1_600_000_000
 ITEMS = pl.DataFrame(
@@ -141,11 +141,13 @@ def test_groups_of_new_items_are_those_of_the_whole_catalogue(rows: list[Any], n
 
 def test_an_arrival_is_judged_only_with_time_before_and_after_it() -> None:
     taken = merged_lines(of_actions(DATA.events, (Action.PURCHASE,)))
-    found = NewItems.of(taken, DATA.n_items, DATA.as_of)
-    assert found.young[row("oat")] and found.judged[row("oat")] and found.got[row("oat")] == 2  # ann and bob
+    first = first_sales(taken, DATA.n_items)
+    found = NewItems.since(first, int(taken.at.min()), DATA.as_of)
+    bought_early = found.first_buyers(taken)
+    assert found.young[row("oat")] and found.judged[row("oat")] and bought_early[row("oat")] == 2  # ann and bob
     assert not found.young[row("milk")]  # was there from the beginning of the log
     assert not found.judged[row("new")] and found.first[row("new")] == np.iinfo(np.int64).max
-    late = NewItems.of(taken, DATA.n_items, START + 60 * DAY)
+    late = NewItems.since(first, int(taken.at.min()), START + 60 * DAY)
     assert late.young[row("oat")] and not late.judged[row("oat")]  # its first month is not over
 
 

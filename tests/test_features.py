@@ -14,10 +14,20 @@ from recllm.learn.features.candidates import Candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.group_features import group_columns
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
-from recllm.learn.features.weighted_sums import FEW_COLUMNS, WeightedSums
+from recllm.shop.data.catalogue import GROUPINGS
 from recllm.shop.data.dataset import DAY, Dataset
-from recllm.shop.data.interactions import Pairs, Tally, decay, matrix, merged_lines, unit, user_parts, visits
-from recllm.shop.data.item_groups import GROUPINGS
+from recllm.shop.data.interactions import (
+    FEW_COLUMNS,
+    Pairs,
+    Tally,
+    WeightedSums,
+    decay,
+    matrix,
+    merged_lines,
+    unit,
+    user_parts,
+    visits,
+)
 
 DATA = shop()
 CROWD = CollaborativeStatistics.fit(DATA, vectors(DATA))

@@ -289,7 +289,6 @@ def slate_of_the_past(recommender: Recommender, rows: pl.DataFrame) -> tuple[Rec
         model=recommender.model,
         locale=recommender.locale,
         population=recommender.population,
-        item_offsets=recommender.item_offsets,
     )
     return past.recommend([rows["user_id"][0]], k=int(rows["position"].max()), explain=False)[0].items  # type: ignore[arg-type]
 

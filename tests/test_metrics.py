@@ -100,39 +100,26 @@ def test_a_repeat_beyond_k_does_not_matter() -> None:
     assert ranking.hit_rate(_lists([1, 2, 2]), _truth([1]), 2) == 1
 
 
-def test_truth_sums_repeated_pairs_and_can_be_cut() -> None:
+def test_coverage() -> None:
+    assert ranking.coverage(_lists([0, 1], [0]), 4, 2) == 0.5
+    assert ranking.coverage(_lists([0, 1], [0]), 4, 1) == 0.25
+
+
+def test_truth_joins_repeated_pairs_and_can_be_cut() -> None:
     user, item = np.array([1, 0, 1, 1]), np.array([4, 2, 4, 0])
-    truth = Truth.from_pairs(user, item, 3, np.array([1.0, 5.0, 2.0, 7.0]))
+    truth = Truth.from_pairs(user, item, 3)
     assert truth.indptr.tolist() == [0, 1, 3, 3]
     assert truth.item.tolist() == [2, 0, 4]
-    assert truth.value is not None and truth.value.tolist() == [5.0, 7.0, 3.0]
     cut = truth.rows(np.array([2, 1]))
     assert cut.indptr.tolist() == [0, 0, 2]
     assert cut.item.tolist() == [0, 4]
 
 
-def test_money() -> None:
-    truth = Truth(np.array([0, 3, 3]), np.array([0, 1, 2], np.int32), np.array([10.0, 1.0, 5.0]))
-    lists = _lists([2, 1], [0])
-    np.testing.assert_allclose(ranking.value_recall(lists, truth, 2), [6 / 15, np.nan])
-    np.testing.assert_allclose(ranking.value_recall(lists, truth, 1), [5 / 10, np.nan])
-    assert ranking.spend_covered(lists, truth, 2) == pytest.approx(6 / 16)
-    with pytest.raises(UsageError, match="no money"):
-        ranking.spend_covered(lists, _truth([1], [2]), 1)
-
-
-def test_retained_buyers_reached() -> None:
-    """Of four people who came back, two can be hit here and one is."""
-    assert ranking.retained_reached(_lists([3, 1], [0, 7]), _truth([3], [5]), 2, 4) == 0.25
-    assert np.isnan(ranking.retained_reached(_lists([3]), _truth([3]), 1, 0))
-
-
 def test_truth_restricted_to_some_items() -> None:
-    truth = Truth(np.array([0, 3, 4]), np.array([1, 4, 6, 6], np.int32), np.array([1.0, 2.0, 3.0, 4.0]))
+    truth = Truth(np.array([0, 3, 4]), np.array([1, 4, 6, 6], np.int32))
     left = truth.select(np.array([True, False, True, False]))
     assert left.indptr.tolist() == [0, 2, 2]
     assert left.item.tolist() == [1, 6]
-    assert left.value is not None and left.value.tolist() == [1.0, 3.0]
 
 
 def test_calibration_error_by_hand() -> None:
@@ -161,31 +148,6 @@ def test_gini_of_equal_and_of_unequal_showing() -> None:
     assert ranking.gini(np.array([[0], [0], [0], [0]], np.int32), 4, 1) == pytest.approx(3 / 4)
     assert ranking.gini(np.array([[0, 1], [0, -1]], np.int32), 2, 2) == pytest.approx(1 / 6)
     assert np.isnan(ranking.gini(np.array([[-1]], np.int32), 2, 1))
-
-
-def test_mean_popularity_counts_every_place_that_is_filled() -> None:
-    lists = np.array([[0, 1, 2], [0, -1, 2]], np.int32)
-    assert ranking.mean_popularity(lists, np.array([9, 3, 50]), 2) == pytest.approx((9 + 3 + 9) / 3)
-
-
-def test_coverage_popularity_novelty() -> None:
-    lists = _lists([0, 1], [0])
-    buyers = np.array([4, 1, 1, 0])
-    assert ranking.coverage(lists, 4, 2) == 0.5
-    assert ranking.coverage(lists, 4, 1) == 0.25
-    assert ranking.popularity_rank(lists, buyers, 2) == pytest.approx((1 + 2.5 + 1) / 3)
-    assert ranking.novelty(lists, buyers, 4, 2) == pytest.approx((0 + 2 + 0) / 3)
-
-
-def test_diversity_is_one_minus_the_mean_cosine_of_pairs() -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(9, 5)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    lists = _lists([0, 1, 2, 3], [4, 4 + 1], [6])
-    mine = vectors[[0, 1, 2, 3]] @ vectors[[0, 1, 2, 3]].T
-    expected = 1 - mine[np.triu_indices(4, 1)].mean()
-    out = ranking.diversity(lists, vectors, 4, block=2)
-    np.testing.assert_allclose(out, [expected, 1 - vectors[4] @ vectors[5], np.nan], atol=1e-6)
 
 
 def test_accuracy_at_a_threshold() -> None:

@@ -128,7 +128,7 @@ def people_in(folder: Path, names: list[str], digests: dict[bytes, str]) -> list
 def test_nothing_that_is_published_holds_anybody(made: Path, names: list[str]) -> None:
     digests = digests_in_use(made, names)
     assert len(list((made / "models" / "versions").iterdir())) == 1 and list((made / "copies").iterdir())
-    assert all((made / "cache" / "item-index" / kind / "vectors.npy").exists() for kind in INDEXES)
+    assert all((made / "cache" / "item-index" / kind / "index.json").exists() for kind in INDEXES)
     formats = {path.suffix for path in (made / "models").rglob("*") if path.is_file()}
     assert formats <= {".safetensors", ".arrow", ".json", ".jsonl", ".lock", ""}, "a new format has to be looked into"
     for part in PUBLISHED:

@@ -21,8 +21,7 @@ from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exc
 from recllm.market.audiences.spread import spread_offers
 from recllm.market.audiences.targets import audience_target
 from recllm.market.propensity.saved_effects import PersonEffects
-from recllm.recommend.recommender.offers import fitting_items, shops_weekly
-from recllm.recommend.recommender.ranking import PairValue
+from recllm.recommend.recommender.ranking import PairValue, fitting_items, shops_weekly
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.text.encoder.toy import ToyEncoder
@@ -171,7 +170,7 @@ def test_an_offer_goes_with_a_late_purchase_and_says_with_which(trained: Recomme
     )
     found = fitting(trained, Intent.CROSS_SELL, both, old, complete, none)
     assert named(trained, found.of(0)) == ["sauce0"]
-    assert found.causes(0) == dict(
+    assert found.of_offers(0)[0] == dict(
         zip(*(trained.dataset.item_rows([n]).tolist() for n in ("sauce0", "pasta0")), strict=True)
     )
     assert [len(found.of(n)) for n in range(4)] == [1, 0, 0, 0]

@@ -18,7 +18,7 @@ from recllm.base.schema import Purpose, SlateStatus
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.doors.privacy.erasure import erase_people
 from recllm.learn.features.collaborative import CollaborativeStatistics
-from recllm.learn.features.scaled_crowd import COUNTED, sample_statistics
+from recllm.learn.features.other_crowds import COUNTED, sample_statistics
 from recllm.market.batch import shard_numbers
 from recllm.recommend.evaluation.retrain import retrain, served_model
 from recllm.recommend.recommender.recommender import Recommender

@@ -10,8 +10,8 @@ from test_recommender import trained, untrained, world  # noqa: F401
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.schema import SlateStatus
-from recllm.recommend.recommender.pretrained import CardFacts, push_to_hub
 from recllm.recommend.recommender.recommender import Recommender
+from recllm.recommend.recommender.saved_model import CardFacts, push_to_hub
 from recllm.recommend.recommender.serving_state import map_arrays
 from recllm.text.encoder.toy import ToyEncoder
 

@@ -26,7 +26,7 @@ from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.doors.privacy.erasure import erase_people
 from recllm.learn.features.candidates import candidates
 from recllm.learn.features.collaborative import ask
-from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
+from recllm.learn.features.other_crowds import PRIVATE_CANDIDATES, PRIVATE_FEATURES, crowd_of_nobody, is_listed
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_features
 from recllm.learn.training.arguments import LoraArguments
 from recllm.learn.training.private.accounting import (
@@ -37,11 +37,12 @@ from recllm.learn.training.private.accounting import (
     noise_for,
     planned_mechanism,
 )
-from recllm.learn.training.private.descent import AveragedWeights, PrivateDescent
+from recllm.learn.training.private.descent import PrivateDescent
 from recllm.learn.training.private.examples import TARGET, UserWindows, user_windows
 from recllm.learn.training.private.head import (
     HeadExamples,
     HeadNetwork,
+    averaged,
     fit_private_scorer,
     learn_privately,
     main_directions,
@@ -51,7 +52,7 @@ from recllm.recommend.evaluation.retrain import RetrainOutcome, model_history, r
 from recllm.recommend.recommender.lineage import CheckKind
 from recllm.recommend.recommender.private_model import private_population
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.registry import mark_version_tainted, taints
+from recllm.recommend.recommender.registry import mark_tainted, taints
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.train import train_privately, train_workspace, tune_workspace
 from recllm.shop.data.dataset import Dataset
@@ -312,13 +313,12 @@ def test_two_runs_never_have_the_same_noise(examples: HeadExamples) -> None:
 
 
 def test_weights_are_the_mean_of_the_last_steps() -> None:
-    weight = torch.nn.Parameter(torch.zeros(1))
-    averaged = AveragedWeights([weight], 4, 0.5)
+    net = network()
+    after_step = averaged(net, 4)
     for step in range(1, 5):
-        weight.data.fill_(step)
-        averaged.after_step(step)
-    averaged.put_back()
-    assert weight.item() == 3.5
+        net.linear.bias.data.fill_(step)
+        after_step(step)
+    assert net.linear.bias.item() == 3.5
 
 
 # --- what it tells ---------------------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def test_a_shop_is_trained_privately_from_the_command_line(folder: Path, command
     version = json.loads(out)["model_version"]
     model = load_model(folder / "models")
     assert model.version == version and model.metrics == {} and model.privacy is not None
-    assert model.item_offsets is None and model.interests is None
+    assert model.interests is None
     told = json.loads((folder / "models" / "versions" / version / "model.json").read_text())["privacy"]
     assert 5.9 < told["epsilon"] <= 6 and told["unit"] == "user" and told["accountant"] == "prv"
     assert any("goes together" in line for line in told["not_covered"])
@@ -497,7 +497,7 @@ def test_a_private_model_whose_use_has_ended_is_not_replaced_by_another_kind(fol
     with overridden(QUICK), Workspace.open(str(folder)) as workspace:
         first = train_privately(workspace, epsilon=1.0, encoder=ToyEncoder()).model_version
         ended = datetime.now(UTC) - timedelta(days=1)
-        mark_version_tainted(workspace.models_dir, first, at=ended, use_until=ended)
+        mark_tainted(workspace.models_dir, [first], at=ended, use_until=ended)
         report = retrain(workspace, needed=(), encoder=ToyEncoder())
         assert report.challenger is not None and load_model(workspace.models_dir).privacy is not None
 

@@ -21,7 +21,7 @@ from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.features.collaborative import ItemStatistics
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.registry import DecisionKind, current, decisions, rollback
+from recllm.recommend.recommender.registry import DecisionKind, current, decisions, promote
 from recllm.recommend.recommender.saved_model import load_model
 from recllm.recommend.recommender.serving_state import (
     CATALOGUE_STATE,
@@ -253,7 +253,7 @@ def test_the_state_of_one_earlier_version_stays_until_a_customer_withdraws(own_s
     first, (second, third) = model.version, [publish_recommender(own_shop, model, ToyEncoder()) for _ in range(2)]
     assert {path.stem for path in states(own_shop)} == {second, third} and first not in {second, third}
     before = (states(own_shop, second)[0] / PEOPLE_STATE).read_bytes()
-    rollback(own_shop.models_dir, second)
+    promote(own_shop.models_dir, second)
     open_recommender(own_shop)
     assert (states(own_shop, second)[0] / PEOPLE_STATE).read_bytes() == before, "it was not made again"
     refuse(own_shop, "u00")

@@ -20,8 +20,7 @@ from recllm.learn.features.collaborative import CollaborativeStatistics, ask
 from recllm.learn.features.item_vectors import DatedItemVectors, item_vectors
 from recllm.learn.features.pair_features import FEATURE_NAMES
 from recllm.learn.training import scorer as training
-from recllm.learn.training.calibration import calibrate
-from recllm.learn.training.scorer import fit_scorer, level, listwise
+from recllm.learn.training.scorer import calibrate, fit_scorer, level, listwise
 from recllm.learn.training.windows import PastWindows, Window, sample_negatives, window_starts
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.shop.data.dataset import DAY, Dataset

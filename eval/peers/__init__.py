@@ -17,7 +17,7 @@ PEERS = {
     "ease": SystemSpec(make=ease, slices=WARM),
     "als": SystemSpec(make=als, slices=WARM, seeded=True, package="implicit"),
     "bpr": SystemSpec(make=bpr, slices=WARM, seeded=True, package="implicit"),
-    "lightgbm": SystemSpec(make=lightgbm, slices=WARM | {COLD}, seeded=True, reads="vectors"),
+    "lightgbm": SystemSpec(make=lightgbm, slices=WARM | {COLD}, seeded=True, reads_vectors=True),
     "sasrec": SystemSpec(make=sasrec, slices=WARM, seeded=True),
     "source-model": SystemSpec(make=source_model, slices=WARM, seeded=True, note=ACCURACY_NOTE),
 }

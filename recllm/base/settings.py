@@ -199,10 +199,10 @@ class ItemIndexSettings(FrozenModel):
     pgvector in the PostgreSQL of `store`, qdrant in a Qdrant server (extra qdrant). usearch, of older workspaces, means
     exact."""
     qdrant_url: Annotated[Text | None, Field(json_schema_extra={"expected": "a URL"})] = None
-    """The Qdrant server; its key is read from RECLLM_QDRANT_KEY. It receives items' ids and vectors, and the vectors of
-    queries, which follow from a customer's history or words and hold no id."""
+    """The Qdrant server; its key is read from RECLLM_QDRANT_KEY. It receives the vectors of items and of queries,
+    which follow from a customer's history or words, and no id."""
     qdrant_collection: Annotated[Text, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "recllm-items"
-    """Name of the collection; one for each workspace."""
+    """Beginning of the collection's name; one for each workspace."""
 
     @field_validator("qdrant_url")
     @classmethod
@@ -399,10 +399,6 @@ class ScorerTrainingSettings(FrozenModel):
     """Users of a step."""
     learning_rate: LearningRate = 2e-3
     seed: Seed = 0
-
-    # --- validation and calibration
-    item_calibration: Flag = True
-    """Also calibrate the probability item by item on the validation users."""
 
 
 class PrivateTrainingSettings(FrozenModel):

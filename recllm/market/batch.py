@@ -44,7 +44,8 @@ from recllm.recommend.recommender.catalogue_vectors import (
     is_current,
     item_load,
 )
-from recllm.recommend.recommender.shop_recommender import AgreedPeople, StorePeople, open_recommender, usable_version
+from recllm.recommend.recommender.people import AgreedPeople, StorePeople
+from recllm.recommend.recommender.shop_recommender import open_recommender, usable_version
 from recllm.recommend.recommender.shop_states import newest_state
 from recllm.shop.data.dataset import USER_COLUMN, Dataset, utc
 from recllm.shop.data.engines import Engine, open_workers

@@ -4,8 +4,8 @@ A ranking is an int32 array (n_users, k) of item rows, best first, -1 where a li
 happened is a `Truth`. Functions that judge a person return float64 (n_users,), NaN where the person has nothing to
 find, so that two systems can be compared person by person; `average` skips the NaN.
 
-Sources: Järvelin and Kekäläinen 2002 (NDCG), Voorhees 1999 (MRR), Ziegler et al. 2005 (intra-list similarity), Zhou
-et al. 2010 (novelty as self-information). `tests/test_metrics.py` compares with `ranx`. Where definitions differ:
+Sources: Järvelin and Kekäläinen 2002 (NDCG), Voorhees 1999 (MRR). `tests/test_metrics.py` compares with `ranx`. Where
+definitions differ:
 
 * `recall` divides by min(|truth|, k), so that a perfect list of k scores 1; `ranx` divides by |truth|.
 * A person with an empty truth is NaN here and left out of the average; `ranx` counts 0.
@@ -35,23 +35,14 @@ class Truth:
 
     indptr: NDArray[np.int64]
     item: NDArray[np.int32]
-    value: Values | None = None
-    """Amount that the customer spent on `item`, where prices are known."""
 
     @classmethod
-    def from_pairs(
-        cls,
-        user: NDArray[np.integer],
-        item: NDArray[np.integer],
-        n_users: int,
-        value: Values | None = None,
-    ) -> Truth:
-        """From one row per event: repeated pairs become one, and their values are summed."""
+    def from_pairs(cls, user: NDArray[np.integer], item: NDArray[np.integer], n_users: int) -> Truth:
+        """From one row per event: repeated pairs become one."""
         width = int(item.max()) + 1 if len(item) else 1
-        pairs, inverse = np.unique(user.astype(np.int64) * width + item, return_inverse=True)
+        pairs = np.unique(user.astype(np.int64) * width + item)
         indptr = np.searchsorted(pairs, np.arange(n_users + 1, dtype=np.int64) * width)
-        spent = None if value is None else np.bincount(inverse, value, len(pairs)).astype(np.float64)
-        return cls(indptr.astype(np.int64), (pairs % width).astype(np.int32), spent)
+        return cls(indptr.astype(np.int64), (pairs % width).astype(np.int32))
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -65,14 +56,14 @@ class Truth:
     def select(self, mask: NDArray[np.bool_]) -> Truth:
         """The entries where `mask`, shape of `item`, is true; people keep their rows, some with nothing left."""
         indptr = np.concatenate([[0], np.cumsum(mask)])[self.indptr].astype(np.int64)
-        return Truth(indptr, self.item[mask], None if self.value is None else self.value[mask])
+        return Truth(indptr, self.item[mask])
 
     def rows(self, users: NDArray[np.integer]) -> Truth:
         """The same for these people only, in the order given."""
         lengths = self.sizes[users]
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         take = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - self.indptr[users], lengths)
-        return Truth(indptr, self.item[take], None if self.value is None else self.value[take])
+        return Truth(indptr, self.item[take])
 
 
 def hits(lists: Rankings, truth: Truth, k: int | None = None) -> NDArray[np.bool_]:
@@ -114,52 +105,10 @@ def reciprocal_rank(lists: Rankings, truth: Truth, k: int) -> Values:
     return np.where(truth.sizes > 0, first, np.nan)
 
 
-def value_recall(lists: Rankings, truth: Truth, k: int) -> Values:
-    """Revenue-weighted recall@k = spend on the hits / spend on the person's min(|truth|, k) dearest items.
-
-    NaN also where the person spent nothing.
-    """
-    spent = _spent(lists, truth, k).sum(axis=1)
-    order = np.lexsort((-_value(truth), truth.user))
-    rank = np.arange(len(order)) - np.repeat(truth.indptr[:-1], truth.sizes)
-    best = _value(truth)[order] * (rank < k)
-    ideal = np.bincount(truth.user, weights=best, minlength=len(truth.sizes))
-    return np.asarray(spent / np.where(ideal > 0, ideal, np.nan))
-
-
-def diversity(lists: Rankings, vectors: NDArray[np.float32], k: int, block: int = 512) -> Values:
-    """Intra-list diversity@k = 1 - mean cosine over the pairs of the list, in [0, 2].
-
-    vectors: (n_items, dim), unit rows. NaN for a list of fewer than two items.
-    """
-    lists = lists[:, :k]
-    values = np.full(len(lists), np.nan)
-    for start in range(0, len(lists), block):
-        part = lists[start : start + block]
-        listed = part >= 0
-        m = listed.sum(axis=1)
-        total = np.einsum("nkd,nk->nd", vectors[np.maximum(part, 0)], listed.astype(vectors.dtype), optimize=True)
-        pairs = np.where(m > 1, m * (m - 1), np.nan)
-        values[start : start + block] = 1 - ((total.astype(np.float64) ** 2).sum(axis=1) - m) / pairs
-    return values
-
-
 def average(values: Values) -> float:
     """Mean over the people who have a value; NaN when none has."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
-
-
-def spend_covered(lists: Rankings, truth: Truth, k: int) -> float:
-    """Share of all money spent in the window that went to items among the buyer's first k."""
-    total = float(_value(truth).sum())
-    return float(_spent(lists, truth, k).sum()) / total if total > 0 else float("nan")
-
-
-def retained_reached(lists: Rankings, truth: Truth, k: int, retained: int) -> float:
-    """Share of the people who came back that the lists reached: people with at least one hit, over all `retained`
-    people who were known before and bought anything in the window, whatever the slice counts as a hit."""
-    return float(hits(lists, truth, k).any(axis=1).sum() / retained) if retained else float("nan")
 
 
 def coverage(lists: Rankings, n_items: int, k: int) -> float:
@@ -176,27 +125,6 @@ def gini(lists: Rankings, n_items: int, k: int) -> float:
         return float("nan")
     rank = np.arange(n_items - len(often), n_items) + 1  # items that are never shown stand before these and add 0
     return float(((2 * rank - n_items - 1) * np.sort(often)).sum() / (n_items * often.sum()))
-
-
-def mean_popularity(lists: Rankings, buyers: NDArray[np.integer], k: int) -> float:
-    """Mean number of people who bought what is shown. buyers: (n_items,), before the cut."""
-    return average(np.asarray(buyers, np.float64)[_listed(lists, k)])
-
-
-def popularity_rank(lists: Rankings, buyers: NDArray[np.integer], k: int) -> float:
-    """Mean popularity rank of what is shown: 1 is the best seller; equally popular items share their mean rank.
-
-    buyers: (n_items,), people who bought each item before the cut.
-    """
-    distinct, inverse, counts = np.unique(-np.asarray(buyers), return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return average(rank[_listed(lists, k)]) if len(distinct) else float("nan")
-
-
-def novelty(lists: Rankings, buyers: NDArray[np.integer], n_users: int, k: int) -> float:
-    """Mean self-information of what is shown, -log2(buyers / n_users), in bits; an unsold item counts as one sale."""
-    bits = -np.log2(np.maximum(buyers, 1) / max(n_users, 1))
-    return average(bits[_listed(lists, k)])
 
 
 def _checked(lists: Rankings, n_users: int, k: int | None) -> Rankings:
@@ -227,15 +155,3 @@ def _positions(lists: Rankings, truth: Truth) -> NDArray[np.int64]:
         return np.full(lists.shape, -1, dtype=np.int64)
     at = np.minimum(np.searchsorted(true_pairs, pairs), len(true_pairs) - 1)
     return np.where((true_pairs[at] == pairs) & (lists >= 0), at, -1)
-
-
-def _value(truth: Truth) -> Values:
-    if truth.value is None:
-        raise UsageError("the truth carries no money; build it with values to weigh by spend")
-    return truth.value
-
-
-def _spent(lists: Rankings, truth: Truth, k: int) -> Values:
-    """Of each person on each item of the list; what is no hit has the position -1, and 0 stands last."""
-    spent = np.concatenate([_value(truth), [0.0]])
-    return np.asarray(spent[_positions(_checked(lists, len(truth.sizes), k), truth)])

@@ -72,7 +72,7 @@ def _advice_lines(advice: Advice) -> list[str]:
     return [
         f"{advice.mode}: {advice.time}",
         f"  {survey.people:,} people, {survey.items:,} items, {survey.events:,} events over {survey.span_days:.0f} "
-        f"days; {survey.distinct_texts:,} distinct texts of about {survey.tokens_median:.0f} tokens",
+        f"days; {survey.distinct_texts:,} distinct texts",
         *(f"missing: {line}" for line in advice.missing),
         *table(rows, ("setting", "value", "because")),
         *(f"note: {line}" for line in advice.notes),
@@ -176,7 +176,7 @@ def evaluate(
     ] = "",
     baselines: Annotated[
         str, typer.Option(help="Which baselines, with commas; 'all' for every one.")
-    ] = "random,popular,popular-recent,personal-frequency,bm25,zero-shot",
+    ] = "random,popular,popular-recent,personal-frequency,zero-shot",
     k: Annotated[str, typer.Option("--k", help="Lengths of the lists, with commas, e.g. 5,10,20.")] = "20",
     candidates: Annotated[
         Path | None,
@@ -202,7 +202,6 @@ def evaluate(
                     oldest first), target; may be missing
 
     Slices of --split column and leave-one-out: MASKED leaves out what a person bought before, UNMASKED does not.
-    Systems that have finished are kept until the report is made: the same command resumes after an interruption.
     """
     from recllm.recommend.evaluation.shop_evaluation import evaluate_data
 
@@ -283,9 +282,7 @@ class RefreshOptions(Batching):
 def refresh(
     question: Annotated[RefreshOptions, Options(())],
     *,
-    index: Annotated[
-        bool, typer.Option("--index", help="Instead: build the index of item vectors, or bring it up to date.")
-    ] = False,
+    index: Annotated[bool, typer.Option("--index", help="Instead: build the index of item vectors.")] = False,
     vectors: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Instead: encode the catalogue, shard by shard, into this folder."),
@@ -318,8 +315,8 @@ def make_index(workspace: Path, json: bool) -> None:
     with open_shop(workspace) as shop:
         report = build_index(shop, progress=note)
     lines = [
-        f"{report.kind} index of model {report.model_version}: {report.items:,} items ({report.added:,} added, "
-        f"{report.changed:,} changed, {report.removed:,} removed), {report.mib:.0f} MiB, {report.seconds:.0f} s",
+        f"{report.kind} index of model {report.model_version}: {report.items:,} items, {report.mib:.0f} MiB, "
+        f"{report.seconds:.0f} s",
         f"  finds {100 * report.recall:.1f} % of the 100 nearest in {report.ms:.1f} ms; comparing all takes "
         f"{report.exact_ms:.1f} ms",
         f'  it is in use while workspace.toml says so: kind = "{report.kind}" below [item_index]',

@@ -29,7 +29,7 @@ from recllm.market.audiences.audience import aim
 from recllm.market.audiences.contacts import find_audience
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.similar import similar_items
+from recllm.recommend.recommender.search import similar_items
 from recllm.shop.data.catalogue import known_rows
 from recllm.shop.data.dataset import utc
 from recllm.text.items import item_names

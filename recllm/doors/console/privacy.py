@@ -10,7 +10,8 @@ from fastapi.responses import Response
 from recllm.doors.console.pages import ConsoleSection, PageRoute, TheVisit, Visit
 from recllm.doors.console.tables import ConsoleTable, TableCell, TableRow
 from recllm.doors.privacy.registry import REGISTRY
-from recllm.recommend.recommender.registry import Taint, serving, taints
+from recllm.recommend.recommender.lineage import Taint
+from recllm.recommend.recommender.registry import serving, taints
 from recllm.shop.workspace.audit import AuditEntry, read_audit, verify_audit
 from recllm.shop.workspace.keys import Scope
 

@@ -83,9 +83,8 @@ def learn_before_december(run: Run, encoder: Encoder) -> tuple[str, Report]:
     """Trains once, on everything before December, and measures that model on December."""
     from recllm.learn.features.item_vectors import basics_of, basics_vectors, item_vectors
     from recllm.recommend.evaluation.benchmarks import cj_next28
-    from recllm.recommend.evaluation.recllm_system import served_system
     from recllm.recommend.evaluation.report import evaluate
-    from recllm.recommend.evaluation.systems import make_systems
+    from recllm.recommend.evaluation.systems import make_systems, served_system
     from recllm.recommend.recommender.recommender import Recommender
 
     with run.step("train"):

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.learn.features.collaborative import PURCHASE_HALF_LIFE_DAYS, UserBatch
-from recllm.learn.features.weighted_sums import WeightedSums
-from recllm.shop.data.interactions import Floats, Ints, Pairs, decay
+from recllm.shop.data.interactions import Floats, Ints, Pairs, WeightedSums, decay
 
 OWN_HISTORY = "own_history"
 NEIGHBOURS = "neighbours"
@@ -188,6 +187,7 @@ def _text_nearest(
     """
     vectors, population = users.vectors.user[which], users.population
     every = np.arange(population.n_items)
+    allowed = np.ones(len(every), bool) if allowed is None else allowed
     for start in range(0, len(vectors), 16):
         span, nearest = vectors[start : start + 16], None
         if population.index is not None:

@@ -19,23 +19,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import DataError
 from recllm.base.settings import CollaborativeSettings
-from recllm.learn.features.weighted_sums import WeightedSums
-from recllm.shop.data.dataset import DAY, Counted, Dataset, Events
-from recllm.shop.data.event_files import EventLog
-from recllm.shop.data.interactions import (
-    Floats,
-    Ints,
-    Tally,
-    UserVectors,
-    decay,
-    distinct,
-    matrix,
-    merged_lines,
-    of_actions,
-    user_parts,
-    within_limits,
-)
-from recllm.shop.data.item_groups import (
+from recllm.shop.data.catalogue import (
     NEVER,
     PRIOR_BUYERS,
     GroupStatistics,
@@ -45,6 +29,22 @@ from recllm.shop.data.item_groups import (
     group_statistics,
     per_group,
     size_of,
+)
+from recllm.shop.data.dataset import DAY, Counted, Dataset, Events
+from recllm.shop.data.event_files import EventLog
+from recllm.shop.data.interactions import (
+    Floats,
+    Ints,
+    Tally,
+    UserVectors,
+    WeightedSums,
+    decay,
+    distinct,
+    matrix,
+    merged_lines,
+    of_actions,
+    user_parts,
+    within_limits,
 )
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ class UserBatch:
     """Sparse (n, n_pool): weights of each person's nearest people, summing to 1."""
     vectors: UserVectors
     interests: Floats | None
-    """Unit vectors (n, interests, dim) of the sequence model; None where the population has none."""
+    """Unit vectors (n, dim) of the sequence model; None where the population has none."""
 
     @property
     def n(self) -> int:

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.learn.features.collaborative import PURCHASE_HALF_LIFE_DAYS, UserBatch
-from recllm.learn.features.weighted_sums import WeightedSums
+from recllm.shop.data.catalogue import FIRST_SALES_DAYS, GROUPINGS, VOTED, size_of
 from recllm.shop.data.dataset import DAY
-from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, decay, distinct, padded
-from recllm.shop.data.item_groups import FIRST_SALES_DAYS, GROUPINGS, VOTED, size_of
+from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, WeightedSums, decay, distinct, padded
 
 NEVER_DAYS = 730.0  # stands for the days since something that never happened
 LIFT_LIMIT = 4.0  # of log ratios of neighbours to all users

@@ -31,9 +31,9 @@ from recllm.learn.features.group_features import (
     groupings_of,
     overdue,
 )
+from recllm.shop.data.catalogue import GROUPINGS
 from recllm.shop.data.dataset import DAY
 from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, decay, of_actions, padded, visits
-from recllm.shop.data.item_groups import GROUPINGS
 
 BROWSING_HALF_LIFE_DAYS = 14.0  # of an event in the features of views: such wishes are short-lived
 NOVELTY_WINDOW_DAYS = 56.0  # a user's share of first purchases is counted in it

@@ -58,8 +58,6 @@ class SequenceArguments(FrozenModel):
     """Blocks of the transformer."""
     attention_heads: Count = 2
     """Heads of each block."""
-    interests: Count = 1
-    """Vectors per user; the score takes a soft maximum over them."""
     max_length: Count = 50
     """Events of a user that are read, the latest ones; longer sequences are learned from in stretches."""
     dropout: Dropout = 0.3
@@ -149,7 +147,6 @@ class SequenceConfig:
     dim: int
     layers: int
     attention_heads: int
-    interests: int
     max_length: int
     dropout: float
     residual_dropout: float
@@ -230,24 +227,23 @@ class SequenceModel:
 
         item_vectors: the encoder's, of the further items, (n_new, text_dim).
         """
-        n_new, read = len(item_vectors), np.zeros((len(item_vectors), self.config.dim), np.float32)
-        bias = np.zeros(n_new, np.float32)
-        if self.config.text:
-            read = np.asarray(_linear(item_vectors, self.weights, "text"), np.float32)
-            bias = np.asarray(_linear(item_vectors, self.weights, "text_bias")[:, 0], np.float32)
+        n_new, weights = len(item_vectors), dict(self.weights)
+        for name in ("residual.weight", "bias.weight", "known"):
+            weights[name] = np.zeros((n_new, *weights[name].shape[1:]), weights[name].dtype)
+        further = SequenceModel.of(replace(self.config, n_items=n_new), weights, item_vectors, self.target)
         return replace(
             self,
-            read=np.concatenate([self.read, read]),
-            vectors=np.concatenate([self.vectors, unit(read)]),
-            bias=np.concatenate([self.bias, bias]),
+            read=np.concatenate([self.read, further.read]),
+            vectors=np.concatenate([self.vectors, further.vectors]),
+            bias=np.concatenate([self.bias, further.bias]),
         )
 
     def users(self, histories: Events, as_of: int, basics: Floats | None = None) -> Floats:
-        """Unit vectors (n, interests, dim) of users asked at `as_of` (epoch seconds), from their latest events."""
+        """Unit vectors (n, dim) of users asked at `as_of` (epoch seconds), from their latest events."""
         sequences, config = Sequences.of(histories, self.target, as_of), self.config
         stop = sequences.indptr[1:]
         start = np.maximum(sequences.indptr[:-1], stop - config.max_length)
-        users = np.zeros((sequences.n, config.interests, config.dim), np.float32)
+        users = np.zeros((sequences.n, config.dim), np.float32)
         by_length = np.argsort(stop - start, kind="stable")  # rows of one block are padded to its longest
 
         def encode(span: slice) -> None:
@@ -277,10 +273,7 @@ class SequenceModel:
         for layer in range(config.layers - 1):
             x = self._block(x, every, layer)
         # the last block's output at other tokens is not read
-        state = _layer_norm(self._block(x, last[:, None], config.layers - 1)[:, 0], w, "norm")
-        if config.interests > 1:
-            state = _linear(state, w, "split")
-        return unit(state.reshape(n * config.interests, config.dim)).reshape(n, config.interests, config.dim)
+        return unit(_layer_norm(self._block(x, last[:, None], config.layers - 1)[:, 0], w, "norm"))
 
     def _block(self, x: Floats, column: Ints, layer: int) -> Floats:
         """A block of the transformer at these columns of each row (n, m), (n, m, dim), from all tokens x."""
@@ -303,20 +296,18 @@ class SequenceModel:
         return state + _linear(inner, w, f"{name}.linear2")
 
     def score(self, users: Floats, pairs: Pairs) -> Floats:
-        """Logits (n_pairs,) of users' vectors (n, interests, dim) with the items of `pairs`."""
+        """Logits (n_pairs,) of users' vectors (n, dim) with the items of `pairs`."""
         logits = np.zeros(len(pairs.item), np.float32)
-        for user, interests in enumerate(users):
-            span = slice(pairs.indptr[user], pairs.indptr[user + 1])
+        for number, user in enumerate(users):
+            span = slice(pairs.indptr[number], pairs.indptr[number + 1])
             items = pairs.item[span]
-            logits[span] = _soft_maximum(interests @ self.vectors[items].T * self.scale, 0) + self.bias[items]
+            logits[span] = (user[None] @ self.vectors[items].T * self.scale)[0] + self.bias[items]
         return logits
 
     def catalogue(self, users: Floats, block: int = 16) -> Iterator[Floats]:
         """Logits of each user with every item, (n_items,), computed for a few users at a time."""
         for start in range(0, len(users), block):
-            span = users[start : start + block]
-            scaled = (span.reshape(-1, span.shape[2]) @ self.vectors.T) * self.scale
-            yield from _soft_maximum(scaled.reshape(*span.shape[:2], -1), 1) + self.bias
+            yield from (users[start : start + block] @ self.vectors.T) * self.scale + self.bias
 
 
 def _linear(x: Floats, weights: Mapping[str, NDArray[Any]], name: str) -> Floats:
@@ -327,14 +318,6 @@ def _layer_norm(x: Floats, weights: Mapping[str, NDArray[Any]], name: str) -> Fl
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     return np.asarray(centred / np.sqrt(variance + 1e-5) * weights[f"{name}.weight"] + weights[f"{name}.bias"])
-
-
-def _soft_maximum(logits: Floats, axis: int) -> Floats:
-    """Log of the summed exponentials."""
-    if logits.shape[axis] == 1:
-        return np.squeeze(logits, axis)
-    top = logits.max(axis=axis, keepdims=True)
-    return np.asarray(np.log(np.exp(logits - top).sum(axis=axis)) + np.squeeze(top, axis))
 
 
 def save_sequence_model(stored: SequenceWeights, folder: Path) -> None:
@@ -356,6 +339,8 @@ def load_sequence_model(folder: Path) -> SequenceWeights | None:
         return None
     with open_part(folder, PART, "an interest model") as (record, weights):
         target, ids = tuple(Action(a) for a in record["target"]), tuple(record["item_ids"])
+        if record["config"].pop("interests", 1) != 1:  # older models could have several vectors of a user
+            raise ValueError("it has several vectors of a user")
         config = SequenceConfig(**record["config"])
         shapes = {"residual.weight": (len(ids), config.dim), "bias.weight": (len(ids), 1), "known": (len(ids),)}
         shapes |= {"text.weight": (config.dim, config.text_dim), "place.weight": (config.max_length, config.dim)}

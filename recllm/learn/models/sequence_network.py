@@ -44,7 +44,7 @@ SORTED_BATCHES = 20
 
 
 class SequenceNetwork(nn.Module):
-    """score(user, item) = soft maximum over the person's vectors of cosine / temperature, + the item's bias.
+    """score(user, item) = cosine / temperature + the item's bias.
 
     Item = W text + residual, where the residual of a share of the items is dropped in each step, so that the text alone
     must carry them, as it does for an item without purchases. User = the causal transformer's state (SASRec,
@@ -71,7 +71,6 @@ class SequenceNetwork(nn.Module):
             )
             self.transformer = nn.TransformerEncoder(layer, c.layers, enable_nested_tensor=False)
             self.item_norm, self.norm, self.drop = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.Dropout(c.dropout)
-            self.split = nn.Linear(dim, dim * c.interests) if c.interests > 1 else nn.Identity()
             for embedding in (self.residual, self.action, self.gap, self.place):
                 nn.init.normal_(embedding.weight, std=0.02)
             nn.init.zeros_(self.bias.weight)
@@ -172,18 +171,9 @@ class SequenceNetwork(nn.Module):
         mask = torch.from_numpy(rng.integers(0, 2**16, x.shape, dtype=np.uint16) >= limit)
         return x * mask.to(torch.float32).mul_(2**16 / (2**16 - limit))
 
-    def users(self, states: Tensor) -> Tensor:
-        """Unit vectors of people, (n, interests, dim), from states (n, dim)."""
-        return functional.normalize(
-            self.split(states).view(len(states), self.config.interests, self.config.dim), dim=-1
-        )
-
     def logits(self, users: Tensor, vectors: Tensor, bias: Tensor) -> Tensor:
-        """(n, m) of people (n, interests, dim) and items (m, dim), (m,)."""
-        scaled, unit_vectors = users * self.log_scale.exp(), functional.normalize(vectors, dim=-1)
-        if self.config.interests == 1:
-            return torch.addmm(bias, scaled[:, 0], unit_vectors.T)
-        return torch.logsumexp(scaled @ unit_vectors.T, dim=1) + bias
+        """(n, m) of people (n, dim), unit vectors, and items (m, dim), (m,)."""
+        return torch.addmm(bias, users * self.log_scale.exp(), functional.normalize(vectors, dim=-1).T)
 
     def frozen(self, item_vectors: Floats, target: tuple[Action, ...]) -> SequenceModel:
         """The served form, with a copy of the weights; see `SequenceModel.of`."""
@@ -284,7 +274,7 @@ class SequenceLearner:
         """As of the time that has been learned, (n_items, dim)."""
         self.basics = basics
         self.args = args
-        same = {"dim", "layers", "attention_heads", "interests", "max_length", "dropout", "text"}
+        same = {"dim", "layers", "attention_heads", "max_length", "dropout", "text"}
         config = SequenceConfig(
             n_items=item_vectors.shape[0],
             text_dim=item_vectors.shape[1],
@@ -442,7 +432,7 @@ class SequenceLearner:
     def _users(
         self, vectors: Tensor, padded: PaddedSequences, batch: _SequenceBatch, rng: np.random.Generator | None = None
     ) -> Tensor:
-        return self.network.users(self.network.states(vectors, padded, batch.row, batch.column, rng))
+        return functional.normalize(self.network.states(vectors, padded, batch.row, batch.column, rng), dim=-1)
 
     def _padded(self, batch: _SequenceBatch) -> PaddedSequences:
         basics = None if self.basics is None else np.asarray(self.basics[batch.user], np.float32)

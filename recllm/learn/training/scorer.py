@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from recllm.base.errors import DataError
 from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
+from recllm.base.stats.probabilities import log_odds, logistic_line
 from recllm.base.stats.ranking import average, ndcg
 from recllm.learn.features.candidates import CandidateCounts
 from recllm.learn.features.pair_features import FEATURE_NAMES, HISTORY, NEWCOMER_FEATURES, SALES, SOLD_FEATURES, TIMED
@@ -27,11 +30,13 @@ from recllm.learn.models.scorer import Scorer, ScorerConfig, score_in_chunks
 from recllm.learn.models.scorer_network import ScorerNetwork
 from recllm.learn.models.sequence import SequenceArguments, SequenceModel
 from recllm.learn.models.sequence_network import learn_sequence_model
-from recllm.learn.training.calibration import calibrate, cold_start_weights, fit_item_offsets
 from recllm.learn.training.windows import PastWindows, Window, choose_target, window_starts
 from recllm.shop.data.dataset import DAY, Dataset, utc
 from recllm.shop.data.interactions import Floats, Ints, within_limits
 from recllm.text.encoder.hardware import workers
+
+if TYPE_CHECKING:
+    from recllm.learn.training.windows import Window
 
 NEW_ITEM_WINDOWS = 6  # past windows whose new items, which never sold before, are learned
 DISCOVERY_WEIGHT = 1.0  # of the loss over items that are new to the user; the loss over all weighs 1
@@ -49,7 +54,6 @@ each round whether to go on, and calibrate the probability."""
 MIN_VALIDATION_USERS = 30  # with fewer buyers the last round is used, and the metrics are called rough
 MIN_GAIN = 0.005  # of the summed NDCG; 300 users show no smaller difference than chance makes
 CALIBRATION_PRIOR = 10.0  # outcomes as strong as the pull of the probability's slope towards 1
-ITEM_CALIBRATION_PRIOR = 50.0  # expected purchases at which an item's own ratio weighs as much
 COLD_START_PRIOR = 1.0  # pull of the ranking for new users towards popularity
 
 Progress = Callable[[str], None]
@@ -74,8 +78,6 @@ class FittedScorer:
     notes: tuple[str, ...] = ()
     """What a reader of the figures should know, e.g. that browsing stood in for purchases."""
     interests: SequenceModel | None = None
-    item_offsets: Floats | None = None
-    """(n_items,), see `recllm.learn.training.calibration`; None without a calibration of items."""
 
 
 POPULARITY = "buyers_28"
@@ -136,15 +138,9 @@ def fit_scorer(
         warning = f"{WORSE_THAN_POPULAR} (NDCG@20 {reached:.4f} against {popular:.4f})"
         logger.warning("%s", warning)
         notes = (*notes, warning)
-    logit = predict(network, validation)
-    network.platt.copy_(torch.from_numpy(calibrate(logit, validation, CALIBRATION_PRIOR)))
-    offsets = None
-    if args.item_calibration:
-        probability = network.frozen().probability(logit)
-        offsets = fit_item_offsets(probability, validation, dataset, target, ITEM_CALIBRATION_PRIOR)
-    return FittedScorer(
-        network.frozen(), population, settings, history[best], tuple(history), notes, snapshots[-1], offsets
-    )
+    line = calibrate(predict(network, validation), validation, CALIBRATION_PRIOR)
+    network.platt.copy_(torch.from_numpy(line))
+    return FittedScorer(network.frozen(), population, settings, history[best], tuple(history), notes, snapshots[-1])
 
 
 def _sequence_models(
@@ -415,3 +411,53 @@ def list_quality(logit: Floats, window: Window) -> dict[str, float]:
         lists[window.user[listed], rank[listed]] = window.item[order[listed]]
         metrics[f"ndcg@{k}_{name}"] = float(np.nan_to_num(average(ndcg(lists, truth, k))))
     return metrics
+
+
+def calibrate(logit: Floats, window: Window, prior: float) -> Floats:
+    """Platt's slope and intercept (2,): the likeliest sigmoid of the logit (n_pairs,), by Newton's method.
+
+    Source: Platt 1999, with his smoothed targets. Sampled negatives weigh as much as they stand for. The slope is drawn
+    towards 1, the slope of a softmax that is right, as strongly as `prior` outcomes would draw it, so that a handful of
+    users cannot turn it round.
+    """
+    weight, label = np.exp(window.correction.astype(np.float64)), window.label
+    positives, negatives = label.sum(), weight[~label].sum()
+    target = np.where(label, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    rate = (label.sum() + 1) / (weight.sum() + 2)
+    start = (1.0, float(log_odds(rate) - np.average(logit, weights=weight)))
+    line = logistic_line(logit, target, weight, start=start, strength=(prior, 1e-3))
+    return np.array([max(line[0], 0.05), line[1]], np.float32)
+
+
+def cold_start_weights(windows: Sequence[Window], prior: float) -> NDArray[np.float64]:
+    """Weights of `NEWCOMER_FEATURES` and, last, the constant, (n + 1,), from windows of users without a history.
+
+    prior: pull of each weight towards popularity, the first weight to 1 and the others to 0. Popularity alone without
+    any window.
+    """
+    start = np.zeros(len(NEWCOMER_FEATURES) + 1)
+    start[0] = 1.0
+    if not windows:
+        return start
+    columns = [FEATURE_NAMES.index(name) for name in NEWCOMER_FEATURES]
+    x = np.concatenate([w.features[:, columns] for w in windows]).astype(np.float64)
+    label = np.concatenate([w.label for w in windows]).astype(np.float64)
+    return poisson(x, label, np.concatenate([w.correction for w in windows]).astype(np.float64), start, prior)
+
+
+def poisson(
+    x: NDArray[np.float64],
+    label: NDArray[np.float64],
+    log_weight: NDArray[np.float64],
+    start: NDArray[np.float64],
+    ridge: float,
+) -> NDArray[np.float64]:
+    """Weights and, last, the constant that minimise sum(exp(z + log_weight)) - sum(label z) + ridge towards `start`,
+    z = x w + b; the constant is free. x (n, d), label and log_weight (n,), start (d + 1,)."""
+    from sklearn.linear_model import PoissonRegressor
+
+    # what is learned is the distance from `start`, whose part of the rate weighs like the weight itself
+    weight = np.exp(log_weight + x @ start[:-1])
+    model = PoissonRegressor(alpha=2 * ridge / weight.sum(), solver="newton-cholesky", tol=1e-9)
+    model.fit(x, np.maximum(label, 1e-9) / weight, sample_weight=weight)  # a rate of 0 has no logarithm
+    return np.append(start[:-1] + model.coef_, model.intercept_)

@@ -20,11 +20,11 @@ from recllm.base.settings import CollaborativeSettings, ScorerTrainingSettings
 from recllm.base.stats.ranking import Truth
 from recllm.learn.features.candidates import CandidateCounts, Candidates, candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics, ask
+from recllm.learn.features.other_crowds import sample_statistics
 from recllm.learn.features.pair_features import FEATURE_NAMES, SALES, pair_cosine, pair_features
-from recllm.learn.features.scaled_crowd import sample_statistics
+from recllm.shop.data.catalogue import ItemGroups
 from recllm.shop.data.dataset import DAY, Dataset
 from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, of_actions
-from recllm.shop.data.item_groups import ItemGroups
 
 if TYPE_CHECKING:
     from recllm.learn.models.sequence import SequenceModel

@@ -21,7 +21,7 @@ from recllm.market.propensity.prediction import prediction_document
 from recllm.market.propensity.saved_effects import FOLDER as EFFECTS
 from recllm.market.propensity.saved_effects import effect_names, effects_of
 from recllm.recommend.recommender.person import person_profile
-from recllm.recommend.recommender.registry import mark_tainted, remove_tainted, taint_folder, taints, versions_since
+from recllm.recommend.recommender.registry import mark_tainted, remove_tainted, taints, versions_since
 from recllm.recommend.recommender.shop_recommender import open_recommender, tainted_until
 from recllm.recommend.recommender.shop_states import forget_in_states, remove_states
 from recllm.shop.workspace import personal_records as records
@@ -55,11 +55,12 @@ def _mark_learned(workspace: Workspace, people: records.ErasedPeople) -> records
         return records.Removed()
     first_load, loaded_at = min(number for number, _ in loaded), min(time for _, time in loaded)
     until, root = tainted_until(workspace, people.at), workspace.root
-    learned = mark_tainted(workspace.models_dir, first_load, loaded_at, at=people.at, use_until=until)
+    learned = versions_since(workspace.models_dir, first_load, loaded_at)
+    mark_tainted(workspace.models_dir, learned, at=people.at, use_until=until)
     marked = taints(workspace.models_dir)
     models = {version: marked[version].use_until for version in learned}
     if names := effect_names(workspace):
-        taint_folder(root / EFFECTS, names, at=people.at, use_until=until)
+        mark_tainted(root / EFFECTS, names, at=people.at, use_until=until)
         of_effects = taints(root / EFFECTS)
         models |= {f"{EFFECTS}/{name}": of_effects[name].use_until for name in names}
     for file in (MODEL_FILE, EARLIER_MODEL_FILE):

@@ -260,9 +260,7 @@ def _recommender_at(workspace: Workspace, model: Model, encoder: Encoder, showin
     everybody, locale = workspace.gate().dataset(Purpose.PERSONALISATION), workspace.settings.locale
     start = int(showings["timestamp"].min().timestamp())  # type: ignore[union-attr]
     then = Recommender(everybody.before(start), encoder, model=model, locale=locale).warm()
-    return Recommender(
-        everybody, encoder, model=model, locale=locale, population=then.population, item_offsets=then.item_offsets
-    )
+    return Recommender(everybody, encoder, model=model, locale=locale, population=then.population)
 
 
 def _own_slate(recommender: Recommender, showings: pl.DataFrame) -> tuple[Recommendation, ...]:

@@ -7,9 +7,7 @@ broken by sales of the last four weeks, then by item row, and rows stand in the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -224,122 +222,16 @@ def user_knn(
     return score
 
 
-def category_affinity(query: EvaluationQuery, items: Items, half_life_days: float | None = None) -> Score:
-    """How much the user bought in the item's narrowest category, as a decayed count; the same for all its items."""
-    from scipy.sparse import csr_array
-
-    counts = purchase_matrix(query.dataset, query.users, half_life_days)
-    path = query.dataset.items["category"].list.join(" > ").fill_null("")
-    group = (path.rank("dense") - 1).to_numpy().astype(np.int64)
-    shape = (len(group), int(group.max(initial=0)) + 1)
-    membership = csr_array((np.ones(len(group), np.float32), group, np.arange(len(group) + 1)), shape=shape)
-    return lambda block: np.asarray((counts[block] @ membership).toarray().take(group[items], axis=1))
-
-
 # --- by text -------------------------------------------------------------------------------------------------------
 
 
-def zero_shot(vectors: NDArray[np.float32], *, half_life_days: float | None = None, power: int | None = None) -> Ranker:
-    """Cosine of untrained text vectors (n_items, dim), unit rows; no learning at all.
-
-    The user is the mean of what they bought, weighted by decayed count (plain count without a half-life). With `power`
-    p the user stays a set: score = sum over bought items of weight * max(cos, 0)^p, so that one strong interest is not
-    averaged away.
-    """
+def zero_shot(vectors: NDArray[np.float32]) -> Ranker:
+    """Cosine of untrained text vectors (n_items, dim), unit rows, with the mean of what the user bought; no learning at
+    all."""
 
     def rank(query: EvaluationQuery) -> RankedLists:
-        items, counts = offered_items(query), purchase_matrix(query.dataset, query.users, half_life_days)
+        items, counts = offered_items(query), purchase_matrix(query.dataset, query.users, None)
         candidates = vectors[items]
-        if power is None:
-            return rank_in_blocks(query, items, lambda b: np.asarray((counts[b] @ vectors) @ candidates.T, np.float32))
-        block = max(BLOCK, 4_000_000 // max(1, len(items)))
-        return rank_in_blocks(query, items, lambda b: _set_score(counts[b], vectors, candidates, power), block=block)
+        return rank_in_blocks(query, items, lambda b: np.asarray((counts[b] @ vectors) @ candidates.T, np.float32))
 
     return rank
-
-
-def _set_score(counts: csr_array, vectors: NDArray[np.float32], candidates: NDArray[np.float32], power: int) -> Scores:
-    """Sums over each user's items, some candidates at a time, since bought items x candidates can be large."""
-    from scipy.sparse import csr_array
-
-    bought, column = np.unique(counts.indices, return_inverse=True)
-    counts = csr_array((counts.data, column, counts.indptr), shape=(counts.shape[0], len(bought)))
-    bought_vectors, scores = vectors[bought], np.empty((counts.shape[0], len(candidates)), np.float32)
-    for start in range(0, len(candidates), BLOCK):
-        base = np.maximum(bought_vectors @ candidates[start : start + BLOCK].T, 0.0)
-        # base ** power by squaring, twenty times as fast as numpy's power of floats
-        raised, exponent = base if power % 2 else np.ones_like(base), power
-        while exponent := exponent // 2:
-            base = base * base
-            raised = raised * base if exponent % 2 else raised
-        scores[:, start : start + BLOCK] = counts @ raised
-    return scores
-
-
-_WORD = re.compile(r"[^\W_]+")
-_HAN = re.compile(r"[㐀-鿿]")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TextIndex:
-    """BM25 weights of the distinct texts of a catalogue."""
-
-    text_of_item: NDArray[np.int64]
-    """(n_items,), row of each item's text among the distinct ones."""
-    weights: csr_array
-    """(n_texts, n_words)."""
-    words_of_items: csr_array
-    """(n_items, n_words), 1 where the word occurs in the item's text."""
-
-
-def bm25(texts: Sequence[str], *, half_life_days: float = 120.0, k1: float = 1.2, b: float = 0.75) -> Ranker:
-    """BM25 over item texts; the query is the text of everything the user bought, weighted by decayed count.
-
-    score(d) = sum over words w of query weight(w) * idf(w) * tf (k1 + 1) / (tf + k1 (1 - b + b |d| / mean |d|)), with
-    idf(w) = ln(1 + (N - n_w + 0.5) / (n_w + 0.5)) (Robertson and Zaragoza 2009). N counts distinct texts. texts: one
-    per item row.
-    """
-    index = index_texts(texts, k1=k1, b=b)
-
-    def scores(query: EvaluationQuery, items: Items) -> Score:
-        counts = purchase_matrix(query.dataset, query.users, half_life_days)
-        offered_texts, text_column = np.unique(index.text_of_item[items], return_inverse=True)
-        documents = index.weights[offered_texts].T.tocsr()
-
-        def score(block: NDArray[np.int64]) -> Scores:
-            query_words = counts[block] @ index.words_of_items
-            return np.asarray((query_words @ documents).toarray().take(text_column, axis=1))
-
-        return score
-
-    return rank_by(scores)
-
-
-def index_texts(texts: Sequence[str], *, k1: float, b: float) -> TextIndex:
-    """Each distinct text is cut and weighted once; the formula is in `bm25`."""
-    from scipy.sparse import csr_array
-
-    distinct, text_of_item = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
-    documents, number = [words(t) for t in distinct.tolist()], dict[str, int]()
-    columns = [number.setdefault(word, len(number)) for document in documents for word in document]
-    indptr = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
-    counts = csr_array(
-        (np.ones(len(columns), np.float32), np.array(columns, int), indptr), (len(documents), max(len(number), 1))
-    )
-    counts.sum_duplicates()
-    n, tf, in_texts = counts.shape[0], counts.data, np.diff(counts.tocsc().indptr)
-    idf = np.log1p((n - in_texts + 0.5) / (in_texts + 0.5))
-    length = counts.sum(axis=1)
-    norm = np.repeat(k1 * (1 - b + b * length / max(float(length.mean()), 1e-12)), np.diff(counts.indptr))
-    weights = counts.copy()
-    weights.data = (idf[counts.indices] * tf * (k1 + 1) / (tf + norm)).astype(np.float32)
-    return TextIndex(text_of_item=text_of_item, weights=weights, words_of_items=counts.sign()[text_of_item])
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words; Chinese has no spaces, so a run of Han characters becomes its overlapping pairs."""
-    cut: list[str] = []
-    for word in _WORD.findall(text.lower()):
-        pairs = _HAN.search(word) and len(word) > 2
-        cut.extend((word[i : i + 2] for i in range(len(word) - 1)) if pairs else [word])
-    return cut

@@ -1,7 +1,6 @@
-"""Does the serving model still fit its shop? Four checks, each with its figures and a verdict.
+"""Does the serving model still fit its shop? Three checks, each with its figures and a verdict.
 
 data drift    the log grew, its items are new, or categories, actions and prices are distributed otherwise
-score drift   the model's probabilities for recent users are distributed otherwise than at the end of its training
 calibration   what it promised for the latest complete window, against what was bought
 age           days since the end of what it learned from
 
@@ -9,17 +8,22 @@ Distributions are compared by the population stability index, sum((q - p) * log(
 symmetric Kullback-Leibler divergence. Without any change it still has a mean of about (bins - 1) * (1/n + 1/m) for
 samples of n and m (Yurdakul and Naranjo 2020), so it counts as drift only where it exceeds both its limit and the 95 %
 quantile of that chance. n and m are numbers of people, not of events: what one person does is no independent sample.
+
+The gate decides whether a challenger may serve: it and the serving model rank for the same people of a window that it
+never saw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.errors import DataError
 from recllm.base.schema import ACTION_CODE, Action
 from recllm.base.settings import RetrainingSettings
 from recllm.base.stats.intervals import ConfidenceInterval, bootstrap
@@ -32,11 +36,29 @@ from recllm.base.stats.probabilities import (
     stability_index,
 )
 from recllm.base.stats.ranking import Truth, hits
-from recllm.recommend.evaluation.protocols import ALL, EvaluationQuery, RankedLists
-from recllm.recommend.evaluation.recllm_system import served_system
-from recllm.recommend.recommender.lineage import CheckFigure, CheckKind, CheckVerdict, RetrainCheck
+from recllm.recommend.evaluation.protocols import (
+    ALL,
+    NEW,
+    OURS,
+    EvaluationQuery,
+    EvaluationWindow,
+    RankedLists,
+    next_purchases,
+)
+from recllm.recommend.evaluation.report import COMPARED, Report, SystemDifference, evaluate
+from recllm.recommend.evaluation.systems import served_system
+from recllm.recommend.recommender.lineage import (
+    CheckFigure,
+    CheckKind,
+    CheckVerdict,
+    GateComparison,
+    GateReason,
+    GateReport,
+    GateVerdict,
+    RetrainCheck,
+)
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.shop.data.dataset import DAY, Dataset, Events
+from recllm.shop.data.dataset import DAY, Dataset, Events, utc
 
 MAX_NEW_EVENTS = 0.2
 """As a share of those before. A choice: a log grown by a fifth moves the scorer more than another seed does."""
@@ -44,11 +66,10 @@ MAX_NEW_ITEMS = 0.2  # share of recent purchases of items first sold since; a ch
 MAX_STABILITY_INDEX = 0.25
 """Of categories, actions and prices; from .25 on a population counts as a different one (rule of thumb of credit
 scoring, Siddiqi 2006). What chance alone exceeds once in twenty times is never beyond."""
-MAX_SCORE_INDEX = 0.25  # of the probabilities of the serving model's lists; the same source
 MAX_CALIBRATION_RATIO = 1.5
 """Purchases over expected ones, or the reverse. A choice: a budget by the probabilities is off by half."""
 CALIBRATION_SLOPE = (0.5, 2.0)  # of the outcomes over the logits; 1 is right (Cox 1958). A choice
-SAMPLE_USERS = 500  # users, drawn by the seed, whose lists show scores and calibration
+SAMPLE_USERS = 500  # users, drawn by the seed, whose lists show the calibration
 MIN_PEOPLE = 30  # on either side of a comparison; fewer show nothing
 
 LIST_LENGTH = 20
@@ -89,48 +110,18 @@ def data_drift(dataset: Dataset, trained_until: int, end: int, settings: Retrain
     people = min(_n_people(reference), _n_people(recent))
     growth = len(since) / len(before) if len(before) else None
     figures = {"new_events": _above(growth, MAX_NEW_EVENTS)}
-    figures["new_items"] = _above(_share_of_new_items(acted, trained_until, end, length), MAX_NEW_ITEMS)
+    figures["new_items"] = _above(share_of_new_items(acted, trained_until, end, length), MAX_NEW_ITEMS)
     parts = (reference, recent)
     prices = [period.of(Action.PURCHASE).price for period in parts]
     bins = {
-        "categories": _category_counts(dataset, *(period.of(Action.PURCHASE) for period in parts)),
+        "categories": category_counts(dataset, *(period.of(Action.PURCHASE) for period in parts)),
         "actions": _counts(*(period.action for period in parts)),
         "prices": quantile_counts(*(price[np.isfinite(price)].astype(np.float64) for price in prices)),
     }
     for name, (counts, later_counts) in bins.items():
         sizes = (_n_people(reference), _n_people(recent))
-        figures[name] = _stability(counts, later_counts, sizes, MAX_STABILITY_INDEX, MIN_PEOPLE)
+        figures[name] = stability_figure(counts, later_counts, sizes, MAX_STABILITY_INDEX, MIN_PEOPLE)
     return RetrainCheck(kind=CheckKind.DATA_DRIFT, verdict=verdict(figures), figures=figures, people=people)
-
-
-def score_drift(
-    at: Callable[[int], Recommender],
-    trained_until: int,
-    end: int,
-    users: NDArray[np.bool_],
-    settings: RetrainingSettings,
-    rng: np.random.Generator,
-) -> RetrainCheck:
-    """The probabilities in recent users' lists as of `end` against those as of `trained_until`, epoch seconds.
-
-    at: the serving model over the log before a time. users: (n_users,), who may be looked at; of those with an event
-    in the window before each of the two times a sample is drawn. index: stability index in tenths of the earlier
-    probabilities. mean_before, mean_now: of the probabilities, for the reader.
-    """
-    probabilities, sizes = [], []
-    for time in (trained_until, end):
-        recommender = at(time)
-        events = _between(recommender.dataset.events, time - settings.window_days * DAY, time)
-        rows = _sample(np.flatnonzero((np.diff(events.indptr) > 0) & users), SAMPLE_USERS, rng)
-        lists = top_lists(recommender, rows)
-        probability = lists.probabilities
-        probabilities.append(np.zeros(0) if probability is None else probability[lists.items >= 0].astype(np.float64))
-        sizes.append(len(rows))
-    counts = quantile_counts(*probabilities)
-    figures = {"index": _stability(*counts, (sizes[0], sizes[1]), MAX_SCORE_INDEX, MIN_PEOPLE)}
-    for name, values in zip(("mean_before", "mean_now"), probabilities, strict=True):
-        figures[name] = CheckFigure(value=float(values.mean()) if len(values) else None)
-    return RetrainCheck(kind=CheckKind.SCORE_DRIFT, verdict=verdict(figures), figures=figures, people=min(sizes))
 
 
 def calibration_check(
@@ -154,7 +145,8 @@ def calibration_check(
     """
     model, start = recommender.model, recommender.dataset.as_of
     horizon_end = start + (model.horizon_days if model else 0) * DAY
-    rows = _sample(np.flatnonzero((np.diff(recommender.dataset.events.indptr) > 0) & users), SAMPLE_USERS, rng)
+    active = np.flatnonzero((np.diff(recommender.dataset.events.indptr) > 0) & users)
+    rows = np.sort(rng.permutation(active)[:SAMPLE_USERS]).astype(np.int64)
     unknown = RetrainCheck(
         kind=CheckKind.CALIBRATION,
         verdict=CheckVerdict.UNKNOWN,
@@ -191,7 +183,9 @@ def calibration_check(
         "ratio": (1 / MAX_CALIBRATION_RATIO, MAX_CALIBRATION_RATIO),
     }
     earlier = reference.figures if reference else {}
-    figures = {name: _interval_figure(measured[name], *_widened(limits[name], earlier.get(name))) for name in measured}
+    figures = {
+        name: interval_figure(measured[name], *widened_limits(limits[name], earlier.get(name))) for name in measured
+    }
     return RetrainCheck(kind=CheckKind.CALIBRATION, verdict=verdict(figures), figures=figures, people=len(rows))
 
 
@@ -212,7 +206,7 @@ def top_lists(recommender: Recommender, rows: Users) -> RankedLists:
     return served_system(recommender).rank(query)
 
 
-def _widened(
+def widened_limits(
     limits: tuple[float | None, float | None], earlier: CheckFigure | None
 ) -> tuple[float | None, float | None]:
     """Limits between which the whole interval of the earlier figure lies, too: beyond them is only what is clearly
@@ -227,7 +221,7 @@ def _above(value: float | None, limit: float) -> CheckFigure:
     return CheckFigure(value=value, upper_limit=limit, is_beyond=value is not None and value > limit)
 
 
-def _interval_figure(interval: ConfidenceInterval, lower: float | None, upper: float | None) -> CheckFigure:
+def interval_figure(interval: ConfidenceInterval, lower: float | None, upper: float | None) -> CheckFigure:
     values = (interval.value, interval.low, interval.high)
     mean, low, high = (value if np.isfinite(value) else None for value in values)
     is_below = lower is not None and high is not None and high < lower
@@ -237,7 +231,7 @@ def _interval_figure(interval: ConfidenceInterval, lower: float | None, upper: f
     )
 
 
-def _stability(
+def stability_figure(
     counts: NDArray[np.integer], later: NDArray[np.integer], sizes: tuple[int, int], limit: float, min_people: int
 ) -> CheckFigure:
     """Stability index of two rows of counts. sizes: people behind each."""
@@ -254,11 +248,7 @@ def _n_people(events: Events) -> int:
     return int((np.diff(events.indptr) > 0).sum())
 
 
-def _sample(rows: NDArray[np.integer], size: int, rng: np.random.Generator) -> Users:
-    return np.sort(rng.permutation(rows)[:size]).astype(np.int64)
-
-
-def _share_of_new_items(events: Events, trained_until: int, end: int, length: int) -> float | None:
+def share_of_new_items(events: Events, trained_until: int, end: int, length: int) -> float | None:
     """Of the purchases since `trained_until`, of the last `length` seconds at most; 0 where nothing came after."""
     if end <= trained_until:
         return 0.0
@@ -273,9 +263,7 @@ def _counts(reference: NDArray[Any], recent: NDArray[Any]) -> tuple[NDArray[np.i
     return np.bincount(first, minlength=len(values)), np.bincount(second, minlength=len(values))
 
 
-def _category_counts(
-    dataset: Dataset, reference: Events, recent: Events
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def category_counts(dataset: Dataset, reference: Events, recent: Events) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Purchases by the first step of the category's path; rare ones together."""
     names = dataset.items["category"].list.first().fill_null("")
     codes = names.cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
@@ -285,3 +273,131 @@ def _category_counts(
         return counts
     first, second = (np.append(column[~rare], column[rare].sum()) for column in counts)
     return first, second
+
+
+MAX_COVERAGE_LOSS = 0.3
+"""A challenger's lists may show so much less of the items on offer, as a share of what the serving model's show."""
+
+K = 20
+SERVING = "serving"
+"""The serving model's name in the report."""
+IDEAL = {"ece": 0.0, "slope": 1.0, "ratio": 1.0}
+"""What a calibration's figures should be."""
+
+
+def gate_window(dataset: Dataset, start: int, end: int, users: NDArray[np.bool_]) -> EvaluationWindow | None:
+    """Purchases with start <= at < end (epoch seconds) of these users, (n_users,), in ALL and NEW; None without any."""
+    days = (end - start) // DAY
+    try:
+        window = next_purchases(dataset, start=start, end=end, protocol=f"retrain-last{days}", slices=(ALL, NEW))
+    except DataError:
+        return None
+    parts = []
+    for segment in window.slices:
+        rows = np.flatnonzero(users[segment.users])
+        parts += [replace(segment, users=segment.users[rows], truth=segment.truth.rows(rows))] if len(rows) else []
+    return replace(window, slices=tuple(parts)) if parts else None
+
+
+def judge(
+    window: EvaluationWindow | None,
+    challenger: Recommender,
+    serving: Recommender,
+    calibrations: tuple[RetrainCheck, RetrainCheck],
+    *,
+    period: tuple[int, int],
+    serving_until: int,
+    settings: RetrainingSettings,
+    seed: int,
+) -> GateReport:
+    """The verdict on a challenger and why.
+
+    window: what both are asked; None where no one bought. challenger, serving: both models as of its start.
+    calibrations: of the challenger and of the serving model in it. period: its start and end, serving_until: the end of
+    what the serving model learned from; epoch seconds. seed: of the bootstrap.
+    """
+    start, end = period
+    comparisons: tuple[GateComparison, ...] = ()
+    coverage: tuple[float | None, float | None] = (None, None)
+    if window is not None:
+        systems = {OURS: served_system(challenger), SERVING: served_system(serving)}
+        report = evaluate(window, systems, k=K, seed=seed)
+        comparisons = tuple(gate_comparisons(report, window, settings))
+        coverage = tuple(report.systems[name][ALL].get(f"coverage@{K}") for name in (OURS, SERVING))  # type: ignore[assignment]
+    against, uncertain = objections(comparisons, calibrations, coverage, settings)
+    refused = (*against, *(uncertain if settings.when_uncertain == "keep" else ()))
+    is_better = any(comparison.low > 0 for comparison in comparisons)
+    return GateReport(
+        verdict=GateVerdict.REFUSED if refused else GateVerdict.PASSED,
+        reasons=refused or uncertain or (GateReason.BETTER if is_better else GateReason.NOT_WORSE,),
+        window_start=utc(start).isoformat(),
+        window_end=utc(end).isoformat(),
+        comparisons=comparisons,
+        serving_seen_days=max(0, min(serving_until, end) - start) / DAY,
+        challenger_coverage=coverage[0],
+        serving_coverage=coverage[1],
+        challenger_calibration=calibrations[0],
+        serving_calibration=calibrations[1],
+    )
+
+
+def objections(
+    comparisons: tuple[GateComparison, ...],
+    calibrations: tuple[RetrainCheck, RetrainCheck],
+    coverage: tuple[float | None, float | None],
+    settings: RetrainingSettings,
+) -> tuple[tuple[GateReason, ...], tuple[GateReason, ...]]:
+    """What speaks against a challenger, and what leaves it uncertain; both empty where nothing does.
+
+    calibrations, coverage: of the challenger and of the serving model.
+    """
+    against, uncertain = list[GateReason](), list[GateReason]()
+    judged = [comparison for comparison in comparisons if comparison.people >= MIN_PEOPLE]
+    if any(comparison.high < 0 for comparison in judged):
+        against.append(GateReason.WORSE)
+    elif any(comparison.low <= -comparison.margin for comparison in judged):
+        uncertain.append(GateReason.NOT_PROVEN)
+    if not judged:
+        uncertain.append(GateReason.TOO_FEW_PEOPLE)
+    ours, theirs = calibrations
+    if any(is_farther_off(ours.figures[name], theirs.figures[name], ideal) for name, ideal in IDEAL.items()):
+        against.append(GateReason.MISCALIBRATED)
+    challenger, serving = coverage
+    if challenger is not None and serving is not None and challenger < serving * (1 - MAX_COVERAGE_LOSS):
+        against.append(GateReason.NARROW)
+    return tuple(against), tuple(uncertain)
+
+
+def is_farther_off(ours: CheckFigure, theirs: CheckFigure, ideal: float) -> bool:
+    """Whether our whole interval is beyond its limits and farther from the ideal value than theirs."""
+    if not ours.is_beyond or ours.low is None or ours.high is None:
+        return False
+    nearest = ours.low if ours.low > ideal else ours.high
+    return theirs.value is None or _miss(nearest, ideal) > _miss(theirs.value, ideal)
+
+
+def _miss(value: float, ideal: float) -> float:
+    """How far off a calibration error (ideally 0), or a slope or ratio (ideally 1), is."""
+    return value if ideal == 0 else float(abs(np.log(max(value, 1e-9) / ideal)))
+
+
+def gate_comparisons(report: Report, window: EvaluationWindow, settings: RetrainingSettings) -> list[GateComparison]:
+    metric = f"{COMPARED[0]}@{K}"
+    differences: dict[str, SystemDifference] = {d.slice: d for d in report.differences if d.metric == metric}
+    lines = []
+    for segment in window.slices:
+        difference, served = differences[segment.name], report.systems[SERVING][segment.name][metric]
+        lines.append(
+            GateComparison(
+                slice=segment.name,
+                metric=metric,
+                people=len(segment.users),
+                challenger=report.systems[OURS][segment.name][metric],
+                serving=served,
+                difference=difference.mean,
+                low=difference.low,
+                high=difference.high,
+                margin=settings.margin * served,
+            )
+        )
+    return lines

@@ -26,6 +26,9 @@ from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.shop.data.interactions import Pairs
 from recllm.shop.data.order import HORIZON_DAYS
 
+OURS = "recllm"
+"""Name of our system in a comparison."""
+
 ALL, NEW, COLD, NOHISTORY, MASKED, UNMASKED = "ALL", "NEW", "COLD", "NOHISTORY", "MASKED", "UNMASKED"
 
 SLICES = {
@@ -135,8 +138,6 @@ class EvaluationWindow:
     """The end of the window, epoch seconds."""
     data_hash: str
     note: str = ""
-    retained: int | None = None
-    """Users known before who buy anything in the window; None where the log has no times."""
 
     def slice(self, name: str) -> Slice:
         for segment in self.slices:
@@ -192,7 +193,6 @@ def next_purchases(
         until=end,
         note=note,
         data_hash=dataset.before(end).data_hash(),
-        retained=int((buys & (np.diff(future.indptr) > 0)).sum()),
     )
 
 
@@ -231,8 +231,7 @@ def make_slices(
             counts &= hidden[future.user]
         items = np.unique(future.item[~sold[future.item]]) if name == COLD else np.flatnonzero(offered)
         events = future.select(counts)
-        spent = np.nan_to_num(events.price.astype(np.float64)) * events.quantity
-        truth = Truth.from_pairs(events.user, events.item, len(users), spent)
+        truth = Truth.from_pairs(events.user, events.item, len(users))
         rows = np.flatnonzero(truth.sizes > 0)
         segment = Slice(
             name=name,

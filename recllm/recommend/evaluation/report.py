@@ -1,39 +1,43 @@
 """Runs systems over a window and keeps what came out: JSON for programs, a table for people.
 
-What is measured of the lists of a slice is also measured of subgroups, read off the same lists. Items (HEAD, TAIL) and
-users (LIGHT, HEAVY) are cut in two for the window's first slice of items that were sold before: ALL by time, the first
-of MASKED and UNMASKED elsewhere.
+What is measured of the lists of a slice is also measured of subgroups, read off the same lists: items are cut in two
+(HEAD, TAIL) for the window's first slice of items that were sold before, ALL by time, the first of MASKED and UNMASKED
+elsewhere.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.schema import Action, html_table
+from recllm.base.files import write_whole
+from recllm.base.schema import html_table
 from recllm.base.stats import probabilities, ranking
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.base.stats.ranking import Rankings, Truth, Values
 from recllm.recommend.evaluation.baselines import buyers
-from recllm.recommend.evaluation.protocols import COLD, SLICES, EvaluationWindow, RankedLists, Slice, System
-from recllm.recommend.evaluation.recllm_system import OURS
-from recllm.recommend.evaluation.record import load_lists, logger, provenance, run_key, save_lists, write_record
+from recllm.recommend.evaluation.protocols import COLD, OURS, SLICES, EvaluationWindow, RankedLists, Slice, System
 from recllm.shop.data.dataset import utc
+from recllm.text.encoder.hardware import usable_cores
 
-HEAD, TAIL, LIGHT, HEAVY = "HEAD", "TAIL", "LIGHT", "HEAVY"
+HEAD, TAIL = "HEAD", "TAIL"
 
 SUBGROUPS = {
     HEAD: "judged by what people took of the fifth of the items with most buyers before",
     TAIL: "judged by what people took of the other items",
-    LIGHT: "people with at most the median number of purchases before",
-    HEAVY: "people with more",
 }
 
 HEAD_SHARE = 0.2
@@ -144,16 +148,11 @@ def evaluate(
     ks: Sequence[int] = (),
     seed: int = 0,
     draws: int = 1000,
-    vectors: NDArray[np.float32] | None = None,
-    resume: Path | None = None,
 ) -> Report:
     """Asks every system every slice it plays in, and compares recllm with each of the others person by person.
 
-    k: length of the lists that are compared. ks: further lengths, at which everything is measured as well.
-    vectors: (n_items, dim), unit rows, for intra-list diversity. `seed` is the bootstrap's; systems have their own.
-    resume: a folder that holds the lists of each system that has finished, so that a run that was interrupted goes on
-    with the next one. They count only for the same data, settings, versions and source. They are about people, by row:
-    the caller deletes the folder when the report is written.
+    k: length of the lists that are compared. ks: further lengths, at which everything is measured as well. `seed` is
+    the bootstrap's; systems have their own.
     """
     began, sold = time.perf_counter(), buyers(window.fit_on, None)
     groups, main = subgroups(window, sold), f"{COMPARED[0]}@{k}"
@@ -163,13 +162,14 @@ def evaluate(
     spent: dict[str, float] = {}
     for number, (name, system) in enumerate(systems.items(), 1):
         logger.info("%s: system %d of %d on %s", name, number, len(systems), window.protocol)
-        spent[name], lists = _ranked(window, name, system, lengths[-1], resume)
-        for segment in window.slices:
-            if segment.name not in lists:
-                continue
+        started = time.perf_counter()
+        segments = [segment for segment in window.slices if system.slices is None or segment.name in system.slices]
+        lists = {segment.name: system.rank(window.query(segment, lengths[-1])) for segment in segments}
+        spent[name] = round(time.perf_counter() - started, 2)
+        for segment in segments:
             for length in lengths:
                 top, of_part = lists[segment.name].top(length), groups[segment.name]
-                for group, people, figures in measure(top, segment, of_part, length, window, sold, vectors):
+                for group, people, figures in measure(top, segment, of_part, length):
                     values.setdefault((name, group), {}).update(people)
                     finite = {m: round(v, 6) for m, v in figures.items() if np.isfinite(v)}
                     scores.setdefault(name, {}).setdefault(group, {}).update(finite)
@@ -190,36 +190,6 @@ def evaluate(
         differences=differences,
         extra={"best_peers": best, **_about(window, groups, systems, k, lengths), "system_seconds": spent, **source},
     )
-
-
-def _ranked(
-    window: EvaluationWindow, name: str, system: System, k: int, resume: Path | None
-) -> tuple[float, dict[str, RankedLists]]:
-    """Seconds that the system took, and its lists on each slice it plays in."""
-    parts = [segment for segment in window.slices if system.slices is None or segment.name in system.slices]
-    if resume is not None:
-        path = resume / f"{window.protocol}-{name}.npz"
-        key = run_key(
-            data=window.data_hash, protocol=window.protocol, k=k, settings=dict(system.settings),
-            slices={segment.name: _split_key(window, segment) for segment in parts},
-        )  # fmt: skip
-        if (saved := load_lists(path, key)) is not None:
-            logger.info("%s: finished before, taken from %s", name, path)
-            return saved
-    start = time.perf_counter()
-    lists = {segment.name: system.rank(window.query(segment, k)) for segment in parts}
-    seconds = round(time.perf_counter() - start, 2)
-    if resume is not None:
-        save_lists(path, key, seconds, lists)
-    return seconds, lists
-
-
-def _split_key(window: EvaluationWindow, segment: Slice) -> str:
-    """Hash of what was learned from, who is asked and what they bought: another split of a log has other lists."""
-    events, digest = window.fit_on.events, sha256()
-    for column in (events.indptr, events.item, events.at, segment.users, segment.truth.indptr, segment.truth.item):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()
 
 
 def _about(
@@ -272,79 +242,36 @@ def subgroups(window: EvaluationWindow, sold: NDArray[np.integer]) -> dict[str, 
         order = main.items[np.argsort(-sold[main.items], kind="stable")]
         head = np.zeros(len(sold), dtype=bool)
         head[order[: int(np.ceil(HEAD_SHARE * len(order)))]] = True
-        bought = np.diff(window.dataset.events.of(Action.PURCHASE).indptr)[main.users]
-        heavy = bought > np.median(bought)
-        truths = {HEAD: main.truth.select(head[main.truth.item]), TAIL: main.truth.select(~head[main.truth.item])}
-        rows = {name: np.flatnonzero(truth.sizes > 0) for name, truth in truths.items()}
-        rows |= {LIGHT: np.flatnonzero(~heavy), HEAVY: np.flatnonzero(heavy)}
-        groups[main.name] += [
-            Subgroup(name=name, slice=main.name, rows=users, truth=truths.get(name, main.truth).rows(users))
-            for name, users in rows.items()
-            if len(users)
-        ]
+        for name, is_in in ((HEAD, head), (TAIL, ~head)):
+            truth = main.truth.select(is_in[main.truth.item])
+            if len(users := np.flatnonzero(truth.sizes > 0)):
+                groups[main.name].append(Subgroup(name=name, slice=main.name, rows=users, truth=truth.rows(users)))
     return groups
 
 
 def measure(
-    lists: RankedLists,
-    segment: Slice,
-    groups: list[Subgroup],
-    k: int,
-    window: EvaluationWindow,
-    sold: NDArray[np.int64],
-    vectors: NDArray[np.float32] | None,
+    lists: RankedLists, segment: Slice, groups: list[Subgroup], k: int
 ) -> Iterator[tuple[str, dict[str, Values], dict[str, float]]]:
     """Name, values per person and figures of each of the slice's `groups`.
 
-    Over lists, money and probabilities only the whole slice has figures. sold: buyers of each item before, (n_items,).
-    vectors: (n_items, dim), unit rows, for intra-list diversity.
+    Over all lists and their probabilities only the whole slice has figures, and what the system gave.
     """
     for group in groups:
         items = lists.items[group.rows]
         values = {f"{name}@{k}": metric(items, group.truth, k) for name, metric in PER_PERSON.items()}
         figures = {name: ranking.average(value) for name, value in values.items()}
-        if group.truth.value is not None and group.truth.value.any():  # of the money spent on what counts as truth
-            figures[f"revenue_recall@{k}"] = ranking.average(ranking.value_recall(items, group.truth, k))
-            figures[f"spend_covered@{k}"] = ranking.spend_covered(items, group.truth, k)
         if group.name == segment.name:
-            figures |= _of_lists(lists, segment, k, window, sold, vectors)
+            figures[f"coverage@{k}"] = ranking.coverage(items, len(segment.items), k)
+            figures[f"gini@{k}"] = ranking.gini(items, len(segment.items), k)
+            if lists.probabilities is not None:
+                bought = ranking.hits(items, segment.truth, k)[items >= 0]
+                probability = lists.probabilities[items >= 0]
+                # whether "at least 0.5" and "bought" agree
+                figures["accuracy@0.5"] = probabilities.accuracy(probability, bought)
+                figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
+                figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
+                figures |= lists.figures
         yield group.name, values, figures
-
-
-def _of_lists(
-    answer: RankedLists,
-    segment: Slice,
-    k: int,
-    window: EvaluationWindow,
-    sold: NDArray[np.int64],
-    vectors: NDArray[np.float32] | None,
-) -> dict[str, float]:
-    """Figures of all lists together, of their probabilities over the listed pairs, and those that the system gave."""
-    lists = answer.items
-    figures = {
-        f"coverage@{k}": ranking.coverage(lists, len(segment.items), k),
-        f"gini@{k}": ranking.gini(lists, len(segment.items), k),
-    }
-    if sold[segment.items].any():
-        # ranks among the items of the slice, so that never-sold rows of the dataset do not stretch the scale
-        position = np.searchsorted(segment.items, np.maximum(lists, 0)).astype(np.int32)
-        positions = np.where(lists >= 0, position, -1)
-        figures[f"mean_popularity@{k}"] = ranking.mean_popularity(lists, sold, k)
-        figures[f"popularity_rank@{k}"] = ranking.popularity_rank(positions, sold[segment.items], k)
-        figures[f"novelty@{k}"] = ranking.novelty(lists, sold, window.fit_on.n_users, k)
-    if vectors is not None:
-        figures[f"diversity@{k}"] = ranking.average(ranking.diversity(lists, vectors, k))
-    if window.retained and not segment.hidden and segment.truth.value is not None and segment.truth.value.any():
-        figures[f"retained_reached@{k}"] = ranking.retained_reached(lists, segment.truth, k, window.retained)
-    if answer.probabilities is not None:
-        bought = ranking.hits(lists, segment.truth, k)[lists >= 0]
-        probability = answer.probabilities[lists >= 0]
-        # whether "at least 0.5" and "bought" agree
-        figures["accuracy@0.5"] = probabilities.accuracy(probability, bought)
-        figures[f"probability@{k}"] = float(probability.mean()) if len(probability) else float("nan")
-        figures[f"ece@{k}"] = probabilities.calibration_error(probability, bought)
-        figures |= answer.figures
-    return figures
 
 
 # --- ours and the peers ----------------------------------------------------------------------------------------------
@@ -378,3 +305,49 @@ def system_differences(
         for (peer, metric), gap in zip(pairs, intervals, strict=True):
             mean, low, high = (round(v, 6) for v in (gap.value, gap.low, gap.high))
             yield SystemDifference(ours=OURS, peer=peer, slice=segment, metric=metric, mean=mean, low=low, high=high)
+
+
+logger = logging.getLogger("recllm.evaluation")
+
+PACKAGE = Path(__file__).resolve().parents[2]
+LIBRARIES = ("recllm", "numpy", "scipy", "polars", "torch", "transformers", "lightgbm", "implicit")
+"""Libraries that can move a figure."""
+
+
+def provenance() -> dict[str, Any]:
+    """What every record holds: the commit (None without a checkout), the machine, the versions of libraries."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "recllm")),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hash_scheme": "sha256-columns",
+        "hardware": {"cores": usable_cores(), "machine": platform.machine(), "system": platform.system()},
+        "versions": versions(),
+    }
+
+
+def versions(*others: str) -> dict[str, str]:
+    """Of Python, of `LIBRARIES` and of other packages, as far as they are installed."""
+    numbers = {"python": platform.python_version()}
+    for name in (*LIBRARIES, *others):
+        try:
+            numbers[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return numbers
+
+
+def _git(*arguments: str) -> str | None:
+    git = which("git")
+    if git is None or not (PACKAGE.parent / ".git").exists():
+        return None
+    command = [git, "-C", str(PACKAGE.parent), *arguments]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return process.stdout.strip() if process.returncode == 0 else None
+
+
+def write_record(record: Mapping[str, Any], path: str | Path) -> None:
+    """As JSON. Raises `ValueError` for a NaN, which is no JSON."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

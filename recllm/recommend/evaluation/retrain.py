@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,10 +38,10 @@ from recllm.recommend.recommender.lineage import (
     Lineage,
     Origin,
     RetrainCheck,
+    Taint,
 )
 from recllm.recommend.recommender.registry import (
     DecisionKind,
-    Taint,
     VersionDecision,
     decisions,
     promote,
@@ -64,7 +63,7 @@ from recllm.shop.workspace.workspace import Workspace, log_end, present
 
 if TYPE_CHECKING:
     from recllm.learn.training.lora.tune import TunedEncoder
-    from recllm.recommend.evaluation.recllm_system import TrainingRecipe
+    from recllm.recommend.evaluation.systems import TrainingRecipe
     from recllm.recommend.recommender.recommender import Recommender
     from recllm.recommend.recommender.saved_model import Model
 
@@ -161,128 +160,126 @@ def retrain(
     due, another is trained privately, and no gate judges it: drift and comparisons are figures of the log, and would
     disclose customers. Then `PolicyError` where the budget is spent.
     """
-    from recllm.recommend.recommender.saved_model import lineage_of
-
-    started, tell, erased = time.monotonic(), progress or logger.info, workspace.store().tombstones()
+    started, as_of, limits = time.monotonic(), present(workspace, now), workspace.settings.retraining
+    task = _Task(workspace, now, if_due, seed, encoder, progress or logger.info)
     with lock_file(workspace.models_dir / LOCK, wait_seconds=0.0):
         parent = serving(workspace.models_dir)
-        lineage = next(
-            (manifest.lineage for manifest in versions(workspace.models_dir) if manifest.version == parent), None
-        )
+        manifests = {manifest.version: manifest for manifest in versions(workspace.models_dir)}
+        lineage = None if parent is None or parent not in manifests else manifests[parent].lineage
         if parent is not None and lineage is not None and (lineage.privacy or workspace.settings.privacy.required):
-            options: dict[str, Any] = {"if_due": if_due, "needed": needed, "progress": tell}
-            return _retrain_privately(workspace, parent, lineage, now=now, seed=seed, encoder=encoder, **options)
-        refuse_without_privacy(workspace.settings)
-        if parent is not None and usable_version(workspace) is None:
-            tell(
-                f"{parent} may not be used any more, so there is nothing to compare with: a model is trained by itself"
+            decided = retrain_privately(task, parent, lineage)
+        else:
+            refuse_without_privacy(workspace.settings)
+            is_unusable = parent is not None and usable_version(workspace) is None
+            decided = replace_ended(task, str(parent)) if is_unusable else retrain_gated(task)
+        removed: list[str] = []
+        if decided.challenger is not None:
+            removed = remove_old(
+                workspace.models_dir, refused=REFUSED_VERSIONS, retrained=limits.retrained_versions, needed=needed
             )
-            return _replacement(workspace, parent, now=now, seed=seed, encoder=encoder, needed=needed, progress=tell)
-        served = served_model(workspace, now=now, seed=seed, encoder=encoder)
-        taint = taints(workspace.models_dir).get(str(served.model.version))
-        tell(f"checks of {served.model.version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
-        checks = (*served.checks(), _erasure_check(taint is not None))
-        due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
-        tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
-        challenger, gate, removed = None, None, tuple[str, ...]()
-        outcome = RetrainOutcome.NOT_DUE if not due else RetrainOutcome.TOO_EARLY
-        is_early = served.end - max(served.until, last_window_end(workspace)) < served.settings.min_days * DAY
-        if not if_due or (due and not is_early) or taint is not None:
-            tuned = None
-            if taint is not None and served.model.adapter is not None:
-                tell("the adapter of the encoder learned from a customer who was erased: it is tuned again")
-                limit = _people_limit(served.model, workspace.settings)
-                tuned = tune_workspace(workspace, progress=tell, people_limit=limit)
-            model, gate = _challenger(workspace, served, tuned, tell)
-            lineage = lineage_of(model, Origin.RETRAINED, served.model.version, checks=checks, gate=gate)
-            challenger = publish_recommender(
-                workspace,
-                model,
-                tuned.encoder if tuned else served.encoder,
-                lineage=lineage,
-                now=now,
-                erased=erased,
-                progress=tell,
-            )
-            outcome = _outcome(workspace, challenger, gate)
-            if outcome is RetrainOutcome.REFUSED and taint is not None and _must_replace(gate, taint):
-                tell(f"it serves all the same, as {served.model.version} learned from a customer who was erased")
-                promote(workspace.models_dir, challenger, force=True)
-                outcome = RetrainOutcome.PROMOTED
-            removed = _tidied(workspace, needed, is_promoted=outcome is RetrainOutcome.PROMOTED)
+        if decided.outcome is RetrainOutcome.PROMOTED:  # what learned from erased customers goes too
+            removed += remove_tainted(workspace.models_dir)
+            forget_in_states(workspace)
     return RetrainReport(
-        outcome=outcome,
-        parent=str(served.model.version),
-        challenger=challenger,
-        as_of=utc(served.as_of).isoformat(),
-        checks=checks,
-        gate=gate,
-        removed=removed,
+        outcome=decided.outcome,
+        parent=str(parent),
+        challenger=decided.challenger,
+        as_of=utc(as_of).isoformat(),
+        checks=decided.checks,
+        gate=decided.gate,
+        removed=tuple(removed),
         seconds=time.monotonic() - started,
     )
 
 
-def _erasure_check(is_tainted: bool) -> RetrainCheck:
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The arguments of `retrain`."""
+
+    workspace: Workspace
+    now: datetime | None
+    if_due: bool
+    seed: int
+    encoder: Encoder | None
+    tell: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    outcome: RetrainOutcome
+    challenger: str | None
+    checks: tuple[RetrainCheck, ...]
+    gate: GateReport | None = None
+
+
+def retrain_gated(task: _Task) -> _Decided:
+    """Checks, and where they ask for it a challenger and the gate."""
+    from recllm.recommend.recommender.saved_model import lineage_of
+
+    workspace, tell, erased = task.workspace, task.tell, task.workspace.store().tombstones()
+    served = served_model(workspace, now=task.now, seed=task.seed, encoder=task.encoder)
+    version = str(served.model.version)
+    taint = taints(workspace.models_dir).get(version)
+    tell(f"checks of {version}, which learned from the log until {utc(served.until):%Y-%m-%d}")
+    checks = (*served.checks(), erasure_check(taint is not None))
+    due = [check.kind.value for check in checks if check.verdict is CheckVerdict.DUE]
+    tell(f"due by {', '.join(due)}" if due else "no check asks for a retraining")
+    is_early = served.end - max(served.until, last_window_end(workspace)) < served.settings.min_days * DAY
+    if task.if_due and (not due or is_early) and taint is None:
+        return _Decided(RetrainOutcome.TOO_EARLY if due else RetrainOutcome.NOT_DUE, None, checks)
+    tuned = None
+    if taint is not None and served.model.adapter is not None:
+        tell("the adapter of the encoder learned from a customer who was erased: it is tuned again")
+        tuned = tune_workspace(workspace, progress=tell, people_limit=_people_limit(served.model, workspace.settings))
+    model, gate = _challenger(workspace, served, tuned, tell)
+    lineage = lineage_of(model, Origin.RETRAINED, version, checks=checks, gate=gate)
+    encoder = tuned.encoder if tuned else served.encoder
+    challenger = publish_recommender(
+        workspace, model, encoder, lineage=lineage, now=task.now, erased=erased, progress=tell
+    )
+    outcome = _outcome(workspace, challenger, gate)
+    if outcome is RetrainOutcome.REFUSED and taint is not None and must_replace(gate, taint):
+        tell(f"it serves all the same, as {version} learned from a customer who was erased")
+        promote(workspace.models_dir, challenger, force=True)
+        outcome = RetrainOutcome.PROMOTED
+    return _Decided(outcome, challenger, checks, gate)
+
+
+def erasure_check(is_tainted: bool) -> RetrainCheck:
     verdict = CheckVerdict.DUE if is_tainted else CheckVerdict.NOT_DUE
     return RetrainCheck(kind=CheckKind.ERASURE, verdict=verdict, figures={})
 
 
-def _tidied(workspace: Workspace, needed: Collection[str], *, is_promoted: bool) -> tuple[str, ...]:
-    """Versions that are removed to keep the disk bounded; where another one serves now, those that learned from erased
-    customers too."""
-    folder, limit = workspace.models_dir, workspace.settings.retraining.retrained_versions
-    removed = remove_old(folder, refused=REFUSED_VERSIONS, retrained=limit, needed=needed)
-    if is_promoted:
-        removed += remove_tainted(folder)
-        forget_in_states(workspace)
-    return tuple(removed)
-
-
-def _retrain_privately(
-    workspace: Workspace,
-    parent: str,
-    lineage: Lineage,
-    *,
-    now: datetime | None,
-    if_due: bool,
-    seed: int,
-    encoder: Encoder | None,
-    needed: Collection[str],
-    progress: Callable[[str], None],
-) -> RetrainReport:
+def retrain_privately(task: _Task, parent: str, lineage: Lineage) -> _Decided:
     """With the epsilon of the parent, where that was private, and paid for as any private training is."""
     from recllm.recommend.evaluation.drift import age_check
 
-    started, limits = time.monotonic(), workspace.settings.retraining
-    as_of, is_tainted = present(workspace, now), parent in taints(workspace.models_dir)
+    limits, as_of = task.workspace.settings.retraining, present(task.workspace, task.now)
     until = int(datetime.fromisoformat(lineage.trained_until).timestamp())
-    checks = (age_check(until, as_of, limits), _erasure_check(is_tainted))
+    is_tainted = parent in taints(task.workspace.models_dir)
+    checks = (age_check(until, as_of, limits), erasure_check(is_tainted))
     is_due = any(check.verdict is CheckVerdict.DUE for check in checks)
-    is_early = as_of - until < limits.min_days * DAY
-    outcome = RetrainOutcome.TOO_EARLY if is_due else RetrainOutcome.NOT_DUE
-    challenger, removed = None, tuple[str, ...]()
-    if not if_due or is_tainted or (is_due and not is_early):
-        challenger = train_privately(
-            workspace,
-            epsilon=None if lineage.privacy is None else lineage.privacy.epsilon,
-            seed=seed,
-            encoder=encoder,
-            parent=parent,
-            checks=checks,
-            progress=progress,
-        ).model_version
-        outcome = RetrainOutcome.PROMOTED
-        removed = _tidied(workspace, needed, is_promoted=True)
-    return RetrainReport(
-        outcome=outcome,
+    if task.if_due and not is_tainted and (not is_due or as_of - until < limits.min_days * DAY):
+        return _Decided(RetrainOutcome.TOO_EARLY if is_due else RetrainOutcome.NOT_DUE, None, checks)
+    trained = train_privately(
+        task.workspace,
+        epsilon=None if lineage.privacy is None else lineage.privacy.epsilon,
+        seed=task.seed,
+        encoder=task.encoder,
         parent=parent,
-        challenger=challenger,
-        as_of=utc(as_of).isoformat(),
         checks=checks,
-        gate=None,
-        removed=removed,
-        seconds=time.monotonic() - started,
+        progress=task.tell,
     )
+    return _Decided(RetrainOutcome.PROMOTED, trained.model_version, checks)
+
+
+def replace_ended(task: _Task, version: str) -> _Decided:
+    """What `recllm train` makes serves in the place of a version whose use has ended."""
+    task.tell(f"{version} may not be used any more, so there is nothing to compare with: a model is trained by itself")
+    has_adapter = (task.workspace.models_dir / "versions" / version / "adapter").is_dir()
+    lora = task.workspace.settings.lora if has_adapter else None
+    trained = train_workspace(task.workspace, seed=task.seed, encoder=task.encoder, lora=lora, progress=task.tell)
+    return _Decided(RetrainOutcome.PROMOTED, trained.model_version, (erasure_check(True),))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -311,18 +308,16 @@ class ServedModel:
         return self.end - self.settings.window_days * DAY
 
     def checks(self) -> tuple[RetrainCheck, ...]:
-        """Whether the model is due, by four questions; see `recllm.recommend.evaluation.drift`."""
-        from recllm.recommend.evaluation.drift import age_check, data_drift, score_drift
+        """Whether the model is due, by three questions; see `recllm.recommend.evaluation.drift`."""
+        from recllm.recommend.evaluation.drift import age_check, data_drift
 
         events = self.data.events
         measured_log = replace(self.data, events=events.select(self.measured[events.user]))
-        at, horizon = lru_cache(maxsize=1)(self.at), self.model.horizon_days * DAY
-        rng = np.random.default_rng([self.seed, 0])
-        at_training = self.calibration(at(min(self.until, self.end) - horizon))
+        horizon = self.model.horizon_days * DAY
+        at_training = self.calibration(self.at(min(self.until, self.end) - horizon))
         return (
             data_drift(measured_log, self.until, self.end, self.settings),
-            score_drift(at, self.until, self.end, self.measured, self.settings, rng),
-            self.calibration(at(self.end - horizon), at_training),
+            self.calibration(self.at(self.end - horizon), at_training),
             age_check(self.until, self.as_of, self.settings),
         )
 
@@ -370,32 +365,7 @@ def served_model(
     )
 
 
-def _replacement(
-    workspace: Workspace,
-    version: str,
-    *,
-    now: datetime | None,
-    seed: int,
-    encoder: Encoder | None,
-    needed: Collection[str],
-    progress: Callable[[str], None],
-) -> RetrainReport:
-    """What `recllm train` makes serves in the place of a version whose use has ended."""
-    lora = workspace.settings.lora if (workspace.models_dir / "versions" / version / "adapter").is_dir() else None
-    trained = train_workspace(workspace, seed=seed, encoder=encoder, lora=lora, progress=progress)
-    return RetrainReport(
-        outcome=RetrainOutcome.PROMOTED,
-        parent=version,
-        challenger=trained.model_version,
-        as_of=utc(present(workspace, now)).isoformat(),
-        checks=(_erasure_check(True),),
-        gate=None,
-        removed=_tidied(workspace, needed, is_promoted=True),
-        seconds=trained.seconds,
-    )
-
-
-def _must_replace(gate: GateReport, taint: Taint) -> bool:
+def must_replace(gate: GateReport, taint: Taint) -> bool:
     """Whether a refused challenger takes the place of a model that learned from a customer who was erased.
 
     At once where it is only not proven to be as good, and where the serving model had learned from the very window on
@@ -411,7 +381,7 @@ def _challenger(
 ) -> tuple[Model, GateReport]:
     """A model trained on everything before the latest window, and what the gate says of it. tuned: another adapter of
     the encoder than that of the serving model; it saw the window, which the gate forgives."""
-    from recllm.recommend.evaluation.gate import gate_window, judge
+    from recllm.recommend.evaluation.drift import gate_window, judge
 
     past, days = served.data.before(served.start), served.settings.window_days
     tell(f"a challenger learns from {len(past.events):,} events before {utc(served.start):%Y-%m-%d}")
@@ -435,7 +405,7 @@ def _challenger(
 
 def train_challenger(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Model:
     """The recipe's model of a log."""
-    from recllm.recommend.evaluation.recllm_system import fit_recipe
+    from recllm.recommend.evaluation.systems import fit_recipe
 
     fitted = fit_recipe(past, encoder, recipe, progress)
     assert fitted.model is not None  # noqa: S101 - fit returned
@@ -448,7 +418,7 @@ def serving_recipe(model: Model, settings: Settings, seed: int) -> TrainingRecip
     Which actions stand in for purchases is decided again, as a shop's purchases grow. Nothing is fine-tuned: an adapter
     of the model is a part of its encoder.
     """
-    from recllm.recommend.evaluation.recllm_system import TrainingRecipe
+    from recllm.recommend.evaluation.systems import TrainingRecipe
 
     stored = _settings_of(ScorerTrainingSettings, model.training["arguments"])
     sequence = _settings_of(SequenceArguments, model.training.get("sequence") or {})
@@ -505,7 +475,7 @@ def model_history(workspace: Workspace) -> ModelHistory:
         ModelRecord(
             version=manifest.version,
             created_at=manifest.created_at,
-            megabytes=round(sum(size for _, size in manifest.files.values()) / 1e6, 1),
+            megabytes=round(sum(file.bytes for file in manifest.files.values()) / 1e6, 1),
             serves=manifest.version == now_serving,
             serving_since=since.get(manifest.version) if manifest.version == now_serving else None,
             metrics=stored_metrics(workspace.models_dir / "versions" / manifest.version),

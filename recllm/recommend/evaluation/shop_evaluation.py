@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,8 @@ from recllm.base.errors import PolicyError, UsageError
 from recllm.base.schema import Encoder, Purpose
 from recllm.learn.training.advise import Advice, advise
 from recllm.recommend.evaluation.protocols import split_tables, time_split, with_candidates
-from recllm.recommend.evaluation.recllm_system import TrainingRecipe
-from recllm.recommend.evaluation.record import run_key
 from recllm.recommend.evaluation.report import Report, evaluate
-from recllm.recommend.evaluation.systems import BASELINES, check_systems, systems_for
+from recllm.recommend.evaluation.systems import BASELINES, TrainingRecipe, check_systems, systems_for
 from recllm.recommend.evaluation.tables import LogTables, read_folder, read_table
 from recllm.recommend.recommender.shop_recommender import workspace_encoder
 from recllm.recommend.recommender.train import refuse_without_privacy, settings_in_use, workspace_advice
@@ -65,9 +62,8 @@ def evaluate_data(
     far ahead as the test window reaches; all else is what `recllm advise` proposes for the window's past. Without
     `slices` the split's own are used; "all" among the baselines stands for every one. ks: lengths of the lists; the
     longest is the one that systems are compared at. candidates: a table of the items that are ranked for each user, see
-    `with_candidates`. Systems that have finished are kept in the cache until the report is made, so that the same call
-    goes on where it was interrupted. Raises `UsageError` when neither
-    or both sources are given, or the test days do not fit into the log; `DataError` for a past that is too small.
+    `with_candidates`. Raises `UsageError` when neither or both sources are given, or the test days do not fit into the
+    log; `DataError` for a past that is too small.
     """
     tell, settings = progress or logger.info, call_settings()
     if (workspace is None) == (data is None):
@@ -80,13 +76,13 @@ def evaluate_data(
     check_systems(names)
     if data is not None:
         window = split_tables(read_folder(data), split=split, test_days=test_days, slices=tuple(slices) or None)
-        encoder, cache = encoder or load_encoder(), Path.home() / ".cache" / "recllm"
+        encoder = encoder or load_encoder()
     else:
         if split not in ("time", "leave-one-out"):
             raise UsageError(f"a workspace is split by time or leave-one-out; --split {split} is for a folder (--data)")
         with Workspace.open(str(workspace)) as shop:
             refuse_without_privacy(shop.settings)
-            log, settings, cache = _evaluable(shop.gate()), shop.settings, shop.cache_dir
+            log, settings = _evaluable(shop.gate()), shop.settings
             if split == "time" and log.step_seconds is not None:
                 raise UsageError("the log of this workspace knows only an order; measure it with --split leave-one-out")
             encoder = encoder or workspace_encoder(shop)
@@ -111,11 +107,7 @@ def evaluate_data(
     )
     tell(f"{len(past.events):,} events to learn from, {past.n_items:,} items; their texts are encoded")
     systems = systems_for(window, names, lambda: encoder, recipe=recipe, seed=seed, progress=tell)
-    folder = run_key(protocol=window.protocol, encoder=encoder.fingerprint, seed=seed)[:16]
-    unfinished = cache / "unfinished" / folder
-    report = evaluate(window, systems, k=max(ks), ks=ks, seed=seed, resume=unfinished)
-    shutil.rmtree(unfinished, ignore_errors=True)  # lists of people, which are not needed any more
-    return report
+    return evaluate(window, systems, k=max(ks), ks=ks, seed=seed)
 
 
 def _evaluable(gate: PolicyGate) -> Dataset:

@@ -1,41 +1,58 @@
-"""Systems by name: `recllm` and its variants, and simple ones that it is compared with. A caller may add others."""
+"""Systems by name: `recllm` and its variants, and simple ones that it is compared with. A caller may add others.
+
+recllm is trained on what the window lets it see, then asked through serving code:
+
+window, encoder = cj_next28(complete_journey().dataset()), load_encoder()
+ours = learned_system(encoder, advised_recipe(window.fit_on, encoder, tuned=False))
+report = evaluate(window, {"recllm": ours, **make_systems(["popular"])})
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.errors import MissingExtraError, UsageError
+from recllm.base.documents import plain
+from recllm.base.errors import DataError, MissingExtraError, NotFittedError, UsageError
 from recllm.base.schema import Encoder
+from recllm.learn.features.candidates import CandidateCounts
 from recllm.recommend.evaluation import baselines
-from recllm.recommend.evaluation.baselines import rank_by
+from recllm.recommend.evaluation.baselines import one_pass_for_both_masks, rank_by
 from recllm.recommend.evaluation.protocols import (
     ALL,
-    COLD,
     MASKED,
     NEW,
     NOHISTORY,
+    OURS,
     UNMASKED,
+    EvaluationQuery,
     EvaluationWindow,
+    RankedLists,
     Ranker,
     System,
 )
-from recllm.recommend.evaluation.recllm_system import (
-    FROZEN,
-    OUR_SYSTEMS,
-    TUNED,
-    TrainingRecipe,
-    advised_recipe,
-    learned_system,
-)
+from recllm.shop.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from recllm.base.settings import (
+        CollaborativeSettings,
+        ScorerTrainingSettings,
+    )
+    from recllm.learn.models.sequence import SequenceArguments
+    from recllm.learn.training.arguments import LoraArguments
+    from recllm.recommend.recommender.ranking import UserInputs
+    from recllm.recommend.recommender.recommender import Recommender
+
+logger = logging.getLogger("recllm.evaluation")
 
 WARM = frozenset({ALL, NEW, MASKED, UNMASKED, NOHISTORY})
 """Slices of items that were sold before; on others a system that only counts sales has nothing to say."""
@@ -51,8 +68,8 @@ class SystemSpec:
     """Keywords of `make` that differ from its defaults."""
     seeded: bool = False
     """It draws or learns, and takes a `seed`."""
-    reads: str = ""
-    """What `make` takes first: "texts" or "vectors" of the items, or nothing."""
+    reads_vectors: bool = False
+    """`make` takes the vectors of the items first."""
     package: str = ""
     """What must be installed, by the extra bench, for one that a caller adds."""
     note: str = ""
@@ -64,13 +81,7 @@ SYSTEMS: Mapping[str, SystemSpec] = {
     "popular-recent": SystemSpec(make=partial(rank_by, baselines.popular), slices=WARM, settings={"days": 28.0}),
     "personal-frequency": SystemSpec(make=partial(rank_by, baselines.personal_frequency), slices=WARM),
     "user-knn": SystemSpec(make=partial(rank_by, baselines.user_knn), slices=WARM),
-    "category-affinity": SystemSpec(make=partial(rank_by, baselines.category_affinity)),
-    "bm25": SystemSpec(make=baselines.bm25, reads="texts"),
-    "zero-shot": SystemSpec(make=baselines.zero_shot, reads="vectors"),
-    # one product per bought item is too dear on the slices of all items
-    "zero-shot-set": SystemSpec(
-        make=baselines.zero_shot, slices=frozenset({COLD}), settings={"power": 8}, reads="vectors"
-    ),
+    "zero-shot": SystemSpec(make=baselines.zero_shot, reads_vectors=True),
 }
 
 BASELINES = tuple(SYSTEMS)
@@ -94,7 +105,6 @@ def check_systems(names: Iterable[str], further: Specs = MappingProxyType({})) -
 def make_systems(
     names: Iterable[str] = BASELINES,
     *,
-    texts: Sequence[str] | None = None,
     vectors: NDArray[np.float32] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
@@ -102,19 +112,19 @@ def make_systems(
 ) -> dict[str, System]:
     """Systems by name, with `settings[name]` as keywords. `seed` is for those that draw or learn.
 
-    texts: one per item row. vectors: (n_items, dim), unit rows. further: other systems by name. Raises `UsageError` for
-    an unknown name or a missing input, and as `check_systems`.
+    vectors: (n_items, dim), unit rows. further: other systems by name. Raises `UsageError` for a system that needs
+    vectors without them, and as `check_systems`.
     """
-    names, inputs = list(names), {"texts": texts, "vectors": vectors}
+    names = list(names)
     check_systems(names, further)
     systems = {}
     for name in names:
         spec = {**SYSTEMS, **further}[name]
-        if spec.reads and inputs[spec.reads] is None:
-            raise UsageError(f"the system {name} needs item {spec.reads}")
+        if spec.reads_vectors and vectors is None:
+            raise UsageError(f"the system {name} needs item vectors")
         keywords = {"seed": seed} if spec.seeded else {}
         keywords |= dict(spec.settings) | dict((settings or {}).get(name, {}))
-        rank = spec.make(*([inputs[spec.reads]] if spec.reads else []), **keywords)
+        rank = spec.make(*([vectors] if spec.reads_vectors else []), **keywords)
         systems[name] = System(rank=rank, slices=spec.slices, settings=keywords, note=spec.note)
     return systems
 
@@ -134,7 +144,7 @@ def systems_for(
     """Ours and others by name, ours first, each to learn from what the window lets it see.
 
     recllm is what `recllm advise` proposes for the window's own past; recllm-lora fine-tunes the encoder and
-    recllm-frozen does not, whatever the advice. category-affinity is left out where no item has a category.
+    recllm-frozen does not, whatever the advice.
 
     encoder: called once, and only when a system needs it. recipe: what to train instead of the advised.
     settings: keywords of the others by name. runs: where fine-tuning keeps its runs. further: systems besides, by name.
@@ -142,19 +152,160 @@ def systems_for(
     """
     from recllm.learn.features.item_vectors import item_vectors
     from recllm.learn.training.arguments import LoraArguments
-    from recllm.text.items import item_texts
 
     names, load, locale = list(names), cache(encoder), recipe.locale if recipe else "en"
     check_systems(names, further)
-    has_categories = bool(window.dataset.items["category"].is_not_null().any())
-    others = [n for n in names if n not in OUR_SYSTEMS and (has_categories or n != "category-affinity")]
-    ours, reads = [n for n in OUR_SYSTEMS if n in names], {{**SYSTEMS, **further}[n].reads for n in others}
-    vectors = item_vectors(load(), window.fit_on, locale) if "vectors" in reads else None
-    texts = item_texts(window.dataset.items, locale) if "texts" in reads else None
+    others, ours = [n for n in names if n not in OUR_SYSTEMS], [n for n in OUR_SYSTEMS if n in names]
+    needs_vectors = any({**SYSTEMS, **further}[n].reads_vectors for n in others)
+    vectors = item_vectors(load(), window.fit_on, locale) if needs_vectors else None
     systems = {}
     for name in ours:
         learned = recipe or advised_recipe(window.fit_on, load(), tuned=name != FROZEN, seed=seed, runs=runs)
         if name == TUNED and learned.lora is None:
             learned = replace(learned, lora=LoraArguments(seed=seed, horizon_days=learned.training.horizon_days))
         systems[name] = learned_system(load(), learned, progress=progress)
-    return systems | make_systems(others, texts=texts, vectors=vectors, settings=settings, seed=seed, further=further)
+    return systems | make_systems(others, vectors=vectors, settings=settings, seed=seed, further=further)
+
+
+TUNED, FROZEN = f"{OURS}-lora", f"{OURS}-frozen"
+OUR_SYSTEMS = (OURS, TUNED, FROZEN)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingRecipe:
+    """What is trained."""
+
+    training: ScorerTrainingSettings
+    lora: LoraArguments | None = None
+    """Fine-tune the encoder first; None leaves it frozen."""
+    interests: SequenceArguments | None = None
+    """The sequence model; None for none."""
+    collaborative: CollaborativeSettings | None = None
+    candidates: CandidateCounts | None = None
+    locale: str = "en"
+    """Language of the item texts."""
+    runs: Path | None = None
+    """Where fine-tuning keeps its runs, so that one is not made twice; a temporary folder when None."""
+
+    def settings(self) -> dict[str, Any]:
+        """As plain data, for the report."""
+        parts = {"lora": self.lora, "interests": self.interests}
+        tables = {name: None if section is None else section.model_dump(mode="json") for name, section in parts.items()}
+        explicit = self.collaborative.explicit() if self.collaborative else {}
+        tables |= {"collaborative": plain(explicit)} if explicit else {}
+        tables |= {"candidates": plain(self.candidates)} if self.candidates else {}
+        return self.training.model_dump(mode="json") | tables
+
+
+def advised_recipe(
+    past: Dataset, encoder: Encoder, *, tuned: bool, seed: int = 0, runs: Path | None = None
+) -> TrainingRecipe:
+    """What `recllm advise` proposes for this log; tuned False leaves the encoder frozen whatever it says.
+
+    Raises `DataError` for a log that is too small to learn from.
+    """
+    from recllm.learn.training.advise import advise
+    from recllm.text.items import item_texts
+
+    advice = advise(past, item_texts(past.items), encoder=encoder.name, seed=seed)
+    if advice.training is None:
+        raise DataError("; ".join(advice.missing))
+    lora = advice.lora if tuned else None
+    return TrainingRecipe(training=advice.training, lora=lora, interests=advice.interests, runs=runs)
+
+
+def learned_system(
+    encoder: Encoder, recipe: TrainingRecipe, *, progress: Callable[[str], None] | None = None
+) -> System:
+    """Trains at the first query of a window on `query.fit_on`, and keeps what it learned for the next ones."""
+    served = lru_cache(maxsize=1)(lambda past: _ranker(_trained(past, encoder, recipe, progress or logger.info)))
+    settings = {"encoder": encoder.name, **recipe.settings()}
+    return System(rank=lambda query: served(query.fit_on)(query), settings=settings)
+
+
+def served_system(recommender: Recommender, *, popularity_weight: float = 0.0) -> System:
+    """A trained recommender as it is served; it must have been trained on the window's own past.
+
+    The caller makes the window from the recommender's dataset, so that both have the same rows.
+    """
+    model = recommender.model
+    if model is None:
+        raise NotFittedError("the recommender is not trained; call fit first")
+    settings = {"encoder": model.encoder, "model_version": model.version, "popularity_weight": popularity_weight}
+    return System(rank=_ranker(recommender, popularity_weight), settings=settings)
+
+
+def _trained(past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None]) -> Recommender:
+    from tempfile import TemporaryDirectory
+
+    from recllm.learn.training.lora.run_folder import run_folder_name
+    from recllm.learn.training.lora.tune import tune_encoder
+
+    if recipe.lora is not None:
+        with TemporaryDirectory() as scratch:  # the merged weights are in memory; the adapter is not needed again
+            runs = recipe.runs or Path(scratch)
+            run = runs / run_folder_name(past, encoder, recipe.lora)
+            encoder = tune_encoder(past, encoder, recipe.lora, run, progress).encoder
+    return fit_recipe(past, encoder, recipe, progress)
+
+
+def fit_recipe(
+    past: Dataset, encoder: Encoder, recipe: TrainingRecipe, progress: Callable[[str], None] | None
+) -> Recommender:
+    """A recommender trained on a log by a recipe, with the encoder as it is."""
+    from recllm.recommend.recommender.recommender import Recommender
+
+    return Recommender(past, encoder, locale=recipe.locale).fit(
+        recipe.training,
+        interests=recipe.interests,
+        collaborative=recipe.collaborative,
+        candidates=recipe.candidates,
+        progress=progress,
+    )
+
+
+def _ranker(recommender: Recommender, popularity_weight: float = 0.0) -> Ranker:
+    from recllm.learn.features.item_vectors import basics_of, basics_vectors
+    from recllm.recommend.recommender.ranking import UserInputs
+
+    ranker = recommender.ranker
+    is_private = recommender.model is not None and recommender.model.privacy is not None  # it counted no sales at all
+
+    def inputs(query: EvaluationQuery) -> UserInputs:
+        rows = query.fit_users if query.hidden_users is None else np.maximum(query.fit_users, query.hidden_users)
+        people = basics_of(query.dataset.users[query.users])
+        basics = basics_vectors(recommender.encoder, people, recommender.text_locale)
+        return UserInputs(query.dataset.events.rows(query.users), query.as_of, rows, basics)
+
+    def allowed(query: EvaluationQuery) -> NDArray[np.bool_]:
+        return np.isin(np.arange(query.dataset.n_items), query.items)
+
+    @one_pass_for_both_masks
+    def with_and_without_repeats(query: EvaluationQuery) -> list[RankedLists]:
+        both = ranker.rank_with_and_without_repeats(
+            inputs(query), query.k, allowed=allowed(query), popularity_weight=popularity_weight
+        )
+        return [RankedLists(ranked.item, ranked.probability) for ranked in both]
+
+    def answer(query: EvaluationQuery) -> RankedLists:
+        if query.candidates is not None:
+            repeats = not query.mask_seen
+            ranked = ranker.rank_pairs(
+                inputs(query), query.candidates, query.k, repeats=repeats, popularity_weight=popularity_weight
+            )
+            return RankedLists(ranked.item, ranked.probability)
+        sold = is_private or ranker.population.stats.buyers_ever[query.items].any()
+        if sold and query.hidden_users is None:
+            return with_and_without_repeats(query)
+        # no source of candidates can propose what never sold
+        ranked = ranker.rank(
+            inputs(query),
+            query.k,
+            items=None if sold else query.items,
+            allowed=allowed(query),
+            repeats=not query.mask_seen,
+            popularity_weight=popularity_weight,
+        )
+        return RankedLists(ranked.item, ranked.probability)
+
+    return answer

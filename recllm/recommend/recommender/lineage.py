@@ -6,6 +6,7 @@ registry's log of decisions.
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
 from recllm.base.documents import CountOrZero, Flag, FrozenModel, Text
@@ -28,6 +29,7 @@ class CheckKind(StrEnum):
 
     DATA_DRIFT = "data_drift"
     SCORE_DRIFT = "score_drift"
+    """Of earlier releases: how probabilities moved, which the calibration judges better."""
     CALIBRATION = "calibration"
     AGE = "age"
     ERASURE = "erasure"
@@ -148,3 +150,16 @@ class Lineage(FrozenModel):
     @property
     def is_refused(self) -> bool:
         return self.gate is not None and self.gate.verdict is GateVerdict.REFUSED
+
+
+class Taint(FrozenModel):
+    """Of a version that learned from a customer who was erased since."""
+
+    since: Text
+    """ISO 8601, UTC: the first such erasure."""
+    use_until: Text
+    """ISO 8601, UTC: from then on it cannot be opened."""
+
+    def has_ended(self, now: datetime) -> bool:
+        """now: aware."""
+        return datetime.fromisoformat(self.use_until) <= now

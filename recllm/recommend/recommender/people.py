@@ -1,18 +1,28 @@
-"""Where the histories of users come from: a dataset in memory, or, elsewhere, a store that is read by key."""
+"""Where the histories of users come from: a dataset in memory, or a store that is read by key."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.schema import Purpose
 from recllm.learn.features.item_vectors import basics_of
 from recllm.recommend.recommender.leave_one_out import Evidence, UserHistory, lacking
-from recllm.shop.data.dataset import Dataset, Events
-from recllm.shop.data.interactions import Ints
+from recllm.shop.data.dataset import USER_COLUMN, Dataset, Events, utc
+from recllm.shop.data.interactions import Ints, merge
+
+if TYPE_CHECKING:
+    from recllm.shop.workspace.privacy import PolicyGate
+
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,3 +107,117 @@ class PeopleLacking:
 
     def at(self, shop: Dataset) -> PeopleLacking:
         return replace(self, people=self.people.at(shop))
+
+
+@dataclass(frozen=True, eq=False)
+class PeopleState:
+    """The part about single people. A user's row is that of their digest."""
+
+    digests: Ints
+    """Salted digest of each user's pseudonym, (n_users,), in the order of the users of the dataset."""
+    events: Events
+    """Everybody's history, n_users runs, on the rows of the catalogue's state."""
+    arrays: Arrays
+    salt: bytes
+    event_no: int
+    """Number of the last event that it knows."""
+    consent_load: int
+    """Number of the last load of consent that it knows."""
+
+    def digest(self, pseudonyms: Sequence[str]) -> Ints:
+        """Of each pseudonym, int64 (n,), at least 0."""
+        return digest(pseudonyms, self.salt)
+
+
+def digest(pseudonyms: Sequence[str], salt: bytes) -> Ints:
+    """A number at least 0 for each pseudonym, int64 (n,), from which none can be read."""
+    hashes = b"".join(hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in pseudonyms)
+    return np.frombuffer(hashes, np.int64) & np.int64(2**63 - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class StorePeople:
+    """Histories of users as the store has them now, read by key."""
+
+    gate: PolicyGate
+    shop: Dataset
+    """The catalogue and the present; it may be without users."""
+    state: PeopleState
+
+    def at(self, shop: Dataset) -> StorePeople:
+        return replace(self, shop=shop)
+
+    def histories(self, user_ids: Sequence[str]) -> Histories:
+        read = self.gate.stored_histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
+        is_known = np.array([person.is_known and person.permitted for person in read], bool)
+        return Histories(
+            is_known,
+            self.shop.pack_rows([person.events for person in read]),
+            [_stated(person.basics) for person in read],
+            np.where(is_known, self.state.digest(user_ids), -1),
+            np.array([person.permitted for person in read], bool),
+        )
+
+
+def _stated(basics: str) -> dict[str, str]:
+    """A person's basics by name, in the order of the names."""
+    stated = sorted(json.loads(basics).items())
+    return {name: str(value) for name, value in stated if value is not None and name != USER_COLUMN}
+
+
+@dataclass(frozen=True, eq=False)
+class AgreedPeople:
+    """Everybody who agreed to personalisation, with a state's histories and what they did since it was made.
+
+    `dataset` makes arrays of all of them, or of some: only then are histories read, as far as they are asked for.
+    """
+
+    shop: Dataset
+    """The catalogue and the present; it may be without users."""
+    state: PeopleState
+    users: pl.DataFrame
+    """As `Dataset.users`."""
+    digests: Ints
+    """Of each of the users in the state, (n_users,)."""
+    state_rows: Ints
+    """Row of each of the users in the state, -1 for one that it does not have, (n_users,)."""
+    written: pl.DataFrame
+    """Events since the state was made; all of those of users whom it does not have."""
+    oldest: datetime | None
+    """What is older is not used any more."""
+
+    @classmethod
+    def read(cls, gate: PolicyGate, shop: Dataset, state: PeopleState) -> AgreedPeople:
+        users, written = gate.people(Purpose.PERSONALISATION, after_event=state.event_no)
+        ids = users[USER_COLUMN].to_list()
+        digests, order = state.digest(ids), np.argsort(state.digests)
+        in_order = state.digests[order]
+        nearest = np.minimum(np.searchsorted(in_order, digests), max(len(in_order) - 1, 0))
+        in_state = in_order[nearest] == digests if len(in_order) else np.zeros(len(ids), bool)
+        new = [ids[n] for n in np.flatnonzero(~in_state)]
+        if new:
+            earlier = gate.histories(new, Purpose.PERSONALISATION).events
+            written = pl.concat([written.filter(~pl.col(USER_COLUMN).is_in(new)), earlier], how="vertical_relaxed")
+        state_rows = np.where(in_state, order[nearest], -1) if len(in_order) else np.full(len(ids), -1)
+        return cls(shop, state, users, digests, state_rows, written, gate.oldest_event())
+
+    def dataset(self, rows: Ints | None = None) -> tuple[Dataset, Ints]:
+        """The users of these rows, in their order, all when None; and the row among them of each neighbour of the
+        state's pool, -1 for one who is not among them."""
+        rows = np.arange(len(self.users)) if rows is None else rows
+        users, digests, state_rows = self.users[rows.tolist()], self.digests[rows], self.state_rows[rows]
+        ids, in_state, past = users[USER_COLUMN].to_list(), state_rows >= 0, self.state.events
+        lengths = np.where(in_state, np.diff(past.indptr)[state_rows], 0) if len(past.indptr) > 1 else 0 * rows
+        events = past.rows(state_rows[in_state])
+        events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        written = self.written
+        if len(rows) < len(self.users):
+            written = written.filter(pl.col(USER_COLUMN).is_in(users[USER_COLUMN].implode()))
+        if len(written):
+            events = merge(events, self.shop.pack(written, ids))
+        row_of_digest = dict(zip(digests.tolist(), range(len(ids)), strict=True))
+        pool_digests = self.state.digests[self.state.arrays["pool"]].tolist()
+        pool = np.array([row_of_digest.get(digest, -1) for digest in pool_digests], np.int64)
+        if self.oldest is not None:
+            events = events.select(events.at >= int(self.oldest.timestamp()))
+        return replace(self.shop, users=users, events=events).before(self.shop.as_of), pool

@@ -14,8 +14,8 @@ from recllm.base.schema import Encoder
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.learn.features.candidates import explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics
-from recllm.learn.features.empty_crowd import crowd_of_nobody, with_general_interest
 from recllm.learn.features.item_vectors import basics_of, basics_vectors, item_vectors
+from recllm.learn.features.other_crowds import crowd_of_nobody, with_general_interest
 from recllm.learn.models.scorer import Scorer
 from recllm.learn.training.private.accounting import PrivacyGuarantee
 from recllm.recommend.recommender.ranking import ItemRanker, UserInputs

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ from recllm.base.settings import (
 from recllm.learn.features.candidates import POPULAR, CandidateCounts, served_by
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import DatedItemVectors, basics_of, basics_vectors, item_vectors
-from recllm.learn.features.scaled_crowd import sample_statistics
+from recllm.learn.features.other_crowds import sample_statistics
 from recllm.learn.features.together import bought_together
 from recllm.learn.models.scorer import ItemProjections
 from recllm.recommend.recommender.explanation import Explainer, Explanation, spreads
@@ -59,10 +59,19 @@ from recllm.recommend.recommender.leave_one_out import (
     Evidence,
     UserHistory,
 )
-from recllm.recommend.recommender.offers import FittingItems, Remark, fitting_items, shops_weekly
 from recllm.recommend.recommender.people import DatasetPeople, Histories, People, PeopleLacking
 from recllm.recommend.recommender.private_model import catalogue_vectors, private_population
-from recllm.recommend.recommender.ranking import LIST_DEPTH, NAMESAKES, ItemRanker, Ranked, UserInputs
+from recllm.recommend.recommender.ranking import (
+    LIST_DEPTH,
+    NAMESAKES,
+    FittingItems,
+    ItemRanker,
+    Ranked,
+    Remark,
+    UserInputs,
+    fitting_items,
+    shops_weekly,
+)
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows, known_rows, sensitive_items
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset, Events, utc
 from recllm.shop.data.event_files import EventLog
@@ -79,8 +88,7 @@ if TYPE_CHECKING:
     from recllm.base.schema import FloatArray
     from recllm.learn.features.item_index.catalogue import CatalogueIndex
     from recllm.learn.models.sequence import SequenceArguments
-    from recllm.recommend.recommender.pretrained import CardFacts
-    from recllm.recommend.recommender.saved_model import Model
+    from recllm.recommend.recommender.saved_model import CardFacts, Model
 
 SERVED_BY = {SlateStatus.PERSONAL: ServedBy.SCORER, SlateStatus.TEXT_ONLY: ServedBy.COSINE}
 """What orders a slate of a status; popularity for all the rest."""
@@ -106,7 +114,7 @@ class Recommender:
     dataset: those who agreed, and what they did. `people` reads histories from elsewhere, by key; the dataset then
     may be without users. `pseudonyms` turns the caller's ids into the dataset's; answers carry the caller's own.
     `permits` says who may be served personally; without it everybody in the dataset. item_vectors, population,
-    item_offsets, together: what these properties would compute, where it is known already.
+    together: what these properties would compute, where it is known already.
     locale: the language of answers; text_locale: that of the texts that are encoded, where it is another.
     log: what the dataset's people did, where it is not in `dataset.events`; for counting over all of them.
     """
@@ -125,7 +133,6 @@ class Recommender:
         people: People | None = None,
         item_vectors: FloatArray | None = None,
         population: CollaborativeStatistics | None = None,
-        item_offsets: FloatArray | None = None,
         together: csr_matrix | None = None,
         text_locale: str | None = None,
         log: EventLog | None = None,
@@ -147,8 +154,6 @@ class Recommender:
             self.population, self.item_vectors = population, population.item_vectors
         if item_vectors is not None:
             self.item_vectors = item_vectors
-        if item_offsets is not None:
-            self.item_offsets = item_offsets
         if together is not None:
             self.together = together
         if model is not None and model.encoder_fingerprint != encoder.fingerprint:
@@ -193,12 +198,6 @@ class Recommender:
         return None if population is None else population.index
 
     @cached_property
-    def item_offsets(self) -> FloatArray | None:
-        """Calibration of each item, (n_items,); None without one."""
-        offsets = self.model.item_offsets if self.model else None
-        return None if offsets is None else offsets.bind(self.dataset.items["item_id"].to_list())
-
-    @cached_property
     def together(self) -> csr_matrix:
         """What goes together, (n_items, n_items); see `recllm.learn.features.together.bought_together`.
 
@@ -219,7 +218,7 @@ class Recommender:
         if projections is None or not projections.fit(scorer, vectors):
             self._projections = projections = ItemProjections(scorer, vectors)
         horizon_days = self.model.horizon_days
-        return ItemRanker(scorer, self.population, self.model.candidates, self.item_offsets, projections, horizon_days)
+        return ItemRanker(scorer, self.population, self.model.candidates, projections, horizon_days)
 
     @cached_property
     def margins(self) -> NDArray[np.float32]:
@@ -247,7 +246,7 @@ class Recommender:
 
     def warm(self) -> Recommender:
         """Compute now what the first answer would otherwise wait for."""
-        _ = (self.item_vectors, self.population, self.item_offsets, self.ranker)
+        _ = (self.item_vectors, self.population, self.ranker)
         return self
 
     # --- learn -------------------------------------------------------------------------------------------------------
@@ -268,7 +267,6 @@ class Recommender:
         candidates: settings of what is counted and proposed.
         Raises `DataError` when the log is too small or too short to learn from.
         """
-        from recllm.learn.training.calibration import ItemOffsets
         from recllm.learn.training.scorer import fit_scorer
         from recllm.recommend.recommender.saved_model import Model
 
@@ -309,24 +307,23 @@ class Recommender:
                 "notes": list(fitted.notes),
             },
             interests=None if fitted.interests is None else fitted.interests.stored(ids),
-            item_offsets=None if fitted.item_offsets is None else ItemOffsets.of(ids, fitted.item_offsets),
         )
         vectors = dated.latest if dataset is self.dataset else None  # they hold the prices that people paid
-        return self._copy(model=model, population=None, item_offsets=None, item_vectors=vectors)
+        return self._copy(model=model, population=None, item_vectors=vectors)
 
     def save_pretrained(self, folder: str | Path, facts: CardFacts | None = None) -> Path:
         """Write the model and the catalogue into a folder that can be handed on, without any person; see
-        `recllm.recommend.recommender.pretrained`. facts: what the card is to say besides."""
-        from recllm.recommend.recommender.pretrained import save_pretrained
+        `recllm.recommend.recommender.saved_model`. facts: what the card is to say besides."""
+        from recllm.recommend.recommender.saved_model import save_pretrained
 
-        of_items = (self.population, self.item_offsets, self.together)
+        of_items = (self.population, self.together)
         return save_pretrained(Path(folder), self.model, self.dataset, *of_items, locale=self.text_locale, facts=facts)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, encoder: Encoder | None = None) -> Recommender:
         """What `save_pretrained` wrote: a folder, or a repository "owner/name" of the model hub. It knows no customers:
         ask it with a basket. Raises what `read_pretrained` does."""
-        from recllm.recommend.recommender.pretrained import read_pretrained
+        from recllm.recommend.recommender.saved_model import read_pretrained
 
         return cls(**read_pretrained(name, encoder))
 
@@ -370,9 +367,9 @@ class Recommender:
                 spreads = self._spreads(of_group, request, ranked) if request.explain else np.ones(len(group))
                 for n, position in enumerate(agreed[personal[group]].tolist()):
                     person = UserHistory(of_group.events.rows(np.array([n])), of_group.basics[n], int(of_group.rows[n]))
-                    offers = _PersonOffers.of(request, person, fitting, int(group[n]))
+                    causes, remark = ({}, None) if fitting is None else fitting.of_offers(int(group[n]))
                     slates[position] = self._slate(
-                        request, position, person, offers, ranked.row(n), best[n], spreads[n], rng
+                        request, position, person, causes, remark, ranked.row(n), best[n], spreads[n], rng
                     )
         for position in range(len(request.users)):
             if position not in slates:
@@ -519,7 +516,7 @@ class Recommender:
     def with_items(self, dataset: Dataset, vectors: FloatArray) -> Recommender:
         """This one's model over another dataset, which has its items first; vectors: those of further items, if any."""
         vectors = np.concatenate([self.item_vectors, vectors])
-        return self._copy(dataset=dataset, people=None, population=None, item_offsets=None, item_vectors=vectors)
+        return self._copy(dataset=dataset, people=None, population=None, item_vectors=vectors)
 
     def offering(self, items: pl.DataFrame) -> Recommender:
         """The same with other facts of the same items in the same order, such as prices and what is on offer."""
@@ -543,9 +540,7 @@ class Recommender:
             "text_locale": self.text_locale,
             "log": None if "dataset" in changes else self._log,
         }
-        computed = {
-            name: vars(self)[name] for name in ("item_vectors", "population", "item_offsets") if name in vars(self)
-        }
+        computed = {name: vars(self)[name] for name in ("item_vectors", "population") if name in vars(self)}
         copied = Recommender(**(arguments | computed | changes))
         copied._projections = self._projections
         if "together" in vars(self) and copied.dataset.n_items == self.dataset.n_items:
@@ -622,12 +617,14 @@ class Recommender:
         request: RecommendRequest,
         position: int,
         person: UserHistory,
-        offers: _PersonOffers,
+        causes: Mapping[int, int],
+        remark: Remark | None,
         ranked: Ranked,
         best: Ints,
         spread: float,
         rng: np.random.Generator,
     ) -> Slate:
+        """causes, remark: as `FittingItems.of_offers` gives them."""
         drawn_from: tuple[str, ...] = ()
         propensities = np.ones(len(best))
         if request.explore_share:
@@ -635,13 +632,14 @@ class Recommender:
             best, propensities = explore(best, request.k, request.explore_share, request.explore_pool, rng)
         item_rows = ranked.item[best].astype(np.int64)
         reasons = self.explainer().reasons(person, item_rows, spread) if request.explain else [()] * len(best)
-        if request.explain and offers.causes:
+        if request.explain and causes:
             reasons = [
-                (self._goes_with(offers.causes[int(row)], person), *measured)
+                (self._goes_with(causes[int(row)], person), *measured)
                 for row, measured in zip(item_rows, reasons, strict=True)
             ]
-        parts = [offers.part(request.intent, int(row)) for row in item_rows]
-        is_weekly = offers.weekly and self.dataset.step_seconds is None
+        purchases = person.events.of(Action.PURCHASE)
+        parts = _parts(request.intent, frozenset(purchases.item.tolist()), item_rows.tolist())
+        is_weekly = self.dataset.step_seconds is None and shops_weekly(purchases)
         headings: dict[Intent | None, str] = {
             heading: self._heading(heading, is_weekly) for heading in set(parts) if heading is not None
         }
@@ -677,9 +675,9 @@ class Recommender:
                 Objective.MARGIN: NoteKind.BY_MARGIN,
             }[request.objective]
             notes = (self._note(kind),)
-        if offers.remark is not None:
-            days = offers.remark[1] if self.dataset.step_seconds is None else None
-            notes = (*notes, self._note(offers.remark[0], days=days))
+        if remark is not None:
+            days = remark[1] if self.dataset.step_seconds is None else None
+            notes = (*notes, self._note(remark[0], days=days))
         return replace(self._envelope(request, position, items, status, notes), ranked=drawn_from)
 
     def _popular(
@@ -756,34 +754,11 @@ class Recommender:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _PersonOffers:
-    """What is to be said of one person's items besides their scores."""
-
-    bought_rows: frozenset[int]
-    """Rows of what they bought."""
-    weekly: bool
-    """Whether they shop about once a week."""
-    causes: Mapping[int, int]
-    """Of offers that go with something: item row -> row of what it goes with."""
-    remark: Remark | None
-
-    @classmethod
-    def of(cls, request: RecommendRequest, person: UserHistory, fitting: FittingItems | None, n: int) -> _PersonOffers:
-        """n: number of the person in `fitting`."""
-        purchases = person.events.of(Action.PURCHASE)
-        bought_rows, weekly = frozenset(purchases.item.tolist()), shops_weekly(purchases)
-        if fitting is None:
-            return cls(bought_rows, weekly, {}, None)
-        return cls(bought_rows, weekly, fitting.causes(n), fitting.remarks[n])
-
-    def part(self, intent: Intent, item_row: int) -> Intent | None:
-        """What an item is to the person; None where all is new to them, because they bought nothing so far."""
-        if not self.bought_rows and intent is not Intent.CROSS_SELL:
-            return None
-        if intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
-            return intent
-        return Intent.REMIND if item_row in self.bought_rows else Intent.DISCOVER
+def _parts(intent: Intent, bought: frozenset[int], item_rows: Sequence[int]) -> list[Intent | None]:
+    """What each item is to a person who bought these rows; None where all is new to them, as they bought nothing."""
+    if intent in (Intent.CROSS_SELL, Intent.WIN_BACK):
+        return [intent if bought or intent is Intent.CROSS_SELL else None] * len(item_rows)
+    return [(Intent.REMIND if row in bought else Intent.DISCOVER) if bought else None for row in item_rows]
 
 
 def _by_allowed(

@@ -21,7 +21,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any
 from recllm.base.documents import CountOrZero, FrozenModel, Text, json_text, json_value, plain
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.files import lock_file, safe_id, sweep_drafts, sync_folder, write_whole
-from recllm.recommend.recommender.lineage import GateReason, GateReport, Lineage
+from recllm.recommend.recommender.lineage import GateReason, GateReport, Lineage, Taint
 
 MANIFEST = "manifest.json"
 POINTER = "CURRENT"
@@ -40,35 +39,28 @@ ALLOWED_SUFFIXES = frozenset({".safetensors", ".arrow", ".json", ".txt", ".toml"
 """Files that hold data and nothing that runs when they are read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a version consists of: for each file its SHA-256 and size in bytes, by its path with "/"."""
+class VersionFile(FrozenModel):
+    sha256: Text
+    bytes: CountOrZero
 
-    version: str
-    created_at: str
-    files: Mapping[str, tuple[str, int]]
+
+class Manifest(FrozenModel):
+    """What a version consists of."""
+
+    version: Text
+    created_at: Text
+    """ISO 8601, UTC."""
+    files: dict[str, VersionFile]
+    """By their paths with "/"."""
     lineage: Lineage | None = None
     """Where it comes from; None for a version that was published without."""
-    number: int = 0
+    number: CountOrZero = 0
     """Its place in the order of publication, whatever the clock said; 0 for one of an older recllm."""
 
     @property
     def is_refused(self) -> bool:
         """Whether the gate refused it."""
         return self.lineage is not None and self.lineage.is_refused
-
-
-class Taint(FrozenModel):
-    """Of a version that learned from a customer who was erased since."""
-
-    since: Text
-    """ISO 8601, UTC: the first such erasure."""
-    use_until: Text
-    """ISO 8601, UTC: from then on it cannot be opened."""
-
-    def has_ended(self, now: datetime) -> bool:
-        """now: aware."""
-        return datetime.fromisoformat(self.use_until) <= now
 
 
 class DecisionKind(StrEnum):
@@ -125,17 +117,19 @@ def publish(
     version = safe_id(version or new_version(), "model version")
     if version.endswith(".tmp"):
         raise UsageError(f"model version {version!r}: the ending .tmp is reserved; choose another name")
-    with _explained(f"cannot publish model version {version} in {models_dir}"):
+    with explained(f"cannot publish model version {version} in {models_dir}"):
         (models_dir / "versions").mkdir(parents=True, exist_ok=True)
         with lock_file(models_dir / ".lock"):
             _write_version(models_dir / "versions", version, write, lineage)
             try:
                 _inherit_taint(models_dir, version)
-                decision = _gate_decision(models_dir, lineage)
-                if decision is DecisionKind.PROMOTED:
-                    _point(models_dir, decision, version)
+                gate, serving_now = lineage and lineage.gate, serving(models_dir)
+                if lineage is not None and lineage.is_refused:
+                    _decide(models_dir, DecisionKind.REFUSED, version, previous=serving_now, gate=gate)
+                elif lineage is not None and gate is not None and serving_now != lineage.parent:
+                    _decide(models_dir, DecisionKind.OVERTAKEN, version, previous=serving_now, gate=gate)
                 else:
-                    _decide(models_dir, decision, version, previous=serving(models_dir), gate=lineage and lineage.gate)
+                    _point(models_dir, DecisionKind.PROMOTED, version)
             except BaseException:
                 if serving(models_dir) != version:  # no decision says that it exists, and each try would leave another
                     shutil.rmtree(models_dir / "versions" / version, ignore_errors=True)
@@ -196,7 +190,7 @@ def open_version(models_dir: Path, version: str | None = None) -> Path:
     if not folder.is_dir():
         names = ", ".join(manifest.version for manifest in versions(models_dir)) or "none"
         raise ModelError(f"model version {version} is not in {models_dir}; see recllm models list; known: {names}")
-    with _explained(f"cannot read model version {version} in {models_dir}"):
+    with explained(f"cannot read model version {version} in {models_dir}"):
         verify(folder)
     return folder
 
@@ -227,7 +221,11 @@ def check_usable(models_dir: Path, version: str, now: datetime | None = None) ->
 
 
 def versions_since(models_dir: Path, first_load: int, loaded_at: datetime) -> list[str]:
-    """Versions on disk that were made or refreshed after a load; see `mark_tainted`."""
+    """Versions on disk that were made or refreshed after a load.
+
+    Numbers of loads decide, as clocks may go back; the time, aware, counts for versions from before numbers were
+    written down.
+    """
     last_counted = {decision.version: decision.last_load or 0 for decision in decisions(models_dir)}
 
     def is_later(manifest: Manifest) -> bool:
@@ -239,64 +237,39 @@ def versions_since(models_dir: Path, first_load: int, loaded_at: datetime) -> li
     return [manifest.version for manifest in versions(models_dir) if is_later(manifest)]
 
 
-def mark_tainted(
-    models_dir: Path, first_load: int, loaded_at: datetime, *, at: datetime, use_until: datetime
-) -> list[str]:
-    """Marks every version that was made after a load, of those on disk; returns them, newly marked or not.
-
-    first_load, loaded_at: number and time of the load with the first data of an erased customer. Numbers decide, as
-    clocks may go back; the time counts for versions from before numbers were written down. The date of an earlier
-    erasure stays. All times are aware.
-    """
-    if not (models_dir / "versions").is_dir():
-        return []
-    with _explained(f"cannot mark versions in {models_dir}"), lock_file(models_dir / ".lock"):
-        learned = versions_since(models_dir, first_load, loaded_at)
-        _taint(models_dir, learned, Taint(since=at.isoformat(), use_until=use_until.isoformat()))
-    return learned
-
-
-def taint_folder(folder: Path, names: Collection[str], *, at: datetime, use_until: datetime) -> None:
-    """Marks what else was learned and lies by name in a folder of its own kind."""
-    with _explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
-        _taint(folder, names, Taint(since=at.isoformat(), use_until=use_until.isoformat()))
+def mark_tainted(folder: Path, names: Collection[str], *, at: datetime, use_until: datetime) -> None:
+    """Marks versions, or what else was learned and lies by name in a folder: a customer was erased at `at` of whom it
+    learned. The date of an earlier erasure stays. All times are aware."""
+    if names:
+        with explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
+            taint = Taint(since=at.isoformat(), use_until=use_until.isoformat())
+            _write_taints(folder, dict.fromkeys(names, taint) | taints(folder))
 
 
 def clear_taint(folder: Path, name: str) -> None:
     """Something was learned again under a name."""
-    with _explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
-        marked = taints(folder)
-        if marked.pop(name, None) is not None:
-            write_whole(folder / TAINTED, json.dumps(plain(marked), indent=1) + "\n")
-
-
-def mark_version_tainted(models_dir: Path, version: str, *, at: datetime, use_until: datetime) -> None:
-    """Marks one version: a customer was erased while it was made."""
-    with _explained(f"cannot mark versions in {models_dir}"), lock_file(models_dir / ".lock"):
-        _taint(models_dir, [version], Taint(since=at.isoformat(), use_until=use_until.isoformat()))
+    with explained(f"cannot mark what lies in {folder}"), lock_file(folder / ".lock"):
+        _write_taints(folder, {marked: taint for marked, taint in taints(folder).items() if marked != name})
 
 
 def remove_tainted(models_dir: Path, *, ended_by: datetime | None = None) -> list[str]:
     """Removes the tainted versions that do not serve, with `ended_by` those whose use has ended; returns them."""
     if not models_dir.is_dir():
         return []
-    with _explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
+    with explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
         marked, now_serving = taints(models_dir), serving(models_dir)
         going = {v for v, taint in marked.items() if ended_by is None or taint.has_ended(ended_by)} - {now_serving}
         removed = [m.version for m in versions(models_dir) if m.version in going]
         for version in removed:
             _remove(models_dir, version, now_serving)
         left = {version: taint for version, taint in marked.items() if (models_dir / "versions" / version).is_dir()}
-        if left != marked:
-            write_whole(models_dir / TAINTED, json.dumps(plain(left), indent=1) + "\n")
+        _write_taints(models_dir, left)
     return removed
 
 
-def _taint(models_dir: Path, learned: Collection[str], taint: Taint) -> None:
-    marked = taints(models_dir)
-    new = {version: taint for version in learned if version not in marked}
-    if new:
-        write_whole(models_dir / TAINTED, json.dumps(plain(marked | new), indent=1) + "\n")
+def _write_taints(folder: Path, marked: Mapping[str, Taint]) -> None:
+    if marked != taints(folder):
+        write_whole(folder / TAINTED, json.dumps(plain(marked), indent=1) + "\n")
 
 
 def _inherit_taint(models_dir: Path, version: str) -> None:
@@ -308,7 +281,7 @@ def _inherit_taint(models_dir: Path, version: str) -> None:
         return
     adapters = [{n: f for n, f in m.files.items() if n.startswith("adapter/")} for m in (by_version[version], parent)]
     if adapters[0] and adapters[0] == adapters[1]:
-        _taint(models_dir, [version], marked[parent.version])
+        _write_taints(models_dir, marked | {version: marked[parent.version]})
 
 
 def verify(folder: Path) -> Manifest:
@@ -324,9 +297,9 @@ def verify(folder: Path) -> Manifest:
         raise ModelError(
             f"{folder}: {odd[0]} is missing or was added after publication; train again, or run: recllm models promote"
         )
-    for name, (sha256, _) in manifest.files.items():
+    for name, file in manifest.files.items():
         with (folder / name).open("rb") as stream:
-            unchanged = hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+            unchanged = hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
         if not unchanged:
             raise ModelError(
                 f"{folder / name} was changed after publication; train again, or run: recllm models promote"
@@ -349,20 +322,14 @@ def promote(models_dir: Path, version: str, *, force: bool = False) -> str:
                 f"model version {version} was refused ({', '.join(overridden)}); see recllm models list --json; "
                 f"to let it serve all the same: recllm models promote {version} --force"
             )
-    with _explained(f"cannot promote in {models_dir}"), lock_file(models_dir / ".lock"):
+    with explained(f"cannot promote in {models_dir}"), lock_file(models_dir / ".lock"):
         _point(models_dir, DecisionKind.PROMOTED, version, overridden=overridden)
     return version
 
 
-def rollback(models_dir: Path, version: str | None = None) -> str:
-    """Makes an earlier version serve again: `version`, or of those that the gate did not refuse the one published
-    before the serving one. Returns it.
-
-    The version is verified first. Raises `ModelError` when it is not there or was changed, and `UsageError` for a
-    `version` that the gate refused.
-    """
-    if version is not None:
-        return promote(models_dir, version)
+def rollback(models_dir: Path) -> str:
+    """Makes an earlier version serve again: of those that the gate did not refuse the one published before the serving
+    one. Returns it. It is verified first; raises `ModelError` where there is none, or it was changed."""
     manifests, now_serving = versions(models_dir), current(models_dir)
     names = [manifest.version for manifest in manifests]
     position = names.index(now_serving) if now_serving in names else len(names)
@@ -370,7 +337,7 @@ def rollback(models_dir: Path, version: str | None = None) -> str:
     if not earlier:
         raise ModelError(f"there is no version before {now_serving} in {models_dir}; nothing to roll back to")
     open_version(models_dir, earlier[-1])
-    with _explained(f"cannot roll back in {models_dir}"), lock_file(models_dir / ".lock"):
+    with explained(f"cannot roll back in {models_dir}"), lock_file(models_dir / ".lock"):
         _point(models_dir, DecisionKind.ROLLED_BACK, earlier[-1])
     return earlier[-1]
 
@@ -398,7 +365,7 @@ def remove_old(models_dir: Path, *, refused: int, retrained: int, needed: Collec
     The serving version and the one before it stay, as do `needed` ones and those that were made by hand. Returns what
     is gone.
     """
-    with _explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
+    with explained(f"cannot remove versions in {models_dir}"), lock_file(models_dir / ".lock"):
         now_serving, manifests = serving(models_dir), versions(models_dir)
         accepted = [m.version for m in manifests if not m.is_refused]
         position = accepted.index(now_serving) if now_serving in accepted else len(accepted)
@@ -424,18 +391,9 @@ def _remove(models_dir: Path, version: str, now_serving: str | None, gate: GateR
     shutil.rmtree(draft)
 
 
-def _gate_decision(models_dir: Path, lineage: Lineage | None) -> DecisionKind:
-    """What becomes of a new version; without a gate it serves."""
-    if lineage is None or lineage.gate is None:
-        return DecisionKind.PROMOTED
-    if lineage.is_refused:
-        return DecisionKind.REFUSED
-    return DecisionKind.PROMOTED if serving(models_dir) == lineage.parent else DecisionKind.OVERTAKEN
-
-
 def note_refresh(models_dir: Path, version: str, last_load: int) -> None:
     """Writes down that a version's serving state was counted again; last_load: as in `VersionDecision`."""
-    with _explained(f"cannot write decisions in {models_dir}"), lock_file(models_dir / ".lock"):
+    with explained(f"cannot write decisions in {models_dir}"), lock_file(models_dir / ".lock"):
         _decide(models_dir, DecisionKind.REFRESHED, version, last_load=last_load)
 
 
@@ -488,11 +446,11 @@ def _seal(draft: Path, version: str, lineage: Lineage | None) -> None:
     for name in names:
         with (draft / name).open("rb") as stream:
             os.fsync(stream.fileno())
-            files[name] = (hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
+            files[name] = VersionFile(sha256=hashlib.file_digest(stream, "sha256").hexdigest(), bytes=stream.tell())
     number = 1 + max((manifest.number for manifest in versions(draft.parents[1])), default=0)
     now = datetime.now(UTC).isoformat()
     manifest = Manifest(version=version, created_at=now, files=files, lineage=lineage, number=number)
-    write_whole(draft / MANIFEST, _sealed(_manifest_body(manifest)))
+    write_whole(draft / MANIFEST, _sealed(plain(manifest)))
     for folder in sorted({(draft / name).parent for name in names} - {draft}, reverse=True):
         sync_folder(folder)
 
@@ -511,15 +469,6 @@ def _files(folder: Path) -> list[str]:
     return names
 
 
-def _manifest_body(manifest: Manifest) -> dict[str, Any]:
-    body: dict[str, Any] = {"version": manifest.version, "created_at": manifest.created_at}
-    body["files"] = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()}
-    body["number"] = manifest.number
-    if manifest.lineage is not None:
-        body["lineage"] = plain(manifest.lineage)
-    return body
-
-
 def _sealed(body: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return json.dumps({**body, "sha256": digest}, indent=1, sort_keys=True) + "\n"
@@ -530,14 +479,8 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_text("utf-8")
         body = {name: value for name, value in json_value(text).items() if name != "sha256"}
-        files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in body["files"].items()}
-        lineage = Lineage(**body["lineage"]) if "lineage" in body else None
-        created_at = str(body["created_at"])
-        number = int(body.get("number", 0))
-        manifest = Manifest(
-            version=str(body["version"]), created_at=created_at, files=files, lineage=lineage, number=number
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        manifest = Manifest(**body)
+    except (OSError, ValueError, TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{path} is missing or damaged; train again, or run: recllm models promote") from error
     # every byte of the manifest counts, too; a lineage as it was written, whatever fields later versions add to it
     if _sealed(body) != text:
@@ -546,7 +489,8 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
+    """Raises `ModelError` for a disk that refuses."""
     try:
         yield
     except OSError as error:

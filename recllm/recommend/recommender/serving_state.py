@@ -15,11 +15,10 @@ history from the store, by key, so what happened after the state was made counts
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -34,17 +33,16 @@ from recllm.base.files import PRIVATE, drafts_folder, whole_file
 from recllm.base.settings import CollaborativeSettings
 from recllm.learn.features.collaborative import CollaborativeStatistics, ItemStatistics
 from recllm.learn.models.sequence import SequenceModel, SequenceWeights
+from recllm.recommend.recommender.people import Arrays, PeopleState, digest
+from recllm.shop.data.catalogue import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
 from recllm.shop.data.dataset import EVENT_DTYPES, ITEM_SCHEMA, Dataset, Events
 from recllm.shop.data.event_files import COLUMNS, EventFiles, EventLog
-from recllm.shop.data.interactions import Floats, Ints
-from recllm.shop.data.item_groups import GROUPINGS, VOTED, GroupStatistics, ItemGroups, NewItems
+from recllm.shop.data.interactions import Ints
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 CATALOGUE_STATE, ITEMS, PEOPLE_STATE = "serving.safetensors", "items.arrow", "people.safetensors"
-
-Arrays = dict[str, NDArray[Any]]
 
 _DTYPES = {"BOOL": "?", "U8": "u1", "U16": "<u2", "I32": "<i4", "I64": "<i8", "F32": "<f4"}
 """Names of safetensors' types, as far as a state uses them."""
@@ -67,32 +65,6 @@ class CatalogueState:
     """Number of the last load of items that it knows."""
 
 
-@dataclass(frozen=True, eq=False)
-class PeopleState:
-    """The part about single people. A user's row is that of their digest."""
-
-    digests: Ints
-    """Salted digest of each user's pseudonym, (n_users,), in the order of the users of the dataset."""
-    events: Events
-    """Everybody's history, n_users runs, on the rows of the catalogue's state."""
-    arrays: Arrays
-    salt: bytes
-    event_no: int
-    """Number of the last event that it knows."""
-    consent_load: int
-    """Number of the last load of consent that it knows."""
-
-    def digest(self, pseudonyms: Sequence[str]) -> Ints:
-        """Of each pseudonym, int64 (n,), at least 0."""
-        return digest(pseudonyms, self.salt)
-
-
-def digest(pseudonyms: Sequence[str], salt: bytes) -> Ints:
-    """A number at least 0 for each pseudonym, int64 (n,), from which none can be read."""
-    hashes = b"".join(hashlib.blake2b(name.encode(), key=salt, digest_size=8).digest() for name in pseudonyms)
-    return np.frombuffer(hashes, np.int64) & np.int64(2**63 - 1)
-
-
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +72,6 @@ def save_state(
     folder: Path,
     dataset: Dataset,
     population: CollaborativeStatistics,
-    item_offsets: Floats | None,
     together: csr_matrix,
     log: EventLog,
     *,
@@ -109,7 +80,7 @@ def save_state(
     event_no: int = 0,
     consent_load: int = 0,
 ) -> None:
-    """Write all three files into an existing folder. item_offsets: calibration of each item, (n_items,). together: what
+    """Write all three files into an existing folder. together: what
     is bought together, see `recllm.learn.features.together`. log: everybody's events. The numbers: as in
     `CatalogueState` and `PeopleState`."""
     arrays: Arrays = {"item_vectors": population.item_vectors, **_csr_arrays("item_item", population.item_item)}
@@ -121,8 +92,6 @@ def save_state(
         crowd = population.group_statistics[name]
         for measure in ("buyers_56", "arrivals", "arrival_rate"):
             arrays[f"group_sales.{name}.{measure}"] = getattr(crowd, measure)
-    if item_offsets is not None:
-        arrays["item_offsets"] = item_offsets
     if population.interests is not None:
         sequence = population.interests
         arrays |= {"sequence.read": sequence.read, "sequence.vectors": sequence.vectors, "sequence.bias": sequence.bias}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from recllm.base.errors import ModelError
 from recllm.base.schema import Encoder, Purpose, Table
 from recllm.learn.features.item_vectors import new_item_vectors
 from recllm.recommend.recommender.lineage import Lineage, Origin
-from recllm.recommend.recommender.people import Histories
+from recllm.recommend.recommender.people import AgreedPeople, StorePeople
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.registry import (
     check_usable,
     current,
-    mark_version_tainted,
+    mark_tainted,
     new_version,
     note_refresh,
     serving,
@@ -30,7 +29,6 @@ from recllm.recommend.recommender.registry import (
 from recllm.recommend.recommender.saved_model import Model, lineage_of, load_model, publish_model
 from recllm.recommend.recommender.serving_state import (
     CatalogueState,
-    PeopleState,
     open_catalogue_state,
     population_of,
     together_of,
@@ -44,10 +42,8 @@ from recllm.recommend.recommender.shop_states import (
     states,
     write_state,
 )
-from recllm.shop.data.dataset import USER_COLUMN, Dataset, hash_order, utc
+from recllm.shop.data.dataset import Dataset, hash_order
 from recllm.shop.data.event_files import Spread, in_turn
-from recllm.shop.data.interactions import Ints, merge
-from recllm.shop.workspace.privacy import PolicyGate
 from recllm.shop.workspace.workspace import Workspace, present
 
 logger = logging.getLogger(__name__)
@@ -74,36 +70,6 @@ def workspace_encoder(workspace: Workspace) -> Encoder:
     return load_encoder(workspace.settings.encoder, cache_dir=workspace.cache_dir / "vectors", precision="auto")
 
 
-@dataclass(frozen=True, eq=False)
-class StorePeople:
-    """Histories of users as the store has them now, read by key."""
-
-    gate: PolicyGate
-    shop: Dataset
-    """The catalogue and the present; it may be without users."""
-    state: PeopleState
-
-    def at(self, shop: Dataset) -> StorePeople:
-        return replace(self, shop=shop)
-
-    def histories(self, user_ids: Sequence[str]) -> Histories:
-        read = self.gate.stored_histories(user_ids, Purpose.PERSONALISATION, before=utc(self.shop.as_of))
-        is_known = np.array([person.is_known and person.permitted for person in read], bool)
-        return Histories(
-            is_known,
-            self.shop.pack_rows([person.events for person in read]),
-            [_stated(person.basics) for person in read],
-            np.where(is_known, self.state.digest(user_ids), -1),
-            np.array([person.permitted for person in read], bool),
-        )
-
-
-def _stated(basics: str) -> dict[str, str]:
-    """A person's basics by name, in the order of the names."""
-    stated = sorted(json.loads(basics).items())
-    return {name: str(value) for name, value in stated if value is not None and name != USER_COLUMN}
-
-
 def open_recommender(
     workspace: Workspace,
     *,
@@ -126,7 +92,7 @@ def open_recommender(
     gate, names = workspace.gate(), workspace.pseudonymiser()
     version = version or usable_version(workspace)
     trained = version is not None
-    model = load_model(workspace.models_dir, version, item_offsets=recompute or everybody) if trained else None
+    model = load_model(workspace.models_dir, version) if trained else None
     common: dict[str, Any] = {
         "model": model,
         "policy": workspace.policy,
@@ -145,17 +111,15 @@ def open_recommender(
     items = _current_items(workspace, catalogue)
     shop = replace(Dataset.of_catalogue(items, present(workspace, now)), step_seconds=gate.step_seconds())
     population = population_of(catalogue, people, model.population, model.interests)
-    offsets = catalogue.arrays.get("item_offsets")
     if n_new := items.height - catalogue.items.height:
         grown = pl.concat([catalogue.items, items.tail(n_new)])
         paid = pl.Series(np.expm1(population.stats.log_price.astype(np.float64))).extend_constant(None, n_new)
         priced = grown.with_columns(pl.coalesce("price", paid.fill_nan(None)))
         vectors = new_item_vectors(encoder, priced, n_new, catalogue.locale)
         population = population.with_new_items(grown, vectors)
-        offsets = None if offsets is None else np.append(offsets, np.zeros(n_new, np.float32))
-    population = replace(population, index=catalogue_index(workspace, model, catalogue, items["item_id"]))
+    population = replace(population, index=catalogue_index(workspace, model, catalogue))
     together = together_of(catalogue, items.height)
-    common |= {"text_locale": catalogue.locale, "item_offsets": offsets, "together": together}
+    common |= {"text_locale": catalogue.locale, "together": together}
     if everybody:
         data, pool = AgreedPeople.read(gate, shop, people).dataset()
         return Recommender(data, encoder, population=replace(population, pool=pool), **common)
@@ -226,64 +190,6 @@ def with_current_offer(workspace: Workspace, recommender: Recommender) -> Recomm
     return recommender.offering(_described(recommender.dataset.items, workspace.gate().catalogue()))
 
 
-@dataclass(frozen=True, eq=False)
-class AgreedPeople:
-    """Everybody who agreed to personalisation, with a state's histories and what they did since it was made.
-
-    `dataset` makes arrays of all of them, or of some: only then are histories read, as far as they are asked for.
-    """
-
-    shop: Dataset
-    """The catalogue and the present; it may be without users."""
-    state: PeopleState
-    users: pl.DataFrame
-    """As `Dataset.users`."""
-    digests: Ints
-    """Of each of the users in the state, (n_users,)."""
-    state_rows: Ints
-    """Row of each of the users in the state, -1 for one that it does not have, (n_users,)."""
-    written: pl.DataFrame
-    """Events since the state was made; all of those of users whom it does not have."""
-    oldest: datetime | None
-    """What is older is not used any more."""
-
-    @classmethod
-    def read(cls, gate: PolicyGate, shop: Dataset, state: PeopleState) -> AgreedPeople:
-        users, written = gate.people(Purpose.PERSONALISATION, after_event=state.event_no)
-        ids = users[USER_COLUMN].to_list()
-        digests, order = state.digest(ids), np.argsort(state.digests)
-        in_order = state.digests[order]
-        nearest = np.minimum(np.searchsorted(in_order, digests), max(len(in_order) - 1, 0))
-        in_state = in_order[nearest] == digests if len(in_order) else np.zeros(len(ids), bool)
-        new = [ids[n] for n in np.flatnonzero(~in_state)]
-        if new:
-            earlier = gate.histories(new, Purpose.PERSONALISATION).events
-            written = pl.concat([written.filter(~pl.col(USER_COLUMN).is_in(new)), earlier], how="vertical_relaxed")
-        state_rows = np.where(in_state, order[nearest], -1) if len(in_order) else np.full(len(ids), -1)
-        return cls(shop, state, users, digests, state_rows, written, gate.oldest_event())
-
-    def dataset(self, rows: Ints | None = None) -> tuple[Dataset, Ints]:
-        """The users of these rows, in their order, all when None; and the row among them of each neighbour of the
-        state's pool, -1 for one who is not among them."""
-        rows = np.arange(len(self.users)) if rows is None else rows
-        users, digests, state_rows = self.users[rows.tolist()], self.digests[rows], self.state_rows[rows]
-        ids, in_state, past = users[USER_COLUMN].to_list(), state_rows >= 0, self.state.events
-        lengths = np.where(in_state, np.diff(past.indptr)[state_rows], 0) if len(past.indptr) > 1 else 0 * rows
-        events = past.rows(state_rows[in_state])
-        events = replace(events, indptr=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        written = self.written
-        if len(rows) < len(self.users):
-            written = written.filter(pl.col(USER_COLUMN).is_in(users[USER_COLUMN].implode()))
-        if len(written):
-            events = merge(events, self.shop.pack(written, ids))
-        row_of_digest = dict(zip(digests.tolist(), range(len(ids)), strict=True))
-        pool_digests = self.state.digests[self.state.arrays["pool"]].tolist()
-        pool = np.array([row_of_digest.get(digest, -1) for digest in pool_digests], np.int64)
-        if self.oldest is not None:
-            events = events.select(events.at >= int(self.oldest.timestamp()))
-        return replace(self.shop, users=users, events=events).before(self.shop.as_of), pool
-
-
 def publish_recommender(
     workspace: Workspace,
     model: Model,
@@ -350,7 +256,7 @@ def _mark_erased_since(workspace: Workspace, version: str, erased: Collection[st
     """erased: before the data were read that the version, or its state, was made of."""
     if _erased(workspace) - set(erased):
         at = datetime.now(UTC)
-        mark_version_tainted(workspace.models_dir, version, at=at, use_until=tainted_until(workspace, at))
+        mark_tainted(workspace.models_dir, [version], at=at, use_until=tainted_until(workspace, at))
         forget_in_states(workspace)
 
 

@@ -12,7 +12,6 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache, partial
@@ -25,12 +24,12 @@ from recllm.base.errors import ModelError
 from recllm.base.files import drafts_folder, sweep_drafts, sync_folder
 from recllm.base.schema import Encoder, Purpose, Table
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
+from recllm.recommend.recommender.people import PeopleState
 from recllm.recommend.recommender.recommender import Recommender
-from recllm.recommend.recommender.registry import serving
+from recllm.recommend.recommender.registry import explained, serving
 from recllm.recommend.recommender.saved_model import Model
 from recllm.recommend.recommender.serving_state import (
     PEOPLE_STATE,
-    PeopleState,
     open_people_state,
     save_state,
     without_people,
@@ -80,7 +79,7 @@ def write_state(
     if progress:
         progress("count what the crowd did, for answers in a moment")
     with (
-        _explained(workspace.root / "serving"),
+        explained(f"cannot write {workspace.root / 'serving'}"),
         drafts_folder(workspace.root / "serving") as scratch,
         tqdm(total=0, unit=" parts", desc="log", leave=False, delay=1.0, disable=None if progress else True) as bar,
     ):
@@ -100,7 +99,6 @@ def write_state(
             scratch / "state",
             shop,
             population,
-            recommender.item_offsets,
             recommender.together,
             log,
             locale=locale,
@@ -140,7 +138,7 @@ def people_who_agree(workspace: Workspace, folder: Path) -> PeopleState:
         keep = np.isin(state.digests, agreed)
         # numbers of erased events may be given again: what the store writes from now on is to count as new
         event_no = min(state.event_no, marks.event_no)
-        with _explained(path):
+        with explained(f"cannot write {path}"):
             state = without_people(path, state, keep, event_no=event_no, consent_load=consent_load)
         _sweep(workspace, folder, 0)
     return state
@@ -184,15 +182,6 @@ def _consent_load(folder: Path) -> int:
         return open_people_state(folder / PEOPLE_STATE).consent_load
     except ModelError:
         return -1
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise ModelError(f"{path} cannot be written: {reason}; check the disk's free space and permissions") from error
 
 
 def _with_bar(spread: Spread, bar: tqdm[Any]) -> Spread:

@@ -92,7 +92,6 @@ def train_workspace(
     it learns from all people, see `_training_data`. Raises `DataError` when the log is too small to learn
     from, `PolicyError` for a training without privacy where the settings ask for it.
     """
-    from recllm.learn.training.advise import STEPS_AS_TIMES
     from recllm.recommend.recommender.recommender import Recommender
 
     if private is None:
@@ -116,9 +115,6 @@ def train_workspace(
     advice = workspace_advice(workspace, data, horizon_days=arguments.get("horizon_days"), seed=seed)
     scorer, sequence = settings_in_use(workspace.settings, advice, data, seed=seed, **arguments)
     tell(f"{len(data.events):,} events to learn from, {data.n_items:,} items; their texts are encoded")
-    doubts = (STEPS_AS_TIMES,) if advice.survey.looks_like_steps else ()
-    for doubt in doubts:
-        logger.warning("%s", doubt)
     recommender = recommender.fit(
         scorer,
         interests=sequence,
@@ -135,7 +131,7 @@ def train_workspace(
         rows=len(data.events),
         seconds=time.monotonic() - started,
         metrics=model.metrics,
-        notes=(*doubts, *model.training.get("notes", ())),
+        notes=tuple(model.training.get("notes", ())),
     )
 
 
@@ -246,7 +242,6 @@ def tune_workspace(
         workspace.cache_dir / "lora" / run_folder_name(data, base, arguments),
         progress,
         locale=workspace.settings.locale,
-        consent="people of the workspace who agreed to model training, no one else",
     )
 
 

@@ -27,9 +27,6 @@ DAY = 86_400
 
 Counted = TypeVar("Counted")
 
-FEW_IDS = 5_000
-"""More ids than this are joined with a table; fewer are looked up in a dictionary."""
-
 EVENTS_OF_A_PART = 2_000_000
 """Events per part of a long log, which keeps people whole: with all results some 700 MB."""
 
@@ -169,7 +166,7 @@ def person_ranges(indptr: NDArray[np.int64], n_events: int) -> Iterator[tuple[in
 
 
 class ItemLookup:
-    """Rows of a table of items by ids, and the items on offer. A few ids are looked up one by one, many are joined."""
+    """Rows of a table of items by ids, and the items on offer."""
 
     def __init__(self, items: pl.DataFrame) -> None:
         self.items = items
@@ -192,14 +189,9 @@ class ItemLookup:
         return np.asarray(self.available & (self._until > as_of * 1_000_000))
 
     def rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
-        """(n,), -1 for an unknown id."""
-        sought = item_ids if isinstance(item_ids, pl.Series) else pl.Series(item_ids, dtype=pl.String)
-        if len(sought) > FEW_IDS:
-            return _lookup(self.items["item_id"], sought)
-        return self.few_rows(sought)
-
-    def few_rows(self, item_ids: Iterable[str]) -> NDArray[np.int64]:
-        """(n,), -1 for an unknown id; one by one, however many there are."""
+        """(n,), -1 for an unknown id. Those of a column are joined, others looked up one by one."""
+        if isinstance(item_ids, pl.Series):
+            return _lookup(self.items["item_id"], item_ids)
         row_of = self._row_of
         return np.array([row_of.get(item_id, -1) for item_id in item_ids], np.int64)
 
@@ -334,18 +326,13 @@ class Dataset:
         if not rows:
             return Events.nothing(len(runs))
         ids, actions, times, quantities, prices, baskets = zip(*rows, strict=True)
-        item, at = self.item_index.few_rows(ids), np.array(times, np.int64) // 1_000_000
+        item, at = self.item_index.rows(ids), np.array(times, np.int64) // 1_000_000
         used = (item >= 0) & (at < self.as_of)
-        user = np.repeat(np.arange(len(runs)), [len(run) for run in runs])[used]
-        basket_ids = [basket if is_used else None for basket, is_used in zip(baskets, used.tolist(), strict=True)]
-        number = {basket: n for n, basket in enumerate(sorted({b for b in basket_ids if b is not None}), 1)}
-        numbers = [number.get(basket, -1) for basket in basket_ids]
-        # a price of None becomes NaN
-        stated = zip((item, at, actions, quantities, prices, numbers), EVENT_DTYPES, strict=True)
-        columns: list[NDArray[Any]] = [np.asarray(column, dtype)[used] for column, dtype in stated]
-        order = np.lexsort((columns[0], columns[1], user))
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(runs)))]).astype(np.int64)
-        return Events(indptr, *(column[order] for column in columns))
+        user = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+        action, quantity = np.array(actions)[used], np.array(quantities, np.float32)[used]
+        price = np.array(prices, np.float32)[used]  # None becomes NaN
+        basket_id = pl.Series(baskets, dtype=pl.String).filter(pl.Series(used))
+        return Events.of_rows(len(runs), user[used], item[used], at[used], action, quantity, price, basket_id)
 
     def with_items(self, keep: NDArray[np.bool_]) -> Dataset:
         """Only these items, shape (n_items,), and the events on them."""

@@ -24,7 +24,6 @@ WINDOWS = 13
 """Horizons of a median person's history, if it has enough steps: a year."""
 MAX_STEPS = 10_000
 """Steps before the last one; older ones count as one step."""
-_EPOCH_1990 = 631_152_000
 STEP_HINT = "whole numbers from 0, as 0, 1, 2 ... in each person's order"
 
 
@@ -76,21 +75,6 @@ def whole_numbers(column: pl.Series) -> pl.Series:
     numbers = texts.cast(pl.Float64, strict=False)
     is_whole = numbers.is_finite() & (numbers == numbers.round(0)) & numbers.is_between(0, 2**53)
     return numbers.set(~is_whole.fill_null(False), None).cast(pl.Int64)
-
-
-def looks_like_steps(at: NDArray[np.int64], indptr: NDArray[np.int64]) -> bool:
-    """Whether times were made from step numbers: all are before 1990, or all are whole days apart and most people
-    begin, or most end, at one moment. at: epoch seconds, ascending within each run of `indptr`."""
-    lengths = np.diff(indptr)
-    begins, ends = at[indptr[:-1][lengths > 1]], at[indptr[1:][lengths > 1] - 1]
-    if len(begins) < 10:
-        return False
-    times = np.unique(at)
-    if times[-1] < _EPOCH_1990:  # seconds so small are numbers of steps
-        return True
-    if len(times) < 3 or int(np.gcd.reduce(np.diff(times))) < 86_400:
-        return False
-    return any(float((edge == value).mean()) > 0.5 for edge, value in ((begins, times[0]), (ends, times[-1])))
 
 
 def refuse_steps(step_seconds: int | None, what: str) -> None:

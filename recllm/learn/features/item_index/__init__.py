@@ -1,1 +1,1 @@
-"""The item index: item vectors to the items nearest to a query; exact by default, four others for large catalogues."""
+"""The item index: which items are probably nearest to a vector, for catalogues too large to compare all of them."""

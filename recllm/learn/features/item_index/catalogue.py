@@ -1,75 +1,105 @@
-"""An item index as the rows of a catalogue see it: opened when it is first needed, and done without where it is not."""
+"""What an index proposes to the rows of a catalogue, and the folder that it is opened from.
+
+An index is built whole, of the unit vectors of one serving state, whose rows are its numbers. It only proposes: the
+caller compares the exact vectors of what is proposed, and all vectors where nothing is.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from threading import Lock
+from typing import Any, Protocol
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.errors import RecllmError
-from recllm.learn.features.item_index.rows import Floats, Ints, ItemIndex
+from recllm.base.documents import json_value
+from recllm.base.errors import ModelError, RecllmError
+from recllm.base.files import write_whole
 
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+ABOUT = "index.json"
+FORMAT = 2
+REMEDY = "build it again with: recllm refresh --index"
+
+OVER_FETCH = 2
+"""Times the candidates that are expected to be enough behind a filter."""
+MAX_CANDIDATES = 2_000
+"""More candidates than this cost more than going through all items."""
+EXACT_ITEMS = 5_000
+"""So few items are gone through at once."""
 RETRY_SECONDS = 30.0
 """An index that could not be opened, or did not answer, is tried again after so long."""
 
 logger = logging.getLogger(__name__)
 
 
-class CatalogueIndex:
-    """Nearest items by the rows of a catalogue. Items that the index does not have are always among them; what it has
-    besides is left out. Threads may share it."""
+class ItemIndex(Protocol):
+    """An index of any kind. It raises `ModelError` where its server refuses, or holds another index by now."""
 
-    def __init__(self, opening: Callable[[], ItemIndex], item_ids: pl.Series) -> None:
-        """opening: opens the index, and raises a `RecllmError` where that cannot be. item_ids: of the catalogue's rows,
-        (n_items,)."""
-        self._opening, self._item_ids = opening, item_ids
+    def candidates(self, queries: Floats, n: int) -> Iterable[Ints]:
+        """For each query, (n_queries, dim), about `n` rows that are probably nearest by the inner product."""
+        ...
+
+    def close(self) -> None:
+        """Close files and connections."""
+        ...
+
+
+class CatalogueIndex:
+    """Candidates among the rows of a catalogue: those of the index, and all items behind these, which it does not have.
+
+    It is opened when it is first needed, and done without where it cannot be. Threads may share it.
+    """
+
+    def __init__(self, opening: Callable[[], ItemIndex], n_rows: int) -> None:
+        """opening: opens the index, and raises a `RecllmError` where that cannot be. n_rows: items of the index."""
+        self._opening, self._n_rows = opening, n_rows
         self._index: ItemIndex | None = None
         self._retry_at = 0.0
         self._lock = Lock()
-        self._row_of: Ints = np.zeros(0, np.int64)
-        """Row in the catalogue of each row of the index, -1 for none."""
-        self._is_same = False
-        """Whether the rows of the index are the first of the catalogue, in their order."""
         self._complaint = ""
-        self._unlisted: Ints = np.zeros(0, np.int64)
-        """Rows of the catalogue that the index does not have."""
 
-    def nearest(self, queries: Floats, k: int, allowed: NDArray[np.bool_] | None = None) -> list[Ints] | None:
-        """For each query, (n, dim), the rows of the `k` best items, best first, and behind them those that the
-        index does not have; only allowed ones. None where there is no index to ask: then all items are to be compared.
+    def nearest(self, queries: Floats, k: int, allowed: NDArray[np.bool_]) -> list[Ints] | None:
+        """For each query, (n, dim), rows of allowed items, among which the `k` best probably are; never fewer than
+        min(k, allowed items). None where all items are to be compared: without an index, or behind a narrow filter.
 
-        allowed: (n_items,), all items when None.
+        allowed: (n_items,).
         """
-        index = self._opened()
+        is_open = np.asarray(allowed[: self._n_rows], bool)
+        n_open, further = int(is_open.sum()), self._n_rows + np.flatnonzero(allowed[self._n_rows :])
+        if n_open <= EXACT_ITEMS:
+            return [np.append(np.flatnonzero(is_open), further)] * len(queries)
+        n_candidates = math.ceil(OVER_FETCH * k * self._n_rows / n_open)
+        # nothing is near to a vector of zeros
+        index = self._opened() if n_candidates <= MAX_CANDIDATES and np.any(queries, axis=1).all() else None
         if index is None:
             return None
-        mask = None
-        if allowed is not None or not self._is_same:
-            is_open = np.ones(len(self._item_ids), bool) if allowed is None else np.asarray(allowed, bool)
-            mask = is_open[: len(self._row_of)] if self._is_same else np.append(is_open, False)[self._row_of]
-        unlisted = self._unlisted if allowed is None else self._unlisted[np.asarray(allowed, bool)[self._unlisted]]
         try:
-            best_rows = index.search(queries, k, mask).rows
+            proposals = [rows[(rows >= 0) & (rows < self._n_rows)] for rows in index.candidates(queries, n_candidates)]
         except RecllmError as error:
             self._give_up(error)
             return None
-        return [np.append(self._row_of[rows[rows >= 0]], unlisted) for rows in best_rows]
+        proposals = [rows[is_open[rows]] for rows in proposals]
+        if any(len(rows) < min(k, n_open) for rows in proposals):
+            return None
+        return [np.append(rows, further) for rows in proposals]
 
     def _opened(self) -> ItemIndex | None:
         with self._lock:
             if self._index is None and time.monotonic() >= self._retry_at:
                 try:
-                    index = self._opening()
+                    self._index = self._opening()
                 except RecllmError as error:
                     self._give_up(error)
-                    return None
-                self._map_rows(index)
-                self._index = index
             return self._index
 
     def _give_up(self, error: RecllmError) -> None:
@@ -79,11 +109,37 @@ class CatalogueIndex:
         self._complaint = str(error)
         self._index, self._retry_at = None, time.monotonic() + RETRY_SECONDS
 
-    def _map_rows(self, index: ItemIndex) -> None:
-        listed = pl.DataFrame({"item_id": self._item_ids}).with_row_index("row")
-        rows = pl.DataFrame({"item_id": index.item_ids}).join(listed, on="item_id", how="left", maintain_order="left")
-        self._row_of = rows["row"].cast(pl.Int64).fill_null(-1).to_numpy()
-        self._is_same = np.array_equal(self._row_of, np.arange(len(self._row_of)))
-        is_listed = np.zeros(len(self._item_ids), bool)
-        is_listed[self._row_of[self._row_of >= 0]] = True
-        self._unlisted = np.flatnonzero(~is_listed)
+
+def vectors_fingerprint(encoder_fingerprint: str, state: str, locale: str) -> str:
+    """Of what made item vectors: an encoder with its adapter, and the serving state, whose prices are in them."""
+    return hashlib.sha256(json.dumps([encoder_fingerprint, state, locale]).encode()).hexdigest()
+
+
+def write_about(folder: Path, about: Mapping[str, Any], files: Iterable[str]) -> None:
+    """Write what the folder of an index says of it, last of all: a folder without it is not complete."""
+    digests = {name: _sha256(folder / name) for name in files}
+    write_whole(folder / ABOUT, json.dumps({"format": FORMAT, **about, "files": digests}, indent=1) + "\n")
+
+
+def check_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Raises `ModelError` for the folder of another index, one of an older recllm, and where a file is missing or was
+    changed. about: as for `write_about`."""
+    try:
+        record = json_value((folder / ABOUT).read_text("utf-8"))
+        digests = {str(name): str(digest) for name, digest in record["files"].items()}
+        is_same = all(record[name] == value for name, value in {"format": FORMAT, **about}.items())
+    except FileNotFoundError as error:
+        raise ModelError(f"there is no item index in {folder}; {REMEDY}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder / ABOUT} is damaged ({error}); {REMEDY}") from error
+    if not is_same:
+        raise ModelError(f"{folder}: the item index holds vectors of another model or encoder; {REMEDY}")
+    for name, digest in digests.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file() or _sha256(path) != digest:
+            raise ModelError(f"{path}: a file of the item index is missing or was changed; {REMEDY}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

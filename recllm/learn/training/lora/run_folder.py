@@ -1,4 +1,4 @@
-"""The folder of a run: configuration with data hash and versions, metrics, card, and the checkpoints of its trainer."""
+"""The folder of a run: configuration with data hash and versions, metrics, and the checkpoints of its trainer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from recllm.base.errors import ModelError
 from recllm.base.files import write_whole
 from recllm.base.schema import Encoder
 from recllm.learn.training.arguments import LoraArguments
-from recllm.shop.data.dataset import Dataset, utc
+from recllm.shop.data.dataset import Dataset
 
-CONFIG, METRICS, CARD = "config.json", "metrics.jsonl", "card.txt"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
 CHECKPOINTS, RUN = "checkpoints", "run.json"
 _LIBRARIES = ("recllm", "torch", "transformers", "sentence-transformers", "peft", "accelerate", "datasets")
 
@@ -109,34 +109,3 @@ def write_records(folder: Path, belongs: Mapping[str, Any], args: LoraArguments,
     record = {**belongs, "arguments": args.model_dump(mode="json"), "seed": args.seed, "versions": versions}
     write_whole(folder / CONFIG, json.dumps(record, indent=2) + "\n")
     write_whole(folder / METRICS, "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in history))
-
-
-def write_card(
-    folder: Path,
-    dataset: Dataset,
-    args: LoraArguments,
-    base: str,
-    licence: str,
-    consent: str,
-    best: Mapping[str, float],
-) -> None:
-    """What to know before using the adapter."""
-    at = dataset.events.at
-    figures = "\n".join(f"  {name}: {value:.4f}" for name, value in best.items() if name.startswith("ndcg"))
-    text = f"""\
-Adapter of {base} for the texts of one shop
-===========================================
-Learned from   {len(at):,} events of {dataset.n_users:,} people on {dataset.n_items:,} items,
-               {utc(int(at.min())):%Y-%m-%d} to {utc(int(at.max())):%Y-%m-%d}, data hash {dataset.data_hash()}
-Consent        {consent}
-Split          past windows of {args.horizon_days} days before {utc(dataset.as_of):%Y-%m-%d}; the latest only validates
-Protocol       text alone: NDCG@20 over all items of the question, what the user bought before left out
-Slices         arrival: items first sold in the window; new: items sold before it; next: the next item of an order log
-{figures}
-Training       pairs of an item a user had and one then bought, in-batch softmax, rank {args.rank}, seed {args.seed};
-               every setting is in {CONFIG}
-Encoder        {base}; licence: {licence}
-Holds          changes to weights and no row of any person
-Not for        texts of another shop or language than those it was learned from; decisions about people
-"""
-    write_whole(folder / CARD, text)

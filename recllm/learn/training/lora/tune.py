@@ -40,7 +40,6 @@ from recllm.learn.training.lora.run_folder import (
     last_checkpoint,
     random_state_restored,
     write_belongs,
-    write_card,
     write_records,
 )
 from recllm.learn.training.lora.tower import new_adapter
@@ -85,13 +84,11 @@ def tune_encoder(
     progress: Progress | None = None,
     *,
     locale: str = "en",
-    licence: str = "see the encoder's own card",
-    consent: str = "stated by the caller's data",
 ) -> TunedEncoder:
     """LoRA on past windows of the log; everything is learned from events before `dataset.as_of`.
 
-    encoder: a name, or an encoder that `load_encoder` gave. run_folder: gets config.json, metrics.jsonl, card.txt,
-    checkpoints while it runs, and adapter/. licence, consent: sentences of the card. Raises `DataError` when there is
+    encoder: a name, or an encoder that `load_encoder` gave. run_folder: gets config.json, metrics.jsonl,
+    checkpoints while it runs, and adapter/. Raises `DataError` when there is
     too little to learn from, or no text; `ModelError` for an encoder that takes no adapter, a device that is not there,
     or a checkpoint that cannot be written or belongs to another run.
     """
@@ -131,7 +128,6 @@ def tune_encoder(
         if trainer.is_world_process_zero():
             save_adapter(trainer.best_state(), spec, folder / ADAPTER)
             write_records(folder, belongs, args, history)
-            write_card(folder, dataset, args, spec.base, licence, consent, best)
         trainer.accelerator.wait_for_everyone()
     except OSError as error:
         raise ModelError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -156,28 +156,3 @@ class PrivateDescent:
 def _set_gradients(parameter: Any, gradients: Tensor) -> None:
     """Where Opacus looks for the gradient of each user."""
     parameter.grad_sample = gradients
-
-
-class AveragedWeights:
-    """The running mean of tensors over the last steps; of private weights it costs nothing more (post-processing)."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], steps: int, share: float) -> None:
-        self._parameters = list(parameters)
-        self._from, self._n = steps - int(steps * share), 0
-        self._mean = [p.detach().clone() for p in self._parameters]
-
-    @torch.no_grad()
-    def after_step(self, number: int) -> None:
-        """number: of the step, from 1."""
-        if number <= self._from:
-            return
-        self._n += 1
-        for mean, parameter in zip(self._mean, self._parameters, strict=True):
-            mean += (parameter - mean) / self._n
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """Gives the tensors their mean, where any step was averaged."""
-        if self._n:
-            for mean, parameter in zip(self._mean, self._parameters, strict=True):
-                parameter.copy_(mean)

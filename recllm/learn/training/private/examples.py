@@ -16,12 +16,12 @@ from recllm.base.errors import DataError
 from recllm.base.schema import Action
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.learn.features.collaborative import UserBatch, ask
-from recllm.learn.features.empty_crowd import PRIVATE_FEATURES, crowd_of_nobody, is_listed
+from recllm.learn.features.other_crowds import PRIVATE_FEATURES, crowd_of_nobody, is_listed
 from recllm.learn.features.pair_features import FEATURE_NAMES, pair_cosine, pair_features
 from recllm.learn.models.scorer import STANDARDISED_LIMIT
+from recllm.shop.data.catalogue import ItemGroups
 from recllm.shop.data.dataset import DAY, USER_COLUMN, Dataset
 from recllm.shop.data.interactions import Floats, Ints, Pairs, Tally, of_actions
-from recllm.shop.data.item_groups import ItemGroups
 
 USER_BLOCK = 128
 """Users whose features are computed at once."""

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from recllm.base.settings import CollaborativeSettings, PrivateTrainingSettings
 from recllm.learn.features.candidates import CandidateCounts
-from recllm.learn.features.empty_crowd import PRIVATE_CANDIDATES, PRIVATE_FEATURES, is_listed
+from recllm.learn.features.other_crowds import PRIVATE_CANDIDATES, PRIVATE_FEATURES, is_listed
 from recllm.learn.features.pair_features import FEATURE_NAMES
 from recllm.learn.models.scorer import Scorer, ScorerConfig
 from recllm.learn.training.private.accounting import PrivateMechanism
-from recllm.learn.training.private.descent import AveragedWeights, PrivateDescent
+from recllm.learn.training.private.descent import PrivateDescent
 from recllm.learn.training.private.examples import TARGET, UserWindows, user_windows
 from recllm.shop.data.dataset import Dataset
 from recllm.shop.data.interactions import Floats, Ints
@@ -175,10 +176,23 @@ def learn_privately(
         return examples.losses(network, examples.draw(rows[drawn], rng.random(len(drawn))))
 
     optimiser = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    after_step = averaged(network, mechanism.steps)  # copied before the hooks are set
     descent = PrivateDescent(network, optimiser, losses, len(rows), mechanism)
-    averaged = AveragedWeights(list(network.parameters()), mechanism.steps, AVERAGED_SHARE)
-    descent.run(averaged.after_step)
-    averaged.put_back()
+    descent.run(after_step)
+
+
+def averaged(network: HeadNetwork, steps: int, share: float = AVERAGED_SHARE) -> Callable[[int], None]:
+    """What is to be called after each step, by its number from 1: it gives the network, after the last one, the mean of
+    its weights over the last steps; of private weights it costs nothing more (post-processing)."""
+    mean, first = AveragedModel(network), steps - int(steps * share) + 1
+
+    def after_step(number: int) -> None:
+        if number >= first:
+            mean.update_parameters(network)
+        if number == steps and number >= first:
+            network.load_state_dict(mean.module.state_dict())
+
+    return after_step
 
 
 def main_directions(vectors: Floats, n_components: int) -> Floats:
