@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import merge_adapter
-from recllm.text.encoder.folder import check_keys, quiet_loading
+from recllm.text.encoder.folder import check_settings, check_weights, quiet_loading
 from recllm.text.generator.chat import Message
 
 _FORMATS = (
@@ -88,13 +88,7 @@ def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> st
 
 def check_folder(folder: Path) -> None:
     """Raises `ModelError` when the folder lacks safetensors, or a settings file would load code or another model."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"{folder} has no *.safetensors; pickled weights are not read")
-    if odd := next((path for path in weights if not path.is_file()), None):
-        raise ModelError(f"{odd} is no plain file, so no weights")
+    check_weights(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json")
-    for path in sorted(folder.glob("*.json")):
-        if path.name not in ("tokenizer.json", "vocab.json"):
-            check_keys(path, pointers=path.name == "config.json")
+    check_settings(folder)
