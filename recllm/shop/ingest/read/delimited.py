@@ -194,7 +194,6 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     chunk = Chunk(
         frame=frame,
         line_no=block.line_no[line],
-        byte_offset=block.byte_offset[line],
         raw=lambda row: shorten(block.raw(int(line[row]), int(n_lines[row]))),
         bad=tuple(block.bad_line(i, None, *problem) for i, problem in problems.items()) + block.bad,
         blank_lines=int(blank[:end].sum()),

@@ -60,6 +60,7 @@ def open_workbook(path: Path, sheet: str | None, *, keeps_first: bool = False) -
         columns=columns,
         chunks=lambda: _chunks(rows, first_row),
         decimal=".",
+        n_rows=rows.height,
         header_records=header_row + 1,
         warnings={"W_DUP_COLUMN": len(doubled)} if doubled else {},
     )
