@@ -16,7 +16,7 @@ import pytest
 from conftest import Command
 
 from recllm.base.errors import ModelError, NotFittedError, NothingToDo
-from recllm.base.schema import SearchRequest
+from recllm.base.questions import SearchRequest
 from recllm.learn.features.item_index import catalogue as catalogue_rules
 from recllm.learn.features.item_index import rows as row_rules
 from recllm.learn.features.item_index.catalogue import CatalogueIndex

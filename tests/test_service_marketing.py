@@ -24,7 +24,7 @@ from recllm.base.errors import PolicyError, UnknownIdError
 from recllm.base.files import write_whole
 from recllm.base.policy import Policy
 from recllm.base.schema import SESSION_PREFIX, Purpose
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service.app import create_app
 from recllm.doors.service.capacity import Background, JobState
 from recllm.doors.service.live import LiveShop

@@ -24,9 +24,11 @@ from sqlalchemy import Connection, inspect, text
 from store_view import dump, events, items, put, view
 
 from recllm.base.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
-from recllm.base.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
+from recllm.base.messages import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.schema import Table
 from recllm.shop.store import postgres, readers, tables
-from recllm.shop.store.database import Store, writing
+from recllm.shop.store.connections import writing
+from recllm.shop.store.database import Store
 from recllm.shop.store.tables import SCHEMA_VERSION, SHOWN_FOR
 
 HERE = Path(__file__).parent
@@ -373,7 +375,7 @@ def test_many_ids_take_several_lookups(store: Store) -> None:
 
 
 def test_key_rings_stay_right_when_they_forget(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recllm.shop.store.writers._RING_LIMIT", 3)
+    monkeypatch.setattr("recllm.shop.store.statements._RING_LIMIT", 3)
     with store.load("events", load_id="a", source="test") as load:
         for k in range(0, 12, 2):
             load.write(events([k, k + 1]))

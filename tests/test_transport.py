@@ -34,7 +34,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from waiting import until
 
 from recllm.base.errors import PolicyError, RecllmError, UsageError
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.cli.main import app as command_line
 from recllm.doors.console.app import mount_console
 from recllm.doors.service import api

@@ -38,8 +38,10 @@ from test_campaigns import TEA, tables
 from waiting import until
 
 from recllm.base.errors import PolicyError, StoreError, UnknownIdError, UsageError
-from recllm.base.schema import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Purpose, ReportBy
-from recllm.base.settings import ServiceSettings
+from recllm.base.messages import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.questions import ReportBy
+from recllm.base.schema import Purpose
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.report.campaign import report_page
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError, RecllmError
-from recllm.base.schema import MessageEvent, MessageEventKind
+from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
 from recllm.market.campaigns.reports import ReportAccount, record_reports

@@ -19,7 +19,7 @@ import polars as pl
 
 from recllm.base.errors import ModelError, NotFittedError, NothingToDo, RecllmError, UsageError
 from recllm.base.files import lock_file, sync_folder
-from recllm.base.settings import IndexKind
+from recllm.base.service_settings import IndexKind
 from recllm.learn.features.item_index.catalogue import CatalogueIndex
 from recllm.learn.features.item_index.opening import SERVERS, new_index, open_index
 from recllm.learn.features.item_index.record import ABOUT, vectors_fingerprint

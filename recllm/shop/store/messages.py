@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from recllm.base.schema import ARRIVED, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.messages import ARRIVED, CampaignMessage, MessageEvent, MessageEventKind
 from recllm.shop.store import tables
 
 

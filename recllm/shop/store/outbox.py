@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from recllm.base.schema import Announcement, AnnouncementStatus
+from recllm.base.messages import Announcement, AnnouncementStatus
 from recllm.shop.store import tables
 
 LONGEST_WAIT = timedelta(days=30)

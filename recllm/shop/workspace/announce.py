@@ -22,8 +22,8 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx2
 
 from recllm.base.errors import PolicyError
-from recllm.base.schema import Announcement, AnnouncementStatus
-from recllm.base.settings import WebhookSettings
+from recllm.base.messages import Announcement, AnnouncementStatus
+from recllm.base.service_settings import WebhookSettings
 from recllm.shop.workspace.signatures import sign
 from recllm.shop.workspace.webhooks import WebhookTarget, is_this_machine, read_webhooks
 from recllm.shop.workspace.workspace import Workspace

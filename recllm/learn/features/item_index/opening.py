@@ -10,7 +10,7 @@ from recllm.learn.features.item_index.record import read_about
 from recllm.learn.features.item_index.rows import ExactIndex, ItemIndex, stored_rows
 
 if TYPE_CHECKING:
-    from recllm.base.settings import IndexKind
+    from recllm.base.service_settings import IndexKind
 
 SERVERS = ("pgvector", "qdrant")
 """Kinds whose vectors lie in a server."""

@@ -19,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import ModelError, UsageError
-from recllm.base.settings import IndexKind
+from recllm.base.service_settings import IndexKind
 from recllm.learn.features.item_index.record import write_about
 
 Floats = NDArray[np.float32]
