@@ -653,7 +653,6 @@ def test_tmall_logs(shop: Shop, store: Store) -> None:
     assert report.read == report.accepted == 7556
     kinds = dict(view(store).events()["event"].value_counts().iter_rows())
     assert kinds == {"view": 4474, "purchase": 2719, "cart": 358, "favourite": 5}
-    assert describe(store)["items"]["languages"]["chinese"] > 0.99
 
 
 @pytest.mark.slow
@@ -788,14 +787,13 @@ def test_describe_a_store(shop: Shop, store: Store) -> None:
     assert found["events"]["kinds"] == {"purchase": 41}
     assert found["items"]["only_in_events"] == 1
     assert found["items"]["top_categories"] == {"Home": 40}
-    assert found["items"]["languages"] == {"latin": 1.0}
     assert found["users"]["basics"] == {"age": 1}
     assert json.loads(json.dumps(found)) == found
 
 
 def test_describe_an_empty_store(store: Store) -> None:
     found = describe(store)
-    assert (found["events"]["rows"], found["events"]["first"], found["items"]["languages"]) == (0, None, {})
+    assert (found["events"]["rows"], found["events"]["first"]) == (0, None)
 
 
 def test_chinese_encodings_share_one_superset() -> None:

@@ -57,8 +57,8 @@ from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.ingest.workspace_load import add_consent, load_file
 from recllm.shop.workspace.announce import SendAccount, addresses, announce, send_due
 from recllm.shop.workspace.privacy import KEY_VARIABLE
-from recllm.shop.workspace.signatures import SignedCall, sign, verify
 from recllm.shop.workspace.webhooks import (
+    SignedCall,
     WebhookScheme,
     WebhookSecret,
     WebhookSource,
@@ -66,6 +66,8 @@ from recllm.shop.workspace.webhooks import (
     add_target,
     read_webhooks,
     remove_webhook,
+    sign,
+    verify,
 )
 from recllm.shop.workspace.workspace import Workspace
 

@@ -30,7 +30,7 @@ from recllm.base.errors import StoreError
 from recllm.base.messages import Announcement
 from recllm.base.schema import Table
 from recllm.shop.store import messages as sent
-from recllm.shop.store import outbox, postgres, tables, writers
+from recllm.shop.store import postgres, tables, writers
 from recllm.shop.store.connections import explained, open_engine, store_url, watch_file, without_password, writing
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.store.writers import Load
@@ -331,7 +331,7 @@ class Store:
             connection.execute(in_force.values(revoked_at=tables.microseconds(at)))
         return exists
 
-    # --- messages of campaigns, and announcements; see `store.messages` and `store.outbox` --------------
+    # --- messages of campaigns, and announcements; see `store.messages` ------------------
 
     add_messages = _method(sent.add_messages, writes=True)
     messages = _method(sent.read_messages)
@@ -341,17 +341,17 @@ class Store:
     add_message_events = _method(sent.add_events, writes=True)
     campaign_message_events = _method(sent.campaign_events)
     bounced_at = _method(sent.bounced_at)
-    queue_announcements = _method(outbox.queue, writes=True)
-    settle_announcement = _method(outbox.settle, writes=True)
-    announcements = _method(outbox.announcements)
+    queue_announcements = _method(sent.queue_announcements, writes=True)
+    settle_announcement = _method(sent.settle_announcement, writes=True)
+    announcements = _method(sent.read_announcements)
 
     def claim_announcements(self, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:
-        """As `outbox.claim`, without the lock of a writer where nothing is due."""
+        """As `messages.claim_announcements`, without the lock of a writer where nothing is due."""
         with self._reading() as connection:
-            if not outbox.is_due(connection, now):
+            if not sent.is_announcement_due(connection, now):
                 return []
         with self._writing() as connection:
-            return outbox.claim(connection, now, lease=lease, limit=limit)
+            return sent.claim_announcements(connection, now, lease=lease, limit=limit)
 
     # --- experiments, explored slates, sizes of groups ----------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Only JSON, vocabularies and safetensors are read.
 
 from __future__ import annotations
 
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import merge_adapter
 from recllm.text.encoder.folder import check_settings, check_weights, quiet_loading
+from recllm.text.encoder.json_cache import file_hash
 from recllm.text.generator.chat import Message
 
 _FORMATS = (
@@ -63,11 +64,7 @@ def load_causal(path: Path, device: str, *, adapter: Path | None = None) -> tupl
 
 def base_hash(folder: Path) -> str:
     """SHA-256 over the weights' files."""
-    total = sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            total.update(file_digest(stream, "sha256").digest())
-    return total.hexdigest()
+    return sha256(b"".join(bytes.fromhex(file_hash(f)) for f in sorted(folder.glob("*.safetensors")))).hexdigest()
 
 
 def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> str:

