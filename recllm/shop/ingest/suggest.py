@@ -1,8 +1,8 @@
 """A map for a file of no known kind: which table it is, and which column fills which field, by names and by values.
 
-Names come first: those that a field is known under, then very similar ones, unless the values contradict them. Values
-decide what is still open, each by a rule of one sentence. A field that two columns could fill is left open, and columns
-that name specially protected data of people are never taken. Equal files give equal maps.
+Names come first: those that a field is known under, then very similar ones, unless the values contradict them. What is
+still open is decided by what the values are like. Columns that name specially protected data of people are never taken.
+Equal files give equal maps.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ _SURE = 0.95
 """Share of values from which on a rule holds."""
 _SIMILAR = 0.85
 """Similarity, as difflib measures it, from which on a name is taken for another."""
-_GROUPS = 5
-"""Orders of several rows that it takes to see what the rows of an order share."""
 _NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id", "order"})
 """Fields that values cannot reveal."""
 _CONSENT_WORDS = ("granted", "denied", "subscribed", "unsubscribed")
@@ -302,8 +300,7 @@ class _ColumnFinder:
                 others = f", and it is the first such column ({', '.join(columns[1:])} too)" if columns[1:] else ""
                 self._take(name, columns[0], reason + others)
         if table is Table.EVENTS and "timestamp" in self._columns:
-            self._price_of_a_log()
-            self._people_orders_and_products()
+            self._people_and_products()
         elif table is Table.ITEMS:
             self._products()
         self.fills = {name: self._columns[name] for name in FIELDS[table] if name in self._columns}
@@ -342,65 +339,17 @@ class _ColumnFinder:
                 column, alias = next(iter(matches.items()))
                 self._take(name, column, f"its name is nearly {alias}")
 
-    def _price_of_a_log(self) -> None:
-        """The only column of amounts, or the one that times the quantity is another."""
-        if "price" in self._columns or not (amounts := self._open(_is_amount)):
-            return
-        pieces = self._columns.get("quantity")
-        names = [*amounts, *([pieces] if pieces else [])]
-        numbers = {c: parse_numbers(self.frame[c].fill_null(""), ".", money=True).abs() for c in names}
-        unit = [
-            price
-            for price in amounts
-            for total in amounts
-            if pieces
-            and price != total
-            and _share((numbers[total] - numbers[price] * numbers[pieces]).abs() < 0.011) >= _SURE
-        ]
-        if len(unit) == 1:
-            self._take("price", unit[0], "another amount is this one times the quantity")
-        elif len(amounts) == 1:
+    def _people_and_products(self) -> None:
+        """The only column of amounts is the price; the only other column of ids goes with the one that is known."""
+        fills = self._columns
+        if "price" not in fills and len(amounts := self._open(_is_amount)) == 1:
             self._take("price", amounts[0], "its values are amounts of money")
-        else:
-            self.doubts.append(f"unclear which of {', '.join(amounts)} is the price of one piece")
-
-    def _people_orders_and_products(self) -> None:
-        """By what the rows share: one order has one time and one person, one product has one name or price."""
-        fills, decides = self._columns, self._decides
         ids = self._open(lambda look: look.mostly("words or ids") and look.distinct > 2)
-        people = [fills["user_id"]] if "user_id" in fills else ids
-        orders = [c for c in ids if decides(c, fills["timestamp"])]
-        orders = [c for c in orders if any(decides(c, p) and not decides(p, c) for p in people if p != c)]
-        if "basket_id" not in fills and orders:
-            order = max(orders, key=lambda column: self.looks[column].distinct)
-            self._take("basket_id", order, "rows with the same value have one time and one person")
-            ids.remove(order)
-        people = [c for c in ids if decides(fills.get("basket_id", fills["timestamp"]), c)]
-        if "user_id" not in fills and len(people) == 1 and len(ids) > 1:
-            of_one = "order" if "basket_id" in fills else "time"
-            self._take("user_id", people[0], f"rows of one {of_one} always have one value of it")
-            ids.remove(people[0])
-        described_by = [*self._open(_is_text), *([fills["price"]] if "price" in fills else [])]
-        text_of = {c: text for c in ids for text in reversed(described_by) if decides(c, text)}
-        if "item_id" not in fills and len(text_of) == 1 and ("user_id" in fills or len(ids) == 2):
-            ((item, text),) = text_of.items()
-            self._take("item_id", item, f"each of its values has one value of {text}")
-            ids.remove(item)
         for name, partner in (("item_id", "user_id"), ("user_id", "item_id")):
             if name not in fills and partner in fills and len(ids) == 1:
                 self._take(name, ids.pop(), "it is the only other column of ids")
         if ids and not {"user_id", "item_id"} <= {*fills}:
             self.doubts.append(f"unclear which of {', '.join(ids)} is the person and which the product")
-
-    def _decides(self, key: str, value: str) -> bool:
-        """Whether rows with one `key` have one `value`, judged by the keys that several rows have."""
-        groups = (
-            self.frame.filter(pl.col(key).is_not_null())
-            .group_by(key)
-            .agg(pl.len().alias("rows"), pl.col(value).n_unique().alias("values"))
-            .filter(pl.col("rows") > 1)
-        )
-        return groups.height >= _GROUPS and _share(groups["values"] == 1) >= _SURE
 
     def _products(self) -> None:
         """Only of a file with amounts of money and without people: a list of people has ids and names as well."""

@@ -125,13 +125,19 @@ class RecordReader:
         return replace(self, columns=names, chunks=lambda: map(function, self.chunks()))
 
 
-def numbered(columns: Sequence[str]) -> tuple[str, ...]:
-    """The names; repeated ones get a number."""
+def unique_columns(
+    columns: Sequence[str], file: str, *, keeps_first: bool
+) -> tuple[tuple[str, ...], Mapping[str, int]]:
+    """(the names, warnings). With `keeps_first` repeated names get a number and are counted; else raises `IngestError`
+    E_DUP_COLUMN."""
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated and not keeps_first:
+        raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
     names: dict[str, None] = {}
     for column in columns:
         free = (name for number in count(2) if (name := f"{column} ({number})") not in columns and name not in names)
         names[next(free) if column in names else column] = None
-    return tuple(names)
+    return tuple(names), {"W_DUP_COLUMN": len(repeated)} if repeated else {}
 
 
 def shorten(raw: bytes) -> str:
