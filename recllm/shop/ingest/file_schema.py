@@ -158,29 +158,18 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     if column_map.table not in {None, table}:
         raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
     header = _Header(columns, file, optional=column_map.optional)
-    joins = {}
-    for field, join in column_map.joins.items():
-        lists = [header.require_all(names, field) for names in (join.columns, join.otherwise, join.instead)]
-        for n in (1, 2):
-            if not lists[0]:
-                lists[0], lists[n] = lists[n][:1], lists[n][1:]
-        if lists[0]:
-            joins[field] = join.model_copy(update=dict(zip(("columns", "otherwise", "instead"), lists, strict=True)))
-        elif field in REQUIRED[table]:
-            raise header.missing(" or ".join((*join.columns, *join.otherwise, *join.instead)), field)
     totals = {
         field: LineTotal(total=header.require(total.total, field), per=header.require(total.per, "quantity"))
         for field, total in column_map.totals.items()
         if header.has(total.total, total.per)
     }
-    paths: dict[str, ColumnPath] = {}
-    for field, path in column_map.paths.items():
-        if not isinstance(path, WrittenPath):
-            paths |= {field: names} if (names := header.require_all(path, field)) else {}
-        elif header.has(path.column):
-            paths[field] = path.model_copy(update={"column": header.require(path.column, field)})
     attributes = {name: header.require(c, name) for name, c in column_map.attributes.items() if header.has(c)}
-    resolved = {"joins": joins, "totals": totals, "paths": paths, "attributes": attributes}
+    resolved = {
+        "joins": _joins(header, table, column_map),
+        "totals": totals,
+        "paths": _paths(header, column_map),
+        "attributes": attributes,
+    }
     column_map = column_map.model_copy(update=resolved)
     plain = _plain_columns(header, table, column_map)
     basics = _basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
@@ -200,6 +189,30 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
         ignored=tuple(column for column in columns if column not in header.used),
         n_aliases=header.n_aliases,
     )
+
+
+def _joins(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, JoinedColumns]:
+    joins = {}
+    for field, join in column_map.joins.items():
+        lists = [header.require_all(names, field) for names in (join.columns, join.otherwise, join.instead)]
+        for n in (1, 2):
+            if not lists[0]:
+                lists[0], lists[n] = lists[n][:1], lists[n][1:]
+        if lists[0]:
+            joins[field] = join.model_copy(update=dict(zip(("columns", "otherwise", "instead"), lists, strict=True)))
+        elif field in REQUIRED[table]:
+            raise header.missing(" or ".join((*join.columns, *join.otherwise, *join.instead)), field)
+    return joins
+
+
+def _paths(header: _Header, column_map: ColumnMap) -> dict[str, ColumnPath]:
+    paths: dict[str, ColumnPath] = {}
+    for field, path in column_map.paths.items():
+        if not isinstance(path, WrittenPath):
+            paths |= {field: names} if (names := header.require_all(path, field)) else {}
+        elif header.has(path.column):
+            paths[field] = path.model_copy(update={"column": header.require(path.column, field)})
+    return paths
 
 
 def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
