@@ -84,7 +84,7 @@ class IdTally:
     def add(self, ids: pl.Series) -> None:
         if self._ids.height <= _MAX_IDS:
             new = ids.drop_nulls().hash().alias("id").value_counts(name="rows")
-            self._ids = pl.concat([self._ids, new.cast(dict(self._ids.schema))]).group_by("id").agg(pl.sum("rows"))
+            self._ids = pl.concat([self._ids, new.cast(self._ids.schema)]).group_by("id").agg(pl.sum("rows"))
 
     def n_heavy(self, share: float) -> int:
         """Number of ids with at least this share of all rows; 0 below 1,000 rows."""
