@@ -165,9 +165,9 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     }
     attributes = {name: header.require(c, name) for name, c in column_map.attributes.items() if header.has(c)}
     resolved = {
-        "joins": _joins(header, table, column_map),
+        "joins": _columns_of_joins(header, table, column_map),
         "totals": totals,
-        "paths": _paths(header, column_map),
+        "paths": _columns_of_paths(header, column_map),
         "attributes": attributes,
     }
     column_map = column_map.model_copy(update=resolved)
@@ -191,7 +191,7 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     )
 
 
-def _joins(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, JoinedColumns]:
+def _columns_of_joins(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, JoinedColumns]:
     joins = {}
     for field, join in column_map.joins.items():
         lists = [header.require_all(names, field) for names in (join.columns, join.otherwise, join.instead)]
@@ -205,7 +205,7 @@ def _joins(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, Jo
     return joins
 
 
-def _paths(header: _Header, column_map: ColumnMap) -> dict[str, ColumnPath]:
+def _columns_of_paths(header: _Header, column_map: ColumnMap) -> dict[str, ColumnPath]:
     paths: dict[str, ColumnPath] = {}
     for field, path in column_map.paths.items():
         if not isinstance(path, WrittenPath):
