@@ -32,11 +32,11 @@ def _forget(workspace: Workspace, people: ErasedPeople) -> Removed:
         except OSError:
             unread.append(path.relative_to(workspace.root).as_posix())
             continue
-        places = [{name: row[name] for name in _PLACE if name in row} | _EMPTY for row in rows]
-        changed = sum(place != row for place, row in zip(places, rows, strict=True))
+        emptied = [{name: row[name] for name in _PLACE if name in row} | _EMPTY for row in rows]
+        changed = sum(without != row for without, row in zip(emptied, rows, strict=True))
         if changed:
             with whole_file(path, mode=PRIVATE) as stream:
-                stream.writelines(json.dumps(place).encode() + b"\n" for place in places)
+                stream.writelines(json.dumps(row).encode() + b"\n" for row in emptied)
         n_removed += changed
     return Removed(files={"quarantined_rows": n_removed}, unread=tuple(unread))
 

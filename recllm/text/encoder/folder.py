@@ -111,8 +111,8 @@ def check_folder(folder: Path, name: str, source: str) -> ModelFolder:
     config = _json(transformer / "config.json")
     if not config:
         raise ModelError(f"{transformer}: config.json is missing; this is not a model folder.")
-    for place in dict.fromkeys((folder, transformer)):
-        check_settings(place)
+    for checked in dict.fromkeys((folder, transformer)):
+        check_settings(checked)
     model_type = str(config.get("model_type", ""))
     if model_type not in MODEL_TYPES:
         raise ModelError(

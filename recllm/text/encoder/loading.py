@@ -136,8 +136,8 @@ def find_weights(name: str | Path, *, from_hub: bool = True) -> ModelFolder:
     if path.is_dir():
         return check_folder(path.resolve(), path.name or text, "folder")
     looked = [f"local folder {path.absolute()}: not there"]
-    places = (hub_cache, _package, *((hub,) if from_hub else ())) if is_hub_id(text, looked) else ()
-    for search in places:
+    searches = (hub_cache, _package, *((hub,) if from_hub else ())) if is_hub_id(text, looked) else ()
+    for search in searches:
         if (match := search(text, looked)) is not None:
             folder, source = match
             return check_folder(folder, text, source)

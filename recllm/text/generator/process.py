@@ -46,7 +46,7 @@ _MAX_AHEAD = 4
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "PROXY")
 _NO_ANSWER = "said what is no answer"
 _FAILURES, _WINDOW_SECONDS, _REST_SECONDS = 3, 60.0, 30.0
-"""After so many failures within the window a child is left alone for this long."""
+"""After that many failures within the window a child is left alone for this long."""
 
 
 class ProcessGenerator:
@@ -131,9 +131,9 @@ class ProcessGenerator:
         if self._child is not None and self._child.alive():
             return self._child
         self._end_child()
-        if (rest := self._rest_seconds()) > 0:
+        if (pause := self._rest_seconds()) > 0:
             _log.info("generator %s refused: failed again and again", self.name, extra={"generator": self.name})
-            raise GenerationError(f"{self.name} failed again and again; it is left alone for {rest:.0f} s")
+            raise GenerationError(f"{self.name} failed again and again; it is left alone for {pause:.0f} s")
         try:
             self._child = _Child(self._command, self._start_deadline)
         except GenerationError as error:
