@@ -9,7 +9,6 @@ Each part runs in a process of its own. `--part NAME` runs one and, with -o, add
     slow        connections that send half a request and wait: is a new caller answered, do they end
     figures     what figures of groups show of one customer (figure_attack.py)
     canaries    people with a mark in every field go in at every door and are erased; every byte is looked at
-    refused_rows    ids in refused rows, in 190 spellings: do they go with the person, do the neighbours stay
     kills       a serving process that takes events is killed; each event that it acknowledged has to be there
 """
 
@@ -41,7 +40,6 @@ from inputs import HERE, file_hash, finish, in_new_process, script_parser
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from recllm.base.errors import NothingToDo, RecllmError
 from recllm.base.settings import ServiceSettings
 from recllm.recommend.evaluation.report import provenance
 from recllm.shop.workspace.workspace import Workspace
@@ -237,49 +235,6 @@ def canaries(args: argparse.Namespace) -> dict[str, Any]:
     return {"canaries_outside": n_outside, "files": n_files, "shops": {at: asdict(of) for at, of in shops.items()}}
 
 
-def refused_rows(args: argparse.Namespace) -> dict[str, Any]:
-    """Refused rows that hold an id in many spellings (attack/refused_rows.json, by somebody who has not read the code):
-    what of them stays after the erasure, and what of other people goes."""
-    from recllm.base.policy import Policy
-    from recllm.doors.privacy.erasure import erase_people
-    from recllm.shop.ingest.workspace_load import load_file
-
-    cases, header = json.loads((HERE / "attack" / "refused_rows.json").read_text("utf-8")), "user_id,item_id,event"
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        Workspace.create(Path(scratch) / "shop", consent_default=True, policy=Policy(reject_limit=1.0)) as shop,
-    ):
-        for n, case in enumerate(cases):
-            path = Path(scratch) / f"{n}.csv"
-            rows = "".join(f"filler-{k},tea,view,2024-03-05T10:20:00Z,1,1.00,\n" for k in range(60))
-            path.write_text(f"{header},timestamp,quantity,price,note\n{rows}{case['row']}\n", "utf-8", newline="")
-            with suppress(RecllmError):
-                load_file(shop, path, "events")
-        before = _quarantined(shop)
-        with suppress(NothingToDo):  # no row of these people was accepted
-            erase_people(shop, [case["address"] for case in cases], actor="attack")
-        after = _quarantined(shop)
-    known = [case for case in cases if all(trace in before for trace in case.get("traces", case.get("must_stay")))]
-    stayed = [c["form"] for c in known if c["must_go"] and any(trace in after for trace in c["traces"])]
-    optional = {c["form"] for c in known if c.get("optional")}
-    gone = [c["form"] for c in known if not c["must_go"] and any(trace not in after for trace in c["must_stay"])]
-    return {
-        "rows": len(known),
-        "spellings": sum(c["must_go"] for c in known),
-        "spellings_stayed": len([form for form in stayed if form not in optional]),
-        "optional_stayed": len([form for form in stayed if form in optional]),
-        "neighbours": sum(not c["must_go"] for c in known),
-        "neighbours_gone": len(gone),
-        "stayed": stayed,
-        "gone": gone,
-    }
-
-
-def _quarantined(shop: Workspace) -> str:
-    files = sorted(shop.quarantine_dir.glob("*.jsonl"))
-    return "\n".join(str(json.loads(line)) for file in files for line in file.read_text("utf-8").splitlines())
-
-
 # --- kills of a serving process ---------------------------------------------------------------------------------------
 
 KILLS, SENDERS, BATCH, BEFORE_A_KILL = 10, 4, 40, 1_700
@@ -338,7 +293,7 @@ def _send(address: str, name: str, acknowledged: list[str]) -> None:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    part.__name__: part for part in (scopes, bodies, texts, slow, figures, canaries, refused_rows, kills)
+    part.__name__: part for part in (scopes, bodies, texts, slow, figures, canaries, kills)
 }
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import numpy as np
 import polars as pl
 from starlette.testclient import TestClient
 
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.doors.start.demo import data_folder

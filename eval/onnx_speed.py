@@ -25,7 +25,7 @@ from inputs import finish, load_average, script_parser
 from recllm.recommend.evaluation.report import versions
 from recllm.text.encoder.hardware import machine
 from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
-from recllm.text.encoder.onnx_export import export_onnx
+from recllm.text.encoder.onnx import export_onnx
 
 
 def main() -> None:

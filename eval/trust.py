@@ -135,7 +135,7 @@ def audit_log(_: Path | None) -> dict[str, Any]:
     """Changes of single bytes, entries that are removed, moved, doubled, added or cut off, and of the anchor."""
     from sqlalchemy import text
 
-    from recllm.shop.store.database import writing
+    from recllm.shop.store.connections import writing
     from recllm.shop.workspace.audit import ANCHOR, AuditAction, audit, verify_audit
     from recllm.shop.workspace.workspace import Workspace
 

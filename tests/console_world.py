@@ -12,7 +12,8 @@ from tables import table
 
 from recllm.base.policy import Policy
 from recllm.base.schema import Purpose
-from recllm.base.settings import ScorerTrainingSettings, ServiceSettings
+from recllm.base.service_settings import ServiceSettings
+from recllm.base.settings import ScorerTrainingSettings
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.shop_recommender import publish_recommender
 from recllm.shop.ingest.workspace_load import load_file

@@ -40,7 +40,6 @@ def act(request: dict[str, object]) -> None:
         "act-no": json.dumps({"id": number, "error": "I would rather not"}),
         "act-many": json.dumps({"id": number, "texts": ["a"] * 50}),
         "act-environment": json.dumps({"id": number, "texts": sorted(os.environ)}),
-        "act-bounds": json.dumps({"id": number, "texts": [json.dumps(request["constraint"])]}),
     }
     if "act-flood" in prompt:
         while True:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from service_world import serving
 
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.session import FORM_COOKIE, form_token, session_cookie
 from recllm.doors.console.staff import StaffIdentity
 from recllm.recommend.recommender.registry import current

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm.base.errors import RecllmError
-from recllm.base.schema import SearchRequest
+from recllm.base.questions import SearchRequest
 from recllm.doors.service.marketing_requests import SearchQuery
 from recllm.doors.service.requests import TextsRequest
 from recllm.market.adcopy.submissions import Submission, judge, submission_of

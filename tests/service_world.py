@@ -22,7 +22,8 @@ from waiting import until
 
 from recllm.base.policy import Policy
 from recllm.base.schema import Purpose
-from recllm.base.settings import ScorerTrainingSettings, ServiceSettings
+from recllm.base.service_settings import ServiceSettings
+from recllm.base.settings import ScorerTrainingSettings
 from recllm.doors.console.app import mount_console
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop

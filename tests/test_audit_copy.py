@@ -12,8 +12,8 @@ from conftest import Command
 from sqlalchemy import text
 
 from recllm.base.errors import UsageError
-from recllm.base.settings import AuditSettings
-from recllm.shop.store.database import writing
+from recllm.base.service_settings import AuditSettings
+from recllm.shop.store.connections import writing
 from recllm.shop.workspace.audit import (
     AuditAction,
     anchor_audit,

@@ -29,7 +29,7 @@ from waiting import until
 from recllm.base.charts import Bar, bar_chart, without_styles
 from recllm.base.errors import UnknownIdError, UsageError
 from recllm.base.schema import Action, Purpose, Table
-from recllm.base.settings import ConsoleSettings, ServiceSettings
+from recllm.base.service_settings import ConsoleSettings, ServiceSettings
 from recllm.base.stats.intervals import Interval
 from recllm.base.words.sentences import LANGUAGES
 from recllm.doors.console import app as console_app

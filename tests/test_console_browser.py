@@ -17,7 +17,7 @@ import pytest
 from console_world import SHOP_ID
 from waiting import until
 
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.app import mount_console
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from recllm.base.schema import Purpose
 from recllm.doors.privacy.erasure import erase_people
-from recllm.shop.store.database import writing
+from recllm.shop.store.connections import writing
 from recllm.shop.workspace.audit import AuditAction, read_audit
 from recllm.shop.workspace.keys import create_key
 from recllm.shop.workspace.workspace import Workspace

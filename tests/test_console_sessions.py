@@ -21,7 +21,7 @@ from test_oidc import form_token, is_in, serving
 from waiting import until
 
 from recllm.base.errors import StoreError
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.app import WAITING_HEADER, mount_console
 from recllm.doors.console.memory import FAILURES_A_MINUTE, MAX_TYPED, SignInLog, TypedTexts
 from recllm.doors.console.pages import HISTORY_FILE

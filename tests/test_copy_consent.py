@@ -95,4 +95,3 @@ def test_every_generator_states_its_purpose() -> None:
 
     assert HttpGenerator("http://localhost:8000/v1").purpose is Purpose.LLM_THIRD_PARTY
     assert ProcessGenerator(["x"], name="x").purpose is LocalGenerator.purpose is Purpose.LLM_LOCAL
-    assert ProcessGenerator(["x"], name="x", purpose=Purpose.LLM_THIRD_PARTY).purpose is Purpose.LLM_THIRD_PARTY

@@ -249,8 +249,6 @@ def test_every_variant_has_its_record(asked: object) -> None:
 
 def test_a_generator_that_failed_leaves_a_record_of_the_template() -> None:
     class Dead(ScriptedGenerator):
-        takes_constraints = False
-
         @property
         def fingerprint(self) -> str:
             raise GenerationError("no process")

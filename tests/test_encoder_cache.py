@@ -22,7 +22,7 @@ from tiny_encoders import make_model
 from waiting import at_once
 
 from recllm.base.errors import UsageError
-from recllm.text.encoder.cache import CACHE_FILE, CachedEncoder, vector_keys
+from recllm.text.encoder.cache import CACHE_FILE, UNUSED_DAYS, CachedEncoder, vector_keys
 from recllm.text.encoder.json_cache import HASH_FILE
 from recllm.text.encoder.loading import load_encoder
 from recllm.text.encoder.toy import ToyEncoder
@@ -128,63 +128,33 @@ def test_no_text_is_in_the_file(tmp_path: Path) -> None:
 # --- bounded -------------------------------------------------------------------------------------------------------
 
 
-def test_size_is_bounded_and_the_longest_unused_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_asked_for_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = [0]
     monkeypatch.setattr("recllm.text.encoder.cache.time", SimpleNamespace(time=lambda: day[0] * 86_400))
-    inner = Counting(512)  # 2 KiB a row: 1 MiB holds less than 500
-    cached = CachedEncoder(inner, tmp_path, max_bytes=1 << 20)
+    inner = Counting()
+    cached = CachedEncoder(inner, tmp_path)
     cached.encode(WORDS[:150])
-    day[0] = 1
-    cached.encode(WORDS[150:300])
-    day[0] = 2
-    cached.encode(WORDS[:150])  # used again, so now younger than the second part
-    assert len(inner.seen) == 300
-    cached.encode([f"new {number}" for number in range(200)])
-    cached.close()
-    assert (tmp_path / CACHE_FILE).stat().st_size <= 1 << 20
-    inner.seen.clear()
-    cached.encode(WORDS[:150])
-    assert inner.seen == [], "what was used lately is still there"
-    cached.encode(WORDS[150:300])
-    assert len(inner.seen) > 50, "what was not, is gone"
-
-
-def test_one_call_larger_than_the_bound(tmp_path: Path) -> None:
-    cached = CachedEncoder(ToyEncoder(512), tmp_path, max_bytes=1 << 20)
-    texts = [f"text {number}" for number in range(2000)]
-    np.testing.assert_array_equal(cached.encode(texts), ToyEncoder(512).encode(texts))
-    cached.close()
-    assert (tmp_path / CACHE_FILE).stat().st_size <= 1 << 20
-
-
-def test_a_smaller_bound_shrinks_the_file(tmp_path: Path) -> None:
-    cached = CachedEncoder(ToyEncoder(512), tmp_path)
-    cached.encode([f"text {number}" for number in range(2000)])
-    cached.close()
-    before = (tmp_path / CACHE_FILE).stat().st_size
-    cached = CachedEncoder(ToyEncoder(512), tmp_path, max_bytes=1 << 20)
-    cached.encode(["one more"])
-    cached.close()
-    assert (tmp_path / CACHE_FILE).stat().st_size <= 1 << 20 < before
-    with pytest.raises(UsageError):
-        CachedEncoder(ToyEncoder(), tmp_path, max_bytes=10)
-
-
-def test_what_was_reserved_stays_whoever_writes_next(tmp_path: Path) -> None:
-    texts = [f"text {number}" for number in range(1000)]
-    rows, keys = ToyEncoder(512).encode(texts), vector_keys(ToyEncoder(512).fingerprint, texts)
-    filling = CachedEncoder(ToyEncoder(512), tmp_path, max_bytes=1 << 20)
-    filling.reserve(len(texts))
-    assert filling.add(keys, rows) == (1000, 0) and filling.add(keys, rows) == (1000, 1000)
-    filling.close()
-    inner = Counting(512)
-    cached = CachedEncoder(inner, tmp_path, max_bytes=1 << 20)
+    day[0] = UNUSED_DAYS
+    cached.encode(WORDS[:50])
+    day[0] += 1
     cached.encode(["another one"])
     inner.seen.clear()
+    cached.encode(WORDS[:50])
+    assert inner.seen == [], "what was used lately is still there"
+    cached.encode(WORDS[50:150])
+    assert inner.seen == WORDS[50:150], "what was not, is gone"
+
+
+def test_vectors_from_elsewhere_are_added_once(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(3000)]
+    rows, keys = ToyEncoder(512).encode(texts), vector_keys(ToyEncoder(512).fingerprint, texts)
+    inner = Counting(512)
+    cached = CachedEncoder(inner, tmp_path)
+    assert cached.add(keys, rows) == (3000, 0) and cached.add(keys, rows) == (3000, 3000)
     np.testing.assert_array_equal(cached.encode(texts), rows)
     assert inner.seen == []
-    with pytest.raises(UsageError, match=r"shape \(1000, 512\) for 999 keys"):
-        filling.add(keys[:-1], rows)
+    with pytest.raises(UsageError, match=r"shape \(3000, 512\) for 2999 keys"):
+        cached.add(keys[:-1], rows)
 
 
 # --- damage --------------------------------------------------------------------------------------------------------

@@ -7,14 +7,11 @@ import csv
 import io
 import json
 import shutil
-import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -26,13 +23,13 @@ from postgres_server import PostgresServer
 from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
 from store_view import view
-from tables import table
 from test_layers import PACKAGE, imported_rooms
 from waiting import until
 
 from recllm.base.documents import plain
-from recllm.base.errors import DataError, IngestError, ModelError, NothingToDo, StoreError, UsageError
-from recllm.base.schema import Purpose, RecommendRequest, SlateStatus
+from recllm.base.errors import DataError, ModelError, NothingToDo, StoreError, UsageError
+from recllm.base.questions import RecommendRequest
+from recllm.base.schema import Purpose, SlateStatus
 from recllm.base.settings import ServiceSettings
 from recllm.doors.cli.rights import certificate_lines
 from recllm.doors.console.app import mount_console
@@ -62,7 +59,6 @@ from recllm.shop.workspace.store_records import STORE
 from recllm.shop.workspace.workspace import CERTIFICATES, Workspace
 from recllm.text.encoder.cache import CachedEncoder
 from recllm.text.encoder.toy import ToyEncoder
-from recllm.text.ids import possible_ids
 
 PEOPLE = 120
 WHO = canary("person")
@@ -231,99 +227,32 @@ def test_canaries_are_seen_in_every_form(tmp_path: Path) -> None:
     assert len(set(forms(text).values())) == len(forms(text))
 
 
-def test_of_refused_rows_only_their_own_go(folder: Path, tmp_path: Path) -> None:
-    """A number that happens to be somebody's id makes no row theirs, but for rows that nobody could read."""
-    rows = ["7,tea1,purchase,not a time,1", "u02,tea1,purchase,not a time,7", "7,tea1,purchase,2024-02-01T10:00:00Z"]
-    good = [f"u{n:02},tea1,view,2024-02-19T10:00:00Z,1" for n in range(2, 82)]
-    (tmp_path / "rows.csv").write_text("\n".join(["user_id,item_id,event,timestamp,quantity", *rows, *good]) + "\n")
-    with Workspace.open(folder) as shop:
-        add_events(shop, [{"user_id": "7", "item_id": "tea1", "event": "view", "timestamp": AT_NOON}], source="test")
-        report = load_file(shop, tmp_path / "rows.csv", "events")
-        assert report.quarantined == 3 and len(export_person(shop, "7")["refused_rows"]) == 1
-        assert erase_people(shop, ["7"], actor="test").files["quarantined_rows"] == 2
-        (line,) = (folder / "quarantine").glob("*.jsonl")
-        assert json.loads(line.read_text())["user"] == "u02"
-
-
 AT_NOON = datetime(2024, 2, 1, 12, tzinfo=UTC)
 
 
-ADDRESS, CARD_NO, PHONE = "ann.lee@example.com", "4711", "+4915112345678"
-
-
-def _twice(text: str) -> str:
-    return quote(quote(text, safe=""), safe="")
-
-
-FORMS: dict[str, tuple[str, ...]] = table("erasure", "forms")
-"""Id of a person -> how their id stands in a cell."""
-DISGUISES: dict[str, Callable[[str], str]] = {
-    "plain": lambda text: text,
-    "upper": str.upper,
-    "percent": lambda text: quote(text, safe=""),
-    "percent twice": _twice,
-    "entities": lambda text: text.replace("@", "&#64;").replace(".", "&period;"),
-    "hexadecimal entities": lambda text: "".join(f"&#x{ord(sign):x};" for sign in text),
-    "escapes": lambda text: text.replace("@", "\\u0040"),
-    "full width": lambda text: "".join(chr(ord(s) + 0xFEE0) if "!" <= s <= "~" else s for s in text),
-    "base64": lambda text: "?u=" + b64encode(f"e={text}&x=1".encode()).decode(),
-    "unseen signs": lambda text: text.replace("@", "\u200b@\u00ad"),
-}
-"""For addresses, which no other word is like."""
-NEIGHBOURS: dict[str, tuple[str, ...]] = table("erasure", "neighbours")
-"""What others are called, and what stands in files by chance."""
-
-
-def test_an_id_goes_from_refused_rows_in_whatever_form_it_stands_there(tmp_path: Path) -> None:
-    """Where the row names no person that can be read, and addresses and phones in the refused row of another as well;
-    what is only like the id stays."""
-    stayed, lost = [], []
-    for number, (who, templates) in enumerate(FORMS.items()):
-        disguises = DISGUISES if who == ADDRESS else {"plain": DISGUISES["plain"]}
-        cells = {
-            f"{name}: {template}": template.format(disguise(who))
-            if name != "percent twice"
-            else _twice(template.format(who))
-            for template in templates
-            for name, disguise in disguises.items()
-        }
-        owners = ("", "u02") if who != CARD_NO else ("",)
-        rows = [(form, owner, cell) for form, cell in cells.items() for owner in owners]
-        rows += [("near", owner, cell) for cell in NEIGHBOURS.get(who, ()) for owner in ("", "u02")]
-        with Workspace.create(tmp_path / f"shop{number}", consent_default=True) as shop:
-            with (tmp_path / "rows.csv").open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.writer(stream)
-                writer.writerow(("user_id", "item_id", "event", "timestamp", "note"))
-                for _, owner, cell in rows:
-                    writer.writerow((owner, "tea1", "purchase", "not a time", cell))
-            with pytest.raises(IngestError, match="nothing of it was kept"):
-                load_file(shop, tmp_path / "rows.csv", "events")
-            add_events(
-                shop, [{"user_id": who, "item_id": "tea1", "event": "view", "timestamp": AT_NOON}], source="test"
-            )
-            erase_people(shop, [who], actor="test")
-            kept = {
-                json.loads(line)["line_no"]
-                for path in (shop.root / "quarantine").glob("*.jsonl")
-                for line in path.open()
-            }
-            for line_no, (form, owner, cell) in enumerate(rows, start=2):
-                if form == "near" and line_no not in kept:
-                    lost.append((who, owner, cell))
-                if form != "near" and line_no in kept:
-                    stayed.append((who, owner, form, cell))
-    assert not stayed and not lost, (stayed, lost)
-
-
-def test_ids_are_looked_for_in_linear_time() -> None:
-    """Texts of 20,000 signs that would take minutes where time is quadratic; measured are 0.3 s at most."""
-    parts = (
-        "@|a@|'a@x.de|1|1 |1-1-|(0)| |%2540|&#|\\u0040|=40|QUFB|QUF/|a.|at |a@A.Aa|<(|6161|ａ＠|00|+1|a'|x@b.c-|+49 "
-    )
-    for part in parts.split("|"):
-        started = time.process_time()
-        possible_ids((part * 20_000)[:20_000])
-        assert time.process_time() - started < 5, part
+def test_of_refused_rows_only_places_and_reasons_stay(folder: Path, tmp_path: Path) -> None:
+    """Any row may hold the id of any person: in a cell, a message, the name of the file or of a column."""
+    rows = ["7,tea1,purchase,not a time,1", "u02,tea1,purchase,ask 7,x", "7,tea1,purchase,2024-02-01T10:00:00Z"]
+    good = [f"u{n:02},tea1,view,2024-02-19T10:00:00Z,1" for n in range(2, 82)]
+    (tmp_path / "of-7.csv").write_text("\n".join(["user_id,item_id,event,timestamp,quantity", *rows, *good]) + "\n")
+    with Workspace.open(folder) as shop:
+        add_events(shop, [{"user_id": "7", "item_id": "tea1", "event": "view", "timestamp": AT_NOON}], source="test")
+        report = load_file(shop, tmp_path / "of-7.csv", "events")
+        assert report.quarantined == 3 and len(export_person(shop, "7")["refused_rows"]) == 1
+        (path,) = (folder / "quarantine").glob("*.jsonl")
+        before = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_bytes(path.read_bytes() + b"a damaged line of 7\n")
+        assert erase_people(shop, ["7"], actor="test").files["quarantined_rows"] == 4
+        *places, damaged = [json.loads(line) for line in path.read_text().splitlines()]
+        assert "7" not in damaged.values() and damaged["raw"] == ""
+        for row, place in zip(before, places, strict=True):
+            assert {name: place[name] for name in ("line_no", "record_no", "code", "sha256")}.items() <= row.items()
+            assert {
+                value for name, value in place.items() if name in ("raw", "message", "fields", "user", "column")
+            } == {"", None}
+            assert place["file"] == "erased"
+        assert export_person(shop, "u02")["refused_rows"] == []
+        assert erase_people(shop, ["u02"], actor="test").files["quarantined_rows"] == 0
 
 
 def test_late_events_do_not_bring_somebody_back(folder: Path, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ from waiting import at_once
 
 from recllm.base.errors import ModelError, RecllmError, StoreError
 from recllm.base.files import sweep_drafts, whole_file
-from recllm.base.schema import Announcement, Purpose
+from recllm.base.messages import Announcement
+from recllm.base.schema import Purpose
 from recllm.market.campaigns.folder import CampaignFolder, TextStatus, read_log, read_plan
 from recllm.market.campaigns.open_campaign import approve_texts, open_campaign, reject_texts
 from recllm.market.experiments.feedback import feedback_report

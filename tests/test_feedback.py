@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from recllm.base.schema import Recommendation, ReportBy, Slate
+from recllm.base.questions import ReportBy
+from recllm.base.schema import Recommendation, Slate
 from recllm.market.experiments.feedback import shown_outcomes
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA, shown_events
 

@@ -15,7 +15,7 @@ from sqlalchemy import inspect, text
 from recllm.base.policy import Policy
 from recllm.base.stats.intervals import share
 from recllm.shop.store import tables
-from recllm.shop.store.database import writing
+from recllm.shop.store.connections import writing
 from recllm.shop.workspace.figures import KEPT_DAYS, RESULT_NOISE, SIZE_BUDGET, SIZE_NOISE, FigureGate
 from recllm.shop.workspace.workspace import Workspace
 

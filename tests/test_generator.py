@@ -305,6 +305,55 @@ def test_a_local_model_samples_what_it_may(tiny_model: Path) -> None:
     assert all(text == text.strip() for text in texts)
 
 
+WRITINGS = [
+    'Soft buns for your table, warm and bright. 12 345 $ € % "quoted" https://a.example',
+    "温和的洗手液，照顾一家人的双手。三百元，￥９！二十折“好”",
+    "one two ① ½ ९ ٣ £ ¥ <b> {x} [y] @me #tag\nnew line",
+]
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal model with random weights over a byte-level vocabulary: any text at all is as likely as another."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("noise")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|im_start|>", "<|im_end|>"]
+    tokenizer.train_from_iterator(
+        WRITINGS * 5, trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, special_tokens=special)
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1])
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast) + 7,  # larger than the tokenizer, as many models' are
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        eos_token_id=fast.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_noise_writes_no_digit_and_no_sign(noise: Path) -> None:
+    from recllm.text.generator.local import LocalGenerator, is_forbidden
+
+    generator = LocalGenerator(noise, temperature=1.5, top_k=0)
+    assert any(is_forbidden(c) for token in generator._tokenizer.get_vocab() for c in token)
+    texts = [text for seed in range(3) for text in generator.generate("Product: buns", n=12, max_tokens=30, seed=seed)]
+    assert len(texts) > 12 and not set("".join(texts)) & set('0123456789$%"<>@#\n')
+
+
 @pytest.mark.parametrize(("characters", "forbidden"), [('0９①½$￥％"“”<>@#\n🎁', True), ("aÉ好,.!?'’-\ufffd", False)])
 def test_forbidden_characters(characters: str, forbidden: bool) -> None:
     from recllm.text.generator.local import is_forbidden

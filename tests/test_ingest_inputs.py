@@ -165,7 +165,6 @@ def quarantined(file: str | None) -> dict[int, str]:
         "sha256",
         "line_no",
         "record_no",
-        "byte_offset",
         "column",
         "code",
         "message",

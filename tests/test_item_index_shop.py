@@ -15,7 +15,7 @@ import pytest
 from conftest import Command
 
 from recllm.base.errors import NotFittedError, NothingToDo
-from recllm.base.schema import SearchRequest
+from recllm.base.questions import SearchRequest
 from recllm.learn.features.item_index import catalogue as rules
 from recllm.learn.features.item_index.faiss_lists import LISTS, FaissIndex
 from recllm.recommend.recommender.registry import rollback

@@ -39,25 +39,23 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def test_values_tell_the_columns_of_a_log_whose_names_nobody_knows(tmp_path: Path) -> None:
-    file = written(tmp_path, orders("tilaus,ostaja,hetki,tuote,nimike,kpl,hinta,summa"))
+def test_values_tell_the_columns_of_a_log_that_names_do_not(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    rows = [
+        f"K{rng.randrange(9)}@example.com,X{rng.randrange(9)},2024-05-01 10:{n:02d}:00,{rng.choice([1, 1, 2])},{n}.95"
+        for n in range(60)
+    ]
+    file = written(tmp_path, "ostaja,tuote,hetki,kpl,hinta\n" + "\n".join(rows) + "\n")
     suggestion = suggest_map(file)
     assert suggestion.table is Table.EVENTS
-    assert suggestion.columns == {
-        "user_id": "ostaja",
-        "item_id": "tuote",
-        "timestamp": "hetki",
-        "quantity": "kpl",
-        "price": "hinta",
-        "basket_id": "tilaus",
-    }
+    fills = {"user_id": "ostaja", "item_id": "tuote", "timestamp": "hetki", "quantity": "kpl", "price": "hinta"}
+    assert suggestion.columns == fills
     assert suggestion.reasons["timestamp"] == "its values are times"
-    assert suggestion.reasons["price"] == "another amount is this one times the quantity"
-    assert suggestion.reasons["item_id"] == "each of its values has one value of nimike"
+    assert suggestion.reasons["item_id"] == "it is the only other column of ids"
     assert suggestion == suggest_map(file), "equal files give equal maps"
     with Workspace.create(tmp_path / "shop", currency="EUR") as shop:
         report = load_file(shop, file, "events", mapping=parse_map(suggestion.toml(), "suggested"), tz="UTC")
-    assert report.accepted == report.read and report.read > 60
+    assert report.accepted == report.read == 60
 
 
 def test_columns_that_nothing_tells_apart_are_left_open(tmp_path: Path) -> None:
@@ -134,11 +132,11 @@ def test_a_file_that_nothing_can_be_said_of(tmp_path: Path) -> None:
 
 
 def test_from_the_command_line(run: Command, tmp_path: Path) -> None:
-    file = written(tmp_path, orders("tilaus,ostaja,hetki,tuote,nimike,kpl,hinta,summa"))
+    file = written(tmp_path, orders("tilaus,customer_id,hetki,item_id,nimike,kpl,price,summa"))
     code, out, _ = run("ingest", str(file), "--suggest", "--map", "my.toml")
     assert code == 0 and "hetki, because its values are times" in out and "times without a zone" in out
     assert "as the store would take them" in out and "[columns]" not in out
-    assert load_map(tmp_path / "my.toml").columns["user_id"] == ("ostaja",)
+    assert load_map(tmp_path / "my.toml").columns["user_id"] == ("customer_id",)
     assert run("ingest", str(file), "--suggest", "--map", "my.toml")[0] == 2, "what is there is not written over"
     code, out, _ = run("ingest", "--suggest", str(file), "--read", "tz=UTC", "--json")
     document = json.loads(out)

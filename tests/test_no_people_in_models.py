@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from shop_world import item_lines, purchase_lines
 from shop_world import shop as world
 
-from recllm.base.settings import IndexKind
+from recllm.base.service_settings import IndexKind
 from recllm.doors.cli.main import main
 from recllm.learn.models.sequence import SequenceArguments
 from recllm.recommend.recommender.serving_state import map_arrays, open_people_state

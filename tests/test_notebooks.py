@@ -8,7 +8,8 @@ from datetime import UTC, date, datetime
 import polars as pl
 
 from recllm import Dataset, Recommender, ToyEncoder
-from recllm.base.schema import Action, html_table
+from recllm.base.documents import html_table
+from recllm.base.schema import Action
 from recllm.market.audiences.audience import Audience, AudienceMember
 from recllm.market.propensity.prediction import Prediction, PredictionKind, PredictionQuality, UserPrediction
 from recllm.recommend.evaluation.report import Report

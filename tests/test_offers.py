@@ -11,7 +11,8 @@ from shop_world import START, history
 
 from recllm.base.errors import ModelError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import Action, Intent, NoteKind, Objective, ReasonKind, RecommendRequest
+from recllm.base.questions import RecommendRequest
+from recllm.base.schema import Action, Intent, NoteKind, Objective, ReasonKind
 from recllm.base.settings import OfferSettings, ScorerTrainingSettings
 from recllm.learn.features.together import bought_together
 from recllm.market.audiences.audience import eligible_pool, find_audience

@@ -28,7 +28,7 @@ from oidc_provider import CLIENT_ID, CLIENT_SECRET, KEYS, REDIRECT_URI, Claims, 
 from tables import table
 
 from recllm.base.errors import MissingExtraError, UsageError
-from recllm.base.settings import ConsoleScope, OidcSettings, ServiceSettings
+from recllm.base.service_settings import ConsoleScope, OidcSettings, ServiceSettings
 from recllm.doors.console.app import mount_console
 from recllm.doors.console.oidc import connect_provider
 from recllm.doors.console.pages import HISTORY_FILE

@@ -15,7 +15,7 @@ from oidc_provider import CLIENT_ID, CLIENT_SECRET, Provider, running_provider
 from test_console_browser import ROOM, driver, errors, faults, find, resize, text_of  # noqa: F401
 from waiting import until
 
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.app import mount_console
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop

@@ -21,9 +21,9 @@ from test_console import Page, assert_harmless, send, serving, token
 from waiting import until
 
 from recllm.base.errors import DataError
+from recllm.base.messages import CampaignMessage
 from recllm.base.policy import Policy
-from recllm.base.schema import CampaignMessage
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.market.audiences.people_rule import parse_rule
 from recllm.market.campaigns.drafts import campaign_file, change_campaign, create_campaign, revision_of
 from recllm.market.campaigns.plan import count_reachable

@@ -9,7 +9,8 @@ import pytest
 
 from recllm.base.errors import PolicyError, UsageError
 from recllm.base.policy import Policy
-from recllm.base.schema import Action, Intent, NoteKind, Objective, RecommendRequest, ServedBy, SlateStatus
+from recllm.base.questions import RecommendRequest
+from recllm.base.schema import Action, Intent, NoteKind, Objective, ServedBy, SlateStatus
 from recllm.base.settings import ScorerTrainingSettings
 from recllm.recommend.recommender.recommender import Recommender, dismissed
 from recllm.shop.data.dataset import DAY, Dataset

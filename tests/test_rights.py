@@ -37,7 +37,8 @@ from recllm.doors.privacy.rotation import resume_rotation, rotate_key
 from recllm.market.experiments.slates import Treatment, start_experiment
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.ingest.workspace_load import add_consent, add_events, add_users
-from recllm.shop.store.database import Store, writing
+from recllm.shop.store.connections import writing
+from recllm.shop.store.database import Store
 from recllm.shop.store.tables import audit as audit_table
 from recllm.shop.workspace.audit import ANCHOR, AuditAction, audit, read_audit, verify_audit
 from recllm.shop.workspace.keys import create_key, list_keys, revoke_key

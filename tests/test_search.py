@@ -17,7 +17,8 @@ from shop_world import shop as world
 from waiting import until
 
 from recllm.base.errors import ModelError, UsageError
-from recllm.base.schema import SearchRequest, Slate
+from recllm.base.questions import SearchRequest
+from recllm.base.schema import Slate
 from recllm.doors.service.live import RETRY_SECONDS, Finder, VectorState
 from recllm.recommend.recommender.recommender import Recommender
 from recllm.recommend.recommender.search import VECTORS_WEIGHT, search

@@ -22,7 +22,7 @@ from waiting import until
 from recllm.base.documents import plain
 from recllm.base.errors import PolicyError, StoreError, UsageError
 from recllm.base.schema import Objective
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.cli.main import app as command_line
 from recllm.doors.service.capacity import Capacity, OverloadError
 from recllm.recommend.recommender import shop_recommender

@@ -27,7 +27,7 @@ from waiting import until
 from recllm.base.documents import plain
 from recllm.base.errors import GenerationError
 from recllm.base.files import write_whole
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
 from recllm.market.adcopy import ads as ad_copy

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from tables import table
 from waiting import at_once
 
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.console.app import OPERATION_NAMES
 from recllm.doors.console.loads import UPLOADS
 from recllm.doors.service.requests import MAX_DEPTH, MAX_DIGITS, read_json

@@ -24,9 +24,11 @@ from store_view import dump, events, items, put, view
 from waiting import at_once
 
 from recllm.base.errors import ConflictError, DataError, StoreError, UnknownIdError, UsageError
-from recllm.base.schema import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Table
+from recllm.base.messages import Announcement, AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.schema import Table
 from recllm.shop.store import postgres, readers, tables
-from recllm.shop.store.database import Store, writing
+from recllm.shop.store.connections import writing
+from recllm.shop.store.database import Store
 from recllm.shop.store.tables import SCHEMA_VERSION, SHOWN_FOR
 
 HERE = Path(__file__).parent

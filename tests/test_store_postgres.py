@@ -22,7 +22,8 @@ from recllm.base.errors import MissingExtraError, StoreError, UsageError
 from recllm.base.schema import Slate
 from recllm.recommend.recommender.shop_recommender import open_recommender, refresh
 from recllm.shop.ingest.workspace_load import add_feedback
-from recllm.shop.store.database import Store, writing
+from recllm.shop.store.connections import writing
+from recllm.shop.store.database import Store
 from recllm.shop.workspace.workspace import SETTINGS_FILE, Workspace
 
 MANY = 500

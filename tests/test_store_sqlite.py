@@ -11,7 +11,8 @@ from sqlalchemy import event as sa_event
 from store_view import dump, events, put, view
 
 from recllm.base.errors import StoreError
-from recllm.shop.store.database import Store, writing
+from recllm.shop.store.connections import writing
+from recllm.shop.store.database import Store
 
 
 @pytest.fixture

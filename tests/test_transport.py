@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from recllm.base.errors import PolicyError, RecllmError, UsageError
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.cli.main import app as command_line
 from recllm.doors.console.app import mount_console
 from recllm.doors.service import api

@@ -38,8 +38,10 @@ from test_transport import make_certificate
 from waiting import at_once, until
 
 from recllm.base.errors import PolicyError, StoreError, UnknownIdError, UsageError
-from recllm.base.schema import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind, Purpose, ReportBy
-from recllm.base.settings import ServiceSettings
+from recllm.base.messages import AnnouncementStatus, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.questions import ReportBy
+from recllm.base.schema import Purpose
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.report.campaign import report_page
 from recllm.doors.service.app import create_app
 from recllm.doors.service.live import LiveShop
@@ -55,8 +57,8 @@ from recllm.recommend.recommender.train import train_workspace
 from recllm.shop.ingest.workspace_load import add_consent, load_file
 from recllm.shop.workspace.announce import SendAccount, addresses, announce, send_due
 from recllm.shop.workspace.privacy import KEY_VARIABLE
-from recllm.shop.workspace.signatures import SignedCall, sign, verify
 from recllm.shop.workspace.webhooks import (
+    SignedCall,
     WebhookScheme,
     WebhookSecret,
     WebhookSource,
@@ -64,6 +66,8 @@ from recllm.shop.workspace.webhooks import (
     add_target,
     read_webhooks,
     remove_webhook,
+    sign,
+    verify,
 )
 from recllm.shop.workspace.workspace import Workspace
 

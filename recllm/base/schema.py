@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from html import escape
 from numbers import Real
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from pydantic import BeforeValidator, Field, model_validator
-
-from recllm.base.documents import Question
-from recllm.base.errors import DataError, UsageError
+from recllm.base.documents import chance_text, html_table
+from recllm.base.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,32 +73,6 @@ class Purpose(StrEnum):
     LLM_LOCAL = "llm_local"
     LLM_THIRD_PARTY = "llm_third_party"
 
-
-class MessageEventKind(StrEnum):
-    """State of a message, as the sending service reports it."""
-
-    PROCESSED = "processed"
-    """Taken by the service."""
-    DEFERRED = "deferred"
-    """Put off by the receiving server; it will be tried again."""
-    DROPPED = "dropped"
-    """Never sent."""
-    DELIVERED = "delivered"
-    OPENED = "opened"
-    CLICKED = "clicked"
-    BLOCKED = "blocked"
-    """Refused this time: a soft bounce."""
-    BOUNCED = "bounced"
-    """Refused for good: a hard bounce."""
-    UNSUBSCRIBED = "unsubscribed"
-    COMPLAINED = "complained"
-    """Marked as spam."""
-
-
-ARRIVED: frozenset[MessageEventKind] = frozenset(
-    {MessageEventKind.DELIVERED, MessageEventKind.OPENED, MessageEventKind.CLICKED}
-)
-"""What only happens to a message that was delivered."""
 
 SESSION_PREFIX = "s1_"
 """Pseudonyms of anonymous sessions begin so; those of people begin otherwise, so that none of one is ever one of the
@@ -287,128 +258,6 @@ class Occasion(StrEnum):
     """They have stayed away for longer than they use to."""
     WELCOME = "welcome"
     """They have just bought for the first time."""
-
-
-def _as_ids(ids: Any) -> Any:
-    return (ids,) if isinstance(ids, str) else ids if ids is None else tuple(ids)
-
-
-Ids = Annotated[tuple[str, ...], BeforeValidator(_as_ids)]
-"""Ids of the caller: one, or any number of them."""
-
-
-class ItemsQuestion(Question):
-    """How many items, out of which."""
-
-    k: Annotated[int, Field(ge=1)] = 10
-    """Items at most."""
-    basket: Ids = ()
-    """Items in the cart now; they count as the latest of the person's history."""
-    where: str | None = None
-    """A condition on item_id, title, category ("a > b > c"), brand, price and currency, e.g. "price < 50 AND brand =
-    'Acme'"."""
-    exclude: Ids = ()
-    """Never these items. In Python it was called `deny`, which is understood until the next release."""
-    explain: bool = True
-    """Whether each item gets its reasons."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_name(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "deny" in values and "same_names" in cls.model_fields:
-            return {"exclude" if name == "deny" else name: value for name, value in values.items()}
-        return values
-
-
-class SlateQuestion(ItemsQuestion):
-    """Items for a person. Raises `UsageError` for a value out of its range."""
-
-    allow: Ids | None = None
-    """Only these items, also those that never sold."""
-    intent: Intent = Intent.MIXED
-    """What the slate is for: what is likely, what is new to the person, what they bought before, what goes with a late
-    purchase or the basket, or what they have stopped buying."""
-    objective: Objective = Objective.PROBABILITY
-    """What the order is by: the chance, what it is above that of people in general, or what an item likely earns."""
-    repeats: bool = True
-    """Whether items that the person bought before may be shown; many shops live from buying again."""
-
-    @model_validator(mode="after")
-    def _slate_fits(self) -> Self:
-        if self.intent in (Intent.REMIND, Intent.WIN_BACK) and not self.repeats:
-            raise UsageError(
-                f"intent is {self.intent}, of what was bought before, and repeats is false: give one of them"
-            )
-        if self.objective is Objective.UPLIFT:
-            raise UsageError(
-                "objective is uplift, which orders people and not items: cut an audience or a campaign by it, and "
-                f"order slates by {', '.join(o for o in Objective if o is not Objective.UPLIFT)}"
-            )
-        return self
-
-
-class RecommendRequest(SlateQuestion):
-    """Whom to recommend to, how many items, and which. Raises `UsageError` for a value out of its range."""
-
-    users: Ids
-    """The caller's ids, one slate each."""
-    same_names: bool = False
-    """Whether several items of one name may be shown; otherwise only the best of them."""
-    popularity_weight: Annotated[float, Field(ge=0, le=1)] | None = None
-    """0 ranks by score alone, 1 relative to popularity; None takes the policy's. Of the objective probability."""
-    personal: bool = True
-    """False shows what is popular now, whatever is known of the user: for comparison."""
-    explore_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the positions that show something from further down, so that the log can say what another ranking would
-    have brought."""
-    explore_pool: Annotated[int, Field(ge=0)] = 20
-    """From this many ranks after the first `k`."""
-
-    @property
-    def shows_repeats(self) -> bool:
-        """Whether items that the user bought before may be shown."""
-        return self.repeats and self.intent is not Intent.DISCOVER
-
-
-class AdQuestion(Question):
-    """An ad text for a person."""
-
-    intent: Intent = Intent.MIXED
-    """What the best item is for, where none is named: see the intent of a slate."""
-    objective: Objective = Objective.LIFT
-    """What the best item is best by."""
-    channel: str = "email"
-    """email, push, sms_gsm, google_rsa, ..."""
-    locale: str | None = None
-    """Language: en or zh; the shop's own when left out."""
-
-
-class ReportBy(StrEnum):
-    """What the showings are divided by."""
-
-    MODEL = "model"
-    CAMPAIGN = "campaign"
-    VARIANT = "variant"
-    TEMPLATE = "template"
-    DAY = "day"
-
-
-class SearchRequest(ItemsQuestion):
-    """What a visitor looks for. Raises `UsageError` for an empty query or a value out of its range."""
-
-    query: str
-    """What to look for."""
-    user: str | None = None
-    """The caller's id; None for a visitor who is not known."""
-    same_names: bool = False
-    explain: bool = False
-    """Whether each item of a personal answer gets its reasons."""
-
-    @model_validator(mode="after")
-    def _has_words(self) -> Self:
-        if not self.query.strip():
-            raise UsageError("the query is empty; give words to look for")
-        return self
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -607,67 +456,6 @@ class AdCopy:
     """`text` by the parts of its channel, such as subject, preheader, body and call_to_action."""
 
 
-# --- messages, and what becomes of them -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CampaignMessage:
-    """One message of a campaign to a person."""
-
-    message_id: str
-    """Unguessable; what a provider hands back with each of its events."""
-    user_id: str
-    """A pseudonym."""
-    campaign_id: str
-    channel: str
-    text_id: str
-    variant: int
-    item_id: str | None
-    """None where the text is about no item of the catalogue."""
-    request_id: str
-    exported_at: datetime
-    """UTC."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageEvent:
-    """State of a message at a time, as the provider reports it."""
-
-    event_id: str
-    """The provider's own."""
-    message_id: str
-    kind: MessageEventKind
-    at: datetime
-    """UTC."""
-
-
-class AnnouncementStatus(StrEnum):
-    QUEUED = "queued"
-    DELIVERED = "delivered"
-    FAILED = "failed"
-    """Given up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
-    """One message to one target, and its latest state."""
-
-    announcement_id: str
-    """The same in every attempt."""
-    target: str
-    """Name of the target."""
-    type: str
-    body: str
-    """JSON, as it is signed and sent."""
-    created_at: datetime
-    status: AnnouncementStatus = AnnouncementStatus.QUEUED
-    attempts: int = 0
-    next_at: datetime | None = None
-    """The next attempt is not before; None where there is none."""
-    outcome: str | None = None
-    """Of the last attempt: the HTTP status, or what failed."""
-
-
 # --- protocols between rooms ---------------------------------------------------------------------------------------
 
 TextKind = Literal["query", "document"]
@@ -709,30 +497,3 @@ class Generator(Protocol):
     def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
         """`n` continuations, each stripped; raises `GenerationError` when the model cannot answer."""
         ...
-
-
-# --- drawn in notebooks ----------------------------------------------------------------------------------------------
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
-    """A plain table of HTML; every text is escaped, numbers stand to the right."""
-
-    def cell(value: object) -> str:
-        side = "right" if isinstance(value, int | float) else "left"
-        text = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        return f'<td style="text-align:{side}">{escape(text)}</td>'
-
-    head = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in header)
-    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
-    words = f'<caption style="text-align:left">{escape(caption)}</caption>' if caption else ""
-    return f"<table>{words}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def count_text(n: int, noun: str, plural: str = "") -> str:
-    """A number with its noun, whose plural has an s where none is given: "1 person", "2,000 people", "0 texts"."""
-    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
-
-
-def chance_text(probability: float | None) -> str:
-    """Such as "12.3 %"; nothing where there is none."""
-    return "" if probability is None else f"{100 * probability:.1f} %"

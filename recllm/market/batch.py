@@ -35,7 +35,8 @@ import polars as pl
 from recllm.base.documents import json_text, json_value
 from recllm.base.errors import DataError, NotFittedError, NothingToDo, PolicyError, RecllmError, UsageError
 from recllm.base.files import PRIVATE, sweep_drafts, write_whole
-from recllm.base.schema import AdQuestion, Objective, Purpose, RecommendRequest, Slate, SlateStatus
+from recllm.base.questions import AdQuestion, RecommendRequest
+from recllm.base.schema import Objective, Purpose, Slate, SlateStatus
 from recllm.recommend.recommender.catalogue_vectors import (
     CacheFill,
     CatalogueEncoder,

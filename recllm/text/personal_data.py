@@ -27,9 +27,8 @@ from recllm.text.finders.addresses import addresses
 from recllm.text.finders.names import names
 from recllm.text.finders.numbers import cards, ibans, resident_ids
 from recllm.text.finders.online import emails, handles, ip_addresses, links
-from recllm.text.finders.patterns import Span, entry
+from recllm.text.finders.patterns import Span, entry, plain_text
 from recllm.text.finders.phones import phones
-from recllm.text.finders.reading import plain_text
 
 
 class PersonalDataKind(StrEnum):

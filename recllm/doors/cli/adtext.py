@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import Field
 
-from recllm.base.documents import plain
+from recllm.base.documents import count_text, plain
 from recllm.base.errors import NothingToDo, UsageError
-from recllm.base.schema import AdQuestion, CopyVerdict, count_text
+from recllm.base.questions import AdQuestion
+from recllm.base.schema import CopyVerdict
 from recllm.doors.cli import batch
 from recllm.doors.cli.options import (
     DEFAULT_WORKSPACE,

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import Field, field_validator
 
+from recllm.base.documents import count_text
 from recllm.base.errors import NothingToDo, UsageError
-from recllm.base.schema import NoteKind, RecommendRequest, ReportBy, SearchRequest, count_text
+from recllm.base.questions import RecommendRequest, ReportBy, SearchRequest
+from recllm.base.schema import NoteKind
 from recllm.doors.cli import batch
 from recllm.doors.cli.options import (
     Answering,

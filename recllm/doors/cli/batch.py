@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recllm.base.documents import count_text
 from recllm.base.errors import RecllmError, UsageError
-from recllm.base.schema import count_text
 from recllm.doors.cli.options import Answering, Batching, ids_by_pseudonym, note, open_shop, show, write_audit
 
 if TYPE_CHECKING:

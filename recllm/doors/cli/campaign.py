@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recllm.base.documents import plain
+from recllm.base.documents import count_text, plain
 from recllm.base.errors import UsageError
 from recllm.base.files import write_whole
-from recllm.base.schema import count_text
 from recllm.doors.cli.options import (
     Ids,
     Json,

@@ -336,10 +336,8 @@ def export(
 
     exported = export_encoder(folder, workspace=workspace, encoder=model, adapter=adapter)
     load = f"load_encoder({str(exported.folder)!r}, precision='auto')"
-    lines = [f"{exported.folder}: {exported.name}; {load} takes {exported.auto_precision} here"]
+    lines = [f"{exported.folder}: {exported.name}; {load} takes what is fastest here"]
     for precision, parity in plain(exported.parity).items():
         size = f"{exported.bytes[precision] / 1e6:.0f} MB" if precision in exported.bytes else "left out: too far off"
         lines.append(f"  {precision}: cosine {parity['lowest']:.5f} at least over {parity['texts']} texts, {size}")
-    if exported.gain is not None:
-        lines.append(f"  int8 is {exported.gain:.1f} times as fast as float32 on this machine")
     show(exported, lines, json=json)

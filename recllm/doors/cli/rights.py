@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recllm.base.documents import count_text
 from recllm.base.errors import DataError, UnknownIdError, UsageError
-from recllm.base.schema import count_text
 from recllm.doors.cli.options import (
     Json,
     User,

@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from starlette.datastructures import FormData
 
 from recllm.base.charts import Bar, BarChart, Chart, Line, LineChart
-from recllm.base.schema import ReportBy
+from recllm.base.questions import ReportBy
 from recllm.doors.console.audience_tables import count_cell
 from recllm.doors.console.models import model_lines
 from recllm.doors.console.pages import (

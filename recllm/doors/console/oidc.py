@@ -26,7 +26,7 @@ import anyio
 import httpx2
 
 from recllm.base.errors import MissingExtraError, RecllmError, UsageError
-from recllm.base.settings import PLAIN_HTTP_HOSTS, OidcSettings
+from recllm.base.service_settings import PLAIN_HTTP_HOSTS, OidcSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

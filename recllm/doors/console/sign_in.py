@@ -21,7 +21,7 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from recllm.base.errors import StoreError
-from recllm.base.settings import OIDC_RETURN_PATH
+from recllm.base.service_settings import OIDC_RETURN_PATH
 from recllm.doors.console.memory import PENDING_SECONDS, PendingSignIn
 from recllm.doors.console.oidc import OidcClient, SignInError, SignInProblem, connect_provider, provider_id
 from recllm.doors.console.pages import TheForm, TheVisit, Visit, from_here, local_path, text_of

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recllm.base.settings import OidcSettings, group_grant
+from recllm.base.service_settings import OidcSettings, group_grant
 from recllm.shop.workspace.keys import Scope
 
 MAX_EMAIL = 254

@@ -30,7 +30,6 @@ from recllm.doors.privacy.registry import REGISTRY
 from recllm.shop.workspace.audit import AuditAction, audit, audit_each
 from recllm.shop.workspace.personal_records import ErasedPeople, PersonalRecords, RecordRegistry, Removed
 from recllm.shop.workspace.workspace import CERTIFICATES, Workspace, restore_drafts
-from recllm.text.ids import normal_ids
 
 _NOTE = ".note"
 logger = logging.getLogger(__name__)
@@ -52,14 +51,12 @@ def erase_people(
     """
     if not user_ids:
         raise UsageError("no person to erase: give the person's id")
-    names, spellings = tuple(dict.fromkeys(user_ids)), tuple[str, ...]()
+    names = tuple(dict.fromkeys(user_ids))
     if not by_pseudonym:
-        people = workspace.pseudonymiser()
-        spellings = tuple(people.many([spelling for user_id in names for spelling in sorted(normal_ids(user_id))]))
-        names = tuple(dict.fromkeys(people.many(names)))
+        names = tuple(dict.fromkeys(workspace.pseudonymiser().many(names)))
     certificate_id = f"erasure-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     folder = workspace.root / CERTIFICATES
-    note = _Note(path=folder / f".{certificate_id}{_NOTE}", people=names, spellings=spellings)
+    note = _Note(path=folder / f".{certificate_id}{_NOTE}", people=names)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         note.write()
@@ -100,21 +97,20 @@ class _Note:
     people: tuple[str, ...]
     sessions: tuple[str, ...] = ()
     """Joined to the people; the rows that say so are erased."""
-    spellings: tuple[str, ...] = ()
 
     @property
     def certificate_id(self) -> str:
         return self.path.name.removeprefix(".").removesuffix(_NOTE)
 
     def write(self) -> None:
-        content = {"people": self.people, "sessions": self.sessions, "spellings": self.spellings}
+        content = {"people": self.people, "sessions": self.sessions}
         write_whole(self.path, json.dumps(content), mode=PRIVATE)
 
     @classmethod
     def read(cls, path: Path) -> _Note:
         content = json.loads(path.read_bytes())
         names = {"people": content} if isinstance(content, list) else content  # a list is of an earlier version
-        return cls(path=path, **{kind: tuple(some) for kind, some in names.items()})
+        return cls(path=path, **{kind: tuple(names.get(kind, ())) for kind in ("people", "sessions")})
 
 
 def _erase(workspace: Workspace, note: _Note, actor: str, registry: RecordRegistry) -> ErasureCertificate:
@@ -176,7 +172,7 @@ def _forget(
     workspace: Workspace, note: _Note, at: datetime, records: Iterable[PersonalRecords], done: list[str]
 ) -> Removed:
     """done: gets the name of each place that is finished."""
-    people = ErasedPeople(at, frozenset((*note.people, *note.sessions)), frozenset(note.spellings))
+    people = ErasedPeople(at, frozenset((*note.people, *note.sessions)))
     removed = Removed()
     for record in records:
         if record.forget is not None:

@@ -17,7 +17,8 @@ import recllm
 from recllm.base.documents import plain
 from recllm.base.errors import UsageError
 from recllm.base.policy import EARLIEST_YEAR
-from recllm.base.schema import AdCopy, ReportBy, Slate
+from recllm.base.questions import ReportBy
+from recllm.base.schema import AdCopy, Slate
 from recllm.doors.service.callers import (
     ERRORS,
     MayAsk,

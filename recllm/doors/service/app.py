@@ -18,7 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import recllm
 from recllm.base.errors import RecllmError
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service import api, marketing, people, webhooks
 from recllm.doors.service.callers import RequestMiddleware, Service, ShopMetrics, disk_refused, failed, refused
 from recllm.doors.service.capacity import Background, Capacity, RateLimit

@@ -38,7 +38,7 @@ from recllm.base.errors import (
     UnknownIdError,
     UsageError,
 )
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 from recllm.doors.service.capacity import Background, Capacity, OverloadError, RateLimit
 from recllm.doors.service.live import LiveShop
 from recllm.doors.service.requests import ErrorAnswer

@@ -18,7 +18,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from recllm.base.errors import RecllmError, UnknownIdError
-from recllm.base.settings import ServiceSettings
+from recllm.base.service_settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from recllm.base.errors import ModelError, RecllmError, StoreError
-from recllm.base.schema import RecommendRequest, Slate, Table
+from recllm.base.questions import RecommendRequest
+from recllm.base.schema import Slate, Table
 from recllm.doors.service.everybody import Everybody, ShopMarks
 from recllm.doors.service.requests import SlateRequest
 from recllm.doors.service.visitor_sessions import session_pseudonyms

@@ -18,7 +18,8 @@ from pydantic import BaseModel
 
 from recllm.base.documents import json_text, plain
 from recllm.base.errors import ConflictError, UsageError
-from recllm.base.schema import SearchRequest, Slate
+from recllm.base.questions import SearchRequest
+from recllm.base.schema import Slate
 from recllm.doors.service.callers import (
     ERRORS,
     Caller,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, model_validator
 
-from recllm.base.schema import ItemsQuestion
+from recllm.base.questions import ItemsQuestion
 from recllm.doors.service.requests import (
     Condition,
     Id,

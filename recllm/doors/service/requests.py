@@ -23,7 +23,8 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.exceptions import HTTPException
 
-from recllm.base.schema import Action, AdQuestion, Item, Purpose, RecommendRequest, SlateQuestion
+from recllm.base.questions import AdQuestion, RecommendRequest, SlateQuestion
+from recllm.base.schema import Action, Item, Purpose
 from recllm.market.experiments.slates import Metric
 from recllm.shop.data.catalogue import MAX_CONDITION
 from recllm.shop.ingest.parse.batch import MISSING_IDS

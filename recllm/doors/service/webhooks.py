@@ -24,13 +24,12 @@ from starlette.exceptions import HTTPException
 
 from recllm.base.documents import json_text
 from recllm.base.errors import DataError, RecllmError
-from recllm.base.schema import MessageEvent, MessageEventKind
+from recllm.base.messages import MessageEvent, MessageEventKind
 from recllm.doors.service.callers import ERRORS, TheService, document_answer
 from recllm.doors.service.live import LiveShop
 from recllm.market.campaigns.reports import ReportAccount, record_reports
 from recllm.shop.workspace.announce import TIMEOUT_SECONDS, send_due
-from recllm.shop.workspace.signatures import SignedCall, verify
-from recllm.shop.workspace.webhooks import WebhookScheme, WebhookSource, read_webhooks
+from recllm.shop.workspace.webhooks import SignedCall, WebhookScheme, WebhookSource, read_webhooks, verify
 
 SEND_SECONDS = 2.0  # pause between two looks for announcements that are due
 TOLERANCE_SECONDS = 300.0  # a signed request may be so old, or so far ahead of this machine's clock

@@ -14,12 +14,10 @@ from recllm.base.schema import Check, Encoder, Occasion, ReasonKind
 from recllm.market.adcopy.lexicon import HAN, families, fold, limit, pattern, read, table, word_class, words
 from recllm.market.adcopy.names import OTHER_SHELF, shelf
 from recllm.market.adcopy.request import CopyRequest, FactSheet
-from recllm.text.generator.constraint import Constraint
 from recllm.text.plurals import stem
 from recllm.text.templates import Prompts
 
 _HAN_OR_WORD = re.compile(rf"[{HAN}]|[^\s{HAN}]+")
-_CAPITAL_NAME = re.compile(r"[A-Z][A-Za-z'-]+")
 _LAST_TURN = "[user]\n"
 
 # --- the shop's own wordings ---------------------------------------------------------------------------------------
@@ -184,30 +182,6 @@ def can_be_asked(facts: FactSheet, request: CopyRequest) -> bool:
     if not request.domain.generated_lines:
         return False
     return not (request.is_sensitive or request.is_hostile or request.limits.title_only or facts.is_sober)
-
-
-def constraint_for(facts: FactSheet, request: CopyRequest) -> Constraint:
-    """What a generator is kept from writing at all, where it can be: the words that the brand's voice avoids, other
-    brands than the item's, and number words, unless the item's own texts hold them. Allowed with a capital: the names
-    of its title.
-
-    A generator that is not bound by it loses nothing but lines: the verifier stops them. The words of claims would cost
-    more time at each token than the lines that they save.
-    """
-    item_text = fold(" ".join(facts.texts))
-    numbers = word_class("number_words") if request.language == "en" else ()
-    forbidden = (*map(fold, request.voice.banned), *_brand_names(request.known_brands), *numbers)
-    free = (w for w in forbidden if w not in (facts.words if w.isascii() and " " not in w else item_text))
-    names = _CAPITAL_NAME.findall(" ".join((facts.title, facts.brand or "")))
-    return Constraint.of(request.language, free, names)
-
-
-@lru_cache(maxsize=8)
-def _brand_names(known_brands: frozenset[str]) -> tuple[str, ...]:
-    """Folded, without the ones that are also plain words: those are names with a capital only, which a line has not."""
-    brands = table("brands.toml")
-    names = (fold(name) for name in (*sorted(known_brands), *brands["famous"]))
-    return tuple(name for name in names if len(name) > 1 and name not in brands["plain_words"])
 
 
 # --- which lines may stand -----------------------------------------------------------------------------------------

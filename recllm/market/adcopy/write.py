@@ -30,7 +30,6 @@ from recllm.market.adcopy.opening_line import (
     bare_prompt,
     brief,
     can_be_asked,
-    constraint_for,
     dressed_line,
     line_faults,
     line_prompt,
@@ -76,11 +75,10 @@ def write_copy(
     With `effect`, lines whose texts pass come first, then those that a person must judge, each ordered by what A/B
     tests taught of the whole text: a score never lets a text stand, nor overtake one with a better verdict.
 
-    A generator with an attribute `languages` is asked in these languages only; one that `takes_constraints` gets
-    what its lines may not hold, one that is `tuned` is asked without examples. One that `takes_briefs`, as servers do,
-    gets the item's facts and the voice; where none of its lines passes, the first one goes back once, with what is
-    wrong with it. Raises `UsageError` for a channel that takes
-    no text for a person.
+    A generator with an attribute `languages` is asked in these languages only; one that is `tuned` is asked without
+    examples. One that `takes_briefs`, as servers do, gets the item's facts and the voice; where none of its lines
+    passes, the first one goes back once, with what is wrong with it. Raises `UsageError` for a channel that takes no
+    text for a person.
     """
     channel_written_for(request.channel)
     rng = random.Random(f"{request.seed}:{request.item.item_id}")
@@ -186,18 +184,16 @@ def _generated_lines(
         if takes_briefs
         else line_prompt(facts, request.line_kind, request.locale, examples=examples)
     )
-    bound = getattr(generator, "takes_constraints", False)
-    constraint = {"constraint": constraint_for(facts, request)} if bound else {}
     tokens = limit("line_tokens")[request.language]
     try:
-        lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed, **constraint)
+        lines = generator.generate(prompt, n=request.n_candidates, max_tokens=tokens, seed=request.seed)
     except GenerationError as error:
         return [], [("", (Check(guarantee="G16", passed=False, message=str(error)),))]
     faults = {line: _faults(line, facts, request) for line in dict.fromkeys(lines)}
     if takes_briefs and (refused := _why_refused(faults, facts, request)):
         with suppress(GenerationError):  # the first answer is there
             mended = second_brief(prompt, *refused, request.locale)
-            lines = generator.generate(mended, n=1, max_tokens=tokens, seed=request.seed, **constraint)
+            lines = generator.generate(mended, n=1, max_tokens=tokens, seed=request.seed)
             faults |= {line: _faults(line, facts, request) for line in lines}
     faultless = [line for line, checks in faults.items() if not checks]
     stopped = [(line, checks) for line, checks in faults.items() if checks]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recllm.base.documents import guarded, plain, write_csv
+from recllm.base.documents import chance_text, count_text, guarded, html_table, plain, write_csv
 from recllm.base.errors import UsageError
-from recllm.base.schema import Action, Intent, Objective, Reason, chance_text, count_text, html_table
+from recllm.base.schema import Action, Intent, Objective, Reason
 from recllm.base.words.sentences import section
 from recllm.market.audiences.exclusions import Consents, ExclusionReason, exclusion_masks, first_only
 from recllm.market.audiences.people_match import ContactRecords, RuleMatch, match_people

@@ -11,7 +11,8 @@ from pydantic import Field, SkipValidation, StringConstraints, model_validator
 
 from recllm.base.documents import Question
 from recllm.base.errors import UsageError
-from recllm.base.schema import Ids, Intent, Objective
+from recllm.base.questions import Ids
+from recllm.base.schema import Intent, Objective
 from recllm.market.audiences.people_rule import PeopleRule, RuleField, checked_rule
 
 Money = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]

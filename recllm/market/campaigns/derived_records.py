@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from recllm.base.documents import plain
 from recllm.base.errors import ModelError
-from recllm.base.schema import Intent, Purpose, RecommendRequest
+from recllm.base.questions import RecommendRequest
+from recllm.base.schema import Intent, Purpose
 from recllm.market.experiments.slates import list_experiments
 from recllm.market.experiments.split import variant_of
 from recllm.market.occasions.day import EARLIER_MODEL_FILE, MODEL_FILE

@@ -18,7 +18,8 @@ import polars as pl
 from recllm.base.documents import guarded, plain
 from recllm.base.errors import NothingToDo, PolicyError
 from recllm.base.files import sweep_drafts, write_whole
-from recllm.base.schema import Action, CampaignMessage, Purpose
+from recllm.base.messages import CampaignMessage
+from recllm.base.schema import Action, Purpose
 from recllm.market.adcopy.channels import CALL_TO_ACTION, channel_named
 from recllm.market.adcopy.write import TEMPLATE
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE

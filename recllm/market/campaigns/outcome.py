@@ -18,7 +18,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, NothingToDo
-from recllm.base.schema import ARRIVED, Action, Item, MessageEventKind, Purpose
+from recllm.base.messages import ARRIVED, MessageEventKind
+from recllm.base.schema import Action, Item, Purpose
 from recllm.base.stats.intervals import ConfidenceInterval, difference, mean_difference, share
 from recllm.base.words.sentences import section
 from recllm.market.audiences.audience import aim

@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from recllm.base.schema import Action, CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.messages import CampaignMessage, MessageEvent, MessageEventKind
+from recllm.base.schema import Action
 from recllm.market.audiences.contacts import CHANNEL_PURPOSE
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import add_consent, add_events

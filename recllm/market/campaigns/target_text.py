@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recllm.base.errors import PolicyError, UsageError
-from recllm.base.schema import SearchRequest
+from recllm.base.questions import SearchRequest
 from recllm.market.adcopy.lexicon import fold, table
 from recllm.market.adcopy.names import name_and_size, written_out
 from recllm.recommend.recommender.search import VECTORS, search

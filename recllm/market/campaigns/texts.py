@@ -12,7 +12,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from recllm.base.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind, count_text
+from recllm.base.documents import count_text
+from recllm.base.schema import CopyVerdict, Encoder, Generator, Item, ReasonKind
 from recllm.market.adcopy.ads import item_of
 from recllm.market.adcopy.channels import channel_named, complete
 from recllm.market.adcopy.record import save, write_recorded

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from recllm.base.errors import UsageError
-from recllm.base.schema import MessageEventKind, Purpose
+from recllm.base.messages import MessageEventKind
+from recllm.base.schema import Purpose
 from recllm.market.campaigns.folder import (
     CampaignFolder,
     CampaignText,

@@ -16,7 +16,8 @@ from typing import Any
 
 import polars as pl
 
-from recllm.base.schema import Action, Purpose, ReportBy
+from recllm.base.questions import ReportBy
+from recllm.base.schema import Action, Purpose
 from recllm.base.stats.intervals import ConfidenceInterval, share
 from recllm.shop.data.dataset import utc
 from recllm.shop.ingest.workspace_load import FEEDBACK_SCHEMA

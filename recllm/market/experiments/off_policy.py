@@ -30,7 +30,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recllm.base.errors import DataError, NothingToDo, UsageError
-from recllm.base.schema import Encoder, Purpose, Recommendation, RecommendRequest
+from recllm.base.questions import RecommendRequest
+from recllm.base.schema import Encoder, Purpose, Recommendation
 from recllm.base.stats.intervals import Interval
 from recllm.market.experiments.feedback import showings_with_answers
 from recllm.market.experiments.slates import ANSWER_COLUMNS, Metric

@@ -23,7 +23,8 @@ from pydantic import TypeAdapter
 
 from recllm.base.documents import FrozenModel, Share, Text, plain
 from recllm.base.errors import ConflictError, NothingToDo, UnknownIdError, UsageError
-from recllm.base.schema import Action, Purpose, RecommendRequest, Slate, SlateStatus
+from recllm.base.questions import RecommendRequest
+from recllm.base.schema import Action, Purpose, Slate, SlateStatus
 from recllm.base.stats.intervals import Interval
 from recllm.market.experiments.effect import Effect, ExperimentReport, Moments, Verdict, analyse
 from recllm.market.experiments.feedback import showings_with_answers

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from pydantic import InstanceOf, model_validator
 
-from recllm.base.documents import guarded, plain, write_csv
+from recllm.base.documents import chance_text, guarded, html_table, plain, write_csv
 from recllm.base.errors import UsageError
-from recllm.base.schema import Reason, chance_text, html_table
+from recllm.base.schema import Reason
 from recllm.market.propensity.coupons import Coupons
 from recllm.market.propensity.quality import PredictionQuality
 from recllm.market.propensity.question import PredictionKind, PredictionQuestion

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from recllm.base.documents import Question
-from recllm.base.schema import Ids
+from recllm.base.questions import Ids
 
 
 class PredictionKind(StrEnum):

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.files import write_whole
-from recllm.base.schema import html_table
+from recllm.base.documents import html_table
 from recllm.base.stats import probabilities, ranking
 from recllm.base.stats.intervals import paired_bootstraps
 from recllm.base.stats.ranking import Rankings, Truth, Values

@@ -249,7 +249,6 @@ def fill_cache(workspace: Workspace, options: EncodingOptions, files: Sequence[P
     heads = [_heads(read_vectors(file, fingerprint).keys) for file in files]  # all are sound, or nothing is written
     n_vectors, added = len(np.unique(np.concatenate([np.zeros(0, np.uint64), *heads]))), 0
     try:
-        cache.reserve(n_vectors)
         for file in files:
             vectors = read_vectors(file, fingerprint)
             n_stored, n_before = cache.add(vectors.keys, vectors.rows)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import ModelError, PolicyError, UnknownIdError, UsageError
 from recllm.base.policy import Policy
+from recllm.base.questions import RecommendRequest
 from recllm.base.schema import (
     ACTION_CODE,
     COST_NAMES,
@@ -37,7 +38,6 @@ from recllm.base.schema import (
     Reason,
     ReasonKind,
     Recommendation,
-    RecommendRequest,
     ServedBy,
     Slate,
     SlateStatus,

@@ -21,16 +21,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from recllm.base.schema import (
-    Note,
-    NoteKind,
-    Reason,
-    Recommendation,
-    RecommendRequest,
-    SearchRequest,
-    Slate,
-    SlateStatus,
-)
+from recllm.base.questions import RecommendRequest, SearchRequest
+from recllm.base.schema import Note, NoteKind, Reason, Recommendation, Slate, SlateStatus
 from recllm.shop.data.catalogue import allowed_items, catalogue_rows
 from recllm.text.items import item_names
 from recllm.text.templates import Prompts

@@ -18,7 +18,7 @@ import numpy as np
 
 from recllm.base.errors import ModelError, NotFittedError, NothingToDo, RecllmError, UsageError
 from recllm.base.files import lock_file, sync_folder
-from recllm.base.settings import IndexKind
+from recllm.base.service_settings import IndexKind
 from recllm.learn.features.item_index.catalogue import (
     ABOUT,
     OVER_FETCH,

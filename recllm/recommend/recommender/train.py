@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recllm.learn.training.advise import Advice
     from recllm.learn.training.lora.tune import TunedEncoder
     from recllm.recommend.recommender.lineage import RetrainCheck
-    from recllm.text.encoder.onnx_export import OnnxExport
+    from recllm.text.encoder.onnx import OnnxExport
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def export_encoder(
     encoder: str | None = None,
     adapter: Path | None = None,
 ) -> OnnxExport:
-    """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.text.encoder.onnx_export`.
+    """An encoder, the workspace's or the named one, written for onnxruntime; see `recllm.text.encoder.onnx`.
 
     With a workspace the vectors are compared on its item texts, else on those of the probe. Raises `UsageError` for an
     encoder that is no transformers model.
@@ -56,7 +56,7 @@ def export_encoder(
     from recllm.text.encoder.hardware import PROBE_TEXTS
     from recllm.text.encoder.huggingface import HuggingFaceEncoder
     from recllm.text.encoder.loading import DEFAULT_ENCODER, load_encoder
-    from recllm.text.encoder.onnx_export import export_onnx
+    from recllm.text.encoder.onnx import export_onnx
     from recllm.text.items import item_texts
 
     texts, name = list(PROBE_TEXTS), encoder or DEFAULT_ENCODER

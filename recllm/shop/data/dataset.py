@@ -18,8 +18,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from recllm.base.documents import html_table
 from recllm.base.errors import DataError, UsageError
-from recllm.base.schema import ACTION_CODE, Action, html_table
+from recllm.base.schema import ACTION_CODE, Action
 from recllm.shop.data.order import checked_orders, days_of_a_step, order_steps, steps_of_people, times_of_steps
 from recllm.shop.data.people_sample import PeopleSample, sampled_rows
 

@@ -1,11 +1,9 @@
-"""Figures of a store: counts, spans, gaps, categories, languages. No raw ids."""
+"""Figures of a store: counts, spans, gaps, categories. No raw ids."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
@@ -13,16 +11,6 @@ import polars as pl
 from recllm.shop.data.dataset import DAY
 from recllm.shop.store.database import Store
 
-_SCRIPTS: tuple[tuple[str, str], ...] = (
-    ("japanese", r"[\u3040-\u30ff]"),
-    ("korean", r"[\uac00-\ud7af]"),
-    ("chinese", r"[\u4e00-\u9fff]"),
-    ("cyrillic", r"[\u0400-\u04ff]"),
-    ("arabic", r"[\u0600-\u06ff]"),
-    ("greek", r"[\u0370-\u03ff]"),
-    ("thai", r"[\u0e00-\u0e7f]"),
-    ("latin", r"[A-Za-z]"),
-)
 _TOP_CATEGORIES = 10
 
 
@@ -56,7 +44,6 @@ def describe(store: Store) -> dict[str, Any]:
             "top_categories": dict(departments.value_counts(sort=True).head(_TOP_CATEGORIES).iter_rows()),
             "title_length": _spread(titles.str.len_chars()),
             "distinct_titles": titles.n_unique(),
-            "languages": languages(titles),
             "empty": catalogue.null_count().row(0, named=True),
         },
         "users": {"rows": users.height, "basics": dict(basics.most_common())},
@@ -65,12 +52,6 @@ def describe(store: Store) -> dict[str, Any]:
             "purposes": {purpose: {"granted": yes, "denied": no} for purpose, yes, no in decisions.iter_rows()},
         },
     }
-
-
-def languages(texts: Iterable[str]) -> dict[str, float]:
-    """Share of the texts, in [0, 1], by their first script of `_SCRIPTS`, which shows the language family only."""
-    counts = Counter(next((name for name, pattern in _SCRIPTS if re.search(pattern, text)), "none") for text in texts)
-    return {name: round(count / counts.total(), 4) for name, count in counts.most_common()}
 
 
 def _iso(at: Any) -> str | None:

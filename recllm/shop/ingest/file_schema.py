@@ -100,9 +100,11 @@ class FileSchema:
 class _Header:
     """The columns of a file by their normalised names, and their use so far."""
 
-    def __init__(self, columns: tuple[str, ...], file: str) -> None:
+    def __init__(self, columns: tuple[str, ...], file: str, *, optional: bool) -> None:
+        """optional: whether the parts of a map whose columns are not there are left out, and are no errors."""
         self.columns = columns
         self.file = file
+        self.optional = optional
         self.used: set[str] = set()
         self.n_aliases = 0
         self.by_normal: dict[str, str] = {}
@@ -122,7 +124,12 @@ class _Header:
         return column
 
     def require_all(self, names: Iterable[str], field: str) -> tuple[str, ...]:
-        return tuple(self.require(name, field) for name in names)
+        """Those of an optional map that are there."""
+        return tuple(self.require(name, field) for name in names if self.has(name))
+
+    def has(self, *names: str | None) -> bool:
+        """False where a part of an optional map has to be left out."""
+        return not self.optional or all(name is None or self.find(name) is not None for name in names)
 
     def missing(self, name: str, field: str) -> IngestError:
         close = nearest(field, self.columns)
@@ -150,81 +157,62 @@ def _find_columns(columns: tuple[str, ...], table: Table, column_map: ColumnMap,
     """Raises `IngestError` for missing, doubled and special-category columns, or a map for another table."""
     if column_map.table not in {None, table}:
         raise IngestError("E_MAP", f"the map is for {column_map.table}, not for {table}")
-    header = _Header(columns, file)
-    if column_map.optional:
-        column_map = _without_missing(header, table, column_map)
-    plain = _plain_columns(header, table, column_map)
-    joins, totals = {}, {}
-    for field, join in column_map.joins.items():
-        names = {key: header.require_all(getattr(join, key), field) for key in ("columns", "otherwise", "instead")}
-        joins[field] = join.model_copy(update=names)
-    for field, total in column_map.totals.items():
-        per = header.require(total.per, "quantity")
-        totals[field] = LineTotal(total=header.require(total.total, field), per=per)
-    resolved = {
-        "joins": joins,
-        "totals": totals,
-        "paths": {
-            field: path.model_copy(update={"column": header.require(path.column, field)})
-            if isinstance(path, WrittenPath)
-            else header.require_all(path, field)
-            for field, path in column_map.paths.items()
-        },
-        "attributes": {name: header.require(column, name) for name, column in column_map.attributes.items()},
+    header = _Header(columns, file, optional=column_map.optional)
+    totals = {
+        field: LineTotal(total=header.require(total.total, field), per=header.require(total.per, "quantity"))
+        for field, total in column_map.totals.items()
+        if header.has(total.total, total.per)
     }
+    attributes = {name: header.require(c, name) for name, c in column_map.attributes.items() if header.has(c)}
+    resolved = {
+        "joins": _columns_of_joins(header, table, column_map),
+        "totals": totals,
+        "paths": _columns_of_paths(header, column_map),
+        "attributes": attributes,
+    }
+    column_map = column_map.model_copy(update=resolved)
+    plain = _plain_columns(header, table, column_map)
     basics = _basics(header, column_map, set(plain.values())) if table is Table.USERS else {}
-    resolved["reject"] = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.reject)
-    resolved["returns"] = tuple(_with_column(header, rule, column_map, plain) for rule in column_map.returns)
+    rules = {
+        kind: tuple(
+            _with_column(header, rule, column_map, plain)
+            for rule in getattr(column_map, kind)
+            if header.has(rule.column, rule.equals)
+        )
+        for kind in ("reject", "returns")
+    }
     return FileSchema(
         table=table,
         columns=plain,
-        column_map=column_map.model_copy(update=resolved),
+        column_map=column_map.model_copy(update=rules),
         basics=basics,
         ignored=tuple(column for column in columns if column not in header.used),
         n_aliases=header.n_aliases,
     )
 
 
-def _without_missing(header: _Header, table: Table, column_map: ColumnMap) -> ColumnMap:
-    """The map without what the file has no column for, except required fields."""
-
-    def present(names: Iterable[str | None]) -> tuple[str, ...]:
-        return tuple(name for name in names if name is not None and header.find(name) is not None)
-
+def _columns_of_joins(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, JoinedColumns]:
     joins = {}
     for field, join in column_map.joins.items():
-        columns, otherwise, instead = (present(names) for names in (join.columns, join.otherwise, join.instead))
-        if not columns:
-            columns, otherwise = otherwise[:1], otherwise[1:]
-        if not columns:
-            columns, instead = instead[:1], instead[1:]
-        if columns:
-            joins[field] = join.model_copy(update={"columns": columns, "otherwise": otherwise, "instead": instead})
+        lists = [header.require_all(names, field) for names in (join.columns, join.otherwise, join.instead)]
+        for n in (1, 2):
+            if not lists[0]:
+                lists[0], lists[n] = lists[n][:1], lists[n][1:]
+        if lists[0]:
+            joins[field] = join.model_copy(update=dict(zip(("columns", "otherwise", "instead"), lists, strict=True)))
         elif field in REQUIRED[table]:
             raise header.missing(" or ".join((*join.columns, *join.otherwise, *join.instead)), field)
-    needed = {*REQUIRED[table]} - {*column_map.defaults}
-    return column_map.model_copy(
-        update={
-            "columns": {f: names for f, names in column_map.columns.items() if present(names) or f in needed},
-            "joins": joins,
-            "totals": {f: t for f, t in column_map.totals.items() if len(present((t.total, t.per))) == 2},
-            "paths": {
-                f: path if isinstance(path, WrittenPath) else present(path)
-                for f, path in column_map.paths.items()
-                if present([path.column] if isinstance(path, WrittenPath) else path)
-            },
-            "attributes": {name: c for name, c in column_map.attributes.items() if present([c])},
-            "basics": {name: names for name, names in column_map.basics.items() if present(names)},
-            **{
-                rules: tuple(
-                    rule.model_copy(update={"unless": present(rule.unless)})
-                    for rule in getattr(column_map, rules)
-                    if len(present((rule.column, rule.equals))) == 1 + (rule.equals is not None)
-                )
-                for rules in ("reject", "returns")
-            },
-        }
-    )
+    return joins
+
+
+def _columns_of_paths(header: _Header, column_map: ColumnMap) -> dict[str, ColumnPath]:
+    paths: dict[str, ColumnPath] = {}
+    for field, path in column_map.paths.items():
+        if not isinstance(path, WrittenPath):
+            paths |= {field: names} if (names := header.require_all(path, field)) else {}
+        elif header.has(path.column):
+            paths[field] = path.model_copy(update={"column": header.require(path.column, field)})
+    return paths
 
 
 def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict[str, str]:
@@ -236,6 +224,8 @@ def _plain_columns(header: _Header, table: Table, column_map: ColumnMap) -> dict
             continue  # in a log with times it is the number of an order
         names = column_map.columns.get(field, ())
         column = next((c for name in names if (c := header.find(name)) is not None), None)
+        if column is None and header.optional and field not in REQUIRED[table]:
+            names = ()
         if column is None:
             column = header.by_alias(field)
             if field == "basket_id" and "order" in plain and column == plain["order"]:
@@ -276,6 +266,7 @@ def _basics(header: _Header, column_map: ColumnMap, plain: set[str]) -> dict[str
         or header.by_alias(name)
         or header.require(names[0], name)
         for name, names in column_map.basics.items()
+        if any(map(header.has, names))
     }
     for name in BASICS:
         column = None if name in basics else header.by_alias(name)

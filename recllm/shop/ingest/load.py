@@ -353,8 +353,6 @@ class _RowStage:
         notes["W_NO_ROWS"] += self.read == 0 and not schema.column_map.only_refusals
         if self.n_other_titles >= max(_FEW_TITLES, _OTHER_TITLES * self.n_titles):
             notes["W_OTHER_TITLES"] = self.n_other_titles
-        notes["W_NEAR_ID"] += state.users.n_near() + state.items.n_near()
-        notes["W_PRICE_OUTLIER"] += state.prices.n_outliers()
         if schema.table is Table.EVENTS:
             notes["W_HEAVY_USER"] += state.users.n_heavy(HEAVY_USER_SHARE)
         return IngestReport(

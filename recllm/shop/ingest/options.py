@@ -11,7 +11,7 @@ from datetime import datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
@@ -361,22 +361,16 @@ def parse_map(text: str, name: str) -> ColumnMap:
         first = error.errors(include_url=False)[0]
         where, why = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            model = _SECTIONS.get(str(first["loc"][0]), ColumnMap)
+            section = ColumnMap.model_fields.get(str(first["loc"][0]))
+            model = _model_in(section.annotation if section else None) or ColumnMap
             why = f"is unknown; known: {', '.join(f.alias or name for name, f in model.model_fields.items())}"
         raise IngestError("E_MAP", f"map {name}: {where} {why}") from error
     except ValueError as error:
         raise IngestError("E_MAP", f"map {name}: {error}") from error
 
 
-_SECTIONS: Mapping[str, type[_Part]] = {
-    "read": ReadOptions,
-    "joins": JoinedColumns,
-    "totals": LineTotal,
-    "reject": RejectRule,
-    "returns": RowRule,
-    "carry": CarriedColumns,
-    "parents": ParentRows,
-    "lines": OrderLines,
-    "groups": RepeatedColumns,
-    "composed": ComposedColumn,
-}
+def _model_in(annotation: Any) -> type[_Part] | None:
+    """The class of a section's tables."""
+    if isinstance(annotation, type) and issubclass(annotation, _Part):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

@@ -19,7 +19,7 @@ from recllm.shop.ingest.column_names import (
     normal,
 )
 from recllm.shop.ingest.load import open_records
-from recllm.shop.ingest.options import ColumnMap, IngestOptions
+from recllm.shop.ingest.options import BLOCK_BYTES, ColumnMap, IngestOptions
 from recllm.shop.ingest.read.source import probe
 
 
@@ -54,13 +54,10 @@ def preview_file(path: Path, options: IngestOptions | None = None, *, n_rows: in
     source = probe(path)
     reader = open_records(source, options or IngestOptions(), ColumnMap())
     rows: list[Mapping[str, str | None]] = []
-    likely_rows = 0
+    likely_rows = reader.n_rows or 0
     for chunk in reader.chunks():
         rows += chunk.frame.head(n_rows - len(rows)).to_dicts()
-        if not likely_rows and chunk.n_records:
-            last = int(chunk.byte_offset[-1]) if len(chunk.byte_offset) else -1
-            size = path.stat().st_size
-            likely_rows = chunk.n_records if last <= 0 else max(chunk.n_records, chunk.n_records * size // (last + 1))
+        likely_rows = likely_rows or round(chunk.n_records * max(1.0, path.stat().st_size / BLOCK_BYTES))
         if len(rows) >= n_rows:
             break
     return FilePreview(columns=reader.columns, rows=tuple(rows), likely_rows=likely_rows)

@@ -68,14 +68,13 @@ class Occurrences:
     """Counts equal contents over all chunks of a file, in 8 bytes per distinct content, and 12 more per repeated one.
 
     Contents are in sorted runs, each several times as long as the next; short ones are merged, so that a content is
-    moved only a few times. They are partitioned by their first bits, so that a merge touches one partition.
+    moved only a few times.
     """
 
-    _PARTS = 64
     _GROWTH = 4
 
     def __init__(self) -> None:
-        self._runs: list[list[NDArray[np.uint64]]] = [[] for _ in range(self._PARTS)]
+        self._runs: list[NDArray[np.uint64]] = []
         self._repeated: NDArray[np.uint64] = np.empty(0, np.uint64)
         """Contents that occurred more than once, ascending."""
         self._counts: NDArray[np.uint32] = np.empty(0, np.uint32)
@@ -88,16 +87,12 @@ class Occurrences:
         within = np.empty(len(contents), np.int64)
         within[order] = np.arange(len(contents)) - np.repeat(np.cumsum(counts) - counts, counts)
 
-        step = np.uint64(2**64 // self._PARTS)
-        ends = np.append(np.searchsorted(values, np.arange(1, self._PARTS, dtype=np.uint64) * step), len(values))
-        met = np.zeros(len(values), bool)
-        for start, end, runs in zip(np.append(0, ends[:-1]).tolist(), ends.tolist(), self._runs, strict=True):
-            of_range = values[start:end]
-            for run in runs:
-                met[start:end] |= _among(of_range, run)
-            runs.append(of_range[~met[start:end]])
-            while len(runs) > 1 and len(runs[-2]) < self._GROWTH * len(runs[-1]):
-                runs[-2:] = [np.sort(np.concatenate(runs[-2:]), kind="stable")]
+        runs, met = self._runs, np.zeros(len(values), bool)
+        for run in runs:
+            met |= _among(values, run)
+        runs.append(values[~met])
+        while len(runs) > 1 and len(runs[-2]) < self._GROWTH * len(runs[-1]):
+            runs[-2:] = [np.sort(np.concatenate(runs[-2:]), kind="stable")]
 
         before = met.astype(np.int64)
         is_repeated = _among(values, self._repeated)

@@ -1,15 +1,15 @@
 """A map for a file of no known kind: which table it is, and which column fills which field, by names and by values.
 
-Names come first: those that a field is known under, then very similar ones, unless the values contradict them. Values
-decide what is still open, each by a rule of one sentence. A field that two columns could fill is left open, and columns
-that name specially protected data of people are never taken. Equal files give equal maps.
+Names come first: those that a field is known under, then very similar ones, unless the values contradict them. What is
+still open is decided by what the values are like. Columns that name specially protected data of people are never taken.
+Equal files give equal maps.
 """
 
 from __future__ import annotations
 
 import difflib
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,78 +39,56 @@ _SURE = 0.95
 """Share of values from which on a rule holds."""
 _SIMILAR = 0.85
 """Similarity, as difflib measures it, from which on a name is taken for another."""
-_GROUPS = 5
-"""Orders of several rows that it takes to see what the rows of an order share."""
 _NOT_MAPPED = frozenset({"attributes", "request_id", "position", "model_version", "event_id", "order"})
 """Fields that values cannot reveal."""
+_CONSENT_WORDS = ("granted", "denied", "subscribed", "unsubscribed")
 _MONEY = r"[.,](\d\d|[1-9])\D*$|^\s*[$€£¥￥]|[$€£¥￥元]\s*$"
 _NUMBER_WORDS = {"timestamp": "times", "price": "amounts of money", "quantity": "numbers", "value": "numbers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnLook:
-    """What the values of one column are like: shares of its filled cells, each in [0, 1]."""
+    """What the values of one column are like."""
 
-    filled: float
-    """Share of the rows."""
     distinct: int
-    times: float
-    numbers: float
-    money: float
-    """Numbers with a fraction of one or two digits, or with a sign of a currency."""
-    counts: float
-    """Whole numbers below 1,000."""
-    ones: float
-    mails: float
-    ids: float
-    """Words of at most 64 characters that are no time, amount of money or fraction."""
-    words: float
-    """Texts of several words."""
-    actions: float
-    purposes: float
-    answers: float
-    """Yes or no, in one of its spellings."""
     length: float
     """Characters, at the median."""
+    shares: Mapping[str, float]
+    """Kind of values -> share of the filled cells, in [0, 1]."""
 
     @classmethod
-    def of(cls, column: pl.Series, event_names: Iterable[str]) -> ColumnLook:
-        cells = column.drop_nulls()
+    def of(cls, cells: pl.Series, event_names: Iterable[str]) -> ColumnLook:
+        """cells: the filled ones, at least one."""
         key = cells.str.to_lowercase().str.replace_all(r"[\s\-]+", "_")
         by_point, by_comma = (parse_numbers(cells, decimal, money=True) for decimal in (".", ","))
         number = by_comma if by_point.null_count() > by_comma.null_count() else by_point
-        times, money = look_like_times(cells), number.is_not_null() & cells.str.contains(_MONEY)
+        times, is_number = look_like_times(cells), number.is_not_null()
+        money = is_number & cells.str.contains(_MONEY) & ~times
         is_fraction = cells.str.contains(r"^[+-]?\d*[.,]\d+$")
-        answers = (*YES, *NO, "granted", "denied", "subscribed", "unsubscribed")
-        return cls(
-            filled=len(cells) / max(len(column), 1),
-            distinct=cells.n_unique(),
-            times=_share(times),
-            numbers=_share(number.is_not_null()),
-            money=_share(money & ~times),
-            counts=_share(cells.str.contains(r"^[+-]?\d{1,3}(\.0+)?$")),
-            ones=_share(number == 1),
-            mails=_share(cells.str.contains(r"^[^@\s]+@[^@\s]+\.[^@\s]+$")),
-            ids=_share(cells.str.contains(r"^\S{1,64}$") & ~times & ~money & ~is_fraction),
-            words=_share(cells.str.contains(r"\S\s+\S|\p{Han}{4}") & ~times & number.is_null()),
-            actions=_share(key.is_in([*event_names, *_event_words()])),
-            purposes=_share(key.is_in([purpose.value for purpose in Purpose])),
-            answers=_share(key.is_in([text.replace(" ", "_") for text in answers])),
-            length=float(median(cells.str.len_chars().to_list() or [0])),
-        )
+        answers = [text.replace(" ", "_") for text in (*YES, *NO, *_CONSENT_WORDS)]
+        kinds = {
+            "times": times,
+            "mail addresses": cells.str.contains(r"^[^@\s]+@[^@\s]+\.[^@\s]+$"),
+            "amounts of money": money,
+            "numbers": is_number,
+            "yes or no": key.is_in(answers),
+            "texts of several words": cells.str.contains(r"\S\s+\S|\p{Han}{4}") & ~times & ~is_number,
+            "words or ids": cells.str.contains(r"^\S{1,64}$") & ~times & ~money & ~is_fraction,
+            "small numbers": cells.str.contains(r"^[+-]?\d{1,3}(\.0+)?$"),
+            "ones": number == 1,
+            "events": key.is_in([*event_names, *_event_words()]),
+            "purposes": key.is_in([purpose.value for purpose in Purpose]),
+        }
+        length = float(median(cells.str.len_chars().to_list()))
+        shares = {name: _share(mask) for name, mask in kinds.items()}
+        return cls(distinct=cells.n_unique(), length=length, shares=shares)
+
+    def mostly(self, kind: str) -> bool:
+        return self.shares[kind] >= _SURE
 
     def __str__(self) -> str:
         """The kinds of values, the commonest first, for a message."""
-        kinds = {
-            "times": self.times,
-            "mail addresses": self.mails,
-            "amounts of money": self.money,
-            "numbers": self.numbers,
-            "yes or no": self.answers,
-            "texts of several words": self.words,
-            "words or ids": self.ids,
-        }
-        shares = [f"{share:.0%} {name}" for name, share in kinds.items() if share >= 0.05][:2]
+        shares = [f"{share:.0%} {name}" for name, share in list(self.shares.items())[:7] if share >= 0.05][:2]
         return f"{', '.join(shares) or 'nothing that is known'}; {self.distinct:,} different"
 
 
@@ -182,8 +160,9 @@ def suggest_map(path: Path, options: IngestOptions | None = None, *, table: Tabl
     frame = _sample(path, options)
     if not frame.height:
         raise NothingToDo(f"{path.name} has a header and no rows")
-    looks = {column: ColumnLook.of(frame[column], options.event_names) for column in frame.columns}
-    usable = {column: look for column, look in looks.items() if look.filled and not is_special(column)}
+    cells = {column: frame[column].drop_nulls() for column in frame.columns}
+    looks = {column: ColumnLook.of(filled, options.event_names) for column, filled in cells.items() if len(filled)}
+    usable = {column: look for column, look in looks.items() if not is_special(column)}
     doubts: dict[str, None] = {}
     for attempt in [table] if table is not None else [Table.CONSENT, Table.EVENTS, Table.ITEMS, Table.USERS]:
         finder = _ColumnFinder(frame, usable, attempt)
@@ -243,9 +222,7 @@ def _built(
     if chunk is None:
         return (), []
     head = slice(0, SHOWN_ROWS)
-    chunk = replace(
-        chunk, frame=chunk.frame[head], line_no=chunk.line_no[head], byte_offset=chunk.byte_offset[head], bad=()
-    )
+    chunk = replace(chunk, frame=chunk.frame[head], line_no=chunk.line_no[head], bad=())
     batch = FieldBatch(chunk, state)
     frame = BUILDERS[table](batch)
     if "user_id" in frame.columns:
@@ -259,16 +236,54 @@ def _built(
 
 
 _Fit = Callable[[ColumnLook], bool]
+
+
+def _is(kind: str) -> _Fit:
+    return lambda look: look.mostly(kind)
+
+
+def _is_amount(look: ColumnLook) -> bool:
+    return look.mostly("numbers") and look.shares["amounts of money"] >= 0.5
+
+
+def _is_text(look: ColumnLook) -> bool:
+    return look.shares["texts of several words"] >= 0.3 and look.shares["mail addresses"] < 0.5
+
+
 _FITS: Mapping[str, _Fit] = {
-    "timestamp": lambda look: look.times >= _SURE,
-    **dict.fromkeys(("price", "quantity", "value"), lambda look: look.numbers >= _SURE),
-    "currency": lambda look: look.ids >= _SURE and look.length == 3,
-    "granted": lambda look: look.answers >= _SURE,
-    "purpose": lambda look: look.purposes >= _SURE,
-    "available": lambda look: look.answers >= _SURE,
-    **dict.fromkeys(("user_id", "item_id"), lambda look: look.times < 0.5),
+    "timestamp": _is("times"),
+    **dict.fromkeys(("price", "quantity", "value"), _is("numbers")),
+    "currency": lambda look: look.mostly("words or ids") and look.length == 3,
+    **dict.fromkeys(("granted", "available"), _is("yes or no")),
+    "purpose": _is("purposes"),
+    **dict.fromkeys(("user_id", "item_id"), lambda look: look.shares["times"] < 0.5),
 }
 """What the values of a column must be like before its name is believed."""
+
+_MAILS = ("user_id", _is("mail addresses"), "its values are mail addresses")
+_TIMES = ("timestamp", _FITS["timestamp"], "its values are times")
+_BY_VALUES: Mapping[Table, Sequence[tuple[str, _Fit, str]]] = {
+    Table.EVENTS: (
+        _TIMES,
+        ("event", lambda o: o.shares["events"] >= 0.5 and o.distinct <= 12, "most of its values name what was done"),
+        _MAILS,
+        (
+            "quantity",
+            lambda look: look.mostly("small numbers") and look.shares["ones"] >= 0.3 and look.distinct > 1,
+            "its values are small whole numbers, very often 1",
+        ),
+    ),
+    Table.ITEMS: (("price", _is_amount, "its values are amounts of money"),),
+    Table.USERS: (_MAILS,),
+    Table.CONSENT: (
+        ("purpose", _FITS["purpose"], "its values are purposes"),
+        ("granted", _FITS["granted"], "its values are yes or no"),
+        _TIMES,
+        _MAILS,
+        ("user_id", lambda o: o.mostly("words or ids") and o.distinct > 2, "it is the first column of ids"),
+    ),
+}
+"""Fields of each table, what their values are like, and why the first such column is taken."""
 
 
 class _ColumnFinder:
@@ -280,12 +295,14 @@ class _ColumnFinder:
         self.doubts: list[str] = []
         self._columns: dict[str, str] = {}
         self._by_names()
-        {
-            Table.EVENTS: self._log_by_values,
-            Table.ITEMS: self._items_by_values,
-            Table.USERS: self._mails,
-            Table.CONSENT: self._consent_by_values,
-        }[table]()
+        for name, fits, reason in _BY_VALUES[table]:
+            if name not in self._columns and (columns := self._open(fits)):
+                others = f", and it is the first such column ({', '.join(columns[1:])} too)" if columns[1:] else ""
+                self._take(name, columns[0], reason + others)
+        if table is Table.EVENTS and "timestamp" in self._columns:
+            self._people_and_products()
+        elif table is Table.ITEMS:
+            self._products()
         self.fills = {name: self._columns[name] for name in FIELDS[table] if name in self._columns}
 
     def _take(self, name: str, column: str, reason: str) -> None:
@@ -295,19 +312,6 @@ class _ColumnFinder:
         """Columns that fill nothing yet and have such values, in the order of the file."""
         filling = self._columns.values()
         return [column for column, look in self.looks.items() if column not in filling and fits(look)]
-
-    def _first(self, name: str, fits: _Fit, reason: str) -> None:
-        if name not in self._columns and (columns := self._open(fits)):
-            self._take(name, columns[0], reason)
-
-    def _only(self, name: str, fits: _Fit, reason: str, doubt: str = "") -> None:
-        """Takes the one column that fits; of several none. doubt: what is then said of them."""
-        if name in self._columns or not (columns := self._open(fits)):
-            return
-        if len(columns) == 1:
-            self._take(name, columns[0], reason)
-        elif doubt:
-            self.doubts.append(f"unclear which of {', '.join(columns)} {doubt}")
 
     def _by_names(self) -> None:
         names = {normal(column): column for column in self.looks}
@@ -335,126 +339,33 @@ class _ColumnFinder:
                 column, alias = next(iter(matches.items()))
                 self._take(name, column, f"its name is nearly {alias}")
 
-    def _times(self) -> None:
-        columns = self._open(_FITS["timestamp"])
-        addition = f", and it is the first such column ({', '.join(columns[1:])} too)" if columns[1:] else ""
-        self._first("timestamp", _FITS["timestamp"], f"its values are times{addition}")
-
-    def _mails(self) -> None:
-        self._first("user_id", lambda look: look.mails >= _SURE, "its values are mail addresses")
-
-    def _log_by_values(self) -> None:
-        self._times()
-        if "timestamp" not in self._columns:
-            return
-        self._first(
-            "event", lambda look: look.actions >= 0.5 and look.distinct <= 12, "most of its values name what was done"
-        )
-        self._mails()
-        self._only(
-            "quantity",
-            lambda look: look.counts >= _SURE and look.ones >= 0.3 and look.distinct > 1,
-            "its values are small whole numbers, very often 1",
-        )
-        amounts = self._open(_is_amount)
-        unit = [column for column in amounts if any(self._is_total(total, column) for total in amounts)]
-        if "price" not in self._columns and len(unit) == 1:
-            self._take("price", unit[0], "another amount is this one times the quantity")
-        self._only("price", _is_amount, "its values are amounts of money", "is the price of one piece")
-        self._people_orders_and_products()
-
-    def _is_total(self, total: str, price: str) -> bool:
-        """Whether one amount is the other times the quantity, and not always the same."""
-        quantity = self._columns.get("quantity")
-        if quantity is None or total == price:
-            return False
-        line_total, unit, pieces = (
-            parse_numbers(self.frame[c].fill_null(""), ".", money=True) for c in (total, price, quantity)
-        )
-        equal = (line_total.abs() - unit.abs() * pieces.abs()).abs() < 0.011
-        return bool((pieces.abs() > 1).sum()) and _share(equal) >= _SURE
-
-    def _people_orders_and_products(self) -> None:
-        """By what the rows share: one order has one time and one person."""
+    def _people_and_products(self) -> None:
+        """The only column of amounts is the price; the only other column of ids goes with the one that is known."""
         fills = self._columns
-        ids = self._open(lambda look: look.ids >= _SURE and look.distinct > 2)
-        if "basket_id" not in fills:
-            orders = sorted(
-                (c for c in ids if self._decides(c, fills["timestamp"])), key=lambda c: -self.looks[c].distinct
-            )
-            owner = fills.get("user_id")
-            people = [owner] if owner else [c for c in ids if c not in orders[:1]]
-            if orders and any(self._decides(orders[0], c) and not self._decides(c, orders[0]) for c in people):
-                self._take("basket_id", orders[0], "rows with the same value have one time and one person")
-                ids.remove(orders[0])
-        if "user_id" not in fills:
-            order = fills.get("basket_id", fills["timestamp"])
-            people = [c for c in ids if self._decides(order, c)]
-            if len(people) == 1 and len(ids) > 1:
-                of_one = "order" if "basket_id" in fills else "time"
-                self._take("user_id", people[0], f"rows of one {of_one} always have one value of it")
-                ids.remove(people[0])
-        texts = self._open(lambda look: look.words >= 0.3 and look.distinct > 2 and look.mails < 0.5)
-        if "item_id" not in fills:
-            described_by = [*texts, *([fills["price"]] if "price" in fills else [])]
-            text_of = {c: text for c in ids for text in reversed(described_by) if self._decides(c, text)}
-            if len(text_of) == 1 and ("user_id" in fills or len(ids) == 2):
-                ((item, text),) = text_of.items()
-                self._take("item_id", item, f"each of its values has one value of {text}")
-                ids.remove(item)
+        if "price" not in fills and len(amounts := self._open(_is_amount)) == 1:
+            self._take("price", amounts[0], "its values are amounts of money")
+        ids = self._open(lambda look: look.mostly("words or ids") and look.distinct > 2)
         for name, partner in (("item_id", "user_id"), ("user_id", "item_id")):
             if name not in fills and partner in fills and len(ids) == 1:
                 self._take(name, ids.pop(), "it is the only other column of ids")
-        if "item_id" in fills and (titles := [c for c in texts if self._decides(fills["item_id"], c)]):
-            self.doubts.append(
-                f"{titles[0]} seems to hold the titles of products: a second map takes them out of the same file, with "
-                f'table = "items" and keep = "most_common"'
-            )
         if ids and not {"user_id", "item_id"} <= {*fills}:
             self.doubts.append(f"unclear which of {', '.join(ids)} is the person and which the product")
 
-    def _decides(self, key: str, value: str) -> bool:
-        """Whether rows with one `key` have one `value`, judged by the keys that several rows have."""
-        groups = (
-            self.frame.filter(pl.col(key).is_not_null())
-            .group_by(key)
-            .agg(pl.len().alias("rows"), pl.col(value).n_unique().alias("values"))
-            .filter(pl.col("rows") > 1)
-        )
-        return groups.height >= _GROUPS and _share(groups["values"] == 1) >= _SURE
-
-    def _items_by_values(self) -> None:
+    def _products(self) -> None:
         """Only of a file with amounts of money and without people: a list of people has ids and names as well."""
-        n = self.frame.height
-        self._only("price", _is_amount, "its values are amounts of money")
-        has_people = any(look.mails >= _SURE or normal(c) in candidates("user_id") for c, look in self.looks.items())
-        if "price" in self._columns and not has_people:
-            self._only(
-                "item_id",
-                lambda look: look.ids >= _SURE and look.distinct == n,
-                "its values are ids, and each row has one of its own",
-                "is the id of the product",
-            )
-        texts = self._open(lambda look: look.words >= 0.3 and look.mails < 0.5)
-        texts.sort(key=lambda column: self.looks[column].length)
+        n, fills = self.frame.height, self._columns
+        if any(o.mostly("mail addresses") or normal(c) in candidates("user_id") for c, o in self.looks.items()):
+            return
+        ids = self._open(lambda look: look.mostly("words or ids") and look.distinct == n)
+        if "item_id" not in fills and "price" in fills and ids:
+            self._take("item_id", ids[0], "its values are ids, and each row has one of its own")
+        texts = sorted(self._open(_is_text), key=lambda column: self.looks[column].length)
         titles = [column for column in texts if self.looks[column].distinct > 0.5 * n]
-        if "title" not in self._columns and "item_id" in self._columns and titles:
-            addition = ", the shorter ones of the file" if titles[1:] else ""
-            self._take("title", titles[0], f"its values are texts, of nearly each row another{addition}")
-        texts = [c for c in texts if c not in self._columns.values() and self.looks[c].length >= 60]
-        if "description" not in self._columns and texts:
+        if "title" not in fills and "item_id" in fills and titles:
+            self._take("title", titles[0], "its values are texts, of nearly each row another")
+        texts = [c for c in texts if c not in fills.values() and self.looks[c].length >= 60]
+        if "description" not in fills and texts:
             self._take("description", texts[-1], "its values are long texts")
-
-    def _consent_by_values(self) -> None:
-        self._only("purpose", _FITS["purpose"], "its values are purposes")
-        self._only("granted", _FITS["granted"], "its values are yes or no")
-        self._times()
-        self._mails()
-        self._only("user_id", lambda look: look.ids >= _SURE and look.distinct > 2, "it is the only column of ids")
-
-
-def _is_amount(look: ColumnLook) -> bool:
-    return look.numbers >= _SURE and look.money >= 0.5
 
 
 def _suggestion(finder: _ColumnFinder, looks: Mapping[str, ColumnLook], options: IngestOptions) -> Suggestion:

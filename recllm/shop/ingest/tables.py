@@ -80,7 +80,6 @@ def build_events(batch: FieldBatch) -> pl.DataFrame:
         fits = (position == position.round(0)) & position.is_between(0, np.iinfo(np.int32).max)
         batch.mark("position", ~fits, "E_NUMBER", "is no position", batch.fields["position"])
         optional["position"] = position.set(~fits, None).cast(pl.Int32)
-    batch.load.items.add(item.filter(batch.good()))
     offset = pl.Series(times.offset, dtype=pl.Int16)
     return pl.DataFrame(
         {
@@ -152,7 +151,6 @@ def _event_prices(batch: FieldBatch, quantity: pl.Series) -> pl.Series:
 
 def build_items(batch: FieldBatch) -> pl.DataFrame:
     item, notes = batch.item_ids(), batch.load.notes
-    batch.load.items.add(item.filter(batch.good()))
     texts = {name: clean_texts(batch.text(name), notes) for name in ("title", "brand", "description")}
     batch.mark("title", texts["title"].is_null(), "E_NO_TITLE", "an item needs a title")
     category = batch.text("category")

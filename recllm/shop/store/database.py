@@ -1,42 +1,37 @@
-"""The store: opening, loading, reading; the set-up of connections, and the remedies of their errors."""
+"""The store: opening, loading, reading, and what is kept besides the rows of loads."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sqlite3
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import polars as pl
 from sqlalchemy import (
-    URL,
     Connection,
     Engine,
     bindparam,
-    create_engine,
     delete,
-    event,
     false,
     func,
     insert,
-    make_url,
     or_,
     select,
     update,
 )
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from recllm.base.errors import StoreError
-from recllm.base.schema import Announcement, Table
+from recllm.base.messages import Announcement
+from recllm.base.schema import Table
 from recllm.shop.store import messages as sent
-from recllm.shop.store import outbox, postgres, tables, writers
+from recllm.shop.store import postgres, tables, writers
+from recllm.shop.store.connections import explained, open_engine, store_url, watch_file, without_password, writing
 from recllm.shop.store.readers import StoreReader
 from recllm.shop.store.writers import Load
 
@@ -44,21 +39,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _COPY_ROWS = 20_000
-
-CACHE_MIB = 64
-"""Page cache of one connection. It bounds the memory of a load, and holds the key index of some two million events."""
-
-_REMEDIES: dict[str | tuple[str, ...], str] = {
-    ("SQLITE_BUSY", "SQLITE_LOCKED"): "is locked by another process; wait until that one is done, then try again",
-    ("SQLITE_READONLY", "SQLITE_PERM"): "is read-only; make the file and its folder writable",
-    "SQLITE_FULL": "cannot grow: the disk is full; nothing of this change was kept, free some space and repeat it",
-    "SQLITE_CORRUPT": "is damaged; put a backup in its place, or make a new workspace and load the files again",
-    "SQLITE_NOTADB": "is not a store, or is damaged; put a backup in its place, or give another path",
-    "SQLITE_CANTOPEN": "cannot be opened; check that the folder exists and may be written",
-    "SQLITE_IOERR": "cannot be read or written: the disk reports an error; check the disk and its free space",
-    **postgres.REMEDIES,
-}
-"""Remedy, by the beginning of SQLite's name of an error, or of a SQLSTATE; {cause} is the database's message."""
 
 
 def _method(
@@ -102,7 +82,7 @@ class Store:
         the pseudonym key: a store of another key is refused. Raises `StoreError` for a store that is missing, newer
         than this program, locked, read-only, damaged or out of reach.
         """
-        url = _url(path_or_url)
+        url = store_url(path_or_url)
         where = without_password(path_or_url)
         if url.get_backend_name() == "sqlite" and not url.query.get("uri"):
             path = Path(url.database or "")
@@ -110,9 +90,9 @@ class Store:
                 raise StoreError(f"there is no store at {where}; make a workspace with: recllm init -w DIR")
             if create and not path.parent.is_dir():
                 raise StoreError(f"the folder {path.parent} does not exist; create it first")
-        engine = _open_engine(url, busy_seconds)
+        engine = open_engine(url, busy_seconds)
         try:
-            with _explained(engine, where):
+            with explained(engine, where):
                 with engine.connect() as connection, connection.begin():
                     version = tables.version(connection)
                 if version is None and not create:
@@ -130,17 +110,17 @@ class Store:
             engine.dispose()
             raise
         if engine.dialect.name == "sqlite" and (file := Path(url.database or "")).is_file():
-            _watch_file(engine, file)
+            watch_file(engine, file)
         return cls(engine, where, key_fingerprint)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
+        with explained(self._engine, self._where), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def _writing(self, *, keep: bool = True) -> Iterator[Connection]:
-        with _explained(self._engine, self._where), writing(self._engine, keep=keep) as connection:
+        with explained(self._engine, self._where), writing(self._engine, keep=keep) as connection:
             yield connection
 
     @contextmanager
@@ -184,7 +164,7 @@ class Store:
         SQLite overwrites deleted rows (secure_delete); the file is then written again without its free pages, and the
         write-ahead log, which holds older pages, is emptied. PostgreSQL: see `postgres.purge`.
         """
-        with _explained(self._engine, self._where):
+        with explained(self._engine, self._where):
             if not self.is_file:
                 return postgres.purge(self._engine, [table.name for table in tables.metadata.sorted_tables])
             with contextlib.closing(self._engine.raw_connection()) as connection:
@@ -195,7 +175,7 @@ class Store:
 
     def snapshot(self, path: Path) -> int:
         """Writes the store, as of one moment, to a new SQLite file and checks it; returns the number of people."""
-        with _explained(self._engine, self._where):
+        with explained(self._engine, self._where):
             if self.is_file:
                 with contextlib.closing(self._engine.raw_connection()) as source:
                     target = sqlite3.connect(path)
@@ -222,7 +202,7 @@ class Store:
         with (
             contextlib.closing(Store.open(path)) as source,
             source._engine.connect() as connection,
-            _explained(self._engine, self._where),
+            explained(self._engine, self._where),
             writing(self._engine) as target,
         ):
             with_rows = (tables.users, tables.items, tables.loads)
@@ -351,7 +331,7 @@ class Store:
             connection.execute(in_force.values(revoked_at=tables.microseconds(at)))
         return exists
 
-    # --- messages of campaigns, and announcements; see `store.messages` and `store.outbox` --------------
+    # --- messages of campaigns, and announcements; see `store.messages` ------------------
 
     add_messages = _method(sent.add_messages, writes=True)
     messages = _method(sent.read_messages)
@@ -361,17 +341,17 @@ class Store:
     add_message_events = _method(sent.add_events, writes=True)
     campaign_message_events = _method(sent.campaign_events)
     bounced_at = _method(sent.bounced_at)
-    queue_announcements = _method(outbox.queue, writes=True)
-    settle_announcement = _method(outbox.settle, writes=True)
-    announcements = _method(outbox.announcements)
+    queue_announcements = _method(sent.queue_announcements, writes=True)
+    settle_announcement = _method(sent.settle_announcement, writes=True)
+    announcements = _method(sent.read_announcements)
 
     def claim_announcements(self, now: datetime, *, lease: timedelta, limit: int) -> list[Announcement]:
-        """As `outbox.claim`, without the lock of a writer where nothing is due."""
+        """As `messages.claim_announcements`, without the lock of a writer where nothing is due."""
         with self._reading() as connection:
-            if not outbox.is_due(connection, now):
+            if not sent.is_announcement_due(connection, now):
                 return []
         with self._writing() as connection:
-            return outbox.claim(connection, now, lease=lease, limit=limit)
+            return sent.claim_announcements(connection, now, lease=lease, limit=limit)
 
     # --- experiments, explored slates, sizes of groups ----------------------------------------------------------------
 
@@ -460,123 +440,3 @@ def _copy_tables(source: Connection, target: Connection) -> None:
         (key, *others) = table.primary_key.columns
         if target.dialect.name == "postgresql" and not others and key.autoincrement != False:  # noqa: E712
             postgres.go_on_numbering(target, table, key)
-
-
-def without_password(path_or_url: str | Path) -> str:
-    """The path or URL without a password. Raises `StoreError` when it is neither."""
-    url = _url(path_or_url)
-    if url.get_backend_name() == "sqlite":
-        return str(url.database)
-    query = {name: value for name, value in url.query.items() if name not in ("password", "sslpassword")}
-    return URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query).render_as_string()
-
-
-def _url(path_or_url: str | Path) -> URL:
-    text = str(path_or_url)
-    if "://" not in text:
-        return URL.create("sqlite", database=text)
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        url = None
-    if url is None or url.get_backend_name() not in ("sqlite", "postgresql"):
-        scheme = text.partition("://")[0]  # the rest may hold a password
-        raise StoreError(
-            f"'{scheme}://...' is not a file path nor a URL of sqlite or postgresql; e.g. shop/store.sqlite"
-        )
-    return url
-
-
-def _open_engine(url: URL, busy_seconds: float) -> Engine:
-    """An engine whose every connection is durable: on SQLite WAL, synchronous=FULL, a bounded wait and cache."""
-    if url.get_backend_name() == "postgresql":
-        return postgres.open_engine(url, busy_seconds)
-    engine = create_engine(url, connect_args={"timeout": busy_seconds}, hide_parameters=True)
-    event.listen(engine, "connect", partial(_prepare, busy_seconds))
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-@contextmanager
-def writing(engine: Engine, *, keep: bool = True) -> Iterator[Connection]:
-    """One transaction that holds the write lock from its start; committed at the end, rolled back by any exception.
-
-    Without `keep` it is always rolled back.
-    """
-    with engine.connect().execution_options(recllm_writes=True) as connection, connection.begin() as transaction:
-        yield connection
-        if not keep:
-            transaction.rollback()
-
-
-@contextmanager
-def _explained(engine: Engine, where: str) -> Iterator[None]:
-    """Turns a database error into a `StoreError` of one line: what, where, what to do."""
-    try:
-        yield
-    except UnicodeDecodeError as error:  # of SQLite's message about a damaged schema, which quotes it
-        raise StoreError(f"the store {where} {_REMEDIES['SQLITE_CORRUPT']}") from error
-    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
-        cause = getattr(error, "orig", None) or error
-        name = getattr(cause, "sqlite_errorname", None) or postgres.state_of(error)
-        if str(cause).startswith("Could not decode to UTF-8"):  # of the driver, which would quote the text
-            name = "SQLITE_CORRUPT"
-        first_line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        remedies = (remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix))
-        remedy = next(remedies, "refused the request: {cause}").replace("{cause}", first_line)
-        raise StoreError(f"the store {where} {remedy}") from error
-
-
-def _prepare(busy_seconds: float, connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # we send BEGIN ourselves: Python's driver would send it too late for DDL
-    cursor = connection.cursor()
-    end = time.monotonic() + busy_seconds
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError as error:  # SQLite does not wait here: others who begin at once do the same
-            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > end:
-                raise
-            time.sleep(0.01)
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
-    cursor.execute(f"PRAGMA cache_size=-{CACHE_MIB * 1024}")
-    cursor.execute("PRAGMA threads=2")  # for sorting: the indexes of a first load take a quarter less time
-    cursor.execute(f"PRAGMA journal_size_limit={CACHE_MIB * 1024 * 1024}")
-    cursor.close()
-
-
-def _watch_file(engine: Engine, file: Path) -> None:
-    """Refuses transactions while the file is gone, and on connections to another file than the present one.
-
-    SQLite itself would continue in a deleted file: it acknowledges writes, which are lost at the end.
-    """
-    identity = _identity(file)
-
-    def check(*_: object) -> None:
-        nonlocal identity
-        identity_now = _identity(file)
-        if identity_now is None:
-            raise StoreError(f"the store {file} is gone; put it back, or put a backup in its place")
-        if identity_now != identity:
-            identity = identity_now
-            engine.dispose()  # the next transaction has connections to the new file
-            raise StoreError(f"the store {file} was exchanged for another file; try again")
-
-    event.listen(engine, "do_connect", check)  # SQLite would make an empty file
-    event.listen(engine, "begin", check)
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    """Identity of the file under this name; None for none."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("recllm_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

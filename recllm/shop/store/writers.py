@@ -1,9 +1,6 @@
 """One load: everything that is written in one transaction, and its line in the table of loads.
 
 The columns listed here are the contract. A column marked "?" may be missing or hold nulls. User ids are pseudonyms.
-
-SQLAlchemy compiles each statement once, and the driver handles plain tuples, which is faster than rows and parameters
-of SQLAlchemy. Many rows go to PostgreSQL through `postgres.stage`.
 """
 
 from __future__ import annotations
@@ -20,10 +17,10 @@ import sqlalchemy as sa
 
 from recllm.base.errors import ConflictError, DataError, PolicyError, StoreError, UnknownIdError
 from recllm.base.files import safe_id
-from recllm.base.schema import ACTION_CODE, SESSION_PREFIX, Action, AnnouncementStatus, Table
-from recllm.shop.store import postgres, tables
-
-Columns = Mapping[str, pl.DataType | type[pl.DataType]]
+from recllm.base.messages import AnnouncementStatus
+from recllm.base.schema import ACTION_CODE, SESSION_PREFIX, Action, Table
+from recllm.shop.store import tables
+from recllm.shop.store.statements import Columns, KeyRing, conform, insert_new, lookup, upsert
 
 COLUMNS: Mapping[Table, Columns] = {
     Table.EVENTS: {
@@ -70,7 +67,6 @@ AGES: Mapping[str, tuple[sa.Column[Any], ...]] = {
 """What is deleted by age, in this order, and its columns of time."""
 
 _DECISION = ["user_key", "purpose", "at", "granted"]
-_RING_LIMIT = 1_000_000  # ids remembered during a load, about 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +91,8 @@ class Load:
     ) -> None:
         self._connection = connection
         self._table = table
-        self._users = _KeyRing(connection, tables.users, {"basics": "{}"})
-        self._items = _KeyRing(connection, tables.items, {"available": True, "pending": True})
+        self._users = KeyRing(connection, tables.users, {"basics": "{}"})
+        self._items = KeyRing(connection, tables.items, {"available": True, "pending": True})
         self._counts = {"accepted": 0, "duplicates": 0, "conflicts": 0}
         tombstone = tables.tombstones.c.user_id
         self._anybody_erased = connection.scalar(sa.select(tombstone).limit(1)) is not None
@@ -135,7 +131,7 @@ class Load:
         Raises `DataError` for a missing column or a wrong type, `StoreError` when the database fails.
         """
         connection = self._connection
-        frame = _conform(frame, COLUMNS[self._table], str(self._table))
+        frame = conform(frame, COLUMNS[self._table], str(self._table))
         conflicts: list[int] = []
         is_erased = (
             self._is_erased(frame["user_id"])
@@ -153,15 +149,15 @@ class Load:
                 self._may_drop_key = False
                 accepted, conflicts = self._write_events(frame, are_distinct=are_distinct)
             case Table.USERS:
-                accepted = _upsert(connection, tables.users, frame, key="user_id")
+                accepted = upsert(connection, tables.users, frame, key="user_id")
             case Table.ITEMS:
                 stamped = frame.with_columns(pending=pl.lit(False), load_no=pl.lit(self._load_no))
-                accepted = _upsert(connection, tables.items, stamped, key="item_id", stamp="load_no")
+                accepted = upsert(connection, tables.items, stamped, key="item_id", stamp="load_no")
             case Table.CONSENT:
                 keys, at = self._users.keys(frame["user_id"]), pl.min_horizontal("at", self._began)
                 rows = frame.drop("user_id").with_columns(user_key=keys, at=at)
                 self._end_grants_ahead(rows.filter(~pl.col("granted")))
-                accepted = _insert_new(connection, tables.consent, rows, key=_DECISION)
+                accepted = insert_new(connection, tables.consent, rows, key=_DECISION)
         duplicates = frame.height - accepted - len(conflicts)
         self._counts["accepted"] += accepted
         self._counts["duplicates"] += duplicates
@@ -177,7 +173,7 @@ class Load:
         """Dates grants ahead of the clock, which was set back or let an older version write them, before the refusals
         that follow them."""
         c = tables.consent.c
-        decided = _lookup(self._connection, c.user_key, c.at, refusals["user_key"].unique())
+        decided = lookup(self._connection, c.user_key, c.at, refusals["user_key"].unique())
         late = refusals.join(decided.filter(pl.col("at") > self._began), on="user_key", how="semi")
         for key, purpose, at in late.select("user_key", "purpose", "at").iter_rows():
             ahead = sa.and_(c.user_key == key, c.purpose == purpose, c.granted, c.at > self._began)
@@ -191,9 +187,7 @@ class Load:
         if not self._anybody_erased:
             return pl.repeat(False, len(user_ids), eager=True)
         stone = tables.tombstones.c
-        return user_ids.is_in(
-            _lookup(self._connection, stone.user_id, stone.at, user_ids.unique())["user_id"].implode()
-        )
+        return user_ids.is_in(lookup(self._connection, stone.user_id, stone.at, user_ids.unique())["user_id"].implode())
 
     # --- logs without times ------------------------------------------------------------------------------------------
 
@@ -250,7 +244,7 @@ class Load:
             lifted = sa.delete(tables.restrictions).where(tables.restrictions.c.user_key == key)
             return self._connection.execute(lifted).rowcount > 0
         row = pl.DataFrame({"user_key": [key], "at": [tables.microseconds(at)]})
-        return _insert_new(self._connection, tables.restrictions, row, key=["user_key"]) > 0
+        return insert_new(self._connection, tables.restrictions, row, key=["user_key"]) > 0
 
     def delete_old(self, before: Mapping[str, datetime]) -> dict[str, int]:
         """Deletes the rows of `AGES` that are older than a time, except those of restricted people. Of people whose
@@ -303,7 +297,7 @@ class Load:
             self._note_latest(pl.Series([row["at"] for row in moved]))
         first = tables.first_loads
         if (number := connection.scalar(sa.select(first.c.load_no).where(first.c.user_key == key))) is not None:
-            _insert_new(connection, first, pl.DataFrame({"user_key": [person], "load_no": [number]}), key=["user_key"])
+            insert_new(connection, first, pl.DataFrame({"user_key": [person], "load_no": [number]}), key=["user_key"])
             is_later = sa.and_(first.c.user_key == person, first.c.load_no > number)
             connection.execute(sa.update(first).where(is_later).values(load_no=number))
         for table in (tables.events, first, tables.consent, tables.users):
@@ -365,7 +359,7 @@ class Load:
             action=first["event"].replace_strict(codes, return_dtype=pl.Int16),
             load_no=pl.lit(self._load_no),
         )
-        accepted = _insert_new(connection, tables.events, rows, key=key)
+        accepted = insert_new(connection, tables.events, rows, key=key)
         if accepted == frame.height:
             self._note_latest(first["at"])
             return accepted, []
@@ -374,7 +368,7 @@ class Load:
         self._note_latest(new["at"])
         # a conflict is a row whose content differs from what the store now has under its key
         earlier = frame.select(pl.col("event_key").unique()).join(new, on="event_key", how="anti")["event_key"].sort()
-        stored = _lookup(connection, event.event_key, event.payload_hash, earlier)
+        stored = lookup(connection, event.event_key, event.payload_hash, earlier)
         stored = pl.concat([new.select("event_key", "payload_hash"), stored])
         stored = stored.rename({"payload_hash": "stored_hash"})
         contents = (
@@ -404,61 +398,6 @@ class Load:
 
     def _newest_event_no(self) -> int:
         return self._connection.scalar(sa.select(sa.func.max(tables.events.c.event_no))) or 0
-
-
-class _KeyRing:
-    """Integer keys of the ids that a load meets: the first columns of `table`. An unknown id gets a row of `bare`."""
-
-    def __init__(self, connection: sa.Connection, table: sa.Table, bare: Mapping[str, object]) -> None:
-        self._connection, self._table, self._bare = connection, table, bare
-        self._key, self._id = table.c.keys()[:2]
-        self._keys = pl.DataFrame(schema={self._id: pl.String, self._key: pl.Int64})
-        self._new = pl.DataFrame(schema={self._id: pl.String})
-
-    def keys(self, ids: pl.Series) -> pl.Series:
-        self._new = self._new.clear()
-        distinct = ids.unique().to_frame(self._id)
-        missing = distinct.join(self._keys, on=self._id, how="anti")
-        if self._keys.height + missing.height > _RING_LIMIT:
-            self._keys, missing = self._keys.clear(), distinct
-        if missing.height:
-            missing = missing.sort(self._id)
-            stored = self._find(missing[self._id])
-            self._new = missing.join(stored, on=self._id, how="anti", maintain_order="left")
-            self._keys = pl.concat([self._keys, stored])
-        if self._new.height:
-            bare = self._new.with_columns(pl.lit(value).alias(name) for name, value in self._bare.items())
-            _insert_new(self._connection, self._table, bare, key=[self._id])
-            self._keys = pl.concat([self._keys, self._find(self._new[self._id])])
-        return ids.to_frame(self._id).join(self._keys, on=self._id, how="left", maintain_order="left")[self._key]
-
-    def take_back(self, used: pl.Series) -> None:
-        """Removes the rows that the last call of `keys` made for ids that are not `used` after all."""
-        unused = self._new.join(used.to_frame(self._id), on=self._id, how="anti")
-        for some_rows in tables.among(self._table.c[self._id], unused[self._id]):
-            self._connection.execute(sa.delete(self._table).where(some_rows))
-        self._keys = self._keys.join(unused, on=self._id, how="anti")
-
-    def _find(self, ids: pl.Series) -> pl.DataFrame:
-        return _lookup(self._connection, self._table.c[self._id], self._table.c[self._key], ids)
-
-
-def _conform(frame: pl.DataFrame, columns: Columns, name: str) -> pl.DataFrame:
-    """The frame with exactly `columns`, optional ones filled with nulls. `DataError` for a missing or wrong one."""
-    picked = []
-    for label, dtype in columns.items():
-        column = label.removesuffix("?")
-        if column not in frame.columns:
-            if column == label:
-                raise DataError(f"{name}: missing column {column}; found {', '.join(frame.columns)}")
-            picked.append(pl.lit(None, dtype=dtype).alias(column))
-        elif frame[column].dtype not in (dtype, pl.Null):
-            raise DataError(f"{name}.{column}: {frame[column].dtype} instead of {dtype}")
-        elif column == label and frame[column].null_count():
-            raise DataError(f"{name}.{column}: empty in {frame[column].null_count()} rows; it is required")
-        else:
-            picked.append(pl.col(column).cast(dtype))
-    return frame.select(picked)
 
 
 def count_old(connection: sa.Connection, before: Mapping[str, datetime]) -> dict[str, int]:
@@ -503,84 +442,7 @@ def bury(connection: sa.Connection, user_ids: Sequence[str], time: datetime) -> 
         everyone += connection.scalars(joined.where(some_people)).all()
         keys = connection.scalars(sa.select(user.user_key).where(some_people)).all()
         restricted = pl.DataFrame({"user_key": keys}, schema={"user_key": pl.Int64}).with_columns(at=pl.lit(at))
-        _insert_new(connection, tables.restrictions, restricted, key=["user_key"])
+        insert_new(connection, tables.restrictions, restricted, key=["user_key"])
     stones = pl.DataFrame({"user_id": everyone}, schema={"user_id": pl.String}).with_columns(at=pl.lit(at))
-    _insert_new(connection, tables.tombstones, stones, key=["user_id"])
+    insert_new(connection, tables.tombstones, stones, key=["user_id"])
     return everyone
-
-
-def _insert_new(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: list[str]) -> int:
-    """Inserts the rows whose `key` columns are new, all of them without a key. Returns their number.
-
-    Columns that are null in every row are left out of the statement, which makes a purchase log a third faster.
-    """
-    frame = frame.select(c for c in frame.columns if frame[c].null_count() < frame.height)
-    statement = _insert(connection, table, frame)
-    if key:
-        statement = statement.on_conflict_do_nothing(index_elements=key)
-    return _execute_many(connection, statement, frame)
-
-
-def _upsert(
-    connection: sa.Connection, table: sa.Table, frame: pl.DataFrame, *, key: str, stamp: str | None = None
-) -> int:
-    """Inserts or replaces rows by `key`, in order. Returns the number of new or changed rows.
-
-    stamp: a column that is written with a changed row and is no change by itself.
-    """
-    others = [c for c in frame.columns if c not in (key, stamp)]
-    differs = pl.any_horizontal(pl.col(c).ne_missing(pl.col(c).shift().over(key)) for c in others)
-    # of several rows with one key each different one is a change, and the last one stays
-    changes = frame.filter(pl.col(key).is_first_distinct() | differs)
-    first = changes.unique(key, keep="first", maintain_order=True)
-    last = changes.filter(~pl.col(key).is_unique()).unique(key, keep="last", maintain_order=True)
-    accepted = changes.height - first.height
-    for rows in (first, last):
-        statement = _insert(connection, table, rows)
-        new = statement.excluded
-        new_content = sa.or_(*(table.c[c].is_distinct_from(new[c]) for c in others))
-        values = {c: new[c] for c in frame.columns if c != key}
-        statement = statement.on_conflict_do_update(index_elements=[key], set_=values, where=new_content)
-        accepted += _execute_many(connection, statement, rows) * (rows is first)
-    return accepted
-
-
-def _lookup(
-    connection: sa.Connection, key: sa.ColumnElement[Any], value: sa.ColumnElement[int], keys: pl.Series
-) -> pl.DataFrame:
-    """The columns `key` and `value` (Int64) of the rows whose key is among `keys`, which are all different."""
-    schema: dict[str, Any] = {str(key.key): keys.dtype, str(value.key): pl.Int64}
-    if connection.dialect.name == "postgresql":
-        many = len(keys) >= postgres.MIN_COPY_ROWS
-        among = postgres.stage(connection, key.table, keys.to_frame(str(key.key))) if many else keys.to_list()
-        cursor = connection.execute(sa.select(key, value).where(key.in_(among))).cursor
-        return pl.DataFrame(cursor.fetchall() if cursor is not None else (), schema=schema, orient="row")
-    width = min(len(keys), tables.IN_KEYS)
-    query = sa.select(key, value).where(key.in_([sa.bindparam(f"k{n}", type_=key.type) for n in range(width)]))
-    statement = str(query.compile(dialect=connection.dialect))
-    rows: list[Any] = []
-    for start in range(0, len(keys), tables.IN_KEYS):
-        chunk = keys[start : start + tables.IN_KEYS].to_list()
-        chunk += chunk[:1] * (width - len(chunk))  # the last list is as long as the others: one statement for all
-        cursor = connection.exec_driver_sql(statement, tuple(chunk)).cursor
-        rows += cursor.fetchall() if cursor is not None else ()
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _insert(connection: sa.Connection, table: sa.Table, frame: pl.DataFrame) -> Any:
-    """An insertion of the frame's rows for `_execute_many`, of the dialect at hand."""
-    insertion = tables.insert_of(connection)(table)
-    if connection.dialect.name != "postgresql" or frame.height < postgres.MIN_COPY_ROWS:
-        return insertion
-    return insertion.from_select(frame.columns, postgres.stage(connection, table, frame))
-
-
-def _execute_many(connection: sa.Connection, statement: sa.Insert, frame: pl.DataFrame) -> int:
-    if frame.is_empty():
-        return 0
-    if statement.select is not None:
-        return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
-    compiled = statement.compile(dialect=connection.dialect, column_keys=frame.columns)
-    names = compiled.positiontup
-    rows: Any = frame.to_dicts() if names is None else list(zip(*(frame[n].to_list() for n in names), strict=True))
-    return connection.exec_driver_sql(str(compiled), rows).rowcount

@@ -22,10 +22,9 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx2
 
 from recllm.base.errors import PolicyError
-from recllm.base.schema import Announcement, AnnouncementStatus
-from recllm.base.settings import WebhookSettings
-from recllm.shop.workspace.signatures import sign
-from recllm.shop.workspace.webhooks import WebhookTarget, is_this_machine, read_webhooks
+from recllm.base.messages import Announcement, AnnouncementStatus
+from recllm.base.service_settings import WebhookSettings
+from recllm.shop.workspace.webhooks import WebhookTarget, is_this_machine, read_webhooks, sign
 from recllm.shop.workspace.workspace import Workspace
 
 TIMEOUT_SECONDS = 10.0  # an attempt that has no answer by then counts as failed

@@ -54,8 +54,6 @@ class ErasedPeople:
     """When it began."""
     subjects: frozenset[str]
     """Their pseudonyms, and those of the sessions that were joined to them."""
-    spellings: frozenset[str] = frozenset()
-    """Pseudonyms of `normal_ids` of their ids, for raw texts alone: in the store another person may have one."""
 
 
 @dataclass(frozen=True, slots=True)

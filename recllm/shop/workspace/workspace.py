@@ -37,7 +37,8 @@ from recllm.base.errors import RecllmError, StoreError, UsageError
 from recllm.base.files import PRIVATE, lock_file, sweep_drafts, write_whole
 from recllm.base.settings import Settings, merged
 from recllm.shop.data.dataset import utc
-from recllm.shop.store.database import Store, without_password
+from recllm.shop.store.connections import without_password
+from recllm.shop.store.database import Store
 from recllm.shop.workspace.privacy import (
     KEY_FILE_VARIABLE,
     KEY_VARIABLE,

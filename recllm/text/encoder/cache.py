@@ -4,8 +4,9 @@ Documents lie in one file, and queries, which are people's statements about them
 removes the vectors of people and not those of the catalogue. Such a file is SQLite in write-ahead mode, for
 all models' vectors: it survives a kill, and several processes may use it at once. A row's key hashes model
 fingerprint, kind and text; each row carries a checksum, so that damage is noticed and costs a recomputation, never a
-wrong vector. No text is stored. Vectors that were computed elsewhere can be added under their keys. The cache never
-makes a call fail: when it cannot be read or written, a warning says so and the encoder works as if there were none.
+wrong vector. No text is stored. A vector that no call asked for in `UNUSED_DAYS` is deleted. Vectors that were
+computed elsewhere can be added under their keys. The cache never makes a call fail: when it cannot be read or written,
+a warning says so and the encoder works as if there were none.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 CACHE_FILE = "embeddings.sqlite"
 QUERY_CACHE_FILE = "queries.sqlite"
 """Vectors of texts about people."""
-DEFAULT_MAX_BYTES = 1 << 30
-"""1 GiB: about 650,000 vectors of 384 numbers."""
+UNUSED_DAYS = 90
 
 _CHUNK = 1024
 """Texts computed between two writes: what a kill can cost, and a step of the progress bar."""
@@ -52,9 +52,6 @@ _PATIENCE = 30.0
 """Seconds to wait for another process's write."""
 
 _DAY = 86_400
-_MIN_BYTES = 1 << 20
-_SHARE_LEFT = 0.9
-"""Share of `max_bytes` that stays when the oldest rows are dropped."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vector (
@@ -70,26 +67,16 @@ CREATE INDEX IF NOT EXISTS vector_used ON vector (used);
 class CachedEncoder:
     """The same encoder, asking the disk first. A vector read back is bit for bit the one computed."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        directory: str | Path,
-        max_bytes: int = DEFAULT_MAX_BYTES,
-        *,
-        progress: bool = False,
-    ) -> None:
-        """`max_bytes` bounds each file, besides what was reserved in it; the vectors not asked for the longest (by day)
-        go first when it is full."""
-        if max_bytes < _MIN_BYTES:
-            raise UsageError(f"The embedding cache needs at least {_MIN_BYTES} bytes, not {max_bytes}.")
+    def __init__(self, encoder: Encoder, directory: str | Path, *, progress: bool = False) -> None:
         self.encoder = encoder
         self.name = encoder.name
         self.fingerprint = encoder.fingerprint
         self.dim = encoder.dim
-        names: dict[TextKind, str] = {"document": CACHE_FILE, "query": QUERY_CACHE_FILE}
-        self._files = {kind: _VectorFile(Path(directory) / name, max_bytes) for kind, name in names.items()}
+        self._files = {
+            "document": _VectorFile(Path(directory) / CACHE_FILE),
+            "query": _VectorFile(Path(directory) / QUERY_CACHE_FILE),
+        }
         self._progress = progress
-        self._chunk = max(1, min(_CHUNK, max_bytes // 2 // _row_bytes(encoder.dim)))
 
     def encode(self, texts: Sequence[str], *, kind: TextKind = "document") -> FloatArray:
         """Unit rows, (len(texts), dim) float32: from disk where they are, else computed and written."""
@@ -102,8 +89,8 @@ class CachedEncoder:
             return rows[inverse]
         missing = missing[np.argsort([len(texts_once[row]) for row in missing], kind="stable")]  # little padding
         with progress_bar(len(missing), self._progress) as bar:
-            for start in range(0, len(missing), self._chunk):
-                chunk = missing[start : start + self._chunk]
+            for start in range(0, len(missing), _CHUNK):
+                chunk = missing[start : start + _CHUNK]
                 rows[chunk] = self.encoder.encode([texts_once[row] for row in chunk], kind=kind)
                 file.write([keys[row] for row in chunk], rows[chunk])
                 bar.update(len(chunk))
@@ -118,19 +105,14 @@ class CachedEncoder:
         if rows.shape != (len(keys), self.dim):
             raise UsageError(f"rows: shape {rows.shape} for {len(keys)} keys of an encoder of {self.dim} numbers")
         file, n_stored, n_written = self._files["document"], 0, 0
-        for start in range(0, len(keys), self._chunk):
-            block = slice(start, start + self._chunk)
+        for start in range(0, len(keys), _CHUNK):
+            block = slice(start, start + _CHUNK)
             hits = file.read(keys[block], np.zeros_like(rows[block]))
             missing = np.flatnonzero(~hits)
             n_stored += int(hits.sum())
             if len(missing) and file.write([keys[start + row] for row in missing.tolist()], rows[block][missing]):
                 n_written += len(missing)
         return n_stored + n_written, n_stored
-
-    def reserve(self, n_vectors: int) -> None:
-        """Let the file of documents hold `n_vectors` more than `max_bytes` allows, now and later, in every process: a
-        large catalogue would otherwise drive itself out."""
-        self._files["document"].reserve(n_vectors * _row_bytes(self.dim))
 
     @cached_property
     def max_tokens(self) -> int:
@@ -141,8 +123,7 @@ class CachedEncoder:
 
     def around(self, encoder: Encoder) -> CachedEncoder:
         """Another encoder behind the same files."""
-        file = self._files["document"]
-        return CachedEncoder(encoder, file.path.parent, file.max_bytes, progress=self._progress)
+        return CachedEncoder(encoder, self._files["document"].path.parent, progress=self._progress)
 
     def clear(self) -> None:
         """Forget every vector in the files, other models' too."""
@@ -174,10 +155,11 @@ def vector_checksum(key: bytes, numbers: bytes) -> bytes:
 class _VectorFile:
     """Keys to rows of numbers. Each thread of each process has its own connection."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.max_bytes = max_bytes
         self._thread = threading.local()
+        self._swept_on = 0
+        """Day on which this object last deleted what was not used."""
 
     def read(self, keys: Sequence[bytes], rows: FloatArray) -> NDArray[np.bool_]:
         """Fill the rows whose keys are in the file; which ones, (len(keys),) bool."""
@@ -222,18 +204,12 @@ class _VectorFile:
             records = [(key, today, vector_checksum(key, blob), blob) for key, blob in zip(keys, blobs, strict=True)]
             with db:
                 db.execute("BEGIN IMMEDIATE")
-                made_room = self._make_room(db, len(blobs) * _row_bytes(rows.shape[1]))
+                if self._swept_on != today:
+                    db.execute("DELETE FROM vector WHERE used < ?", (today - UNUSED_DAYS,))
+                    self._swept_on = today
                 db.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?)", records)
-            if made_room:  # give what is still free back to the disk
-                db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint;")  # execute() frees one page only
             return True
         return False
-
-    def reserve(self, size: int) -> None:
-        """Raise the bound by `size` bytes. It is written into the file, for every process: SQLite keeps one number for
-        programs, and ours counts MiB."""
-        with self._guarded("write"):
-            self._connection().execute(f"PRAGMA user_version = {-(-size >> 20)}")
 
     def close(self) -> None:
         pid, _, db = getattr(self._thread, "connection", (None, None, None))
@@ -249,18 +225,6 @@ class _VectorFile:
     def _today(self) -> int:
         return int(time.time() // _DAY)
 
-    def _make_room(self, db: sqlite3.Connection, size: int) -> bool:
-        names = ("page_size", "page_count", "freelist_count", "user_version")
-        page, pages, free, reserved_mib = (int(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names)
-        used_bytes, max_bytes = page * (pages - free), self.max_bytes + (max(0, reserved_mib) << 20)
-        if used_bytes + size <= max_bytes:
-            return False
-        rows = db.execute("SELECT count(*) FROM vector").fetchone()[0]
-        target = max(0, int(max_bytes * _SHARE_LEFT) - size)
-        drop = rows - int(rows * min(1.0, target / max(used_bytes, 1)))
-        db.execute("DELETE FROM vector WHERE rowid IN (SELECT rowid FROM vector ORDER BY used, rowid LIMIT ?)", (drop,))
-        return True
-
     def _connection(self) -> sqlite3.Connection:
         """This thread's connection, made again after a fork and when the file was removed or replaced."""
         current: tuple[int, int, sqlite3.Connection] | None = getattr(self._thread, "connection", None)
@@ -270,9 +234,7 @@ class _VectorFile:
             self._thread.inherited = current  # a parent's connection must not be closed in the child: it stays alive
         self.path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
-        # These two only act on a new file: large pages waste less on rows of 1.5 kB; freed pages can be given back.
-        db.execute("PRAGMA page_size = 16384")
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        db.execute("PRAGMA page_size = 16384")  # of a new file: large pages waste less on rows of 1.5 kB
         db.execute("PRAGMA journal_mode = WAL")
         # A power cut may cost the last vectors, which is no loss; a kill costs nothing.
         db.execute("PRAGMA synchronous = NORMAL")
@@ -301,11 +263,6 @@ class _VectorFile:
                 warnings.warn(f"{self.path}: damaged ({error}); it is replaced.", stacklevel=4)
             else:
                 warnings.warn(f"{self.path}: cannot {doing} ({error}); working without it.", stacklevel=4)
-
-
-def _row_bytes(dim: int) -> int:
-    """About what a vector takes in the file, with keys, indexes and the edges of pages."""
-    return dim * 5 + 128
 
 
 def _is_damage(error: Exception) -> bool:

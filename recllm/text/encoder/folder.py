@@ -107,13 +107,12 @@ def check_folder(folder: Path, name: str, source: str) -> ModelFolder:
     """
     modules = _modules(folder)
     transformer = modules[0][1] if modules else folder
-    _check_weights(transformer)
+    check_weights(transformer)
     config = _json(transformer / "config.json")
     if not config:
         raise ModelError(f"{transformer}: config.json is missing; this is not a model folder.")
-    for path in sorted({*folder.glob("*.json"), *transformer.glob("*.json")}):
-        if path.name not in ("tokenizer.json", "vocab.json"):
-            check_keys(path, pointers=path.name in ("config.json", "sentence_bert_config.json"))
+    for checked in dict.fromkeys((folder, transformer)):
+        check_settings(checked)
     model_type = str(config.get("model_type", ""))
     if model_type not in MODEL_TYPES:
         raise ModelError(
@@ -149,7 +148,8 @@ def check_folder(folder: Path, name: str, source: str) -> ModelFolder:
     )
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
+    """Raises `ModelError` for a folder without plain safetensors, or with an adapter, which names a model to fetch."""
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder}: holds adapter_config.json; an adapter is not a model, and names one to fetch.")
     weights = sorted(folder.glob("*.safetensors"))
@@ -166,19 +166,22 @@ def _check_weights(folder: Path) -> None:
     raise ModelError(f"{folder}: no *.safetensors file, so no weights.")
 
 
-def check_keys(path: Path, *, pointers: bool) -> None:
-    """Refuse keys that load code, among them an attention whose kernel would come from a hub ("owner/kernel").
+def check_settings(folder: Path) -> None:
+    """Refuses keys of a folder's JSON files that load code, among them an attention whose kernel would come from a hub
+    ("owner/kernel"), and more layers than any model has.
 
-    `pointers`: also refuse keys such as `backbone_name_or_path`, by which a config makes transformers load another
-    model; those of `_NOTES` at the top are left alone. More layers than any model has are refused too.
+    In those of the model also keys such as `backbone_name_or_path`, by which a config makes transformers load another
+    model; those of `_NOTES` at the top are left alone.
     """
-    for depth, key, value in _keys(_json(path, top=(dict, list))):
-        points = pointers and key.endswith("_name_or_path") and not (depth == 0 and key in _NOTES)
-        kernel = key.endswith("attn_implementation") and "/" in str(value)
-        if key in _FORBIDDEN_KEYS or points or kernel:
-            raise ModelError(f"{path}: the key {key!r} could load code or another model, and is refused.")
-        if key in _LAYERS and isinstance(value, int | float) and value > MAX_LAYERS:
-            raise ModelError(f"{path}: {key} is more than {MAX_LAYERS:,}; no model has as many layers.")
+    for path in sorted(set(folder.glob("*.json")) - {folder / "tokenizer.json", folder / "vocab.json"}):
+        pointers = path.name in ("config.json", "sentence_bert_config.json")
+        for depth, key, value in _keys(_json(path, top=(dict, list))):
+            points = pointers and key.endswith("_name_or_path") and not (depth == 0 and key in _NOTES)
+            kernel = key.endswith("attn_implementation") and "/" in str(value)
+            if key in _FORBIDDEN_KEYS or points or kernel:
+                raise ModelError(f"{path}: the key {key!r} could load code or another model, and is refused.")
+            if key in _LAYERS and isinstance(value, int | float) and value > MAX_LAYERS:
+                raise ModelError(f"{path}: {key} is more than {MAX_LAYERS:,}; no model has as many layers.")
 
 
 def _keys(value: object, depth: int = 0) -> Iterator[tuple[int, str, object]]:
@@ -221,7 +224,7 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         if not inner.is_relative_to(folder.resolve()):
             raise ModelError(f"{path}: the path {relative!r} leaves the folder.")
         if kind in ("Dense", "LayerNorm"):
-            _check_weights(inner)
+            check_weights(inner)
         modules.append((kind, inner))
     if [kind for kind, _ in modules[:2]] != ["Transformer", "Pooling"]:
         raise ModelError(f"{path}: must begin with a Transformer and a Pooling module.")

@@ -1,6 +1,6 @@
 """A model of the sentence-transformers ecosystem on disk as an `Encoder`.
 
-The library opens and saves it, with its own pooling, Dense modules, prompts and limit. What is known from its files
+The library opens it, with its own pooling, Dense modules, prompts and limit. What is known from its files
 (name, fingerprint, dimension) is known at once; torch and the library are imported when a text is to be encoded.
 
 The way from texts to batches is our own, and changes no vector by more than rounding: see `encoder.batches`; no
@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from recllm.base.errors import ModelError, UsageError
+from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import adapter_hash, check_base, merge_adapter
 from recllm.text.encoder.batches import TokenEncoder, Tokens
 from recllm.text.encoder.folder import first_line, quiet_loading
@@ -185,18 +185,6 @@ class HuggingFaceEncoder(TokenEncoder):
         for module in list(self.sentence_transformer)[1:]:
             features = module(features)
         return torch.nn.functional.normalize(features["sentence_embedding"][:, : self.dim], dim=1)
-
-    def save(self, folder: str | Path) -> None:
-        """Write a folder that `SentenceTransformer(folder)` and `load_encoder(folder)` open, the adapter merged.
-
-        Raises `UsageError` for bfloat16, whose weights are rounded.
-        """
-        if self.precision != "float32":
-            raise UsageError('only a float32 encoder is saved: load it with precision="float32"')
-        model = self.sentence_transformer
-        model.prompts = {**model.prompts, **self._used_prompts}
-        model.max_seq_length = self.limit
-        model.save_pretrained(str(folder))
 
     def forward(self, tokens: list[list[int]]) -> FloatArray:
         import torch

@@ -52,9 +52,8 @@ def load_encoder(
     cache_dir: a folder that keeps vectors (see `CachedEncoder`), hashes of files and the answers of the probe.
     precision: "auto" takes bfloat16 where a probe finds every cosine >= .999 and a gain in time, else float32; the
         first call on a machine loads the model to measure. The choice is part of the fingerprint, so "auto" may give
-        different fingerprints on different machines. "int8" runs an ONNX export, made at the first call and kept in
-        `cache_dir` (extra onnx, CPU); its cosines are >= .99. For an exported folder "auto" takes int8 where the
-        folder has it and a probe finds it faster.
+        different fingerprints on different machines. For an exported folder (extra onnx, CPU) there is "int8", whose
+        cosines are >= .99; "auto" takes it where the folder has it and a probe finds it faster.
     max_tokens: cut texts earlier than the model does.
     prompts: what is put before a "query" and a "document" ({} for nothing); without it the folder decides, and E5
         models get theirs.
@@ -90,8 +89,8 @@ def load_encoder(
                 f"{name}: an exported encoder runs on the CPU as it was made; leave out {', '.join(changes)}"
             )
         encoder = load_onnx(name, precision=precision, cache_dir=cache_dir, threads=threads, progress=bar)
-    elif precision == "int8" and (cache_dir is None or device not in (None, "cpu")):
-        raise UsageError('precision="int8" runs on the CPU and needs a cache_dir, where the exported model is kept')
+    elif precision == "int8":
+        raise UsageError('precision="int8" is for an exported encoder; write one with: recllm encoder export DIR')
     else:
         encoder = exact = HuggingFaceEncoder(
             find_weights(name),
@@ -107,14 +106,6 @@ def load_encoder(
         if precision == "auto":
             rounded = replace(exact, precision="bfloat16")
             encoder = rounded if probe_bfloat16(exact, lambda: rounded, cache_dir).pays else exact
-        elif precision == "int8" and cache_dir is not None:
-            from recllm.text.encoder.onnx_export import export_onnx
-
-            exact = replace(exact, device="cpu", threads=None)
-            folder = Path(cache_dir) / "onnx" / exact.fingerprint[:20]
-            if not is_onnx_folder(folder):
-                export_onnx(exact, folder)
-            encoder = load_onnx(folder, precision="int8", cache_dir=cache_dir, threads=threads)
     return encoder if cache_dir is None else CachedEncoder(encoder, cache_dir, progress=progress)
 
 
@@ -145,13 +136,11 @@ def find_weights(name: str | Path, *, from_hub: bool = True) -> ModelFolder:
     if path.is_dir():
         return check_folder(path.resolve(), path.name or text, "folder")
     looked = [f"local folder {path.absolute()}: not there"]
-    if _HUB_ID.fullmatch(text):
-        for search in (_hub_cache, _package, *((_hub,) if from_hub else ())):
-            if (match := search(text, looked)) is not None:
-                folder, source = match
-                return check_folder(folder, text, source)
-    else:
-        looked.append("hub cache and hub: not a hub id (those look like owner/model)")
+    searches = (hub_cache, _package, *((hub,) if from_hub else ())) if is_hub_id(text, looked) else ()
+    for search in searches:
+        if (match := search(text, looked)) is not None:
+            folder, source = match
+            return check_folder(folder, text, source)
     lines = "\n".join(f"  - {line}" for line in looked)
     raise ModelError(
         f"No weights for the encoder {text!r}. Looked at:\n{lines}\n"
@@ -160,8 +149,17 @@ def find_weights(name: str | Path, *, from_hub: bool = True) -> ModelFolder:
     )
 
 
-def _hub_cache(name: str, looked: list[str]) -> tuple[Path, str] | None:
-    """Reads the cache's layout by itself: the hub's client takes most of a second to import."""
+def is_hub_id(name: str, looked: list[str]) -> bool:
+    """Whether a name can be one of the hub; else `looked` gets a line that says so. Likewise below."""
+    if _HUB_ID.fullmatch(name):
+        return True
+    looked.append("hub cache and hub: not a hub id (those look like owner/model)")
+    return False
+
+
+def hub_cache(name: str, looked: list[str]) -> tuple[Path, str] | None:
+    """Folder and source of a model in the hub's cache. Reads the cache's layout by itself: the hub's client takes most
+    of a second to import."""
     from huggingface_hub import constants
 
     repo_id = DEFAULT_ENCODER if name in _PACKAGED else name
@@ -191,7 +189,8 @@ def _package(name: str, looked: list[str]) -> tuple[Path, str] | None:
     return None
 
 
-def _hub(name: str, looked: list[str]) -> tuple[Path, str] | None:
+def hub(name: str, looked: list[str]) -> tuple[Path, str] | None:
+    """Folder and source of a model that is fetched from the hub."""
     from huggingface_hub import constants, is_offline_mode, snapshot_download
 
     if is_offline_mode():

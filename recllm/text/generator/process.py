@@ -5,8 +5,15 @@
 
 One JSON object a line goes each way, so that nothing which the child says can be more than text. The child gets no
 secrets of the environment, may not look anything up on a hub, and ends when its input does. It is started when first
-asked, killed when it misses a deadline or says what is no answer, and started again by the next request, unless the
-circuit breaker is open.
+asked, killed when it misses a deadline or says what is no answer, and started again by the next request, unless it
+failed again and again: then it rests for a while (a circuit breaker; Nygard, Release It!, 2007).
+
+The child is this module too:
+
+    python -m recllm.text.generator.process '{"folder": "...", "name": "...", "adapter": null, "max_time": 24.0}'
+
+It says `{"ready": true, "fingerprint": ...}` or `{"error": ...}` first, then `{"id": N, "texts": [...]}` or
+`{"id": N, "error": ...}` for each `{"id": N, "prompt": ..., "n": ..., "max_tokens": ..., "seed": ...}`.
 """
 
 from __future__ import annotations
@@ -22,15 +29,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, BinaryIO
 
-from recllm.base.errors import GenerationError, UsageError
+from recllm.base.errors import GenerationError, RecllmError, UsageError
 from recllm.base.schema import Purpose
-from recllm.text.generator.constraint import Constraint
 
 _log = logging.getLogger(__name__)
 
@@ -41,65 +45,19 @@ _MAX_AHEAD = 4
 """Most unasked lines that wait to be read."""
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "PROXY")
 _NO_ANSWER = "said what is no answer"
-
-
-class BreakerState(StrEnum):
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half-open"
-
-
-class Breaker:
-    """A circuit breaker (Nygard, Release It!, 2007): after some failures within a time requests are refused.
-
-    Closed: all may pass. Open, after `failures` of them within `window` seconds: none, for `rest_seconds`. Then half
-    open: one may try; a success closes it, a failure opens it again. `clock` gives seconds and never goes back.
-    """
-
-    def __init__(
-        self,
-        *,
-        failures: int = 3,
-        window: float = 60.0,
-        rest_seconds: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._limit, self._window, self._rest_seconds, self._clock = failures, window, rest_seconds, clock
-        self._failures: deque[float] = deque(maxlen=failures)
-        self._open_since: float | None = None
-
-    @property
-    def state(self) -> BreakerState:
-        if self._open_since is None:
-            return BreakerState.CLOSED
-        return BreakerState.OPEN if self.wait > 0 else BreakerState.HALF_OPEN
-
-    @property
-    def wait(self) -> float:
-        """Seconds until the next try is allowed; 0 when it is allowed now."""
-        return 0.0 if self._open_since is None else max(0.0, self._open_since + self._rest_seconds - self._clock())
-
-    def succeeded(self) -> None:
-        self._failures.clear()
-        self._open_since = None
-
-    def failed(self) -> None:
-        now, half_open = self._clock(), self.state is BreakerState.HALF_OPEN
-        self._failures.append(now)
-        if half_open or (len(self._failures) == self._limit and now - self._failures[0] <= self._window):
-            self._open_since = now
+_FAILURES, _WINDOW_SECONDS, _REST_SECONDS = 3, 60.0, 30.0
+"""After that many failures within the window a child is left alone for this long."""
 
 
 class ProcessGenerator:
-    """`command` starts a child that speaks the protocol of `recllm.text.generator.child`; see the module.
+    """`command` starts a child that speaks the protocol of the module.
 
     `deadline` bounds one `generate` in seconds, `start_deadline` the loading of the model, which is waited for at the
-    first request after a start and does not count as its own time. `languages`, `tuned` and `takes_constraints` are
-    those of `LocalGenerator`; `fingerprint` is the child's own word, once it runs. `purpose` is what
-    people must have agreed to: another one than `llm_local` where the child asks a third party.
+    first request after a start and does not count as its own time. `languages` and `tuned` are those of
+    `LocalGenerator`; `fingerprint` is the child's own word, once it runs. `clock` gives seconds and never goes back.
     """
 
-    takes_constraints = True
+    purpose = Purpose.LLM_LOCAL
 
     def __init__(
         self,
@@ -110,15 +68,14 @@ class ProcessGenerator:
         tuned: bool = False,
         deadline: float = 30.0,
         start_deadline: float = 120.0,
-        breaker: Breaker | None = None,
-        purpose: Purpose = Purpose.LLM_LOCAL,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if deadline <= 0 or start_deadline <= 0:
             raise UsageError("a deadline is a number of seconds above 0")
-        self.name, self.tuned, self.purpose = name, tuned, purpose
+        self.name, self.tuned = name, tuned
         self.languages = None if languages is None else frozenset(languages)
-        self.breaker = breaker or Breaker()
         self._command, self._deadline, self._start_deadline = list(command), deadline, start_deadline
+        self._clock, self._failures = clock, deque[float](maxlen=_FAILURES)
         self._child: _Child | None = None
         self._requests = self._starts = 0
         self._lock = threading.Lock()
@@ -131,7 +88,7 @@ class ProcessGenerator:
         self.close()
 
     def __repr__(self) -> str:
-        return f"ProcessGenerator({self.name!r}, {'running' if self._child else 'not running'}, {self.breaker.state})"
+        return f"ProcessGenerator({self.name!r}, {'running' if self._child else 'not running'})"
 
     @property
     def fingerprint(self) -> str:
@@ -139,12 +96,9 @@ class ProcessGenerator:
         with self._lock:
             return str(self._running().properties.get("fingerprint", ""))
 
-    def generate(
-        self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0, constraint: Constraint | None = None
-    ) -> list[str]:
+    def generate(self, prompt: str, *, n: int = 1, max_tokens: int = 48, seed: int = 0) -> list[str]:
         """Up to `n` texts. Raises `GenerationError` when the child fails, misses the deadline or may not be asked."""
-        request: dict[str, Any] = {"prompt": prompt, "n": n, "max_tokens": max_tokens, "seed": seed}
-        request["constraint"] = asdict(constraint) if constraint else None
+        request = {"prompt": prompt, "n": n, "max_tokens": max_tokens, "seed": seed}
         with self._lock:
             child = self._running()
             self._requests += 1
@@ -160,7 +114,7 @@ class ProcessGenerator:
                 self._end_child()
                 self._count_failure("ended the process, since it", error)
                 raise GenerationError(f"{self.name} {error}; its process was ended") from None
-            self.breaker.succeeded()
+            self._failures.clear()
         if isinstance(refusal, str):  # the model said no, and lives: its process is sound
             raise GenerationError(f"{self.name}: {refusal[:300]}")
         return list(texts or [])[:n]
@@ -177,9 +131,9 @@ class ProcessGenerator:
         if self._child is not None and self._child.alive():
             return self._child
         self._end_child()
-        if self.breaker.state is BreakerState.OPEN:
+        if (pause := self._rest_seconds()) > 0:
             _log.info("generator %s refused: failed again and again", self.name, extra={"generator": self.name})
-            raise GenerationError(f"{self.name} failed again and again; it is left alone for {self.breaker.wait:.0f} s")
+            raise GenerationError(f"{self.name} failed again and again; it is left alone for {pause:.0f} s")
         try:
             self._child = _Child(self._command, self._start_deadline)
         except GenerationError as error:
@@ -190,11 +144,16 @@ class ProcessGenerator:
         _log.info("generator %s %s", self.name, event, extra={"generator": self.name, "starts": self._starts})
         return self._child
 
+    def _rest_seconds(self) -> float:
+        """Seconds until the next start is allowed; 0 when it is allowed now."""
+        if len(self._failures) < _FAILURES or self._failures[-1] - self._failures[0] > _WINDOW_SECONDS:
+            return 0.0
+        return max(0.0, self._failures[-1] + _REST_SECONDS - self._clock())
+
     def _count_failure(self, event: str, error: GenerationError) -> None:
-        self.breaker.failed()
-        state = self.breaker.state
-        fields = {"generator": self.name, "breaker": state.value}
-        _log.warning("generator %s %s %s; breaker %s", self.name, event, error, state, extra=fields)
+        self._failures.append(self._clock())
+        fields = {"generator": self.name, "failures": len(self._failures)}
+        _log.warning("generator %s %s %s", self.name, event, error, extra=fields)
 
     def _end_child(self) -> None:
         child, self._child = self._child, None
@@ -274,7 +233,7 @@ def child_command(folder: Path, *, name: str, adapter: str | Path | None, max_ti
         "adapter": str(Path(adapter).absolute()) if adapter else None,
         "max_time": max_time,
     }
-    return [sys.executable, "-P", "-m", "recllm.text.generator.child", json.dumps(arguments)]
+    return [sys.executable, "-P", "-m", "recllm.text.generator.process", json.dumps(arguments)]
 
 
 def _read(process: subprocess.Popen[bytes], lines: Queue[bytes | None]) -> None:
@@ -296,3 +255,41 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     with suppress(OSError):  # what was not yet written is of no use to anybody
         if process.stdin is not None:
             process.stdin.close()
+
+
+# --- the child -------------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Loads one model, and answers one request after the other."""
+    # the pipe to the parent is for answers alone: whatever else prints gets the null device
+    pipe = os.fdopen(os.dup(1), "wb")
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, 1)
+    os.close(null_device)
+    arguments = json.loads(sys.argv[1])
+    try:
+        from recllm.text.generator.local import LocalGenerator
+
+        generator = LocalGenerator(arguments.pop("folder"), **arguments)
+        _say(pipe, {"ready": True, "fingerprint": generator.fingerprint})
+    except RecllmError as error:
+        _say(pipe, {"error": str(error)})
+        return 1
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        number = request.pop("id")
+        try:
+            _say(pipe, {"id": number, "texts": generator.generate(**request)})
+        except GenerationError as error:
+            _say(pipe, {"id": number, "error": str(error)})
+    return 0
+
+
+def _say(pipe: BinaryIO, answer: Mapping[str, Any]) -> None:
+    pipe.write(json.dumps(answer).encode() + b"\n")
+    pipe.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -48,22 +48,13 @@ MISSING_IDS = frozenset(
 )
 """Words for a missing id in a user column; joined, they would become one huge customer."""
 
-_NOT_PLAIN = r"[^!-~]"
+_NOT_PLAIN, _NOT_PLAIN_TEXT = r"[^!-~]", r"[^ -~]"
 _UNSEEN_IN_ID = rf"[\p{{Cc}}\p{{Cf}}\p{{Zl}}\p{{Zp}}{UNSEEN_LETTERS}]"
 UNSEEN_IN_TEXT = r"[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\n\t\u{200c}\u{200d}]]"
 """Controls, zero-width, bidi and tag characters; joiners stay, emoji and several scripts need them."""
-_HTML = r"(?i)<\s*/?\s*[a-z!][^>]{0,500}>|&(#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,10});"
-_INSTRUCTION = (
-    r"(?i)(ignore|disregard|forget)\s+(all\s+|any\s+)?(the\s+|your\s+)?(previous|prior|above|earlier)"
-    r"|system\s*prompt|you\s+are\s+now|new\s+instructions?:|<\|\s*(im_start|im_end|system|endoftext)"
-    r"|\[/?INST\]|^\s*(system|assistant)\s*:|忽略(以上|之前|前面|上述)|你现在是|系统提示"
-)
-_FORMULA = r"^[=+\-@\t\r]"
 _SEARCHED_CHARS = 4_000
 _HINTED_CHARS = 500
 """Above this length hints are slower than the search, and match nearly every text."""
-_ODD = r"[^ !-%'-;=?-~]"
-"""Characters that make a closer look at a text necessary."""
 
 
 class PseudonymCache:
@@ -83,62 +74,22 @@ class PseudonymCache:
         self._pairs = pl.concat([self._pairs, new.with_columns(user_id=user_ids)])
         return raw.to_frame("raw").join(self._pairs, on="raw", how="left", maintain_order="left")["user_id"]
 
-    def spellings(self, raw: pl.Series) -> pl.Series:
-        """The ids as they are hashed, equal for one person."""
-        addresses = raw.filter(raw.str.contains("@", literal=True)).unique().to_list()
-        return raw.replace({text: self._pseudonymiser.spelling(text) for text in addresses}) if addresses else raw
-
 
 class IdTally:
-    """Rows per id, by hash: 20 bytes an id. Above four million ids it stops counting."""
+    """Rows per id, by hash: 12 bytes an id. Above four million ids it stops counting."""
 
     def __init__(self) -> None:
-        self._ids = pl.DataFrame(schema={"id": pl.UInt64, "folded": pl.UInt64, "rows": pl.UInt32})
-        self._full = False
+        self._ids = pl.DataFrame(schema={"id": pl.UInt64, "rows": pl.UInt32})
 
     def add(self, ids: pl.Series) -> None:
-        if self._full or ids.is_empty():
-            return
-        count = ids.drop_nulls().alias("text").value_counts(name="rows")
-        folded = pl.col("text").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s", "")
-        new = count.select(id=pl.col("text").hash(), folded=folded.hash(), rows=pl.col("rows").cast(pl.UInt32))
-        self._ids = pl.concat([self._ids, new]).group_by("id").agg(pl.first("folded"), pl.sum("rows"))
-        self._full = self._ids.height > _MAX_IDS
-
-    def n_near(self) -> int:
-        """Number of ids that differ from another one only in case, spaces or width."""
-        twins = self._ids["folded"].value_counts(name="n").filter(pl.col("n") > 1)
-        return int(twins["n"].sum() or 0)
+        if self._ids.height <= _MAX_IDS:
+            new = ids.drop_nulls().hash().alias("id").value_counts(name="rows")
+            self._ids = pl.concat([self._ids, new.cast(self._ids.schema)]).group_by("id").agg(pl.sum("rows"))
 
     def n_heavy(self, share: float) -> int:
         """Number of ids with at least this share of all rows; 0 below 1,000 rows."""
         total = int(self._ids["rows"].sum() or 0)
         return int((self._ids["rows"] >= share * total).sum()) if total >= 1_000 else 0
-
-
-class PriceTally:
-    """A histogram of prices in steps of about 1 %, from 1e-9 to 1e19."""
-
-    _STEPS = 64
-    _LOWEST = -30
-
-    def __init__(self) -> None:
-        self._bins = np.zeros(94 * self._STEPS, np.int64)
-
-    def add(self, prices: pl.Series) -> None:
-        positive = prices.drop_nulls().to_numpy()
-        positive = positive[positive > 0]
-        if len(positive):
-            step = ((np.log2(positive) - self._LOWEST) * self._STEPS).astype(np.int64)
-            self._bins += np.bincount(np.clip(step, 0, len(self._bins) - 1), minlength=len(self._bins))
-
-    def n_outliers(self) -> int:
-        """Number of prices above 100 times the 99.9th percentile, to the nearest step; 0 below 1,000 prices."""
-        total = int(self._bins.sum())
-        if total < 1_000:
-            return 0
-        limit = int(np.searchsorted(np.cumsum(self._bins), 0.999 * total)) + int(np.log2(100) * self._STEPS)
-        return int(self._bins[limit + 1 :].sum())
 
 
 class MostCommon:
@@ -226,8 +177,6 @@ class LoadState:
     """Texts with personal data, by column of the file."""
     occurrences: Occurrences = field(default_factory=Occurrences)
     users: IdTally = field(default_factory=IdTally)
-    items: IdTally = field(default_factory=IdTally)
-    prices: PriceTally = field(default_factory=PriceTally)
 
 
 class FieldBatch:
@@ -349,8 +298,9 @@ class FieldBatch:
     def pseudonyms(self, raw: pl.Series) -> pl.Series:
         """Pseudonyms of the rows that are still good, null for the others."""
         good = raw.set(pl.Series(self.bad), None)
-        self.load.users.add(self.load.pseudonyms.spellings(good))
-        return self.load.pseudonyms.user_ids(good)
+        user_ids = self.load.pseudonyms.user_ids(good)
+        self.load.users.add(user_ids)
+        return user_ids
 
     def item_ids(self) -> pl.Series:
         ids = self.ids("item_id")
@@ -369,9 +319,6 @@ class FieldBatch:
         limit = self.load.policy.max_price
         self.mark("price", price < 0, "E_NEG_PRICE", "is a negative price", price)
         self.mark("price", price > limit, "E_PRICE_RANGE", f"is above the highest price allowed, {limit:,.0f}", price)
-        good = price.filter(self.good())
-        self.load.notes["W_ZERO_PRICE"] += int((good == 0).sum())
-        self.load.prices.add(good)
 
     def currency(self) -> pl.Series:
         """ISO codes in capitals, null where empty; other texts are marked."""
@@ -416,14 +363,11 @@ def is_missing(ids: pl.Series) -> pl.Series:
 
 
 def clean_texts(column: pl.Series, notes: Counter[str]) -> pl.Series:
-    """Without invisible characters and outer spaces; null where empty. Counts oddities in `notes`."""
-    notes["W_FORMULA"] += int(column.str.contains(_FORMULA).sum())
+    """Without invisible characters and outer spaces; null where empty. Counts texts with such characters in `notes`."""
     clean = column
-    if column.str.contains(_ODD).any():
+    if column.str.contains(_NOT_PLAIN_TEXT).any():
         clean = column.str.replace_all(UNSEEN_IN_TEXT, "")
         notes["W_CTRL"] += int((clean != column).sum())
-        notes["W_HTML"] += int(clean.str.slice(0, _SEARCHED_CHARS).str.contains(_HTML).sum())
-    notes["W_INSTRUCTION_LIKE"] += int(clean.str.slice(0, _SEARCHED_CHARS).str.contains(_INSTRUCTION).sum())
     return null_if_empty(clean.str.strip_chars())
 
 

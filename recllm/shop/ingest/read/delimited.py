@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from recllm.base.errors import IngestError
 from recllm.shop.ingest.column_names import known_count
-from recllm.shop.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, numbered, shorten
+from recllm.shop.ingest.read.records import MAX_COLUMNS, Blocks, Chunk, LineBlock, RecordReader, shorten, unique_columns
 from recllm.shop.ingest.read.source import DELIMITERS, HEADER_ROWS, MAX_CELL_BYTES, MAX_ROW_BYTES, SourceFile
 
 _QUOTE, _RETURN = ord('"'), ord("\r")
@@ -85,15 +84,10 @@ def open_delimited(
     if len(header) > MAX_COLUMNS:
         raise IngestError("E_HEADER", f"{file}: {len(header):,} columns; at most {MAX_COLUMNS:,} are read")
     columns = tuple(cell.strip() or f"(column {number} without a name)" for number, cell in enumerate(header, 1))
-    repeated = [name for name, count in Counter(columns).items() if count > 1]
-    if repeated and not keeps_first:
-        raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
-    if repeated:
-        columns = numbered(columns)
+    columns, warnings = unique_columns(columns, file, keeps_first=keeps_first)
     form = _CsvFormat(
         source=source, delimiter=delimiter, columns=columns, header_lines=header_lines, has_quotes=has_quotes
     )
-    warnings = {"W_DUP_COLUMN": len(repeated)} if repeated else {}
     return RecordReader(
         columns=columns, chunks=lambda: _chunks(blocks(), form), header_records=n_above + 1, warnings=warnings
     )
@@ -194,7 +188,6 @@ def _parse(block: LineBlock, form: _CsvFormat, *, last: bool) -> tuple[Chunk, in
     chunk = Chunk(
         frame=frame,
         line_no=block.line_no[line],
-        byte_offset=block.byte_offset[line],
         raw=lambda row: shorten(block.raw(int(line[row]), int(n_lines[row]))),
         bad=tuple(block.bad_line(i, None, *problem) for i, problem in problems.items()) + block.bad,
         blank_lines=int(blank[:end].sum()),

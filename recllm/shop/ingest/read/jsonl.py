@@ -59,7 +59,6 @@ def _chunk(block: LineBlock, columns: tuple[str, ...]) -> Chunk:
     return Chunk(
         frame=pl.DataFrame({c: pl.Series([o.get(c) for o in objects], dtype=pl.String) for c in columns}),
         line_no=block.line_no[object_lines],
-        byte_offset=block.byte_offset[object_lines],
         raw=lambda row: shorten(lines[object_lines[row]]),
         bad=tuple(bad),
         blank_lines=sum(not line.strip() for line in lines),

@@ -42,7 +42,7 @@ def open_parquet(path: Path) -> RecordReader:
         )
     if not schema:
         raise IngestError("E_EMPTY", f"{path.name} has no columns")
-    return RecordReader(columns=tuple(schema), chunks=lambda: _chunks(path, schema, n_rows), decimal=".")
+    return RecordReader(columns=tuple(schema), chunks=lambda: _chunks(path, schema, n_rows), decimal=".", n_rows=n_rows)
 
 
 def _damaged(path: Path, error: BaseException) -> IngestError:

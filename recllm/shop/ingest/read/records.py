@@ -1,7 +1,7 @@
 """The result of every reader of files: columns of text, and the position of each row in its file.
 
-A text file comes as blocks of whole lines in UTF-8, each line with its number and its offset in the original bytes.
-Undecodable and overlong lines are set aside here, which bounds the memory. Cutting at the newline byte is safe: no
+A text file comes as blocks of whole lines in UTF-8, each line with its number. Undecodable and overlong lines are set
+aside here, which bounds the memory. Cutting at the newline byte is safe: no
 accepted encoding uses it inside another character.
 """
 
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 import polars as pl
@@ -31,8 +31,6 @@ class BadRecord:
 
     line_no: int
     """Line on which it begins, from 1; a header is line 1. In Parquet the number of the row."""
-    byte_offset: int | None
-    """In the text as stored, after decompression; None in Parquet."""
     column: str | None
     code: str
     message: str
@@ -50,8 +48,6 @@ class Chunk:
     frame: pl.DataFrame
     """One text column per header name, null where empty."""
     line_no: NDArray[np.int64]
-    byte_offset: NDArray[np.int64]
-    """-1 where there is none."""
     raw: Callable[[int], str]
     """The text of one row, at most `RAW_BYTES`."""
     bad: tuple[BadRecord, ...] = ()
@@ -65,19 +61,14 @@ class Chunk:
 
     def with_rows(self, rows: NDArray[np.integer], frame: pl.DataFrame) -> Chunk:
         """The chunk with the rows of `frame`, each made from the row of this chunk in `rows`, (n,)."""
-        line_no, byte_offset = self.line_no[rows], self.byte_offset[rows]
-        return replace(
-            self, frame=frame, line_no=line_no, byte_offset=byte_offset, raw=lambda row: self.raw(int(rows[row]))
-        )
+        return replace(self, frame=frame, line_no=self.line_no[rows], raw=lambda row: self.raw(int(rows[row])))
 
     def bad_row(self, row: int, column: str | None, code: str, message: str) -> BadRecord:
-        offset = int(self.byte_offset[row])
-        byte_offset = None if offset < 0 else offset
         fields = None
         if self.keeps_fields:
             cells = self.frame.row(row, named=True)
             fields = {name: cell if cell is None else cell[:RAW_BYTES] for name, cell in cells.items()}
-        return BadRecord(int(self.line_no[row]), byte_offset, column, code, message, self.raw(row), fields)
+        return BadRecord(int(self.line_no[row]), column, code, message, self.raw(row), fields)
 
     def positions(self, line_no: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of the record of the chunk, from 0, that begins on each of these lines."""
@@ -100,10 +91,9 @@ def chunk_of_table(
     return Chunk(
         frame=rows,
         line_no=line_no[good],
-        byte_offset=np.full(rows.height, -1, np.int64),
         raw=partial(_row_text, rows),
         bad=tuple(
-            BadRecord(int(line_no[row]), None, None, "E_TOO_LONG", message, _row_text(frame, row))
+            BadRecord(int(line_no[row]), None, "E_TOO_LONG", message, _row_text(frame, row))
             for row in np.flatnonzero(long).tolist()
         ),
         blank_lines=blank_lines,
@@ -126,6 +116,8 @@ class RecordReader:
     """The decimal separator where the format fixes it (Parquet, JSON)."""
     header_records: int = 0
     """Records before the first row: they count in the numbers of the quarantine."""
+    n_rows: int | None = None
+    """Where the format says it (Parquet, workbooks)."""
 
     def mapped(self, function: Callable[[Chunk], Chunk], columns: Sequence[str] | None = None) -> RecordReader:
         """The reader with another form of each chunk. columns: of the new chunks, where they differ."""
@@ -133,13 +125,19 @@ class RecordReader:
         return replace(self, columns=names, chunks=lambda: map(function, self.chunks()))
 
 
-def numbered(columns: Sequence[str]) -> tuple[str, ...]:
-    """The names; repeated ones get a number."""
+def unique_columns(
+    columns: Sequence[str], file: str, *, keeps_first: bool
+) -> tuple[tuple[str, ...], Mapping[str, int]]:
+    """(the names, warnings). With `keeps_first` repeated names get a number and are counted; else raises `IngestError`
+    E_DUP_COLUMN."""
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated and not keeps_first:
+        raise IngestError("E_DUP_COLUMN", f"{file}: the header names {', '.join(map(repr, repeated))} more than once")
     names: dict[str, None] = {}
     for column in columns:
         free = (name for number in count(2) if (name := f"{column} ({number})") not in columns and name not in names)
         names[next(free) if column in names else column] = None
-    return tuple(names)
+    return tuple(names), {"W_DUP_COLUMN": len(repeated)} if repeated else {}
 
 
 def shorten(raw: bytes) -> str:
@@ -149,11 +147,10 @@ def shorten(raw: bytes) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LineBlock:
-    """`text` is UTF-8, every line ending in a newline byte. The arrays have one entry per line of `text`."""
+    """`text` is UTF-8, every line ending in a newline byte. `line_no` has one entry per line of `text`."""
 
     text: bytes
     line_no: NDArray[np.int64]
-    byte_offset: NDArray[np.int64]
     bad: tuple[BadRecord, ...] = ()
 
     @property
@@ -179,8 +176,7 @@ class LineBlock:
         return self.text[self.starts[line] : self.ends[line + n_lines - 1] + 1]
 
     def bad_line(self, line: int, column: str | None, code: str, message: str) -> BadRecord:
-        position = int(self.line_no[line]), int(self.byte_offset[line])
-        return BadRecord(*position, column, code, message, shorten(self.raw(line)))
+        return BadRecord(int(self.line_no[line]), column, code, message, shorten(self.raw(line)))
 
     def count(self, byte: int) -> NDArray[np.int64]:
         """Occurrences of this byte per line, (n_lines,)."""
@@ -190,9 +186,8 @@ class LineBlock:
     def split(self, n_lines: int) -> tuple[LineBlock, LineBlock]:
         """The first lines, with all that were set aside, and the others."""
         cut = int(self.ends[n_lines - 1]) + 1 if n_lines else 0
-        line_no, offset = self.line_no, self.byte_offset
-        head = replace(self, text=self.text[:cut], line_no=line_no[:n_lines], byte_offset=offset[:n_lines])
-        return head, LineBlock(text=self.text[cut:], line_no=line_no[n_lines:], byte_offset=offset[n_lines:])
+        head = replace(self, text=self.text[:cut], line_no=self.line_no[:n_lines])
+        return head, LineBlock(text=self.text[cut:], line_no=self.line_no[n_lines:])
 
     def after(self, before: LineBlock | None) -> LineBlock:
         """This block behind the lines of another one."""
@@ -201,7 +196,6 @@ class LineBlock:
         return LineBlock(
             text=before.text + self.text,
             line_no=np.concatenate([before.line_no, self.line_no]),
-            byte_offset=np.concatenate([before.byte_offset, self.byte_offset]),
             bad=before.bad + self.bad,
         )
 
@@ -218,55 +212,45 @@ def read_blocks(source: SourceFile, decoding: Decoding, block_bytes: int) -> Ite
     block_bytes = max(block_bytes // 2 * 2, 64)  # even: a piece never ends inside a two-byte character
     too_long = f"the line is longer than {MAX_ROW_BYTES:,} bytes; is a quote or a line end missing?"
     line_no = 1
-    for offset, data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
+    for data, whole_lines in _spans(source, decoding.skip, newline, block_bytes):
         if not whole_lines:
-            nothing = np.empty(0, np.int64)
-            bad_line = BadRecord(line_no, offset, None, "E_TOO_LONG", too_long, shorten(data))
+            bad_line = BadRecord(line_no, None, "E_TOO_LONG", too_long, shorten(data))
             line_no += 1
-            yield LineBlock(text=b"", line_no=nothing, byte_offset=nothing, bad=(bad_line,))
+            yield LineBlock(text=b"", line_no=np.empty(0, np.int64), bad=(bad_line,))
             continue
-        block = _decoded(offset, data, line_no, newline, decoding, source)
+        block = _decoded(data, line_no, newline, decoding, source)
         line_no += block.n_lines + len(block.bad)
         if len(block.text) > MAX_ROW_BYTES:
             # lines above the limit that came complete within one block
             fits = block.ends + 1 - block.starts <= MAX_ROW_BYTES
             bad = [block.bad_line(line, None, "E_TOO_LONG", too_long) for line in np.flatnonzero(~fits).tolist()]
-            block = LineBlock(
-                text=b"".join(block.raw(line) for line in np.flatnonzero(fits).tolist()),
-                line_no=block.line_no[fits],
-                byte_offset=block.byte_offset[fits],
-                bad=(*block.bad, *bad),
-            )
+            text = b"".join(block.raw(line) for line in np.flatnonzero(fits).tolist())
+            block = LineBlock(text=text, line_no=block.line_no[fits], bad=(*block.bad, *bad))
         yield block
 
 
-def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
-    """(offset, undecoded bytes, True) for whole lines of the file.
-
-    (offset, its first bytes, False) for a line that is too long to hold.
-    """
-    offset, tail = skip, b""
-    long_line: tuple[int, bytes, bool] | None = None
+def _spans(source: SourceFile, skip: int, newline: bytes, block_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """(undecoded bytes, True) for whole lines of the file; (its first bytes, False) for a line too long to hold."""
+    tail, long_line = b"", b""
     for number, piece in enumerate(source.pieces(block_bytes)):
         data = tail + (piece if number else piece[skip:])
-        if long_line is not None:
+        if long_line:
             end = _behind_newline(data, newline, last=False)
             if not end:
-                offset, tail = offset + len(data), b""
+                tail = b""
                 continue
-            yield long_line
-            offset, data, long_line = offset + end, data[end:], None
+            yield long_line, False
+            data, long_line = data[end:], b""
         cut = _behind_newline(data, newline, last=True)
         if cut:
-            yield offset, data[:cut], True
-        offset, tail = offset + cut, data[cut:]
+            yield data[:cut], True
+        tail = data[cut:]
         if len(tail) > MAX_ROW_BYTES:
-            long_line = offset, tail[:RAW_BYTES], False
-            offset, tail = offset + len(tail), b""
-    if long_line is not None:
-        yield long_line
+            tail, long_line = b"", tail[:RAW_BYTES]
+    if long_line:
+        yield long_line, False
     elif tail:
-        yield offset, tail + newline, True
+        yield tail + newline, True
 
 
 def _behind_newline(data: bytes, newline: bytes, *, last: bool) -> int:
@@ -277,17 +261,13 @@ def _behind_newline(data: bytes, newline: bytes, *, last: bool) -> int:
     return at + len(newline) if at >= 0 else 0
 
 
-def _decoded(
-    offset: int, data: bytes, line_no: int, newline: bytes, decoding: Decoding, source: SourceFile
-) -> LineBlock:
-    """data: whole lines, the last one with its newline too."""
+def _decoded(data: bytes, line_no: int, newline: bytes, decoding: Decoding, source: SourceFile) -> LineBlock:
+    """data: whole lines, the last one with its newline too; line_no: number of the first."""
     dtype = {b"\n\0": "<u2", b"\0\n": ">u2"}.get(newline, "u1")
     units = np.frombuffer(data[: len(data) // len(newline) * len(newline)], dtype)
-    code = ord(newline.replace(b"\0", b""))
-    bounds = (np.flatnonzero(units == code) + 1) * len(newline)
-    starts = np.concatenate([[0], bounds[:-1]]).astype(np.int64)
-    offsets, numbers = offset + starts, line_no + np.arange(len(starts), dtype=np.int64)
-    readable = np.ones(len(starts), bool)
+    bounds = (np.flatnonzero(units == ord(newline.replace(b"\0", b""))) + 1) * len(newline)
+    numbers = line_no + np.arange(len(bounds), dtype=np.int64)
+    readable = np.ones(len(bounds), bool)
     bad: list[BadRecord] = []
     try:
         text = data
@@ -297,19 +277,17 @@ def _decoded(
             data.decode("utf-8")
     except UnicodeDecodeError as error:
         if not decoding.tolerant:
-            at = offset + error.start
-            raise IngestError("E_ENCODING", f"{source.path.name}: bad byte at offset {at:,}") from error
+            raise IngestError("E_ENCODING", f"{source.path.name}: a bad byte behind line {line_no:,}") from error
         lines = []
-        for row, (start, end) in enumerate(zip(starts, [*starts[1:], len(data)], strict=True)):
+        for row, (start, end) in enumerate(pairwise([0, *bounds.tolist()])):
             raw = data[start:end]
             try:
                 lines.append(raw.decode(decoding.encoding).encode("utf-8"))
             except UnicodeDecodeError as line_error:
                 readable[row] = False
                 message = f"not {decoding.encoding} at byte {line_error.start + 1} of the line"
-                position = int(numbers[row]), int(offsets[row])
-                bad.append(BadRecord(*position, None, "E_BAD_BYTES", message, shorten(raw)))
+                bad.append(BadRecord(int(numbers[row]), None, "E_BAD_BYTES", message, shorten(raw)))
         text = b"".join(lines)
     if newline == b"\r":
         text = text.replace(b"\r", b"\n")
-    return LineBlock(text=text, line_no=numbers[readable], byte_offset=offsets[readable], bad=tuple(bad))
+    return LineBlock(text=text, line_no=numbers[readable], bad=tuple(bad))

@@ -23,7 +23,7 @@ import psutil
 from recllm.base.errors import IngestError
 from recllm.shop.ingest.column_names import known_count
 from recllm.shop.ingest.read import workbook_child
-from recllm.shop.ingest.read.records import MAX_COLUMNS, Chunk, RecordReader, chunk_of_table, numbered
+from recllm.shop.ingest.read.records import MAX_COLUMNS, Chunk, RecordReader, chunk_of_table, unique_columns
 from recllm.shop.ingest.read.source import HEADER_ROWS, MAX_CELL_BYTES, MAX_ROW_BYTES, unpacked_limit
 
 CHUNK_ROWS = 1 << 16
@@ -50,18 +50,16 @@ def open_workbook(path: Path, sheet: str | None, *, keeps_first: bool = False) -
     if not 0 < n_columns <= MAX_COLUMNS:
         raise IngestError("E_HEADER", f"{path.name}: no row of the first {HEADER_ROWS} is a header of columns")
     columns = tuple(name or f"column {number}" for number, name in enumerate(header[:n_columns], 1))
-    doubled = sorted({name for name in columns if columns.count(name) > 1})
-    if doubled and not keeps_first:
-        raise IngestError("E_DUP_COLUMN", f"{path.name}: the column {doubled[0]!r} stands there twice; remove one")
-    columns = numbered(columns)
+    columns, warnings = unique_columns(columns, path.name, keeps_first=keeps_first)
     rows = cells[:, :n_columns].slice(header_row + 1).rename(dict(zip(cells.columns, columns, strict=False)))
     first_row = header_row + 2
     return RecordReader(
         columns=columns,
         chunks=lambda: _chunks(rows, first_row),
         decimal=".",
+        n_rows=rows.height,
         header_records=header_row + 1,
-        warnings={"W_DUP_COLUMN": len(doubled)} if doubled else {},
+        warnings=warnings,
     )
 
 
