@@ -20,7 +20,7 @@ from recllm.market.audiences.probabilities import OfferTable, independent_probab
 from recllm.market.audiences.request import AudienceLimits, AudienceRequest, Exclusions, OfferChoice
 from recllm.market.audiences.spread import spread_offers
 from recllm.market.audiences.targets import audience_target
-from recllm.market.propensity.saved_effects import PersonEffects
+from recllm.market.propensity.effects import PersonEffects
 from recllm.recommend.recommender.offers import fitting_items, shops_weekly
 from recllm.recommend.recommender.ranking import PairValue
 from recllm.recommend.recommender.recommender import Recommender

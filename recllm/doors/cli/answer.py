@@ -487,7 +487,7 @@ def _uplift_of_table(
 ) -> None:
     from recllm.market.propensity.answers import uplift_of_table
     from recllm.market.propensity.trial import TrialColumns
-    from recllm.market.propensity.trial_effects import trial_document, trial_lines, write_trial_csv
+    from recllm.market.propensity.uplift import trial_document, trial_lines, write_trial_csv
 
     names = tuple(name.strip() for name in columns["features"].split(",") if name.strip())
     meaning = TrialColumns(**{**columns, "features": names})  # type: ignore[arg-type]

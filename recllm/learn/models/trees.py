@@ -63,7 +63,7 @@ class BoostedTrees:
     """A `lightgbm.Booster`."""
 
     def score(self, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """values: (n, n_features), NaN where unknown. (n,): a logit, a log or a mean, as the objective has it."""
+        """values: (n, n_features), NaN where unknown. (n,): what the objective of `grow_trees` says."""
         return np.asarray(self.booster.predict(values, raw_score=True, num_threads=default_threads()), np.float64)
 
     def text(self) -> str:
@@ -110,7 +110,7 @@ def grow_trees(
 ) -> BoostedTrees:
     """Trees of rows, (n, n_features), NaN where unknown; the same for the same seed.
 
-    objective: LightGBM's binary (the score is a logit), gamma (a log) or regression (a mean). column_share: that a
+    objective: LightGBM's binary (the score is a logit), tweedie (a log) or regression (a mean). column_share: that a
     split may choose from. directions: of each column 1 where the score may only rise with it, -1 where it may only
     fall, else 0.
     """

@@ -23,7 +23,7 @@ from recllm.market.audiences.request import AudienceRequest, Exclusions, OfferCh
 from recllm.market.audiences.rule_words import rule_words
 from recllm.market.audiences.selection import Selection, check_floor, select
 from recllm.market.audiences.targets import AudienceTarget, audience_target
-from recllm.market.propensity.saved_effects import EffectsOf
+from recllm.market.propensity.effects import EffectsOf
 from recllm.shop.data.dataset import USER_COLUMN, utc
 from recllm.text.templates import Prompts
 

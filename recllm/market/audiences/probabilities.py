@@ -35,7 +35,7 @@ from recllm.base.schema import Action, Intent, Objective
 from recllm.learn.features.candidates import candidates, explicit
 from recllm.learn.features.collaborative import CollaborativeStatistics
 from recllm.learn.features.item_vectors import basics_of, basics_vectors
-from recllm.market.propensity.saved_effects import PersonEffects
+from recllm.market.propensity.effects import PersonEffects
 from recllm.recommend.recommender.ranking import PairValue
 from recllm.shop.data.dataset import DAY, Events
 from recllm.shop.data.interactions import Floats, of_actions, user_vectors, visits

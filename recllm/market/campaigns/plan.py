@@ -48,7 +48,7 @@ from recllm.market.campaigns.texts import TextKey, catalogue_at, text_keys, writ
 from recllm.market.campaigns.wordings import variant_shares, wording_counts
 from recllm.market.occasions.choose import lacking
 from recllm.market.occasions.day import cases_of, shop_of_people
-from recllm.market.propensity.saved_effects import effects_of, saved_effects
+from recllm.market.propensity.effects import effects_of, saved_effects
 from recllm.recommend.recommender.registry import current
 from recllm.recommend.recommender.shop_recommender import open_recommender
 from recllm.shop.data.catalogue import in_category, on_offer

@@ -19,8 +19,8 @@ from recllm.base.policy import Policy
 from recllm.base.schema import ACTION_CODE, Action, Occasion
 from recllm.learn.features.together import bought_together
 from recllm.market.occasions.replenishment import ReplenishmentModel
-from recllm.market.occasions.repurchase import HORIZON_DAYS, Column, Ints, PurchaseDays, name_codes, repurchase_pairs
-from recllm.market.propensity.features import category_codes, count
+from recllm.market.occasions.repurchase import HORIZON_DAYS, Column, Ints, name_codes, purchase_days, repurchase_pairs
+from recllm.market.propensity.features import category_codes
 from recllm.shop.data.catalogue import sensitive_items
 from recllm.shop.data.dataset import DAY, Dataset, Events
 from recllm.shop.data.rhythm import ShoppingDays
@@ -299,10 +299,10 @@ def _favourites(shop: Shop, people: NDArray[np.bool_]) -> Ints:
     none. (n_users,)."""
     data, favourite = shop.dataset, np.full(shop.dataset.n_users, -1, np.int64)
     of_people = replace(data, events=data.events.select(people[data.events.user] & shop.offered[data.events.item]))
-    days = PurchaseDays.of(of_people, shop.now)
-    decayed_days = count(np.repeat(np.arange(days.n_pairs), days.n_days), days.n_pairs, np.exp2(-days.age / 91))
-    order = np.lexsort((days.pair_item, decayed_days))  # the best is written last
-    favourite[days.pair_user[order]] = days.pair_item[order]
+    decayed = (-pl.col("age") / 91 * np.log(2)).exp().sum()
+    pairs = purchase_days(of_people, shop.now).group_by("user", "item").agg(decayed=decayed)
+    pairs = pairs.sort("decayed", "item")  # the best is written last
+    favourite[pairs["user"].to_numpy()] = pairs["item"].to_numpy()
     return favourite
 
 

@@ -1,4 +1,4 @@
-"""Effects of the arms of a trial on each person, with intervals; and effects that are kept.
+"""Effects of the arms of a trial on each person, with intervals; and effects that a workspace keeps by name.
 
 score of an arm   mu + 1[arm] / e · (outcome - mu): its mean over people is the arm's mean outcome if everybody had it,
                   whatever mu is, as long as e, the probability of the arm, is right (Robins et al. 1994); mu is a model
@@ -20,7 +20,9 @@ effects/NAME/effects.json    kept effects: the trees, the columns that they read
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -28,16 +30,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recllm.base.documents import plain
-from recllm.base.errors import DataError, ModelError
-from recllm.base.files import PRIVATE, write_whole
+from recllm.base.errors import DataError, ModelError, UsageError
+from recllm.base.files import PRIVATE, safe_id, write_whole
 from recllm.base.stats.intervals import ConfidenceInterval, normal_quantile
 from recllm.base.stats.probabilities import sigmoid
 from recllm.learn.models.trees import BoostedTrees, grow_trees
+from recllm.market.propensity.examples import Cohort
 from recllm.market.propensity.features import FeatureTable, Floats
 from recllm.market.propensity.model import Values, people_folds, varying
 from recllm.market.propensity.parameters import UpliftSettings
 from recllm.market.propensity.trial import Trial
+from recllm.shop.data.dataset import Dataset
+from recllm.shop.workspace.workspace import Workspace
 
+FOLDER = "effects"
 RECORD = "effects.json"
 FORMAT = 2
 EARLIER_TREES = "effects.safetensors"
@@ -252,6 +258,30 @@ class EffectSource:
 
 
 @dataclass(frozen=True, eq=False)
+class PersonEffects:
+    """How much a treatment moves each of n people, by a trial, (n,) each; low and high hold it at 95 %."""
+
+    effect: Values
+    low: Values
+    high: Values
+
+    @classmethod
+    def of(cls, effect: Values, error: Values, *, binary: bool) -> PersonEffects:
+        """error: standard errors, (n,). binary: see `Trial.binary`."""
+        half = normal_quantile() * error
+        limit = 1.0 if binary else np.inf
+        return cls(*(np.clip(column, -limit, limit) for column in (effect, effect - half, effect + half)))
+
+    def rows(self, people: NDArray[np.integer]) -> PersonEffects:
+        """Of these people."""
+        return PersonEffects(*(getattr(self, column.name)[people] for column in fields(self)))
+
+
+EffectsOf = Callable[[NDArray[np.integer]], PersonEffects]
+"""The effects of people, by their rows in the recommender's dataset."""
+
+
+@dataclass(frozen=True, eq=False)
 class LearnedEffects:
     """Effects of one treatment, for anyone with the same features."""
 
@@ -266,9 +296,8 @@ class LearnedEffects:
     """Root mean square of what the trees draw effects towards their mean."""
     source: EffectSource
 
-    def predict(self, features: FeatureTable) -> tuple[Values, Values, Values]:
-        """Each person's effect with the limits that hold it at 95 %, (n,) each. Raises `DataError` for other features
-        than the trial's people had."""
+    def predict(self, features: FeatureTable) -> PersonEffects:
+        """Raises `DataError` for other features than the trial's people had."""
         if features.names != self.names:
             different = sorted(set(features.names) ^ set(self.names))
             raise DataError(
@@ -276,11 +305,7 @@ class LearnedEffects:
                 "learn them again with recllm uplift --save"
             )
         effect, error = self.trees.predict(np.ascontiguousarray(features.values[:, self.columns]))
-        half = normal_quantile() * np.hypot(self.scale * error, self.bias)
-        low, high = effect - half, effect + half
-        if self.source.binary:
-            effect, low, high = (np.clip(limit, -1.0, 1.0) for limit in (effect, low, high))
-        return effect, low, high
+        return PersonEffects.of(effect, np.hypot(self.scale * error, self.bias), binary=self.source.binary)
 
 
 def fit_effects(
@@ -346,3 +371,44 @@ def load_effects(folder: Path) -> LearnedEffects:
         raise ModelError(
             f"{folder}: no effects of this version ({error}); save them again with recllm uplift"
         ) from error
+
+
+def effects_folder(workspace: Workspace, name: str) -> Path:
+    """Raises `UsageError` for a name that is no file name."""
+    return workspace.root / FOLDER / safe_id(name, "the name of effects")
+
+
+def effect_names(workspace: Workspace) -> list[str]:
+    """Of all effects that were saved, sorted."""
+    return sorted(file.parent.name for file in (workspace.root / FOLDER).glob("*/effects.json"))
+
+
+def saved_effects(workspace: Workspace, name: str) -> LearnedEffects:
+    """Raises `UsageError` for a name under which nothing was saved, `ModelError` for damaged files, and for what was
+    learned from people who were erased, once its time is over."""
+    from recllm.recommend.recommender.registry import taints
+
+    folder, names = effects_folder(workspace, name), effect_names(workspace)
+    if name not in names:
+        listed = f"there are: {', '.join(names)}" if names else "there are none yet"
+        raise UsageError(
+            f"no effects {name!r} in this workspace; {listed}. Learn some: recllm uplift TRIAL --save NAME"
+        )
+    taint = taints(workspace.root / FOLDER).get(name)
+    if taint is not None and taint.has_ended(datetime.now(UTC)):
+        raise ModelError(
+            f"the effects {name!r} were learned from people who were erased since, and their use ended on "
+            f"{taint.use_until[:10]}; learn them again: recllm uplift TRIAL --save {name}"
+        )
+    return load_effects(folder)
+
+
+def effects_of(workspace: Workspace, name: str, dataset: Dataset) -> EffectsOf:
+    """The effects of people of a dataset, as of its time. Raises as `saved_effects` does."""
+    model = saved_effects(workspace, name)
+
+    def effects(user_rows: NDArray[np.integer]) -> PersonEffects:
+        features = Cohort(dataset).features(dataset.as_of).rows(user_rows)
+        return model.predict(features)
+
+    return effects

@@ -1,8 +1,9 @@
-"""One door to every kind of prediction; and who buys, leaves or redeems within a horizon.
+"""Every kind of prediction: past windows are examples, a model gives the probability, and the latest window checks it.
 
 buy      at least one purchase (of some items) with as_of <= time < as_of + horizon; asked of everybody with any event.
 leave    no purchase at all in that time, asked of active people: those who bought within `active_days` before. A person
          who has already stayed away longer is not asked about.
+next-order, value   the probability of buy, with the date of the next order or the money spent.
 redeem   at least one of a campaign's coupons, asked of who was mailed it. There is one example per (campaign, person
          mailed): features as of the midnight before the mailing, label 1 when a coupon is redeemed within the horizon,
          or until the campaign's end when that comes first. It is learned as of the predicted campaign's own mailing:
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,15 +25,15 @@ from numpy.typing import NDArray
 from recllm.base.errors import DataError, NothingToDo, UsageError
 from recllm.base.policy import Policy
 from recllm.market.propensity.coupons import DECREASING, INCREASING, Coupons, coupon_features
-from recllm.market.propensity.examples import Cohort, Eligible, Examples, Outcome, active_within
+from recllm.market.propensity.examples import Cohort, Eligible, Examples, Outcome, active_within, cuts, past_examples
 from recllm.market.propensity.features import Basics, FeatureTable
 from recllm.market.propensity.model import backtest, fit_propensity
-from recllm.market.propensity.next_order import learn_next_order
+from recllm.market.propensity.next_order import OrderDates, days_until
 from recllm.market.propensity.parameters import PropensitySettings
 from recllm.market.propensity.prediction import Prediction, PredictionRequest
 from recllm.market.propensity.question import PredictionKind
-from recllm.market.propensity.task import Answer, PredictionTask
-from recllm.market.propensity.value import learn_value
+from recllm.market.propensity.task import PredictionTask
+from recllm.market.propensity.value import MIN_SPEND, SpendModel, spent
 from recllm.shop.data.dataset import DAY, Dataset, utc
 
 VALIDATION_SHARE = 0.25
@@ -63,6 +64,10 @@ def predict(
     return prediction
 
 
+Answer = Callable[[PredictionTask], Prediction]
+"""Of what was learned for a task, about the people that another one asks about."""
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """What was learned for one request; it can be asked about many people, some at a time."""
@@ -75,21 +80,10 @@ class Predictor:
         """Arguments and errors as of `predict`."""
         policy = policy or Policy()
         cohort = Cohort.of(learn, request, policy, Basics.of(learn.users) if request.basics else None)
-        task = PredictionTask(
-            request=request,
-            learn=cohort,
-            ask=cohort,
-            policy=policy,
-            settings=PropensitySettings(seed=request.seed),
-        )
-        kinds = {
-            PredictionKind.BUY: learn_outcome,
-            PredictionKind.LEAVE: learn_outcome,
-            PredictionKind.REDEEM: lambda _: predict_redeem,  # what it learns from hangs on who is asked about
-            PredictionKind.NEXT_ORDER: learn_next_order,
-            PredictionKind.VALUE: learn_value,
-        }
-        return cls(task, kinds[request.kind](task))
+        settings = PropensitySettings(seed=request.seed)
+        task = PredictionTask(request=request, learn=cohort, ask=cohort, policy=policy, settings=settings)
+        # what redeeming is learned from hangs on who is asked about
+        return cls(task, predict_redeem if request.kind is PredictionKind.REDEEM else learn_outcome(task))
 
     def predict(self, ask: Dataset) -> Prediction:
         """ask: people, as of its own time. Raises `NothingToDo` where nothing of any of them counts."""
@@ -98,30 +92,58 @@ class Predictor:
 
 
 def learn_outcome(task: PredictionTask) -> Answer:
-    """Who buys, and who leaves."""
+    """Of every kind but redeem. Raises `DataError` also for the value of a log without prices."""
 
     def left(cohort: Cohort, start: int, end: int) -> NDArray[np.float64]:
         return 1 - cohort.bought(start, end)
 
-    outcome: Outcome = Cohort.bought
-    eligible: Eligible = Cohort.with_history
-    days = 0
-    if task.request.kind is PredictionKind.LEAVE:
-        days = task.request.active_days or ACTIVE_DAYS
-        outcome, eligible = left, active_within(days)
-    examples, as_of = task.examples(outcome, eligible), task.learn.dataset.as_of
-    past_probability, label, cut = backtest(examples, as_of, task.settings)
-    model = fit_propensity(examples, as_of, task.settings)
+    request, data = task.request, task.learn.dataset
+    if request.kind is PredictionKind.VALUE and not np.isfinite(data.events.price).any():
+        raise DataError("the log has no prices, so spend cannot be predicted; load events with a price column")
+    outcomes: dict[PredictionKind, Outcome] = {
+        PredictionKind.LEAVE: left,
+        PredictionKind.NEXT_ORDER: days_until,
+        PredictionKind.VALUE: spent,
+    }
+    days = (request.active_days or ACTIVE_DAYS) if request.kind is PredictionKind.LEAVE else 0
+    eligible: Eligible = active_within(days) if days else Cohort.with_history
+    outcome, horizon = outcomes.get(request.kind, Cohort.bought), request.horizon_days
+    examples = past_examples(task.learn, cuts(data, horizon), horizon, outcome, eligible)
+    happened = {PredictionKind.NEXT_ORDER: np.isfinite, PredictionKind.VALUE: lambda label: label > MIN_SPEND}
+    binary = examples.with_label(happened[request.kind](examples.label)) if request.kind in happened else examples
+    check = backtest(binary, data.as_of, task.settings)
+    model = fit_propensity(binary, data.as_of, task.settings)
+    earlier, validation = examples.rows(~check.inside), examples.rows(check.inside)
+    figures, dates, spend = dict[str, float](), None, None
+    if request.kind is PredictionKind.NEXT_ORDER:
+        earlier_dates = OrderDates.fit(earlier, horizon, data.as_of, task.settings)
+        survival = earlier_dates.survival(validation.features)
+        figures, reach = (
+            earlier_dates.figures(survival, validation),
+            earlier_dates.calibrated(survival, validation).reach,
+        )
+        dates = replace(OrderDates.fit(examples, horizon, data.as_of, task.settings), reach=reach)
+    elif request.kind is PredictionKind.VALUE:
+        figures = SpendModel.fit(earlier, request.seed).figures(validation)
+        spend = SpendModel.fit(examples, request.seed)
 
     def answer(query: PredictionTask) -> Prediction:
         table, rows, left_out = query.with_past(eligible(query.ask, query.now))
         probability = model.probability(table)
-        reasons = query.reasons(model.logit, model.inputs, examples.features, table)
+        rank_by, columns = probability, {"probability": probability.tolist()}
+        if dates is not None:
+            rank_by, by_field = dates.answers(table, query.now)
+            columns |= by_field
+        if spend is not None:
+            rank_by = spend.value(table)
+            columns["value"] = rank_by.tolist()
+            reasons = query.reasons(spend.log_value, spend.inputs, examples.features, table, "spend")
+        else:
+            reasons = query.reasons(model.logit, model.inputs, examples.features, table)
         return query.prediction(
-            query.people(rows, probability, reasons, probability=probability.tolist()),
-            past_probability,
-            label,
-            cut,
+            query.people(rows, rank_by, reasons, **columns),
+            check,
+            figures=figures,
             left_out=left_out,
             active_days=days,
         )
@@ -221,8 +243,7 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     if not past:
         raise DataError(f"no campaign was over before {utc(as_of):%Y-%m-%d}, so there is nothing to learn from")
     settings, examples = redeem_settings(task.settings), redeem_examples(task.learn, coupons, past)
-    past_probability, label, cut = backtest(examples, as_of, settings)
-    model = fit_propensity(examples, as_of, settings)
+    check, model = backtest(examples, as_of, settings), fit_propensity(examples, as_of, settings)
     rows = task.ask.user_rows(list(user_ids))
     if not len(rows):
         raise NothingToDo("no one to predict: none of the people mailed is known and has agreed to personalisation")
@@ -232,11 +253,9 @@ def predict_redeem(task: PredictionTask) -> Prediction:
     unknown = len(set(user_ids)) - len(rows)
     return task.prediction(
         task.people(rows, probability, reasons, probability=probability.tolist()),
-        past_probability,
-        label,
-        cut,
+        check,
         as_of=as_of,
-        n_campaigns=0 if cut is None else len(np.unique(cut)),
+        n_campaigns=0 if check.cut is None else len(np.unique(check.cut)),
         left_out={"not_known": unknown} if unknown else {},
         notes=(f"campaign {campaign}; learned from {len(past)} earlier mailings",),
     )

@@ -21,17 +21,9 @@ from numpy.typing import NDArray
 from recllm.base.errors import NothingToDo
 from recllm.base.policy import Policy
 from recllm.base.schema import Reason
-from recllm.market.propensity.examples import (
-    MAX_WINDOWS,
-    Cohort,
-    Eligible,
-    Examples,
-    Mask,
-    Outcome,
-    cuts,
-    past_examples,
-)
+from recllm.market.propensity.examples import Cohort, Mask
 from recllm.market.propensity.features import FeatureTable, Floats
+from recllm.market.propensity.model import Backtest
 from recllm.market.propensity.parameters import PropensitySettings
 from recllm.market.propensity.prediction import Prediction, PredictionRequest, UserPrediction
 from recllm.market.propensity.quality import quality
@@ -70,12 +62,6 @@ class PredictionTask:
     def now(self) -> int:
         """Of the people who are predicted, epoch seconds."""
         return self.ask.dataset.as_of
-
-    def examples(self, outcome: Outcome, eligible: Eligible, max_windows: int = MAX_WINDOWS) -> Examples:
-        """The past windows of the people who are learned from."""
-        horizon = self.request.horizon_days
-        times = cuts(self.learn.dataset, horizon, max_windows=max_windows)
-        return past_examples(self.learn, times, horizon, outcome, eligible)
 
     def with_past(self, eligible: Mask) -> tuple[FeatureTable, NDArray[np.int64], dict[str, int]]:
         """Who is predicted: their features and rows, and how many are left out because nothing of them counts.
@@ -150,36 +136,27 @@ class PredictionTask:
     def prediction(
         self,
         people: tuple[UserPrediction, ...],
-        probability: NDArray[np.float64],
-        label: NDArray[np.float64],
-        cut: NDArray[np.int64] | None,
+        check: Backtest,
         *,
         as_of: int | None = None,
         active_days: int = 0,
         n_campaigns: int = 0,
         **fields: Any,
     ) -> Prediction:
-        """The answer. probability, label: of people who were not learned from, for the quality.
-
-        cut: times of the past windows that these are of; None for people by other people. as_of: epoch seconds, now
-        when None. active_days, n_campaigns: for the words about the prediction. fields: further ones of `Prediction`.
-        """
+        """The answer. as_of: epoch seconds, now when None. active_days, n_campaigns: for the words about the
+        prediction. fields: further ones of `Prediction`."""
         kind, horizon, locale = self.request.kind, self.request.horizon_days, self.request.locale
-        prompts, day = Prompts.load(), None if cut is None else f"{utc(int(cut.min())):%Y-%m-%d}"
+        prompts, day = Prompts.load(), None if check.cut is None else f"{utc(int(check.cut.min())):%Y-%m-%d}"
         return Prediction(
             kind=kind,
             horizon_days=horizon,
             as_of=utc(self.now if as_of is None else as_of),
             meaning=prompts.render("behaviour.meaning", locale, kind=str(kind), active=active_days),
             people=people,
-            quality=quality(probability, label),
+            quality=quality(check.probability, check.label),
             checked=prompts.render("behaviour.checked", locale, days=horizon, day=day, campaigns=n_campaigns),
             **fields,
         )
-
-
-Answer = Callable[[PredictionTask], Prediction]
-"""Of what was learned for a task, about the people that another one asks about."""
 
 
 def background(features: FeatureTable) -> FeatureTable:
