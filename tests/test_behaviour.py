@@ -23,7 +23,14 @@ from recllm.market.propensity.examples import Cohort, Examples, cuts, past_examp
 from recllm.market.propensity.features import Basics, FeatureTable, person_features, target_features
 from recllm.market.propensity.model import calibrate, fit_propensity, normal_scores, people_folds
 from recllm.market.propensity.next_order import OrderDates, covered, day_of, edges
-from recllm.market.propensity.predict import mailings, predict, redeem_examples
+from recllm.market.propensity.predict import (
+    BACKGROUND_PEOPLE,
+    background,
+    group_deltas,
+    mailings,
+    predict,
+    redeem_examples,
+)
 from recllm.market.propensity.prediction import (
     Prediction,
     PredictionKind,
@@ -32,7 +39,6 @@ from recllm.market.propensity.prediction import (
     write_prediction_csv,
 )
 from recllm.market.propensity.quality import gain, lift, quality, reliability
-from recllm.market.propensity.task import BACKGROUND_PEOPLE, background, group_deltas
 from recllm.shop.data.dataset import DAY, Dataset
 
 CUT = START + 120 * DAY
@@ -310,8 +316,8 @@ def test_a_sensitive_basic_is_never_named(data: Dataset, monkeypatch: pytest.Mon
         pl.Series("age", ["pregnancy" if odd(n) else "none" for n in data.users["user_id"]])
     )
     told = replace(data, users=users)
-    monkeypatch.setattr("recllm.market.propensity.task.MAX_REASONS", 20)
-    monkeypatch.setattr("recllm.market.propensity.task.MIN_EFFECT", 0.0)
+    monkeypatch.setattr("recllm.market.propensity.predict.MAX_REASONS", 20)
+    monkeypatch.setattr("recllm.market.propensity.predict.MIN_EFFECT", 0.0)
     found = ask(PredictionKind.BUY, told, basics=True)
     said = [(r.evidence_id, r.text) for one in found.people for r in one.reasons]
     assert not any("pregnancy" in text.lower() for _, text in said)
@@ -420,8 +426,9 @@ def test_coupon_tables_are_checked() -> None:
     products = pl.DataFrame({"campaign_id": ["c"], "item_id": ["i"]})
     with pytest.raises(DataError, match="missing column timestamp"):
         Coupons.construct(good.drop("timestamp"), products, good)
-    with pytest.raises(DataError, match="neither"):
-        Coupons.construct(good.with_columns(timestamp=pl.lit("soon")), products, good)
+    for timestamp, words in ((pl.lit("soon"), "no time such as"), (pl.lit(1.5), "no time with a zone")):
+        with pytest.raises(DataError, match=words):
+            Coupons.construct(good.with_columns(timestamp=timestamp), products, good)
     with pytest.raises(DataError, match="empty"):
         Coupons.construct(good.head(0), products, good)
 

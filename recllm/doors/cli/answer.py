@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from recllm.base.schema import Slate
     from recllm.base.stats.intervals import ConfidenceInterval
     from recllm.market.audiences.audience import Audience
-    from recllm.market.occasions.choose import OccasionList
+    from recllm.market.occasions.day import OccasionList
     from recllm.market.propensity.uplift import UpliftEstimate
 
 COUPONS = "a folder with mailings.csv, products.csv, redemptions.csv and, where known, uses.csv"

@@ -353,14 +353,13 @@ def _as_reported(
     question: object,
 ) -> Audience:
     """The same with the figures that the caller gets."""
-    n_chosen = len(selection.addressed) + len(selection.holdout) + len(selection.unprofitable_rows)
     counts = {
         **dict.fromkeys(ExclusionReason, 0),  # which reasons are missing would say which groups are empty
         "addressed": len(selection.addressed),
         "held out": len(selection.holdout),
         **pool.excluded,
-        ExclusionReason.UNPROFITABLE.value: len(selection.unprofitable_rows),
-        ExclusionReason.BEYOND_LIMIT.value: len(pool.user_rows) - n_chosen,
+        ExclusionReason.UNPROFITABLE.value: selection.unprofitable,
+        ExclusionReason.BEYOND_LIMIT.value: selection.beyond_limit,
     }
     counts[ExclusionReason.NO_CONSENT] += figures.unconsented(recommender.dataset.users[USER_COLUMN])
     sizes = figures.sizes(question, counts, disjoint=True)

@@ -31,7 +31,7 @@ from recllm.market.audiences.people_rule import (
     PeopleRule,
     ReachedRule,
     SpentRule,
-    checked_rule,
+    check_size,
     conditions_of,
 )
 from recllm.market.propensity.features import money
@@ -105,7 +105,8 @@ def match_people(
                     masks[node] = facts.mask(node)
         return masks[node]
 
-    mask(checked_rule(rule))
+    check_size(rule)
+    mask(rule)
     return RuleMatch(rule, masks)
 
 

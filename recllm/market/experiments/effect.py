@@ -32,8 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recllm.base.errors import DataError
 from recllm.base.stats.intervals import Interval
-from recllm.market.experiments.sample_ratio import RatioVerdict, SampleRatio, check_sample_ratio
-from recllm.market.experiments.split import Experiment
+from recllm.market.experiments.split import Experiment, RatioVerdict, SampleRatio, check_sample_ratio
 
 Values = NDArray[np.float64]
 

@@ -294,7 +294,7 @@ def _among(days: pl.DataFrame, pairs: pl.DataFrame, code: Ints, name: str) -> li
 
     def younger(than: Ints | int) -> Ints:
         """Purchases among them in the last days."""
-        return np.searchsorted(keys, group + than) - start
+        return np.asarray(np.searchsorted(keys, group + than) - start, np.int64)
 
     total, latest = younger(_WIDTH - 1), np.append(keys, 0)[start] - group
     sold = {window: np.bincount(of_row[coded & (age < window)], minlength=width)[of_pair] for window in (7, 28, 91)}

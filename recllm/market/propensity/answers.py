@@ -60,12 +60,7 @@ def predict_workspace(
             "or make the workspace with --consent-default granted"
         )
     request = request.model_copy(update={"locale": workspace.locale(request.locale)})
-    prediction = predict(
-        request,
-        learn,
-        ask,
-        policy=workspace.policy,
-    )
+    prediction = predict(request, learn, ask, policy=workspace.policy)
     with workspace.store().read() as reader:
         refused = reader.counts()["users"] - ask.n_users
     if refused <= 0 or request.kind is PredictionKind.REDEEM:

@@ -82,24 +82,21 @@ def arm_means(trial: Trial, settings: UpliftSettings) -> Values:
 class OutcomeModel:
     """The mean outcome of people like the ones learned from."""
 
-    columns: NDArray[np.int64]
     trees: BoostedTrees
     binary: bool
 
     def of(self, values: Floats) -> Values:
         """(n,), of rows of the table's values; a probability where the outcome is 0 or 1."""
-        score = self.trees.score(values[:, self.columns])
+        score = self.trees.score(values)
         return sigmoid(score) if self.binary else score
 
 
 def fit_outcome(people: Trial, number: int, settings: UpliftSettings, *, binary: bool) -> OutcomeModel:
     """Of people of one arm, each counted in proportion to 1 / the probability of it. binary: see `Trial.binary`."""
-    columns = varying(people.features.values)
     weights = 1 / people.probability[:, number]
-    objective = "binary" if binary else "regression"
-    values = people.features.values[:, columns]
+    objective, values = "binary" if binary else "regression", people.features.values
     trees = grow_trees(values, people.outcome, settings, objective=objective, weights=weights / weights.mean())
-    return OutcomeModel(columns, trees, binary)
+    return OutcomeModel(trees, binary)
 
 
 def arm_scores(means: Values, arm: NDArray[np.integer], outcome: Values, probability: Values) -> Values:

@@ -110,17 +110,17 @@ class OrderDates:
     def figures(self, survival: Values, validation: Examples) -> dict[str, float]:
         """Of people who ordered within the horizon: days by which the median is off, and by which "the last order and
         the usual gap" is. within_80: how often an order fell into the interval, by the other half of these people."""
-        half, held = np.arange(len(survival)) % 2 == 0, []
+        half, is_covered = np.arange(len(survival)) % 2 == 0, []
         for inside in (half, ~half):
             by_others = self.calibrated(survival[~inside], validation.rows(~inside))
-            held.append(covered(by_others.days(survival[inside]), validation.rows(inside)))
+            is_covered.append(covered(by_others.days(survival[inside]), validation.rows(inside)))
         days, came, horizon = validation.label, np.isfinite(validation.label), self.bounds[-1]
         gap, since = (validation.features.column(name).astype(np.float64) for name in ("gap_median", "days_since"))
         usual = np.clip(np.nan_to_num(gap - since, nan=horizon), 0, horizon)
         return {
             "mae_days": float(np.abs(np.minimum(self.days(survival)[1], horizon) - days)[came].mean()),
             "mae_days_of_usual_gap": float(np.abs(usual - days)[came].mean()),
-            "within_80": float(np.concatenate(held).mean()),
+            "within_80": float(np.concatenate(is_covered).mean()),
         }
 
 

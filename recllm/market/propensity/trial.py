@@ -229,30 +229,30 @@ def read_trial(file: Path, pseudonyms: Callable[[Sequence[str]], list[str]] | No
     Raises `UsageError` for a file that cannot be read, `DataError` for a missing column, a person twice, or a value
     that is no number.
     """
-    try:
-        frame = pl.read_csv(file, infer_schema=False, encoding="utf8")
-    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read as a CSV of {', '.join(NEEDED)}: {error}") from error
+    frame = read_trial_table(file, as_text=True)
     missing = [name for name in NEEDED if name not in frame.columns]
     if missing:
         raise DataError(f"{file}: missing column {', '.join(missing)}; found {', '.join(frame.columns)}")
     numbers = [name for name in ("treated", "outcome", "propensity") if name in frame.columns]
-    table = frame.with_columns(pl.col(numbers).str.strip_chars().cast(pl.Float64, strict=False))
+    table = frame.with_columns(pl.col(numbers).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False))
     if table.select(pl.any_horizontal(pl.col(numbers).is_null())).to_series().any():
         raise DataError(f"{file}: {', '.join(numbers)} must be numbers in every row")
     if not table["treated"].is_in([0.0, 1.0]).all() or table["user_id"].n_unique() != table.height:
         raise DataError(f"{file}: treated is 0 or 1, and each person stands in it once")
-    ids = table["user_id"].to_list()
+    ids = table["user_id"].cast(pl.String).to_list()
     return table.with_columns(user_id=pl.Series(pseudonyms(ids) if pseudonyms else ids, dtype=pl.String))
 
 
-def read_trial_table(file: Path) -> pl.DataFrame:
-    """A CSV in UTF-8 or a Parquet file. Raises `UsageError` when it cannot be read, `DataError` when it is empty."""
+def read_trial_table(file: Path, *, as_text: bool = False) -> pl.DataFrame:
+    """A CSV in UTF-8, its columns as text where asked for, or a Parquet file.
+
+    Raises `UsageError` when it cannot be read, `DataError` when it is empty.
+    """
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
             table = pl.read_parquet(file)
         else:
-            table = pl.read_csv(file, infer_schema_length=None, encoding="utf8")
+            table = pl.read_csv(file, infer_schema=not as_text, infer_schema_length=None, encoding="utf8")
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UsageError(

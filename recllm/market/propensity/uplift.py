@@ -364,13 +364,14 @@ def estimate_uplift(
     features, ids = cohort.features(ask.as_of).rows(user_rows), cohort.user_ids(user_rows)
     effects, held_out = fit_effects(trial, settings, start=utc(int(start.timestamp())).isoformat(), source=source)
     uplift = effects.predict(features)
+    effect, low, high = uplift.effect, uplift.low, uplift.high
     curve = qini_curve(held_out.expected, trial.arm > 0, trial.outcome, trial.probability[:, 1])
-    order = cohort.descending(user_rows, uplift.effect)
+    order = cohort.descending(user_rows, effect)
     logger.info("uplift: %d people, a trial of %d, %.1f s", len(ids), len(trial), time.perf_counter() - started)
     return UpliftEstimate(
         start=utc(int(start.timestamp())),
         as_of=utc(ask.as_of),
-        people=tuple((ids[n], *(float(c[n]) for c in (uplift.effect, uplift.low, uplift.high))) for n in order),
+        people=tuple((ids[n], float(effect[n]), float(low[n]), float(high[n])) for n in order),
         curve=curve,
         effects=effects,
     )

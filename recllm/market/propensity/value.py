@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from recllm.learn.models.trees import BoostedTrees, grow_trees
 from recllm.market.propensity.examples import Cohort, Examples
 from recllm.market.propensity.features import FeatureTable, Floats, count, money
-from recllm.market.propensity.model import Values, people_folds, varying
+from recllm.market.propensity.model import Values, people_folds
 from recllm.market.propensity.parameters import PropensitySettings
 
 MIN_SPEND = 0.01
@@ -28,8 +28,6 @@ def spent(cohort: Cohort, start: int, end: int) -> Values:
 class SpendModel:
     """The expected spend of anyone with the same features."""
 
-    columns: NDArray[np.int64]
-    """Of the table, that the trees read."""
     trees: BoostedTrees
     """Of the log of it."""
     scale: float
@@ -38,8 +36,7 @@ class SpendModel:
     def fit(cls, examples: Examples, seed: int) -> SpendModel:
         """examples.label: money; what is below 0 counts as 0."""
         settings = PropensitySettings(rounds=150, learning_rate=0.05, leaves=8, min_leaf_rows=40, l2=5.0, seed=seed)
-        columns = varying(examples.features.values)
-        values, label = examples.features.values[:, columns], np.maximum(examples.label, 0)
+        values, label = examples.features.values, np.maximum(examples.label, 0)
 
         def grown(rows: NDArray[np.bool_] | slice) -> BoostedTrees:
             return grow_trees(values[rows], label[rows], settings, objective="tweedie", column_share=0.5)
@@ -48,20 +45,15 @@ class SpendModel:
             float(np.exp(grown(~inside).score(values[inside])).sum())
             for inside in people_folds(examples.person, 3, seed)
         )
-        return cls(columns, grown(slice(None)), float(label.sum()) / max(expected, MIN_SPEND))
+        return cls(grown(slice(None)), float(label.sum()) / max(expected, MIN_SPEND))
 
-    def inputs(self, features: FeatureTable) -> FeatureTable:
-        """What the trees read of people."""
-        names, groups = ([labels[c] for c in self.columns] for labels in (features.names, features.groups))
-        return FeatureTable(tuple(names), tuple(groups), features.values[:, self.columns])
-
-    def log_value(self, inputs: Floats) -> Values:
-        """Log of the expected money, (n,), of values as `inputs` gives them."""
-        return np.asarray(self.trees.score(inputs) + np.log(max(self.scale, 1e-9)))
+    def log_value(self, values: Floats) -> Values:
+        """Log of the expected money, (n,), of rows of the table's values."""
+        return np.asarray(self.trees.score(values) + np.log(max(self.scale, 1e-9)))
 
     def value(self, features: FeatureTable) -> Values:
         """Expected money within the horizon, above 0, (n,)."""
-        return np.asarray(np.exp(self.log_value(features.values[:, self.columns])))
+        return np.asarray(np.exp(self.log_value(features.values)))
 
     def figures(self, validation: Examples) -> dict[str, float]:
         """Mean absolute errors, and of "as much as in the last 28 days"; expected over real money in all."""
